@@ -1,0 +1,1 @@
+"""Pure mathematics: models, optimizers, metrics. No I/O, clock, randomness or environment."""

@@ -1,0 +1,1 @@
+"""The coordinator's REST facade: orders, exchange, store, authentication."""

@@ -1,0 +1,1 @@
+"""How Consilium is started: pools, deployments, the one-machine federation, sites."""

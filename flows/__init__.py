@@ -1,0 +1,1 @@
+"""The order of events of a training or inference order, nothing else."""

@@ -1,0 +1,1 @@
+"""What may cross a hospital's wall, and how it is sealed."""

@@ -1,0 +1,131 @@
+"""Every error a user can meet, as one tree.
+
+ConsiliumError                 root: a code, one safe sentence and its remedy
+├── InvalidInput      422      malformed: wrong type, missing or unknown field, not JSON
+├── BadRequest        400      well-formed, but cannot be honoured as it stands
+├── Unauthenticated   401      no token
+├── Forbidden         403      the token may not do this
+├── Refused           403      a hospital's policy or cohort gate says no; carries the rule
+├── NotFound          404      no such order, model, hospital or round
+├── Conflict          409      the thing exists with other content, or its state forbids this
+├── OrderStopped      410      the order was cancelled, refused or has ended; carries the reason
+├── TooLarge          413      a body, message or result above its limit
+├── ProtocolViolation 409      a message that is not what its receiver waits for, or not authentic
+├── TooManyRequests   429      the rate limit of a token
+└── Unavailable       503      a part that is needed does not answer
+
+A sentence never holds a value from a row; it names fields, rules, hospitals and limits.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class ConsiliumError(Exception):
+    """A failure that can be shown to a user as it is.
+
+    `sentence` says what is wrong and with which field; `remedy` says what to change. `code` is a short
+    machine-readable word. `detail` carries JSON-ready facts (never row values).
+
+    >>> str(BadRequest("max_iter is 0.", remedy="Give 1 or more.", code="max_iter"))
+    'max_iter is 0. Give 1 or more.'
+    """
+
+    status: ClassVar[int] = 400
+    default_code: ClassVar[str] = "error"
+
+    def __init__(self, sentence: str, *, remedy: str, code: str | None = None, **detail: Any) -> None:
+        super().__init__(f"{sentence} {remedy}".strip())
+        self.sentence = sentence
+        self.remedy = remedy
+        self.code = code or self.default_code
+        self.detail = detail
+
+    def to_json(self) -> dict[str, Any]:
+        """The error as a JSON object; `from_json` makes the same error again at the other side."""
+        return {
+            "type": type(self).__name__,
+            "code": self.code,
+            "sentence": self.sentence,
+            "remedy": self.remedy,
+            "detail": self.detail,
+        }
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> ConsiliumError:
+        """Inverse of `to_json`; an unknown type becomes the root class."""
+        kind = {c.__name__: c for c in _tree(ConsiliumError)}.get(str(data.get("type")), ConsiliumError)
+        detail = data.get("detail")
+        return kind(
+            str(data.get("sentence", "")),
+            remedy=str(data.get("remedy", "")),
+            code=str(data.get("code", kind.default_code)),
+            **(detail if isinstance(detail, dict) else {}),
+        )
+
+
+class InvalidInput(ConsiliumError):
+    status = 422
+    default_code = "invalid_input"
+
+
+class BadRequest(ConsiliumError):
+    status = 400
+    default_code = "bad_request"
+
+
+class Unauthenticated(ConsiliumError):
+    status = 401
+    default_code = "unauthenticated"
+
+
+class Forbidden(ConsiliumError):
+    status = 403
+    default_code = "forbidden"
+
+
+class Refused(ConsiliumError):
+    """A hospital said no. `code` is the name of the rule."""
+
+    status = 403
+    default_code = "refused"
+
+
+class NotFound(ConsiliumError):
+    status = 404
+    default_code = "not_found"
+
+
+class Conflict(ConsiliumError):
+    status = 409
+    default_code = "conflict"
+
+
+class OrderStopped(ConsiliumError):
+    status = 410
+    default_code = "order_stopped"
+
+
+class TooLarge(ConsiliumError):
+    status = 413
+    default_code = "too_large"
+
+
+class ProtocolViolation(ConsiliumError):
+    status = 409
+    default_code = "protocol_violation"
+
+
+class TooManyRequests(ConsiliumError):
+    status = 429
+    default_code = "too_many_requests"
+
+
+class Unavailable(ConsiliumError):
+    status = 503
+    default_code = "unavailable"
+
+
+def _tree(root: type[ConsiliumError]) -> list[type[ConsiliumError]]:
+    return [root, *(found for child in root.__subclasses__() for found in _tree(child))]

@@ -1,0 +1,1 @@
+"""Prefect tasks: thin wrappers that make each step of an order visible."""
