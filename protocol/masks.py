@@ -1,0 +1,101 @@
+"""Masks that hide a contribution and cancel in the sum.
+
+Pairwise (Bonawitz et al. 2017, without dropout recovery): hospitals i < j share a 32-byte key k_ij;
+i adds PRF(k_ij), j subtracts it. Over all members the sum is zero. One group mask per sender, from the order
+secret all members hold, hides the sum itself from the coordinator and is taken off by whoever opens.
+
+    stream(key, info) = AES-256-CTR(HKDF-SHA256(key, tag | info)), counter from zero
+
+A key and info give one pad: the same info must never mask two different vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
+
+from protocol.errors import ProtocolViolation
+
+KEY_BYTES = 32
+EXCESS_BITS = 128
+"""Stream bits beyond the modulus, so that the reduced value is within 2^-128 of uniform."""
+
+PAIR_MODULO = b"consilium/mask/pair/modulo/1"
+PAIR_WORDS = b"consilium/mask/pair/words/1"
+GROUP_MODULO = b"consilium/mask/group/modulo/1"
+GROUP_WORDS = b"consilium/mask/group/words/1"
+
+
+def mask_modulo(pair_keys: Mapping[int, bytes], me: int, modulus: int, count: int, info: bytes) -> list[int]:
+    """sum_{j > me} PRF(k_j, info) - sum_{j < me} PRF(k_j, info) modulo `modulus`: `count` values.
+
+    A hospital runs it. `pair_keys` maps each peer's id to the 32-byte key shared with it (`me` is not among
+    them), `modulus` > 1. With at least one honest peer the values are uniform to everybody else. Over all
+    members the masks of one `info` add up to zero. ProtocolViolation when a key has another length.
+    """
+    totals = [0] * count
+    for peer, key in pair_keys.items():
+        sign = _sign(me, peer)
+        for i, value in enumerate(_integers(key, PAIR_MODULO, info, modulus=modulus, count=count)):
+            totals[i] += sign * value
+    return [total % modulus for total in totals]
+
+
+def mask_words(pair_keys: Mapping[int, bytes], me: int, count: int, info: bytes) -> NDArray[np.uint64]:
+    """The masks of `mask_modulo` in Z_2^64: uint64 (count,). Same roles, pre-conditions and errors."""
+    total = np.zeros(count, dtype=np.uint64)
+    for peer, key in pair_keys.items():
+        words = _words(key, PAIR_WORDS, info, count=count)
+        total = total + words if _sign(me, peer) > 0 else total - words
+    return total
+
+
+def group_modulo(group_key: bytes, sender: int, modulus: int, count: int, info: bytes) -> list[int]:
+    """`count` values uniform modulo `modulus` that every holder of the 32-byte group key can make.
+
+    A hospital adds its own, the initiator takes off those of all members: a sum opened under other `info`
+    or another member list becomes noise. ProtocolViolation when the key has another length.
+    """
+    values = _integers(group_key, GROUP_MODULO, _of_sender(sender, info), modulus=modulus, count=count)
+    return [value % modulus for value in values]
+
+
+def group_words(group_key: bytes, sender: int, count: int, info: bytes) -> NDArray[np.uint64]:
+    """The masks of `group_modulo` in Z_2^64: uint64 (count,). Same roles, pre-conditions and errors."""
+    return _words(group_key, GROUP_WORDS, _of_sender(sender, info), count=count)
+
+
+def _sign(me: int, peer: int) -> int:
+    """+1 towards a higher id, -1 towards a lower one: the two ends of a pair cancel."""
+    if me == peer:
+        raise ProtocolViolation("A hospital has a pair key with itself.", remedy="Set up the order again.")
+    return 1 if me < peer else -1
+
+
+def _of_sender(sender: int, info: bytes) -> bytes:
+    return sender.to_bytes(8, "big") + info
+
+
+def _integers(key: bytes, tag: bytes, info: bytes, *, modulus: int, count: int) -> list[int]:
+    """`count` integers with EXCESS_BITS more bits than the modulus, not yet reduced."""
+    width = (modulus.bit_length() + EXCESS_BITS + 7) // 8
+    stream = _stream(key, tag, info, width * count)
+    return [int.from_bytes(stream[i : i + width], "little") for i in range(0, len(stream), width)]
+
+
+def _words(key: bytes, tag: bytes, info: bytes, *, count: int) -> NDArray[np.uint64]:
+    return np.frombuffer(_stream(key, tag, info, 8 * count), dtype="<u8").astype(np.uint64, copy=False)
+
+
+def _stream(key: bytes, tag: bytes, info: bytes, length: int) -> bytes:
+    """`length` bytes of AES-256-CTR; the key is used for this tag and info alone, so the counter may start at 0."""
+    if len(key) != KEY_BYTES:
+        raise ProtocolViolation(f"A mask key is not {KEY_BYTES} bytes long.", remedy="Set up the order again.")
+    derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=tag + b"\0" + info).derive(key)
+    encryptor = Cipher(algorithms.AES256(derived), modes.CTR(bytes(16))).encryptor()
+    return encryptor.update(bytes(length)) + encryptor.finalize()
