@@ -182,8 +182,9 @@ def _margins(model: Model, weights: Floats, X: Floats) -> Floats:
     table = weights.reshape(-1, model._width)
     with np.errstate(all="ignore"):
         margins = _affine(model, table, X)
-        if not np.isfinite(margins).all():
-            margins = _scaled_margins(model, table, X)
+        beyond = ~np.isfinite(margins).all(axis=1)
+        if beyond.any():
+            margins[beyond] = _scaled_margins(model, table, X[beyond])
     if model.kind == "linear":
         check_result("The predicted value", margins)
     return margins if model.kind == "linear" else np.clip(margins, -_LARGEST_MARGIN, _LARGEST_MARGIN)

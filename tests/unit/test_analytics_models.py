@@ -235,6 +235,12 @@ def test_the_largest_numbers_that_cancel():
     assert scores(model, np.array([2.0, -2.0]), X).tolist() == [0.5, 1.0]
 
 
+def test_the_intercept_survives_beside_the_largest_numbers():
+    X = np.array([[LARGEST, LARGEST], [0.0, 0.0]])
+    found = scores(Model("lr", 2), np.array([2.0, -2.0, 1.0]), X)
+    np.testing.assert_allclose(found, expit(1.0), rtol=1e-12)
+
+
 @pytest.mark.parametrize("batch_size", [1, -1])
 def test_a_walk_that_diverges_is_said(batch_size):
     model = Model("linear", 1)
