@@ -1,0 +1,273 @@
+"""The hospital's database: read-only connections with a time limit and a row limit, and errors without values.
+
+A connection lives for one read, so that a DuckDB file is locked no longer than that. The text of a driver's error
+may hold values of rows ("could not convert string ..."): it is dropped here, at the only place where it appears;
+names of missing columns and tables are kept.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pandas as pd
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from agents.sql import CheckedQuery
+from protocol.errors import BadRequest, ConsiliumError, TooLarge, Unavailable
+
+DIALECT_OF_BACKEND = {"duckdb": "duckdb", "postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
+CONNECT_TIMEOUT_SECONDS = 10
+LOCK_WAIT_SECONDS = 5.0
+
+_COLUMNS = (
+    "SELECT table_schema, table_name, column_name FROM information_schema.columns WHERE table_schema NOT IN"
+    " ('information_schema', 'pg_catalog', 'mysql', 'performance_schema', 'sys')"
+    " ORDER BY table_schema, table_name, ordinal_position"
+)
+
+
+@dataclass(frozen=True)
+class TableDescription:
+    """A table or view of the database: its name with schema, and its columns in order."""
+
+    name: str
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One hospital's database. Made by `open_source`; holds no open connection between reads."""
+
+    dialect: str
+    engine: sa.Engine
+    statement_timeout_seconds: float
+    max_rows: int
+
+    def read(self, query: CheckedQuery) -> pd.DataFrame:
+        """Run a checked query and return its rows, columns named and ordered as the database gives them.
+
+        Raises BadRequest (code missing_table, missing_column, dialect or sql) when the database does not accept it,
+        TooLarge (code max_rows or statement_timeout) beyond a limit, Unavailable (code database or database_locked)
+        when the database does not answer.
+
+        Disclosure: the frame holds patients' rows; only agents.cohort may take it. Errors hold names only.
+        """
+        if query.dialect != self.dialect:
+            raise BadRequest(
+                f"The SQL was checked for {query.dialect}, but the database is {self.dialect}.",
+                remedy="Check it again with the dialect of the site's database.",
+                code="dialect",
+            )
+        return self._rows(query.sql, max_rows=min(self.max_rows, query.max_rows))
+
+    def describe(self) -> list[TableDescription]:
+        """Every table and view that this connection sees, with its columns. Errors as `read`."""
+        tables: dict[str, list[str]] = {}
+        for schema, table, column in self._rows(_COLUMNS, max_rows=1_000_000).itertuples(index=False):
+            tables.setdefault(f"{schema}.{table}", []).append(str(column))
+        return [TableDescription(name=name, columns=tuple(columns)) for name, columns in tables.items()]
+
+    def _rows(self, sql: str, *, max_rows: int) -> pd.DataFrame:
+        with _safe_errors(self.statement_timeout_seconds), self._connection() as connection:
+            if self.dialect == "duckdb":
+                return self._duckdb_rows(connection, sql, max_rows=max_rows)
+            return _driver_rows(connection, sql, max_rows=max_rows)
+
+    @contextmanager
+    def _connection(self) -> Iterator[sa.Connection]:
+        connection = _connect(self.engine)
+        try:
+            for statement in _preparation(connection, self.dialect, self.statement_timeout_seconds):
+                connection.exec_driver_sql(statement)
+            yield connection
+        finally:
+            connection.close()
+
+    def _duckdb_rows(self, connection: sa.Connection, sql: str, *, max_rows: int) -> pd.DataFrame:
+        raw: Any = connection.connection.driver_connection
+        timer = threading.Timer(self.statement_timeout_seconds, raw.interrupt)
+        timer.start()
+        try:
+            raw.execute(sql)
+            return _joined_chunks(raw, max_rows=max_rows)
+        finally:
+            timer.cancel()
+
+
+def open_source(url: str, *, statement_timeout_seconds: float = 60.0, max_rows: int = 1_000_000) -> Source:
+    """The database behind a SQLAlchemy URL (duckdb, postgresql+psycopg, mysql+pymysql); nothing is connected yet.
+
+    Raises BadRequest (code database_url) when the URL cannot be read or names another kind of database. The URL,
+    which may hold a password, is in no message.
+    """
+    try:
+        parsed = sa.make_url(url)
+        dialect = DIALECT_OF_BACKEND[parsed.get_backend_name()]
+        engine = sa.create_engine(parsed, poolclass=sa.pool.NullPool, connect_args=_connect_arguments(parsed, dialect))
+    except (ArgumentError, KeyError, NoSuchModuleError, ImportError):
+        raise BadRequest(
+            "The site's database URL cannot be used.",
+            remedy="Write duckdb:///path/hospital.duckdb, postgresql+psycopg://... or mysql+pymysql://...",
+            code="database_url",
+        ) from None
+    return Source(
+        dialect=dialect, engine=engine, statement_timeout_seconds=statement_timeout_seconds, max_rows=max_rows
+    )
+
+
+def dialect_of(url: str) -> str:
+    """The dialect that `check_sql` needs for this URL: duckdb, postgres or mysql. Errors as `open_source`."""
+    return open_source(url).dialect
+
+
+def _connect_arguments(url: sa.URL, dialect: str) -> dict[str, Any]:
+    if dialect != "duckdb":
+        return {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
+    in_memory = url.database in (None, "", ":memory:")
+    return {"read_only": not in_memory, "config": {"enable_external_access": False}}
+
+
+def _connect(engine: sa.Engine) -> sa.Connection:
+    """A connection; while another process writes to a DuckDB file, tried again for a few seconds."""
+    give_up = time.monotonic() + LOCK_WAIT_SECONDS
+    while True:
+        try:
+            return engine.connect()
+        except SQLAlchemyError as error:
+            if "Conflicting lock" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.1)
+
+
+def _preparation(connection: sa.Connection, dialect: str, timeout_seconds: float) -> list[str]:
+    """What makes a fresh connection read-only, limited, and parse texts as the checker did."""
+    milliseconds = max(1, round(timeout_seconds * 1000))
+    if dialect == "duckdb":
+        return ["SET python_enable_replacements = false", "SET lock_configuration = true"]
+    if dialect == "postgres":
+        return [
+            "SET TRANSACTION READ ONLY",
+            f"SET LOCAL statement_timeout = {milliseconds}",
+            "SET LOCAL standard_conforming_strings = on",
+        ]
+    is_mariadb = bool(getattr(connection.dialect, "is_mariadb", False))
+    limit = f"max_statement_time = {timeout_seconds:f}" if is_mariadb else f"max_execution_time = {milliseconds}"
+    return [
+        f"SET SESSION {limit}",
+        "SET SESSION sql_mode = 'ONLY_FULL_GROUP_BY'",
+        "SET SESSION TRANSACTION READ ONLY",
+        "START TRANSACTION READ ONLY",
+    ]
+
+
+def _joined_chunks(raw: Any, *, max_rows: int) -> pd.DataFrame:
+    chunks: list[pd.DataFrame] = [raw.fetch_df_chunk(1)]
+    n_rows = len(chunks[0])
+    while n_rows <= max_rows and len(chunks[-1]):
+        chunks.append(raw.fetch_df_chunk(64))
+        n_rows += len(chunks[-1])
+    _check_rows(n_rows, max_rows)
+    return pd.concat([chunk for chunk in chunks if len(chunk)] or chunks[:1], ignore_index=True)
+
+
+def _driver_rows(connection: sa.Connection, sql: str, *, max_rows: int) -> pd.DataFrame:
+    if connection.dialect.name != "postgresql":  # streamed, a MySQL driver would read the rest on closing
+        connection.exec_driver_sql(f"SET SESSION sql_select_limit = {max_rows + 1}")
+    options = {"stream_results": connection.dialect.name == "postgresql", "no_parameters": True}  # a % is only a %
+    with connection.exec_driver_sql(sql, execution_options=options) as result:
+        rows, names = result.fetchmany(max_rows + 1), list(result.keys())
+    _check_rows(len(rows), max_rows)
+    return pd.DataFrame.from_records([tuple(row) for row in rows], columns=names)
+
+
+def _check_rows(n_rows: int, max_rows: int) -> None:
+    if n_rows > max_rows:
+        raise TooLarge(
+            f"The data SQL gives more than {max_rows} rows.",
+            remedy="Narrow it by WHERE, or raise cohort.max_rows in the hospital's policy.toml.",
+            code="max_rows",
+        )
+
+
+# --- errors --------------------------------------------------------------------------------------------------------
+
+_MISSING_COLUMN = re.compile(r'(?:[Cc]olumn "([\w. ]+)"[^\n]*(?:not found|does not)|Unknown column \'([\w. ]+)\')')
+_MISSING_COLUMN_BARE = re.compile(r"column ([\w.]+) does not exist")
+_MISSING_TABLE = re.compile(
+    r'(?:Table with name ([\w.]+) does not|relation "([\w. ]+)" does not|Table \'([\w. ]+)\' doesn)'
+)
+_TIMEOUTS = ("Interrupted!", "statement timeout", "max_statement_time", "maximum statement execution time")
+_LOCKED = re.compile(r"Conflicting lock.*\(PID (\d+)\)", re.DOTALL)
+
+
+@contextmanager
+def _safe_errors(timeout_seconds: float) -> Iterator[None]:
+    try:
+        yield
+    except ConsiliumError:
+        raise
+    except (SQLAlchemyError, duckdb.Error) as error:
+        raise _safe_error(error, timeout_seconds) from None
+
+
+def _safe_error(error: Exception, timeout_seconds: float) -> ConsiliumError:
+    """The driver's error as one of ours: by its kind, with the missing name if that is what it is about."""
+    cause = getattr(error, "orig", None) or error
+    text = str(cause)
+    if any(sign in text for sign in _TIMEOUTS):
+        return TooLarge(
+            f"The data SQL took longer than {timeout_seconds:g} seconds.",
+            remedy="Narrow it, add an index, or raise the site's statement timeout.",
+            code="statement_timeout",
+        )
+    return _missing_name(text) or _unreachable(cause, text) or _not_accepted(cause)
+
+
+def _missing_name(text: str) -> ConsiliumError | None:
+    # The first line only: those below repeat the SQL or suggest names that the policy may not open.
+    line = text.split("\n", 1)[0]
+    for pattern, what in (
+        (_MISSING_COLUMN, "column"),
+        (_MISSING_COLUMN_BARE, "column"),
+        (_MISSING_TABLE, "table"),
+    ):
+        if found := pattern.search(line):
+            name = next(group for group in found.groups() if group)
+            return BadRequest(
+                f"The database has no {what} {name}.",
+                remedy=f"Correct the {what}'s name in the data SQL or in the policy.",
+                code=f"missing_{what}",
+            )
+    return None
+
+
+def _unreachable(cause: object, text: str) -> Unavailable | None:
+    if held := _LOCKED.search(text):
+        return Unavailable(
+            f"Another process (PID {held[1]}) is writing to the DuckDB file.",
+            remedy="Close it there, or let it write into a copy; then order again.",
+            code="database_locked",
+        )
+    if type(cause).__name__ in ("OperationalError", "IOException", "ConnectionTimeout", "InterfaceError"):
+        return Unavailable(
+            f"The site's database does not answer ({type(cause).__name__}).",
+            remedy="Check that it runs and that the site's database URL, user and password are right.",
+            code="database",
+        )
+    return None
+
+
+def _not_accepted(cause: object) -> BadRequest:
+    return BadRequest(
+        f"The database did not accept the data SQL ({type(cause).__name__}).",
+        remedy="Try it at the hospital; compare columns with constants of their own type.",
+        code="sql",
+    )
