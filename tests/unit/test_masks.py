@@ -1,0 +1,85 @@
+"""Masks: they cancel over all members, they differ wherever anything differs, they look uniform."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.errors import ProtocolViolation
+from protocol.masks import group_modulo, group_words, mask_modulo, mask_words
+
+MODULUS = (1 << 255) - 19
+
+
+def key_of(*ids: int) -> bytes:
+    return hashlib.sha256(repr(sorted(ids)).encode()).digest()
+
+
+def pair_keys(me: int, members: range) -> dict[int, bytes]:
+    return {peer: key_of(me, peer) for peer in members if peer != me}
+
+
+@pytest.mark.parametrize("n_members", [1, 2, 3, 5])
+@given(info=st.binary(max_size=40), count=st.integers(0, 6))
+def test_masks_cancel_over_all_members(n_members: int, info: bytes, count: int) -> None:
+    members = range(3, 3 + n_members)
+    words = sum((mask_words(pair_keys(m, members), m, count, info) for m in members), np.zeros(count, dtype=np.uint64))
+    assert not words.any()
+    columns = [mask_modulo(pair_keys(m, members), m, MODULUS, count, info) for m in members]
+    assert [sum(column) % MODULUS for column in zip(*columns, strict=True)] == [0] * count
+
+
+def test_masks_do_not_cancel_when_a_member_is_missing() -> None:
+    members = range(3)
+    assert sum(mask_words(pair_keys(m, members), m, 4, b"i") for m in (0, 1)).all()
+
+
+def test_a_lone_hospital_has_no_pair_mask() -> None:
+    assert mask_modulo({}, 1, MODULUS, 2, b"") == [0, 0]
+
+
+def test_every_input_changes_the_mask() -> None:
+    streams = [
+        mask_words({2: key_of(1)}, 1, 4, b"a"),
+        mask_words({2: key_of(2)}, 1, 4, b"a"),
+        mask_words({2: key_of(1)}, 1, 4, b"b"),
+        mask_words({2: key_of(1)}, 3, 4, b"a"),
+        group_words(key_of(1), 1, 4, b"a"),
+        group_words(key_of(1), 2, 4, b"a"),
+        group_words(key_of(1), 1, 4, b"b"),
+    ]
+    assert len({stream.tobytes() for stream in streams}) == len(streams)
+
+
+def test_a_longer_mask_begins_with_the_shorter() -> None:
+    assert group_words(key_of(1), 1, 9, b"")[:4].tolist() == group_words(key_of(1), 1, 4, b"").tolist()
+
+
+def test_masks_modulo_are_in_range_and_spread_evenly() -> None:
+    modulus = 3 << 200  # far from a power of two: the plain stream modulo 2^202 would be lopsided
+    values = mask_modulo({2: key_of(1)}, 1, modulus, 3000, b"") + group_modulo(key_of(1), 1, modulus, 3000, b"")
+    thirds = np.bincount([value // (1 << 200) for value in values], minlength=3)
+    assert thirds.size == 3
+    assert abs(thirds - 2000).max() < 150
+
+
+def test_words_are_uint64_and_spread_evenly() -> None:
+    words = mask_words({2: key_of(1)}, 1, 20_000, b"")
+    assert words.dtype == np.uint64
+    ones = np.unpackbits(words.view(np.uint8)).mean()
+    assert abs(ones - 0.5) < 0.005
+
+
+@pytest.mark.parametrize("length", [0, 31, 33])
+def test_a_key_of_another_length_is_refused(length: int) -> None:
+    with pytest.raises(ProtocolViolation, match="32 bytes"):
+        mask_words({2: bytes(length)}, 1, 1, b"")
+
+
+def test_a_pair_key_with_oneself_is_refused() -> None:
+    with pytest.raises(ProtocolViolation, match="itself"):
+        mask_modulo({1: bytes(32)}, 1, MODULUS, 1, b"")
