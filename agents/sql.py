@@ -211,7 +211,14 @@ def _table_name(table: Node) -> str:
         raise _refused("tables", "FROM names no plain table.", _PLAIN)
     if not _only(table, "this", "db"):
         raise _refused("clause", "FROM holds more than one plain table name: alias, sample, join or catalog.", _PLAIN)
-    return ".".join(part.name for part in (table.args.get("db"), table.this) if part)
+    return _dotted(table)
+
+
+def _dotted(table: Node) -> str:
+    parts = [str(part.name) for part in (table.args.get("db"), table.this) if part]
+    if any("." in part for part in parts):
+        raise _refused("tables", "A quoted table name in FROM holds a dot.", "Quote schema and table apart.")
+    return ".".join(parts)
 
 
 def _check_unique_id(rules: TableRules, unique_id: str) -> None:
@@ -476,7 +483,7 @@ def _own_table(table: exp.Table, policy: Policy, *, dialect: str) -> TableRules 
         raise _refused("tables", "FROM holds something that is no plain table name.", "Name tables with their schema.")
     if not table.args.get("db") and _names_cte(table, dialect=dialect):
         return None
-    rules = policy.table(".".join(part.name for part in (table.args.get("db"), table.this) if part))
+    rules = policy.table(_dotted(table))
     parts = [exp.to_identifier(part, quoted=True) for part in rules.name.split(".")]
     table.set("this", parts[-1])
     table.set("db", parts[0] if len(parts) > 1 else None)

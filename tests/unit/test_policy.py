@@ -1,0 +1,180 @@
+"""The policy file: silence means no, unknown keys are errors, and each rule at its threshold."""
+
+from __future__ import annotations
+
+import tomllib
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.policy import Policy, load_policy, parse_policy
+from protocol.errors import Refused
+
+EXAMPLE = Path(__file__).parents[2] / "deployments/sites/policy.example.toml"
+
+SMALLEST = """
+[orders]
+initiators = [2, 4]
+methods = ["Paillier", "Mask"]
+model_types = ["lr"]
+sign = true
+[tables."data.t"]
+columns = ["id", "y", "x1"]
+"""
+
+
+def policy(text: str = SMALLEST) -> Policy:
+    return parse_policy(text)
+
+
+def order(**changes: Any) -> dict[str, Any]:
+    return {
+        "initiator": 4,
+        "own_user_id": 2,
+        "method": "Paillier",
+        "model_type": "lr",
+        "n_hospitals": 3,
+        **changes,
+    }
+
+
+def rule_of(text: str) -> str:
+    with pytest.raises(Refused) as caught:
+        parse_policy(text)
+    assert caught.value.code == "policy"
+    assert caught.value.remedy
+    return str(caught.value)
+
+
+def test_the_example_is_a_policy() -> None:
+    found = load_policy(EXAMPLE)
+    assert found.orders.min_hospitals == 3
+    assert found.cohort.max_parameter_share == Fraction(1, 3)
+    assert found.tables["data.breast_homo_host"].columns[:2] == ("id", "y")
+
+
+def test_the_example_documents_every_key() -> None:
+    text = EXAMPLE.read_text("utf-8")
+    for key in ("receivers", "min_hospitals", "score_readers", "min_varying", "max_rows", "filter_columns"):
+        assert f"\n{key} =" in text
+    tomllib.loads(text.replace("# min_rows", "min_rows").replace("# min_varying", "min_varying"))
+
+
+def test_defaults_are_the_strict_ones() -> None:
+    found = policy()
+    assert (found.cohort.min_rows, found.cohort.min_varying, found.orders.min_hospitals) == (10, 10, 3)
+    assert (found.orders.scoring, found.orders.receivers) == ("none", (2, 4))
+    assert (found.inference.allowed, found.inference.return_predictions) == (False, False)
+    assert found.tables["data.t"].filter_columns == ()
+
+
+def test_no_file_is_a_refusal_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"Copy deployments/sites/policy\.example\.toml"):
+        load_policy(tmp_path / "policy.toml")
+    (tmp_path / "latin.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(Refused, match="UTF-8"):
+        load_policy(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize("key", ["initiators", "methods", "model_types", "sign"])
+def test_a_missing_key_is_named(key: str) -> None:
+    text = "\n".join(line for line in SMALLEST.splitlines() if not line.startswith(key))
+    assert f"orders.{key} is missing" in rule_of(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (SMALLEST + "colums = []", "tables.data.t.colums"),
+        ("extra = 1\n" + SMALLEST, "extra"),
+        (SMALLEST.replace("sign = true", "sign = true\nmin_row = 3"), "orders.min_row"),
+        (SMALLEST.replace("sign = true", "sign = 1"), "orders.sign"),
+        (SMALLEST.replace("[2, 4]", "[true]"), "orders.initiators"),
+        (SMALLEST.replace('"Mask"', '"mask"'), "orders.methods"),
+        (SMALLEST + "min_rows = 0", "min_rows"),
+        (SMALLEST + "max_parameter_share = '1/0'", "max_parameter_share"),
+        (SMALLEST + "max_parameter_share = -1", "max_parameter_share"),
+        (SMALLEST + "filter_columns = ['ID']", "filter_columns"),
+        (SMALLEST + "filter_columns = ['*']", "filter_columns"),
+        (SMALLEST.replace('["id", "y", "x1"]', '["*", "x1"]'), "columns"),
+        (SMALLEST.replace('["id", "y", "x1"]', "[]"), "columns"),
+        (SMALLEST.replace("data.t", "a.b.c"), "a.b.c"),
+        (SMALLEST + '[tables."DATA.T"]\ncolumns = ["x"]', "twice"),
+        (SMALLEST.split("[tables")[0], "tables"),
+        ("[orders", "not TOML"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(text: str, named: str) -> None:
+    assert named in rule_of(text)
+
+
+def test_a_table_may_have_its_own_numbers() -> None:
+    table = policy(SMALLEST + "min_rows = 20\nmax_parameter_share = 0.5").tables["data.t"]
+    assert (table.min_rows, table.min_varying, table.max_parameter_share) == (20, 20, Fraction(1, 2))
+    assert policy(SMALLEST + "min_rows = 20\nmin_varying = 1").tables["data.t"].min_varying == 1
+
+
+def test_an_allowed_order_passes() -> None:
+    policy().check_order(**order())
+    policy().check_order(**order(initiator=2))
+    policy().check_order(**order(receivers=[2, 4]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"initiator": 3}, "initiators"),
+        ({"method": "None"}, "methods"),
+        ({"model_type": "softmax"}, "model_types"),
+        ({"receivers": [4, 9]}, "receivers"),
+        ({"scoring": "round"}, "scoring"),
+        ({"scoring": "anything"}, "scoring"),
+        ({"n_hospitals": 2}, "min_hospitals"),
+    ],
+)
+def test_each_rule_refuses_by_its_name(changes: dict[str, Any], rule: str) -> None:
+    with pytest.raises(Refused) as caught:
+        policy().check_order(**order(**changes))
+    assert caught.value.code == rule
+
+
+def test_min_hospitals_below_at_and_above() -> None:
+    policy().check_hospitals(3)
+    policy().check_hospitals(4)
+    with pytest.raises(Refused):
+        policy().check_hospitals(2)
+    policy(SMALLEST.replace("sign = true", "sign = true\nmin_hospitals = 1")).check_hospitals(1)
+
+
+def test_an_agent_that_does_not_sign_refuses_its_own_user_only() -> None:
+    found = policy(SMALLEST.replace("sign = true", "sign = false"))
+    found.check_order(**order())
+    with pytest.raises(Refused) as caught:
+        found.check_order(**order(initiator=2))
+    assert caught.value.code == "sign"
+
+
+def test_scoring_levels_include_the_lower_ones() -> None:
+    found = policy(SMALLEST.replace("sign = true", 'sign = true\nscoring = "round"'))
+    found.check_scoring("none")
+    found.check_scoring("round")
+    with pytest.raises(Refused):
+        found.check_scoring("full")
+
+
+def test_inference_and_predictions_each_need_their_yes() -> None:
+    with pytest.raises(Refused):
+        policy().check_inference()
+    found = policy(SMALLEST + "[inference]\nallowed = true")
+    found.check_inference()
+    with pytest.raises(Refused):
+        found.check_return_predictions()
+
+
+def test_tables_are_found_in_any_case() -> None:
+    assert policy().table("DATA.T").name == "data.t"
+    with pytest.raises(Refused) as caught:
+        policy().table("data.other")
+    assert caught.value.code == "tables"
