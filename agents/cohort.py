@@ -312,7 +312,8 @@ def check_gate(
 
     - min_rows: n_rows >= min_rows
     - earlier_cohort: the symmetric difference to each earlier cohort is 0 or >= min_rows
-    - min_varying: in each feature the rows that differ from its commonest value are 0 or >= min_varying
+    - min_varying: in each feature the rows that differ from its commonest value (one that at least two rows have)
+      are 0 or >= min_varying
     - max_parameter_share: n_parameters <= max_parameter_share * n_rows
 
     Raises Refused whose code is the rule.
@@ -339,7 +340,8 @@ def _check_differences(digests: Digests, earlier: Iterable[Digests], min_rows: i
 def _check_varying(cohort: Cohort, min_varying: int) -> None:
     for name, column in zip(cohort.attributes, cohort.X.T, strict=True):
         commonest = int(np.unique(column, return_counts=True)[1].max())
-        if 0 < cohort.n_rows - commonest < min_varying:
+        # Where all values differ there is no commonest one, and every row has its part in the gradient.
+        if commonest > 1 and 0 < cohort.n_rows - commonest < min_varying:
             raise Refused(
                 f"In {name}, fewer than {min_varying} rows differ from its commonest value: its gradient would be"
                 " theirs alone.",

@@ -93,13 +93,9 @@ class Source:
 
     def _duckdb_rows(self, connection: sa.Connection, sql: str, *, max_rows: int) -> pd.DataFrame:
         raw: Any = connection.connection.driver_connection
-        timer = threading.Timer(self.statement_timeout_seconds, raw.interrupt)
-        timer.start()
-        try:
+        with _interrupted_after(self.statement_timeout_seconds, raw):
             raw.execute(sql)
             return _joined_chunks(raw, max_rows=max_rows)
-        finally:
-            timer.cancel()
 
 
 def open_source(url: str, *, statement_timeout_seconds: float = 60.0, max_rows: int = 1_000_000) -> Source:
@@ -166,6 +162,26 @@ def _preparation(connection: sa.Connection, dialect: str, timeout_seconds: float
         "SET SESSION TRANSACTION READ ONLY",
         "START TRANSACTION READ ONLY",
     ]
+
+
+@contextmanager
+def _interrupted_after(seconds: float, raw: Any) -> Iterator[None]:
+    """Interrupts DuckDB from a thread, again and again: an interrupt between two of its steps is lost."""
+    done = threading.Event()
+
+    def interrupt() -> None:
+        wait = seconds
+        while not done.wait(wait):
+            raw.interrupt()
+            wait = 0.1
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _joined_chunks(raw: Any, *, max_rows: int) -> pd.DataFrame:
