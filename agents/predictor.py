@@ -1,0 +1,107 @@
+"""Inference at the hospital: its own model on its own rows."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from agents.cohort import build_cohort
+from agents.party import Party
+from agents.source import open_source
+from agents.sql import check_sql
+from analytics import standardization
+from analytics.models import Model, scores
+from protocol.errors import BadRequest, Refused
+from protocol.exchange import Address
+from protocol.messages import HospitalSql
+
+
+def predict(party: Party, model_id: int, sql: str) -> list[dict[str, Any]]:
+    """One entry a row: {"id", "label"}; label is the probability of class 1 (lr), the value (linear) or the class.
+
+    softmax adds "probabilities" by class. Raises NotFound without such a model, BadRequest for missing columns, NULLs
+    or no rows, Refused where the policy does not allow inference.
+
+    Disclosure: predictions; they stay in the vault unless the policy lets them be returned.
+    """
+    party.policy.check_inference()
+    stored = party.vault.model(model_id)
+    model = model_of(stored)
+    source = open_source(
+        party.settings.data_url,
+        statement_timeout_seconds=party.settings.statement_timeout_seconds,
+        max_rows=party.settings.max_rows,
+    )
+    checked = check_sql(
+        sql,
+        policy=party.policy,
+        requester=party.me,
+        own_user_id=party.me,
+        unique_id=stored["unique_id"],
+        label=None,
+        dialect=source.dialect,
+    )
+    rows = build_cohort(
+        source.read(checked),
+        unique_id=stored["unique_id"],
+        attributes=stored["attributes"],
+        label_name=None,
+        model_type=model.kind,
+    )
+    if rows.n_rows == 0:
+        raise BadRequest("The SQL gives no rows.", remedy="Widen its WHERE clause.", code="no_rows")
+    return _entries(model, rows.unique_ids, _apply(stored, model, rows.X))
+
+
+def model_of(stored: dict[str, Any]) -> Model:
+    """The model that a vault's entry describes."""
+    return Model(stored["model_type"], len(stored["attributes"]), stored["fit_intercept"], tuple(stored["classes"]))
+
+
+def _apply(stored: dict[str, Any], model: Model, X: Any) -> Any:
+    weights = np.concatenate([np.asarray(values, dtype=np.float64).ravel() for values in stored["layers"].values()])
+    if stored["standardize"]:
+        X = standardization.standardize(X, *(np.asarray(values) for values in stored["standardize"]))
+    return scores(model, weights, X)
+
+
+def _entries(model: Model, ids: list[str], values: Any) -> list[dict[str, Any]]:
+    if model.kind != "softmax":
+        return [{"id": text, "label": float(value)} for text, value in zip(ids, values, strict=True)]
+    return [
+        {
+            "id": text,
+            "label": model.classes[int(np.argmax(row))],
+            "probabilities": {str(name): float(p) for name, p in zip(model.classes, row, strict=True)},
+        }
+        for text, row in zip(ids, values, strict=True)
+    ]
+
+
+def answer_request(party: Party, document: str, box: bytes) -> None:
+    """Predicts what an inference order asks for and lets the answer out, sealed to the one-time key it names.
+
+    Predictions are kept in the vault; a second request for the same order seals those again.
+    """
+    order = json.loads(document)
+    if order["kind"] != "infer" or order["order_id"] != party.order_id or order["user_id"] != party.me:
+        raise Refused("This inference order is not for this hospital.", remedy="Send it again.", code="document")
+    own = HospitalSql.unseal(party.me, party.identity.open_key, box)
+    if own.commitment != order["sql"]:
+        raise Refused(
+            "The SQL is not the one that the order commits to.", remedy="Send it again.", code="sql_commitment"
+        )
+    kept = party.vault.predictions(party.order_id)
+    if kept is None:
+        party.release.ledger.write("answered", order_id=party.order_id, initiator=party.me, model=order["model_id"])
+        kept = {"result": predict(party, int(order["model_id"]), own.sql["infer"])}
+        party.vault.save_predictions(party.order_id, kept)
+    result = kept["result"]
+    party.policy.check_return_predictions()
+    party.release.send_predictions(
+        lambda: json.dumps(result).encode(),
+        address=Address(party.order_id, "predictions", attempt=int(order["attempt"])),
+        reply_key=bytes.fromhex(order["reply_key"]),
+    )

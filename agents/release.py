@@ -1,0 +1,99 @@
+"""The one door: only here are bytes made that leave a hospital.
+
+For every message: check that it may leave, write the ledger, seal and sign, keep the sealed bytes in the outbox, send.
+After a crash the bytes in the outbox are sent again; nothing that was made is made anew, because other randomness
+would be refused by the exchange and, under masks, would be a two-time pad.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agents.ledger import Ledger
+from agents.vault import OrderVault
+from protocol.errors import ConsiliumError, Refused
+from protocol.exchange import Address, Exchange
+from protocol.messages import EVERYONE, Header, write_envelope
+from protocol.sealing import Identity, Session, seal_to
+
+CLEAR, PAIR, GROUP = 0, 1, 2
+
+# Every kind of message that may leave, and how it has to be sealed. What is not here does not leave.
+KINDS = {
+    "order": CLEAR,
+    "acceptance": CLEAR,
+    "setup": PAIR,
+    "classes": GROUP,
+    "weights": GROUP,
+    "public_key": CLEAR,
+    "mean": CLEAR,
+    "opening-mean": GROUP,
+    "variance": CLEAR,
+    "opening-variance": GROUP,
+    "gradient": CLEAR,
+    "opening-gradient": GROUP,
+    "pooled": CLEAR,
+    "done": CLEAR,
+}
+
+
+@dataclass
+class Release:
+    """The door of one hospital for one order.
+
+    Clear kinds hold what the coordinator may read: the signed order, row counts, sealed parts of sums, metrics.
+    """
+
+    order_id: int
+    identity: Identity
+    ledger: Ledger
+    vault: OrderVault
+    exchange: Exchange
+
+    def send(
+        self, header: Header, make: Callable[[], bytes], *, address: Address, session: Session | None = None
+    ) -> None:
+        """Lets one message out. `make` gives its payload and is not called when the message was made before."""
+        if KINDS.get(header.kind) != header.seal:
+            raise Refused(
+                f"A message of kind {header.kind} may not leave like this.", remedy="Update the agent.", code="release"
+            )
+        name = _outbox_name(address, header.recipient)
+        envelope = self.vault.once(name, lambda: self._seal(header, make(), session, address))
+        self.exchange.put(address, header.recipient, envelope)
+
+    def send_predictions(self, make: Callable[[], bytes], *, address: Address, reply_key: bytes) -> None:
+        """Lets predictions out, sealed to the one-time key of the request's owner, to the coordinator's memory."""
+
+        def box() -> bytes:
+            payload = make()
+            self._note("predictions", address, EVERYONE, payload)
+            return seal_to(reply_key, payload, associated=b"predictions/%d" % address.run)
+
+        self.exchange.put(address, 1, self.vault.once(_outbox_name(address, 1), box))
+
+    def refuse(self, error: ConsiliumError) -> None:
+        """Writes a refusal to the ledger with its rule. The sentence holds no row value."""
+        self.ledger.write("refused", order_id=self.order_id, rule=error.code, sentence=error.sentence)
+
+    def _seal(self, header: Header, payload: bytes, session: Session | None, address: Address) -> bytes:
+        self._note(header.kind, address, header.recipient, payload)
+        return write_envelope(self.identity, header, payload, session=session)
+
+    def _note(self, kind: str, address: Address, recipient: int, payload: bytes) -> None:
+        self.ledger.write(
+            "left",
+            order_id=self.order_id,
+            kind=kind,
+            fold=address.fold,
+            round=address.round,
+            recipient=recipient,
+            n_bytes=len(payload),
+            sha256=hashlib.sha256(payload).hexdigest(),
+        )
+
+
+def _outbox_name(address: Address, recipient: int) -> str:
+    return f"outbox/{address.topic}-{address.fold}-{address.round}-{address.attempt}-{recipient}"

@@ -1,0 +1,452 @@
+"""One hospital's numbers in a training order: from its cohort to sealed parts of sums, and from opened sums to a model.
+
+Everything replicated (weights, optimizer state) is a function of the opened integers only, so all hospitals hold
+the same bits; a checkpoint is written after each step, and what was sent is never made anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from agents.party import Party, held_out_rows, private_key, receive, receive_all, send
+from analytics import metrics as measures
+from analytics import optimizers, standardization
+from analytics.checks import Floats, Ints, Labels
+from analytics.models import Model, initial_weights, local_gradient, local_loss, scores, split_layers
+from analytics.optimizers import OptimizerState
+from protocol import paillier, secure_sum
+from protocol.errors import BadRequest
+from protocol.exchange import Address
+from protocol.messages import COORDINATOR, EVERYONE, Contribution, Opening, canonical, state_tag
+from protocol.secure_sum import SumKeys
+
+
+@dataclass
+class Checkpoint:
+    """The replicated state after `round` steps of a fold, and the pooled losses so far (penalty included)."""
+
+    fold: int
+    round: int
+    weights: Floats
+    state: OptimizerState
+    losses: list[float] = field(default_factory=list)
+    stopped: bool = False
+
+
+@dataclass
+class Trainer:
+    """One party's training; `agree_on_model` first, then fold by fold."""
+
+    party: Party
+    model: Model = field(init=False)
+    start: Floats = field(init=False)
+
+    @cached_property
+    def params(self) -> Any:
+        return self.party.request.model_params
+
+    @cached_property
+    def public(self) -> Any:
+        key = self.party.paillier_key
+        return paillier.public_from_bytes(key) if key else None
+
+    @cached_property
+    def obfuscators(self) -> paillier.Obfuscators | None:
+        """Made in this process after its fork, kept in memory only."""
+        return paillier.Obfuscators(self.public) if self.public else None
+
+    def keys(self, fold: int) -> SumKeys:
+        """What seals this hospital's parts of a fold's sums; weights are the training rows of that fold."""
+        session, request = self.party.session, self.party.request
+        return SumKeys(
+            method=self.params.encrypt_param.method,
+            me=self.party.me,
+            members=session.members,
+            n_rows={user: n - len(held_out_rows(request, n, fold)) for user, n in self.party.n_rows.items()},
+            pair_keys={peer: session.pair_key(peer, b"sum") for peer in session.members if peer != self.party.me},
+            group_key=session.group_key(b"sum"),
+            bound=self.params.bound,
+            public=self.public,
+            obfuscators=self.obfuscators,
+        )
+
+    def rows(self, fold: int) -> tuple[Floats, Labels, Floats, Labels]:
+        """Training and test rows of a fold: held-out rows, or for fold 0 those of the order's test SQL."""
+        cohort, test = self.party.cohort, self.party.test_cohort
+        held_out = held_out_rows(self.party.request, cohort.n_rows, fold)
+        kept = np.setdiff1d(np.arange(cohort.n_rows), held_out)
+        X, y = cohort.X, self._labels(cohort.y)
+        if fold == 0 and test is not None:
+            return X[kept], y[kept], test.X, self._labels(test.y)
+        return X[kept], y[kept], X[held_out], y[held_out]
+
+    def _labels(self, y: Any) -> Labels:
+        if self.model.kind != "softmax":
+            return np.asarray(y, dtype=np.float64)
+        index = {label: position for position, label in enumerate(self.model.classes)}
+        unknown = {label for label in y.tolist() if label not in index}
+        if unknown:
+            raise BadRequest(
+                f"{len(unknown)} classes stand in the test rows only.",
+                remedy="Test on classes that are trained.",
+                code="classes",
+            )
+        return np.array([index[label] for label in y.tolist()], dtype=np.int64)
+
+
+# The model
+
+
+def agree_on_model(trainer: Trainer) -> None:
+    """All hospitals learn the set of classes that occur, and the weights that training starts from.
+
+    Disclosure: which classes a hospital has, to the other parties, sealed to the group; nothing to the coordinator.
+    Raises BadRequest when there is one class over all hospitals.
+    """
+    request = trainer.party.request
+    classes = _joint_classes(trainer) if request.model_type in ("lr", "softmax") else []
+    if request.model_type != "linear" and len(classes) < 2:
+        raise BadRequest(
+            "All rows of all hospitals have the same label, so there is nothing to tell apart.",
+            remedy="Choose rows of two classes or more.",
+            code="one_class",
+        )
+    trainer.model = Model(
+        request.model_type,
+        len(request.attributes),
+        trainer.params.init_param.fit_intercept,
+        tuple(classes) if request.model_type == "softmax" else (),
+    )
+    trainer.start = _joint_start(trainer)
+
+
+def _joint_classes(trainer: Trainer) -> list[Any]:
+    party = trainer.party
+    own = sorted({_plain(label) for label in party.cohort.labels}, key=_class_order)
+    send(party, "classes", lambda: canonical(own).encode(), recipient=EVERYONE)
+    told = receive_all(party, "classes", party.session.members, EVERYONE)
+    return sorted({label for text in told.values() for label in json.loads(text)}, key=_class_order)
+
+
+def _plain(label: Any) -> Any:
+    return int(label) if isinstance(label, float) and label.is_integer() else label
+
+
+def _class_order(label: Any) -> tuple[bool, Any]:
+    return isinstance(label, str), label
+
+
+def _joint_start(trainer: Trainer) -> Floats:
+    """Drawn once, by the initiator: another processor could draw other last bits."""
+    party, init = trainer.party, trainer.params.init_param
+
+    def draw() -> bytes:
+        drawn = initial_weights(trainer.model, method=init.init_method, const=init.init_const, seed=init.random_seed)
+        return drawn.astype(">f8").tobytes()
+
+    if party.is_initiator:
+        send(party, "weights", draw, recipient=EVERYONE)
+    data = receive(party, "weights", party.request.user_id, EVERYONE)
+    weights = np.frombuffer(data, dtype=">f8").astype(np.float64)
+    if weights.shape != (trainer.model.n_weights,):
+        raise BadRequest("The initial weights have another shape than the model.", remedy="Send the order again.")
+    return weights
+
+
+# Sums
+
+
+def _info(kind: str, fold: int, round_: int) -> bytes:
+    return b"%s/%d/%d/0" % (kind.encode(), fold, round_)
+
+
+def contribute(
+    trainer: Trainer,
+    kind: str,
+    part: Callable[[], bytes],
+    *,
+    fold: int,
+    round: int,
+    state: Floats,
+    report: dict[str, Any] | None = None,
+) -> None:
+    """Lets this hospital's part of a sum out, with a tag of its state that the coordinator can only compare."""
+    party = trainer.party
+    tag = state_tag(party.session, state, _info(kind, fold, round))
+    send(
+        party,
+        kind,
+        lambda: Contribution(part(), tag, report or {}).encode(),
+        recipient=COORDINATOR,
+        fold=fold,
+        round=round,
+    )
+
+
+def open_total(trainer: Trainer, kind: str, *, fold: int, round: int) -> Ints:
+    """The initiator opens the sum that the coordinator formed. Only the sum: masks cancel in nothing less."""
+    party = trainer.party
+    total = party.exchange.get(Address(party.order_id, f"total-{kind}", fold, round), COORDINATOR)
+    key = private_key(party) if trainer.public else None
+    return secure_sum.open_sum(trainer.keys(fold), total, info=_info(kind, fold, round), private_key=key)
+
+
+def receive_opening(
+    trainer: Trainer, kind: str, *, fold: int, round: int, decide: Callable[[Ints], bool] = lambda sums: False
+) -> Opening:
+    """What the initiator opened, verified; at the initiator, opened and told to all parties first.
+
+    `decide` says, at the initiator only, whether training ends with this round.
+    """
+    party, topic = trainer.party, f"opening-{kind}"
+
+    def opening() -> bytes:
+        sums = open_total(trainer, kind, fold=fold, round=round)
+        return Opening(sums, decide(sums)).encode()
+
+    if party.is_initiator:
+        send(party, topic, opening, recipient=EVERYONE, fold=fold, round=round)
+    return Opening.decode(receive(party, topic, party.request.user_id, EVERYONE, fold=fold, round=round))
+
+
+def joint_mean(trainer: Trainer, kind: str, values: Callable[[], Floats], *, fold: int) -> Floats:
+    """The row-weighted mean of a vector over all hospitals, known to all of them and to nobody else."""
+    contribute(
+        trainer,
+        kind,
+        lambda: secure_sum.seal(trainer.keys(fold), values(), info=_info(kind, fold, 0)),
+        fold=fold,
+        round=0,
+        state=trainer.start,
+    )
+    return secure_sum.mean(trainer.keys(fold), receive_opening(trainer, kind, fold=fold, round=0).sums)
+
+
+# A fold
+
+
+@dataclass
+class Fold:
+    """The rows of one fold as the model sees them, and how far its training is."""
+
+    number: int
+    X: Floats
+    y: Labels
+    X_test: Floats
+    y_test: Labels
+    scale: tuple[Floats, Floats] | None
+    checkpoint: Checkpoint
+
+
+def open_fold(trainer: Trainer, number: int) -> Fold:
+    """Rows of the fold, standardized where the order asks for it, and the last checkpoint."""
+    with sentences():
+        X, y, X_test, y_test = trainer.rows(number)
+        scale = _joint_scale(trainer, X, number) if trainer.params.standardize else None
+        if scale:
+            X, X_test = (standardization.standardize(table, *scale) if len(table) else table for table in (X, X_test))
+    return Fold(number, X, y, X_test, y_test, scale, _load_checkpoint(trainer, number))
+
+
+def _joint_scale(trainer: Trainer, X: Floats, fold: int) -> tuple[Floats, Floats]:
+    """Joint mean and deviation in two sums, so that nothing cancels; under the order's own encryption."""
+    mean = joint_mean(trainer, "mean", lambda: standardization.local_mean(X), fold=fold)
+    variance = joint_mean(trainer, "variance", lambda: standardization.local_variance(X, mean), fold=fold)
+    return mean, standardization.deviation(variance, mean=mean)
+
+
+def local_round(trainer: Trainer, fold: Fold) -> tuple[Floats, dict[str, Any]]:
+    """The local pseudo-gradient with the local loss behind it, float64 (n_weights + 1,), and the round's metrics.
+
+    Disclosure: the vector leaves only as a sealed part of a sum; the metrics leave rounded to 6 digits.
+    """
+    point, params = fold.checkpoint, trainer.params
+    with sentences(point.round):
+        gradient = local_gradient(
+            trainer.model,
+            point.weights,
+            fold.X,
+            fold.y,
+            batch_size=params.batch_size,
+            learning_rate=_rate(trainer, point.round),
+        )
+        loss = local_loss(trainer.model, point.weights, fold.X, fold.y)
+        return np.append(gradient, loss), evaluate(trainer, fold)
+
+
+def evaluate(trainer: Trainer, fold: Fold) -> dict[str, Any]:
+    """Metrics of the fold's present model on this hospital's training and test rows, rounded."""
+    report = {"n_rows": len(fold.y), "train": _metrics(trainer, fold.checkpoint.weights, fold.X, fold.y)}
+    if len(fold.y_test):
+        report["test"] = _metrics(trainer, fold.checkpoint.weights, fold.X_test, fold.y_test)
+        report["n_test_rows"] = len(fold.y_test)
+    return report
+
+
+def _metrics(trainer: Trainer, weights: Floats, X: Floats, y: Labels) -> Any:
+    return measures.round_metrics(measures.metrics(trainer.model, weights, X, y))
+
+
+def encrypt_round(trainer: Trainer, fold: Fold, vector: Floats, report: dict[str, Any]) -> None:
+    """Seals this hospital's part of the round's sum by the order's method and lets it out."""
+    point = fold.checkpoint
+    with sentences(point.round):
+        contribute(
+            trainer,
+            "gradient",
+            lambda: secure_sum.seal(
+                trainer.keys(fold.number), vector, info=_info("gradient", fold.number, point.round)
+            ),
+            fold=fold.number,
+            round=point.round,
+            state=point.weights,
+            report=report,
+        )
+
+
+def apply_round(trainer: Trainer, fold: Fold) -> None:
+    """Waits for the opened sum, takes the step that every hospital takes, and writes the checkpoint."""
+    point = fold.checkpoint
+    with sentences(point.round):
+        opening = receive_opening(
+            trainer,
+            "gradient",
+            fold=fold.number,
+            round=point.round,
+            decide=lambda sums: _ends(trainer, _stepped(trainer, point, sums), point),
+        )
+        after = _stepped(trainer, point, opening.sums)
+    after.stopped = opening.stop
+    _save_checkpoint(trainer, after)
+    fold.checkpoint = after
+
+
+def _stepped(trainer: Trainer, point: Checkpoint, sums: Ints) -> Checkpoint:
+    params, model = trainer.params, trainer.model
+    mean = secure_sum.mean(trainer.keys(point.fold), sums)
+    penalty = {"penalty": params.penalty, "alpha": params.alpha, "penalised": model.penalised}
+    weights, state = optimizers.step(
+        params.optimizer,
+        point.weights,
+        mean[:-1],
+        point.state,
+        learning_rate=_rate(trainer, point.round),
+        **penalty,
+    )
+    loss = float(mean[-1]) + optimizers.penalty_value(point.weights, **penalty)
+    return Checkpoint(point.fold, point.round + 1, weights, state, [*point.losses, loss])
+
+
+def _ends(trainer: Trainer, after: Checkpoint, before: Checkpoint) -> bool:
+    params = trainer.params
+    return after.round >= params.max_iter or optimizers.converged(
+        params.convergence, eps=params.tolerance, losses=after.losses, before=before.weights, after=after.weights
+    )
+
+
+def _rate(trainer: Trainer, round_: int) -> float:
+    params = trainer.params
+    return optimizers.decayed_rate(params.learning_rate, decay=params.decay, decay_sqrt=params.decay_sqrt, round=round_)
+
+
+def finish_fold(trainer: Trainer, fold: Fold) -> None:
+    """Takes the final metrics once more; for lr also the joint score histogram, for pooled AUC and KS."""
+    point, is_binary = fold.checkpoint, trainer.model.kind == "lr"
+    keys, info = trainer.keys(fold.number), _info("final", fold.number, point.round)
+
+    def part() -> bytes:
+        if not is_binary:
+            loss = local_loss(trainer.model, point.weights, fold.X, fold.y)
+            return secure_sum.seal(keys, np.array([loss]), info=info)
+        histogram = measures.score_histogram(fold.y, scores(trainer.model, point.weights, fold.X))
+        return secure_sum.seal_counts(keys, histogram, info=info)
+
+    with sentences(point.round):
+        report = {**evaluate(trainer, fold), "final": True}
+        contribute(trainer, "gradient", part, fold=fold.number, round=point.round, state=point.weights, report=report)
+        opening = receive_opening(trainer, "gradient", fold=fold.number, round=point.round)
+    if trainer.party.is_initiator and is_binary:
+        pooled = measures.round_metrics(measures.histogram_metrics(opening.sums))
+        send(trainer.party, "pooled", lambda: canonical(pooled).encode(), recipient=COORDINATOR, fold=fold.number)
+
+
+def save_model(trainer: Trainer, fold: Fold) -> None:
+    """Keeps the model in this hospital's vault, at full precision, in the units of the tables' own columns."""
+    party, model, point = trainer.party, trainer.model, fold.checkpoint
+    layers = {name: values.tolist() for name, values in split_layers(model, point.weights).items()}
+    party.vault.save_model(
+        party.order_id,
+        {
+            "model_id": party.order_id,
+            "model_type": model.kind,
+            "attributes": list(party.request.attributes),
+            "unique_id": party.request.unique_id,
+            "label_name": party.request.label_name,
+            "fit_intercept": model.fit_intercept,
+            "classes": list(model.classes),
+            "layers": layers,
+            "standardize": None if fold.scale is None else [values.tolist() for values in fold.scale],
+            "n_rounds": point.round,
+            "losses": point.losses,
+            "initiator": party.request.user_id,
+        },
+    )
+
+
+def finish(party: Party) -> None:
+    """Tells the coordinator that this hospital holds the model, and forgets the order's keys and snapshot."""
+    send(party, "done", lambda: b"", recipient=COORDINATOR)
+    party.release.ledger.write("finished", order_id=party.order_id)
+    party.store.destroy()
+
+
+# Checkpoints
+
+
+def _checkpoint_name(fold: int) -> str:
+    return f"checkpoint-{fold}.npz"
+
+
+def _save_checkpoint(trainer: Trainer, point: Checkpoint) -> None:
+    trainer.party.store.save_arrays(
+        _checkpoint_name(point.fold),
+        round=np.array([point.round, point.state.step, point.stopped]),
+        weights=point.weights,
+        first=point.state.first,
+        second=point.state.second,
+        losses=np.array(point.losses, dtype=np.float64),
+    )
+
+
+def _load_checkpoint(trainer: Trainer, fold: int) -> Checkpoint:
+    stored = trainer.party.store.load_arrays(_checkpoint_name(fold))
+    if stored is None:
+        return Checkpoint(fold, 0, trainer.start, optimizers.initial_state(trainer.model.n_weights))
+    round_, n_steps, stopped = (int(number) for number in stored["round"])
+    state = OptimizerState(n_steps, stored["first"], stored["second"])
+    return Checkpoint(fold, round_, stored["weights"], state, stored["losses"].tolist(), bool(stopped))
+
+
+@contextlib.contextmanager
+def sentences(round_: int | None = None) -> Iterator[None]:
+    """Turns the mathematics' ValueErrors, which name arguments and never values, into what a user can act on."""
+    where = "" if round_ is None else f"In round {round_}: "
+    try:
+        yield
+    except ValueError as error:
+        raise BadRequest(
+            f"{where}{error}",
+            remedy="Standardise the attributes, or use a smaller learning_rate.",
+            code="numbers",
+        ) from None
+    except BadRequest as error:
+        if error.code != "bound_exceeded" or error.sentence.startswith("In round"):
+            raise
+        raise BadRequest(f"{where}{error.sentence}", remedy=error.remedy, code=error.code) from None

@@ -1,0 +1,145 @@
+"""The hospital's vault: everything an agent must not lose, on its own disk, mode 0600 in folders of mode 0700.
+
+    identity.json            long-lived keys, made at first start
+    orders/<id>/             one running order: session keys, cohort snapshot, outbox, checkpoints
+    models/<id>.json         trained models
+    predictions/<id>.json    answers of inference
+    cohorts/                 digests of earlier cohorts' id sets (agents.cohort)
+
+Every write is whole or not at all: temporary file, fsync, rename, fsync of the folder.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol.errors import NotFound
+from protocol.sealing import Identity
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replaces a file whole, with mode 0600, and returns only when it is on disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def make_private_folder(path: Path) -> Path:
+    """A folder that only its owner may enter; parents too where they are new."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Vault:
+    """One hospital's durable state."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = make_private_folder(folder)
+
+    def identity(self) -> Identity:
+        """The long-lived keys; made and kept at the first call."""
+        path = self.folder / "identity.json"
+        if not path.exists():
+            write_durably(path, Identity.generate().encode().encode())
+        return Identity.decode(path.read_text())
+
+    @property
+    def cohorts(self) -> Path:
+        return make_private_folder(self.folder / "cohorts")
+
+    def order(self, order_id: int) -> OrderVault:
+        return OrderVault(self.folder / "orders" / str(order_id))
+
+    def save_model(self, model_id: int, model: dict[str, Any]) -> None:
+        self._save("models", model_id, model)
+
+    def model(self, model_id: int) -> dict[str, Any]:
+        """A trained model; NotFound if this hospital holds none of that number."""
+        found = self._load("models", model_id)
+        if found is None:
+            raise NotFound(
+                f"This hospital holds no model {model_id}.",
+                remedy="Only hospitals of an order that ended with success hold its model.",
+                code="no_model",
+            )
+        return found
+
+    def models(self) -> list[int]:
+        folder = self.folder / "models"
+        return sorted(int(path.stem) for path in folder.glob("[0-9]*.json")) if folder.exists() else []
+
+    def save_predictions(self, order_id: int, result: dict[str, Any]) -> None:
+        self._save("predictions", order_id, result)
+
+    def predictions(self, order_id: int) -> dict[str, Any] | None:
+        return self._load("predictions", order_id)
+
+    def _save(self, kind: str, number: int, value: dict[str, Any]) -> None:
+        folder = make_private_folder(self.folder / kind)
+        write_durably(folder / f"{number}.json", json.dumps(value, sort_keys=True).encode())
+
+    def _load(self, kind: str, number: int) -> dict[str, Any] | None:
+        path = self.folder / kind / f"{number}.json"
+        if not path.exists():
+            return None
+        value = json.loads(path.read_text())
+        return value if isinstance(value, dict) else None
+
+
+class OrderVault:
+    """What one running order needs to go on after any crash; removed when the order has ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = make_private_folder(folder)
+        self.outbox = make_private_folder(folder / "outbox")
+
+    def once(self, name: str, make: Any) -> bytes:
+        """The bytes kept under `name`; made and kept by the first call, and never made anew."""
+        path = self.folder / name
+        if not path.exists():
+            write_durably(path, make())
+        return path.read_bytes()
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).exists()
+
+    def save_arrays(self, name: str, **arrays: npt.NDArray[Any]) -> None:
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        write_durably(self.folder / name, buffer.getvalue())
+
+    def load_arrays(self, name: str) -> dict[str, npt.NDArray[Any]] | None:
+        path = self.folder / name
+        if not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as stored:
+            return {key: stored[key] for key in stored.files}
+
+    def destroy(self) -> None:
+        """Forgets session keys, order secret, snapshot and outbox."""
+        shutil.rmtree(self.folder, ignore_errors=True)

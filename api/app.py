@@ -1,0 +1,206 @@
+"""The coordinator's FastAPI application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from importlib.metadata import version as installed
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prefect.client.orchestration import PrefectClient
+from pydantic import BaseModel, Field, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import exchange, inference, orders
+from api.auth import AGENT, CallerOf, Rate, require_role
+from api.envelope import answer, failure
+from api.exchange import Bell, Inbox, Waits
+from api.orders import Desk
+from api.runs import Runs
+from api.settings import Settings
+from api.store import Store
+from protocol import VERSION
+from protocol.errors import ConsiliumError, InvalidInput, NotFound, TooLarge
+from protocol.order import describe
+from protocol.sealing import PublicIdentity
+
+log = logging.getLogger("consilium.api")
+
+
+def create_app(settings: Settings, *, prefect_auth: str | None = None, expected: int = 0) -> FastAPI:
+    """The application. `expected` is how many local agents /health waits for before it says ready."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        store = Store(settings.store_url)
+        await to_thread.run_sync(store.migrate)
+        async with PrefectClient(settings.prefect_url, auth_string=prefect_auth) as client:
+            app.state.store, app.state.runs = store, Runs(client)
+            resuming = asyncio.create_task(orders.resume_orders(Desk(Request({"type": "http", "app": app}))))
+            yield
+            resuming.cancel()
+        store.close()
+
+    app = FastAPI(title="Consilium", version=VERSION, lifespan=lifespan, redirect_slashes=False)
+    state = app.state
+    state.settings, state.rate, state.expected = settings, Rate(settings.calls_per_second), expected
+    state.bell, state.inbox, state.waits = Bell(), Inbox(), Waits()
+    state.online, state.tasks, state.reply_keys = set(), set(), {}
+    app.include_router(orders.router)
+    app.include_router(inference.router)
+    app.include_router(exchange.router)
+    app.include_router(hospitals_router())
+    _add_error_handlers(app)
+    app.add_middleware(Limits, settings=settings)
+    return app
+
+
+def hospitals_router() -> APIRouter:
+    """Who takes part, and whether all is ready."""
+    router = APIRouter()
+
+    @router.get("/health")
+    async def health(request: Request) -> JSONResponse:
+        """200 once the coordinator and all its local agents can take an order."""
+        state = request.app.state
+        ready = await state.runs.is_ready(["train-order/train-order"])
+        present = len(state.online)
+        if not ready or present < state.expected:
+            what = "Prefect and its deployments" if not ready else f"{state.expected - present} of the local agents"
+            return JSONResponse(
+                {"code": 503, "data": {"ready": False}, "message": f"Waiting for {what}."}, status_code=503
+            )
+        return answer({"ready": True, "version": VERSION, "prefect": installed("prefect")})
+
+    @router.get("/hospitals")
+    async def list_hospitals(request: Request, caller: CallerOf) -> JSONResponse:
+        """Who takes part: online, last seen, agent version."""
+        rows = await to_thread.run_sync(request.app.state.store.list_hospitals)
+        return answer({"hospitals": [_hospital(row) for row in rows]})
+
+    @router.put("/hospitals/me", include_in_schema=False)
+    async def enrol(request: Request, caller: CallerOf, enrolment: Enrolment) -> JSONResponse:
+        """An agent presents its public keys and version."""
+        require_role(caller, AGENT)
+        identity = PublicIdentity.decode(enrolment.identity)
+        await to_thread.run_sync(request.app.state.store.enrol, caller.user_id, identity.encode(), enrolment.version)
+        return answer({"user_id": caller.user_id, "fingerprint": identity.fingerprint, "version": VERSION})
+
+    return router
+
+
+class Enrolment(BaseModel):
+    """What an agent says of itself."""
+
+    identity: str = Field(max_length=200)
+    version: str = Field(max_length=50)
+
+
+ONLINE_SECONDS = 60
+
+
+def _hospital(row: dict[str, Any]) -> dict[str, Any]:
+    seen = row["last_seen"]
+    now = datetime.now(UTC).replace(tzinfo=None)
+    return {
+        "user_id": row["user_id"],
+        "name": row["name"],
+        "online": seen is not None and (now - seen).total_seconds() < ONLINE_SECONDS,
+        "last_seen": seen.isoformat() + "Z" if seen else None,
+        "agent_version": row["agent_version"],
+        "fingerprint": PublicIdentity.decode(row["identity"]).fingerprint if row["identity"] else None,
+    }
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    """One place where errors become answers: a sentence and its remedy, never a traceback."""
+
+    @app.exception_handler(ConsiliumError)
+    async def known(_request: Request, error: ConsiliumError) -> JSONResponse:
+        return failure(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_request: Request, error: RequestValidationError) -> JSONResponse:
+        return failure(describe_request(error))
+
+    @app.exception_handler(HTTPException)
+    async def not_routed(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 404:
+            return failure(NotFound("There is no such address.", remedy="See /docs for what there is."))
+        problem = InvalidInput(str(error.detail), remedy="See /docs.")
+        response = failure(problem)
+        response.status_code = error.status_code
+        return response
+
+    @app.exception_handler(Exception)
+    async def unplanned(_request: Request, error: Exception) -> JSONResponse:
+        log.error("Unplanned error", exc_info=error)
+        problem = ConsiliumError("The coordinator met an unplanned error.", remedy="Its log has the full text.")
+        response = failure(problem)
+        response.status_code = 500
+        return response
+
+
+def describe_request(error: RequestValidationError) -> ConsiliumError:
+    """The same sentence for a malformed body, query or path."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return InvalidInput("The body is not JSON.", remedy="Send a JSON object, with Content-Type: application/json.")
+    lines = [
+        {
+            "type": "value_error",
+            "loc": tuple(item["loc"][1:]) or ("body",),
+            "input": None,
+            "ctx": {"error": item["msg"]},
+        }
+        for item in error.errors()
+    ]
+    return describe(ValidationError.from_exception_data("request", lines))  # type: ignore[arg-type]
+
+
+class Limits:
+    """Strips a trailing slash, and refuses a body over its limit before it is read whole."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app, self._settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        if len(path) > 1 and path.endswith("/"):
+            scope = {**scope, "path": path.rstrip("/") or "/"}
+        is_message = path.startswith("/exchange/")
+        limit = self._settings.max_message_bytes if is_message else self._settings.max_body_bytes
+        try:
+            await self._app(scope, _limited(receive, limit), send)
+        except _TooMuch:
+            error = TooLarge(f"The body has more than {limit} bytes.", remedy="Send less at once.")
+            await failure(error)(scope, receive, send)
+
+
+class _TooMuch(Exception):
+    pass
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
+    seen = 0
+
+    async def read() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise _TooMuch
+        return message
+
+    return read

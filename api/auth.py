@@ -1,0 +1,80 @@
+"""Who gets in: bearer tokens, stored hashed, and what each role may do. No token 401, the wrong one 403."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import Depends, Request
+
+from api.store import Caller, Store
+from protocol.errors import Forbidden, TooManyRequests, Unauthenticated
+
+OPERATOR, HOSPITAL, AGENT, COORDINATOR_ROLE, OPEN = "operator", "hospital", "agent", "coordinator", "open"
+ANYBODY = Caller(OPEN, None)
+
+
+class Rate:
+    """A token bucket for each caller: `per_second` calls, with bursts of four seconds' worth."""
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second, self._burst = per_second, 4 * per_second
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def spend(self, who: str, *, now: float | None = None) -> None:
+        """Raises TooManyRequests when the bucket is empty."""
+        now = time.monotonic() if now is None else now
+        left, at = self._buckets.get(who, (self._burst, now))
+        left = min(self._burst, left + (now - at) * self._per_second)
+        if left < 1:
+            raise TooManyRequests(
+                f"This token makes more than {self._per_second:g} calls a second.", remedy="Wait a second, then go on."
+            )
+        self._buckets[who] = (left - 1, now)
+
+
+async def current_caller(request: Request) -> Caller:
+    """Who calls, by the Authorization header. With authentication switched off, a call without a token is anybody's."""
+    state = request.app.state
+    header = request.headers.get("authorization", "")
+    scheme, _, token = header.partition(" ")
+    if not header and not state.settings.authentication:
+        return ANYBODY
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Unauthenticated(
+            "This address needs a token.", remedy="Send the header Authorization: Bearer <token>; see docs/api.md."
+        )
+    store: Store = state.store
+    caller = await to_thread.run_sync(store.caller, token.strip())
+    if caller is None:
+        raise Forbidden("This token is not known or was revoked.", remedy="Ask the operator for a new one.")
+    state.rate.spend(f"{caller.role}/{caller.user_id}")
+    return caller
+
+
+CallerOf = Annotated[Caller, Depends(current_caller)]
+
+
+def require_role(caller: Caller, *roles: str) -> None:
+    """Forbidden unless the caller has one of the roles. ANYBODY (authentication off) passes."""
+    if caller.role not in (*roles, OPEN):
+        raise Forbidden(
+            f"A token of role {caller.role} may not do this.", remedy=f"It takes a token of role {' or '.join(roles)}."
+        )
+
+
+def require_owner(caller: Caller, user_id: int) -> None:
+    """Forbidden unless the caller is this hospital's user: one orders and infers in one's own name only."""
+    require_role(caller, HOSPITAL)
+    if caller.role != OPEN and caller.user_id != user_id:
+        raise Forbidden(
+            f"This token belongs to another hospital than {user_id}.", remedy="Use a token of the hospital itself."
+        )
+
+
+def require_reader(caller: Caller, hospitals: list[int]) -> None:
+    """Forbidden unless the caller is an operator or a party of the order."""
+    if caller.role in (OPEN, OPERATOR, COORDINATOR_ROLE) or caller.user_id in hospitals:
+        return
+    raise Forbidden("This order is not one of this hospital's.", remedy="Ask a party of the order or the operator.")

@@ -1,0 +1,231 @@
+"""The exchange's REST face: put once, read by long polling that wakes at once.
+
+A hospital puts in its own name and reads what is for it or for everyone. What is for the coordinator is read by the
+coordinator's own flow, by nobody else, and dropped when used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from api.auth import AGENT, COORDINATOR_ROLE, OPEN, CallerOf, require_role
+from api.store import Caller, Store
+from protocol.errors import Forbidden, InvalidInput
+from protocol.exchange import LONGEST_WAIT_SECONDS, Address, encode_frames
+from protocol.messages import COORDINATOR, EVERYONE
+
+router = APIRouter(prefix="/exchange", include_in_schema=False)
+
+Number = Annotated[int, Path(ge=0, lt=2**31)]
+Topic = Annotated[str, Path(max_length=32, pattern=r"^[a-z_-]+$")]
+
+
+class Bell:
+    """Wakes whoever waits for news of an order. It carries no content: who wakes looks in the store."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Any, set[asyncio.Event]] = defaultdict(set)
+
+    def ring(self, key: Any) -> None:
+        for event in self._waiting.get(key, ()):
+            event.set()
+
+    @contextlib.contextmanager
+    def listening(self, key: Any) -> Iterator[asyncio.Event]:
+        event = asyncio.Event()
+        self._waiting[key].add(event)
+        try:
+            yield event
+        finally:
+            self._waiting[key].discard(event)
+            if not self._waiting[key]:
+                del self._waiting[key]
+
+
+class Inbox:
+    """Tells workers that there is something to run or to end, without their asking again and again.
+
+    In memory only: a worker that finds another `boot` looks at its Prefect pool itself.
+    """
+
+    def __init__(self) -> None:
+        self.boot = secrets.token_hex(8)
+        self._news: list[tuple[int, str, int]] = []
+        self.bell = Bell()
+
+    def tell(self, user_id: int, what: str, order_id: int) -> None:
+        self._news.append((user_id, what, order_id))
+        self.bell.ring(user_id)
+
+    def since(self, user_id: int, cursor: int) -> tuple[int, list[dict[str, Any]]]:
+        fresh = self._news[cursor:]
+        return len(self._news), [{"what": w, "order_id": o} for user, w, o in fresh if user == user_id]
+
+
+class Waits:
+    """Whom the coordinator waits for, by order: shown to people, so that no order hangs without a name."""
+
+    def __init__(self) -> None:
+        self._since: dict[int, dict[int, float]] = defaultdict(dict)
+
+    @contextlib.contextmanager
+    def noted(self, run: int, missing: Callable[[], set[int]]) -> Iterator[None]:
+        self._since[run] = {user: time.monotonic() for user in missing()}
+        try:
+            yield
+        finally:
+            self._since.pop(run, None)
+
+    def arrived(self, run: int, user_id: int) -> None:
+        self._since.get(run, {}).pop(user_id, None)
+
+    def longer_than(self, run: int, seconds: float) -> list[int]:
+        now = time.monotonic()
+        return sorted(user for user, since in self._since.get(run, {}).items() if now - since >= seconds)
+
+
+@router.get("/inbox")
+async def read_inbox(
+    request: Request, caller: CallerOf, boot: str = "", cursor: int = 0, wait: float = LONGEST_WAIT_SECONDS
+) -> dict[str, Any]:
+    """News for an agent or the coordinator's worker; waits until there is some. Marks the hospital as seen."""
+    require_role(caller, AGENT, COORDINATOR_ROLE)
+    state, user_id = request.app.state, COORDINATOR if caller.user_id is None else caller.user_id
+    inbox: Inbox = state.inbox
+    if caller.user_id is not None:
+        await to_thread.run_sync(state.store.seen, user_id)
+        state.online.add(user_id)
+    if boot != inbox.boot:
+        return {"boot": inbox.boot, "cursor": inbox.since(user_id, 0)[0], "news": [{"what": "look", "order_id": 0}]}
+    deadline = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
+    with inbox.bell.listening(user_id) as event:
+        while True:
+            event.clear()
+            end, news = inbox.since(user_id, cursor)
+            if news or not await _rang(event, deadline):
+                return {"boot": inbox.boot, "cursor": end, "news": news}
+
+
+async def _rang(event: asyncio.Event, deadline: float) -> bool:
+    """False when the deadline came first."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        return False
+    try:
+        await asyncio.wait_for(event.wait(), left)
+    except TimeoutError:
+        return False
+    return True
+
+
+@router.put("/{run}/{topic}/{fold}/{round_}/{attempt}/{sender}/{recipient}")
+async def put_message(
+    request: Request,
+    caller: CallerOf,
+    run: Number,
+    topic: Topic,
+    fold: Number,
+    round_: Number,
+    attempt: Number,
+    sender: Number,
+    recipient: Number,
+) -> Response:
+    """Keeps a message; the same bytes again are fine, other bytes are a conflict."""
+    _check_sender(caller, sender)
+    state, address = request.app.state, Address(run, topic, fold, round_, attempt)
+    body = await request.body()
+    await _require_party(state.store, caller, run)
+    new = await to_thread.run_sync(state.store.put_message, address, sender, recipient, body)
+    state.waits.arrived(run, sender)
+    state.bell.ring(run)
+    return Response(status_code=201 if new else 200)
+
+
+@router.get("/{run}/{topic}/{fold}/{round_}/{attempt}")
+async def gather_messages(
+    request: Request,
+    caller: CallerOf,
+    run: Number,
+    topic: Topic,
+    fold: Number,
+    round_: Number,
+    attempt: Number,
+    senders: Annotated[str, Query(max_length=20_000)],
+    recipient: int,
+    wait: Annotated[float, Query(ge=0)] = LONGEST_WAIT_SECONDS,
+) -> Response:
+    """All senders' messages for one recipient, or 204 when they are not all there in time."""
+    _check_recipient(caller, recipient, senders)
+    state, address = request.app.state, Address(run, topic, fold, round_, attempt)
+    await _require_party(state.store, caller, run)
+    wanted = _user_ids(senders)
+    deadline = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
+    is_coordinator = caller.role == COORDINATOR_ROLE and wait > 0
+    with state.bell.listening(run) as event:
+        found = await to_thread.run_sync(state.store.gather, address, wanted, recipient)
+        noted = state.waits.noted(run, lambda: set(wanted) - set(found)) if is_coordinator else contextlib.nullcontext()
+        with noted:
+            while len(found) < len(wanted):
+                if not await _rang(event, deadline):
+                    return Response(status_code=204)
+                event.clear()
+                found = await to_thread.run_sync(state.store.gather, address, wanted, recipient)
+    return Response(encode_frames(found), media_type="application/octet-stream")
+
+
+@router.delete("/{run}/{topic}/{fold}/{round_}/{attempt}")
+async def discard_messages(
+    request: Request,
+    caller: CallerOf,
+    run: Number,
+    topic: Topic,
+    fold: Number,
+    round_: Number,
+    attempt: Number,
+    recipient: int,
+) -> Response:
+    """Drops what was for the coordinator alone."""
+    require_role(caller, COORDINATOR_ROLE)
+    await to_thread.run_sync(request.app.state.store.discard, Address(run, topic, fold, round_, attempt), recipient)
+    return Response(status_code=204)
+
+
+def _check_sender(caller: Caller, sender: int) -> None:
+    require_role(caller, AGENT, COORDINATOR_ROLE)
+    own = COORDINATOR if caller.role == COORDINATOR_ROLE else caller.user_id
+    if caller.role != OPEN and sender != own:
+        raise Forbidden("A message is put in one's own name only.", remedy="Use this hospital's own agent token.")
+
+
+def _check_recipient(caller: Caller, recipient: int, senders: str) -> None:
+    require_role(caller, AGENT, COORDINATOR_ROLE)
+    if caller.role == COORDINATOR_ROLE:
+        allowed = recipient in (COORDINATOR, EVERYONE) or senders == str(COORDINATOR)
+    else:
+        allowed = caller.role == OPEN or recipient in (caller.user_id, EVERYONE)
+    if not allowed:
+        raise Forbidden("This message is for somebody else.", remedy="Read what is addressed to this hospital.")
+
+
+async def _require_party(store: Store, caller: Caller, run: int) -> None:
+    """An agent takes part only in orders of its hospital."""
+    if caller.role == AGENT:
+        order = await to_thread.run_sync(store.order_hospitals, run)
+        if caller.user_id not in order:
+            raise Forbidden("This order is not one of this hospital's.", remedy="Nothing is to be done here.")
+
+
+def _user_ids(senders: str) -> list[int]:
+    parts = senders.split(",")
+    if not all(part.isdecimal() for part in parts):
+        raise InvalidInput("senders is not a list of user ids.", remedy="Write them with commas between.")
+    return [int(part) for part in parts]

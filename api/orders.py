@@ -1,0 +1,482 @@
+"""Orders over REST: the request document's endpoints, and what people need beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Body, Header, Query, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict
+
+from api.auth import AGENT, COORDINATOR_ROLE, HOSPITAL, OPERATOR, CallerOf, require_owner, require_reader, require_role
+from api.envelope import answer, failure
+from api.exchange import _rang
+from api.store import ENDED, Caller, Prepared, stop_of
+from protocol.errors import Conflict, ConsiliumError, NotFound, Unavailable
+from protocol.messages import COORDINATOR, HospitalSql
+from protocol.order import MODEL_NAMES, TrainingRequest, check_training_request, order_document
+from protocol.sealing import KEY_BYTES, PublicIdentity
+
+router = APIRouter()
+
+OrderId = Annotated[int, Query(ge=1, lt=2**31)]
+IdempotencyKey = Annotated[str | None, Header(max_length=200)]
+
+
+class Desk:
+    """The application's parts, as the routes use them."""
+
+    def __init__(self, request: Request) -> None:
+        state = request.app.state
+        self.settings, self.store, self.runs = state.settings, state.store, state.runs
+        self.bell, self.inbox, self.waits, self.tasks = state.bell, state.inbox, state.waits, state.tasks
+
+    async def read(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """A call of the store, off the event loop."""
+        return await to_thread.run_sync(lambda: getattr(self.store, method)(*args, **kwargs))
+
+
+# Submission
+
+
+@router.post("/model/train")
+async def train(
+    request: Request, caller: CallerOf, body: TrainingRequest, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """Submits a training order and answers when the hospitals have counted their rows."""
+    require_owner(caller, body.user_id)
+    check_training_request(body)
+    desk = Desk(request)
+    identities = await _identities(desk, body.hospitals)
+    order_id, made = await _add(desk, body, identities, _owner_key(caller, idempotency_key))
+    if made:
+        await _dispatch(desk, order_id, body.model_type)
+    return await _answer_with_rows(desk, order_id)
+
+
+async def _identities(desk: Desk, hospitals: list[int]) -> dict[int, PublicIdentity]:
+    """The public keys to seal each hospital's SQL to; says which hospital is unknown or was never there."""
+    known = {row["user_id"]: row for row in await desk.read("list_hospitals")}
+    unknown = [str(user) for user in hospitals if user not in known]
+    if unknown:
+        raise NotFound(
+            f"There is no hospital with user_id {', '.join(unknown)}.", remedy="GET /hospitals lists them.", code="user"
+        )
+    absent = [known[user]["name"] for user in hospitals if not known[user]["identity"]]
+    if absent:
+        raise Conflict(
+            f"{', '.join(absent)} has never connected, so nothing can be sealed to it.",
+            remedy="Its IT starts the agent once: ./run agent --site <folder>.",
+            code="not_enrolled",
+        )
+    return {user: PublicIdentity.decode(known[user]["identity"]) for user in hospitals}
+
+
+async def _add(
+    desk: Desk, body: TrainingRequest, identities: dict[int, PublicIdentity], owner_key: str | None
+) -> tuple[int, bool]:
+    sql = {user: HospitalSql(secrets.token_bytes(KEY_BYTES), body.sql_of(user)) for user in body.hospitals}
+    sealed = {user: (own.seal(user, identities[user].seal_key), own.commitment) for user, own in sql.items()}
+    return await _keep(desk, body, sealed, owner_key=owner_key)
+
+
+async def _keep(
+    desk: Desk,
+    body: TrainingRequest,
+    sealed: Mapping[int, tuple[bytes, str]],
+    *,
+    owner_key: str | None = None,
+    rerun_of: int | None = None,
+) -> tuple[int, bool]:
+    commitments = {user: text for user, (_, text) in sealed.items()}
+
+    def prepare(order_id: int) -> Prepared:
+        return Prepared(order_document(order_id, body, commitments, rerun_of=rerun_of), sealed)
+
+    kept: tuple[int, bool] = await desk.read(
+        "add_order",
+        kind="train",
+        initiator=body.user_id,
+        hospital_ids=body.hospitals,
+        body=_without_sql(body),
+        prepare=prepare,
+        owner_key=owner_key,
+        rerun_of=rerun_of,
+    )
+    return kept
+
+
+def _without_sql(body: TrainingRequest) -> dict[str, Any]:
+    """The request as it was sent, but for the SQL texts: which hospitals have some is all that is kept."""
+    sent = body.model_dump(mode="json", exclude_unset=True, exclude={"data_info", "test_data_info"})
+    return {**sent, "tested": sorted(body.test_data_info)}
+
+
+def _owner_key(caller: Caller, idempotency_key: str | None) -> str | None:
+    if idempotency_key is None:
+        return None
+    return hashlib.sha256(f"{caller.role}/{caller.user_id}/{idempotency_key}".encode()).hexdigest()
+
+
+async def _dispatch(desk: Desk, order_id: int, model_type: str) -> None:
+    """Starts the order's flow run. When Prefect is away the order is kept, and started when Prefect is back."""
+    try:
+        flow_run_id = await desk.runs.start("train-order/train-order", order_id, [model_type])
+    except Unavailable:
+        desk.tasks.add(asyncio.create_task(_dispatch_later(desk, order_id, model_type)))
+        return
+    await desk.read("set_order", order_id, flow_run_id=flow_run_id)
+    desk.inbox.tell(COORDINATOR, "look", order_id)
+
+
+async def _dispatch_later(desk: Desk, order_id: int, model_type: str) -> None:
+    await asyncio.sleep(2.0)
+    order = await desk.read("order", order_id)
+    if order["state"] not in ENDED:
+        await _dispatch(desk, order_id, model_type)
+
+
+async def resume_orders(desk: Desk) -> None:
+    """At start: orders that were kept while Prefect was away get their flow run."""
+    for order_id in await desk.read("active_orders"):
+        order = await desk.read("order", order_id)
+        if order["kind"] == "train" and not order["flow_run_id"]:
+            await _dispatch(desk, order_id, order["body"]["model_type"])
+
+
+async def _answer_with_rows(desk: Desk, order_id: int) -> JSONResponse:
+    """data_volum as the hospitals counted it; a refusal fails the request with that hospital's reason."""
+    order, missing = await _wait_for_rows(desk, order_id)
+    data = {"data_volum": _data_volum(order), "model_id": order_id, "order_id": order_id}
+    if order["state"] in ("failed", "cancelled"):
+        stop = stop_of(order_id, order["state"], order["stop"])
+        cause = ConsiliumError.from_json(stop.detail["cause"]) if stop.detail["cause"] else stop
+        return failure(cause, data={"order_id": order_id, "model_id": order_id})
+    message = None
+    if missing:
+        message = f"No count yet from hospital {', '.join(missing)}; the order waits for it."
+    return answer(data, message=message)
+
+
+async def _wait_for_rows(desk: Desk, order_id: int) -> tuple[dict[str, Any], list[str]]:
+    deadline = time.monotonic() + desk.settings.accept_seconds
+    with desk.bell.listening(("order", order_id)) as event:
+        while True:
+            event.clear()
+            order = await desk.read("order", order_id)
+            missing = [str(user) for user in order["hospitals"] if str(user) not in order["n_rows"]]
+            if not missing or order["state"] in ENDED or not await _rang(event, deadline):
+                return order, missing
+
+
+def _data_volum(order: dict[str, Any]) -> dict[str, int | None]:
+    return {str(user): order["n_rows"].get(str(user)) for user in order["hospitals"]}
+
+
+# What became of it
+
+
+@router.get("/model/train_status")
+async def train_status(request: Request, caller: CallerOf, order_id: OrderId) -> JSONResponse:
+    """pending, running, success, failed or cancelled."""
+    desk = Desk(request)
+    order = await _readable(desk, caller, order_id)
+    return answer({"model_id": order_id, "train_status": await _status(desk, order)})
+
+
+@router.get("/model/info")
+async def model_info(request: Request, caller: CallerOf, model_id: OrderId) -> JSONResponse:
+    """What was ordered: parameters as sent, with attributes, label_name and unique_id among them."""
+    desk = Desk(request)
+    order = await _readable(desk, caller, model_id, kind="train", what="model")
+    body = order["body"]
+    merged = {key: body[key] for key in ("attributes", "label_name", "unique_id")}
+    return answer(
+        {
+            "data_volum": _data_volum(order),
+            "model_params": {**body.get("model_params", {}), **merged},
+            "model_type": MODEL_NAMES[body["model_type"]],
+            "party_id": body["party_id"],
+            "user_id": body["user_id"],
+        }
+    )
+
+
+async def _readable(
+    desk: Desk, caller: Caller, order_id: int, *, kind: str | None = None, what: str = "order"
+) -> dict[str, Any]:
+    order: dict[str, Any] = await desk.read("order", order_id)
+    if kind is not None and order["kind"] != kind:
+        raise NotFound(f"There is no {what} {order_id}.", remedy="GET /orders lists what there is.", code=what)
+    require_reader(caller, order["hospitals"])
+    return order
+
+
+async def _status(desk: Desk, order: dict[str, Any]) -> str:
+    """Prefect's word, unless the order has ended (then its record) or Prefect is away (then its last state)."""
+    state = str(order["state"])
+    if state in ENDED or not order["flow_run_id"]:
+        return state
+    try:
+        status = await desk.runs.status(order["flow_run_id"])
+    except Unavailable:
+        return state
+    return state if status in ENDED else str(status)
+
+
+@router.get("/orders")
+async def list_orders(
+    request: Request,
+    caller: CallerOf,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    before: Annotated[int | None, Query(ge=1, lt=2**31)] = None,
+) -> JSONResponse:
+    """Newest first; `before` is the order_id to go on from."""
+    desk = Desk(request)
+    own = caller.user_id if caller.role in (HOSPITAL, AGENT) else None
+    found = await desk.read("list_orders", hospital=own, limit=limit, before=before)
+    rows = [_summary(order) for order in found]
+    return answer({"orders": rows, "next": rows[-1]["order_id"] if len(rows) == limit else None})
+
+
+def _summary(order: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "order_id": order["order_id"],
+        "kind": order["kind"],
+        "state": order["state"],
+        "user_id": order["initiator"],
+        "hospitals": order["hospitals"],
+        "model_type": order["body"].get("model_type"),
+        "created": order["created"].isoformat() + "Z",
+        "updated": order["updated"].isoformat() + "Z",
+        "rerun_of": order["rerun_of"],
+    }
+
+
+@router.get("/orders/{order_id}")
+async def show_order(request: Request, caller: CallerOf, order_id: int) -> JSONResponse:
+    """Everything that may be known of an order: state, rounds, metrics, who is waited for, and how it is protected."""
+    desk = Desk(request)
+    order = await _readable(desk, caller, order_id)
+    names = await desk.read("hospital_names")
+    recorded = await desk.read("rounds", order_id)
+    last = recorded[-1] if recorded else None
+    waiting = [] if order["state"] in ENDED else await _waiting_for(desk, order)
+    return answer(
+        {
+            **_summary(order),
+            "state": await _status(desk, order),
+            "data_volum": _data_volum(order),
+            "round": last["round"] if last else None,
+            "fold": last["fold"] if last else None,
+            "loss": last["loss"] if last else None,
+            "rounds": [_round(row) for row in recorded],
+            "summary": order["summary"],
+            "waiting_for": [{"user_id": user, "name": names.get(user)} for user in waiting],
+            "refusal": order["stop"],
+            "protection": _protection(order),
+            "prefect_run": _prefect_page(desk, order),
+        }
+    )
+
+
+async def _waiting_for(desk: Desk, order: dict[str, Any]) -> list[int]:
+    """Hospitals that the coordinator's flow has waited for, for a second or more."""
+    late: list[int] = desk.waits.longer_than(order["order_id"], 1.0)
+    return late or ([] if order["n_rows"] or order["state"] == "running" else order["hospitals"])
+
+
+def _round(row: dict[str, Any]) -> dict[str, Any]:
+    report = row["report"]
+    return {
+        "fold": row["fold"],
+        "round": row["round"],
+        "loss": row["loss"],
+        "final": report["final"],
+        "hospitals": report["hospitals"],
+        "recorded": row["recorded"].isoformat() + "Z",
+    }
+
+
+def _prefect_page(desk: Desk, order: dict[str, Any]) -> str | None:
+    run = order["flow_run_id"]
+    return f"{desk.settings.prefect_page}/runs/flow-run/{run}" if run else None
+
+
+def _protection(order: dict[str, Any]) -> dict[str, Any]:
+    """Who could decrypt what, in plain words."""
+    if order["kind"] != "train":
+        return {"method": "sealed to the one who asked", "who_could_decrypt": "the owner of the token"}
+    encrypt = order["body"].get("model_params", {}).get("encrypt_param", {})
+    method = str(encrypt.get("method") or ("None" if "method" in encrypt else "Paillier"))
+    initiator = order["initiator"]
+    if method.lower() == "none":
+        return {
+            "method": "None",
+            "key_bits": None,
+            "key_holder": None,
+            "who_could_decrypt": "Nothing is encrypted: the coordinator sees gradients and can compute the model.",
+        }
+    holder = f"hospital {initiator}"
+    return {
+        "method": method,
+        "key_bits": encrypt.get("key_length", 2048) if method.lower() == "paillier" else None,
+        "key_holder": holder if method.lower() == "paillier" else "each pair of hospitals",
+        "who_could_decrypt": (
+            f"Only sums over all {len(order['hospitals'])} hospitals can be opened, by {holder}. Nobody can open one "
+            "hospital's gradient, and the coordinator can open nothing."
+        ),
+    }
+
+
+@router.post("/orders/{order_id}/cancel")
+async def cancel_order(request: Request, caller: CallerOf, order_id: int) -> JSONResponse:
+    """Ends an order. Everybody who works on it hears of it at once; its messages are deleted."""
+    desk = Desk(request)
+    order = await _readable(desk, caller, order_id)
+    if caller.role not in (OPERATOR, COORDINATOR_ROLE):
+        require_owner(caller, order["initiator"])
+    reason = ConsiliumError(
+        f"Order {order_id} was cancelled.", remedy="Rerun it if it was a mistake.", code="cancelled"
+    )
+    if not await desk.read("end_order", order_id, "cancelled", reason) and order["state"] != "cancelled":
+        raise Conflict(f"Order {order_id} has ended already ({order['state']}).", remedy="There is nothing to cancel.")
+    _tell_ended(desk, order)
+    if order["flow_run_id"]:
+        with contextlib.suppress(Unavailable):
+            await desk.runs.cancel_if_waiting(order["flow_run_id"])
+    return answer({"order_id": order_id, "state": "cancelled"})
+
+
+def _tell_ended(desk: Desk, order: dict[str, Any]) -> None:
+    order_id = order["order_id"]
+    desk.bell.ring(order_id)
+    desk.bell.ring(("order", order_id))
+    for user in (COORDINATOR, *order["hospitals"]):
+        desk.inbox.tell(user, "stop", order_id)
+
+
+@router.post("/orders/{order_id}/rerun")
+async def rerun_order(
+    request: Request, caller: CallerOf, order_id: int, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """Makes a new order of the same request, with the sealed SQL that is there, and answers as /model/train does."""
+    desk = Desk(request)
+    order = await _readable(desk, caller, order_id, kind="train")
+    require_owner(caller, order["initiator"])
+    sent = {key: value for key, value in order["body"].items() if key != "tested"}
+    withheld = dict.fromkeys(order["hospitals"], "withheld")
+    body = TrainingRequest.model_validate(
+        {**sent, "data_info": withheld, "test_data_info": dict.fromkeys(order["body"]["tested"], "withheld")}
+    )
+    sealed = await desk.read("boxes", order_id)
+    key = _owner_key(caller, idempotency_key)
+    again, made = await _keep(desk, body, sealed, owner_key=key, rerun_of=order_id)
+    if made:
+        await _dispatch(desk, again, body.model_type)
+    return await _answer_with_rows(desk, again)
+
+
+@router.get("/orders/{order_id}/events", response_class=StreamingResponse)
+async def order_events(request: Request, caller: CallerOf, order_id: int) -> StreamingResponse:
+    """Server-sent events: `state` and `round` (fold, round, loss), from the beginning until the order has ended."""
+    desk = Desk(request)
+    await _readable(desk, caller, order_id)
+    return StreamingResponse(_events(desk, order_id), media_type="text/event-stream")
+
+
+async def _events(desk: Desk, order_id: int) -> AsyncIterator[str]:
+    told, state = 0, ""
+    with desk.bell.listening(("order", order_id)) as event:
+        while True:
+            event.clear()
+            order = await desk.read("order", order_id)
+            recorded = await desk.read("rounds", order_id)
+            for row in recorded[told:]:
+                yield _event("round", {key: row[key] for key in ("fold", "round", "loss")})
+            told = len(recorded)
+            if order["state"] != state:
+                state = order["state"]
+                yield _event("state", {"order_id": order_id, "state": state})
+            if state in ENDED:
+                return
+            if not await _rang(event, time.monotonic() + 15):
+                yield ": still here\n\n"
+
+
+def _event(name: str, data: dict[str, Any]) -> str:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+# What agents and the coordinator's flow report
+
+
+@router.post("/orders/{order_id}/refuse", include_in_schema=False)
+async def refuse_order(
+    request: Request, caller: CallerOf, order_id: int, error: Annotated[dict[str, Any], Body()]
+) -> JSONResponse:
+    """A hospital of the order ends it with its reason."""
+    require_role(caller, AGENT)
+    desk = Desk(request)
+    order = await _readable(desk, caller, order_id)
+    cause = ConsiliumError.from_json(error)
+    cause.detail["user_id"] = caller.user_id
+    if await desk.read("end_order", order_id, "failed", cause):
+        _tell_ended(desk, order)
+    return answer({"order_id": order_id})
+
+
+class Report(BaseModel):
+    """What the coordinator's flow tells: any part of it, each part idempotent."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: str | None = None
+    n_rows: dict[str, int] | None = None
+    round: dict[str, Any] | None = None
+    summary: dict[str, Any] | None = None
+    wake: list[int] | None = None
+    end: str | None = None
+    stop: dict[str, Any] | None = None
+
+
+@router.post("/orders/{order_id}/progress", include_in_schema=False)
+async def report_progress(request: Request, caller: CallerOf, order_id: int, report: Report) -> JSONResponse:
+    """Keeps what the coordinator's flow reports, and wakes who waits for it."""
+    require_role(caller, COORDINATOR_ROLE)
+    desk = Desk(request)
+    order: dict[str, Any] = await desk.read("order", order_id)
+    for user in report.wake or []:
+        desk.inbox.tell(user, "look", order_id)
+    values: dict[str, Any] = {
+        key: value for key, value in (("n_rows", report.n_rows), ("summary", report.summary)) if value is not None
+    }
+    if report.state and order["state"] == "pending":
+        values["state"] = report.state
+    if values:
+        await desk.read("set_order", order_id, **values)
+    if report.round:
+        entry = report.round
+        await desk.read("record_round", order_id, entry["fold"], entry["round"], loss=entry["loss"], report=entry)
+    if report.end and await desk.read(
+        "end_order", order_id, report.end, ConsiliumError.from_json(report.stop) if report.stop else None
+    ):
+        _tell_ended(desk, order)
+    desk.bell.ring(("order", order_id))
+    return answer({"order_id": order_id})
+
+
+@router.get("/orders/{order_id}/progress", include_in_schema=False)
+async def read_progress(request: Request, caller: CallerOf, order_id: int) -> JSONResponse:
+    """The rounds recorded so far, for a coordinator's flow that starts again."""
+    require_role(caller, COORDINATOR_ROLE)
+    recorded = await Desk(request).read("rounds", order_id)
+    return answer([row["report"] for row in recorded])

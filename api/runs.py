@@ -1,0 +1,87 @@
+"""The only module of the API that asks Prefect: it starts an order's flow run and reads its state."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.states import Cancelled
+
+from protocol.errors import Unavailable
+
+# An order that will be resumed is never shown as failed: its own record says whether it has ended.
+STATUS = {
+    StateType.SCHEDULED: "pending",
+    StateType.PENDING: "pending",
+    StateType.RUNNING: "running",
+    StateType.PAUSED: "running",
+    StateType.COMPLETED: "success",
+    StateType.FAILED: "failed",
+    StateType.CRASHED: "failed",
+    StateType.CANCELLING: "cancelled",
+    StateType.CANCELLED: "cancelled",
+}
+
+
+class Runs:
+    """Flow runs of orders. Every method raises Unavailable when Prefect does not answer."""
+
+    def __init__(self, client: PrefectClient) -> None:
+        self._client = client
+
+    async def start(self, deployment: str, order_id: int, tags: list[str]) -> str:
+        """The id of the order's flow run; asked twice, it is the same run."""
+        try:
+            found = await self._client.read_deployment_by_name(deployment)
+            run = await self._client.create_flow_run_from_deployment(
+                found.id,
+                parameters={"order_id": order_id},
+                name=f"order-{order_id}",
+                tags=[f"order-{order_id}", *tags],
+                idempotency_key=f"order-{order_id}-{deployment}",
+            )
+        except ObjectNotFound:
+            raise Unavailable(
+                f"Prefect knows no deployment {deployment}.", remedy="Run: ./run server deploy", code="not_deployed"
+            ) from None
+        except (httpx.HTTPError, PrefectHTTPStatusError, OSError) as error:
+            raise _away(error) from None
+        return str(run.id)
+
+    async def status(self, flow_run_id: str) -> str:
+        """The run's state in the request document's words."""
+        try:
+            run = await self._client.read_flow_run(UUID(flow_run_id))
+        except ObjectNotFound:
+            return "pending"
+        except (httpx.HTTPError, PrefectHTTPStatusError, OSError) as error:
+            raise _away(error) from None
+        return STATUS[run.state_type] if run.state_type else "pending"
+
+    async def cancel_if_waiting(self, flow_run_id: str) -> None:
+        """Cancels a run that nobody has started yet; one under way hears of it through the exchange."""
+        try:
+            run = await self._client.read_flow_run(UUID(flow_run_id))
+            if run.state and run.state.is_scheduled():
+                await self._client.set_flow_run_state(run.id, Cancelled(), force=True)
+        except (httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound, OSError) as error:
+            raise _away(error) from None
+
+    async def is_ready(self, deployments: list[str]) -> bool:
+        """Whether Prefect answers and knows these deployments."""
+        try:
+            for name in deployments:
+                await self._client.read_deployment_by_name(name)
+        except (ObjectNotFound, httpx.HTTPError, PrefectHTTPStatusError, OSError):
+            return False
+        return True
+
+
+def _away(error: Any) -> Unavailable:
+    return Unavailable(
+        f"Prefect does not answer ({type(error).__name__}).", remedy="Check the Prefect server; the order is kept."
+    )

@@ -1,0 +1,437 @@
+"""The coordinator's store: every SQL statement of the coordinator is here.
+
+SQLite by default, PostgreSQL by URL. It holds who takes part, what was ordered and how far it is, and the exchange's
+messages. It never holds a row, a gradient, a model, or an SQL text in clear.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped
+from protocol.exchange import Address
+from protocol.messages import COORDINATOR, EVERYONE, canonical
+
+ENDED = ("success", "failed", "cancelled")
+
+metadata = sa.MetaData()
+
+hospitals = sa.Table(
+    "hospitals",
+    metadata,
+    sa.Column("user_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("name", sa.String(200), nullable=False, unique=True),
+    sa.Column("identity", sa.String(200)),
+    sa.Column("agent_version", sa.String(50)),
+    sa.Column("last_seen", sa.DateTime),
+)
+
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("role", sa.String(20), nullable=False),
+    sa.Column("user_id", sa.Integer),
+    sa.Column("created", sa.DateTime, nullable=False),
+    sa.Column("revoked", sa.DateTime),
+)
+
+orders = sa.Table(
+    "orders",
+    metadata,
+    sa.Column("order_id", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.String(20), nullable=False),
+    sa.Column("initiator", sa.Integer, nullable=False),
+    sa.Column("hospitals", sa.JSON, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("document", sa.Text, nullable=False, server_default=""),
+    sa.Column("state", sa.String(20), nullable=False),
+    sa.Column("stop", sa.JSON),
+    sa.Column("n_rows", sa.JSON, nullable=False),
+    sa.Column("summary", sa.JSON, nullable=False),
+    sa.Column("flow_run_id", sa.String(36)),
+    sa.Column("rerun_of", sa.Integer),
+    sa.Column("created", sa.DateTime, nullable=False),
+    sa.Column("updated", sa.DateTime, nullable=False),
+    sa.Column("owner_key", sa.String(64), unique=True),
+    sa.Column("body_digest", sa.String(64)),
+)
+
+boxes = sa.Table(
+    "sealed_sql",
+    metadata,
+    sa.Column("order_id", sa.Integer, sa.ForeignKey("orders.order_id"), primary_key=True),
+    sa.Column("user_id", sa.Integer, primary_key=True),
+    sa.Column("box", sa.LargeBinary, nullable=False),
+    sa.Column("commitment", sa.String(64), nullable=False),
+)
+
+rounds = sa.Table(
+    "rounds",
+    metadata,
+    sa.Column("order_id", sa.Integer, sa.ForeignKey("orders.order_id"), primary_key=True),
+    sa.Column("fold", sa.Integer, primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("loss", sa.Float),
+    sa.Column("report", sa.JSON, nullable=False),
+    sa.Column("recorded", sa.DateTime, nullable=False),
+)
+
+messages = sa.Table(
+    "messages",
+    metadata,
+    sa.Column("run", sa.Integer, primary_key=True),
+    sa.Column("topic", sa.String(32), primary_key=True),
+    sa.Column("fold", sa.Integer, primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("sender", sa.Integer, primary_key=True),
+    sa.Column("recipient", sa.Integer, primary_key=True),
+    sa.Column("body", sa.LargeBinary),
+    sa.Column("digest", sa.String(64), nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What belongs to a new order: its document, and each hospital's sealed SQL with its commitment."""
+
+    document: str
+    boxes: Mapping[int, tuple[bytes, str]]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who a token belongs to. role: operator, hospital (its user), agent, or coordinator (its own flows)."""
+
+    role: str
+    user_id: int | None
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+
+
+def token_digest(token: str) -> str:
+    """SHA-256; a token has 256 random bits, so there is nothing to guess and no need for a slow hash."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+class Store:
+    """All reads and writes of the coordinator. Every method is one transaction."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = sa.create_engine(url, pool_pre_ping=True)
+        if self._engine.dialect.name == "sqlite":
+            sa.event.listen(self._engine, "connect", _tune_sqlite)
+
+    def migrate(self) -> None:
+        """Brings the schema up to this version; a new database gets it whole."""
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with self._engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    # Who takes part
+
+    def add_hospital(self, user_id: int, name: str) -> None:
+        """Conflict when the id or the name is taken."""
+        with self._engine.begin() as db:
+            taken = sa.select(hospitals.c.user_id).where(
+                sa.or_(hospitals.c.user_id == user_id, hospitals.c.name == name)
+            )
+            if db.execute(taken).first():
+                raise Conflict(
+                    f"Hospital {user_id} or the name {name} is registered already.",
+                    remedy="Choose another, or rotate its token.",
+                )
+            db.execute(hospitals.insert().values(user_id=user_id, name=name))
+
+    def hospital_names(self) -> dict[int, str]:
+        with self._engine.begin() as db:
+            return {row.user_id: row.name for row in db.execute(sa.select(hospitals).order_by(hospitals.c.user_id))}
+
+    def list_hospitals(self) -> list[dict[str, Any]]:
+        with self._engine.begin() as db:
+            return [dict(row._mapping) for row in db.execute(sa.select(hospitals).order_by(hospitals.c.user_id))]
+
+    def enrol(self, user_id: int, identity: str, version: str) -> None:
+        """Keeps the public keys that an agent presents; partners believe only their pins."""
+        self._touch(user_id, identity=identity, agent_version=version)
+
+    def seen(self, user_id: int) -> None:
+        self._touch(user_id)
+
+    def _touch(self, user_id: int, **values: Any) -> None:
+        with self._engine.begin() as db:
+            db.execute(hospitals.update().where(hospitals.c.user_id == user_id).values(last_seen=_now(), **values))
+
+    # Tokens
+
+    def add_token(self, token: str, role: str, user_id: int | None) -> None:
+        with self._engine.begin() as db:
+            db.execute(tokens.insert().values(digest=token_digest(token), role=role, user_id=user_id, created=_now()))
+
+    def revoke_tokens(self, role: str, user_id: int | None) -> int:
+        """Revokes every token of a role (and hospital); returns how many."""
+        mine = sa.and_(
+            tokens.c.role == role, tokens.c.user_id.is_not_distinct_from(user_id), tokens.c.revoked.is_(None)
+        )
+        with self._engine.begin() as db:
+            return db.execute(tokens.update().where(mine).values(revoked=_now())).rowcount
+
+    def caller(self, token: str) -> Caller | None:
+        """Whose token this is; None for an unknown or revoked one."""
+        digest = token_digest(token)
+        with self._engine.begin() as db:
+            row = db.execute(sa.select(tokens).where(tokens.c.digest == digest)).first()
+        if row is None or row.revoked is not None or not hmac.compare_digest(row.digest, digest):
+            return None
+        return Caller(row.role, row.user_id)
+
+    # Orders
+
+    def add_order(
+        self,
+        *,
+        kind: str,
+        initiator: int,
+        hospital_ids: Iterable[int],
+        body: Mapping[str, Any],
+        prepare: Callable[[int], Prepared],
+        rerun_of: int | None = None,
+        owner_key: str | None = None,
+    ) -> tuple[int, bool]:
+        """(order_id, made). The order, its document, sealed SQL and first messages come into being together.
+
+        With an owner_key (idempotency) the same body finds the order that exists. `body` holds no SQL text.
+        """
+        digest = hashlib.sha256(canonical(body).encode()).hexdigest()
+        values = {
+            "kind": kind,
+            "initiator": initiator,
+            "hospitals": sorted(hospital_ids),
+            "body": dict(body),
+            "state": "pending",
+            "n_rows": {},
+            "summary": {},
+            "rerun_of": rerun_of,
+            "created": _now(),
+            "updated": _now(),
+            "owner_key": owner_key,
+            "body_digest": digest,
+        }
+        try:
+            with self._engine.begin() as db:
+                order_id = int(db.execute(orders.insert().values(**values)).inserted_primary_key[0])  # type: ignore[index]
+                self._add_prepared(db, order_id, prepare(order_id))
+                return order_id, True
+        except sa.exc.IntegrityError:
+            if owner_key is None:
+                raise
+            return self._earlier_order(owner_key, digest), False
+
+    def _add_prepared(self, db: sa.Connection, order_id: int, prepared: Prepared) -> None:
+        db.execute(orders.update().where(orders.c.order_id == order_id).values(document=prepared.document))
+        for user, (box, text) in prepared.boxes.items():
+            db.execute(boxes.insert().values(order_id=order_id, user_id=user, box=box, commitment=text))
+            self._insert_message(db, Address(order_id, "sql"), COORDINATOR, user, box)
+        address = Address(order_id, "document")
+        self._insert_message(db, address, COORDINATOR, EVERYONE, prepared.document.encode())
+
+    def _earlier_order(self, owner_key: str | None, digest: str) -> int:
+        with self._engine.begin() as db:
+            row = db.execute(sa.select(orders).where(orders.c.owner_key == owner_key)).one()
+        if row.body_digest != digest:
+            raise Conflict(
+                "This Idempotency-Key was used for another body.",
+                remedy="Use a new key for a new order.",
+                code="idempotency",
+            )
+        return int(row.order_id)
+
+    def set_order(self, order_id: int, **values: Any) -> None:
+        with self._engine.begin() as db:
+            db.execute(orders.update().where(orders.c.order_id == order_id).values(updated=_now(), **values))
+
+    def order(self, order_id: int) -> dict[str, Any]:
+        with self._engine.begin() as db:
+            row = db.execute(sa.select(orders).where(orders.c.order_id == order_id)).first()
+        if row is None:
+            raise NotFound(f"There is no order {order_id}.", remedy="GET /orders lists what there is.")
+        return dict(row._mapping)
+
+    def order_hospitals(self, order_id: int) -> list[int]:
+        """Who takes part; nobody for an order that does not exist."""
+        with self._engine.begin() as db:
+            row = db.execute(sa.select(orders.c.hospitals).where(orders.c.order_id == order_id)).first()
+        return list(row.hospitals) if row else []
+
+    def list_orders(self, *, hospital: int | None, limit: int, before: int | None) -> list[dict[str, Any]]:
+        """Newest first; `hospital` keeps those in which it takes part."""
+        query = sa.select(orders).order_by(orders.c.order_id.desc())
+        if before is not None:
+            query = query.where(orders.c.order_id < before)
+        found: list[dict[str, Any]] = []
+        with self._engine.begin() as db:
+            for row in db.execute(query):
+                if hospital is None or hospital in row.hospitals:
+                    found.append(dict(row._mapping))
+                if len(found) == limit:
+                    break
+        return found
+
+    def active_orders(self) -> list[int]:
+        with self._engine.begin() as db:
+            return list(db.scalars(sa.select(orders.c.order_id).where(orders.c.state.not_in(ENDED))))
+
+    def boxes(self, order_id: int) -> dict[int, tuple[bytes, str]]:
+        """Each hospital's sealed SQL and its commitment."""
+        with self._engine.begin() as db:
+            found = db.execute(sa.select(boxes).where(boxes.c.order_id == order_id))
+            return {row.user_id: (row.box, row.commitment) for row in found}
+
+    def note_rows(self, order_id: int, user_id: int, n_rows: int) -> None:
+        with self._engine.begin() as db:
+            row = db.execute(sa.select(orders.c.n_rows).where(orders.c.order_id == order_id).with_for_update()).one()
+            counts = {**row.n_rows, str(user_id): n_rows}
+            db.execute(orders.update().where(orders.c.order_id == order_id).values(n_rows=counts, updated=_now()))
+
+    def end_order(self, order_id: int, state: str, stop: ConsiliumError | None = None) -> bool:
+        """Ends an order once; False when it had ended before. Its messages go with it: nothing is left behind."""
+        with self._engine.begin() as db:
+            ended = db.execute(
+                orders.update()
+                .where(orders.c.order_id == order_id, orders.c.state.not_in(ENDED))
+                .values(state=state, stop=stop.to_json() if stop else None, updated=_now())
+            )
+            if ended.rowcount:
+                keep = sa.and_(messages.c.topic == "predictions", sa.literal(state == "success"))
+                db.execute(messages.delete().where(messages.c.run == order_id, sa.not_(keep)))
+            return bool(ended.rowcount)
+
+    # Rounds
+
+    def record_round(
+        self, order_id: int, fold: int, round_: int, *, loss: float | None, report: Mapping[str, Any]
+    ) -> None:
+        """Idempotent: a round recorded again after a restart replaces itself."""
+        key = sa.and_(rounds.c.order_id == order_id, rounds.c.fold == fold, rounds.c.round == round_)
+        with self._engine.begin() as db:
+            db.execute(rounds.delete().where(key))
+            db.execute(
+                rounds.insert().values(
+                    order_id=order_id, fold=fold, round=round_, loss=loss, report=dict(report), recorded=_now()
+                )
+            )
+
+    def rounds(self, order_id: int) -> list[dict[str, Any]]:
+        """Recorded rounds in the order they were trained: folds 1, 2, ... and then fold 0, the final model."""
+        last = sa.case((rounds.c.fold == 0, 1), else_=0)
+        query = sa.select(rounds).where(rounds.c.order_id == order_id).order_by(last, rounds.c.fold, rounds.c.round)
+        with self._engine.begin() as db:
+            return [dict(row._mapping) for row in db.execute(query)]
+
+    # The exchange
+
+    def put_message(self, address: Address, sender: int, recipient: int, body: bytes) -> bool:
+        """True if new, False if the same bytes stood there (or were used already). Conflict on other bytes."""
+        digest = hashlib.sha256(body).hexdigest()
+        with self._engine.begin() as db:
+            self._check_open(db, address.run)
+            key = _key(address, recipient) & (messages.c.sender == sender)
+            row = db.execute(sa.select(messages.c.digest).where(key)).first()
+            if row is None:
+                self._insert_message(db, address, sender, recipient, body)
+                return True
+        if row.digest != digest:
+            raise Conflict(
+                f"Another message {address.topic} of round {address.round} from {sender} stands there already.",
+                remedy="A message is put once; a restarted agent sends the bytes from its vault.",
+                code="put_twice",
+            )
+        return False
+
+    def _insert_message(self, db: sa.Connection, address: Address, sender: int, recipient: int, body: bytes) -> None:
+        db.execute(
+            messages.insert().values(
+                run=address.run,
+                topic=address.topic,
+                fold=address.fold,
+                round=address.round,
+                attempt=address.attempt,
+                sender=sender,
+                recipient=recipient,
+                body=body,
+                digest=hashlib.sha256(body).hexdigest(),
+            )
+        )
+
+    def gather(self, address: Address, senders: Iterable[int], recipient: int) -> dict[int, bytes]:
+        """Those of the senders' messages that are there. OrderStopped when the order has ended."""
+        with self._engine.begin() as db:
+            self._check_open(db, address.run)
+            query = sa.select(messages.c.sender, messages.c.body).where(
+                _key(address, recipient), messages.c.sender.in_(list(senders)), messages.c.body.is_not(None)
+            )
+            return {row.sender: row.body for row in db.execute(query)}
+
+    def read_box(self, address: Address, sender: int, recipient: int) -> bytes | None:
+        """One message, also of an order that has ended: predictions, sealed to a key that only memory holds."""
+        query = sa.select(messages.c.body).where(_key(address, recipient), messages.c.sender == sender)
+        with self._engine.begin() as db:
+            return db.scalar(query)
+
+    def discard(self, address: Address, recipient: int) -> None:
+        """Deletes the bodies and keeps the digests, so that the same bytes put again are still fine."""
+        with self._engine.begin() as db:
+            db.execute(messages.update().where(_key(address, recipient)).values(body=None))
+
+    def _check_open(self, db: sa.Connection, run: int) -> None:
+        row = db.execute(sa.select(orders.c.state, orders.c.stop).where(orders.c.order_id == run)).first()
+        if row is None:
+            raise NotFound(f"There is no order {run}.", remedy="GET /orders lists what there is.")
+        if row.state in ENDED:
+            raise stop_of(run, row.state, row.stop)
+
+
+def stop_of(order_id: int, state: str, stop: Mapping[str, Any] | None) -> OrderStopped:
+    """Why an order ended, as the error that everybody who still asks for it gets."""
+    cause = dict(stop or {})
+    return OrderStopped(
+        str(cause.get("sentence") or f"Order {order_id} has ended ({state})."),
+        remedy=str(cause.get("remedy") or ""),
+        code=state,
+        cause=cause,
+    )
+
+
+def _key(address: Address, recipient: int) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        messages.c.run == address.run,
+        messages.c.topic == address.topic,
+        messages.c.fold == address.fold,
+        messages.c.round == address.round,
+        messages.c.attempt == address.attempt,
+        messages.c.recipient == recipient,
+    )
+
+
+def _tune_sqlite(connection: Any, _record: Any) -> None:
+    """Write-ahead log, and every commit on disk before it is acknowledged; deleted bytes are overwritten."""
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON", "secure_delete=ON"):
+        connection.execute(f"PRAGMA {pragma}")

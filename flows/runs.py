@@ -1,0 +1,258 @@
+"""How a flow run stands in the world: where it is, what it shows, and how it ends.
+
+A flow's only parameter is an order number. Everything else comes from the place where it runs: a hospital's site
+folder, or the coordinator's address and token, set by the worker that started the process. However an order ends, the
+run returns a state with one safe sentence; it never raises, so no traceback reaches Prefect.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.objects import State
+from prefect.deployments import run_deployment
+from prefect.states import Cancelled, Failed
+
+from agents.ledger import Ledger
+from agents.party import Party, open_party
+from agents.settings import load_settings
+from agents.vault import Vault
+from protocol.errors import ConsiliumError, OrderStopped
+from protocol.exchange import Exchange, HttpTransport
+from protocol.messages import COORDINATOR
+from tasks.coordinator import Desk
+from tasks.steps import hidden
+
+log = logging.getLogger("consilium.flows")
+
+SITE = "CONSILIUM_SITE"
+COORDINATOR_URL = "CONSILIUM_COORDINATOR_URL"
+COORDINATOR_TOKEN = "CONSILIUM_COORDINATOR_TOKEN_FILE"  # noqa: S105 (the name of a variable that names a file)
+
+
+@dataclass
+class Place:
+    """Where a flow run stands: the order, its end of the exchange, and how it came out."""
+
+    order_id: int
+    exchange: Exchange
+    outcome: State[Any] | None = None
+
+
+@dataclass
+class HospitalPlace(Place):
+    party: Party = field(init=False)
+
+
+@contextmanager
+def at_hospital(order_id: int) -> Iterator[HospitalPlace]:
+    """A hospital's place. A refusal goes to its ledger and ends the order; keys and snapshot are forgotten."""
+    settings = load_settings(Path(os.environ[SITE]))
+    transport = HttpTransport(settings.client(), settings.secret("token"))
+    place = HospitalPlace(order_id, Exchange(transport, settings.user_id))
+    try:
+        place.party = open_party(settings, order_id, transport)
+        yield place
+    except OrderStopped as stop:
+        place.outcome = _state_of(stop)
+    except Exception as error:  # noqa: BLE001 (the last place before Prefect: no text of it may pass)
+        known = _known(error)
+        Ledger(settings.ledger).write("refused", order_id=order_id, rule=known.code, sentence=known.sentence)
+        place.outcome = _refuse(place, known, settings.name)
+    Vault(settings.vault).order(order_id).destroy()
+
+
+def _refuse(place: Place, error: ConsiliumError, name: str) -> State[Any] | None:
+    told = type(error)(f"{name}: {error.sentence}", remedy=error.remedy, code=error.code, **error.detail)
+    try:
+        place.exchange.refuse(place.order_id, told)
+    except OrderStopped as stop:
+        return _state_of(stop)
+    return Failed(message=str(told))
+
+
+@contextmanager
+def at_coordinator(order_id: int) -> Iterator[Place]:
+    """The coordinator's place. What goes wrong here ends the order with a sentence."""
+    place = Place(order_id, Exchange(HttpTransport(_coordinator_client(), _coordinator_token()), COORDINATOR))
+    try:
+        yield place
+    except OrderStopped as stop:
+        place.outcome = _state_of(stop)
+    except Exception as error:  # noqa: BLE001
+        known = _known(error)
+        place.exchange.record(order_id, end="failed", stop=known.to_json())
+        place.outcome = Failed(message=str(known))
+
+
+def _known(error: Exception) -> ConsiliumError:
+    return error if isinstance(error, ConsiliumError) else hidden("flow run", error)
+
+
+def _state_of(stop: OrderStopped) -> State[Any] | None:
+    if stop.code == "success":
+        return None
+    return Cancelled(message=str(stop)) if stop.code == "cancelled" else Failed(message=str(stop))
+
+
+def _coordinator_client() -> httpx.Client:
+    return httpx.Client(base_url=os.environ[COORDINATOR_URL], trust_env=False)
+
+
+def _coordinator_token() -> str:
+    return Path(os.environ[COORDINATOR_TOKEN]).read_text().strip()
+
+
+# Sub-runs
+
+
+def dispatch(place: Place, flow_name: str, hospitals: list[int]) -> None:
+    """One linked sub-run on each hospital's pool; the agents are woken at once. Idempotent after a restart."""
+    for user_id in hospitals:
+        _persist(functools.partial(_start, place.order_id, flow_name, user_id))
+    place.exchange.record(place.order_id, wake=hospitals)
+
+
+def _start(order_id: int, flow_name: str, user_id: int) -> None:
+    run_deployment(
+        f"{flow_name}/hospital-{user_id}",
+        parameters={"order_id": order_id},
+        flow_run_name=f"order-{order_id}-hospital-{user_id}",
+        tags=["hospital", f"order-{order_id}", f"hospital-{user_id}"],
+        idempotency_key=f"order-{order_id}-hospital-{user_id}",
+        timeout=0,
+    )
+
+
+def _persist(call: Callable[[], object]) -> None:
+    """Prefect may be away for a while; the order is not lost for that."""
+    pause = 0.5
+    while True:
+        try:
+            call()
+            return
+        except (httpx.HTTPError, OSError) as error:
+            log.warning("Prefect does not answer (%s); trying again", type(error).__name__)
+            time.sleep(pause)
+            pause = min(2 * pause, 10.0)
+
+
+def withdraw(place: Place, *, patience_seconds: float = 20.0) -> None:
+    """After an order that did not succeed: its hospital runs end before this one does.
+
+    A run whose agent is away never started and is cancelled here; one under way ends itself, or its agent ends it.
+    """
+    if place.outcome is None:
+        return
+    own = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"order-{place.order_id}", "hospital"]))
+    deadline = time.monotonic() + patience_seconds
+    with get_client(sync_client=True) as client:
+        while True:
+            open_runs = [r for r in client.read_flow_runs(flow_run_filter=own) if r.state and not r.state.is_final()]
+            late = time.monotonic() > deadline
+            for run in open_runs:
+                if late or run.state.is_scheduled():  # type: ignore[union-attr]
+                    client.set_flow_run_state(run.id, Cancelled(message=place.outcome.message), force=True)
+            if late or not open_runs:
+                return
+            time.sleep(0.2)
+
+
+# What an operator sees
+
+
+class Progress:
+    """The order's progress bar, table of metrics and summary in Prefect, drawn beside the rounds and never before them.
+
+    A thread draws the newest record only, so a slow or absent Prefect does not hold a round up.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._records: list[dict[str, Any]] = []
+        self._changed, self._closed = threading.Event(), False
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._draw,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed = True
+        self._changed.set()
+        self._thread.join(timeout=10)
+
+    def show(self, record: dict[str, Any]) -> None:
+        self._records.append(record)
+        self._changed.set()
+
+    def _draw(self) -> None:
+        key, bar = f"order-{self._desk.order_id}", None
+        while not self._closed:
+            self._changed.wait()
+            self._changed.clear()
+            try:
+                bar = bar or create_progress_artifact(0.0, key=f"{key}-progress", description=f"Order {key}")
+                update_progress_artifact(bar, progress=self._percent())  # type: ignore[arg-type]
+            except Exception as error:  # noqa: BLE001 (a picture that cannot be drawn must not stop a training)
+                log.warning("Progress could not be shown (%s)", type(error).__name__)
+            time.sleep(0.5)
+        self._draw_result(key)
+
+    def _percent(self) -> float:
+        if not self._records:
+            return 0.0
+        last, rounds = self._records[-1], self._desk.request.model_params.max_iter
+        return 100.0 if last["final"] else min(99.0, 100.0 * (last["round"] + 1) / (rounds + 1))
+
+    def _draw_result(self, key: str) -> None:
+        try:
+            create_table_artifact(self._table(), key=f"{key}-metrics", description="Metrics per hospital and round")
+            create_markdown_artifact(self._summary(), key=f"{key}-summary")
+        except Exception as error:  # noqa: BLE001
+            log.warning("The result could not be shown (%s)", type(error).__name__)
+
+    def _table(self) -> list[dict[str, Any]]:
+        return [
+            {"fold": r["fold"], "round": r["round"], "hospital": user, "rows": report["n_rows"], **_flat(report)}
+            for r in self._records
+            for user, report in r.get("hospitals", {}).items()
+        ]
+
+    def _summary(self) -> str:
+        request, rounds = self._desk.request, [r for r in self._records if "loss" in r]
+        last = f"{rounds[-1]['loss']:.6f} after {rounds[-1]['round']} rounds" if rounds else "none yet"
+        return (
+            f"# Order {self._desk.order_id}\n\n"
+            f"{request.model_type} by hospital {request.user_id} with {request.party_id}, "
+            f"method {request.model_params.encrypt_param.method}. Rows: {self._desk.n_rows}. Loss: {last}."
+        )
+
+
+def _flat(report: dict[str, Any]) -> dict[str, Any]:
+    return {
+        f"{part} {name}": value
+        for part in ("train", "test")
+        for name, value in report.get(part, {}).items()
+        if not isinstance(value, list)
+    }

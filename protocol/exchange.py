@@ -1,0 +1,275 @@
+"""The exchange: bytes addressed to somebody, put once, read when they are there.
+
+A message is named by (run, topic, fold, round, attempt, sender, recipient). Putting the same bytes again is fine,
+other bytes under the same name are a Conflict. Reading waits at the coordinator (long polling) and wakes at once.
+The transport is an argument: HTTP to the coordinator's API, or memory within one process.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import httpx
+
+from protocol.errors import Conflict, ConsiliumError, OrderStopped, TooManyRequests, Unavailable
+
+LONGEST_WAIT_SECONDS = 25.0
+T = TypeVar("T")
+_FRAME = struct.Struct(">IQ")
+log = logging.getLogger("consilium.exchange")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Names a set of messages: one per sender and recipient."""
+
+    run: int
+    topic: str
+    fold: int = 0
+    round: int = 0
+    attempt: int = 0
+
+    @property
+    def path(self) -> str:
+        return f"/exchange/{self.run}/{self.topic}/{self.fold}/{self.round}/{self.attempt}"
+
+
+def encode_frames(messages: Mapping[int, bytes]) -> bytes:
+    """Several senders' messages in one body: (sender u32, length u64, bytes)*."""
+    return b"".join(_FRAME.pack(sender, len(body)) + body for sender, body in messages.items())
+
+
+def decode_frames(data: bytes) -> dict[int, bytes]:
+    """Inverse of `encode_frames`; a cut body raises Unavailable, so that it is asked for again."""
+    messages, at = {}, 0
+    while at < len(data):
+        if len(data) - at < _FRAME.size:
+            raise _cut()
+        sender, length = _FRAME.unpack_from(data, at)
+        at += _FRAME.size
+        if len(data) - at < length:
+            raise _cut()
+        messages[sender] = data[at : at + length]
+        at += length
+    return messages
+
+
+def _cut() -> Unavailable:
+    return Unavailable("The coordinator's answer was cut short.", remedy="It is asked again.")
+
+
+class Transport(Protocol):
+    """How messages travel. Every method raises a ConsiliumError; Unavailable and TooManyRequests are retried."""
+
+    def put(self, address: Address, sender: int, recipient: int, body: bytes) -> None: ...
+
+    def gather(
+        self, address: Address, senders: Iterable[int], recipient: int, *, wait_seconds: float
+    ) -> dict[int, bytes] | None:
+        """The messages of all senders, or None when they are not all there after `wait_seconds`."""
+
+    def discard(self, address: Address, recipient: int) -> None:
+        """Deletes what was for this recipient; used by the coordinator for what it alone reads."""
+
+    def refuse(self, run: int, error: ConsiliumError) -> None:
+        """Ends the order with this hospital's reason; everybody who waits gets OrderStopped."""
+
+    def record(self, run: int, facts: dict[str, Any]) -> None:
+        """The coordinator's flow tells the store how far an order is. Idempotent."""
+
+    def recorded(self, run: int) -> list[dict[str, Any]]:
+        """The rounds recorded so far: fold, round, final."""
+
+    def inference_request(self, run: int) -> tuple[str, bytes]:
+        """An inference order's document, and its SQL sealed to the hospital that asks."""
+
+
+class Exchange:
+    """One party's end of the exchange. Waits with backoff, for ever, while the coordinator is away."""
+
+    def __init__(self, transport: Transport, me: int, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.transport = transport
+        self.me = me
+        self._sleep = sleep
+
+    def put(self, address: Address, recipient: int, body: bytes) -> None:
+        """Idempotent: the same bytes may be put again. Conflict if other bytes stand there."""
+        self.insist(lambda: self.transport.put(address, self.me, recipient, body))
+
+    def gather(self, address: Address, senders: Iterable[int], recipient: int | None = None) -> dict[int, bytes]:
+        """Waits until every sender's message for `recipient` (default: oneself) is there. Raises OrderStopped."""
+        wanted, reader = tuple(senders), self.me if recipient is None else recipient
+        while True:
+            found = self.insist(
+                lambda: self.transport.gather(address, wanted, reader, wait_seconds=LONGEST_WAIT_SECONDS)
+            )
+            if found is not None:
+                return found
+
+    def get(self, address: Address, sender: int, recipient: int | None = None) -> bytes:
+        return self.gather(address, (sender,), recipient)[sender]
+
+    def discard(self, address: Address) -> None:
+        self.insist(lambda: self.transport.discard(address, self.me))
+
+    def refuse(self, run: int, error: ConsiliumError) -> None:
+        self.insist(lambda: self.transport.refuse(run, error))
+
+    def record(self, run: int, **facts: Any) -> None:
+        self.insist(lambda: self.transport.record(run, facts))
+
+    def recorded(self, run: int) -> list[dict[str, Any]]:
+        return self.insist(lambda: self.transport.recorded(run))
+
+    def inference_request(self, run: int) -> tuple[str, bytes]:
+        """An inference order's document, and its SQL sealed to this hospital."""
+        return self.insist(lambda: self.transport.inference_request(run))
+
+    def insist(self, call: Callable[[], T]) -> T:
+        """Calls until it is answered. Only what may pass by itself is tried again."""
+        pause = 0.1
+        while True:
+            try:
+                return call()
+            except (Unavailable, TooManyRequests) as trouble:
+                if pause == 0.1:
+                    log.warning("The coordinator does not answer; trying again: %s", trouble)
+                self._sleep(pause * random.uniform(0.7, 1.0))  # noqa: S311 (jitter, not a secret)
+                pause = min(pause * 2, 5.0)
+
+
+class HttpTransport:
+    """The exchange over the coordinator's REST API, with a bearer token.
+
+    `client` is an httpx.Client with base_url and whatever proxy, private CA or certificate the site needs.
+    """
+
+    def __init__(self, client: httpx.Client, token: str) -> None:
+        self._client = client
+        self._headers = {"Authorization": f"Bearer {token}"}
+
+    def put(self, address: Address, sender: int, recipient: int, body: bytes) -> None:
+        self.request("PUT", f"{address.path}/{sender}/{recipient}", content=body)
+
+    def gather(
+        self, address: Address, senders: Iterable[int], recipient: int, *, wait_seconds: float
+    ) -> dict[int, bytes] | None:
+        wanted = ",".join(str(sender) for sender in senders)
+        query = {"senders": wanted, "recipient": recipient, "wait": wait_seconds}
+        answer = self.request("GET", address.path, params=query, timeout=wait_seconds + 15)
+        return None if answer.status_code == 204 else decode_frames(answer.content)
+
+    def discard(self, address: Address, recipient: int) -> None:
+        self.request("DELETE", address.path, params={"recipient": recipient})
+
+    def refuse(self, run: int, error: ConsiliumError) -> None:
+        self.request("POST", f"/orders/{run}/refuse", json=error.to_json())
+
+    def record(self, run: int, facts: dict[str, Any]) -> None:
+        self.request("POST", f"/orders/{run}/progress", json=facts)
+
+    def recorded(self, run: int) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.request("GET", f"/orders/{run}/progress").json()["data"]
+        return found
+
+    def inference_request(self, run: int) -> tuple[str, bytes]:
+        data = self.request("GET", f"/orders/{run}/request").json()["data"]
+        return str(data["document"]), bytes.fromhex(data["box"])
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """One call; an error answer becomes the ConsiliumError that the coordinator raised."""
+        try:
+            answer = self._client.request(method, path, headers=self._headers, **options)
+        except httpx.HTTPError as error:
+            raise Unavailable(
+                f"The coordinator at {self._client.base_url} does not answer ({type(error).__name__}).",
+                remedy="Check the address, the network and the coordinator's /health.",
+            ) from None
+        if answer.status_code < 400:
+            return answer
+        raise error_of(answer)
+
+
+def error_of(answer: httpx.Response) -> ConsiliumError:
+    """The ConsiliumError in an error answer's envelope; anything else, such as a proxy's page, is Unavailable."""
+    try:
+        body = answer.json()
+        if answer.status_code < 500 and isinstance(body["data"]["error"], dict):
+            return ConsiliumError.from_json(body["data"]["error"])
+    except (ValueError, KeyError, TypeError):
+        pass
+    return Unavailable(
+        f"The coordinator answered with HTTP status {answer.status_code}.",
+        remedy="Check the coordinator's log and what stands between (proxy, TLS).",
+    )
+
+
+class MemoryTransport:
+    """The exchange within one process, for simulations and tests; the same rules as over HTTP."""
+
+    def __init__(self) -> None:
+        self._messages: dict[tuple[Address, int, int], bytes] = {}
+        self._changed = threading.Condition()
+        self._stopped: dict[int, OrderStopped] = {}
+        self.facts: dict[int, list[dict[str, Any]]] = {}
+        self.traffic: list[bytes] = []
+
+    def stop(self, run: int, reason: OrderStopped) -> None:
+        with self._changed:
+            self._stopped.setdefault(run, reason)
+            self._changed.notify_all()
+
+    def put(self, address: Address, sender: int, recipient: int, body: bytes) -> None:
+        with self._changed:
+            self._check_open(address.run)
+            if self._messages.setdefault((address, sender, recipient), body) != body:
+                raise Conflict(
+                    f"Another message {address.topic} of round {address.round} stands there already.",
+                    remedy="A message is put once.",
+                    code="put_twice",
+                )
+            self.traffic.append(body)
+            self._changed.notify_all()
+
+    def gather(
+        self, address: Address, senders: Iterable[int], recipient: int, *, wait_seconds: float
+    ) -> dict[int, bytes] | None:
+        wanted = tuple(senders)
+
+        def there() -> bool:
+            self._check_open(address.run)
+            return all((address, sender, recipient) in self._messages for sender in wanted)
+
+        with self._changed:
+            if not self._changed.wait_for(there, timeout=wait_seconds):
+                return None
+            return {sender: self._messages[address, sender, recipient] for sender in wanted}
+
+    def discard(self, address: Address, recipient: int) -> None:
+        with self._changed:
+            for key in [k for k in self._messages if k[0] == address and k[2] == recipient]:
+                del self._messages[key]
+
+    def refuse(self, run: int, error: ConsiliumError) -> None:
+        self.stop(run, OrderStopped(error.sentence, remedy=error.remedy, code="failed", cause=error.to_json()))
+
+    def record(self, run: int, facts: dict[str, Any]) -> None:
+        with self._changed:
+            self.facts.setdefault(run, []).append(facts)
+
+    def recorded(self, run: int) -> list[dict[str, Any]]:
+        return [facts["round"] for facts in self.facts.get(run, []) if "round" in facts]
+
+    def inference_request(self, run: int) -> tuple[str, bytes]:
+        raise Conflict("This exchange carries training orders only.", remedy="Use a coordinator.")
+
+    def _check_open(self, run: int) -> None:
+        if run in self._stopped:
+            raise self._stopped[run]

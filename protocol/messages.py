@@ -1,0 +1,382 @@
+"""What parties say to each other: one envelope, and the payloads that travel in it.
+
+envelope = header (fixed, 113 bytes) || body || Ed25519 signature (64 bytes)
+
+The signature covers a domain tag, the header and SHA-256 of the body; the header is the associated data of the
+body's encryption. A receiver compares every header field with what it waits for, so a message cannot be moved to
+another order, round, sender or recipient. JSON or fixed binary; never pickle.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol import sealing
+from protocol.errors import ProtocolViolation
+from protocol.sealing import SIGNATURE_BYTES, Identity, PublicIdentity, Session
+
+COORDINATOR = 1  # the request document gives the federation's server user_id 1
+EVERYONE = 0
+
+_VERSION = 1
+_HEADER = struct.Struct(">4sB32s16sHIHII32sQB3x")
+_MAGIC = b"CNSL"
+_SIGN_DOMAIN = b"consilium/v1/envelope"
+_NO_CONTEXT = bytes(32)
+
+Random = Callable[[int], bytes]
+
+
+@dataclass(frozen=True)
+class Header:
+    """Everything that says which message this is.
+
+    `seal` is how the body is protected: 0 clear, 1 for one party (pair key), 2 for all parties (group key).
+    """
+
+    kind: str
+    sender: int
+    recipient: int
+    context: bytes = _NO_CONTEXT
+    fold: int = 0
+    round: int = 0
+    attempt: int = 0
+    members: bytes = _NO_CONTEXT
+    length: int = 0
+    seal: int = 0
+
+    def encode(self) -> bytes:
+        return _HEADER.pack(
+            _MAGIC,
+            _VERSION,
+            self.context,
+            self.kind.encode().ljust(16, b"\0"),
+            self.fold,
+            self.round,
+            self.attempt,
+            self.sender,
+            self.recipient,
+            self.members,
+            self.length,
+            self.seal,
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Header:
+        if len(data) < _HEADER.size:
+            raise _violation("is shorter than its header")
+        magic, version, context, kind, fold, round_, attempt, sender, recipient, members, length, seal = _HEADER.unpack(
+            data[: _HEADER.size]
+        )
+        if magic != _MAGIC or version != _VERSION:
+            raise _violation("is not of this version")
+        return cls(
+            kind.rstrip(b"\0").decode("ascii", "replace"),
+            sender,
+            recipient,
+            context,
+            fold,
+            round_,
+            attempt,
+            members,
+            length,
+            seal,
+        )
+
+    @property
+    def info(self) -> bytes:
+        """Names this message in key derivations: purpose, fold, round, attempt, members, sender, recipient."""
+        return b"%s/%d/%d/%d/%d/%d/" % (
+            self.kind.encode(),
+            self.fold,
+            self.round,
+            self.attempt,
+            self.sender,
+            self.recipient,
+        ) + (self.members)
+
+
+def members_digest(members: Sequence[int]) -> bytes:
+    """SHA-256 over the sorted user ids of a message's members."""
+    return hashlib.sha256(b"members" + json.dumps(sorted(members)).encode()).digest()
+
+
+def write_envelope(
+    identity: Identity,
+    header: Header,
+    payload: bytes,
+    *,
+    session: Session | None = None,
+    random_bytes: Random = secrets.token_bytes,
+) -> bytes:
+    """Seals `payload` as the header says and signs it. Runs at a hospital, only from its release door.
+
+    A clear body is for what the coordinator may read (contributions under encryption, metrics, row counts).
+    """
+    sealed_length = len(payload) + (sealing.NONCE_BYTES + 16 if header.seal else 0)
+    header = replace(header, length=sealed_length)
+    associated = header.encode()
+    body = payload
+    if header.seal:
+        body = sealing.seal(_message_key(session, header), payload, associated=associated, random_bytes=random_bytes)
+    return associated + body + identity.sign(_signed_bytes(associated, body))
+
+
+def read_envelope(
+    envelope: bytes, expected: Header, identity: PublicIdentity | None, *, session: Session | None = None
+) -> bytes:
+    """The payload, after every header field and the signature have been found as expected.
+
+    `identity` None skips the signature: only the coordinator does so, for messages whose sender its exchange has
+    authenticated by token; it has no pins to check against.
+    """
+    header = Header.decode(envelope)
+    body = envelope[_HEADER.size : -SIGNATURE_BYTES]
+    if header != replace(expected, length=len(body)):
+        raise _violation(f"of kind {expected.kind} is not the one that is waited for")
+    associated = envelope[: _HEADER.size]
+    if identity is not None:
+        identity.verify(_signed_bytes(associated, body), envelope[-SIGNATURE_BYTES:])
+    if not header.seal:
+        return body
+    return sealing.unseal(_message_key(session, header, reading=True), body, associated=associated)
+
+
+def peek_envelope(envelope: bytes, *, kind: str, sender: int, fold: int = 0, round: int = 0) -> bytes:
+    """The clear body of a message to the coordinator, which has no pins: its exchange knows the sender by token."""
+    header, body = Header.decode(envelope), envelope[_HEADER.size : -SIGNATURE_BYTES]
+    found = (header.kind, header.sender, header.fold, header.round, header.seal, header.length)
+    if found != (kind, sender, fold, round, 0, len(body)):
+        raise _violation(f"of kind {kind} is not the one that is waited for")
+    return body
+
+
+def _message_key(session: Session | None, header: Header, *, reading: bool = False) -> bytes:
+    if session is None:
+        raise _violation("is sealed, and no session is open for it")
+    if header.seal == 2:
+        return session.group_key(header.info)
+    return session.pair_key(header.sender if reading else header.recipient, header.info)
+
+
+def _signed_bytes(associated: bytes, body: bytes) -> bytes:
+    return _SIGN_DOMAIN + associated + hashlib.sha256(body).digest()
+
+
+def _violation(what: str) -> ProtocolViolation:
+    return ProtocolViolation(
+        f"A message {what}.",
+        remedy="Nothing of it was used. If all sides run the same version, it was altered on its way.",
+        code="bad_message",
+    )
+
+
+# Payloads: each owns encode and decode.
+
+
+@dataclass(frozen=True)
+class HospitalSql:
+    """One hospital's own SQL texts by purpose, and the salt of their commitment; sealed to that hospital."""
+
+    salt: bytes
+    sql: dict[str, str]
+
+    def seal(self, user_id: int, seal_key: bytes, *, random_bytes: Random = secrets.token_bytes) -> bytes:
+        """A box that only the hospital opens; the coordinator keeps nothing else of the SQL."""
+        plain = _to_json({"salt": self.salt.hex(), "sql": self.sql})
+        return sealing.seal_to(seal_key, plain, associated=_sql_tag(user_id), random_bytes=random_bytes)
+
+    @classmethod
+    def unseal(cls, user_id: int, open_key: bytes, box: bytes) -> Self:
+        plain = sealing.unseal_from(open_key, box, associated=_sql_tag(user_id))
+        values = _from_json(plain, {"salt": str, "sql": dict})
+        return cls(_hex(values["salt"], 32), {str(k): str(v) for k, v in values["sql"].items()})
+
+    @property
+    def commitment(self) -> str:
+        """What an order's document says of this SQL: bound to the text, and silent about it."""
+        return sealing.commitment(self.salt, canonical(self.sql))
+
+
+def _sql_tag(user_id: int) -> bytes:
+    return b"consilium/v1/sql/%d" % user_id
+
+
+@dataclass(frozen=True)
+class SignedOrder:
+    """Initiator to everyone, signed: the order's document and a fresh 32-byte nonce."""
+
+    document: str
+    nonce: bytes
+    identity: PublicIdentity
+
+    def encode(self) -> bytes:
+        return _to_json({"document": self.document, "nonce": self.nonce.hex(), "identity": self.identity.encode()})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        values = _from_json(data, {"document": str, "nonce": str, "identity": str})
+        return cls(values["document"], _hex(values["nonce"], 32), PublicIdentity.decode(values["identity"]))
+
+    @property
+    def digest(self) -> bytes:
+        return hashlib.sha256(b"order" + self.encode()).digest()
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """A party to everyone, signed: which order it accepts, how many rows it counted, its key for this run."""
+
+    order_digest: bytes
+    n_rows: int
+    n_test_rows: int
+    ephemeral: bytes
+    identity: PublicIdentity
+
+    def encode(self) -> bytes:
+        return _to_json(
+            {
+                "order": self.order_digest.hex(),
+                "n_rows": self.n_rows,
+                "n_test_rows": self.n_test_rows,
+                "ephemeral": self.ephemeral.hex(),
+                "identity": self.identity.encode(),
+            }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        values = _from_json(data, {"order": str, "n_rows": int, "n_test_rows": int, "ephemeral": str, "identity": str})
+        if values["n_rows"] < 0 or values["n_test_rows"] < 0:
+            raise _violation("counts fewer than no rows")
+        return cls(
+            _hex(values["order"], 32),
+            values["n_rows"],
+            values["n_test_rows"],
+            _hex(values["ephemeral"], 32),
+            PublicIdentity.decode(values["identity"]),
+        )
+
+
+def run_context(order: SignedOrder, acceptances: dict[int, Acceptance]) -> bytes:
+    """SHA-256 over the signed order (with its nonce) and every party's acceptance: 32 bytes, fresh for each run."""
+    digest = hashlib.sha256(b"consilium/v1/context" + order.digest)
+    for user_id in sorted(acceptances):
+        digest.update(user_id.to_bytes(8, "big") + hashlib.sha256(acceptances[user_id].encode()).digest())
+    return digest.digest()
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Initiator to each party, sealed to it: the order secret and, for Paillier, the public key."""
+
+    order_secret: bytes
+    paillier_key: bytes
+
+    def encode(self) -> bytes:
+        return self.order_secret + self.paillier_key
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        if len(data) < 32:
+            raise _violation("of kind setup is too short")
+        return cls(data[:32], data[32:])
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """A hospital to the coordinator: its part of a sum, as sealed by the order's method, and what is told in clear.
+
+    tag: HMAC of its replicated state under the order secret (32 bytes): equal at every hospital or the order stops.
+    report: metrics of this hospital, JSON, rounded; the coordinator may read them.
+    """
+
+    part: bytes
+    tag: bytes
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        report = _to_json(self.report)
+        return self.tag + struct.pack(">I", len(report)) + report + self.part
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        if len(data) < 36:
+            raise _violation("of kind contribution is too short")
+        (length,) = struct.unpack(">I", data[32:36])
+        report = json.loads(data[36 : 36 + length])
+        if not isinstance(report, dict):
+            raise _violation("has a report that is not an object")
+        return cls(data[36 + length :], data[:32], report)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Initiator to all parties, sealed to the group: the opened sum, and whether training ends with this round."""
+
+    sums: npt.NDArray[np.int64]
+    stop: bool
+
+    def encode(self) -> bytes:
+        return struct.pack(">BQ", self.stop, len(self.sums)) + self.sums.astype(">i8").tobytes()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        if len(data) < 9:
+            raise _violation("of kind opening is too short")
+        stop, count = struct.unpack(">BQ", data[:9])
+        if stop > 1 or len(data) != 9 + 8 * count:
+            raise _violation("of kind opening has another length than it says")
+        return cls(np.frombuffer(data[9:], dtype=">i8").astype(np.int64), bool(stop))
+
+
+def state_tag(session: Session, weights: npt.NDArray[np.float64], info: bytes) -> bytes:
+    """HMAC-SHA256 of the weights' bytes under a group key: lets the coordinator compare, and tells it nothing."""
+    return hmac.digest(session.group_key(b"state/" + info), weights.astype(">f8").tobytes(), "sha256")
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no blanks: one text for one value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def to_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _to_json(value: dict[str, Any]) -> bytes:
+    return canonical(value).encode()
+
+
+def _from_json(data: bytes, fields: dict[str, type]) -> dict[str, Any]:
+    try:
+        values = json.loads(data)
+    except ValueError:
+        raise _violation("is not JSON") from None
+    if not isinstance(values, dict) or set(values) != set(fields):
+        raise _violation("has other fields than it should")
+    for name, kind in fields.items():
+        if type(values[name]) is not kind:
+            raise _violation(f"has a field {name} of another type than it should")
+    return values
+
+
+def _hex(text: str, length: int | None = None) -> bytes:
+    try:
+        data = bytes.fromhex(text)
+    except ValueError:
+        raise _violation("has a field that is not hexadecimal") from None
+    if length is not None and len(data) != length:
+        raise _violation("has a field of another length than it should")
+    return data

@@ -1,0 +1,299 @@
+"""The training order: every field a data scientist may send, checked before anything runs.
+
+One class serves both sides: the coordinator checks a request with it, and every hospital checks the signed document
+with it again, because a hospital believes nothing that the coordinator says.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from protocol.errors import BadRequest, ConsiliumError, InvalidInput
+from protocol.messages import COORDINATOR, canonical
+
+MODEL_NAMES = {"lr": "Logistic Regression", "linear": "Linear Regression", "softmax": "Softmax Regression"}
+KEY_LENGTHS = (2048, 3072, 4096)
+DEFAULT_BOUND = 2.0**20
+
+
+def _user_id(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or not str(value).strip().isdecimal():
+        raise ValueError("must be a user id: a whole number, or the same as a string")
+    number = int(value)
+    if not 2 <= number < 2**31:
+        raise ValueError(f"must be a hospital's user id (2 or more; {COORDINATOR} is the coordinator)")
+    return number
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+def _any_case(*words: str) -> BeforeValidator:
+    """Accepts the words in any case, so that "l2" and "L2", "paillier" and "Paillier" are the same."""
+    table = {word.lower(): word for word in words}
+
+    def match(value: Any) -> Any:
+        return table.get(value.lower(), value) if isinstance(value, str) else value
+
+    return BeforeValidator(match)
+
+
+def _none_word(value: Any) -> Any:
+    return None if isinstance(value, str) and value.lower() in ("none", "null", "") else value
+
+
+def _method_word(value: Any) -> Any:
+    return "None" if value is None else value
+
+
+UserId = Annotated[int, BeforeValidator(_user_id)]
+Number = Annotated[float, BeforeValidator(_number), AfterValidator(_finite)]
+Whole = Annotated[int, BeforeValidator(_number)]
+Column = Annotated[str, Field(min_length=1, max_length=200)]
+Sql = Annotated[str, Field(min_length=1, max_length=20_000)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class InitParam(_Strict):
+    init_method: Annotated[
+        Literal["zeros", "ones", "const", "random_normal", "random_uniform"],
+        _any_case("zeros", "ones", "const", "random_normal", "random_uniform"),
+    ] = "zeros"
+    init_const: Number = 1.0
+    random_seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 1
+    fit_intercept: bool = True
+
+
+class EncryptParam(_Strict):
+    method: Annotated[
+        Literal["Paillier", "Mask", "None"], _any_case("Paillier", "Mask", "None"), BeforeValidator(_method_word)
+    ] = "Paillier"
+    key_length: Annotated[Whole, Field()] = 2048
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> EncryptParam:
+        if self.key_length not in KEY_LENGTHS:
+            raise ValueError(f"key_length must be one of {', '.join(map(str, KEY_LENGTHS))} bits; fewer are not safe")
+        return self
+
+
+class CrossValidation(_Strict):
+    need_cv: bool = False
+    n_splits: Annotated[Whole, Field(ge=2, le=50)] = 5
+    shuffle: bool = True
+    random_seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 1
+
+
+class ModelParams(_Strict):
+    """Section 1.1 of the mathematics, field by field. `tol` is `eps`, `early_stop` is `converge_func`."""
+
+    penalty: Annotated[Literal["L1", "L2"] | None, _any_case("L1", "L2"), BeforeValidator(_none_word)] = "L2"
+    optimizer: Annotated[
+        Literal["sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"],
+        _any_case("sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"),
+    ] = "sgd"
+    eps: Annotated[Number, Field(ge=0)] | None = None
+    tol: Annotated[Number, Field(ge=0)] | None = None
+    alpha: Annotated[Number, Field(ge=0, le=1e6)] = 0.01
+    max_iter: Annotated[Whole, Field(ge=1, le=10_000)] = 100
+    converge_func: Annotated[Literal["diff", "abs", "weight_diff"], _any_case("diff", "abs", "weight_diff")] | None = (
+        None
+    )
+    early_stop: Annotated[Literal["diff", "abs", "weight_diff"], _any_case("diff", "abs", "weight_diff")] | None = None
+    batch_size: Annotated[Whole, Field(ge=-1, le=2**31)] = -1
+    learning_rate: Annotated[Number, Field(gt=0, le=1e6)] = 0.15
+    decay: Annotated[Number, Field(ge=0, le=1e6)] = 0.0
+    decay_sqrt: bool = True
+    init_param: InitParam = InitParam()
+    encrypt_param: EncryptParam = EncryptParam()
+    cv_param: CrossValidation = CrossValidation()
+    standardize: bool = False
+    bound: Annotated[Number, Field(ge=1, le=2.0**40)] = DEFAULT_BOUND
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelParams:
+        if self.batch_size == 0:
+            raise ValueError("batch_size must be -1 (all rows) or at least 1")
+        for name, other in (("eps", "tol"), ("converge_func", "early_stop")):
+            if None not in (getattr(self, name), getattr(self, other)) and getattr(self, name) != getattr(self, other):
+                raise ValueError(f"{name} and {other} are two names for one thing and differ; give one of them")
+        return self
+
+    @property
+    def tolerance(self) -> float:
+        return next(value for value in (self.eps, self.tol, 1e-4) if value is not None)
+
+    @property
+    def convergence(self) -> str:
+        return self.converge_func or self.early_stop or "diff"
+
+
+class TrainingRequest(_Strict):
+    """The body of POST /model/train."""
+
+    user_id: UserId
+    model_type: Annotated[Literal["lr", "linear", "softmax"], _any_case("lr", "linear", "softmax")]
+    model_params: ModelParams = ModelParams()
+    party_id: Annotated[list[UserId], Field(max_length=1000)]
+    data_info: dict[UserId, Sql]
+    test_data_info: dict[UserId, Sql] = {}
+    validation_fraction: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    unique_id: Column
+    attributes: Annotated[list[Column], Field(min_length=1, max_length=10_000)]
+    label_name: Column
+    purpose: Annotated[str, Field(max_length=500)] = ""
+
+    @property
+    def hospitals(self) -> list[int]:
+        """Everybody who takes part, the initiator included, sorted."""
+        return sorted({self.user_id, *self.party_id})
+
+    def sql_of(self, user_id: int) -> dict[str, str]:
+        """One hospital's own SQL texts, by what they are for."""
+        texts = {"train": self.data_info[user_id]}
+        if user_id in self.test_data_info:
+            texts["test"] = self.test_data_info[user_id]
+        return texts
+
+
+def parse_training_request(body: Any) -> TrainingRequest:
+    """A checked request. InvalidInput for a malformed field, BadRequest for a combination that cannot be honoured."""
+    try:
+        request = TrainingRequest.model_validate(body)
+    except ValidationError as error:
+        raise describe(error) from None
+    check_training_request(request)
+    return request
+
+
+def check_training_request(request: TrainingRequest) -> None:
+    """BadRequest for a combination of fields that cannot be honoured."""
+    _check_parties(request)
+    _check_columns(request)
+    _check_combination(request)
+
+
+def _check_parties(request: TrainingRequest) -> None:
+    if request.user_id in request.party_id:
+        raise _bad("party_id", f"party_id holds the initiator {request.user_id}.", "List only the other hospitals.")
+    if len(set(request.party_id)) != len(request.party_id):
+        raise _bad("party_id", "party_id names a hospital twice.", "Name each hospital once.")
+    _check_owners("data_info", set(request.data_info), set(request.hospitals), complete=True)
+    _check_owners("test_data_info", set(request.test_data_info), set(request.hospitals), complete=False)
+
+
+def _check_owners(field: str, given: set[int], hospitals: set[int], *, complete: bool) -> None:
+    if given - hospitals:
+        raise _bad(
+            field,
+            f"{field} has SQL for {_listed(given - hospitals)}, not in this order.",
+            "Remove it or add the party.",
+        )
+    if complete and hospitals - given:
+        raise _bad(field, f"{field} has no SQL for {_listed(hospitals - given)}.", "Give each hospital its SQL.")
+
+
+def _check_columns(request: TrainingRequest) -> None:
+    names = request.attributes
+    if len(set(names)) != len(names):
+        raise _bad("attributes", "attributes names a column twice.", "Name each column once.")
+    for field in ("unique_id", "label_name"):
+        if getattr(request, field) in names:
+            raise _bad("attributes", f"attributes holds the {field} column.", "A column has one role.")
+    if request.unique_id == request.label_name:
+        raise _bad("label_name", "label_name and unique_id are the same column.", "A column has one role.")
+
+
+def _check_combination(request: TrainingRequest) -> None:
+    params = request.model_params
+    if request.validation_fraction is not None and request.test_data_info:
+        raise _bad(
+            "validation_fraction",
+            "validation_fraction and test_data_info both say which rows test the model.",
+            "Give one of them.",
+        )
+    if params.cv_param.need_cv and request.validation_fraction is not None:
+        raise _bad(
+            "validation_fraction",
+            "validation_fraction and cross-validation both hold rows back.",
+            "Set need_cv to false or leave validation_fraction out.",
+        )
+    if params.convergence == "abs" and request.model_type == "softmax" and params.tolerance == 0:
+        raise _bad("eps", "converge_func abs with eps 0 can never be met.", "Give eps above 0.")
+
+
+def _listed(user_ids: set[int]) -> str:
+    return "hospital " + ", ".join(str(user_id) for user_id in sorted(user_ids))
+
+
+def _bad(code: str, sentence: str, remedy: str) -> BadRequest:
+    return BadRequest(sentence, remedy=remedy, code=code)
+
+
+def describe(error: ValidationError) -> ConsiliumError:
+    """One sentence that names each field and its problem, without echoing what was sent."""
+    problems = []
+    for item in error.errors(include_input=False, include_url=False, include_context=False)[:5]:
+        where = ".".join(str(part) for part in item["loc"] if not str(part).startswith("function-")) or "body"
+        problems.append(f"{where}: {item['msg'].removeprefix('Value error, ')}")
+    return InvalidInput(
+        "; ".join(problems) + ".",
+        remedy="See /docs for every field and its range.",
+        fields=[p.split(":")[0] for p in problems],
+    )
+
+
+def order_document(
+    order_id: int, request: TrainingRequest, commitments: Mapping[int, str], *, rerun_of: int | None = None
+) -> str:
+    """What the initiator's agent signs and every hospital checks: the whole order, with commitments for the SQL."""
+    body = request.model_dump(mode="json", exclude={"data_info", "test_data_info"})
+    return canonical(
+        {
+            "version": 1,
+            "kind": "train",
+            "order_id": order_id,
+            "rerun_of": rerun_of,
+            "request": body,
+            "tested": sorted(request.test_data_info),
+            "sql": {str(user): commitments[user] for user in request.hospitals},
+        }
+    )
+
+
+def read_order_document(text: str, order_id: int) -> tuple[TrainingRequest, dict[int, str]]:
+    """The request inside a document, checked again at a hospital, and each hospital's SQL commitment.
+
+    The request comes back without SQL texts: a hospital sees its own only, from its sealed Request.
+    """
+    try:
+        document = json.loads(text)
+        body, commitments = document["request"], {int(user): str(value) for user, value in document["sql"].items()}
+        tested = [int(user) for user in document["tested"]]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _bad("document", "The order's document is not readable.", "Send the order again.") from None
+    if document.get("version") != 1 or document.get("kind") != "train" or document.get("order_id") != order_id:
+        raise _bad("document", "The document belongs to another order or version.", "Send the order again.")
+    body = {
+        **body,
+        "data_info": dict.fromkeys(commitments, "withheld"),
+        "test_data_info": dict.fromkeys(tested, "withheld"),
+    }
+    return parse_training_request(body), commitments

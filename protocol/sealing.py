@@ -1,0 +1,230 @@
+"""Keys and boxes: who is who, how a key is derived, how bytes are sealed to somebody.
+
+Primitives: Ed25519 (RFC 8032), X25519 (RFC 7748), HKDF-SHA256 (RFC 5869), ChaCha20-Poly1305 (RFC 8439), all from
+the `cryptography` package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from protocol.errors import ProtocolViolation, Refused
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+SIGNATURE_BYTES = 64
+_DOMAIN = b"consilium/v1/"
+
+
+def derive_key(secret: bytes, *, salt: bytes, info: bytes) -> bytes:
+    """HKDF-SHA256 to 32 bytes; `info` names the purpose and everything that must not share a key."""
+    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=_DOMAIN + info).derive(secret)
+
+
+def commitment(salt: bytes, text: str) -> str:
+    """SHA-256 over a 32-byte salt and a text: binds to the text without showing it to who lacks the salt."""
+    _require_length(salt, KEY_BYTES, "salt")
+    return hashlib.sha256(_DOMAIN + b"commitment" + salt + text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class PublicIdentity:
+    """A hospital's long-lived public keys: Ed25519 to verify with, X25519 to seal to (32 bytes each)."""
+
+    verify_key: bytes
+    seal_key: bytes
+
+    def __post_init__(self) -> None:
+        _require_length(self.verify_key, KEY_BYTES, "verify_key")
+        _require_length(self.seal_key, KEY_BYTES, "seal_key")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over both keys, 128 bits in groups of four hex digits, to be compared by telephone."""
+        digest = hashlib.sha256(_DOMAIN + b"fingerprint" + self.verify_key + self.seal_key).hexdigest()[:32]
+        return "-".join(digest[i : i + 4] for i in range(0, 32, 4))
+
+    def verify(self, message: bytes, signature: bytes) -> None:
+        """Raises ProtocolViolation unless `signature` (64 bytes) over `message` is this identity's."""
+        try:
+            Ed25519PublicKey.from_public_bytes(self.verify_key).verify(signature, message)
+        except InvalidSignature:
+            raise ProtocolViolation(
+                "A message carries a signature that does not match its sender's key.",
+                remedy="Check the sender's fingerprint by telephone; the message may have been altered on its way.",
+                code="bad_signature",
+            ) from None
+
+    def encode(self) -> str:
+        return (self.verify_key + self.seal_key).hex()
+
+    @classmethod
+    def decode(cls, text: str) -> PublicIdentity:
+        data = _from_hex(text, 2 * KEY_BYTES, "public identity")
+        return cls(data[:KEY_BYTES], data[KEY_BYTES:])
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A hospital's long-lived private keys (raw 32 bytes each). Never leaves its vault."""
+
+    sign_key: bytes
+    open_key: bytes
+
+    @classmethod
+    def generate(cls, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> Identity:
+        return cls(random_bytes(KEY_BYTES), random_bytes(KEY_BYTES))
+
+    @property
+    def public(self) -> PublicIdentity:
+        verify = Ed25519PrivateKey.from_private_bytes(self.sign_key).public_key()
+        return PublicIdentity(verify.public_bytes_raw(), exchange_public(self.open_key))
+
+    def sign(self, message: bytes) -> bytes:
+        """64 bytes over `message`; the caller's message starts with a domain tag."""
+        return Ed25519PrivateKey.from_private_bytes(self.sign_key).sign(message)
+
+    def encode(self) -> str:
+        return json.dumps({"sign_key": self.sign_key.hex(), "open_key": self.open_key.hex()})
+
+    @classmethod
+    def decode(cls, text: str) -> Identity:
+        data = json.loads(text)
+        return cls(
+            _from_hex(data["sign_key"], KEY_BYTES, "sign_key"), _from_hex(data["open_key"], KEY_BYTES, "open_key")
+        )
+
+
+def check_pin(name: str, pinned: str | None, presented: PublicIdentity) -> None:
+    """Refuses an identity whose fingerprint is not the one a person typed in. No trust on first use."""
+    if pinned is None:
+        raise Refused(
+            f"{name} is not pinned here.",
+            remedy=f"Ask {name} by telephone for its fingerprint (`./run agent keys`) and add it to settings.toml "
+            "under [[partners]].",
+            code="pin_missing",
+        )
+    if pinned.strip().lower() != presented.fingerprint:
+        raise Refused(
+            f"The key that is presented as {name}'s is not the pinned one.",
+            remedy=f"Compare fingerprints with {name} by telephone. If its keys were renewed, replace the pin in "
+            "settings.toml; if not, somebody stands between you.",
+            code="pin_mismatch",
+        )
+
+
+def exchange_public(private: bytes) -> bytes:
+    """The X25519 public key (32 bytes) of a raw private key."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def agree(private: bytes, public: bytes) -> bytes:
+    """X25519 shared secret, 32 bytes; a low-order public key is a ProtocolViolation."""
+    try:
+        return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        raise ProtocolViolation(
+            "A partner's key is not a usable X25519 key.", remedy="Ask the partner to renew its keys.", code="bad_key"
+        ) from None
+
+
+def seal(key: bytes, plaintext: bytes, *, associated: bytes, random_bytes: Callable[[int], bytes]) -> bytes:
+    """nonce (12) || ChaCha20-Poly1305(key, plaintext, associated). `key` is used for one message only."""
+    nonce = random_bytes(NONCE_BYTES)
+    return nonce + ChaCha20Poly1305(key).encrypt(nonce, plaintext, associated)
+
+
+def unseal(key: bytes, sealed: bytes, *, associated: bytes) -> bytes:
+    """Inverse of `seal`; anything altered is a ProtocolViolation."""
+    try:
+        return ChaCha20Poly1305(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], associated)
+    except (InvalidTag, ValueError):
+        raise ProtocolViolation(
+            "A sealed message cannot be opened with the key that belongs to it.",
+            remedy="It was sealed for somebody else or altered on its way; the order has to be sent again.",
+            code="cannot_unseal",
+        ) from None
+
+
+def seal_to(
+    public: bytes, plaintext: bytes, *, associated: bytes, random_bytes: Callable[[int], bytes] = secrets.token_bytes
+) -> bytes:
+    """Anonymous box to an X25519 key: ephemeral public key (32) || sealed bytes.
+
+    Anyone can make one, so it hides and does not authenticate. Who opens it checks its content by other means.
+    """
+    ephemeral = random_bytes(KEY_BYTES)
+    key = derive_key(agree(ephemeral, public), salt=exchange_public(ephemeral) + public, info=b"box")
+    return exchange_public(ephemeral) + seal(key, plaintext, associated=associated, random_bytes=random_bytes)
+
+
+def unseal_from(private: bytes, box: bytes, *, associated: bytes) -> bytes:
+    """Inverse of `seal_to`."""
+    ephemeral, sealed = box[:KEY_BYTES], box[KEY_BYTES:]
+    _require_length(ephemeral, KEY_BYTES, "box")
+    key = derive_key(agree(private, ephemeral), salt=ephemeral + exchange_public(private), info=b"box")
+    return unseal(key, sealed, associated=associated)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One party's keys for one run of an order; derived, kept in its vault, deleted at the end.
+
+    context: SHA-256 over the signed order and every party's acceptance (32 bytes), the salt of every key.
+    peers: each party's ephemeral X25519 public key and its pinned identity, by user id, oneself included.
+    order_secret: known to all parties and nobody else (32 bytes); None until it has been received.
+    """
+
+    context: bytes
+    me: int
+    ephemeral: bytes
+    peer_keys: Mapping[int, bytes]
+    identities: Mapping[int, PublicIdentity]
+    order_secret: bytes | None = None
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        return tuple(sorted(self.peer_keys))
+
+    def pair_key(self, peer: int, info: bytes) -> bytes:
+        """The same 32 bytes at both ends of the pair, other ones for every context, pair and info."""
+        low, high = sorted((self.me, peer))
+        shared = agree(self.ephemeral, self.peer_keys[peer])
+        return derive_key(shared, salt=self.context, info=b"pair/%d/%d/" % (low, high) + info)
+
+    def group_key(self, info: bytes) -> bytes:
+        """32 bytes that every party can derive and the coordinator cannot."""
+        if self.order_secret is None:
+            raise ProtocolViolation(
+                "The order secret has not arrived yet.", remedy="Wait for the initiator's set-up.", code="no_secret"
+            )
+        return derive_key(self.order_secret, salt=self.context, info=b"group/" + info)
+
+
+def _from_hex(text: str, length: int, field: str) -> bytes:
+    try:
+        data = bytes.fromhex(text)
+    except (ValueError, TypeError):
+        data = b""
+    _require_length(data, length, field)
+    return data
+
+
+def _require_length(data: bytes, length: int, field: str) -> None:
+    if len(data) != length:
+        raise ProtocolViolation(
+            f"{field} has {len(data)} bytes instead of {length}.",
+            remedy="Both sides must run the same version of Consilium.",
+            code="bad_length",
+        )

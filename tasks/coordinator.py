@@ -1,0 +1,163 @@
+"""The steps of the coordinator in a training order: it adds what it cannot read and records what it may know."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from protocol import paillier, secure_sum
+from protocol.errors import ProtocolViolation
+from protocol.exchange import Address, Exchange
+from protocol.messages import COORDINATOR, EVERYONE, Acceptance, Contribution, peek_envelope
+from protocol.order import TrainingRequest, read_order_document
+from tasks.steps import step
+
+
+@dataclass
+class Desk:
+    """The coordinator's end of one order. It holds no key that opens anything."""
+
+    order_id: int
+    exchange: Exchange
+    request: TrainingRequest
+    n_rows: dict[int, int] = field(default_factory=dict)
+    public: Any = None
+    recorded: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def hospitals(self) -> list[int]:
+        return self.request.hospitals
+
+
+def open_desk(order_id: int, exchange: Exchange) -> Desk:
+    """Reads the order's document and how far the order was before a restart."""
+    document = exchange.get(Address(order_id, "document"), COORDINATOR, EVERYONE).decode()
+    request, _ = read_order_document(document, order_id)
+    done = {(r["fold"], r["round"]): r for r in exchange.recorded(order_id)}
+    return Desk(order_id, exchange, request, recorded=done)
+
+
+@step("acceptances")
+def collect_acceptances(desk: Desk) -> None:
+    """Waits until every hospital has verified the order and counted its rows; the order never goes on without one."""
+    address = Address(desk.order_id, "acceptance")
+    for user_id, envelope in desk.exchange.gather(address, desk.hospitals, EVERYONE).items():
+        acceptance = Acceptance.decode(peek_envelope(envelope, kind="acceptance", sender=user_id))
+        desk.n_rows[user_id] = acceptance.n_rows
+    desk.exchange.record(desk.order_id, state="running", n_rows={str(user): n for user, n in desk.n_rows.items()})
+    key = _peek(desk, "public_key", [desk.request.user_id])[desk.request.user_id]
+    desk.public = paillier.public_from_bytes(key) if key else None
+
+
+@step("aggregation")
+def aggregate(desk: Desk, kind: str, fold: int) -> None:
+    """Adds the hospitals' parts of a sum that is no training round, and gives it to the initiator."""
+    address = Address(desk.order_id, kind, fold)
+    if not _was_given(desk, address):
+        _give_sum(desk, address, _read_parts(desk, address))
+    desk.exchange.discard(address)
+
+
+@step("aggregation")
+def aggregate_round(desk: Desk, fold: int, round_: int) -> dict[str, Any]:
+    """Adds the hospitals' parts of a round under encryption, and gives the sum to the initiator; the round's record.
+
+    The record is written before the sum is given away and the parts are dropped after, so that a restart at any
+    point finds either the parts or the sum.
+    """
+    address = Address(desk.order_id, "gradient", fold, round_)
+    record = desk.recorded.get((fold, round_))
+    if record is None or not _was_given(desk, address):
+        parts = _read_parts(desk, address)
+        _check_tags(parts, round_)
+        record = _record(fold, round_, parts)
+        desk.exchange.record(desk.order_id, round=record)
+        _give_sum(desk, address, parts)
+    desk.exchange.discard(address)
+    return record
+
+
+def _read_parts(desk: Desk, address: Address) -> dict[int, Contribution]:
+    bodies = _peek(desk, address.topic, desk.hospitals, address.fold, address.round)
+    return {user_id: Contribution.decode(body) for user_id, body in bodies.items()}
+
+
+def _give_sum(desk: Desk, address: Address, parts: dict[int, Contribution]) -> None:
+    method = desk.request.model_params.encrypt_param.method
+    total = secure_sum.add(method, {user: part.part for user, part in parts.items()}, public=desk.public)
+    desk.exchange.put(_total(address), desk.request.user_id, total)
+
+
+def _total(address: Address) -> Address:
+    return replace(address, topic=f"total-{address.topic}")
+
+
+def _was_given(desk: Desk, address: Address) -> bool:
+    """Whether an earlier process of this run gave the sum away."""
+    total, initiator = _total(address), desk.request.user_id
+    given = desk.exchange.insist(
+        lambda: desk.exchange.transport.gather(total, (COORDINATOR,), initiator, wait_seconds=0)
+    )
+    return given is not None
+
+
+def _check_tags(contributions: dict[int, Contribution], round_: int) -> None:
+    """All hospitals must hold the same weights; the tags show whether they do, and nothing else."""
+    counts = Counter(contribution.tag for contribution in contributions.values())
+    if len(counts) == 1:
+        return
+    common, n_common = counts.most_common(1)[0]
+    others = sorted(user for user, c in contributions.items() if c.tag != common)
+    named = others if n_common > len(others) else sorted(contributions)
+    raise ProtocolViolation(
+        f"In round {round_} the hospitals do not hold the same model: hospital {', '.join(map(str, named))}.",
+        remedy="Check that these hospitals run the same version, then send the order again.",
+        code="weights_differ",
+        hospitals=named,
+    )
+
+
+def _record(fold: int, round_: int, contributions: dict[int, Contribution]) -> dict[str, Any]:
+    """What is kept of a round: each hospital's metrics and their row-weighted mean loss, without the penalty."""
+    reports = {user: contribution.report for user, contribution in contributions.items()}
+    n_rows = sum(int(report["n_rows"]) for report in reports.values())
+    loss = math.fsum(int(r["n_rows"]) * float(r["train"]["loss"]) for r in reports.values()) / n_rows
+    return {
+        "fold": fold,
+        "round": round_,
+        "loss": loss,
+        "final": all(report.get("final", False) for report in reports.values()),
+        "hospitals": {str(user): report for user, report in sorted(reports.items())},
+    }
+
+
+@step("scoring")
+def summarize(desk: Desk, record: dict[str, Any]) -> dict[str, Any]:
+    """Pooled metrics of a finished fold: rows weigh the hospitals' own; AUC and KS come from the joint histogram."""
+    fold, reports = int(record["fold"]), list(record["hospitals"].values())
+    n_rows = sum(report["n_rows"] for report in reports)
+    pooled = {"loss": record["loss"], "n_rows": n_rows}
+    for name in ("accuracy", "mse"):
+        if all(name in report["train"] for report in reports):
+            pooled[name] = math.fsum(r["n_rows"] * r["train"][name] for r in reports) / n_rows
+    if desk.request.model_type == "lr":
+        initiator = desk.request.user_id
+        pooled |= json.loads(_peek(desk, "pooled", [initiator], fold)[initiator])
+    return pooled
+
+
+@step("models saved")
+def wait_for_models(desk: Desk) -> None:
+    """Every hospital has the model in its vault."""
+    _peek(desk, "done", desk.hospitals)
+
+
+def _peek(desk: Desk, kind: str, senders: list[int], fold: int = 0, round_: int = 0) -> dict[int, bytes]:
+    envelopes = desk.exchange.gather(Address(desk.order_id, kind, fold, round_), senders)
+    return {
+        sender: peek_envelope(envelope, kind=kind, sender=sender, fold=fold, round=round_)
+        for sender, envelope in envelopes.items()
+    }

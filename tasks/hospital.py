@@ -1,0 +1,78 @@
+"""The steps of a hospital in a training order, each visible in Prefect under the name that users know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agents import party as parties
+from agents import predictor
+from agents import trainer as trainers
+from agents.party import Party
+from agents.trainer import Fold, Trainer
+from analytics.checks import Floats
+from tasks.steps import step
+
+
+@step("verify order")
+def verify_order(party: Party) -> None:
+    """The order's signature, its SQL commitment and this hospital's policy."""
+    parties.read_order(party)
+
+
+@step("data SQL extraction")
+def extract_data(party: Party) -> None:
+    """Cohorts by SQL, through the cohort gate, into the vault."""
+    parties.extract(party)
+
+
+@step("key agreement")
+def agree_on_keys(party: Party) -> Trainer:
+    """Acceptances, the order secret, the model's classes and initial weights."""
+    parties.accept(party)
+    parties.agree(party)
+    trainer = Trainer(party)
+    trainers.agree_on_model(trainer)
+    return trainer
+
+
+@step("standardization")
+def open_fold(trainer: Trainer, number: int) -> Fold:
+    """A fold's rows, in joint units where the order asks for them."""
+    return trainers.open_fold(trainer, number)
+
+
+@step("local gradient")
+def local_gradient(trainer: Trainer, fold: Fold) -> tuple[Floats, dict[str, Any]]:
+    """This hospital's pseudo-gradient and metrics at the round's starting model."""
+    return trainers.local_round(trainer, fold)
+
+
+@step("encryption")
+def encrypt_contribution(trainer: Trainer, fold: Fold, vector: Floats, report: dict[str, Any]) -> None:
+    """Sealed by the order's method, through the release door, to the coordinator."""
+    trainers.encrypt_round(trainer, fold, vector, report)
+
+
+@step("apply aggregate")
+def apply_aggregate(trainer: Trainer, fold: Fold) -> None:
+    """The step that all hospitals take, and its checkpoint."""
+    trainers.apply_round(trainer, fold)
+
+
+@step("final metrics")
+def finish_fold(trainer: Trainer, fold: Fold) -> None:
+    """Metrics of the trained model and the joint score histogram."""
+    trainers.finish_fold(trainer, fold)
+
+
+@step("save model")
+def save_model(trainer: Trainer, fold: Fold) -> None:
+    """The model, into this hospital's vault; keys and snapshot are forgotten."""
+    trainers.save_model(trainer, fold)
+    trainers.finish(trainer.party)
+
+
+@step("inference")
+def predict(party: Party, document: str, box: bytes) -> None:
+    """The hospital's model on its own rows; the answer leaves sealed to who asked."""
+    predictor.answer_request(party, document, box)

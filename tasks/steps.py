@@ -1,0 +1,64 @@
+"""Makes a function a Prefect task that shows when it ran and nothing else.
+
+No task persists or caches a result, prints, or lets an unplanned exception's text out: Prefect's server sees names
+and states. Outside a flow run (simulations, tests) a step is the plain function.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
+
+from protocol.errors import ConsiliumError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+log = logging.getLogger("consilium.tasks")
+
+
+class UnplannedError(ConsiliumError):
+    """Something that should not happen did; its full text is in the log of the site where it happened."""
+
+    status = 500
+    default_code = "unplanned"
+
+
+def step(name: str, *tags: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator: the function becomes the Prefect task `name` whenever a flow run is under way."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def safely(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except ConsiliumError:
+                raise
+            except Exception as error:  # noqa: BLE001 (no text of it may reach Prefect)
+                raise hidden(name, error) from None
+
+        as_task = task(
+            name=name, tags=list(tags), persist_result=False, cache_policy=NO_CACHE, log_prints=False, retries=0
+        )(safely)
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return (safely if FlowRunContext.get() is None else as_task)(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def hidden(name: str, error: Exception) -> UnplannedError:
+    """A safe sentence in place of an exception; the exception itself goes to this site's own log."""
+    log.error("Unplanned error in %s", name, exc_info=error)
+    return UnplannedError(
+        f"An unplanned error ({type(error).__name__}) ended the step {name!r}.",
+        remedy="The log of the site where it happened has the full text.",
+    )
