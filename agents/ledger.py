@@ -2,6 +2,9 @@
 
 One JSON object a line, appended and synced before anything happens; each line carries the SHA-256 of the line before,
 so that a removed or altered line shows. It holds names, kinds, counts and digests; never a value from a row.
+
+The chain has no key: who may write the file can write a whole new one. Note the head (`./run agent ledger` prints it)
+where the machine's administrators cannot write, and compare.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from agents.vault import sync_folder
 
 _FIRST = "0" * 64
 
@@ -30,44 +35,94 @@ class Ledger:
         self._now = now
 
     def write(self, event: str, **facts: Any) -> None:
-        """Appends one line and returns when it is on disk."""
+        """Appends one line and returns when it is on disk.
+
+        A line that a crash cut short was never acknowledged: it is dropped, and a line "repaired" says so.
+        """
+        is_new = not self.path.exists()
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            entry = {"at": self._now().isoformat(timespec="milliseconds"), "event": event, **facts}
-            line = json.dumps({**entry, "previous": _digest(_last_line(file))}, sort_keys=True, ensure_ascii=False)
-            file.write(line.encode() + b"\n")
-            file.flush()
+            if n_bytes := _repair(file):
+                self._append(file, {"event": "repaired", "n_bytes": n_bytes})
+            self._append(file, {"event": event, **facts})
             os.fsync(file.fileno())
+        if is_new:
+            sync_folder(self.path.parent)
+
+    def _append(self, file: IO[bytes], facts: dict[str, Any]) -> None:
+        at = self._now().isoformat(timespec="milliseconds")
+        entry = {"at": at, **facts, "previous": _digest(_last_line(file))}
+        line = json.dumps(entry, sort_keys=True, ensure_ascii=False)
+        # Half of a surrogate pair, which UTF-8 has no bytes for, becomes JSON's own escape.
+        file.write(line.encode(errors="backslashreplace") + b"\n")
+        file.flush()
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        if self.path.exists():
-            for line in self.path.read_text().splitlines():
-                yield json.loads(line)
+        """The lines in order; one that cannot be read stands as {"event": "unreadable"}."""
+        for line in self._lines():
+            yield _parsed(line) or {"event": "unreadable"}
 
     def first_broken_line(self) -> int | None:
         """The number of the first line that does not follow from the one before; None when the chain is whole."""
-        previous = b""
-        if not self.path.exists():
-            return None
-        for number, line in enumerate(self.path.read_bytes().splitlines(), start=1):
-            if json.loads(line)["previous"] != _digest(previous):
+        expected = _FIRST
+        for number, line in enumerate(self._lines(), start=1):
+            entry = _parsed(line)
+            if entry is None or entry.get("previous") != expected:
                 return number
-            previous = line
+            expected = _digest(line)
         return None
+
+    def head(self) -> str:
+        """SHA-256 of the last line, 64 hex digits: whoever noted it can tell whether what stood then still stands."""
+        return _digest((self._lines() or [b""])[-1])
+
+    def _lines(self) -> list[bytes]:
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            # Not splitlines: an order's purpose may hold U+2028, which str.splitlines takes for the end of a line.
+            *lines, rest = file.read().split(b"\n")
+        return [*lines, rest] if rest else lines
 
 
 def _digest(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest() if line else _FIRST
 
 
-def _last_line(file: Any) -> bytes:
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def _last_line(file: IO[bytes]) -> bytes:
     """Read from the end in growing steps: the ledger may be long, its lines are not."""
     size, step = file.seek(0, os.SEEK_END), 4096
     while size:
         file.seek(max(0, size - step))
-        lines: list[bytes] = file.read().rstrip(b"\n").split(b"\n")
+        lines = file.read().rstrip(b"\n").split(b"\n")
         if len(lines) > 1 or step >= size:
             return lines[-1]
         step *= 4
     return b""
+
+
+def _repair(file: IO[bytes]) -> int:
+    """Ends a last line that lacks its end, or drops it if a crash cut it short; how many bytes were dropped."""
+    size = file.seek(0, os.SEEK_END)
+    if not size:
+        return 0
+    file.seek(size - 1)
+    if file.read(1) == b"\n":
+        return 0
+    rest = _last_line(file)
+    if _parsed(rest) is not None:
+        file.write(b"\n")
+        file.flush()
+        return 0
+    file.truncate(size - len(rest))
+    return len(rest)

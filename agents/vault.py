@@ -6,22 +6,27 @@
     predictions/<id>.json    answers of inference
     cohorts/                 digests of earlier cohorts' id sets (agents.cohort)
 
-Every write is whole or not at all: temporary file, fsync, rename, fsync of the folder.
+Every write is whole or not at all: temporary file, fsync, rename, fsync of the folder. What is made once stays what
+the first process made it, even if two start at the same moment.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import json
 import os
+import secrets
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from protocol.errors import NotFound
+from protocol.errors import Conflict, NotFound, ProtocolViolation
 from protocol.sealing import Identity
 
 
@@ -38,21 +43,46 @@ def write_durably(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
+
+
+def write_once(path: Path, data: bytes) -> None:
+    """As `write_durably`, but a file that is there already stays as it is: the first process wins."""
+    with _locked(path.parent):
+        if not path.exists():
+            write_durably(path, data)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def make_private_folder(path: Path) -> Path:
-    """A folder that only its owner may enter; parents too where they are new."""
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """A folder that only its owner may enter, and its parents too where they are new; on disk when this returns."""
+    if not path.is_dir():
+        make_private_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(path.parent)
     return path
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Returns when the folder's list of names is on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _damaged(path: Path) -> Conflict:
+    return Conflict(f"{path} is damaged.", remedy="Restore it from the backup of the vault.", code="vault_damaged")
 
 
 class Vault:
@@ -62,11 +92,14 @@ class Vault:
         self.folder = make_private_folder(folder)
 
     def identity(self) -> Identity:
-        """The long-lived keys; made and kept at the first call."""
+        """The long-lived keys; made and kept at the first call. Conflict (code vault_damaged) if unreadable."""
         path = self.folder / "identity.json"
         if not path.exists():
-            write_durably(path, Identity.generate().encode().encode())
-        return Identity.decode(path.read_text())
+            write_once(path, Identity.generate().encode().encode())
+        try:
+            return Identity.decode(path.read_text("utf-8"))
+        except (ValueError, KeyError, TypeError, ProtocolViolation):
+            raise _damaged(path) from None
 
     @property
     def cohorts(self) -> Path:
@@ -90,8 +123,8 @@ class Vault:
         return found
 
     def models(self) -> list[int]:
-        folder = self.folder / "models"
-        return sorted(int(path.stem) for path in folder.glob("[0-9]*.json")) if folder.exists() else []
+        """The ids of the models that this hospital holds."""
+        return sorted(int(path.stem) for path in (self.folder / "models").glob("*.json") if path.stem.isdecimal())
 
     def save_predictions(self, order_id: int, result: dict[str, Any]) -> None:
         self._save("predictions", order_id, result)
@@ -107,8 +140,13 @@ class Vault:
         path = self.folder / kind / f"{number}.json"
         if not path.exists():
             return None
-        value = json.loads(path.read_text())
-        return value if isinstance(value, dict) else None
+        try:
+            value = json.loads(path.read_text("utf-8"))
+        except ValueError:
+            raise _damaged(path) from None
+        if not isinstance(value, dict):
+            raise _damaged(path)
+        return value
 
 
 class OrderVault:
@@ -118,11 +156,14 @@ class OrderVault:
         self.folder = make_private_folder(folder)
         self.outbox = make_private_folder(folder / "outbox")
 
-    def once(self, name: str, make: Any) -> bytes:
-        """The bytes kept under `name`; made and kept by the first call, and never made anew."""
+    def once(self, name: str, make: Callable[[], bytes]) -> bytes:
+        """The bytes kept under `name`; made and kept by the first call, and never made anew.
+
+        Where a process that should be dead still runs beside its successor, both get what the first one kept.
+        """
         path = self.folder / name
         if not path.exists():
-            write_durably(path, make())
+            write_once(path, make())
         return path.read_bytes()
 
     def has(self, name: str) -> bool:
@@ -141,5 +182,14 @@ class OrderVault:
             return {key: stored[key] for key in stored.files}
 
     def destroy(self) -> None:
-        """Forgets session keys, order secret, snapshot and outbox."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Forgets session keys, order secret, snapshot and outbox: all at once, and then the bytes.
+
+        A crash leaves the whole folder or none under its name, never an outbox without the keys that belong to it;
+        what it leaves under another name goes with the next order that ends.
+        """
+        orders = self.folder.parent
+        with contextlib.suppress(FileNotFoundError):
+            self.folder.rename(orders / f".{self.folder.name}.{secrets.token_hex(4)}.ended")
+        for ended in orders.glob(".*.ended"):
+            shutil.rmtree(ended, ignore_errors=True)
+        sync_folder(orders)

@@ -1,0 +1,168 @@
+"""The vault: private, whole after a crash, and what is made once is made by one process only."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents.vault import OrderVault, Vault, make_private_folder, write_durably, write_once
+from protocol.errors import Conflict, NotFound
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    return Vault(tmp_path / "state" / "vault")
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_everything_new_is_for_the_owner_alone(vault: Vault, tmp_path: Path) -> None:
+    vault.identity()
+    vault.save_model(1, {"a": 1})
+    order = vault.order(7)
+    order.once("ephemeral", lambda: b"k")
+    folders = [vault.folder.parent, vault.folder, vault.folder / "models", order.folder.parent, order.folder]
+    assert [mode(folder) for folder in [*folders, order.outbox, vault.cohorts]] == [0o700] * 7
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 3
+    assert {mode(path) for path in files} == {0o600}
+
+
+def test_a_folder_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    assert make_private_folder(tmp_path) == tmp_path
+    assert mode(tmp_path) == 0o755
+
+
+def test_the_identity_is_made_once(vault: Vault) -> None:
+    first = vault.identity()
+    assert vault.identity() == first
+    assert Vault(vault.folder).identity() == first
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"sign_key": "ab"}', '{"sign_key": "ab", "open_key": 5}'])
+def test_a_damaged_identity_is_not_replaced(vault: Vault, text: str) -> None:
+    path = vault.folder / "identity.json"
+    path.write_text(text)
+    with pytest.raises(Conflict, match="backup") as caught:
+        vault.identity()
+    assert caught.value.code == "vault_damaged"
+    assert path.read_text() == text
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(vault: Vault) -> None:
+    path = vault.folder / "kept"
+    write_durably(path, b"old")
+    with pytest.raises(TypeError):
+        write_durably(path, "text")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old"
+    assert os.listdir(vault.folder) == ["kept"]
+
+
+def test_once_makes_once(vault: Vault) -> None:
+    order = vault.order(1)
+    assert order.once("outbox/gradient-0-0-0-1", lambda: b"first") == b"first"
+    assert order.once("outbox/gradient-0-0-0-1", lambda: pytest.fail("made anew")) == b"first"
+    assert order.has("outbox/gradient-0-0-0-1")
+    assert not order.has("outbox/gradient-0-1-0-1")
+
+
+def test_once_is_not_made_when_making_fails(vault: Vault) -> None:
+    order = vault.order(1)
+    with pytest.raises(ZeroDivisionError):
+        order.once("key", lambda: bytes([1 // 0]))
+    assert order.once("key", lambda: b"second") == b"second"
+
+
+def test_the_second_of_two_that_made_the_same_gets_what_the_first_kept(vault: Vault) -> None:
+    """A flow process that outlives its agent stands beside its successor; both must send the same bytes."""
+    order = vault.order(1)
+
+    def slow() -> bytes:
+        assert OrderVault(order.folder).once("contribution", lambda: b"first") == b"first"
+        return b"second"
+
+    assert order.once("contribution", slow) == b"first"
+
+
+def _race(folder: Path, start: Any, found: Any) -> None:
+    vault = Vault(folder)
+    start.wait()
+    found.put((vault.identity().encode(), vault.order(1).once("key", lambda: os.urandom(32))))
+
+
+def test_two_processes_share_one_identity_and_one_secret(vault: Vault) -> None:
+    context = multiprocessing.get_context("spawn")
+    start, found = context.Barrier(3), context.Queue()
+    processes = [context.Process(target=_race, args=(vault.folder, start, found)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    results = {found.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join()
+    assert len(results) == 1
+
+
+def test_write_once_keeps_what_is_there(tmp_path: Path) -> None:
+    write_once(tmp_path / "a", b"1")
+    write_once(tmp_path / "a", b"2")
+    assert (tmp_path / "a").read_bytes() == b"1"
+
+
+def test_models_come_back_at_full_precision(vault: Vault) -> None:
+    model = {"layers": {"dense": [0.1, 1 / 3, -5e-324, 1.7976931348623157e308]}, "label_name": "诊断"}
+    vault.save_model(12, model)
+    vault.save_model(3, {})
+    (vault.folder / "models" / "5.bak.json").write_text("{}")
+    assert vault.models() == [3, 12]
+    assert vault.model(12) == model
+
+
+def test_no_models_yet(vault: Vault) -> None:
+    assert vault.models() == []
+    assert vault.predictions(4) is None
+    with pytest.raises(NotFound, match="no model 4"):
+        vault.model(4)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]"])
+def test_a_damaged_model_is_not_no_model(vault: Vault, text: str) -> None:
+    vault.save_model(1, {})
+    (vault.folder / "models" / "1.json").write_text(text)
+    with pytest.raises(Conflict, match="backup"):
+        vault.model(1)
+
+
+def test_arrays_come_back_bit_for_bit(vault: Vault) -> None:
+    order, weights = vault.order(1), np.array([0.1, -0.0, 1e-320])
+    assert order.load_arrays("checkpoint-0.npz") is None
+    order.save_arrays("checkpoint-0.npz", weights=weights, round=np.array([3]))
+    found = order.load_arrays("checkpoint-0.npz")
+    assert found is not None
+    assert found["weights"].tobytes() == weights.tobytes()
+    assert found["round"].tolist() == [3]
+
+
+def test_an_ended_order_leaves_nothing(vault: Vault) -> None:
+    order, other = vault.order(1), vault.order(2)
+    order.once("outbox/a", lambda: b"a")
+    other.once("ephemeral", lambda: b"b")
+    order.destroy()
+    order.destroy()
+    assert os.listdir(vault.folder / "orders") == ["2"]
+    assert other.once("ephemeral", lambda: b"c") == b"b"
+
+
+def test_what_a_crash_left_of_an_ended_order_goes_with_the_next(vault: Vault) -> None:
+    order = vault.order(1)
+    order.once("ephemeral", lambda: b"a")
+    order.folder.rename(order.folder.with_name(".1.0badcafe.ended"))
+    vault.order(2).destroy()
+    assert os.listdir(vault.folder / "orders") == []
