@@ -359,7 +359,7 @@ def _rate(trainer: Trainer, round_: int) -> float:
 def finish_fold(trainer: Trainer, fold: Fold) -> None:
     """Takes the final metrics once more; for lr also the joint score histogram, for pooled AUC and KS."""
     point, is_binary = fold.checkpoint, trainer.model.kind == "lr"
-    keys, info = trainer.keys(fold.number), _info("final", fold.number, point.round)
+    keys, info = trainer.keys(fold.number), _info("gradient", fold.number, point.round)
 
     def part() -> bytes:
         if not is_binary:

@@ -357,6 +357,7 @@ async def cancel_order(request: Request, caller: CallerOf, order_id: int) -> JSO
 
 
 def _tell_ended(desk: Desk, order: dict[str, Any]) -> None:
+    """Wakes all who wait for the order, and has the agents see to it that nothing of it goes on."""
     order_id = order["order_id"]
     desk.bell.ring(order_id)
     desk.bell.ring(("order", order_id))
@@ -466,9 +467,8 @@ async def report_progress(request: Request, caller: CallerOf, order_id: int, rep
     if report.round:
         entry = report.round
         await desk.read("record_round", order_id, entry["fold"], entry["round"], loss=entry["loss"], report=entry)
-    if report.end and await desk.read(
-        "end_order", order_id, report.end, ConsiliumError.from_json(report.stop) if report.stop else None
-    ):
+    stop = ConsiliumError.from_json(report.stop) if report.stop else None
+    if report.end and await desk.read("end_order", order_id, report.end, stop) and report.end != "success":
         _tell_ended(desk, order)
     desk.bell.ring(("order", order_id))
     return answer({"order_id": order_id})

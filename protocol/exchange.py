@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 import httpx
 
-from protocol.errors import Conflict, ConsiliumError, OrderStopped, TooManyRequests, Unavailable
+from protocol.errors import Conflict, ConsiliumError, OrderStopped, ProtocolViolation, TooManyRequests, Unavailable
 
 LONGEST_WAIT_SECONDS = 25.0
 T = TypeVar("T")
@@ -47,8 +47,12 @@ def encode_frames(messages: Mapping[int, bytes]) -> bytes:
 
 
 def decode_frames(data: bytes) -> dict[int, bytes]:
-    """Inverse of `encode_frames`; a cut body raises Unavailable, so that it is asked for again."""
-    messages, at = {}, 0
+    """Inverse of `encode_frames`; a cut body raises Unavailable, so that it is asked for again.
+
+    A sender that stands there twice is a ProtocolViolation: nobody may choose which of the two is read.
+    """
+    messages: dict[int, bytes] = {}
+    at = 0
     while at < len(data):
         if len(data) - at < _FRAME.size:
             raise _cut()
@@ -56,6 +60,8 @@ def decode_frames(data: bytes) -> dict[int, bytes]:
         at += _FRAME.size
         if len(data) - at < length:
             raise _cut()
+        if sender in messages:
+            raise _other_senders()
         messages[sender] = data[at : at + length]
         at += length
     return messages
@@ -63,6 +69,14 @@ def decode_frames(data: bytes) -> dict[int, bytes]:
 
 def _cut() -> Unavailable:
     return Unavailable("The coordinator's answer was cut short.", remedy="It is asked again.")
+
+
+def _other_senders() -> ProtocolViolation:
+    return ProtocolViolation(
+        "The coordinator answered with messages of other senders than those that were asked for.",
+        remedy="Nothing of it was used; if this repeats, the coordinator leaves hospitals out.",
+        code="other_senders",
+    )
 
 
 class Transport(Protocol):
@@ -104,13 +118,19 @@ class Exchange:
         self.insist(lambda: self.transport.put(address, self.me, recipient, body))
 
     def gather(self, address: Address, senders: Iterable[int], recipient: int | None = None) -> dict[int, bytes]:
-        """Waits until every sender's message for `recipient` (default: oneself) is there. Raises OrderStopped."""
+        """Waits until every sender's message for `recipient` (default: oneself) is there.
+
+        Raises OrderStopped, and ProtocolViolation when the answer has more or fewer senders: a coordinator that could
+        leave a hospital out would choose whose sum is opened.
+        """
         wanted, reader = tuple(senders), self.me if recipient is None else recipient
         while True:
             found = self.insist(
                 lambda: self.transport.gather(address, wanted, reader, wait_seconds=LONGEST_WAIT_SECONDS)
             )
             if found is not None:
+                if set(found) != set(wanted):
+                    raise _other_senders()
                 return found
 
     def get(self, address: Address, sender: int, recipient: int | None = None) -> bytes:
@@ -176,11 +196,11 @@ class HttpTransport:
         self.request("POST", f"/orders/{run}/progress", json=facts)
 
     def recorded(self, run: int) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.request("GET", f"/orders/{run}/progress").json()["data"]
+        found: list[dict[str, Any]] = _data_of(self.request("GET", f"/orders/{run}/progress"))
         return found
 
     def inference_request(self, run: int) -> tuple[str, bytes]:
-        data = self.request("GET", f"/orders/{run}/request").json()["data"]
+        data = _data_of(self.request("GET", f"/orders/{run}/request"))
         return str(data["document"]), bytes.fromhex(data["box"])
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -192,16 +212,27 @@ class HttpTransport:
                 f"The coordinator at {self._client.base_url} does not answer ({type(error).__name__}).",
                 remedy="Check the address, the network and the coordinator's /health.",
             ) from None
-        if answer.status_code < 400:
+        if answer.is_success:  # a redirection, such as a proxy's page to sign in at, delivered nothing
             return answer
         raise error_of(answer)
+
+
+def _data_of(answer: httpx.Response) -> Any:
+    """`data` of an answer's envelope; a page of something that stands between is Unavailable."""
+    try:
+        return answer.json()["data"]
+    except (ValueError, KeyError, TypeError):
+        raise Unavailable(
+            "The coordinator's answer is not in its own form.",
+            remedy="Check what stands between (proxy, TLS); it is asked again.",
+        ) from None
 
 
 def error_of(answer: httpx.Response) -> ConsiliumError:
     """The ConsiliumError in an error answer's envelope; anything else, such as a proxy's page, is Unavailable."""
     try:
         body = answer.json()
-        if answer.status_code < 500 and isinstance(body["data"]["error"], dict):
+        if 400 <= answer.status_code < 500 and isinstance(body["data"]["error"], dict):
             return ConsiliumError.from_json(body["data"]["error"])
     except (ValueError, KeyError, TypeError):
         pass

@@ -31,9 +31,11 @@ EVERYONE = 0
 
 _VERSION = 1
 _HEADER = struct.Struct(">4sB32s16sHIHII32sQB3x")
+_KIND_BYTES = 16
 _MAGIC = b"CNSL"
 _SIGN_DOMAIN = b"consilium/v1/envelope"
 _NO_CONTEXT = bytes(32)
+_MOST_ROWS = 2**40
 
 Random = Callable[[int], bytes]
 
@@ -57,11 +59,14 @@ class Header:
     seal: int = 0
 
     def encode(self) -> bytes:
+        kind = self.kind.encode()
+        if len(kind) > _KIND_BYTES:
+            raise ValueError(f"the kind {self.kind} is longer than {_KIND_BYTES} bytes")
         return _HEADER.pack(
             _MAGIC,
             _VERSION,
             self.context,
-            self.kind.encode().ljust(16, b"\0"),
+            kind.ljust(_KIND_BYTES, b"\0"),
             self.fold,
             self.round,
             self.attempt,
@@ -81,8 +86,8 @@ class Header:
         )
         if magic != _MAGIC or version != _VERSION:
             raise _violation("is not of this version")
-        return cls(
-            kind.rstrip(b"\0").decode("ascii", "replace"),
+        header = cls(
+            kind.rstrip(b"\0").decode("latin-1"),
             sender,
             recipient,
             context,
@@ -93,6 +98,9 @@ class Header:
             length,
             seal,
         )
+        if not kind.isascii() or header.encode() != data[: _HEADER.size]:
+            raise _violation("has a header that is not written as it should be")
+        return header
 
     @property
     def info(self) -> bytes:
@@ -141,8 +149,7 @@ def read_envelope(
     `identity` None skips the signature: only the coordinator does so, for messages whose sender its exchange has
     authenticated by token; it has no pins to check against.
     """
-    header = Header.decode(envelope)
-    body = envelope[_HEADER.size : -SIGNATURE_BYTES]
+    header, body = _split(envelope)
     if header != replace(expected, length=len(body)):
         raise _violation(f"of kind {expected.kind} is not the one that is waited for")
     associated = envelope[: _HEADER.size]
@@ -155,11 +162,19 @@ def read_envelope(
 
 def peek_envelope(envelope: bytes, *, kind: str, sender: int, fold: int = 0, round: int = 0) -> bytes:
     """The clear body of a message to the coordinator, which has no pins: its exchange knows the sender by token."""
-    header, body = Header.decode(envelope), envelope[_HEADER.size : -SIGNATURE_BYTES]
+    header, body = _split(envelope)
     found = (header.kind, header.sender, header.fold, header.round, header.seal, header.length)
     if found != (kind, sender, fold, round, 0, len(body)):
         raise _violation(f"of kind {kind} is not the one that is waited for")
     return body
+
+
+def _split(envelope: bytes) -> tuple[Header, bytes]:
+    """Header and body; what is too short to hold a signature behind its header is no envelope."""
+    header = Header.decode(envelope)
+    if len(envelope) < _HEADER.size + SIGNATURE_BYTES:
+        raise _violation("is shorter than its header and signature")
+    return header, envelope[_HEADER.size : -SIGNATURE_BYTES]
 
 
 def _message_key(session: Session | None, header: Header, *, reading: bool = False) -> bytes:
@@ -201,7 +216,9 @@ class HospitalSql:
     def unseal(cls, user_id: int, open_key: bytes, box: bytes) -> Self:
         plain = sealing.unseal_from(open_key, box, associated=_sql_tag(user_id))
         values = _from_json(plain, {"salt": str, "sql": dict})
-        return cls(_hex(values["salt"], 32), {str(k): str(v) for k, v in values["sql"].items()})
+        if not all(isinstance(text, str) for text in values["sql"].values()):
+            raise _violation("holds SQL that is not text")
+        return cls(_hex(values["salt"], 32), values["sql"])
 
     @property
     def commitment(self) -> str:
@@ -258,8 +275,8 @@ class Acceptance:
     @classmethod
     def decode(cls, data: bytes) -> Self:
         values = _from_json(data, {"order": str, "n_rows": int, "n_test_rows": int, "ephemeral": str, "identity": str})
-        if values["n_rows"] < 0 or values["n_test_rows"] < 0:
-            raise _violation("counts fewer than no rows")
+        if not all(0 <= values[name] <= _MOST_ROWS for name in ("n_rows", "n_test_rows")):
+            raise _violation("counts fewer than no rows, or more than there can be")
         return cls(
             _hex(values["order"], 32),
             values["n_rows"],
@@ -315,7 +332,9 @@ class Contribution:
         if len(data) < 36:
             raise _violation("of kind contribution is too short")
         (length,) = struct.unpack(">I", data[32:36])
-        report = json.loads(data[36 : 36 + length])
+        if len(data) < 36 + length:
+            raise _violation("of kind contribution is shorter than it says")
+        report = _parse_json(data[36 : 36 + length])
         if not isinstance(report, dict):
             raise _violation("has a report that is not an object")
         return cls(data[36 + length :], data[:32], report)
@@ -359,11 +378,20 @@ def _to_json(value: dict[str, Any]) -> bytes:
     return canonical(value).encode()
 
 
-def _from_json(data: bytes, fields: dict[str, type]) -> dict[str, Any]:
+def _parse_json(data: bytes) -> Any:
+    """Any JSON value of a sender who may be hostile: no NaN or Infinity, and no nesting that exhausts the stack."""
+
+    def refuse(_constant: str) -> None:
+        raise ValueError
+
     try:
-        values = json.loads(data)
-    except ValueError:
+        return json.loads(data, parse_constant=refuse)
+    except (ValueError, RecursionError):
         raise _violation("is not JSON") from None
+
+
+def _from_json(data: bytes, fields: dict[str, type]) -> dict[str, Any]:
+    values = _parse_json(data)
     if not isinstance(values, dict) or set(values) != set(fields):
         raise _violation("has other fields than it should")
     for name, kind in fields.items():

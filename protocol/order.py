@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -19,11 +20,14 @@ from protocol.messages import COORDINATOR, canonical
 MODEL_NAMES = {"lr": "Logistic Regression", "linear": "Linear Regression", "softmax": "Softmax Regression"}
 KEY_LENGTHS = (2048, 3072, 4096)
 DEFAULT_BOUND = 2.0**20
+_DIGITS = re.compile("[0-9]{1,10}")
 
 
 def _user_id(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or not str(value).strip().isdecimal():
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise ValueError("must be a user id: a whole number, or the same as a string")
+    if isinstance(value, str) and not _DIGITS.fullmatch(value.strip()):
+        raise ValueError("must be a user id: a whole number of at most ten digits")
     number = int(value)
     if not 2 <= number < 2**31:
         raise ValueError(f"must be a hospital's user id (2 or more; {COORDINATOR} is the coordinator)")
@@ -60,11 +64,19 @@ def _method_word(value: Any) -> Any:
     return "None" if value is None else value
 
 
+def _each_once(value: Any) -> Any:
+    """Keys that are one user id in two spellings: nobody could say which of the two SQL texts was meant."""
+    if isinstance(value, Mapping) and len({str(key).strip().lstrip("0") for key in value}) < len(value):
+        raise ValueError("names a hospital twice; give each its SQL once")
+    return value
+
+
 UserId = Annotated[int, BeforeValidator(_user_id)]
 Number = Annotated[float, BeforeValidator(_number), AfterValidator(_finite)]
 Whole = Annotated[int, BeforeValidator(_number)]
 Column = Annotated[str, Field(min_length=1, max_length=200)]
 Sql = Annotated[str, Field(min_length=1, max_length=20_000)]
+SqlByHospital = Annotated[dict[UserId, Sql], BeforeValidator(_each_once)]
 
 
 class _Strict(BaseModel):
@@ -152,8 +164,8 @@ class TrainingRequest(_Strict):
     model_type: Annotated[Literal["lr", "linear", "softmax"], _any_case("lr", "linear", "softmax")]
     model_params: ModelParams = ModelParams()
     party_id: Annotated[list[UserId], Field(max_length=1000)]
-    data_info: dict[UserId, Sql]
-    test_data_info: dict[UserId, Sql] = {}
+    data_info: SqlByHospital
+    test_data_info: SqlByHospital = {}
     validation_fraction: Annotated[Number, Field(gt=0, lt=1)] | None = None
     unique_id: Column
     attributes: Annotated[list[Column], Field(min_length=1, max_length=10_000)]
@@ -251,13 +263,20 @@ def describe(error: ValidationError) -> ConsiliumError:
     """One sentence that names each field and its problem, without echoing what was sent."""
     problems = []
     for item in error.errors(include_input=False, include_url=False, include_context=False)[:5]:
-        where = ".".join(str(part) for part in item["loc"] if not str(part).startswith("function-")) or "body"
+        parts = item["loc"][:-2] if item["loc"][-1:] == ("[key]",) else item["loc"]
+        where = ".".join(_shown(part) for part in parts if not str(part).startswith("function-")) or "body"
         problems.append(f"{where}: {item['msg'].removeprefix('Value error, ')}")
     return InvalidInput(
         "; ".join(problems) + ".",
         remedy="See /docs for every field and its range.",
         fields=[p.split(":")[0] for p in problems],
     )
+
+
+def _shown(part: int | str) -> str:
+    """A field's name as an answer and a log may hold it: what was sent in its place may be long or unprintable."""
+    text = "".join(letter if letter.isprintable() and letter != "\ufffd" else "?" for letter in str(part))
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def order_document(
@@ -287,13 +306,10 @@ def read_order_document(text: str, order_id: int) -> tuple[TrainingRequest, dict
         document = json.loads(text)
         body, commitments = document["request"], {int(user): str(value) for user, value in document["sql"].items()}
         tested = [int(user) for user in document["tested"]]
-    except (ValueError, KeyError, TypeError, AttributeError):
+        body = {**body, "data_info": dict.fromkeys(commitments, "withheld")}
+        body["test_data_info"] = dict.fromkeys(tested, "withheld")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _bad("document", "The order's document is not readable.", "Send the order again.") from None
     if document.get("version") != 1 or document.get("kind") != "train" or document.get("order_id") != order_id:
         raise _bad("document", "The document belongs to another order or version.", "Send the order again.")
-    body = {
-        **body,
-        "data_info": dict.fromkeys(commitments, "withheld"),
-        "test_data_info": dict.fromkeys(tested, "withheld"),
-    }
     return parse_training_request(body), commitments

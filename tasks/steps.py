@@ -33,10 +33,9 @@ def step(name: str, *tags: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator: the function becomes the Prefect task `name` whenever a flow run is under way."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(function)
-        def safely(*args: P.args, **kwargs: P.kwargs) -> R:
+        def safely(call: functools.partial[R]) -> R:
             try:
-                return function(*args, **kwargs)
+                return call()
             except ConsiliumError:
                 raise
             except Exception as error:  # noqa: BLE001 (no text of it may reach Prefect)
@@ -47,10 +46,12 @@ def step(name: str, *tags: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         )(safely)
 
         @functools.wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return (safely if FlowRunContext.get() is None else as_task)(*args, **kwargs)
+        def step_or_task(*args: P.args, **kwargs: P.kwargs) -> R:
+            # A partial is opaque to Prefect, which would walk through whatever a task's arguments hold.
+            call = functools.partial(function, *args, **kwargs)
+            return (safely if FlowRunContext.get() is None else as_task)(call)
 
-        return call
+        return step_or_task
 
     return decorate
 

@@ -1,0 +1,256 @@
+"""The agent's command line: `./run agent COMMAND --site FOLDER`; without a command it starts the agent.
+
+What a command answers goes to stdout, everything else to stderr. Exit codes: 0; 1 when a check or the ledger's chain
+is wrong; 2 for an error, told in one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from agents.check import WRONG, Finding, check_site
+from agents.export import FORMATS, export_model
+from agents.ledger import Ledger
+from agents.party import open_party
+from agents.predictor import predict
+from agents.settings import Settings, load_settings
+from agents.vault import Vault
+from protocol.errors import BadRequest, ConsiliumError
+from protocol.exchange import MemoryTransport
+
+_NO_ORDER = 0  # orders count from 1
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one command and returns its exit code; never raises, never prints a traceback."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except ConsiliumError as error:
+        _say(str(error))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:  # noqa: BLE001 (its text may hold a row's values, so only its kind and place are told)
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        _say(f"An unplanned error ({type(error).__name__}) in {Path(place.filename).name}, line {place.lineno}.")
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="./run agent", description=__doc__, allow_abbrev=False)
+    _add_site(parser)
+    parser.set_defaults(run=_with_settings(start))
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, (run, words) in _COMMANDS.items():
+        command = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
+        _add_site(command)
+        command.set_defaults(run=run)
+        _add_options(command, name)
+    return parser
+
+
+def _add_site(parser: argparse.ArgumentParser) -> None:
+    """Before or after the command: a default would let the one that is not given hide the other."""
+    parser.add_argument("--site", type=Path, default=argparse.SUPPRESS, help="the site's folder, with settings.toml")
+
+
+def _add_options(command: argparse.ArgumentParser, name: str) -> None:
+    if name in ("check", "ledger"):
+        command.add_argument("--json", action="store_true", help="JSON instead of lines")
+    if name == "ledger":
+        command.add_argument("--order", type=int, help="this order or model only")
+    if name in ("export", "infer"):
+        command.add_argument("--model", type=int, required=True, help="the model's id")
+    if name == "export":
+        command.add_argument("--format", choices=FORMATS, default="json")
+    if name == "infer":
+        command.add_argument("--sql", required=True, help="one SELECT; - reads it from stdin")
+        command.add_argument("--csv", action="store_true", help="CSV instead of a JSON list")
+
+
+def _with_settings(command: Callable[[argparse.Namespace, Settings], int]) -> Callable[[argparse.Namespace], int]:
+    return lambda options: command(options, load_settings(_site(options)))
+
+
+def _site(options: argparse.Namespace) -> Path:
+    if "site" not in options:
+        raise BadRequest("No site is given.", remedy="Add --site with the folder of settings.toml.", code="site")
+    return Path(options.site)
+
+
+def start(_options: argparse.Namespace, settings: Settings) -> int:
+    """Runs the agent; Prefect reads its environment once, when it is first imported."""
+    os.environ.update(settings.environment())
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("consilium").setLevel(logging.INFO)
+    from agents.worker import main as work
+
+    work(settings)
+    return 0
+
+
+def run_check(options: argparse.Namespace) -> int:
+    """Prints every finding; 1 if anything is wrong."""
+    findings = check_site(_site(options))
+    if options.json:
+        _print_json([finding.to_json() for finding in findings])
+    else:
+        _print_lines(_finding_line(finding) for finding in findings)
+    return int(any(finding.state == WRONG for finding in findings))
+
+
+def _finding_line(finding: Finding) -> str:
+    word = finding.state.upper() if finding.state == WRONG else finding.state
+    return f"{word:5}  {finding.check:11}  {finding.sentence} {finding.remedy}".rstrip()
+
+
+def show_keys(_options: argparse.Namespace, settings: Settings) -> int:
+    """Prints who this hospital is; the first call makes its keys."""
+    fingerprint = Vault(settings.vault).identity().public.fingerprint
+    name = json.dumps(settings.name, ensure_ascii=False)
+    _print_lines(
+        [
+            f"user_id      {settings.user_id}",
+            f"name         {settings.name}",
+            f"fingerprint  {fingerprint}",
+            "",
+            "# For each partner's settings.toml, once it has compared the fingerprint with you by telephone:",
+            "[[partners]]",
+            f"user_id = {settings.user_id}",
+            f"name = {name}",
+            f'fingerprint = "{fingerprint}"',
+        ]
+    )
+    return 0
+
+
+def show_ledger(options: argparse.Namespace, settings: Settings) -> int:
+    """Prints the entries, then whether the chain is whole; 1 if it is broken. As JSON, the last goes to stderr."""
+    ledger = Ledger(settings.ledger)
+    entries = [entry for entry in ledger.entries() if _is_about(entry, options.order)]
+    _print_lines([json.dumps(entry) for entry in entries] if options.json else map(_entry_line, entries))
+    broken = ledger.first_broken_line()
+    verdict = f"The chain is whole; its head is {ledger.head()}."
+    if broken is not None:
+        verdict = f"The chain is BROKEN at line {broken} of {ledger.path}: that line or the one before was altered."
+    (_say if options.json else _print_line)(verdict)
+    return int(broken is not None)
+
+
+def _is_about(entry: dict[str, Any], number: int | None) -> bool:
+    return number is None or number in (entry.get("order_id"), entry.get("model_id"))
+
+
+def _entry_line(entry: dict[str, Any]) -> str:
+    what = str(entry.get("kind") or entry.get("rule") or entry.get("format") or "")
+    place = f"fold {entry['fold']} round {entry['round']} to {entry['recipient']}" if "recipient" in entry else ""
+    number = entry.get("order_id", entry.get("model_id", ""))
+    size = f"{entry['n_bytes']} bytes" if "n_bytes" in entry else ""
+    columns = [f"{entry.get('at', ''):29}", f"{entry['event']:10}", f"{number!s:>6}", f"{what:16}"]
+    return "  ".join([*columns, *filter(None, (place, size, str(entry.get("sentence", ""))))])
+
+
+def list_models(_options: argparse.Namespace, settings: Settings) -> int:
+    """Prints a line for each model: its id first."""
+    vault = Vault(settings.vault)
+    for model_id in vault.models():
+        model = vault.model(model_id)
+        _print_line(f"{model_id}  {model['model_type']}  {len(model['attributes'])} attributes")
+    return 0
+
+
+def export(options: argparse.Namespace, settings: Settings) -> int:
+    """Prints a model; the ledger says so first."""
+    exported = export_model(Vault(settings.vault).model(options.model), options.format)
+    Ledger(settings.ledger).write("exported", model_id=options.model, format=options.format)
+    _print_json(exported)
+    return 0
+
+
+def infer(options: argparse.Namespace, settings: Settings) -> int:
+    """Prints predictions for this hospital's own rows; the ledger says so first, and says what was refused."""
+    sql = sys.stdin.read() if options.sql == "-" else options.sql
+    ledger = Ledger(settings.ledger)
+    try:
+        entries = _predictions(settings, options.model, sql)
+    except ConsiliumError as error:
+        ledger.write("refused", model_id=options.model, rule=error.code, sentence=error.sentence)
+        raise
+    ledger.write("inferred", model_id=options.model, n_rows=len(entries))
+    if options.csv:
+        _print_csv(entries)
+    else:
+        _print_json(entries)
+    return 0
+
+
+def _predictions(settings: Settings, model_id: int, sql: str) -> list[dict[str, Any]]:
+    party = open_party(settings, _NO_ORDER, MemoryTransport())
+    try:
+        return predict(party, model_id, sql)
+    except ValueError as error:  # of the mathematics: names arguments, never values
+        raise BadRequest(
+            f"The model cannot be applied to these rows: {error}",
+            remedy="Look for values out of range.",
+            code="numbers",
+        ) from None
+    finally:
+        party.store.destroy()
+
+
+_COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
+    "start": (_with_settings(start), "run the agent until SIGINT or SIGTERM (the default)"),
+    "check": (run_check, "say what is wrong with this installation and how to fix it"),
+    "ledger": (_with_settings(show_ledger), "what was asked, refused and sent, and whether the record is whole"),
+    "keys": (_with_settings(show_keys), "this hospital's fingerprint, and what its partners write down"),
+    "models": (_with_settings(list_models), "the models that this hospital holds"),
+    "export": (_with_settings(export), "print a model as JSON"),
+    "infer": (_with_settings(infer), "apply a model to rows of this hospital, without the coordinator"),
+}
+
+
+# Printing. Ledger and errors hold text of other hospitals, which must not reach a terminal as control characters.
+
+
+def _print_csv(entries: list[dict[str, Any]]) -> None:
+    names = list(entries[0].get("probabilities", {}))
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["id", "label", *(f"probability_{name}" for name in names)])
+    for entry in entries:
+        writer.writerow([entry["id"], entry["label"], *(entry["probabilities"][name] for name in names)])
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=None if isinstance(value, list) else 2, allow_nan=False))
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        _print_line(line)
+
+
+def _print_line(line: str) -> None:
+    print(_printable(line))
+
+
+def _say(line: str) -> None:
+    print(_printable(line), file=sys.stderr)
+
+
+def _printable(line: str) -> str:
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in line)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

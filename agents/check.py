@@ -1,0 +1,367 @@
+"""The agent's self-test: what is wrong with an installation, and how to put it right.
+
+Every check answers with findings and never raises. Rows are not read: the database is asked for names only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from agents.policy import Policy, TableRules, load_policy
+from agents.settings import Settings, load_settings
+from agents.source import TableDescription, open_source
+from agents.vault import Vault
+from protocol import VERSION
+from protocol.errors import ConsiliumError, Refused
+
+OK, WARN, WRONG = "ok", "warn", "wrong"
+LARGEST_CLOCK_ERROR_SECONDS = 60
+_FINGERPRINT = re.compile(r"([0-9a-f]{4}-){7}[0-9a-f]{4}")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence about one part: ok, worth a look (warn), or wrong; then `remedy` says what to do."""
+
+    check: str
+    state: str
+    sentence: str
+    remedy: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def check_site(site: Path, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> list[Finding]:
+    """Every check of one site folder. Without readable settings, only the policy can be checked beside them."""
+    try:
+        settings = load_settings(site)
+    except ConsiliumError as error:
+        return [_wrong("settings", error), *_policy_findings(site / "policy.toml")]
+    local = [
+        Finding("settings", OK, f"Hospital {settings.user_id}, {settings.name}."),
+        *guarded("state", lambda: check_folders(settings)),
+        *guarded("token", lambda: check_token(settings)),
+        *_policy_findings(settings.policy),
+        *guarded("database", lambda: check_database(settings)),
+        *guarded("keys", lambda: check_keys(settings)),
+        *guarded("partners", lambda: check_partners(settings)),
+    ]
+    return [
+        *local,
+        *guarded("coordinator", lambda: _ask_coordinator(settings, now)),
+        *guarded("prefect", lambda: _ask_prefect(settings)),
+    ]
+
+
+def guarded(check: str, findings: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """The findings of a check, or its error as one; of an unplanned error its kind only, because its text may
+    hold anything."""
+    found: list[Finding] = []
+    try:
+        for finding in findings():
+            found.append(finding)
+    except ConsiliumError as error:
+        found.append(_wrong(check, error))
+    except Exception as error:  # noqa: BLE001 (a self-test that dies of what it looks for helps nobody)
+        sentence = f"This check met an unplanned error ({type(error).__name__})."
+        found.append(Finding(check, WRONG, sentence, "Correct what the other lines name, then check again."))
+    return found
+
+
+def _wrong(check: str, error: ConsiliumError) -> Finding:
+    return Finding(check, WRONG, error.sentence, error.remedy)
+
+
+# On this machine
+
+
+def check_folders(settings: Settings) -> Iterator[Finding]:
+    """Nobody but the owner may enter state and vault, or read the keys and the ledger."""
+    paths = (settings.state, settings.vault, settings.vault / "identity.json", settings.ledger)
+    open_paths = [path for path in paths if path.exists() and path.stat().st_mode & 0o077]
+    for path in open_paths:
+        yield Finding("state", WRONG, f"{path} is open to other users of this machine.", f"Run: chmod go= {path}")
+    if not open_paths:
+        yield Finding("state", OK, f"{settings.state} is for its owner alone.")
+
+
+def check_token(settings: Settings) -> Iterator[Finding]:
+    """The token is there and nobody else can read it."""
+    settings.secret("token")
+    yield Finding("token", OK, "The token is there and only its owner can read it.")
+
+
+def _policy_findings(path: Path) -> list[Finding]:
+    def found() -> Iterator[Finding]:
+        policy = load_policy(path)
+        yield Finding("policy", OK, f"Opens {', '.join(policy.tables)} for {', '.join(policy.orders.methods)}.")
+        if "None" in policy.orders.methods:
+            yield Finding(
+                "policy",
+                WARN,
+                "Method None shows this hospital's gradients and the model to the coordinator.",
+                'Remove "None" from orders.methods, unless your data are public.',
+            )
+
+    return guarded("policy", found)
+
+
+def check_database(settings: Settings) -> Iterator[Finding]:
+    """The database answers a read-only connection and has every table and column that the policy names."""
+    source = open_source(settings.data_url, statement_timeout_seconds=settings.statement_timeout_seconds)
+    present = source.describe()
+    yield Finding("database", OK, f"Answers read-only, with {len(present)} tables and views.")
+    with contextlib.suppress(Refused):  # the policy's own check says what is wrong with it
+        yield from check_tables(load_policy(settings.policy), present, is_case_exact=source.dialect == "postgres")
+
+
+def check_tables(policy: Policy, present: list[TableDescription], *, is_case_exact: bool) -> Iterator[Finding]:
+    """Each of the policy's tables is there with the columns that it names."""
+
+    def fold(name: str) -> str:
+        return name if is_case_exact else name.lower()
+
+    for rules in policy.tables.values():
+        wanted = fold(rules.name)
+        found = [t for t in present if fold(t.name) == wanted or fold(t.name.split(".", 1)[1]) == wanted]
+        if not found:
+            names = ", ".join(table.name for table in present[:20]) or "none"
+            remedy = f"Correct its name in policy.toml, or make it. Seen here: {names}."
+            yield Finding("tables", WRONG, f"The database has no table {rules.name}.", remedy)
+            continue
+        columns = {fold(column) for column in found[0].columns}
+        yield _columns_finding(rules, [name for name in _named_columns(rules) if fold(name) not in columns], found[0])
+
+
+def _named_columns(rules: TableRules) -> list[str]:
+    names = [*([] if rules.all_columns else rules.columns), *rules.filter_columns, rules.unique_id]
+    return list(dict.fromkeys(names))
+
+
+def _columns_finding(rules: TableRules, missing: list[str], table: TableDescription) -> Finding:
+    if not missing:
+        return Finding("tables", OK, f"{rules.name} has every column that the policy names.")
+    remedy = f"Correct policy.toml; the table has: {', '.join(table.columns[:40])}."
+    return Finding("tables", WRONG, f"{rules.name} has no column {', '.join(missing)}.", remedy)
+
+
+def check_keys(settings: Settings) -> Iterator[Finding]:
+    """The long-lived keys are there and can be read. They are not made here."""
+    if not (settings.vault / "identity.json").exists():
+        remedy = "Run `./run agent keys`, or start the agent."
+        yield Finding("keys", WARN, "This hospital has no keys yet.", remedy)
+        return
+    yield Finding("keys", OK, f"Fingerprint {Vault(settings.vault).identity().public.fingerprint}.")
+
+
+def check_partners(settings: Settings) -> Iterator[Finding]:
+    """Every hospital that the policy names is pinned, each by a fingerprint of its own."""
+    problems = [*_pin_problems(settings), *_unpinned(settings)]
+    yield from problems
+    if not problems:
+        yield Finding("partners", OK, f"Pinned: {', '.join(p.name for p in settings.partners.values()) or 'nobody'}.")
+
+
+def _pin_problems(settings: Settings) -> Iterator[Finding]:
+    seen = {_own_fingerprint(settings): "this hospital itself"}
+    for partner in settings.partners.values():
+        name = f"{partner.name} ({partner.user_id})"
+        if not _FINGERPRINT.fullmatch(partner.fingerprint):
+            remedy = (
+                "Eight groups of four hexadecimal digits; ask by telephone for what `./run agent keys` prints there."
+            )
+            yield Finding("partners", WRONG, f"The fingerprint of {name} is not one.", remedy)
+        elif partner.fingerprint in seen:
+            remedy = "Ask for its own fingerprint by telephone; each hospital has another one."
+            sentence = f"{name} is pinned with the fingerprint of {seen[partner.fingerprint]}."
+            yield Finding("partners", WRONG, sentence, remedy)
+        seen.setdefault(partner.fingerprint, name)
+
+
+def _unpinned(settings: Settings) -> Iterator[Finding]:
+    try:
+        orders = load_policy(settings.policy).orders
+    except ConsiliumError:
+        return  # the policy's own check says so
+    for user_id in sorted({*orders.initiators, *orders.receivers} - {settings.user_id, *settings.partners}):
+        remedy = "Ask it by telephone for its fingerprint and add it to settings.toml under [[partners]]."
+        yield Finding("partners", WRONG, f"The policy names hospital {user_id}, which is not pinned.", remedy)
+
+
+def _own_fingerprint(settings: Settings) -> str:
+    has_keys = (settings.vault / "identity.json").exists()
+    return Vault(settings.vault).identity().public.fingerprint if has_keys else ""
+
+
+# Across the wall
+
+
+def _ask_coordinator(settings: Settings, now: Callable[[], datetime]) -> Iterator[Finding]:
+    with settings.client() as client:
+        yield from check_coordinator(client, settings, now=now)
+
+
+def _ask_prefect(settings: Settings) -> Iterator[Finding]:
+    with settings.client(settings.prefect_url) as client:
+        yield from check_prefect(client, settings)
+
+
+def check_coordinator(client: httpx.Client, settings: Settings, *, now: Callable[[], datetime]) -> Iterator[Finding]:
+    """It answers, in time and version, takes the token, and shows the keys that are pinned here."""
+    yield from _check_encrypted("coordinator", "coordinator_url", client)
+    health = _get(client, "health")
+    if isinstance(health, Finding):
+        yield health
+        return
+    yield _health_finding(health)
+    yield check_clock(health.headers.get("Date"), now=now())
+    yield check_version(health)
+    yield from _check_membership(client, settings)
+
+
+def _check_encrypted(check: str, key: str, client: httpx.Client) -> Iterator[Finding]:
+    if client.base_url.scheme == "http" and client.base_url.host not in _LOOPBACK:
+        remedy = f"Ask the operator for an https address and write it as {key}."
+        yield Finding(check, WARN, f"{key} is not https: secrets travel readably.", remedy)
+
+
+def _get(
+    client: httpx.Client, path: str, *, check: str = "coordinator", options: dict[str, Any] | None = None
+) -> httpx.Response | Finding:
+    try:
+        return client.get(path, **(options or {}))
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        remedy = "Check the address in settings.toml, the network, the proxy and ca_file; ask the operator if it runs."
+        return Finding(check, WRONG, f"{client.base_url} does not answer ({type(error).__name__}).", remedy)
+
+
+def _health_finding(answer: httpx.Response) -> Finding:
+    if answer.status_code == 200:
+        return Finding("coordinator", OK, "Answers and is ready.")
+    if answer.status_code == 503 and "data" in _body(answer):
+        return Finding("coordinator", WARN, "Answers, but is not ready yet.", "Wait, or ask the operator.")
+    sentence = f"What answers is no coordinator (HTTP status {answer.status_code})."
+    return Finding("coordinator", WRONG, sentence, "Check coordinator_url, and what stands between (proxy, TLS).")
+
+
+def check_clock(date: str | None, *, now: datetime) -> Finding:
+    """The clocks here and at the coordinator differ by a minute at most; `date` is HTTP's Date header."""
+    try:
+        seconds = (now - parsedate_to_datetime(date or "")).total_seconds()
+    except (TypeError, ValueError):
+        return Finding("clock", WARN, "The coordinator did not tell its time.", "Compare the clocks yourself.")
+    if abs(seconds) <= LARGEST_CLOCK_ERROR_SECONDS:
+        return Finding("clock", OK, "Agrees with the coordinator's.")
+    word = "ahead of" if seconds > 0 else "behind"
+    sentence = f"This clock is {abs(round(seconds))} seconds {word} the coordinator's."
+    return Finding("clock", WARN, sentence, "Turn on time synchronisation (NTP) on both machines.")
+
+
+def check_version(health: httpx.Response) -> Finding:
+    """Both sides run the same version."""
+    data = _body(health).get("data")
+    version = data.get("version") if isinstance(data, dict) else None
+    if version is None:
+        return Finding("version", WARN, f"This is {VERSION}; the coordinator did not tell its version.", "Check later.")
+    if version == VERSION:
+        return Finding("version", OK, f"{VERSION}, as at the coordinator.")
+    sentence = f"This is {VERSION}, the coordinator runs {version}."
+    return Finding("version", WRONG, sentence, "Update both to the same version.")
+
+
+def _check_membership(client: httpx.Client, settings: Settings) -> Iterator[Finding]:
+    answer = _get(client, "hospitals", options={"headers": {"Authorization": f"Bearer {settings.secret('token')}"}})
+    if isinstance(answer, Finding):
+        yield answer
+    elif answer.status_code in (401, 403):
+        remedy = f"Ask the operator for a new agent token and put it into {settings.state / 'token'}, mode 0600."
+        yield Finding("token", WRONG, "The coordinator does not accept this token.", remedy)
+    elif answer.status_code != 200:
+        remedy = "Ask the operator for the coordinator's log."
+        yield Finding("coordinator", WRONG, f"GET /hospitals gives HTTP status {answer.status_code}.", remedy)
+    else:
+        yield Finding("token", OK, "The coordinator accepts it.")
+        yield from check_registry(_body(answer), settings)
+
+
+def check_registry(body: dict[str, Any], settings: Settings) -> Iterator[Finding]:
+    """The coordinator knows this hospital, and shows the same keys as are pinned here."""
+    shown = {row["user_id"]: row for row in body["data"]["hospitals"]}
+    if settings.user_id not in shown:
+        remedy = f"Check user_id, or ask the operator for `./run server add-hospital` of {settings.user_id}."
+        yield Finding("registry", WRONG, f"The coordinator knows no hospital {settings.user_id}.", remedy)
+    pins = {user_id: partner.fingerprint for user_id, partner in settings.partners.items()}
+    for user_id, pin in {**pins, settings.user_id: _own_fingerprint(settings)}.items():
+        told = shown.get(user_id, {}).get("fingerprint")
+        if pin and told and told != pin:
+            yield Finding("registry", WRONG, *_other_key(settings, user_id))
+
+
+def _other_key(settings: Settings, user_id: int) -> tuple[str, str]:
+    if user_id == settings.user_id:
+        return (
+            "The coordinator shows another key for this hospital than the one in its vault.",
+            "Start the agent, which presents its key. If this stays, tell the operator: somebody may use your name.",
+        )
+    return (
+        f"The coordinator shows another key for hospital {user_id} than the one pinned here.",
+        "Compare fingerprints by telephone. Replace the pin only if that hospital's keys were renewed.",
+    )
+
+
+def check_prefect(client: httpx.Client, settings: Settings) -> Iterator[Finding]:
+    """Prefect answers, takes the auth string, and has this hospital's pool."""
+    yield from _check_encrypted("prefect", "prefect_url", client)
+    user, _, password = (settings.prefect_auth or "").partition(":")
+    auth: dict[str, Any] = {"auth": httpx.BasicAuth(user, password)} if settings.prefect_auth else {}
+    health = _get(client, "health", check="prefect", options=auth)
+    if isinstance(health, Finding):
+        yield health
+    elif health.status_code != 200:
+        yield _prefect_trouble(health, settings)
+    else:
+        yield Finding("prefect", OK, "Answers.")
+        pool = _get(client, f"work_pools/{settings.pool}", check="prefect", options=auth)
+        yield pool if isinstance(pool, Finding) else _pool_finding(pool, settings)
+
+
+def _prefect_trouble(answer: httpx.Response, settings: Settings) -> Finding:
+    if answer.status_code in (401, 403):
+        remedy = f"Put the auth string that the operator gave you into {settings.state / 'prefect_auth'}, mode 0600."
+        return Finding("prefect", WRONG, "Prefect does not accept the auth string, or asks for one.", remedy)
+    sentence = f"What answers is not Prefect's API (HTTP status {answer.status_code})."
+    return Finding("prefect", WRONG, sentence, "Check prefect_url; it ends in /api.")
+
+
+def _pool_finding(answer: httpx.Response, settings: Settings) -> Finding:
+    if answer.status_code in (401, 403):
+        return _prefect_trouble(answer, settings)
+    if answer.status_code == 404:
+        remedy = f"Ask the operator for `./run server add-hospital` of {settings.user_id}."
+        return Finding("pool", WRONG, f"Prefect has no work pool {settings.pool}.", remedy)
+    body = _body(answer)
+    if answer.status_code != 200 or body.get("type") != "hospital":
+        remedy = "Ask the operator to make it again with `./run server add-hospital`."
+        return Finding("pool", WRONG, f"{settings.pool} is no work pool of type hospital.", remedy)
+    if body.get("is_paused"):
+        return Finding("pool", WARN, f"The work pool {settings.pool} is paused.", "Ask the operator to resume it.")
+    return Finding("pool", OK, f"Work pool {settings.pool} is there.")
+
+
+def _body(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        body = answer.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}

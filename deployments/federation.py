@@ -1,0 +1,205 @@
+"""A whole federation on one machine: `./run up` keeps it running, `./run demo` shows one order from end to end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+
+from agents.settings import Settings as Site
+from api.settings import Settings, load_settings
+from deployments.local_sites import prepare
+from deployments.parts import Federation, Part, running, until_signal
+from deployments.server import coordinator_token, open_store, prefect_auth
+from protocol.errors import BadRequest, Conflict, ConsiliumError
+
+START_SECONDS = 120.0
+
+
+def parts_of_coordinator(settings: Settings, *, expected: int) -> list[Part]:
+    """Prefect (unless another address is given), the API and the worker, in the order in which they start."""
+    python, log = sys.executable, settings.folder / "log"
+    auth = prefect_auth(settings)
+    parts = []
+    if "CONSILIUM_PREFECT_URL" not in os.environ:
+        port = settings.prefect_url.rsplit(":", 1)[1].split("/")[0]
+        home = settings.home / "prefect"
+        server = {
+            "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_LOGGING_LEVEL": "WARNING",
+            "PREFECT_UI_API_URL": settings.prefect_url,
+            **({"PREFECT_SERVER_API_AUTH_STRING": auth} if auth else {}),
+        }
+        command = [python, "-m", "prefect", "server", "start", "--host", settings.host, "--port", port]
+        parts.append(Part("prefect", command, home / "server.log", server))
+    own_home = {"PREFECT_HOME": str(settings.folder / "prefect-client"), "PREFECT_LOGGING_LEVEL": "WARNING"}
+    api = [python, "-m", "deployments.server", "api", "--expect-agents", str(expected)]
+    worker = [python, "-m", "deployments.server", "worker"]
+    parts.append(Part("api", api, log / "api.log", own_home))
+    parts.append(Part("worker", worker, log / "worker.log", own_home))
+    return parts
+
+
+def part_of_site(site: Site) -> Part:
+    """A hospital's agent, as its IT would start it."""
+    command = [sys.executable, "-m", "agents", "start", "--site", str(site.site)]
+    return Part(site.name, command, site.state / "agent.log", {"PREFECT_LOGGING_LEVEL": "WARNING"})
+
+
+@contextlib.asynccontextmanager
+async def federation(settings: Settings, sites: list[Site], *, restart: bool) -> AsyncIterator[Federation]:
+    """A federation that can take an order, and that leaves nothing running."""
+    coordinator_token(settings, store := open_store(settings))
+    hospital_ids = store.hospital_names()
+    store.close()
+    async with running(restart=restart) as parts, httpx.AsyncClient(trust_env=False) as client:
+        waiting = parts_of_coordinator(settings, expected=len(sites))
+        for part in waiting[:-1]:
+            await parts.add(part)
+        await _until(client, f"{settings.prefect_url}/health", parts)
+        await _deploy(settings, list(hospital_ids))
+        for part in [waiting[-1], *map(part_of_site, sites)]:
+            await parts.add(part)
+        await _until(client, f"http://{settings.host}:{settings.port}/health", parts)
+        yield parts
+
+
+async def _until(client: httpx.AsyncClient, url: str, parts: Federation) -> None:
+    """Waits until an address answers 200. There is no event to wait for: the process is only starting."""
+    deadline = asyncio.get_running_loop().time() + START_SECONDS
+    while True:
+        with contextlib.suppress(httpx.HTTPError):
+            if (await client.get(url, timeout=5)).status_code == 200:
+                return
+        if parts.died.is_set() or asyncio.get_running_loop().time() > deadline:
+            raise ConsiliumError(f"{url} does not answer.", remedy="Read the logs of the parts named above.")
+        await asyncio.sleep(0.1)
+
+
+async def _deploy(settings: Settings, hospital_ids: list[int]) -> None:
+    """In a process of its own: Prefect reads its settings when it is imported."""
+    environment = {**os.environ, "PREFECT_HOME": str(settings.folder / "prefect-client")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "deployments.server", "deploy", env=environment, stdout=asyncio.subprocess.DEVNULL
+    )
+    if await process.wait():
+        raise ConsiliumError("Prefect's deployments could not be made.", remedy="The lines above say why.")
+
+
+@contextlib.contextmanager
+def alone(settings: Settings) -> Iterator[None]:
+    """One federation for each CONSILIUM_HOME."""
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (settings.home / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(
+                f"A federation runs in {settings.home} already.",
+                remedy="Stop it, or set CONSILIUM_HOME to another folder.",
+            ) from None
+        yield
+
+
+def choose_ports(*, any_free: bool) -> Settings:
+    """The settings with ports that are free; `any_free` takes others where the usual ones are taken and none is set."""
+    for name, usual in (("CONSILIUM_API_PORT", 5000), ("CONSILIUM_PREFECT_PORT", 4200)):
+        port = int(os.environ.get(name, usual))
+        if _is_free(port):
+            os.environ[name] = str(port)
+        elif any_free and name not in os.environ:
+            os.environ[name] = str(_free_port())
+        else:
+            raise BadRequest(f"Port {port} is taken.", remedy=f"Set {name} to a free one.", code=name)
+    return load_settings()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def serve(settings: Settings) -> int:
+    """`./run server`: the coordinator's half in production; hospitals are elsewhere."""
+
+    async def run() -> None:
+        async with federation(settings, [], restart=True) as parts:
+            _say(settings)
+            await until_signal(parts)
+
+    with alone(settings):
+        asyncio.run(run())
+    return 0
+
+
+async def _up(settings: Settings, sites: list[Site], *, restart: bool) -> None:
+    async with federation(settings, sites, restart=restart) as parts:
+        _say(settings)
+        print(f"Tokens       {settings.home / 'tokens.json'}", file=sys.stderr)
+        for user_id, token in json.loads((settings.home / "tokens.json").read_text()).items():
+            print(f"  {user_id:>8}  {token}", file=sys.stderr)
+        print("Ready. Ctrl-C ends it.", file=sys.stderr)
+        await until_signal(parts)
+
+
+def _say(settings: Settings) -> None:
+    print(f"Coordinator  http://{settings.host}:{settings.port}  (API at /docs)", file=sys.stderr)
+    print(f"Prefect      {settings.prefect_page}  (auth string in {settings.folder / 'prefect_auth'})", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="./run")
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", help="keep a federation of local hospitals running")
+    up.add_argument("--hospitals", type=int, default=3)
+    up.add_argument("--no-restart", action="store_true", help="end when a part dies, instead of starting it again")
+    demo = commands.add_parser("demo", help="run the request document's order from end to end")
+    demo.add_argument("--hospitals", type=int, default=3, help="3 or more")
+    demo.add_argument("--rounds", type=int, default=10)
+    demo.add_argument("--features", type=int, default=4, help="1 to 30 of x1, x2, ...")
+    demo.add_argument("--method", choices=("Paillier", "Mask", "None"), default="Paillier")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `up` or `demo`; a known error is one sentence on stderr and exit code 2."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING)
+    try:
+        settings = choose_ports(any_free=args.command == "demo")
+        with alone(settings):
+            sites = prepare(settings, n_hospitals=args.hospitals)
+            if args.command == "up":
+                asyncio.run(_up(settings, sites, restart=not args.no_restart))
+                return 0
+            from deployments.demo import show
+
+            return asyncio.run(show(settings, sites, args))
+    except ConsiliumError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""The hospitals of a one-machine federation: sites, data, tokens and pins, because it owns them all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from agents.settings import Settings as Site
+from agents.settings import load_settings as load_site
+from agents.vault import Vault
+from api.settings import Settings
+from api.store import Store
+from deployments.breast_cancer import breast_cancer_tables, make_database
+from deployments.server import new_token, open_store, prefect_auth, write_secret
+
+SITES = Path(__file__).parent / "sites"
+NAMED = ("suzhou-szslyy", "zhejiang-zdey", "shanxi-xbfy")
+
+
+def prepare(settings: Settings, *, n_hospitals: int = 3) -> list[Site]:
+    """Makes everything that a local federation needs and is not there yet; safe to run again.
+
+    Leaves `tokens.json` (mode 0600) with the operator's token and one for each hospital's user.
+    """
+    store = open_store(settings)
+    folders = [SITES / name for name in NAMED] + [_extra_site(settings, number) for number in range(3, n_hospitals)]
+    sites = [load_site(folder) for folder in folders[: max(n_hospitals, 1)]]
+    if not (settings.folder / "prefect_auth").exists():
+        write_secret(settings.folder / "prefect_auth", "consilium:" + os.urandom(24).hex())
+    _make_tokens(settings, store, sites)
+    _make_data(sites)
+    _pin(sites)
+    store.close()
+    return sites
+
+
+def _extra_site(settings: Settings, number: int) -> Path:
+    """A further hospital beside the three of the request document; it holds the host table too."""
+    user_id, folder = number + 2, settings.home / "site-folders" / f"hospital-{number + 2}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.toml").write_text(f'user_id = {user_id}\nname = "hospital-{user_id}"\n')
+    policy = (SITES / NAMED[0] / "policy.toml").read_text()
+    (folder / "policy.toml").write_text(policy.replace("[2, 3, 4]", str(list(range(2, number + 3)))))
+    return folder
+
+
+def _make_tokens(settings: Settings, store: Store, sites: list[Site]) -> None:
+    path = settings.home / "tokens.json"
+    tokens: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    known = store.hospital_names()
+    if "operator" not in tokens or store.caller(tokens["operator"]) is None:
+        tokens["operator"] = new_token(store, "operator")
+    for site in sites:
+        if site.user_id not in known:
+            store.add_hospital(site.user_id, site.name)
+        if store.caller(tokens.get(str(site.user_id), "")) is None:
+            tokens[str(site.user_id)] = new_token(store, "hospital", site.user_id)
+        agent = site.state / "token"
+        if not agent.exists() or store.caller(agent.read_text().strip()) is None:
+            write_secret(agent, new_token(store, "agent", site.user_id))
+        write_secret(site.state / "prefect_auth", prefect_auth(settings) or "")
+    write_secret(path, json.dumps(tokens, indent=2))
+
+
+def _make_data(sites: list[Site]) -> None:
+    missing = [site for site in sites if not (site.state / "hospital.duckdb").exists()]
+    tables = breast_cancer_tables() if missing else {}
+    for site in missing:
+        part = "guest" if site.user_id == 4 else "host"
+        own = {f"breast_homo_{part}": tables[part], "breast_homo_test": tables["test"]}
+        make_database(site.state / "hospital.duckdb", own)
+
+
+def _pin(sites: list[Site]) -> None:
+    """What people compare by telephone, written by who owns all sites."""
+    prints = {site.user_id: (site.name, Vault(site.vault).identity().public.fingerprint) for site in sites}
+    for site in sites:
+        write_secret(site.state / "partners.toml", _partners({k: v for k, v in prints.items() if k != site.user_id}))
+
+
+def _partners(prints: Mapping[int, tuple[str, str]]) -> str:
+    return "\n".join(
+        f'[[partners]]\nuser_id = {user}\nname = "{name}"\nfingerprint = "{text}"\n'
+        for user, (name, text) in prints.items()
+    )

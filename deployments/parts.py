@@ -1,0 +1,112 @@
+"""Starts the processes of a federation, starts again what dies, and ends them all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+STOP_SECONDS = 15.0
+
+
+@dataclass
+class Part:
+    """One process: what it is called, how it starts, and where its output goes."""
+
+    name: str
+    argv: Sequence[str]
+    log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> asyncio.subprocess.Process:
+        self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        try:
+            self.process = await asyncio.create_subprocess_exec(
+                *self.argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
+                env={**os.environ, **self.environment},
+                start_new_session=True,
+            )
+        finally:
+            os.close(descriptor)
+        return self.process
+
+
+class Federation:
+    """Running parts. Each stands in a session of its own, so that Ctrl-C reaches this process alone."""
+
+    def __init__(self, *, restart: bool) -> None:
+        self.parts: dict[str, Part] = {}
+        self._restart, self._stopping = restart, False
+        self._keepers: list[asyncio.Task[None]] = []
+        self.died = asyncio.Event()
+
+    async def add(self, part: Part) -> None:
+        """Starts a part and keeps it running."""
+        self.parts[part.name] = part
+        process = await part.start()
+        self._keepers.append(asyncio.create_task(self._keep(part, process)))
+
+    async def _keep(self, part: Part, process: asyncio.subprocess.Process) -> None:
+        pause = 0.5
+        while True:
+            code = await process.wait()
+            if self._stopping:
+                return
+            print(f"{part.name} ended with code {code}; its output is in {part.log}", file=sys.stderr)
+            if not self._restart:
+                self.died.set()
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 10.0)
+            process = await part.start()
+
+    async def stop(self) -> None:
+        """SIGTERM for all, the coordinator's and Prefect's parts last; SIGKILL for who does not listen."""
+        self._stopping = True
+        for part in reversed(list(self.parts.values())):
+            _signal(part, signal.SIGTERM)
+        waiting = [asyncio.create_task(p.process.wait()) for p in self.parts.values() if p.process]
+        if waiting:
+            await asyncio.wait(waiting, timeout=STOP_SECONDS)
+        for part in self.parts.values():
+            _signal(part, signal.SIGKILL)
+        await asyncio.gather(*waiting)
+        for keeper in self._keepers:
+            keeper.cancel()
+
+
+def _signal(part: Part, number: signal.Signals) -> None:
+    if part.process is not None and part.process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            part.process.send_signal(number)
+
+
+@contextlib.asynccontextmanager
+async def running(*, restart: bool) -> AsyncIterator[Federation]:
+    """A federation whose parts are all ended at the end, however it comes."""
+    federation = Federation(restart=restart)
+    try:
+        yield federation
+    finally:
+        await asyncio.shield(federation.stop())
+
+
+async def until_signal(federation: Federation) -> None:
+    """Returns on SIGINT, SIGTERM, or when a part has died that is not started again."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    waits = [asyncio.create_task(stop.wait()), asyncio.create_task(federation.died.wait())]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()

@@ -1,0 +1,166 @@
+"""The coordinator's half: `./run server COMMAND`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import secrets
+import sys
+from pathlib import Path
+
+from api.settings import Settings, load_settings
+from api.store import Store
+from protocol.errors import ConsiliumError
+
+TOKEN_BYTES = 32
+
+
+def write_secret(path: Path, text: str) -> None:
+    """A file that only its owner may read, from the first moment."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
+def new_token(store: Store, role: str, user_id: int | None = None) -> str:
+    """Issues a token and keeps its hash."""
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    store.add_token(token, role, user_id)
+    return token
+
+
+def open_store(settings: Settings) -> Store:
+    """The store at this version's schema."""
+    settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    store = Store(settings.store_url)
+    store.migrate()
+    return store
+
+
+def prefect_auth(settings: Settings) -> str | None:
+    """Prefect's own auth string, from a file of mode 0600 in the coordinator's folder."""
+    path = settings.folder / "prefect_auth"
+    return path.read_text().strip() if path.exists() else None
+
+
+def coordinator_token(settings: Settings, store: Store) -> Path:
+    """The file with the token of the coordinator's own flows; made when it is missing."""
+    path = settings.folder / "token"
+    if not path.exists() or store.caller(path.read_text().strip()) is None:
+        write_secret(path, new_token(store, "coordinator"))
+    return path
+
+
+def serve_api(settings: Settings, *, expected: int) -> None:
+    """The REST API, in this process."""
+    import uvicorn
+
+    from api.app import create_app
+
+    app = create_app(settings, prefect_auth=prefect_auth(settings), expected=expected)
+    uvicorn.run(
+        app, host=settings.host, port=settings.port, log_level="warning", access_log=False, timeout_graceful_shutdown=2
+    )
+
+
+def serve_worker(settings: Settings) -> None:
+    """The worker of pool `coordinator`. Prefect's environment is set before Prefect is imported."""
+    auth = prefect_auth(settings)
+    host = f"http://{settings.host}:{settings.port}"
+    os.environ |= {
+        "PREFECT_API_URL": settings.prefect_url,
+        "PREFECT_WORKER_ENABLE_CANCELLATION": "true",
+        "CONSILIUM_COORDINATOR_URL": os.environ.get("CONSILIUM_COORDINATOR_URL", host),
+        "CONSILIUM_COORDINATOR_TOKEN_FILE": str(settings.folder / "token"),
+        **({"PREFECT_API_AUTH_STRING": auth} if auth else {}),
+    }
+    from deployments.coordinator import main
+
+    main(settings)
+
+
+def _add_hospital(settings: Settings, args: argparse.Namespace) -> None:
+    store = open_store(settings)
+    store.add_hospital(args.user_id, args.name)
+    tokens = {"user": new_token(store, "hospital", args.user_id), "agent": new_token(store, "agent", args.user_id)}
+    print(json.dumps({"user_id": args.user_id, "name": args.name, "tokens": tokens}, indent=2))
+    print("Now run: ./run server deploy", file=sys.stderr)
+
+
+def _token(settings: Settings, args: argparse.Namespace) -> None:
+    store = open_store(settings)
+    role = {"user": "hospital"}.get(args.role, args.role)
+    if (role == "operator") != (args.user_id is None):
+        raise ConsiliumError("An operator has no user_id, a user or agent needs one.", remedy="Correct --user-id.")
+    if args.action in ("revoke", "rotate"):
+        print(f"{store.revoke_tokens(role, args.user_id)} revoked", file=sys.stderr)
+    if args.action in ("issue", "rotate"):
+        print(new_token(store, role, args.user_id))
+
+
+def _deploy(settings: Settings) -> None:
+    os.environ["PREFECT_API_URL"] = settings.prefect_url
+    from prefect.client.orchestration import PrefectClient
+
+    from deployments.pools import deploy
+
+    async def run() -> list[str]:
+        async with PrefectClient(settings.prefect_url, auth_string=prefect_auth(settings)) as client:
+            return await deploy(client, open_store(settings).hospital_names())
+
+    for name in asyncio.run(run()):
+        print(name)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="./run server", description="The coordinator: Prefect, API and worker.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("start", help="Prefect, the API and the worker, until Ctrl-C (the default)")
+    api = commands.add_parser("api", help="the REST API alone")
+    api.add_argument("--expect-agents", type=int, default=0, help="/health waits for so many agents")
+    commands.add_parser("worker", help="the worker of pool coordinator alone")
+    commands.add_parser("deploy", help="make work pools and deployments")
+    hospital = commands.add_parser("add-hospital", help="register a hospital; prints its tokens once")
+    hospital.add_argument("--user-id", type=int, required=True)
+    hospital.add_argument("--name", required=True)
+    token = commands.add_parser("token", help="issue, rotate or revoke tokens")
+    token.add_argument("action", choices=("issue", "rotate", "revoke"))
+    token.add_argument("role", choices=("operator", "user", "agent"))
+    token.add_argument("--user-id", type=int)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; a known error is one sentence on stderr and exit code 2."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        settings = load_settings()
+        match args.command:
+            case "api":
+                serve_api(settings, expected=args.expect_agents)
+            case "worker":
+                serve_worker(settings)
+            case "deploy":
+                _deploy(settings)
+            case "add-hospital":
+                _add_hospital(settings, args)
+            case "token":
+                _token(settings, args)
+            case _:
+                from deployments.federation import serve
+
+                return serve(settings)
+    except ConsiliumError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
