@@ -71,7 +71,7 @@ def test_what_is_written_is_read(payload: bytes, seal: int) -> None:
     said = header(seal=seal)
     envelope = write_envelope(IDENTITIES[2], said, payload, session=session(2))
     assert read_envelope(envelope, said, IDENTITIES[2].public, session=session(3)) == payload
-    assert (payload in envelope) == (seal == 0 or payload in envelope)
+    assert len(payload) < 8 or (payload in envelope) == (seal == 0)
 
 
 @given(st.integers(min_value=0), st.sampled_from([0, 1, 2]))

@@ -181,7 +181,7 @@ PUBLIC = {user: sealing.exchange_public(key) for user, key in PRIVATE.items()}
 
 
 def session(me: int, *, context: bytes = b"c" * 32, secret: bytes | None = b"s" * 32) -> Session:
-    return Session(context, me, PRIVATE[me], PUBLIC, {user: ONE.public for user in PRIVATE}, secret)
+    return Session(context, me, PRIVATE[me], PUBLIC, dict.fromkeys(PRIVATE, ONE.public), secret)
 
 
 def test_a_pair_has_one_key_and_nobody_else_has_it() -> None:

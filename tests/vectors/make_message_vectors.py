@@ -128,7 +128,7 @@ def altered_headers(seal: int) -> dict[str, Header]:
         "context": replace(said, context=hashlib.sha256(b"another run").digest()),
         "members": replace(said, members=members_digest((2, 4))),
         "kind": replace(said, kind="classes"),
-        "seal": replace(said, seal=(seal + 1) % 3),
+        "seal": replace(said, seal=0 if seal else 2),
     }
 
 

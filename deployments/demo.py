@@ -1,0 +1,238 @@
+"""`./run demo`: the request document's own order on this machine, shown as it goes, and what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import struct
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from agents.settings import Settings as Site
+from agents.vault import Vault
+from analytics.models import Model
+from analytics.training import train
+from api.settings import Settings
+from deployments.breast_cancer import breast_cancer_tables
+from deployments.federation import federation
+from protocol.errors import BadRequest, ConsiliumError
+
+INITIATOR = 4
+
+
+def document_order(
+    hospitals: Iterable[int] = (2, 3, 4), *, rounds: int = 10, features: int = 4, method: str = "Paillier"
+) -> dict[str, Any]:
+    """The body of POST /model/train in the request document; hospital 4 holds the guest table, the others the host's."""
+    ids = sorted(hospitals)
+    tables = {user: "breast_homo_guest" if user == INITIATOR else "breast_homo_host" for user in ids}
+    return {
+        "user_id": INITIATOR,
+        "model_type": "lr",
+        "model_params": {
+            "penalty": "L2",
+            "optimizer": "sgd",
+            "eps": 1e-4,
+            "alpha": 0.01,
+            "max_iter": rounds,
+            "converge_func": "diff",
+            "batch_size": 500,
+            "learning_rate": 0.15,
+            "decay": 1,
+            "decay_sqrt": True,
+            "init_param": {"init_method": "zeros"},
+            "encrypt_param": {"method": method},
+            "cv_param": {"need_cv": False},
+        },
+        "party_id": [user for user in ids if user != INITIATOR],
+        "data_info": {str(user): f"SELECT * FROM data.{table};" for user, table in tables.items()},
+        "unique_id": "id",
+        "attributes": [f"x{i}" for i in range(1, features + 1)] if features < 30 else [f"x{i}" for i in range(30)],
+        "label_name": "y",
+    }
+
+
+async def show(settings: Settings, sites: list[Site], args: argparse.Namespace) -> int:
+    """Starts a federation, runs the order, shows it, and ends everything. Exit code 0 when all went well."""
+    _check(args)
+    console, started = Console(), time.monotonic()
+    task = asyncio.current_task()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)  # type: ignore[union-attr]
+    body = document_order(
+        [site.user_id for site in sites], rounds=args.rounds, features=args.features, method=args.method
+    )
+    console.print(f"Starting Prefect, the coordinator and {len(sites)} hospital agents ...")
+    try:
+        async with federation(settings, sites, restart=False):
+            times = {"start": time.monotonic() - started}
+            order_id = await _run(console, settings, sites, body, times)
+            _report(console, settings, sites, body, order_id, times)
+    except asyncio.CancelledError:
+        console.print("Stopped; nothing is left running.")
+        return 130
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not 3 <= args.hospitals <= 50:
+        raise BadRequest("--hospitals is out of range.", remedy="Give 3 to 50; fewer could subtract themselves.")
+    if not 1 <= args.features <= 30:
+        raise BadRequest("--features is out of range.", remedy="Give 1 to 30.")
+    if not 1 <= args.rounds <= 10_000:
+        raise BadRequest("--rounds is out of range.", remedy="Give 1 to 10000.")
+
+
+async def _run(
+    console: Console, settings: Settings, sites: list[Site], body: dict[str, Any], times: dict[str, float]
+) -> int:
+    token = json.loads((settings.home / "tokens.json").read_text())[str(INITIATOR)]
+    headers = {"Authorization": f"Bearer {token}"}
+    url = f"http://{settings.host}:{settings.port}"
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=90, trust_env=False) as client:
+        console.print(f"POST {url}/model/train")
+        began = time.monotonic()
+        answer = (await client.post("/model/train", json=body)).json()
+        console.print_json(json.dumps(answer))
+        if answer["code"] != 200:
+            raise ConsiliumError(answer["message"], remedy="")
+        order_id = int(answer["data"]["order_id"])
+        times["rows counted"] = time.monotonic() - began
+        await _follow(console, client, order_id, body["model_params"]["max_iter"])
+        times["order"] = time.monotonic() - began
+        order = (await client.get(f"/orders/{order_id}")).json()["data"]
+        _metrics(console, order, {site.user_id: site.name for site in sites})
+        infer = {
+            "model_id": str(order_id),
+            "input_data": {"user_id": "4", "data_sql": "SELECT * FROM data.breast_homo_guest where id=133;"},
+        }
+        answer = (await client.post("/model/infer", json=infer)).json()
+        console.print(f"POST {url}/model/infer  (one row of hospital 4's own)")
+        console.print_json(json.dumps(answer))
+    return order_id
+
+
+async def _follow(console: Console, client: httpx.AsyncClient, order_id: int, rounds: int) -> None:
+    """A progress bar fed by the order's server-sent events."""
+    columns = (
+        TextColumn("order {task.fields[order]}"),
+        BarColumn(40),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TimeElapsedColumn(),
+    )
+    state = "pending"
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=rounds, order=order_id, loss="-")
+        async with client.stream("GET", f"/orders/{order_id}/events") as stream:
+            event = ""
+            async for line in stream.aiter_lines():
+                if line.startswith("event:"):
+                    event = line.removeprefix("event:").strip()
+                elif line.startswith("data:"):
+                    data = json.loads(line.removeprefix("data:"))
+                    if event == "round":
+                        progress.update(bar, completed=data["round"], loss=f"{data['loss']:.6f}")
+                    else:
+                        state = data["state"]
+        if state == "success":
+            progress.update(bar, completed=progress.tasks[0].completed, total=progress.tasks[0].completed)
+    if state != "success":
+        order = (await client.get(f"/orders/{order_id}")).json()["data"]
+        raise ConsiliumError(f"The order ended as {state}: {order['refusal']}", remedy="")
+
+
+def _metrics(console: Console, order: dict[str, Any], names: dict[int, str]) -> None:
+    last = order["rounds"][-1]
+    table = Table(title=f"Order {order['order_id']}: {order['protection']['who_could_decrypt']}")
+    for column in ("hospital", "rows", "AUC", "KS", "accuracy", "loss"):
+        table.add_column(column, justify="left" if column == "hospital" else "right")
+    for user, report in last["hospitals"].items():
+        own = report["train"]
+        numbers = [f"{own[name]:.4f}" for name in ("auc", "ks", "accuracy", "loss")]
+        table.add_row(f"{names[int(user)]} ({user})", str(report["n_rows"]), *numbers)
+    pooled = order["summary"]["0"]
+    numbers = [f"{pooled[name]:.4f}" for name in ("auc", "ks", "accuracy", "loss")]
+    table.add_row("all, from sums", str(pooled["n_rows"]), *numbers, style="bold")
+    console.print(table)
+
+
+def _report(
+    console: Console,
+    settings: Settings,
+    sites: list[Site],
+    body: dict[str, Any],
+    order_id: int,
+    times: dict[str, float],
+) -> None:
+    weights = {site.user_id: np.array(Vault(site.vault).model(order_id)["layers"]["dense"]) for site in sites}
+    pooled = pooled_weights(body)
+    table = Table(title="Federated against pooled weights")
+    for column in ("", *body["attributes"][:8], "intercept"):
+        table.add_column(column, justify="right")
+    shown = [*range(min(8, len(body["attributes"]))), -1]
+    for name, values in (("federated", weights[INITIATOR]), ("pooled", pooled)):
+        table.add_row(name, *(f"{values[i]:.6f}" for i in shown))
+    console.print(table)
+    worst = max(float(np.abs(own - pooled).max()) for own in weights.values())
+    console.print(f"Largest difference, any hospital, any weight: {worst:.1e}")
+    n_files, n_bytes, found = search_disk(
+        [settings.folder, settings.home / "prefect"], [float(value) for value in weights[INITIATOR]]
+    )
+    secret = "nothing of the model" if not found else f"the model ({', '.join(found)})"
+    console.print(
+        f"The coordinator's disk ({n_files} files, {n_bytes / 2**20:.1f} MiB) was searched for the weights, as 8-byte "
+        f"floats and as text: it holds {secret}."
+    )
+    console.print("Times: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in times.items()))
+    console.print(f"Coordinator http://{settings.host}:{settings.port}/docs, Prefect {settings.prefect_page}")
+    console.print("Both end with this demo; ./run up keeps them running.")
+
+
+def pooled_weights(body: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """Plain gradient descent on the pooled rows of the order's tables, in this process."""
+    tables, params = breast_cancer_tables(), body["model_params"]
+    parts = []
+    for sql in body["data_info"].values():
+        frame = tables["guest" if "guest" in sql else "host"].sort_values("id")
+        parts.append((frame[body["attributes"]].to_numpy(), frame["y"].to_numpy(dtype=np.float64)))
+    X, y = np.vstack([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    trained = train(
+        Model("lr", len(body["attributes"])),
+        [(X, y)],
+        optimizer=params["optimizer"],
+        learning_rate=params["learning_rate"],
+        decay=params["decay"],
+        decay_sqrt=params["decay_sqrt"],
+        penalty=params["penalty"],
+        alpha=params["alpha"],
+        max_iter=params["max_iter"],
+        eps=params["eps"],
+        converge_func=params["converge_func"],
+    )
+    return trained.weights
+
+
+def search_disk(folders: Iterable[Path], numbers: Iterable[float]) -> tuple[int, int, list[str]]:
+    """(files, bytes, what was found) of a search for numbers as 8-byte floats in both byte orders and as text."""
+    needles: dict[str, bytes] = {}
+    for number in numbers:
+        needles[f"{number} little-endian"] = struct.pack("<d", number)
+        needles[f"{number} big-endian"] = struct.pack(">d", number)
+        needles[f"{number} as text"] = repr(number).lstrip("-")[:14].encode()
+    n_files, n_bytes, found = 0, 0, set()
+    for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        n_files, n_bytes = n_files + 1, n_bytes + len(data)
+        found |= {name for name, needle in needles.items() if needle in data}
+    return n_files, n_bytes, sorted(found)
