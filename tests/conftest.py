@@ -1,0 +1,156 @@
+"""Fixtures that start the real thing: Prefect server, API, workers and agents as processes, HTTP between them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class RunningFederation:
+    """`./run up` as a process of its own, in a home of its own."""
+
+    home: Path
+    api_port: int = field(default_factory=free_port)
+    prefect_port: int = field(default_factory=free_port)
+    options: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.api_port}"
+
+    @property
+    def prefect_url(self) -> str:
+        return f"http://127.0.0.1:{self.prefect_port}/api"
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "CONSILIUM_HOME": str(self.home),
+            "CONSILIUM_API_PORT": str(self.api_port),
+            "CONSILIUM_PREFECT_PORT": str(self.prefect_port),
+            **self.environment,
+        }
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "deployments.federation", "up", *self.options]
+        with (self.home.parent / f"{self.home.name}.log").open("ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
+        self.wait_until_ready()
+
+    def wait_until_ready(self, seconds: float = 90) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{self.url}/health", timeout=5, trust_env=False).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            if self.process is not None and self.process.poll() is not None:
+                break
+            time.sleep(0.2)
+        raise AssertionError(f"the federation did not start: {self.logs()[-3000:]}")
+
+    def stop(self) -> int:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(timeout=30)
+
+    def logs(self) -> str:
+        paths = [self.home.parent / f"{self.home.name}.log", *sorted(self.home.rglob("*.log"))]
+        return "\n".join(f"== {path}\n{path.read_text(errors='replace')}" for path in paths if path.exists())
+
+    def tokens(self) -> dict[str, str]:
+        tokens: dict[str, str] = json.loads((self.home / "tokens.json").read_text())
+        return tokens
+
+    def client(self, who: str | int | None = 4) -> httpx.Client:
+        """HTTP as the user of a hospital, as "operator", or as nobody (None)."""
+        headers = {} if who is None else {"Authorization": f"Bearer {self.tokens()[str(who)]}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=90, trust_env=False)
+
+    def agent_client(self, site: str) -> httpx.Client:
+        token = (self.home / "sites" / site / "token").read_text().strip()
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=90, trust_env=False)
+
+    def prefect(self) -> httpx.Client:
+        user, _, password = (self.home / "coordinator" / "prefect_auth").read_text().partition(":")
+        return httpx.Client(base_url=self.prefect_url, auth=(user, password), timeout=60, trust_env=False)
+
+    def submit(self, body: dict[str, Any], who: int | None = None) -> int:
+        """Sends an order and returns its number; fails with the answer when it is refused."""
+        with self.client(who or int(body["user_id"])) as client:
+            answer = client.post("/model/train", json=body).json()
+        assert answer["code"] == 200, answer
+        return int(answer["data"]["order_id"])
+
+    def wait_for(self, order_id: int, *, seconds: float = 120) -> dict[str, Any]:
+        """The order when it has ended; its event stream says when."""
+        states: list[str] = []
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                with self.client("operator") as client, client.stream("GET", f"/orders/{order_id}/events") as stream:
+                    for line in stream.iter_lines():
+                        if line.startswith("data:") and "state" in line:
+                            states.append(json.loads(line[5:])["state"])
+                        if time.monotonic() > deadline:
+                            break
+                if states and states[-1] in ("success", "failed", "cancelled"):
+                    return self.order(order_id)
+            except httpx.HTTPError:
+                time.sleep(0.2)  # the coordinator is away: a test has killed it
+        raise AssertionError(f"order {order_id} has not ended: {states} {self.logs()[-4000:]}")
+
+    def order(self, order_id: int) -> dict[str, Any]:
+        with self.client("operator") as client:
+            data: dict[str, Any] = client.get(f"/orders/{order_id}").json()["data"]
+        return data
+
+    def agent(self, site: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`./run agent ...` for one of the three sites."""
+        command = [sys.executable, "-m", "agents", *arguments, "--site", str(ROOT / "deployments" / "sites" / site)]
+        return subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture(scope="session")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFederation]:
+    """Three hospitals on this machine, shared by all tests that leave them as they found them."""
+    running = RunningFederation(tmp_path_factory.mktemp("federation") / "home", options=("--no-restart",))
+    running.start()
+    yield running
+    assert running.stop() == 0, running.logs()[-3000:]
+
+
+@pytest.fixture
+def own_federation(tmp_path: Path) -> Iterator[RunningFederation]:
+    """Three hospitals for one test that kills parts of them; parts that die are started again."""
+    running = RunningFederation(tmp_path / "home")
+    running.start()
+    yield running
+    running.stop()

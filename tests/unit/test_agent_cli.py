@@ -1,0 +1,666 @@
+"""The agent's commands on a real site: its folder, its DuckDB file, its vault; HTTP by httpx's own stand-in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import linear_model
+
+from agents.__main__ import main
+from agents.check import (
+    Finding,
+    check_clock,
+    check_coordinator,
+    check_prefect,
+    check_site,
+    guarded,
+)
+from agents.export import export_model
+from agents.ledger import Ledger
+from agents.party import open_party
+from agents.predictor import model_of, predict
+from agents.settings import Settings, load_settings
+from agents.vault import Vault
+from analytics.models import scores
+from protocol import VERSION
+from protocol.errors import BadRequest, NotFound, Refused
+from protocol.exchange import MemoryTransport
+from protocol.sealing import Identity
+
+NOW = datetime(2025, 3, 4, 5, 6, 7, tzinfo=UTC)
+ATTRIBUTES = ["x1", "x2", "x3"]
+POLICY = """
+[orders]
+initiators = [2, 3]
+methods = ["Paillier"]
+model_types = ["lr"]
+sign = true
+[tables."data.patients"]
+columns = ["*"]
+[inference]
+allowed = true
+"""
+PARTNER = Identity.generate(lambda n: b"p" * n).public.fingerprint
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A whole installation of hospital 2, with a model of each kind."""
+    monkeypatch.setenv("CONSILIUM_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "north"
+    folder.mkdir()
+    settings = (
+        'user_id = 2\nname = "协和"\ncoordinator_url = "http://127.0.0.1:9"\nprefect_url = "http://127.0.0.1:9/api"\n'
+    )
+    partner = f'[[partners]]\nuser_id = 3\nname = "East"\nfingerprint = "{PARTNER}"\n'
+    (folder / "settings.toml").write_text(settings + partner, "utf-8")
+    (folder / "policy.toml").write_text(POLICY)
+    site = load_settings(folder)
+    make_database(site.state / "hospital.duckdb")
+    vault = Vault(site.vault)
+    vault.identity()
+    for model_id, stored in enumerate((LR, LINEAR, SOFTMAX), start=1):
+        vault.save_model(model_id, {**stored, "model_id": model_id})
+    token(site, "abc")
+    return folder
+
+
+def token(settings: Settings, text: str, mode: int = 0o600) -> None:
+    path = settings.state / "token"
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def make_database(path: Path) -> None:
+    rows = pd.DataFrame(table(), columns=ATTRIBUTES)
+    rows.insert(0, "id", np.arange(100, 100 + len(rows)))
+    rows.insert(1, "y", np.arange(len(rows)) % 2)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE SCHEMA data")
+        connection.register("rows", rows)
+        connection.execute("CREATE TABLE data.patients AS SELECT * FROM rows")
+        connection.execute("UPDATE data.patients SET x2 = NULL WHERE id = 119")
+
+
+def table(n_rows: int = 20) -> np.ndarray:
+    return np.random.default_rng(7).normal([10.0, -3.0, 1e3], [2.0, 0.1, 400.0], (n_rows, 3))
+
+
+def stored(kind: str, dense: list[float], **changes: Any) -> dict[str, Any]:
+    return {
+        "model_id": 1,
+        "model_type": kind,
+        "attributes": ATTRIBUTES,
+        "unique_id": "id",
+        "label_name": "y",
+        "fit_intercept": True,
+        "classes": [],
+        "layers": {"dense": dense},
+        "standardize": None,
+        "n_rounds": 3,
+        "losses": [0.7],
+        "initiator": 2,
+        **changes,
+    }
+
+
+SCALE = [[10.0, -3.0, 1e3], [2.0, 0.1, 400.0]]
+LR = stored("lr", [0.1, 1 / 3, -0.002, 0.7])
+LINEAR = stored("linear", [1.5, -2.0, 1 / 7, 4.0], standardize=SCALE)
+SOFTMAX = stored("softmax", [0.3, -1, 2, 0.1, 1, 1, -1, -0.2, 0.0, 0.4, 0.5, 0.6], classes=[0, 1, 5], standardize=SCALE)
+
+
+@pytest.fixture
+def run(site: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def call(*words: str) -> tuple[int, str, str]:
+        code = main([*words, "--site", str(site)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def ledger(site: Path) -> list[dict[str, Any]]:
+    return list(Ledger(load_settings(site).ledger).entries())
+
+
+# The command line
+
+
+def test_a_real_process_prints_json_only(site: Path) -> None:
+    command = [sys.executable, "-m", "agents", "--site", str(site), "export", "--model", "1"]
+    done = subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[2], check=True, env=os.environ)
+    assert json.loads(done.stdout)["dense"] == LR["layers"]["dense"]
+    assert done.stderr == b""
+
+
+def test_the_site_may_stand_before_the_command(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--site", str(site), "models"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "1  lr  3 attributes"
+
+
+def test_without_a_site(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys"]) == 2
+    assert main([]) == 2
+    assert capsys.readouterr().err.count("Add --site") == 2
+
+
+@pytest.mark.parametrize("words", [["nothing"], ["export"], ["infer", "--model", "1"], ["keys", "--model", "1"]])
+def test_words_that_are_no_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert "usage: ./run agent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["start", "check", "keys", "ledger", "models"])
+def test_a_site_that_is_not_there(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--site", str(tmp_path)]) == (1 if command == "check" else 2)
+    out, err = capsys.readouterr()
+    assert "Copy one from deployments/sites" in out + err
+    assert "Traceback" not in out + err
+
+
+def test_an_unplanned_error_tells_its_kind_and_place_only(run: Run, site: Path) -> None:
+    vault = Vault(load_settings(site).vault)
+    vault.save_model(9, {"model_type": "canary-447"})
+    code, out, err = run("export", "--model", "9")
+    assert (code, out) == (2, "")
+    assert err.startswith("An unplanned error (KeyError) in export.py, line ")
+    assert len(err.splitlines()) == 1
+
+
+def test_keys_can_be_pasted_by_partners(run: Run, site: Path) -> None:
+    code, out, _ = run("keys")
+    fingerprint = Vault(load_settings(site).vault).identity().public.fingerprint
+    pasted = tomllib.loads(out[out.index("#") :])
+    assert pasted == {"partners": [{"user_id": 2, "name": "协和", "fingerprint": fingerprint}]}
+    assert f"fingerprint  {fingerprint}" in out
+    assert code == 0
+
+
+def test_keys_makes_them_at_first_start(run: Run, site: Path) -> None:
+    path = load_settings(site).vault / "identity.json"
+    path.unlink()
+    assert run("keys") == run("keys")
+    assert path.exists()
+
+
+# The ledger
+
+
+def fill(site: Path) -> Ledger:
+    record = Ledger(load_settings(site).ledger)
+    record.write("left", order_id=7, kind="gradient", fold=0, round=3, recipient=1, n_bytes=531, sha256="ab")
+    record.write("refused", order_id=8, rule="min_rows", sentence="Too few.\x1b[2J\u2028\x9b")
+    return record
+
+
+def test_the_ledger_is_readable_and_safe_for_a_terminal(run: Run, site: Path) -> None:
+    head = fill(site).head()
+    code, out, _ = run("ledger")
+    assert code == 0
+    first, second, last = out.splitlines()
+    assert all(word in first for word in ("left", " 7 ", "gradient", "fold 0 round 3", "531 bytes"))
+    assert all(word in second for word in ("refused", " 8 ", "min_rows", "Too few.\\u001b[2J\\u2028\\u009b"))
+    assert last == f"The chain is whole; its head is {head}."
+
+
+def test_the_ledger_as_json_lines_of_one_order(run: Run, site: Path) -> None:
+    fill(site)
+    code, out, err = run("ledger", "--json", "--order", "8")
+    assert [json.loads(line)["rule"] for line in out.splitlines()] == ["min_rows"]
+    assert out.isascii()
+    assert (code, err.split(";")[0]) == (0, "The chain is whole")
+
+
+def test_a_broken_chain_is_told(run: Run, site: Path) -> None:
+    path = fill(site).path
+    path.write_bytes(path.read_bytes().replace(b"531", b"532"))
+    code, out, _ = run("ledger")
+    assert code == 1
+    assert "BROKEN at line 2" in out
+    code, out, err = run("ledger", "--json")
+    assert (code, len(out.splitlines())) == (1, 2)
+    assert "BROKEN" in err
+
+
+# Export
+
+
+def test_json_holds_every_layer_at_full_precision(run: Run, site: Path) -> None:
+    code, out, err = run("export", "--model", "1")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert found["dense"] == [0.1, 1 / 3, -0.002, 0.7]
+    assert (found["model_id"], found["model_type"], found["attributes"]) == (1, "lr", ATTRIBUTES)
+    assert found["standardize"] is None
+    assert json.loads(run("export", "--model", "2")[1])["standardize"] == {"mean": SCALE[0], "deviation": SCALE[1]}
+
+
+def test_every_export_is_in_the_ledger(run: Run, site: Path) -> None:
+    run("export", "--model", "1")
+    run("export", "--model", "3", "--format", "sklearn")
+    told = [(e["event"], e["model_id"], e["format"]) for e in ledger(site)]
+    assert told == [("exported", 1, "json"), ("exported", 3, "sklearn")]
+    assert len(run("ledger", "--order", "3")[1].splitlines()) == 2
+
+
+def test_a_model_that_is_not_here(run: Run, site: Path) -> None:
+    code, out, err = run("export", "--model", "77")
+    assert (code, out) == (2, "")
+    assert err.startswith("This hospital holds no model 77. ")
+    assert ledger(site) == []
+
+
+def fitted(exported: dict[str, Any]) -> Any:
+    """An estimator that was never fitted, with the exported attributes set: what a reader of the file would do."""
+    estimator = getattr(linear_model, exported["estimator"].rsplit(".", 1)[1])()
+    for name, value in exported["attributes"].items():
+        setattr(estimator, name, np.array(value) if isinstance(value, list) else value)
+    return estimator
+
+
+def model_scores(entry: dict[str, Any], X: np.ndarray) -> np.ndarray:
+    weights = np.array(entry["layers"]["dense"])
+    if entry["standardize"]:
+        mean, deviation = np.array(entry["standardize"])
+        X = (X - mean) / deviation
+    return scores(model_of(entry), weights, X)
+
+
+TWO = {"classes": ["a", "b"], "layers": {"dense": [0.3, -1, 2, 0.1, 1, 1, -1, -0.2]}}
+
+
+@pytest.mark.parametrize("scale", [None, SCALE])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("entry", [LR, SOFTMAX, {**SOFTMAX, **TWO}, {**SOFTMAX, "classes": ["甲", "丙", "z"]}])
+def test_scikit_learn_gives_the_same_probabilities(entry: Any, fit_intercept: bool, scale: Any) -> None:
+    dense = np.array(entry["layers"]["dense"]).reshape(-1, 4)
+    layers = {"dense": (dense if fit_intercept else dense[:, :3]).ravel().tolist()}
+    classes = sorted(entry["classes"])
+    entry = {**entry, "layers": layers, "fit_intercept": fit_intercept, "standardize": scale, "classes": classes}
+    X = table() if scale else (table() - SCALE[0]) / SCALE[1]
+    exported = json.loads(json.dumps(export_model(entry, "sklearn")))
+    estimator = fitted(exported)
+    found = estimator.predict_proba(pd.DataFrame(X, columns=ATTRIBUTES))
+    expected = model_scores(entry, X)
+    if entry["model_type"] == "lr":
+        expected = np.column_stack([1 - expected, expected])
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    assert np.asarray(exported["attributes"]["coef_"]).ndim == 2
+    assert estimator.classes_.tolist() == (classes or [0, 1])
+    assert estimator.n_features_in_ == 3
+
+
+@pytest.mark.parametrize("scale", [None, SCALE])
+def test_scikit_learn_gives_the_same_values(scale: Any) -> None:
+    entry = {**LINEAR, "standardize": scale}
+    exported = json.loads(json.dumps(export_model(entry, "sklearn")))
+    found = fitted(exported).predict(pd.DataFrame(table(), columns=ATTRIBUTES))
+    np.testing.assert_allclose(found, model_scores(entry, table()), rtol=1e-12)
+    assert len(exported["attributes"]["coef_"]) == 3
+
+
+def test_a_model_beyond_floats_in_raw_units_is_refused() -> None:
+    entry = {**LR, "layers": {"dense": [1e300, 1.0, 1.0, 1.0]}, "standardize": [[0.0, 0, 0], [1e-12, 1, 1]]}
+    with pytest.raises(BadRequest, match="range"):
+        export_model(entry, "sklearn")
+    assert export_model(entry, "json")["dense"][0] == 1e300
+
+
+# Inference
+
+
+SQL = "SELECT * FROM data.patients WHERE id < 105"
+
+
+def test_infer_prints_what_the_model_says(run: Run, site: Path) -> None:
+    code, out, err = run("infer", "--model", "1", "--sql", SQL)
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert [entry["id"] for entry in found] == ["100", "101", "102", "103", "104"]
+    np.testing.assert_allclose([entry["label"] for entry in found], model_scores(LR, table(5)))
+    assert [(e["event"], e["model_id"], e["n_rows"]) for e in ledger(site)] == [("inferred", 1, 5)]
+
+
+def test_infer_leaves_no_order_behind(run: Run, site: Path) -> None:
+    run("infer", "--model", "1", "--sql", SQL)
+    assert os.listdir(load_settings(site).vault / "orders") == []
+
+
+def test_infer_as_csv(run: Run) -> None:
+    rows = list(csv.DictReader(io.StringIO(run("infer", "--model", "3", "--sql", SQL, "--csv")[1])))
+    assert list(rows[0]) == ["id", "label", "probability_0", "probability_1", "probability_5"]
+    found = [[float(row[f"probability_{name}"]) for name in (0, 1, 5)] for row in rows]
+    np.testing.assert_array_equal(found, model_scores(SOFTMAX, table(5)))
+    assert [int(row["label"]) for row in rows] == [[0, 1, 5][k] for k in np.argmax(found, axis=1)]
+
+
+def test_infer_reads_sql_from_stdin(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(SQL))
+    assert len(json.loads(run("infer", "--model", "2", "--sql", "-")[1])) == 5
+
+
+REFUSALS = [
+    ("SELECT id, x1, x2 FROM data.patients", "missing_column", "x3"),
+    ("SELECT * FROM data.patients WHERE id > 115", "null", "1 row without a value (NULL) in x2"),
+    ("SELECT * FROM data.patients WHERE id < 0", "no_rows", "no rows"),
+    ("SELECT * FROM data.others", "tables", "not open"),
+    ("SELECT id, x1, x2, 'a' AS x3 FROM data.patients WHERE id < 110", "not_numeric", "x3"),
+    ("SELECT 7 AS id, x1, x2, x3 FROM data.patients WHERE id < 110", "duplicate_unique_id", "id"),
+    ("SELECT * FROM read_csv('/etc/passwd')", "tables", "FROM"),
+    ("DROP TABLE data.patients", "statement", "no SELECT"),
+    ("SELECT FROM (", "sql", "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("sql", "rule", "words"), REFUSALS)
+def test_infer_says_what_is_wrong_and_writes_it_down(run: Run, site: Path, sql: str, rule: str, words: str) -> None:
+    code, out, err = run("infer", "--model", "1", "--sql", sql)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert len(err.splitlines()) == 1
+    assert [(e["event"], e["rule"]) for e in ledger(site)] == [("refused", rule)]
+
+
+def test_infer_needs_a_policy_that_says_so(run: Run, site: Path) -> None:
+    policy = site / "policy.toml"
+    policy.write_text(POLICY.replace("allowed = true", "allowed = false"))
+    assert "does not allow inference" in run("infer", "--model", "1", "--sql", SQL)[2]
+    policy.unlink()
+    assert "silence means no" in run("infer", "--model", "1", "--sql", SQL)[2]
+
+
+def test_values_beyond_floats_are_a_sentence(run: Run) -> None:
+    sql = "SELECT id, x1, 1e308::DOUBLE AS x2, x3 FROM data.patients WHERE id < 105"
+    code, _, err = run("infer", "--model", "2", "--sql", sql)
+    assert code == 2
+    assert err.startswith("The model cannot be applied to these rows: ")
+
+
+def test_the_predictor_itself(site: Path) -> None:
+    """The same through its own function: what the flow calls."""
+    party = open_party(load_settings(site), 5, MemoryTransport())
+    assert [entry["id"] for entry in predict(party, 2, SQL)] == ["100", "101", "102", "103", "104"]
+    top = predict(party, 3, SQL)[0]
+    assert top["label"] == [0, 1, 5][int(np.argmax(list(top["probabilities"].values())))]
+    assert sum(top["probabilities"].values()) == pytest.approx(1)
+    for sql, rule, words in REFUSALS:
+        with pytest.raises((BadRequest, Refused)) as caught:
+            predict(party, 1, sql)
+        assert caught.value.code == rule
+        assert words in str(caught.value)
+    with pytest.raises(NotFound):
+        predict(party, 6, SQL)
+
+
+# The self-test
+
+
+class Net:
+    """What a coordinator and a Prefect server answer, each answer replaceable."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.asked: list[httpx.Request] = []
+        known = [{"user_id": 2, "fingerprint": None}, {"user_id": 3, "fingerprint": PARTNER}]
+        self.answers: dict[str, httpx.Response] = {
+            "/health": httpx.Response(
+                200, json={"code": 200, "data": {"ready": True, "version": VERSION}}, headers=_date(NOW)
+            ),
+            "/hospitals": httpx.Response(200, json={"code": 200, "data": {"hospitals": known}}),
+            "/api/health": httpx.Response(200, json=True),
+            "/api/work_pools/hospital-2": httpx.Response(200, json={"type": "hospital", "is_paused": False}),
+        }
+        self.settings = settings
+
+    def client(self, url: str) -> httpx.Client:
+        def answer(request: httpx.Request) -> httpx.Response:
+            self.asked.append(request)
+            return self.answers[request.url.path]
+
+        return httpx.Client(base_url=url, transport=httpx.MockTransport(answer))
+
+    def coordinator(self) -> list[Finding]:
+        with self.client(self.settings.coordinator_url) as client:
+            return guarded("coordinator", lambda: check_coordinator(client, self.settings, now=lambda: NOW))
+
+    def prefect(self) -> list[Finding]:
+        with self.client(self.settings.prefect_url) as client:
+            return guarded("prefect", lambda: check_prefect(client, self.settings))
+
+
+def _date(moment: datetime) -> dict[str, str]:
+    return {"Date": format_datetime(moment, usegmt=True)}
+
+
+@pytest.fixture
+def net(site: Path) -> Net:
+    return Net(load_settings(site))
+
+
+def states(findings: list[Finding]) -> dict[str, str]:
+    """The worst state of each check."""
+    order = ["ok", "warn", "wrong"]
+    worst: dict[str, str] = {}
+    for finding in findings:
+        assert finding.sentence.endswith(".")
+        assert finding.remedy or finding.state == "ok"
+        worst[finding.check] = max(worst.get(finding.check, "ok"), finding.state, key=order.index)
+    return worst
+
+
+def problem(findings: list[Finding]) -> Finding:
+    (found,) = [finding for finding in findings if finding.state != "ok"]
+    return found
+
+
+def test_an_installation_without_fault(site: Path, net: Net) -> None:
+    local = states(check_site(site))
+    assert local.pop("coordinator") == local.pop("prefect") == "wrong"  # nobody listens on port 9
+    assert set(local.values()) == {"ok"}
+    assert set(local) == {"settings", "state", "token", "policy", "database", "tables", "keys", "partners"}
+    assert states(net.coordinator()) == {"coordinator": "ok", "clock": "ok", "version": "ok", "token": "ok"}
+    assert states(net.prefect()) == {"prefect": "ok", "pool": "ok"}
+    assert net.asked[1].headers["Authorization"] == "Bearer abc"
+
+
+def test_check_prints_a_line_each_and_its_code_says_whether_anything_is_wrong(run: Run) -> None:
+    code, out, err = run("check")
+    assert (code, err) == (1, "")
+    assert sum(line.startswith("WRONG  ") for line in out.splitlines()) == 2
+    assert "ok     database     Answers read-only, with 1 tables and views." in out
+    code, out, _ = run("check", "--json")
+    assert code == 1
+    assert {"check", "state", "sentence", "remedy"} == set(json.loads(out)[0])
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), "utf-8")
+
+
+def break_settings(site: Path) -> None:
+    replace(site / "settings.toml", "user_id = 2", "user_id = ")
+
+
+def break_policy(site: Path) -> None:
+    (site / "policy.toml").unlink()
+
+
+def break_table(site: Path) -> None:
+    replace(site / "policy.toml", "data.patients", "data.patient")
+
+
+def break_columns(site: Path) -> None:
+    replace(site / "policy.toml", 'columns = ["*"]', 'columns = ["id", "X1", "x9"]\nfilter_columns = ["sex"]')
+
+
+def break_database(site: Path) -> None:
+    (load_settings(site).state / "hospital.duckdb").write_bytes(b"not a database")
+
+
+def break_url(site: Path) -> None:
+    replace(site / "settings.toml", "[[partners]]", 'data_url = "oracle://a:geheim@b/c"\n[[partners]]')
+
+
+def break_token(site: Path) -> None:
+    token(load_settings(site), "abc", 0o644)
+
+
+def break_keys(site: Path) -> None:
+    (load_settings(site).vault / "identity.json").write_text("{}")
+
+
+def break_vault_mode(site: Path) -> None:
+    load_settings(site).vault.chmod(0o755)
+
+
+def break_fingerprint(site: Path) -> None:
+    replace(site / "settings.toml", PARTNER, PARTNER[:-1])
+
+
+def pin_oneself(site: Path) -> None:
+    replace(site / "settings.toml", PARTNER, Vault(load_settings(site).vault).identity().public.fingerprint)
+
+
+def name_unpinned(site: Path) -> None:
+    replace(site / "policy.toml", "initiators = [2, 3]", "initiators = [2, 3, 4]")
+
+
+@pytest.mark.parametrize(
+    ("damage", "check", "words"),
+    [
+        (break_settings, "settings", "is not TOML"),
+        (break_policy, "policy", "silence means no"),
+        (break_table, "tables", "no table data.patient."),
+        (break_columns, "tables", "no column x9, sex."),
+        (break_database, "database", "database"),
+        (break_url, "database", "database URL"),
+        (break_token, "token", "can be read by others"),
+        (break_keys, "keys", "is damaged"),
+        (break_vault_mode, "state", "open to other users"),
+        (break_fingerprint, "partners", "is not one"),
+        (pin_oneself, "partners", "of this hospital itself"),
+        (name_unpinned, "partners", "hospital 4, which is not pinned"),
+    ],
+)
+def test_what_is_wrong_is_found_and_the_rest_still_checked(
+    site: Path, damage: Callable[[Path], None], check: str, words: str
+) -> None:
+    damage(site)
+    findings = check_site(site)
+    found = next(f for f in findings if f.check == check and f.state == "wrong")
+    assert words in found.sentence
+    assert found.remedy
+    assert "policy" in states(findings)
+    text = " ".join(f"{f.sentence} {f.remedy}" for f in findings)
+    assert "unplanned" not in text
+    assert "geheim" not in text
+
+
+def test_no_keys_yet_is_no_fault_and_makes_none(site: Path) -> None:
+    path = load_settings(site).vault / "identity.json"
+    path.unlink()
+    assert states(check_site(site))["keys"] == "warn"
+    assert not path.exists()
+
+
+def test_method_none_is_worth_a_look(site: Path) -> None:
+    replace(site / "policy.toml", '["Paillier"]', '["Paillier", "None"]')
+    assert states(check_site(site))["policy"] == "warn"
+
+
+@pytest.mark.parametrize(("seconds", "state"), [(0, "ok"), (60, "ok"), (61, "warn"), (-60, "ok"), (-61, "warn")])
+def test_the_clock_at_its_threshold(seconds: int, state: str) -> None:
+    assert check_clock(_date(NOW - timedelta(seconds=seconds))["Date"], now=NOW).state == state
+
+
+@pytest.mark.parametrize("date", [None, "", "yesterday", "Tue, 04 Mar 2025 05:06:07 -0000"])
+def test_a_time_that_is_none(date: str | None) -> None:
+    assert check_clock(date, now=NOW).state == "warn"
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "check", "state"),
+    [
+        ("/health", httpx.Response(200, json={"data": {"version": "0.9"}}, headers=_date(NOW)), "version", "wrong"),
+        ("/health", httpx.Response(503, json={"data": {"ready": False}}, headers=_date(NOW)), "coordinator", "warn"),
+        ("/health", httpx.Response(502, text="<html>", headers=_date(NOW)), "coordinator", "wrong"),
+        ("/health", httpx.Response(307, headers=_date(NOW)), "coordinator", "wrong"),
+        ("/hospitals", httpx.Response(401), "token", "wrong"),
+        ("/hospitals", httpx.Response(403), "token", "wrong"),
+        ("/hospitals", httpx.Response(500), "coordinator", "wrong"),
+        ("/hospitals", httpx.Response(200, text="[]"), "coordinator", "wrong"),
+        ("/hospitals", httpx.Response(200, json={"data": {"hospitals": []}}), "registry", "wrong"),
+        ("/api/health", httpx.Response(404), "prefect", "wrong"),
+        ("/api/work_pools/hospital-2", httpx.Response(401), "prefect", "wrong"),
+        ("/api/work_pools/hospital-2", httpx.Response(404), "pool", "wrong"),
+        ("/api/work_pools/hospital-2", httpx.Response(200, json={"type": "process"}), "pool", "wrong"),
+        ("/api/work_pools/hospital-2", httpx.Response(200, text="no JSON"), "pool", "wrong"),
+        (
+            "/api/work_pools/hospital-2",
+            httpx.Response(200, json={"type": "hospital", "is_paused": True}),
+            "pool",
+            "warn",
+        ),
+    ],
+)
+def test_what_the_other_side_answers(net: Net, path: str, answer: httpx.Response, check: str, state: str) -> None:
+    net.answers[path] = answer
+    findings = net.prefect() if path.startswith("/api") else net.coordinator()
+    assert states(findings)[check] == state
+
+
+def test_another_key_at_the_coordinator_than_the_pinned_one(net: Net) -> None:
+    other = Identity.generate(lambda n: b"q" * n).public.fingerprint
+    for user_id, words in ((2, "this hospital"), (3, "hospital 3")):
+        rows = [{"user_id": u, "fingerprint": other if u == user_id else None} for u in (2, 3)]
+        net.answers["/hospitals"] = httpx.Response(200, json={"data": {"hospitals": rows}})
+        assert words in problem(net.coordinator()).sentence
+
+
+def test_prefect_is_asked_with_its_auth_string(net: Net) -> None:
+    path = net.settings.state / "prefect_auth"
+    path.write_text("consilium:a:b\n")
+    path.chmod(0o600)
+    net.prefect()
+    assert [httpx.BasicAuth("consilium", "a:b")._auth_header] * 2 == [r.headers["Authorization"] for r in net.asked]
+
+
+def test_a_secret_over_plain_http_is_worth_a_look(net: Net) -> None:
+    with net.client("http://coordinator.example") as client:
+        assert "not https" in problem(list(check_coordinator(client, net.settings, now=lambda: NOW))).sentence
+    with net.client("https://coordinator.example") as client:
+        assert {f.state for f in check_coordinator(client, net.settings, now=lambda: NOW)} == {"ok"}
+
+
+def test_an_unplanned_error_of_a_check_tells_its_kind_only() -> None:
+    def broken() -> Iterator[Finding]:
+        yield Finding("database", "ok", "One.")
+        raise RuntimeError("canary-447")
+
+    first, second = guarded("database", broken)
+    assert (first.state, second.state) == ("ok", "wrong")
+    assert "RuntimeError" in second.sentence
+    assert "447" not in second.sentence + second.remedy
