@@ -12,12 +12,13 @@ import json
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from agents.check import WRONG, Finding, check_site
+from agents.check import OK, WRONG, Finding, check_locally, check_site
 from agents.export import FORMATS, export_model
 from agents.ledger import Ledger
 from agents.party import open_party
@@ -27,7 +28,7 @@ from agents.vault import Vault
 from protocol.errors import BadRequest, ConsiliumError
 from protocol.exchange import MemoryTransport
 
-_NO_ORDER = 0  # orders count from 1
+log = logging.getLogger("consilium.agent")
 
 
 def main(arguments: list[str]) -> int:
@@ -90,14 +91,24 @@ def _site(options: argparse.Namespace) -> Path:
 
 
 def start(_options: argparse.Namespace, settings: Settings) -> int:
-    """Runs the agent; Prefect reads its environment once, when it is first imported."""
+    """Runs the agent; Prefect reads its environment once, when it is first imported.
+
+    The self-test runs beside it, so that a slow database delays nothing; a fault of the site ends no agent.
+    """
     os.environ.update(settings.environment())
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("consilium").setLevel(logging.INFO)
+    threading.Thread(target=_log_findings, args=(settings,), daemon=True).start()
     from agents.worker import main as work
 
     work(settings)
     return 0
+
+
+def _log_findings(settings: Settings) -> None:
+    for finding in check_locally(settings):
+        if finding.state != OK:
+            log.warning("%s", _printable(_finding_line(finding)))
 
 
 def run_check(options: argparse.Namespace) -> int:
@@ -196,7 +207,8 @@ def infer(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _predictions(settings: Settings, model_id: int, sql: str) -> list[dict[str, Any]]:
-    party = open_party(settings, _NO_ORDER, MemoryTransport())
+    no_order = -os.getpid()  # orders count from 1, and two commands at once must not share a folder
+    party = open_party(settings, no_order, MemoryTransport())
     try:
         return predict(party, model_id, sql)
     except ValueError as error:  # of the mathematics: names arguments, never values

@@ -48,7 +48,16 @@ def check_site(site: Path, *, now: Callable[[], datetime] = lambda: datetime.now
         settings = load_settings(site)
     except ConsiliumError as error:
         return [_wrong("settings", error), *_policy_findings(site / "policy.toml")]
-    local = [
+    return [
+        *check_locally(settings),
+        *guarded("coordinator", lambda: _ask_coordinator(settings, now)),
+        *guarded("prefect", lambda: _ask_prefect(settings)),
+    ]
+
+
+def check_locally(settings: Settings) -> list[Finding]:
+    """Every check that needs nobody but this hospital; the agent writes what they find to its log when it starts."""
+    return [
         Finding("settings", OK, f"Hospital {settings.user_id}, {settings.name}."),
         *guarded("state", lambda: check_folders(settings)),
         *guarded("token", lambda: check_token(settings)),
@@ -56,11 +65,6 @@ def check_site(site: Path, *, now: Callable[[], datetime] = lambda: datetime.now
         *guarded("database", lambda: check_database(settings)),
         *guarded("keys", lambda: check_keys(settings)),
         *guarded("partners", lambda: check_partners(settings)),
-    ]
-    return [
-        *local,
-        *guarded("coordinator", lambda: _ask_coordinator(settings, now)),
-        *guarded("prefect", lambda: _ask_prefect(settings)),
     ]
 
 
