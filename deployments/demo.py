@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import signal
 import struct
 import time
@@ -14,6 +15,8 @@ from typing import Any
 
 import httpx
 import numpy as np
+from rich import box
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -28,12 +31,13 @@ from deployments.federation import federation
 from protocol.errors import BadRequest, ConsiliumError
 
 INITIATOR = 4
+PICTURE_COLUMNS = 104
 
 
 def document_order(
     hospitals: Iterable[int] = (2, 3, 4), *, rounds: int = 10, features: int = 4, method: str = "Paillier"
 ) -> dict[str, Any]:
-    """The body of POST /model/train in the request document; hospital 4 holds the guest table, the others the host's."""
+    """The body of POST /model/train in the request document; hospital 4 holds the guest table, others the host's."""
     ids = sorted(hospitals)
     tables = {user: "breast_homo_guest" if user == INITIATOR else "breast_homo_host" for user in ids}
     return {
@@ -55,7 +59,7 @@ def document_order(
             "cv_param": {"need_cv": False},
         },
         "party_id": [user for user in ids if user != INITIATOR],
-        "data_info": {str(user): f"SELECT * FROM data.{table};" for user, table in tables.items()},
+        "data_info": {str(user): f"SELECT * FROM data.{table};" for user, table in tables.items()},  # noqa: S608
         "unique_id": "id",
         "attributes": [f"x{i}" for i in range(1, features + 1)] if features < 30 else [f"x{i}" for i in range(30)],
         "label_name": "y",
@@ -65,14 +69,14 @@ def document_order(
 async def show(settings: Settings, sites: list[Site], args: argparse.Namespace) -> int:
     """Starts a federation, runs the order, shows it, and ends everything. Exit code 0 when all went well."""
     _check(args)
-    console, started = Console(), time.monotonic()
+    console, started = _console(args.picture), time.monotonic()
     task = asyncio.current_task()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)  # type: ignore[union-attr]
     body = document_order(
         [site.user_id for site in sites], rounds=args.rounds, features=args.features, method=args.method
     )
-    console.print(f"Starting Prefect, the coordinator and {len(sites)} hospital agents ...")
+    console.print(f"Starting Prefect, the coordinator and {len(sites)} hospital agents ...\n")
     try:
         async with federation(settings, sites, restart=False):
             times = {"start": time.monotonic() - started}
@@ -81,7 +85,23 @@ async def show(settings: Settings, sites: list[Site], args: argparse.Namespace) 
     except asyncio.CancelledError:
         console.print("Stopped; nothing is left running.")
         return 130
+    if args.picture:
+        _save_picture(console, args.picture)
     return 0
+
+
+def _console(picture: Path | None) -> Console:
+    """For a picture every bar is drawn once, when it is full: what was recorded is what had stood there at the end."""
+    if picture is None:
+        return Console(highlight=False)
+    return Console(record=True, width=PICTURE_COLUMNS, force_terminal=False, highlight=False)
+
+
+def _save_picture(console: Console, path: Path) -> None:
+    """What was printed, as an SVG that asks no other server for a font."""
+    svg = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    svg = svg.replace("Fira Code, monospace", "'DejaVu Sans Mono', Menlo, Consolas, monospace")
+    console.save_svg(str(path), title="./run demo", code_format=svg, unique_id="demo", font_aspect_ratio=0.602)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -100,10 +120,10 @@ async def _run(
     headers = {"Authorization": f"Bearer {token}"}
     url = f"http://{settings.host}:{settings.port}"
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=90, trust_env=False) as client:
-        console.print(f"POST {url}/model/train")
+        _say_request(console, f"POST {url}/model/train", f"the order of hospital {INITIATOR}, method {_method(body)}")
         began = time.monotonic()
         answer = (await client.post("/model/train", json=body)).json()
-        console.print_json(json.dumps(answer))
+        _say_answer(console, answer)
         if answer["code"] != 200:
             raise ConsiliumError(answer["message"], remedy="")
         order_id = int(answer["data"]["order_id"])
@@ -117,9 +137,22 @@ async def _run(
             "input_data": {"user_id": "4", "data_sql": "SELECT * FROM data.breast_homo_guest where id=133;"},
         }
         answer = (await client.post("/model/infer", json=infer)).json()
-        console.print(f"POST {url}/model/infer  (one row of hospital 4's own)")
-        console.print_json(json.dumps(answer))
+        _say_request(console, f"POST {url}/model/infer", f"one row of hospital {INITIATOR}'s own")
+        _say_answer(console, answer)
     return order_id
+
+
+def _method(body: dict[str, Any]) -> str:
+    return str(body["model_params"]["encrypt_param"]["method"])
+
+
+def _say_request(console: Console, request: str, what: str) -> None:
+    console.print(f"[bold]{request}[/]  [dim]{what}[/]")
+
+
+def _say_answer(console: Console, answer: dict[str, Any]) -> None:
+    console.print(f"[bold]{answer['code']}[/] ", end="")
+    console.print_json(json.dumps(answer["data"]), indent=None)
 
 
 async def _follow(console: Console, client: httpx.AsyncClient, order_id: int, rounds: int) -> None:
@@ -152,9 +185,14 @@ async def _follow(console: Console, client: httpx.AsyncClient, order_id: int, ro
         raise ConsiliumError(f"The order ended as {state}: {order['refusal']}", remedy="")
 
 
+def _table(title: str) -> Table:
+    return Table(title=f"\n{title}", title_style="bold", title_justify="left", box=box.SIMPLE_HEAD)
+
+
 def _metrics(console: Console, order: dict[str, Any], names: dict[int, str]) -> None:
     last = order["rounds"][-1]
-    table = Table(title=f"Order {order['order_id']}: {order['protection']['who_could_decrypt']}")
+    console.print("\n" + order["protection"]["who_could_decrypt"].replace(". ", ".\n"))
+    table = _table(f"Order {order['order_id']} after {last['round']} rounds")
     for column in ("hospital", "rows", "AUC", "KS", "accuracy", "loss"):
         table.add_column(column, justify="left" if column == "hospital" else "right")
     for user, report in last["hospitals"].items():
@@ -177,22 +215,22 @@ def _report(
 ) -> None:
     weights = {site.user_id: np.array(Vault(site.vault).model(order_id)["layers"]["dense"]) for site in sites}
     pooled = pooled_weights(body)
-    table = Table(title="Federated against pooled weights")
+    table = _table("Federated against pooled weights")
     for column in ("", *body["attributes"][:8], "intercept"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right" if column else "left")
     shown = [*range(min(8, len(body["attributes"]))), -1]
     for name, values in (("federated", weights[INITIATOR]), ("pooled", pooled)):
         table.add_row(name, *(f"{values[i]:.6f}" for i in shown))
     console.print(table)
     worst = max(float(np.abs(own - pooled).max()) for own in weights.values())
-    console.print(f"Largest difference, any hospital, any weight: {worst:.1e}")
+    console.print(f"Largest difference, any hospital, any weight: [bold]{worst:.1e}[/]\n")
     n_files, n_bytes, found = search_disk(
         [settings.folder, settings.home / "prefect"], [float(value) for value in weights[INITIATOR]]
     )
-    secret = "nothing of the model" if not found else f"the model ({', '.join(found)})"
+    secret = "[bold green]nothing of the model[/]" if not found else f"[bold red]the model[/] ({', '.join(found)})"
     console.print(
-        f"The coordinator's disk ({n_files} files, {n_bytes / 2**20:.1f} MiB) was searched for the weights, as 8-byte "
-        f"floats and as text: it holds {secret}."
+        f"The coordinator's disk ({n_files} files, {n_bytes / 2**20:.1f} MiB) was searched for the weights,\n"
+        f"as 8-byte floats and as text: it holds {secret}.\n"
     )
     console.print("Times: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in times.items()))
     console.print(f"Coordinator http://{settings.host}:{settings.port}/docs, Prefect {settings.prefect_page}")
