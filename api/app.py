@@ -11,12 +11,12 @@ from importlib.metadata import version as installed
 from typing import Any
 
 from anyio import to_thread
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prefect.client.orchestration import PrefectClient
 from pydantic import BaseModel, Field, ValidationError
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import exchange, inference, orders
@@ -131,29 +131,28 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def malformed(_request: Request, error: RequestValidationError) -> JSONResponse:
         return failure(describe_request(error))
 
-    @app.exception_handler(HTTPException)
-    async def not_routed(request: Request, error: HTTPException) -> JSONResponse:
+    @app.exception_handler(StarletteHTTPException)
+    async def not_routed(_request: Request, error: StarletteHTTPException) -> JSONResponse:
+        if isinstance(error, _TooMuch):
+            return failure(error.known)
         if error.status_code == 404:
             return failure(NotFound("There is no such address.", remedy="See /docs for what there is."))
-        problem = InvalidInput(str(error.detail), remedy="See /docs.")
-        response = failure(problem)
-        response.status_code = error.status_code
-        return response
+        if error.status_code == 400:  # FastAPI's word for a body that json.loads gave up on: depth, digits, encoding
+            return failure(_not_json())
+        return failure(InvalidInput(f"{error.detail}.", remedy="See /docs."), status=error.status_code)
 
     @app.exception_handler(Exception)
     async def unplanned(_request: Request, error: Exception) -> JSONResponse:
         log.error("Unplanned error", exc_info=error)
         problem = ConsiliumError("The coordinator met an unplanned error.", remedy="Its log has the full text.")
-        response = failure(problem)
-        response.status_code = 500
-        return response
+        return failure(problem, status=500)
 
 
 def describe_request(error: RequestValidationError) -> ConsiliumError:
     """The same sentence for a malformed body, query or path."""
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return InvalidInput("The body is not JSON.", remedy="Send a JSON object, with Content-Type: application/json.")
+        return _not_json()
     lines = [
         {
             "type": "value_error",
@@ -164,6 +163,10 @@ def describe_request(error: RequestValidationError) -> ConsiliumError:
         for item in error.errors()
     ]
     return describe(ValidationError.from_exception_data("request", lines))  # type: ignore[arg-type]
+
+
+def _not_json() -> InvalidInput:
+    return InvalidInput("The body is not JSON.", remedy="Send a JSON object, with Content-Type: application/json.")
 
 
 class Limits:
@@ -183,13 +186,16 @@ class Limits:
         limit = self._settings.max_message_bytes if is_message else self._settings.max_body_bytes
         try:
             await self._app(scope, _limited(receive, limit), send)
-        except _TooMuch:
-            error = TooLarge(f"The body has more than {limit} bytes.", remedy="Send less at once.")
-            await failure(error)(scope, receive, send)
+        except _TooMuch as error:
+            await failure(error.known)(scope, receive, send)
 
 
-class _TooMuch(Exception):
-    pass
+class _TooMuch(HTTPException):
+    """FastAPI passes on its own exceptions only from where it reads a body; any other becomes a 400."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(413)
+        self.known = TooLarge(f"The body has more than {limit} bytes.", remedy="Send less at once.")
 
 
 def _limited(receive: Receive, limit: int) -> Receive:
@@ -200,7 +206,7 @@ def _limited(receive: Receive, limit: int) -> Receive:
         message = await receive()
         seen += len(message.get("body", b""))
         if seen > limit:
-            raise _TooMuch
+            raise _TooMuch(limit)
         return message
 
     return read

@@ -14,9 +14,12 @@ def answer(data: Any, *, message: str | None = None) -> JSONResponse:
     return JSONResponse({"code": 200, "data": data, "message": message})
 
 
-def failure(error: ConsiliumError, *, data: dict[str, Any] | None = None) -> JSONResponse:
-    """An error as an answer: one sentence with its remedy, and the machine-readable error in data."""
-    status = error.status
+def failure(error: ConsiliumError, *, data: dict[str, Any] | None = None, status: int | None = None) -> JSONResponse:
+    """An error as an answer: one sentence with its remedy, and the machine-readable error in data.
+
+    `status` is for an error of HTTP itself (405, 500) that no class of ours stands for.
+    """
+    status = status or error.status
     return JSONResponse(
         {"code": status, "data": {**(data or {}), "error": error.to_json()}, "message": str(error)}, status_code=status
     )

@@ -26,6 +26,8 @@ from protocol.messages import COORDINATOR, EVERYONE
 router = APIRouter(prefix="/exchange", include_in_schema=False)
 
 Number = Annotated[int, Path(ge=0, lt=2**31)]
+Recipient = Annotated[int, Query(ge=0, lt=2**31)]
+Wait = Annotated[float, Query(ge=0, allow_inf_nan=False)]
 Topic = Annotated[str, Path(max_length=32, pattern=r"^[a-z_-]+$")]
 
 
@@ -95,7 +97,11 @@ class Waits:
 
 @router.get("/inbox")
 async def read_inbox(
-    request: Request, caller: CallerOf, boot: str = "", cursor: int = 0, wait: float = LONGEST_WAIT_SECONDS
+    request: Request,
+    caller: CallerOf,
+    boot: str = "",
+    cursor: Annotated[int, Query(ge=0)] = 0,
+    wait: Wait = LONGEST_WAIT_SECONDS,
 ) -> dict[str, Any]:
     """News for an agent or the coordinator's worker; waits until there is some. Marks the hospital as seen."""
     require_role(caller, AGENT, COORDINATOR_ROLE)
@@ -160,8 +166,8 @@ async def gather_messages(
     round_: Number,
     attempt: Number,
     senders: Annotated[str, Query(max_length=20_000)],
-    recipient: int,
-    wait: Annotated[float, Query(ge=0)] = LONGEST_WAIT_SECONDS,
+    recipient: Recipient,
+    wait: Wait = LONGEST_WAIT_SECONDS,
 ) -> Response:
     """All senders' messages for one recipient, or 204 when they are not all there in time."""
     _check_recipient(caller, recipient, senders)
@@ -191,7 +197,7 @@ async def discard_messages(
     fold: Number,
     round_: Number,
     attempt: Number,
-    recipient: int,
+    recipient: Recipient,
 ) -> Response:
     """Drops what was for the coordinator alone."""
     require_role(caller, COORDINATOR_ROLE)
@@ -226,6 +232,6 @@ async def _require_party(store: Store, caller: Caller, run: int) -> None:
 
 def _user_ids(senders: str) -> list[int]:
     parts = senders.split(",")
-    if not all(part.isdecimal() for part in parts):
-        raise InvalidInput("senders is not a list of user ids.", remedy="Write them with commas between.")
+    if not all(part.isdecimal() and len(part) <= 10 for part in parts) or len(set(parts)) < len(parts):
+        raise InvalidInput("senders is not a list of user ids.", remedy="Write each once, with commas between.")
     return [int(part) for part in parts]

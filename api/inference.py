@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.auth import AGENT, CallerOf, require_owner, require_role
 from api.envelope import answer, failure
 from api.exchange import _rang
-from api.orders import Desk, IdempotencyKey, OrderId, _identities, _owner_key, _readable
+from api.orders import Desk, IdempotencyKey, OrderId, OrderInPath, _identities, _owner_key, _readable
 from api.store import ENDED, Prepared
 from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound
 from protocol.exchange import Address
@@ -174,7 +174,7 @@ async def _answer(request: Request, desk: Desk, order_id: int, wait: float) -> J
 
 
 @router.get("/orders/{order_id}/request", include_in_schema=False)
-async def read_request(request: Request, caller: CallerOf, order_id: int) -> JSONResponse:
+async def read_request(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
     """An inference order as its hospital needs it: the document, and the SQL sealed to the hospital."""
     require_role(caller, AGENT)
     desk = Desk(request)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Body, Header, Query, Request
+from fastapi import APIRouter, Body, Header, Path, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict
 
@@ -28,6 +28,7 @@ from protocol.sealing import KEY_BYTES, PublicIdentity
 router = APIRouter()
 
 OrderId = Annotated[int, Query(ge=1, lt=2**31)]
+OrderInPath = Annotated[int, Path(ge=1, lt=2**31)]
 IdempotencyKey = Annotated[str | None, Header(max_length=200)]
 
 
@@ -262,7 +263,7 @@ def _summary(order: dict[str, Any]) -> dict[str, Any]:
 
 
 @router.get("/orders/{order_id}")
-async def show_order(request: Request, caller: CallerOf, order_id: int) -> JSONResponse:
+async def show_order(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
     """Everything that may be known of an order: state, rounds, metrics, who is waited for, and how it is protected."""
     desk = Desk(request)
     order = await _readable(desk, caller, order_id)
@@ -338,7 +339,7 @@ def _protection(order: dict[str, Any]) -> dict[str, Any]:
 
 
 @router.post("/orders/{order_id}/cancel")
-async def cancel_order(request: Request, caller: CallerOf, order_id: int) -> JSONResponse:
+async def cancel_order(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
     """Ends an order. Everybody who works on it hears of it at once; its messages are deleted."""
     desk = Desk(request)
     order = await _readable(desk, caller, order_id)
@@ -367,7 +368,7 @@ def _tell_ended(desk: Desk, order: dict[str, Any]) -> None:
 
 @router.post("/orders/{order_id}/rerun")
 async def rerun_order(
-    request: Request, caller: CallerOf, order_id: int, idempotency_key: IdempotencyKey = None
+    request: Request, caller: CallerOf, order_id: OrderInPath, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
     """Makes a new order of the same request, with the sealed SQL that is there, and answers as /model/train does."""
     desk = Desk(request)
@@ -387,7 +388,7 @@ async def rerun_order(
 
 
 @router.get("/orders/{order_id}/events", response_class=StreamingResponse)
-async def order_events(request: Request, caller: CallerOf, order_id: int) -> StreamingResponse:
+async def order_events(request: Request, caller: CallerOf, order_id: OrderInPath) -> StreamingResponse:
     """Server-sent events: `state` and `round` (fold, round, loss), from the beginning until the order has ended."""
     desk = Desk(request)
     await _readable(desk, caller, order_id)
@@ -422,7 +423,7 @@ def _event(name: str, data: dict[str, Any]) -> str:
 
 @router.post("/orders/{order_id}/refuse", include_in_schema=False)
 async def refuse_order(
-    request: Request, caller: CallerOf, order_id: int, error: Annotated[dict[str, Any], Body()]
+    request: Request, caller: CallerOf, order_id: OrderInPath, error: Annotated[dict[str, Any], Body()]
 ) -> JSONResponse:
     """A hospital of the order ends it with its reason."""
     require_role(caller, AGENT)
@@ -450,7 +451,7 @@ class Report(BaseModel):
 
 
 @router.post("/orders/{order_id}/progress", include_in_schema=False)
-async def report_progress(request: Request, caller: CallerOf, order_id: int, report: Report) -> JSONResponse:
+async def report_progress(request: Request, caller: CallerOf, order_id: OrderInPath, report: Report) -> JSONResponse:
     """Keeps what the coordinator's flow reports, and wakes who waits for it."""
     require_role(caller, COORDINATOR_ROLE)
     desk = Desk(request)
@@ -475,7 +476,7 @@ async def report_progress(request: Request, caller: CallerOf, order_id: int, rep
 
 
 @router.get("/orders/{order_id}/progress", include_in_schema=False)
-async def read_progress(request: Request, caller: CallerOf, order_id: int) -> JSONResponse:
+async def read_progress(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
     """The rounds recorded so far, for a coordinator's flow that starts again."""
     require_role(caller, COORDINATOR_ROLE)
     recorded = await Desk(request).read("rounds", order_id)

@@ -56,6 +56,13 @@ def _any_case(*words: str) -> BeforeValidator:
     return BeforeValidator(match)
 
 
+def _printable(text: str) -> str:
+    """A control character in a name has no meaning, and PostgreSQL cannot keep a NUL."""
+    if any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in text):
+        raise ValueError("must not hold a control character")
+    return text
+
+
 def _none_word(value: Any) -> Any:
     return None if isinstance(value, str) and value.lower() in ("none", "null", "") else value
 
@@ -74,7 +81,7 @@ def _each_once(value: Any) -> Any:
 UserId = Annotated[int, BeforeValidator(_user_id)]
 Number = Annotated[float, BeforeValidator(_number), AfterValidator(_finite)]
 Whole = Annotated[int, BeforeValidator(_number)]
-Column = Annotated[str, Field(min_length=1, max_length=200)]
+Column = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Sql = Annotated[str, Field(min_length=1, max_length=20_000)]
 SqlByHospital = Annotated[dict[UserId, Sql], BeforeValidator(_each_once)]
 
@@ -170,7 +177,7 @@ class TrainingRequest(_Strict):
     unique_id: Column
     attributes: Annotated[list[Column], Field(min_length=1, max_length=10_000)]
     label_name: Column
-    purpose: Annotated[str, Field(max_length=500)] = ""
+    purpose: Annotated[str, Field(max_length=500), AfterValidator(_printable)] = ""
 
     @property
     def hospitals(self) -> list[int]:

@@ -1,0 +1,116 @@
+"""The coordinator's application in a thread of this process, with a stand-in for Prefect and no agents."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from api.app import create_app
+from api.settings import Settings, load_settings
+from api.store import Store
+from deployments.demo import document_order
+from deployments.server import new_token
+from protocol.sealing import Identity
+
+NAMES = {2: "suzhou-szslyy", 3: "zhejiang-zdey", 4: "shanxi-xbfy", 5: "elsewhere"}
+
+
+class StandInRuns:
+    """`api.runs.Runs` without Prefect: runs are only noted."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[Any, ...]] = []
+        self.cancelled: list[str] = []
+
+    async def start(self, *asked: Any, **more: Any) -> str:
+        self.started.append((*asked, *more.values()))
+        return f"run-{len(self.started)}"
+
+    async def status(self, flow_run_id: str) -> str:
+        return "pending"
+
+    async def cancel_if_waiting(self, flow_run_id: str) -> None:
+        self.cancelled.append(flow_run_id)
+
+    async def is_ready(self, deployments: list[str]) -> bool:
+        return True
+
+
+class Coordinator:
+    """The running application, its store, and a client for each token."""
+
+    def __init__(self, app: FastAPI, client: httpx.Client, tokens: dict[str, str]) -> None:
+        self.app, self.client, self.tokens = app, client, tokens
+        self.store: Store = app.state.store
+        self.runs = app.state.runs = StandInRuns()
+
+    def call(self, method: str, path: str, who: str | None = "user-4", **options: Any) -> Any:
+        headers = dict(options.pop("headers", {}))
+        if who is not None:
+            headers["Authorization"] = f"Bearer {self.tokens.get(who, who)}"
+        return self.client.request(method, path, headers=headers, **options)
+
+
+@contextlib.contextmanager
+def serve(settings: Settings, tokens: dict[str, str] | None = None) -> Iterator[Coordinator]:
+    """The application with hospitals 2 to 5, of which 5 has never connected; `tokens` of an earlier process."""
+    app = create_app(settings)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive(), "the application did not start"
+                time.sleep(0.01)
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+                yield Coordinator(app, client, tokens or _populate(app.state.store))
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _populate(store: Store) -> dict[str, str]:
+    tokens = {"operator": new_token(store, "operator"), "coordinator": new_token(store, "coordinator")}
+    for user, name in NAMES.items():
+        store.add_hospital(user, name)
+        tokens[f"user-{user}"] = new_token(store, "hospital", user)
+        tokens[f"agent-{user}"] = new_token(store, "agent", user)
+        if user != 5:
+            store.enrol(user, Identity.generate().public.encode(), "1")
+    return tokens
+
+
+def settings_in(home: Path, **changes: Any) -> Settings:
+    (home / "coordinator").mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONSILIUM_HOME", str(home))
+        return replace(load_settings(), accept_seconds=0.05, **changes)
+
+
+@pytest.fixture(scope="module")
+def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinator]:
+    with serve(settings_in(tmp_path_factory.mktemp("home"))) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def coordinator_with_order(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Coordinator, int]]:
+    """An order of hospital 4 with 2 and 3 that nobody works on."""
+    with serve(settings_in(tmp_path_factory.mktemp("home"))) as running:
+        answer = running.call("POST", "/model/train", json=document_order())
+        assert answer.status_code == 200, answer.text
+        yield running, answer.json()["data"]["order_id"]
