@@ -20,7 +20,7 @@ from agents.settings import Settings as Site
 from api.settings import Settings, load_settings
 from deployments.local_sites import prepare
 from deployments.parts import Federation, Part, running, until_signal
-from deployments.server import coordinator_token, open_store, prefect_auth
+from deployments.server import coordinator_token, make_prefect_auth, open_store, prefect_auth
 from protocol.errors import BadRequest, Conflict, ConsiliumError
 
 START_SECONDS = 120.0
@@ -60,6 +60,8 @@ def part_of_site(site: Site) -> Part:
 @contextlib.asynccontextmanager
 async def federation(settings: Settings, sites: list[Site], *, restart: bool) -> AsyncIterator[Federation]:
     """A federation that can take an order, and that leaves nothing running."""
+    if "CONSILIUM_PREFECT_URL" not in os.environ:
+        make_prefect_auth(settings)
     coordinator_token(settings, store := open_store(settings))
     hospital_ids = store.hospital_names()
     store.close()

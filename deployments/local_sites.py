@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from agents.vault import Vault
 from api.settings import Settings
 from api.store import Store
 from deployments.breast_cancer import breast_cancer_tables, make_database
-from deployments.server import new_token, open_store, prefect_auth, write_secret
+from deployments.server import make_prefect_auth, new_token, open_store, prefect_auth, write_secret
 
 SITES = Path(__file__).parent / "sites"
 NAMED = ("suzhou-szslyy", "zhejiang-zdey", "shanxi-xbfy")
@@ -27,8 +26,7 @@ def prepare(settings: Settings, *, n_hospitals: int = 3) -> list[Site]:
     store = open_store(settings)
     folders = [SITES / name for name in NAMED] + [_extra_site(settings, number) for number in range(3, n_hospitals)]
     sites = [load_site(folder) for folder in folders[: max(n_hospitals, 1)]]
-    if not (settings.folder / "prefect_auth").exists():
-        write_secret(settings.folder / "prefect_auth", "consilium:" + os.urandom(24).hex())
+    make_prefect_auth(settings)
     _make_tokens(settings, store, sites)
     _make_data(sites)
     _pin(sites)

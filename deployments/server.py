@@ -41,6 +41,13 @@ def open_store(settings: Settings) -> Store:
     return store
 
 
+def make_prefect_auth(settings: Settings) -> None:
+    """Prefect's auth string, made once: a Prefect server that we start never answers without one."""
+    path = settings.folder / "prefect_auth"
+    if not path.exists():
+        write_secret(path, f"consilium:{secrets.token_hex(24)}")
+
+
 def prefect_auth(settings: Settings) -> str | None:
     """Prefect's own auth string, from a file of mode 0600 in the coordinator's folder."""
     path = settings.folder / "prefect_auth"
