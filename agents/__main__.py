@@ -211,12 +211,6 @@ def _predictions(settings: Settings, model_id: int, sql: str) -> list[dict[str, 
     party = open_party(settings, no_order, MemoryTransport())
     try:
         return predict(party, model_id, sql)
-    except ValueError as error:  # of the mathematics: names arguments, never values
-        raise BadRequest(
-            f"The model cannot be applied to these rows: {error}",
-            remedy="Look for values out of range.",
-            code="numbers",
-        ) from None
     finally:
         party.store.destroy()
 

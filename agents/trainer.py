@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from agents.party import Party, held_out_rows, private_key, receive, receive_all, send
+from agents.extraction import held_out_rows
+from agents.party import Party, private_key, receive, receive_all, send
 from analytics import metrics as measures
 from analytics import optimizers, standardization
 from analytics.checks import Floats, Ints, Labels
@@ -25,6 +26,7 @@ from protocol import paillier, secure_sum
 from protocol.errors import BadRequest
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, Contribution, Opening, canonical, state_tag
+from protocol.order import n_held_out
 from protocol.secure_sum import SumKeys
 
 
@@ -69,7 +71,7 @@ class Trainer:
             method=self.params.encrypt_param.method,
             me=self.party.me,
             members=session.members,
-            n_rows={user: n - len(held_out_rows(request, n, fold)) for user, n in self.party.n_rows.items()},
+            n_rows={user: n - n_held_out(request, n, fold) for user, n in self.party.n_rows.items()},
             pair_keys={peer: session.pair_key(peer, b"sum") for peer in session.members if peer != self.party.me},
             group_key=session.group_key(b"sum"),
             bound=self.params.bound,
@@ -80,7 +82,7 @@ class Trainer:
     def rows(self, fold: int) -> tuple[Floats, Labels, Floats, Labels]:
         """Training and test rows of a fold: held-out rows, or for fold 0 those of the order's test SQL."""
         cohort, test = self.party.cohort, self.party.test_cohort
-        held_out = held_out_rows(self.party.request, cohort.n_rows, fold)
+        held_out = held_out_rows(self.party, fold)
         kept = np.setdiff1d(np.arange(cohort.n_rows), held_out)
         X, y = cohort.X, self._labels(cohort.y)
         if fold == 0 and test is not None:
@@ -132,7 +134,15 @@ def _joint_classes(trainer: Trainer) -> list[Any]:
     own = sorted({_plain(label) for label in party.cohort.labels}, key=_class_order)
     send(party, "classes", lambda: canonical(own).encode(), recipient=EVERYONE)
     told = receive_all(party, "classes", party.session.members, EVERYONE)
-    return sorted({label for text in told.values() for label in json.loads(text)}, key=_class_order)
+    return sorted({label for text in told.values() for label in _read_classes(text)}, key=_class_order)
+
+
+def _read_classes(text: bytes) -> list[int | str]:
+    """A partner's classes: whole numbers or short texts, not more than a model could have."""
+    classes = json.loads(text)
+    if not isinstance(classes, list) or len(classes) > 1000 or not all(type(c) in (int, str) for c in classes):
+        raise BadRequest("A hospital's classes are not a list of numbers or texts.", remedy="Check its version.")
+    return classes
 
 
 def _plain(label: Any) -> Any:
@@ -155,8 +165,13 @@ def _joint_start(trainer: Trainer) -> Floats:
         send(party, "weights", draw, recipient=EVERYONE)
     data = receive(party, "weights", party.request.user_id, EVERYONE)
     weights = np.frombuffer(data, dtype=">f8").astype(np.float64)
-    if weights.shape != (trainer.model.n_weights,):
-        raise BadRequest("The initial weights have another shape than the model.", remedy="Send the order again.")
+    own = initial_weights(trainer.model, method=init.init_method, const=init.init_const, seed=init.random_seed)
+    if weights.shape != own.shape or not np.allclose(weights, own, rtol=1e-9, atol=0):
+        raise BadRequest(
+            "The initiator's initial weights are not those that the order describes.",
+            remedy="All hospitals must run the same version; then send the order again.",
+            code="initial_weights",
+        )
     return weights
 
 
@@ -378,7 +393,7 @@ def finish_fold(trainer: Trainer, fold: Fold) -> None:
 
 
 def save_model(trainer: Trainer, fold: Fold) -> None:
-    """Keeps the model in this hospital's vault, at full precision, in the units of the tables' own columns."""
+    """Keeps the model in this hospital's vault, at full precision; a standardized one with its mean and deviation."""
     party, model, point = trainer.party, trainer.model, fold.checkpoint
     layers = {name: values.tolist() for name, values in split_layers(model, point.weights).items()}
     party.vault.save_model(
@@ -404,7 +419,7 @@ def finish(party: Party) -> None:
     """Tells the coordinator that this hospital holds the model, and forgets the order's keys and snapshot."""
     send(party, "done", lambda: b"", recipient=COORDINATOR)
     party.release.ledger.write("finished", order_id=party.order_id)
-    party.store.destroy()
+    party.vault.end_order(party.order_id, "success")
 
 
 # Checkpoints

@@ -2,6 +2,7 @@
 
     identity.json            long-lived keys, made at first start
     orders/<id>/             one running order: session keys, cohort snapshot, outbox, checkpoints
+    ended/<id>.json          how an order ended here; its number is never used again
     models/<id>.json         trained models
     predictions/<id>.json    answers of inference
     cohorts/                 digests of earlier cohorts' id sets (agents.cohort)
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -26,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protocol.errors import Conflict, NotFound, ProtocolViolation
+from protocol.errors import Conflict, NotFound, ProtocolViolation, Refused
 from protocol.sealing import Identity
 
 
@@ -107,6 +109,43 @@ class Vault:
 
     def order(self, order_id: int) -> OrderVault:
         return OrderVault(self.folder / "orders" / str(order_id))
+
+    def orders(self) -> list[int]:
+        """The orders of which something is kept here: those under way, and those whose end was not heard of."""
+        return sorted(int(path.name) for path in (self.folder / "orders").glob("*") if path.name.isdecimal())
+
+    def end_order(self, order_id: int, outcome: str) -> None:
+        """Marks an order as ended here, for good, and forgets its keys, snapshots and outbox.
+
+        Before the mark all is kept and after it nothing is needed, so that a restart at any point knows where it
+        stands; and another order under the same number is never taken part in.
+        """
+        order = self.order(order_id)
+        document = order.folder / "document"
+        digest = hashlib.sha256(document.read_bytes()).hexdigest() if document.exists() else ""
+        folder = make_private_folder(self.folder / "ended")
+        mark = folder / f"{order_id}.json"
+        if not mark.exists():
+            write_durably(mark, json.dumps({"outcome": outcome, "document": digest}).encode())
+        order.destroy()
+
+    def outcome(self, order_id: int, document: bytes) -> str | None:
+        """success, failed or cancelled for an order that has ended here; None for one that has not.
+
+        Refused when an order with another document has had this number: the same keys and cohorts twice would show
+        the difference of the two.
+        """
+        path = self.folder / "ended" / f"{order_id}.json"
+        if not path.exists():
+            return None
+        ended = json.loads(path.read_text())
+        if ended["document"] != hashlib.sha256(document).hexdigest():
+            raise Refused(
+                f"This hospital has had another order with the number {order_id}.",
+                remedy="The coordinator has lost its store and counts anew: restore its backup.",
+                code="order_number",
+            )
+        return str(ended["outcome"])
 
     def save_model(self, model_id: int, model: dict[str, Any]) -> None:
         self._save("models", model_id, model)

@@ -72,13 +72,15 @@ def at_hospital(order_id: int) -> Iterator[HospitalPlace]:
     try:
         place.party = open_party(settings, order_id, transport)
         yield place
+        place.party.store.destroy()
     except OrderStopped as stop:
         place.outcome = _state_of(stop)
+        Vault(settings.vault).end_order(order_id, stop.code)
     except Exception as error:  # noqa: BLE001 (the last place before Prefect: no text of it may pass)
         known = _known(error)
         Ledger(settings.ledger).write("refused", order_id=order_id, rule=known.code, sentence=known.sentence)
         place.outcome = _refuse(place, known, settings.name)
-    Vault(settings.vault).order(order_id).destroy()
+        Vault(settings.vault).end_order(order_id, "failed")
 
 
 def _refuse(place: Place, error: ConsiliumError, name: str) -> State[Any] | None:

@@ -11,8 +11,9 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from agents.party import Party, folds
+from agents.party import Party
 from flows.runs import Progress, at_coordinator, at_hospital, dispatch, withdraw
+from protocol.order import folds
 from tasks import coordinator, hospital
 from tasks.coordinator import Desk
 

@@ -192,6 +192,20 @@ class TrainingRequest(_Strict):
         return texts
 
 
+def folds(request: TrainingRequest) -> list[int]:
+    """1..n_splits for cross-validation, then 0: the final model on all rows."""
+    cv = request.model_params.cv_param
+    return [*range(1, cv.n_splits + 1), 0] if cv.need_cv else [0]
+
+
+def n_held_out(request: TrainingRequest, n_rows: int, fold: int) -> int:
+    """How many of a hospital's rows a fold holds out: known to all from the row count; which ones, to nobody else."""
+    if fold > 0:
+        n_splits = request.model_params.cv_param.n_splits
+        return n_rows // n_splits + (fold <= n_rows % n_splits)
+    return 0 if request.validation_fraction is None else round(request.validation_fraction * n_rows)
+
+
 def parse_training_request(body: Any) -> TrainingRequest:
     """A checked request. InvalidInput for a malformed field, BadRequest for a combination that cannot be honoured."""
     try:

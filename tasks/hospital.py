@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from agents import extraction, predictor
 from agents import party as parties
-from agents import predictor
 from agents import trainer as trainers
 from agents.party import Party
 from agents.trainer import Fold, Trainer
@@ -22,7 +22,7 @@ def verify_order(party: Party) -> None:
 @step("data SQL extraction")
 def extract_data(party: Party) -> None:
     """Cohorts by SQL, through the cohort gate, into the vault."""
-    parties.extract(party)
+    extraction.extract(party)
 
 
 @step("key agreement")

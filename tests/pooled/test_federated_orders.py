@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from agents.party import held_out_rows
+from agents.cohort import CohortLedger
+from agents.extraction import split
 from agents.settings import Settings
 from agents.vault import Vault
 from analytics import standardization
@@ -67,7 +67,10 @@ class Runner:
         request, parts = parse_training_request(body), []
         for user in request.hospitals:
             frame = self.frames[user].sort_values("id")
-            kept = np.setdiff1d(np.arange(len(frame)), held_out_rows(request, len(frame), fold))
+            kept = np.setdiff1d(
+                np.arange(len(frame)),
+                split(request, len(frame), fold, CohortLedger(Vault(self.sites[user].vault).cohorts).key),
+            )
             y = frame[body["label_name"]].to_numpy()[kept]
             if body["model_type"] == "softmax":
                 y = np.array([sorted(CLASSES).index(label) for label in y])

@@ -1,0 +1,136 @@
+"""An order's rows at one hospital: by SQL, through the cohort gate, into snapshots, split into folds.
+
+Which rows a fold holds out is drawn with a key that never leaves the vault. The order's seed alone would let its
+sender choose fold after fold until the sums over known rows give each row away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import replace
+
+import numpy as np
+
+from agents import cohort as cohorts
+from agents.cohort import Cohort, CohortLedger
+from agents.party import Party
+from agents.source import open_source
+from agents.sql import CheckedQuery, check_sql
+from analytics.checks import Ints
+from analytics.folds import fold_indices, validation_indices
+from protocol.errors import BadRequest
+from protocol.order import TrainingRequest, folds, n_held_out
+
+
+def extract(party: Party) -> None:
+    """Reads the cohorts once per order and keeps them as snapshots in the vault until the order ends.
+
+    Every set of rows that trains or tests a model passes the gate: the whole cohort, and both parts of every fold.
+    Raises Refused with the rule, or BadRequest for rows that no model can use.
+
+    Disclosure: rows stay here; what others learn is the row count, after the gate has passed.
+    """
+    party.split_key = CohortLedger(party.vault.cohorts).key
+    party.cohort = _snapshot(party, "train")
+    party.test_cohort = _snapshot(party, "test") if "test" in party.sql.sql else None
+
+
+def held_out_rows(party: Party, fold: int) -> Ints:
+    """Which of this hospital's rows, in order of unique_id, test the model of a fold instead of training it."""
+    return split(party.request, party.cohort.n_rows, fold, party.split_key)
+
+
+def split(request: TrainingRequest, n_rows: int, fold: int, key: bytes) -> Ints:
+    """The held-out rows of a hospital with this many rows and this key: `split_key`, from its cohort ledger."""
+    cv = request.model_params.cv_param
+    seed = _own_seed(key, cv.random_seed)
+    if fold > 0:
+        rows = fold_indices(n_rows, n_splits=cv.n_splits, shuffle=cv.shuffle, seed=seed)[fold - 1]
+    elif request.validation_fraction is not None:
+        rows = validation_indices(n_rows, fraction=request.validation_fraction, seed=seed)
+    else:
+        rows = np.arange(0)
+    assert len(rows) == n_held_out(request, n_rows, fold)
+    return rows
+
+
+def _own_seed(key: bytes, seed: int) -> int:
+    return int.from_bytes(hmac.digest(key, b"folds/%d" % seed, hashlib.sha256)[:8], "big") >> 1
+
+
+def _snapshot(party: Party, purpose: str) -> Cohort:
+    path = party.store.folder / f"{purpose}.npz"
+    if not path.exists():
+        cohorts.save_cohort(path, _read(party, purpose))
+    return cohorts.load_cohort(path)
+
+
+def _read(party: Party, purpose: str) -> Cohort:
+    request, settings = party.request, party.settings
+    source = open_source(
+        settings.data_url,
+        statement_timeout_seconds=settings.statement_timeout_seconds,
+        max_rows=settings.max_rows,
+    )
+    checked = check_sql(
+        party.sql.sql[purpose],
+        policy=party.policy,
+        requester=request.user_id,
+        own_user_id=party.me,
+        unique_id=request.unique_id,
+        label=request.label_name,
+        dialect=source.dialect,
+    )
+    least = max((party.policy.table(name).min_rows for name in checked.tables), default=0)
+    cohort = cohorts.build_cohort(
+        source.read(checked),
+        unique_id=request.unique_id,
+        attributes=request.attributes,
+        label_name=request.label_name,
+        model_type=request.model_type,
+        min_rows=0 if party.is_initiator else least,
+    )
+    _pass_gate(party, checked, cohort, purpose)
+    return cohort
+
+
+def _pass_gate(party: Party, checked: CheckedQuery, cohort: Cohort, purpose: str) -> None:
+    """Every part against the rules and against what this requester had before; then all of them are remembered."""
+    ledger, requester = CohortLedger(party.vault.cohorts), party.request.user_id
+    parts = _parts(party, cohort) if purpose == "train" else {"test": (cohort, 0)}
+    for table in checked.tables:
+        earlier = ledger.earlier(requester, table)
+        for part, n_parameters in parts.values():
+            cohorts.check_gate(
+                part, n_parameters=n_parameters, rules=party.policy.table(table), earlier=earlier, key=ledger.key
+            )
+    for table in checked.tables:
+        for name, (part, _) in parts.items():
+            ledger.remember(requester, table, order_id=party.order_id, part=name, cohort=part)
+
+
+def _parts(party: Party, cohort: Cohort) -> dict[str, tuple[Cohort, int]]:
+    """Each set of rows that the order uses, and how many parameters it trains."""
+    request, n_parameters = party.request, _n_parameters(party.request, cohort)
+    parts = {"train": (cohort, n_parameters)}
+    for fold in folds(request):
+        try:
+            held_out = split(request, cohort.n_rows, fold, party.split_key)
+        except ValueError as error:
+            raise BadRequest(str(error), remedy="Use fewer folds or another fraction.", code="folds") from None
+        if len(held_out):
+            kept = np.setdiff1d(np.arange(cohort.n_rows), held_out)
+            parts[f"train/fold-{fold}"] = (_rows(cohort, kept), n_parameters)
+            parts[f"test/fold-{fold}"] = (_rows(cohort, held_out), 0)
+    return parts
+
+
+def _n_parameters(request: TrainingRequest, cohort: Cohort) -> int:
+    width = len(request.attributes) + request.model_params.init_param.fit_intercept
+    return width * (max(2, len(cohort.labels)) if request.model_type == "softmax" else 1)
+
+
+def _rows(cohort: Cohort, rows: Ints) -> Cohort:
+    ids = [cohort.unique_ids[i] for i in rows.tolist()]
+    return replace(cohort, unique_ids=ids, X=cohort.X[rows], y=None if cohort.y is None else cohort.y[rows])
