@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.auth import AGENT, CallerOf, require_owner, require_role
 from api.envelope import answer, failure
 from api.exchange import _rang
-from api.orders import Desk, IdempotencyKey, OrderId, OrderInPath, _identities, _owner_key, _readable
-from api.store import ENDED, Prepared
+from api.orders import Desk, IdempotencyKey, OrderId, OrderInPath, _identities, _readable
+from api.store import ENDED, Once, Prepared
 from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, HospitalSql, canonical
@@ -27,6 +27,8 @@ from protocol.order import Sql, UserId
 from protocol.sealing import KEY_BYTES, exchange_public, unseal_from
 
 router = APIRouter()
+
+MOST_KEYS = 1000
 
 
 class InputData(BaseModel):
@@ -71,10 +73,11 @@ async def infer(
         hospital_ids=[user_id],
         body={"model_id": body.model_id, "user_id": user_id},
         prepare=prepare,
-        owner_key=_owner_key(caller, idempotency_key),
+        once=Once.of(caller, idempotency_key, body.model_dump(mode="json")),
     )
     if made:
-        await _ask(request, desk, order_id, user_id, reply, attempt=0)
+        _keep_key(request, order_id, reply, attempt=0)
+        await _ask(desk, order_id, user_id, attempt=0)
     return await _answer(request, desk, order_id, desk.settings.accept_seconds)
 
 
@@ -123,14 +126,18 @@ def _document(order_id: int, model_id: int, user_id: int, commitment: str, reply
     )
 
 
-async def _ask(request: Request, desk: Desk, order_id: int, user_id: int, reply: bytes, *, attempt: int) -> None:
-    """Starts the hospital's run; raises Unavailable, and ends the order, when Prefect does not answer."""
+def _keep_key(request: Request, order_id: int, reply: bytes, *, attempt: int) -> None:
     keys = request.app.state.reply_keys
     keys[order_id] = (reply, attempt)
-    while len(keys) > 1000:
+    while len(keys) > MOST_KEYS:
         keys.pop(next(iter(keys)))
+
+
+async def _ask(desk: Desk, order_id: int, user_id: int, *, attempt: int) -> None:
+    """Starts the hospital's run; raises Unavailable, and ends the order, when Prefect does not answer."""
+    tags = ["infer", f"attempt-{attempt}"]
     try:
-        run = await desk.runs.start(f"infer/hospital-{user_id}", order_id, ["infer", f"attempt-{attempt}"])
+        run = await desk.runs.start(f"infer/hospital-{user_id}", order_id, tags, attempt=attempt)
     except ConsiliumError as error:
         await desk.read("end_order", order_id, "failed", error)
         raise
@@ -139,14 +146,18 @@ async def _ask(request: Request, desk: Desk, order_id: int, user_id: int, reply:
 
 
 async def _ask_again(request: Request, desk: Desk, order: dict[str, Any]) -> None:
-    """The one-time key was lost with an earlier process: the hospital seals what it has to a new one."""
+    """The one-time key was lost with an earlier process: the hospital seals what it has to a new one.
+
+    The key stands before anything is waited for, so that who asks at the same moment waits for the same answer.
+    """
     document = json.loads(order["document"])
     reply, attempt = secrets.token_bytes(KEY_BYTES), document["attempt"] + 1
+    _keep_key(request, order["order_id"], reply, attempt=attempt)
     renewed = _document(
         order["order_id"], document["model_id"], document["user_id"], document["sql"], reply, attempt=attempt
     )
     await desk.read("set_order", order["order_id"], document=renewed, state="pending")
-    await _ask(request, desk, order["order_id"], document["user_id"], reply, attempt=attempt)
+    await _ask(desk, order["order_id"], document["user_id"], attempt=attempt)
 
 
 async def _answer(request: Request, desk: Desk, order_id: int, wait: float) -> JSONResponse:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled
@@ -33,8 +40,8 @@ class Runs:
     def __init__(self, client: PrefectClient) -> None:
         self._client = client
 
-    async def start(self, deployment: str, order_id: int, tags: list[str]) -> str:
-        """The id of the order's flow run; asked twice, it is the same run."""
+    async def start(self, deployment: str, order_id: int, tags: list[str], *, attempt: int = 0) -> str:
+        """The id of the order's flow run; asked twice for one attempt, it is the same run."""
         try:
             found = await self._client.read_deployment_by_name(deployment)
             run = await self._client.create_flow_run_from_deployment(
@@ -42,7 +49,7 @@ class Runs:
                 parameters={"order_id": order_id},
                 name=f"order-{order_id}",
                 tags=[f"order-{order_id}", *tags],
-                idempotency_key=f"order-{order_id}-{deployment}",
+                idempotency_key=f"order-{order_id}-{deployment}-{attempt}",
             )
         except ObjectNotFound:
             raise Unavailable(
@@ -61,6 +68,17 @@ class Runs:
         except (httpx.HTTPError, PrefectHTTPStatusError, OSError) as error:
             raise _away(error) from None
         return STATUS[run.state_type] if run.state_type else "pending"
+
+    async def cancelled(self, order_ids: Iterable[int]) -> set[int]:
+        """Those orders of which somebody has cancelled a run in Prefect: the coordinator's or a hospital's."""
+        tags = {f"order-{order_id}": order_id for order_id in order_ids}
+        cancelled = FlowRunFilterStateType(any_=[StateType.CANCELLING, StateType.CANCELLED])
+        wanted = FlowRunFilter(state=FlowRunFilterState(type=cancelled), tags=FlowRunFilterTags(any_=list(tags)))
+        try:
+            found = await self._client.read_flow_runs(flow_run_filter=wanted)
+        except (httpx.HTTPError, PrefectHTTPStatusError, OSError) as error:
+            raise _away(error) from None
+        return {tags[tag] for run in found for tag in run.tags if tag in tags}
 
     async def cancel_if_waiting(self, flow_run_id: str) -> None:
         """Cancels a run that nobody has started yet; one under way hears of it through the exchange."""
