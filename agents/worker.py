@@ -8,6 +8,7 @@ A flow process is tied to its agent: when the agent dies, so does it, and the ne
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import importlib
 import logging
@@ -18,6 +19,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +36,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.exceptions import Abort
+from prefect.exceptions import Abort, ObjectNotFound
 from prefect.flow_engine import load_flow_run, run_flow
 from prefect.states import Cancelled, Crashed, Failed
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
@@ -44,13 +46,13 @@ from agents.vault import Vault
 from protocol import VERSION
 from protocol.errors import OrderStopped
 from protocol.exchange import error_of
-from protocol.sealing import PublicIdentity
 
 log = logging.getLogger("consilium.worker")
 
 MAX_CRASHES = 10
-STOP_GRACE_SECONDS = 5.0
-_LOCKED = 75
+CALM_SECONDS = 60.0
+LOOK_SECONDS = 15.0
+_LOCKED, _PREFECT_AWAY = 75, 69
 _spawn = multiprocessing.get_context("forkserver")
 
 
@@ -87,6 +89,7 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
     """Runs `flows` (flow name -> "module.function") for one pool; nothing else, whatever a deployment says."""
 
     type = "hospital"
+    stop_grace_seconds = 5.0
     _description = "Runs the flows that are installed at a hospital, and nothing that a deployment brings along."
 
     def __init__(
@@ -97,12 +100,9 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         post: Post,
         locks: Path,
         limit: int | None = None,
-        on_connect: Callable[[Post], Awaitable[None]] | None = None,
-        on_withdrawn: Callable[[Post, int], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(pool, name=pool, limit=limit, create_pool_if_not_found=False)
         self._flows, self._post, self._locks = dict(flows), post, locks
-        self._on_connect, self._on_withdrawn = on_connect, on_withdrawn
         self._work: dict[UUID, Work] = {}
         self._flow_names: dict[UUID, str] = {}
         locks.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -111,17 +111,48 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         """Not used: `_submit_run` does not build a job configuration at all."""
         raise NotImplementedError
 
+    async def connected(self) -> None:
+        """The coordinator answers again, or another process of it does."""
+
+    async def withdraw(self, order_id: int) -> None:
+        """The order cannot go on here: it ends for all."""
+
+    async def forget(self, order_id: int) -> None:
+        """The order has ended and none of its processes is left here."""
+
+    # Prefect, which may be away at any time and for any length of time
+
     async def sync_with_backend(self) -> None:
         """A heartbeat by REST. Prefect's own channel by websocket sends it twice over, which SQLite answers with
         "database is locked", and writes its job template into the pool, which this worker has no use for."""
-        self._work_pool = await self.client.read_work_pool(self._work_pool_name)
-        self.backend_id = (
-            await self.client.send_worker_heartbeat(
-                self._work_pool_name, self.name, self.heartbeat_interval_seconds, get_worker_id=self.backend_id is None
+        try:
+            self._work_pool = await self.client.read_work_pool(self._work_pool_name)
+            self.backend_id = (
+                await self.client.send_worker_heartbeat(
+                    self._work_pool_name,
+                    self.name,
+                    self.heartbeat_interval_seconds,
+                    get_worker_id=self.backend_id is None,
+                )
+                or self.backend_id
             )
-            or self.backend_id
-        )
+        except ObjectNotFound:
+            log.warning("Prefect knows no pool %s yet: the coordinator runs ./run server deploy", self._work_pool_name)
+        except httpx.HTTPError as error:
+            log.warning("Prefect does not answer (%s); trying again", type(error).__name__)
         await self._initialize_after_sync()
+
+    async def _setup_cancellation_observer(self) -> None:
+        """Not used: it stops for good when Prefect is away for a while. The coordinator's API watches for cancelled
+        runs of all pools, and ends their orders."""
+
+    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        """As Prefect's; its loop, which ends the worker when the server is away for minutes, hears of no error."""
+        try:
+            return await super().get_and_submit_flow_runs()
+        except httpx.HTTPError as error:
+            log.warning("Prefect does not answer (%s); trying again", type(error).__name__)
+            return []
 
     # What there is to run
 
@@ -130,58 +161,89 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         boot, cursor, pause = "", 0, 0.2
         while True:
             try:
-                if not boot and self._on_connect:
-                    await self._on_connect(self._post)
+                if not boot:
+                    await self.connected()
                 heard = await self._post.read(boot, cursor)
                 boot, cursor, pause = heard["boot"], heard["cursor"], 0.2
                 for news in heard["news"]:
-                    await self._act(news)
+                    self._act(news)
             except (httpx.HTTPError, OSError, KeyError, ValueError) as error:
                 log.warning("The coordinator does not answer (%s); trying again", type(error).__name__)
                 boot, pause = "", min(2 * pause, 5.0)
                 await asyncio.sleep(pause)
 
-    async def _act(self, news: Mapping[str, Any]) -> None:
+    def _act(self, news: Mapping[str, Any]) -> None:
+        if self._runs_task_group is None:
+            return
         if news["what"] == "stop":
-            for run_id, work in list(self._work.items()):
-                if work.order_id == news["order_id"]:
-                    self._group.start_soon(self._end, run_id, work)
-        elif self._has_successfully_synced:
-            await self.get_and_submit_flow_runs()
+            self._soon(self._end_order, int(news["order_id"]))
+        else:
+            self._soon(self.get_and_submit_flow_runs)
 
     async def take_up(self) -> None:
-        """Runs that an earlier process of this worker left behind, before new ones. The pool is this worker's alone."""
-        while not self._has_successfully_synced:
-            await asyncio.sleep(0.1)
+        """Runs that are under way by Prefect's word and not here: an earlier process of this worker left them, or an
+        answer of Prefect was lost. The pool is this worker's alone."""
+        pause = 0.2
+        while True:
+            if not self._has_successfully_synced and self.is_setup:
+                await self.sync_with_backend()
+            if not self._has_successfully_synced:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 5.0)
+                continue
+            try:
+                await self._take_up_left()
+            except httpx.HTTPError as error:
+                log.warning("Prefect does not answer (%s); trying again", type(error).__name__)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _take_up_left(self) -> None:
         states = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
         pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name]))
         left = await self.client.read_flow_runs(flow_run_filter=FlowRunFilter(state=states), work_pool_filter=pool)
         for flow_run in left:
-            if flow_run.id not in self._work:
+            if flow_run.id not in self._work and flow_run.id not in self._submitting_flow_run_ids:
                 log.info("Taking up %s", flow_run.name)
-                self._group.start_soon(self._keep_running, flow_run)
+                self._begin(flow_run)
 
     async def _submit_run(self, flow_run: FlowRun) -> None:
         """Replaces Prefect's: no deployment is read, no job configuration is built."""
         try:
             if await self._propose_pending_state(flow_run):
-                self._group.start_soon(self._keep_running, flow_run)
-            else:
+                self._begin(flow_run)
+            elif flow_run.id not in self._work:
                 self._release_limit_slot(flow_run.id)
         finally:
             self._submitting_flow_run_ids.discard(flow_run.id)
 
-    @property
-    def _group(self) -> Any:
+    def _begin(self, flow_run: FlowRun) -> None:
+        """At most one keeper for each run, however it was found. A run taken up fills a place of the limit too."""
+        if flow_run.id in self._work:
+            return
+        self._work[flow_run.id] = work = Work(_order_of(flow_run))
+        if self._limiter:
+            with contextlib.suppress(anyio.WouldBlock, RuntimeError):
+                self._limiter.acquire_on_behalf_of_nowait(flow_run.id)
+        self._soon(self._keep_running, flow_run, work)
+
+    def _soon(self, call: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        """A task whose failure does not end the worker: what it leaves undone is taken up again."""
+
+        async def guarded() -> None:
+            try:
+                await call(*args)
+            except httpx.HTTPError as error:
+                log.warning("No answer (%s); trying again", type(error).__name__)
+            except Exception:
+                log.exception("Unplanned error")
+
         assert self._runs_task_group is not None
-        return self._runs_task_group
+        self._runs_task_group.start_soon(guarded)
 
     # One run
 
-    async def _keep_running(self, flow_run: FlowRun) -> None:
+    async def _keep_running(self, flow_run: FlowRun, work: Work) -> None:
         """Starts the run's process, and starts it again when it dies, until it has reached a final state."""
-        work = Work(_order_of(flow_run))
-        self._work[flow_run.id] = work
         try:
             entrypoint = await self._entrypoint(flow_run)
             if entrypoint is None or work.order_id < 1:
@@ -193,16 +255,20 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             self._release_limit_slot(flow_run.id)
 
     async def _until_final(self, flow_run: FlowRun, work: Work, entrypoint: str) -> None:
-        crashes = 0
+        crashes, pause = 0, 0.1
         while crashes < MAX_CRASHES:
+            began = time.monotonic()
             code = await self._one_process(flow_run, work, entrypoint)
             if code == 0 or work.ended:
                 return
-            crashes += code != _LOCKED
+            if time.monotonic() - began > CALM_SECONDS:
+                crashes, pause = 0, 0.1
+            crashes += code not in (_LOCKED, _PREFECT_AWAY)
             log.warning("The process of %s ended with code %s; starting it again", flow_run.name, code)
-            await asyncio.sleep(min(0.1 * 2**crashes, 10.0))
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 10.0)
+        await self.withdraw(work.order_id)
         await self._say(flow_run, Crashed(message=f"The flow process died {MAX_CRASHES} times."))
-        await self._withdraw(work.order_id)
 
     async def _one_process(self, flow_run: FlowRun, work: Work, entrypoint: str) -> int:
         lock = str(self._locks / f"{flow_run.id}.lock")
@@ -218,29 +284,25 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             self._flow_names[flow_run.flow_id] = (await self.client.read_flow(flow_run.flow_id)).name
         return self._flows.get(self._flow_names[flow_run.flow_id])
 
-    async def _end(self, run_id: UUID, work: Work) -> None:
-        """After the order has ended its flow ends itself; a process that does not is killed."""
-        with anyio.move_on_after(STOP_GRACE_SECONDS):
-            while run_id in self._work:
-                await asyncio.sleep(0.1)
-            return
+    async def _end_order(self, order_id: int) -> None:
+        """After the order has ended its flows end themselves; a process that does not is killed."""
+        deadline = time.monotonic() + self.stop_grace_seconds
+        while mine := {run_id: work for run_id, work in self._work.items() if work.order_id == order_id}:
+            if time.monotonic() > deadline:
+                for run_id, work in mine.items():
+                    await self._kill(run_id, work)
+            await asyncio.sleep(0.1)
+        await self.forget(order_id)
+
+    async def _kill(self, run_id: UUID, work: Work) -> None:
+        if not work.ended:
+            log.warning("The process of order %s did not end by itself; it is killed", work.order_id)
         work.ended = True
         if work.process is not None and work.process.is_alive():
-            log.warning("The process of order %s did not end by itself; it is killed", work.order_id)
             work.process.kill()
-        await self.client.set_flow_run_state(run_id, Cancelled(message="The order has ended."), force=True)
-
-    async def _cancel_run(self, flow_run_id: UUID) -> None:
-        """Somebody cancelled the run in Prefect: the order ends, for all."""
-        flow_run = await self.client.read_flow_run(flow_run_id)
-        await self._withdraw(_order_of(flow_run))
-        work = self._work.get(flow_run_id)
-        if work is None:
-            await self.client.set_flow_run_state(flow_run_id, Cancelled(), force=True)
-
-    async def _withdraw(self, order_id: int) -> None:
-        if self._on_withdrawn and order_id > 0:
-            await self._on_withdrawn(self._post, order_id)
+        flow_run = await self.client.read_flow_run(run_id)
+        if flow_run.state is None or not flow_run.state.is_final():
+            await self._say(flow_run, Cancelled(message="The order has ended."))
 
     async def _say(self, flow_run: FlowRun, state: Any) -> None:
         await self.client.set_flow_run_state(flow_run.id, state, force=True)
@@ -262,26 +324,36 @@ def _order_of(flow_run: FlowRun) -> int:
 
 
 def run_in_child(flow_run_id: str, entrypoint: str, lock: str) -> None:
-    """Runs one flow run to a final state. Exit code 0: it has one; 75: another process works on it; else: died."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """Runs one flow run to a final state.
+
+    Exit code 0: it has one; 69: Prefect is away; 75: another process works on it; else: died. Signals that ask for an
+    end are the agent's business: on SIGTERM Prefect would report a crash, where the next agent only takes the run up.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     _die_with_agent()
     with open(lock, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             sys.exit(_LOCKED)
-        module, _, name = entrypoint.rpartition(".")
-        flow_run = load_flow_run(UUID(flow_run_id))
-        flow_run.parameters = {"order_id": _order_of(flow_run)}
         try:
-            state: Any = run_flow(
-                getattr(importlib.import_module(module), name), flow_run=flow_run, return_type="state"
-            )
-        except Abort:
-            sys.exit(0)
+            is_final = _run(UUID(flow_run_id), entrypoint)
+        except httpx.HTTPError as error:
+            log.warning("Prefect does not answer (%s)", type(error).__name__)
+            sys.exit(_PREFECT_AWAY)
         Path(lock).unlink(missing_ok=True)
-    sys.exit(0 if state.is_final() else 1)
+    sys.exit(0 if is_final else 1)
+
+
+def _run(flow_run_id: UUID, entrypoint: str) -> bool:
+    module, _, name = entrypoint.rpartition(".")
+    flow_run = load_flow_run(flow_run_id)
+    flow_run.parameters = {"order_id": _order_of(flow_run)}
+    try:
+        state: Any = run_flow(getattr(importlib.import_module(module), name), flow_run=flow_run, return_type="state")
+    except Abort:
+        return True
+    return bool(state.is_final())
 
 
 def _die_with_agent() -> None:
@@ -337,32 +409,48 @@ HOSPITAL_FLOWS = {
 
 def main(settings: Settings, flows: Mapping[str, str] = HOSPITAL_FLOWS) -> None:
     """Runs a hospital's agent until SIGINT or SIGTERM. `settings.environment()` must be set before this import."""
-    identity = Vault(settings.vault).identity()
+    Vault(settings.vault).identity()
     preload([entrypoint.rpartition(".")[0] for entrypoint in flows.values()])
-    asyncio.run(_work_at_hospital(settings, flows, identity.public))
+    asyncio.run(_work_at_hospital(settings, flows))
 
 
-async def _work_at_hospital(settings: Settings, flows: Mapping[str, str], identity: PublicIdentity) -> None:
-    async def enrol(post: Post) -> None:
-        answer = await post.send("PUT", "/hospitals/me", {"identity": identity.encode(), "version": VERSION})
+class HospitalWorker(FlowWorker):
+    """A hospital's worker: it presents its keys, and leaves nothing of an ended order in the vault."""
+
+    def __init__(self, settings: Settings, *, flows: Mapping[str, str], post: Post) -> None:
+        super().__init__(
+            settings.pool, flows=flows, post=post, locks=settings.state / "runs", limit=settings.max_orders
+        )
+        self._settings, self._vault = settings, Vault(settings.vault)
+
+    async def connected(self) -> None:
+        identity = self._vault.identity().public.encode()
+        answer = await self._post.send("PUT", "/hospitals/me", {"identity": identity, "version": VERSION})
         if answer.status_code >= 400:
             log.error("The coordinator does not let this agent in: %s", error_of(answer))
         answer.raise_for_status()
+        at_work = {work.order_id for work in self._work.values()}
+        for order_id in self._vault.orders():
+            if order_id not in at_work:
+                await self.forget(order_id)
 
-    async def withdraw(post: Post, order_id: int) -> None:
+    async def forget(self, order_id: int) -> None:
+        """Keys and snapshot of an order that ended while its process, or this agent, was away."""
+        if order_id not in self._vault.orders():
+            return
+        answer = await self._post.send("GET", f"/orders/{order_id}")
+        state = answer.json()["data"]["state"] if answer.status_code == 200 else ""
+        if state in ("success", "failed", "cancelled"):
+            self._vault.end_order(order_id, state)
+
+    async def withdraw(self, order_id: int) -> None:
         reason = OrderStopped(
-            f"{settings.name} withdrew.", remedy="Ask the hospital, then send the order again.", code="withdrawn"
+            f"{self._settings.name} withdrew.", remedy="Ask the hospital, then send the order again.", code="withdrawn"
         )
-        await post.send("POST", f"/orders/{order_id}/refuse", reason.to_json())
+        answer = await self._post.send("POST", f"/orders/{order_id}/refuse", reason.to_json())
+        answer.raise_for_status()
 
+
+async def _work_at_hospital(settings: Settings, flows: Mapping[str, str]) -> None:
     async with settings.async_client() as client:
-        worker = FlowWorker(
-            settings.pool,
-            flows=flows,
-            post=Post(client, settings.secret("token")),
-            locks=settings.state / "runs",
-            limit=settings.max_orders,
-            on_connect=enrol,
-            on_withdrawn=withdraw,
-        )
-        await work_until_signal(worker)
+        await work_until_signal(HospitalWorker(settings, flows=flows, post=Post(client, settings.secret("token"))))

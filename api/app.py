@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from typing import Any
 
@@ -22,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import exchange, inference, orders
 from api.auth import AGENT, CallerOf, Rate, require_role
 from api.envelope import answer, failure
-from api.exchange import Bell, Inbox, Waits
+from api.exchange import Bell, Inbox, Presence, Waits
 from api.orders import Desk
 from api.runs import Runs
 from api.settings import Settings
@@ -44,16 +43,16 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
         await to_thread.run_sync(store.migrate)
         async with PrefectClient(settings.prefect_url, auth_string=prefect_auth) as client:
             app.state.store, app.state.runs = store, Runs(client)
-            resuming = asyncio.create_task(orders.resume_orders(Desk(Request({"type": "http", "app": app}))))
+            watching = asyncio.create_task(orders.watch_orders(Desk(Request({"type": "http", "app": app}))))
             yield
-            resuming.cancel()
+            watching.cancel()
         store.close()
 
     app = FastAPI(title="Consilium", version=VERSION, lifespan=lifespan, redirect_slashes=False)
     state = app.state
     state.settings, state.rate, state.expected = settings, Rate(settings.calls_per_second), expected
     state.bell, state.inbox, state.waits = Bell(), Inbox(), Waits()
-    state.online, state.tasks, state.reply_keys = set(), set(), {}
+    state.presence, state.reply_keys = Presence(), {}
     app.include_router(orders.router)
     app.include_router(inference.router)
     app.include_router(exchange.router)
@@ -72,7 +71,7 @@ def hospitals_router() -> APIRouter:
         """200 once the coordinator and all its local agents can take an order."""
         state = request.app.state
         ready = await state.runs.is_ready(["train-order/train-order"])
-        present = len(state.online)
+        present = state.presence.count()
         if not ready or present < state.expected:
             what = "Prefect and its deployments" if not ready else f"{state.expected - present} of the local agents"
             return JSONResponse(
@@ -83,8 +82,9 @@ def hospitals_router() -> APIRouter:
     @router.get("/hospitals")
     async def list_hospitals(request: Request, caller: CallerOf) -> JSONResponse:
         """Who takes part: online, last seen, agent version."""
-        rows = await to_thread.run_sync(request.app.state.store.list_hospitals)
-        return answer({"hospitals": [_hospital(row) for row in rows]})
+        state = request.app.state
+        rows = await to_thread.run_sync(state.store.list_hospitals)
+        return answer({"hospitals": [_hospital(row, state.presence.is_there(row["user_id"])) for row in rows]})
 
     @router.put("/hospitals/me", include_in_schema=False)
     async def enrol(request: Request, caller: CallerOf, enrolment: Enrolment) -> JSONResponse:
@@ -104,16 +104,12 @@ class Enrolment(BaseModel):
     version: str = Field(max_length=50)
 
 
-ONLINE_SECONDS = 60
-
-
-def _hospital(row: dict[str, Any]) -> dict[str, Any]:
+def _hospital(row: dict[str, Any], online: bool) -> dict[str, Any]:
     seen = row["last_seen"]
-    now = datetime.now(UTC).replace(tzinfo=None)
     return {
         "user_id": row["user_id"],
         "name": row["name"],
-        "online": seen is not None and (now - seen).total_seconds() < ONLINE_SECONDS,
+        "online": online,
         "last_seen": seen.isoformat() + "Z" if seen else None,
         "agent_version": row["agent_version"],
         "fingerprint": PublicIdentity.decode(row["identity"]).fingerprint if row["identity"] else None,

@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 from anyio import to_thread
@@ -31,19 +31,34 @@ Wait = Annotated[float, Query(ge=0, allow_inf_nan=False)]
 Topic = Annotated[str, Path(max_length=32, pattern=r"^[a-z_-]+$")]
 
 
+class Ring(asyncio.Event):
+    """One waiter's event. `over`: this process is ending, so nobody waits any longer."""
+
+    over = False
+
+
 class Bell:
     """Wakes whoever waits for news of an order. It carries no content: who wakes looks in the store."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Any, set[asyncio.Event]] = defaultdict(set)
+        self._waiting: dict[Any, set[Ring]] = defaultdict(set)
+        self._closed = False
 
     def ring(self, key: Any) -> None:
         for event in self._waiting.get(key, ()):
             event.set()
 
+    def close(self) -> None:
+        """Ends every wait, so that a process that is asked to end does so at once."""
+        self._closed = True
+        for event in (event for events in self._waiting.values() for event in events):
+            event.over = True
+            event.set()
+
     @contextlib.contextmanager
-    def listening(self, key: Any) -> Iterator[asyncio.Event]:
-        event = asyncio.Event()
+    def listening(self, key: Any) -> Iterator[Ring]:
+        event = Ring()
+        event.over = self._closed
         self._waiting[key].add(event)
         try:
             yield event
@@ -77,22 +92,49 @@ class Waits:
     """Whom the coordinator waits for, by order: shown to people, so that no order hangs without a name."""
 
     def __init__(self) -> None:
-        self._since: dict[int, dict[int, float]] = defaultdict(dict)
+        self._since: dict[int, dict[int, float]] = {}
 
-    @contextlib.contextmanager
-    def noted(self, run: int, missing: Callable[[], set[int]]) -> Iterator[None]:
-        self._since[run] = {user: time.monotonic() for user in missing()}
-        try:
-            yield
-        finally:
-            self._since.pop(run, None)
-
-    def arrived(self, run: int, user_id: int) -> None:
-        self._since.get(run, {}).pop(user_id, None)
+    def note(self, run: int, missing: Iterable[int]) -> None:
+        """Who is missing now; who was missing before is missing since then."""
+        earlier, now = self._since.pop(run, {}), time.monotonic()
+        if still := {user: earlier.get(user, now) for user in missing}:
+            self._since[run] = still
 
     def longer_than(self, run: int, seconds: float) -> list[int]:
         now = time.monotonic()
         return sorted(user for user, since in self._since.get(run, {}).items() if now - since >= seconds)
+
+
+class Presence:
+    """Which agents are there: each has a poll of its inbox open, or had one a moment ago."""
+
+    PAUSE_SECONDS = 10.0
+
+    def __init__(self) -> None:
+        self._open: Counter[int] = Counter()
+        self._last: dict[int, float] = {}
+
+    @contextlib.contextmanager
+    def poll(self, user_id: int) -> Iterator[None]:
+        self._open[user_id] += 1
+        self._last[user_id] = time.monotonic()
+        try:
+            yield
+        finally:
+            self._open[user_id] -= 1
+            if user_id in self._last:
+                self._last[user_id] = time.monotonic()
+
+    def gone(self, user_id: int) -> None:
+        """Its connection broke; it is there again with its next poll."""
+        self._last.pop(user_id, None)
+
+    def is_there(self, user_id: int) -> bool:
+        last = self._last.get(user_id)
+        return last is not None and (self._open[user_id] > 0 or time.monotonic() - last < self.PAUSE_SECONDS)
+
+    def count(self) -> int:
+        return sum(self.is_there(user_id) for user_id in list(self._last))
 
 
 @router.get("/inbox")
@@ -107,9 +149,17 @@ async def read_inbox(
     require_role(caller, AGENT, COORDINATOR_ROLE)
     state, user_id = request.app.state, COORDINATOR if caller.user_id is None else caller.user_id
     inbox: Inbox = state.inbox
-    if caller.user_id is not None:
-        await to_thread.run_sync(state.store.seen, user_id)
-        state.online.add(user_id)
+    if caller.user_id is None:
+        return await _news(request, inbox, user_id, boot, cursor, wait)
+    await to_thread.run_sync(state.store.seen, user_id)
+    with state.presence.poll(user_id):
+        news = await _news(request, inbox, user_id, boot, cursor, wait)
+        if await request.is_disconnected():
+            state.presence.gone(user_id)
+    return news
+
+
+async def _news(request: Request, inbox: Inbox, user_id: int, boot: str, cursor: int, wait: float) -> dict[str, Any]:
     if boot != inbox.boot:
         return {"boot": inbox.boot, "cursor": inbox.since(user_id, 0)[0], "news": [{"what": "look", "order_id": 0}]}
     deadline = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
@@ -117,20 +167,22 @@ async def read_inbox(
         while True:
             event.clear()
             end, news = inbox.since(user_id, cursor)
-            if news or not await _rang(event, deadline):
+            is_last = time.monotonic() > deadline or event.over
+            if news or is_last or await request.is_disconnected():
                 return {"boot": inbox.boot, "cursor": end, "news": news}
+            await _rang(event, min(deadline, time.monotonic() + 1.0))
 
 
-async def _rang(event: asyncio.Event, deadline: float) -> bool:
-    """False when the deadline came first."""
+async def _rang(event: Ring, deadline: float) -> bool:
+    """False when the deadline came first, or the end of this process."""
     left = deadline - time.monotonic()
-    if left <= 0:
+    if left <= 0 or event.over:
         return False
     try:
         await asyncio.wait_for(event.wait(), left)
     except TimeoutError:
         return False
-    return True
+    return not event.over
 
 
 @router.put("/{run}/{topic}/{fold}/{round_}/{attempt}/{sender}/{recipient}")
@@ -151,8 +203,9 @@ async def put_message(
     body = await request.body()
     await _require_party(state.store, caller, run)
     new = await to_thread.run_sync(state.store.put_message, address, sender, recipient, body)
-    state.waits.arrived(run, sender)
     state.bell.ring(run)
+    if topic == "acceptance":
+        state.bell.ring(("order", run))
     return Response(status_code=201 if new else 200)
 
 
@@ -177,14 +230,15 @@ async def gather_messages(
     deadline = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
     is_coordinator = caller.role == COORDINATOR_ROLE and wait > 0
     with state.bell.listening(run) as event:
-        found = await to_thread.run_sync(state.store.gather, address, wanted, recipient)
-        noted = state.waits.noted(run, lambda: set(wanted) - set(found)) if is_coordinator else contextlib.nullcontext()
-        with noted:
-            while len(found) < len(wanted):
-                if not await _rang(event, deadline):
-                    return Response(status_code=204)
-                event.clear()
-                found = await to_thread.run_sync(state.store.gather, address, wanted, recipient)
+        while True:
+            event.clear()
+            found = await to_thread.run_sync(state.store.gather, address, wanted, recipient)
+            if is_coordinator:
+                state.waits.note(run, set(wanted) - set(found))
+            if len(found) == len(wanted):
+                break
+            if not await _rang(event, deadline):
+                return Response(status_code=204)
     return Response(encode_frames(found), media_type="application/octet-stream")
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -19,14 +19,17 @@ from pydantic import BaseModel, ConfigDict
 from api.auth import AGENT, COORDINATOR_ROLE, HOSPITAL, OPERATOR, CallerOf, require_owner, require_reader, require_role
 from api.envelope import answer, failure
 from api.exchange import _rang
-from api.store import ENDED, Caller, Prepared, stop_of
-from protocol.errors import Conflict, ConsiliumError, NotFound, Unavailable
-from protocol.messages import COORDINATOR, HospitalSql
+from api.store import ENDED, Caller, Once, Prepared, stop_of
+from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped, Unavailable
+from protocol.exchange import Address
+from protocol.messages import COORDINATOR, EVERYONE, Acceptance, HospitalSql, peek_envelope
 from protocol.order import MODEL_NAMES, TrainingRequest, check_training_request, order_document
 from protocol.sealing import KEY_BYTES, PublicIdentity
 
 router = APIRouter()
+log = logging.getLogger("consilium.api")
 
+WATCH_SECONDS = 2.0
 OrderId = Annotated[int, Query(ge=1, lt=2**31)]
 OrderInPath = Annotated[int, Path(ge=1, lt=2**31)]
 IdempotencyKey = Annotated[str | None, Header(max_length=200)]
@@ -38,7 +41,7 @@ class Desk:
     def __init__(self, request: Request) -> None:
         state = request.app.state
         self.settings, self.store, self.runs = state.settings, state.store, state.runs
-        self.bell, self.inbox, self.waits, self.tasks = state.bell, state.inbox, state.waits, state.tasks
+        self.bell, self.inbox, self.waits, self.presence = state.bell, state.inbox, state.waits, state.presence
 
     async def read(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """A call of the store, off the event loop."""
@@ -57,7 +60,8 @@ async def train(
     check_training_request(body)
     desk = Desk(request)
     identities = await _identities(desk, body.hospitals)
-    order_id, made = await _add(desk, body, identities, _owner_key(caller, idempotency_key))
+    once = Once.of(caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True))
+    order_id, made = await _add(desk, body, identities, once)
     if made:
         await _dispatch(desk, order_id, body.model_type)
     return await _answer_with_rows(desk, order_id)
@@ -82,11 +86,11 @@ async def _identities(desk: Desk, hospitals: list[int]) -> dict[int, PublicIdent
 
 
 async def _add(
-    desk: Desk, body: TrainingRequest, identities: dict[int, PublicIdentity], owner_key: str | None
+    desk: Desk, body: TrainingRequest, identities: dict[int, PublicIdentity], once: Once | None
 ) -> tuple[int, bool]:
     sql = {user: HospitalSql(secrets.token_bytes(KEY_BYTES), body.sql_of(user)) for user in body.hospitals}
     sealed = {user: (own.seal(user, identities[user].seal_key), own.commitment) for user, own in sql.items()}
-    return await _keep(desk, body, sealed, owner_key=owner_key)
+    return await _keep(desk, body, sealed, once=once)
 
 
 async def _keep(
@@ -94,7 +98,7 @@ async def _keep(
     body: TrainingRequest,
     sealed: Mapping[int, tuple[bytes, str]],
     *,
-    owner_key: str | None = None,
+    once: Once | None = None,
     rerun_of: int | None = None,
 ) -> tuple[int, bool]:
     commitments = {user: text for user, (_, text) in sealed.items()}
@@ -109,7 +113,7 @@ async def _keep(
         hospital_ids=body.hospitals,
         body=_without_sql(body),
         prepare=prepare,
-        owner_key=owner_key,
+        once=once,
         rerun_of=rerun_of,
     )
     return kept
@@ -121,42 +125,41 @@ def _without_sql(body: TrainingRequest) -> dict[str, Any]:
     return {**sent, "tested": sorted(body.test_data_info)}
 
 
-def _owner_key(caller: Caller, idempotency_key: str | None) -> str | None:
-    if idempotency_key is None:
-        return None
-    return hashlib.sha256(f"{caller.role}/{caller.user_id}/{idempotency_key}".encode()).hexdigest()
-
-
 async def _dispatch(desk: Desk, order_id: int, model_type: str) -> None:
-    """Starts the order's flow run. When Prefect is away the order is kept, and started when Prefect is back."""
-    try:
+    """Starts the order's flow run. When Prefect is away the order is kept, and `watch_orders` starts it."""
+    with contextlib.suppress(Unavailable):
         flow_run_id = await desk.runs.start("train-order/train-order", order_id, [model_type])
-    except Unavailable:
-        desk.tasks.add(asyncio.create_task(_dispatch_later(desk, order_id, model_type)))
-        return
-    await desk.read("set_order", order_id, flow_run_id=flow_run_id)
-    desk.inbox.tell(COORDINATOR, "look", order_id)
+        await desk.read("set_order", order_id, flow_run_id=flow_run_id)
+        desk.inbox.tell(COORDINATOR, "look", order_id)
 
 
-async def _dispatch_later(desk: Desk, order_id: int, model_type: str) -> None:
-    await asyncio.sleep(2.0)
-    order = await desk.read("order", order_id)
-    if order["state"] not in ENDED:
-        await _dispatch(desk, order_id, model_type)
+async def watch_orders(desk: Desk) -> None:
+    """What no request brings: orders kept while Prefect was away are started, and those whose run somebody cancelled
+    in Prefect are ended, whether a worker is there or not."""
+    while True:
+        try:
+            await _look_after(desk, await desk.read("active_orders"))
+        except Unavailable:
+            log.info("Prefect does not answer; orders are looked after when it does")
+        except Exception:
+            log.exception("Unplanned error")
+        await asyncio.sleep(WATCH_SECONDS)
 
 
-async def resume_orders(desk: Desk) -> None:
-    """At start: orders that were kept while Prefect was away get their flow run."""
-    for order_id in await desk.read("active_orders"):
-        order = await desk.read("order", order_id)
+async def _look_after(desk: Desk, active: list[dict[str, Any]]) -> None:
+    for order in active:
         if order["kind"] == "train" and not order["flow_run_id"]:
-            await _dispatch(desk, order_id, order["body"]["model_type"])
+            await _dispatch(desk, order["order_id"], order["body"]["model_type"])
+    cancelled = await desk.runs.cancelled([order["order_id"] for order in active]) if active else set()
+    for order in active:
+        if order["order_id"] in cancelled:
+            await _cancel(desk, order)
 
 
 async def _answer_with_rows(desk: Desk, order_id: int) -> JSONResponse:
     """data_volum as the hospitals counted it; a refusal fails the request with that hospital's reason."""
     order, missing = await _wait_for_rows(desk, order_id)
-    data = {"data_volum": _data_volum(order), "model_id": order_id, "order_id": order_id}
+    data = {"data_volum": await _data_volum(desk, order), "model_id": order_id, "order_id": order_id}
     if order["state"] in ("failed", "cancelled"):
         stop = stop_of(order_id, order["state"], order["stop"])
         cause = ConsiliumError.from_json(stop.detail["cause"]) if stop.detail["cause"] else stop
@@ -173,13 +176,27 @@ async def _wait_for_rows(desk: Desk, order_id: int) -> tuple[dict[str, Any], lis
         while True:
             event.clear()
             order = await desk.read("order", order_id)
-            missing = [str(user) for user in order["hospitals"] if str(user) not in order["n_rows"]]
+            missing = [user for user, n_rows in (await _data_volum(desk, order)).items() if n_rows is None]
             if not missing or order["state"] in ENDED or not await _rang(event, deadline):
                 return order, missing
 
 
-def _data_volum(order: dict[str, Any]) -> dict[str, int | None]:
-    return {str(user): order["n_rows"].get(str(user)) for user in order["hospitals"]}
+async def _data_volum(desk: Desk, order: dict[str, Any]) -> dict[str, int | None]:
+    """As recorded once all have counted; before that, what those said that have."""
+    counts = order["n_rows"]
+    if not counts and order["kind"] == "train" and order["state"] not in ENDED:
+        address = Address(order["order_id"], "acceptance")
+        with contextlib.suppress(OrderStopped):
+            envelopes = await desk.read("gather", address, order["hospitals"], EVERYONE)
+            counts = {str(user): _accepted_rows(user, envelope) for user, envelope in envelopes.items()}
+    return {str(user): counts.get(str(user)) for user in order["hospitals"]}
+
+
+def _accepted_rows(user_id: int, envelope: bytes) -> int | None:
+    try:
+        return Acceptance.decode(peek_envelope(envelope, kind="acceptance", sender=user_id)).n_rows
+    except ConsiliumError:
+        return None  # the order's parties will say what is wrong with it
 
 
 # What became of it
@@ -202,7 +219,7 @@ async def model_info(request: Request, caller: CallerOf, model_id: OrderId) -> J
     merged = {key: body[key] for key in ("attributes", "label_name", "unique_id")}
     return answer(
         {
-            "data_volum": _data_volum(order),
+            "data_volum": await _data_volum(desk, order),
             "model_params": {**body.get("model_params", {}), **merged},
             "model_type": MODEL_NAMES[body["model_type"]],
             "party_id": body["party_id"],
@@ -230,7 +247,7 @@ async def _status(desk: Desk, order: dict[str, Any]) -> str:
         status = await desk.runs.status(order["flow_run_id"])
     except Unavailable:
         return state
-    return state if status in ENDED else str(status)
+    return state if status in ("success", "failed") else str(status)
 
 
 @router.get("/orders")
@@ -275,7 +292,7 @@ async def show_order(request: Request, caller: CallerOf, order_id: OrderInPath) 
         {
             **_summary(order),
             "state": await _status(desk, order),
-            "data_volum": _data_volum(order),
+            "data_volum": await _data_volum(desk, order),
             "round": last["round"] if last else None,
             "fold": last["fold"] if last else None,
             "loss": last["loss"] if last else None,
@@ -290,9 +307,12 @@ async def show_order(request: Request, caller: CallerOf, order_id: OrderInPath) 
 
 
 async def _waiting_for(desk: Desk, order: dict[str, Any]) -> list[int]:
-    """Hospitals that the coordinator's flow has waited for, for a second or more."""
+    """Hospitals that the coordinator's flow has waited for, for a second or more; where some of them are away, those,
+    because the others may wait for them too."""
     late: list[int] = desk.waits.longer_than(order["order_id"], 1.0)
-    return late or ([] if order["n_rows"] or order["state"] == "running" else order["hospitals"])
+    if not late and order["state"] == "pending":
+        late = [int(user) for user, n_rows in (await _data_volum(desk, order)).items() if n_rows is None]
+    return [user for user in late if not desk.presence.is_there(user)] or late
 
 
 def _round(row: dict[str, Any]) -> dict[str, Any]:
@@ -345,21 +365,29 @@ async def cancel_order(request: Request, caller: CallerOf, order_id: OrderInPath
     order = await _readable(desk, caller, order_id)
     if caller.role not in (OPERATOR, COORDINATOR_ROLE):
         require_owner(caller, order["initiator"])
-    reason = ConsiliumError(
-        f"Order {order_id} was cancelled.", remedy="Rerun it if it was a mistake.", code="cancelled"
-    )
-    if not await desk.read("end_order", order_id, "cancelled", reason) and order["state"] != "cancelled":
+    if not await _cancel(desk, order) and order["state"] != "cancelled":
         raise Conflict(f"Order {order_id} has ended already ({order['state']}).", remedy="There is nothing to cancel.")
-    _tell_ended(desk, order)
     if order["flow_run_id"]:
         with contextlib.suppress(Unavailable):
             await desk.runs.cancel_if_waiting(order["flow_run_id"])
     return answer({"order_id": order_id, "state": "cancelled"})
 
 
+async def _cancel(desk: Desk, order: dict[str, Any]) -> bool:
+    """False when it had ended before."""
+    order_id = order["order_id"]
+    reason = ConsiliumError(
+        f"Order {order_id} was cancelled.", remedy="Rerun it if it was a mistake.", code="cancelled"
+    )
+    is_new = bool(await desk.read("end_order", order_id, "cancelled", reason))
+    _tell_ended(desk, order)
+    return is_new
+
+
 def _tell_ended(desk: Desk, order: dict[str, Any]) -> None:
     """Wakes all who wait for the order, and has the agents see to it that nothing of it goes on."""
     order_id = order["order_id"]
+    desk.waits.note(order_id, ())
     desk.bell.ring(order_id)
     desk.bell.ring(("order", order_id))
     for user in (COORDINATOR, *order["hospitals"]):
@@ -380,8 +408,8 @@ async def rerun_order(
         {**sent, "data_info": withheld, "test_data_info": dict.fromkeys(order["body"]["tested"], "withheld")}
     )
     sealed = await desk.read("boxes", order_id)
-    key = _owner_key(caller, idempotency_key)
-    again, made = await _keep(desk, body, sealed, owner_key=key, rerun_of=order_id)
+    once = Once.of(caller, idempotency_key, {"rerun_of": order_id})
+    again, made = await _keep(desk, body, sealed, once=once, rerun_of=order_id)
     if made:
         await _dispatch(desk, again, body.model_type)
     return await _answer_with_rows(desk, again)
@@ -471,6 +499,7 @@ async def report_progress(request: Request, caller: CallerOf, order_id: OrderInP
     stop = ConsiliumError.from_json(report.stop) if report.stop else None
     if report.end and await desk.read("end_order", order_id, report.end, stop) and report.end != "success":
         _tell_ended(desk, order)
+    desk.bell.ring(order_id)
     desk.bell.ring(("order", order_id))
     return answer({"order_id": order_id})
 

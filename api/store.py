@@ -111,6 +111,26 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Once:
+    """An Idempotency-Key of one caller, and the request that it was used for; both as digests.
+
+    The request's is keyed with the Idempotency-Key, which is not kept: a plain one would let guesses at the SQL be
+    checked.
+    """
+
+    owner_key: str
+    body_digest: str
+
+    @staticmethod
+    def of(caller: Caller, idempotency_key: str | None, request: Any) -> Once | None:
+        if idempotency_key is None:
+            return None
+        own = f"{caller.role}/{caller.user_id}/{idempotency_key}".encode()
+        digest = hmac.new(own, canonical(request).encode(), "sha256").hexdigest()
+        return Once(hashlib.sha256(own).hexdigest(), digest)
+
+
+@dataclass(frozen=True)
 class Caller:
     """Who a token belongs to. role: operator, hospital (its user), agent, or coordinator (its own flows)."""
 
@@ -214,13 +234,12 @@ class Store:
         body: Mapping[str, Any],
         prepare: Callable[[int], Prepared],
         rerun_of: int | None = None,
-        owner_key: str | None = None,
+        once: Once | None = None,
     ) -> tuple[int, bool]:
         """(order_id, made). The order, its document, sealed SQL and first messages come into being together.
 
-        With an owner_key (idempotency) the same body finds the order that exists. `body` holds no SQL text.
+        Asked `once` again, the same request finds the order that exists. `body` holds no SQL text.
         """
-        digest = hashlib.sha256(canonical(body).encode()).hexdigest()
         values = {
             "kind": kind,
             "initiator": initiator,
@@ -232,8 +251,8 @@ class Store:
             "rerun_of": rerun_of,
             "created": _now(),
             "updated": _now(),
-            "owner_key": owner_key,
-            "body_digest": digest,
+            "owner_key": once and once.owner_key,
+            "body_digest": once and once.body_digest,
         }
         try:
             with self._engine.begin() as db:
@@ -241,9 +260,9 @@ class Store:
                 self._add_prepared(db, order_id, prepare(order_id))
                 return order_id, True
         except sa.exc.IntegrityError:
-            if owner_key is None:
+            if once is None:
                 raise
-            return self._earlier_order(owner_key, digest), False
+            return self._earlier_order(once), False
 
     def _add_prepared(self, db: sa.Connection, order_id: int, prepared: Prepared) -> None:
         db.execute(orders.update().where(orders.c.order_id == order_id).values(document=prepared.document))
@@ -253,10 +272,10 @@ class Store:
         address = Address(order_id, "document")
         self._insert_message(db, address, COORDINATOR, EVERYONE, prepared.document.encode())
 
-    def _earlier_order(self, owner_key: str | None, digest: str) -> int:
+    def _earlier_order(self, once: Once) -> int:
         with self._engine.begin() as db:
-            row = db.execute(sa.select(orders).where(orders.c.owner_key == owner_key)).one()
-        if row.body_digest != digest:
+            row = db.execute(sa.select(orders).where(orders.c.owner_key == once.owner_key)).one()
+        if row.body_digest != once.body_digest:
             raise Conflict(
                 "This Idempotency-Key was used for another body.",
                 remedy="Use a new key for a new order.",
@@ -295,21 +314,16 @@ class Store:
                     break
         return found
 
-    def active_orders(self) -> list[int]:
+    def active_orders(self) -> list[dict[str, Any]]:
         with self._engine.begin() as db:
-            return list(db.scalars(sa.select(orders.c.order_id).where(orders.c.state.not_in(ENDED))))
+            found = db.execute(sa.select(orders).where(orders.c.state.not_in(ENDED)))
+            return [dict(row._mapping) for row in found]
 
     def boxes(self, order_id: int) -> dict[int, tuple[bytes, str]]:
         """Each hospital's sealed SQL and its commitment."""
         with self._engine.begin() as db:
             found = db.execute(sa.select(boxes).where(boxes.c.order_id == order_id))
             return {row.user_id: (row.box, row.commitment) for row in found}
-
-    def note_rows(self, order_id: int, user_id: int, n_rows: int) -> None:
-        with self._engine.begin() as db:
-            row = db.execute(sa.select(orders.c.n_rows).where(orders.c.order_id == order_id).with_for_update()).one()
-            counts = {**row.n_rows, str(user_id): n_rows}
-            db.execute(orders.update().where(orders.c.order_id == order_id).values(n_rows=counts, updated=_now()))
 
     def end_order(self, order_id: int, state: str, stop: ConsiliumError | None = None) -> bool:
         """Ends an order once; False when it had ended before. Its messages go with it: nothing is left behind."""

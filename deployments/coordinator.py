@@ -14,10 +14,14 @@ FLOWS = {"train-order": "flows.training.train_order"}
 
 
 class CoordinatorWorker(FlowWorker):
-    """As a hospital's worker, for the coordinator's own pool."""
+    """As a hospital's worker, for the coordinator's own pool. Its flow ends after those of the hospitals."""
 
     type = "coordinator"
+    stop_grace_seconds = 30.0
     _description = "Runs the coordinator's flow of an order."
+
+    async def withdraw(self, order_id: int) -> None:
+        (await self._post.send("POST", f"/orders/{order_id}/cancel")).raise_for_status()
 
 
 def main(settings: Settings) -> None:
@@ -27,9 +31,6 @@ def main(settings: Settings) -> None:
 
 
 async def _work(settings: Settings) -> None:
-    async def cancel(post: Post, order_id: int) -> None:
-        await post.send("POST", f"/orders/{order_id}/cancel")
-
     token = Path(settings.folder / "token").read_text().strip()
     async with httpx.AsyncClient(base_url=f"http://{settings.host}:{settings.port}", trust_env=False) as client:
         worker = CoordinatorWorker(
@@ -37,6 +38,5 @@ async def _work(settings: Settings) -> None:
             flows=FLOWS,
             post=Post(client, token),
             locks=settings.folder / "runs",
-            on_withdrawn=cancel,
         )
         await work_until_signal(worker)

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import secrets
+import socket
 import sys
 from pathlib import Path
 
@@ -63,15 +64,31 @@ def coordinator_token(settings: Settings, store: Store) -> Path:
 
 
 def serve_api(settings: Settings, *, expected: int) -> None:
-    """The REST API, in this process."""
+    """The REST API, in this process. A Prefect that is away is an answer here, not something to wait for."""
+    os.environ["PREFECT_CLIENT_MAX_RETRIES"] = "0"
     import uvicorn
 
     from api.app import create_app
 
+    class Server(uvicorn.Server):
+        """Ends the long polls when it is asked to end; uvicorn would wait for them, and then cut them off."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.state.bell.close()
+            app.state.inbox.bell.close()
+            await super().shutdown(sockets)
+
     app = create_app(settings, prefect_auth=prefect_auth(settings), expected=expected)
-    uvicorn.run(
-        app, host=settings.host, port=settings.port, log_level="warning", access_log=False, timeout_graceful_shutdown=2
-    )
+    Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=2,
+        )
+    ).run()
 
 
 def serve_worker(settings: Settings) -> None:
@@ -80,7 +97,6 @@ def serve_worker(settings: Settings) -> None:
     host = f"http://{settings.host}:{settings.port}"
     os.environ |= {
         "PREFECT_API_URL": settings.prefect_url,
-        "PREFECT_WORKER_ENABLE_CANCELLATION": "true",
         "CONSILIUM_COORDINATOR_URL": os.environ.get("CONSILIUM_COORDINATOR_URL", host),
         "CONSILIUM_COORDINATOR_TOKEN_FILE": str(settings.folder / "token"),
         **({"PREFECT_API_AUTH_STRING": auth} if auth else {}),
