@@ -11,15 +11,16 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from agents.settings import Settings as Site
 from api.settings import Settings, load_settings
 from deployments.local_sites import prepare
-from deployments.parts import Federation, Part, running, until_signal
+from deployments.parts import TIED, Federation, Part, end_on_signals, running
 from deployments.server import coordinator_token, make_prefect_auth, open_store, prefect_auth
 from protocol.errors import BadRequest, Conflict, ConsiliumError
 
@@ -39,6 +40,7 @@ def parts_of_coordinator(settings: Settings, *, expected: int) -> list[Part]:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_LOGGING_LEVEL": "WARNING",
             "PREFECT_UI_API_URL": settings.prefect_url,
+            **(_without_event_feed() if expected else {}),
             **({"PREFECT_SERVER_API_AUTH_STRING": auth} if auth else {}),
         }
         command = [python, "-m", "prefect", "server", "start", "--host", settings.host, "--port", port]
@@ -49,6 +51,12 @@ def parts_of_coordinator(settings: Settings, *, expected: int) -> list[Part]:
     parts.append(Part("api", api, log / "api.log", own_home))
     parts.append(Part("worker", worker, log / "worker.log", own_home))
     return parts
+
+
+def _without_event_feed() -> dict[str, str]:
+    """On one machine Prefect's event feed and automations take a third of its time and nobody looks at them."""
+    names = ("PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED", "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED")
+    return {name: os.environ.get(name, "false") for name in names}
 
 
 def part_of_site(site: Site) -> Part:
@@ -92,9 +100,8 @@ async def _until(client: httpx.AsyncClient, url: str, parts: Federation) -> None
 async def _deploy(settings: Settings, hospital_ids: list[int]) -> None:
     """In a process of its own: Prefect reads its settings when it is imported."""
     environment = {**os.environ, "PREFECT_HOME": str(settings.folder / "prefect-client")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "deployments.server", "deploy", env=environment, stdout=asyncio.subprocess.DEVNULL
-    )
+    command = [*TIED, str(os.getpid()), sys.executable, "-m", "deployments.server", "deploy"]
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.DEVNULL)
     if await process.wait():
         raise ConsiliumError("Prefect's deployments could not be made.", remedy="The lines above say why.")
 
@@ -147,23 +154,30 @@ def serve(settings: Settings) -> int:
     """`./run server`: the coordinator's half in production; hospitals are elsewhere."""
 
     async def run() -> None:
-        async with federation(settings, [], restart=True) as parts:
+        async with federation(settings, [], restart=True):
             _say(settings)
-            await until_signal(parts)
+            await asyncio.Event().wait()
 
     with alone(settings):
-        asyncio.run(run())
+        asyncio.run(until_signal(run()))
     return 0
 
 
+async def until_signal(work: Coroutine[Any, Any, None]) -> None:
+    """Runs `work` until SIGINT or SIGTERM, which may also come while it is still starting."""
+    end_on_signals()
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
+
+
 async def _up(settings: Settings, sites: list[Site], *, restart: bool) -> None:
-    async with federation(settings, sites, restart=restart) as parts:
+    async with federation(settings, sites, restart=restart):
         _say(settings)
         print(f"Tokens       {settings.home / 'tokens.json'}", file=sys.stderr)
         for user_id, token in json.loads((settings.home / "tokens.json").read_text()).items():
             print(f"  {user_id:>8}  {token}", file=sys.stderr)
         print("Ready. Ctrl-C ends it.", file=sys.stderr)
-        await until_signal(parts)
+        await asyncio.Event().wait()
 
 
 def _say(settings: Settings) -> None:
@@ -176,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="keep a federation of local hospitals running")
     up.add_argument("--hospitals", type=int, default=3)
-    up.add_argument("--no-restart", action="store_true", help="end when a part dies, instead of starting it again")
+    up.add_argument("--no-restart", action="store_true", help="do not start a part again that dies")
     demo = commands.add_parser("demo", help="run the request document's order from end to end")
     demo.add_argument("--hospitals", type=int, default=3, help="3 or more")
     demo.add_argument("--rounds", type=int, default=10)
@@ -195,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
         with alone(settings):
             sites = prepare(settings, n_hospitals=args.hospitals)
             if args.command == "up":
-                asyncio.run(_up(settings, sites, restart=not args.no_restart))
+                asyncio.run(until_signal(_up(settings, sites, restart=not args.no_restart)))
                 return 0
             from deployments.demo import show
 

@@ -1,4 +1,7 @@
-"""Starts the processes of a federation, starts again what dies, and ends them all."""
+"""Starts the processes of a federation, starts again what dies, and ends them all.
+
+A part never outlives the process that started it, not even where that is killed: `tied.py` has the kernel see to it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 STOP_SECONDS = 15.0
+TIED = (sys.executable, "-I", "-S", str(Path(__file__).with_name("tied.py")))
 
 
 @dataclass
@@ -29,6 +33,8 @@ class Part:
         descriptor = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
         try:
             self.process = await asyncio.create_subprocess_exec(
+                *TIED,
+                str(os.getpid()),
                 *self.argv,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=descriptor,
@@ -73,6 +79,8 @@ class Federation:
     async def stop(self) -> None:
         """SIGTERM for all, the coordinator's and Prefect's parts last; SIGKILL for who does not listen."""
         self._stopping = True
+        for keeper in self._keepers:
+            keeper.cancel()
         for part in reversed(list(self.parts.values())):
             _signal(part, signal.SIGTERM)
         waiting = [asyncio.create_task(p.process.wait()) for p in self.parts.values() if p.process]
@@ -81,8 +89,6 @@ class Federation:
         for part in self.parts.values():
             _signal(part, signal.SIGKILL)
         await asyncio.gather(*waiting)
-        for keeper in self._keepers:
-            keeper.cancel()
 
 
 def _signal(part: Part, number: signal.Signals) -> None:
@@ -101,12 +107,16 @@ async def running(*, restart: bool) -> AsyncIterator[Federation]:
         await asyncio.shield(federation.stop())
 
 
-async def until_signal(federation: Federation) -> None:
-    """Returns on SIGINT, SIGTERM, or when a part has died that is not started again."""
-    stop = asyncio.Event()
+def end_on_signals() -> None:
+    """The first SIGINT or SIGTERM cancels the task that calls this, wherever it stands; further ones do not disturb
+    its ending."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+
+    def end() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, lambda: None)
+        task.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    waits = [asyncio.create_task(stop.wait()), asyncio.create_task(federation.died.wait())]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
+        loop.add_signal_handler(number, end)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 from prefect.artifacts import (
@@ -43,6 +43,7 @@ from tasks.coordinator import Desk
 from tasks.steps import hidden
 
 log = logging.getLogger("consilium.flows")
+T = TypeVar("T")
 
 SITE = "CONSILIUM_SITE"
 COORDINATOR_URL = "CONSILIUM_COORDINATOR_URL"
@@ -145,38 +146,42 @@ def _start(order_id: int, flow_name: str, user_id: int) -> None:
     )
 
 
-def _persist(call: Callable[[], object]) -> None:
+def _persist(call: Callable[[], T]) -> T:
     """Prefect may be away for a while; the order is not lost for that."""
     pause = 0.5
     while True:
         try:
-            call()
-            return
+            return call()
         except (httpx.HTTPError, OSError) as error:
             log.warning("Prefect does not answer (%s); trying again", type(error).__name__)
             time.sleep(pause)
             pause = min(2 * pause, 10.0)
 
 
-def withdraw(place: Place, *, patience_seconds: float = 20.0) -> None:
+def withdraw(place: Place, *, patience_seconds: float = 12.0) -> None:
     """After an order that did not succeed: its hospital runs end before this one does.
 
-    A run whose agent is away never started and is cancelled here; one under way ends itself, or its agent ends it.
+    A run whose agent is away never started and is cancelled here; one under way ends itself, or its agent ends it;
+    what is left after `patience_seconds` was under way at an agent that is away, and is cancelled here too.
     """
     if place.outcome is None:
         return
-    own = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"order-{place.order_id}", "hospital"]))
     deadline = time.monotonic() + patience_seconds
+    message = place.outcome.message
+    while not _persist(lambda: _end_runs(place.order_id, message, late=time.monotonic() > deadline)):
+        time.sleep(0.2)
+
+
+def _end_runs(order_id: int, message: str | None, *, late: bool) -> bool:
+    """Cancels an order's hospital runs that nobody works on; whether none is left."""
+    own = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"order-{order_id}", "hospital"]))
     with get_client(sync_client=True) as client:
-        while True:
-            open_runs = [r for r in client.read_flow_runs(flow_run_filter=own) if r.state and not r.state.is_final()]
-            late = time.monotonic() > deadline
-            for run in open_runs:
-                if late or run.state.is_scheduled():  # type: ignore[union-attr]
-                    client.set_flow_run_state(run.id, Cancelled(message=place.outcome.message), force=True)
-            if late or not open_runs:
-                return
-            time.sleep(0.2)
+        runs = client.read_flow_runs(flow_run_filter=own)
+        under_way = [run for run in runs if run.state and not run.state.is_final()]
+        for run in under_way:
+            if late or run.state.is_scheduled():  # type: ignore[union-attr]
+                client.set_flow_run_state(run.id, Cancelled(message=message), force=True)
+    return late or not under_way
 
 
 # What an operator sees
