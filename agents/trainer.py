@@ -7,6 +7,7 @@ the same bits; a checkpoint is written after each step, and what was sent is nev
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from protocol.messages import COORDINATOR, EVERYONE, Contribution, Opening, cano
 from protocol.order import n_held_out
 from protocol.secure_sum import SumKeys
 
+_COUNT_BITS = 30
+
 
 @dataclass
 class Checkpoint:
@@ -42,7 +45,7 @@ class Checkpoint:
     stopped: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class Trainer:
     """One party's training; `agree_on_model` first, then fold by fold."""
 
@@ -64,6 +67,12 @@ class Trainer:
         """Made in this process after its fork, kept in memory only."""
         return paillier.Obfuscators(self.public) if self.public else None
 
+    @cached_property
+    def private_key(self) -> Any:
+        """The initiator's; read once, because its primes are tested when it is read."""
+        return private_key(self.party) if self.public else None
+
+    @functools.cache  # noqa: B019 (a trainer lives as long as its process's one order)
     def keys(self, fold: int) -> SumKeys:
         """What seals this hospital's parts of a fold's sums; weights are the training rows of that fold."""
         session, request = self.party.session, self.party.request
@@ -209,8 +218,8 @@ def open_total(trainer: Trainer, kind: str, *, fold: int, round: int) -> Ints:
     """The initiator opens the sum that the coordinator formed. Only the sum: masks cancel in nothing less."""
     party = trainer.party
     total = party.exchange.get(Address(party.order_id, f"total-{kind}", fold, round), COORDINATOR)
-    key = private_key(party) if trainer.public else None
-    return secure_sum.open_sum(trainer.keys(fold), total, info=_info(kind, fold, round), private_key=key)
+    info = _info(kind, fold, round)
+    return secure_sum.open_sum(trainer.keys(fold), total, info=info, private_key=trainer.private_key)
 
 
 def receive_opening(
@@ -381,15 +390,25 @@ def finish_fold(trainer: Trainer, fold: Fold) -> None:
             loss = local_loss(trainer.model, point.weights, fold.X, fold.y)
             return secure_sum.seal(keys, np.array([loss]), info=info)
         histogram = measures.score_histogram(fold.y, scores(trainer.model, point.weights, fold.X))
-        return secure_sum.seal_counts(keys, histogram, info=info)
+        return secure_sum.seal_counts(keys, _in_pairs(histogram), info=info)
 
     with sentences(point.round):
         report = {**evaluate(trainer, fold), "final": True}
         contribute(trainer, "gradient", part, fold=fold.number, round=point.round, state=point.weights, report=report)
         opening = receive_opening(trainer, "gradient", fold=fold.number, round=point.round)
     if trainer.party.is_initiator and is_binary:
-        pooled = measures.round_metrics(measures.histogram_metrics(opening.sums))
+        pooled = measures.round_metrics(measures.histogram_metrics(_out_of_pairs(opening.sums)))
         send(trainer.party, "pooled", lambda: canonical(pooled).encode(), recipient=COORDINATOR, fold=fold.number)
+
+
+def _in_pairs(counts: Ints) -> Ints:
+    """Two counts in each word, 30 bits apart: no sum over hospitals comes near 2**30 rows, and half is encrypted."""
+    return counts[0::2] + (counts[1::2] << _COUNT_BITS)
+
+
+def _out_of_pairs(words: Ints) -> Ints:
+    low = words & ((1 << _COUNT_BITS) - 1)
+    return np.column_stack([low, words >> _COUNT_BITS]).ravel()
 
 
 def save_model(trainer: Trainer, fold: Fold) -> None:

@@ -75,3 +75,4 @@ def train_locally(party: Party) -> None:
             hospital.apply_aggregate(trainer, fold)
         hospital.finish_fold(trainer, fold)
     hospital.save_model(trainer, fold)
+    hospital.log_times(party)

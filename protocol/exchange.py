@@ -7,12 +7,13 @@ The transport is an argument: HTTP to the coordinator's API, or memory within on
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -112,10 +113,12 @@ class Exchange:
         self.transport = transport
         self.me = me
         self._sleep = sleep
+        self.spent = {"sending": 0.0, "waiting": 0.0}
 
     def put(self, address: Address, recipient: int, body: bytes) -> None:
         """Idempotent: the same bytes may be put again. Conflict if other bytes stand there."""
-        self.insist(lambda: self.transport.put(address, self.me, recipient, body))
+        with self._timed("sending"):
+            self.insist(lambda: self.transport.put(address, self.me, recipient, body))
 
     def gather(self, address: Address, senders: Iterable[int], recipient: int | None = None) -> dict[int, bytes]:
         """Waits until every sender's message for `recipient` (default: oneself) is there.
@@ -124,14 +127,15 @@ class Exchange:
         leave a hospital out would choose whose sum is opened.
         """
         wanted, reader = tuple(senders), self.me if recipient is None else recipient
-        while True:
-            found = self.insist(
-                lambda: self.transport.gather(address, wanted, reader, wait_seconds=LONGEST_WAIT_SECONDS)
-            )
-            if found is not None:
-                if set(found) != set(wanted):
-                    raise _other_senders()
-                return found
+        with self._timed("waiting"):
+            found = None
+            while found is None:
+                found = self.insist(
+                    lambda: self.transport.gather(address, wanted, reader, wait_seconds=LONGEST_WAIT_SECONDS)
+                )
+        if set(found) != set(wanted):
+            raise _other_senders()
+        return found
 
     def get(self, address: Address, sender: int, recipient: int | None = None) -> bytes:
         return self.gather(address, (sender,), recipient)[sender]
@@ -151,6 +155,14 @@ class Exchange:
     def inference_request(self, run: int) -> tuple[str, bytes]:
         """An inference order's document, and its SQL sealed to this hospital."""
         return self.insist(lambda: self.transport.inference_request(run))
+
+    @contextlib.contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[what] += time.perf_counter() - began
 
     def insist(self, call: Callable[[], T]) -> T:
         """Calls until it is answered. Only what may pass by itself is tried again."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from typing import Any
 
 from agents import extraction, predictor
@@ -10,7 +12,9 @@ from agents import trainer as trainers
 from agents.party import Party
 from agents.trainer import Fold, Trainer
 from analytics.checks import Floats
-from tasks.steps import step
+from tasks.steps import spent, step
+
+log = logging.getLogger("consilium.times")
 
 
 @step("verify order")
@@ -53,9 +57,8 @@ def encrypt_contribution(trainer: Trainer, fold: Fold, vector: Floats, report: d
     trainers.encrypt_round(trainer, fold, vector, report)
 
 
-@step("apply aggregate")
 def apply_aggregate(trainer: Trainer, fold: Fold) -> None:
-    """The step that all hospitals take, and its checkpoint."""
+    """The step that all hospitals take, and its checkpoint. No task of its own: it mostly waits for the others."""
     trainers.apply_round(trainer, fold)
 
 
@@ -70,6 +73,12 @@ def save_model(trainer: Trainer, fold: Fold) -> None:
     """The model, into this hospital's vault; keys and snapshot are forgotten."""
     trainers.save_model(trainer, fold)
     trainers.finish(trainer.party)
+
+
+def log_times(party: Party) -> None:
+    """One line in this site's log: where the order's time went here. Sending and waiting are parts of the steps."""
+    times = {**spent, **party.exchange.spent}
+    log.info("Times of order %s: %s", party.order_id, json.dumps({k: round(v, 4) for k, v in times.items()}))
 
 
 @step("inference")

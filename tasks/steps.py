@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
+from collections import defaultdict
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -20,6 +22,9 @@ from protocol.errors import ConsiliumError
 P = ParamSpec("P")
 R = TypeVar("R")
 log = logging.getLogger("consilium.tasks")
+
+# Seconds by step of this process's one flow run; "Prefect" is what its task engine takes around them.
+spent: defaultdict[str, float] = defaultdict(float)
 
 
 class UnplannedError(ConsiliumError):
@@ -34,12 +39,15 @@ def step(name: str, *tags: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         def safely(call: functools.partial[R]) -> R:
+            began = time.perf_counter()
             try:
                 return call()
             except ConsiliumError:
                 raise
             except Exception as error:  # noqa: BLE001 (no text of it may reach Prefect)
                 raise hidden(name, error) from None
+            finally:
+                spent[name] += time.perf_counter() - began
 
         as_task = task(
             name=name, tags=list(tags), persist_result=False, cache_policy=NO_CACHE, log_prints=False, retries=0
@@ -49,7 +57,13 @@ def step(name: str, *tags: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def step_or_task(*args: P.args, **kwargs: P.kwargs) -> R:
             # A partial is opaque to Prefect, which would walk through whatever a task's arguments hold.
             call = functools.partial(function, *args, **kwargs)
-            return (safely if FlowRunContext.get() is None else as_task)(call)
+            if FlowRunContext.get() is None:
+                return safely(call)
+            began = time.perf_counter() - spent[name]
+            try:
+                return as_task(call)
+            finally:
+                spent["Prefect"] += time.perf_counter() - began - spent[name]
 
         return step_or_task
 
