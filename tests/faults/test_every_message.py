@@ -1,0 +1,195 @@
+"""Every party of an order dies at every message, every record and every durable write, before and after; in memory.
+
+A party that died is started anew over the same vault, as its agent would do. The order must end with the weights of an
+undisturbed one, bit for bit, and no message may ever be tried with two contents.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents import cohort, vault
+from agents.party import open_party
+from agents.settings import Settings
+from agents.vault import Vault
+from deployments.breast_cancer import breast_cancer_tables
+from deployments.one_process import run_order, submit
+from flows.training import coordinate_training, train_locally
+from protocol.errors import OrderStopped
+from protocol.exchange import Address, Exchange, MemoryTransport
+from protocol.messages import COORDINATOR
+from protocol.order import parse_training_request
+from tasks.coordinator import open_desk
+from tests.made_sites import make_sites, order_body
+
+METHODS = ("Paillier", "Mask", "None")
+HOSPITALS = (2, 3, 4)
+
+
+class Killed(BaseException):
+    """kill -9: nothing that handles errors sees it."""
+
+
+@dataclass
+class Fate:
+    """Each moment that has a name is died at twice, once before and once after the deed; the third time it passes."""
+
+    deaths: Counter[Any] = field(default_factory=Counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def meet(self, moment: Any, deed: Callable[[], Any]) -> Any:
+        with self.lock:
+            seen = self.deaths[moment]
+            self.deaths[moment] = min(seen + 1, 2)
+        if seen == 0:
+            raise Killed
+        done = deed()
+        if seen == 1:
+            raise Killed
+        return done
+
+
+class MortalTransport:
+    """One process's end of the exchange; `tried` holds every content that was ever on its way."""
+
+    def __init__(self, inner: MemoryTransport, me: int, fate: Fate, tried: dict[Any, bytes]) -> None:
+        self._inner, self._me, self._fate, self._tried = inner, me, fate, tried
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def put(self, address: Address, sender: int, recipient: int, body: bytes) -> None:
+        key = (address, sender, recipient)
+        assert self._tried.setdefault(key, body) == body, f"{key} was made anew"
+        self._fate.meet(key, lambda: self._inner.put(address, sender, recipient, body))
+
+    def discard(self, address: Address, recipient: int) -> None:
+        self._fate.meet(("discard", address), lambda: self._inner.discard(address, recipient))
+
+    def record(self, run: int, facts: dict[str, Any]) -> None:
+        self._fate.meet(("record", self._me, repr(facts)), lambda: self._inner.record(run, facts))
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Settings]:
+    tables = breast_cancer_tables()
+    rows = {user: {"rows": tables["guest" if user == 4 else "host"]} for user in HOSPITALS}
+    return make_sites(tmp_path_factory.mktemp("sites"), rows)
+
+
+@pytest.fixture
+def mortal_vaults(monkeypatch: pytest.MonkeyPatch) -> Fate:
+    """Every file of a vault has two deaths at its first writing."""
+    fate, write = Fate(), vault.write_durably
+
+    def write_or_die(path: Path, data: bytes) -> None:
+        fate.meet(path, lambda: write(path, data))
+
+    for module in (vault, cohort):
+        if hasattr(module, "write_durably"):
+            monkeypatch.setattr(module, "write_durably", write_or_die)
+    return fate
+
+
+def until_it_lives(life: Callable[[], None]) -> int:
+    """Starts a party again until it ends by itself, and once more after that; how often it died."""
+    deaths = 0
+    while not _ends(life):
+        deaths += 1
+    assert _ends(life), "it had ended, Prefect had not heard of it, and it did something new"
+    return deaths
+
+
+def _ends(life: Callable[[], None]) -> bool:
+    try:
+        life()
+    except Killed:
+        return False
+    except OrderStopped as stop:
+        if stop.code != "success":
+            raise
+    return True
+
+
+def run_mortally(sites: dict[int, Settings], body: dict[str, Any], order_id: int) -> Counter[Any]:
+    """Runs an order in which everybody dies at everything; the number of deaths by party."""
+    request, transport, fate = parse_training_request(body), MemoryTransport(), Fate()
+    submit(transport, request, sites, order_id)
+    tried: dict[Any, bytes] = {}
+
+    def hospital(user: int) -> Callable[[], None]:
+        return lambda: _as_in_its_flow(sites[user], order_id, MortalTransport(transport, user, fate, tried))
+
+    def coordinator() -> None:
+        mortal = MortalTransport(transport, COORDINATOR, fate, tried)
+        coordinate_training(open_desk(order_id, Exchange(mortal, COORDINATOR)), lambda record: None)
+
+    lives = {user: hospital(user) for user in HOSPITALS} | {COORDINATOR: coordinator}
+    with ThreadPoolExecutor(len(lives)) as pool:
+        running = {who: pool.submit(_live, life, transport, order_id) for who, life in lives.items()}
+        return Counter({who: future.result() for who, future in running.items()})
+
+
+def _as_in_its_flow(site: Settings, order_id: int, transport: MortalTransport) -> None:
+    """What `flows.runs.at_hospital` puts around a hospital's part."""
+    try:
+        train_locally(open_party(site, order_id, transport))  # type: ignore[arg-type]
+    except OrderStopped as stop:
+        Vault(site.vault).end_order(order_id, stop.code)
+        raise
+
+
+def _live(life: Callable[[], None], transport: MemoryTransport, order_id: int) -> int:
+    try:
+        return until_it_lives(life)
+    except BaseException as error:
+        transport.stop(order_id, OrderStopped(repr(error), remedy="", code="failed"))
+        raise
+
+
+def models(sites: dict[int, Settings], order_id: int) -> list[Any]:
+    return [Vault(sites[user].vault).model(order_id)["layers"] for user in HOSPITALS]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_everybody_dies_at_every_message(sites: dict[int, Settings], method: str, mortal_vaults: Fate) -> None:
+    body = order_body(
+        (4, 2, 3),
+        model_params={"encrypt_param": {"method": method}, "max_iter": 2, "learning_rate": 0.3, "standardize": True},
+        data_info={str(user): "SELECT * FROM data.rows" for user in HOSPITALS},
+    )
+    order_id = 1 + 2 * METHODS.index(method)
+    deaths = run_mortally(sites, body, order_id)
+    # order or acceptance, classes, mean, variance, 2 gradients, histogram, done: each twice; the vault's come on top
+    assert all(deaths[user] >= 30 for user in HOSPITALS), deaths
+    assert deaths[4] > deaths[2], "the initiator opens every sum"
+    assert deaths[COORDINATOR] >= 20, deaths
+    mortal_vaults.deaths.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fate, "meet", lambda self, moment, deed: deed())
+        undisturbed = run_order(sites, body, order_id=order_id + 1)
+    assert models(sites, order_id) == models(sites, order_id + 1)
+    assert models(sites, order_id)[0] == models(sites, order_id)[1] == models(sites, order_id)[2]
+    assert undisturbed.models[4]["n_rounds"] == 2
+    for user in HOSPITALS:
+        assert Vault(sites[user].vault).orders() == []
+
+
+def test_cross_validation_dies_between_folds_too(sites: dict[int, Settings], mortal_vaults: Fate) -> None:
+    body = order_body(
+        (4, 2, 3),
+        model_params={"max_iter": 1, "cv_param": {"need_cv": True, "n_splits": 2, "shuffle": True, "random_seed": 7}},
+    )
+    run_mortally(sites, body, 11)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fate, "meet", lambda self, moment, deed: deed())
+        run_order(sites, body, order_id=12)
+    assert models(sites, 11) == models(sites, 12)
