@@ -40,7 +40,7 @@ def parts_of_coordinator(settings: Settings, *, expected: int) -> list[Part]:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_LOGGING_LEVEL": "WARNING",
             "PREFECT_UI_API_URL": settings.prefect_url,
-            **(_without_event_feed() if expected else {}),
+            **_frugal(local=expected > 0),
             **({"PREFECT_SERVER_API_AUTH_STRING": auth} if auth else {}),
         }
         command = [python, "-m", "prefect", "server", "start", "--host", settings.host, "--port", port]
@@ -53,10 +53,20 @@ def parts_of_coordinator(settings: Settings, *, expected: int) -> list[Part]:
     return parts
 
 
-def _without_event_feed() -> dict[str, str]:
-    """On one machine Prefect's event feed and automations take a third of its time and nobody looks at them."""
-    names = ("PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED", "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED")
-    return {name: os.environ.get(name, "false") for name in names}
+def _frugal(*, local: bool) -> dict[str, str]:
+    """Prefect writes each task's states in batches, not one by one: on SQLite single writes lock each other out.
+
+    On one machine its event feed and automations, a third of its time, are off; nobody looks at them there.
+    """
+    own = {
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    }
+    if local:
+        own["PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED"] = "false"
+        own["PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED"] = "false"
+    return {name: os.environ.get(name, value) for name, value in own.items()}
 
 
 def part_of_site(site: Site) -> Part:
