@@ -1,4 +1,4 @@
-"""Masks that hide a contribution and cancel in the sum.
+"""Masks that hide a contribution and cancel in the sum, and tags that show that nobody altered it.
 
 Pairwise (Bonawitz et al. 2017, without dropout recovery): hospitals i < j share a 32-byte key k_ij;
 i adds PRF(k_ij), j subtracts it. Over all members the sum is zero. One group mask per sender, from the order
@@ -7,6 +7,14 @@ secret all members hold, hides the sum itself from the coordinator and is taken 
     stream(key, info) = AES-256-CTR(HKDF-SHA256(key, tag | info)), counter from zero
 
 A key and info give one pad: the same info must never mask two different vectors.
+
+Tags (the homomorphic one-time authenticator of Carter and Wegman 1981) are sums as well. With q = 2^64 - 59, and
+factors r_j and a pad s_i per sender drawn from the group key,
+
+    t_i = sum_j r_j m_ij + s_i  mod q,        sum_i t_i = sum_j r_j sum_i m_ij + sum_i s_i  mod q
+
+Who does not hold the group key sees uniform tags, learns nothing of r from them whatever else it sees of the words,
+and so makes another sum fit with probability 2^-63 at most.
 """
 
 from __future__ import annotations
@@ -29,6 +37,16 @@ PAIR_MODULO = b"consilium/mask/pair/modulo/1"
 PAIR_WORDS = b"consilium/mask/pair/words/1"
 GROUP_MODULO = b"consilium/mask/group/modulo/1"
 GROUP_WORDS = b"consilium/mask/group/words/1"
+TAG_FACTORS = b"consilium/mask/tag/factors/1"
+TAG_PAD = b"consilium/mask/tag/pad/1"
+
+TAG_MODULUS = (1 << 64) - 59
+"""A prime above 2^63, the largest difference of two sums within 2^62: a smaller q could be added to a word unseen."""
+
+_LIMBS = 4
+_LIMB_BITS = 16
+_CHUNK = 1 << 14
+"""Words at a time: what they take stays in the processor's cache."""
 
 
 def mask_modulo(pair_keys: Mapping[int, bytes], me: int, modulus: int, count: int, info: bytes) -> list[int]:
@@ -68,6 +86,46 @@ def group_modulo(group_key: bytes, sender: int, modulus: int, count: int, info: 
 def group_words(group_key: bytes, sender: int, count: int, info: bytes) -> NDArray[np.uint64]:
     """The masks of `group_modulo` in Z_2^64: uint64 (count,). Same roles, pre-conditions and errors."""
     return _words(group_key, GROUP_WORDS, _of_sender(sender, info), count=count)
+
+
+def tag(group_key: bytes, words: NDArray[np.int64], info: bytes) -> int:
+    """sum_j r_j words_j mod TAG_MODULUS, the r_j uniform in [0, 2^64) from the 32-byte group key and `info`.
+
+    A hospital tags its own words (d,), the initiator the sums. Linear as long as no sum of words wraps. A tag that
+    leaves a hospital needs its `tag_pad`: as many bare tags as words give r away. ProtocolViolation when the key
+    has another length.
+    """
+    return _inner_product(words, _words(group_key, TAG_FACTORS, info, count=words.size)) % TAG_MODULUS
+
+
+def tag_pad(group_key: bytes, sender: int, info: bytes) -> int:
+    """s_i, uniform modulo TAG_MODULUS, of one sender. A hospital adds its own, the initiator takes off those of all.
+
+    ProtocolViolation when the key has another length.
+    """
+    (value,) = _integers(group_key, TAG_PAD, _of_sender(sender, info), modulus=TAG_MODULUS, count=1)
+    return value % TAG_MODULUS
+
+
+def _inner_product(words: NDArray[np.int64], factors: NDArray[np.uint64]) -> int:
+    """sum_j words_j factors_j as an exact integer, whatever the signs.
+
+    Both are cut into limbs of 16 bits, the words' highest one signed: a product of limbs is within 2^32, so 2^14 of
+    them add up within 2^46 in int64.
+    """
+    total = 0
+    for start in range(0, words.size, _CHUNK):
+        part = np.ascontiguousarray(words[start : start + _CHUNK], dtype="<i8")
+        left, right = _limbs(part), _limbs(factors[start : start + _CHUNK])
+        left[:, -1] = part.view("<i2")[_LIMBS - 1 :: _LIMBS]
+        products = (left.T @ right).tolist()
+        total += sum(products[a][b] << _LIMB_BITS * (a + b) for a in range(_LIMBS) for b in range(_LIMBS))
+    return total
+
+
+def _limbs(words: NDArray[np.int64] | NDArray[np.uint64]) -> NDArray[np.int64]:
+    little = words.astype(words.dtype.newbyteorder("<"), copy=False)
+    return little.view("<u2").reshape(-1, _LIMBS).astype(np.int64)
 
 
 def _sign(me: int, peer: int) -> int:

@@ -1,16 +1,27 @@
-"""Masks: they cancel over all members, they differ wherever anything differs, they look uniform."""
+"""Masks: they cancel over all members, they differ wherever anything differs, they look uniform. Tags are linear."""
 
 from __future__ import annotations
 
 import hashlib
 
+import gmpy2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from protocol.errors import ProtocolViolation
-from protocol.masks import group_modulo, group_words, mask_modulo, mask_words
+from protocol.masks import (
+    TAG_MODULUS,
+    _inner_product,
+    group_modulo,
+    group_words,
+    mask_modulo,
+    mask_words,
+    tag,
+    tag_pad,
+)
 
 MODULUS = (1 << 255) - 19
 
@@ -83,3 +94,67 @@ def test_a_key_of_another_length_is_refused(length: int) -> None:
 def test_a_pair_key_with_oneself_is_refused() -> None:
     with pytest.raises(ProtocolViolation, match="itself"):
         mask_modulo({1: bytes(32)}, 1, MODULUS, 1, b"")
+
+
+# Tags
+
+WORDS = st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0, 1, -1, 2**62, -(2**62), 2**63 - 1, -(2**63), 2**16 - 1])
+FACTORS = st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**64 - 1, TAG_MODULUS, 2**48 - 1])
+
+
+def test_the_tags_modulus_is_a_prime_beyond_every_difference_of_two_sums() -> None:
+    assert gmpy2.is_prime(TAG_MODULUS, 40)
+    assert 2 * 2**62 < TAG_MODULUS < 2**64
+
+
+@given(st.lists(st.tuples(WORDS, FACTORS), max_size=40))
+def test_the_inner_product_is_that_of_pythons_integers(pairs: list[tuple[int, int]]) -> None:
+    words = np.array([word for word, _ in pairs], dtype=np.int64)
+    factors = np.array([factor for _, factor in pairs], dtype=np.uint64)
+    assert _inner_product(words, factors) == sum(word * factor for word, factor in pairs)
+
+
+@pytest.mark.parametrize("extreme", [2**62, -(2**62), 2**63 - 1, -(2**63)])
+@pytest.mark.parametrize("d", [2**14 - 1, 2**14, 2**14 + 1, 3 * 2**14 + 5])
+def test_no_extreme_overflows_over_several_chunks(extreme: int, d: int) -> None:
+    words = np.full(2 * d, extreme, dtype=np.int64)[::2]  # not contiguous either
+    assert _inner_product(words, np.full(d, 2**64 - 1, dtype=np.uint64)) == d * extreme * (2**64 - 1)
+
+
+@given(
+    rows=st.lists(st.tuples(*3 * [st.integers(-(2**60), 2**60)]), min_size=1, max_size=6).map(np.array),
+    info=st.binary(max_size=20),
+)
+def test_tags_add_up_to_the_tag_of_the_sum(rows: NDArray[np.int64], info: bytes) -> None:
+    contributions = rows.T
+    tags = sum(tag(key_of(1), words, info) for words in contributions)
+    assert tags % TAG_MODULUS == tag(key_of(1), contributions.sum(axis=0), info)
+
+
+def test_every_input_changes_tag_and_pad() -> None:
+    words = np.array([1, 2, 3])
+    tags = [
+        tag(key_of(1), words, b"a"),
+        tag(key_of(2), words, b"a"),
+        tag(key_of(1), words, b"b"),
+        tag(key_of(1), words[::-1], b"a"),
+        tag_pad(key_of(1), 1, b"a"),
+        tag_pad(key_of(2), 1, b"a"),
+        tag_pad(key_of(1), 2, b"a"),
+        tag_pad(key_of(1), 1, b"b"),
+    ]
+    assert len(set(tags)) == len(tags)
+    assert all(0 <= number < TAG_MODULUS for number in tags)
+
+
+def test_factors_are_no_mask() -> None:
+    """Another label, so that neither shows the other."""
+    assert tag(key_of(1), np.array([1]), bytes(8)) != int(group_words(key_of(1), 0, 1, b"")[0]) % TAG_MODULUS
+    assert tag(key_of(1), np.array([1]), bytes(8)) != tag_pad(key_of(1), 0, b"")
+
+
+@pytest.mark.parametrize("length", [0, 31, 33])
+def test_a_tag_key_of_another_length_is_refused(length: int) -> None:
+    for action in (lambda: tag(bytes(length), np.array([1]), b""), lambda: tag_pad(bytes(length), 1, b"")):
+        with pytest.raises(ProtocolViolation, match="32 bytes"):
+            action()
