@@ -11,20 +11,28 @@
 | Mask     | an integer mod 2^64  | pair masks and group masks     | pair masks (there is no private key)  |
 | None     | an integer mod 2^64  | nothing                        | nothing                               |
 
-Every mask is derived from the caller's `info` (purpose, fold, round, attempt) and from all that members must agree
-on: method, kind, length, members, row counts, bound, public key. Group masks ride under Paillier too: they hide
-nothing there, but make a sum that is opened under other terms, or replayed from another round, come out as noise.
+Every mask and the tag are derived from the caller's `info` (purpose, fold, round, attempt) and from all that members
+must agree on: method, kind, length, members, row counts, bound, public key. Group masks ride under Paillier too: they
+hide nothing there, but make a sum that is opened under other terms, or replayed from another round, come out as noise.
 
-Check fields: the row count stands in every plaintext; Mask and None carry two further words, the row count and
-a 1. They show that exactly the members' contributions of this info were added. They do not show that a
-coordinator altered single words on purpose (it could add a number of its choice, without learning anything):
-against that stand the signed messages and the rotated sums. One `info` may seal one vector only: sealed again
-with other values, the difference of the two would be in clear.
+After the values stand two words of tag, the halves of a linear authenticator (`masks`), under a key that the members
+hold and the coordinator does not; the row count stands in every plaintext, and Mask and None carry two check words
+more, the row count and a 1.
+
+Detected under every method, None too: whatever makes a value of the total another one than the sum of exactly the
+members' contributions of this info and these terms; one missing, doubled or replayed, words altered, swapped or
+scaled, a number of the coordinator's choice added under encryption. It goes unseen with a probability of 2^-63 per
+attempt, and a wrong guess ends the order. Not detected: a member that seals untrue values or tells the coordinator
+the group key, and an initiator that passes on other sums than it opened.
+
+One `info` may seal one vector only: sealed again with other values, the difference of the two would be in clear,
+and with it a relation between the tag's factors.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,11 +50,16 @@ from protocol.paillier import Obfuscators
 
 Method = Literal["Paillier", "Mask", "None"]
 
-VERSION = 1
+VERSION = 2
 _CODES: dict[Method, int] = {"Paillier": 1, "Mask": 2, "None": 3}
 _HEADER = struct.Struct(">BBBBHII")
 _TERMS = b"consilium/secure-sum/terms/1"
 _CHECK_WORDS = 2
+_TAG_WORDS = 2
+"""One tag of 64 bits and no second: it is guessed online, once in 2^63, and the first wrong guess ends the order."""
+
+_HALF_BITS = 32
+_HALF_MAX = (1 << _HALF_BITS) - 1
 _WORD_BYTES = 8
 _SUM_LIMIT = 1 << SUM_BITS
 
@@ -113,8 +126,9 @@ def seal(keys: SumKeys, values: NDArray[np.float64], *, info: bytes) -> bytes:
     """A hospital's contribution n_i * values, for the coordinator. A hospital runs it.
 
     `values` is float64 (d,), d >= 1, each |value| <= bound; `info` names purpose, fold, round and attempt, and is
-    used once. Raises BadRequest `bound_exceeded` and `headroom` of FixedPoint, ProtocolViolation `sum_keys`,
-    and `forked_obfuscators` of Obfuscators.
+    used once. Raises BadRequest `bound_exceeded` and `headroom` of FixedPoint (`headroom` also when a word of one row
+    is too small for half a tag: never up to 2^29 rows), ProtocolViolation `sum_keys`, and `forked_obfuscators` of
+    Obfuscators.
 
     Disclosure: Paillier and Mask: the length d and nothing else, while the coordinator and a member do not
     conspire; None: the weighted values themselves. It needs the release door.
@@ -165,15 +179,18 @@ def open_sum(
     """The summed words int64 (d,) of a total: for `mean`, or exact when they were counts. The initiator runs it.
 
     `info` and the terms in `keys` must be those of every contribution; `private_key` is needed for Paillier.
-    ProtocolViolation `sum_mismatch` when the check fields do not add up to N rows (counts: K) and K members,
-    `payload` when the total is malformed, of another method or of another number of members.
+    ProtocolViolation `sum_mismatch` when the check fields do not add up to N rows (counts: K) and K members or the
+    tag is not that of the sums, `payload` when the total is malformed, of another method or number of members.
     """
     message = _Payload.decode(total, public=keys.public)
     if message.method != keys.method or message.n_members != len(keys.members):
         raise _bad_payload("The total is of another method or of another number of members.")
+    terms = _terms(keys, kind=message.kind, d=message.d, info=info)
     if keys.method == "Paillier":
-        return _open_paillier(keys, message, info, private_key)
-    return _open_words(keys, message, info)
+        tagged = _open_paillier(keys, message, terms, private_key)
+    else:
+        tagged = _open_words(keys, message, terms)
+    return _strip_tag(keys, tagged, message.kind, terms)
 
 
 def mean(keys: SumKeys, sums: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -184,13 +201,14 @@ def mean(keys: SumKeys, sums: NDArray[np.int64]) -> NDArray[np.float64]:
 def read_clear(payload: bytes) -> tuple[NDArray[np.int64], int]:
     """The words int64 (d,) and the weight of a contribution or total of method None, for whoever holds it.
 
+    The tag is left out and not checked: only `open_sum` finds out whether the words are genuine.
     values = words / (weight 2^f), f = FixedPoint(N, bound).fraction_bits. ProtocolViolation `payload` otherwise.
     """
     message = _Payload.decode(payload, public=None)
     if message.method != "None":
         raise _bad_payload("The payload is not of method None.")
     words = _words_of(message.body).view(np.int64)
-    return words[: message.d].copy(), int(words[message.d])
+    return words[: message.d].copy(), int(words[message.d + _TAG_WORDS])
 
 
 # Sealing and opening ------------------------------------------------------------------------------------------
@@ -200,8 +218,34 @@ def _seal(keys: SumKeys, words: NDArray[np.int64], *, kind: Kind, info: bytes) -
     if not words.size:
         raise BadRequest("A contribution is empty.", remedy="Send one value or more.", code="shape")
     seal_body = _seal_paillier if keys.method == "Paillier" else _seal_words
-    body = seal_body(keys, words, kind, _terms(keys, kind=kind, d=words.size, info=info))
+    terms = _terms(keys, kind=kind, d=words.size, info=info)
+    body = seal_body(keys, np.append(words, _tag_words(keys, words, kind, terms)), kind, terms)
     return _Payload(method=keys.method, kind=kind, n_members=1, d=words.size, body=body).encode()
+
+
+def _tag_words(keys: SumKeys, words: NDArray[np.int64], kind: Kind, terms: bytes) -> NDArray[np.int64]:
+    """The low and high half of this member's padded tag. A member without rows has nothing but zeros to tag.
+
+    A half is at most the largest word of weight one, so halves add up within the words' own range.
+    """
+    if _offset(keys, kind, 1) < _HALF_MAX:
+        raise BadRequest("So many rows leave no room for a tag.", remedy="Order fewer rows.", code="headroom")
+    if not _weight(keys, kind, keys.me):
+        return np.zeros(_TAG_WORDS, dtype=np.int64)
+    pad = masks.tag_pad(keys.group_key, keys.me, terms)
+    tag = (masks.tag(keys.group_key, words, terms) + pad) % masks.TAG_MODULUS
+    return np.array([tag & _HALF_MAX, tag >> _HALF_BITS], dtype=np.int64)
+
+
+def _strip_tag(keys: SumKeys, tagged: NDArray[np.int64], kind: Kind, terms: bytes) -> NDArray[np.int64]:
+    """The sums without the tag, once they fit it."""
+    sums, (low, high) = tagged[:-_TAG_WORDS], tagged[-_TAG_WORDS:].tolist()
+    pads = sum(masks.tag_pad(keys.group_key, member, terms) for member in keys.members if _weight(keys, kind, member))
+    expected = (masks.tag(keys.group_key, sums, terms) + pads) % masks.TAG_MODULUS
+    found = (low + (high << _HALF_BITS)) % masks.TAG_MODULUS
+    if not hmac.compare_digest(expected.to_bytes(_WORD_BYTES, "big"), found.to_bytes(_WORD_BYTES, "big")):
+        raise paillier.sum_mismatch()
+    return sums.copy()
 
 
 def _seal_paillier(keys: SumKeys, words: NDArray[np.int64], kind: Kind, terms: bytes) -> bytes:
@@ -225,33 +269,31 @@ def _seal_words(keys: SumKeys, words: NDArray[np.int64], kind: Kind, terms: byte
 
 
 def _open_paillier(
-    keys: SumKeys, message: _Payload, info: bytes, private_key: PaillierPrivateKey | None
+    keys: SumKeys, message: _Payload, terms: bytes, private_key: PaillierPrivateKey | None
 ) -> NDArray[np.int64]:
     public, weight = keys.public, _total_weight(keys, message.kind)
     if public is None or private_key is None or private_key.public_key != public:
         raise ProtocolViolation("The private key of this order is missing.", remedy="Open at the initiator.")
     n, bits = int(public.n), paillier.key_bits(public)
     plain = paillier.decrypt(private_key, _split(message.body, _ciphertext_bytes(public)))
-    terms = _terms(keys, kind=message.kind, d=message.d, info=info)
     for member in keys.members:
         group = masks.group_modulo(keys.group_key, member, n, len(plain), terms)
         plain = [(m - g) % n for m, g in zip(plain, group, strict=True)]
     offset = _offset(keys, message.kind, weight)
-    return paillier.unpack(plain, message.d, weight=weight, offset=offset, bits=bits)
+    return paillier.unpack(plain, message.d + _TAG_WORDS, weight=weight, offset=offset, bits=bits)
 
 
-def _open_words(keys: SumKeys, message: _Payload, info: bytes) -> NDArray[np.int64]:
+def _open_words(keys: SumKeys, message: _Payload, terms: bytes) -> NDArray[np.int64]:
     words = _words_of(message.body)
     if keys.method == "Mask":
-        terms = _terms(keys, kind=message.kind, d=message.d, info=info)
         for member in keys.members:
             words = words - masks.group_words(keys.group_key, member, words.size, terms)
-    sums, checks = words.view(np.int64)[: message.d], words[message.d :].tolist()
+    tagged, checks = words.view(np.int64)[:-_CHECK_WORDS], words[-_CHECK_WORDS:].tolist()
     weight = _total_weight(keys, message.kind)
     limit = _offset(keys, message.kind, weight)
-    if checks != [weight, len(keys.members)] or ((sums > limit) | (sums < -limit)).any():
+    if checks != [weight, len(keys.members)] or ((tagged > limit) | (tagged < -limit)).any():
         raise paillier.sum_mismatch()
-    return sums.copy()
+    return tagged
 
 
 def _weight(keys: SumKeys, kind: Kind, member: int) -> int:
@@ -270,7 +312,7 @@ def _offset(keys: SumKeys, kind: Kind, weight: int) -> int:
 
 
 def _terms(keys: SumKeys, *, kind: Kind, d: int, info: bytes) -> bytes:
-    """SHA-256 over all that the members must agree on: whoever differs in one of them has other masks."""
+    """SHA-256 over all that the members must agree on: whoever differs in one has other masks and tags."""
     members = b"".join(struct.pack(">QQ", member, keys.n_rows[member]) for member in keys.members)
     public = b"" if keys.public is None else int(keys.public.n).to_bytes(paillier.key_bits(keys.public) // 8, "big")
     scale = struct.pack(">BBId", _CODES[keys.method], kind, d, keys.bound)
@@ -314,10 +356,10 @@ class _Payload:
 
 def _body_bytes(method: Method, d: int, public: PaillierPublicKey | None) -> int:
     if method != "Paillier":
-        return _WORD_BYTES * (d + _CHECK_WORDS)
+        return _WORD_BYTES * (d + _TAG_WORDS + _CHECK_WORDS)
     if public is None:
         raise _bad_payload("The public key to read a payload with is missing.")
-    return _ciphertext_bytes(public) * paillier.n_plaintexts(d, paillier.key_bits(public))
+    return _ciphertext_bytes(public) * paillier.n_plaintexts(d + _TAG_WORDS, paillier.key_bits(public))
 
 
 def _add_bodies(method: Method, bodies: list[bytes], public: PaillierPublicKey | None) -> bytes:

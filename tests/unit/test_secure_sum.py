@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from phe.paillier import PaillierPrivateKey
 
-from protocol import paillier, secure_sum
+from protocol import masks, paillier, secure_sum
 from protocol.errors import BadRequest, ConsiliumError, ProtocolViolation
 from protocol.paillier import Obfuscators
 from protocol.secure_sum import Method, SumKeys
 
 METHODS: list[Method] = ["Paillier", "Mask", "None"]
-SEALED: list[Method] = ["Paillier", "Mask"]
 INFO = b"train fold 0 round 3 attempt 0"
 ROWS = {2: 40, 3: 7, 5: 1000}
 HEADER = 14
@@ -121,9 +120,10 @@ def test_counts_add_exactly_up_to_their_limit(method: Method, n_members: int) ->
             secure_sum.seal_counts(keys[1], np.array([beyond]), info=INFO)
 
 
-def test_a_real_key_carries_31_values_to_a_ciphertext() -> None:
+def test_a_real_key_carries_31_words_to_a_ciphertext_two_of_all_for_the_tag() -> None:
     keys = keys_of("Paillier", {1: 10, 2: 20}, bits=2048)
-    values = vectors({1: 10, 2: 20}, 62)
+    assert len(secure_sum.seal(keys[1], np.zeros(61), info=INFO)) == HEADER + 3 * 512
+    values = vectors({1: 10, 2: 20}, 60)
     payloads = {me: secure_sum.seal(keys[me], values[me], info=INFO) for me in keys}
     assert {len(payload) for payload in payloads.values()} == {HEADER + 2 * 512}
     mean = secure_sum.mean(keys[1], open_total(keys[1], add_up(keys, payloads)))
@@ -150,6 +150,7 @@ def test_method_none_is_read_by_whoever_holds_it() -> None:
     keys, values = keys_of("None", ROWS), vectors(ROWS, 9)
     words, weight = secure_sum.read_clear(secure_sum.seal(keys[3], values[3], info=INFO))
     assert weight == ROWS[3]
+    assert words.shape == (9,)
     np.testing.assert_allclose(words / weight / 2.0 ** keys[3].fixed_point.fraction_bits, values[3], atol=1e-12)
     masked = secure_sum.seal(keys_of("Mask", ROWS)[3], values[3], info=INFO)
     assert_refused(lambda: secure_sum.read_clear(masked), "payload")
@@ -158,7 +159,7 @@ def test_method_none_is_read_by_whoever_holds_it() -> None:
 # What is not the sum of all members is refused ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", SEALED)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "change",
     [
@@ -174,14 +175,14 @@ def test_other_terms_at_the_opener_are_refused(method: Method, change: dict[str,
     assert_refused(lambda: open_total(replace(keys[2], **change), total), "sum_mismatch")
 
 
-@pytest.mark.parametrize("method", SEALED)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("info", [b"", INFO + b" ", b"train fold 0 round 2 attempt 0"])
 def test_a_total_of_another_round_is_refused(method: Method, info: bytes) -> None:
     keys = keys_of(method, ROWS)
     assert_refused(lambda: open_total(keys[2], total_of(keys, info=info)), "sum_mismatch")
 
 
-@pytest.mark.parametrize("method", SEALED)
+@pytest.mark.parametrize("method", METHODS)
 def test_one_hospital_with_another_member_list_spoils_the_sum(method: Method) -> None:
     keys = keys_of(method, ROWS)
     keys[3] = replace(keys[3], n_rows={2: 40, 3: 7, 5: 999})
@@ -206,7 +207,7 @@ def test_a_hospital_counted_twice_for_another_is_refused(method: Method) -> None
     assert_refused(lambda: open_total(keys[2], add_up(keys, payloads)), "sum_mismatch")
 
 
-@pytest.mark.parametrize("method", SEALED)
+@pytest.mark.parametrize("method", METHODS)
 def test_counts_are_not_opened_as_means(method: Method) -> None:
     keys = keys_of(method, dict.fromkeys(ROWS, 1))  # one row each: the weights are the same in both kinds
     counts = np.arange(9)
@@ -308,6 +309,165 @@ def test_counts_must_be_integers() -> None:
         secure_sum.seal_counts(keys_of("Mask", ROWS)[2], np.zeros(3), info=INFO)
 
 
+# An altered total is refused -----------------------------------------------------------------------------------
+
+D = 9
+TAG_LOW, TAG_HIGH = D, D + 1
+
+
+def shifted(keys: dict[int, SumKeys], total: bytes, deltas: dict[int, int]) -> bytes:
+    """What the coordinator can do to a total it cannot read: add numbers to words of its choice."""
+    any_keys = next(iter(keys.values()))
+    if any_keys.method == "Paillier":
+        return _shifted_slots(any_keys, total, deltas)
+    words = np.frombuffer(total[HEADER:], dtype="<u8")
+    added = np.array([deltas.get(i, 0) % 2**64 for i in range(words.size)], dtype="<u8")
+    return total[:HEADER] + (words + added).tobytes()
+
+
+def _shifted_slots(keys: SumKeys, total: bytes, deltas: dict[int, int]) -> bytes:
+    """The product with fresh encryptions of the deltas, each in its slot."""
+    public = keys.public
+    assert public is not None
+    width, bits = paillier.key_bits(public) // 4, paillier.key_bits(public)
+    sealed = [int.from_bytes(total[i : i + width], "big") for i in range(HEADER, len(total), width)]
+    plain = [0] * len(sealed)
+    for position, delta in deltas.items():
+        number, slot = divmod(position, paillier.slots_per_plaintext(bits))
+        plain[number] = (plain[number] + (delta << 64 * slot)) % public.n
+    product = paillier.add(public, [sealed, paillier.encrypt(public, plain, Obfuscators(public))])
+    return total[:HEADER] + b"".join(number.to_bytes(width, "big") for number in product)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("position", [0, 4, D - 1, TAG_LOW, TAG_HIGH])
+@pytest.mark.parametrize("delta", [1, -1, 2**32, -(2**32), 2**61 - 1, 1 - 2**61])
+def test_a_number_added_to_one_word_is_refused(method: Method, position: int, delta: int) -> None:
+    keys = keys_of(method, ROWS)
+    assert_refused(lambda: open_total(keys[2], shifted(keys, total_of(keys), {position: delta})), "sum_mismatch")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("position", [0, 4, D - 1])
+def test_a_number_added_to_a_count_is_refused(method: Method, position: int) -> None:
+    keys = keys_of(method, ROWS)
+    total = add_up(keys, {me: secure_sum.seal_counts(keys[me], np.arange(D), info=INFO) for me in ROWS})
+    assert open_total(keys[2], shifted(keys, total, {})).tolist() == [3 * i for i in range(D)]
+    for delta in (1, -1, 2**61 - 1, 2**31 - 1):
+        forged = shifted(keys, total, {position: delta})
+        assert_refused(lambda forged=forged: open_total(keys[2], forged), "sum_mismatch")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=15)
+@given(
+    deltas=st.dictionaries(st.integers(0, D - 1), st.integers(-(2**63), 2**63).filter(bool), min_size=1, max_size=D),
+    tag_delta=st.integers(-(2**63), 2**63),
+)
+def test_any_shift_of_values_is_refused_whatever_is_added_to_the_tag(
+    method: Method, deltas: dict[int, int], tag_delta: int
+) -> None:
+    keys = keys_of(method, ROWS)
+    high, low = divmod(tag_delta, 2**32)
+    forged = shifted(keys, total_of(keys), {**deltas, TAG_LOW: low, TAG_HIGH: high})
+    assert_refused(lambda: open_total(keys[2], forged), "sum_mismatch")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("deltas", [{0: 5, 1: -5}, {0: 1, TAG_LOW: 1}, {3: -7, TAG_HIGH: 7}])
+def test_two_words_altered_against_each_other_are_refused(method: Method, deltas: dict[int, int]) -> None:
+    keys = keys_of(method, ROWS)
+    assert_refused(lambda: open_total(keys[2], shifted(keys, total_of(keys), deltas)), "sum_mismatch")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("a", "b"), [(0, 1), (2, D - 1), (TAG_LOW, TAG_HIGH)])
+def test_two_words_swapped_are_refused(method: Method, a: int, b: int) -> None:
+    """Even by a coordinator that guessed their difference."""
+    keys, values = keys_of(method, ROWS), vectors(ROWS, D)
+    clear = secure_sum.add("None", {me: _clear(keys[me], values[me]) for me in ROWS})
+    words = np.frombuffer(clear[HEADER:], dtype="<i8").tolist()
+    total = clear if method == "None" else total_of(keys)
+    deltas = {a: words[b] - words[a], b: words[a] - words[b]}
+    if method != "None" and TAG_LOW in (a, b):  # the tags of the clear sum are others: any difference will do
+        deltas = {a: 12345, b: -12345}
+    assert_refused(lambda: open_total(keys[2], shifted(keys, total, deltas)), "sum_mismatch")
+
+
+def _clear(keys: SumKeys, values: NDArray[np.float64]) -> bytes:
+    return secure_sum.seal(replace(keys, method="None", public=None, obfuscators=None), values, info=INFO)
+
+
+def test_two_ciphertexts_swapped_are_refused() -> None:
+    keys = keys_of("Paillier", ROWS)
+    total = total_of(keys, d=14)
+    swapped = total[:HEADER] + total[HEADER + 128 : HEADER + 256] + total[HEADER : HEADER + 128] + total[HEADER + 256 :]
+    assert_refused(lambda: open_total(keys[2], swapped), "sum_mismatch")
+
+
+def test_a_masked_total_with_two_words_exchanged_is_refused() -> None:
+    keys = keys_of("Mask", ROWS)
+    total = total_of(keys)
+    swapped = total[:HEADER] + total[HEADER + 8 : HEADER + 16] + total[HEADER : HEADER + 8] + total[HEADER + 16 :]
+    assert_refused(lambda: open_total(keys[2], swapped), "sum_mismatch")
+
+
+@pytest.mark.parametrize("factors", [(2, 0, 1), (0, 0, 2), (2, 2, 2), (-1, 1, 1), (0, 0, 0)])
+def test_another_combination_of_clear_contributions_is_refused(factors: tuple[int, int, int]) -> None:
+    """Method None shows words and tags; check words are set at will. Without the pad the tags would combine as well."""
+    keys, values = keys_of("None", ROWS), vectors(ROWS, D)
+    bodies = [np.frombuffer(secure_sum.seal(keys[me], values[me] / 4, info=INFO)[HEADER:], dtype="<i8") for me in ROWS]
+    combined = sum(factor * body for factor, body in zip(factors, bodies, strict=True))
+    combined[-2:] = [sum(ROWS.values()), len(ROWS)]
+    header = total_of(keys)[:HEADER]
+    assert_refused(lambda: open_total(keys[2], header + combined.astype("<i8").tobytes()), "sum_mismatch")
+
+
+def test_a_single_clear_value_does_not_give_the_factors_away() -> None:
+    """With bare tags, a word of one would show r: here three hospitals' tags look unrelated."""
+    keys = keys_of("None", dict.fromkeys(ROWS, 1))
+    tags = set()
+    for me in ROWS:
+        words = np.frombuffer(secure_sum.seal_counts(keys[me], np.array([1]), info=INFO)[HEADER:], dtype="<i8")
+        tags.add(int(words[1]) + (int(words[2]) << 32))
+    assert len(tags) == 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_hospital_without_rows_takes_part(method: Method) -> None:
+    keys = keys_of(method, {1: 0, 2: 3})
+    total = add_up(keys, {me: secure_sum.seal(keys[me], np.array([2.5]), info=INFO) for me in keys})
+    assert secure_sum.mean(keys[1], open_total(keys[1], total)).tolist() == [2.5]
+    assert_refused(lambda: open_total(keys[1], shifted(keys, total, {0: 1})), "sum_mismatch")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("n_rows", [2**29 - 1, 2**29])
+def test_tags_fit_up_to_half_a_billion_rows(method: Method, n_rows: int) -> None:
+    keys = keys_of(method, {1: 1, 2: n_rows - 1}, bound=1.0)
+    values = np.array([1.0, -1.0])
+    for info in (bytes([i]) for i in range(10)):  # ten tags, high and low halves
+        total = add_up(keys, {me: secure_sum.seal(keys[me], values, info=info) for me in keys})
+        assert secure_sum.mean(keys[1], open_total(keys[1], total, info)).tolist() == [1.0, -1.0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_that_leave_no_room_for_a_tag_are_refused(method: Method) -> None:
+    keys = keys_of(method, {1: 1, 2: 2**30}, bound=1.0)
+    for me in keys:  # all of them, also those whose own words are large enough
+        with pytest.raises(BadRequest) as caught:
+            secure_sum.seal(keys[me], np.zeros(1), info=INFO)
+        assert caught.value.code == "headroom"
+    assert secure_sum.seal_counts(keys[1], np.zeros(1, int), info=INFO)
+
+
+@pytest.mark.parametrize("kind", list(secure_sum.Kind))
+@pytest.mark.parametrize("rows", [{1: 2**20}, {1: 3, 2: 4}, dict.fromkeys(range(1, 8), 1)])
+def test_the_modulus_exceeds_every_difference_of_two_sums(kind: secure_sum.Kind, rows: dict[int, int]) -> None:
+    keys = keys_of("Mask", rows)[1]
+    assert 2 * secure_sum._offset(keys, kind, secure_sum._total_weight(keys, kind)) < masks.TAG_MODULUS
+
+
 # What leaves a hospital is noise ------------------------------------------------------------------------------
 
 
@@ -323,6 +483,7 @@ def test_one_ciphertext_opened_with_the_private_key_is_noise() -> None:
     plain = paillier.decrypt(private(512), [int.from_bytes(body[i : i + 128], "big") for i in range(0, len(body), 128)])
     terms = secure_sum._terms(keys[3], kind=secure_sum.Kind.MEAN, d=1400, info=INFO)
     group = secure_sum.masks.group_modulo(keys[3].group_key, 3, n, len(plain), terms)
+    assert len(plain) == 201
     for numbers in (plain, [(m - g) % n for m, g in zip(plain, group, strict=True)]):
         tenths = np.bincount([10 * m // n for m in numbers], minlength=10)
         assert tenths.max() < 45  # 200 plaintexts, 20 to a tenth

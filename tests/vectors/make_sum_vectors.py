@@ -27,6 +27,7 @@ from protocol.secure_sum import Method, SumKeys  # noqa: E402
 PATH = Path(__file__).with_name("sum_vectors.json")
 INFO = b"vector train fold 1 round 2 attempt 0"
 ROWS = {2: 40, 3: 7, 5: 1000}
+TAGGED = [1, -1, 2**62, -(2**62), 65535, 0]
 VALUES = {2: [1.5, -8.0, 0.1], 3: [8.0, -0.25, 1e-9], 5: [-1 / 3, 8.0, 0.0]}
 
 
@@ -98,6 +99,9 @@ def mask_vectors() -> dict[str, Any]:
         "mask_words": [hex(m) for m in masks.mask_words(pair, 3, 3, INFO).tolist()],
         "group_modulo": [hex(m) for m in masks.group_modulo(key_of(0), 3, modulus, 2, INFO)],
         "group_words": [hex(m) for m in masks.group_words(key_of(0), 3, 3, INFO).tolist()],
+        "tagged_words": TAGGED,
+        "tag": hex(masks.tag(key_of(0), np.array(TAGGED), INFO)),
+        "tag_pad": hex(masks.tag_pad(key_of(0), 3, INFO)),
     }
 
 
@@ -136,8 +140,10 @@ def must_fail(method: Method, payloads: dict[int, bytes], total: bytes) -> list[
     public = sum_keys(method, 2).public
     doubled = secure_sum.add(method, {2: payloads[2], 3: payloads[2], 5: payloads[5]}, public=public)
     two = secure_sum.add(method, {2: payloads[2], 3: payloads[3]}, public=public)
+    other = replace(sum_keys(method, 3), n_rows={2: 40, 3: 7, 5: 999})
+    stray = {**payloads, 3: secure_sum.seal(other, np.array(VALUES[3]), info=INFO)}
     cases = [
-        ("another version", b"\x02" + total[1:], "payload"),
+        ("another version", b"\x01" + total[1:], "payload"),
         ("an unknown method", total[:1] + b"\x09" + total[2:], "payload"),
         ("an unknown kind", total[:2] + b"\x03" + total[3:], "payload"),
         ("one byte missing", total[:-1], "payload"),
@@ -148,12 +154,27 @@ def must_fail(method: Method, payloads: dict[int, bytes], total: bytes) -> list[
         ("two of three members, said to be three", two[:5] + b"\x03" + two[6:], "sum_mismatch"),
         ("one member twice", doubled, "sum_mismatch"),
         ("last byte flipped", total[:-1] + bytes([total[-1] ^ 1]), "sum_mismatch"),
+        ("one member with another list", secure_sum.add(method, stray, public=public), "sum_mismatch"),
+        ("one added to a value", plus(method, total, {1: 1}), "sum_mismatch"),
+        ("2^61 - 1 added to a value", plus(method, total, {1: 2**61 - 1}), "sum_mismatch"),
+        ("one added to the tag's low half", plus(method, total, {3: 1}), "sum_mismatch"),
+        ("one taken off the tag's high half", plus(method, total, {4: -1}), "sum_mismatch"),
+        ("one moved from value to value", plus(method, total, {0: 1, 2: -1}), "sum_mismatch"),
     ]
-    if method != "None":
-        other = replace(sum_keys(method, 3), n_rows={2: 40, 3: 7, 5: 999})
-        stray = {**payloads, 3: secure_sum.seal(other, np.array(VALUES[3]), info=INFO)}
-        cases.append(("one member with another list", secure_sum.add(method, stray, public=public), "sum_mismatch"))
     return [{"what": what, "total": data.hex(), "code": code} for what, data, code in cases]
+
+
+def plus(method: Method, total: bytes, deltas: dict[int, int]) -> bytes:
+    """The total with numbers added to words of three values and two halves of a tag, as a coordinator could."""
+    header, body = total[:14], total[14:]
+    if method != "Paillier":
+        words = np.frombuffer(body, dtype="<u8")
+        added = np.array([deltas.get(i, 0) % 2**64 for i in range(words.size)], dtype="<u8")
+        return header + (words + added).tobytes()
+    public = small_key().public_key
+    plain = sum(delta << 64 * position for position, delta in deltas.items())
+    ciphertext = int.from_bytes(body, "big") * (1 + public.n * plain) % public.nsquare
+    return header + ciphertext.to_bytes(len(body), "big")
 
 
 def all_vectors() -> dict[str, Any]:

@@ -39,6 +39,8 @@ def test_masks() -> None:
     assert [hex(m) for m in masks.mask_words(pair, 3, 3, info).tolist()] == case["mask_words"]
     assert [hex(m) for m in masks.group_modulo(group, 3, modulus, 2, info)] == case["group_modulo"]
     assert [hex(m) for m in masks.group_words(group, 3, 3, info).tolist()] == case["group_words"]
+    assert hex(masks.tag(group, np.array(case["tagged_words"]), info)) == case["tag"]
+    assert hex(masks.tag_pad(group, 3, info)) == case["tag_pad"]
 
 
 def test_paillier_with_phe_alone() -> None:
