@@ -1,0 +1,1 @@
+"""Speed, side by side with what a user would use instead, printed as ratios. Never a test."""

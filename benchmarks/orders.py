@@ -1,0 +1,105 @@
+"""A Paillier order of 30 rounds over 31 coefficients and three agents, beside the same order with method None.
+
+A real federation of its own, on free ports. The orders are sent in turn, several times; medians are compared. The
+breakdown comes from the initiator's log line of the Paillier orders.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import tempfile
+import time
+from typing import Any
+
+import httpx
+
+from agents.settings import Settings as Site
+from api.settings import Settings
+from deployments.demo import INITIATOR, document_order
+from deployments.federation import choose_ports, federation
+from deployments.local_sites import prepare
+
+N_ORDERS = 3
+ROUNDS, FEATURES = 30, 30
+TARGET_SECONDS, TARGET_RATIO = 10.0, 1.2
+PAUSE_SECONDS = 3.0
+
+
+def main() -> None:
+    """Prints seconds by method, their ratio, and where the encrypted order's time went."""
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["CONSILIUM_HOME"] = folder
+        os.environ.pop("CONSILIUM_API_PORT", None)
+        os.environ.pop("CONSILIUM_PREFECT_PORT", None)
+        settings = choose_ports(any_free=True)
+        asyncio.run(_compare(settings, prepare(settings)))
+    os.environ.clear()
+    os.environ.update(before)
+
+
+async def _compare(settings: Settings, sites: list[Site]) -> None:
+    seconds: dict[str, list[float]] = {"Paillier": [], "Mask": [], "None": []}
+    async with federation(settings, sites, restart=False):
+        await _time_order(settings, "Mask")  # the first order of a process loads what later ones find
+        for _ in range(N_ORDERS):
+            for method, times in seconds.items():
+                await asyncio.sleep(PAUSE_SECONDS)  # so that no order pays for the end of the one before
+                times.append(await _time_order(settings, method))
+    medians = {method: statistics.median(times) for method, times in seconds.items()}
+    print(f"{ROUNDS} rounds, {FEATURES + 1} coefficients, {len(sites)} agents, from POST to success, seconds")
+    for method, times in seconds.items():
+        print(f"  {method:10}{medians[method]:8.2f}   ({', '.join(f'{t:.2f}' for t in times)})")
+    ratio = medians["Paillier"] / medians["None"]
+    print(f"Paillier to None: {ratio:.2f} ({_verdict(ratio, TARGET_RATIO)} {TARGET_RATIO})")
+    print(f"Paillier: {medians['Paillier']:.1f} s ({_verdict(medians['Paillier'], TARGET_SECONDS)} {TARGET_SECONDS} s)")
+    _breakdown(next(site for site in sites if site.user_id == INITIATOR), medians["Paillier"])
+
+
+def _verdict(value: float, target: float) -> str:
+    return "meets" if value <= target else "MISSES"
+
+
+async def _time_order(settings: Settings, method: str) -> float:
+    body = document_order(rounds=ROUNDS, features=FEATURES, method=method)
+    body["model_params"]["eps"] = 0.0
+    token = json.loads((settings.home / "tokens.json").read_text())[str(INITIATOR)]
+    headers = {"Authorization": f"Bearer {token}"}
+    url = f"http://{settings.host}:{settings.port}"
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=120, trust_env=False) as client:
+        began = time.perf_counter()
+        answer = (await client.post("/model/train", json=body)).json()
+        order_id = answer["data"]["order_id"]
+        async with client.stream("GET", f"/orders/{order_id}/events") as stream:
+            async for line in stream.aiter_lines():
+                if line.startswith("data:") and '"success"' in line:
+                    return time.perf_counter() - began
+    raise RuntimeError(f"order {order_id} did not succeed")
+
+
+def _breakdown(initiator: Site, total: float) -> None:
+    """Medians over the Paillier orders, at the initiator; what its own process does not see is dispatch."""
+    lines = [line for line in (initiator.state / "agent.log").read_text().splitlines() if "Times of order" in line]
+    every = [json.loads(line.split(": ", 2)[-1]) for line in lines]
+    orders = every[1:][0::3]  # the warm-up goes first; then Paillier, Mask, None in turn
+    parts = _parts({name: statistics.median(times[name] for times in orders) for name in orders[0]})
+    parts["dispatch (coordinator, Prefect, start of processes)"] = max(0.0, total - sum(parts.values()))
+    print("where the time of a Paillier order goes, at the initiator")
+    for name, seconds in sorted(parts.items(), key=lambda item: -item[1]):
+        print(f"  {name:56}{seconds:6.2f} s {seconds / total:6.0%}")
+    print(f"largest part: {max(parts, key=lambda name: parts[name])}")
+
+
+def _parts(times: dict[str, Any]) -> dict[str, float]:
+    """Disjoint parts: sending is taken out of the steps that send; waiting for others is outside the steps' work."""
+    return {
+        "extraction": times["data SQL extraction"],
+        "gradient and metrics": times["local gradient"],
+        "encryption, vault and ledger": max(0.0, times["encryption"] + times["final metrics"] - times["sending"]),
+        "HTTP (sending)": times["sending"],
+        "waiting for the others": times["waiting"],
+        "Prefect's task engine": times["Prefect"],
+    }
