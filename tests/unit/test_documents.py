@@ -1,0 +1,211 @@
+"""Documents are checked: what the code has stands in them, and what they name exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import yaml
+
+from agents import policy, settings
+from agents.__main__ import _COMMANDS as AGENT_COMMANDS
+from api.app import create_app
+from api.settings import load_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("agents", "analytics", "api", "deployments", "flows", "protocol", "tasks")
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
+A_WORD = re.compile(r"[A-Za-z][A-Za-z_-]*")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CODED_BY_POSITION = {"_bad", "_refused", "_wrong", "_check_owners"}
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text("utf-8")
+
+
+def code_words(text: str) -> set[str]:
+    """What stands between single backticks."""
+    return set(re.findall(r"`([^`\n]+)`", FENCE.sub("", text)))
+
+
+def table_words(text: str) -> set[str]:
+    """The backticked words in the first two cells of a document's tables."""
+    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("|")]
+    return {word for cells in rows for cell in cells for word in re.findall(r"`([^`]+)`", cell)}
+
+
+def trees() -> Iterator[ast.Module]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield ast.parse(path.read_text("utf-8"))
+
+
+def strings(value: object) -> list[str]:
+    return [value.value] if isinstance(value, ast.Constant) and isinstance(value.value, str) else []
+
+
+def name_of_call(call: ast.Call) -> str:
+    return call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+
+
+def error_codes() -> set[str]:
+    """Every word that the code gives as an error's code: by keyword, by position, or as a class's default."""
+    found: set[str] = {"missing_column", "missing_table"}  # agents.source composes these two
+    for node in (node for tree in trees() for node in ast.walk(tree)):
+        if isinstance(node, ast.Call):
+            found |= {word for key in node.keywords if key.arg in ("code", "rule") for word in strings(key.value)}
+            if name_of_call(node) in CODED_BY_POSITION and node.args:
+                found |= {word for word in strings(node.args[0]) if A_WORD.fullmatch(word)}
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["default_code"]:
+            found |= set(strings(node.value))
+    return found - {"error"}
+
+
+def slug(heading: str) -> str:
+    """A heading's anchor, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+# Settings
+
+
+def test_every_environment_variable_of_the_code_is_in_the_table_and_none_else() -> None:
+    in_code = {word for tree in trees() for node in ast.walk(tree) for word in strings(node)}
+    variables = {word for word in in_code if re.fullmatch(r"CONSILIUM_[A-Z_]+", word)}
+    assert variables
+    documented = {word for word in table_words(text_of("docs/settings.md")) if word.startswith("CONSILIUM_")}
+    assert documented == variables
+
+
+def test_every_key_of_settings_toml_is_in_the_table_and_none_else() -> None:
+    section = text_of("docs/settings.md").split("## settings.toml")[1].split("## policy.toml")[0]
+    documented = {word.strip("[]") for line in section.splitlines() for word in re.findall(r"^\| `([^`]+)`", line)}
+    assert documented == set(settings._KEYS)
+
+
+def test_every_key_of_policy_toml_is_in_the_table_and_in_the_example() -> None:
+    example = tomllib.loads(text_of("deployments/sites/policy.example.toml"))
+    table = next(iter(example["tables"].values()))
+    keys = {*example["orders"], *example["cohort"], *table, *example["inference"]}
+    rules = (policy.OrderRules, policy.CohortRules, policy.TableRules, policy.InferenceRules)
+    in_code = {name for rule in rules for name in rule.__dataclass_fields__} - {"name"}
+    assert keys == in_code
+    section = text_of("docs/settings.md").split("## policy.toml")[1]
+    assert keys <= table_words(section)
+    assert {word for word in table_words(section) if re.fullmatch("[a-z_]+", word)} == keys
+
+
+# Routes, deployments, commands
+
+
+def test_every_public_route_has_its_place_in_the_api_page() -> None:
+    text = text_of("docs/api.md")
+    routes = {
+        f"{method.upper()} {path}"
+        for path, methods in create_app(load_settings()).openapi()["paths"].items()
+        for method in methods
+    }
+    assert len(routes) >= 12
+    assert [route for route in sorted(routes) if route not in text] == []
+    named = set(re.findall(r"\b(?:GET|POST|PUT|DELETE) /[\w/{}.]*[\w}]", text))
+    assert {name for name in named if name.removesuffix("/") not in routes} <= {"GET /docs", "GET /openapi.json"}
+
+
+def test_every_deployment_is_in_the_architecture() -> None:
+    text = text_of("ARCHITECTURE.md")
+    for entry in yaml.safe_load(text_of("prefect.yaml"))["deployments"]:
+        module, _, function = entry["entrypoint"].rpartition(".")
+        source = text_of(f"{module.replace('.', '/')}.py")
+        flow = re.search(rf'@flow\(name="([\w-]+)"[^\n]*\)\ndef {function}\(', source)
+        assert flow, entry["entrypoint"]
+        assert f"`{flow[1]}/{entry['name']}`" in text
+
+
+def commands_of_run() -> set[str]:
+    branches = re.findall(r"^ {2}([a-z |]+)\)$", text_of("run"), re.MULTILINE)
+    return {word.strip() for branch in branches for word in branch.split("|")}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_in_documents_exist(path: Path) -> None:
+    text = path.read_text("utf-8")
+    for line in re.findall(r"(?:\./|/opt/consilium/)run ([a-z][^\n`]*)", text):
+        first, *rest = line.split()
+        assert first.strip(",.;:)") in commands_of_run(), line
+        words = [word for word in rest if A_WORD.fullmatch(word)]
+        if first == "agent" and rest and A_WORD.fullmatch(rest[0]):
+            assert words[0] in AGENT_COMMANDS, line
+        if first == "server" and rest and A_WORD.fullmatch(rest[0]):
+            assert f'"{words[0]}"' in text_of("deployments/server.py"), line
+
+
+def test_both_readmes_have_the_same_headings_pictures_and_commands() -> None:
+    english, chinese = (path.read_text("utf-8") for path in READMES)
+    for pattern in (r"^#+ ", r"^\|", r"!\[", r"^- "):
+        assert len(re.findall(pattern, english, re.MULTILINE)) == len(re.findall(pattern, chinese, re.MULTILINE))
+    assert FENCE.findall(english) == FENCE.findall(chinese)
+
+
+# Links and code
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_relative_links_resolve(path: Path) -> None:
+    text = FENCE.sub("", path.read_text("utf-8"))
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith(("http:", "https:")):
+            continue
+        name, _, anchor = unquote(link).partition("#")
+        target = path if not name else (path.parent / name).resolve()
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", FENCE.sub("", target.read_text("utf-8")), re.MULTILINE)
+            assert anchor in {slug(heading) for heading in headings}, link
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_python_and_toml_blocks_parse(path: Path) -> None:
+    for language, block in FENCE.findall(path.read_text("utf-8")):
+        if language == "python":
+            ast.parse(block)
+        if language == "toml":
+            tomllib.loads(block)
+
+
+@pytest.mark.parametrize("name", ["SECURITY.md", "DECISIONS.md", "ARCHITECTURE.md"])
+def test_files_that_documents_name_exist(name: str) -> None:
+    named = {word for word in code_words(text_of(name)) if re.fullmatch(r"[\w.-]+/[\w./-]*", word)}
+    ours = {word for word in named if word.split("/")[0] in (*PACKAGES, "tests", "docs", "benchmarks")}
+    assert ours
+    assert [word for word in sorted(ours) if not (ROOT / word).exists()] == []
+
+
+# Errors
+
+
+def test_every_error_code_is_listed_and_every_listed_one_exists() -> None:
+    text = text_of("docs/errors.md").split("## The order as it was sent")[1]
+    listed = {word for line in text.splitlines() if line.startswith("| `") for word in first_cell_words(line)}
+    known = {*error_codes(), *policy.OrderRules.__dataclass_fields__}
+    assert sorted(error_codes() - listed) == []
+    assert sorted(listed - known) == []
+
+
+def first_cell_words(line: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", line.split("|")[1])
+
+
+def test_every_error_type_is_listed_with_its_status() -> None:
+    text = text_of("docs/errors.md")
+    for tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and [ast.unparse(base) for base in node.bases] == ["ConsiliumError"]:
+                status = next(a.value for a in node.body if isinstance(a, ast.Assign) and "status" in ast.unparse(a))
+                assert f"| `{node.name}` | {ast.unparse(status)} |" in text
