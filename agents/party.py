@@ -14,7 +14,7 @@ from phe.paillier import PaillierPrivateKey
 from agents.cohort import Cohort
 from agents.ledger import Ledger
 from agents.policy import Policy, load_policy
-from agents.release import KINDS, Release
+from agents.release import Release
 from agents.settings import Settings
 from agents.vault import OrderVault, Vault
 from protocol import paillier
@@ -23,6 +23,7 @@ from protocol.exchange import Address, Exchange, Transport
 from protocol.messages import (
     COORDINATOR,
     EVERYONE,
+    KINDS,
     Acceptance,
     Header,
     HospitalSql,
@@ -215,11 +216,16 @@ def agree(party: Party) -> None:
         for peer in party.session.members:
             if peer != party.me:
                 send(party, "setup", setup.encode, recipient=peer)
-        send(party, "public_key", lambda: setup.paillier_key, recipient=COORDINATOR)
     else:
         setup = Setup.decode(receive(party, "setup", party.request.user_id, party.me))
     party.paillier_key = setup.paillier_key
     party.session = replace(party.session, order_secret=setup.order_secret)
+
+
+def begin(party: Party) -> None:
+    """The initiator's word to the coordinator that all is agreed: the key to add with. Then the order is running."""
+    if party.is_initiator:
+        send(party, "public_key", lambda: party.paillier_key, recipient=COORDINATOR)
 
 
 def _make_setup(party: Party) -> Setup:

@@ -17,28 +17,8 @@ from agents.policy import Policy
 from agents.vault import OrderVault
 from protocol.errors import Conflict, ConsiliumError, Refused
 from protocol.exchange import Address, Exchange
-from protocol.messages import COORDINATOR, EVERYONE, Header, write_envelope
+from protocol.messages import COORDINATOR, EVERYONE, KINDS, Header, write_envelope
 from protocol.sealing import Identity, Session, seal_to
-
-CLEAR, PAIR, GROUP = 0, 1, 2
-
-# Every kind of message that may leave, and how it has to be sealed. What is not here does not leave.
-KINDS = {
-    "order": CLEAR,
-    "acceptance": CLEAR,
-    "setup": PAIR,
-    "classes": GROUP,
-    "weights": GROUP,
-    "public_key": CLEAR,
-    "mean": CLEAR,
-    "opening-mean": GROUP,
-    "variance": CLEAR,
-    "opening-variance": GROUP,
-    "gradient": CLEAR,
-    "opening-gradient": GROUP,
-    "pooled": CLEAR,
-    "done": CLEAR,
-}
 
 
 @dataclass

@@ -26,6 +26,7 @@ from analytics.optimizers import OptimizerState
 from protocol import paillier, secure_sum
 from protocol.errors import BadRequest
 from protocol.exchange import Address
+from protocol.fixed_point import FixedPoint
 from protocol.messages import COORDINATOR, EVERYONE, Contribution, Opening, canonical, state_tag
 from protocol.order import n_held_out
 from protocol.secure_sum import SumKeys
@@ -119,9 +120,10 @@ def agree_on_model(trainer: Trainer) -> None:
     """All hospitals learn the set of classes that occur, and the weights that training starts from.
 
     Disclosure: which classes a hospital has, to the other parties, sealed to the group; nothing to the coordinator.
-    Raises BadRequest when there is one class over all hospitals.
+    Raises BadRequest when there is one class over all hospitals, or the rows times the bound overflow the fixed point.
     """
     request = trainer.party.request
+    FixedPoint(sum(trainer.party.n_rows.values()), trainer.params.bound)
     classes = _joint_classes(trainer) if request.model_type in ("lr", "softmax") else []
     if request.model_type != "linear" and len(classes) < 2:
         raise BadRequest(

@@ -88,7 +88,7 @@ class Work:
 class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResult]):
     """Runs `flows` (flow name -> "module.function") for one pool; nothing else, whatever a deployment says."""
 
-    type = "hospital"
+    type = "consilium"
     stop_grace_seconds = 5.0
     _description = "Runs the flows that are installed at a hospital, and nothing that a deployment brings along."
 
@@ -331,6 +331,7 @@ def run_in_child(flow_run_id: str, entrypoint: str, lock: str) -> None:
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     _die_with_agent()
+    _log_to_stderr()
     with open(lock, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -354,6 +355,15 @@ def _run(flow_run_id: UUID, entrypoint: str) -> bool:
     except Abort:
         return True
     return bool(state.is_final())
+
+
+def _log_to_stderr() -> None:
+    """Our own words go where the agent's go, which is this site's log. The fork server knows of no logging set-up."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    own = logging.getLogger("consilium")
+    own.handlers, own.propagate = [handler], False
+    own.setLevel(logging.INFO)
 
 
 def _die_with_agent() -> None:
@@ -416,6 +426,8 @@ def main(settings: Settings, flows: Mapping[str, str] = HOSPITAL_FLOWS) -> None:
 
 class HospitalWorker(FlowWorker):
     """A hospital's worker: it presents its keys, and leaves nothing of an ended order in the vault."""
+
+    type = "hospital"
 
     def __init__(self, settings: Settings, *, flows: Mapping[str, str], post: Post) -> None:
         super().__init__(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version as installed
 from typing import Any
 
@@ -13,7 +14,6 @@ from anyio import to_thread
 from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prefect.client.orchestration import PrefectClient
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,7 +23,7 @@ from api.auth import AGENT, CallerOf, Rate, require_role
 from api.envelope import answer, failure
 from api.exchange import Bell, Inbox, Presence, Waits
 from api.orders import Desk
-from api.runs import Runs
+from api.runs import open_runs
 from api.settings import Settings
 from api.store import Store
 from protocol import VERSION
@@ -41,11 +41,13 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         store = Store(settings.store_url)
         await to_thread.run_sync(store.migrate)
-        async with PrefectClient(settings.prefect_url, auth_string=prefect_auth) as client:
-            app.state.store, app.state.runs = store, Runs(client)
+        async with open_runs(settings.prefect_url, prefect_auth) as runs:
+            app.state.store, app.state.runs = store, runs
+            pruning = asyncio.create_task(_prune_daily(store, settings.retention_days))
             watching = asyncio.create_task(orders.watch_orders(Desk(Request({"type": "http", "app": app}))))
             yield
             watching.cancel()
+            pruning.cancel()
         store.close()
 
     app = FastAPI(title="Consilium", version=VERSION, lifespan=lifespan, redirect_slashes=False)
@@ -60,6 +62,14 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
     _add_error_handlers(app)
     app.add_middleware(Limits, settings=settings)
     return app
+
+
+async def _prune_daily(store: Store, days: float) -> None:
+    """Sealed predictions are kept for `days`, so that who asked can ask again."""
+    while True:
+        before = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=days)
+        await to_thread.run_sync(store.prune, before)
+        await asyncio.sleep(86_400)
 
 
 def hospitals_router() -> APIRouter:

@@ -21,7 +21,7 @@ from api.auth import AGENT, COORDINATOR_ROLE, OPEN, CallerOf, require_role
 from api.store import Caller, Store
 from protocol.errors import Forbidden, InvalidInput
 from protocol.exchange import LONGEST_WAIT_SECONDS, Address, encode_frames
-from protocol.messages import COORDINATOR, EVERYONE
+from protocol.messages import COORDINATOR, EVERYONE, KINDS
 
 router = APIRouter(prefix="/exchange", include_in_schema=False)
 
@@ -199,9 +199,10 @@ async def put_message(
 ) -> Response:
     """Keeps a message; the same bytes again are fine, other bytes are a conflict."""
     _check_sender(caller, sender)
+    _check_topic(caller, topic)
     state, address = request.app.state, Address(run, topic, fold, round_, attempt)
-    body = await request.body()
     await _require_party(state.store, caller, run)
+    body = await request.body()
     new = await to_thread.run_sync(state.store.put_message, address, sender, recipient, body)
     state.bell.ring(run)
     if topic == "acceptance":
@@ -264,6 +265,12 @@ def _check_sender(caller: Caller, sender: int) -> None:
     own = COORDINATOR if caller.role == COORDINATOR_ROLE else caller.user_id
     if caller.role != OPEN and sender != own:
         raise Forbidden("A message is put in one's own name only.", remedy="Use this hospital's own agent token.")
+
+
+def _check_topic(caller: Caller, topic: str) -> None:
+    """A hospital sends only the kinds of messages that there are."""
+    if caller.role == AGENT and topic not in (*KINDS, "predictions"):
+        raise Forbidden(f"There are no messages of kind {topic}.", remedy="Update the agent.", code="topic")
 
 
 def _check_recipient(caller: Caller, recipient: int, senders: str) -> None:

@@ -177,7 +177,8 @@ async def _wait_for_rows(desk: Desk, order_id: int) -> tuple[dict[str, Any], lis
             event.clear()
             order = await desk.read("order", order_id)
             missing = [user for user, n_rows in (await _data_volum(desk, order)).items() if n_rows is None]
-            if not missing or order["state"] in ENDED or not await _rang(event, deadline):
+            agreed = not missing and order["state"] != "pending"
+            if agreed or order["state"] in ENDED or not await _rang(event, deadline):
                 return order, missing
 
 

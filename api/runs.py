@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 from uuid import UUID
 
@@ -34,6 +36,17 @@ STATUS = {
 }
 
 
+@contextlib.asynccontextmanager
+async def open_runs(url: str, auth: str | None) -> AsyncIterator[Runs]:
+    """A client of Prefect's API for as long as the application runs."""
+    async with PrefectClient(url, auth_string=auth) as client:
+        yield Runs(client)
+
+
+# On SQLite Prefect answers 500 while something else writes; a lock may last a minute, and no request waits so long.
+START_SECONDS, PAUSES = 15.0, (0.3, 1.0, 2.0)
+
+
 class Runs:
     """Flow runs of orders. Every method raises Unavailable when Prefect does not answer."""
 
@@ -43,21 +56,32 @@ class Runs:
     async def start(self, deployment: str, order_id: int, tags: list[str], *, attempt: int = 0) -> str:
         """The id of the order's flow run; asked twice for one attempt, it is the same run."""
         try:
-            found = await self._client.read_deployment_by_name(deployment)
-            run = await self._client.create_flow_run_from_deployment(
-                found.id,
-                parameters={"order_id": order_id},
-                name=f"order-{order_id}",
-                tags=[f"order-{order_id}", *tags],
-                idempotency_key=f"order-{order_id}-{deployment}-{attempt}",
-            )
+            async with asyncio.timeout(START_SECONDS):
+                return await self._start(deployment, order_id, tags, f"order-{order_id}-{deployment}-{attempt}")
         except ObjectNotFound:
             raise Unavailable(
                 f"Prefect knows no deployment {deployment}.", remedy="Run: ./run server deploy", code="not_deployed"
             ) from None
-        except (httpx.HTTPError, PrefectHTTPStatusError, OSError) as error:
+        except (httpx.HTTPError, PrefectHTTPStatusError, OSError) as error:  # TimeoutError is an OSError
             raise _away(error) from None
-        return str(run.id)
+
+    async def _start(self, deployment: str, order_id: int, tags: list[str], key: str) -> str:
+        for pause in (*PAUSES, None):
+            try:
+                found = await self._client.read_deployment_by_name(deployment)
+                run = await self._client.create_flow_run_from_deployment(
+                    found.id,
+                    parameters={"order_id": order_id},
+                    name=f"order-{order_id}",
+                    tags=[f"order-{order_id}", *tags],
+                    idempotency_key=key,
+                )
+                return str(run.id)
+            except PrefectHTTPStatusError as error:
+                if pause is None or error.response.status_code < 500:
+                    raise
+                await asyncio.sleep(pause)
+        raise AssertionError
 
     async def status(self, flow_run_id: str) -> str:
         """The run's state in the request document's words."""

@@ -26,6 +26,7 @@ class Settings:
     max_body_bytes: int
     max_message_bytes: int
     calls_per_second: float
+    retention_days: float
 
     @property
     def folder(self) -> Path:
@@ -56,5 +57,6 @@ def load_settings() -> Settings:
         accept_seconds=float(env("CONSILIUM_ACCEPT_SECONDS", "30")),
         max_body_bytes=int(env("CONSILIUM_MAX_BODY_BYTES", str(2**20))),
         max_message_bytes=int(env("CONSILIUM_MAX_MESSAGE_BYTES", str(2**28))),
+        retention_days=float(env("CONSILIUM_RETENTION_DAYS", "30")),
         calls_per_second=float(env("CONSILIUM_CALLS_PER_SECOND", "300")),
     )

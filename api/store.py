@@ -190,8 +190,25 @@ class Store:
             return [dict(row._mapping) for row in db.execute(sa.select(hospitals).order_by(hospitals.c.user_id))]
 
     def enrol(self, user_id: int, identity: str, version: str) -> None:
-        """Keeps the public keys that an agent presents; partners believe only their pins."""
+        """Keeps the first public keys that an agent presents: SQL is sealed to them.
+
+        Conflict for other keys than those: a stolen token must not draw later orders' SQL to the thief.
+        """
+        with self._engine.begin() as db:
+            known = db.scalar(sa.select(hospitals.c.identity).where(hospitals.c.user_id == user_id))
+        if known not in (None, identity):
+            raise Conflict(
+                f"Hospital {user_id} has presented other keys before.",
+                remedy="If its vault was lost, the operator runs: ./run server forget-keys "
+                f"--user-id {user_id}, and its partners pin the new fingerprint.",
+                code="keys_changed",
+            )
         self._touch(user_id, identity=identity, agent_version=version)
+
+    def forget_keys(self, user_id: int) -> None:
+        """The hospital may present new keys once."""
+        with self._engine.begin() as db:
+            db.execute(hospitals.update().where(hospitals.c.user_id == user_id).values(identity=None))
 
     def seen(self, user_id: int) -> None:
         self._touch(user_id)
@@ -337,6 +354,12 @@ class Store:
                 keep = sa.and_(messages.c.topic == "predictions", sa.literal(state == "success"))
                 db.execute(messages.delete().where(messages.c.run == order_id, sa.not_(keep)))
             return bool(ended.rowcount)
+
+    def prune(self, before: datetime.datetime) -> int:
+        """Deletes the sealed predictions of inference orders that ended before; returns how many."""
+        ended = sa.select(orders.c.order_id).where(orders.c.updated < before, orders.c.state.in_(ENDED))
+        with self._engine.begin() as db:
+            return db.execute(messages.delete().where(messages.c.run.in_(ended))).rowcount
 
     # Rounds
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,8 +15,12 @@ from api.store import Store
 from deployments.breast_cancer import breast_cancer_tables, make_database
 from deployments.server import make_prefect_auth, new_token, open_store, prefect_auth, write_secret
 
-SITES = Path(__file__).parent / "sites"
 NAMED = ("suzhou-szslyy", "zhejiang-zdey", "shanxi-xbfy")
+
+
+def sites_folder() -> Path:
+    """The site folders of the named hospitals: deployments/sites, or another folder of the same names."""
+    return Path(os.environ.get("CONSILIUM_SITES", Path(__file__).parent / "sites"))
 
 
 def prepare(settings: Settings, *, n_hospitals: int = 3) -> list[Site]:
@@ -24,7 +29,9 @@ def prepare(settings: Settings, *, n_hospitals: int = 3) -> list[Site]:
     Leaves `tokens.json` (mode 0600) with the operator's token and one for each hospital's user.
     """
     store = open_store(settings)
-    folders = [SITES / name for name in NAMED] + [_extra_site(settings, number) for number in range(3, n_hospitals)]
+    folders = [sites_folder() / name for name in NAMED] + [
+        _extra_site(settings, number) for number in range(3, n_hospitals)
+    ]
     sites = [load_site(folder) for folder in folders[: max(n_hospitals, 1)]]
     make_prefect_auth(settings)
     _make_tokens(settings, store, sites)
@@ -39,7 +46,7 @@ def _extra_site(settings: Settings, number: int) -> Path:
     user_id, folder = number + 2, settings.home / "site-folders" / f"hospital-{number + 2}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "settings.toml").write_text(f'user_id = {user_id}\nname = "hospital-{user_id}"\n')
-    policy = (SITES / NAMED[0] / "policy.toml").read_text()
+    policy = (sites_folder() / NAMED[0] / "policy.toml").read_text()
     (folder / "policy.toml").write_text(policy.replace("[2, 3, 4]", str(list(range(2, number + 3)))))
     return folder
 

@@ -150,6 +150,8 @@ def _parser() -> argparse.ArgumentParser:
     hospital = commands.add_parser("add-hospital", help="register a hospital; prints its tokens once")
     hospital.add_argument("--user-id", type=int, required=True)
     hospital.add_argument("--name", required=True)
+    forget = commands.add_parser("forget-keys", help="let a hospital that lost its vault present new keys, once")
+    forget.add_argument("--user-id", type=int, required=True)
     token = commands.add_parser("token", help="issue, rotate or revoke tokens")
     token.add_argument("action", choices=("issue", "rotate", "revoke"))
     token.add_argument("role", choices=("operator", "user", "agent"))
@@ -173,6 +175,8 @@ def main(argv: list[str] | None = None) -> int:
                 _deploy(settings)
             case "add-hospital":
                 _add_hospital(settings, args)
+            case "forget-keys":
+                open_store(settings).forget_keys(args.user_id)
             case "token":
                 _token(settings, args)
             case _:

@@ -7,8 +7,8 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.runs import at_hospital
 from tasks import hospital
+from tasks.places import at_hospital
 
 
 @flow(name="infer", log_prints=False, persist_result=False, validate_parameters=True)

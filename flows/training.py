@@ -11,11 +11,11 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from agents.party import Party
-from flows.runs import Progress, at_coordinator, at_hospital, dispatch, withdraw
 from protocol.order import folds
 from tasks import coordinator, hospital
 from tasks.coordinator import Desk
+from tasks.hospital import Party
+from tasks.places import Progress, at_coordinator, at_hospital, dispatch, withdraw
 
 
 @flow(name="train-order", log_prints=False, persist_result=False, validate_parameters=True)

@@ -29,6 +29,26 @@ from protocol.sealing import SIGNATURE_BYTES, Identity, PublicIdentity, Session
 COORDINATOR = 1  # the request document gives the federation's server user_id 1
 EVERYONE = 0
 
+CLEAR, PAIR, GROUP = 0, 1, 2
+
+# Every kind of message that may leave, and how it has to be sealed. What is not here does not leave.
+KINDS = {
+    "order": CLEAR,
+    "acceptance": CLEAR,
+    "setup": PAIR,
+    "classes": GROUP,
+    "weights": GROUP,
+    "public_key": CLEAR,
+    "mean": CLEAR,
+    "opening-mean": GROUP,
+    "variance": CLEAR,
+    "opening-variance": GROUP,
+    "gradient": CLEAR,
+    "opening-gradient": GROUP,
+    "pooled": CLEAR,
+    "done": CLEAR,
+}
+
 _VERSION = 1
 _HEADER = struct.Struct(">4sB32s16sHIHII32sQB3x")
 _KIND_BYTES = 16

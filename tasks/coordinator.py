@@ -42,14 +42,18 @@ def open_desk(order_id: int, exchange: Exchange) -> Desk:
 
 @step("acceptances")
 def collect_acceptances(desk: Desk) -> None:
-    """Waits until every hospital has verified the order and counted its rows; the order never goes on without one."""
+    """Waits until every hospital has verified the order and counted its rows; the order never goes on without one.
+
+    It is running once the hospitals have also found that their rows can be trained on together: then the initiator
+    sends the key.
+    """
     address = Address(desk.order_id, "acceptance")
     for user_id, envelope in desk.exchange.gather(address, desk.hospitals, EVERYONE).items():
         acceptance = Acceptance.decode(peek_envelope(envelope, kind="acceptance", sender=user_id))
         desk.n_rows[user_id] = acceptance.n_rows
-    desk.exchange.record(desk.order_id, state="running", n_rows={str(user): n for user, n in desk.n_rows.items()})
     key = _peek(desk, "public_key", [desk.request.user_id])[desk.request.user_id]
     desk.public = paillier.public_from_bytes(key) if key else None
+    desk.exchange.record(desk.order_id, state="running", n_rows={str(user): n for user, n in desk.n_rows.items()})
 
 
 @step("aggregation")

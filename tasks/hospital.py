@@ -14,6 +14,8 @@ from agents.trainer import Fold, Trainer
 from analytics.checks import Floats
 from tasks.steps import spent, step
 
+__all__ = ["Party", "Trainer"]
+
 log = logging.getLogger("consilium.times")
 
 
@@ -36,6 +38,7 @@ def agree_on_keys(party: Party) -> Trainer:
     parties.agree(party)
     trainer = Trainer(party)
     trainers.agree_on_model(trainer)
+    parties.begin(party)
     return trainer
 
 

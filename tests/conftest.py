@@ -17,6 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import bad_tables
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -36,6 +38,11 @@ class RunningFederation:
     options: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def sites(self) -> Path:
+        """The hospitals' site folders: copies of this federation's own, where there are some."""
+        return Path(self.environment.get("CONSILIUM_SITES", ROOT / "deployments" / "sites"))
 
     @property
     def url(self) -> str:
@@ -134,14 +141,20 @@ class RunningFederation:
 
     def agent(self, site: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`./run agent ...` for one of the three sites."""
-        command = [sys.executable, "-m", "agents", *arguments, "--site", str(ROOT / "deployments" / "sites" / site)]
+        command = [sys.executable, "-m", "agents", *arguments, "--site", str(self.sites / site)]
         return subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture(scope="session")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFederation]:
-    """Three hospitals on this machine, shared by all tests that leave them as they found them."""
-    running = RunningFederation(tmp_path_factory.mktemp("federation") / "home", options=("--no-restart",))
+    """Three hospitals on this machine, shared by all tests that leave them as they found them.
+
+    Beside the document's tables they hold those of `tests.bad_tables`, which their policies open.
+    """
+    folder = tmp_path_factory.mktemp("federation")
+    environment = {"CONSILIUM_SITES": str(folder / "sites")}
+    running = RunningFederation(folder / "home", options=("--no-restart",), environment=environment)
+    bad_tables.prepare(running.env, running.sites)
     running.start()
     yield running
     assert running.stop() == 0, running.logs()[-3000:]

@@ -139,7 +139,7 @@ def run_mortally(sites: dict[int, Settings], body: dict[str, Any], order_id: int
 
 
 def _as_in_its_flow(site: Settings, order_id: int, transport: MortalTransport) -> None:
-    """What `flows.runs.at_hospital` puts around a hospital's part."""
+    """What `tasks.places.at_hospital` puts around a hospital's part."""
     try:
         train_locally(open_party(site, order_id, transport))  # type: ignore[arg-type]
     except OrderStopped as stop:

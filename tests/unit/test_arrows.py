@@ -92,13 +92,7 @@ def test_every_folder_with_modules_has_its_arrows() -> None:
     assert folders - NOT_PACKAGES == set(PACKAGES)
 
 
-KNOWN = {"flows": "flows/runs.py and flows/training.py import agents: move `Place` and `folds` behind tasks"}
-
-
-@pytest.mark.parametrize(
-    "package",
-    [pytest.param(name, marks=[pytest.mark.xfail(reason=KNOWN[name])] if name in KNOWN else []) for name in PACKAGES],
-)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_imports_only_what_its_arrows_allow(package: str) -> None:
     others = set(PACKAGES) - {package} - ALLOWED[package]
     wrong = [
@@ -242,7 +236,6 @@ def test_nothing_is_signed_but_envelopes() -> None:
 # Who asks Prefect
 
 
-@pytest.mark.xfail(reason="api/app.py makes the PrefectClient: let api/runs.py open it")
 def test_in_the_api_only_runs_asks_prefect() -> None:
     asking = {
         name_of(path)
