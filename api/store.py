@@ -389,7 +389,7 @@ class Store:
         """True if new, False if the same bytes stood there (or were used already). Conflict on other bytes."""
         digest = hashlib.sha256(body).hexdigest()
         with self._engine.begin() as db:
-            self._check_open(db, address.run)
+            self._hold_open(db, address.run)
             key = _key(address, recipient) & (messages.c.sender == sender)
             row = db.execute(sa.select(messages.c.digest).where(key)).first()
             if row is None:
@@ -437,6 +437,13 @@ class Store:
         """Deletes the bodies and keeps the digests, so that the same bytes put again are still fine."""
         with self._engine.begin() as db:
             db.execute(messages.update().where(_key(address, recipient)).values(body=None))
+
+    def _hold_open(self, db: sa.Connection, run: int) -> None:
+        """As `_check_open`, and the order cannot end before this transaction has: else a message put while its order
+        ends would stay behind."""
+        is_open = sa.and_(orders.c.order_id == run, orders.c.state.not_in(ENDED))
+        if not db.execute(orders.update().where(is_open).values(state=orders.c.state)).rowcount:
+            self._check_open(db, run)
 
     def _check_open(self, db: sa.Connection, run: int) -> None:
         row = db.execute(sa.select(orders.c.state, orders.c.stop).where(orders.c.order_id == run)).first()
