@@ -23,7 +23,7 @@ from analytics import optimizers, standardization
 from analytics.checks import Floats, Ints, Labels
 from analytics.models import Model, initial_weights, local_gradient, local_loss, scores, split_layers
 from analytics.optimizers import OptimizerState
-from protocol import paillier, secure_sum
+from protocol import paillier, secure_sum, wide
 from protocol.errors import BadRequest
 from protocol.exchange import Address
 from protocol.fixed_point import FixedPoint
@@ -243,16 +243,15 @@ def receive_opening(
 
 
 def joint_mean(trainer: Trainer, kind: str, values: Callable[[], Floats], *, fold: int) -> Floats:
-    """The row-weighted mean of a vector over all hospitals, known to all of them and to nobody else."""
-    contribute(
-        trainer,
-        kind,
-        lambda: secure_sum.seal(trainer.keys(fold), values(), info=_info(kind, fold, 0)),
-        fold=fold,
-        round=0,
-        state=trainer.start,
-    )
-    return secure_sum.mean(trainer.keys(fold), receive_opening(trainer, kind, fold=fold, round=0).sums)
+    """The row-weighted mean of a vector of any magnitude over all hospitals, known to them and to nobody else."""
+    keys = trainer.keys(fold)
+
+    def part() -> bytes:
+        limbs = wide.to_limbs(values(), keys.own_rows())
+        return secure_sum.seal_counts(keys, limbs, info=_info(kind, fold, 0))
+
+    contribute(trainer, kind, part, fold=fold, round=0, state=trainer.start)
+    return wide.from_limbs(receive_opening(trainer, kind, fold=fold, round=0).sums, keys.n_rows_total)
 
 
 # A fold

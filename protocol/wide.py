@@ -1,0 +1,57 @@
+"""Real vectors of any magnitude as exact integers in limbs: for sums whose size nobody knows before.
+
+A gradient is bounded by the order, and a word holds it. The mean of a raw column is not: blood counts reach 10**12,
+concentrations 10**-9. So each value is rounded once to a multiple of 2**-FRACTION_BITS and sent as N_LIMBS words of
+LIMB_BITS bits, most significant last, all with the value's sign; limbs add without carrying into each other.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.errors import BadRequest
+
+LIMB_BITS = 30
+N_LIMBS = 7
+FRACTION_BITS = 100
+_LARGEST = 2.0 ** (LIMB_BITS * N_LIMBS - FRACTION_BITS)
+
+
+def to_limbs(values: NDArray[np.float64], weight: int) -> NDArray[np.int64]:
+    """weight * values, float64 (d,), as int64 (d * N_LIMBS,), each limb below 2**LIMB_BITS in size.
+
+    A hospital runs it. BadRequest `wide` for a value that is not finite or, weighted, 2**110 or more.
+
+    >>> to_limbs(np.array([-0.5]), 2).tolist()
+    [0, 0, 0, -1024, 0, 0, 0]
+    """
+    with np.errstate(over="ignore"):
+        too_large = ~(np.abs(values * float(weight)) < _LARGEST)
+    if too_large.any():
+        raise BadRequest(
+            f"{int(too_large.sum())} columns are too large to be added.",
+            remedy="Give them in a larger unit, in a view.",
+            code="wide",
+        )
+    return np.array([limb for value in values.tolist() for limb in _limbs(value, weight)], dtype=np.int64)
+
+
+def _limbs(value: float, weight: int) -> list[int]:
+    scaled = round(Fraction(value) * weight * 2**FRACTION_BITS)
+    sign, size = (-1, -scaled) if scaled < 0 else (1, scaled)
+    return [sign * ((size >> (LIMB_BITS * k)) & ((1 << LIMB_BITS) - 1)) for k in range(N_LIMBS)]
+
+
+def from_limbs(sums: NDArray[np.int64], divisor: int) -> NDArray[np.float64]:
+    """The summed values over `divisor`, float64 (d,), each rounded once: the same bits at every hospital.
+
+    >>> from_limbs(to_limbs(np.array([0.1, 1e12]), 3), 3).tolist()
+    [0.1, 1000000000000.0]
+    """
+    scale = divisor * 2**FRACTION_BITS
+    rows = sums.reshape(-1, N_LIMBS).tolist()
+    totals = [sum(limb << (LIMB_BITS * k) for k, limb in enumerate(row)) for row in rows]
+    return np.array([float(Fraction(total, scale)) for total in totals])
