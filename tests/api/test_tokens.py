@@ -11,7 +11,7 @@ import pytest
 from api.settings import load_settings
 from deployments.demo import document_order
 from protocol.errors import BadRequest
-from protocol.sealing import Identity, seal_to
+from protocol.sealing import seal_to
 from tests.api.conftest import Coordinator, serve, settings_in
 from tests.api.test_bad_input import assert_refused
 
@@ -236,7 +236,6 @@ def test_an_inference_after_a_restart_gives_the_same_answer(tmp_path: Path) -> N
     predictions, settings = [{"id": "0", "label": 0.97}], settings_in(tmp_path)
     with serve(settings) as coordinator:
         tokens = coordinator.tokens
-        coordinator.store.enrol(4, Identity.generate().public.encode(), "1")
         coordinator.call("POST", "/model/train", json=document_order())
         coordinator.store.end_order(1, "success")
         asked = coordinator.call("POST", "/model/infer", json=INFER).json()
