@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,6 +33,7 @@ from protocol.order import n_held_out
 from protocol.secure_sum import SumKeys
 
 _COUNT_BITS = 30
+_OBFUSCATORS_AHEAD, _OBFUSCATORS_AT_ONCE = 40, 4  # the final histogram takes 33; a round of 31 values takes 2
 
 
 @dataclass
@@ -339,6 +341,7 @@ def encrypt_round(trainer: Trainer, fold: Fold, vector: Floats, report: dict[str
 def apply_round(trainer: Trainer, fold: Fold) -> None:
     """Waits for the opened sum, takes the step that every hospital takes, and writes the checkpoint."""
     point = fold.checkpoint
+    _prepare_ahead(trainer)
     with sentences(point.round):
         opening = receive_opening(
             trainer,
@@ -351,6 +354,13 @@ def apply_round(trainer: Trainer, fold: Fold) -> None:
     after.stopped = opening.stop
     _save_checkpoint(trainer, after)
     fold.checkpoint = after
+
+
+def _prepare_ahead(trainer: Trainer) -> None:
+    """While this hospital waits for the others, it makes a few obfuscators for what it encrypts next."""
+    stock = trainer.obfuscators
+    if stock is not None and stock.ready < _OBFUSCATORS_AHEAD:
+        threading.Thread(target=stock.prepare, args=(stock.ready + _OBFUSCATORS_AT_ONCE,), daemon=True).start()
 
 
 def _stepped(trainer: Trainer, point: Checkpoint, sums: Ints) -> Checkpoint:

@@ -65,7 +65,11 @@ def aggregate(desk: Desk, kind: str, fold: int) -> None:
     desk.exchange.discard(address)
 
 
-@step("aggregation")
+def _round(desk: Desk, fold: int, round_: int) -> str:
+    return f"round {round_}" + (f" of fold {fold}" if fold else "")
+
+
+@step("aggregation", _round)
 def aggregate_round(desk: Desk, fold: int, round_: int) -> dict[str, Any]:
     """Adds the hospitals' parts of a round under encryption, and gives the sum to the initiator; the round's record.
 

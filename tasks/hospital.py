@@ -48,13 +48,18 @@ def open_fold(trainer: Trainer, number: int) -> Fold:
     return trainers.open_fold(trainer, number)
 
 
-@step("local gradient")
+def _round(trainer: Trainer, fold: Fold, *_: Any) -> str:
+    point = fold.checkpoint
+    return f"round {point.round}" + (f" of fold {point.fold}" if point.fold else "")
+
+
+@step("local gradient", _round)
 def local_gradient(trainer: Trainer, fold: Fold) -> tuple[Floats, dict[str, Any]]:
     """This hospital's pseudo-gradient and metrics at the round's starting model."""
     return trainers.local_round(trainer, fold)
 
 
-@step("encryption")
+@step("encryption", _round)
 def encrypt_contribution(trainer: Trainer, fold: Fold, vector: Floats, report: dict[str, Any]) -> None:
     """Sealed by the order's method, through the release door, to the coordinator."""
     trainers.encrypt_round(trainer, fold, vector, report)
@@ -65,7 +70,7 @@ def apply_aggregate(trainer: Trainer, fold: Fold) -> None:
     trainers.apply_round(trainer, fold)
 
 
-@step("final metrics")
+@step("final metrics", _round)
 def finish_fold(trainer: Trainer, fold: Fold) -> None:
     """Metrics of the trained model and the joint score histogram."""
     trainers.finish_fold(trainer, fold)

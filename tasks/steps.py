@@ -11,6 +11,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import ParamSpec, TypeVar
 
 from prefect import task
@@ -34,8 +35,14 @@ class UnplannedError(ConsiliumError):
     default_code = "unplanned"
 
 
-def step(name: str, *tags: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator: the function becomes the Prefect task `name` whenever a flow run is under way."""
+_place: ContextVar[str] = ContextVar("place", default="")
+
+
+def step(name: str, at: Callable[..., str] | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator: the function becomes the Prefect task `name` whenever a flow run is under way.
+
+    `at` says, from the function's arguments, where in the order a run of it stands; the run is named after it.
+    """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         def safely(call: functools.partial[R]) -> R:
@@ -50,7 +57,12 @@ def step(name: str, *tags: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 spent[name] += time.perf_counter() - began
 
         as_task = task(
-            name=name, tags=list(tags), persist_result=False, cache_policy=NO_CACHE, log_prints=False, retries=0
+            name=name,
+            task_run_name=lambda: f"{name}{_place.get()}",
+            persist_result=False,
+            cache_policy=NO_CACHE,
+            log_prints=False,
+            retries=0,
         )(safely)
 
         @functools.wraps(function)
@@ -60,6 +72,7 @@ def step(name: str, *tags: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             if FlowRunContext.get() is None:
                 return safely(call)
             began = time.perf_counter() - spent[name]
+            _place.set(f", {at(*args, **kwargs)}" if at else "")
             try:
                 return as_task(call)
             finally:
