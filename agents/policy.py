@@ -65,10 +65,11 @@ class TableRules:
 
 @dataclass(frozen=True)
 class InferenceRules:
-    """`[inference]`: both default to no."""
+    """`[inference]`: all default to no. `expressions` is for SQL that comes through the coordinator."""
 
     allowed: bool = False
     return_predictions: bool = False
+    expressions: bool = False
 
 
 @dataclass(frozen=True)
@@ -322,8 +323,9 @@ def _check_filter_columns(rules: TableRules, section: _Section) -> None:
 def _inference(section: _Section) -> InferenceRules:
     allowed = section.take("allowed", _is_bool, "true or false", False)
     return_predictions = section.take("return_predictions", _is_bool, "true or false", False)
+    expressions = section.take("expressions", _is_bool, "true or false", False)
     section.end()
-    return InferenceRules(allowed=allowed, return_predictions=return_predictions)
+    return InferenceRules(allowed=allowed, return_predictions=return_predictions, expressions=expressions)
 
 
 def _is_bool(value: Any) -> bool:

@@ -9,8 +9,8 @@ import numpy as np
 
 from agents.cohort import build_cohort
 from agents.party import Party
-from agents.source import open_source
-from agents.sql import check_sql
+from agents.source import dialect_of, open_source
+from agents.sql import check_plain, check_sql
 from analytics import standardization
 from analytics.models import Model, scores
 from protocol.errors import BadRequest, Refused
@@ -100,6 +100,8 @@ def answer_request(party: Party, document: str, box: bytes) -> None:
         )
     kept = party.vault.predictions(party.order_id)
     if kept is None:
+        if not party.policy.inference.expressions:
+            check_plain(own.sql["infer"], dialect=dialect_of(party.settings.data_url))
         party.release.ledger.write("answered", order_id=party.order_id, initiator=party.me, model=order["model_id"])
         kept = {"result": predict(party, int(order["model_id"]), own.sql["infer"])}
         party.vault.save_predictions(party.order_id, kept)

@@ -112,6 +112,7 @@ class Settings:
     def environment(self) -> dict[str, str]:
         """What Prefect and the flow processes of this site read; to be set before Prefect is imported."""
         auth = {"PREFECT_API_AUTH_STRING": self.prefect_auth} if self.prefect_auth else {}
+        through = {"HTTP_PROXY": self.proxy, "HTTPS_PROXY": self.proxy} if self.proxy else {}
         authority = {"PREFECT_API_SSL_CERT_FILE": self.ca_file} if self.ca_file else {}
         return {
             "CONSILIUM_SITE": str(self.site),
@@ -121,6 +122,7 @@ class Settings:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             **auth,
             **authority,
+            **through,
         }
 
     @property

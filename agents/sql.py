@@ -94,6 +94,27 @@ def check_sql(
         raise _unreadable(dialect, type(error).__name__) from None
 
 
+def check_plain(text: str, *, dialect: str) -> None:
+    """Refuse SQL whose columns are not the table's own: with * and plain names only, without alias, join or subquery.
+
+    For inference orders that come through the coordinator: whoever controls it could send `y AS x1`, or text glued
+    to the unique id, and read cells out of the predictions. Raises Refused (code expressions) or BadRequest (sql).
+    """
+    statement = _parse(text, dialect)
+    selects = list(statement.find_all(exp.Select, exp.SetOperation))
+    columns = statement.expressions if isinstance(statement, exp.Select) else []
+    stars = all(_only(star) for star in statement.find_all(exp.Star))  # no EXCLUDE, REPLACE or RENAME
+    renamed = any(alias.args.get("columns") for alias in statement.find_all(exp.TableAlias))
+    is_plain = stars and not renamed and all(type(column) in (exp.Star, exp.Column) for column in columns)
+    if len(selects) != 1 or statement.args.get("joins") or not columns or not is_plain:
+        raise _refused(
+            "expressions",
+            "SQL of an inference order through the coordinator selects something else than plain columns of a table.",
+            "Select * or column names, prepare a view, use ./run agent infer, or set expressions = true under"
+            " [inference] in this hospital's policy.toml.",
+        )
+
+
 def _refused(rule: str, sentence: str, remedy: str) -> Refused:
     return Refused(sentence, remedy=remedy, code=rule)
 
@@ -402,6 +423,8 @@ _MOMENT = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?", re.
 
 def _kind(node: object) -> str:
     """What a node is, in the words of SQL; never its content."""
+    if type(node) is exp.Alias and type(node.this) is not exp.Column:
+        return _kind(node.this)
     return "an unnamed function" if isinstance(node, exp.Anonymous) else type(node).__name__.upper()
 
 

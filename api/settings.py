@@ -52,7 +52,7 @@ def load_settings() -> Settings:
         port=int(env("CONSILIUM_API_PORT", "5000")),
         store_url=env("CONSILIUM_STORE_URL", f"sqlite:///{home / 'coordinator' / 'store.sqlite'}"),
         prefect_url=prefect,
-        prefect_page=env("CONSILIUM_PREFECT_PAGE", prefect.removesuffix("/api")),
+        prefect_page=env("CONSILIUM_PREFECT_PAGE") or prefect.removesuffix("/api"),
         authentication=authentication,
         accept_seconds=float(env("CONSILIUM_ACCEPT_SECONDS", "30")),
         max_body_bytes=int(env("CONSILIUM_MAX_BODY_BYTES", str(2**20))),

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from api.settings import Settings, load_settings
 from api.store import Store
-from protocol.errors import ConsiliumError
+from protocol.errors import BadRequest, ConsiliumError, NotFound
+from protocol.messages import COORDINATOR
 
 TOKEN_BYTES = 32
 
@@ -108,6 +109,14 @@ def serve_worker(settings: Settings) -> None:
 
 def _add_hospital(settings: Settings, args: argparse.Namespace) -> None:
     store = open_store(settings)
+    if not COORDINATOR < args.user_id < 2**31:
+        raise BadRequest(
+            f"--user-id {args.user_id} cannot be a hospital's.",
+            remedy="Give 2 or more; 1 is the coordinator.",
+            code="user",
+            remedy="Give 2 or more; 1 is the coordinator.",
+            code="user",
+        )
     store.add_hospital(args.user_id, args.name)
     tokens = {"user": new_token(store, "hospital", args.user_id), "agent": new_token(store, "agent", args.user_id)}
     print(json.dumps({"user_id": args.user_id, "name": args.name, "tokens": tokens}, indent=2))
@@ -118,7 +127,9 @@ def _token(settings: Settings, args: argparse.Namespace) -> None:
     store = open_store(settings)
     role = {"user": "hospital"}.get(args.role, args.role)
     if (role == "operator") != (args.user_id is None):
-        raise ConsiliumError("An operator has no user_id, a user or agent needs one.", remedy="Correct --user-id.")
+        raise BadRequest("An operator has no user_id, a user or agent needs one.", remedy="Correct --user-id.")
+    if args.user_id is not None and args.user_id not in store.hospital_names():
+        raise NotFound(f"There is no hospital {args.user_id}.", remedy="Run: ./run server add-hospital", code="user")
     if args.action in ("revoke", "rotate"):
         print(f"{store.revoke_tokens(role, args.user_id)} revoked", file=sys.stderr)
     if args.action in ("issue", "rotate"):

@@ -58,10 +58,14 @@ def make_site(folder: Path, user_id: int, tables: Tables, policy: str) -> Settin
     return load_settings(site)
 
 
-def make_sites(folder: Path, tables: Mapping[int, Tables], **policy: Any) -> dict[int, Settings]:
-    """Hospitals that have pinned each other; the policy's options are those of `policy_text`."""
+def make_sites(
+    folder: Path, tables: Mapping[int, Tables], *, opened: Iterable[str] | None = None, **policy: Any
+) -> dict[int, Settings]:
+    """Hospitals that have pinned each other; `opened` tables, or all; other options are those of `policy_text`."""
+    shown = None if opened is None else tuple(opened)
     made = {
-        user: make_site(folder, user, own, policy_text(tables, own, **policy)) for user, own in sorted(tables.items())
+        user: make_site(folder, user, own, policy_text(tables, own if shown is None else shown, **policy))
+        for user, own in sorted(tables.items())
     }
     return pin_each_other(made)
 

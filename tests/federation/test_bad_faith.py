@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
+import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +34,7 @@ from protocol.messages import (
     write_envelope,
 )
 from protocol.sealing import Identity, exchange_public
-from tests.conftest import RunningFederation
+from tests.conftest import ROOT, RunningFederation
 from tests.federation.test_refusals import SITES, open_runs, order
 from tests.made_sites import make_sites, order_body
 
@@ -320,20 +323,24 @@ def test_a_pin_that_does_not_match(federation: RunningFederation) -> None:
 
 @pytest.mark.slow
 def test_a_coordinator_that_enrols_its_own_keys(federation: RunningFederation) -> None:
-    """SQL is then sealed to the wrong key: the hospital cannot read it and takes no part."""
-    with federation.client("operator") as client:
-        shown = {row["user_id"]: row for row in client.get("/hospitals").json()["data"]["hospitals"]}
+    """Whoever presents other keys in a hospital's name is refused. A coordinator that writes its own into its store
+    seals the SQL to itself: the hospital cannot read it and takes no part."""
+    name = "UPDATE hospitals SET identity = ? WHERE user_id = 3"
+    true = Vault(federation.home / "sites" / SITES[3] / "vault").identity().public
     with federation.agent_client(SITES[3]) as agent, federation.client(4) as client:
-        true = Vault(federation.home / "sites" / SITES[3] / "vault").identity().public
+        shown = {row["user_id"]: row for row in client.get("/hospitals").json()["data"]["hospitals"]}
         assert shown[3]["fingerprint"] == true.fingerprint
-        body = {"identity": ATTACKER.public.encode(), "version": "1"}
-        assert agent.put("/hospitals/me", json=body).status_code == 200
+        answer = agent.put("/hospitals/me", json={"identity": ATTACKER.public.encode(), "version": "1"})
+        assert answer.status_code == 409, answer.text
+        with sqlite3.connect(federation.home / "coordinator" / "store.sqlite", timeout=20) as store:
+            store.execute(name, (ATTACKER.public.encode(),))
         try:
             answer = client.post("/model/train", json=order())
         finally:
-            agent.put("/hospitals/me", json={**body, "identity": true.encode()})
+            with sqlite3.connect(federation.home / "coordinator" / "store.sqlite", timeout=20) as store:
+                store.execute(name, (true.encode(),))
         assert (answer.status_code, answer.json()["data"]["error"]["code"]) == (409, "cannot_unseal")
-        assert federation.wait_for(federation.submit(order()))["state"] == "success"
+    assert federation.wait_for(federation.submit(order()))["state"] == "success"
 
 
 def deployment(client: httpx.Client, name: str) -> dict[str, Any]:
@@ -376,11 +383,7 @@ def test_an_altered_deployment_runs_nothing_of_it(federation: RunningFederation,
 
 
 def redeploy(federation: RunningFederation) -> None:
-    import subprocess
-    import sys
-
-    from tests.conftest import ROOT
-
+    """Makes the deployments anew, as they should be."""
     command = [sys.executable, "-m", "deployments.server", "deploy"]
     subprocess.run(command, cwd=ROOT, env=federation.env, check=True, capture_output=True, timeout=60)
 

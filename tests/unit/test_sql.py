@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.policy import parse_policy
-from agents.sql import DIALECTS, CheckedQuery, check_sql
+from agents.sql import DIALECTS, CheckedQuery, check_plain, check_sql
 from protocol.errors import BadRequest, ConsiliumError, Refused
 
 POLICY = parse_policy("""
@@ -498,3 +498,34 @@ def test_a_text_constant_stays_one_constant(text: str, table: duckdb.DuckDBPyCon
     except ConsiliumError:
         return
     assert len(table.execute(query.sql).fetchall()) == (40 if text == "m" else 14)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["SELECT * FROM data.t;", "SELECT id, x1 FROM data.t WHERE id = 0", 'SELECT "id", t.x1 FROM data.t AS t LIMIT 3'],
+)
+def test_plain_sql_of_an_inference_order(text: str) -> None:
+    check_plain(text, dialect="duckdb")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT id, y AS x1 FROM data.t",
+        "SELECT id, 1.0 AS x1 FROM data.t",
+        "SELECT concat(id, x9) AS id, x1 FROM data.t",
+        "SELECT id, x1 + 0 FROM data.t",
+        "SELECT id, x1 FROM (SELECT id, y AS x1 FROM data.t)",
+        "WITH s AS (SELECT id, y AS x1 FROM data.t) SELECT * FROM s",
+        "SELECT a.id, b.x1 FROM data.t AS a JOIN data.t AS b ON a.id = b.y",
+        "SELECT id, x1 FROM data.t UNION ALL SELECT id, y FROM data.t",
+        "SELECT * REPLACE (y AS x1) FROM data.t",
+        "SELECT t.* EXCLUDE (x1) FROM data.t AS t",
+        "SELECT id, x1 FROM data.t AS t(id, y, x1)",
+        "SELECT id, x1 FROM data.t, data.u",
+        "DELETE FROM data.t",
+    ],
+)
+def test_sql_that_could_carry_cells_out_as_predictions(text: str) -> None:
+    with pytest.raises(ConsiliumError):
+        check_plain(text, dialect="duckdb")
