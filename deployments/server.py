@@ -114,8 +114,6 @@ def _add_hospital(settings: Settings, args: argparse.Namespace) -> None:
             f"--user-id {args.user_id} cannot be a hospital's.",
             remedy="Give 2 or more; 1 is the coordinator.",
             code="user",
-            remedy="Give 2 or more; 1 is the coordinator.",
-            code="user",
         )
     store.add_hospital(args.user_id, args.name)
     tokens = {"user": new_token(store, "hospital", args.user_id), "agent": new_token(store, "agent", args.user_id)}
