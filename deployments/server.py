@@ -172,7 +172,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command; a known error is one sentence on stderr and exit code 2."""
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         settings = load_settings()
         match args.command:

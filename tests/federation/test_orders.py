@@ -1,0 +1,117 @@
+"""Beside the document: rerun, events, several orders at once, and the other models, over a real federation."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from deployments.demo import document_order
+from tests.conftest import RunningFederation
+
+pytestmark = pytest.mark.slow
+
+
+def order_of(**changes: Any) -> dict[str, Any]:
+    """The document's order by method Mask, with other parameters."""
+    body = document_order(method="Mask", rounds=3)
+    params = changes.pop("model_params", {})
+    return {**body, **changes, "model_params": {**body["model_params"], **params}}
+
+
+def test_several_orders_at_once(federation: RunningFederation) -> None:
+    bodies = [order_of(), order_of(model_params={"optimizer": "adam"}), document_order(rounds=3)]
+    with ThreadPoolExecutor(3) as pool:
+        numbers = list(pool.map(federation.submit, bodies))
+        ended = list(pool.map(federation.wait_for, numbers))
+    assert len(set(numbers)) == 3
+    assert [order["state"] for order in ended] == ["success"] * 3
+
+
+def test_rerun_makes_a_new_order_of_the_same_request(federation: RunningFederation) -> None:
+    first = federation.submit(order_of())
+    federation.wait_for(first)
+    with federation.client(4) as client:
+        answer = client.post(f"/orders/{first}/rerun").json()
+    again = answer["data"]["order_id"]
+    assert answer["data"] == {"data_volum": {"2": 228, "3": 228, "4": 227}, "model_id": again, "order_id": again}
+    assert again != first
+    assert federation.wait_for(again)["rerun_of"] == first
+    exported = [
+        json.loads(federation.agent("zhejiang-zdey", "export", "--model", str(n)).stdout) for n in (first, again)
+    ]
+    assert exported[0]["dense"] == exported[1]["dense"]
+
+
+def test_events_tell_state_round_and_loss_from_the_beginning(federation: RunningFederation) -> None:
+    order_id = federation.submit(order_of())
+    federation.wait_for(order_id)
+    events: list[tuple[str, dict[str, Any]]] = []
+    with federation.client(2) as client, client.stream("GET", f"/orders/{order_id}/events") as stream:
+        name = ""
+        for line in stream.iter_lines():
+            if line.startswith("event: "):
+                name = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                events.append((name, json.loads(line.removeprefix("data: "))))
+    rounds = [data for name, data in events if name == "round"]
+    assert [data["round"] for data in rounds] == [0, 1, 2, 3]
+    assert all(data["loss"] > 0 for data in rounds)
+    assert events[-1] == ("state", {"order_id": order_id, "state": "success"})
+
+
+def test_lists_are_paged_and_show_a_hospital_its_own_orders(federation: RunningFederation) -> None:
+    order_id = federation.submit(order_of())
+    federation.wait_for(order_id)
+    with federation.client("operator") as client:
+        newest = client.get("/orders", params={"limit": 1}).json()["data"]
+        assert [order["order_id"] for order in newest["orders"]] == [order_id]
+        if order_id > 1:
+            older = client.get("/orders", params={"limit": 1, "before": newest["next"]}).json()["data"]
+            assert older["orders"][0]["order_id"] < order_id
+        hospitals = client.get("/hospitals/").json()["data"]["hospitals"]
+    assert {h["user_id"]: h["name"] for h in hospitals} == {2: "suzhou-szslyy", 3: "zhejiang-zdey", 4: "shanxi-xbfy"}
+    assert all(h["online"] and h["last_seen"] and h["fingerprint"] for h in hospitals)
+
+
+def test_cross_validation_reports_every_fold_per_hospital(federation: RunningFederation) -> None:
+    body = order_of(model_params={"cv_param": {"need_cv": True, "n_splits": 3}})
+    order = federation.wait_for(federation.submit(body))
+    assert order["state"] == "success", order["refusal"]
+    assert set(order["summary"]) >= {"0", "1", "2", "3"}
+    finals = {row["fold"]: row["hospitals"] for row in order["rounds"] if row["final"]}
+    for fold in (1, 2, 3):
+        assert {user: set(report) >= {"train", "test"} for user, report in finals[fold].items()} == {
+            "2": True,
+            "3": True,
+            "4": True,
+        }
+        assert all(0 <= report["test"]["auc"] <= 1 for report in finals[fold].values())
+
+
+@pytest.mark.parametrize("model_type", ["linear", "softmax"])
+def test_the_other_models_by_the_same_path(federation: RunningFederation, model_type: str) -> None:
+    test_sql = dict.fromkeys(("2", "3", "4"), "SELECT * FROM data.breast_homo_test")
+    body = order_of(
+        model_type=model_type,
+        test_data_info=test_sql,
+        model_params={"standardize": True, "encrypt_param": {"method": "Paillier"}},
+    )
+    order = federation.wait_for(federation.submit(body))
+    assert order["state"] == "success", order["refusal"]
+    report = order["rounds"][-1]["hospitals"]["3"]
+    assert report["n_test_rows"] == 114
+    assert report["test"]["loss"] > 0
+    sql = "SELECT * FROM data.breast_homo_guest WHERE id < 100"
+    with federation.client(4) as client:
+        answer = client.post(
+            "/model/infer", json={"model_id": order["order_id"], "input_data": {"user_id": 4, "data_sql": sql}}
+        ).json()
+    first = answer["data"]["result"][0]
+    if model_type == "softmax":
+        assert first["label"] in (0, 1)
+        assert sum(first["probabilities"].values()) == pytest.approx(1)
+    else:
+        assert isinstance(first["label"], float)
