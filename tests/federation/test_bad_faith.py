@@ -300,7 +300,7 @@ def changed(path: Path, old: str, new: str) -> Iterator[None]:
 def test_a_pin_that_does_not_match(federation: RunningFederation) -> None:
     """The hospital refuses, says how to pin, and no order secret is made."""
     path = federation.home / "sites" / SITES[3] / "partners.toml"
-    fingerprint = json.loads(federation.agent(SITES[4], "keys", "--json").stdout)["fingerprint"]
+    fingerprint = Vault(federation.home / "sites" / SITES[4] / "vault").identity().public.fingerprint
     for old, new, code in (
         (fingerprint, "0000-" * 7 + "0000", "pin_mismatch"),
         ("user_id = 4", "user_id = 44", "pin_missing"),
