@@ -146,6 +146,13 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         """Not used: it stops for good when Prefect is away for a while. The coordinator's API watches for cancelled
         runs of all pools, and ends their orders."""
 
+    async def _submit_scheduled_flow_runs(self, flow_run_response: list[Any]) -> list[FlowRun]:
+        """As Prefect's, for runs that are not under way here. Two polls at once, its loop's and one that the
+        coordinator woke, may both have heard of a run: its place in the limit is taken once, and a second try at it
+        would raise RuntimeError, which ends the loop and with it the worker."""
+        fresh = [entry for entry in flow_run_response if entry.flow_run.id not in self._work]
+        return await super()._submit_scheduled_flow_runs(fresh)
+
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """As Prefect's; its loop, which ends the worker when the server is away for minutes, hears of no error."""
         try:
