@@ -42,7 +42,10 @@ def main(arguments: list[str]) -> int:
         return 130
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception as error:  # noqa: BLE001 (its text may hold a row's values, so only its kind and place are told)
+    except Exception as outer:  # noqa: BLE001 (its text may hold a row's values, so only its kind and place are told)
+        error: BaseException = outer
+        while isinstance(error, BaseExceptionGroup):  # what a task group makes of its first task's error
+            error = error.exceptions[0]
         place = traceback.extract_tb(error.__traceback__)[-1]
         _say(f"An unplanned error ({type(error).__name__}) in {Path(place.filename).name}, line {place.lineno}.")
     return 2
