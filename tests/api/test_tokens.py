@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from api.settings import load_settings
 from deployments.demo import document_order
 from protocol.errors import BadRequest
-from protocol.sealing import seal_to
+from protocol.exchange import Address
+from protocol.sealing import Identity, seal_to
 from tests.api.conftest import Coordinator, serve, settings_in
 from tests.api.test_bad_input import assert_refused
 
@@ -254,3 +256,31 @@ def test_an_inference_after_a_restart_gives_the_same_answer(tmp_path: Path) -> N
         answer_as_agent(coordinator, 2, predictions)
         assert coordinator.call("GET", "/model/infer_status?order_id=2").json() == first
         assert len(coordinator.runs.started) == 1
+
+
+def test_the_first_keys_of_a_hospital_stand_until_the_operator_lets_others_in(
+    coordinator_with_order: tuple[Coordinator, int],
+) -> None:
+    """A stolen agent token must not draw the SQL of later orders to the thief's key."""
+    coordinator, _ = coordinator_with_order
+    (known,) = [row["identity"] for row in coordinator.store.list_hospitals() if row["user_id"] == 3]
+    thief = Identity.generate().public.encode()
+
+    def present(identity: str) -> Any:
+        return coordinator.call("PUT", "/hospitals/me", "agent-3", json={"identity": identity, "version": "1"})
+
+    assert present(known).status_code == 200
+    assert_refused(present(thief), 409, "forget-keys")
+    assert [row["identity"] for row in coordinator.store.list_hospitals() if row["user_id"] == 3] == [known]
+    coordinator.store.forget_keys(3)
+    assert present(thief).status_code == 200
+    assert_refused(present(known), 409, "forget-keys")
+
+
+def test_predictions_are_pruned_with_time_and_running_orders_are_not(
+    coordinator_with_order: tuple[Coordinator, int],
+) -> None:
+    coordinator, order_id = coordinator_with_order
+    later = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
+    assert coordinator.store.prune(later) == 0
+    assert coordinator.store.gather(Address(order_id, "sql"), [1], 2)
