@@ -19,6 +19,7 @@ A sentence never holds a value from a row; it names fields, rules, hospitals and
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar
 
 
@@ -54,15 +55,20 @@ class ConsiliumError(Exception):
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> ConsiliumError:
-        """Inverse of `to_json`; an unknown type becomes the root class."""
+        """Inverse of `to_json`; an unknown type becomes the root class.
+
+        The sender may be hostile: whatever the object holds, the answer is an error that `to_json` can write, and a
+        detail that strict JSON and PostgreSQL could not keep (NaN, NUL) is left out.
+        """
         kind = {c.__name__: c for c in _tree(ConsiliumError)}.get(str(data.get("type")), ConsiliumError)
-        detail = data.get("detail")
-        return kind(
-            str(data.get("sentence", "")),
-            remedy=str(data.get("remedy", "")),
-            code=str(data.get("code", kind.default_code)),
-            **(detail if isinstance(detail, dict) else {}),
+        error = kind(
+            _plain(data.get("sentence", "")),
+            remedy=_plain(data.get("remedy", "")),
+            code=_plain(data.get("code") or kind.default_code),
         )
+        if isinstance(detail := data.get("detail"), dict) and _is_storable(detail):
+            error.detail = {key: value for key, value in detail.items() if key not in _OWN_NAMES}
+        return error
 
 
 class InvalidInput(ConsiliumError):
@@ -125,6 +131,21 @@ class TooManyRequests(ConsiliumError):
 class Unavailable(ConsiliumError):
     status = 503
     default_code = "unavailable"
+
+
+_OWN_NAMES = ("self", "sentence", "remedy", "code")  # details are keyword arguments beside these
+
+
+def _plain(text: Any) -> str:
+    """A text without what UTF-8 (half of a surrogate pair) or PostgreSQL (NUL) cannot hold."""
+    return str(text).encode(errors="replace").decode().replace("\0", "?")
+
+
+def _is_storable(detail: dict[str, Any]) -> bool:
+    try:
+        return b"\\u0000" not in json.dumps(detail, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
+        return False
 
 
 def _tree(root: type[ConsiliumError]) -> list[type[ConsiliumError]]:

@@ -20,6 +20,7 @@ from protocol.errors import (
     Forbidden,
     OrderStopped,
     ProtocolViolation,
+    Refused,
     TooManyRequests,
     Unauthenticated,
     Unavailable,
@@ -80,6 +81,31 @@ def test_hostile_frames_are_refused_or_read(body: bytes) -> None:
 def test_a_sender_stands_in_a_body_once() -> None:
     with pytest.raises(ProtocolViolation):
         decode_frames(encode_frames({2: b"one"}) + encode_frames({2: b"two"}))
+
+
+# Errors
+
+
+HOSTILE_DETAILS = [
+    {"sentence": "another"},
+    {"remedy": "another", "code": 7, "self": None},
+    {"number": float("nan")},
+    {"text": "\0"},
+    {"text": "\ud800"},
+    ["no object"],
+]
+
+
+@pytest.mark.parametrize("detail", HOSTILE_DETAILS)
+def test_an_error_of_a_hostile_sender_can_be_kept_and_shown(detail: object) -> None:
+    told = {"type": "Refused", "code": None, "sentence": "a\0b\ud800", "remedy": 7, "detail": detail}
+    error = ConsiliumError.from_json(told)
+    assert isinstance(error, Refused)
+    assert (error.code, error.sentence, error.remedy) == ("refused", "a?b?", "7")
+    text = json.dumps(error.to_json(), allow_nan=False, ensure_ascii=False)
+    assert b"\\u0000" not in text.encode()
+    again = Refused(error.sentence, remedy=error.remedy, code=error.code, **error.detail)
+    assert ConsiliumError.from_json(json.loads(text)).to_json() == again.to_json()
 
 
 # Over HTTP
