@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from agents.ledger import Ledger
 from agents.policy import Policy
 from agents.vault import OrderVault
-from protocol.errors import Conflict, ConsiliumError, Refused
+from protocol.errors import Conflict, Refused
 from protocol.exchange import Address, Exchange
 from protocol.messages import COORDINATOR, EVERYONE, KINDS, Header, write_envelope
 from protocol.sealing import Identity, Session, seal_to
@@ -61,10 +61,6 @@ class Release:
 
         with contextlib.suppress(Conflict):  # sealed anew after a crash: the box that was sent first stands
             self.exchange.put(address, COORDINATOR, self.vault.once(_outbox_name(address, COORDINATOR), box))
-
-    def refuse(self, error: ConsiliumError) -> None:
-        """Writes a refusal to the ledger with its rule. The sentence holds no row value."""
-        self.ledger.write("refused", order_id=self.order_id, rule=error.code, sentence=error.sentence)
 
     def _seal(self, header: Header, payload: bytes, session: Session | None, address: Address) -> bytes:
         self._note(header.kind, address, header.recipient, payload)

@@ -9,7 +9,6 @@ another order, round, sender or recipient. JSON or fixed binary; never pickle.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import json
@@ -388,10 +387,6 @@ def state_tag(session: Session, weights: npt.NDArray[np.float64], info: bytes) -
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no blanks: one text for one value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def to_base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
 
 
 def _to_json(value: dict[str, Any]) -> bytes:
