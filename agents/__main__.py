@@ -42,12 +42,12 @@ def main(arguments: list[str]) -> int:
         return 130
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception as outer:  # noqa: BLE001 (its text may hold a row's values, so only its kind and place are told)
-        error: BaseException = outer
-        while isinstance(error, BaseExceptionGroup):  # what a task group makes of its first task's error
-            error = error.exceptions[0]
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        _say(f"An unplanned error ({type(error).__name__}) in {Path(place.filename).name}, line {place.lineno}.")
+    except Exception as caught:  # noqa: BLE001 (its text may hold a row's values, so only its kind and place are told)
+        cause: BaseException = caught
+        while isinstance(cause, BaseExceptionGroup):  # what a task group makes of its first task's error
+            cause = cause.exceptions[0]
+        place = traceback.extract_tb(cause.__traceback__)[-1]
+        _say(f"An unplanned error ({type(cause).__name__}) in {Path(place.filename).name}, line {place.lineno}.")
     return 2
 
 
