@@ -15,7 +15,7 @@ import numpy as np
 from agents import cohort as cohorts
 from agents.cohort import Cohort, CohortLedger
 from agents.party import Party
-from agents.source import open_source
+from agents.source import dialect_of, open_source
 from agents.sql import CheckedQuery, check_sql
 from analytics.checks import Ints
 from analytics.folds import fold_indices, validation_indices
@@ -73,15 +73,7 @@ def _read(party: Party, purpose: str) -> Cohort:
         statement_timeout_seconds=settings.statement_timeout_seconds,
         max_rows=settings.max_rows,
     )
-    checked = check_sql(
-        party.sql.sql[purpose],
-        policy=party.policy,
-        requester=request.user_id,
-        own_user_id=party.me,
-        unique_id=request.unique_id,
-        label=request.label_name,
-        dialect=source.dialect,
-    )
+    checked = _checked_sql(party, purpose)
     least = max((party.policy.table(name).min_rows for name in checked.tables), default=0)
     cohort = cohorts.build_cohort(
         source.read(checked),
@@ -95,10 +87,24 @@ def _read(party: Party, purpose: str) -> Cohort:
     return cohort
 
 
+def _checked_sql(party: Party, purpose: str) -> CheckedQuery:
+    request = party.request
+    return check_sql(
+        party.sql.sql[purpose],
+        policy=party.policy,
+        requester=request.user_id,
+        own_user_id=party.me,
+        unique_id=request.unique_id,
+        label=request.label_name,
+        dialect=dialect_of(party.settings.data_url),
+    )
+
+
 def _pass_gate(party: Party, checked: CheckedQuery, cohort: Cohort, purpose: str) -> None:
     """Every part against the rules and against what this requester had before; then all of them are remembered."""
     ledger, requester = CohortLedger(party.vault.cohorts), party.request.user_id
-    parts = _parts(party, cohort) if purpose == "train" else {"test": (cohort, 0)}
+    n_parameters = _n_parameters(party.request, cohort)
+    parts = _parts(party, cohort, n_parameters) if purpose == "train" else {"test": (cohort, 0)}
     for table in checked.tables:
         earlier = ledger.earlier(requester, table)
         for part, n_parameters in parts.values():
@@ -110,9 +116,21 @@ def _pass_gate(party: Party, checked: CheckedQuery, cohort: Cohort, purpose: str
             ledger.remember(requester, table, order_id=party.order_id, part=name, cohort=part)
 
 
-def _parts(party: Party, cohort: Cohort) -> dict[str, tuple[Cohort, int]]:
+def check_model_size(party: Party, n_parameters: int) -> None:
+    """The gate once more, for the model as it is: a softmax model has the classes of all hospitals, not only one's own.
+
+    Raises Refused with the rule. Disclosure: as `check_gate`.
+    """
+    parts = _parts(party, party.cohort, n_parameters)
+    for table in _checked_sql(party, "train").tables:
+        rules = party.policy.table(table)
+        for part, n_trained in parts.values():
+            cohorts.check_gate(part, n_parameters=n_trained, rules=rules, earlier=(), key=party.split_key)
+
+
+def _parts(party: Party, cohort: Cohort, n_parameters: int) -> dict[str, tuple[Cohort, int]]:
     """Each set of rows that the order uses, and how many parameters it trains."""
-    request, n_parameters = party.request, _n_parameters(party.request, cohort)
+    request = party.request
     parts = {"train": (cohort, n_parameters)}
     for fold in folds(request):
         try:
@@ -127,6 +145,7 @@ def _parts(party: Party, cohort: Cohort) -> dict[str, tuple[Cohort, int]]:
 
 
 def _n_parameters(request: TrainingRequest, cohort: Cohort) -> int:
+    """At the least: the other hospitals' classes are not known yet."""
     width = len(request.attributes) + request.model_params.init_param.fit_intercept
     return width * (max(2, len(cohort.labels)) if request.model_type == "softmax" else 1)
 

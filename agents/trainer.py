@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.extraction import held_out_rows
+from agents.extraction import check_model_size, held_out_rows
 from agents.party import Party, private_key, receive, receive_all, send
 from analytics import metrics as measures
 from analytics import optimizers, standardization
@@ -122,23 +122,20 @@ def agree_on_model(trainer: Trainer) -> None:
     """All hospitals learn the set of classes that occur, and the weights that training starts from.
 
     Disclosure: which classes a hospital has, to the other parties, sealed to the group; nothing to the coordinator.
-    Raises BadRequest when there is one class over all hospitals, or the rows times the bound overflow the fixed point.
+    Raises BadRequest when there is one class over all hospitals, some are numbers and some texts, or the rows times
+    the bound overflow the fixed point; Refused when the model is too large for this hospital's policy.
     """
     request = trainer.party.request
     FixedPoint(sum(trainer.party.n_rows.values()), trainer.params.bound)
-    classes = _joint_classes(trainer) if request.model_type in ("lr", "softmax") else []
-    if request.model_type != "linear" and len(classes) < 2:
-        raise BadRequest(
-            "All rows of all hospitals have the same label, so there is nothing to tell apart.",
-            remedy="Choose rows of two classes or more.",
-            code="one_class",
-        )
+    classes = [] if request.model_type == "linear" else _joint_classes(trainer)
     trainer.model = Model(
         request.model_type,
         len(request.attributes),
         trainer.params.init_param.fit_intercept,
         tuple(classes) if request.model_type == "softmax" else (),
     )
+    if trainer.model.classes:
+        check_model_size(trainer.party, trainer.model.n_weights)
     trainer.start = _joint_start(trainer)
 
 
@@ -147,14 +144,31 @@ def _joint_classes(trainer: Trainer) -> list[Any]:
     own = sorted({_plain(label) for label in party.cohort.labels}, key=_class_order)
     send(party, "classes", lambda: canonical(own).encode(), recipient=EVERYONE)
     told = receive_all(party, "classes", party.session.members, EVERYONE)
-    return sorted({label for text in told.values() for label in _read_classes(text)}, key=_class_order)
+    classes = sorted({label for text in told.values() for label in _read_classes(text)}, key=_class_order)
+    if len(classes) < 2:
+        raise BadRequest(
+            "All rows of all hospitals have the same label, so there is nothing to tell apart.",
+            remedy="Choose rows of two classes or more.",
+            code="one_class",
+        )
+    if len({type(label) for label in classes}) > 1:
+        raise BadRequest(
+            "The label is a whole number at some hospitals and a text at others.",
+            remedy="Give it one type everywhere, by a view or a CAST.",
+            code="classes",
+        )
+    return classes
 
 
 def _read_classes(text: bytes) -> list[int | str]:
     """A partner's classes: whole numbers or short texts, not more than a model could have."""
     classes = json.loads(text)
     if not isinstance(classes, list) or len(classes) > 1000 or not all(type(c) in (int, str) for c in classes):
-        raise BadRequest("A hospital's classes are not a list of numbers or texts.", remedy="Check its version.")
+        raise BadRequest(
+            "A hospital's classes are not at most 1,000 whole numbers or texts.",
+            remedy="Order linear for a label that is no class; else compare the hospitals' versions.",
+            code="classes",
+        )
     return classes
 
 

@@ -1,0 +1,65 @@
+"""The classes of a softmax model are those of all hospitals: they must fit each other, and every hospital's gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deployments.one_process import run_order
+from protocol.errors import BadRequest, ConsiliumError, Refused
+from tests.made_sites import make_sites, order_body
+
+N_ROWS = 24
+"""Two parameters a class and a share of 1/3: four classes pass, five do not."""
+
+
+def run(folder: Path, labels: dict[int, list[Any]], **changes: Any) -> Any:
+    x1 = np.arange(N_ROWS) / 7
+    tables = {
+        user: {"rows": pd.DataFrame({"id": range(N_ROWS), "x1": x1 + user, "kind": np.resize(np.array(own), N_ROWS)})}
+        for user, own in labels.items()
+    }
+    sites = make_sites(folder, tables)
+    return run_order(sites, order_body(labels, model_type="softmax", attributes=["x1"], label_name="kind", **changes))
+
+
+def refusal(folder: Path, labels: dict[int, list[Any]], **changes: Any) -> ConsiliumError:
+    with pytest.raises(ConsiliumError) as caught:
+        run(folder, labels, **changes)
+    return caught.value
+
+
+def test_as_many_classes_as_the_rows_allow(tmp_path: Path) -> None:
+    outcome = run(tmp_path, {2: [0, 1], 3: [1, 2], 4: [2, 3]})
+    assert outcome.models[2]["classes"] == [0, 1, 2, 3]
+
+
+def test_one_class_too_many_over_all_hospitals(tmp_path: Path) -> None:
+    """No hospital's own classes are too many."""
+    error = refusal(tmp_path, {2: [0, 1], 3: [2, 3], 4: [4, 0]})
+    assert isinstance(error, Refused)
+    assert error.code == "max_parameter_share"
+
+
+def test_a_fold_trains_on_fewer_rows(tmp_path: Path) -> None:
+    folds = {"penalty": None, "max_iter": 1, "cv_param": {"need_cv": True, "n_splits": 2}}
+    error = refusal(tmp_path, {2: [0, 1], 3: [1, 2], 4: [2, 3]}, model_params=folds)
+    assert error.code == "max_parameter_share"
+
+
+@pytest.mark.parametrize(
+    ("labels", "code"),
+    [
+        ({2: [0, 1], 3: ["a", "b"], 4: [0, 1]}, "classes"),
+        ({2: [7], 3: [7], 4: [7]}, "one_class"),
+    ],
+)
+def test_classes_that_do_not_fit(tmp_path: Path, labels: dict[int, list[Any]], code: str) -> None:
+    error = refusal(tmp_path, labels)
+    assert isinstance(error, BadRequest)
+    assert error.code == code
+    assert error.remedy
