@@ -16,6 +16,7 @@ from analytics.models import Model, scores
 from protocol.errors import BadRequest, Refused
 from protocol.exchange import Address
 from protocol.messages import HospitalSql
+from protocol.sealing import KEY_BYTES
 
 
 def predict(party: Party, model_id: int, sql: str) -> list[dict[str, Any]]:
@@ -85,14 +86,27 @@ def _entries(model: Model, ids: list[str], values: Any) -> list[dict[str, Any]]:
     ]
 
 
+def _read_document(party: Party, document: str) -> dict[str, Any]:
+    """The coordinator's words, checked before anything is done with them."""
+    try:
+        order: dict[str, Any] = json.loads(document)
+        is_own = order["kind"] == "infer" and order["order_id"] == party.order_id and order["user_id"] == party.me
+        whole = all(type(order[name]) is int and order[name] >= 0 for name in ("model_id", "attempt"))
+        if is_own and whole and len(bytes.fromhex(order["reply_key"])) == KEY_BYTES and "sql" in order:
+            return order
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise Refused("This inference order is not for this hospital.", remedy="Send it again.", code="document")
+
+
 def answer_request(party: Party, document: str, box: bytes) -> None:
     """Predicts what an inference order asks for and lets the answer out, sealed to the one-time key it names.
 
-    Predictions are kept in the vault; a second request for the same order seals those again.
+    Predictions are kept in the vault; a second request for the same order seals those again. Nothing is read where
+    the policy would not let them out. Raises Refused, and what `predict` raises.
     """
-    order = json.loads(document)
-    if order["kind"] != "infer" or order["order_id"] != party.order_id or order["user_id"] != party.me:
-        raise Refused("This inference order is not for this hospital.", remedy="Send it again.", code="document")
+    party.policy.check_return_predictions()
+    order = _read_document(party, document)
     own = HospitalSql.unseal(party.me, party.identity.open_key, box)
     if own.commitment != order["sql"]:
         raise Refused(
@@ -103,11 +117,11 @@ def answer_request(party: Party, document: str, box: bytes) -> None:
         if not party.policy.inference.expressions:
             check_plain(own.sql["infer"], dialect=dialect_of(party.settings.data_url))
         party.release.ledger.write("answered", order_id=party.order_id, initiator=party.me, model=order["model_id"])
-        kept = {"result": predict(party, int(order["model_id"]), own.sql["infer"])}
+        kept = {"result": predict(party, order["model_id"], own.sql["infer"])}
         party.vault.save_predictions(party.order_id, kept)
     result = kept["result"]
     party.release.send_predictions(
         lambda: json.dumps(result).encode(),
-        address=Address(party.order_id, "predictions", attempt=int(order["attempt"])),
+        address=Address(party.order_id, "predictions", attempt=order["attempt"]),
         reply_key=bytes.fromhex(order["reply_key"]),
     )

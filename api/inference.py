@@ -77,7 +77,11 @@ async def infer(
     )
     if made:
         _keep_key(request, order_id, reply, attempt=0)
-        await _ask(desk, order_id, user_id, attempt=0)
+        try:
+            await _ask(desk, order_id, user_id, attempt=0)
+        except ConsiliumError as error:
+            await desk.read("end_order", order_id, "failed", error)
+            raise
     return await _answer(request, desk, order_id, desk.settings.accept_seconds)
 
 
@@ -134,13 +138,8 @@ def _keep_key(request: Request, order_id: int, reply: bytes, *, attempt: int) ->
 
 
 async def _ask(desk: Desk, order_id: int, user_id: int, *, attempt: int) -> None:
-    """Starts the hospital's run; raises Unavailable, and ends the order, when Prefect does not answer."""
-    tags = ["infer", f"attempt-{attempt}"]
-    try:
-        run = await desk.runs.start(f"infer/hospital-{user_id}", order_id, tags, attempt=attempt)
-    except ConsiliumError as error:
-        await desk.read("end_order", order_id, "failed", error)
-        raise
+    """Starts the hospital's run. Raises Unavailable when Prefect does not answer."""
+    run = await desk.runs.start(f"infer/hospital-{user_id}", order_id, ["infer", f"attempt-{attempt}"], attempt=attempt)
     await desk.read("set_order", order_id, flow_run_id=run)
     desk.inbox.tell(user_id, "look", order_id)
 
@@ -148,7 +147,8 @@ async def _ask(desk: Desk, order_id: int, user_id: int, *, attempt: int) -> None
 async def _ask_again(request: Request, desk: Desk, order: dict[str, Any]) -> None:
     """The one-time key was lost with an earlier process: the hospital seals what it has to a new one.
 
-    The key stands before anything is waited for, so that who asks at the same moment waits for the same answer.
+    The key stands before anything is waited for, so that who asks at the same moment waits for the same answer. When
+    Prefect does not answer the key goes again, so that who asks later is not told to wait for nothing.
     """
     document = json.loads(order["document"])
     reply, attempt = secrets.token_bytes(KEY_BYTES), document["attempt"] + 1
@@ -157,7 +157,12 @@ async def _ask_again(request: Request, desk: Desk, order: dict[str, Any]) -> Non
         order["order_id"], document["model_id"], document["user_id"], document["sql"], reply, attempt=attempt
     )
     await desk.read("set_order", order["order_id"], document=renewed, state="pending")
-    await _ask(desk, order["order_id"], document["user_id"], attempt=attempt)
+    try:
+        await _ask(desk, order["order_id"], document["user_id"], attempt=attempt)
+    except ConsiliumError:
+        request.app.state.reply_keys.pop(order["order_id"], None)
+        await desk.read("set_order", order["order_id"], state=order["state"])
+        raise
 
 
 async def _answer(request: Request, desk: Desk, order_id: int, wait: float) -> JSONResponse:

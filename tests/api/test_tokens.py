@@ -11,10 +11,10 @@ import pytest
 
 from api.settings import load_settings
 from deployments.demo import document_order
-from protocol.errors import BadRequest
+from protocol.errors import BadRequest, Unavailable
 from protocol.exchange import Address
 from protocol.sealing import Identity, seal_to
-from tests.api.conftest import Coordinator, serve, settings_in
+from tests.api.conftest import Coordinator, StandInRuns, serve, settings_in
 from tests.api.test_bad_input import assert_refused
 
 ORDER = "/exchange/1"
@@ -284,3 +284,26 @@ def test_predictions_are_pruned_with_time_and_running_orders_are_not(
     later = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
     assert coordinator.store.prune(later) == 0
     assert coordinator.store.gather(Address(order_id, "sql"), [1], 2)
+
+
+def test_a_prefect_that_is_away_costs_no_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictions, settings = [{"id": "0", "label": 0.97}], settings_in(tmp_path)
+    with serve(settings) as coordinator:
+        coordinator.call("POST", "/model/train", json=document_order())
+        coordinator.store.end_order(1, "success")
+        coordinator.call("POST", "/model/infer", json=INFER)
+        answer_as_agent(coordinator, 2, predictions)
+        first = coordinator.call("GET", "/model/infer_status?order_id=2").json()
+        coordinator.app.state.reply_keys.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(StandInRuns, "start", away)
+            for _ in range(2):
+                assert_refused(coordinator.call("GET", "/model/infer_status?order_id=2"), 503)
+        assert coordinator.call("GET", "/orders/2").json()["data"]["state"] == "success"
+        assert coordinator.call("GET", "/model/infer_status?order_id=2").json()["data"]["infer_status"] == "pending"
+        answer_as_agent(coordinator, 2, predictions)
+        assert coordinator.call("GET", "/model/infer_status?order_id=2").json() == first
+
+
+async def away(*_: object, **__: object) -> str:
+    raise Unavailable("Prefect does not answer.", remedy="Check it.")
