@@ -46,8 +46,9 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
             pruning = asyncio.create_task(_prune_daily(store, settings.retention_days))
             watching = asyncio.create_task(orders.watch_orders(Desk(Request({"type": "http", "app": app}))))
             yield
-            watching.cancel()
-            pruning.cancel()
+            for task in (watching, pruning):
+                task.cancel()
+            await asyncio.gather(watching, pruning, return_exceptions=True)
         store.close()
 
     app = FastAPI(title="Consilium", version=VERSION, lifespan=lifespan, redirect_slashes=False)
@@ -68,7 +69,10 @@ async def _prune_daily(store: Store, days: float) -> None:
     """Sealed predictions are kept for `days`, so that who asked can ask again."""
     while True:
         before = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=days)
-        await to_thread.run_sync(store.prune, before)
+        try:
+            await to_thread.run_sync(store.prune, before)
+        except Exception:
+            log.exception("Predictions could not be pruned; it is tried again in a day")
         await asyncio.sleep(86_400)
 
 
