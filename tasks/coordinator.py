@@ -12,7 +12,7 @@ from protocol import paillier, secure_sum
 from protocol.errors import ProtocolViolation
 from protocol.exchange import Address, Exchange
 from protocol.messages import COORDINATOR, EVERYONE, Acceptance, Contribution, peek_envelope
-from protocol.order import TrainingRequest, read_order_document
+from protocol.order import TrainingRequest, n_held_out, read_order_document
 from tasks.steps import step
 
 
@@ -81,6 +81,7 @@ def aggregate_round(desk: Desk, fold: int, round_: int) -> dict[str, Any]:
     if record is None or not _was_given(desk, address):
         parts = _read_parts(desk, address)
         _check_tags(parts, round_)
+        _check_reports(desk, fold, parts)
         record = _record(fold, round_, parts)
         desk.exchange.record(desk.order_id, round=record)
         _give_sum(desk, address, parts)
@@ -128,11 +129,33 @@ def _check_tags(contributions: dict[int, Contribution], round_: int) -> None:
     )
 
 
+def _check_reports(desk: Desk, fold: int, contributions: dict[int, Contribution]) -> None:
+    """What is shown of a round is what hospitals say: at least it has the rows they have counted, and numbers."""
+    for user, contribution in contributions.items():
+        n_rows = desk.n_rows[user]
+        n_trained = n_rows - n_held_out(desk.request, n_rows, fold)
+        report = contribution.report
+        own = report.get("train")
+        if report.get("n_rows") != n_trained or not isinstance(own, dict) or not _are_numbers(own, desk):
+            raise ProtocolViolation(
+                f"The metrics of hospital {user} are not those of its {n_trained} training rows.",
+                remedy="Compare its version with the others', then send the order again.",
+                code="report",
+                hospitals=[user],
+            )
+
+
+def _are_numbers(metrics: dict[str, Any], desk: Desk) -> bool:
+    """Those that are pooled."""
+    names = ["loss", "mse" if desk.request.model_type == "linear" else "accuracy"]
+    return all(type(metrics.get(name)) in (int, float) for name in names)
+
+
 def _record(fold: int, round_: int, contributions: dict[int, Contribution]) -> dict[str, Any]:
     """What is kept of a round: each hospital's metrics and their row-weighted mean loss, without the penalty."""
     reports = {user: contribution.report for user, contribution in contributions.items()}
-    n_rows = sum(int(report["n_rows"]) for report in reports.values())
-    loss = math.fsum(int(r["n_rows"]) * float(r["train"]["loss"]) for r in reports.values()) / n_rows
+    n_rows = sum(report["n_rows"] for report in reports.values())
+    loss = math.fsum(report["n_rows"] * report["train"]["loss"] for report in reports.values()) / n_rows
     return {
         "fold": fold,
         "round": round_,
