@@ -120,7 +120,7 @@ def scores(model: Model, weights: Floats, X: Floats) -> Floats:
 
 
 def local_loss(model: Model, weights: Floats, X: Floats, y: Labels) -> float:
-    """The mean loss over the rows of X (n, d), y (n,), without penalty; formulas 1.1.
+    """The mean loss over the rows of X (n, d), y (n,), without penalty.
 
     lr: mean log(1 + exp(-z)) with z = Xw + b, negated where y = 0; linear: mean (z - y)^2 / 2; softmax: mean
     log(sum_k exp(z_k)) - z_y, the largest z_k taken out first. y is 0 or 1 (float64) for lr, any finite number for
@@ -137,7 +137,7 @@ def local_loss(model: Model, weights: Floats, X: Floats, y: Labels) -> float:
 def local_gradient(
     model: Model, weights: Floats, X: Floats, y: Labels, *, batch_size: int, learning_rate: float
 ) -> Floats:
-    """The pseudo-gradient (n_weights,) of one walk over the rows in mini-batches; formulas 1.1.
+    """The pseudo-gradient (n_weights,) of one walk over the rows in mini-batches.
 
     With w_0 = weights and g_b the mean gradient of batch b's unpenalised loss, w_b = w_{b-1} - learning_rate * g_b;
     the answer is (w_0 - w_last) / learning_rate, computed as the sum of the g_b, so nothing cancels and one full batch

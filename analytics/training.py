@@ -1,7 +1,7 @@
 """Federated gradient descent in one process: what the flows do, without walls, keys or fixed point.
 
 With one part it is the pooled run that tests and demos compare with; with one full batch per round every split of
-the same rows gives the same weights (formulas 1.1).
+the same rows gives the same weights.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def train(
     init_const: float = 0.0,
     random_seed: int = 1,
 ) -> Trained:
-    """Train on the rows of several hospitals by the order of events of formulas 1.1.
+    """Train on the rows of several hospitals by the order of events of a federated order.
 
     Round t = 0, 1, ...: the joint loss, penalty included, at the round's starting model; each part's
     `local_gradient` at the round's rate; their mean weighted by row counts; one optimizer step with the penalty; then

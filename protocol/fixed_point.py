@@ -105,7 +105,7 @@ class FixedPoint:
         if outside.any():
             raise BadRequest(
                 f"Coordinate {int(np.argmax(outside))} of {values.size} is not finite or exceeds the bound.",
-                remedy="Standardise the features or order smaller steps.",
+                remedy="Standardise the features, scale a large label, order smaller steps, or order a larger bound.",
                 code="bound_exceeded",
                 position=int(np.argmax(outside)),
                 bound=self.bound,

@@ -121,7 +121,7 @@ class CrossValidation(_Strict):
 
 
 class ModelParams(_Strict):
-    """Section 1.1 of the mathematics, field by field. `tol` is `eps`, `early_stop` is `converge_func`."""
+    """How the model is trained (docs/api.md). `tol` is `eps`, `early_stop` is `converge_func`."""
 
     penalty: Annotated[Literal["L1", "L2"] | None, _any_case("L1", "L2"), BeforeValidator(_none_word)] = "L2"
     optimizer: Annotated[
