@@ -46,15 +46,7 @@ def step(name: str, at: Callable[..., str] | None = None) -> Callable[[Callable[
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         def safely(call: functools.partial[R]) -> R:
-            began = time.perf_counter()
-            try:
-                return call()
-            except ConsiliumError:
-                raise
-            except Exception as error:  # noqa: BLE001 (no text of it may reach Prefect)
-                raise hidden(name, error) from None
-            finally:
-                spent[name] += time.perf_counter() - began
+            return _timed_and_safe(name, call)
 
         as_task = task(
             name=name,
@@ -81,6 +73,18 @@ def step(name: str, at: Callable[..., str] | None = None) -> Callable[[Callable[
         return step_or_task
 
     return decorate
+
+
+def _timed_and_safe(name: str, call: Callable[[], R]) -> R:
+    began = time.perf_counter()
+    try:
+        return call()
+    except ConsiliumError:
+        raise
+    except Exception as error:  # noqa: BLE001 (no text of it may reach Prefect)
+        raise hidden(name, error) from None
+    finally:
+        spent[name] += time.perf_counter() - began
 
 
 def hidden(name: str, error: Exception) -> UnplannedError:
