@@ -163,11 +163,11 @@ def accept(party: Party) -> None:
     Disclosure: the row counts, to the order's parties and the coordinator.
     """
     ephemeral = party.store.once("ephemeral", lambda: secrets.token_bytes(KEY_BYTES))
-    party.release.ledger.write(
-        "answered", order_id=party.order_id, initiator=party.request.user_id, purpose=party.request.purpose
-    )
 
     def make() -> bytes:
+        party.release.ledger.write(
+            "answered", order_id=party.order_id, initiator=party.request.user_id, purpose=party.request.purpose
+        )
         n_test = party.test_cohort.n_rows if party.test_cohort else 0
         public = exchange_public(ephemeral)
         return Acceptance(party.signed.digest, party.cohort.n_rows, n_test, public, party.identity.public).encode()

@@ -52,7 +52,7 @@ log = logging.getLogger("consilium.worker")
 MAX_CRASHES = 10
 CALM_SECONDS = 60.0
 LOOK_SECONDS = 15.0
-_LOCKED, _PREFECT_AWAY = 75, 69
+_LOCKED, _PREFECT_AWAY, _NOT_READY = 75, 69, 78
 _spawn = multiprocessing.get_context("forkserver")
 
 
@@ -61,10 +61,10 @@ class Post:
     """How a worker hears from the coordinator: its inbox, by long polling, with its own token."""
 
     client: httpx.AsyncClient
-    token: str
+    token: Callable[[], str]  # read at each call: it may be rotated while the worker runs
 
     async def read(self, boot: str, cursor: int) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {self.token}"}
+        headers = {"Authorization": f"Bearer {self.token()}"}
         query: dict[str, str | int] = {"boot": boot, "cursor": cursor}
         answer = await self.client.get("/exchange/inbox", params=query, headers=headers, timeout=40)
         answer.raise_for_status()
@@ -72,7 +72,7 @@ class Post:
         return news
 
     async def send(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {self.token}"}
+        headers = {"Authorization": f"Bearer {self.token()}"}
         return await self.client.request(method, path, json=body, headers=headers, timeout=40)
 
 
@@ -270,7 +270,7 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
                 return
             if time.monotonic() - began > CALM_SECONDS:
                 crashes, pause = 0, 0.1
-            crashes += code not in (_LOCKED, _PREFECT_AWAY)
+            crashes += code not in (_LOCKED, _PREFECT_AWAY, _NOT_READY)
             log.warning("The process of %s ended with code %s; starting it again", flow_run.name, code)
             await asyncio.sleep(pause)
             pause = min(2 * pause, 10.0)
@@ -333,8 +333,9 @@ def _order_of(flow_run: FlowRun) -> int:
 def run_in_child(flow_run_id: str, entrypoint: str, lock: str) -> None:
     """Runs one flow run to a final state.
 
-    Exit code 0: it has one; 69: Prefect is away; 75: another process works on it; else: died. Signals that ask for an
-    end are the agent's business: on SIGTERM Prefect would report a crash, where the next agent only takes the run up.
+    Exit code 0: it has one; 69: Prefect is away; 75: another process works on it; 78: this site is not ready; else:
+    died. Signals that ask for an end are the agent's business: on SIGTERM Prefect would report a crash, where the
+    next agent only takes the run up.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     _die_with_agent()
@@ -472,4 +473,6 @@ class HospitalWorker(FlowWorker):
 
 async def _work_at_hospital(settings: Settings, flows: Mapping[str, str]) -> None:
     async with settings.async_client() as client:
-        await work_until_signal(HospitalWorker(settings, flows=flows, post=Post(client, settings.secret("token"))))
+        await work_until_signal(
+            HospitalWorker(settings, flows=flows, post=Post(client, lambda: settings.secret("token")))
+        )

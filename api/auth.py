@@ -48,7 +48,9 @@ async def current_caller(request: Request) -> Caller:
     store: Store = state.store
     caller = await to_thread.run_sync(store.caller, token.strip())
     if caller is None:
-        raise Forbidden("This token is not known or was revoked.", remedy="Ask the operator for a new one.")
+        raise Forbidden(
+            "This token is not known or was revoked.", remedy="Ask the operator for a new one.", code="token"
+        )
     state.rate.spend(f"{caller.role}/{caller.user_id}")
     return caller
 

@@ -207,6 +207,8 @@ async def put_message(
     state.bell.ring(run)
     if topic == "acceptance":
         state.bell.ring(("order", run))
+    if topic == "predictions":  # an inference order ends with its answer, whether anybody waits for it or not
+        await to_thread.run_sync(state.store.end_order, run, "success")
     return Response(status_code=201 if new else 200)
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from protocol.errors import BadRequest
+
+T = TypeVar("T")
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -33,6 +37,20 @@ class Settings:
         return self.home / "coordinator"
 
 
+def positive_number(name: str, default: str, kind: Callable[[str], T]) -> T:
+    """A number from the environment; BadRequest names the variable."""
+    text = os.environ.get(name, default)
+    try:
+        number = kind(text)
+        if not 0 < float(text) < 1e12:
+            raise ValueError
+    except ValueError:
+        raise BadRequest(
+            f"{name} is not a number above 0.", remedy=f"Unset it, or write {name}={default}.", code=name
+        ) from None
+    return number
+
+
 def load_settings() -> Settings:
     """Reads the environment. BadRequest for a combination that would not be safe."""
     env = os.environ.get
@@ -49,14 +67,14 @@ def load_settings() -> Settings:
     return Settings(
         home=home,
         host=host,
-        port=int(env("CONSILIUM_API_PORT", "5000")),
+        port=positive_number("CONSILIUM_API_PORT", "5000", int),
         store_url=env("CONSILIUM_STORE_URL", f"sqlite:///{home / 'coordinator' / 'store.sqlite'}"),
         prefect_url=prefect,
         prefect_page=env("CONSILIUM_PREFECT_PAGE") or prefect.removesuffix("/api"),
         authentication=authentication,
-        accept_seconds=float(env("CONSILIUM_ACCEPT_SECONDS", "30")),
-        max_body_bytes=int(env("CONSILIUM_MAX_BODY_BYTES", str(2**20))),
-        max_message_bytes=int(env("CONSILIUM_MAX_MESSAGE_BYTES", str(2**28))),
-        retention_days=float(env("CONSILIUM_RETENTION_DAYS", "30")),
-        calls_per_second=float(env("CONSILIUM_CALLS_PER_SECOND", "300")),
+        accept_seconds=positive_number("CONSILIUM_ACCEPT_SECONDS", "30", float),
+        max_body_bytes=positive_number("CONSILIUM_MAX_BODY_BYTES", str(2**20), int),
+        max_message_bytes=positive_number("CONSILIUM_MAX_MESSAGE_BYTES", str(2**28), int),
+        retention_days=positive_number("CONSILIUM_RETENTION_DAYS", "30", float),
+        calls_per_second=positive_number("CONSILIUM_CALLS_PER_SECOND", "300", float),
     )

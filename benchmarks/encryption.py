@@ -29,7 +29,7 @@ INFO = b"benchmark"
 
 
 def main() -> None:
-    """Print times, ratios and whether the targets of design.md section 5 are met."""
+    """Print times, ratios and whether the TARGETS are met."""
     private = paillier.generate_keys(KEY_BITS)
     phe_encrypt, phe_decrypt = phe_seconds_per_value(private)
     ours = paillier_seconds_per_value(private)

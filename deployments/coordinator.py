@@ -31,12 +31,11 @@ def main(settings: Settings) -> None:
 
 
 async def _work(settings: Settings) -> None:
-    token = Path(settings.folder / "token").read_text().strip()
     async with httpx.AsyncClient(base_url=f"http://{settings.host}:{settings.port}", trust_env=False) as client:
         worker = CoordinatorWorker(
             "coordinator",
             flows=FLOWS,
-            post=Post(client, token),
+            post=Post(client, lambda: Path(settings.folder / "token").read_text().strip()),
             locks=settings.folder / "runs",
         )
         await work_until_signal(worker)

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from agents.settings import Settings as Site
-from api.settings import Settings, load_settings
+from api.settings import Settings, load_settings, positive_number
 from deployments.local_sites import prepare
 from deployments.parts import TIED, Federation, Part, end_on_signals, running
 from deployments.server import coordinator_token, make_prefect_auth, open_store, prefect_auth
@@ -134,7 +134,7 @@ def alone(settings: Settings) -> Iterator[None]:
 def choose_ports(*, any_free: bool) -> Settings:
     """The settings with ports that are free; `any_free` takes others where the usual ones are taken and none is set."""
     for name, usual in (("CONSILIUM_API_PORT", 5000), ("CONSILIUM_PREFECT_PORT", 4200)):
-        port = int(os.environ.get(name, usual))
+        port = positive_number(name, str(usual), int)
         if _is_free(port):
             os.environ[name] = str(port)
         elif any_free and name not in os.environ:

@@ -268,7 +268,7 @@ def _check_combination(request: TrainingRequest) -> None:
             "validation_fraction and cross-validation both hold rows back.",
             "Set need_cv to false or leave validation_fraction out.",
         )
-    if params.convergence == "abs" and request.model_type == "softmax" and params.tolerance == 0:
+    if params.convergence == "abs" and params.tolerance == 0:
         raise _bad("eps", "converge_func abs with eps 0 can never be met.", "Give eps above 0.")
 
 
@@ -329,7 +329,7 @@ def read_order_document(text: str, order_id: int) -> tuple[TrainingRequest, dict
         tested = [int(user) for user in document["tested"]]
         body = {**body, "data_info": dict.fromkeys(commitments, "withheld")}
         body["test_data_info"] = dict.fromkeys(tested, "withheld")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise _bad("document", "The order's document is not readable.", "Send the order again.") from None
     if document.get("version") != 1 or document.get("kind") != "train" or document.get("order_id") != order_id:
         raise _bad("document", "The document belongs to another order or version.", "Send the order again.")

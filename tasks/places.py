@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 import httpx
 from prefect.artifacts import (
@@ -30,15 +30,17 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import State
 from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Failed
 
 from agents.ledger import Ledger
 from agents.party import Party, open_party
-from agents.settings import load_settings
+from agents.settings import Settings, load_settings
 from agents.vault import Vault
-from protocol.errors import ConsiliumError, OrderStopped
+from protocol.errors import ConsiliumError, OrderStopped, Unavailable
 from protocol.exchange import Exchange, HttpTransport
 from protocol.messages import COORDINATOR
+from protocol.order import folds
 from tasks.coordinator import Desk
 from tasks.steps import hidden
 
@@ -46,6 +48,8 @@ log = logging.getLogger("consilium.flows")
 T = TypeVar("T")
 
 SITE = "CONSILIUM_SITE"
+NOT_READY = 78
+MENDABLE = ("unauthenticated", "token", "site")  # what a person at the hospital puts right while the order waits
 COORDINATOR_URL = "CONSILIUM_COORDINATOR_URL"
 COORDINATOR_TOKEN = "CONSILIUM_COORDINATOR_TOKEN_FILE"  # noqa: S105 (the name of a variable that names a file)
 
@@ -66,10 +70,17 @@ class HospitalPlace(Place):
 
 @contextmanager
 def at_hospital(order_id: int) -> Iterator[HospitalPlace]:
-    """A hospital's place. A refusal goes to its ledger and ends the order; keys and snapshot are forgotten."""
-    settings = load_settings(Path(os.environ[SITE]))
-    transport = HttpTransport(settings.client(), settings.secret("token"))
-    place = HospitalPlace(order_id, Exchange(transport, settings.user_id))
+    """A hospital's place. A refusal goes to its ledger and ends the order; keys and snapshot are forgotten.
+
+    What a person here can put right (settings, a token that is not accepted, a full disk) ends no order: the process
+    gives the run back to its agent, which starts it again.
+    """
+    try:
+        settings = load_settings(Path(os.environ[SITE]))
+        transport = HttpTransport(settings.client(), settings.secret("token"))
+        place = HospitalPlace(order_id, Exchange(transport, settings.user_id))
+    except (ConsiliumError, OSError) as error:
+        _give_back(error)
     try:
         place.party = open_party(settings, order_id, transport)
         yield place
@@ -79,17 +90,31 @@ def at_hospital(order_id: int) -> Iterator[HospitalPlace]:
         Vault(settings.vault).end_order(order_id, stop.code)
     except Exception as error:  # noqa: BLE001 (the last place before Prefect: no text of it may pass)
         known = _known(error)
-        Ledger(settings.ledger).write("refused", order_id=order_id, rule=known.code, sentence=known.sentence)
-        place.outcome = _refuse(place, known, settings.name)
+        if isinstance(error, OSError) or known.code in MENDABLE:
+            _give_back(known)
+        place.outcome = _refuse(place, known, settings)
         Vault(settings.vault).end_order(order_id, "failed")
 
 
-def _refuse(place: Place, error: ConsiliumError, name: str) -> State[Any] | None:
-    told = type(error)(f"{name}: {error.sentence}", remedy=error.remedy, code=error.code, **error.detail)
+def _give_back(error: Exception) -> NoReturn:
+    """Ends this process at once; the agent starts the run again, after a while, as long as the order goes on."""
+    log.error("This site is not ready: %s; the run is started again", error)
+    logging.shutdown()
+    os._exit(NOT_READY)
+
+
+def _refuse(place: Place, error: ConsiliumError, settings: Settings) -> State[Any] | None:
+    """Tells the ledger and the coordinator; the state for Prefect."""
+    told = type(error)(f"{settings.name}: {error.sentence}", remedy=error.remedy, code=error.code, **error.detail)
     try:
+        Ledger(settings.ledger).write("refused", order_id=place.order_id, rule=error.code, sentence=error.sentence)
         place.exchange.refuse(place.order_id, told)
     except OrderStopped as stop:
         return _state_of(stop)
+    except OSError as full:
+        _give_back(full)
+    except ConsiliumError as other:  # an order that is not this hospital's to refuse
+        return Failed(message=str(other))
     return Failed(message=str(told))
 
 
@@ -136,6 +161,16 @@ def dispatch(place: Place, flow_name: str, hospitals: list[int]) -> None:
 
 
 def _start(order_id: int, flow_name: str, user_id: int) -> None:
+    """Unavailable while the hospital has no deployment yet: the operator makes it, and the order goes on."""
+    try:
+        _run_deployment(order_id, flow_name, user_id)
+    except ObjectNotFound:
+        raise Unavailable(
+            f"Prefect knows no deployment {flow_name}/hospital-{user_id}.", remedy="Run: ./run server deploy"
+        ) from None
+
+
+def _run_deployment(order_id: int, flow_name: str, user_id: int) -> None:
     run_deployment(
         f"{flow_name}/hospital-{user_id}",
         parameters={"order_id": order_id},
@@ -152,8 +187,9 @@ def _persist(call: Callable[[], T]) -> T:
     while True:
         try:
             return call()
-        except (httpx.HTTPError, OSError) as error:
-            log.warning("Prefect does not answer (%s); trying again", type(error).__name__)
+        except (httpx.HTTPError, OSError, Unavailable) as error:
+            what = error if isinstance(error, Unavailable) else f"Prefect does not answer ({type(error).__name__})"
+            log.warning("%s; trying again", what)
             time.sleep(pause)
             pause = min(2 * pause, 10.0)
 
@@ -219,7 +255,7 @@ class Progress:
             self._changed.wait()
             self._changed.clear()
             try:
-                bar = bar or create_progress_artifact(0.0, key=f"{key}-progress", description=f"Order {key}")
+                bar = bar or create_progress_artifact(0.0, key=f"{key}-progress", description=f"Progress of {key}")
                 update_progress_artifact(bar, progress=self._percent())  # type: ignore[arg-type]
             except Exception as error:  # noqa: BLE001 (a picture that cannot be drawn must not stop a training)
                 log.warning("Progress could not be shown (%s)", type(error).__name__)
@@ -229,8 +265,10 @@ class Progress:
     def _percent(self) -> float:
         if not self._records:
             return 0.0
-        last, rounds = self._records[-1], self._desk.request.model_params.max_iter
-        return 100.0 if last["final"] else min(99.0, 100.0 * (last["round"] + 1) / (rounds + 1))
+        last, every = self._records[-1], folds(self._desk.request)
+        rounds = self._desk.request.model_params.max_iter
+        done = 1.0 if last["final"] else min(0.99, (last["round"] + 1) / (rounds + 1))
+        return 100.0 * (every.index(last["fold"]) + done) / len(every)
 
     def _draw_result(self, key: str) -> None:
         try:

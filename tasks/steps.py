@@ -18,7 +18,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 
-from protocol.errors import ConsiliumError
+from protocol.errors import ConsiliumError, Unavailable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -81,6 +81,13 @@ def _timed_and_safe(name: str, call: Callable[[], R]) -> R:
         return call()
     except ConsiliumError:
         raise
+    except OSError as error:
+        log.error("%s in %s", error, name)
+        raise Unavailable(
+            f"The step {name!r} met a {type(error).__name__} of this site.",
+            remedy="Look for a full disk or wrong file modes; the site's log has the full text.",
+            code="site",
+        ) from None
     except Exception as error:  # noqa: BLE001 (no text of it may reach Prefect)
         raise hidden(name, error) from None
     finally:
