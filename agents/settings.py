@@ -118,7 +118,7 @@ class Settings:
             "CONSILIUM_SITE": str(self.site),
             "PREFECT_API_URL": self.prefect_url,
             "PREFECT_HOME": str(self.state / "prefect"),
-            "PREFECT_WORKER_ENABLE_CANCELLATION": "true",
+            "PREFECT_WORKER_QUERY_SECONDS": "30",  # the coordinator's word comes first; this is for when it is away
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             **auth,
             **authority,

@@ -482,6 +482,8 @@ def _save_checkpoint(trainer: Trainer, point: Checkpoint) -> None:
         second=point.state.second,
         losses=np.array(point.losses, dtype=np.float64),
     )
+    for kind in ("gradient", "opening-gradient"):
+        trainer.party.store.forget_outbox(f"{kind}-{point.fold}-{point.round - 1}-")
 
 
 def _load_checkpoint(trainer: Trainer, fold: int) -> Checkpoint:

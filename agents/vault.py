@@ -205,6 +205,11 @@ class OrderVault:
             write_once(path, make())
         return path.read_bytes()
 
+    def forget_outbox(self, prefix: str) -> None:
+        """Drops messages that were sent and that nobody will ask for again."""
+        for path in self.outbox.glob(f"{prefix}*"):
+            path.unlink(missing_ok=True)
+
     def has(self, name: str) -> bool:
         return (self.folder / name).exists()
 

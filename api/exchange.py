@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
@@ -29,6 +29,9 @@ Number = Annotated[int, Path(ge=0, lt=2**31)]
 Recipient = Annotated[int, Query(ge=0, lt=2**31)]
 Wait = Annotated[float, Query(ge=0, allow_inf_nan=False)]
 Topic = Annotated[str, Path(max_length=32, pattern=r"^[a-z_-]+$")]
+
+# So many news are kept for workers that were away for a moment.
+LONGEST_NEWS = 10_000
 
 
 class Ring(asyncio.Event):
@@ -76,16 +79,19 @@ class Inbox:
 
     def __init__(self) -> None:
         self.boot = secrets.token_hex(8)
-        self._news: list[tuple[int, str, int]] = []
+        self._news: deque[tuple[int, int, str, int]] = deque(maxlen=LONGEST_NEWS)
+        self._n_told = 0
         self.bell = Bell()
 
     def tell(self, user_id: int, what: str, order_id: int) -> None:
-        self._news.append((user_id, what, order_id))
+        self._n_told += 1
+        self._news.append((self._n_told, user_id, what, order_id))
         self.bell.ring(user_id)
 
     def since(self, user_id: int, cursor: int) -> tuple[int, list[dict[str, Any]]]:
-        fresh = self._news[cursor:]
-        return len(self._news), [{"what": w, "order_id": o} for user, w, o in fresh if user == user_id]
+        """The news behind a cursor, and the next cursor. Who was away for longer looks at its pool anyway."""
+        fresh = (news for news in self._news if news[0] > cursor)
+        return self._n_told, [{"what": w, "order_id": o} for _, user, w, o in fresh if user == user_id]
 
 
 class Waits:

@@ -45,7 +45,10 @@ def coordinate_training(desk: Desk, show: Callable[[dict[str, Any]], None]) -> N
 
 
 def _run_rounds(desk: Desk, fold: int, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    round_ = 0
+    recorded = desk.recorded_rounds(fold)
+    for record in recorded[:-1]:
+        show(record)
+    round_ = max(0, len(recorded) - 1)
     while True:
         record = coordinator.aggregate_round(desk, fold, round_)
         show(record)

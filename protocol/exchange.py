@@ -140,8 +140,10 @@ class Exchange:
     def get(self, address: Address, sender: int, recipient: int | None = None) -> bytes:
         return self.gather(address, (sender,), recipient)[sender]
 
-    def discard(self, address: Address) -> None:
-        self.insist(lambda: self.transport.discard(address, self.me))
+    def discard(self, address: Address, recipient: int | None = None) -> None:
+        """Drops what was for `recipient` (default: oneself) when nobody will read it again."""
+        reader = self.me if recipient is None else recipient
+        self.insist(lambda: self.transport.discard(address, reader))
 
     def refuse(self, run: int, error: ConsiliumError) -> None:
         self.insist(lambda: self.transport.refuse(run, error))

@@ -31,6 +31,10 @@ class Desk:
     def hospitals(self) -> list[int]:
         return self.request.hospitals
 
+    def recorded_rounds(self, fold: int) -> list[dict[str, Any]]:
+        """The records of a fold's rounds before a restart, in order; the last one may not have been given away."""
+        return [record for (number, _), record in sorted(self.recorded.items()) if number == fold]
+
 
 def open_desk(order_id: int, exchange: Exchange) -> Desk:
     """Reads the order's document and how far the order was before a restart."""
@@ -86,7 +90,15 @@ def aggregate_round(desk: Desk, fold: int, round_: int) -> dict[str, Any]:
         desk.exchange.record(desk.order_id, round=record)
         _give_sum(desk, address, parts)
     desk.exchange.discard(address)
+    if round_ > 0:
+        _forget_round(desk, replace(address, round=round_ - 1))
     return record
+
+
+def _forget_round(desk: Desk, address: Address) -> None:
+    """Who contributes to a round has taken the step before it, so the sum and the opening of that one are used."""
+    desk.exchange.discard(_total(address), desk.request.user_id)
+    desk.exchange.discard(replace(address, topic=f"opening-{address.topic}"), EVERYONE)
 
 
 def _read_parts(desk: Desk, address: Address) -> dict[int, Contribution]:
