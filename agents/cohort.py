@@ -15,7 +15,6 @@ import os
 import re
 import secrets
 import sqlite3
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from agents.policy import TableRules
+from agents.vault import write_durably
 from protocol.errors import BadRequest, Conflict, NotFound, Refused
 
 Digests = NDArray[np.uint64]
@@ -503,25 +503,7 @@ def save_cohort(path: Path, cohort: Cohort) -> None:
     After a crash at any moment the old file or the whole new one is there. Disclosure: as `encode_cohort`.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(encode_cohort(cohort))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _fsync_folder(path.parent)
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_durably(path, encode_cohort(cohort))
 
 
 def load_cohort(path: Path) -> Cohort:

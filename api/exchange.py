@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from api.auth import AGENT, COORDINATOR_ROLE, OPEN, CallerOf, require_role
 from api.store import Caller, Store
@@ -32,6 +32,14 @@ Topic = Annotated[str, Path(max_length=32, pattern=r"^[a-z_-]+$")]
 
 # So many news are kept for workers that were away for a moment.
 LONGEST_NEWS = 10_000
+
+
+def _address(run: Number, topic: Topic, fold: Number, round_: Number, attempt: Number) -> Address:
+    """The part of every path that names a set of messages."""
+    return Address(run, topic, fold, round_, attempt)
+
+
+AddressOf = Annotated[Address, Depends(_address)]
 
 
 class Ring(asyncio.Event):
@@ -195,26 +203,22 @@ async def _rang(event: Ring, deadline: float) -> bool:
 async def put_message(
     request: Request,
     caller: CallerOf,
-    run: Number,
-    topic: Topic,
-    fold: Number,
-    round_: Number,
-    attempt: Number,
+    address: AddressOf,
     sender: Number,
     recipient: Number,
 ) -> Response:
     """Keeps a message; the same bytes again are fine, other bytes are a conflict."""
     _check_sender(caller, sender)
-    _check_topic(caller, topic)
-    state, address = request.app.state, Address(run, topic, fold, round_, attempt)
+    _check_topic(caller, address.topic)
+    state, run = request.app.state, address.run
     await _require_party(state.store, caller, run)
     body = await request.body()
     new = await to_thread.run_sync(state.store.put_message, address, sender, recipient, body)
     state.bell.ring(run)
-    if topic == "acceptance":
+    if address.topic == "acceptance":
         state.bell.ring(("order", run))
-    if topic == "predictions":  # an inference order ends with its answer, whether anybody waits for it or not
-        await to_thread.run_sync(state.store.end_order, run, "success")
+    if address.topic == "predictions":
+        await to_thread.run_sync(state.store.end_inference, run)
     return Response(status_code=201 if new else 200)
 
 
@@ -222,18 +226,14 @@ async def put_message(
 async def gather_messages(
     request: Request,
     caller: CallerOf,
-    run: Number,
-    topic: Topic,
-    fold: Number,
-    round_: Number,
-    attempt: Number,
+    address: AddressOf,
     senders: Annotated[str, Query(max_length=20_000)],
     recipient: Recipient,
     wait: Wait = LONGEST_WAIT_SECONDS,
 ) -> Response:
     """All senders' messages for one recipient, or 204 when they are not all there in time."""
     _check_recipient(caller, recipient, senders)
-    state, address = request.app.state, Address(run, topic, fold, round_, attempt)
+    state, run = request.app.state, address.run
     await _require_party(state.store, caller, run)
     wanted = _user_ids(senders)
     deadline = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
@@ -255,16 +255,12 @@ async def gather_messages(
 async def discard_messages(
     request: Request,
     caller: CallerOf,
-    run: Number,
-    topic: Topic,
-    fold: Number,
-    round_: Number,
-    attempt: Number,
+    address: AddressOf,
     recipient: Recipient,
 ) -> Response:
     """Drops what was for the coordinator alone."""
     require_role(caller, COORDINATOR_ROLE)
-    await to_thread.run_sync(request.app.state.store.discard, Address(run, topic, fold, round_, attempt), recipient)
+    await to_thread.run_sync(request.app.state.store.discard, address, recipient)
     return Response(status_code=204)
 
 

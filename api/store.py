@@ -355,6 +355,11 @@ class Store:
                 db.execute(messages.delete().where(messages.c.run == order_id, sa.not_(keep)))
             return bool(ended.rowcount)
 
+    def end_inference(self, order_id: int) -> None:
+        """An inference order ends with its answer, whether anybody waits for it or not; no other order does."""
+        if self.order(order_id)["kind"] == "infer":
+            self.end_order(order_id, "success")
+
     def prune(self, before: datetime.datetime) -> int:
         """Deletes the sealed predictions of inference orders that ended before; returns how many."""
         ended = sa.select(orders.c.order_id).where(orders.c.updated < before, orders.c.state.in_(ENDED))

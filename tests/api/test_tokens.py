@@ -307,3 +307,11 @@ def test_a_prefect_that_is_away_costs_no_predictions(tmp_path: Path, monkeypatch
 
 async def away(*_: object, **__: object) -> str:
     raise Unavailable("Prefect does not answer.", remedy="Check it.")
+
+
+def test_predictions_end_no_order_but_an_inference(coordinator_with_order: tuple[Coordinator, int]) -> None:
+    """A hospital of a training order must not end it as a success by sending something under that name."""
+    coordinator, order_id = coordinator_with_order
+    put = coordinator.call("PUT", f"/exchange/{order_id}/predictions/0/0/0/3/1", "agent-3", content=b"nothing")
+    assert put.status_code == 201
+    assert coordinator.store.order(order_id)["state"] == "pending"
