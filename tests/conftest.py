@@ -28,6 +28,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class _AskAgain(httpx.HTTPTransport):
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        for _ in range(60):
+            response = super().handle_request(request)
+            if response.status_code != 503:
+                break
+            response.close()
+            time.sleep(2)
+        return response
+
+
 @dataclass
 class RunningFederation:
     """`./run up` as a process of its own, in a home of its own."""
@@ -60,6 +71,7 @@ class RunningFederation:
             "CONSILIUM_HOME": str(self.home),
             "CONSILIUM_API_PORT": str(self.api_port),
             "CONSILIUM_PREFECT_PORT": str(self.prefect_port),
+            "CONSILIUM_ACCEPT_SECONDS": "150",  # Prefect on SQLite may make a request wait for a minute
             **self.environment,
         }
 
@@ -98,16 +110,19 @@ class RunningFederation:
     def client(self, who: str | int | None = 4) -> httpx.Client:
         """HTTP as the user of a hospital, as "operator", or as nobody (None)."""
         headers = {} if who is None else {"Authorization": f"Bearer {self.tokens()[str(who)]}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=90, trust_env=False)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=200, trust_env=False)
 
     def agent_client(self, site: str) -> httpx.Client:
         token = (self.home / "sites" / site / "token").read_text().strip()
         headers = {"Authorization": f"Bearer {token}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=90, trust_env=False)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=200, trust_env=False)
 
     def prefect(self) -> httpx.Client:
+        """Prefect's API, asked again while its database is locked, as Prefect's own client does."""
         user, _, password = (self.home / "coordinator" / "prefect_auth").read_text().partition(":")
-        return httpx.Client(base_url=self.prefect_url, auth=(user, password), timeout=60, trust_env=False)
+        return httpx.Client(
+            base_url=self.prefect_url, auth=(user, password), timeout=120, transport=_AskAgain(trust_env=False)
+        )
 
     def submit(self, body: dict[str, Any], who: int | None = None) -> int:
         """Sends an order and returns its number; fails with the answer when it is refused."""
