@@ -33,7 +33,7 @@ from protocol.order import n_held_out
 from protocol.secure_sum import SumKeys
 
 _COUNT_BITS = 30
-_OBFUSCATORS_AHEAD, _OBFUSCATORS_AT_ONCE = 40, 4  # the final histogram takes 33; a round of 31 values takes 2
+_OBFUSCATORS_AHEAD = 40  # the final histogram takes 33, a round of 31 values 2; so many pay for their power table
 
 
 @dataclass
@@ -371,10 +371,10 @@ def apply_round(trainer: Trainer, fold: Fold) -> None:
 
 
 def _prepare_ahead(trainer: Trainer) -> None:
-    """While this hospital waits for the others, it makes a few obfuscators for what it encrypts next."""
+    """While this hospital waits for the others, it fills its stock of obfuscators for what it encrypts next."""
     stock = trainer.obfuscators
     if stock is not None and stock.ready < _OBFUSCATORS_AHEAD:
-        threading.Thread(target=stock.prepare, args=(stock.ready + _OBFUSCATORS_AT_ONCE,), daemon=True).start()
+        threading.Thread(target=stock.prepare, args=(_OBFUSCATORS_AHEAD,), daemon=True).start()
 
 
 def _stepped(trainer: Trainer, point: Checkpoint, sums: Ints) -> Checkpoint:
