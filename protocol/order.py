@@ -262,6 +262,11 @@ def _check_combination(request: TrainingRequest) -> None:
             "validation_fraction and test_data_info both say which rows test the model.",
             "Give one of them.",
         )
+    init, encrypt = params.init_param, params.encrypt_param
+    if init.init_method != "const" and init.init_const != InitParam().init_const:
+        raise _bad("init_const", "init_const is given, and init_method is not const.", "Leave it out, or choose const.")
+    if encrypt.method != "Paillier" and encrypt.key_length != EncryptParam().key_length:
+        raise _bad("key_length", "key_length is given for a method without keys of a length.", "Leave it out.")
     if params.cv_param.need_cv and request.validation_fraction is not None:
         raise _bad(
             "validation_fraction",

@@ -156,7 +156,10 @@ def test_no_encryption_is_a_choice_that_has_to_be_written(value: Any) -> None:
         ],
         *[("model_params.encrypt_param.key_length", bits) for bits in (2048, 3072, 4096)],
         ("model_params.encrypt_param.method", "Mask"),
-        ("model_params.init_param.init_const", -2.5),
+        (
+            "model_params.init_param",
+            {"init_method": "const", "init_const": -2.5, "random_seed": 1, "fit_intercept": True},
+        ),
         ("model_params.init_param.random_seed", 0),
         ("model_params.init_param.fit_intercept", False),
         ("model_params.batch_size", -1),
@@ -486,3 +489,17 @@ def test_a_hospital_believes_no_document(text: str) -> None:
 def test_any_document_is_read_or_refused(value: Any) -> None:
     with pytest.raises(ConsiliumError):
         read_order_document(json.dumps(value), 37)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("init_param", {"init_method": "zeros", "init_const": 2.0}, "init_const"),
+        ("encrypt_param", {"method": "Mask", "key_length": 4096}, "key_length"),
+        ("encrypt_param", {"method": "None", "key_length": 3072}, "key_length"),
+    ],
+)
+def test_a_value_that_would_have_no_effect_is_refused(name: str, value: Any, code: str) -> None:
+    with pytest.raises(BadRequest, match="Leave it out") as caught:
+        params(name, value)
+    assert caught.value.code == code
