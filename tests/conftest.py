@@ -16,10 +16,15 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import bad_tables
 
 ROOT = Path(__file__).parent.parent
+
+# How long an example takes depends on the machine's load, and says nothing about the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def free_port() -> int:
