@@ -43,7 +43,17 @@ def parts_of_coordinator(settings: Settings, *, expected: int) -> list[Part]:
             **_frugal(local=expected > 0),
             **({"PREFECT_SERVER_API_AUTH_STRING": auth} if auth else {}),
         }
-        command = [python, "-m", "prefect", "server", "start", "--host", settings.host, "--port", port]
+        command = [
+            python,
+            "-m",
+            "deployments.prefect_server",
+            "server",
+            "start",
+            "--host",
+            settings.host,
+            "--port",
+            port,
+        ]
         parts.append(Part("prefect", command, home / "server.log", server))
     own_home = {"PREFECT_HOME": str(settings.folder / "prefect-client"), "PREFECT_LOGGING_LEVEL": "WARNING"}
     api = [python, "-m", "deployments.server", "api", "--expect-agents", str(expected)]

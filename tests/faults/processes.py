@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PARTS = {
-    "prefect": "prefect server start",
+    "prefect": "deployments.prefect_server",
     "api": "deployments.server api",
     "worker": "deployments.server worker",
     2: "agents start --site",
