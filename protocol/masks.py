@@ -147,13 +147,46 @@ def _integers(key: bytes, tag: bytes, info: bytes, *, modulus: int, count: int) 
 
 
 def _words(key: bytes, tag: bytes, info: bytes, *, count: int) -> NDArray[np.uint64]:
-    return np.frombuffer(_stream(key, tag, info, 8 * count), dtype="<u8").astype(np.uint64, copy=False)
+    return Stream(key, tag, info).words(count)
 
 
 def _stream(key: bytes, tag: bytes, info: bytes, length: int) -> bytes:
-    """`length` bytes of AES-256-CTR; the key is used for this tag and info alone, so the counter may start at 0."""
-    if len(key) != KEY_BYTES:
-        raise ProtocolViolation(f"A mask key is not {KEY_BYTES} bytes long.", remedy="Set up the order again.")
-    derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=tag + b"\0" + info).derive(key)
-    encryptor = Cipher(algorithms.AES256(derived), modes.CTR(bytes(16))).encryptor()
-    return encryptor.update(bytes(length)) + encryptor.finalize()
+    return Stream(key, tag, info).read(length)
+
+
+class Stream:
+    """Bytes of AES-256-CTR, and numbers made of them. The key is used for this tag and info alone: counter from 0.
+
+    ProtocolViolation when the key is not 32 bytes long.
+    """
+
+    def __init__(self, key: bytes, tag: bytes, info: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise ProtocolViolation(f"A mask key is not {KEY_BYTES} bytes long.", remedy="Set up the order again.")
+        derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=tag + b"\0" + info).derive(key)
+        self._encryptor = Cipher(algorithms.AES256(derived), modes.CTR(bytes(16))).encryptor()
+
+    def read(self, length: int) -> bytes:
+        return self._encryptor.update(bytes(length))
+
+    def words(self, count: int) -> NDArray[np.uint64]:
+        """Uniform 64-bit words."""
+        return np.frombuffer(self.read(8 * count), dtype="<u8").astype(np.uint64, copy=False)
+
+    def signs(self, count: int) -> NDArray[np.float64]:
+        """+1 or -1."""
+        bits = np.unpackbits(np.frombuffer(self.read((count + 7) // 8), dtype=np.uint8), count=count)
+        signs: NDArray[np.float64] = 1.0 - 2.0 * bits.astype(np.float64)
+        return signs
+
+    def permutation(self, count: int) -> NDArray[np.intp]:
+        """A uniform order of `count` places; two equal words out of 2^64 would favour the earlier place."""
+        return np.argsort(self.words(count), kind="stable")
+
+    def normals(self, count: int) -> NDArray[np.float64]:
+        """Standard normal numbers by Box and Muller (1958), from 53 bits each."""
+        half = (count + 1) // 2
+        uniform = (self.words(2 * half) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        radius = np.sqrt(-2.0 * np.log1p(-uniform[:half]))
+        angle = 2.0 * np.pi * uniform[half:]
+        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
