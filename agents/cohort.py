@@ -291,6 +291,8 @@ _LABEL_READERS: dict[str, Callable[[pd.Series[Any], _Counts], tuple[NDArray[Any]
     "lr": _binary_label,
     "linear": _real_label,
     "softmax": _class_label,
+    "mlp": _class_label,
+    "cnn": _class_label,
 }
 
 

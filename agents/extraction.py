@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from agents.source import dialect_of, open_source
 from agents.sql import CheckedQuery, check_sql
 from analytics.checks import Ints
 from analytics.folds import fold_indices, validation_indices
+from analytics.models import CLASSIFIERS, Model
 from protocol.errors import BadRequest
 from protocol.order import TrainingRequest, folds, n_held_out
 
@@ -117,7 +119,7 @@ def _pass_gate(party: Party, checked: CheckedQuery, cohort: Cohort, purpose: str
 
 
 def check_model_size(party: Party, n_parameters: int) -> None:
-    """The gate once more, for the model as it is: a softmax model has the classes of all hospitals, not only one's own.
+    """The gate once more, for the model as it is: it has the classes of all hospitals, not only one's own.
 
     Raises Refused with the rule. Disclosure: as `check_gate`.
     """
@@ -146,8 +148,20 @@ def _parts(party: Party, cohort: Cohort, n_parameters: int) -> dict[str, tuple[C
 
 def _n_parameters(request: TrainingRequest, cohort: Cohort) -> int:
     """At the least: the other hospitals' classes are not known yet."""
-    width = len(request.attributes) + request.model_params.init_param.fit_intercept
-    return width * (max(2, len(cohort.labels)) if request.model_type == "softmax" else 1)
+    n_classes = max(2, len(cohort.labels))
+    return ordered_model(request, range(n_classes)).n_weights
+
+
+def ordered_model(request: TrainingRequest, classes: Iterable[int | str]) -> Model:
+    """The model that an order trains; the classes are for those models only that have some."""
+    return Model(
+        request.model_type,
+        len(request.attributes),
+        request.model_params.init_param.fit_intercept,
+        tuple(classes) if request.model_type in CLASSIFIERS else (),
+        request.hidden,
+        request.shape,
+    )
 
 
 def _rows(cohort: Cohort, rows: Ints) -> Cohort:

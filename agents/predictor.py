@@ -22,8 +22,8 @@ from protocol.sealing import KEY_BYTES
 def predict(party: Party, model_id: int, sql: str) -> list[dict[str, Any]]:
     """One entry a row: {"id", "label"}; label is the probability of class 1 (lr), the value (linear) or the class.
 
-    softmax adds "probabilities" by class. Raises NotFound without such a model, BadRequest for missing columns, NULLs
-    or no rows, Refused where the policy does not allow inference.
+    A model of classes adds "probabilities" by class. Raises NotFound without such a model, BadRequest for missing
+    columns, NULLs or no rows, Refused where the policy does not allow inference.
 
     Disclosure: predictions; they stay in the vault unless the policy lets them be returned.
     """
@@ -63,7 +63,14 @@ def predict(party: Party, model_id: int, sql: str) -> list[dict[str, Any]]:
 
 def model_of(stored: dict[str, Any]) -> Model:
     """The model that a vault's entry describes."""
-    return Model(stored["model_type"], len(stored["attributes"]), stored["fit_intercept"], tuple(stored["classes"]))
+    return Model(
+        stored["model_type"],
+        len(stored["attributes"]),
+        stored["fit_intercept"],
+        tuple(stored["classes"]),
+        tuple(stored.get("hidden", ())),
+        tuple(stored.get("shape", ())),
+    )
 
 
 def _apply(stored: dict[str, Any], model: Model, X: Any) -> Any:
@@ -74,7 +81,7 @@ def _apply(stored: dict[str, Any], model: Model, X: Any) -> Any:
 
 
 def _entries(model: Model, ids: list[str], values: Any) -> list[dict[str, Any]]:
-    if model.kind != "softmax":
+    if not model.classes:
         return [{"id": text, "label": float(value)} for text, value in zip(ids, values, strict=True)]
     return [
         {

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.extraction import check_model_size, held_out_rows
+from agents.extraction import check_model_size, held_out_rows, ordered_model
 from agents.party import Party, private_key, receive, receive_all, send
 from analytics import metrics as measures
 from analytics import optimizers, standardization
@@ -102,7 +102,7 @@ class Trainer:
         return X[kept], y[kept], X[held_out], y[held_out]
 
     def _labels(self, y: Any) -> Labels:
-        if self.model.kind != "softmax":
+        if not self.model.classes:
             return np.asarray(y, dtype=np.float64)
         index = {label: position for position, label in enumerate(self.model.classes)}
         unknown = {label for label in y.tolist() if label not in index}
@@ -128,12 +128,7 @@ def agree_on_model(trainer: Trainer) -> None:
     request = trainer.party.request
     FixedPoint(sum(trainer.party.n_rows.values()), trainer.params.bound)
     classes = [] if request.model_type == "linear" else _joint_classes(trainer)
-    trainer.model = Model(
-        request.model_type,
-        len(request.attributes),
-        trainer.params.init_param.fit_intercept,
-        tuple(classes) if request.model_type == "softmax" else (),
-    )
+    trainer.model = ordered_model(request, classes)
     if trainer.model.classes:
         check_model_size(trainer.party, trainer.model.n_weights)
     trainer.start = _joint_start(trainer)
@@ -183,16 +178,17 @@ def _class_order(label: Any) -> tuple[bool, Any]:
 def _joint_start(trainer: Trainer) -> Floats:
     """Drawn once, by the initiator: another processor could draw other last bits."""
     party, init = trainer.party, trainer.params.init_param
+    method = party.request.init_method
 
     def draw() -> bytes:
-        drawn = initial_weights(trainer.model, method=init.init_method, const=init.init_const, seed=init.random_seed)
+        drawn = initial_weights(trainer.model, method=method, const=init.init_const, seed=init.random_seed)
         return drawn.astype(">f8").tobytes()
 
     if party.is_initiator:
         send(party, "weights", draw, recipient=EVERYONE)
     data = receive(party, "weights", party.request.user_id, EVERYONE)
     weights = np.frombuffer(data, dtype=">f8").astype(np.float64)
-    own = initial_weights(trainer.model, method=init.init_method, const=init.init_const, seed=init.random_seed)
+    own = initial_weights(trainer.model, method=method, const=init.init_const, seed=init.random_seed)
     if weights.shape != own.shape or not np.allclose(weights, own, rtol=1e-9, atol=0):
         raise BadRequest(
             "The initiator's initial weights are not those that the order describes.",
@@ -450,6 +446,8 @@ def save_model(trainer: Trainer, fold: Fold) -> None:
             "label_name": party.request.label_name,
             "fit_intercept": model.fit_intercept,
             "classes": list(model.classes),
+            "hidden": list(model.hidden),
+            "shape": list(model.shape),
             "layers": layers,
             "standardize": None if fold.scale is None else [values.tolist() for values in fold.scale],
             "n_rounds": point.round,

@@ -17,7 +17,15 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from protocol.errors import BadRequest, ConsiliumError, InvalidInput
 from protocol.messages import COORDINATOR, canonical
 
-MODEL_NAMES = {"lr": "Logistic Regression", "linear": "Linear Regression", "softmax": "Softmax Regression"}
+MODEL_NAMES = {
+    "lr": "Logistic Regression",
+    "linear": "Linear Regression",
+    "softmax": "Softmax Regression",
+    "mlp": "Multilayer Perceptron",
+    "cnn": "Convolutional Neural Network",
+}
+# Units, or channels, of a network's two hidden layers unless an order says otherwise.
+HIDDEN: dict[str, tuple[int, ...]] = {"mlp": (32, 16), "cnn": (8, 16)}
 KEY_LENGTHS = (2048, 3072, 4096)
 DEFAULT_BOUND = 2.0**20
 _DIGITS = re.compile("[0-9]{1,10}")
@@ -92,9 +100,9 @@ class _Strict(BaseModel):
 
 class InitParam(_Strict):
     init_method: Annotated[
-        Literal["zeros", "ones", "const", "random_normal", "random_uniform"],
+        Literal["zeros", "ones", "const", "random_normal", "random_uniform"] | None,
         _any_case("zeros", "ones", "const", "random_normal", "random_uniform"),
-    ] = "zeros"
+    ] = None
     init_const: Number = 1.0
     random_seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 1
     fit_intercept: bool = True
@@ -140,6 +148,8 @@ class ModelParams(_Strict):
     learning_rate: Annotated[Number, Field(gt=0, le=1e6)] = 0.15
     decay: Annotated[Number, Field(ge=0, le=1e6)] = 0.0
     decay_sqrt: bool = True
+    hidden: Annotated[list[Annotated[Whole, Field(ge=1, le=1024)]], Field(min_length=2, max_length=2)] | None = None
+    shape: Annotated[list[Annotated[Whole, Field(ge=1, le=10_000)]], Field(min_length=2, max_length=3)] | None = None
     init_param: InitParam = InitParam()
     encrypt_param: EncryptParam = EncryptParam()
     cv_param: CrossValidation = CrossValidation()
@@ -168,7 +178,7 @@ class TrainingRequest(_Strict):
     """The body of POST /model/train."""
 
     user_id: UserId
-    model_type: Annotated[Literal["lr", "linear", "softmax"], _any_case("lr", "linear", "softmax")]
+    model_type: Annotated[Literal["lr", "linear", "softmax", "mlp", "cnn"], _any_case(*MODEL_NAMES)]
     model_params: ModelParams = ModelParams()
     party_id: Annotated[list[UserId], Field(max_length=1000)]
     data_info: SqlByHospital
@@ -183,6 +193,22 @@ class TrainingRequest(_Strict):
     def hospitals(self) -> list[int]:
         """Everybody who takes part, the initiator included, sorted."""
         return sorted({self.user_id, *self.party_id})
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Units of the hidden layers; none for a model without."""
+        given = self.model_params.hidden
+        return HIDDEN.get(self.model_type, ()) if given is None else tuple(given)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width and perhaps channels of an image; nothing for a model of no images."""
+        return tuple(self.model_params.shape or ())
+
+    @property
+    def init_method(self) -> str:
+        """As ordered, or else one that this model type can train from."""
+        return self.model_params.init_param.init_method or ("random_normal" if self.hidden else "zeros")
 
     def sql_of(self, user_id: int) -> dict[str, str]:
         """One hospital's own SQL texts, by what they are for."""
@@ -220,6 +246,7 @@ def check_training_request(request: TrainingRequest) -> None:
     """BadRequest for a combination of fields that cannot be honoured."""
     _check_parties(request)
     _check_columns(request)
+    _check_layers(request)
     _check_combination(request)
 
 
@@ -252,6 +279,36 @@ def _check_columns(request: TrainingRequest) -> None:
             raise _bad("attributes", f"attributes holds the {field} column.", "A column has one role.")
     if request.unique_id == request.label_name:
         raise _bad("label_name", "label_name and unique_id are the same column.", "A column has one role.")
+
+
+def _check_layers(request: TrainingRequest) -> None:
+    params, is_network = request.model_params, request.model_type in HIDDEN
+    if params.hidden is not None and not is_network:
+        raise _bad("hidden", "hidden is given for a model without hidden layers.", "Leave it out, or order mlp or cnn.")
+    if is_network and not request.init_method.startswith("random"):
+        raise _bad(
+            "init_method",
+            "A network whose initial weights are all equal cannot be trained: its hidden units stay equal.",
+            "Use random_normal or random_uniform, or leave init_method out.",
+        )
+    if request.model_type == "cnn":
+        _check_shape(request)
+    elif params.shape is not None:
+        raise _bad("shape", "shape is given for a model that is not for images.", "Leave it out, or order cnn.")
+
+
+def _check_shape(request: TrainingRequest) -> None:
+    shape, n_attributes = request.shape, len(request.attributes)
+    if not shape:
+        raise _bad("shape", "A cnn needs the shape of its images.", "Give [height, width], or with channels as third.")
+    if min(shape[:2]) < 4:
+        raise _bad("shape", "A cnn halves its images twice.", "Give a height and a width of 4 or more.")
+    if math.prod(shape) != n_attributes:
+        raise _bad(
+            "shape",
+            f"shape is for {math.prod(shape)} pixel values, and there are {n_attributes} attributes.",
+            "List the attributes pixel by pixel, row by row, the channels of each pixel together.",
+        )
 
 
 def _check_combination(request: TrainingRequest) -> None:
@@ -309,18 +366,27 @@ def order_document(
     order_id: int, request: TrainingRequest, commitments: Mapping[int, str], *, rerun_of: int | None = None
 ) -> str:
     """What the initiator's agent signs and every hospital checks: the whole order, with commitments for the SQL."""
-    body = request.model_dump(mode="json", exclude={"data_info", "test_data_info"})
     return canonical(
         {
             "version": 1,
             "kind": "train",
             "order_id": order_id,
             "rerun_of": rerun_of,
-            "request": body,
+            "request": _written_out(request),
             "tested": sorted(request.test_data_info),
             "sql": {str(user): commitments[user] for user in request.hospitals},
         }
     )
+
+
+def _written_out(request: TrainingRequest) -> dict[str, Any]:
+    """The request without SQL: what was left out of it as what that means, without fields for other model types."""
+    body = request.model_dump(mode="json", exclude={"data_info", "test_data_info"})
+    params = body["model_params"]
+    params["init_param"]["init_method"] = request.init_method
+    layers = {"hidden": list(request.hidden), "shape": list(request.shape)}
+    body["model_params"] = {name: value for name, value in {**params, **layers}.items() if value != []}
+    return body
 
 
 def read_order_document(text: str, order_id: int) -> tuple[TrainingRequest, dict[int, str]]:

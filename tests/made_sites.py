@@ -31,7 +31,8 @@ def policy_text(
     ids, filters = sorted(hospitals), _texts(filter_columns)
     head = (
         f"[orders]\ninitiators = {ids}\nmethods = {_texts(methods)}\n"
-        f'model_types = ["lr", "linear", "softmax"]\nsign = {_word(sign)}\nmin_hospitals = {min_hospitals}\n'
+        'model_types = ["lr", "linear", "softmax", "mlp", "cnn"]\n'
+        f"sign = {_word(sign)}\nmin_hospitals = {min_hospitals}\n"
         f"[cohort]\n{cohort}\n"
         f"[inference]\nallowed = {_word(inference)}\nreturn_predictions = {_word(return_predictions)}\n"
     )
