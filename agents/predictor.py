@@ -12,6 +12,7 @@ from agents.party import Party
 from agents.source import dialect_of, open_source
 from agents.sql import check_plain, check_sql
 from analytics import standardization
+from analytics.checks import Floats
 from analytics.models import Model, scores
 from protocol.errors import BadRequest, Refused
 from protocol.exchange import Address
@@ -73,11 +74,16 @@ def model_of(stored: dict[str, Any]) -> Model:
     )
 
 
+def weights_of(stored: dict[str, Any]) -> Floats:
+    """The flat vector of a vault's entry: its layers in the model's order, not in that of the file."""
+    layers = (stored["layers"][name] for name in model_of(stored).layers)
+    return np.concatenate([np.asarray(values, dtype=np.float64).ravel() for values in layers])
+
+
 def _apply(stored: dict[str, Any], model: Model, X: Any) -> Any:
-    weights = np.concatenate([np.asarray(values, dtype=np.float64).ravel() for values in stored["layers"].values()])
     if stored["standardize"]:
         X = standardization.standardize(X, *(np.asarray(values) for values in stored["standardize"]))
-    return scores(model, weights, X)
+    return scores(model, weights_of(stored), X)
 
 
 def _entries(model: Model, ids: list[str], values: Any) -> list[dict[str, Any]]:
