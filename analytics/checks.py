@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Labels = NDArray[Any]  # float64 for lr and linear, an integer class index for softmax
+Labels = NDArray[Any]  # float64 for lr and linear, else an integer class index
 
 
 def check_finite(field: str, values: NDArray[Any]) -> None:
@@ -40,7 +40,7 @@ def check_same_rows(field: str, values: NDArray[Any], n_rows: int) -> None:
 def check_class_index(y: Labels, n_classes: int) -> None:
     """Raise ValueError unless y holds integers from 0 to n_classes - 1."""
     if not np.issubdtype(y.dtype, np.integer):
-        raise ValueError("y of a softmax model holds integer class indices.")
+        raise ValueError("y of a model of classes holds integer class indices.")
     if y.min() < 0 or y.max() >= n_classes:
         raise ValueError(f"y holds a class index outside 0 to {n_classes - 1}.")
 
