@@ -27,6 +27,7 @@ MODEL_NAMES = {
 # Units, or channels, of a network's two hidden layers unless an order says otherwise.
 HIDDEN: dict[str, tuple[int, ...]] = {"mlp": (32, 16), "cnn": (8, 16)}
 KEY_LENGTHS = (2048, 3072, 4096)
+CHOOSING = ("multi_krum", "minimum_diameter")
 DEFAULT_BOUND = 2.0**20
 _DIGITS = re.compile("[0-9]{1,10}")
 
@@ -184,15 +185,59 @@ class TrainingRequest(_Strict):
     data_info: SqlByHospital
     test_data_info: SqlByHospital = {}
     validation_fraction: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    scoring: Annotated[Literal["none", "round", "full"], _any_case("none", "round", "full")] | None = None
+    aggregation: Annotated[
+        Literal["mean", "multi_krum", "minimum_diameter", "median", "trimmed_mean"],
+        _any_case("mean", "multi_krum", "minimum_diameter", "median", "trimmed_mean"),
+    ] = "mean"
+    n_attackers: Annotated[Whole, Field(ge=1, le=1000)] | None = None
     unique_id: Column
     attributes: Annotated[list[Column], Field(min_length=1, max_length=10_000)]
     label_name: Column
     purpose: Annotated[str, Field(max_length=500), AfterValidator(_printable)] = ""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lift(cls, body: Any) -> Any:
+        """How gradients are scored and combined may stand beside the other model_params, too."""
+        params = body.get("model_params") if isinstance(body, Mapping) else None
+        names = [
+            name for name in ("scoring", "aggregation", "n_attackers") if isinstance(params, Mapping) and name in params
+        ]
+        for name in names:
+            if body.get(name, params[name]) != params[name]:  # type: ignore[index]
+                raise ValueError(f"{name} stands in the order and in model_params, and differs; give one of them")
+        rest = {key: value for key, value in params.items() if key not in names} if names else params  # type: ignore[union-attr]
+        return {**body, "model_params": rest, **{name: params[name] for name in names}} if names else body  # type: ignore[index]
+
     @property
     def hospitals(self) -> list[int]:
         """Everybody who takes part, the initiator included, sorted."""
         return sorted({self.user_id, *self.party_id})
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the coordinator may see every gradient: the initiator's choice, which every policy must allow."""
+        return self.model_params.encrypt_param.method == "None"
+
+    @property
+    def is_scored(self) -> bool:
+        return self.scoring in ("round", "full")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether each round's sum is over the hospitals that the coordinator chooses by their rotated gradients."""
+        return self.aggregation in CHOOSING
+
+    @property
+    def most_left_out(self) -> int:
+        """How many hospitals a round's sum may be without."""
+        return self.assumed_attackers if self.chooses else 0
+
+    @property
+    def assumed_attackers(self) -> int:
+        """`n_attackers`, by default as many as the rule bears with so many hospitals; 0 for the mean."""
+        return self.n_attackers or most_attackers(self.aggregation, len(self.hospitals))
 
     @property
     def hidden(self) -> tuple[int, ...]:
@@ -248,6 +293,7 @@ def check_training_request(request: TrainingRequest) -> None:
     _check_columns(request)
     _check_layers(request)
     _check_combination(request)
+    _check_aggregation(request)
 
 
 def _check_parties(request: TrainingRequest) -> None:
@@ -332,6 +378,32 @@ def _check_combination(request: TrainingRequest) -> None:
         )
     if params.convergence == "abs" and params.tolerance == 0:
         raise _bad("eps", "converge_func abs with eps 0 can never be met.", "Give eps above 0.")
+
+
+def most_attackers(aggregation: str, n_hospitals: int) -> int:
+    """How many attackers a rule bears: multi_krum 2f + 3 <= n (Blanchard et al. 2017), the others 2f < n, mean none."""
+    spare = {"mean": 0, "multi_krum": n_hospitals - 3}.get(aggregation, n_hospitals - 1)
+    return max(0, spare // 2)
+
+
+def _check_aggregation(request: TrainingRequest) -> None:
+    rule, most = request.aggregation, most_attackers(request.aggregation, len(request.hospitals))
+    if rule == "mean":
+        if request.n_attackers is not None:
+            raise _bad("n_attackers", "n_attackers is given, and the mean bears none.", "Choose another aggregation.")
+        return
+    if most < 1:
+        raise _bad("aggregation", f"{rule} bears no attacker among so few hospitals.", "Add hospitals, or order mean.")
+    if request.assumed_attackers > most:
+        raise _bad("n_attackers", f"{rule} bears {most} attackers among these hospitals.", "Give fewer n_attackers.")
+    if request.scoring == "none":
+        raise _bad("scoring", f"{rule} looks at the hospitals' gradients, and scoring is none.", "Order scoring round.")
+    if not request.chooses and not request.is_open:
+        raise _bad(
+            "aggregation",
+            f"{rule} needs every gradient in clear, and the method hides them.",
+            "Order multi_krum or minimum_diameter, or method None where all policies allow it.",
+        )
 
 
 def _listed(user_ids: set[int]) -> str:
