@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version as installed
 from typing import Any
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -18,11 +19,12 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import exchange, inference, orders
+from api import analytics, exchange, inference, orders, uploads
 from api.auth import AGENT, CallerOf, Rate, require_role
 from api.envelope import answer, failure
 from api.exchange import Bell, Inbox, Presence, Waits
 from api.orders import Desk
+from api.rounds import RoundFiles
 from api.runs import open_runs
 from api.settings import Settings
 from api.store import Store
@@ -33,6 +35,9 @@ from protocol.sealing import PublicIdentity
 
 log = logging.getLogger("consilium.api")
 
+SCORED_AT_ONCE = 4
+ROUND_PATH = re.compile(r"/orders/[0-9]+/rounds/[0-9]+/*")
+
 
 def create_app(settings: Settings, *, prefect_auth: str | None = None, expected: int = 0) -> FastAPI:
     """The application. `expected` is how many local agents /health waits for before it says ready."""
@@ -41,9 +46,12 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         store = Store(settings.store_url)
         await to_thread.run_sync(store.migrate)
+        round_files = RoundFiles(settings.rounds_folder, store)
+        await to_thread.run_sync(round_files.clean_up)
         async with open_runs(settings.prefect_url, prefect_auth) as runs:
             app.state.store, app.state.runs = store, runs
-            pruning = asyncio.create_task(_prune_daily(store, settings.retention_days))
+            app.state.round_files, app.state.scoring = round_files, CapacityLimiter(SCORED_AT_ONCE)
+            pruning = asyncio.create_task(_prune_daily(store, round_files, settings))
             watching = asyncio.create_task(orders.watch_orders(Desk(Request({"type": "http", "app": app}))))
             yield
             for task in (watching, pruning):
@@ -59,20 +67,25 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
     app.include_router(orders.router)
     app.include_router(inference.router)
     app.include_router(exchange.router)
+    app.include_router(uploads.router)
+    app.include_router(analytics.router)
     app.include_router(hospitals_router())
     _add_error_handlers(app)
     app.add_middleware(Limits, settings=settings)
     return app
 
 
-async def _prune_daily(store: Store, days: float) -> None:
-    """Sealed predictions are kept for `days`, so that who asked can ask again."""
+async def _prune_daily(store: Store, round_files: RoundFiles, settings: Settings) -> None:
+    """Sealed predictions and round files are kept for some days, so that who asked can ask again."""
     while True:
-        before = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=days)
-        try:
-            await to_thread.run_sync(store.prune, before)
-        except Exception:
-            log.exception("Predictions could not be pruned; it is tried again in a day")
+        for what, prune, days in (
+            ("Predictions", store.prune, settings.retention_days),
+            ("Round files", round_files.prune, settings.round_retention_days),
+        ):
+            try:
+                await to_thread.run_sync(prune, datetime.now(UTC).replace(tzinfo=None) - timedelta(days=days))
+            except Exception:
+                log.exception("%s could not be pruned; it is tried again in a day", what)
         await asyncio.sleep(86_400)
 
 
@@ -192,12 +205,15 @@ class Limits:
         path = scope["path"]
         if len(path) > 1 and path.endswith("/"):
             scope = {**scope, "path": path.rstrip("/") or "/"}
-        is_message = path.startswith("/exchange/")
-        limit = self._settings.max_message_bytes if is_message else self._settings.max_body_bytes
         try:
-            await self._app(scope, _limited(receive, limit), send)
+            await self._app(scope, _limited(receive, self._limit(path)), send)
         except _TooMuch as error:
             await failure(error.known)(scope, receive, send)
+
+    def _limit(self, path: str) -> int:
+        if path.startswith("/exchange/"):
+            return self._settings.max_message_bytes
+        return self._settings.max_round_bytes if ROUND_PATH.fullmatch(path) else self._settings.max_body_bytes
 
 
 class _TooMuch(HTTPException):

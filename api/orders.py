@@ -9,12 +9,12 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Body, Header, Path, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.auth import AGENT, COORDINATOR_ROLE, HOSPITAL, OPERATOR, CallerOf, require_owner, require_reader, require_role
 from api.envelope import answer, failure
@@ -184,6 +184,8 @@ async def _wait_for_rows(desk: Desk, order_id: int) -> tuple[dict[str, Any], lis
 
 async def _data_volum(desk: Desk, order: dict[str, Any]) -> dict[str, int | None]:
     """As recorded once all have counted; before that, what those said that have."""
+    if order["kind"] == "external":
+        return {}
     counts = order["n_rows"]
     if not counts and order["kind"] == "train" and order["state"] not in ENDED:
         address = Address(order["order_id"], "acceptance")
@@ -198,6 +200,33 @@ def _accepted_rows(user_id: int, envelope: bytes) -> int | None:
         return Acceptance.decode(peek_envelope(envelope, kind="acceptance", sender=user_id)).n_rows
     except ConsiliumError:
         return None  # the order's parties will say what is wrong with it
+
+
+class ExternalOrder(BaseModel):
+    """The body of POST /orders."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["external"]
+    name: Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+
+
+@router.post("/orders")
+async def open_external_order(
+    request: Request, caller: CallerOf, body: ExternalOrder, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """An order into which any trainer records its rounds; it belongs to the user's hospital, or to the operator."""
+    require_role(caller, HOSPITAL, OPERATOR)
+    owner = caller.user_id if caller.role == HOSPITAL else None
+    order_id, _ = await Desk(request).read(
+        "add_order",
+        kind="external",
+        initiator=COORDINATOR if owner is None else owner,
+        hospital_ids=[] if owner is None else [owner],
+        body={"name": body.name},
+        once=Once.of(caller, idempotency_key, body.model_dump(mode="json")),
+    )
+    return JSONResponse({"order_id": order_id})
 
 
 # What became of it
@@ -270,8 +299,9 @@ def _summary(order: dict[str, Any]) -> dict[str, Any]:
     return {
         "order_id": order["order_id"],
         "kind": order["kind"],
+        "name": order["body"].get("name"),
         "state": order["state"],
-        "user_id": order["initiator"],
+        "user_id": None if order["initiator"] == COORDINATOR else order["initiator"],
         "hospitals": order["hospitals"],
         "model_type": order["body"].get("model_type"),
         "created": order["created"].isoformat() + "Z",
@@ -299,6 +329,7 @@ async def show_order(request: Request, caller: CallerOf, order_id: OrderInPath) 
             "loss": last["loss"] if last else None,
             "rounds": [_round(row) for row in recorded],
             "summary": order["summary"],
+            "gradients": await _gradients(desk, order),
             "waiting_for": [{"user_id": user, "name": names.get(user)} for user in waiting],
             "refusal": order["stop"],
             "protection": _protection(order),
@@ -314,6 +345,20 @@ async def _waiting_for(desk: Desk, order: dict[str, Any]) -> list[int]:
     if not late and order["state"] == "pending":
         late = [int(user) for user, n_rows in (await _data_volum(desk, order)).items() if n_rows is None]
     return [user for user in late if not desk.presence.is_there(user)] or late
+
+
+async def _gradients(desk: Desk, order: dict[str, Any]) -> dict[str, Any] | None:
+    """What analytics can answer from: in which frame, how many rounds, and for whom."""
+    newest = await desk.read("round_file", order["order_id"], None)
+    if newest is None:
+        return None
+    return {
+        "frame": newest.kind,
+        "rounds": len(await desk.read("round_numbers", order["order_id"])),
+        "newest_round": newest.round,
+        "layers": newest.layers,
+        "score_readers": order["score_readers"] or "parties",
+    }
 
 
 def _round(row: dict[str, Any]) -> dict[str, Any]:
@@ -333,14 +378,25 @@ def _prefect_page(desk: Desk, order: dict[str, Any]) -> str | None:
     return f"{desk.settings.prefect_page}/runs/flow-run/{run}" if run else None
 
 
+def method_of(order: dict[str, Any]) -> str:
+    """Paillier, Mask or None, as the training order says it."""
+    encrypt = order["body"].get("model_params", {}).get("encrypt_param", {})
+    method = str(encrypt.get("method") or ("None" if "method" in encrypt else "Paillier"))
+    return {word.lower(): word for word in ("Paillier", "Mask", "None")}.get(method.lower(), method)
+
+
 def _protection(order: dict[str, Any]) -> dict[str, Any]:
     """Who could decrypt what, in plain words."""
+    if order["kind"] == "external":
+        return {
+            "method": "None",
+            "who_could_decrypt": "Nothing is encrypted: gradients are kept as they were recorded.",
+        }
     if order["kind"] != "train":
         return {"method": "sealed to the one who asked", "who_could_decrypt": "the owner of the token"}
     encrypt = order["body"].get("model_params", {}).get("encrypt_param", {})
-    method = str(encrypt.get("method") or ("None" if "method" in encrypt else "Paillier"))
-    initiator = order["initiator"]
-    if method.lower() == "none":
+    method, initiator = method_of(order), order["initiator"]
+    if method == "None":
         return {
             "method": "None",
             "key_bits": None,
@@ -350,8 +406,8 @@ def _protection(order: dict[str, Any]) -> dict[str, Any]:
     holder = f"hospital {initiator}"
     return {
         "method": method,
-        "key_bits": encrypt.get("key_length", 2048) if method.lower() == "paillier" else None,
-        "key_holder": holder if method.lower() == "paillier" else "each pair of hospitals",
+        "key_bits": encrypt.get("key_length", 2048) if method == "Paillier" else None,
+        "key_holder": holder if method == "Paillier" else "each pair of hospitals",
         "who_could_decrypt": (
             f"Only sums over all {len(order['hospitals'])} hospitals can be opened, by {holder}. Nobody can open one "
             "hospital's gradient, and the coordinator can open nothing."
@@ -391,7 +447,7 @@ def _tell_ended(desk: Desk, order: dict[str, Any]) -> None:
     desk.waits.note(order_id, ())
     desk.bell.ring(order_id)
     desk.bell.ring(("order", order_id))
-    for user in (COORDINATOR, *order["hospitals"]):
+    for user in () if order["kind"] == "external" else (COORDINATOR, *order["hospitals"]):
         desk.inbox.tell(user, "stop", order_id)
 
 
@@ -458,11 +514,22 @@ async def refuse_order(
     require_role(caller, AGENT)
     desk = Desk(request)
     order = await _readable(desk, caller, order_id)
+    if order["kind"] == "external":
+        raise Conflict(f"Order {order_id} asks nothing of a hospital.", remedy="Its owner can cancel it.")
     cause = ConsiliumError.from_json(error)
     cause.detail["user_id"] = caller.user_id
     if await desk.read("end_order", order_id, "failed", cause):
         _tell_ended(desk, order)
     return answer({"order_id": order_id})
+
+
+class LeaveOneOut(BaseModel):
+    """What a round's model is worth without each hospital; added to that round's report."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    round: int
+    clients: dict[str, dict[str, Any]]
 
 
 class Report(BaseModel):
@@ -477,6 +544,8 @@ class Report(BaseModel):
     wake: list[int] | None = None
     end: str | None = None
     stop: dict[str, Any] | None = None
+    leave_one_out: LeaveOneOut | None = None
+    score_readers: Literal["parties", "operator"] | None = None
 
 
 @router.post("/orders/{order_id}/progress", include_in_schema=False)
@@ -487,9 +556,8 @@ async def report_progress(request: Request, caller: CallerOf, order_id: OrderInP
     order: dict[str, Any] = await desk.read("order", order_id)
     for user in report.wake or []:
         desk.inbox.tell(user, "look", order_id)
-    values: dict[str, Any] = {
-        key: value for key, value in (("n_rows", report.n_rows), ("summary", report.summary)) if value is not None
-    }
+    told = {"n_rows": report.n_rows, "summary": report.summary, "score_readers": report.score_readers}
+    values: dict[str, Any] = {key: value for key, value in told.items() if value is not None}
     if report.state and order["state"] == "pending":
         values["state"] = report.state
     if values:
@@ -497,6 +565,8 @@ async def report_progress(request: Request, caller: CallerOf, order_id: OrderInP
     if report.round:
         entry = report.round
         await desk.read("record_round", order_id, entry["fold"], entry["round"], loss=entry["loss"], report=entry)
+    if left := report.leave_one_out:
+        await desk.read("add_leave_one_out", order_id, left.round, left.clients)
     stop = ConsiliumError.from_json(report.stop) if report.stop else None
     if report.end and await desk.read("end_order", order_id, report.end, stop) and report.end != "success":
         _tell_ended(desk, order)

@@ -29,12 +29,19 @@ class Settings:
     accept_seconds: float
     max_body_bytes: int
     max_message_bytes: int
+    max_round_bytes: int
     calls_per_second: float
     retention_days: float
+    round_retention_days: float
 
     @property
     def folder(self) -> Path:
         return self.home / "coordinator"
+
+    @property
+    def rounds_folder(self) -> Path:
+        """Where round files are kept."""
+        return self.folder / "rounds"
 
 
 def positive_number(name: str, default: str, kind: Callable[[str], T]) -> T:
@@ -75,6 +82,8 @@ def load_settings() -> Settings:
         accept_seconds=positive_number("CONSILIUM_ACCEPT_SECONDS", "30", float),
         max_body_bytes=positive_number("CONSILIUM_MAX_BODY_BYTES", str(2**20), int),
         max_message_bytes=positive_number("CONSILIUM_MAX_MESSAGE_BYTES", str(2**28), int),
+        max_round_bytes=positive_number("CONSILIUM_MAX_ROUND_BYTES", str(2**29), int),
+        round_retention_days=positive_number("CONSILIUM_ROUND_RETENTION_DAYS", "90", float),
         retention_days=positive_number("CONSILIUM_RETENTION_DAYS", "30", float),
         calls_per_second=positive_number("CONSILIUM_CALLS_PER_SECOND", "300", float),
     )

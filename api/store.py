@@ -1,7 +1,7 @@
 """The coordinator's store: every SQL statement of the coordinator is here.
 
 SQLite by default, PostgreSQL by URL. It holds who takes part, what was ordered and how far it is, and the exchange's
-messages. It never holds a row, a gradient, a model, or an SQL text in clear.
+messages, and which round files there are. It never holds a row, a gradient, a model, or an SQL text in clear.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ orders = sa.Table(
     sa.Column("updated", sa.DateTime, nullable=False),
     sa.Column("owner_key", sa.String(64), unique=True),
     sa.Column("body_digest", sa.String(64)),
+    sa.Column("score_readers", sa.String(10)),
 )
 
 boxes = sa.Table(
@@ -87,6 +88,21 @@ rounds = sa.Table(
     sa.Column("recorded", sa.DateTime, nullable=False),
 )
 
+round_files = sa.Table(
+    "round_files",
+    metadata,
+    sa.Column("order_id", sa.Integer, sa.ForeignKey("orders.order_id"), primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.String(10), nullable=False),
+    sa.Column("clients", sa.JSON, nullable=False),
+    sa.Column("sizes", sa.JSON),
+    sa.Column("layers", sa.JSON, nullable=False),
+    sa.Column("frame", sa.String(64), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("n_bytes", sa.BigInteger, nullable=False),
+    sa.Column("recorded", sa.DateTime, nullable=False, index=True),
+)
+
 messages = sa.Table(
     "messages",
     metadata,
@@ -100,6 +116,26 @@ messages = sa.Table(
     sa.Column("body", sa.LargeBinary),
     sa.Column("digest", sa.String(64), nullable=False),
 )
+
+
+@dataclass(frozen=True)
+class RoundEntry:
+    """A round file as the index knows it.
+
+    kind: open (each client's gradient) or sealed (triangular factors). `sizes` are the clients' row counts, in their
+    order; None where nobody said. `layers`: how many values a client has in each. `frame` is drawn once by `secrets`.
+    """
+
+    order_id: int
+    round: int
+    kind: str
+    clients: list[int]
+    sizes: list[int] | None
+    layers: dict[str, int]
+    frame: str
+    digest: str
+    n_bytes: int
+    recorded: datetime.datetime
 
 
 @dataclass(frozen=True)
@@ -249,20 +285,21 @@ class Store:
         initiator: int,
         hospital_ids: Iterable[int],
         body: Mapping[str, Any],
-        prepare: Callable[[int], Prepared],
+        prepare: Callable[[int], Prepared] | None = None,
         rerun_of: int | None = None,
         once: Once | None = None,
     ) -> tuple[int, bool]:
         """(order_id, made). The order, its document, sealed SQL and first messages come into being together.
 
-        Asked `once` again, the same request finds the order that exists. `body` holds no SQL text.
+        Asked `once` again, the same request finds the order that exists. `body` holds no SQL text. Without `prepare`
+        no agent has to do anything, and the order is running as soon as it is made.
         """
         values = {
             "kind": kind,
             "initiator": initiator,
             "hospitals": sorted(hospital_ids),
             "body": dict(body),
-            "state": "pending",
+            "state": "pending" if prepare else "running",
             "n_rows": {},
             "summary": {},
             "rerun_of": rerun_of,
@@ -274,7 +311,8 @@ class Store:
         try:
             with self._engine.begin() as db:
                 order_id = int(db.execute(orders.insert().values(**values)).inserted_primary_key[0])  # type: ignore[index]
-                self._add_prepared(db, order_id, prepare(order_id))
+                if prepare:
+                    self._add_prepared(db, order_id, prepare(order_id))
                 return order_id, True
         except sa.exc.IntegrityError:
             if once is None:
@@ -311,6 +349,10 @@ class Store:
             raise NotFound(f"There is no order {order_id}.", remedy="GET /orders lists what there is.")
         return dict(row._mapping)
 
+    def order_exists(self, order_id: int) -> bool:
+        with self._engine.begin() as db:
+            return db.scalar(sa.select(sa.exists().where(orders.c.order_id == order_id))) or False
+
     def order_hospitals(self, order_id: int) -> list[int]:
         """Who takes part; nobody for an order that does not exist."""
         with self._engine.begin() as db:
@@ -332,8 +374,9 @@ class Store:
         return found
 
     def active_orders(self) -> list[dict[str, Any]]:
+        """Those that Prefect works on and that have not ended."""
         with self._engine.begin() as db:
-            found = db.execute(sa.select(orders).where(orders.c.state.not_in(ENDED)))
+            found = db.execute(sa.select(orders).where(orders.c.state.not_in(ENDED), orders.c.kind != "external"))
             return [dict(row._mapping) for row in found]
 
     def boxes(self, order_id: int) -> dict[int, tuple[bytes, str]]:
@@ -371,15 +414,37 @@ class Store:
     def record_round(
         self, order_id: int, fold: int, round_: int, *, loss: float | None, report: Mapping[str, Any]
     ) -> None:
-        """Idempotent: a round recorded again after a restart replaces itself."""
-        key = sa.and_(rounds.c.order_id == order_id, rounds.c.fold == fold, rounds.c.round == round_)
+        """Idempotent: a round recorded again after a restart replaces itself, but for what was added to it since."""
         with self._engine.begin() as db:
-            db.execute(rounds.delete().where(key))
-            db.execute(
-                rounds.insert().values(
-                    order_id=order_id, fold=fold, round=round_, loss=loss, report=dict(report), recorded=_now()
-                )
+            self._put_report(db, order_id, fold, round_, loss, dict(report))
+
+    def _put_report(
+        self, db: sa.Connection, order_id: int, fold: int, round_: int, loss: float | None, report: dict[str, Any]
+    ) -> None:
+        key = _report_key(order_id, fold, round_)
+        earlier = db.scalar(sa.select(rounds.c.report).where(key)) or {}
+        added = {name: earlier[name] for name in ("leave_one_out",) if name in earlier}
+        db.execute(rounds.delete().where(key))
+        db.execute(
+            rounds.insert().values(
+                order_id=order_id, fold=fold, round=round_, loss=loss, report=added | report, recorded=_now()
             )
+        )
+
+    def add_leave_one_out(self, order_id: int, round_: int, clients: Mapping[str, Any]) -> None:
+        """Adds what the model is worth without each of these hospitals to the round's report.
+
+        Idempotent: a hospital's later word replaces its earlier one. NotFound for a round that is not recorded.
+        """
+        key = _report_key(order_id, 0, round_)
+        with self._engine.begin() as db:
+            report = db.scalar(sa.select(rounds.c.report).where(key).with_for_update())
+            if report is None:
+                raise NotFound(
+                    f"Round {round_} of order {order_id} is not recorded.", remedy="Record it first.", code="round"
+                )
+            report["leave_one_out"] = {**report.get("leave_one_out", {}), **clients}
+            db.execute(rounds.update().where(key).values(report=report))
 
     def rounds(self, order_id: int) -> list[dict[str, Any]]:
         """Recorded rounds in the order they were trained: folds 1, 2, ... and then fold 0, the final model."""
@@ -387,6 +452,83 @@ class Store:
         query = sa.select(rounds).where(rounds.c.order_id == order_id).order_by(last, rounds.c.fold, rounds.c.round)
         with self._engine.begin() as db:
             return [dict(row._mapping) for row in db.execute(query)]
+
+    def reports(self, order_id: int, *, first: int = 0, last: int = 2**31 - 1) -> dict[int, dict[str, Any]]:
+        """Reports of the final model's rounds from `first` to `last`, by round."""
+        query = sa.select(rounds.c.round, rounds.c.report).where(
+            rounds.c.order_id == order_id, rounds.c.fold == 0, rounds.c.round >= first, rounds.c.round <= last
+        )
+        with self._engine.begin() as db:
+            return {row.round: row.report for row in db.execute(query.order_by(rounds.c.round))}
+
+    def newest_report(self, order_id: int, part: str) -> tuple[int, dict[str, Any]] | None:
+        """The newest round of the final model whose report has this part, and the report."""
+        query = sa.select(rounds.c.round, rounds.c.report).where(rounds.c.order_id == order_id, rounds.c.fold == 0)
+        with self._engine.begin() as db:
+            found = db.execute(query.order_by(rounds.c.round.desc()))
+            return next(((row.round, row.report) for row in found if row.report.get(part)), None)
+
+    # Round files
+
+    def add_round_file(
+        self, entry: RoundEntry, *, loss: float | None = None, report: Mapping[str, Any] | None = None
+    ) -> RoundEntry:
+        """The entry that stands for this round: this one, or the one that stood there before.
+
+        With a report of the round, both come into being together.
+        """
+        try:
+            with self._engine.begin() as db:
+                db.execute(round_files.insert().values(**vars(entry)))
+                if report is not None:
+                    self._put_report(db, entry.order_id, 0, entry.round, loss, dict(report))
+        except sa.exc.IntegrityError:
+            standing = self.round_file(entry.order_id, entry.round)
+            if standing is None:
+                raise
+            return standing
+        return entry
+
+    def round_file(self, order_id: int, round_: int | None) -> RoundEntry | None:
+        """One round's entry; the newest without `round_`; None if there is none."""
+        query = sa.select(round_files).where(round_files.c.order_id == order_id)
+        if round_ is not None:
+            query = query.where(round_files.c.round == round_)
+        with self._engine.begin() as db:
+            row = db.execute(query.order_by(round_files.c.round.desc()).limit(1)).first()
+        return RoundEntry(**row._mapping) if row else None
+
+    def round_files(self, order_id: int, *, limit: int = 10**6, before: int | None = None) -> list[RoundEntry]:
+        """Newest first; `before` is the round to go on from."""
+        query = sa.select(round_files).where(round_files.c.order_id == order_id)
+        if before is not None:
+            query = query.where(round_files.c.round < before)
+        with self._engine.begin() as db:
+            found = db.execute(query.order_by(round_files.c.round.desc()).limit(limit))
+            return [RoundEntry(**row._mapping) for row in found]
+
+    def round_numbers(self, order_id: int) -> list[int]:
+        query = sa.select(round_files.c.round).where(round_files.c.order_id == order_id)
+        with self._engine.begin() as db:
+            return list(db.scalars(query.order_by(round_files.c.round)))
+
+    def newest_order_with(self, what: str, may_read: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+        """The newest order with recorded `files` (gradients, or their geometry) or `reports` (metrics)."""
+        table = round_files if what == "files" else rounds
+        has = sa.exists().where(table.c.order_id == orders.c.order_id)
+        with self._engine.begin() as db:
+            found = db.execute(sa.select(orders).where(has).order_by(orders.c.order_id.desc()))
+            return next((order for row in found if may_read(order := dict(row._mapping))), None)
+
+    def old_round_files(self, before: datetime.datetime) -> list[RoundEntry]:
+        with self._engine.begin() as db:
+            found = db.execute(sa.select(round_files).where(round_files.c.recorded < before))
+            return [RoundEntry(**row._mapping) for row in found]
+
+    def forget_round_file(self, entry: RoundEntry) -> None:
+        key = sa.and_(round_files.c.order_id == entry.order_id, round_files.c.round == entry.round)
+        with self._engine.begin() as db:
+            db.execute(round_files.delete().where(key, round_files.c.digest == entry.digest))
 
     # The exchange
 
@@ -467,6 +609,10 @@ def stop_of(order_id: int, state: str, stop: Mapping[str, Any] | None) -> OrderS
         code=state,
         cause=cause,
     )
+
+
+def _report_key(order_id: int, fold: int, round_: int) -> sa.ColumnElement[bool]:
+    return sa.and_(rounds.c.order_id == order_id, rounds.c.fold == fold, rounds.c.round == round_)
 
 
 def _key(address: Address, recipient: int) -> sa.ColumnElement[bool]:

@@ -35,6 +35,26 @@ EVERYWHERE: list[tuple[str, str]] = [
     ("POST", "/orders/1/refuse"),
     ("GET", "/orders/1/progress"),
     ("POST", "/orders/1/progress"),
+    ("POST", "/orders"),
+    ("GET", "/orders/1/rounds"),
+    ("PUT", "/orders/1/rounds/0"),
+    ("GET", "/client_grad?order_id=1"),
+    ("GET", "/avg_grad?order_id=1"),
+    ("GET", "/performance?order_id=1"),
+    ("GET", "/trained_clients?order_id=1&round=0&number=1"),
+    ("GET", "/anomaly/krum?order_id=1&k=1"),
+    ("GET", "/anomaly/foolsgold?order_id=1&k=1"),
+    ("GET", "/anomaly/zeno?order_id=1&p=1"),
+    ("GET", "/anomaly/auror?order_id=1&k=1"),
+    ("GET", "/anomaly/sniper?order_id=1&p=1"),
+    ("GET", "/anomaly/pca?order_id=1&k=1"),
+    ("GET", "/anomaly/true_krum?order_id=1&n_attackers=0"),
+    ("GET", "/anomaly/multi_krum?order_id=1&n_attackers=0"),
+    ("GET", "/anomaly/geometric_median?order_id=1"),
+    ("GET", "/anomaly/foolsgold_weight?order_id=1"),
+    ("GET", "/anomaly/report?order_id=1"),
+    ("GET", "/contribution/grad_diff?order_id=1"),
+    ("GET", "/contribution/perf_diff?order_id=1"),
     ("GET", "/exchange/inbox"),
     ("GET", f"{ORDER}/sql/0/0/0?senders=1&recipient=2&wait=0"),
     ("PUT", f"{ORDER}/order/0/0/0/2/0"),
@@ -47,6 +67,8 @@ BODIES: dict[str, Any] = {
     "/hospitals/me": {"identity": "00" * 64, "version": "1"},
     "/orders/1/refuse": {"type": "Refused", "sentence": "No.", "remedy": "No."},
     "/orders/1/progress": {"state": "running"},
+    "/orders": {"kind": "external"},
+    "/orders/1/rounds/0": {"gradients": {"2": {"dense": [1.0]}}},
 }
 
 
@@ -59,6 +81,7 @@ def test_every_address_is_on_the_list(coordinator_with_order: tuple[Coordinator,
     coordinator, _ = coordinator_with_order
     described = set(coordinator.call("GET", "/openapi.json", None).json()["paths"])
     listed = {path.split("?")[0].replace("/orders/1", "/orders/{order_id}") for _, path in EVERYWHERE}
+    listed = {path.replace("/rounds/0", "/rounds/{round}") for path in listed}
     assert described <= listed | {"/health"}
     assert coordinator.call("GET", "/health", None).status_code == 200
 
@@ -104,6 +127,17 @@ FORBIDDEN: list[tuple[str, str, str]] = [
     ("agent-4", "POST", "/orders/1/cancel"),
     ("user-2", "POST", "/orders/1/rerun"),
     ("operator", "POST", "/orders/1/rerun"),
+    # Who is no party reads no score; rounds of a training order come from the coordinator's flow alone.
+    ("agent-4", "POST", "/orders"),
+    ("coordinator", "POST", "/orders"),
+    *((who, "PUT", "/orders/1/rounds/0") for who in ("user-4", "user-2", "agent-4", "operator")),
+    *(
+        ("user-5", method, path)
+        for method, path in EVERYWHERE
+        if path.startswith(("/client", "/avg", "/perf", "/trained"))
+    ),
+    *(("user-5", method, path) for method, path in EVERYWHERE if path.startswith(("/anomaly", "/contribution"))),
+    ("user-5", "GET", "/orders/1/rounds"),
     # The exchange is for agents and the coordinator's flow, each with its own.
     ("user-2", "GET", f"{ORDER}/sql/0/0/0?senders=1&recipient=2&wait=0"),
     ("operator", "GET", f"{ORDER}/sql/0/0/0?senders=1&recipient=2&wait=0"),
