@@ -59,8 +59,7 @@ def triangular_factor(blocks: Blocks, n: int) -> Floats:
     if not callable(blocks) and iter(blocks) is blocks:
         return _by_qr(blocks, n)
     again: Callable[[], Iterable[Block]] = blocks if callable(blocks) else lambda: blocks
-    with np.errstate(over="ignore", invalid="ignore"):
-        gram, n_columns = _gram_matrix(again(), n)
+    gram, n_columns = _gram_matrix(again(), n)
     factor = _by_cholesky(gram) if n * n_columns > _SMALL else None
     return _by_qr(again(), n) if factor is None else factor
 
@@ -136,8 +135,9 @@ def _gram_matrix(blocks: Iterable[Block], n: int) -> tuple[Floats, int]:
         for block in blocks:
             width = _checked_width(block, n)
             pieces = [(start, min(start + _PIECE, width)) for start in range(0, width, _PIECE)]
-            for part in pool.map(partial(_piece_gram, block, n), *zip(*pieces, strict=True)):
-                total += part
+            with np.errstate(over="ignore", invalid="ignore"):
+                for part in pool.map(partial(_piece_gram, block, n), *zip(*pieces, strict=True)):
+                    total += part
             n_columns += width
     return total, n_columns
 
@@ -151,7 +151,8 @@ def _piece_gram(block: Block, n: int, start: int, stop: int) -> Floats:
             copy[row, : right - left] = vector[left:right]
         for first in range(0, right - left, _PRODUCT):
             tile = copy[:, first : min(first + _PRODUCT, right - left)]
-            total += tile @ tile.T
+            with np.errstate(over="ignore", invalid="ignore"):
+                total += tile @ tile.T
     return total
 
 
