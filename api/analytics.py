@@ -301,9 +301,11 @@ def _losses(report: dict[str, Any] | None, entry: RoundEntry) -> Floats:
 
 def _joined(parts: list[Floats]) -> Floats:
     """The scalars of several layers together: lengths add by squares, inner products add."""
-    joined = np.sqrt(sum(part**2 for part in parts))
+    joined = np.zeros_like(parts[0])
+    lengths = [0, 1, 3]
+    joined[:, lengths] = np.sqrt(sum(part[:, lengths] ** 2 for part in parts))
     joined[:, 2] = sum(part[:, 2] for part in parts)
-    return np.asarray(joined, dtype=np.float64)
+    return joined
 
 
 def _zeno(compared: Compared, weight: float) -> Any:
@@ -414,9 +416,11 @@ async def perf_diff(asked: ScoringOf, metric: MetricOf = None) -> JSONResponse:
             remedy="Ask for the other metric, or record performance.test and leave_one_out.",
             code="no_metrics",
         )
-    both = np.array([[math.nan if value is None else value for value in pair] for pair in pairs.values()])
-    scores = await asked.work(lambda: contribution.perf_diff(both[:, 0], both[:, 1], metric=measure))
-    shown = {client: finite(float(score)) for client, score in zip(pairs, scores, strict=True)}
+    measured = {client: pair for client, pair in pairs.items() if None not in pair}
+    with_all, without = np.array([*measured.values()], dtype=np.float64).T
+    scores = await asked.work(lambda: contribution.perf_diff(with_all, without, metric=measure))
+    known = {client: finite(float(score)) for client, score in zip(measured, scores, strict=True)}
+    shown = {client: known.get(client) for client in pairs}
     return asked.answer(order, round_, shown, **_said_by(order))
 
 
