@@ -77,7 +77,7 @@ def trimmed_mean(vectors: Floats, *, n_attackers: int) -> Floats:
     >>> trimmed_mean(np.array([[1.0], [2.0], [3.0], [90.0]]), n_attackers=1).tolist()
     [2.5]
     """
-    check_points(vectors)
+    check_points(vectors, field="vectors")
     n = len(vectors)
     f = check_attackers(n_attackers, n, most=most_attackers("trimmed_mean", n))
     with np.errstate(over="ignore"):

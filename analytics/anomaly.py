@@ -161,7 +161,8 @@ def multi_krum(points: Floats, *, n_attackers: int, n_selected: int | None = Non
     >>> multi_krum(np.array([[0.0], [1.0], [3.0], [9.0]]), n_attackers=0, n_selected=3).tolist()
     [0.0, 0.0, 0.0, 1.0]
     """
-    score, n = true_krum(points, n_attackers=n_attackers), len(points)
+    check_points(points)
+    score, n = true_krum(to_unit_scale(points)[0], n_attackers=n_attackers), len(points)
     count = n - n_attackers if n_selected is None else _whole("n_selected", n_selected, n)
     last = np.sort(score)[count - 1]
     sure, tied = score < last * (1 - MARGIN), np.abs(score - last) <= last * MARGIN

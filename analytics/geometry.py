@@ -81,11 +81,11 @@ def combine_factors(factors: Sequence[Floats]) -> Floats:
     return _finished(_reduced(np.vstack(factors)), len(factors[0]))
 
 
-def check_points(points: Floats) -> None:
+def check_points(points: Floats, *, field: str = "points") -> None:
     """Raise ValueError unless points is an array (n, m) of finite numbers with n and m at least 1."""
     if points.ndim != 2 or 0 in points.shape:
-        raise ValueError(f"points has the shape {points.shape}; a row of coordinates for each client is expected.")
-    check_finite("points", points)
+        raise ValueError(f"{field} has the shape {points.shape}; a row of coordinates for each client is expected.")
+    check_finite(field, points)
 
 
 def lengths(points: Floats) -> Floats:
