@@ -14,7 +14,6 @@ import math
 
 import numpy as np
 from sklearn.cluster import KMeans
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from analytics.checks import Floats, Ints, check_at_least, check_finite, check_result, check_same_rows
 from analytics.cliques import MARGIN, tightest_clique
@@ -24,6 +23,7 @@ from analytics.geometry import (
     cosine_distances,
     distances,
     lengths,
+    single_threads,
     to_unit_scale,
     triangular_factor,
 )
@@ -252,8 +252,7 @@ def _mean_of_nearest(between: Floats, k: int) -> Floats:
 def _clusters(points: Floats, k: int) -> Ints:
     """The cluster of each row. tol=0: the default stops earlier, by a variance that depends on unused coordinates."""
     model = KMeans(k, n_init=_KMEANS_STARTS, tol=0.0, random_state=_KMEANS_SEED)
-    # Threads would add in any order.
-    with threadpool_limits(1, user_api="openmp"):
+    with single_threads():
         return np.asarray(model.fit(points).labels_, dtype=np.int64)
 
 

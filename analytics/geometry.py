@@ -6,14 +6,16 @@ kept as its triangular factor R, n x n: column i holds n coordinates of vector i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from analytics.checks import Bools, Floats, check_finite, check_result
 
@@ -29,16 +31,17 @@ _SAFE_RATIO = 1e-3
 _SAFE_SQUARES = (1e-200, 1e200)
 _SMALL = 2**18  # so many values are decomposed at once
 _THREADS = 2
-_PIECE = 2**16  # columns a thread takes; fixed, so that the sum does not depend on the number of threads
-_COPY, _PRODUCT = 4096, 512  # columns converted to float64 at once, and multiplied at once without BLAS threads
-_QR_COLUMNS = 8192
+_PIECE = 2**14  # columns a thread takes; fixed, so that the sum does not depend on the number of threads
+_COPY = 2**12  # columns converted to float64 and multiplied at once
+_QR_COLUMNS = 2**10
+_ONE_USER = threading.Lock()
 
 
 def triangular_factor(blocks: Blocks, n: int) -> Floats:
     """R float64 (n, n), upper triangular with diagonal >= 0, where R^T R = G G^T for n vectors G (n, d).
 
     `blocks` are the columns of G cut anywhere, float32 or float64: arrays (n, b) or lists of n arrays (b,), which may
-    be views of a file. Column i of R belongs to vector i; for full rank R is unique.
+    be views of a file, and are not changed afterwards. Column i of R belongs to vector i; for full rank R is unique.
 
     A first pass sums G G^T in float64 and decomposes it (Cholesky): as fast as one matrix product. R_jj is the distance
     of vector j from the span of those before. Where one is below a thousandth of its vector's length, squares would
@@ -56,12 +59,13 @@ def triangular_factor(blocks: Blocks, n: int) -> Floats:
     """
     if n < 1:
         raise ValueError(f"n is {n}; 1 or more is allowed.")
-    if not callable(blocks) and iter(blocks) is blocks:
-        return _by_qr(blocks, n)
-    again: Callable[[], Iterable[Block]] = blocks if callable(blocks) else lambda: blocks
-    gram, n_columns = _gram_matrix(again(), n)
-    factor = _by_cholesky(gram) if n * n_columns > _SMALL else None
-    return _by_qr(again(), n) if factor is None else factor
+    with single_threads():
+        if not callable(blocks) and iter(blocks) is blocks:
+            return _by_qr(blocks, n)
+        again: Callable[[], Iterable[Block]] = blocks if callable(blocks) else lambda: blocks
+        gram, n_columns = _gram_matrix(again(), n)
+        factor = _by_cholesky(gram) if n * n_columns > _SMALL else None
+        return _by_qr(again(), n) if factor is None else factor
 
 
 def combine_factors(factors: Sequence[Floats]) -> Floats:
@@ -79,6 +83,18 @@ def combine_factors(factors: Sequence[Floats]) -> Floats:
     if len(factors) == 1:
         return factors[0]
     return _finished(_reduced(np.vstack(factors)), len(factors[0]))
+
+
+@contextmanager
+def single_threads() -> Iterator[None]:
+    """Within, numpy's and scikit-learn's libraries use no threads of their own, for one user at a time.
+
+    Their threads add in any order, and for n x n results of long vectors they mostly wait for each other: two threads
+    of ours, each with its own columns, take less than half of the time. The limit holds for the whole process;
+    without the lock two users would each restore what the other had set.
+    """
+    with _ONE_USER, threadpool_limits(1):
+        yield
 
 
 def check_points(points: Floats, *, field: str = "points") -> None:
@@ -128,31 +144,42 @@ def to_unit_scale(points: Floats) -> tuple[Floats, float]:
     return np.ldexp(points, -exponent), float(np.ldexp(1.0, exponent))
 
 
-def _gram_matrix(blocks: Iterable[Block], n: int) -> tuple[Floats, int]:
-    """G G^T (n, n) and the number of columns. Two threads: the copies and small products of numpy release the GIL."""
-    total, n_columns = np.zeros((n, n)), 0
+def _pieces(work: Callable[[Block, slice], Floats], blocks: Iterable[Block], n: int) -> Iterator[tuple[int, Floats]]:
+    """The result of `work` on each piece of the columns with its width, in the order of the columns.
+
+    While the pool works on one block, the next one is read.
+    """
+    waiting: list[tuple[int, Future[Floats]]] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         for block in blocks:
             width = _checked_width(block, n)
-            pieces = [(start, min(start + _PIECE, width)) for start in range(0, width, _PIECE)]
-            with np.errstate(over="ignore", invalid="ignore"):
-                for part in pool.map(partial(_piece_gram, block, n), *zip(*pieces, strict=True)):
-                    total += part
-            n_columns += width
+            parts = [slice(start, min(start + _PIECE, width)) for start in range(0, width, _PIECE)]
+            begun = [(part.stop - part.start, pool.submit(work, block, part)) for part in parts]
+            yield from ((size, done.result()) for size, done in waiting)
+            waiting = begun
+        yield from ((size, done.result()) for size, done in waiting)
+
+
+def _gram_matrix(blocks: Iterable[Block], n: int) -> tuple[Floats, int]:
+    """G G^T (n, n) and the number of columns."""
+    total, n_columns = np.zeros((n, n)), 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for width, part in _pieces(_piece_gram, blocks, n):
+            total, n_columns = total + part, n_columns + width
     return total, n_columns
 
 
-def _piece_gram(block: Block, n: int, start: int, stop: int) -> Floats:
+def _piece_gram(block: Block, columns: slice) -> Floats:
     """The Gram matrix of some columns, through a float64 copy that stays in the processor's cache."""
+    n = len(block)
     total, copy = np.zeros((n, n)), np.empty((n, _COPY))
-    for left in range(start, stop, _COPY):
-        right = min(left + _COPY, stop)
+    for left in range(columns.start, columns.stop, _COPY):
+        right = min(left + _COPY, columns.stop)
         for row, vector in enumerate(block):
             copy[row, : right - left] = vector[left:right]
-        for first in range(0, right - left, _PRODUCT):
-            tile = copy[:, first : min(first + _PRODUCT, right - left)]
-            with np.errstate(over="ignore", invalid="ignore"):
-                total += tile @ tile.T
+        tile = copy[:, : right - left]
+        with np.errstate(over="ignore", invalid="ignore"):
+            total += tile @ tile.T
     return total
 
 
@@ -177,13 +204,20 @@ def _by_cholesky(gram: Floats) -> Floats | None:
 
 def _by_qr(blocks: Iterable[Block], n: int) -> Floats:
     factor = np.zeros((0, n))
-    for block in blocks:
-        width = _checked_width(block, n)
-        for start in range(0, width, _QR_COLUMNS):
-            columns = np.array([vector[start : start + _QR_COLUMNS] for vector in block], dtype=np.float64)
-            check_finite("A gradient", columns)
-            factor = _reduced(np.vstack([factor, columns.T]))
+    for _, part in _pieces(_piece_factor, blocks, n):
+        factor = _reduced(np.vstack([factor, part]))
     return _finished(factor, n)
+
+
+def _piece_factor(block: Block, columns: slice) -> Floats:
+    """The triangular factor of some columns."""
+    factor = np.zeros((0, len(block)))
+    for left in range(columns.start, columns.stop, _QR_COLUMNS):
+        values = [vector[left : min(left + _QR_COLUMNS, columns.stop)] for vector in block]
+        rows = np.array(values, dtype=np.float64).T
+        check_finite("A gradient", rows)
+        factor = _reduced(np.vstack([factor, rows]))
+    return factor
 
 
 def _reduced(rows: Floats) -> Floats:
