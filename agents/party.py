@@ -114,8 +114,9 @@ def _check_policy(party: Party) -> None:
         own_user_id=party.me,
         method=request.model_params.encrypt_param.method,
         model_type=request.model_type,
-        n_hospitals=len(request.hospitals),
+        n_hospitals=len(request.hospitals) - request.most_left_out,
         receivers=request.hospitals,
+        scoring="none" if request.is_open else request.scoring or "none",
     )
 
 

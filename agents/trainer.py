@@ -38,7 +38,11 @@ _OBFUSCATORS_AHEAD = 40  # the final histogram takes 33, a round of 31 values 2;
 
 @dataclass
 class Checkpoint:
-    """The replicated state after `round` steps of a fold, and the pooled losses so far (penalty included)."""
+    """The replicated state after `round` steps of a fold, and the pooled losses so far (penalty included).
+
+    Where rounds are scored also this hospital's own gradient and the aggregate of the round before, and what the
+    metrics of that round would have been without single hospitals.
+    """
 
     fold: int
     round: int
@@ -46,6 +50,9 @@ class Checkpoint:
     state: OptimizerState
     losses: list[float] = field(default_factory=list)
     stopped: bool = False
+    gradient: Floats | None = None
+    aggregate: Floats | None = None
+    left_out: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -76,14 +83,20 @@ class Trainer:
         return private_key(self.party) if self.public else None
 
     @functools.cache  # noqa: B019 (a trainer lives as long as its process's one order)
-    def keys(self, fold: int) -> SumKeys:
-        """What seals this hospital's parts of a fold's sums; weights are the training rows of that fold."""
+    def keys(self, fold: int, members: tuple[int, ...] | None = None) -> SumKeys:
+        """What seals this hospital's parts of a fold's sums; weights are the training rows of that fold.
+
+        `members` are those of one round's sum where some are left out.
+        """
         session, request = self.party.session, self.party.request
+        members = members or session.members
         return SumKeys(
             method=self.params.encrypt_param.method,
             me=self.party.me,
-            members=session.members,
-            n_rows={user: n - n_held_out(request, n, fold) for user, n in self.party.n_rows.items()},
+            members=members,
+            n_rows={
+                user: self.party.n_rows[user] - n_held_out(request, self.party.n_rows[user], fold) for user in members
+            },
             pair_keys={peer: session.pair_key(peer, b"sum") for peer in session.members if peer != self.party.me},
             group_key=session.group_key(b"sum"),
             bound=self.params.bound,
@@ -228,16 +241,22 @@ def contribute(
     )
 
 
-def open_total(trainer: Trainer, kind: str, *, fold: int, round: int) -> Ints:
+def open_total(trainer: Trainer, kind: str, *, fold: int, round: int, members: tuple[int, ...] | None = None) -> Ints:
     """The initiator opens the sum that the coordinator formed. Only the sum: masks cancel in nothing less."""
     party = trainer.party
     total = party.exchange.get(Address(party.order_id, f"total-{kind}", fold, round), COORDINATOR)
     info = _info(kind, fold, round)
-    return secure_sum.open_sum(trainer.keys(fold), total, info=info, private_key=trainer.private_key)
+    return secure_sum.open_sum(trainer.keys(fold, members), total, info=info, private_key=trainer.private_key)
 
 
 def receive_opening(
-    trainer: Trainer, kind: str, *, fold: int, round: int, decide: Callable[[Ints], bool] = lambda sums: False
+    trainer: Trainer,
+    kind: str,
+    *,
+    fold: int,
+    round: int,
+    members: tuple[int, ...] | None = None,
+    decide: Callable[[Ints], bool] = lambda sums: False,
 ) -> Opening:
     """What the initiator opened, verified; at the initiator, opened and told to all parties first.
 
@@ -246,7 +265,7 @@ def receive_opening(
     party, topic = trainer.party, f"opening-{kind}"
 
     def opening() -> bytes:
-        sums = open_total(trainer, kind, fold=fold, round=round)
+        sums = open_total(trainer, kind, fold=fold, round=round, members=members)
         return Opening(sums, decide(sums)).encode()
 
     if party.is_initiator:
@@ -271,7 +290,10 @@ def joint_mean(trainer: Trainer, kind: str, values: Callable[[], Floats], *, fol
 
 @dataclass
 class Fold:
-    """The rows of one fold as the model sees them, and how far its training is."""
+    """The rows of one fold as the model sees them, how far its training is, and the round under way.
+
+    gradient: this hospital's own of the round; members: those of the round's sum.
+    """
 
     number: int
     X: Floats
@@ -280,6 +302,8 @@ class Fold:
     y_test: Labels
     scale: tuple[Floats, Floats] | None
     checkpoint: Checkpoint
+    gradient: Floats = field(init=False)
+    members: tuple[int, ...] = field(init=False)
 
 
 def open_fold(trainer: Trainer, number: int) -> Fold:
@@ -299,14 +323,15 @@ def _joint_scale(trainer: Trainer, X: Floats, fold: int) -> tuple[Floats, Floats
     return mean, standardization.deviation(variance, mean=mean)
 
 
-def local_round(trainer: Trainer, fold: Fold) -> tuple[Floats, dict[str, Any]]:
-    """The local pseudo-gradient with the local loss behind it, float64 (n_weights + 1,), and the round's metrics.
+def local_round(trainer: Trainer, fold: Fold) -> dict[str, Any]:
+    """The local pseudo-gradient, kept in the fold, and the round's metrics at its starting model.
 
-    Disclosure: the vector leaves only as a sealed part of a sum; the metrics leave rounded to 6 digits.
+    Disclosure: the gradient leaves only as a sealed part of a sum, and for scores by `agents.scoring`; the metrics
+    leave rounded to 6 digits.
     """
     point, params = fold.checkpoint, trainer.params
     with sentences(point.round):
-        gradient = local_gradient(
+        fold.gradient = local_gradient(
             trainer.model,
             point.weights,
             fold.X,
@@ -314,33 +339,45 @@ def local_round(trainer: Trainer, fold: Fold) -> tuple[Floats, dict[str, Any]]:
             batch_size=params.batch_size,
             learning_rate=_rate(trainer, point.round),
         )
-        loss = local_loss(trainer.model, point.weights, fold.X, fold.y)
-        return np.append(gradient, loss), evaluate(trainer, fold)
+        return evaluate(trainer, fold)
 
 
 def evaluate(trainer: Trainer, fold: Fold) -> dict[str, Any]:
     """Metrics of the fold's present model on this hospital's training and test rows, rounded."""
-    report = {"n_rows": len(fold.y), "train": _metrics(trainer, fold.checkpoint.weights, fold.X, fold.y)}
+    weights = fold.checkpoint.weights
+    report: dict[str, Any] = {"n_rows": len(fold.y), "train": metrics_of(trainer, weights, fold.X, fold.y)}
     if len(fold.y_test):
-        report["test"] = _metrics(trainer, fold.checkpoint.weights, fold.X_test, fold.y_test)
+        report["test"] = metrics_of(trainer, weights, fold.X_test, fold.y_test)
         report["n_test_rows"] = len(fold.y_test)
+    if fold.checkpoint.left_out:
+        report["leave_one_out"] = fold.checkpoint.left_out
     return report
 
 
-def _metrics(trainer: Trainer, weights: Floats, X: Floats, y: Labels) -> Any:
+def metrics_of(trainer: Trainer, weights: Floats, X: Floats, y: Labels) -> Any:
+    """Metrics of a model on rows, rounded as they may leave."""
     return measures.round_metrics(measures.metrics(trainer.model, weights, X, y))
 
 
-def encrypt_round(trainer: Trainer, fold: Fold, vector: Floats, report: dict[str, Any]) -> None:
-    """Seals this hospital's part of the round's sum by the order's method and lets it out."""
+def encrypt_round(trainer: Trainer, fold: Fold, report: dict[str, Any]) -> None:
+    """Seals this hospital's part of the round's sum by the order's method and lets it out.
+
+    The part holds the gradient with the local loss behind it. Who is left out of the sum reports its metrics only.
+    """
     point = fold.checkpoint
+
+    def part() -> bytes:
+        if trainer.party.me not in fold.members:
+            return b""
+        vector = np.append(fold.gradient, local_loss(trainer.model, point.weights, fold.X, fold.y))
+        info = _info("gradient", fold.number, point.round)
+        return secure_sum.seal(trainer.keys(fold.number, fold.members), vector, info=info)
+
     with sentences(point.round):
         contribute(
             trainer,
             "gradient",
-            lambda: secure_sum.seal(
-                trainer.keys(fold.number), vector, info=_info("gradient", fold.number, point.round)
-            ),
+            part,
             fold=fold.number,
             round=point.round,
             state=point.weights,
@@ -348,8 +385,14 @@ def encrypt_round(trainer: Trainer, fold: Fold, vector: Floats, report: dict[str
         )
 
 
-def apply_round(trainer: Trainer, fold: Fold) -> None:
-    """Waits for the opened sum, takes the step that every hospital takes, and writes the checkpoint."""
+def apply_round(
+    trainer: Trainer, fold: Fold, *, told: Floats | None, settle: Callable[[Floats], dict[str, Any]]
+) -> None:
+    """Waits for the opened sum, takes the step that every hospital takes, and writes the checkpoint.
+
+    `told` is the aggregate itself where the order's rule is no sum. `settle` is given the aggregate before the step:
+    it may refuse it, and answers what is to be reported of the round with the next.
+    """
     point = fold.checkpoint
     _prepare_ahead(trainer)
     with sentences(point.round):
@@ -358,9 +401,12 @@ def apply_round(trainer: Trainer, fold: Fold) -> None:
             "gradient",
             fold=fold.number,
             round=point.round,
-            decide=lambda sums: _ends(trainer, _stepped(trainer, point, sums), point),
+            members=fold.members,
+            decide=lambda sums: _ends(trainer, _stepped(trainer, fold, sums, told), point),
         )
-        after = _stepped(trainer, point, opening.sums)
+        after = _stepped(trainer, fold, opening.sums, told)
+        assert after.aggregate is not None
+        after.left_out = settle(after.aggregate)
     after.stopped = opening.stop
     _save_checkpoint(trainer, after)
     fold.checkpoint = after
@@ -373,20 +419,29 @@ def _prepare_ahead(trainer: Trainer) -> None:
         threading.Thread(target=stock.prepare, args=(_OBFUSCATORS_AHEAD,), daemon=True).start()
 
 
-def _stepped(trainer: Trainer, point: Checkpoint, sums: Ints) -> Checkpoint:
-    params, model = trainer.params, trainer.model
-    mean = secure_sum.mean(trainer.keys(point.fold), sums)
-    penalty = {"penalty": params.penalty, "alpha": params.alpha, "penalised": model.penalised}
-    weights, state = optimizers.step(
-        params.optimizer,
-        point.weights,
-        mean[:-1],
-        point.state,
-        learning_rate=_rate(trainer, point.round),
-        **penalty,
-    )
-    loss = float(mean[-1]) + optimizers.penalty_value(point.weights, **penalty)
-    return Checkpoint(point.fold, point.round + 1, weights, state, [*point.losses, loss])
+def _stepped(trainer: Trainer, fold: Fold, sums: Ints, told: Floats | None) -> Checkpoint:
+    point = fold.checkpoint
+    mean = secure_sum.mean(trainer.keys(fold.number, fold.members), sums)
+    aggregate = mean[:-1] if told is None else told
+    weights, state = _step(trainer, point, aggregate)
+    loss = float(mean[-1]) + optimizers.penalty_value(point.weights, **_penalty(trainer))
+    losses = [*point.losses, loss]
+    return Checkpoint(point.fold, point.round + 1, weights, state, losses, gradient=fold.gradient, aggregate=aggregate)
+
+
+def stepped_weights(trainer: Trainer, fold: Fold, aggregate: Floats) -> Floats:
+    """The weights that the round would give with this aggregate."""
+    return _step(trainer, fold.checkpoint, aggregate)[0]
+
+
+def _step(trainer: Trainer, point: Checkpoint, aggregate: Floats) -> tuple[Floats, OptimizerState]:
+    rate, name = _rate(trainer, point.round), trainer.params.optimizer
+    return optimizers.step(name, point.weights, aggregate, point.state, learning_rate=rate, **_penalty(trainer))
+
+
+def _penalty(trainer: Trainer) -> dict[str, Any]:
+    params = trainer.params
+    return {"penalty": params.penalty, "alpha": params.alpha, "penalised": trainer.model.penalised}
 
 
 def _ends(trainer: Trainer, after: Checkpoint, before: Checkpoint) -> bool:
@@ -472,6 +527,7 @@ def _checkpoint_name(fold: int) -> str:
 
 
 def _save_checkpoint(trainer: Trainer, point: Checkpoint) -> None:
+    moved = {"gradient": point.gradient, "aggregate": point.aggregate}
     trainer.party.store.save_arrays(
         _checkpoint_name(point.fold),
         round=np.array([point.round, point.state.step, point.stopped]),
@@ -479,8 +535,10 @@ def _save_checkpoint(trainer: Trainer, point: Checkpoint) -> None:
         first=point.state.first,
         second=point.state.second,
         losses=np.array(point.losses, dtype=np.float64),
+        left_out=np.array(canonical(point.left_out)),
+        **{name: values for name, values in moved.items() if values is not None},
     )
-    for kind in ("gradient", "opening-gradient"):
+    for kind in ("vectors", "gradient", "opening-gradient"):
         trainer.party.store.forget_outbox(f"{kind}-{point.fold}-{point.round - 1}-")
 
 
@@ -489,8 +547,17 @@ def _load_checkpoint(trainer: Trainer, fold: int) -> Checkpoint:
     if stored is None:
         return Checkpoint(fold, 0, trainer.start, optimizers.initial_state(trainer.model.n_weights))
     round_, n_steps, stopped = (int(number) for number in stored["round"])
-    state = OptimizerState(n_steps, stored["first"], stored["second"])
-    return Checkpoint(fold, round_, stored["weights"], state, stored["losses"].tolist(), bool(stopped))
+    return Checkpoint(
+        fold,
+        round_,
+        stored["weights"],
+        OptimizerState(n_steps, stored["first"], stored["second"]),
+        stored["losses"].tolist(),
+        bool(stopped),
+        stored.get("gradient"),
+        stored.get("aggregate"),
+        json.loads(str(stored["left_out"])),
+    )
 
 
 @contextlib.contextmanager

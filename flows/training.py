@@ -73,8 +73,9 @@ def train_locally(party: Party) -> None:
     for number in folds(party.request):
         fold = hospital.open_fold(trainer, number)
         while not fold.checkpoint.stopped:
-            vector, report = hospital.local_gradient(trainer, fold)
-            hospital.encrypt_contribution(trainer, fold, vector, report)
+            report = hospital.local_gradient(trainer, fold)
+            hospital.show_gradient(trainer, fold)
+            hospital.encrypt_contribution(trainer, fold, report)
             hospital.apply_aggregate(trainer, fold)
         hospital.finish_fold(trainer, fold)
     hospital.save_model(trainer, fold)

@@ -102,6 +102,9 @@ class Transport(Protocol):
     def recorded(self, run: int) -> list[dict[str, Any]]:
         """The rounds recorded so far: fold, round, final."""
 
+    def keep_round(self, run: int, round: int, file: bytes) -> None:
+        """The coordinator's flow has a round's geometry, or its gradients in clear, kept: safetensors. Idempotent."""
+
     def inference_request(self, run: int) -> tuple[str, bytes]:
         """An inference order's document, and its SQL sealed to the hospital that asks."""
 
@@ -150,6 +153,9 @@ class Exchange:
 
     def record(self, run: int, **facts: Any) -> None:
         self.insist(lambda: self.transport.record(run, facts))
+
+    def keep_round(self, run: int, round: int, file: bytes) -> None:
+        self.insist(lambda: self.transport.keep_round(run, round, file))
 
     def recorded(self, run: int) -> list[dict[str, Any]]:
         return self.insist(lambda: self.transport.recorded(run))
@@ -209,6 +215,14 @@ class HttpTransport:
     def record(self, run: int, facts: dict[str, Any]) -> None:
         self.request("POST", f"/orders/{run}/progress", json=facts)
 
+    def keep_round(self, run: int, round: int, file: bytes) -> None:
+        self.request(
+            "PUT",
+            f"/orders/{run}/rounds/{round}",
+            content=file,
+            headers={"Content-Type": "application/octet-stream"},
+        )
+
     def recorded(self, run: int) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = _data_of(self.request("GET", f"/orders/{run}/progress"))
         return found
@@ -220,7 +234,8 @@ class HttpTransport:
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One call; an error answer becomes the ConsiliumError that the coordinator raised."""
         try:
-            answer = self._client.request(method, path, headers=self._headers, **options)
+            headers = {**self._headers, **options.pop("headers", {})}
+            answer = self._client.request(method, path, headers=headers, **options)
         except httpx.HTTPError as error:
             raise Unavailable(
                 f"The coordinator at {self._client.base_url} does not answer ({type(error).__name__}).",
@@ -264,6 +279,7 @@ class MemoryTransport:
         self._changed = threading.Condition()
         self._stopped: dict[int, OrderStopped] = {}
         self.facts: dict[int, list[dict[str, Any]]] = {}
+        self.rounds: dict[int, dict[int, bytes]] = {}
         self.traffic: list[bytes] = []
 
     def stop(self, run: int, reason: OrderStopped) -> None:
@@ -308,6 +324,10 @@ class MemoryTransport:
     def record(self, run: int, facts: dict[str, Any]) -> None:
         with self._changed:
             self.facts.setdefault(run, []).append(facts)
+
+    def keep_round(self, run: int, round: int, file: bytes) -> None:
+        with self._changed:
+            self.rounds.setdefault(run, {}).setdefault(round, file)
 
     def recorded(self, run: int) -> list[dict[str, Any]]:
         return [facts["round"] for facts in self.facts.get(run, []) if "round" in facts]

@@ -42,6 +42,7 @@ KINDS = {
     "opening-mean": GROUP,
     "variance": CLEAR,
     "opening-variance": GROUP,
+    "vectors": CLEAR,
     "gradient": CLEAR,
     "opening-gradient": GROUP,
     "pooled": CLEAR,
@@ -357,6 +358,84 @@ class Contribution:
         if not isinstance(report, dict):
             raise _violation("has a report that is not an object")
         return cls(data[36 + length :], data[:32], report)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A hospital to the coordinator: its gradient of a round in the order's frame, for scores; dropped when used.
+
+    layers: name to float64 (d,), rotated by a key of the hospitals unless the order's method is None. between: name to
+    float64 (4,), what compares this round with the one before (`BETWEEN`); empty in a first round and with scoring
+    round. readers: who may read scores by this hospital's policy, parties or operator.
+    """
+
+    layers: dict[str, npt.NDArray[np.float64]]
+    between: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    readers: str = "parties"
+
+    def encode(self) -> bytes:
+        lengths = [[name, len(values)] for name, values in self.layers.items()]
+        head = _to_json({"layers": lengths, "between": list(self.between), "readers": self.readers})
+        numbers = [*self.layers.values(), *self.between.values()]
+        return struct.pack(">I", len(head)) + head + b"".join(values.astype(">f8").tobytes() for values in numbers)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        if len(data) < 4:
+            raise _violation("of kind vectors is too short")
+        end = 4 + int(struct.unpack(">I", data[:4])[0])
+        head = _from_json(data[4:end], {"layers": list, "between": list, "readers": str})
+        if not _are_lengths(head["layers"]) or head["readers"] not in ("parties", "operator"):
+            raise _violation("of kind vectors has layers or readers that are none")
+        lengths, between = dict(head["layers"]), head["between"]
+        if len(lengths) < len(head["layers"]) or between not in ([], list(lengths)):
+            raise _violation("of kind vectors names a layer twice, or compares others than it has")
+        return cls(*_split_numbers(data[end:], lengths, between), head["readers"])
+
+
+BETWEEN = ("step", "drift", "dot", "norm")
+"""|g_i(t) - g_i(t-1)|, |g_i(t) - gbar(t-1)|, <g_i(t), gbar(t-1)>, |gbar(t-1)| of one layer."""
+
+
+def _are_lengths(layers: list[Any]) -> bool:
+    return len(layers) <= 1000 and all(
+        isinstance(entry, list) and [type(part) for part in entry] == [str, int] and 1 <= entry[1] <= 2**32
+        for entry in layers
+    )
+
+
+def _split_numbers(data: bytes, lengths: dict[str, int], between: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    counts = [*lengths.values(), *(len(BETWEEN) for _ in between)]
+    if len(data) != 8 * sum(counts):
+        raise _violation("of kind vectors has another length than it says")
+    numbers = np.frombuffer(data, dtype=">f8").astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise _violation("of kind vectors holds what is no finite number")
+    parts = np.split(numbers, np.cumsum(counts)[:-1]) if counts else []
+    n = len(lengths)
+    return dict(zip(lengths, parts[:n], strict=True)), dict(zip(between, parts[n:], strict=True))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The coordinator to all hospitals: whose gradients a round's sum is over, and why others are left out."""
+
+    members: tuple[int, ...]
+    left_out: dict[int, str] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        reasons = {str(user): reason for user, reason in self.left_out.items()}
+        return _to_json({"members": list(self.members), "left_out": reasons})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        values = _from_json(data, {"members": list, "left_out": dict})
+        members, reasons = values["members"], values["left_out"]
+        if not all(type(user) is int for user in members) or members != sorted(set(members)):
+            raise _violation("of kind choice has members that are no sorted user ids")
+        if not all(user.isdecimal() and isinstance(reason, str) for user, reason in reasons.items()):
+            raise _violation("of kind choice has reasons that are none")
+        return cls(tuple(members), {int(user): reason for user, reason in reasons.items()})
 
 
 @dataclass(frozen=True)

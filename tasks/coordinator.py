@@ -11,8 +11,10 @@ from typing import Any
 from protocol import paillier, secure_sum
 from protocol.errors import ProtocolViolation
 from protocol.exchange import Address, Exchange
-from protocol.messages import COORDINATOR, EVERYONE, Acceptance, Contribution, peek_envelope
+from protocol.messages import COORDINATOR, EVERYONE, Acceptance, Choice, Contribution, Vectors, peek_envelope
 from protocol.order import TrainingRequest, n_held_out, read_order_document
+from tasks import scoring
+from tasks.scoring import Shown
 from tasks.steps import step
 
 
@@ -83,22 +85,56 @@ def aggregate_round(desk: Desk, fold: int, round_: int) -> dict[str, Any]:
     address = Address(desk.order_id, "gradient", fold, round_)
     record = desk.recorded.get((fold, round_))
     if record is None or not _was_given(desk, address):
-        parts = _read_parts(desk, address)
-        _check_tags(parts, round_)
-        _check_reports(desk, fold, parts)
-        record = _record(fold, round_, parts)
-        desk.exchange.record(desk.order_id, round=record)
-        _give_sum(desk, address, parts)
+        record = _add_round(desk, address)
     desk.exchange.discard(address)
+    desk.exchange.discard(replace(address, topic="vectors"))
     if round_ > 0:
         _forget_round(desk, replace(address, round=round_ - 1))
     return record
 
 
+def _add_round(desk: Desk, address: Address) -> dict[str, Any]:
+    shown, choice = _look(desk, address), Choice(tuple(desk.hospitals))
+    if shown:
+        choice = scoring.choose(desk.exchange, replace(address, topic="choice"), shown, desk.request)
+    parts = _read_parts(desk, address)
+    _check_tags(parts, address.round)
+    _check_reports(desk, address.fold, parts)
+    reports = {user: part.report for user, part in parts.items()}
+    record = _record(address.fold, address.round, reports, choice)
+    if shown and address.fold == 0:
+        file = scoring.round_file(shown, is_open=desk.request.is_open)
+        desk.exchange.keep_round(desk.order_id, address.round, file)
+        desk.exchange.record(desk.order_id, score_readers=shown.readers)
+    desk.exchange.record(desk.order_id, round=record, **_about_last_round(desk, address, reports))
+    if shown:
+        scoring.answer(desk.exchange, replace(address, topic="check"), shown, choice.members, desk.request)
+    _give_sum(desk, address, {user: parts[user] for user in choice.members})
+    return record
+
+
+def _look(desk: Desk, address: Address) -> Shown | None:
+    """The gradients that the hospitals show where the order has rounds scored; none with a fold's final metrics."""
+    if not desk.request.is_scored:
+        return None
+    bodies = _peek(desk, "vectors", desk.hospitals, address.fold, address.round)
+    messages = {user: Vectors.decode(body) for user, body in bodies.items()}
+    n_rows = {user: n - n_held_out(desk.request, n, address.fold) for user, n in desk.n_rows.items()}
+    shown = scoring.gather(messages, n_rows)
+    return shown if shown.layers else None
+
+
+def _about_last_round(desk: Desk, address: Address, reports: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """What the reports of this round say of the one before: how its model would have been without single hospitals."""
+    found = scoring.leave_one_out(reports, is_open=desk.request.is_open) if address.round and not address.fold else {}
+    return {"leave_one_out": {"round": address.round - 1, "clients": found}} if found else {}
+
+
 def _forget_round(desk: Desk, address: Address) -> None:
-    """Who contributes to a round has taken the step before it, so the sum and the opening of that one are used."""
+    """Who contributes to a round has taken the step before it, so what belongs to that one is used."""
     desk.exchange.discard(_total(address), desk.request.user_id)
-    desk.exchange.discard(replace(address, topic=f"opening-{address.topic}"), EVERYONE)
+    for topic in (f"opening-{address.topic}", "choice", "check", "without"):
+        desk.exchange.discard(replace(address, topic=topic), EVERYONE)
 
 
 def _read_parts(desk: Desk, address: Address) -> dict[int, Contribution]:
@@ -148,7 +184,8 @@ def _check_reports(desk: Desk, fold: int, contributions: dict[int, Contribution]
         n_trained = n_rows - n_held_out(desk.request, n_rows, fold)
         report = contribution.report
         own = report.get("train")
-        if report.get("n_rows") != n_trained or not isinstance(own, dict) or not _are_numbers(own, desk):
+        fits = isinstance(own, dict) and _are_numbers(own, desk) and _compares_well(report, desk, user)
+        if report.get("n_rows") != n_trained or not fits:
             raise ProtocolViolation(
                 f"The metrics of hospital {user} are not those of its {n_trained} training rows.",
                 remedy="Compare its version with the others', then send the order again.",
@@ -157,24 +194,43 @@ def _check_reports(desk: Desk, fold: int, contributions: dict[int, Contribution]
             )
 
 
+def _compares_well(report: dict[str, Any], desk: Desk, user: int) -> bool:
+    """Whether what a report says of models without single hospitals is numbers, of whom it may speak."""
+    found = report.get("leave_one_out", {})
+    allowed = {str(hospital) for hospital in (desk.hospitals if desk.request.is_open else [user])}
+    if not isinstance(found, dict) or not set(found) <= allowed:
+        return False
+    tested = type(report.get("n_test_rows")) is int and isinstance(report.get("test"), dict)
+    entries = [*found.values(), report["test"]] if found and tested else []
+    return bool(entries) == bool(found) and all(
+        isinstance(entry, dict) and all(type(entry.get(name, 0.0)) in (int, float) for name in ("accuracy", "loss"))
+        for entry in entries
+    )
+
+
 def _are_numbers(metrics: dict[str, Any], desk: Desk) -> bool:
     """Those that are pooled."""
     names = ["loss", "mse" if desk.request.model_type == "linear" else "accuracy"]
     return all(type(metrics.get(name)) in (int, float) for name in names)
 
 
-def _record(fold: int, round_: int, contributions: dict[int, Contribution]) -> dict[str, Any]:
-    """What is kept of a round: each hospital's metrics and their row-weighted mean loss, without the penalty."""
-    reports = {user: contribution.report for user, contribution in contributions.items()}
-    n_rows = sum(report["n_rows"] for report in reports.values())
-    loss = math.fsum(report["n_rows"] * report["train"]["loss"] for report in reports.values()) / n_rows
+def _record(fold: int, round_: int, reports: dict[int, dict[str, Any]], choice: Choice) -> dict[str, Any]:
+    """What is kept of a round: each hospital's metrics and the members' row-weighted mean loss, without the penalty."""
+    members = [reports[user] for user in choice.members]
+    n_rows = sum(report["n_rows"] for report in members)
+    loss = math.fsum(report["n_rows"] * report["train"]["loss"] for report in members) / n_rows
     return {
         "fold": fold,
         "round": round_,
         "loss": loss,
         "final": all(report.get("final", False) for report in reports.values()),
-        "hospitals": {str(user): report for user, report in sorted(reports.items())},
+        "hospitals": {str(user): _shown_report(report) for user, report in sorted(reports.items())},
+        "left_out": {str(user): reason for user, reason in choice.left_out.items()},
     }
+
+
+def _shown_report(report: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in report.items() if name != "leave_one_out"}
 
 
 @step("scoring")

@@ -6,7 +6,7 @@ import json
 import logging
 from typing import Any
 
-from agents import extraction, predictor
+from agents import extraction, predictor, scoring
 from agents import party as parties
 from agents import trainer as trainers
 from agents.party import Party
@@ -54,25 +54,44 @@ def _round(trainer: Trainer, fold: Fold, *_: Any) -> str:
 
 
 @step("local gradient", _round)
-def local_gradient(trainer: Trainer, fold: Fold) -> tuple[Floats, dict[str, Any]]:
-    """This hospital's pseudo-gradient and metrics at the round's starting model."""
+def local_gradient(trainer: Trainer, fold: Fold) -> dict[str, Any]:
+    """This hospital's pseudo-gradient, and its metrics at the round's starting model."""
     return trainers.local_round(trainer, fold)
 
 
+@step("scoring", _round)
+def show_gradient(trainer: Trainer, fold: Fold) -> None:
+    """The rotated gradient, through the release door, to the coordinator, where the order has rounds scored."""
+    if trainer.party.request.is_scored:
+        scoring.send_vectors(trainer, fold)
+    fold.members = scoring.receive_choice(trainer, fold)
+
+
 @step("encryption", _round)
-def encrypt_contribution(trainer: Trainer, fold: Fold, vector: Floats, report: dict[str, Any]) -> None:
+def encrypt_contribution(trainer: Trainer, fold: Fold, report: dict[str, Any]) -> None:
     """Sealed by the order's method, through the release door, to the coordinator."""
-    trainers.encrypt_round(trainer, fold, vector, report)
+    trainers.encrypt_round(trainer, fold, report)
 
 
 def apply_aggregate(trainer: Trainer, fold: Fold) -> None:
     """The step that all hospitals take, and its checkpoint. No task of its own: it mostly waits for the others."""
-    trainers.apply_round(trainer, fold)
+    request = trainer.party.request
+    told = scoring.receive_check(trainer, fold) if scoring.is_scored(trainer) else None
+
+    def settle(aggregate: Floats) -> dict[str, Any]:
+        if told is not None:
+            scoring.check_aggregate(trainer, fold, aggregate, told)
+        return scoring.leave_one_out(trainer, fold, aggregate)
+
+    is_sum = request.aggregation == "mean" or request.chooses
+    trainers.apply_round(trainer, fold, told=None if is_sum else told, settle=settle)
 
 
 @step("final metrics", _round)
 def finish_fold(trainer: Trainer, fold: Fold) -> None:
     """Metrics of the trained model and the joint score histogram."""
+    if trainer.party.request.is_scored:
+        scoring.send_nothing(trainer, fold)
     trainers.finish_fold(trainer, fold)
 
 

@@ -24,6 +24,7 @@ def policy_text(
     inference: bool = True,
     return_predictions: bool = True,
     sign: bool = True,
+    scoring: str = "full",
     cohort: str = "",
     filter_columns: Iterable[str] = (),
 ) -> str:
@@ -32,7 +33,7 @@ def policy_text(
     head = (
         f"[orders]\ninitiators = {ids}\nmethods = {_texts(methods)}\n"
         'model_types = ["lr", "linear", "softmax", "mlp", "cnn"]\n'
-        f"sign = {_word(sign)}\nmin_hospitals = {min_hospitals}\n"
+        f'sign = {_word(sign)}\nmin_hospitals = {min_hospitals}\nscoring = "{scoring}"\n'
         f"[cohort]\n{cohort}\n"
         f"[inference]\nallowed = {_word(inference)}\nreturn_predictions = {_word(return_predictions)}\n"
     )
