@@ -1,22 +1,29 @@
-"""`./run bench`: all benchmarks, or those named: encryption, orders, hospitals."""
+"""`./run bench`: all benchmarks, or those named: encryption, orders, hospitals, rounds."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from benchmarks import encryption, hospitals, orders
+from benchmarks import encryption, hospitals, orders, rounds
 
-BENCHMARKS = {"encryption": encryption.main, "orders": orders.main, "hospitals": hospitals.main}
+BENCHMARKS = {
+    "encryption": encryption.main,
+    "orders": orders.main,
+    "hospitals": hospitals.main,
+    "rounds": rounds.main,
+}
 
 
 def main() -> int:
     """Runs the benchmarks one after another, each under its own heading."""
     parser = argparse.ArgumentParser(prog="./run bench", description="Benchmarks, printed as ratios.")
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME", help=", ".join(BENCHMARKS))
-    for name in parser.parse_args().names or list(BENCHMARKS):
+    parser.add_argument("--full", action="store_true", help="rounds: 500 instead of 20")
+    args = parser.parse_args()
+    for name in args.names or list(BENCHMARKS):
         print(f"\n== {name}", flush=True)
-        BENCHMARKS[name]()
+        BENCHMARKS[name](**({"full": True} if args.full and name == "rounds" else {}))
     return 0
 
 
