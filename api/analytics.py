@@ -19,7 +19,17 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from analytics import aggregation, anomaly, contribution, geometry
 from api import arguments as given
-from api.arguments import AttackersOf, ComponentsOf, IntegerOf, MetricOf, NumberOf, SelectedOf, ShareOf, WeightOf
+from api.arguments import (
+    AttackersOf,
+    ComponentsOf,
+    IntegerOf,
+    LayersOf,
+    MetricOf,
+    NumberOf,
+    SelectedOf,
+    ShareOf,
+    WeightOf,
+)
 from api.asked import (
     Asked,
     AskedOf,
@@ -29,6 +39,7 @@ from api.asked import (
     by_client,
     finite,
     frame_headers,
+    known_layers,
     normalized,
     ranked,
     unknown_round,
@@ -48,7 +59,7 @@ ZENO_WEIGHT = 1.0
 
 
 @router.get("/client_grad")
-async def client_grad(asked: AskedOf) -> Response:
+async def client_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
     """Each client's gradient by layer. Sealed rounds answer in a frame of the coordinator's own: the same lengths and
     angles, and no coordinate. With method None a hospital sees its own entry."""
     order = await asked.order()
@@ -56,15 +67,15 @@ async def client_grad(asked: AskedOf) -> Response:
     clients = entry.clients
     if entry.kind == "open" and order["kind"] == "train" and asked.caller.role in (HOSPITAL, AGENT):
         clients = [client for client in clients if client == asked.caller.user_id]
-    return await _stream(asked, order, entry, _client_values(asked.files, entry, clients))
+    return await _stream(asked, order, entry, _client_values(asked.files, entry, _shown_layers(asked, entry), clients))
 
 
 @router.get("/avg_grad")
-async def avg_grad(asked: AskedOf) -> Response:
+async def avg_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
     """The averaged gradient by layer: as it was recorded, else the mean of the clients', weighted by row counts."""
     order = await asked.order()
     entry = await asked.entry(order)
-    return await _stream(asked, order, entry, _average_values(asked.files, entry))
+    return await _stream(asked, order, entry, _average_values(asked.files, entry, _shown_layers(asked, entry)))
 
 
 async def _stream(asked: Asked, order: dict[str, Any], entry: RoundEntry, pieces: Iterator[str]) -> Response:
@@ -77,31 +88,33 @@ async def _stream(asked: Asked, order: dict[str, Any], entry: RoundEntry, pieces
     return StreamingResponse(text, media_type="application/json", headers=headers)
 
 
-def _client_values(files: RoundFiles, entry: RoundEntry, clients: list[int]) -> Iterator[str]:
+def _shown_layers(asked: Asked, entry: RoundEntry) -> list[str]:
+    return known_layers(entry, given.layers_of(asked.request) or list(entry.layers))
+
+
+def _client_values(files: RoundFiles, entry: RoundEntry, layers: list[str], clients: list[int]) -> Iterator[str]:
     """{"<client>": {"<layer>": [values]}} by pieces."""
     if entry.kind == "sealed":
-        rows = {layer: files.coordinates(entry, layer) for layer in entry.layers}
+        rows = {layer: files.coordinates(entry, layer) for layer in layers}
         places = {client: entry.clients.index(client) for client in clients}
         yield from _objects(
-            (client, _objects((layer, _values([rows[layer][at]])) for layer in entry.layers))
-            for client, at in places.items()
+            (client, _objects((layer, _values([rows[layer][at]])) for layer in layers)) for client, at in places.items()
         )
         return
     with files.open(entry) as file:
         yield from _objects(
-            (client, _objects((layer, _values(file.gradient(client, layer))) for layer in entry.layers))
-            for client in clients
+            (client, _objects((layer, _values(file.gradient(client, layer))) for layer in layers)) for client in clients
         )
 
 
-def _average_values(files: RoundFiles, entry: RoundEntry) -> Iterator[str]:
+def _average_values(files: RoundFiles, entry: RoundEntry, layers: list[str]) -> Iterator[str]:
     """{"<layer>": [values]} by pieces."""
     if entry.kind == "sealed":
-        means = {layer: shares_of(entry) @ files.coordinates(entry, layer) for layer in entry.layers}
+        means = {layer: shares_of(entry) @ files.coordinates(entry, layer) for layer in layers}
         yield from _objects((layer, _values([mean])) for layer, mean in means.items())
         return
     with files.open(entry) as file:
-        yield from _objects((layer, _values(file.average(layer))) for layer in entry.layers)
+        yield from _objects((layer, _values(file.average(layer))) for layer in layers)
 
 
 def _objects(members: Iterable[tuple[Any, Iterator[str]]]) -> Iterator[str]:

@@ -191,13 +191,13 @@ class Store:
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _tune_sqlite)
 
-    def migrate(self) -> None:
+    def migrate(self, version: str = "head") -> None:
         """Brings the schema up to this version; a new database gets it whole."""
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self._engine.begin() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, version)
 
     def close(self) -> None:
         self._engine.dispose()

@@ -101,6 +101,7 @@ async def put_round(request: Request, caller: CallerOf, order_id: OrderInPath, r
         raise stop_of(order_id, order["state"], order["stop"])
     if standing is None or not is_flow:
         standing = await _record(request, order, round_)
+        desk.bell.ring(("order", order_id))
     return JSONResponse({"order_id": order_id, "round": round_, **_entry(standing)})
 
 

@@ -229,6 +229,18 @@ def test_layers_by_index(coordinator: Coordinator, layered: tuple[int, Any], que
     )
 
 
+def test_raw_data_of_some_layers(coordinator: Coordinator, layered: tuple[int, Any]) -> None:
+    order_id, made = layered
+    shown = get(coordinator, of(order_id, "/client_grad?round=1&layers=conv2")).json()
+    assert shown == as_json(made["conv2"][1], "conv2")
+    assert set(get(coordinator, of(order_id, "/avg_grad?round=1&layers=['conv1','dense']")).json()) == {
+        "conv1",
+        "dense",
+    }
+    assert set(get(coordinator, of(order_id, "/avg_grad?round=1")).json()) == {"conv1", "conv2", "dense"}
+    assert_refused(get(coordinator, of(order_id, "/client_grad?layers=conv3")), 404, "conv3")
+
+
 def test_without_layers_it_is_dense_alone(coordinator: Coordinator, layered: tuple[int, Any]) -> None:
     order_id, made = layered
     scores = list(scores_of(coordinator, of(order_id, "/contribution/grad_diff")).values())

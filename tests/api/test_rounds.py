@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 from safetensors.numpy import save
 
 from api import rounds
 from api.rounds import Kept, RoundFiles, frame
-from api.store import RoundEntry
+from api.store import RoundEntry, Store, metadata
 from tests.api.conftest import Coordinator, serve, settings_in
 from tests.api.made_rounds import (
     GOLDEN,
@@ -472,6 +475,38 @@ def test_old_files_are_pruned_and_their_metrics_stay(coordinator: Coordinator) -
     assert files_of(coordinator, order_id) == []
     assert_refused(coordinator.call("GET", f"/client_grad?order_id={order_id}&round=0"), 404)
     assert coordinator.call("GET", f"/performance?order_id={order_id}&round=0").json()["train"]["0"]["loss"] == 1.0
+
+
+def test_an_older_store_is_brought_up_to_this_version(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}")
+    store.migrate("0001")
+    with store._engine.begin() as db:
+        facts = "'train', 4, '[2, 3, 4]', '{}', '', 'success', '{}', '{}', '2026-01-01', '2026-01-01'"
+        names = "kind, initiator, hospitals, body, document, state, n_rows, summary, created, updated"
+        db.execute(sa.text(f"INSERT INTO orders ({names}) VALUES ({facts})"))
+    store.migrate()
+    assert store.order(1)["score_readers"] is None
+    with store._engine.begin() as db:
+        assert compare_metadata(MigrationContext.configure(db), metadata) == []
+    store.close()
+
+
+def test_a_watcher_hears_of_a_round_at_once(coordinator: Coordinator) -> None:
+    order_id, heard = open_order(coordinator), []
+    headers = {"Authorization": f"Bearer {coordinator.tokens['user-4']}"}
+
+    def watch() -> None:
+        with coordinator.client.stream("GET", f"/orders/{order_id}/events", headers=headers) as stream:
+            heard.extend(line for line in stream.iter_lines() if line.startswith("event"))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    record(coordinator, order_id, 0, {"gradients": TWO})
+    time.sleep(0.2)
+    coordinator.call("POST", f"/orders/{order_id}/cancel")
+    thread.join(timeout=10)
+    assert sorted(heard) == ["event: round", "event: state", "event: state"]
+    assert heard[-1] == "event: state"
 
 
 def test_rounds_are_listed_by_pages(coordinator: Coordinator) -> None:
