@@ -458,7 +458,8 @@ def _written_out(request: TrainingRequest) -> dict[str, Any]:
     params["init_param"]["init_method"] = request.init_method
     layers = {"hidden": list(request.hidden), "shape": list(request.shape)}
     body["model_params"] = {name: value for name, value in {**params, **layers}.items() if value != []}
-    return body
+    unsaid = {"scoring": None, "aggregation": "mean", "n_attackers": None}
+    return {name: value for name, value in body.items() if name not in unsaid or value != unsaid[name]}
 
 
 def read_order_document(text: str, order_id: int) -> tuple[TrainingRequest, dict[int, str]]:
