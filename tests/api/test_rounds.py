@@ -492,7 +492,8 @@ def test_an_older_store_is_brought_up_to_this_version(tmp_path: Path) -> None:
 
 
 def test_a_watcher_hears_of_a_round_at_once(coordinator: Coordinator) -> None:
-    order_id, heard = open_order(coordinator), []
+    order_id = open_order(coordinator)
+    heard: list[str] = []
     headers = {"Authorization": f"Bearer {coordinator.tokens['user-4']}"}
 
     def watch() -> None:
