@@ -15,14 +15,17 @@ each hospital only.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.masks import Stream
 
-HAAR_LIMIT = 4096
+HAAR_LIMIT = 512
 BLOCK = 64
 _MIXINGS = 3
+_DRAWN_AT_ONCE = 1 << 15
 
 
 def rotate(key: bytes, vector: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -51,19 +54,26 @@ def _haar(stream: Stream, rows: NDArray[np.float64]) -> NDArray[np.float64]:
     The reflection that takes the first axis to -s v, with v a random direction and s the sign of its first value, is
     multiplied by -s, so that the first axis goes to v itself, which is uniform (Diaconis and Shahshahani 1987).
     """
-    n_rows, width = rows.shape
+    width = rows.shape[1]
     turned = rows.copy()
-    for k in range(1, width + 1):
-        axis = stream.normals(n_rows * k).reshape(n_rows, k)
-        sign = np.where(axis[:, 0] < 0, -1.0, 1.0)
-        norm = np.sqrt(np.einsum("ij,ij->i", axis, axis))
-        axis[:, 0] += sign * norm
-        scale = 1.0 / (norm * np.abs(axis[:, 0]))  # 2 / |axis|^2
+    for k, axis in enumerate(_axes(stream, *rows.shape), start=1):
+        sign = np.copysign(1.0, axis[:, :1])
+        norm = np.sqrt(np.einsum("ij,ij->i", axis, axis))[:, None]
+        axis[:, :1] += sign * norm
         tail = turned[:, width - k :]
-        along = np.einsum("ij,ij->i", axis, tail) * scale
-        tail -= along[:, None] * axis
-        tail *= -sign[:, None]
+        along = np.einsum("ij,ij->i", axis, tail)[:, None] / (norm * np.abs(axis[:, :1]))  # 2 <axis, tail> / |axis|^2
+        turned[:, width - k :] = sign * (along * axis - tail)
     return turned
+
+
+def _axes(stream: Stream, n_rows: int, width: int) -> Iterator[NDArray[np.float64]]:
+    """Gaussian vectors (n_rows, k) for k = 1 .. width, many drawn at once."""
+    k = 1
+    while k <= width:
+        group = range(k, min(width, k + max(1, _DRAWN_AT_ONCE // (n_rows * k))) + 1)
+        drawn = np.split(stream.normals(n_rows * sum(group)), np.cumsum([n_rows * size for size in group])[:-1])
+        yield from (normals.reshape(n_rows, size) for normals, size in zip(drawn, group, strict=True))
+        k = group[-1] + 1
 
 
 def _hadamard(vector: NDArray[np.float64]) -> NDArray[np.float64]:
