@@ -26,7 +26,7 @@ _ROUNDING = 1e-9
 def is_scored(trainer: Trainer) -> bool:
     """Whether this order's gradients are shown. One value alone has no angle, only its length."""
     request, sizes = trainer.party.request, [np.prod(shape) for shape in trainer.model.layers.values()]
-    return request.is_scored and (request.is_open or max(sizes) > 1)
+    return request.is_scored and (request.is_open or bool(max(sizes) > 1))
 
 
 def send_vectors(trainer: Trainer, fold: Fold) -> None:

@@ -302,8 +302,8 @@ class Fold:
     y_test: Labels
     scale: tuple[Floats, Floats] | None
     checkpoint: Checkpoint
-    gradient: Floats = field(init=False)
-    members: tuple[int, ...] = field(init=False)
+    gradient: Floats = field(default_factory=lambda: np.zeros(0))
+    members: tuple[int, ...] = ()
 
 
 def open_fold(trainer: Trainer, number: int) -> Fold:

@@ -41,6 +41,7 @@ from prefect.flow_engine import load_flow_run, run_flow
 from prefect.states import Cancelled, Crashed, Failed
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 
+from agents.policy import load_policy
 from agents.settings import Settings
 from agents.vault import Vault
 from protocol import VERSION
@@ -444,8 +445,9 @@ class HospitalWorker(FlowWorker):
         self._settings, self._vault = settings, Vault(settings.vault)
 
     async def connected(self) -> None:
-        identity = self._vault.identity().public.encode()
-        answer = await self._post.send("PUT", "/hospitals/me", {"identity": identity, "version": VERSION})
+        identity, scoring = self._vault.identity().public.encode(), load_policy(self._settings.policy).orders.scoring
+        news = {"identity": identity, "version": VERSION, "scoring": scoring}
+        answer = await self._post.send("PUT", "/hospitals/me", news)
         if answer.status_code >= 400:
             log.error("The coordinator does not let this agent in: %s", error_of(answer))
         answer.raise_for_status()

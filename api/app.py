@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version as installed
-from typing import Any
+from typing import Any, Literal
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, FastAPI, HTTPException, Request
@@ -118,17 +118,19 @@ def hospitals_router() -> APIRouter:
         """An agent presents its public keys and version."""
         require_role(caller, AGENT)
         identity = PublicIdentity.decode(enrolment.identity)
-        await to_thread.run_sync(request.app.state.store.enrol, caller.user_id, identity.encode(), enrolment.version)
+        store, key = request.app.state.store, identity.encode()
+        await to_thread.run_sync(store.enrol, caller.user_id, key, enrolment.version, enrolment.scoring)
         return answer({"user_id": caller.user_id, "fingerprint": identity.fingerprint, "version": VERSION})
 
     return router
 
 
 class Enrolment(BaseModel):
-    """What an agent says of itself."""
+    """What an agent says of itself, and how far its policy lets orders be scored that say nothing of it."""
 
     identity: str = Field(max_length=200)
     version: str = Field(max_length=50)
+    scoring: Literal["none", "round", "full"] = "none"
 
 
 def _hospital(row: dict[str, Any], online: bool) -> dict[str, Any]:
@@ -139,6 +141,7 @@ def _hospital(row: dict[str, Any], online: bool) -> dict[str, Any]:
         "online": online,
         "last_seen": seen.isoformat() + "Z" if seen else None,
         "agent_version": row["agent_version"],
+        "scoring": row["scoring"] or "none",
         "fingerprint": PublicIdentity.decode(row["identity"]).fingerprint if row["identity"] else None,
     }
 

@@ -30,6 +30,7 @@ router = APIRouter()
 log = logging.getLogger("consilium.api")
 
 WATCH_SECONDS = 2.0
+SCORING = ("none", "round", "full")
 OrderId = Annotated[int, Query(ge=1, lt=2**31)]
 OrderInPath = Annotated[int, Path(ge=1, lt=2**31)]
 IdempotencyKey = Annotated[str | None, Header(max_length=200)]
@@ -61,10 +62,24 @@ async def train(
     desk = Desk(request)
     identities = await _identities(desk, body.hospitals)
     once = Once.of(caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True))
-    order_id, made = await _add(desk, body, identities, once)
+    order_id, made = await _add(desk, await _with_scoring(desk, body), identities, once)
     if made:
         await _dispatch(desk, order_id, body.model_type)
     return await _answer_with_rows(desk, order_id)
+
+
+async def _with_scoring(desk: Desk, body: TrainingRequest) -> TrainingRequest:
+    """The order with `scoring` written out, for its document: unsaid, it is the most that every party's policy allows.
+
+    Method None shows the coordinator every gradient, so there is nothing that scores would add to what it sees.
+    """
+    if body.scoring is not None:
+        return body
+    levels = [row["scoring"] or "none" for row in await desk.read("list_hospitals") if row["user_id"] in body.hospitals]
+    level = "full" if body.is_open else min(levels, key=SCORING.index)
+    if level == "none" and body.aggregation != "mean":
+        level = "round"  # which the hospital that forbids it refuses, by name
+    return body.model_copy(update={"scoring": level})
 
 
 async def _identities(desk: Desk, hospitals: list[int]) -> dict[int, PublicIdentity]:
@@ -409,10 +424,26 @@ def _protection(order: dict[str, Any]) -> dict[str, Any]:
         "key_bits": encrypt.get("key_length", 2048) if method == "Paillier" else None,
         "key_holder": holder if method == "Paillier" else "each pair of hospitals",
         "who_could_decrypt": (
-            f"Only sums over all {len(order['hospitals'])} hospitals can be opened, by {holder}. Nobody can open one "
+            f"Only sums over {_members(order)} hospitals can be opened, by {holder}. Nobody can open one "
             "hospital's gradient, and the coordinator can open nothing."
         ),
+        "scoring": SCORED[order["body"].get("scoring") or "none"],
     }
+
+
+def _members(order: dict[str, Any]) -> str:
+    whole = f"all {len(order['hospitals'])}"
+    return whole if order["body"].get("aggregation", "mean") == "mean" else f"the chosen of {whole}"
+
+
+SCORED = {
+    "none": "The coordinator learns nothing of single gradients.",
+    "round": "The coordinator learns the lengths of the gradients of a round and the angles between them.",
+    "full": (
+        "The coordinator learns the lengths of the gradients of a round, the angles between them, "
+        "and how far each moved since the round before."
+    ),
+}
 
 
 @router.post("/orders/{order_id}/cancel")

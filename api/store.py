@@ -34,6 +34,7 @@ hospitals = sa.Table(
     sa.Column("identity", sa.String(200)),
     sa.Column("agent_version", sa.String(50)),
     sa.Column("last_seen", sa.DateTime),
+    sa.Column("scoring", sa.String(10)),
 )
 
 tokens = sa.Table(
@@ -225,8 +226,8 @@ class Store:
         with self._engine.begin() as db:
             return [dict(row._mapping) for row in db.execute(sa.select(hospitals).order_by(hospitals.c.user_id))]
 
-    def enrol(self, user_id: int, identity: str, version: str) -> None:
-        """Keeps the first public keys that an agent presents: SQL is sealed to them.
+    def enrol(self, user_id: int, identity: str, version: str, scoring: str) -> None:
+        """Keeps the first public keys that an agent presents: SQL is sealed to them. `scoring` is its policy's.
 
         Conflict for other keys than those: a stolen token must not draw later orders' SQL to the thief.
         """
@@ -239,7 +240,7 @@ class Store:
                 f"--user-id {user_id}, and its partners pin the new fingerprint.",
                 code="keys_changed",
             )
-        self._touch(user_id, identity=identity, agent_version=version)
+        self._touch(user_id, identity=identity, agent_version=version, scoring=scoring)
 
     def forget_keys(self, user_id: int) -> None:
         """The hospital may present new keys once."""
