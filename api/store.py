@@ -226,7 +226,7 @@ class Store:
         with self._engine.begin() as db:
             return [dict(row._mapping) for row in db.execute(sa.select(hospitals).order_by(hospitals.c.user_id))]
 
-    def enrol(self, user_id: int, identity: str, version: str, scoring: str) -> None:
+    def enrol(self, user_id: int, identity: str, version: str, scoring: str = "none") -> None:
         """Keeps the first public keys that an agent presents: SQL is sealed to them. `scoring` is its policy's.
 
         Conflict for other keys than those: a stolen token must not draw later orders' SQL to the thief.

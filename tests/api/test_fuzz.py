@@ -23,7 +23,7 @@ from tests.api.conftest import Coordinator, serve, settings_in
 from tests.api.made_rounds import golden_order, open_order
 from tests.api.test_analytics import record_training, three_rounds
 
-N_EXAMPLES = 15
+N_EXAMPLES = 4
 STREAM = "/orders/{order_id}/events"  # ends with its order
 DESCRIPTION = create_app(load_settings()).openapi()
 OPERATIONS = {
