@@ -1,8 +1,7 @@
-"""One of ten hospitals sends its gradient with the sign flipped: the scores show it, and Multi-Krum trains without it."""
+"""One of ten hospitals flips the sign of its gradient: the scores show it, and Multi-Krum trains without it."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
