@@ -384,6 +384,7 @@ def _round(row: dict[str, Any]) -> dict[str, Any]:
         "loss": row["loss"],
         "final": report["final"],
         "hospitals": report["hospitals"],
+        "left_out": report.get("left_out", {}),
         "recorded": row["recorded"].isoformat() + "Z",
     }
 

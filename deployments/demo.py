@@ -131,7 +131,9 @@ async def _run(
         await _follow(console, client, order_id, body["model_params"]["max_iter"])
         times["order"] = time.monotonic() - began
         order = (await client.get(f"/orders/{order_id}")).json()["data"]
-        _metrics(console, order, {site.user_id: site.name for site in sites})
+        names = {site.user_id: site.name for site in sites}
+        _metrics(console, order, names)
+        await _scores(console, client, order_id, names)
         infer = {
             "model_id": str(order_id),
             "input_data": {"user_id": "4", "data_sql": "SELECT * FROM data.breast_homo_guest where id=133;"},
@@ -202,6 +204,20 @@ def _metrics(console: Console, order: dict[str, Any], names: dict[int, str]) -> 
     pooled = order["summary"]["0"]
     numbers = [f"{pooled[name]:.4f}" for name in ("auc", "ks", "accuracy", "loss")]
     table.add_row("all, from sums", str(pooled["n_rows"]), *numbers, style="bold")
+    console.print(table)
+
+
+async def _scores(console: Console, client: httpx.AsyncClient, order_id: int, names: dict[int, str]) -> None:
+    """Who stands out and who contributes, of a round of which the coordinator has seen no coordinate."""
+    report = (await client.get("/anomaly/report", params={"order_id": order_id})).json()
+    drift = (await client.get("/contribution/grad_diff/", params={"order_id": order_id})).json().get("data") or {}
+    table = _table(f"Scores of round {report['round']}, from lengths and angles of the gradients")
+    shown = {"krum": "Krum", "foolsgold": "FoolsGold", "geometric_median": "from the median"}
+    for column in ("hospital", *shown.values(), "contribution"):
+        table.add_column(column, justify="left" if column == "hospital" else "right")
+    for user, scores in report["data"].items():
+        numbers = [scores[name]["score"] for name in shown] + [drift.get(user)]
+        table.add_row(names[int(user)], *("-" if number is None else f"{number:.6f}" for number in numbers))
     console.print(table)
 
 

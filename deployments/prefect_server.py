@@ -10,7 +10,6 @@ thread of its own the collector may wait: the loop goes on, and the lock is give
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 from itertools import count
 
@@ -35,4 +34,4 @@ def _collect_for_ever() -> None:
 
 if __name__ == "__main__":
     collect_apart()
-    sys.exit(app())
+    app()

@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -279,7 +280,14 @@ class Progress:
 
     def _table(self) -> list[dict[str, Any]]:
         return [
-            {"fold": r["fold"], "round": r["round"], "hospital": user, "rows": report["n_rows"], **_flat(report)}
+            {
+                "fold": r["fold"],
+                "round": r["round"],
+                "hospital": user,
+                "rows": report["n_rows"],
+                **_flat(report),
+                **({"left out": reason} if (reason := r.get("left_out", {}).get(user)) else {}),
+            }
             for r in self._records
             for user, report in r.get("hospitals", {}).items()
         ]
@@ -287,10 +295,13 @@ class Progress:
     def _summary(self) -> str:
         request, rounds = self._desk.request, [r for r in self._records if "loss" in r]
         last = f"{rounds[-1]['loss']:.6f} after {rounds[-1]['round']} rounds" if rounds else "none yet"
+        left_out = Counter(user for record in rounds for user in record.get("left_out", {}))
+        told = ", ".join(f"hospital {user} in {n} rounds" for user, n in sorted(left_out.items())) or "nobody"
         return (
             f"# Order {self._desk.order_id}\n\n"
             f"{request.model_type} by hospital {request.user_id} with {request.party_id}, "
-            f"method {request.model_params.encrypt_param.method}. Rows: {self._desk.n_rows}. Loss: {last}."
+            f"method {request.model_params.encrypt_param.method}. Rows: {self._desk.n_rows}. Loss: {last}. "
+            f"Aggregation {request.aggregation}; left out: {told}."
         )
 
 
