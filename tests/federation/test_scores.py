@@ -29,6 +29,10 @@ SCORES = [
 def ordered(federation: RunningFederation, method: str, **changes: Any) -> int:
     body = {**document_order(), **changes}
     params = {**body["model_params"], "max_iter": 4, "eps": 0, "encrypt_param": {"method": method}}
+    params["init_param"] = {
+        "init_method": "const",
+        "init_const": 0.05,
+    }  # other gradients than those kept secret elsewhere
     order_id = federation.submit({**body, "model_params": params})
     ended = federation.wait_for(order_id)
     assert ended["state"] == "success", ended["refusal"]
