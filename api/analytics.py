@@ -477,7 +477,8 @@ def _pooled(report: dict[str, Any], metric: str) -> float | None:
     ]
     values = [(value, 1 if n_rows is None else n_rows) for value, n_rows in known if value is not None]
     total = sum(weight for _, weight in values)
-    return math.fsum(value * (weight / total) for value, weight in values) if total else None
+    # Halves, because the sum of shares of the largest numbers may leave the range of float64.
+    return finite(2 * math.fsum(value / 2 * (weight / total) for value, weight in values)) if total else None
 
 
 def _said_by(order: dict[str, Any]) -> dict[str, str]:

@@ -289,5 +289,7 @@ def _weighted(values: list[float | None], weights: list[int]) -> float | None:
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return None
-    mean = math.fsum(value * weight for value, weight in zip(known, weights, strict=True)) / sum(weights)
+    total = sum(weights)
+    # Halves, because the sum of shares of the largest numbers may leave the range of float64.
+    mean = 2 * math.fsum(value / 2 * (weight / total) for value, weight in zip(known, weights, strict=True))
     return mean if math.isfinite(mean) else None

@@ -165,6 +165,19 @@ def test_of_two_that_come_at_once_one_stands(coordinator: Coordinator) -> None:
     assert coordinator.call("GET", f"/client_grad?order_id={order_id}").status_code == 200
 
 
+def test_the_mean_of_the_largest_losses_is_finite(coordinator: Coordinator) -> None:
+    order_id, largest = open_order(coordinator), 1.7e308
+    for round_, sizes in enumerate(({"0": 1, "1": 1}, {"0": 2**52, "1": 2**52}, {"0": 3, "1": 7})):
+        metrics = {str(client): {"accuracy": largest, "loss": largest} for client in (0, 1)}
+        facts = {"performance": {"train": metrics, "test": metrics}, "leave_one_out": metrics}
+        record(coordinator, order_id, round_, {"gradients": TWO, "sizes": sizes, **facts})
+        shown = coordinator.call("GET", f"/orders/{order_id}").json()["data"]["rounds"][round_]
+        assert shown["loss"] == pytest.approx(largest)
+        scores = coordinator.call("GET", f"/contribution/perf_diff?order_id={order_id}&round={round_}")
+        assert scores.status_code == 200, scores.text
+        assert list(scores.json()["data"].values()) == pytest.approx([0.0, 0.0], abs=1e-12 * largest)
+
+
 # What is refused
 
 
