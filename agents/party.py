@@ -116,8 +116,15 @@ def _check_policy(party: Party) -> None:
         model_type=request.model_type,
         n_hospitals=len(request.hospitals) - request.most_left_out,
         receivers=request.hospitals,
-        scoring="none" if request.is_open else request.scoring or "none",
+        scoring=_new_to_the_coordinator(request),
     )
+
+
+def _new_to_the_coordinator(request: TrainingRequest) -> str:
+    """The scoring that a policy has to allow. With method None the coordinator sees each gradient anyway; with full
+    scoring the other hospitals can then compute it too."""
+    level = request.scoring or "none"
+    return "none" if request.is_open and level != "full" else level
 
 
 def _sign(party: Party, document: str) -> None:

@@ -39,7 +39,7 @@ def send_vectors(trainer: Trainer, fold: Fold) -> None:
 
     def make() -> bytes:
         layers = _shown_layers(trainer, fold, fold.gradient)
-        before = point.gradient is not None and request.scoring == "full" and not request.is_open
+        before = point.gradient is not None and request.scoring == "full" and not request.is_open and not fold.number
         between = _between(trainer, point, fold.gradient) if before else {}
         return Vectors(layers, between, party.policy.orders.score_readers).encode()
 
@@ -110,14 +110,15 @@ def receive_check(trainer: Trainer, fold: Fold) -> Floats:
 def check_aggregate(trainer: Trainer, fold: Fold, aggregate: Floats, told: Floats) -> None:
     """ProtocolViolation unless the opened aggregate, in the round's frames, is the mean that the coordinator tells.
 
-    |Q mean - told| <= 1e-9 (|mean| + |own gradient|) + sqrt(d) n B 2^-62. It finds one hospital that shows another
+    |Q mean - told| <= 1e-9 (|mean| + |own gradient|) + sqrt(d) B (n 2^-62 + 1e-15): the fixed point's error, and what
+    turning the others' gradients rounds off, which are at most sqrt(d) B long. It finds one hospital that shows another
     gradient than it seals, an initiator that passes on another sum, or a coordinator that alters one; not two hospitals
     together, and not who.
     """
     shown = _shown_layers(trainer, fold, aggregate).values()
     expected = np.concatenate([*shown]) if shown else np.zeros(0)
-    fixed_point = np.sqrt(expected.size) * len(fold.members) * trainer.params.bound * 2.0**-62
-    allowed = _ROUNDING * (_norm(aggregate) + _norm(fold.gradient)) + fixed_point
+    longest = np.sqrt(expected.size) * trainer.params.bound
+    allowed = _ROUNDING * (_norm(aggregate) + _norm(fold.gradient)) + longest * (len(fold.members) * 2.0**-62 + 1e-15)
     if told.shape != expected.shape or not _norm(told - expected) <= allowed:
         raise ProtocolViolation(
             f"Round {fold.checkpoint.round} does not add up.",
@@ -135,11 +136,14 @@ def leave_one_out(trainer: Trainer, fold: Fold, aggregate: Floats) -> dict[str, 
     Disclosure: accuracy and loss per model, rounded; they ride in the next report.
     """
     party = trainer.party
-    if party.request.scoring != "full" or fold.number or not len(fold.y_test):
+    request, n_members = party.request, len(fold.members)
+    if request.scoring != "full" or fold.number or not len(fold.y_test):
+        return {}
+    if request.is_open and not request.compares_openly(n_members, trainer.model.n_weights):
         return {}
     found = {}
     for user, without in _means_without(trainer, fold, aggregate).items():
-        weights = fold.checkpoint.weights if len(fold.members) == 1 else stepped_weights(trainer, fold, without)
+        weights = fold.checkpoint.weights if n_members == 1 else stepped_weights(trainer, fold, without)
         metrics = metrics_of(trainer, weights, fold.X_test, fold.y_test)
         found[str(user)] = {name: metrics[name] for name in ("accuracy", "loss") if name in metrics}
     return found

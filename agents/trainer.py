@@ -142,6 +142,12 @@ def agree_on_model(trainer: Trainer) -> None:
     FixedPoint(sum(trainer.party.n_rows.values()), trainer.params.bound)
     classes = [] if request.model_type == "linear" else _joint_classes(trainer)
     trainer.model = ordered_model(request, classes)
+    if request.aggregation != "mean" and not request.is_open and trainer.model.n_weights == 1:
+        raise BadRequest(
+            f"A model of one value has no direction that {request.aggregation} could judge.",
+            remedy="Order more attributes, an intercept, or the mean.",
+            code="aggregation",
+        )
     if trainer.model.classes:
         check_model_size(trainer.party, trainer.model.n_weights)
     trainer.start = _joint_start(trainer)

@@ -71,14 +71,14 @@ async def train(
 async def _with_scoring(desk: Desk, body: TrainingRequest) -> TrainingRequest:
     """The order with `scoring` written out, for its document: unsaid, it is the most that every party's policy allows.
 
-    Method None shows the coordinator every gradient, so there is nothing that scores would add to what it sees.
+    Method None shows the coordinator every gradient: it is round at least. Full would show them to the hospitals too.
     """
     if body.scoring is not None:
         return body
     levels = [row["scoring"] or "none" for row in await desk.read("list_hospitals") if row["user_id"] in body.hospitals]
-    level = "full" if body.is_open else min(levels, key=SCORING.index)
-    if level == "none" and body.aggregation != "mean":
-        level = "round"  # which the hospital that forbids it refuses, by name
+    level = min(levels, key=SCORING.index)
+    if level == "none" and (body.is_open or body.aggregation != "mean"):
+        level = "round"  # which a hospital that forbids it refuses, by name, where the method hides gradients
     return body.model_copy(update={"scoring": level})
 
 
@@ -589,6 +589,8 @@ async def report_progress(request: Request, caller: CallerOf, order_id: OrderInP
     for user in report.wake or []:
         desk.inbox.tell(user, "look", order_id)
     told = {"n_rows": report.n_rows, "summary": report.summary, "score_readers": report.score_readers}
+    if order["score_readers"] == "operator":  # a policy that was opened later opens no earlier round
+        told["score_readers"] = None
     values: dict[str, Any] = {key: value for key, value in told.items() if value is not None}
     if report.state and order["state"] == "pending":
         values["state"] = report.state

@@ -22,6 +22,7 @@ from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, canonical
 
+BUSY_MILLISECONDS = 10_000
 ENDED = ("success", "failed", "cancelled")
 
 metadata = sa.MetaData()
@@ -397,7 +398,16 @@ class Store:
             if ended.rowcount:
                 keep = sa.and_(messages.c.topic == "predictions", sa.literal(state == "success"))
                 db.execute(messages.delete().where(messages.c.run == order_id, sa.not_(keep)))
-            return bool(ended.rowcount)
+        if ended.rowcount and self._engine.dialect.name == "sqlite":
+            self._empty_log()
+        return bool(ended.rowcount)
+
+    def _empty_log(self) -> None:
+        """Deleted bytes stand in SQLite's write-ahead log until it is emptied; a busy store does it with a later order."""
+        with self._engine.connect() as db:
+            db.exec_driver_sql("PRAGMA busy_timeout=200")
+            db.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            db.exec_driver_sql(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
 
     def end_inference(self, order_id: int) -> None:
         """An inference order ends with its answer, whether anybody waits for it or not; no other order does."""
@@ -629,5 +639,11 @@ def _key(address: Address, recipient: int) -> sa.ColumnElement[bool]:
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:
     """Write-ahead log, and every commit on disk before it is acknowledged; deleted bytes are overwritten."""
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON", "secure_delete=ON"):
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        f"busy_timeout={BUSY_MILLISECONDS}",
+        "foreign_keys=ON",
+        "secure_delete=ON",
+    ):
         connection.execute(f"PRAGMA {pragma}")

@@ -28,6 +28,7 @@ MODEL_NAMES = {
 HIDDEN: dict[str, tuple[int, ...]] = {"mlp": (32, 16), "cnn": (8, 16)}
 KEY_LENGTHS = (2048, 3072, 4096)
 CHOOSING = ("multi_krum", "minimum_diameter")
+MOST_COMPARED_BYTES = 2**27
 DEFAULT_BOUND = 2.0**20
 _DIGITS = re.compile("[0-9]{1,10}")
 
@@ -223,6 +224,15 @@ class TrainingRequest(_Strict):
     @property
     def is_scored(self) -> bool:
         return self.scoring in ("round", "full")
+
+    def compares_openly(self, n_members: int, n_weights: int) -> bool:
+        """Whether a round's aggregates without each member go to all hospitals, so that all test rows count.
+
+        They hold every member's gradient, so only with method None, and scoring full that every policy must allow.
+        """
+        is_tested = bool(self.test_data_info) or self.validation_fraction is not None
+        is_small = 8 * n_members * n_weights <= MOST_COMPARED_BYTES
+        return self.is_open and self.scoring == "full" and is_tested and is_small
 
     @property
     def chooses(self) -> bool:

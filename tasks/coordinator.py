@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from protocol import paillier, secure_sum
-from protocol.errors import ProtocolViolation
+from protocol.errors import ProtocolViolation, TooLarge
 from protocol.exchange import Address, Exchange
 from protocol.messages import COORDINATOR, EVERYONE, Acceptance, Choice, Contribution, Vectors, peek_envelope
 from protocol.order import TrainingRequest, n_held_out, read_order_document
 from tasks import scoring
 from tasks.scoring import Shown
 from tasks.steps import step
+
+log = logging.getLogger("consilium.flows")
 
 
 @dataclass
@@ -103,14 +107,21 @@ def _add_round(desk: Desk, address: Address) -> dict[str, Any]:
     reports = {user: part.report for user, part in parts.items()}
     record = _record(address.fold, address.round, reports, choice)
     if shown and address.fold == 0:
-        file = scoring.round_file(shown, is_open=desk.request.is_open)
-        desk.exchange.keep_round(desk.order_id, address.round, file)
         desk.exchange.record(desk.order_id, score_readers=shown.readers)
+        _keep_round(desk, address.round, scoring.round_file(shown, choice.members, desk.request))
     desk.exchange.record(desk.order_id, round=record, **_about_last_round(desk, address, reports))
     if shown:
         scoring.answer(desk.exchange, replace(address, topic="check"), shown, choice.members, desk.request)
     _give_sum(desk, address, {user: parts[user] for user in choice.members})
     return record
+
+
+def _keep_round(desk: Desk, round_: int, file: bytes) -> None:
+    """A round that is too large to keep has no scores; its order goes on."""
+    try:
+        desk.exchange.keep_round(desk.order_id, round_, file)
+    except TooLarge as error:
+        log.warning("Round %s of order %s is not kept for scores: %s", round_, desk.order_id, error)
 
 
 def _look(desk: Desk, address: Address) -> Shown | None:
@@ -179,13 +190,13 @@ def _check_tags(contributions: dict[int, Contribution], round_: int) -> None:
 
 def _check_reports(desk: Desk, fold: int, contributions: dict[int, Contribution]) -> None:
     """What is shown of a round is what hospitals say: at least it has the rows they have counted, and numbers."""
+    compared = {tuple(c.report["leave_one_out"]) for c in contributions.values() if c.report.get("leave_one_out")}
     for user, contribution in contributions.items():
         n_rows = desk.n_rows[user]
         n_trained = n_rows - n_held_out(desk.request, n_rows, fold)
         report = contribution.report
-        own = report.get("train")
-        fits = isinstance(own, dict) and _are_numbers(own, desk) and _compares_well(report, desk, user)
-        if report.get("n_rows") != n_trained or not fits:
+        fits = _are_numbers(report.get("train"), desk, required=True) and _compares_well(report, desk, user)
+        if report.get("n_rows") != n_trained or not fits or (desk.request.is_open and len(compared) > 1):
             raise ProtocolViolation(
                 f"The metrics of hospital {user} are not those of its {n_trained} training rows.",
                 remedy="Compare its version with the others', then send the order again.",
@@ -200,18 +211,23 @@ def _compares_well(report: dict[str, Any], desk: Desk, user: int) -> bool:
     allowed = {str(hospital) for hospital in (desk.hospitals if desk.request.is_open else [user])}
     if not isinstance(found, dict) or not set(found) <= allowed:
         return False
-    tested = type(report.get("n_test_rows")) is int and isinstance(report.get("test"), dict)
-    entries = [*found.values(), report["test"]] if found and tested else []
-    return bool(entries) == bool(found) and all(
-        isinstance(entry, dict) and all(type(entry.get(name, 0.0)) in (int, float) for name in ("accuracy", "loss"))
-        for entry in entries
-    )
+    n_rows = report.get("n_test_rows", 0)
+    if not found:
+        return True
+    entries = [*found.values(), report.get("test")]
+    return type(n_rows) is int and n_rows > 0 and all(_are_numbers(e, desk, required=False) for e in entries)
 
 
-def _are_numbers(metrics: dict[str, Any], desk: Desk) -> bool:
-    """Those that are pooled."""
+def _are_numbers(metrics: Any, desk: Desk, *, required: bool) -> bool:
+    """Those that are pooled: finite, and there where they are `required`."""
     names = ["loss", "mse" if desk.request.model_type == "linear" else "accuracy"]
-    return all(type(metrics.get(name)) in (int, float) for name in names)
+    if not isinstance(metrics, dict):
+        return False
+    return all(_is_finite(metrics[name]) if name in metrics else not required for name in names)
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < sys.float_info.max
 
 
 def _record(fold: int, round_: int, reports: dict[int, dict[str, Any]], choice: Choice) -> dict[str, Any]:

@@ -40,9 +40,8 @@ class Shown:
 
     @property
     def factors(self) -> dict[str, Floats]:
-        """The triangular factor (n, n) of each layer of more than one value."""
-        sizes = {name: rows for name, rows in self.layers.items() if rows.shape[1] > 1}
-        return {name: triangular_factor([rows], len(self.users)) for name, rows in sizes.items()}
+        """The triangular factor (n, n) of each layer."""
+        return {name: triangular_factor([rows], len(self.users)) for name, rows in self.layers.items()}
 
 
 def gather(messages: dict[int, Vectors], n_rows: dict[int, int]) -> Shown:
@@ -86,23 +85,31 @@ def _choice(shown: Shown, request: TrainingRequest) -> Choice:
     return Choice(members, left_out)
 
 
-def answer(
-    exchange: Exchange, address: Address, shown: Shown, members: tuple[int, ...], request: TrainingRequest
-) -> None:
-    """Tells all hospitals the aggregate of what was shown; with method None also what it is without each member.
+def aggregate(shown: Shown, members: tuple[int, ...], request: TrainingRequest) -> Floats:
+    """What the round steps by, in the frames that it was shown in, float64 (d,), the layers one behind the other.
 
     A restart finds the same bytes: sums are taken in the order of the user ids, element by element.
     """
-    rows = [shown.users.index(user) for user in members]
-    stacked, n_rows = np.hstack([*shown.layers.values()])[rows], np.array(shown.n_rows, dtype=np.float64)[rows]
-    exchange.put(address, EVERYONE, _bytes(_aggregate(stacked, n_rows, request)))
-    if request.is_open and request.scoring == "full" and address.fold == 0 and _is_tested(request):
-        without = [_aggregate(np.delete(stacked, i, axis=0), np.delete(n_rows, i), request) for i in range(len(rows))]
+    stacked, n_rows = _of_members(shown, members)
+    return _aggregate(stacked, n_rows, request)
+
+
+def answer(
+    exchange: Exchange, address: Address, shown: Shown, members: tuple[int, ...], request: TrainingRequest
+) -> None:
+    """Tells all hospitals the aggregate of what was shown; of open orders also what it is without each member."""
+    exchange.put(address, EVERYONE, _bytes(aggregate(shown, members, request)))
+    stacked, n_rows = _of_members(shown, members)
+    if address.fold == 0 and request.compares_openly(len(members), stacked.shape[1]):
+        without = [
+            _aggregate(np.delete(stacked, i, axis=0), np.delete(n_rows, i), request) for i in range(len(members))
+        ]
         exchange.put(replace(address, topic="without"), EVERYONE, _bytes(np.array(without)))
 
 
-def _is_tested(request: TrainingRequest) -> bool:
-    return bool(request.test_data_info) or request.validation_fraction is not None
+def _of_members(shown: Shown, members: tuple[int, ...]) -> tuple[Floats, Floats]:
+    rows = [shown.users.index(user) for user in members]
+    return np.hstack([*shown.layers.values()])[rows], np.array(shown.n_rows, dtype=np.float64)[rows]
 
 
 def _aggregate(vectors: Floats, n_rows: Floats, request: TrainingRequest) -> Floats:
@@ -124,16 +131,21 @@ def _bytes(values: Floats) -> bytes:
     return values.astype(">f8").tobytes()
 
 
-def round_file(shown: Shown, *, is_open: bool) -> bytes:
+def round_file(shown: Shown, members: tuple[int, ...], request: TrainingRequest) -> bytes:
     """What is kept of a round (docs/operators.md): its gradients where they are open, else its geometry alone."""
     tensors: dict[str, Floats] = {}
-    if is_open:
+    if request.is_open:
         for name, rows in shown.layers.items():
             tensors |= {f"gradient/{user}/{name}": row for user, row in zip(shown.users, rows, strict=True)}
+        ends = np.cumsum([rows.shape[1] for rows in shown.layers.values()])[:-1]
+        averages = np.split(aggregate(shown, members, request), ends)
+        tensors |= {f"average/{name}": values for name, values in zip(shown.layers, averages, strict=True)}
     else:
         tensors |= {f"factor/{name}": factor for name, factor in shown.factors.items()}
         tensors |= {f"between/{name}": numbers for name, numbers in shown.between.items()}
-    about = {"kind": "open" if is_open else "sealed", "clients": list(shown.users), "sizes": list(shown.n_rows)}
+    about: dict[str, Any] = {"kind": "open" if request.is_open else "sealed"}
+    about |= {"clients": list(shown.users), "sizes": list(shown.n_rows)}
+    about |= {} if request.is_open or members == shown.users else {"members": list(members)}
     data: bytes = safetensors.numpy.save(tensors, metadata={"round": json.dumps(about)})
     return data
 

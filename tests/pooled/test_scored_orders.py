@@ -321,3 +321,56 @@ def test_a_coordinator_that_tells_another_mean_stops_the_order(runner: Runner, m
     monkeypatch.setattr(at_coordinator, "_aggregate", lambda *args: honest(*args) * (1 + 1e-6))
     with pytest.raises(ProtocolViolation, match="Round 0 does not add up"):
         runner.run("Mask")
+
+
+# What comes from a hospital or a policy
+
+
+def test_what_compares_rounds_counts_the_members_only(runner: Runner, flipped: Callable[[int, float], None]) -> None:
+    """With a rule that leaves hospitals out, the average of a round is what it stepped by, sealed and open."""
+    flipped(5, -20.0)
+    changes: dict[str, Any] = {"aggregation": "multi_krum", "n_attackers": 1}
+    sealed, open_ = (runner.run(method, **changes)[1] for method in ("Mask", "None"))
+    assert about_round(sealed[1])["members"] == [2, 3, 4, 6]
+    gradients, average = (safetensors.numpy.load(open_[t]) for t in (2, 1))
+    drift = safetensors.numpy.load(sealed[2])["between/dense"][:, 1]
+    told = [np.linalg.norm(gradients[f"gradient/{user}/dense"] - average["average/dense"]) for user in HOSPITALS]
+    np.testing.assert_allclose(drift, told, atol=1e-9)
+
+
+@pytest.mark.parametrize("report", [{"train": {"loss": 10**400}}, {"leave_one_out": {"2": {"loss": "x"}}}])
+def test_a_report_without_numbers_names_its_hospital(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, report: dict[str, Any]
+) -> None:
+    honest = trainers.evaluate
+
+    def evaluate(trainer: Trainer, fold: Fold) -> dict[str, Any]:
+        own = honest(trainer, fold)
+        return {**own, **report} if trainer.party.me == 2 else own
+
+    monkeypatch.setattr(trainers, "evaluate", evaluate)
+    with pytest.raises(ProtocolViolation, match="The metrics of hospital 2"):
+        runner.run("None")
+
+
+def test_a_model_of_one_value_has_nothing_to_choose_by(runner: Runner) -> None:
+    params = {"init_param": {"fit_intercept": False}}
+    with pytest.raises(BadRequest, match="no direction"):
+        runner.run("Mask", attributes=["x1"], model_params=params, aggregation="multi_krum")
+    outcome, _ = runner.run("None", attributes=["x1"], model_params=params, aggregation="multi_krum")
+    assert len(outcome.models) == 5
+
+
+@pytest.mark.parametrize(("level", "is_taken"), [("round", True), ("full", False)])
+def test_open_gradients_reach_other_hospitals_only_where_policies_say_full(
+    frames: dict[int, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory, level: str, is_taken: bool
+) -> None:
+    tables = {user: {"rows": frame} for user, frame in frames.items()}
+    sites = make_sites(tmp_path_factory.mktemp("open"), tables, min_hospitals=1, cohort=GATE, scoring="none")
+    order: dict[str, Any] = {"scoring": level, "validation_fraction": 0.3}
+    if is_taken:
+        outcome, _ = Runner(sites).run("None", **order)
+        assert not any("leave_one_out" in fact for fact in outcome.facts)
+        return
+    with pytest.raises(Refused, match="allows scoring 'none'"):
+        Runner(sites).run("None", **order)
