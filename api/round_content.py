@@ -147,15 +147,15 @@ def _check_stored(file: Any, metadata: Any, allowed: set[int]) -> Checked:
 
 
 def _names(file: Any, kind: str) -> dict[str, re.Match[str]]:
-    """Every tensor's name, taken apart. No two spell the same thing."""
+    """Every tensor's name, taken apart. All gradients are spelt one way."""
     names = {name: NAMES[kind].fullmatch(name) for name in sorted(file.keys())}
     for name, found in names.items():
         if found is None:
             raise _bad(f"The tensor {shown(name)} has no name of a round's.", _FORM[kind])
     if not names:
         raise _bad("The file holds no tensor.", _FORM[kind])
-    if len({name.replace("gradients/", "gradient/", 1) for name in names}) < len(names):
-        raise _bad("A gradient stands there twice, under gradient/ and under gradients/.", "Send it once.")
+    if len({name.partition("/")[0] for name in names} & {"gradient", "gradients"}) > 1:
+        raise _bad("Some gradients stand under gradient/ and some under gradients/.", "Name all of them gradients/.")
     return {name: found for name, found in names.items() if found is not None}
 
 

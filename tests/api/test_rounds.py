@@ -297,6 +297,7 @@ BAD_FILES: list[tuple[str, bytes]] = [
     ("another name", save({"weights": np.ones(2)})),
     ("a name with a path", save({"gradients/0/../../x,": np.ones(2)})),
     ("two spellings", save({"gradients/0/dense": np.ones(2), "gradient/0/dense": np.ones(2)})),
+    ("a spelling for each client", save({"gradients/0/dense": np.ones(2), "gradient/1/dense": np.ones(2)})),
     ("not a number", save({"gradients/0/dense": np.array([1.0, np.nan])})),
     ("infinity", save({"gradients/0/dense": np.array([1.0, np.inf], np.float32)})),
     ("factors", save({"factor/dense": np.eye(2)})),
