@@ -60,9 +60,9 @@ def foolsgold(points: Floats, *, k: int) -> Floats:
 def zeno(loss_before: Floats, loss_now: Floats, step: Floats, *, p: float) -> Floats:
     """-((loss_i(t-1) - loss_i(t)) - p |g_i(t) - g_i(t-1)|), from arrays (n,): a loss that fell little, a large step.
 
-    `step` is the norm. NaN in loss_before or step, a client missing from the round before, gives NaN. After the
-    descent score of Xie et al. 2019, definition 2, with the client's own training loss and the change of its gradient
-    in the place of the server's loss and the gradient's square. Raises ValueError unless p is finite and >= 0.
+    `step` is the norm. NaN, a client without a loss in one of the rounds or missing from the round before, gives NaN.
+    After the descent score of Xie et al. 2019, definition 2, with the client's own training loss and the change of its
+    gradient in the place of the server's loss and the gradient's square. Raises ValueError unless p is finite and >= 0.
 
     >>> zeno(np.array([1.0]), np.array([0.5]), np.array([2.0]), p=0.125).tolist()
     [-0.25]
@@ -70,10 +70,10 @@ def zeno(loss_before: Floats, loss_now: Floats, step: Floats, *, p: float) -> Fl
     check_at_least("p", p, 0)
     for field, values in (("loss_before", loss_before), ("loss_now", loss_now), ("step", step)):
         check_same_rows(field, values, len(loss_now))
-        check_finite(field, values if field == "loss_now" else values[~np.isnan(values)])
+        check_finite(field, values[~np.isnan(values)])
     with np.errstate(over="ignore", invalid="ignore"):
         score = p * step - (loss_before - loss_now)
-    check_result("zeno", score[~(np.isnan(loss_before) | np.isnan(step))])
+    check_result("zeno", score[~(np.isnan(loss_before) | np.isnan(loss_now) | np.isnan(step))])
     return score
 
 

@@ -409,6 +409,19 @@ def test_what_was_not_recorded_is_a_409_with_the_remedy(coordinator: Coordinator
     assert scores == {"0": 0.25, "1": None, "2": None, "3": None, "4": None, "5": None}
 
 
+def test_a_client_without_a_loss_has_no_zeno_and_the_others_have(coordinator: Coordinator) -> None:
+    order_id = open_order(coordinator)
+    for round_, known in ((0, "012"), (1, "02")):
+        train = {client: {"loss": 1.0} for client in known}
+        body = {"gradients": as_json(GOLDEN[:4] + round_), "performance": {"train": train}}
+        record(coordinator, order_id, round_, body)
+    expected = {"0": pytest.approx(np.sqrt(5)), "1": None, "2": pytest.approx(np.sqrt(5)), "3": None}
+    assert scores_of(coordinator, of(order_id, "/anomaly/zeno?p=1")) == expected
+    report = get(coordinator, of(order_id, "/anomaly/report")).json()
+    assert report["data"]["1"]["zeno"] == {"score": None, "rank": None}
+    assert "zeno" not in report["unavailable"]
+
+
 def test_huge_numbers_give_no_nan(coordinator: Coordinator) -> None:
     order_id = open_order(coordinator)
     losses = {"performance": {"train": {"0": {"loss": 1e308}, "1": {"loss": -1e308}}}}

@@ -175,6 +175,8 @@ def test_zeno():
     before, now, step = np.array([1.0, 2.0, np.nan, 1.0]), np.array([0.5, 3.0, 1.0, 1.0]), np.array([1, 2, 3, np.nan])
     np.testing.assert_array_equal(zeno(before, now, step, p=0.5), [0.0, 2.0, np.nan, np.nan])
     np.testing.assert_array_equal(zeno(before, now, step, p=0), [-0.5, 1.0, np.nan, np.nan])
+    now[1] = np.nan
+    np.testing.assert_array_equal(zeno(before, now, step, p=0.5), [0.0, np.nan, np.nan, np.nan])
 
 
 @pytest.mark.parametrize("p", [-1e-9, math.nan, math.inf])
@@ -189,7 +191,7 @@ def test_zeno_refuses_other_numbers():
         with pytest.raises(ValueError, match=field):
             zeno(*arguments, p=1)
     with pytest.raises(ValueError, match="loss_now"):
-        zeno(one, one * np.nan, one, p=1)
+        zeno(one, one * np.inf, one, p=1)
     with pytest.raises(ValueError, match="range of numbers"):
         zeno(one, one, one * 1e300, p=1e300)
 
