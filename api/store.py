@@ -524,9 +524,9 @@ class Store:
             return list(db.scalars(query.order_by(round_files.c.round)))
 
     def newest_order_with(self, what: str, may_read: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
-        """The newest order with recorded `files` (gradients, or their geometry) or `reports` (metrics)."""
-        table = round_files if what == "files" else rounds
-        has = sa.exists().where(table.c.order_id == orders.c.order_id)
+        """The newest order with recorded `files` (gradients, or their geometry) or `reports` (the model's metrics)."""
+        table, recorded = (round_files, sa.true()) if what == "files" else (rounds, rounds.c.fold == 0)
+        has = sa.exists().where(table.c.order_id == orders.c.order_id, recorded)
         with self._engine.begin() as db:
             found = db.execute(sa.select(orders).where(has).order_by(orders.c.order_id.desc()))
             return next((order for row in found if may_read(order := dict(row._mapping))), None)
