@@ -208,7 +208,7 @@ def points_of(files: RoundFiles, entry: RoundEntry, layers: list[str]) -> Floats
 @router.get("/anomaly/krum")
 async def krum(asked: ScoringOf, k: IntegerOf = None) -> JSONResponse:
     """Mean Euclidean distance to the k nearest other clients."""
-    n_nearest = given.required_integer("k", k, least=1)
+    n_nearest = given.neighbours(k)
     return await _score(asked, lambda points: anomaly.krum(points, k=n_nearest))
 
 
@@ -217,28 +217,28 @@ async def foolsgold(asked: ScoringOf, k: IntegerOf = None, p: WeightOf = None) -
     """Mean cosine distance to the k nearest other clients; with `p` and without `k`, as the document has it, Zeno."""
     if k is None and p is not None:
         return await zeno(asked, p)
-    n_nearest = given.required_integer("k", k, least=1)
+    n_nearest = given.neighbours(k)
     return await _score(asked, lambda points: anomaly.foolsgold(points, k=n_nearest))
 
 
 @router.get("/anomaly/auror")
 async def auror(asked: ScoringOf, k: IntegerOf = None) -> JSONResponse:
     """Distance to the centre of the own one of k clusters."""
-    n_clusters = given.required_integer("k", k, least=1)
+    n_clusters = given.neighbours(k)
     return await _score(asked, lambda points: anomaly.auror(points, k=n_clusters))
 
 
 @router.get("/anomaly/sniper")
 async def sniper(asked: ScoringOf, p: ShareOf = None) -> JSONResponse:
     """0 for members of the largest clique of near gradients with at least p of all clients, else 1."""
-    share = given.number("p", p, "above 0 and at most 1")
+    share = given.share(p)
     return await _score(asked, lambda points: anomaly.sniper(points, p=share))
 
 
 @router.get("/anomaly/pca")
 async def pca(asked: ScoringOf, k: ComponentsOf = None) -> JSONResponse:
     """Distance to the reconstruction from the k first principal components."""
-    n_components = given.number("k", k, "a whole number of 1 or more, or above 0 and below 1")
+    n_components = given.components(k)
     return await _score(asked, lambda points: anomaly.pca(points, k=n_components))
 
 
@@ -272,7 +272,7 @@ async def foolsgold_weight(asked: ScoringOf) -> JSONResponse:
 @router.get("/anomaly/zeno")
 async def zeno(asked: ScoringOf, p: WeightOf = None) -> JSONResponse:
     """-((loss before - loss now) - p * length of the step from the round before)."""
-    weight = given.number("p", p, "a number of 0 or more")
+    weight = given.weight(p)
     order = await asked.order()
     entry = await asked.entry(order)
     compared = await _compare(asked, entry, "zeno")
@@ -339,7 +339,10 @@ async def anomaly_report(
     p: ShareOf = None,
     n_attackers: AttackersOf = None,
 ) -> JSONResponse:
-    """All anomaly scores of a round side by side, each with its rank (1: the most anomalous)."""
+    """All anomaly scores of a round side by side, each with its rank (1: the most anomalous).
+
+    A score that cannot take a default argument is unavailable; one that cannot take an argument that was sent is an
+    error."""
     order = await asked.order()
     entry = await asked.entry(order)
     n = len(entry.clients)
@@ -347,14 +350,15 @@ async def anomaly_report(
     n_bad = max(0, aggregation.most_attackers("multi_krum", n)) if n_bad is None else n_bad
     chosen = {
         "n_attackers": n_bad,
-        "k": given.integer("k", k, least=1, default=max(1, n - n_bad - 2)),
-        "p": given.number("p", p, "above 0 and at most 1", default=0.8),
+        "k": max(1, n - n_bad - 2) if k is None else given.neighbours(k),
+        "p": given.share(p, default=0.8),
         "clusters": min(2, n),
         "components": 1,
         "zeno_weight": ZENO_WEIGHT,
     }
+    sent = [name for name, text in (("k", k), ("p", p), ("n_attackers", n_attackers)) if text is not None]
     layers = asked.layers_in(entry)
-    scores, missing = await asked.work(lambda: _all_scores(points_of(asked.files, entry, layers), chosen))
+    scores, missing = await asked.work(lambda: _all_scores(points_of(asked.files, entry, layers), chosen, sent))
     try:
         compared = await _compare(asked, entry, "zeno")
         scores["zeno"] = await asked.work(lambda: _zeno(compared, ZENO_WEIGHT))
@@ -364,8 +368,8 @@ async def anomaly_report(
     return bare(order, {"round": entry.round, "data": data, "parameters": chosen, "unavailable": missing})
 
 
-def _all_scores(points: Floats, chosen: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """(scores by name, why the others cannot be computed by name)."""
+def _all_scores(points: Floats, chosen: Mapping[str, Any], sent: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(scores by name, why the others cannot be computed by name). ValueError for an argument that was `sent`."""
     rules: dict[str, Callable[[], Any]] = {
         "krum": lambda: anomaly.krum(points, k=chosen["k"]),
         "foolsgold": lambda: anomaly.foolsgold(points, k=chosen["k"]),
@@ -382,6 +386,8 @@ def _all_scores(points: Floats, chosen: Mapping[str, Any]) -> tuple[dict[str, An
         try:
             scores[name] = rule()
         except ValueError as error:
+            if str(error).startswith(tuple(f"{argument} is " for argument in sent)):
+                raise
             missing[name] = str(error)
     return scores, missing
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 from fastapi import Query, Request
@@ -16,10 +16,11 @@ from protocol.errors import InvalidInput
 NAMES = ("order_id", "round", "number", "layers", "k", "p", "metric", "normalize", "n_attackers", "n_selected")
 INDEXED = re.compile(r"layers(?:\[([0-9]{0,9})\])?")
 LARGEST_INTEGER = 2**31 - 1
+LARGEST_COUNT = 2**53  # of what no number in the store stands for
 
 
-def _integer(minimum: int) -> WithJsonSchema:
-    return WithJsonSchema({"type": "integer", "minimum": minimum, "maximum": LARGEST_INTEGER})
+def _integer(minimum: int, maximum: int = LARGEST_INTEGER) -> WithJsonSchema:
+    return WithJsonSchema({"type": "integer", "minimum": minimum, "maximum": maximum})
 
 
 def _number(**bounds: float) -> WithJsonSchema:
@@ -40,7 +41,9 @@ LayersOf = Annotated[
     list[str] | None,
     _said("[\"dense\"] as JSON, ['dense'], comma separated, repeated, or layers[0]=dense. Default: dense."),
 ]
-IntegerOf = Annotated[str | None, _integer(1), _said("Neighbours (krum, foolsgold) or clusters (auror).")]
+IntegerOf = Annotated[
+    str | None, _integer(1, LARGEST_COUNT), _said("Neighbours (krum, foolsgold) or clusters (auror).")
+]
 ComponentsOf = Annotated[
     str | None, _number(exclusiveMinimum=0), _said("Components, or the part of the variance below 1.")
 ]
@@ -85,31 +88,59 @@ def refuse_unknown(request: Request) -> None:
             )
 
 
-def integer(name: str, text: str | None, *, least: int, default: int | None = None) -> int | None:
-    """A whole number from `least` to 2^31 - 1, written as 3 or 3.0; the default when it is not given."""
+def integer(
+    name: str, text: str | None, *, least: int, most: int = LARGEST_INTEGER, default: int | None = None
+) -> int | None:
+    """A whole number from `least` to `most`, written as 3 or 3.0; the default when it is not given."""
     if text is None:
         return default
-    allowed = f"a whole number from {least} to {LARGEST_INTEGER}"
+    allowed = f"a whole number from {least} to {most}"
     value = _float(name, text, allowed)
-    if not value.is_integer() or not least <= value <= LARGEST_INTEGER:
+    if not value.is_integer() or not least <= value <= most:
         raise bad_argument(name, text, allowed)
     return int(value)
 
 
-def required_integer(name: str, text: str | None, *, least: int) -> int:
-    value = integer(name, text, least=least)
+def required_integer(name: str, text: str | None, *, least: int, most: int = LARGEST_INTEGER) -> int:
+    value = integer(name, text, least=least, most=most)
     if value is None:
         raise missing_argument(name, f"a whole number of {least} or more")
     return value
 
 
-def number(name: str, text: str | None, allowed: str, *, default: float | None = None) -> float:
-    """A finite number; its range is checked where it is used."""
+def neighbours(text: str | None) -> int:
+    """`k`, however many: a score takes as many as there are."""
+    return required_integer("k", text, least=1, most=LARGEST_COUNT)
+
+
+def share(text: str | None, *, default: float | None = None) -> float:
+    """`p` of sniper, in (0, 1]."""
+    return _number_in("p", text, "above 0 and at most 1", lambda value: 0 < value <= 1, default=default)
+
+
+def components(text: str | None) -> float:
+    """`k` of pca: whole, or in (0, 1)."""
+    allowed = "a whole number of 1 or more, or above 0 and below 1"
+    return _number_in("k", text, allowed, lambda value: 0 < value < 1 or (value >= 1 and value.is_integer()))
+
+
+def weight(text: str | None) -> float:
+    """`p` of zeno, 0 or more."""
+    return _number_in("p", text, "a number of 0 or more", lambda value: value >= 0)
+
+
+def _number_in(
+    name: str, text: str | None, allowed: str, may_be: Callable[[float], bool], *, default: float | None = None
+) -> float:
+    """A finite number that may be; the default when it is not given."""
     if text is None and default is not None:
         return default
     if text is None:
         raise missing_argument(name, allowed)
-    return _float(name, text, allowed)
+    value = _float(name, text, allowed)
+    if not may_be(value):
+        raise bad_argument(name, text, allowed)
+    return value
 
 
 def _float(name: str, text: str, allowed: str) -> float:
