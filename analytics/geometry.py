@@ -68,21 +68,25 @@ def triangular_factor(blocks: Blocks, n: int) -> Floats:
         return _by_qr(again(), n) if factor is None else factor
 
 
-def combine_factors(factors: Sequence[Floats]) -> Floats:
+def combine_factors(factors: Iterable[Floats]) -> Floats:
     """The factor of several layers together, (n, n): the QR of their factors one under the other.
 
-    The squares of distances add up over layers, to 1e-15 of the whole vectors' lengths: a layer of huge values hides
-    the digits of the others. Raises ValueError for no factors or different shapes.
+    One after the other, R = qr([R; next]), so two are held at a time. The squares of distances add up over layers, to
+    1e-15 of the whole vectors' lengths: a layer of huge values hides the digits of the others. Raises ValueError for
+    no factors or different shapes.
 
     >>> combine_factors([np.array([[3.0]]), np.array([[4.0]])]).tolist()
     [[5.0]]
     """
-    shapes = {factor.shape for factor in factors}
-    if len(shapes) != 1 or any(len(shape) != 2 or shape[0] != shape[1] for shape in shapes):
-        raise ValueError(f"factors have the shapes {sorted(shapes)}; one square shape for all layers is expected.")
-    if len(factors) == 1:
-        return factors[0]
-    return _finished(_reduced(np.vstack(factors)), len(factors[0]))
+    together: Floats | None = None
+    for factor in factors:
+        shape = factor.shape if together is None else together.shape
+        if factor.shape != shape or len(shape) != 2 or shape[0] != shape[1]:
+            raise ValueError(f"A factor has the shape {factor.shape}; one square shape for all layers is expected.")
+        together = factor if together is None else _finished(_reduced(np.vstack([together, factor])), len(factor))
+    if together is None:
+        raise ValueError("There are no factors; one square shape for all layers is expected.")
+    return together
 
 
 @contextmanager

@@ -201,7 +201,7 @@ async def _score(asked: Scoring, rule: Callable[[Floats], Any]) -> JSONResponse:
 
 def points_of(files: RoundFiles, entry: RoundEntry, layers: list[str]) -> Floats:
     """(n, n) float64, a row for each client: coordinates with the distances and angles of its layers together."""
-    points: Floats = geometry.combine_factors([files.factor(entry, layer) for layer in layers]).T
+    points: Floats = geometry.combine_factors(files.factor(entry, layer) for layer in layers).T
     return points
 
 

@@ -19,6 +19,7 @@ from protocol.messages import canonical
 from protocol.order import describe
 
 MOST_CLIENTS, MOST_LAYERS = 1000, 1000
+MOST_PAIRS = 2**26  # of clients, over all layers: what a score of all layers reads and decomposes
 MOST_JSON_BYTES, MOST_HEADER_BYTES, MOST_FACTS_BYTES = 2**24, 2**25, 2**20
 LARGEST = 1e100  # squares of larger values leave the range of float64
 CHECK_VALUES = 2**20
@@ -194,6 +195,7 @@ def _check_layers(by_client: Mapping[int, Mapping[str, int]]) -> dict[str, int]:
     layers = dict(sorted(by_client[first].items()))
     if not 0 < len(layers) <= MOST_LAYERS:
         raise _bad(f"A client has 1 to {MOST_LAYERS} layers; client {first} has {len(layers)}.", "Join some.")
+    _check_pairs(len(by_client), len(layers))
     for client, own in by_client.items():
         for name in sorted({*layers, *own}):
             if own.get(name) != layers.get(name):
@@ -203,6 +205,12 @@ def _check_layers(by_client: Mapping[int, Mapping[str, int]]) -> dict[str, int]:
                     "A layer has the same length for every client of a round.",
                 )
     return layers
+
+
+def _check_pairs(n_clients: int, n_layers: int) -> None:
+    most = MOST_PAIRS // n_clients**2
+    if n_layers > most:
+        raise _bad(f"With {n_clients} clients a round has at most {most} layers; here are {n_layers}.", "Join some.")
 
 
 def _vector_length(file: Any, name: str) -> int:
@@ -226,6 +234,7 @@ def _layers_of_factors(file: Any, names: Mapping[str, re.Match[str]], n: int) ->
     factors = {found[2] for found in names.values() if found[1] == "factor"}
     if not factors or len(factors) > MOST_LAYERS:
         raise _bad(f"A round has factors of 1 to {MOST_LAYERS} layers; here are {len(factors)}.", "Send those.")
+    _check_pairs(n, len(factors))
     return dict.fromkeys(sorted(factors), n)
 
 

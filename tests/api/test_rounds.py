@@ -21,7 +21,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from safetensors.numpy import save
 
-from api import rounds
+from api import round_content, rounds
 from api.rounds import Kept, RoundFiles, frame
 from api.store import RoundEntry, Store, metadata
 from tests.api.conftest import Coordinator, serve, settings_in
@@ -254,6 +254,19 @@ def test_a_text_that_is_no_round(coordinator: Coordinator, what: str, text: str,
     order_id = open_order(coordinator)
     path, headers = f"/orders/{order_id}/rounds/0", {"Content-Type": "application/json"}
     assert_refused(coordinator.call("PUT", path, content=text.encode(), headers=headers), status)
+
+
+def test_many_clients_have_fewer_layers(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert round_content.MOST_PAIRS >= 100**2 * round_content.MOST_LAYERS
+    monkeypatch.setattr(round_content, "MOST_PAIRS", 2**2 * 3)
+    order_id = open_order(coordinator)
+
+    def send(n_layers: int) -> Any:
+        own = {f"layer{number}": [1.0] for number in range(n_layers)}
+        return put(coordinator, order_id, 0, {"gradients": {"0": own, "1": own}})
+
+    assert_refused(send(4), 400, "With 2 clients a round has at most 3 layers; here are 4.")
+    assert send(3).status_code == 200
 
 
 GOOD = external_file(np.ones((2, 3)))

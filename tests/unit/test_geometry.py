@@ -102,8 +102,18 @@ def test_layers_combine_to_the_factor_of_all_columns():
     layers = [gaussian(5, d, d) for d in (1, 4, 30)]
     together = combine_factors([factor_of(layer, 1) for layer in layers])
     np.testing.assert_allclose(together, factor_of(np.hstack(layers), 1), atol=1e-13)
+    np.testing.assert_array_equal(combine_factors(factor_of(layer, 1) for layer in layers), together)
     only = factor_of(layers[0], 1)
     assert combine_factors([only]) is only
+
+
+def test_hundreds_of_layers_lose_no_digits():
+    layers = [gaussian(6, 9, seed) for seed in range(500)]
+    for layer in layers:
+        layer[1] = layer[0]
+    together = combine_factors(factor_of(layer, 1) for layer in layers)
+    whole = np.hstack(layers)
+    np.testing.assert_allclose(distances(together.T), exact(whole), rtol=1e-13)
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-150, 1e150, 1e200])
