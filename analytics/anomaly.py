@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from analytics.checks import Floats, Ints, check_at_least, check_finite, check_result, check_same_rows
-from analytics.cliques import MARGIN, tightest_clique
+from analytics.cliques import MARGIN, SearchTooLong, tightest_clique
 from analytics.geometry import (
     RELATIVE_ZERO,
     check_points,
@@ -30,6 +30,7 @@ from analytics.geometry import (
 
 _KMEANS_SEED, _KMEANS_STARTS = 0, 10
 _MOST_STEPS, _MOST_HALVINGS = 200, 60
+_MOST_EFFORT = 2**24  # seconds; a hundred clients with p of a half, or thirty with any, take a fiftieth of it
 
 
 def krum(points: Floats, *, k: int) -> Floats:
@@ -103,7 +104,8 @@ def sniper(points: Floats, *, p: float) -> Floats:
 
     t is the smallest pairwise distance such that {d_ij <= t} has a clique of at least ceil(p n) clients; the largest
     clique at t scores 0 (`analytics.cliques`; ties: the smallest sum of distances, then the smallest clients). After
-    Cao et al. 2019, section III. Raises ValueError unless 0 < p <= 1.
+    Cao et al. 2019, section III. Raises ValueError unless 0 < p <= 1, and where finding the group would take too long:
+    with hundreds of clients and a p far below 1.
 
     >>> sniper(np.array([[0.0], [1.0], [2.0], [9.0]]), p=0.75).tolist()
     [0.0, 0.0, 0.0, 1.0]
@@ -113,7 +115,13 @@ def sniper(points: Floats, *, p: float) -> Floats:
         raise ValueError(f"p is {p}; a number above 0, at most 1, is allowed.")
     # 0.55 * 100 is 55.00000000000001.
     size = max(math.ceil(p * len(points) - 1e-9), 1)
-    return _all_but(tightest_clique(distances(points), size), len(points))
+    try:
+        return _all_but(tightest_clique(distances(points), size, most_effort=_MOST_EFFORT), len(points))
+    except SearchTooLong:
+        raise ValueError(
+            f"p is {p}; with these {len(points)} clients the search for the group takes too long, a p nearer to 1 is "
+            "allowed."
+        ) from None
 
 
 def pca(points: Floats, *, k: float) -> Floats:

@@ -7,6 +7,7 @@ where groups are large, so they are searched, not the cliques.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,13 +19,30 @@ from analytics.checks import Floats, Ints
 MARGIN = 1e-9
 
 
-def tightest_clique(between: Floats, size: int) -> list[int]:
+class SearchTooLong(ValueError):
+    """The search took more work than was allowed."""
+
+
+class _Effort:
+    """How much a search may still do, in vertices looked at."""
+
+    def __init__(self, most: float) -> None:
+        self._left = most
+
+    def spend(self, vertices: int) -> None:
+        self._left -= vertices.bit_count()
+        if self._left < 0:
+            raise SearchTooLong("The search for the tightest clique takes too long.")
+
+
+def tightest_clique(between: Floats, size: int, *, most_effort: float = math.inf) -> list[int]:
     """The largest clique of the graph {d_ij <= t}, t the smallest distance for which it has `size` vertices or more.
 
     `between` (n, n) holds the distances d, 1 <= size <= n; distances compare with a relative MARGIN. Among several
     largest cliques the one with the smallest sum of distances, then the one with the smallest vertices. The answer is
     ascending. t is found by bisection over the distances, every step decides whether the conflicts {d_ij > t} have a
     vertex cover of at most n - size vertices (Cygan et al. 2015, chapter 3); among equals, branch and bound.
+    Raises SearchTooLong, the same for the same distances on every machine, beyond `most_effort` vertices looked at.
 
     >>> tightest_clique(np.abs(np.subtract.outer([0.0, 1, 2, 9], [0.0, 1, 2, 9])), 2)
     [0, 1]
@@ -33,14 +51,15 @@ def tightest_clique(between: Floats, size: int) -> list[int]:
     values = np.unique(between[np.triu_indices(n, 1)])
     if size == n or len(values) < 2:
         return list(range(n))
-    threshold = _smallest_threshold(between, values, size)
+    effort = _Effort(most_effort)
+    threshold = _smallest_threshold(between, values, size, effort)
     conflicts = _conflicts(between, threshold)
-    n_removed = next(b for b in range(n) if _coverable(conflicts, (1 << n) - 1, b))
+    n_removed = next(b for b in range(n) if _coverable(conflicts, (1 << n) - 1, b, effort))
     compatible = np.where(between > threshold * (1 + MARGIN), np.inf, between)
-    return list(_bits(_best_clique(_Problem(between, compatible, conflicts, n - n_removed))))
+    return list(_bits(_best_clique(_Problem(between, compatible, conflicts, n - n_removed, effort))))
 
 
-def _smallest_threshold(between: Floats, values: Floats, size: int) -> float:
+def _smallest_threshold(between: Floats, values: Floats, size: int, effort: _Effort) -> float:
     """Bisection over the ascending distances `values`; at the largest one all vertices are a clique.
 
     Each vertex of a clique of `size` has size - 1 others within t, which is where it begins.
@@ -49,7 +68,7 @@ def _smallest_threshold(between: Floats, values: Floats, size: int) -> float:
     low, high = int(np.searchsorted(values, np.sort(reach)[size - 1] * (1 - MARGIN))), len(values) - 1
     while low < high:
         middle = (low + high) // 2
-        if _coverable(_conflicts(between, values[middle]), (1 << n) - 1, n - size):
+        if _coverable(_conflicts(between, values[middle]), (1 << n) - 1, n - size, effort):
             high = middle
         else:
             low = middle + 1
@@ -69,14 +88,14 @@ def _bits(vertices: int) -> Iterator[int]:
         vertices ^= lowest
 
 
-def _coverable(conflicts: Sequence[int], vertices: int, budget: int) -> bool:
+def _coverable(conflicts: Sequence[int], vertices: int, budget: int, effort: _Effort) -> bool:
     """Whether `budget` vertices or fewer, removed, leave no conflict within `vertices`.
 
     Bounded search: a vertex of the highest degree is removed, or all its neighbours are.
     """
     waiting, seen = [(vertices, budget)], set()
     while waiting:
-        state = _kernel(conflicts, *waiting.pop())
+        state = _kernel(conflicts, *waiting.pop(), effort)
         if state is None or state[:2] in seen:
             continue
         vertices, budget, top = state
@@ -85,20 +104,21 @@ def _coverable(conflicts: Sequence[int], vertices: int, budget: int) -> bool:
         seen.add((vertices, budget))
         neighbours = conflicts[top] & vertices
         if neighbours.bit_count() > 2:  # else only cycles are left: of each, some smallest cover holds any vertex
-            if len(_groups(conflicts, vertices)) < vertices.bit_count() - budget:
+            if len(_groups(conflicts, vertices, effort)) < vertices.bit_count() - budget:
                 continue
             waiting.append((vertices & ~neighbours & ~(1 << top), budget - neighbours.bit_count()))
         waiting.append((vertices & ~(1 << top), budget - 1))
     return False
 
 
-def _kernel(conflicts: Sequence[int], vertices: int, budget: int) -> tuple[int, int, int] | None:
+def _kernel(conflicts: Sequence[int], vertices: int, budget: int, effort: _Effort) -> tuple[int, int, int] | None:
     """The same question with fewer vertices, and a vertex of the highest degree; None if the answer is no.
 
     A vertex without conflict stays, the neighbour of a vertex with one is removed, a vertex with more conflicts
     than the budget is removed (Buss). Then every degree is between 2 and the budget.
     """
     while budget >= 0:
+        effort.spend(vertices)
         before, n_pairs, degree, top = budget, 0, 0, 0
         for v in _bits(vertices):
             if not vertices >> v & 1:
@@ -116,13 +136,15 @@ def _kernel(conflicts: Sequence[int], vertices: int, budget: int) -> tuple[int, 
     return None
 
 
-def _groups(conflicts: Sequence[int], vertices: int) -> list[int]:
+def _groups(conflicts: Sequence[int], vertices: int, effort: _Effort) -> list[int]:
     """The vertices in groups whose members all conflict with each other, so that a clique has at most one of each."""
     groups = []
     while vertices:
+        effort.spend(vertices)
         found = min(_bits(vertices), key=lambda v: (conflicts[v] & vertices).bit_count())
         group, candidates = 1 << found, conflicts[found] & vertices
         while candidates:
+            effort.spend(candidates)
             found = min(_bits(candidates), key=lambda v: (conflicts[v] & vertices).bit_count())
             group, candidates = group | 1 << found, candidates & conflicts[found]
         groups.append(group)
@@ -138,6 +160,7 @@ class _Problem:
     compatible: Floats
     conflicts: list[int]
     size: int
+    effort: _Effort
 
 
 @dataclass(frozen=True)
@@ -191,6 +214,7 @@ def _without(node: _Node, vertex: int) -> tuple[int, int]:
 def _narrowed(problem: _Problem, inside: int, opened: int, *, limit: float) -> _Node | None:
     """The node without vertices that no clique of the size and of a sum within the limit has; None if none is left."""
     while True:
+        problem.effort.spend(opened)
         settled = _settled(problem, inside, opened)
         if settled is None:
             return None
@@ -217,7 +241,9 @@ def _settled(problem: _Problem, inside: int, opened: int) -> tuple[int, int, int
         free = sum(1 << v for v, degree in degrees.items() if degree == 0)
         removed = sum(1 << v for v, degree in degrees.items() if degree > budget)
         if not free | removed:
-            return (inside, opened, n_missing) if _coverable(problem.conflicts, opened, budget) else None
+            return (
+                (inside, opened, n_missing) if _coverable(problem.conflicts, opened, budget, problem.effort) else None
+            )
         inside, opened = inside | free, opened & ~free & ~removed
 
 
@@ -227,7 +253,7 @@ def _bounds(problem: _Problem, chosen: Ints, opened: int, n_missing: int) -> tup
     A clique takes at most one vertex of each group. A vertex costs its distances to the chosen ones and half of
     those to the nearest compatible vertices of the other groups, as many as are missing beside it.
     """
-    groups = [list(_bits(group)) for group in _groups(problem.conflicts, opened)]
+    groups = [list(_bits(group)) for group in _groups(problem.conflicts, opened, problem.effort)]
     vertices = np.array([v for group in groups for v in group])
     of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
     starts = np.searchsorted(of, np.arange(len(groups)))

@@ -1,6 +1,7 @@
 """Each score against its golden values, scikit-learn, the papers' formulas and rotated vectors; every edge."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -246,6 +247,22 @@ def test_sniper_rounds_the_share_up_but_not_its_rounding(n, p, size):
 def test_sniper_refuses_p(p):
     with pytest.raises(ValueError, match=r"^p is"):
         sniper(GOLDEN, p=p)
+
+
+def test_sniper_gives_up_a_search_without_end_and_says_what_is_allowed():
+    points = gaussian(300, 10)
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=r"^p is 0\.3; with these 300 clients .* a p nearer to 1 is allowed"):
+        sniper(points, p=0.3)
+    assert time.perf_counter() - start < 60
+    assert (sniper(points, p=0.99) == 0).sum() >= 297
+
+
+@pytest.mark.parametrize("d", [2, 30])
+@pytest.mark.parametrize("p", np.arange(1, 20) / 20)
+def test_sniper_takes_any_share_of_thirty_clients_far_below_its_limit(p, d, monkeypatch):
+    monkeypatch.setattr(anomaly, "_MOST_EFFORT", anomaly._MOST_EFFORT // 100)
+    assert (sniper(gaussian(30, d), p=p) == 0).sum() >= 30 * p - 1e-9
 
 
 @pytest.mark.parametrize("p", [1e-300, 1.0])
