@@ -460,8 +460,8 @@ async def _left_out(asked: Asked, order: dict[str, Any]) -> tuple[int, dict[str,
 def _no_test_rows(who: str) -> Conflict:
     return Conflict(
         f"{who} no performance of the model without each client.",
-        remedy="Send an order with test rows (validation_fraction or test_data_info) and scoring; for an external "
-        "order record leave_one_out.",
+        remedy="It needs test rows (test_data_info or validation_fraction), scoring full, and a round before the last; "
+        "for an external order record leave_one_out.",
         code="no_metrics",
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from protocol.errors import BadRequest, ConsiliumError, InvalidInput, TooLarge
@@ -34,6 +34,7 @@ Model = TypeVar("Model", bound=BaseModel)
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
 Client = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
+NullIsEmpty = BeforeValidator(lambda value: {} if value is None else value)
 
 
 class _Strict(BaseModel):
@@ -62,8 +63,8 @@ class Facts(_Strict):
     """What is told of an external round beside its gradients."""
 
     sizes: dict[Client, Count] | None = None
-    performance: Performance = Performance()
-    leave_one_out: dict[Client, LeftOut] = {}
+    performance: Annotated[Performance, NullIsEmpty] = Performance()
+    leave_one_out: Annotated[dict[Client, LeftOut], NullIsEmpty] = {}
 
 
 class StoredFacts(BaseModel):
@@ -263,6 +264,8 @@ def _digest(file: Any, names: Mapping[str, Any], rest: Any) -> str:
         for block in _pieces(file, name):
             if not np.all(_is_taken(block)) and not _is_missing(name, block):
                 raise not_finite(name)
+            if name.startswith("between/") and (block[:, [0, 1, 3]] < 0).any():
+                raise _bad(f"{shown(name)} holds a negative length.", "Columns 0, 1 and 3 are lengths, 0 or more.")
             digest.update(np.ascontiguousarray(block).data)
     return digest.hexdigest()
 

@@ -614,7 +614,9 @@ def test_performance_of_a_training_order(coordinator: Coordinator) -> None:
     assert last["test"] == {user: {"accuracy": 0.5, "loss": 1.0} for user in "24"}
     trained = get(coordinator, of(order_id, "/trained_clients?round=1&number=2")).json()
     assert trained == {"0": [2, 3, 4], "1": []}
-    assert_refused(get(coordinator, of(order_id, "/contribution/perf_diff")), 409, "test rows")
+    assert_refused(
+        get(coordinator, of(order_id, "/contribution/perf_diff")), 409, "test rows", "scoring full", "before the last"
+    )
     assert_refused(get(coordinator, of(order_id, "/anomaly/krum?k=1")), 404, "no gradients of that order")
     clients = {"2": {"accuracy": 0.25, "all": {"accuracy": 0.5}}, "4": {"accuracy": float("1e999"), "loss": 3.0}}
     told = json.dumps({"leave_one_out": {"round": 1, "clients": clients}}).replace("Infinity", '"high"')

@@ -148,6 +148,16 @@ def test_a_round_is_recorded_once_in_whatever_form_it_comes(coordinator: Coordin
     assert coordinator.call("GET", f"/client_grad?order_id={order_id}&round=3").json() == TWO
 
 
+def test_null_is_as_if_it_were_not_there(coordinator: Coordinator) -> None:
+    order_id, nulls = open_order(coordinator), {"sizes": None, "average": None, "performance": None}
+    first = put(coordinator, order_id, 0, {"gradients": TWO, **nulls, "leave_one_out": None})
+    assert first.status_code == 200, first.text
+    assert put(coordinator, order_id, 0, {"gradients": TWO}).json() == first.json()
+    tensors = {f"gradients/{user}/dense": np.array(own["dense"]) for user, own in TWO.items()}
+    body = save(tensors, metadata={"round": json.dumps({"performance": None, "leave_one_out": None})})
+    assert put(coordinator, order_id, 0, body).json() == first.json()
+
+
 def test_of_two_that_come_at_once_one_stands(coordinator: Coordinator) -> None:
     order_id = open_order(coordinator)
     answers: list[int] = []
@@ -424,6 +434,9 @@ BAD_STORED: list[tuple[str, bytes]] = [
     ("a client twice", stored("sealed", [2, 2], factor_dense=np.eye(2))),
     ("an infinite scalar", sealed_file(ONE, between={"dense": np.full((1, 4), np.inf)})),
     ("a drift that is missing", sealed_file(ONE, between={"dense": np.full((1, 4), np.nan)})),
+    ("a negative step", sealed_file(ONE, between={"dense": np.array([[-1.0, 1, 1, 1]])})),
+    ("a negative drift", sealed_file(ONE, between={"dense": np.array([[np.nan, -1.0, 1, 1]])})),
+    ("a negative average", sealed_file(ONE, between={"dense": np.array([[1.0, 1, 1, -1e-300]])})),
     ("another kind", stored("x", [2], factor_dense=np.eye(1))),
 ]
 
