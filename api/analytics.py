@@ -46,7 +46,7 @@ from api.asked import (
 )
 from api.auth import AGENT, HOSPITAL
 from api.orders import method_of
-from api.rounds import Floats, RoundFiles, shares_of
+from api.rounds import Floats, RoundFiles
 from api.store import RoundEntry
 from protocol.errors import BadRequest, Conflict
 
@@ -72,7 +72,7 @@ async def client_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
 
 @router.get("/avg_grad")
 async def avg_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
-    """The averaged gradient by layer: as it was recorded, else the mean of the clients', weighted by row counts."""
+    """The averaged gradient by layer: as it was recorded, else the mean of those in the sum, weighted by row counts."""
     order = await asked.order()
     entry = await asked.entry(order)
     return await _stream(asked, order, entry, _average_values(asked.files, entry, _shown_layers(asked, entry)))
@@ -110,7 +110,9 @@ def _client_values(files: RoundFiles, entry: RoundEntry, layers: list[str], clie
 def _average_values(files: RoundFiles, entry: RoundEntry, layers: list[str]) -> Iterator[str]:
     """{"<layer>": [values]} by pieces."""
     if entry.kind == "sealed":
-        means = {layer: shares_of(entry) @ files.coordinates(entry, layer) for layer in layers}
+        with files.open(entry) as file:
+            shares = file.shares()
+        means = {layer: shares @ files.coordinates(entry, layer) for layer in layers}
         yield from _objects((layer, _values([mean])) for layer, mean in means.items())
         return
     with files.open(entry) as file:

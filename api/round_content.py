@@ -75,6 +75,7 @@ class StoredFacts(BaseModel):
     kind: Literal["open", "sealed"]
     clients: Annotated[list[Count], Field(min_length=1, max_length=MOST_CLIENTS)]
     sizes: list[Count] | None = None
+    members: Annotated[list[Count], Field(min_length=1)] | None = None  # whose gradients are in the sum; None: all
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,17 @@ def _check_stored(file: Any, metadata: Any, allowed: set[int]) -> Checked:
         if len(facts.sizes) != len(facts.clients):
             raise _bad("sizes and clients differ in length.", "Give each client its size.")
         sizes = _sizes(dict(zip(map(str, facts.clients), facts.sizes, strict=True)), facts.clients)
+    _check_members(facts)
     digest = _digest(file, names, facts.model_dump(mode="json"))
     return Checked(facts.kind, facts.clients, sizes, layers, digest)
+
+
+def _check_members(facts: StoredFacts) -> None:
+    members = facts.clients if facts.members is None else facts.members
+    if not set(members) <= set(facts.clients) or len(set(members)) < len(members):
+        raise _bad("The members are not clients of the round, each once.", "Name clients with gradients.")
+    if facts.sizes and not any(dict(zip(facts.clients, facts.sizes, strict=True))[client] for client in members):
+        raise _bad("The members' sizes are all 0, so there is no average.", "Give row counts, or leave sizes out.")
 
 
 def _names(file: Any, kind: str) -> dict[str, re.Match[str]]:

@@ -3,6 +3,8 @@
     open     gradient/<client>/<layer> (float32 or float64), and average/<layer> (float64) where one was recorded
     sealed   factor/<layer>: R, (n, n) float64, column i client i's coordinates; between/<layer>: (n, 4) float64
 
+The metadata may name the `members`, the clients whose gradients are in the round's sum.
+
 A file is written under a temporary name in its folder, brought to disk, renamed, and then entered in the store's index.
 Readers follow the index only, so none sees half a file. Files are mapped into memory, read by blocks of columns, and
 what the scores work on (n x n for each layer) is kept, so that a second score of a round reads nothing.
@@ -13,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import json
 import os
 import secrets
 import threading
@@ -257,25 +260,27 @@ class RoundReader:
             yield np.stack([piece[start:stop] for piece in slices]) if slices else np.zeros((0, stop - start))
 
     def average(self, layer: str, width: int | None = None) -> Iterator[Floats]:
-        """(width,) float64: the average as it was recorded, else the mean weighted by row counts."""
+        """(width,) float64: the average as it was recorded, else the members' mean weighted by row counts."""
         if f"average/{layer}" in self.names:
             recorded = self._file.get_slice(f"average/{layer}")
             yield from (np.asarray(recorded[start:stop], np.float64) for start, stop in self._columns(layer, width))
         else:
-            shares = shares_of(self._entry)
+            shares = self.shares()
             yield from (shares @ block.astype(np.float64) for block in self.blocks(layer, width))
+
+    def shares(self) -> Floats:
+        """(n,): each client's part of the members' rows; equal ones where no sizes were recorded, 0 for others."""
+        clients, sizes = self._entry.clients, self._entry.sizes
+        told = json.loads((self._file.metadata() or {}).get("round", "{}")).get("members")
+        members = set(clients if told is None else told)
+        weights = np.array(sizes or [1] * len(clients), np.float64) * [client in members for client in clients]
+        shares: Floats = weights / weights.sum()
+        return shares
 
     def _columns(self, layer: str, width: int | None) -> Iterator[tuple[int, int]]:
         length = self._entry.layers[layer]
         width = width or max(1, BLOCK_VALUES // len(self._entry.clients))
         return ((start, min(start + width, length)) for start in range(0, length, width))
-
-
-def shares_of(entry: RoundEntry) -> Floats:
-    """(n,): each client's part of all rows; equal ones where no sizes were recorded."""
-    sizes = np.array(entry.sizes or [1] * len(entry.clients), dtype=np.float64)
-    shares: Floats = sizes / sizes.sum()
-    return shares
 
 
 def frame(entry: RoundEntry, layer: str) -> Floats:

@@ -70,14 +70,20 @@ def training_order(coordinator: Coordinator, method: str) -> int:
     return int(answer.json()["data"]["order_id"])
 
 
-def open_file(gradients: Mapping[int, Layers], sizes: list[int] | None = None) -> bytes:
+def open_file(
+    gradients: Mapping[int, Layers], sizes: list[int] | None = None, average: Layers | None = None, **told: Any
+) -> bytes:
     """As the flow writes it with method None."""
     tensors = {f"gradient/{user}/{layer}": v for user, own in gradients.items() for layer, v in own.items()}
-    return save(tensors, metadata=_metadata("open", list(gradients), sizes))
+    tensors |= {f"average/{layer}": values for layer, values in (average or {}).items()}
+    return save(tensors, metadata=_metadata("open", list(gradients), sizes, **told))
 
 
 def sealed_file(
-    gradients: Mapping[int, Layers], sizes: list[int] | None = None, between: Mapping[str, Any] | None = None
+    gradients: Mapping[int, Layers],
+    sizes: list[int] | None = None,
+    between: Mapping[str, Any] | None = None,
+    **told: Any,
 ) -> bytes:
     """As the flow writes it with method Paillier or Mask: factors, and scalars from the second round on."""
     tensors = {}
@@ -85,11 +91,11 @@ def sealed_file(
         stacked = np.stack([own[layer] for own in gradients.values()])
         tensors[f"factor/{layer}"] = np.ascontiguousarray(geometry.triangular_factor([stacked], len(stacked)))
     tensors |= {f"between/{layer}": values for layer, values in (between or {}).items()}
-    return save(tensors, metadata=_metadata("sealed", list(gradients), sizes))
+    return save(tensors, metadata=_metadata("sealed", list(gradients), sizes, **told))
 
 
-def _metadata(kind: str, clients: list[int], sizes: list[int] | None) -> dict[str, str]:
-    return {"round": json.dumps({"kind": kind, "clients": clients, "sizes": sizes})}
+def _metadata(kind: str, clients: list[int], sizes: list[int] | None, **told: Any) -> dict[str, str]:
+    return {"round": json.dumps({"kind": kind, "clients": clients, "sizes": sizes, **told})}
 
 
 def external_file(gradients: Any, facts: Mapping[str, Any] | None = None, layer: str = "dense") -> bytes:

@@ -576,6 +576,34 @@ def test_with_method_none_a_hospital_reads_its_own_gradient(coordinator: Coordin
     np.testing.assert_allclose(mean, np.average(gradients[0], axis=0, weights=[228, 228, 227]))
 
 
+@pytest.mark.parametrize(("members", "weights"), [(None, [10, 20, 30]), ([2, 4], [10, 0, 30]), ([3], [0, 1, 0])])
+def test_the_average_of_a_sealed_round_is_that_of_those_in_its_sum(
+    coordinator: Coordinator, members: list[int] | None, weights: list[int]
+) -> None:
+    order_id = training_order(coordinator, "Paillier")
+    own = {user: {"dense": GOLDEN[user]} for user in (2, 3, 4)}
+    told = {} if members is None else {"members": members}
+    record(coordinator, order_id, 0, sealed_file(own, [10, 20, 30], **told), "coordinator")
+    shown = np.array([row["dense"] for row in get(coordinator, of(order_id, "/client_grad?round=0")).json().values()])
+    mean = get(coordinator, of(order_id, "/avg_grad?round=0")).json()["dense"]
+    np.testing.assert_allclose(mean, np.average(shown, axis=0, weights=weights), atol=1e-13)
+
+
+def test_the_recorded_average_of_a_training_order_is_the_one_that_counts(coordinator: Coordinator) -> None:
+    """A median, say; or the mean of those in the sum, where none was recorded."""
+    for average, told in (({"dense": np.median(GOLDEN[2:5], axis=0)}, {}), (None, {"members": [2, 4]})):
+        order_id = training_order(coordinator, "None")
+        own = {user: {"dense": GOLDEN[user]} for user in (2, 3, 4)}
+        record(coordinator, order_id, 0, open_file(own, [10, 20, 30], average, **told), "coordinator")
+        record(coordinator, order_id, 1, open_file(own, [10, 20, 30]), "coordinator")
+        expected = average["dense"] if average else np.average(GOLDEN[[2, 4]], axis=0, weights=[10, 30])
+        shown = get(coordinator, of(order_id, "/avg_grad?round=0")).json()["dense"]
+        np.testing.assert_allclose(shown, expected, rtol=1e-14)
+        drift = scores_of(coordinator, of(order_id, "/contribution/grad_diff?round=1"))
+        apart = np.linalg.norm(GOLDEN[2:5] - expected, axis=1)
+        np.testing.assert_allclose(list(drift.values()), apart, rtol=1e-12)
+
+
 def test_scores_may_be_for_the_operator_only(own: Coordinator) -> None:
     order_id = record_training(own, "Paillier", three_rounds())
     told = {"score_readers": "operator", "leave_one_out": {"round": 2, "clients": {"2": {"accuracy": 0.5}}}}
