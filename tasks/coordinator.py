@@ -90,8 +90,8 @@ def aggregate_round(desk: Desk, fold: int, round_: int) -> dict[str, Any]:
     record = desk.recorded.get((fold, round_))
     if record is None or not _was_given(desk, address):
         record = _add_round(desk, address)
-    desk.exchange.discard(address)
-    desk.exchange.discard(replace(address, topic="vectors"))
+    for topic in ("gradient", "vectors")[: 1 + desk.request.is_scored]:
+        desk.exchange.discard(replace(address, topic=topic))
     if round_ > 0:
         _forget_round(desk, replace(address, round=round_ - 1))
     return record
@@ -144,7 +144,9 @@ def _about_last_round(desk: Desk, address: Address, reports: dict[int, dict[str,
 def _forget_round(desk: Desk, address: Address) -> None:
     """Who contributes to a round has taken the step before it, so what belongs to that one is used."""
     desk.exchange.discard(_total(address), desk.request.user_id)
-    for topic in (f"opening-{address.topic}", "choice", "check", "without"):
+    request = desk.request
+    told = {"check": request.is_scored, "choice": request.chooses, "without": request.is_open and request.is_scored}
+    for topic in (f"opening-{address.topic}", *(topic for topic, is_there in told.items() if is_there)):
         desk.exchange.discard(replace(address, topic=topic), EVERYONE)
 
 
