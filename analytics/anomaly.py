@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from sklearn.cluster import KMeans
 
 from analytics.checks import Floats, Ints, check_at_least, check_finite, check_result, check_same_rows
 from analytics.cliques import MARGIN, SearchTooLong, tightest_clique
@@ -259,6 +258,8 @@ def _mean_of_nearest(between: Floats, k: int) -> Floats:
 
 def _clusters(points: Floats, k: int) -> Ints:
     """The cluster of each row. tol=0: the default stops earlier, by a variance that depends on unused coordinates."""
+    from sklearn.cluster import KMeans  # takes a second, in every process of a federation, and only auror needs it
+
     model = KMeans(k, n_init=_KMEANS_STARTS, tol=0.0, random_state=_KMEANS_SEED)
     with single_threads():
         return np.asarray(model.fit(points).labels_, dtype=np.int64)
