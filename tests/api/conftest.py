@@ -66,7 +66,8 @@ class Coordinator:
 def serve(settings: Settings, tokens: dict[str, str] | None = None) -> Iterator[Coordinator]:
     """The application with hospitals 2 to 5, of which 5 has never connected; `tokens` of an earlier process."""
     app = create_app(settings)
-    with socket.socket() as listening:
+    # asyncio switches Nagle's delay of 40 ms off only where the protocol is named
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, args=([listening],))
