@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class Shown:
     between: dict[str, Floats]
     readers: str
 
-    @property
+    @cached_property
     def factors(self) -> dict[str, Floats]:
         """The triangular factor (n, n) of each layer."""
         return {name: triangular_factor([rows], len(self.users)) for name, rows in self.layers.items()}
