@@ -73,6 +73,27 @@ class InferenceRules:
 
 
 @dataclass(frozen=True)
+class StatisticsRules:
+    """`[statistics]`: joint statistics over this hospital's rows; without the section there are none.
+
+    methods: those it takes part in; files: patterns of paths below the data folder; min_providers: hospitals in any
+    answer; max_share: of a provider's part of a sum, what its two largest rows may make; row_level: columns of which
+    an answer may hold a row per person; threshold_days: for so long a set of people is compared with one threshold.
+    """
+
+    methods: tuple[str, ...]
+    files: tuple[str, ...] = ()
+    min_providers: int = 3
+    min_rows: int = 10
+    max_share: Fraction = Fraction(9, 10)
+    extremes: bool = False
+    exact_quantiles: bool = False
+    disclose: bool = False
+    row_level: tuple[str, ...] = ()
+    threshold_days: int = 30
+
+
+@dataclass(frozen=True)
 class Policy:
     """One hospital's policy. Its methods are pure; each returns silently or raises `Refused` with the rule as code."""
 
@@ -80,6 +101,7 @@ class Policy:
     cohort: CohortRules
     tables: dict[str, TableRules]
     inference: InferenceRules = field(default_factory=InferenceRules)
+    statistics: StatisticsRules | None = None
 
     def check_order(
         self,

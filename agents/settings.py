@@ -76,6 +76,16 @@ class Settings:
     def policy(self) -> Path:
         return self.site / "policy.toml"
 
+    @property
+    def data_folder(self) -> Path:
+        """Files that joint statistics may read; nothing outside of it is ever opened for them."""
+        return self.state / "data"
+
+    @property
+    def results_folder(self) -> Path:
+        """What this hospital received of joint statistics: a folder for each order."""
+        return self.state / "results"
+
     def secret(self, name: str) -> str:
         """A secret from a file of mode 0600 below the state folder. BadRequest when missing, empty or open."""
         path = self.state / name
