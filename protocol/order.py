@@ -56,7 +56,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _any_case(*words: str) -> BeforeValidator:
+def any_case(*words: str) -> BeforeValidator:
     """Accepts the words in any case, so that "l2" and "L2", "paillier" and "Paillier" are the same."""
     table = {word.lower(): word for word in words}
 
@@ -66,7 +66,7 @@ def _any_case(*words: str) -> BeforeValidator:
     return BeforeValidator(match)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A control character in a name has no meaning, and PostgreSQL cannot keep a NUL."""
     if any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in text):
         raise ValueError("must not hold a control character")
@@ -91,28 +91,28 @@ def _each_once(value: Any) -> Any:
 UserId = Annotated[int, BeforeValidator(_user_id)]
 Number = Annotated[float, BeforeValidator(_number), AfterValidator(_finite)]
 Whole = Annotated[int, BeforeValidator(_number)]
-Column = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+Column = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)]
 Sql = Annotated[str, Field(min_length=1, max_length=20_000)]
 SqlByHospital = Annotated[dict[UserId, Sql], BeforeValidator(_each_once)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-class InitParam(_Strict):
+class InitParam(Strict):
     init_method: Annotated[
         Literal["zeros", "ones", "const", "random_normal", "random_uniform"] | None,
-        _any_case("zeros", "ones", "const", "random_normal", "random_uniform"),
+        any_case("zeros", "ones", "const", "random_normal", "random_uniform"),
     ] = None
     init_const: Number = 1.0
     random_seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 1
     fit_intercept: bool = True
 
 
-class EncryptParam(_Strict):
+class EncryptParam(Strict):
     method: Annotated[
-        Literal["Paillier", "Mask", "None"], _any_case("Paillier", "Mask", "None"), BeforeValidator(_method_word)
+        Literal["Paillier", "Mask", "None"], any_case("Paillier", "Mask", "None"), BeforeValidator(_method_word)
     ] = "Paillier"
     key_length: Annotated[Whole, Field()] = 2048
 
@@ -123,29 +123,29 @@ class EncryptParam(_Strict):
         return self
 
 
-class CrossValidation(_Strict):
+class CrossValidation(Strict):
     need_cv: bool = False
     n_splits: Annotated[Whole, Field(ge=2, le=50)] = 5
     shuffle: bool = True
     random_seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 1
 
 
-class ModelParams(_Strict):
+class ModelParams(Strict):
     """How the model is trained (docs/api.md). `tol` is `eps`, `early_stop` is `converge_func`."""
 
-    penalty: Annotated[Literal["L1", "L2"] | None, _any_case("L1", "L2"), BeforeValidator(_none_word)] = "L2"
+    penalty: Annotated[Literal["L1", "L2"] | None, any_case("L1", "L2"), BeforeValidator(_none_word)] = "L2"
     optimizer: Annotated[
         Literal["sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"],
-        _any_case("sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"),
+        any_case("sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"),
     ] = "sgd"
     eps: Annotated[Number, Field(ge=0)] | None = None
     tol: Annotated[Number, Field(ge=0)] | None = None
     alpha: Annotated[Number, Field(ge=0, le=1e6)] = 0.01
     max_iter: Annotated[Whole, Field(ge=1, le=10_000)] = 100
-    converge_func: Annotated[Literal["diff", "abs", "weight_diff"], _any_case("diff", "abs", "weight_diff")] | None = (
+    converge_func: Annotated[Literal["diff", "abs", "weight_diff"], any_case("diff", "abs", "weight_diff")] | None = (
         None
     )
-    early_stop: Annotated[Literal["diff", "abs", "weight_diff"], _any_case("diff", "abs", "weight_diff")] | None = None
+    early_stop: Annotated[Literal["diff", "abs", "weight_diff"], any_case("diff", "abs", "weight_diff")] | None = None
     batch_size: Annotated[Whole, Field(ge=-1, le=2**31)] = -1
     learning_rate: Annotated[Number, Field(gt=0, le=1e6)] = 0.15
     decay: Annotated[Number, Field(ge=0, le=1e6)] = 0.0
@@ -176,26 +176,26 @@ class ModelParams(_Strict):
         return self.converge_func or self.early_stop or "diff"
 
 
-class TrainingRequest(_Strict):
+class TrainingRequest(Strict):
     """The body of POST /model/train."""
 
     user_id: UserId
-    model_type: Annotated[Literal["lr", "linear", "softmax", "mlp", "cnn"], _any_case(*MODEL_NAMES)]
+    model_type: Annotated[Literal["lr", "linear", "softmax", "mlp", "cnn"], any_case(*MODEL_NAMES)]
     model_params: ModelParams = ModelParams()
     party_id: Annotated[list[UserId], Field(max_length=1000)]
     data_info: SqlByHospital
     test_data_info: SqlByHospital = {}
     validation_fraction: Annotated[Number, Field(gt=0, lt=1)] | None = None
-    scoring: Annotated[Literal["none", "round", "full"], _any_case("none", "round", "full")] | None = None
+    scoring: Annotated[Literal["none", "round", "full"], any_case("none", "round", "full")] | None = None
     aggregation: Annotated[
         Literal["mean", "multi_krum", "minimum_diameter", "median", "trimmed_mean"],
-        _any_case("mean", "multi_krum", "minimum_diameter", "median", "trimmed_mean"),
+        any_case("mean", "multi_krum", "minimum_diameter", "median", "trimmed_mean"),
     ] = "mean"
     n_attackers: Annotated[Whole, Field(ge=1, le=1000)] | None = None
     unique_id: Column
     attributes: Annotated[list[Column], Field(min_length=1, max_length=10_000)]
     label_name: Column
-    purpose: Annotated[str, Field(max_length=500), AfterValidator(_printable)] = ""
+    purpose: Annotated[str, Field(max_length=500), AfterValidator(printable)] = ""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,362 @@
+"""A question of joint statistics: every field that an analyst may send, checked before anything runs.
+
+The coordinator checks a request with it, and every hospital checks the signed document with it again. Where a
+provider's data are (a path, a table, a SELECT) is in no document: it goes sealed to that provider alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+
+from protocol.errors import BadRequest, NotFound
+from protocol.messages import canonical
+from protocol.order import Column, Number, Strict, UserId, Whole, any_case, describe, printable
+
+POOLED = (
+    "sum",
+    "avg",
+    "var",
+    "std",
+    "count",
+    "min",
+    "max",
+    "median",
+    "quantile",
+    "histogram",
+    "cov",
+    "corr",
+    "frequency",
+    "crosstab",
+)
+"""Over the rows of all providers, one below the other (formulas.md 5.1)."""
+
+JOINED = ("custom", "is_investor_accredited")
+"""Over the rows of the same person at several providers (formulas.md 5.2)."""
+
+RANKED = ("min", "max", "median", "quantile")
+TALLIED = ("histogram", "frequency", "crosstab")
+OF_TWO_COLUMNS = ("cov", "corr", "crosstab")
+DATA_TYPES = ("csv", "parquet", "json", "table", "sql")
+THRESHOLD = "3000000"
+DIGITS = (18, 6)
+_ALIAS = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+_DOES_NOT_FIT = {
+    "expression": ("custom",),
+    "threshold": ("is_investor_accredited",),
+    "comparison": ("is_investor_accredited",),
+    "quantile": ("quantile",),
+    "bins": ("histogram",),
+    "ddof": ("var", "std", "cov"),
+    "columns": OF_TWO_COLUMNS,
+    "group_by": tuple(method for method in POOLED if method not in ("frequency", "crosstab")),
+    "key_normalisation": JOINED,
+}
+"""Fields that mean something for these methods only; a field is never ignored."""
+
+
+def _alias(text: str) -> str:
+    if not _ALIAS.fullmatch(text):
+        raise ValueError("must be a name of letters, digits and _ that does not start with a digit")
+    return text
+
+
+def _file_name(text: str) -> str:
+    if text.startswith(".") or any(letter in text for letter in '/\\:*?"<>|') or text != text.strip():
+        raise ValueError("must be usable as a file's name: without / \\ : * ? \" < > |, no dot or blank at its start")
+    return text
+
+
+def _decimal(value: Any) -> str:
+    """A decimal as text, so that no digit is lost; a float is the shortest decimal that reads as it."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("must be a number")
+    try:
+        number = Decimal(repr(value) if isinstance(value, float) else str(value))
+    except InvalidOperation:
+        raise ValueError("must be a number") from None
+    if not number.is_finite() or abs(number.adjusted()) > 300 or len(number.as_tuple().digits) > 300:
+        raise ValueError("must be a finite number of at most 300 digits")
+    return format(number, "f")
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _rising(edges: list[float] | int | None) -> list[float] | int | None:
+    if isinstance(edges, list) and any(a >= b for a, b in itertools.pairwise(edges)):
+        raise ValueError("must rise from edge to edge")
+    return edges
+
+
+def _digits(digits: tuple[int, int]) -> tuple[int, int]:
+    if not 0 <= digits[1] <= digits[0]:
+        raise ValueError("must be [digits in all, digits after the point], the second not above the first")
+    return digits
+
+
+Party = UserId | Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)]
+"""A hospital as an analyst names it: its user id, or its name."""
+
+Share = Annotated[Number, Field(ge=0, le=1)]
+Edges = Annotated[list[Number], Field(min_length=2, max_length=1001)] | Annotated[Whole, Field(ge=1, le=1000)]
+Digits = tuple[Annotated[Whole, Field(ge=1, le=300)], Annotated[Whole, Field(ge=0, le=300)]]
+
+
+class Provider(Strict):
+    """One hospital's data. `data_path` is empty in a document: it goes sealed to that hospital."""
+
+    name: Party
+    data_path: Annotated[str, Field(max_length=20_000)]
+    data_type: Annotated[Literal["csv", "parquet", "json", "table", "sql"], any_case(*DATA_TYPES)]
+    key_column: Column
+    data_alias: Annotated[str, AfterValidator(_alias)] | None = None
+    value_column: Column | None = None
+    digits: Annotated[Digits, AfterValidator(_digits)] | None = None
+
+
+class StatisticsRequest(Strict):
+    """The body of POST /runModelTrainTask. After `resolve`, providers and receivers are user ids."""
+
+    data_providers: Annotated[list[Provider], Field(min_length=1, max_length=100)]
+    result_receivers: Annotated[list[Party], Field(min_length=1, max_length=100)]
+    method: Annotated[
+        Literal[
+            "sum",
+            "avg",
+            "var",
+            "std",
+            "count",
+            "min",
+            "max",
+            "median",
+            "quantile",
+            "histogram",
+            "cov",
+            "corr",
+            "frequency",
+            "crosstab",
+            "custom",
+            "is_investor_accredited",
+        ],
+        any_case(*POOLED, *JOINED),
+    ]
+    expression: Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(printable)] | None = None
+    result_alias: Annotated[
+        str, Field(min_length=1, max_length=100), AfterValidator(printable), AfterValidator(_file_name)
+    ] = ""
+    columns: Annotated[list[Column], Field(min_length=2, max_length=2)] | None = None
+    group_by: Annotated[list[Column], Field(min_length=1, max_length=5)] | None = None
+    ddof: Annotated[Whole, Field(ge=0, le=1)] | None = None
+    threshold: Annotated[str, BeforeValidator(_decimal)] | None = None
+    comparison: Literal[">=", ">", "<=", "<"] | None = None
+    quantile: Annotated[list[Share], BeforeValidator(_as_list), Field(min_length=1, max_length=20)] | None = None
+    bins: Annotated[Edges, AfterValidator(_rising)] | None = None
+    key_normalisation: (
+        Annotated[Literal["text", "integer", "casefold"], any_case("text", "integer", "casefold")] | None
+    ) = None
+    result_type: Annotated[Literal["csv", "json"], any_case("csv", "json")] = "csv"
+    timeout_seconds: Annotated[Number, Field(ge=1, le=86_400)] | None = None
+    disclose: bool = False
+    user_id: UserId | None = None
+    purpose: Annotated[str, Field(max_length=500), AfterValidator(printable)] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_result(cls, body: Any) -> Any:
+        """Empty texts are fields left out; a result without a name is called as its method."""
+        if not isinstance(body, Mapping):
+            return body
+        optional = {"expression", "columns", "group_by", "threshold", "comparison", "quantile", "bins", "result_alias"}
+        kept = {name: value for name, value in body.items() if name not in optional or value not in ("", None, [])}
+        method = kept.get("method")
+        return {"result_alias": method.lower(), **kept} if isinstance(method, str) and method else kept
+
+    @property
+    def providers(self) -> tuple[int, ...]:
+        """The providers' user ids, sorted; only of a resolved request."""
+        return tuple(sorted(self._id(provider.name) for provider in self.data_providers))
+
+    @property
+    def receivers(self) -> tuple[int, ...]:
+        return tuple(sorted(self._id(name) for name in self.result_receivers))
+
+    @property
+    def hospitals(self) -> list[int]:
+        """Everybody who takes part, sorted."""
+        return sorted({*self.providers, *self.receivers})
+
+    @property
+    def initiator(self) -> int:
+        assert self.user_id is not None, "the request has not been resolved"
+        return self.user_id
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether it is over the rows of the same person at several providers."""
+        return self.method in JOINED
+
+    def provider(self, user_id: int) -> Provider:
+        return next(provider for provider in self.data_providers if provider.name == user_id)
+
+    def alias(self, user_id: int) -> str:
+        """What a provider's data are called in an expression: df1, df2, ... in the request's order unless it says."""
+        names = [provider.name for provider in self.data_providers]
+        return self.provider(user_id).data_alias or f"df{names.index(user_id) + 1}"
+
+    @staticmethod
+    def _id(name: Any) -> int:
+        assert isinstance(name, int), "the request has not been resolved"
+        return name
+
+
+def parse_statistics_request(body: Any) -> StatisticsRequest:
+    """A checked request. BadRequest for a malformed field and for a combination that cannot be honoured."""
+    try:
+        request = StatisticsRequest.model_validate(body)
+    except ValidationError as error:
+        said = describe(error)
+        raise BadRequest(said.sentence, remedy=said.remedy, code=said.code, **said.detail) from None
+    _check_names(request)
+    _check_fields(request)
+    return request
+
+
+def _check_names(request: StatisticsRequest) -> None:
+    names = [provider.name for provider in request.data_providers]
+    if len(set(names)) < len(names):
+        raise _bad("data_providers", "data_providers names a hospital twice.", "Give each hospital one entry.")
+    if len(set(request.result_receivers)) < len(request.result_receivers):
+        raise _bad("result_receivers", "result_receivers names a hospital twice.", "Name each hospital once.")
+    aliases = [provider.data_alias or f"df{i}" for i, provider in enumerate(request.data_providers, start=1)]
+    if len({alias.lower() for alias in aliases}) < len(aliases):
+        raise _bad("data_alias", "Two providers' data have the same data_alias.", "Give each its own.")
+
+
+def _check_fields(request: StatisticsRequest) -> None:
+    for name, methods in _DOES_NOT_FIT.items():
+        if getattr(request, name) is not None and request.method not in methods:
+            raise _bad(name, f"{name} is given, and means nothing for {request.method}.", f"Leave {name} out.")
+    for name, methods in {"expression": ("custom",), "quantile": ("quantile",), "columns": OF_TWO_COLUMNS}.items():
+        if getattr(request, name) is None and request.method in methods:
+            raise _bad(name, f"{name} is missing, and {request.method} needs it.", f"Give {name}; see docs/api.md.")
+    if request.columns and request.columns[0] == request.columns[1]:
+        raise _bad("columns", "columns names one column twice.", "Name two different columns.")
+    if request.group_by and len(set(request.group_by)) < len(request.group_by):
+        raise _bad("group_by", "group_by names a column twice.", "Name each column once.")
+    _check_joined_fields(request)
+
+
+def _check_joined_fields(request: StatisticsRequest) -> None:
+    if not request.is_joined and any(provider.digits for provider in request.data_providers):
+        raise _bad("digits", f"digits is given, and {request.method} takes every number as it is.", "Leave it out.")
+    if request.method != "is_investor_accredited" and any(p.value_column for p in request.data_providers):
+        raise _bad("value_column", f"value_column is given, and means nothing for {request.method}.", "Leave it out.")
+    if request.is_joined and len(request.data_providers) < 2:
+        raise _bad("data_providers", f"{request.method} joins the data of two providers or more.", "Add a provider.")
+
+
+def resolve(request: StatisticsRequest, names: Mapping[int, str], *, initiator: int) -> StatisticsRequest:
+    """The request as it was sent, with user ids in place of names, and who asks.
+
+    `names` are the registered hospitals'. NotFound for one that is not among them; BadRequest when two entries are one
+    hospital, when a provider's data have no place, or when who asks is no party.
+    """
+    known = {str(user): user for user in names} | {name: user for user, name in names.items()}
+
+    def user(name: int | str) -> int:
+        if str(name) not in known:
+            raise NotFound(f"There is no hospital {name}.", remedy="GET /hospitals lists them.", code="user")
+        return known[str(name)]
+
+    providers = [{**p.model_dump(mode="json"), "name": user(p.name)} for p in request.data_providers]
+    receivers = [user(name) for name in request.result_receivers]
+    resolved = parse_statistics_request(
+        {**_said(request), "data_providers": providers, "result_receivers": receivers, "user_id": initiator}
+    )
+    if not all(provider.data_path.strip() for provider in resolved.data_providers):
+        raise _bad("data_path", "A provider's data_path is empty.", "Name its file, table or SELECT.")
+    if initiator not in resolved.hospitals:
+        raise _bad(
+            "user_id",
+            "Who asks is neither a provider nor a receiver.",
+            "A hospital's user asks for what that hospital takes part in.",
+        )
+    return resolved
+
+
+def _said(request: StatisticsRequest) -> dict[str, Any]:
+    return request.model_dump(mode="json", exclude_none=True)
+
+
+def statistics_document(
+    order_id: int,
+    request: StatisticsRequest,
+    commitments: Mapping[int, str],
+    *,
+    schedule_id: int | None = None,
+    repeats: int | None = None,
+    reply_key: str | None = None,
+) -> str:
+    """What the initiator's agent signs and every party checks: the question, with commitments for where the data are.
+
+    repeats: the schedule's last order with a result, which stands again where the rows have hardly changed.
+    reply_key: a one-time X25519 key of the API, where the answer shall carry the values.
+    """
+    body = _said(request)
+    body["data_providers"] = [{**provider, "data_path": ""} for provider in body["data_providers"]]
+    return canonical(
+        {
+            "version": 1,
+            "kind": "statistics",
+            "order_id": order_id,
+            "schedule_id": schedule_id,
+            "repeats": repeats,
+            "reply_key": reply_key,
+            "request": body,
+            "data": {str(user): text for user, text in commitments.items()},
+        }
+    )
+
+
+class StatisticsOrder(Strict):
+    """A statistics order as its parties read it."""
+
+    request: StatisticsRequest
+    commitments: dict[int, str]
+    schedule_id: int | None = None
+    repeats: int | None = None
+    reply_key: str | None = None
+
+
+def read_statistics_document(text: str, order_id: int) -> StatisticsOrder:
+    """The order inside a document, checked again at a hospital; its providers come without data_path."""
+    try:
+        document = json.loads(text)
+        is_fit = (document["version"], document["kind"], document["order_id"]) == (1, "statistics", order_id)
+        commitments = {int(user): str(value) for user, value in document["data"].items()}
+        optional = {name: document[name] for name in ("schedule_id", "repeats", "reply_key")}
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        raise _bad("document", "The order's document is not readable.", "Send the order again.") from None
+    if not is_fit:
+        raise _bad("document", "The document belongs to another order or version.", "Send the order again.")
+    request = parse_statistics_request(document["request"])
+    try:
+        order = StatisticsOrder(request=request, commitments=commitments, **optional)
+    except ValidationError as error:
+        raise describe(error) from None
+    numbers = [*(p.name for p in request.data_providers), *request.result_receivers, request.user_id]
+    if not all(isinstance(user, int) for user in numbers) or set(commitments) != set(request.providers):
+        raise _bad("document", "The document does not say who takes part.", "Send the order again.")
+    return order
+
+
+def _bad(code: str, sentence: str, remedy: str) -> BadRequest:
+    return BadRequest(sentence, remedy=remedy, code=code)
