@@ -21,7 +21,7 @@ from typing import Any
 from agents.check import OK, WRONG, Finding, check_locally, check_site
 from agents.export import FORMATS, export_model
 from agents.ledger import Ledger
-from agents.party import open_party
+from agents.party import open_training
 from agents.predictor import predict
 from agents.settings import Settings, load_settings
 from agents.vault import Vault
@@ -211,7 +211,7 @@ def infer(options: argparse.Namespace, settings: Settings) -> int:
 
 def _predictions(settings: Settings, model_id: int, sql: str) -> list[dict[str, Any]]:
     no_order = -os.getpid()  # orders count from 1, and two commands at once must not share a folder
-    party = open_party(settings, no_order, MemoryTransport())
+    party = open_training(settings, no_order, MemoryTransport())
     try:
         return predict(party, model_id, sql)
     finally:

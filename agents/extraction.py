@@ -15,7 +15,7 @@ import numpy as np
 
 from agents import cohort as cohorts
 from agents.cohort import Cohort, CohortLedger
-from agents.party import Party
+from agents.party import TrainingParty
 from agents.source import dialect_of, open_source
 from agents.sql import CheckedQuery, check_sql
 from analytics.checks import Ints
@@ -25,7 +25,7 @@ from protocol.errors import BadRequest
 from protocol.order import TrainingRequest, folds, n_held_out
 
 
-def extract(party: Party) -> None:
+def extract(party: TrainingParty) -> None:
     """Reads the cohorts once per order and keeps them as snapshots in the vault until the order ends.
 
     Every set of rows that trains or tests a model passes the gate: the whole cohort, and both parts of every fold.
@@ -38,7 +38,7 @@ def extract(party: Party) -> None:
     party.test_cohort = _snapshot(party, "test") if "test" in party.sql.sql else None
 
 
-def held_out_rows(party: Party, fold: int) -> Ints:
+def held_out_rows(party: TrainingParty, fold: int) -> Ints:
     """Which of this hospital's rows, in order of unique_id, test the model of a fold instead of training it."""
     return split(party.request, party.cohort.n_rows, fold, party.split_key)
 
@@ -61,14 +61,14 @@ def _own_seed(key: bytes, seed: int) -> int:
     return int.from_bytes(hmac.digest(key, b"folds/%d" % seed, hashlib.sha256)[:8], "big") >> 1
 
 
-def _snapshot(party: Party, purpose: str) -> Cohort:
+def _snapshot(party: TrainingParty, purpose: str) -> Cohort:
     path = party.store.folder / f"{purpose}.npz"
     if not path.exists():
         cohorts.save_cohort(path, _read(party, purpose))
     return cohorts.load_cohort(path)
 
 
-def _read(party: Party, purpose: str) -> Cohort:
+def _read(party: TrainingParty, purpose: str) -> Cohort:
     request, settings = party.request, party.settings
     source = open_source(
         settings.data_url,
@@ -89,7 +89,7 @@ def _read(party: Party, purpose: str) -> Cohort:
     return cohort
 
 
-def _checked_sql(party: Party, purpose: str) -> CheckedQuery:
+def _checked_sql(party: TrainingParty, purpose: str) -> CheckedQuery:
     request = party.request
     return check_sql(
         party.sql.sql[purpose],
@@ -102,7 +102,7 @@ def _checked_sql(party: Party, purpose: str) -> CheckedQuery:
     )
 
 
-def _pass_gate(party: Party, checked: CheckedQuery, cohort: Cohort, purpose: str) -> None:
+def _pass_gate(party: TrainingParty, checked: CheckedQuery, cohort: Cohort, purpose: str) -> None:
     """Every part against the rules and against what this requester had before; then all of them are remembered."""
     ledger, requester = CohortLedger(party.vault.cohorts), party.request.user_id
     n_parameters = _n_parameters(party.request, cohort)
@@ -118,7 +118,7 @@ def _pass_gate(party: Party, checked: CheckedQuery, cohort: Cohort, purpose: str
             ledger.remember(requester, table, order_id=party.order_id, part=name, cohort=part)
 
 
-def check_model_size(party: Party, n_parameters: int) -> None:
+def check_model_size(party: TrainingParty, n_parameters: int) -> None:
     """The gate once more, for the model as it is: it has the classes of all hospitals, not only one's own.
 
     Raises Refused with the rule. Disclosure: as `check_gate`.
@@ -130,7 +130,7 @@ def check_model_size(party: Party, n_parameters: int) -> None:
             cohorts.check_gate(part, n_parameters=n_trained, rules=rules, earlier=(), key=party.split_key)
 
 
-def _parts(party: Party, cohort: Cohort, n_parameters: int) -> dict[str, tuple[Cohort, int]]:
+def _parts(party: TrainingParty, cohort: Cohort, n_parameters: int) -> dict[str, tuple[Cohort, int]]:
     """Each set of rows that the order uses, and how many parameters it trains."""
     request = party.request
     parts = {"train": (cohort, n_parameters)}

@@ -6,8 +6,9 @@ Everything here may be run again after a crash: what was made is kept in the vau
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
 from phe.paillier import PaillierPrivateKey
 
@@ -39,7 +40,10 @@ from protocol.sealing import KEY_BYTES, Identity, PublicIdentity, Session, check
 
 @dataclass
 class Party:
-    """A hospital's standing in one order, filled step by step: `read_order`, `extract`, `accept`, `agree`."""
+    """A hospital's standing in one order, filled step by step: `read_order`, then its rows, `accept`, `agree`.
+
+    Each kind of order has its own: what its document says, and what the policy has to say to it.
+    """
 
     settings: Settings
     order_id: int
@@ -49,15 +53,11 @@ class Party:
     identity: Identity
     exchange: Exchange
     release: Release
-    request: TrainingRequest = field(init=False)
+    request: Request = field(init=False)
     sql: HospitalSql = field(init=False)
     signed: SignedOrder = field(init=False)
-    cohort: Cohort = field(init=False)
-    test_cohort: Cohort | None = field(init=False, default=None)
-    split_key: bytes = field(init=False)
     session: Session = field(init=False)
     n_rows: dict[int, int] = field(init=False)
-    paillier_key: bytes = field(init=False, default=b"")
 
     @property
     def me(self) -> int:
@@ -65,16 +65,81 @@ class Party:
 
     @property
     def is_initiator(self) -> bool:
-        return self.me == self.request.user_id
+        return self.me == self.request.initiator
+
+    def read_document(self, document: str) -> Mapping[int, str]:
+        """Takes the request from a checked document; the commitments of the hospitals that get something sealed."""
+        raise NotImplementedError
+
+    def check_policy(self) -> None:
+        """Refused with the rule by which this hospital does not take part."""
+        raise NotImplementedError
+
+    def public_key(self) -> bytes:
+        """What the coordinator adds with, made at the initiator; empty where sums need no key."""
+        return b""
 
 
-def open_party(settings: Settings, order_id: int, transport: Transport) -> Party:
+class Request(Protocol):
+    """What every kind of order says."""
+
+    @property
+    def initiator(self) -> int: ...
+
+    @property
+    def hospitals(self) -> list[int]: ...
+
+    @property
+    def purpose(self) -> str: ...
+
+
+@dataclass
+class TrainingParty(Party):
+    """A hospital in a training order."""
+
+    request: TrainingRequest = field(init=False)
+    cohort: Cohort = field(init=False)
+    test_cohort: Cohort | None = field(init=False, default=None)
+    split_key: bytes = field(init=False)
+    paillier_key: bytes = field(init=False, default=b"")
+
+    def read_document(self, document: str) -> Mapping[int, str]:
+        self.request, commitments = read_order_document(document, self.order_id)
+        return commitments
+
+    def check_policy(self) -> None:
+        request = self.request
+        self.policy.check_order(
+            initiator=request.user_id,
+            own_user_id=self.me,
+            method=request.model_params.encrypt_param.method,
+            model_type=request.model_type,
+            n_hospitals=len(request.hospitals) - request.most_left_out,
+            receivers=request.hospitals,
+            scoring=_new_to_the_coordinator(request),
+        )
+
+    def public_key(self) -> bytes:
+        if self.request.model_params.encrypt_param.method != "Paillier":
+            return b""
+        return paillier.public_to_bytes(private_key(self).public_key)
+
+
+P = TypeVar("P", bound=Party)
+
+
+def open_training(settings: Settings, order_id: int, transport: Transport) -> TrainingParty:
+    """The party of this site in a training order, or in one of inference."""
+    return open_party(TrainingParty, settings, order_id, transport)
+
+
+def open_party(kind: type[P], settings: Settings, order_id: int, transport: Transport) -> P:
     """The party of this site in an order; nothing has been asked or answered yet."""
     vault = Vault(settings.vault)
     identity, store, exchange = vault.identity(), vault.order(order_id), Exchange(transport, settings.user_id)
     policy = load_policy(settings.policy)
     release = Release(order_id, identity, Ledger(settings.ledger), store, exchange, policy)
-    return Party(settings, order_id, policy, vault, store, identity, exchange, release)
+    return kind(settings, order_id, policy, vault, store, identity, exchange, release)
 
 
 # The order
@@ -85,39 +150,31 @@ def read_order(party: Party) -> None:
 
     Nothing is counted before this has passed: the document is checked field by field as at the coordinator, the SQL
     must be the one that the document commits to, the policy must allow the order, and the signature must be that of
-    the initiator's pinned key. Raises Refused, BadRequest or ProtocolViolation.
+    the initiator's pinned key. Who only receives gets no SQL. Raises Refused, BadRequest or ProtocolViolation.
     """
     document = party.exchange.get(Address(party.order_id, "document"), COORDINATOR, EVERYONE).decode()
     outcome = party.vault.outcome(party.order_id, document.encode())
     if outcome is not None:
         raise OrderStopped(f"Order {party.order_id} has ended here ({outcome}).", remedy="", code=outcome)
     party.store.once("document", document.encode)
-    party.request, commitments = read_order_document(document, party.order_id)
-    box = party.exchange.get(Address(party.order_id, "sql"), COORDINATOR)
-    party.sql = HospitalSql.unseal(party.me, party.identity.open_key, box)
-    if party.sql.commitment != commitments.get(party.me):
-        raise Refused(
-            "The SQL that arrived is not the one that the order's document commits to.",
-            remedy="Send the order again; if this repeats, the coordinator alters orders.",
-            code="sql_commitment",
-        )
-    _check_policy(party)
+    commitments = party.read_document(document)
+    if party.me in commitments:
+        _read_sql(party, commitments[party.me])
+    party.check_policy()
     if party.is_initiator:
         _sign(party, document)
     party.signed = _verified_order(party, document)
 
 
-def _check_policy(party: Party) -> None:
-    request = party.request
-    party.policy.check_order(
-        initiator=request.user_id,
-        own_user_id=party.me,
-        method=request.model_params.encrypt_param.method,
-        model_type=request.model_type,
-        n_hospitals=len(request.hospitals) - request.most_left_out,
-        receivers=request.hospitals,
-        scoring=_new_to_the_coordinator(request),
-    )
+def _read_sql(party: Party, commitment: str) -> None:
+    box = party.exchange.get(Address(party.order_id, "sql"), COORDINATOR)
+    party.sql = HospitalSql.unseal(party.me, party.identity.open_key, box)
+    if party.sql.commitment != commitment:
+        raise Refused(
+            "The SQL that arrived is not the one that the order's document commits to.",
+            remedy="Send the order again; if this repeats, the coordinator alters orders.",
+            code="sql_commitment",
+        )
 
 
 def _new_to_the_coordinator(request: TrainingRequest) -> str:
@@ -138,7 +195,7 @@ def _sign(party: Party, document: str) -> None:
 
 
 def _verified_order(party: Party, document: str) -> SignedOrder:
-    initiator = party.request.user_id
+    initiator = party.request.initiator
     envelope = party.exchange.get(Address(party.order_id, "order"), initiator, EVERYONE)
     expected = Header("order", initiator, EVERYONE)
     signed = SignedOrder.decode(read_envelope(envelope, expected, None))
@@ -165,7 +222,7 @@ def _check_pin(party: Party, user_id: int, presented: PublicIdentity) -> None:
 # The keys
 
 
-def accept(party: Party) -> None:
+def accept(party: Party, n_rows: int, n_test_rows: int = 0) -> None:
     """Tells everyone, signed, how many rows it counted and its key for this run; then reads all others' acceptances.
 
     Disclosure: the row counts, to the order's parties and the coordinator.
@@ -174,11 +231,10 @@ def accept(party: Party) -> None:
 
     def make() -> bytes:
         party.release.ledger.write(
-            "answered", order_id=party.order_id, initiator=party.request.user_id, purpose=party.request.purpose
+            "answered", order_id=party.order_id, initiator=party.request.initiator, purpose=party.request.purpose
         )
-        n_test = party.test_cohort.n_rows if party.test_cohort else 0
         public = exchange_public(ephemeral)
-        return Acceptance(party.signed.digest, party.cohort.n_rows, n_test, public, party.identity.public).encode()
+        return Acceptance(party.signed.digest, n_rows, n_test_rows, public, party.identity.public).encode()
 
     header = Header("acceptance", party.me, EVERYONE, context=party.signed.digest)
     party.release.send(header, make, address=Address(party.order_id, "acceptance"))
@@ -214,36 +270,29 @@ def _open_session(party: Party, ephemeral: bytes, acceptances: dict[int, Accepta
     )
 
 
-def agree(party: Party) -> None:
-    """The order secret and the Paillier public key go from the initiator to each party, sealed to it.
+def agree(party: Party) -> bytes:
+    """The order secret and the public key go from the initiator to each party, sealed to it; the public key.
 
-    The private key never leaves the initiator's vault; both are deleted when the order ends.
+    A private key never leaves the initiator's vault; it and the secret are deleted when the order ends.
     """
     if party.is_initiator:
-        setup = _make_setup(party)
+        setup = Setup(party.store.once("order_secret", lambda: secrets.token_bytes(KEY_BYTES)), party.public_key())
         for peer in party.session.members:
             if peer != party.me:
                 send(party, "setup", setup.encode, recipient=peer)
     else:
-        setup = Setup.decode(receive(party, "setup", party.request.user_id, party.me))
-    party.paillier_key = setup.paillier_key
+        setup = Setup.decode(receive(party, "setup", party.request.initiator, party.me))
     party.session = replace(party.session, order_secret=setup.order_secret)
+    return setup.paillier_key
 
 
-def begin(party: Party) -> None:
+def begin(party: Party, public_key: bytes) -> None:
     """The initiator's word to the coordinator that all is agreed: the key to add with. Then the order is running."""
     if party.is_initiator:
-        send(party, "public_key", lambda: party.paillier_key, recipient=COORDINATOR)
+        send(party, "public_key", lambda: public_key, recipient=COORDINATOR)
 
 
-def _make_setup(party: Party) -> Setup:
-    secret = party.store.once("order_secret", lambda: secrets.token_bytes(KEY_BYTES))
-    if party.request.model_params.encrypt_param.method != "Paillier":
-        return Setup(secret, b"")
-    return Setup(secret, paillier.public_to_bytes(private_key(party).public_key))
-
-
-def private_key(party: Party) -> PaillierPrivateKey:
+def private_key(party: TrainingParty) -> PaillierPrivateKey:
     """The initiator's Paillier private key for this order; made once, in its vault."""
     bits = party.request.model_params.encrypt_param.key_length
     return paillier.private_from_bytes(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from agents.cohort import build_cohort
-from agents.party import Party
+from agents.party import TrainingParty
 from agents.source import dialect_of, open_source
 from agents.sql import check_plain, check_sql
 from analytics import standardization
@@ -20,7 +20,7 @@ from protocol.messages import HospitalSql
 from protocol.sealing import KEY_BYTES
 
 
-def predict(party: Party, model_id: int, sql: str) -> list[dict[str, Any]]:
+def predict(party: TrainingParty, model_id: int, sql: str) -> list[dict[str, Any]]:
     """One entry a row: {"id", "label"}; label is the probability of class 1 (lr), the value (linear) or the class.
 
     A model of classes adds "probabilities" by class. Raises NotFound without such a model, BadRequest for missing
@@ -99,7 +99,7 @@ def _entries(model: Model, ids: list[str], values: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _read_document(party: Party, document: str) -> dict[str, Any]:
+def _read_document(party: TrainingParty, document: str) -> dict[str, Any]:
     """The coordinator's words, checked before anything is done with them."""
     try:
         order: dict[str, Any] = json.loads(document)
@@ -112,7 +112,7 @@ def _read_document(party: Party, document: str) -> dict[str, Any]:
     raise Refused("This inference order is not for this hospital.", remedy="Send it again.", code="document")
 
 
-def answer_request(party: Party, document: str, box: bytes) -> None:
+def answer_request(party: TrainingParty, document: str, box: bytes) -> None:
     """Predicts what an inference order asks for and lets the answer out, sealed to the one-time key it names.
 
     Predictions are kept in the vault; a second request for the same order seals those again. Nothing is read where

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from agents.extraction import check_model_size, held_out_rows, ordered_model
-from agents.party import Party, private_key, receive, receive_all, send
+from agents.party import TrainingParty, private_key, receive, receive_all, send
 from analytics import metrics as measures
 from analytics import optimizers, standardization
 from analytics.checks import Floats, Ints, Labels
@@ -59,7 +59,7 @@ class Checkpoint:
 class Trainer:
     """One party's training; `agree_on_model` first, then fold by fold."""
 
-    party: Party
+    party: TrainingParty
     model: Model = field(init=False)
     start: Floats = field(init=False)
 
@@ -518,7 +518,7 @@ def save_model(trainer: Trainer, fold: Fold) -> None:
     )
 
 
-def finish(party: Party) -> None:
+def finish(party: TrainingParty) -> None:
     """Tells the coordinator that this hospital holds the model, and forgets the order's keys and snapshot."""
     send(party, "done", lambda: b"", recipient=COORDINATOR)
     party.release.ledger.write("finished", order_id=party.order_id)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agents.party import open_party
+from agents.party import open_training
 from agents.settings import Partner, Settings
 from agents.vault import Vault
 from flows.training import coordinate_training, train_locally
@@ -73,7 +73,7 @@ def submit(transport: MemoryTransport, request: TrainingRequest, sites: Mapping[
 
 def _hospital(settings: Settings, order_id: int, transport: MemoryTransport) -> None:
     with _ending(transport, order_id):
-        train_locally(open_party(settings, order_id, transport))
+        train_locally(open_training(settings, order_id, transport))
 
 
 def _coordinator(order_id: int, transport: MemoryTransport) -> None:

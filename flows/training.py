@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State
 from protocol.order import folds
 from tasks import coordinator, hospital
 from tasks.coordinator import Desk
-from tasks.hospital import Party
+from tasks.hospital import TrainingParty
 from tasks.places import Progress, at_coordinator, at_hospital, dispatch, withdraw
 
 
@@ -60,12 +60,12 @@ def _run_rounds(desk: Desk, fold: int, show: Callable[[dict[str, Any]], None]) -
 @flow(name="hospital-train", log_prints=False, persist_result=False, validate_parameters=True)
 def train_at_hospital(order_id: int) -> State[Any] | None:
     """One hospital's run of an order."""
-    with at_hospital(order_id) as place:
+    with at_hospital(order_id, TrainingParty) as place:
         train_locally(place.party)
     return place.outcome
 
 
-def train_locally(party: Party) -> None:
+def train_locally(party: TrainingParty) -> None:
     """Verify, count, agree on keys; for each fold the rounds; keep the model."""
     hospital.verify_order(party)
     hospital.extract_data(party)

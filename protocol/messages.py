@@ -47,6 +47,17 @@ KINDS = {
     "opening-gradient": GROUP,
     "pooled": CLEAR,
     "done": CLEAR,
+    "statement": GROUP,
+    "unmask": PAIR,
+    "addend": CLEAR,
+    "pivots": GROUP,
+    "tags": CLEAR,
+    "matched": GROUP,
+    "types": CLEAR,
+    "opened": GROUP,
+    "share": PAIR,
+    "keys": PAIR,
+    "report": CLEAR,
 }
 
 _VERSION = 1

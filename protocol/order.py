@@ -212,6 +212,10 @@ class TrainingRequest(Strict):
         return {**body, "model_params": rest, **{name: params[name] for name in names}} if names else body  # type: ignore[index]
 
     @property
+    def initiator(self) -> int:
+        return self.user_id
+
+    @property
     def hospitals(self) -> list[int]:
         """Everybody who takes part, the initiator included, sorted."""
         return sorted({self.user_id, *self.party_id})

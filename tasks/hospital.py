@@ -9,12 +9,12 @@ from typing import Any
 from agents import extraction, predictor, scoring
 from agents import party as parties
 from agents import trainer as trainers
-from agents.party import Party
+from agents.party import Party, TrainingParty
 from agents.trainer import Fold, Trainer
 from analytics.checks import Floats
 from tasks.steps import spent, step
 
-__all__ = ["Party", "Trainer"]
+__all__ = ["Trainer", "TrainingParty"]
 
 log = logging.getLogger("consilium.times")
 
@@ -26,19 +26,19 @@ def verify_order(party: Party) -> None:
 
 
 @step("data SQL extraction")
-def extract_data(party: Party) -> None:
+def extract_data(party: TrainingParty) -> None:
     """Cohorts by SQL, through the cohort gate, into the vault."""
     extraction.extract(party)
 
 
 @step("key agreement")
-def agree_on_keys(party: Party) -> Trainer:
+def agree_on_keys(party: TrainingParty) -> Trainer:
     """Acceptances, the order secret, the model's classes and initial weights."""
-    parties.accept(party)
-    parties.agree(party)
+    parties.accept(party, party.cohort.n_rows, party.test_cohort.n_rows if party.test_cohort else 0)
+    party.paillier_key = parties.agree(party)
     trainer = Trainer(party)
     trainers.agree_on_model(trainer)
-    parties.begin(party)
+    parties.begin(party, party.paillier_key)
     return trainer
 
 
@@ -109,6 +109,6 @@ def log_times(party: Party) -> None:
 
 
 @step("inference")
-def predict(party: Party, document: str, box: bytes) -> None:
+def predict(party: TrainingParty, document: str, box: bytes) -> None:
     """The hospital's model on its own rows; the answer leaves sealed to who asked."""
     predictor.answer_request(party, document, box)

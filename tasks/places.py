@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, Generic, NoReturn, Self, TypeVar
 
 import httpx
 from prefect.artifacts import (
@@ -35,7 +35,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Failed
 
 from agents.ledger import Ledger
-from agents.party import Party, open_party
+from agents.party import P, open_party
 from agents.settings import Settings, load_settings
 from agents.vault import Vault
 from protocol.errors import ConsiliumError, OrderStopped, Unavailable
@@ -65,12 +65,12 @@ class Place:
 
 
 @dataclass
-class HospitalPlace(Place):
-    party: Party = field(init=False)
+class HospitalPlace(Place, Generic[P]):
+    party: P = field(init=False)
 
 
 @contextmanager
-def at_hospital(order_id: int) -> Iterator[HospitalPlace]:
+def at_hospital(order_id: int, kind: type[P]) -> Iterator[HospitalPlace[P]]:
     """A hospital's place. A refusal goes to its ledger and ends the order; keys and snapshot are forgotten.
 
     What a person here can put right (settings, a token that is not accepted, a full disk) ends no order: the process
@@ -79,11 +79,11 @@ def at_hospital(order_id: int) -> Iterator[HospitalPlace]:
     try:
         settings = load_settings(Path(os.environ[SITE]))
         transport = HttpTransport(settings.client(), settings.secret("token"))
-        place = HospitalPlace(order_id, Exchange(transport, settings.user_id))
+        place: HospitalPlace[P] = HospitalPlace(order_id, Exchange(transport, settings.user_id))
     except (ConsiliumError, OSError) as error:
         _give_back(error)
     try:
-        place.party = open_party(settings, order_id, transport)
+        place.party = open_party(kind, settings, order_id, transport)
         yield place
         place.party.store.destroy()
     except OrderStopped as stop:

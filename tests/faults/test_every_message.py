@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from agents import cohort, vault
-from agents.party import open_party
+from agents.party import open_training
 from agents.settings import Settings
 from agents.vault import Vault
 from deployments.breast_cancer import breast_cancer_tables
@@ -144,7 +144,7 @@ def run_mortally(sites: dict[int, Settings], body: dict[str, Any], order_id: int
 def _as_in_its_flow(site: Settings, order_id: int, transport: MortalTransport) -> None:
     """What `tasks.places.at_hospital` puts around a hospital's part."""
     try:
-        train_locally(open_party(site, order_id, transport))  # type: ignore[arg-type]
+        train_locally(open_training(site, order_id, transport))  # type: ignore[arg-type]
     except OrderStopped as stop:
         Vault(site.vault).end_order(order_id, stop.code)
         raise

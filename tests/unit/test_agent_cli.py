@@ -33,7 +33,7 @@ from agents.check import (
 )
 from agents.export import export_model
 from agents.ledger import Ledger
-from agents.party import open_party
+from agents.party import open_training
 from agents.predictor import model_of, predict
 from agents.settings import Settings, load_settings
 from agents.vault import Vault
@@ -400,7 +400,7 @@ def test_values_beyond_floats_are_a_sentence(run: Run) -> None:
 
 def test_the_predictor_itself(site: Path) -> None:
     """The same through its own function: what the flow calls."""
-    party = open_party(load_settings(site), 5, MemoryTransport())
+    party = open_training(load_settings(site), 5, MemoryTransport())
     assert [entry["id"] for entry in predict(party, 2, SQL)] == ["100", "101", "102", "103", "104"]
     top = predict(party, 3, SQL)[0]
     assert top["label"] == [0, 1, 5][int(np.argmax(list(top["probabilities"].values())))]
