@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from protocol.errors import Refused
+from protocol.statistics_request import JOINED, POOLED
 
 EXAMPLE = "deployments/sites/policy.example.toml"
 METHODS = ("Paillier", "Mask", "None")
 SCORING = ("none", "round", "full")
 SCORE_READERS = ("parties", "operator")
+STATISTICS = (*POOLED, *JOINED)
 
 
 @dataclass(frozen=True)
@@ -229,8 +231,9 @@ def parse_policy(text: str, *, name: str = "policy.toml") -> Policy:
     cohort = _cohort(root.section("cohort", optional=True))
     tables = _tables(root.section("tables"), cohort)
     inference = _inference(root.section("inference", optional=True))
+    statistics = _statistics(root.section("statistics"), cohort) if "statistics" in root.values else None
     root.end()
-    return Policy(orders=orders, cohort=cohort, tables=tables, inference=inference)
+    return Policy(orders=orders, cohort=cohort, tables=tables, inference=inference, statistics=statistics)
 
 
 class _Section:
@@ -350,6 +353,40 @@ def _inference(section: _Section) -> InferenceRules:
     return InferenceRules(allowed=allowed, return_predictions=return_predictions, expressions=expressions)
 
 
+def _statistics(section: _Section, cohort: CohortRules) -> StatisticsRules:
+    default = StatisticsRules(methods=())
+    number = "a whole number of at least 1"
+    share = section.take("max_share", _is_part, 'a share up to 1, such as "9/10"', str(default.max_share))
+    rules = StatisticsRules(
+        methods=tuple(section.take("methods", _is_list_of(STATISTICS), f"a list out of {', '.join(STATISTICS)}")),
+        files=tuple(section.take("files", _is_texts_or_none, 'a list of patterns such as ["2025/*.csv"]', [])),
+        min_providers=section.take("min_providers", _is_count, number, default.min_providers),
+        min_rows=section.take("min_rows", _is_count, number, cohort.min_rows),
+        max_share=Fraction(str(share)),
+        extremes=section.take("extremes", _is_bool, "true or false", default.extremes),
+        exact_quantiles=section.take("exact_quantiles", _is_bool, "true or false", default.exact_quantiles),
+        disclose=section.take("disclose", _is_bool, "true or false", default.disclose),
+        row_level=tuple(section.take("row_level", _is_texts_or_none, "a list of column names", [])),
+        threshold_days=section.take("threshold_days", _is_count, number, default.threshold_days),
+    )
+    section.end()
+    _check_patterns(rules, section)
+    return rules
+
+
+def _check_patterns(rules: StatisticsRules, section: _Section) -> None:
+    for pattern in rules.files:
+        if pattern.startswith("/") or "\\" in pattern or ".." in pattern.split("/"):
+            raise _bad(
+                f"{section.path}files in {section.name} holds {pattern!r}, which no path below the data folder fits.",
+                'Write patterns as seen from that folder, such as "2025/*.csv".',
+            )
+    if "*" in rules.row_level:
+        raise _bad(
+            f"{section.path}row_level in {section.name} holds *.", "Name each column of which single rows may be told."
+        )
+
+
 def _is_bool(value: Any) -> bool:
     return isinstance(value, bool)
 
@@ -383,6 +420,10 @@ def _is_share(value: Any) -> bool:
         return not isinstance(value, bool) and Fraction(str(value)) > 0
     except (ValueError, ZeroDivisionError):
         return False
+
+
+def _is_part(value: Any) -> bool:
+    return _is_share(value) and Fraction(str(value)) <= 1
 
 
 def _is_one_of(allowed: tuple[str, ...]) -> Callable[[Any], bool]:

@@ -93,8 +93,9 @@ def test_every_key_of_settings_toml_is_in_the_table_and_none_else() -> None:
 def test_every_key_of_policy_toml_is_in_the_table_and_in_the_example() -> None:
     example = tomllib.loads(text_of("deployments/sites/policy.example.toml"))
     table = next(iter(example["tables"].values()))
-    keys = {*example["orders"], *example["cohort"], *table, *example["inference"]}
-    rules = (policy.OrderRules, policy.CohortRules, policy.TableRules, policy.InferenceRules)
+    keys = {*example["orders"], *example["cohort"], *table, *example["inference"], *example["statistics"]}
+    others = (policy.CohortRules, policy.TableRules, policy.InferenceRules, policy.StatisticsRules)
+    rules = (policy.OrderRules, *others)
     in_code = {name for rule in rules for name in rule.__dataclass_fields__} - {"name"}
     assert keys == in_code
     section = text_of("docs/settings.md").split("## policy.toml")[1]

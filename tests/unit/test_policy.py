@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from agents.policy import Policy, load_policy, parse_policy
+from agents.policy import STATISTICS as METHODS_OF_STATISTICS
+from agents.policy import Policy, StatisticsRules, load_policy, parse_policy
 from protocol.errors import Refused
 
 EXAMPLE = Path(__file__).parents[2] / "deployments/sites/policy.example.toml"
@@ -22,6 +23,11 @@ model_types = ["lr"]
 sign = true
 [tables."data.t"]
 columns = ["id", "y", "x1"]
+"""
+
+STATISTICS = """
+[statistics]
+methods = ["sum", "avg"]
 """
 
 
@@ -70,6 +76,57 @@ def test_defaults_are_the_strict_ones() -> None:
     assert found.tables["data.t"].filter_columns == ()
 
 
+def test_no_section_means_no_statistics() -> None:
+    assert policy().statistics is None
+    assert load_policy(EXAMPLE).statistics is not None
+
+
+def test_the_defaults_of_statistics_are_the_strict_ones() -> None:
+    found = policy(SMALLEST + STATISTICS).statistics
+    assert found == StatisticsRules(methods=("sum", "avg"))
+    assert (found.files, found.row_level, found.min_providers, found.min_rows) == ((), (), 3, 10)
+    assert (found.extremes, found.exact_quantiles, found.disclose) == (False, False, False)
+    assert (found.max_share, found.threshold_days) == (Fraction(9, 10), 30)
+
+
+def test_statistics_take_min_rows_of_the_cohort_unless_they_have_their_own() -> None:
+    cohort = "[cohort]\nmin_rows = 25\n"
+    by_default, by_itself = (policy(SMALLEST + cohort + STATISTICS + own).statistics for own in ("", "min_rows = 5"))
+    assert by_default is not None
+    assert by_itself is not None
+    assert (by_default.min_rows, by_itself.min_rows) == (25, 5)
+
+
+def test_every_key_of_statistics_is_read() -> None:
+    own = """files = ["a/*.csv", "*.parquet"]
+min_providers = 2
+max_share = 0.8
+extremes = true
+exact_quantiles = true
+disclose = true
+row_level = ["units"]
+threshold_days = 7
+"""
+    assert policy(SMALLEST + STATISTICS + own).statistics == StatisticsRules(
+        methods=("sum", "avg"),
+        files=("a/*.csv", "*.parquet"),
+        min_providers=2,
+        max_share=Fraction(4, 5),
+        extremes=True,
+        exact_quantiles=True,
+        disclose=True,
+        row_level=("units",),
+        threshold_days=7,
+    )
+
+
+@pytest.mark.parametrize("site", sorted(path.parent.name for path in EXAMPLE.parent.glob("*/policy.toml")))
+def test_the_demonstration_allows_every_statistic(site: str) -> None:
+    found = load_policy(EXAMPLE.parent / site / "policy.toml").statistics
+    assert found is not None
+    assert set(found.methods) == set(METHODS_OF_STATISTICS)
+
+
 def test_no_file_is_a_refusal_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"Copy deployments/sites/policy\.example\.toml"):
         load_policy(tmp_path / "policy.toml")
@@ -103,6 +160,20 @@ def test_a_missing_key_is_named(key: str) -> None:
         (SMALLEST.replace("data.t", "a.b.c"), "a.b.c"),
         (SMALLEST + '[tables."DATA.T"]\ncolumns = ["x"]', "twice"),
         (SMALLEST.split("[tables")[0], "tables"),
+        (SMALLEST + "[statistics]\nmin_rows = 5", "statistics.methods is missing"),
+        (SMALLEST + "[statistics]\nmethods = []", "statistics.methods"),
+        (SMALLEST + "[statistics]\nmethods = ['mean']", "statistics.methods"),
+        (SMALLEST + STATISTICS + "min_row = 5", "statistics.min_row"),
+        (SMALLEST + STATISTICS + "min_rows = 0", "statistics.min_rows"),
+        (SMALLEST + STATISTICS + "min_providers = true", "statistics.min_providers"),
+        (SMALLEST + STATISTICS + "max_share = '11/10'", "statistics.max_share"),
+        (SMALLEST + STATISTICS + "max_share = 0", "statistics.max_share"),
+        (SMALLEST + STATISTICS + "extremes = 1", "statistics.extremes"),
+        (SMALLEST + STATISTICS + "files = '*'", "statistics.files"),
+        (SMALLEST + STATISTICS + "files = ['/data/*']", "statistics.files"),
+        (SMALLEST + STATISTICS + "files = ['a/../*']", "statistics.files"),
+        (SMALLEST + STATISTICS + "row_level = ['*']", "statistics.row_level"),
+        (SMALLEST + STATISTICS + "threshold_days = -1", "statistics.threshold_days"),
         ("[orders", "not TOML"),
     ],
 )
