@@ -15,7 +15,8 @@ from protocol.order import folds
 from tasks import coordinator, hospital
 from tasks.coordinator import Desk
 from tasks.hospital import TrainingParty
-from tasks.places import Progress, at_coordinator, at_hospital, dispatch, withdraw
+from tasks.places import at_coordinator, at_hospital, dispatch, withdraw
+from tasks.progress import Progress, TrainingPicture
 
 
 @flow(name="train-order", log_prints=False, persist_result=False, validate_parameters=True)
@@ -24,7 +25,7 @@ def train_order(order_id: int) -> State[Any] | None:
     with at_coordinator(order_id) as place:
         desk = coordinator.open_desk(order_id, place.exchange)
         dispatch(place, "hospital-train", desk.hospitals)
-        with Progress(desk) as progress:
+        with Progress(TrainingPicture(desk)) as progress:
             coordinate_training(desk, progress.show)
     withdraw(place)
     return place.outcome

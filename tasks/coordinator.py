@@ -61,7 +61,7 @@ def collect_acceptances(desk: Desk) -> None:
     for user_id, envelope in desk.exchange.gather(address, desk.hospitals, EVERYONE).items():
         acceptance = Acceptance.decode(peek_envelope(envelope, kind="acceptance", sender=user_id))
         desk.n_rows[user_id] = acceptance.n_rows
-    key = _peek(desk, "public_key", [desk.request.user_id])[desk.request.user_id]
+    key = peek(desk, "public_key", [desk.request.user_id])[desk.request.user_id]
     desk.public = paillier.public_from_bytes(key) if key else None
     desk.exchange.record(desk.order_id, state="running", n_rows={str(user): n for user, n in desk.n_rows.items()})
 
@@ -128,7 +128,7 @@ def _look(desk: Desk, address: Address) -> Shown | None:
     """The gradients that the hospitals show where the order has rounds scored; none with a fold's final metrics."""
     if not desk.request.is_scored:
         return None
-    bodies = _peek(desk, "vectors", desk.hospitals, address.fold, address.round)
+    bodies = peek(desk, "vectors", desk.hospitals, address.fold, address.round)
     messages = {user: Vectors.decode(body) for user, body in bodies.items()}
     n_rows = {user: n - n_held_out(desk.request, n, address.fold) for user, n in desk.n_rows.items()}
     shown = scoring.gather(messages, n_rows)
@@ -151,7 +151,7 @@ def _forget_round(desk: Desk, address: Address) -> None:
 
 
 def _read_parts(desk: Desk, address: Address) -> dict[int, Contribution]:
-    bodies = _peek(desk, address.topic, desk.hospitals, address.fold, address.round)
+    bodies = peek(desk, address.topic, desk.hospitals, address.fold, address.round)
     return {user_id: Contribution.decode(body) for user_id, body in bodies.items()}
 
 
@@ -262,17 +262,18 @@ def summarize(desk: Desk, record: dict[str, Any]) -> dict[str, Any]:
             pooled[name] = math.fsum(r["n_rows"] * r["train"][name] for r in reports) / n_rows
     if desk.request.model_type == "lr":
         initiator = desk.request.user_id
-        pooled |= json.loads(_peek(desk, "pooled", [initiator], fold)[initiator])
+        pooled |= json.loads(peek(desk, "pooled", [initiator], fold)[initiator])
     return pooled
 
 
 @step("models saved")
 def wait_for_models(desk: Desk) -> None:
     """Every hospital has the model in its vault."""
-    _peek(desk, "done", desk.hospitals)
+    peek(desk, "done", desk.hospitals)
 
 
-def _peek(desk: Desk, kind: str, senders: list[int], fold: int = 0, round_: int = 0) -> dict[int, bytes]:
+def peek(desk: Desk, kind: str, senders: list[int], fold: int = 0, round_: int = 0) -> dict[int, bytes]:
+    """The clear bodies of what these hospitals have sent to the coordinator; waits for them."""
     envelopes = desk.exchange.gather(Address(desk.order_id, kind, fold, round_), senders)
     return {
         sender: peek_envelope(envelope, kind=kind, sender=sender, fold=fold, round=round_)

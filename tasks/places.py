@@ -1,4 +1,4 @@
-"""How a flow run stands in the world: where it is, what it shows, and how it ends.
+"""How a flow run stands in the world: where it is, and how it ends.
 
 A flow's only parameter is an order number. Everything else comes from the place where it runs: a hospital's site
 folder, or the coordinator's address and token, set by the worker that started the process. However an order ends, the
@@ -7,26 +7,17 @@ run returns a state with one safe sentence; it never raises, so no traceback rea
 
 from __future__ import annotations
 
-import contextvars
 import functools
 import logging
 import os
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NoReturn, Self, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import httpx
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import State
@@ -41,8 +32,6 @@ from agents.vault import Vault
 from protocol.errors import ConsiliumError, OrderStopped, Unavailable
 from protocol.exchange import Exchange, HttpTransport
 from protocol.messages import COORDINATOR
-from protocol.order import folds
-from tasks.coordinator import Desk
 from tasks.steps import hidden
 
 log = logging.getLogger("consilium.flows")
@@ -219,96 +208,3 @@ def _end_runs(order_id: int, message: str | None, *, late: bool) -> bool:
             if late or run.state.is_scheduled():  # type: ignore[union-attr]
                 client.set_flow_run_state(run.id, Cancelled(message=message), force=True)
     return late or not under_way
-
-
-# What an operator sees
-
-
-class Progress:
-    """The order's progress bar, table of metrics and summary in Prefect, drawn beside the rounds and never before them.
-
-    A thread draws the newest record only, so a slow or absent Prefect does not hold a round up.
-    """
-
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._records: list[dict[str, Any]] = []
-        self._changed, self._closed = threading.Event(), False
-        context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._draw,), daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closed = True
-        self._changed.set()
-        self._thread.join(timeout=10)
-
-    def show(self, record: dict[str, Any]) -> None:
-        self._records.append(record)
-        self._changed.set()
-
-    def _draw(self) -> None:
-        key, bar = f"order-{self._desk.order_id}", None
-        while not self._closed:
-            self._changed.wait()
-            self._changed.clear()
-            try:
-                bar = bar or create_progress_artifact(0.0, key=f"{key}-progress", description=f"Progress of {key}")
-                update_progress_artifact(bar, progress=self._percent())  # type: ignore[arg-type]
-            except Exception as error:  # noqa: BLE001 (a picture that cannot be drawn must not stop a training)
-                log.warning("Progress could not be shown (%s)", type(error).__name__)
-            time.sleep(0.5)
-        self._draw_result(key)
-
-    def _percent(self) -> float:
-        if not self._records:
-            return 0.0
-        last, every = self._records[-1], folds(self._desk.request)
-        rounds = self._desk.request.model_params.max_iter
-        done = 1.0 if last["final"] else min(0.99, (last["round"] + 1) / (rounds + 1))
-        return 100.0 * (every.index(last["fold"]) + done) / len(every)
-
-    def _draw_result(self, key: str) -> None:
-        try:
-            create_table_artifact(self._table(), key=f"{key}-metrics", description="Metrics per hospital and round")
-            create_markdown_artifact(self._summary(), key=f"{key}-summary")
-        except Exception as error:  # noqa: BLE001
-            log.warning("The result could not be shown (%s)", type(error).__name__)
-
-    def _table(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "fold": r["fold"],
-                "round": r["round"],
-                "hospital": user,
-                "rows": report["n_rows"],
-                **_flat(report),
-                **({"left out": reason} if (reason := r.get("left_out", {}).get(user)) else {}),
-            }
-            for r in self._records
-            for user, report in r.get("hospitals", {}).items()
-        ]
-
-    def _summary(self) -> str:
-        request, rounds = self._desk.request, [r for r in self._records if "loss" in r]
-        last = f"{rounds[-1]['loss']:.6f} after {rounds[-1]['round']} rounds" if rounds else "none yet"
-        left_out = Counter(user for record in rounds for user in record.get("left_out", {}))
-        told = ", ".join(f"hospital {user} in {n} rounds" for user, n in sorted(left_out.items())) or "nobody"
-        return (
-            f"# Order {self._desk.order_id}\n\n"
-            f"{request.model_type} by hospital {request.user_id} with {request.party_id}, "
-            f"method {request.model_params.encrypt_param.method}. Rows: {self._desk.n_rows}. Loss: {last}. "
-            f"Aggregation {request.aggregation}; left out: {told}."
-        )
-
-
-def _flat(report: dict[str, Any]) -> dict[str, Any]:
-    return {
-        f"{part} {name}": value
-        for part in ("train", "test")
-        for name, value in report.get(part, {}).items()
-        if not isinstance(value, list)
-    }
