@@ -123,11 +123,11 @@ class Policy:
 
         Raises Refused with code initiators, sign, methods, model_types, min_hospitals, receivers or scoring.
         """
-        self._check_initiator(initiator, own_user_id=own_user_id)
+        self.check_initiator(initiator, own_user_id=own_user_id)
         self.check_method(method)
         _check_listed(model_type, self.orders.model_types, rule="model_types", what="model type")
         self.check_hospitals(n_hospitals)
-        self._check_receivers(receivers, own_user_id=own_user_id)
+        self.check_receivers(receivers, own_user_id=own_user_id)
         self.check_scoring(scoring)
 
     def check_method(self, method: str) -> None:
@@ -181,7 +181,8 @@ class Policy:
             )
         return found
 
-    def _check_initiator(self, initiator: int, *, own_user_id: int) -> None:
+    def check_initiator(self, initiator: int, *, own_user_id: int) -> None:
+        """Refuse who may not order here, and an own order that the agent may not sign (codes initiators, sign)."""
         _check_listed(initiator, self.orders.initiators, rule="initiators", what="initiator: user")
         if initiator == own_user_id and not self.orders.sign:
             raise Refused(
@@ -190,7 +191,8 @@ class Policy:
                 code="sign",
             )
 
-    def _check_receivers(self, receivers: Iterable[int], *, own_user_id: int) -> None:
+    def check_receivers(self, receivers: Iterable[int], *, own_user_id: int) -> None:
+        """Refuse who may not receive an answer to which this hospital contributes (code receivers)."""
         for user_id in receivers:
             if user_id != own_user_id:
                 _check_listed(user_id, self.orders.receivers, rule="receivers", what="receiver: user")
