@@ -1,0 +1,162 @@
+"""Order statistics of numbers that lie at several hospitals, found by joint counts alone.
+
+Doubles in their order are the integers from `key_of(-max)` to `key_of(max)`. For each wanted rank the search keeps a
+bracket of keys; a round asks how many rows lie below some pivots in each bracket, and keeps the part that the rank is
+in. 63 pivots to a bracket end the search after at most 11 rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from analytics.checks import Floats, Ints, check_finite
+from analytics.exact import nearest
+
+SECTIONS = 64
+_SIGN = np.int64(-(2**63))
+
+
+def keys_of(values: Floats) -> Ints:
+    """int64 keys in the order of finite doubles; both zeros have the key 0.
+
+    >>> keys_of(np.array([-5e-324, -0.0, 0.0, 5e-324])).tolist()
+    [-1, 0, 0, 1]
+    """
+    check_finite("values", values)
+    bits = np.ascontiguousarray(values, dtype=np.float64).view(np.int64)
+    return np.where(bits < 0, _SIGN - bits, bits)
+
+
+def values_of(keys: Ints) -> Floats:
+    """Inverse of `keys_of`."""
+    keys = np.asarray(keys, dtype=np.int64)
+    return np.where(keys < 0, _SIGN - keys, keys).view(np.float64)
+
+
+_LEAST, _MOST = (int(keys_of(np.array([sign * np.finfo(np.float64).max]))[0]) for sign in (-1, 1))
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """The value of one rank lies at a key in low..high - 1; n_below rows lie below low, n_within between."""
+
+    low: int
+    high: int
+    n_below: int
+    n_within: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """A value for one rank; `is_exact` unless the search was stopped, then low <= true value <= high."""
+
+    value: float
+    is_exact: bool
+    low: float
+    high: float
+
+
+class Search:
+    """Finds the values of some ranks (0-based, of n_rows rows in rising order) from rounds of joint counts.
+
+    min_rows: a bracket is never narrowed to fewer rows than this (1: down to the exact value). A bracket of one key
+    holds equal values; it is narrowed to that key only where min_rows rows or more have it. With more than one, a
+    round that does not halve a bracket is its last.
+
+    Disclosure: pivots and counts show the joint distribution as finely as the search went, and nothing finer.
+    """
+
+    def __init__(self, ranks: Sequence[int], *, n_rows: int, min_rows: int = 1, sections: int = SECTIONS) -> None:
+        if not all(0 <= rank < n_rows for rank in ranks):
+            raise ValueError("A rank lies outside the rows.")
+        if sections < 2 or min_rows < 1:
+            raise ValueError("sections is 2 or more, min_rows 1 or more.")
+        self.min_rows = min_rows
+        self.sections = sections
+        self.brackets = {rank: Bracket(_LEAST, _MOST + 1, 0, n_rows) for rank in ranks}
+        self._stopped = {rank for rank in ranks if n_rows < min_rows}
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no bracket can be narrowed further; `pivots` is empty then."""
+        return not self._pivot_keys()
+
+    def pivots(self) -> Floats:
+        """float64, rising: count the rows below each, then call `narrow`."""
+        return values_of(np.array(self._pivot_keys(), dtype=np.int64))
+
+    def narrow(self, counts: Sequence[int]) -> None:
+        """Takes how many rows of all hospitals lie below each of `pivots`. ValueError for counts that cannot be."""
+        keys = self._pivot_keys()
+        if len(counts) != len(keys):
+            raise ValueError("There is not one count for each pivot.")
+        known = dict(zip(keys, map(int, counts), strict=True))
+        for bracket in self.brackets.values():
+            known |= {bracket.low: bracket.n_below, bracket.high: bracket.n_below + bracket.n_within}
+        if sorted(known.values()) != [known[key] for key in sorted(known)]:
+            raise ValueError("The counts do not rise with the pivots.")
+        for rank in set(self.brackets) - self._stopped:
+            self._narrow_one(rank, known)
+
+    def found(self, rank: int) -> Found:
+        """The value of a rank: exact at the end of a search, else by the rank's place within its bracket."""
+        bracket = self.brackets[rank]
+        low, high = (float(v) for v in values_of(np.array([bracket.low, bracket.high - 1])))
+        if bracket.high - bracket.low == 1:
+            return Found(low, True, low, high)
+        share = Fraction(2 * (rank - bracket.n_below) + 1, 2 * bracket.n_within)
+        return Found(interpolated(low, high, share), False, low, high)
+
+    def _pivot_keys(self) -> list[int]:
+        keys: set[int] = set()
+        for rank, bracket in self.brackets.items():
+            if rank not in self._stopped:
+                width = bracket.high - bracket.low
+                keys |= {bracket.low + width * i // self.sections for i in range(1, self.sections)}
+                keys -= {bracket.low, bracket.high}
+        return sorted(keys)
+
+    def _narrow_one(self, rank: int, known: dict[int, int]) -> None:
+        """The smallest run of neighbouring sections around the rank that holds min_rows rows."""
+        old = self.brackets[rank]
+        keys = [key for key in sorted(known) if old.low <= key <= old.high]
+        right = next(i for i, key in enumerate(keys) if known[key] > rank)
+        left = right - 1
+        while known[keys[right]] - known[keys[left]] < self.min_rows:
+            gains = {
+                left - 1: known[keys[left]] - known[keys[left - 1]] if left else -1,
+                right + 1: known[keys[right + 1]] - known[keys[right]] if right + 1 < len(keys) else -1,
+            }
+            chosen = max(gains, key=lambda place: gains[place])
+            left, right = min(left, chosen), max(right, chosen)
+        new = Bracket(keys[left], keys[right], known[keys[left]], known[keys[right]] - known[keys[left]])
+        self.brackets[rank] = new
+        if new.high - new.low == 1 or 2 * (new.high - new.low) > old.high - old.low:
+            self._stopped.add(rank)
+
+
+def quantile_ranks(q: str | float | Fraction, n_rows: int) -> tuple[int, int, Fraction]:
+    """The two ranks between which the q-quantile lies, and its place between them: numpy's method "linear".
+
+    q counts as the decimal that is written: the 0.3-quantile of 11 rows is exactly the row of rank 3.
+
+    >>> quantile_ranks(0.3, 11)
+    (3, 3, Fraction(0, 1))
+
+    ValueError for q outside 0..1 or without rows.
+    """
+    share = q if isinstance(q, Fraction) else Fraction(str(q))
+    if not 0 <= share <= 1 or n_rows < 1:
+        raise ValueError("A quantile needs rows, and q between 0 and 1.")
+    place = share * (n_rows - 1)
+    low = int(place)
+    return low, low + (place > low), place - low
+
+
+def interpolated(low: float, high: float, share: Fraction) -> float:
+    """low + share (high - low), rounded once."""
+    return nearest(Fraction(low) + share * (Fraction(high) - Fraction(low)))

@@ -1,0 +1,118 @@
+"""Quantiles from joint counts against numpy on the pooled rows."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analytics.checks import Floats
+from analytics.quantiles import Found, Search, interpolated, keys_of, quantile_ranks, values_of
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(st.lists(finite, min_size=1))
+def test_keys_have_the_order_of_the_numbers(values: list[float]) -> None:
+    numbers = np.array(values)
+    keys = keys_of(numbers)
+    assert (np.diff(numbers[np.argsort(keys, kind="stable")]) >= 0).all()
+    assert values_of(keys).tolist() == numbers.tolist()
+
+
+def test_neighbouring_doubles_have_neighbouring_keys() -> None:
+    for value in (0.0, 1.0, -1.0, 5e-324, -5e-324, 1e308):
+        pair = keys_of(np.array([value, np.nextafter(value, np.inf)]))
+        assert pair[1] - pair[0] == 1
+
+
+def test_infinite_numbers_have_no_key() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        keys_of(np.array([np.inf]))
+
+
+def searched(values: Floats, ranks: list[int], **options: int) -> tuple[dict[int, Found], int]:
+    search, rounds = Search(ranks, n_rows=len(values), **options), 0
+    while not search.is_done:
+        pivots = search.pivots()
+        search.narrow([int((values < pivot).sum()) for pivot in pivots])
+        rounds += 1
+        assert rounds < 100
+    return {rank: search.found(rank) for rank in ranks}, rounds
+
+
+@given(st.lists(finite, min_size=1, max_size=30), st.data())
+def test_every_rank_is_found_exactly(values: list[float], data: st.DataObject) -> None:
+    ranks = data.draw(st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=4, unique=True))
+    found, rounds = searched(np.array(values), ranks)
+    assert rounds <= 12
+    for rank in ranks:
+        assert found[rank].is_exact
+        assert found[rank].value == sorted(values)[rank]
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60), st.integers(1, 12), st.data())
+def test_a_stopped_search_keeps_min_rows_in_its_bracket(
+    values: list[float], min_rows: int, data: st.DataObject
+) -> None:
+    numbers, rank = np.sort(values), data.draw(st.integers(0, len(values) - 1))
+    found = searched(numbers, [rank], min_rows=min_rows)[0][rank]
+    assert found.low <= numbers[rank] <= found.high
+    assert found.low <= found.value <= found.high
+    n_within = int(((numbers >= found.low) & (numbers <= found.high)).sum())
+    assert n_within >= min(min_rows, len(values))
+    if found.is_exact:
+        assert found.value == numbers[rank]
+
+
+def test_a_value_that_enough_rows_have_is_told() -> None:
+    for n_equal, is_exact in ((9, False), (10, True), (11, True)):
+        values = np.array([5.0] * n_equal + [1e9 * i for i in range(1, 30)])
+        assert searched(values, [0], min_rows=10)[0][0].is_exact == is_exact
+
+
+def test_stopped_quantiles_are_near() -> None:
+    values = np.random.default_rng(1).normal(100, 15, 10_000)
+    found, rounds = searched(values, [5_000], min_rows=10)
+    assert abs(found[5_000].value - np.sort(values)[5_000]) < 0.1
+    assert rounds < 12
+
+
+def test_fewer_rows_than_min_rows_are_not_searched() -> None:
+    assert Search([0], n_rows=9, min_rows=10).is_done
+    assert not Search([0], n_rows=10, min_rows=10).is_done
+
+
+@pytest.mark.parametrize("counts", [[1], [3] * 62 + [2], [-1] + [0] * 62, [0] * 62 + [6]])
+def test_counts_that_cannot_be_are_refused(counts: list[int]) -> None:
+    with pytest.raises(ValueError, match="count"):
+        Search([2], n_rows=5).narrow(counts)
+
+
+def test_wrong_ranks_are_refused() -> None:
+    for ranks, n_rows in (([5], 5), ([-1], 5), ([0], 0)):
+        with pytest.raises(ValueError, match="rank"):
+            Search(ranks, n_rows=n_rows)
+
+
+@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=30), st.integers(0, 100))
+def test_interpolation_is_numpy_s(values: list[float], percent: int) -> None:
+    low, high, share = quantile_ranks(f"{percent / 100}", len(values))
+    ordered = np.sort(values)
+    ours = interpolated(ordered[low], ordered[high], share)
+    theirs = np.quantile(ordered, percent / 100)
+    assert ours == pytest.approx(theirs, rel=1e-12, abs=1e-6)
+    assert 0 <= share < 1
+    assert high - low in (0, 1)
+
+
+def test_a_quantile_is_the_decimal_that_is_written() -> None:
+    assert quantile_ranks("0.3", 11) == (3, 3, Fraction(0))
+    assert quantile_ranks(1, 7) == (6, 6, Fraction(0))
+    assert quantile_ranks("0.5", 4) == (1, 2, Fraction(1, 2))
+    for q, n in ((1.1, 3), ("-0.1", 3), (0.5, 0)):
+        with pytest.raises(ValueError, match="quantile"):
+            quantile_ranks(q, n)
