@@ -1,0 +1,141 @@
+"""What was asked of this hospital's data by joint statistics before: sketches of rows, and thresholds.
+
+In SQLite in the vault, beside the cohorts (agents.cohort). A file's rows may change between two orders; a sketch shows
+whether only a few have, who could be found by comparing the answers (agents.disclosure.check_sketch).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from agents.disclosure import Sketch
+from protocol.errors import Refused
+from protocol.messages import canonical
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS keys (one INTEGER PRIMARY KEY CHECK (one = 1), key BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS sketches (hash BLOB PRIMARY KEY, cells BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS orders (
+    number INTEGER PRIMARY KEY, requester INTEGER NOT NULL, dataset TEXT NOT NULL, order_id INTEGER NOT NULL,
+    hash BLOB NOT NULL REFERENCES sketches (hash), UNIQUE (requester, dataset, order_id, hash)
+);
+CREATE TABLE IF NOT EXISTS thresholds (
+    dataset TEXT NOT NULL, columns TEXT NOT NULL, keys_digest BLOB NOT NULL, threshold TEXT NOT NULL,
+    at REAL NOT NULL, PRIMARY KEY (dataset, columns, keys_digest, threshold)
+) WITHOUT ROWID;
+"""
+
+
+class StatisticsLedger:
+    """Each call opens and closes the file; one that has returned is on disk (fsync). The file has mode 0600.
+
+    dataset: what names the data that were read, the same for every order that reads them (kind, path or table, and
+    column: rows of other columns have other sketches, so each column that is asked for is remembered by itself).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = folder / "statistics.sqlite"
+        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        with self._database() as database:
+            database.executescript(_SCHEMA)
+            database.execute("INSERT OR IGNORE INTO keys VALUES (1, ?)", (secrets.token_bytes(32),))
+            self._key: bytes = database.execute("SELECT key FROM keys").fetchone()[0]
+
+    def earlier(self, requester: int, dataset: str) -> Iterator[Sketch]:
+        """The different sketches of the requester's orders on the dataset, the latest last; one at a time in memory.
+
+        An order that starts again after a crash finds its own first reading here, which differs from it in no cell.
+        """
+        query = "SELECT hash FROM orders WHERE requester = ? AND dataset = ? GROUP BY hash ORDER BY MAX(number)"
+        with self._database() as database:
+            found = [row[0] for row in database.execute(query, (requester, dataset))]
+        for digest in found:
+            with self._database() as database:
+                row = database.execute("SELECT cells FROM sketches WHERE hash = ?", (digest,)).fetchone()
+            yield np.frombuffer(zlib.decompress(row[0]), dtype="<u8").astype(np.uint64)
+
+    def remember(self, requester: int, dataset: str, *, order_id: int, sketch: Sketch) -> None:
+        """Write a sketch down, before anything of the rows leaves. Idempotent: the same again changes nothing.
+
+        Disclosure: sums of hashes of rows, which tell who guesses all rows of a cell whether they are right. They stay
+        in the vault.
+        """
+        cells = sketch.astype("<u8").tobytes()
+        digest = hashlib.blake2b(cells, digest_size=32).digest()
+        row = (requester, dataset, order_id, digest)
+        with self._database() as database:
+            database.execute("INSERT OR IGNORE INTO sketches VALUES (?, ?)", (digest, zlib.compress(cells, 1)))
+            database.execute(
+                "INSERT OR IGNORE INTO orders (requester, dataset, order_id, hash) VALUES (?, ?, ?, ?)", row
+            )
+
+    def digest_keys(self, keys: Iterable[str]) -> bytes:
+        """A digest of a set of canonical key texts, 32 bytes, the same in every order and only at this hospital."""
+        digests = sorted(hashlib.blake2b(text.encode(), key=self._key, digest_size=16).digest() for text in keys)
+        return hashlib.blake2b(b"".join(digests), key=self._key, digest_size=32).digest()
+
+    def check_threshold(
+        self, dataset: str, columns: Sequence[str], *, keys_digest: bytes, threshold: str, now: datetime, days: int
+    ) -> None:
+        """Refuse a second threshold for the same columns and people in `days` days (code threshold).
+
+        `threshold` is comparison and number as one canonical text, `keys_digest` that of the common keys
+        (`digest_keys`), `now` is aware of its zone.
+        """
+        with self._database() as database:
+            _check_threshold(database, (dataset, _columns(columns), keys_digest), threshold, now=now, days=days)
+
+    def remember_threshold(
+        self, dataset: str, columns: Sequence[str], *, keys_digest: bytes, threshold: str, now: datetime, days: int
+    ) -> None:
+        """Check again and write down as one step, before anything leaves: of two orders at once, one is refused."""
+        what = (dataset, _columns(columns), keys_digest)
+        with self._database() as database:
+            database.execute("BEGIN IMMEDIATE")
+            _check_threshold(database, what, threshold, now=now, days=days)
+            database.execute(
+                "INSERT OR REPLACE INTO thresholds VALUES (?, ?, ?, ?, ?)", (*what, threshold, now.timestamp())
+            )
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        database = sqlite3.connect(self.path, timeout=30)
+        try:
+            database.execute("PRAGMA synchronous = FULL")
+            with database:
+                yield database
+        finally:
+            database.close()
+
+
+def _check_threshold(
+    database: sqlite3.Connection, what: tuple[str, str, bytes], threshold: str, *, now: datetime, days: int
+) -> None:
+    since = (now - timedelta(days=days)).timestamp()
+    query = (
+        "SELECT COUNT(*) FROM thresholds"
+        " WHERE dataset = ? AND columns = ? AND keys_digest = ? AND threshold <> ? AND at > ?"
+    )
+    if database.execute(query, (*what, threshold, since)).fetchone()[0]:
+        raise Refused(
+            f"In the last {days} days these columns of the same people were compared with another threshold; many"
+            " thresholds would tell every sum.",
+            remedy="Use that threshold again, or ask the hospital to lower threshold_days in its policy.toml.",
+            code="threshold",
+            threshold=days,
+        )
+
+
+def _columns(columns: Sequence[str]) -> str:
+    return canonical(sorted(columns))
