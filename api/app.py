@@ -19,11 +19,11 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import analytics, exchange, inference, orders, uploads
+from api import analytics, exchange, inference, orders, statistics, uploads
 from api.auth import AGENT, CallerOf, Rate, require_role
-from api.envelope import answer, failure
+from api.desk import FLOWS, Desk
+from api.envelope import answer, failure_at
 from api.exchange import Bell, Inbox, Presence, Waits
-from api.orders import Desk
 from api.rounds import RoundFiles
 from api.runs import open_runs
 from api.settings import Settings
@@ -65,6 +65,7 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
     state.bell, state.inbox, state.waits = Bell(), Inbox(), Waits()
     state.presence, state.reply_keys = Presence(), {}
     app.include_router(orders.router)
+    app.include_router(statistics.router)
     app.include_router(inference.router)
     app.include_router(exchange.router)
     app.include_router(uploads.router)
@@ -97,7 +98,7 @@ def hospitals_router() -> APIRouter:
     async def health(request: Request) -> JSONResponse:
         """200 once the coordinator and all its local agents can take an order."""
         state = request.app.state
-        ready = await state.runs.is_ready(["train-order/train-order"])
+        ready = await state.runs.is_ready(list(FLOWS.values()))
         present = state.presence.count()
         if not ready or present < state.expected:
             what = "Prefect and its deployments" if not ready else f"{state.expected - present} of the local agents"
@@ -150,28 +151,29 @@ def _add_error_handlers(app: FastAPI) -> None:
     """One place where errors become answers: a sentence and its remedy, never a traceback."""
 
     @app.exception_handler(ConsiliumError)
-    async def known(_request: Request, error: ConsiliumError) -> JSONResponse:
-        return failure(error)
+    async def known(request: Request, error: ConsiliumError) -> JSONResponse:
+        return failure_at(request.url.path, error)
 
     @app.exception_handler(RequestValidationError)
-    async def malformed(_request: Request, error: RequestValidationError) -> JSONResponse:
-        return failure(describe_request(error))
+    async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+        return failure_at(request.url.path, describe_request(error))
 
     @app.exception_handler(StarletteHTTPException)
-    async def not_routed(_request: Request, error: StarletteHTTPException) -> JSONResponse:
+    async def not_routed(request: Request, error: StarletteHTTPException) -> JSONResponse:
+        path = request.url.path
         if isinstance(error, _TooMuch):
-            return failure(error.known)
+            return failure_at(path, error.known)
         if error.status_code == 404:
-            return failure(NotFound("There is no such address.", remedy="See /docs for what there is."))
+            return failure_at(path, NotFound("There is no such address.", remedy="See /docs for what there is."))
         if error.status_code == 400:  # FastAPI's word for a body that json.loads gave up on: depth, digits, encoding
-            return failure(_not_json())
-        return failure(InvalidInput(f"{error.detail}.", remedy="See /docs."), status=error.status_code)
+            return failure_at(path, _not_json())
+        return failure_at(path, InvalidInput(f"{error.detail}.", remedy="See /docs."), status=error.status_code)
 
     @app.exception_handler(Exception)
-    async def unplanned(_request: Request, error: Exception) -> JSONResponse:
+    async def unplanned(request: Request, error: Exception) -> JSONResponse:
         log.error("Unplanned error", exc_info=error)
         problem = ConsiliumError("The coordinator met an unplanned error.", remedy="Its log has the full text.")
-        return failure(problem, status=500)
+        return failure_at(request.url.path, problem, status=500)
 
 
 def describe_request(error: RequestValidationError) -> ConsiliumError:
@@ -211,7 +213,7 @@ class Limits:
         try:
             await self._app(scope, _limited(receive, self._limit(path)), send)
         except _TooMuch as error:
-            await failure(error.known)(scope, receive, send)
+            await failure_at(path, error.known)(scope, receive, send)
 
     def _limit(self, path: str) -> int:
         if path.startswith("/exchange/"):

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from api import arguments as given
 from api.arguments import LayersOf, NormalizeOf, OrderIdOf, RoundOf
 from api.auth import AGENT, HOSPITAL, CallerOf, require_reader
-from api.orders import Desk
+from api.desk import Desk
 from api.rounds import RoundFiles
 from api.store import Caller, RoundEntry
 from protocol.errors import BadRequest, Forbidden, NotFound

@@ -18,7 +18,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from api.auth import AGENT, COORDINATOR_ROLE, OPEN, CallerOf, require_role
-from api.store import Caller, Store
+from api.store import BOXES, Caller, Store
 from protocol.errors import Forbidden, InvalidInput
 from protocol.exchange import LONGEST_WAIT_SECONDS, Address, encode_frames
 from protocol.messages import COORDINATOR, EVERYONE, KINDS
@@ -273,7 +273,7 @@ def _check_sender(caller: Caller, sender: int) -> None:
 
 def _check_topic(caller: Caller, topic: str) -> None:
     """A hospital sends only the kinds of messages that there are."""
-    if caller.role == AGENT and topic not in (*KINDS, "predictions"):
+    if caller.role == AGENT and topic not in (*KINDS, *BOXES):
         raise Forbidden(f"There are no messages of kind {topic}.", remedy="Update the agent.", code="topic")
 
 

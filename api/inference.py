@@ -16,9 +16,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.auth import AGENT, CallerOf, require_owner, require_role
+from api.desk import Desk, IdempotencyKey, OrderId, OrderInPath, identities, readable
 from api.envelope import answer, failure
 from api.exchange import _rang
-from api.orders import Desk, IdempotencyKey, OrderId, OrderInPath, _identities, _readable
 from api.store import ENDED, Once, Prepared
 from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound
 from protocol.exchange import Address
@@ -27,8 +27,6 @@ from protocol.order import Sql, UserId
 from protocol.sealing import KEY_BYTES, exchange_public, unseal_from
 
 router = APIRouter()
-
-MOST_KEYS = 1000
 
 
 class InputData(BaseModel):
@@ -58,7 +56,7 @@ async def infer(
     require_owner(caller, user_id)
     desk = Desk(request)
     await _check_model(desk, body.model_id, user_id)
-    identity = (await _identities(desk, [user_id]))[user_id]
+    identity = (await identities(desk, [user_id]))[user_id]
     own = HospitalSql(secrets.token_bytes(KEY_BYTES), {"infer": body.input_data.data_sql})
     reply = secrets.token_bytes(KEY_BYTES)
 
@@ -76,13 +74,13 @@ async def infer(
         once=Once.of(caller, idempotency_key, body.model_dump(mode="json")),
     )
     if made:
-        _keep_key(request, order_id, reply, attempt=0)
+        desk.keep_key(order_id, reply)
         try:
             await _ask(desk, order_id, user_id, attempt=0)
         except ConsiliumError as error:
             await desk.read("end_order", order_id, "failed", error)
             raise
-    return await _answer(request, desk, order_id, desk.settings.accept_seconds)
+    return await _answer(desk, order_id, desk.settings.accept_seconds)
 
 
 @router.get("/model/infer_status")
@@ -91,12 +89,12 @@ async def infer_status(
 ) -> JSONResponse:
     """The same answer as /model/infer, for who did not wait for it."""
     desk = Desk(request)
-    order = await _readable(desk, caller, order_id, kind="infer", what="inference order")
+    order = await readable(desk, caller, order_id, kind="infer", what="inference order")
     require_owner(caller, order["initiator"])
-    if order_id not in request.app.state.reply_keys and order["state"] not in ("failed", "cancelled"):
+    if order_id not in desk.reply_keys and order["state"] not in ("failed", "cancelled"):
         wait = max(wait, desk.settings.accept_seconds)
-        await _ask_again(request, desk, order)
-    return await _answer(request, desk, order_id, wait)
+        await _ask_again(desk, order)
+    return await _answer(desk, order_id, wait)
 
 
 async def _check_model(desk: Desk, model_id: int, user_id: int) -> None:
@@ -130,13 +128,6 @@ def _document(order_id: int, model_id: int, user_id: int, commitment: str, reply
     )
 
 
-def _keep_key(request: Request, order_id: int, reply: bytes, *, attempt: int) -> None:
-    keys = request.app.state.reply_keys
-    keys[order_id] = (reply, attempt)
-    while len(keys) > MOST_KEYS:
-        keys.pop(next(iter(keys)))
-
-
 async def _ask(desk: Desk, order_id: int, user_id: int, *, attempt: int) -> None:
     """Starts the hospital's run. Raises Unavailable when Prefect does not answer."""
     run = await desk.runs.start(f"infer/hospital-{user_id}", order_id, ["infer", f"attempt-{attempt}"], attempt=attempt)
@@ -144,7 +135,7 @@ async def _ask(desk: Desk, order_id: int, user_id: int, *, attempt: int) -> None
     desk.inbox.tell(user_id, "look", order_id)
 
 
-async def _ask_again(request: Request, desk: Desk, order: dict[str, Any]) -> None:
+async def _ask_again(desk: Desk, order: dict[str, Any]) -> None:
     """The one-time key was lost with an earlier process: the hospital seals what it has to a new one.
 
     The key stands before anything is waited for, so that who asks at the same moment waits for the same answer. When
@@ -152,7 +143,7 @@ async def _ask_again(request: Request, desk: Desk, order: dict[str, Any]) -> Non
     """
     document = json.loads(order["document"])
     reply, attempt = secrets.token_bytes(KEY_BYTES), document["attempt"] + 1
-    _keep_key(request, order["order_id"], reply, attempt=attempt)
+    desk.keep_key(order["order_id"], reply, attempt=attempt)
     renewed = _document(
         order["order_id"], document["model_id"], document["user_id"], document["sql"], reply, attempt=attempt
     )
@@ -160,13 +151,13 @@ async def _ask_again(request: Request, desk: Desk, order: dict[str, Any]) -> Non
     try:
         await _ask(desk, order["order_id"], document["user_id"], attempt=attempt)
     except ConsiliumError:
-        request.app.state.reply_keys.pop(order["order_id"], None)
+        desk.reply_keys.pop(order["order_id"], None)
         await desk.read("set_order", order["order_id"], state=order["state"])
         raise
 
 
-async def _answer(request: Request, desk: Desk, order_id: int, wait: float) -> JSONResponse:
-    reply, attempt = request.app.state.reply_keys.get(order_id, (b"", 0))
+async def _answer(desk: Desk, order_id: int, wait: float) -> JSONResponse:
+    reply, attempt = desk.reply_keys.get(order_id, (b"", 0))
     address = Address(order_id, "predictions", attempt=attempt)
     deadline = time.monotonic() + wait
     with desk.bell.listening(order_id) as event:
@@ -194,6 +185,6 @@ async def read_request(request: Request, caller: CallerOf, order_id: OrderInPath
     """An inference order as its hospital needs it: the document, and the SQL sealed to the hospital."""
     require_role(caller, AGENT)
     desk = Desk(request)
-    order = await _readable(desk, caller, order_id, kind="infer")
+    order = await readable(desk, caller, order_id, kind="infer")
     box, _ = (await desk.read("boxes", order_id))[caller.user_id or order["initiator"]]
     return answer({"document": order["document"], "box": box.hex()})

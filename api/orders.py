@@ -11,18 +11,31 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Literal
 
-from anyio import to_thread
-from fastapi import APIRouter, Body, Header, Path, Query, Request
+from fastapi import APIRouter, Body, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.auth import AGENT, COORDINATOR_ROLE, HOSPITAL, OPERATOR, CallerOf, require_owner, require_reader, require_role
+from api import statistics
+from api.auth import AGENT, COORDINATOR_ROLE, HOSPITAL, OPERATOR, CallerOf, require_owner, require_role
+from api.desk import (
+    FLOWS,
+    Before,
+    Desk,
+    IdempotencyKey,
+    Limit,
+    OrderId,
+    OrderInPath,
+    data_volum,
+    dispatch,
+    identities,
+    readable,
+    waiting_for,
+)
 from api.envelope import answer, failure
 from api.exchange import _rang
-from api.store import ENDED, Caller, Once, Prepared, stop_of
-from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped, Unavailable
-from protocol.exchange import Address
-from protocol.messages import COORDINATOR, EVERYONE, Acceptance, HospitalSql, peek_envelope
+from api.store import ENDED, Once, Prepared, cause_of
+from protocol.errors import Conflict, ConsiliumError, NotFound, Unavailable
+from protocol.messages import COORDINATOR, HospitalSql
 from protocol.order import MODEL_NAMES, TrainingRequest, check_training_request, order_document
 from protocol.sealing import KEY_BYTES, PublicIdentity
 
@@ -31,23 +44,6 @@ log = logging.getLogger("consilium.api")
 
 WATCH_SECONDS = 2.0
 SCORING = ("none", "round", "full")
-OrderId = Annotated[int, Query(ge=1, lt=2**31)]
-OrderInPath = Annotated[int, Path(ge=1, lt=2**31)]
-IdempotencyKey = Annotated[str | None, Header(max_length=200)]
-
-
-class Desk:
-    """The application's parts, as the routes use them."""
-
-    def __init__(self, request: Request) -> None:
-        state = request.app.state
-        self.settings, self.store, self.runs = state.settings, state.store, state.runs
-        self.bell, self.inbox, self.waits, self.presence = state.bell, state.inbox, state.waits, state.presence
-
-    async def read(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """A call of the store, off the event loop."""
-        return await to_thread.run_sync(lambda: getattr(self.store, method)(*args, **kwargs))
-
 
 # Submission
 
@@ -60,11 +56,11 @@ async def train(
     require_owner(caller, body.user_id)
     check_training_request(body)
     desk = Desk(request)
-    identities = await _identities(desk, body.hospitals)
+    keys = await identities(desk, body.hospitals)
     once = Once.of(caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True))
-    order_id, made = await _add(desk, await _with_scoring(desk, body), identities, once)
+    order_id, made = await _add(desk, await _with_scoring(desk, body), keys, once)
     if made:
-        await _dispatch(desk, order_id, body.model_type)
+        await dispatch(desk, await desk.read("order", order_id))
     return await _answer_with_rows(desk, order_id)
 
 
@@ -82,29 +78,11 @@ async def _with_scoring(desk: Desk, body: TrainingRequest) -> TrainingRequest:
     return body.model_copy(update={"scoring": level})
 
 
-async def _identities(desk: Desk, hospitals: list[int]) -> dict[int, PublicIdentity]:
-    """The public keys to seal each hospital's SQL to; says which hospital is unknown or was never there."""
-    known = {row["user_id"]: row for row in await desk.read("list_hospitals")}
-    unknown = [str(user) for user in hospitals if user not in known]
-    if unknown:
-        raise NotFound(
-            f"There is no hospital with user_id {', '.join(unknown)}.", remedy="GET /hospitals lists them.", code="user"
-        )
-    absent = [known[user]["name"] for user in hospitals if not known[user]["identity"]]
-    if absent:
-        raise Conflict(
-            f"{', '.join(absent)} has never connected, so nothing can be sealed to it.",
-            remedy="Its IT starts the agent once: ./run agent --site <folder>.",
-            code="not_enrolled",
-        )
-    return {user: PublicIdentity.decode(known[user]["identity"]) for user in hospitals}
-
-
 async def _add(
-    desk: Desk, body: TrainingRequest, identities: dict[int, PublicIdentity], once: Once | None
+    desk: Desk, body: TrainingRequest, keys: dict[int, PublicIdentity], once: Once | None
 ) -> tuple[int, bool]:
     sql = {user: HospitalSql(secrets.token_bytes(KEY_BYTES), body.sql_of(user)) for user in body.hospitals}
-    sealed = {user: (own.seal(user, identities[user].seal_key), own.commitment) for user, own in sql.items()}
+    sealed = {user: (own.seal(user, keys[user].seal_key), own.commitment) for user, own in sql.items()}
     return await _keep(desk, body, sealed, once=once)
 
 
@@ -140,14 +118,6 @@ def _without_sql(body: TrainingRequest) -> dict[str, Any]:
     return {**sent, "tested": sorted(body.test_data_info)}
 
 
-async def _dispatch(desk: Desk, order_id: int, model_type: str) -> None:
-    """Starts the order's flow run. When Prefect is away the order is kept, and `watch_orders` starts it."""
-    with contextlib.suppress(Unavailable):
-        flow_run_id = await desk.runs.start("train-order/train-order", order_id, [model_type])
-        await desk.read("set_order", order_id, flow_run_id=flow_run_id)
-        desk.inbox.tell(COORDINATOR, "look", order_id)
-
-
 async def watch_orders(desk: Desk) -> None:
     """What no request brings: orders kept while Prefect was away are started, and those whose run somebody cancelled
     in Prefect are ended, whether a worker is there or not."""
@@ -163,8 +133,8 @@ async def watch_orders(desk: Desk) -> None:
 
 async def _look_after(desk: Desk, active: list[dict[str, Any]]) -> None:
     for order in active:
-        if order["kind"] == "train" and not order["flow_run_id"]:
-            await _dispatch(desk, order["order_id"], order["body"]["model_type"])
+        if order["kind"] in FLOWS and not order["flow_run_id"]:
+            await dispatch(desk, order)
     cancelled = await desk.runs.cancelled([order["order_id"] for order in active]) if active else set()
     for order in active:
         if order["order_id"] in cancelled:
@@ -174,11 +144,9 @@ async def _look_after(desk: Desk, active: list[dict[str, Any]]) -> None:
 async def _answer_with_rows(desk: Desk, order_id: int) -> JSONResponse:
     """data_volum as the hospitals counted it; a refusal fails the request with that hospital's reason."""
     order, missing = await _wait_for_rows(desk, order_id)
-    data = {"data_volum": await _data_volum(desk, order), "model_id": order_id, "order_id": order_id}
+    data = {"data_volum": await data_volum(desk, order), "model_id": order_id, "order_id": order_id}
     if order["state"] in ("failed", "cancelled"):
-        stop = stop_of(order_id, order["state"], order["stop"])
-        cause = ConsiliumError.from_json(stop.detail["cause"]) if stop.detail["cause"] else stop
-        return failure(cause, data={"order_id": order_id, "model_id": order_id})
+        return failure(cause_of(order), data={"order_id": order_id, "model_id": order_id})
     message = None
     if missing:
         message = f"No count yet from hospital {', '.join(missing)}; the order waits for it."
@@ -191,30 +159,10 @@ async def _wait_for_rows(desk: Desk, order_id: int) -> tuple[dict[str, Any], lis
         while True:
             event.clear()
             order = await desk.read("order", order_id)
-            missing = [user for user, n_rows in (await _data_volum(desk, order)).items() if n_rows is None]
+            missing = [user for user, n_rows in (await data_volum(desk, order)).items() if n_rows is None]
             agreed = not missing and order["state"] != "pending"
             if agreed or order["state"] in ENDED or not await _rang(event, deadline):
                 return order, missing
-
-
-async def _data_volum(desk: Desk, order: dict[str, Any]) -> dict[str, int | None]:
-    """As recorded once all have counted; before that, what those said that have."""
-    if order["kind"] == "external":
-        return {}
-    counts = order["n_rows"]
-    if not counts and order["kind"] == "train" and order["state"] not in ENDED:
-        address = Address(order["order_id"], "acceptance")
-        with contextlib.suppress(OrderStopped):
-            envelopes = await desk.read("gather", address, order["hospitals"], EVERYONE)
-            counts = {str(user): _accepted_rows(user, envelope) for user, envelope in envelopes.items()}
-    return {str(user): counts.get(str(user)) for user in order["hospitals"]}
-
-
-def _accepted_rows(user_id: int, envelope: bytes) -> int | None:
-    try:
-        return Acceptance.decode(peek_envelope(envelope, kind="acceptance", sender=user_id)).n_rows
-    except ConsiliumError:
-        return None  # the order's parties will say what is wrong with it
 
 
 class ExternalOrder(BaseModel):
@@ -251,7 +199,7 @@ async def open_external_order(
 async def train_status(request: Request, caller: CallerOf, order_id: OrderId) -> JSONResponse:
     """pending, running, success, failed or cancelled."""
     desk = Desk(request)
-    order = await _readable(desk, caller, order_id)
+    order = await readable(desk, caller, order_id)
     return answer({"model_id": order_id, "train_status": await _status(desk, order)})
 
 
@@ -259,28 +207,18 @@ async def train_status(request: Request, caller: CallerOf, order_id: OrderId) ->
 async def model_info(request: Request, caller: CallerOf, model_id: OrderId) -> JSONResponse:
     """What was ordered: parameters as sent, with attributes, label_name and unique_id among them."""
     desk = Desk(request)
-    order = await _readable(desk, caller, model_id, kind="train", what="model")
+    order = await readable(desk, caller, model_id, kind="train", what="model")
     body = order["body"]
     merged = {key: body[key] for key in ("attributes", "label_name", "unique_id")}
     return answer(
         {
-            "data_volum": await _data_volum(desk, order),
+            "data_volum": await data_volum(desk, order),
             "model_params": {**body.get("model_params", {}), **merged},
             "model_type": MODEL_NAMES[body["model_type"]],
             "party_id": body["party_id"],
             "user_id": body["user_id"],
         }
     )
-
-
-async def _readable(
-    desk: Desk, caller: Caller, order_id: int, *, kind: str | None = None, what: str = "order"
-) -> dict[str, Any]:
-    order: dict[str, Any] = await desk.read("order", order_id)
-    if kind is not None and order["kind"] != kind:
-        raise NotFound(f"There is no {what} {order_id}.", remedy="GET /orders lists what there is.", code=what)
-    require_reader(caller, order["hospitals"])
-    return order
 
 
 async def _status(desk: Desk, order: dict[str, Any]) -> str:
@@ -299,8 +237,8 @@ async def _status(desk: Desk, order: dict[str, Any]) -> str:
 async def list_orders(
     request: Request,
     caller: CallerOf,
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    before: Annotated[int | None, Query(ge=1, lt=2**31)] = None,
+    limit: Limit = 50,
+    before: Before = None,
 ) -> JSONResponse:
     """Newest first; `before` is the order_id to go on from."""
     desk = Desk(request)
@@ -319,6 +257,8 @@ def _summary(order: dict[str, Any]) -> dict[str, Any]:
         "user_id": None if order["initiator"] == COORDINATOR else order["initiator"],
         "hospitals": order["hospitals"],
         "model_type": order["body"].get("model_type"),
+        "method": order["body"].get("method"),
+        "schedule_id": order["schedule_id"],
         "created": order["created"].isoformat() + "Z",
         "updated": order["updated"].isoformat() + "Z",
         "rerun_of": order["rerun_of"],
@@ -329,20 +269,21 @@ def _summary(order: dict[str, Any]) -> dict[str, Any]:
 async def show_order(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
     """Everything that may be known of an order: state, rounds, metrics, who is waited for, and how it is protected."""
     desk = Desk(request)
-    order = await _readable(desk, caller, order_id)
+    order = await readable(desk, caller, order_id)
     names = await desk.read("hospital_names")
     recorded = await desk.read("rounds", order_id)
     last = recorded[-1] if recorded else None
-    waiting = [] if order["state"] in ENDED else await _waiting_for(desk, order)
+    waiting = [] if order["state"] in ENDED else await waiting_for(desk, order)
     return answer(
         {
             **_summary(order),
             "state": await _status(desk, order),
-            "data_volum": await _data_volum(desk, order),
+            "data_volum": await data_volum(desk, order),
             "round": last["round"] if last else None,
             "fold": last["fold"] if last else None,
             "loss": last["loss"] if last else None,
             "rounds": [_round(row) for row in recorded],
+            "stage": order["stage"],
             "summary": order["summary"],
             "gradients": await _gradients(desk, order),
             "waiting_for": [{"user_id": user, "name": names.get(user)} for user in waiting],
@@ -351,15 +292,6 @@ async def show_order(request: Request, caller: CallerOf, order_id: OrderInPath) 
             "prefect_run": _prefect_page(desk, order),
         }
     )
-
-
-async def _waiting_for(desk: Desk, order: dict[str, Any]) -> list[int]:
-    """Hospitals that the coordinator's flow has waited for, for a second or more; where some of them are away, those,
-    because the others may wait for them too."""
-    late: list[int] = desk.waits.longer_than(order["order_id"], 1.0)
-    if not late and order["state"] == "pending":
-        late = [int(user) for user, n_rows in (await _data_volum(desk, order)).items() if n_rows is None]
-    return [user for user in late if not desk.presence.is_there(user)] or late
 
 
 async def _gradients(desk: Desk, order: dict[str, Any]) -> dict[str, Any] | None:
@@ -408,6 +340,8 @@ def _protection(order: dict[str, Any]) -> dict[str, Any]:
             "method": "None",
             "who_could_decrypt": "Nothing is encrypted: gradients are kept as they were recorded.",
         }
+    if order["kind"] == "statistics":
+        return statistics.protection(order)
     if order["kind"] != "train":
         return {"method": "sealed to the one who asked", "who_could_decrypt": "the owner of the token"}
     encrypt = order["body"].get("model_params", {}).get("encrypt_param", {})
@@ -451,7 +385,7 @@ SCORED = {
 async def cancel_order(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
     """Ends an order. Everybody who works on it hears of it at once; its messages are deleted."""
     desk = Desk(request)
-    order = await _readable(desk, caller, order_id)
+    order = await readable(desk, caller, order_id)
     if caller.role not in (OPERATOR, COORDINATOR_ROLE):
         require_owner(caller, order["initiator"])
     if not await _cancel(desk, order) and order["state"] != "cancelled":
@@ -487,10 +421,14 @@ def _tell_ended(desk: Desk, order: dict[str, Any]) -> None:
 async def rerun_order(
     request: Request, caller: CallerOf, order_id: OrderInPath, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
-    """Makes a new order of the same request, with the sealed SQL that is there, and answers as /model/train does."""
+    """Makes a new order of the same request, with the sealed SQL that is there, and answers as the first one did."""
     desk = Desk(request)
-    order = await _readable(desk, caller, order_id, kind="train")
+    order = await readable(desk, caller, order_id)
+    if order["kind"] not in FLOWS:
+        raise NotFound(f"There is no order {order_id} to run again.", remedy="Send the request again.")
     require_owner(caller, order["initiator"])
+    if order["kind"] == "statistics":
+        return await statistics.ask_again(desk, caller, order, idempotency_key)
     sent = {key: value for key, value in order["body"].items() if key != "tested"}
     withheld = dict.fromkeys(order["hospitals"], "withheld")
     body = TrainingRequest.model_validate(
@@ -500,20 +438,21 @@ async def rerun_order(
     once = Once.of(caller, idempotency_key, {"rerun_of": order_id})
     again, made = await _keep(desk, body, sealed, once=once, rerun_of=order_id)
     if made:
-        await _dispatch(desk, again, body.model_type)
+        await dispatch(desk, await desk.read("order", again))
     return await _answer_with_rows(desk, again)
 
 
 @router.get("/orders/{order_id}/events", response_class=StreamingResponse)
 async def order_events(request: Request, caller: CallerOf, order_id: OrderInPath) -> StreamingResponse:
-    """Server-sent events: `state` and `round` (fold, round, loss), from the beginning until the order has ended."""
+    """Server-sent events: `state`, `round` (fold, round, loss) and `stage` (what, done, of), from the beginning until
+    the order has ended."""
     desk = Desk(request)
-    await _readable(desk, caller, order_id)
+    await readable(desk, caller, order_id)
     return StreamingResponse(_events(desk, order_id), media_type="text/event-stream")
 
 
 async def _events(desk: Desk, order_id: int) -> AsyncIterator[str]:
-    told, state = 0, ""
+    told, state, stage = 0, "", None
     with desk.bell.listening(("order", order_id)) as event:
         while True:
             event.clear()
@@ -522,6 +461,9 @@ async def _events(desk: Desk, order_id: int) -> AsyncIterator[str]:
             for row in recorded[told:]:
                 yield _event("round", {key: row[key] for key in ("fold", "round", "loss")})
             told = len(recorded)
+            if order["stage"] != stage:
+                stage = order["stage"]
+                yield _event("stage", stage)
             if order["state"] != state:
                 state = order["state"]
                 yield _event("state", {"order_id": order_id, "state": state})
@@ -545,7 +487,7 @@ async def refuse_order(
     """A hospital of the order ends it with its reason."""
     require_role(caller, AGENT)
     desk = Desk(request)
-    order = await _readable(desk, caller, order_id)
+    order = await readable(desk, caller, order_id)
     if order["kind"] == "external":
         raise Conflict(f"Order {order_id} asks nothing of a hospital.", remedy="Its owner can cancel it.")
     cause = ConsiliumError.from_json(error)
@@ -564,6 +506,16 @@ class LeaveOneOut(BaseModel):
     clients: dict[str, dict[str, Any]]
 
 
+class Stage(BaseModel):
+    """How far an order of joint statistics is: which step, and how many of its parts are done."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    what: Annotated[str, Field(max_length=100)]
+    done: Annotated[int, Field(ge=0)]
+    of: Annotated[int, Field(ge=0)]
+
+
 class Report(BaseModel):
     """What the coordinator's flow tells: any part of it, each part idempotent."""
 
@@ -572,6 +524,7 @@ class Report(BaseModel):
     state: str | None = None
     n_rows: dict[str, int] | None = None
     round: dict[str, Any] | None = None
+    stage: Stage | None = None
     summary: dict[str, Any] | None = None
     wake: list[int] | None = None
     end: str | None = None
@@ -588,9 +541,10 @@ async def report_progress(request: Request, caller: CallerOf, order_id: OrderInP
     order: dict[str, Any] = await desk.read("order", order_id)
     for user in report.wake or []:
         desk.inbox.tell(user, "look", order_id)
-    told = {"n_rows": report.n_rows, "summary": report.summary, "score_readers": report.score_readers}
+    told: dict[str, Any] = {"n_rows": report.n_rows, "summary": report.summary, "score_readers": report.score_readers}
     if order["score_readers"] == "operator":  # a policy that was opened later opens no earlier round
         told["score_readers"] = None
+    told["stage"] = report.stage and report.stage.model_dump()
     values: dict[str, Any] = {key: value for key, value in told.items() if value is not None}
     if report.state and order["state"] == "pending":
         values["state"] = report.state

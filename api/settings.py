@@ -27,6 +27,7 @@ class Settings:
     prefect_page: str
     authentication: bool
     accept_seconds: float
+    statistics_seconds: float
     max_body_bytes: int
     max_message_bytes: int
     max_round_bytes: int
@@ -80,6 +81,7 @@ def load_settings() -> Settings:
         prefect_page=env("CONSILIUM_PREFECT_PAGE") or prefect.removesuffix("/api"),
         authentication=authentication,
         accept_seconds=positive_number("CONSILIUM_ACCEPT_SECONDS", "30", float),
+        statistics_seconds=positive_number("CONSILIUM_STATISTICS_SECONDS", "120", float),
         max_body_bytes=positive_number("CONSILIUM_MAX_BODY_BYTES", str(2**20), int),
         max_message_bytes=positive_number("CONSILIUM_MAX_MESSAGE_BYTES", str(2**28), int),
         max_round_bytes=positive_number("CONSILIUM_MAX_ROUND_BYTES", str(2**29), int),

@@ -18,106 +18,15 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
+from api.tables import boxes, firings, hospitals, messages, orders, round_files, rounds, tokens
 from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, canonical
 
 BUSY_MILLISECONDS = 10_000
 ENDED = ("success", "failed", "cancelled")
-
-metadata = sa.MetaData()
-
-hospitals = sa.Table(
-    "hospitals",
-    metadata,
-    sa.Column("user_id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("name", sa.String(200), nullable=False, unique=True),
-    sa.Column("identity", sa.String(200)),
-    sa.Column("agent_version", sa.String(50)),
-    sa.Column("last_seen", sa.DateTime),
-    sa.Column("scoring", sa.String(10)),
-)
-
-tokens = sa.Table(
-    "tokens",
-    metadata,
-    sa.Column("digest", sa.String(64), primary_key=True),
-    sa.Column("role", sa.String(20), nullable=False),
-    sa.Column("user_id", sa.Integer),
-    sa.Column("created", sa.DateTime, nullable=False),
-    sa.Column("revoked", sa.DateTime),
-)
-
-orders = sa.Table(
-    "orders",
-    metadata,
-    sa.Column("order_id", sa.Integer, primary_key=True),
-    sa.Column("kind", sa.String(20), nullable=False),
-    sa.Column("initiator", sa.Integer, nullable=False),
-    sa.Column("hospitals", sa.JSON, nullable=False),
-    sa.Column("body", sa.JSON, nullable=False),
-    sa.Column("document", sa.Text, nullable=False, server_default=""),
-    sa.Column("state", sa.String(20), nullable=False),
-    sa.Column("stop", sa.JSON),
-    sa.Column("n_rows", sa.JSON, nullable=False),
-    sa.Column("summary", sa.JSON, nullable=False),
-    sa.Column("flow_run_id", sa.String(36)),
-    sa.Column("rerun_of", sa.Integer),
-    sa.Column("created", sa.DateTime, nullable=False),
-    sa.Column("updated", sa.DateTime, nullable=False),
-    sa.Column("owner_key", sa.String(64), unique=True),
-    sa.Column("body_digest", sa.String(64)),
-    sa.Column("score_readers", sa.String(10)),
-)
-
-boxes = sa.Table(
-    "sealed_sql",
-    metadata,
-    sa.Column("order_id", sa.Integer, sa.ForeignKey("orders.order_id"), primary_key=True),
-    sa.Column("user_id", sa.Integer, primary_key=True),
-    sa.Column("box", sa.LargeBinary, nullable=False),
-    sa.Column("commitment", sa.String(64), nullable=False),
-)
-
-rounds = sa.Table(
-    "rounds",
-    metadata,
-    sa.Column("order_id", sa.Integer, sa.ForeignKey("orders.order_id"), primary_key=True),
-    sa.Column("fold", sa.Integer, primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("loss", sa.Float),
-    sa.Column("report", sa.JSON, nullable=False),
-    sa.Column("recorded", sa.DateTime, nullable=False),
-)
-
-round_files = sa.Table(
-    "round_files",
-    metadata,
-    sa.Column("order_id", sa.Integer, sa.ForeignKey("orders.order_id"), primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("kind", sa.String(10), nullable=False),
-    sa.Column("clients", sa.JSON, nullable=False),
-    sa.Column("sizes", sa.JSON),
-    sa.Column("layers", sa.JSON, nullable=False),
-    sa.Column("frame", sa.String(64), nullable=False),
-    sa.Column("digest", sa.String(64), nullable=False),
-    sa.Column("n_bytes", sa.BigInteger, nullable=False),
-    sa.Column("recorded", sa.DateTime, nullable=False, index=True),
-)
-
-messages = sa.Table(
-    "messages",
-    metadata,
-    sa.Column("run", sa.Integer, primary_key=True),
-    sa.Column("topic", sa.String(32), primary_key=True),
-    sa.Column("fold", sa.Integer, primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("attempt", sa.Integer, primary_key=True),
-    sa.Column("sender", sa.Integer, primary_key=True),
-    sa.Column("recipient", sa.Integer, primary_key=True),
-    sa.Column("body", sa.LargeBinary),
-    sa.Column("digest", sa.String(64), nullable=False),
-)
+BOXES = ("predictions", "values")
+"""Messages that outlive their order: what a hospital has sealed to the one-time key of who asked."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +55,14 @@ class Prepared:
 
     document: str
     boxes: Mapping[int, tuple[bytes, str]]
+
+
+@dataclass(frozen=True)
+class Firing:
+    """One time at which a schedule falls due, in UTC."""
+
+    schedule_id: int
+    scheduled: datetime.datetime
 
 
 @dataclass(frozen=True)
@@ -290,11 +207,13 @@ class Store:
         prepare: Callable[[int], Prepared] | None = None,
         rerun_of: int | None = None,
         once: Once | None = None,
+        firing: Firing | None = None,
     ) -> tuple[int, bool]:
         """(order_id, made). The order, its document, sealed SQL and first messages come into being together.
 
         Asked `once` again, the same request finds the order that exists. `body` holds no SQL text. Without `prepare`
-        no agent has to do anything, and the order is running as soon as it is made.
+        no agent has to do anything, and the order is running as soon as it is made. The order of a schedule's `firing`
+        comes into being with the firing's entry in the history.
         """
         values = {
             "kind": kind,
@@ -309,12 +228,15 @@ class Store:
             "updated": _now(),
             "owner_key": once and once.owner_key,
             "body_digest": once and once.body_digest,
+            "schedule_id": firing and firing.schedule_id,
         }
         try:
             with self._engine.begin() as db:
                 order_id = int(db.execute(orders.insert().values(**values)).inserted_primary_key[0])  # type: ignore[index]
                 if prepare:
                     self._add_prepared(db, order_id, prepare(order_id))
+                if firing:
+                    db.execute(firings.insert().values(**vars(firing), started=_now(), order_id=order_id))
                 return order_id, True
         except sa.exc.IntegrityError:
             if once is None:
@@ -361,9 +283,13 @@ class Store:
             row = db.execute(sa.select(orders.c.hospitals).where(orders.c.order_id == order_id)).first()
         return list(row.hospitals) if row else []
 
-    def list_orders(self, *, hospital: int | None, limit: int, before: int | None) -> list[dict[str, Any]]:
-        """Newest first; `hospital` keeps those in which it takes part."""
+    def list_orders(
+        self, *, hospital: int | None, limit: int, before: int | None, kind: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Newest first; `hospital` keeps those in which it takes part, `kind` those of one kind."""
         query = sa.select(orders).order_by(orders.c.order_id.desc())
+        if kind is not None:
+            query = query.where(orders.c.kind == kind)
         if before is not None:
             query = query.where(orders.c.order_id < before)
         found: list[dict[str, Any]] = []
@@ -396,7 +322,7 @@ class Store:
                 .values(state=state, stop=stop.to_json() if stop else None, updated=_now())
             )
             if ended.rowcount:
-                keep = sa.and_(messages.c.topic == "predictions", sa.literal(state == "success"))
+                keep = sa.and_(messages.c.topic.in_(BOXES), sa.literal(state == "success"))
                 db.execute(messages.delete().where(messages.c.run == order_id, sa.not_(keep)))
         if ended.rowcount and self._engine.dialect.name == "sqlite":
             self._empty_log()
@@ -415,7 +341,7 @@ class Store:
             self.end_order(order_id, "success")
 
     def prune(self, before: datetime.datetime) -> int:
-        """Deletes the sealed predictions of inference orders that ended before; returns how many."""
+        """Deletes the sealed predictions and values of orders that ended before; returns how many."""
         ended = sa.select(orders.c.order_id).where(orders.c.updated < before, orders.c.state.in_(ENDED))
         with self._engine.begin() as db:
             return db.execute(messages.delete().where(messages.c.run.in_(ended))).rowcount
@@ -586,7 +512,7 @@ class Store:
             return {row.sender: row.body for row in db.execute(query)}
 
     def read_box(self, address: Address, sender: int, recipient: int) -> bytes | None:
-        """One message, also of an order that has ended: predictions, sealed to a key that only memory holds."""
+        """One message, also of an order that has ended: one of BOXES, sealed to a key that only memory holds."""
         query = sa.select(messages.c.body).where(_key(address, recipient), messages.c.sender == sender)
         with self._engine.begin() as db:
             return db.scalar(query)
@@ -620,6 +546,13 @@ def stop_of(order_id: int, state: str, stop: Mapping[str, Any] | None) -> OrderS
         code=state,
         cause=cause,
     )
+
+
+def cause_of(order: Mapping[str, Any]) -> ConsiliumError:
+    """Why an order failed or was cancelled, as whoever ended it said."""
+    if order["stop"]:
+        return ConsiliumError.from_json(order["stop"])
+    return stop_of(order["order_id"], order["state"], None)
 
 
 def _report_key(order_id: int, fold: int, round_: int) -> sa.ColumnElement[bool]:

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect
 
 from api.auth import COORDINATOR_ROLE, OPERATOR, CallerOf, require_owner, require_role
+from api.desk import Desk, OrderInPath, readable
 from api.envelope import answer
-from api.orders import Desk, OrderInPath, _readable
 from api.round_content import (
     LAYER,
     MOST_JSON_BYTES,
@@ -149,7 +149,7 @@ async def list_rounds(
 ) -> JSONResponse:
     """The recorded round files, newest first; `before` is the round to go on from."""
     desk = Desk(request)
-    await _readable(desk, caller, order_id)
+    await readable(desk, caller, order_id)
     found = await desk.read("round_files", order_id, limit=limit, before=before)
     rows = [{"round": entry.round, **_entry(entry)} for entry in found]
     return answer({"rounds": rows, "next": rows[-1]["round"] if len(rows) == limit else None})

@@ -99,7 +99,7 @@ def settings_in(home: Path, **changes: Any) -> Settings:
     (home / "coordinator").mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONSILIUM_HOME", str(home))
-        return replace(load_settings(), accept_seconds=0.05, **changes)
+        return replace(load_settings(), **{"accept_seconds": 0.05, "statistics_seconds": 0.05, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,10 @@ def assert_strict_json(answer: Any) -> None:
         raise AssertionError(f"{constant} in {answer.url}: {answer.text[:300]}")
 
     value = json.loads(answer.content, parse_constant=refuse)
-    if answer.status_code >= 400:
+    if answer.status_code >= 400 and set(value) == {"status", "result", "msg"}:
+        assert value["status"] == answer.status_code
+        assert value["msg"]
+    elif answer.status_code >= 400:
         assert set(value) == {"code", "data", "message"}, answer.text
         assert value["code"] == answer.status_code
         assert value["message"]

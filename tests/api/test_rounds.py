@@ -23,7 +23,8 @@ from safetensors.numpy import save
 
 from api import round_content, rounds
 from api.rounds import Kept, RoundFiles, frame
-from api.store import RoundEntry, Store, metadata
+from api.store import RoundEntry, Store
+from api.tables import metadata
 from tests.api.conftest import Coordinator, serve, settings_in
 from tests.api.made_rounds import (
     GOLDEN,

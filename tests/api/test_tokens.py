@@ -24,6 +24,9 @@ EVERYWHERE: list[tuple[str, str]] = [
     ("GET", "/model/info?model_id=1"),
     ("POST", "/model/infer"),
     ("GET", "/model/infer_status?order_id=1"),
+    ("POST", "/runModelTrainTask"),
+    ("POST", "/runJointStatisticalAnalysisTask"),
+    ("GET", "/statistics/result?order_id=1"),
     ("GET", "/hospitals"),
     ("PUT", "/hospitals/me"),
     ("GET", "/orders"),
@@ -60,10 +63,19 @@ EVERYWHERE: list[tuple[str, str]] = [
     ("PUT", f"{ORDER}/order/0/0/0/2/0"),
     ("DELETE", f"{ORDER}/gradient/0/0/0?recipient=1"),
 ]
+QUESTION = {
+    "data_providers": [
+        {"name": user, "data_path": "visits.csv", "data_type": "csv", "key_column": "cost"} for user in (2, 3, 4)
+    ],
+    "result_receivers": [4],
+    "method": "sum",
+}
 INFER = {"model_id": 1, "input_data": {"user_id": 4, "data_sql": "SELECT * FROM data.t"}}
 BODIES: dict[str, Any] = {
     "/model/train": document_order(),
     "/model/infer": INFER,
+    "/runModelTrainTask": QUESTION,
+    "/runJointStatisticalAnalysisTask": QUESTION,
     "/hospitals/me": {"identity": "00" * 64, "version": "1"},
     "/orders/1/refuse": {"type": "Refused", "sentence": "No.", "remedy": "No."},
     "/orders/1/progress": {"state": "running"},
@@ -115,6 +127,9 @@ FORBIDDEN: list[tuple[str, str, str]] = [
     ("user-2", "POST", "/model/infer"),
     ("operator", "POST", "/model/infer"),
     ("agent-4", "POST", "/model/infer"),
+    # So does who asks a question of joint statistics, whatever it is called.
+    *((who, "POST", "/runModelTrainTask") for who in ("operator", "agent-4", "coordinator")),
+    *((who, "GET", "/statistics/result?order_id=1") for who in ("operator", "agent-4", "coordinator")),
     ("user-5", "GET", "/orders/1"),
     ("user-5", "GET", "/model/train_status?order_id=1"),
     ("user-5", "GET", "/model/info?model_id=1"),

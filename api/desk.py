@@ -1,0 +1,147 @@
+"""What the routes of all kinds of orders share: the application's parts, who is asked, and who is waited for."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import Header, Path, Query, Request
+
+from api.auth import require_reader
+from api.exchange import _rang
+from api.store import ENDED, Caller
+from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped, Unavailable
+from protocol.exchange import Address
+from protocol.messages import COORDINATOR, EVERYONE, Acceptance, peek_envelope
+from protocol.sealing import PublicIdentity
+
+OrderId = Annotated[int, Query(ge=1, lt=2**31)]
+OrderInPath = Annotated[int, Path(ge=1, lt=2**31)]
+IdempotencyKey = Annotated[str | None, Header(max_length=200)]
+Limit = Annotated[int, Query(ge=1, le=500)]
+Before = Annotated[int | None, Query(ge=1, lt=2**31)]
+
+FLOWS = {"train": "train-order/train-order", "statistics": "joint-statistics/joint-statistics"}
+"""The coordinator's deployment for each kind of order that it runs itself."""
+
+MOST_KEYS = 1000
+
+
+class Desk:
+    """The application's parts, as the routes use them."""
+
+    def __init__(self, request: Request) -> None:
+        state = request.app.state
+        self.settings, self.store, self.runs = state.settings, state.store, state.runs
+        self.bell, self.inbox, self.waits, self.presence = state.bell, state.inbox, state.waits, state.presence
+        self.reply_keys: dict[int, tuple[bytes, int]] = state.reply_keys
+
+    async def read(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """A call of the store, off the event loop."""
+        return await to_thread.run_sync(lambda: getattr(self.store, method)(*args, **kwargs))
+
+    def keep_key(self, order_id: int, reply: bytes, *, attempt: int = 0) -> None:
+        """Keeps the one-time key to which an order's answer is sealed; in memory only, the newest ones."""
+        self.reply_keys[order_id] = (reply, attempt)
+        while len(self.reply_keys) > MOST_KEYS:
+            self.reply_keys.pop(next(iter(self.reply_keys)))
+
+
+async def identities(desk: Desk, hospitals: list[int]) -> dict[int, PublicIdentity]:
+    """The public keys to seal to each hospital; says which hospital is unknown or was never there."""
+    known = {row["user_id"]: row for row in await desk.read("list_hospitals")}
+    unknown = [str(user) for user in hospitals if user not in known]
+    if unknown:
+        raise NotFound(
+            f"There is no hospital with user_id {', '.join(unknown)}.", remedy="GET /hospitals lists them.", code="user"
+        )
+    absent = [known[user]["name"] for user in hospitals if not known[user]["identity"]]
+    if absent:
+        raise Conflict(
+            f"{', '.join(absent)} has never connected, so nothing can be sealed to it.",
+            remedy="Its IT starts the agent once: ./run agent --site <folder>.",
+            code="not_enrolled",
+        )
+    return {user: PublicIdentity.decode(known[user]["identity"]) for user in hospitals}
+
+
+async def dispatch(desk: Desk, order: dict[str, Any]) -> None:
+    """Starts the order's flow run. When Prefect is away the order is kept, and `watch_orders` starts it."""
+    order_id, body = order["order_id"], order["body"]
+    tags = [body["model_type"]] if order["kind"] == "train" else [order["kind"], body["method"]]
+    if order["schedule_id"]:
+        tags.append(f"schedule-{order['schedule_id']}")
+    with contextlib.suppress(Unavailable):
+        flow_run_id = await desk.runs.start(FLOWS[order["kind"]], order_id, tags)
+        await desk.read("set_order", order_id, flow_run_id=flow_run_id)
+        desk.inbox.tell(COORDINATOR, "look", order_id)
+
+
+async def readable(
+    desk: Desk, caller: Caller, order_id: int, *, kind: str | None = None, what: str = "order"
+) -> dict[str, Any]:
+    """An order that the caller may read. NotFound when there is none of this kind."""
+    order: dict[str, Any] = await desk.read("order", order_id)
+    if kind is not None and order["kind"] != kind:
+        raise NotFound(f"There is no {what} {order_id}.", remedy="GET /orders lists what there is.", code=what)
+    require_reader(caller, order["hospitals"])
+    return order
+
+
+async def ended_order(desk: Desk, order_id: int, seconds: float) -> dict[str, Any]:
+    """The order when it has ended, or as it is after so many seconds."""
+    deadline = time.monotonic() + seconds
+    with desk.bell.listening(("order", order_id)) as event:
+        while True:
+            event.clear()
+            order: dict[str, Any] = await desk.read("order", order_id)
+            if order["state"] in ENDED or not await _rang(event, deadline):
+                return order
+
+
+# Who has counted, and who is waited for
+
+
+async def data_volum(desk: Desk, order: dict[str, Any]) -> dict[str, int | None]:
+    """Rows by hospital, as recorded once all have counted; before that, what those said that have."""
+    if order["kind"] == "external":
+        return {}
+    counts = order["n_rows"]
+    if not counts and order["kind"] in FLOWS and order["state"] not in ENDED:
+        counts = await _accepted(desk, order)
+    return {str(user): counts.get(str(user)) for user in _counting(order)}
+
+
+def _counting(order: dict[str, Any]) -> list[int]:
+    """The hospitals whose rows an order is about: of statistics its providers, else all."""
+    if order["kind"] != "statistics":
+        return list(order["hospitals"])
+    return sorted(provider["name"] for provider in order["body"]["data_providers"])
+
+
+async def _accepted(desk: Desk, order: dict[str, Any]) -> dict[str, int | None]:
+    """The row counts of those hospitals that have accepted an order."""
+    with contextlib.suppress(OrderStopped):
+        address = Address(order["order_id"], "acceptance")
+        envelopes = await desk.read("gather", address, order["hospitals"], EVERYONE)
+        return {str(user): _accepted_rows(user, envelope) for user, envelope in envelopes.items()}
+    return {}
+
+
+def _accepted_rows(user_id: int, envelope: bytes) -> int | None:
+    try:
+        return Acceptance.decode(peek_envelope(envelope, kind="acceptance", sender=user_id)).n_rows
+    except ConsiliumError:
+        return None  # the order's parties will say what is wrong with it
+
+
+async def waiting_for(desk: Desk, order: dict[str, Any]) -> list[int]:
+    """Hospitals that the coordinator's flow has waited for, for a second or more; where some of them are away, those,
+    because the others may wait for them too."""
+    late: list[int] = desk.waits.longer_than(order["order_id"], 1.0)
+    if not late and order["state"] == "pending":
+        accepted = await _accepted(desk, order)
+        late = [user for user in order["hospitals"] if accepted.get(str(user)) is None]
+    return [user for user in late if not desk.presence.is_there(user)] or late
