@@ -23,6 +23,7 @@ from agents.export import FORMATS, export_model
 from agents.ledger import Ledger
 from agents.party import open_training
 from agents.predictor import predict
+from agents.results import Result, list_results, read_result
 from agents.settings import Settings, load_settings
 from agents.vault import Vault
 from protocol.errors import BadRequest, ConsiliumError
@@ -70,7 +71,7 @@ def _add_site(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_options(command: argparse.ArgumentParser, name: str) -> None:
-    if name in ("check", "ledger"):
+    if name in ("check", "ledger", "results"):
         command.add_argument("--json", action="store_true", help="JSON instead of lines")
     if name == "ledger":
         command.add_argument("--order", type=int, help="this order or model only")
@@ -81,6 +82,9 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
     if name == "infer":
         command.add_argument("--sql", required=True, help="one SELECT; - reads it from stdin")
         command.add_argument("--csv", action="store_true", help="CSV instead of a JSON list")
+    if name == "results":
+        command.add_argument("action", choices=["list", "show"], help="all of them, or the result of one order")
+        command.add_argument("order_id", type=int, nargs="?", metavar="ORDER_ID", help="which order's, with show")
 
 
 def _with_settings(command: Callable[[argparse.Namespace, Settings], int]) -> Callable[[argparse.Namespace], int]:
@@ -218,6 +222,40 @@ def _predictions(settings: Settings, model_id: int, sql: str) -> list[dict[str, 
         party.store.destroy()
 
 
+def show_results(options: argparse.Namespace, settings: Settings) -> int:
+    """Lists what this hospital received of joint statistics, or prints one result; its notes go to stderr."""
+    if (options.action == "show") != (options.order_id is not None):
+        raise BadRequest(
+            "An order's number belongs to show, and to show only.",
+            remedy="Write `results list`, or `results show ORDER_ID`.",
+            code="order_id",
+        )
+    if options.action == "list":
+        _list_results(list_results(settings.results_folder), as_json=options.json)
+    else:
+        _show_result(read_result(settings.results_folder, options.order_id), as_json=options.json)
+    return 0
+
+
+def _list_results(found: list[Result], *, as_json: bool) -> None:
+    if as_json:
+        _print_json(
+            [{"order_id": result.order_id, "path": str(result.path), "notes": result.notes} for result in found]
+        )
+    else:
+        _print_lines(f"{r.order_id}  {r.notes.get('method', ''):22}  {r.path}" for r in found)
+
+
+def _show_result(result: Result, *, as_json: bool) -> None:
+    if as_json:
+        said = {"order_id": result.order_id, "path": str(result.path), "type": result.type}
+        _print_json({**said, "rows": result.rows(), "notes": result.notes})
+        return
+    _print_lines(result.path.read_text("utf-8").rstrip("\n").split("\n"))
+    for name, value in result.notes.items():
+        _say(f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+
+
 _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "start": (_with_settings(start), "run the agent until SIGINT or SIGTERM (the default)"),
     "check": (run_check, "say what is wrong with this installation and how to fix it"),
@@ -225,6 +263,7 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "keys": (_with_settings(show_keys), "this hospital's fingerprint, and what its partners write down"),
     "models": (_with_settings(list_models), "the models that this hospital holds"),
     "export": (_with_settings(export), "print a model as JSON"),
+    "results": (_with_settings(show_results), "what this hospital received of joint statistics"),
     "infer": (_with_settings(infer), "apply a model to rows of this hospital, without the coordinator"),
 }
 

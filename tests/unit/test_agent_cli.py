@@ -35,6 +35,7 @@ from agents.export import export_model
 from agents.ledger import Ledger
 from agents.party import open_training
 from agents.predictor import model_of, predict
+from agents.results import write_result
 from agents.settings import Settings, load_settings
 from agents.vault import Vault
 from analytics.models import scores
@@ -412,6 +413,64 @@ def test_the_predictor_itself(site: Path) -> None:
         assert words in str(caught.value)
     with pytest.raises(NotFound):
         predict(party, 6, SQL)
+
+
+# Results of joint statistics
+
+
+def fill_results(site: Path) -> Path:
+    folder = load_settings(site).results_folder
+    notes = {"method": "sum", "providers": [2, 3], "withheld": []}
+    named = {"alias": "total", "notes": notes}
+    write_result(folder, 37, type="csv", columns=["sex", "total"], rows=[["女\x1b[2J", 1.5], [None, 2]], **named)
+    write_result(folder, 38, type="json", columns=["total"], rows=[[0.1]], **named)
+    return folder
+
+
+def test_results_are_listed(run: Run, site: Path) -> None:
+    assert run("results", "list") == (0, "", "")
+    folder = fill_results(site)
+    code, out, err = run("results", "list")
+    assert (code, err) == (0, "")
+    assert [line.split() for line in out.splitlines()] == [
+        ["37", "sum", str(folder / "37/total.csv")],
+        ["38", "sum", str(folder / "38/total.json")],
+    ]
+    found = json.loads(run("results", "list", "--json")[1])
+    assert [(result["order_id"], result["notes"]["n_rows"]) for result in found] == [(37, 2), (38, 1)]
+
+
+def test_a_result_is_shown_with_its_notes_beside_it(run: Run, site: Path) -> None:
+    fill_results(site)
+    code, out, err = run("results", "show", "37")
+    assert (code, out) == (0, "sex,total\n女\\u001b[2J,1.5\n,2\n")
+    assert "method: sum" in err.splitlines()
+    assert "providers: [2, 3]" in err.splitlines()
+    assert json.loads(run("results", "show", "38")[1]) == [{"total": 0.1}]
+
+
+def test_a_result_as_json_only(run: Run, site: Path) -> None:
+    fill_results(site)
+    code, out, err = run("results", "show", "37", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert found["rows"] == [{"sex": "女\x1b[2J", "total": "1.5"}, {"sex": "", "total": "2"}]
+    assert (found["order_id"], found["type"], found["notes"]["method"]) == (37, "csv", "sum")
+    assert json.loads(run("results", "show", "38", "--json")[1])["rows"] == [{"total": 0.1}]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["show", "9"], "This hospital holds no result of order 9."),
+        (["show"], "An order's number belongs to show"),
+        (["list", "9"], "An order's number belongs to show"),
+    ],
+)
+def test_results_that_cannot_be_shown(run: Run, words: list[str], sentence: str) -> None:
+    code, out, err = run("results", *words)
+    assert (code, out) == (2, "")
+    assert err.startswith(sentence)
 
 
 # The self-test
