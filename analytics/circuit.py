@@ -12,7 +12,7 @@ that no hospital learns which rows of another are missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -32,6 +32,9 @@ from analytics.rowwise import Fixed, Kind, can_be_missing, kind_of, multiplier, 
 
 MOST_BITS = 2_048
 MOST_ROWS = 2**40
+BATCH_ROWS = 2**17
+BATCH_BITS = 2**24
+"""Rows times bits of what is computed at once, so that memory stays bounded."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,12 @@ class Plan:
             opened.append(self.kind.bound)
         widths = [step.width for step in self.steps if isinstance(step, Sign)]
         return max([2, *widths, *(bound.bit_length() + 1 for bound in opened)])
+
+    def batches(self, n_rows: int) -> Iterator[slice]:
+        """The rows that are computed at once, of whole words of 64 but for the last."""
+        size = min(BATCH_ROWS, BATCH_BITS // self.bits(n_rows) // 64 * 64)
+        for start in range(0, n_rows, size):
+            yield slice(start, min(start + size, n_rows))
 
     def finish(self, totals: Iterable[int], n_rows: int) -> Fraction | None:
         """The value over all rows of the opened totals; None where nothing counts, or a divisor is zero."""
@@ -352,9 +361,9 @@ def _local_parts(node: Node) -> list[Node]:
 
 def _grouped(node: Node) -> list[Node]:
     """The arguments of a joint node, those of one alias made one."""
-    groups: dict[frozenset[str] | Node, list[Node]] = {}
-    for arg in node.args:
-        groups.setdefault(arg.aliases if len(arg.aliases) == 1 else arg, []).append(arg)
+    groups: dict[frozenset[str] | int, list[Node]] = {}
+    for i, arg in enumerate(node.args):
+        groups.setdefault(arg.aliases if len(arg.aliases) == 1 else i, []).append(arg)
     join = {"+": lambda parts: add(*parts), "*": lambda parts: multiply(*parts)}.get(node.op)
     return [
         parts[0] if len(parts) == 1 else join(parts) if join else Node(node.op, tuple(parts))

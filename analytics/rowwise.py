@@ -185,7 +185,7 @@ class _Sheet:
                 return Computed(self._compared(node, parts), valid, zeros)
         return Computed(self._values(node, parts), valid, zeros)
 
-    def _values(self, node: Node, parts: Sequence[Computed]) -> NDArray[Any]:
+    def _values(self, node: Node, parts: Sequence[Computed]) -> Any:
         match node.op:
             case "+":
                 return self._total(node.args, parts)
@@ -241,7 +241,7 @@ class _Sheet:
         """Row by row the first branch whose condition is true; a condition without a value gives none."""
         given = [(self.compute(result), self._lift(node, result)) for result in results(node)]
         conditions = [self.compute(condition) for condition in node.args[: len(node.args) // 2 * 2 : 2]]
-        values = np.zeros(self._n_rows, dtype=bool if node.is_boolean else self._dtype(node))
+        values: NDArray[Any] = np.zeros(self._n_rows, dtype=bool if node.is_boolean else self._dtype(node))
         valid, zeros, open_ = self._full(False), self._full(False), self._full(True)
         for i, (result, lift) in enumerate(given):
             here = open_
