@@ -1,7 +1,8 @@
 """A Prefect worker that runs only flows installed with it, in a fork server, and starts again what was cut off.
 
-It takes one thing from a flow run: its order number. Entrypoint, pull steps, command, environment and image that a
-deployment or job variable carries are never read, so whoever controls the Prefect server gains no code execution here.
+It takes one thing from a flow run: its number, an order's or a schedule's. Entrypoint, pull steps, command,
+environment and image that a deployment or job variable carries are never read, so whoever controls the Prefect server
+gains no code execution here.
 A flow process is tied to its agent: when the agent dies, so does it, and the next agent takes the run up.
 """
 
@@ -20,7 +21,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,15 +80,18 @@ class Post:
 
 @dataclass
 class Work:
-    """One flow run under way here."""
+    """One flow run under way here; a schedule's is no order's."""
 
-    order_id: int
+    order_id: int | None
     process: Any = None
     ended: bool = False
 
 
 class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResult]):
-    """Runs `flows` (flow name -> "module.function") for one pool; nothing else, whatever a deployment says."""
+    """Runs `flows` (flow name -> "module.function") for one pool; nothing else, whatever a deployment says.
+
+    A flow takes one number, an order's; those in `of_schedules` a schedule's.
+    """
 
     type = "consilium"
     stop_grace_seconds = 5.0
@@ -101,9 +105,11 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         post: Post,
         locks: Path,
         limit: int | None = None,
+        of_schedules: Collection[str] = (),
     ) -> None:
         super().__init__(pool, name=pool, limit=limit, create_pool_if_not_found=False)
         self._flows, self._post, self._locks = dict(flows), post, locks
+        self._of_schedules = frozenset(of_schedules)
         self._work: dict[UUID, Work] = {}
         self._flow_names: dict[UUID, str] = {}
         locks.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -228,7 +234,7 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         """At most one keeper for each run, however it was found. A run taken up fills a place of the limit too."""
         if flow_run.id in self._work:
             return
-        self._work[flow_run.id] = work = Work(_order_of(flow_run))
+        self._work[flow_run.id] = work = Work(_number_of(flow_run, "order_id"))
         if self._limiter:
             with contextlib.suppress(anyio.WouldBlock, RuntimeError):
                 self._limiter.acquire_on_behalf_of_nowait(flow_run.id)
@@ -253,20 +259,21 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
     async def _keep_running(self, flow_run: FlowRun, work: Work) -> None:
         """Starts the run's process, and starts it again when it dies, until it has reached a final state."""
         try:
-            entrypoint = await self._entrypoint(flow_run)
-            if entrypoint is None or work.order_id < 1:
+            name = await self._flow_name(flow_run)
+            parameter = "schedule_id" if name in self._of_schedules else "order_id"
+            if name not in self._flows or _number_of(flow_run, parameter) is None:
                 await self._say(flow_run, Failed(message="This flow or its parameters are not what is installed here."))
                 return
-            await self._until_final(flow_run, work, entrypoint)
+            await self._until_final(flow_run, work, self._flows[name], parameter)
         finally:
             del self._work[flow_run.id]
             self._release_limit_slot(flow_run.id)
 
-    async def _until_final(self, flow_run: FlowRun, work: Work, entrypoint: str) -> None:
+    async def _until_final(self, flow_run: FlowRun, work: Work, entrypoint: str, parameter: str) -> None:
         crashes, pause = 0, 0.1
         while crashes < MAX_CRASHES:
             began = time.monotonic()
-            code = await self._one_process(flow_run, work, entrypoint)
+            code = await self._one_process(flow_run, work, entrypoint, parameter)
             if code == 0 or work.ended:
                 return
             if time.monotonic() - began > CALM_SECONDS:
@@ -275,22 +282,24 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             log.warning("The process of %s ended with code %s; starting it again", flow_run.name, code)
             await asyncio.sleep(pause)
             pause = min(2 * pause, 10.0)
-        await self.withdraw(work.order_id)
+        if work.order_id is not None:
+            await self.withdraw(work.order_id)
         await self._say(flow_run, Crashed(message=f"The flow process died {MAX_CRASHES} times."))
 
-    async def _one_process(self, flow_run: FlowRun, work: Work, entrypoint: str) -> int:
+    async def _one_process(self, flow_run: FlowRun, work: Work, entrypoint: str, parameter: str) -> int:
         lock = str(self._locks / f"{flow_run.id}.lock")
-        work.process = _spawn.Process(target=run_in_child, args=(str(flow_run.id), entrypoint, lock), daemon=True)
+        arguments = (str(flow_run.id), entrypoint, parameter, lock)
+        work.process = _spawn.Process(target=run_in_child, args=arguments, daemon=True)
         await anyio.to_thread.run_sync(work.process.start)
         await anyio.wait_readable(work.process.sentinel)
         work.process.join()
         return int(work.process.exitcode or 0)
 
-    async def _entrypoint(self, flow_run: FlowRun) -> str | None:
-        """By the flow's name, from the list given at start; never from the deployment."""
+    async def _flow_name(self, flow_run: FlowRun) -> str:
+        """What is run follows from it, by the list given at start; never from the deployment."""
         if flow_run.flow_id not in self._flow_names:
             self._flow_names[flow_run.flow_id] = (await self.client.read_flow(flow_run.flow_id)).name
-        return self._flows.get(self._flow_names[flow_run.flow_id])
+        return self._flow_names[flow_run.flow_id]
 
     async def _end_order(self, order_id: int) -> None:
         """After the order has ended its flows end themselves; a process that does not is killed."""
@@ -322,16 +331,16 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
                 work.process.kill()
 
 
-def _order_of(flow_run: FlowRun) -> int:
-    """The run's only parameter; 0 when it has others or is not a whole number."""
-    number = flow_run.parameters.get("order_id")
-    return number if set(flow_run.parameters) == {"order_id"} and type(number) is int and number > 0 else 0
+def _number_of(flow_run: FlowRun, parameter: str) -> int | None:
+    """The run's only parameter; None when it has another or more, or is no whole number above 0."""
+    number = flow_run.parameters.get(parameter)
+    return number if set(flow_run.parameters) == {parameter} and type(number) is int and number > 0 else None
 
 
 # In the flow process
 
 
-def run_in_child(flow_run_id: str, entrypoint: str, lock: str) -> None:
+def run_in_child(flow_run_id: str, entrypoint: str, parameter: str, lock: str) -> None:
     """Runs one flow run to a final state.
 
     Exit code 0: it has one; 69: Prefect is away; 75: another process works on it; 78: this site is not ready; else:
@@ -347,7 +356,7 @@ def run_in_child(flow_run_id: str, entrypoint: str, lock: str) -> None:
         except BlockingIOError:
             sys.exit(_LOCKED)
         try:
-            is_final = _run(UUID(flow_run_id), entrypoint)
+            is_final = _run(UUID(flow_run_id), entrypoint, parameter)
         except httpx.HTTPError as error:
             log.warning("Prefect does not answer (%s)", type(error).__name__)
             sys.exit(_PREFECT_AWAY)
@@ -355,10 +364,10 @@ def run_in_child(flow_run_id: str, entrypoint: str, lock: str) -> None:
     sys.exit(0 if is_final else 1)
 
 
-def _run(flow_run_id: UUID, entrypoint: str) -> bool:
+def _run(flow_run_id: UUID, entrypoint: str, parameter: str) -> bool:
     module, _, name = entrypoint.rpartition(".")
     flow_run = load_flow_run(flow_run_id)
-    flow_run.parameters = {"order_id": _order_of(flow_run)}
+    flow_run.parameters = {parameter: _number_of(flow_run, parameter)}
     try:
         state: Any = run_flow(getattr(importlib.import_module(module), name), flow_run=flow_run, return_type="state")
     except Abort:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version as installed
@@ -19,7 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import analytics, exchange, inference, orders, statistics, uploads
+from api import analytics, exchange, inference, orders, schedules, statistics, uploads
 from api.auth import AGENT, CallerOf, Rate, require_role
 from api.desk import FLOWS, Desk
 from api.envelope import answer, failure_at
@@ -52,11 +53,12 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
             app.state.store, app.state.runs = store, runs
             app.state.round_files, app.state.scoring = round_files, CapacityLimiter(SCORED_AT_ONCE)
             pruning = asyncio.create_task(_prune_daily(store, round_files, settings))
-            watching = asyncio.create_task(orders.watch_orders(Desk(Request({"type": "http", "app": app}))))
+            desk = Desk(Request({"type": "http", "app": app}))
+            tasks = [pruning, *map(asyncio.create_task, (orders.watch_orders(desk), schedules.wake_worker(desk)))]
             yield
-            for task in (watching, pruning):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(watching, pruning, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         store.close()
 
     app = FastAPI(title="Consilium", version=VERSION, lifespan=lifespan, redirect_slashes=False)
@@ -64,8 +66,10 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
     state.settings, state.rate, state.expected = settings, Rate(settings.calls_per_second), expected
     state.bell, state.inbox, state.waits = Bell(), Inbox(), Waits()
     state.presence, state.reply_keys = Presence(), {}
+    state.firing, state.started = asyncio.Lock(), time.monotonic()
     app.include_router(orders.router)
     app.include_router(statistics.router)
+    app.include_router(schedules.router)
     app.include_router(inference.router)
     app.include_router(exchange.router)
     app.include_router(uploads.router)

@@ -11,7 +11,8 @@ from fastapi import Header, Path, Query, Request
 
 from api.auth import require_reader
 from api.exchange import _rang
-from api.store import ENDED, Caller
+from api.store import Caller
+from api.tables import ENDED
 from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped, Unavailable
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, Acceptance, peek_envelope

@@ -19,7 +19,8 @@ from api.auth import AGENT, CallerOf, require_owner, require_role
 from api.desk import Desk, IdempotencyKey, OrderId, OrderInPath, identities, readable
 from api.envelope import answer, failure
 from api.exchange import _rang
-from api.store import ENDED, Once, Prepared
+from api.store import Once, Prepared
+from api.tables import ENDED
 from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, HospitalSql, canonical

@@ -33,7 +33,8 @@ from api.desk import (
 )
 from api.envelope import answer, failure
 from api.exchange import _rang
-from api.store import ENDED, Once, Prepared, cause_of
+from api.store import Once, Prepared, cause_of
+from api.tables import ENDED
 from protocol.errors import Conflict, ConsiliumError, NotFound, Unavailable
 from protocol.messages import COORDINATOR, HospitalSql
 from protocol.order import MODEL_NAMES, TrainingRequest, check_training_request, order_document

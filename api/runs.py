@@ -1,26 +1,39 @@
-"""The only module of the API that asks Prefect: it starts an order's flow run and reads its state."""
+"""The only module of the API that asks Prefect: it starts an order's flow run and reads its state, and keeps one
+deployment for each schedule."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterName,
+    FlowFilter,
+    FlowFilterName,
     FlowRunFilter,
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled
 
+from api.timing import due_after, prefect_fields
 from protocol.errors import Unavailable
+
+T = TypeVar("T")
 
 # An order that will be resumed is never shown as failed: its own record says whether it has ended.
 STATUS = {
@@ -66,22 +79,18 @@ class Runs:
             raise _away(error) from None
 
     async def _start(self, deployment: str, order_id: int, tags: list[str], key: str) -> str:
-        for pause in (*PAUSES, None):
-            try:
-                found = await self._client.read_deployment_by_name(deployment)
-                run = await self._client.create_flow_run_from_deployment(
-                    found.id,
-                    parameters={"order_id": order_id},
-                    name=f"order-{order_id}",
-                    tags=[f"order-{order_id}", *tags],
-                    idempotency_key=key,
-                )
-                return str(run.id)
-            except PrefectHTTPStatusError as error:
-                if pause is None or error.response.status_code < 500:
-                    raise
-                await asyncio.sleep(pause)
-        raise AssertionError
+        async def attempt() -> str:
+            found = await self._client.read_deployment_by_name(deployment)
+            run = await self._client.create_flow_run_from_deployment(
+                found.id,
+                parameters={"order_id": order_id},
+                name=f"order-{order_id}",
+                tags=[f"order-{order_id}", *tags],
+                idempotency_key=key,
+            )
+            return str(run.id)
+
+        return await _insist(attempt)
 
     async def status(self, flow_run_id: str) -> str:
         """The run's state in the request document's words."""
@@ -121,6 +130,100 @@ class Runs:
         except (ObjectNotFound, httpx.HTTPError, PrefectHTTPStatusError, OSError):
             return False
         return True
+
+    # Schedules: one deployment for each, with its parameters on the deployment
+
+    async def deploy_schedule(self, schedule_id: int, timing: Mapping[str, Any], *, active: bool, about: str) -> None:
+        """Makes or changes the schedule's deployment; runs that were due under an earlier timing are gone."""
+        kind = CronSchedule if "cron" in timing else IntervalSchedule
+        due = DeploymentScheduleCreate(schedule=kind(**prefect_fields(timing)), active=active)
+
+        async def attempt() -> None:
+            await self._client.create_deployment(
+                flow_id=await self._client.create_flow_from_name(SCHEDULED_FLOW),
+                name=f"schedule-{schedule_id}",
+                work_pool_name="coordinator",
+                schedules=[due],
+                paused=not active,
+                parameters={"schedule_id": schedule_id},
+                parameter_openapi_schema=SCHEDULE_PARAMETERS,
+                enforce_parameter_schema=True,
+                description=about,
+                tags=["statistics", f"schedule-{schedule_id}"],
+            )
+
+        await _in_time(attempt)
+
+    async def schedules(self, schedule_ids: Iterable[int], *, now: datetime) -> dict[int, Deployed]:
+        """What Prefect says of these schedules; one that was deleted there is missing."""
+        names = {f"schedule-{schedule_id}": schedule_id for schedule_id in schedule_ids}
+        wanted = DeploymentFilter(name=DeploymentFilterName(any_=list(names)))
+        flow = FlowFilter(name=FlowFilterName(any_=[SCHEDULED_FLOW]))
+        found = await _in_time(lambda: self._client.read_deployments(flow_filter=flow, deployment_filter=wanted))
+        return {names[one.name]: _deployed(one, now) for one in found}
+
+    async def delete_schedule(self, schedule_id: int) -> None:
+        """Deletes the schedule's deployment and its runs that have not begun."""
+
+        async def attempt() -> None:
+            with contextlib.suppress(ObjectNotFound):
+                found = await self._client.read_deployment_by_name(f"{SCHEDULED_FLOW}/schedule-{schedule_id}")
+                await self._client.delete_deployment(found.id)
+
+        await _in_time(attempt)
+
+
+SCHEDULED_FLOW = "scheduled-statistics"
+SCHEDULE_PARAMETERS = {
+    "type": "object",
+    "properties": {"schedule_id": {"type": "integer"}},
+    "required": ["schedule_id"],
+}
+N_NEXT = 5
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A schedule as Prefect has it: whether it is switched on there, and its next times, in UTC."""
+
+    deployment_id: str
+    active: bool
+    next_runs: list[datetime]
+
+
+def _deployed(one: DeploymentResponse, now: datetime) -> Deployed:
+    on = [] if one.paused else [entry.schedule for entry in one.schedules if entry.active]
+    due = sorted(date for schedule in on for date in due_after(_timing_of(schedule), now, N_NEXT))
+    return Deployed(str(one.id), bool(on), due[:N_NEXT])
+
+
+def _timing_of(schedule: Any) -> dict[str, Any]:
+    """A schedule of Prefect's, which somebody may have changed there."""
+    zone = {"timezone": schedule.timezone or "UTC"}
+    if isinstance(schedule, CronSchedule):
+        return {"cron": schedule.cron, **zone}
+    anchor = schedule.anchor_date.astimezone(UTC).replace(tzinfo=None)
+    return {"interval_seconds": schedule.interval.total_seconds(), "anchor": anchor.isoformat(), **zone}
+
+
+async def _insist(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Tries again while Prefect answers with an error of its own."""
+    for pause in PAUSES:
+        try:
+            return await attempt()
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code < 500:
+                raise
+            await asyncio.sleep(pause)
+    return await attempt()
+
+
+async def _in_time(attempt: Callable[[], Awaitable[T]]) -> T:
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            return await _insist(attempt)
+    except (httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound, OSError) as error:
+        raise _away(error) from None
 
 
 def _away(error: Any) -> Unavailable:

@@ -27,7 +27,8 @@ from api.desk import (
     waiting_for,
 )
 from api.envelope import refusal, told
-from api.store import ENDED, Caller, Firing, Once, Prepared, cause_of
+from api.store import Caller, Firing, Once, Prepared, cause_of
+from api.tables import ENDED
 from protocol.errors import BadRequest, Forbidden, ProtocolViolation
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, HospitalSql, canonical

@@ -18,13 +18,13 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from api.tables import boxes, firings, hospitals, messages, orders, round_files, rounds, tokens
+from api.schedule_store import ScheduleStore
+from api.tables import ENDED, boxes, firings, hospitals, messages, orders, round_files, rounds, tokens
 from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, canonical
 
 BUSY_MILLISECONDS = 10_000
-ENDED = ("success", "failed", "cancelled")
 BOXES = ("predictions", "values")
 """Messages that outlive their order: what a hospital has sealed to the one-time key of who asked."""
 
@@ -102,7 +102,7 @@ def token_digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-class Store:
+class Store(ScheduleStore):
     """All reads and writes of the coordinator. Every method is one transaction."""
 
     def __init__(self, url: str) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+ENDED = ("success", "failed", "cancelled")
+"""The states that an order does not leave again."""
+
 metadata = sa.MetaData()
 
 hospitals = sa.Table(

@@ -38,7 +38,8 @@ from api.round_content import (
     shown,
 )
 from api.rounds import RoundFiles
-from api.store import ENDED, Caller, RoundEntry, stop_of
+from api.store import Caller, RoundEntry, stop_of
+from api.tables import ENDED
 from protocol.errors import Conflict, InvalidInput, NotFound, TooLarge
 from protocol.messages import canonical
 

@@ -1,4 +1,4 @@
-"""The worker of pool `coordinator`: the same worker as a hospital's, with the coordinator's flow."""
+"""The worker of pool `coordinator`: the same worker as a hospital's, with the coordinator's flows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import httpx
 from agents.worker import FlowWorker, Post, preload, work_until_signal
 from api.settings import Settings
 
-FLOWS = {"train-order": "flows.training.train_order"}
+FLOWS = {
+    "train-order": "flows.training.train_order",
+    "scheduled-statistics": "flows.scheduled_statistics.run_schedule",
+}
+OF_SCHEDULES = ("scheduled-statistics",)
 
 
 class CoordinatorWorker(FlowWorker):
@@ -35,6 +39,7 @@ async def _work(settings: Settings) -> None:
         worker = CoordinatorWorker(
             "coordinator",
             flows=FLOWS,
+            of_schedules=OF_SCHEDULES,
             post=Post(client, lambda: Path(settings.folder / "token").read_text().strip()),
             locks=settings.folder / "runs",
         )

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.runs import Deployed
 from api.settings import Settings, load_settings
 from api.store import Store
+from api.timing import due_after
 from deployments.demo import document_order
 from deployments.server import new_token
 from protocol.sealing import Identity
@@ -32,6 +35,7 @@ class StandInRuns:
     def __init__(self) -> None:
         self.started: list[tuple[Any, ...]] = []
         self.cancelled: list[str] = []
+        self.deployed: dict[int, tuple[dict[str, Any], bool]] = {}
 
     async def start(self, *asked: Any, **more: Any) -> str:
         self.started.append((*asked, *more.values()))
@@ -42,6 +46,19 @@ class StandInRuns:
 
     async def cancel_if_waiting(self, flow_run_id: str) -> None:
         self.cancelled.append(flow_run_id)
+
+    async def deploy_schedule(self, schedule_id: int, timing: dict[str, Any], *, active: bool, about: str) -> None:
+        self.deployed[schedule_id] = (timing, active)
+
+    async def schedules(self, schedule_ids: list[int], *, now: datetime) -> dict[int, Deployed]:
+        return {
+            number: Deployed(f"deployment-{number}", active, due_after(timing, now, 5) if active else [])
+            for number, (timing, active) in self.deployed.items()
+            if number in schedule_ids
+        }
+
+    async def delete_schedule(self, schedule_id: int) -> None:
+        self.deployed.pop(schedule_id, None)
 
     async def is_ready(self, deployments: list[str]) -> bool:
         return True

@@ -27,6 +27,13 @@ EVERYWHERE: list[tuple[str, str]] = [
     ("POST", "/runModelTrainTask"),
     ("POST", "/runJointStatisticalAnalysisTask"),
     ("GET", "/statistics/result?order_id=1"),
+    ("POST", "/statistics/schedules"),
+    ("GET", "/statistics/schedules"),
+    ("GET", "/statistics/schedules/1"),
+    ("PATCH", "/statistics/schedules/1"),
+    ("DELETE", "/statistics/schedules/1"),
+    ("POST", "/statistics/schedules/1/firings"),
+    ("GET", "/statistics/history"),
     ("GET", "/hospitals"),
     ("PUT", "/hospitals/me"),
     ("GET", "/orders"),
@@ -76,6 +83,9 @@ BODIES: dict[str, Any] = {
     "/model/infer": INFER,
     "/runModelTrainTask": QUESTION,
     "/runJointStatisticalAnalysisTask": QUESTION,
+    "/statistics/schedules": {**QUESTION, "schedule": {"cron": "@daily"}},
+    "/statistics/schedules/1": {"active": False},
+    "/statistics/schedules/1/firings": {"scheduled": "2026-11-20T06:00:00Z"},
     "/hospitals/me": {"identity": "00" * 64, "version": "1"},
     "/orders/1/refuse": {"type": "Refused", "sentence": "No.", "remedy": "No."},
     "/orders/1/progress": {"state": "running"},
@@ -94,6 +104,7 @@ def test_every_address_is_on_the_list(coordinator_with_order: tuple[Coordinator,
     described = set(coordinator.call("GET", "/openapi.json", None).json()["paths"])
     listed = {path.split("?")[0].replace("/orders/1", "/orders/{order_id}") for _, path in EVERYWHERE}
     listed = {path.replace("/rounds/0", "/rounds/{round}") for path in listed}
+    listed = {path.replace("/schedules/1", "/schedules/{schedule_id}") for path in listed}
     assert described <= listed | {"/health"}
     assert coordinator.call("GET", "/health", None).status_code == 200
 
@@ -129,6 +140,9 @@ FORBIDDEN: list[tuple[str, str, str]] = [
     ("agent-4", "POST", "/model/infer"),
     # So does who asks a question of joint statistics, whatever it is called.
     *((who, "POST", "/runModelTrainTask") for who in ("operator", "agent-4", "coordinator")),
+    *((who, "POST", "/statistics/schedules") for who in ("operator", "agent-4", "coordinator")),
+    *((who, "POST", "/statistics/schedules/1/firings") for who in ("user-4", "operator", "agent-4")),
+    ("coordinator", "GET", "/statistics/history"),
     *((who, "GET", "/statistics/result?order_id=1") for who in ("operator", "agent-4", "coordinator")),
     ("user-5", "GET", "/orders/1"),
     ("user-5", "GET", "/model/train_status?order_id=1"),
