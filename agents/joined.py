@@ -105,7 +105,7 @@ class _Evaluation:
             case Product(left=left, right=right):
                 return sharing.product(registers[left], registers[right])
             case Sign(number=number, width=width):
-                return sharing.sign(registers[number], width)
+                return sharing.is_negative(registers[number], width)
             case Exclusive(bits=bits, constant=inverted):
                 return sharing.exclusive([registers[bit] for bit in bits], constant=inverted)
             case Conjunction(left=left, right=right):

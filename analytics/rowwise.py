@@ -241,7 +241,9 @@ class _Sheet:
         """Row by row the first branch whose condition is true; a condition without a value gives none."""
         given = [(self.compute(result), self._lift(node, result)) for result in results(node)]
         conditions = [self.compute(condition) for condition in node.args[: len(node.args) // 2 * 2 : 2]]
-        values: NDArray[Any] = np.zeros(self._n_rows, dtype=bool if node.is_boolean else self._dtype(node))
+        bound = 1 if node.is_boolean else kind_of(node, self._types).bound
+        values: NDArray[Any] = np.zeros(self._n_rows, dtype=bool)
+        values = values if node.is_boolean else _wide(values, bound)
         valid, zeros, open_ = self._full(False), self._full(False), self._full(True)
         for i, (result, lift) in enumerate(given):
             here = open_
@@ -250,7 +252,7 @@ class _Sheet:
                 zeros = zeros | (missing & conditions[i].divided_by_zero)
                 here = open_ & conditions[i].valid & conditions[i].values
                 open_ = open_ & ~missing & ~here
-            values[here] = result.values[here] * lift if lift != 1 else result.values[here]
+            values[here] = result.values[here] if node.is_boolean else _wide(result.values[here], bound) * lift
             valid = valid | (here & result.valid)
             zeros = zeros | (here & result.divided_by_zero)
         return Computed(values, valid, zeros)
@@ -260,9 +262,6 @@ class _Sheet:
         if node.is_boolean:
             return 1
         return multiplier(kind_of(result, self._types), kind_of(node, self._types))
-
-    def _dtype(self, node: Node) -> type:
-        return np.int64 if kind_of(node, self._types).bound < 2**63 else object
 
     def _full(self, value: bool) -> Bools:
         return np.full(self._n_rows, value)

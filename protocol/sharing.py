@@ -136,7 +136,7 @@ class Sharing:
     def conjunction(self, x: Words, y: Words) -> Words:
         return self._and(self._bit_triples(x.size), x, y)
 
-    def sign(self, x: Limbs, width: int) -> Words:
+    def is_negative(self, x: Limbs, width: int) -> Words:
         """Whether -2^(width - 1) <= x < 0; x must be below 2^(width - 1) in size."""
         planes = self.ring.planes(x, width)
         others = np.zeros_like(planes)
@@ -149,8 +149,8 @@ class Sharing:
             numbers = [*numbers[3:], *self._save_carries(pool, *numbers[:3])]
         left, right = numbers
         carries = self._carry(pool, self._and(pool, left[:-1], right[:-1]), left[:-1] ^ right[:-1])
-        sign: Words = left[-1] ^ right[-1] ^ carries
-        return sign
+        highest: Words = left[-1] ^ right[-1] ^ carries
+        return highest
 
     def part(self, bits: Words, provider: int, count: int) -> Limbs:
         """`provider`'s own share of booleans, as its numbers 0 and 1."""
@@ -287,7 +287,7 @@ class _Pool:
     def take(self, count: int) -> BitTriples:
         part = slice(self._taken, self._taken + count)
         self._taken += count
-        assert self._taken <= self._dealt.a.size  # n_conjunctions counts what `sign` takes
+        assert self._taken <= self._dealt.a.size  # n_conjunctions counts what `is_negative` takes
         return BitTriples(self._dealt.a[part], self._dealt.b[part], self._dealt.c[part])
 
 
