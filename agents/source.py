@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import duckdb
@@ -26,6 +27,12 @@ from protocol.errors import BadRequest, ConsiliumError, TooLarge, Unavailable
 DIALECT_OF_BACKEND = {"duckdb": "duckdb", "postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
 CONNECT_TIMEOUT_SECONDS = 10
 LOCK_WAIT_SECONDS = 5.0
+
+_DRIVER_TYPES: dict[str, dict[int, str]] = {
+    "postgres": {16: "BOOLEAN", 20: "HUGEINT", 21: "HUGEINT", 23: "HUGEINT", 700: "FLOAT", 701: "DOUBLE"},
+    "mysql": {1: "HUGEINT", 2: "HUGEINT", 3: "HUGEINT", 8: "HUGEINT", 9: "HUGEINT", 4: "FLOAT", 5: "DOUBLE"},
+}
+"""What the type codes of psycopg (object ids) and PyMySQL (field types) mean."""
 
 _COLUMNS = (
     "SELECT table_schema, table_name, column_name FROM information_schema.columns WHERE table_schema NOT IN"
@@ -68,6 +75,42 @@ class Source:
             )
         return self._rows(query.sql, max_rows=min(self.max_rows, query.max_rows))
 
+    def types(self, query: CheckedQuery) -> dict[str, str]:
+        """The columns that a query of PostgreSQL or MySQL gives: HUGEINT, BOOLEAN, FLOAT, DOUBLE, or VARCHAR.
+
+        Exact decimals and all that is no number are VARCHAR: their digits stay as they are. Errors as `read`.
+        """
+        kinds = _DRIVER_TYPES[self.dialect]
+        with safe_errors(self.statement_timeout_seconds), self._connection() as connection:
+            sql = f"SELECT * FROM ({query.sql.rstrip('; ')}) AS t LIMIT 0"  # noqa: S608 - checked by agents.sql
+            with connection.exec_driver_sql(sql, execution_options={"no_parameters": True}) as result:
+                described: Any = result.cursor.description
+        columns = [(str(column[0]), column[1]) for column in described]
+        return {name: kinds.get(code, "VARCHAR") for name, code in columns}
+
+    def stream(
+        self, query: CheckedQuery, types: dict[str, str], *, batch_rows: int
+    ) -> Iterator[list[list[str | None]]]:
+        """The rows of a query with these `types`, as texts that lose nothing, batch by batch. Errors as `read`."""
+        max_rows = min(self.max_rows, query.max_rows)
+        sql = f"SELECT {', '.join(map(self._whole, types, types.values()))} FROM ({query.sql.rstrip('; ')}) AS t"  # noqa: S608
+        with safe_errors(self.statement_timeout_seconds), self._connection() as connection:
+            if self.dialect == "mysql":
+                connection.exec_driver_sql(f"SET SESSION sql_select_limit = {max_rows + 1}")
+            options = {"stream_results": True, "no_parameters": True}
+            n_rows = 0
+            with connection.exec_driver_sql(sql, execution_options=options) as result:
+                while rows := result.fetchmany(batch_rows):
+                    n_rows += len(rows)
+                    _check_rows(n_rows, max_rows)
+                    yield [[_as_text(value) for value in row] for row in rows]
+
+    def _whole(self, name: str, kind: str) -> str:
+        """A column in a select list; MySQL would write a FLOAT with six digits."""
+        mark = "`" if self.dialect == "mysql" else '"'
+        quoted = mark + name.replace(mark, mark * 2) + mark
+        return f"{quoted} + 0e0 AS {quoted}" if (kind, self.dialect) == ("FLOAT", "mysql") else quoted
+
     def describe(self) -> list[TableDescription]:
         """Every table and view that this connection sees, with its columns. Errors as `read`."""
         tables: dict[str, list[str]] = {}
@@ -76,7 +119,7 @@ class Source:
         return [TableDescription(name=name, columns=tuple(columns)) for name, columns in tables.items()]
 
     def _rows(self, sql: str, *, max_rows: int) -> pd.DataFrame:
-        with _safe_errors(self.statement_timeout_seconds), self._connection() as connection:
+        with safe_errors(self.statement_timeout_seconds), self._connection() as connection:
             if self.dialect == "duckdb":
                 return self._duckdb_rows(connection, sql, max_rows=max_rows)
             return _driver_rows(connection, sql, max_rows=max_rows)
@@ -93,7 +136,7 @@ class Source:
 
     def _duckdb_rows(self, connection: sa.Connection, sql: str, *, max_rows: int) -> pd.DataFrame:
         raw: Any = connection.connection.driver_connection
-        with _interrupted_after(self.statement_timeout_seconds, raw):
+        with interrupted_after(self.statement_timeout_seconds, raw):
             raw.execute(sql)
             return _joined_chunks(raw, max_rows=max_rows)
 
@@ -165,8 +208,8 @@ def _preparation(connection: sa.Connection, dialect: str, timeout_seconds: float
 
 
 @contextmanager
-def _interrupted_after(seconds: float, raw: Any) -> Iterator[None]:
-    """Interrupts DuckDB from a thread, again and again: an interrupt between two of its steps is lost."""
+def interrupted_after(seconds: float, raw: Any) -> Iterator[None]:
+    """Interrupts a DuckDB connection from a thread, again and again: between two of its steps one is lost."""
     done = threading.Event()
 
     def interrupt() -> None:
@@ -204,6 +247,12 @@ def _driver_rows(connection: sa.Connection, sql: str, *, max_rows: int) -> pd.Da
     return pd.DataFrame.from_records([tuple(row) for row in rows], columns=names)
 
 
+def _as_text(value: Any) -> str | None:
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    return value if value is None or isinstance(value, str) else str(value)
+
+
 def _check_rows(n_rows: int, max_rows: int) -> None:
     if n_rows > max_rows:
         raise TooLarge(
@@ -225,7 +274,8 @@ _LOCKED = re.compile(r"Conflicting lock.*\(PID (\d+)\)", re.DOTALL)
 
 
 @contextmanager
-def _safe_errors(timeout_seconds: float) -> Iterator[None]:
+def safe_errors(timeout_seconds: float) -> Iterator[None]:
+    """What a driver raises as one of ours, without its text."""
     try:
         yield
     except ConsiliumError:

@@ -258,11 +258,11 @@ def test_only_the_store_speaks_sql_at_the_coordinator() -> None:
 
 
 @pytest.mark.parametrize("reader", ["pandas", "duckdb", "sqlalchemy"])
-def test_only_source_and_cohort_see_rows_at_a_hospital(reader: str) -> None:
+def test_only_source_cohort_and_dataset_see_rows_at_a_hospital(reader: str) -> None:
     reading = {
         name_of(path)
         for path in modules("agents")
         for _, module in imported(tree_of(path))
         if module.split(".")[0] == reader
     }
-    assert reading <= {"agents/source.py", "agents/cohort.py"}
+    assert reading <= {"agents/source.py", "agents/cohort.py", "agents/dataset.py"}

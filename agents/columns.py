@@ -1,0 +1,321 @@
+"""A column of a dataset: canonical text for groups and keys, exact numbers for sums and for rows.
+
+Texts are written the same way whatever they come from: NFC, no blanks around them, 5 for 5.0, nothing for blanks only.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from math import frexp, isfinite
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.dataset import Dataset, quoted
+from analytics.exact import DECIMAL, UNIT
+from analytics.rowwise import Column, Fixed
+from protocol.errors import BadRequest
+
+BLANKS = (
+    " \t\r\n\f\v\u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+)
+DOUBLES = ("DOUBLE", "FLOAT")
+NORMALISATIONS = ("text", "integer", "casefold")
+_BITS = {"TINY": 7, "SMALL": 15, "": 31, "BIG": 63, "HUGE": 127}
+_PIECE = 2**52
+_EXACT_DIGITS = 15  # round(double(x) * 10^s) is exact below 10^15: two roundings are off by less than a quarter
+_EXACT_POWER = 22  # the last power of ten that is a double
+_NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?"
+_SHORT = r"[+-]?([0-9]{1,16}(\.[0-9]{0,22})?|\.[0-9]{1,22})"
+_NOT_FINITE = r"[+-]?(nan|inf|infinity)"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a number: a double as SQL, of size below 2^top, in units of unit / UNIT. Whole ones need no band."""
+
+    sql: str
+    unit: int
+    top: int
+    is_whole: bool
+
+
+@dataclass(frozen=True)
+class Number:
+    """A column as numbers: x = sum of its pieces where `regular` (None: everywhere) holds, else what `exact` says.
+
+    cell: NULL where there is no value; exact: what `analytics.exact.scaled` reads; double: the nearest double;
+    top: |x| < 2^top; n: how many rows have a value.
+    """
+
+    name: str
+    n: int
+    cell: str
+    exact: str
+    double: str
+    pieces: tuple[Piece, ...]
+    top: int
+    regular: str | None = None
+
+
+def cell_sql(dataset: Dataset, name: str) -> str:
+    """The column's value; NULL for a text of blanks. BadRequest (code missing_column)."""
+    kind = dataset.check_column(name)
+    return _stripped(quoted(name)) if kind == "VARCHAR" else quoted(name)
+
+
+def label_sql(dataset: Dataset, name: str) -> str:
+    """The column as canonical text. BadRequest (code missing_column)."""
+    kind, cell = dataset.check_column(name), cell_sql(dataset, name)
+    if kind == "VARCHAR":
+        return rf"regexp_replace(nfc_normalize({cell}), '^(-?[0-9]+)\.0*$', '\1')"
+    if kind.startswith("DECIMAL") or kind in DOUBLES:
+        return rf"regexp_replace(CAST({cell} AS VARCHAR), '^(-?[0-9]+)(\.0*|(\.[0-9]*[1-9])0*)$', '\1\3')"
+    return f"CAST({cell} AS VARCHAR)"
+
+
+def number_of(dataset: Dataset, name: str) -> Number:
+    """A column as numbers, after a look at all of its rows.
+
+    Raises BadRequest: missing_column; not_numeric for texts that are no decimals; not_finite for infinite numbers and
+    NaN; digits for what lies outside the range of doubles.
+    """
+    kind = dataset.check_column(name)
+    if kind in DOUBLES:
+        return _doubles(dataset, name)
+    if kind == "VARCHAR":
+        return _texts(dataset, name)
+    cell = f"CAST({quoted(name)} AS TINYINT)" if kind == "BOOLEAN" else quoted(name)
+    n, least, most = dataset.query(f"SELECT count({cell}), min({cell}), max({cell}) FROM rows")[0]  # noqa: S608
+    digits = int(found[1]) if (found := re.fullmatch(r"DECIMAL\(\d+,(\d+)\)", kind)) else 0
+    size = max(_whole(least, digits), _whole(most, digits))
+    unit = UNIT // 10**digits
+    double = f"CAST({cell} AS DOUBLE)"
+    if digits == 0:
+        pieces, regular = _pieces(f"TRY_CAST({cell} AS HUGEINT)", size, unit, double=double), None
+        if kind == "UHUGEINT":
+            regular = f"TRY_CAST({cell} AS HUGEINT) IS NOT NULL"
+    else:
+        scaled = f"round({double} * {_power(digits)})" if digits <= _EXACT_POWER else None
+        whole = f"CAST(replace(CAST({cell} AS VARCHAR), '.', '') AS HUGEINT)"
+        pieces, regular = _pieces(whole, size, unit, double=scaled, most=10**_EXACT_DIGITS), None
+    top = _top(float(max(abs(least), abs(most))) if most is not None else 0.0)
+    return Number(name, n, cell, f"CAST({cell} AS VARCHAR)", double, pieces, top, regular)
+
+
+def _whole(value: int | Decimal | None, digits: int) -> int:
+    return 0 if value is None else abs(int(Decimal(value).scaleb(digits)) if digits else int(value))
+
+
+def _top(size: float) -> int:
+    return frexp(size)[1]
+
+
+def _pieces(whole: str, size: int, unit: int, *, double: str | None, most: int = 2**53) -> tuple[Piece, ...]:
+    """A whole number as doubles: as one, given as SQL, up to `most`, else cut into parts of 52 bits."""
+    if double is not None and size <= most:
+        return (Piece(double, unit, max(1, size.bit_length()), True),)
+    n_pieces = -(-size.bit_length() // 52)
+    parts = [f"({whole} // {_PIECE**i})" for i in range(n_pieces)]
+    return tuple(
+        Piece(f"CAST({part} % {_PIECE} AS DOUBLE)", unit * _PIECE**i, 52, True) for i, part in enumerate(parts)
+    )
+
+
+def _power(digits: int) -> str:
+    return f"CAST('1e{digits}' AS DOUBLE)"
+
+
+def _stripped(text: str) -> str:
+    return f"nullif(trim({text}, '{BLANKS}'), '')"
+
+
+def _doubles(dataset: Dataset, name: str) -> Number:
+    cell = f"CAST({quoted(name)} AS DOUBLE)"
+    n, most = dataset.query(f"SELECT count({cell}), max(abs({cell})) FROM rows")[0]  # noqa: S608 - NaN is the largest
+    if most is not None and not isfinite(most):
+        n_infinite = dataset.query(f"SELECT count(*) FROM rows WHERE NOT isfinite({cell})")[0][0]  # noqa: S608
+        raise _not_finite(dataset, name, n_infinite)
+    top = _top(most or 0.0)
+    return Number(name, n, cell, cell, cell, (Piece(cell, UNIT, top, False),), top)
+
+
+def _texts(dataset: Dataset, name: str) -> Number:
+    """Texts of at most 16 digits before the point and 22 after it add up in SQL; others one by one."""
+    short = f"regexp_full_match(v, '{_SHORT}')"
+    decimals = "CASE WHEN contains(v, '.') THEN length(v) - strpos(v, '.') ELSE 0 END"
+    sql = f"""
+        SELECT count(v),
+            max(length(ltrim(v, '+-')) - d - CASE WHEN contains(v, '.') THEN 1 ELSE 0 END) FILTER (is_short),
+            max(d) FILTER (is_short), max(abs(TRY_CAST(v AS DOUBLE))),
+            count(*) FILTER (NOT is_short AND NOT regexp_full_match(v, '{_NUMBER}')),
+            count(*) FILTER (NOT is_short AND regexp_full_match(lower(v), '{_NOT_FINITE}')),
+            count(*) FILTER (NOT is_short AND NOT coalesce(isfinite(TRY_CAST(v AS DOUBLE)), false))
+        FROM (SELECT v, {decimals} AS d, {short} AS is_short FROM (SELECT {cell_sql(dataset, name)} AS v FROM rows)
+        WHERE v IS NOT NULL)"""  # noqa: S608
+    n, n_whole, n_decimals, most, n_wrong, n_infinite, n_large = dataset.query(sql)[0]
+    if n_wrong > n_infinite:
+        raise _not_numeric(dataset, name, n_wrong - n_infinite)
+    if n_infinite:
+        raise _not_finite(dataset, name, n_infinite)
+    if n_large:
+        raise BadRequest(
+            f"Column {name} holds a number outside the range of doubles ({dataset.told(n_large)}).",
+            remedy="Correct it; numbers are below 1.8e308 and have at most 400 digits after the point.",
+            code="digits",
+        )
+    return _short_decimals(dataset, name, n, int(n_whole or 0), int(n_decimals or 0), _top(most or 0.0))
+
+
+def _short_decimals(dataset: Dataset, name: str, n: int, n_whole: int, n_decimals: int, top: int) -> Number:
+    cell = cell_sql(dataset, name)
+    double = f"TRY_CAST({cell} AS DOUBLE)"
+    scaled = f"round({double} * {_power(n_decimals)})" if n_decimals <= _EXACT_POWER else None
+    decimal = f"CAST(TRY_CAST({cell} AS DECIMAL(38, {n_decimals})) AS VARCHAR)"
+    whole = f"TRY_CAST(replace({decimal}, '.', '') AS HUGEINT)"
+    size = 10 ** (n_whole + n_decimals)
+    pieces = _pieces(whole, size, UNIT // 10**n_decimals, double=scaled, most=10**_EXACT_DIGITS)
+    return Number(name, n, cell, cell, double, pieces, top, f"regexp_full_match({cell}, '{_SHORT}')")
+
+
+def _not_numeric(dataset: Dataset, name: str, n_rows: int) -> BadRequest:
+    return BadRequest(
+        f"Column {name} holds something other than a number ({dataset.told(n_rows)}).",
+        remedy="Name a column of numbers such as -12.5 or 1e-3; leave a field empty where there is no value.",
+        code="not_numeric",
+    )
+
+
+def _not_finite(dataset: Dataset, name: str, n_rows: int) -> BadRequest:
+    return BadRequest(
+        f"Column {name} holds an infinite number or NaN ({dataset.told(n_rows)}).",
+        remedy="Replace it, or leave the field empty where there is no value.",
+        code="not_finite",
+    )
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JoinKeys:
+    """The canonical keys of the rows that have one, and where these rows stand in the data (intp, rising)."""
+
+    keys: list[str]
+    places: NDArray[np.intp]
+
+
+def join_keys(dataset: Dataset, name: str, normalisation: str = "text") -> JoinKeys:
+    """The keys of a join. Rows without a key are left out; n_rows - len(keys) of them.
+
+    normalisation text: NFC, no blanks around, 5 for 5.0; integer: besides, whole numbers only and no leading zeros;
+    casefold: besides, upper and lower case are the same.
+
+    Raises BadRequest: missing_column, not_integer, duplicate_key, which says how many keys repeat.
+
+    Disclosure: keys in clear; what leaves is their keyed tags.
+    """
+    labels = [row[0] for row in dataset.query(f"SELECT {label_sql(dataset, name)} FROM rows")]  # noqa: S608
+    places = np.array([place for place, label in enumerate(labels) if label is not None], dtype=np.intp)
+    keys = [label for label in labels if label is not None]
+    if normalisation == "integer":
+        keys = _whole_keys(dataset, name, keys)
+    elif normalisation == "casefold":
+        keys = [unicodedata.normalize("NFC", key.casefold()) for key in keys]
+    if len(set(keys)) < len(keys):
+        n_repeated = sum(n > 1 for n in Counter(keys).values())
+        raise BadRequest(
+            f"Keys in column {name} stand in more than one row each ({dataset.told(n_repeated, 'key')}).",
+            remedy="Keep one row for each key, or join by a column that names each row once.",
+            code="duplicate_key",
+        )
+    return JoinKeys(keys, places)
+
+
+def _whole_keys(dataset: Dataset, name: str, keys: list[str]) -> list[str]:
+    if n_wrong := sum(not re.fullmatch(r"[+-]?[0-9]+", key) for key in keys):
+        raise BadRequest(
+            f"Column {name} holds keys that are no whole numbers ({dataset.told(n_wrong)}).",
+            remedy='Order with key_normalisation "text", or correct the keys.',
+            code="not_integer",
+        )
+    return [("-" if key.startswith("-") and key.strip("-0") else "") + (key.lstrip("+-0") or "0") for key in keys]
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def is_numeric(dataset: Dataset, name: str) -> bool:
+    """Whether a column holds numbers: by its type, and texts where every one is a decimal."""
+    if dataset.check_column(name) != "VARCHAR":
+        return True
+    cell = cell_sql(dataset, name)
+    wrong = f"count(*) FILTER (NOT regexp_full_match({cell}, '{_NUMBER}'))"
+    n, n_wrong = dataset.query(f"SELECT count({cell}), {wrong} FROM rows")[0]  # noqa: S608
+    return bool(n and not n_wrong)
+
+
+def fixed_type(dataset: Dataset, name: str, digits: tuple[int, int]) -> Fixed:
+    """The type that all values of a column have; `digits` (in all, after the point) are those of a column of text.
+
+    Disclosure: whether a value is missing; the rest is the column's type.
+    """
+    kind, cell = dataset.check_column(name), cell_sql(dataset, name)
+    nullable = bool(dataset.query(f"SELECT count(*) > count({cell}) FROM rows")[0][0])  # noqa: S608
+    if kind in DOUBLES:
+        return Fixed(128, 0, 192, nullable)
+    if kind == "VARCHAR":
+        return Fixed.decimal(*digits, nullable=nullable)
+    if found := re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", kind):
+        return Fixed.decimal(int(found[1]), int(found[2]), nullable=nullable)
+    if kind == "BOOLEAN":
+        return Fixed(0, 0, 1, nullable)
+    size = kind.removeprefix("U").removesuffix("EGER").removesuffix("INT")
+    return Fixed(0, 0, _BITS[size] + 1, nullable)
+
+
+def read_column(dataset: Dataset, name: str, fixed: Fixed, places: NDArray[np.intp]) -> Column:
+    """The rows at `places`, in that order, as integers of the type; a missing value is 0 and not valid.
+
+    Raises BadRequest: missing_column; not_numeric; digits where a value does not fit the type.
+
+    Disclosure: patients' values; only agents.joined takes them.
+    """
+    at = np.full(dataset.n_rows, -1, dtype=np.intp)
+    at[places] = np.arange(len(places))
+    values: NDArray[Any] = np.zeros(len(places), dtype=np.int64 if fixed.bits < 63 else object)
+    valid = np.zeros(len(places), dtype=bool)
+    kind, cell = dataset.check_column(name), cell_sql(dataset, name)
+    cell = f"CAST({cell} AS {'DOUBLE' if kind in DOUBLES else 'TINYINT' if kind == 'BOOLEAN' else kind})"
+    rows = (value for batch in dataset.batches(f"SELECT {cell} FROM rows") for (value,) in batch)  # noqa: S608
+    for place, value in zip(at.tolist(), rows, strict=True):
+        if place >= 0 and value is not None:
+            values[place], valid[place] = _fixed(value, fixed, name), True
+    return Column(values, valid)
+
+
+def _fixed(value: Any, fixed: Fixed, name: str) -> int:
+    if isinstance(value, str) and not DECIMAL.fullmatch(value):
+        raise BadRequest(
+            f"Column {name} holds something other than a number in a common row.",
+            remedy="Name a column of numbers; leave a field empty where there is no value.",
+            code="not_numeric",
+        )
+    try:
+        numerator, denominator = (Fraction(value) if isinstance(value, str) else value).as_integer_ratio()
+    except (ValueError, OverflowError):  # an infinite number
+        numerator, denominator = 1, 0
+    number, rest = divmod(numerator * 2**fixed.two * 5**fixed.five, denominator) if denominator else (0, 1)
+    if rest or abs(number) >> fixed.bits:
+        raise BadRequest(
+            f"Column {name} holds a number that does not fit the digits of its type in a common row.",
+            remedy="Give the provider's digits as [in all, after the point]; a double has 128 bits after the point.",
+            code="digits",
+        )
+    return int(number)
