@@ -150,11 +150,14 @@ def reveal(plan: Plan, shares: Mapping[int, bytes]) -> JoinedResult:
     if not plan.is_row_level:
         return JoinedResult([plan.finish(numbers[:-1], n_rows)], n_rows, 0, numbers[-1])
     valid = np.ones(n_rows, dtype=bool) if plan.valid is None else bits[-1]
-    found = bits[0].tolist() if plan.is_boolean else [plan.kind.scale * number for number in numbers[:-1]]
-    values: list[Fraction | bool | None] = [
-        value if exists else None for value, exists in zip(found, valid.tolist(), strict=True)
-    ]
+    found = bits[0].tolist() if plan.is_boolean else _scaled(numbers[:-1], plan.kind.scale)
+    values = [value if exists else None for value, exists in zip(found, valid.tolist(), strict=True)]
     return JoinedResult(values, n_rows, int((~valid).sum()), numbers[-1])
+
+
+def _scaled(numbers: Sequence[int], scale: Fraction) -> list[Fraction]:
+    up, down = scale.as_integer_ratio()
+    return [Fraction(number * up, down) for number in numbers]
 
 
 def _require_shape(plan: Plan, shares: Sequence[ResultShare]) -> None:

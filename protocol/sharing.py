@@ -183,7 +183,7 @@ class Sharing:
         """`count` words of triples, each checked against those of its bucket; what `verify` opens is added to."""
         index, buckets = self._next_triples(), Buckets.of(count)
         dealt = triples.bit_triples(self._own_seed(), index, count=buckets.n_dealt, correction=self._correction(index))
-        order = self._group_stream(_ORDER, index).permutation(buckets.n_dealt)
+        order = triples.uniform_order(self._group_stream(_ORDER, index), buckets.n_dealt)
         a, b, c = (words[order] for words in (dealt.a, dealt.b, dealt.c))
         rest, shape = slice(buckets.size, None), (buckets.size, buckets.n_buckets)
         first, *others = (BitTriples(*t) for t in zip(*(w[rest].reshape(shape) for w in (a, b, c)), strict=True))
