@@ -1,4 +1,4 @@
-"""A column of a dataset: canonical text for groups and keys, exact numbers for sums and for rows.
+"""A column of a dataset: canonical text for groups and keys, exact numbers for sums.
 
 Texts are written the same way whatever they come from: NFC, no blanks around them, 5 for 5.0, nothing for blanks only.
 """
@@ -6,28 +6,18 @@ Texts are written the same way whatever they come from: NFC, no blanks around th
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal
-from fractions import Fraction
 from math import frexp, isfinite
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from agents.dataset import Dataset, quoted
-from analytics.exact import DECIMAL, UNIT
-from analytics.rowwise import Column, Fixed
+from analytics.exact import UNIT
 from protocol.errors import BadRequest
 
 BLANKS = (
     " \t\r\n\f\v\u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
 )
 DOUBLES = ("DOUBLE", "FLOAT")
-NORMALISATIONS = ("text", "integer", "casefold")
-_BITS = {"TINY": 7, "SMALL": 15, "": 31, "BIG": 63, "HUGE": 127}
 _PIECE = 2**52
 _EXACT_DIGITS = 15  # round(double(x) * 10^s) is exact below 10^15: two roundings are off by less than a quarter
 _EXACT_POWER = 22  # the last power of ten that is a double
@@ -198,124 +188,3 @@ def _not_finite(dataset: Dataset, name: str, n_rows: int) -> BadRequest:
         remedy="Replace it, or leave the field empty where there is no value.",
         code="not_finite",
     )
-
-
-# --- keys ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class JoinKeys:
-    """The canonical keys of the rows that have one, and where these rows stand in the data (intp, rising)."""
-
-    keys: list[str]
-    places: NDArray[np.intp]
-
-
-def join_keys(dataset: Dataset, name: str, normalisation: str = "text") -> JoinKeys:
-    """The keys of a join. Rows without a key are left out; n_rows - len(keys) of them.
-
-    normalisation text: NFC, no blanks around, 5 for 5.0; integer: besides, whole numbers only and no leading zeros;
-    casefold: besides, upper and lower case are the same.
-
-    Raises BadRequest: missing_column, not_integer, duplicate_key, which says how many keys repeat.
-
-    Disclosure: keys in clear; what leaves is their keyed tags.
-    """
-    labels = [row[0] for row in dataset.query(f"SELECT {label_sql(dataset, name)} FROM rows")]  # noqa: S608
-    places = np.array([place for place, label in enumerate(labels) if label is not None], dtype=np.intp)
-    keys = [label for label in labels if label is not None]
-    if normalisation == "integer":
-        keys = _whole_keys(dataset, name, keys)
-    elif normalisation == "casefold":
-        keys = [unicodedata.normalize("NFC", key.casefold()) for key in keys]
-    if len(set(keys)) < len(keys):
-        n_repeated = sum(n > 1 for n in Counter(keys).values())
-        raise BadRequest(
-            f"Keys in column {name} stand in more than one row each ({dataset.told(n_repeated, 'key')}).",
-            remedy="Keep one row for each key, or join by a column that names each row once.",
-            code="duplicate_key",
-        )
-    return JoinKeys(keys, places)
-
-
-def _whole_keys(dataset: Dataset, name: str, keys: list[str]) -> list[str]:
-    if n_wrong := sum(not re.fullmatch(r"[+-]?[0-9]+", key) for key in keys):
-        raise BadRequest(
-            f"Column {name} holds keys that are no whole numbers ({dataset.told(n_wrong)}).",
-            remedy='Order with key_normalisation "text", or correct the keys.',
-            code="not_integer",
-        )
-    return [("-" if key.startswith("-") and key.strip("-0") else "") + (key.lstrip("+-0") or "0") for key in keys]
-
-
-# --- rows ------------------------------------------------------------------------------------------------------------
-
-
-def is_numeric(dataset: Dataset, name: str) -> bool:
-    """Whether a column holds numbers: by its type, and texts where every one is a decimal."""
-    if dataset.check_column(name) != "VARCHAR":
-        return True
-    cell = cell_sql(dataset, name)
-    wrong = f"count(*) FILTER (NOT regexp_full_match({cell}, '{_NUMBER}'))"
-    n, n_wrong = dataset.query(f"SELECT count({cell}), {wrong} FROM rows")[0]  # noqa: S608
-    return bool(n and not n_wrong)
-
-
-def fixed_type(dataset: Dataset, name: str, digits: tuple[int, int]) -> Fixed:
-    """The type that all values of a column have; `digits` (in all, after the point) are those of a column of text.
-
-    Disclosure: whether a value is missing; the rest is the column's type.
-    """
-    kind, cell = dataset.check_column(name), cell_sql(dataset, name)
-    nullable = bool(dataset.query(f"SELECT count(*) > count({cell}) FROM rows")[0][0])  # noqa: S608
-    if kind in DOUBLES:
-        return Fixed(128, 0, 192, nullable)
-    if kind == "VARCHAR":
-        return Fixed.decimal(*digits, nullable=nullable)
-    if found := re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", kind):
-        return Fixed.decimal(int(found[1]), int(found[2]), nullable=nullable)
-    if kind == "BOOLEAN":
-        return Fixed(0, 0, 1, nullable)
-    size = kind.removeprefix("U").removesuffix("EGER").removesuffix("INT")
-    return Fixed(0, 0, _BITS[size] + 1, nullable)
-
-
-def read_column(dataset: Dataset, name: str, fixed: Fixed, places: NDArray[np.intp]) -> Column:
-    """The rows at `places`, in that order, as integers of the type; a missing value is 0 and not valid.
-
-    Raises BadRequest: missing_column; not_numeric; digits where a value does not fit the type.
-
-    Disclosure: patients' values; only agents.joined takes them.
-    """
-    at = np.full(dataset.n_rows, -1, dtype=np.intp)
-    at[places] = np.arange(len(places))
-    values: NDArray[Any] = np.zeros(len(places), dtype=np.int64 if fixed.bits < 63 else object)
-    valid = np.zeros(len(places), dtype=bool)
-    kind, cell = dataset.check_column(name), cell_sql(dataset, name)
-    cell = f"CAST({cell} AS {'DOUBLE' if kind in DOUBLES else 'TINYINT' if kind == 'BOOLEAN' else kind})"
-    rows = (value for batch in dataset.batches(f"SELECT {cell} FROM rows") for (value,) in batch)  # noqa: S608
-    for place, value in zip(at.tolist(), rows, strict=True):
-        if place >= 0 and value is not None:
-            values[place], valid[place] = _fixed(value, fixed, name), True
-    return Column(values, valid)
-
-
-def _fixed(value: Any, fixed: Fixed, name: str) -> int:
-    if isinstance(value, str) and not DECIMAL.fullmatch(value):
-        raise BadRequest(
-            f"Column {name} holds something other than a number in a common row.",
-            remedy="Name a column of numbers; leave a field empty where there is no value.",
-            code="not_numeric",
-        )
-    try:
-        numerator, denominator = (Fraction(value) if isinstance(value, str) else value).as_integer_ratio()
-    except (ValueError, OverflowError):  # an infinite number
-        numerator, denominator = 1, 0
-    number, rest = divmod(numerator * 2**fixed.two * 5**fixed.five, denominator) if denominator else (0, 1)
-    if rest or abs(number) >> fixed.bits:
-        raise BadRequest(
-            f"Column {name} holds a number that does not fit the digits of its type in a common row.",
-            remedy="Give the provider's digits as [in all, after the point]; a double has 128 bits after the point.",
-            code="digits",
-        )
-    return int(number)
