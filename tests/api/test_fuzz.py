@@ -22,6 +22,8 @@ from api.settings import load_settings
 from tests.api.conftest import Coordinator, serve, settings_in
 from tests.api.made_rounds import golden_order, open_order
 from tests.api.test_analytics import record_training, three_rounds
+from tests.api.test_schedules import added
+from tests.api.test_statistics import asked
 
 N_EXAMPLES = 4
 STREAM = "/orders/{order_id}/events"  # ends with its order
@@ -35,12 +37,14 @@ OPERATIONS = {
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinator]:
-    """Orders 1 to 4 have golden, sealed, open and no rounds."""
+    """Orders 1 to 4 have golden, sealed, open and no rounds, order 5 is of statistics; there are two schedules."""
     with serve(settings_in(tmp_path_factory.mktemp("home"), calls_per_second=1e6)) as running:
         golden_order(running)
         record_training(running, "Paillier", three_rounds())
         record_training(running, "None", three_rounds())
         open_order(running)
+        assert asked(running) == 5
+        assert [added(running), added(running)] == [1, 2]
         yield running
 
 
@@ -88,9 +92,9 @@ def test_no_call_is_a_fault_of_ours(fuzzed: Coordinator, label: str, mode: Gener
 def aim(case: Any) -> None:
     """Orders, rounds and layers that are there, as far as they are named at all: a random one would not be found."""
     for place in (case.query, case.path_parameters):
-        for name, n in (("order_id", 5), ("round", 3)):
+        for name, n in (("order_id", 6), ("schedule_id", 2), ("round", 3)):
             if str((place or {}).get(name)).isdecimal():
-                place[name] = int(place[name]) % n + (name == "order_id")
+                place[name] = int(place[name]) % n + (name != "round")
     if "layers" in (case.query or {}):
         case.query["layers"] = ["dense"]
 
