@@ -99,12 +99,24 @@ def check_request(
     if n_providers < rules.min_providers:
         sentence = f"Rows of {n_providers} provider(s) are fewer than this hospital's minimum of {rules.min_providers}."
         raise _refused("min_providers", sentence, "to lower min_providers", threshold=rules.min_providers)
-    if closed := sorted(set(row_level_columns) - set(rules.row_level)):
-        sentence = f"The answer would hold a value for each person, made of {', '.join(closed)} of this hospital."
-        raise _refused("row_level", sentence, "to list the column in row_level", columns=closed)
+    check_row_level(row_level_columns, rules)
     if disclose and not rules.disclose:
         sentence = "This hospital's answers go to the receivers' files only, not through the coordinator."
         raise _refused("disclose", sentence, "to allow disclose, or order without it")
+
+
+def check_row_level(columns: Sequence[str], rules: StatisticsRules) -> None:
+    """Refuse an answer that holds something of these columns for each person, unless the policy lists them."""
+    if closed := sorted(set(columns) - set(rules.row_level)):
+        sentence = f"The answer would hold a value for each person, made of {', '.join(closed)} of this hospital."
+        raise _refused("row_level", sentence, "to list the column in row_level", columns=closed)
+
+
+def check_joined(n_rows: int, rules: StatisticsRules) -> None:
+    """Refuse an answer over fewer than min_rows people that all providers know (code min_rows); no count is told."""
+    if n_rows < rules.min_rows:
+        sentence = f"The providers have fewer people in common than this hospital's minimum of {rules.min_rows}."
+        raise _refused("min_rows", sentence, "to lower min_rows, or check the key columns", threshold=rules.min_rows)
 
 
 def check_rows(n_rows: int, rules: StatisticsRules) -> None:

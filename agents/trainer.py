@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from agents.extraction import check_model_size, held_out_rows, ordered_model
-from agents.party import TrainingParty, private_key, receive, receive_all, send
+from agents.party import TrainingParty, end, private_key, receive, receive_all, send
 from analytics import metrics as measures
 from analytics import optimizers, standardization
 from analytics.checks import Floats, Ints, Labels
@@ -521,8 +521,7 @@ def save_model(trainer: Trainer, fold: Fold) -> None:
 def finish(party: TrainingParty) -> None:
     """Tells the coordinator that this hospital holds the model, and forgets the order's keys and snapshot."""
     send(party, "done", lambda: b"", recipient=COORDINATOR)
-    party.release.ledger.write("finished", order_id=party.order_id)
-    party.vault.end_order(party.order_id, "success")
+    end(party)
 
 
 # Checkpoints

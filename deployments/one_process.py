@@ -5,21 +5,26 @@ For simulations, tests and cost estimates. Every hospital is a thread; the coord
 
 from __future__ import annotations
 
+import functools
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agents.party import open_training
+from agents.party import open_party, open_training
 from agents.settings import Partner, Settings
+from agents.statistics import StatisticsParty
 from agents.vault import Vault
+from flows.joint_statistics import answer_locally, coordinate_statistics
 from flows.training import coordinate_training, train_locally
 from protocol.errors import ConsiliumError, OrderStopped
 from protocol.exchange import Address, Exchange, MemoryTransport
 from protocol.messages import COORDINATOR, EVERYONE, HospitalSql
 from protocol.order import TrainingRequest, order_document, parse_training_request
 from protocol.sealing import KEY_BYTES
+from protocol.statistics_request import StatisticsRequest, parse_statistics_request, resolve, statistics_document
+from tasks import joint_statistics
 from tasks.coordinator import open_desk
 
 
@@ -50,13 +55,14 @@ def run_order(
     """Runs one order to its end. Raises the ConsiliumError with which a hospital or the coordinator ended it."""
     request, transport = parse_training_request(dict(body)), transport or MemoryTransport()
     submit(transport, request, sites, order_id)
-    with ThreadPoolExecutor(len(sites) + 1, thread_name_prefix="party") as pool:
-        running = [pool.submit(_hospital, sites[user], order_id, transport) for user in request.hospitals]
-        running.append(pool.submit(_coordinator, order_id, transport))
-        failures = [error for future in running if (error := future.exception())]
-    causes = [e for e in failures if not isinstance(e, OrderStopped)] or failures
-    if causes:
-        raise causes[0]
+
+    def hospital(user: int) -> None:
+        train_locally(open_training(sites[user], order_id, transport))
+
+    def coordinator() -> None:
+        coordinate_training(open_desk(order_id, Exchange(transport, COORDINATOR)), lambda record: None)
+
+    _run(transport, order_id, request.hospitals, hospital, coordinator)
     models = {user: Vault(sites[user].vault).model(order_id) for user in request.hospitals}
     return Outcome(models, transport.facts[order_id], transport.traffic)
 
@@ -71,14 +77,77 @@ def submit(transport: MemoryTransport, request: TrainingRequest, sites: Mapping[
     transport.put(Address(order_id, "document"), COORDINATOR, EVERYONE, document.encode())
 
 
-def _hospital(settings: Settings, order_id: int, transport: MemoryTransport) -> None:
-    with _ending(transport, order_id):
-        train_locally(open_training(settings, order_id, transport))
+def run_statistics(
+    sites: Mapping[int, Settings],
+    body: Mapping[str, Any],
+    *,
+    initiator: int,
+    order_id: int = 1,
+    transport: MemoryTransport | None = None,
+    repeats: int | None = None,
+) -> dict[str, Any]:
+    """Runs one order of joint statistics; what the coordinator may tell of it. The answer is in the receivers' folders.
+
+    Raises the ConsiliumError with which a hospital or the coordinator ended it.
+    """
+    request = resolve(parse_statistics_request(dict(body)), _names(sites), initiator=initiator)
+    transport = transport or MemoryTransport()
+    _submit_statistics(transport, request, sites, order_id, repeats)
+
+    def hospital(user: int) -> None:
+        answer_locally(open_party(StatisticsParty, sites[user], order_id, transport))
+
+    def coordinator() -> None:
+        desk = joint_statistics.open_desk(order_id, Exchange(transport, COORDINATOR))
+        coordinate_statistics(desk, lambda record: None)
+
+    _run(transport, order_id, request.hospitals, hospital, coordinator)
+    summary: dict[str, Any] = transport.facts[order_id][-1]["summary"]["statistics"]
+    return summary
 
 
-def _coordinator(order_id: int, transport: MemoryTransport) -> None:
-    with _ending(transport, order_id):
-        coordinate_training(open_desk(order_id, Exchange(transport, COORDINATOR)), lambda record: None)
+def _names(sites: Mapping[int, Settings]) -> dict[int, str]:
+    return {user: site.name for user, site in sites.items()}
+
+
+def _submit_statistics(
+    transport: MemoryTransport,
+    request: StatisticsRequest,
+    sites: Mapping[int, Settings],
+    order_id: int,
+    repeats: int | None,
+) -> None:
+    """As `submit`: the document for all, where the data are sealed to each provider."""
+    commitments = {}
+    for user in request.providers:
+        own = HospitalSql(secrets.token_bytes(KEY_BYTES), {"data": request.provider(user).data_path})
+        seal_key = Vault(sites[user].vault).identity().public.seal_key
+        transport.put(Address(order_id, "sql"), COORDINATOR, user, own.seal(user, seal_key))
+        commitments[user] = own.commitment
+    document = statistics_document(order_id, request, commitments, repeats=repeats)
+    transport.put(Address(order_id, "document"), COORDINATOR, EVERYONE, document.encode())
+
+
+def _run(
+    transport: MemoryTransport,
+    order_id: int,
+    hospitals: Iterable[int],
+    hospital: Callable[[int], None],
+    coordinator: Callable[[], None],
+) -> None:
+    """Every party in a thread of its own; raises what ended the order, where anything did."""
+
+    def part(work: Callable[[], None]) -> None:
+        with _ending(transport, order_id):
+            work()
+
+    parts = [functools.partial(hospital, user) for user in hospitals]
+    with ThreadPoolExecutor(len(parts) + 1, thread_name_prefix="party") as pool:
+        running = [pool.submit(part, work) for work in (*parts, coordinator)]
+        failures = [error for future in running if (error := future.exception())]
+    causes = [e for e in failures if not isinstance(e, OrderStopped)] or failures
+    if causes:
+        raise causes[0]
 
 
 class _ending:

@@ -104,6 +104,12 @@ def decode_bitmap(data: bytes, *, n_tags: int) -> Bitmap:
     return bits[:n_tags].astype(np.bool_)
 
 
+def n_common(data: bytes) -> int:
+    """How many tags an encoded bitmap says are common."""
+    body = _checked(data, lambda n: (n + 7) // 8)
+    return int(np.unpackbits(np.frombuffer(body, dtype=np.uint8)).sum())
+
+
 def common_digest(found: Tags, common: Bitmap) -> bytes:
     """SHA-256 over the common tags in order, 32 bytes: equal at all providers, or they mean different people.
 

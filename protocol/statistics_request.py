@@ -60,6 +60,13 @@ _DOES_NOT_FIT = {
 }
 """Fields that mean something for these methods only; a field is never ignored."""
 
+_NEEDED = {
+    "expression": ("custom",),
+    "quantile": ("quantile",),
+    "bins": ("histogram",),
+    "columns": OF_TWO_COLUMNS,
+}
+
 
 def _alias(text: str) -> str:
     if not _ALIAS.fullmatch(text):
@@ -90,8 +97,8 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
-def _rising(edges: list[float] | int | None) -> list[float] | int | None:
-    if isinstance(edges, list) and any(a >= b for a, b in itertools.pairwise(edges)):
+def _rising(edges: list[float]) -> list[float]:
+    if any(a >= b for a, b in itertools.pairwise(edges)):
         raise ValueError("must rise from edge to edge")
     return edges
 
@@ -106,7 +113,7 @@ Party = UserId | Annotated[str, Field(min_length=1, max_length=200), AfterValida
 """A hospital as an analyst names it: its user id, or its name."""
 
 Share = Annotated[Number, Field(ge=0, le=1)]
-Edges = Annotated[list[Number], Field(min_length=2, max_length=1001)] | Annotated[Whole, Field(ge=1, le=1000)]
+Edges = Annotated[list[Number], Field(min_length=2, max_length=1001), AfterValidator(_rising)]
 Digits = tuple[Annotated[Whole, Field(ge=1, le=300)], Annotated[Whole, Field(ge=0, le=300)]]
 
 
@@ -158,7 +165,7 @@ class StatisticsRequest(Strict):
     threshold: Annotated[str, BeforeValidator(_decimal)] | None = None
     comparison: Literal[">=", ">", "<=", "<"] | None = None
     quantile: Annotated[list[Share], BeforeValidator(_as_list), Field(min_length=1, max_length=20)] | None = None
-    bins: Annotated[Edges, AfterValidator(_rising)] | None = None
+    bins: Edges | None = None
     key_normalisation: (
         Annotated[Literal["text", "integer", "casefold"], any_case("text", "integer", "casefold")] | None
     ) = None
@@ -203,6 +210,18 @@ class StatisticsRequest(Strict):
         """Whether it is over the rows of the same person at several providers."""
         return self.method in JOINED
 
+    @property
+    def label_columns(self) -> list[str]:
+        """The columns of a result that name its rows."""
+        counted = {
+            "histogram": ["lower", "upper"],
+            "frequency": [self.data_providers[0].key_column],
+            "crosstab": self.columns or [],
+            "quantile": ["q"],
+            **{method: [self.data_providers[0].key_column] for method in JOINED},
+        }.get(self.method, [])
+        return [*(self.group_by or []), *counted]
+
     def provider(self, user_id: int) -> Provider:
         return next(provider for provider in self.data_providers if provider.name == user_id)
 
@@ -244,11 +263,13 @@ def _check_fields(request: StatisticsRequest) -> None:
     for name, methods in _DOES_NOT_FIT.items():
         if getattr(request, name) is not None and request.method not in methods:
             raise _bad(name, f"{name} is given, and means nothing for {request.method}.", f"Leave {name} out.")
-    for name, methods in {"expression": ("custom",), "quantile": ("quantile",), "columns": OF_TWO_COLUMNS}.items():
+    for name, methods in _NEEDED.items():
         if getattr(request, name) is None and request.method in methods:
             raise _bad(name, f"{name} is missing, and {request.method} needs it.", f"Give {name}; see docs/api.md.")
     if request.columns and request.columns[0] == request.columns[1]:
         raise _bad("columns", "columns names one column twice.", "Name two different columns.")
+    if request.result_alias in [*request.label_columns, "withheld"]:
+        raise _bad("result_alias", "result_alias is the name of another column of the result.", "Choose another.")
     if request.group_by and len(set(request.group_by)) < len(request.group_by):
         raise _bad("group_by", "group_by names a column twice.", "Name each column once.")
     _check_joined_fields(request)

@@ -1,0 +1,198 @@
+"""An answer of joint statistics at a receiver: its rows, what was withheld from it, and how it is told.
+
+It goes to the receiver's own folder. The coordinator learns its name there, how many rows were used and which rules
+withheld how much; never a group's name or a value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from agents import results
+from agents.disclosure import Hidden, Label, Withheld
+from agents.party import send
+from agents.results import Cell
+from agents.statistics import StatisticsParty
+from protocol.errors import ProtocolViolation, Refused
+from protocol.exchange import Address
+from protocol.messages import COORDINATOR
+from protocol.order import Strict
+from protocol.statistics_request import StatisticsRequest
+
+
+@dataclass
+class Answer:
+    """Rows below columns, and what has to be said of them."""
+
+    columns: list[str]
+    rows: Sequence[Sequence[Cell]]
+    withheld: dict[Label | Hidden, Withheld] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    repeats: int | None = None
+
+    @property
+    def suppressed(self) -> list[Suppressed]:
+        """How many groups each rule withholds."""
+        counts = Counter((why.rule, why.threshold) for why in self.withheld.values())
+        return [Suppressed(rule=rule, threshold=threshold, groups=n) for (rule, threshold), n in sorted(counts.items())]
+
+
+def grouped_answer(
+    request: StatisticsRequest,
+    rows: Mapping[Label, Sequence[Sequence[Cell]]],
+    withheld: Mapping[Label | Hidden, Withheld],
+) -> Answer:
+    """The groups' columns first, then the values; a withheld group stands there with its rule and no value.
+
+    A group that too few rows have to name it is counted in the notes.
+    """
+    columns = [*request.label_columns, request.result_alias]
+    named = {label: why for label, why in withheld.items() if not isinstance(label, Hidden)}
+    table = [[*_label_cells(request, label), *row] for label, found in rows.items() for row in found]
+    if withheld:
+        columns.append("withheld")
+        table = [[*row, None] for row in table]
+        for label, why in named.items():
+            cells = _label_cells(request, label)
+            table.append([*cells, *[None] * (len(columns) - len(cells) - 1), f"{why.rule} {why.threshold}"])
+    answer = Answer(columns, table, dict(withheld))
+    if n_hidden := len(withheld) - len(named):
+        answer.notes.append(f"{n_hidden} withheld group(s) have too few rows to be named.")
+    return answer
+
+
+def _label_cells(request: StatisticsRequest, label: Label) -> list[Cell]:
+    if request.method != "histogram":
+        return list(label)
+    *groups, bin_ = label
+    edges: list[float | None] = [None, *request.bins, None]  # type: ignore[misc]
+    place = int(bin_ or 0)
+    return [*groups, edges[place], edges[place + 1]]
+
+
+# Where it goes
+
+
+def deliver(party: StatisticsParty, answered: Answered) -> None:
+    """Writes a receiver's answer to its folder, whole or not at all, and lets its values out where asked for.
+
+    Disclosure: values leave to the coordinator's memory only sealed to who asked, and only where every provider's
+    policy has allowed it.
+    """
+    request, answer = party.request, answered.answer
+    if answer is None:
+        return
+    notes = {
+        "method": request.method,
+        "expression": request.expression,
+        "providers": list(request.providers),
+        "receivers": list(request.receivers),
+        "rows": {str(user): party.n_rows[user] for user in request.providers},
+        "withheld": [_told(label, why) for label, why in answer.withheld.items()],
+        "notes": answer.notes,
+    }
+    results.write_result(
+        party.settings.results_folder,
+        party.order_id,
+        alias=request.result_alias,
+        type=request.result_type,
+        columns=answer.columns,
+        rows=answer.rows,
+        notes=notes,
+    )
+    if party.order.reply_key and party.is_initiator:
+        objects = [dict(zip(answer.columns, map(_plain, row), strict=True)) for row in answer.rows]
+        party.release.send_values(
+            lambda: json.dumps(objects, ensure_ascii=False).encode(),
+            address=Address(party.order_id, "values"),
+            reply_key=bytes.fromhex(party.order.reply_key),
+        )
+
+
+def _told(label: Label | Hidden, why: Withheld) -> dict[str, Any]:
+    group = None if isinstance(label, Hidden) else list(label)
+    return {"group": group, "rule": why.rule, "threshold": why.threshold, "reason": why.reason}
+
+
+def _plain(cell: Cell) -> Any:
+    return format(cell, "f") if isinstance(cell, Decimal) else cell
+
+
+def repeat_answer(party: StatisticsParty, providers: Sequence[int]) -> Answer:
+    """The schedule's last result again: since then, too few rows of these providers have changed."""
+    earlier = party.order.repeats
+    assert earlier is not None
+    last = results.read_result(party.settings.results_folder, earlier)
+    if (last.alias, last.type) != (party.request.result_alias, party.request.result_type):
+        raise Refused(
+            f"Order {earlier} has another kind of result than this one.",
+            remedy="Delete the schedule and make it anew.",
+            code="repeats",
+        )
+    table = last.rows()
+    columns = list(table[0]) if table else [party.request.result_alias]
+    whose = ", ".join(map(str, providers))
+    note = (
+        f"Fewer rows of hospital {whose} have changed than its policy asks for: the result of order {earlier} stands."
+    )
+    rows = [list(row.values()) for row in table]
+    return Answer(columns, rows, notes=[*last.notes.get("notes", []), note], repeats=earlier)
+
+
+@dataclass
+class Answered:
+    """What one hospital has to tell at the end: a provider of its rows, a receiver of the answer."""
+
+    answer: Answer | None = None
+    n_used: int = 0
+    n_suppressed: int = 0
+    n_null: int = 0
+
+
+class Suppressed(Strict):
+    """How many groups one rule has withheld."""
+
+    rule: str
+    threshold: str
+    groups: int
+
+
+class Report(Strict):
+    """A hospital to the coordinator, in clear: how many rows it used, and what rules withheld; no name, no value."""
+
+    rows_used: int = 0
+    rows_suppressed: int = 0
+    rows_null: int = 0
+    suppressed: list[Suppressed] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    repeats: int | None = None
+
+
+def report(party: StatisticsParty, answered: Answered) -> None:
+    """Tells the coordinator that this hospital is done, and what it may know: row counts and rules."""
+    said = Report(rows_used=answered.n_used, rows_suppressed=answered.n_suppressed, rows_null=answered.n_null)
+    if answered.answer is not None:
+        found = answered.answer
+        update = {"suppressed": found.suppressed, "notes": found.notes, "repeats": found.repeats}
+        said = said.model_copy(update=update)
+    send(party, "report", lambda: said.model_dump_json().encode(), recipient=COORDINATOR)
+
+
+def read_report(data: bytes) -> Report:
+    """Inverse of what `report` sends; ProtocolViolation for anything else."""
+    try:
+        return Report.model_validate_json(data, strict=True)
+    except ValidationError:
+        raise ProtocolViolation(
+            "A hospital's report of a statistics order cannot be read.",
+            remedy="Run the same version at all hospitals.",
+            code="bad_message",
+        ) from None

@@ -1,0 +1,338 @@
+"""Statistics over the rows of the same person at several providers: matched by key, computed on shares.
+
+Each provider sends tags of its keys to the coordinator, which tells it which of them all have; the providers then
+hold the same rows in the same order, and compute the expression on additive shares. Only the receivers add these up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from agents import disclosure, joined
+from agents.answer import Answer, Answered, repeat_answer
+from agents.dataset import Dataset
+from agents.join_columns import JoinKeys, is_numeric, join_keys, read_column, type_of
+from agents.joined import JoinedResult, text_of
+from agents.party import receive, receive_all, send
+from agents.results import Cell
+from agents.statistics import (
+    Reading,
+    StatisticsParty,
+    columns_of,
+    keep_reading,
+    open_data,
+    ordered_expression,
+    pass_gate,
+)
+from analytics.circuit import Plan, plan
+from analytics.expression import Expression, ExpressionError, compare_sum
+from analytics.rowwise import Fixed
+from protocol import matching
+from protocol.errors import BadRequest, ProtocolViolation
+from protocol.exchange import Address
+from protocol.messages import COORDINATOR, EVERYONE, canonical
+from protocol.order import Strict
+from protocol.statistics_request import THRESHOLD, StatisticsRequest
+
+VALUE = "value"
+"""What the compared column of every provider is called in the expression of is_investor_accredited."""
+
+
+# The expression
+
+
+class Types(Strict):
+    """A provider to everyone, in clear: its columns' types by alias.column, or that the last result stands again."""
+
+    repeats: bool
+    columns: dict[str, tuple[int, int, int, bool]]
+
+
+def read_types(messages: Mapping[int, bytes]) -> dict[int, Types]:
+    """What the providers announced. ProtocolViolation (code bad_message) for anything else."""
+    try:
+        return {user: Types.model_validate_json(body) for user, body in messages.items()}
+    except ValidationError:
+        raise ProtocolViolation(
+            "A provider's types cannot be read.", remedy="Run the same version at all hospitals.", code="bad_message"
+        ) from None
+
+
+def agreed_plan(request: StatisticsRequest, announced: Mapping[int, Types]) -> Plan:
+    """The circuit of an order, which coordinator, providers and receivers make alike from the announced types."""
+    expression = expression_of(request)
+    owners = {request.alias(user): user for user in request.providers}
+    types = {name: Fixed(*fixed) for one in announced.values() for name, fixed in one.columns.items()}
+    try:
+        return plan(expression, types, owners)
+    except ExpressionError as error:
+        raise BadRequest(error.sentence, remedy=error.remedy, code="expression") from None
+
+
+def expression_of(request: StatisticsRequest) -> Expression:
+    """That of method custom; for is_investor_accredited the sum over all providers against the threshold."""
+    written = ordered_expression(request)
+    if written is not None:
+        return written
+    columns = [(request.alias(user), VALUE) for user in request.providers]
+    return compare_sum(columns, request.comparison or ">=", threshold=Fraction(request.threshold or THRESHOLD))
+
+
+# A provider's rows, read once
+
+
+def read_rows(party: StatisticsParty) -> Reading:
+    """Reads this provider's keys and columns through the gate, and keeps them until the order ends.
+
+    Raises Refused with the rule, or BadRequest for data that cannot be used.
+
+    Disclosure: rows stay here; others learn the row count, after the gate has passed.
+    """
+    return keep_reading(party, lambda: _read(party))
+
+
+def _read(party: StatisticsParty) -> Reading:
+    request, alias = party.request, party.request.alias(party.me)
+    with _open(party) as dataset:
+        disclosure.check_rows(dataset.n_rows, party.rules)
+        used = _used_columns(request, party.me, dataset)
+        _check_row_level(party, list(used.values()))
+        key_column = request.provider(party.me).key_column
+        columns = [key_column, *used.values()]
+        if pass_gate(party, dataset, list(dict.fromkeys(columns))):
+            return Reading(n_rows=dataset.n_rows, repeats=True)
+        digits = request.provider(party.me).digits
+        types = {f"{alias}.{name}": type_of(dataset, column, digits) for name, column in used.items()}
+        n_keys = len(join_keys(dataset, *_key_of(party)).keys)
+    return Reading(
+        n_rows=dataset.n_rows,
+        n_null=dataset.n_rows - n_keys,
+        types={name: (t.two, t.five, t.bits, t.nullable) for name, t in types.items()},
+    )
+
+
+def _key_of(party: StatisticsParty) -> tuple[str, str]:
+    request = party.request
+    return request.provider(party.me).key_column, request.key_normalisation or "text"
+
+
+def _open(party: StatisticsParty) -> AbstractContextManager[Dataset]:
+    """All columns where the one to compare is not named, else those that are used."""
+    request = party.request
+    is_named = request.expression is not None or request.provider(party.me).value_column is not None
+    return open_data(party, columns_of(request, party.me) if is_named else None, again=True)
+
+
+def _used_columns(request: StatisticsRequest, user_id: int, dataset: Dataset) -> dict[str, str]:
+    """This provider's columns by their names in the expression; "value" is the one column of numbers beside the key."""
+    written = ordered_expression(request)
+    if written is not None:
+        return {name: name for name in written.columns_of(request.alias(user_id))}
+    provider = request.provider(user_id)
+    if provider.value_column:
+        return {VALUE: provider.value_column}
+    numeric = [name for name in dataset.columns if name != provider.key_column and is_numeric(dataset, name)]
+    if len(numeric) != 1:
+        raise BadRequest(
+            f"value_column is missing, and the data have {len(numeric)} columns of numbers beside the key.",
+            remedy="Name the column to add up as value_column.",
+            code="value_column",
+        )
+    return {VALUE: numeric[0]}
+
+
+def _check_row_level(party: StatisticsParty, columns: Sequence[str]) -> None:
+    """Again with the columns that were found: who names none must not get one that the policy closes."""
+    if expression_of(party.request).is_row_level:
+        key = party.request.provider(party.me).key_column
+        disclosure.check_row_level([key, *columns], party.rules)
+
+
+# Matching
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The joined rows of this provider: where they stand in its data, and their keys, in the joint order."""
+
+    places: NDArray[np.intp]
+    keys: list[str]
+
+
+def _match(party: StatisticsParty, found: JoinKeys) -> Matched:
+    """Finds the rows that all providers have.
+
+    Raises Refused (code min_rows) for fewer of them than this provider's minimum, ProtocolViolation (keys_differ)
+    where the coordinator told the providers different ones.
+
+    Disclosure: tags of the keys, which only their holders can make, to the coordinator; a digest of the common ones to
+    the order's hospitals.
+    """
+    tags, order = matching.tags(party.session.group_key(b"match"), found.keys)
+    send(party, "tags", lambda: matching.encode_tags(tags), recipient=COORDINATOR)
+    answer = party.exchange.get(Address(party.order_id, "common"), COORDINATOR)
+    common = matching.decode_bitmap(answer, n_tags=len(tags))
+    disclosure.check_joined(int(common.sum()), party.rules)
+    send(party, "matched", lambda: matching.common_digest(tags, common), recipient=EVERYONE)
+    matching.check_digests(receive_all(party, "matched", party.request.providers, EVERYONE))
+    rows = matching.common_rows(order, common)
+    n_unmatched = len(tags) - len(rows)
+    party.release.ledger.write("matched", order_id=party.order_id, n_common=len(rows), n_unmatched=n_unmatched)
+    return Matched(found.places[rows], [found.keys[row] for row in rows.tolist()])
+
+
+# Computing
+
+
+class _Channel:
+    """How a provider's messages of the computation travel: through the release door and the exchange."""
+
+    def __init__(self, party: StatisticsParty) -> None:
+        self._party = party
+
+    def open(self, number: int, data: bytes) -> Mapping[int, bytes]:
+        party = self._party
+        others = [provider for provider in party.request.providers if provider != party.me]
+        send(party, "opened", lambda: data, recipient=EVERYONE, round=number)
+        return {party.me: data, **receive_all(party, "opened", others, EVERYONE, round=number)}
+
+    def dealt(self, number: int) -> bytes:
+        return self._party.exchange.get(Address(self._party.order_id, "dealt", round=number), COORDINATOR)
+
+
+def answer(party: StatisticsParty, reading: Reading | None) -> Answered:
+    """Matches, computes this provider's share, and adds all shares up at a receiver.
+
+    Disclosure: besides the result, to the receivers: which of its keys are common, to each provider; how many, and the
+    columns' types, to all and the coordinator; to the order's hospitals which common rows miss a value.
+    """
+    if reading is not None:
+        types = Types(repeats=reading.repeats, columns=reading.types)
+        send(party, "types", lambda: types.model_dump_json().encode(), recipient=EVERYONE)
+    announced = read_types(receive_all(party, "types", party.request.providers, EVERYONE))
+    repeating = [user for user, types in announced.items() if types.repeats]
+    if repeating:
+        return Answered(repeat_answer(party, repeating) if party.is_receiver else None)
+    circuit = agreed_plan(party.request, announced)
+    if reading is None:
+        return Answered(_reveal(party, circuit, {}, None))
+    with _open(party) as dataset:
+        matched = _match(party, join_keys(dataset, *_key_of(party)))
+        share = _compute(party, dataset, circuit, matched)
+    _send_shares(party, circuit, matched, share)
+    found = _reveal(party, circuit, {party.me: share}, matched) if party.is_receiver else None
+    return Answered(found, n_used=len(matched.keys), n_null=reading.n_null)
+
+
+def _compute(party: StatisticsParty, dataset: Dataset, circuit: Plan, matched: Matched) -> bytes:
+    """This provider's share of the result, after the rule of one threshold has been asked."""
+    alias = party.request.alias(party.me)
+    used = _used_columns(party.request, party.me, dataset)
+    if circuit.compares:
+        _remember_comparison(party, dataset.name, sorted(used.values()), matched.keys)
+    columns = {
+        f"{alias}.{name}": read_column(dataset, column, circuit.types[f"{alias}.{name}"], matched.places)
+        for name, column in used.items()
+    }
+    keys, n_rows = party.session, len(matched.keys)
+    try:
+        return joined.evaluate(circuit, columns, keys=keys, channel=_Channel(party), n_rows=n_rows)
+    except ExpressionError as error:
+        raise BadRequest(error.sentence, remedy=error.remedy, code="digits") from None
+
+
+def _remember_comparison(party: StatisticsParty, name: str, columns: Sequence[str], keys: Sequence[str]) -> None:
+    """Many thresholds over the same people would tell every sum: one in the policy's period."""
+    request = party.request
+    asked = request.expression or f"{request.comparison or '>='} {request.threshold or THRESHOLD}"
+    party.ledger.remember_threshold(
+        name,
+        columns,
+        keys_digest=party.ledger.digest_keys(keys),
+        threshold=asked,
+        now=datetime.now(UTC),
+        days=party.rules.threshold_days,
+    )
+
+
+def _send_shares(party: StatisticsParty, circuit: Plan, matched: Matched, share: bytes) -> None:
+    """The share of the result, and from the first provider the keys, to each receiver, sealed to it alone."""
+    others = [receiver for receiver in party.request.receivers if receiver != party.me]
+    for receiver in others:
+        send(party, "share", lambda: share, recipient=receiver)
+    if circuit.is_row_level and party.me == _first(party.request):
+        for receiver in others:
+            send(party, "keys", lambda: canonical({"keys": matched.keys}).encode(), recipient=receiver)
+
+
+def _first(request: StatisticsRequest) -> int:
+    """The provider that the request names first: the result's keys are written as it writes them."""
+    name = request.data_providers[0].name
+    assert isinstance(name, int)
+    return name
+
+
+# The result, at a receiver
+
+
+def _reveal(party: StatisticsParty, circuit: Plan, own: Mapping[int, bytes], matched: Matched | None) -> Answer:
+    request = party.request
+    others = [provider for provider in request.providers if provider not in own]
+    shares = {**own, **(receive_all(party, "share", others, party.me) if others else {})}
+    found = joined.reveal(circuit, shares)
+    alias = request.result_alias
+    if not circuit.is_row_level:
+        result = Answer([alias], [[_cell(found.values[0])]])
+    else:
+        keys = matched.keys if matched and party.me == _first(request) else _receive_keys(party, found.n_rows)
+        rows = sorted(zip(keys, map(_cell, found.values), strict=True), key=_key_order)
+        result = Answer([request.data_providers[0].key_column, alias], rows)
+    result.notes += _notes(request, circuit, found)
+    return result
+
+
+def _receive_keys(party: StatisticsParty, n_rows: int) -> list[str]:
+    body = receive(party, "keys", _first(party.request), party.me)
+    try:
+        keys = json.loads(body)["keys"]
+    except (ValueError, KeyError, TypeError):
+        keys = None
+    if not isinstance(keys, list) or len(keys) != n_rows or not all(isinstance(key, str) for key in keys):
+        raise ProtocolViolation(
+            "The keys of the result's rows cannot be read.", remedy="Send the order again.", code="bad_message"
+        )
+    return keys
+
+
+def _cell(value: Fraction | bool | None) -> Cell:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return None if value is None else Decimal(text_of(value))
+
+
+def _key_order(row: tuple[str, Cell]) -> tuple[int, int, str]:
+    """Whole numbers first and in their order, then texts."""
+    key = row[0]
+    is_whole = key.removeprefix("-").isdecimal() and len(key) < 100
+    return (0, int(key), key) if is_whole else (1, 0, key)
+
+
+def _notes(request: StatisticsRequest, circuit: Plan, found: JoinedResult) -> list[str]:
+    notes = []
+    if found.n_missing:
+        notes.append(f"{found.n_missing} joined rows have no value, because a column has none there.")
+    if found.n_divisions_by_zero:
+        notes.append(f"{found.n_divisions_by_zero} times a row was divided by zero; it has no value.")
+    if circuit.is_row_level and not circuit.is_boolean:
+        notes.append("Who knows one of the columns may compute the others from this result.")
+    return notes

@@ -1,0 +1,434 @@
+"""Statistics over the rows of all providers, one below the other: local sums, added sealed, finished by the receivers.
+
+A provider states its groups, then adds vectors of exact integers, a few for each group that all may know of. The
+receivers open the sums and finish them in rational arithmetic. Quantiles take several such rounds: the first receiver
+names pivots, sealed to the order's hospitals, and the providers count their rows below them.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import secrets
+import struct
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import ValidationError
+
+from agents import accumulation, disclosure
+from agents.answer import Answer, Answered, grouped_answer, repeat_answer
+from agents.dataset import Dataset
+from agents.disclosure import GroupFacts, Hidden, Label, Withheld
+from agents.party import receive, receive_all, send
+from agents.statistics import Reading, StatisticsParty, columns_of, keep_reading, open_data, pass_gate
+from analytics import exact
+from analytics.checks import Floats
+from analytics.exact import SQUARE_BITS, SUM_BITS, JointMoments, Moments
+from analytics.quantiles import Search, interpolated, quantile_ranks
+from protocol import exact_sum
+from protocol.errors import ProtocolViolation, Refused
+from protocol.exact_sum import Terms
+from protocol.exchange import Address
+from protocol.messages import COORDINATOR, EVERYONE, canonical
+from protocol.order import Strict
+from protocol.sealing import KEY_BYTES
+from protocol.statistics_request import RANKED, TALLIED, StatisticsRequest
+
+COUNT_BITS = 64
+_N_NUMBERS = {"sum": 2, "avg": 2, "var": 3, "std": 3, "cov": 6, "corr": 6}
+_WIDTHS = {"sum": SUM_BITS, "avg": SUM_BITS} | dict.fromkeys(("var", "std", "cov", "corr"), SQUARE_BITS)
+
+
+# A provider's part, read once
+
+
+def read_rows(party: StatisticsParty) -> Reading:
+    """Reads this provider's rows through the gate, and what its part of the answer is made of.
+
+    Raises Refused with the rule, or BadRequest for data that cannot be used.
+
+    Disclosure: rows and sums stay here; others learn the row count, after the gate has passed.
+    """
+    return keep_reading(party, lambda: _read(party))
+
+
+def _read(party: StatisticsParty) -> Reading:
+    request, columns = party.request, columns_of(party.request, party.me)
+    with open_data(party, columns, again=request.method in RANKED) as dataset:
+        disclosure.check_rows(dataset.n_rows, party.rules)
+        if pass_gate(party, dataset, columns):
+            return Reading(n_rows=dataset.n_rows, repeats=True)
+        groups = _tally(dataset, request, party.me)
+    withheld = disclosure.withhold({label: facts for label, (facts, _) in groups.items()}, party.rules)
+    if () in withheld:
+        raise _whole(withheld[()])
+    return Reading(
+        n_rows=dataset.n_rows,
+        n_null=dataset.n_rows - sum(facts.n_rows for facts, _ in groups.values()),
+        n_rows_of={canonical(list(label)): facts.n_rows for label, (facts, _) in groups.items()},
+        tallies={canonical(list(label)): numbers for label, (_, numbers) in groups.items()},
+        withheld={canonical(list(label)): (why.rule, why.threshold) for label, why in withheld.items()},
+    )
+
+
+def _tally(dataset: Dataset, request: StatisticsRequest, user_id: int) -> dict[Label, tuple[GroupFacts, list[int]]]:
+    """By group of this provider: what decides about it, and its integers."""
+    column, groups = request.provider(user_id).key_column, request.group_by or []
+    if request.method in ("cov", "corr"):
+        assert request.columns is not None
+        found = accumulation.joint_moments(dataset, *request.columns, group_by=groups)
+        joint = {label: (part, list(part.moments.numbers)) for label, part in found.items()}
+        return {label: (GroupFacts(part.moments.n, part.largest_share), n) for label, (part, n) in joint.items()}
+    if request.method in TALLIED:
+        return {label: (GroupFacts(n), [n]) for label, n in _occurrences(dataset, request, user_id).items() if n}
+    parts = accumulation.moments(dataset, column, group_by=groups)
+    n_numbers, is_summed = _N_NUMBERS.get(request.method, 1), request.method in _N_NUMBERS
+    return {
+        label: (GroupFacts(m.n, part.largest_share if is_summed else None), [m.n, m.total, m.squares][:n_numbers])
+        for label, part in parts.items()
+        if (m := part.moments).n
+    }
+
+
+def _occurrences(dataset: Dataset, request: StatisticsRequest, user_id: int) -> dict[Label, int]:
+    """How many rows have each value, pair of values, or bin: 0 below the first edge, the last one above the last."""
+    column, groups = request.provider(user_id).key_column, request.group_by or []
+    if request.method != "histogram":
+        return accumulation.counts(dataset, request.columns or [column])
+    assert request.bins is not None
+    edges = np.array([*request.bins[:-1], np.nextafter(request.bins[-1], np.inf)])
+    parts = accumulation.moments(dataset, column, group_by=groups)
+    below = accumulation.counts_below(dataset, column, dict.fromkeys(parts, edges), group_by=groups)
+    return {
+        (*label, str(bin_)): n
+        for label, part in parts.items()
+        for bin_, n in enumerate(np.diff([0, *below[label].tolist(), part.moments.n]).tolist())
+    }
+
+
+def _whole(why: Withheld) -> Refused:
+    """An answer without groups is not withheld but refused, by the hospital whose rule it is."""
+    return Refused(
+        f"This hospital's part of the answer is withheld: {why.reason}",
+        remedy="Ask for more rows, or ask the hospital to change the rule under [statistics] in its policy.toml.",
+        code=why.rule,
+        threshold=why.threshold,
+    )
+
+
+# What providers state
+
+
+class _Statement(Strict):
+    """A provider to all hospitals of the order, sealed to the group: its groups, and what its policy asks of all."""
+
+    groups: str
+    repeats: bool
+    min_rows: int
+    min_providers: int
+    extremes: bool
+    exact_quantiles: bool
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What all providers have stated, the same at every hospital.
+
+    shown: the answer's groups, in order; withheld: groups that it does not tell, and why; repeats: whether a provider's
+    rows have hardly changed since the schedule's last result; least: rows that a bracket of a quantile keeps.
+    """
+
+    shown: list[Label]
+    withheld: dict[Label | Hidden, Withheld]
+    repeats: list[int]
+    least: int
+    extremes: bool
+
+
+def agree_on_groups(party: StatisticsParty, reading: Reading | None) -> Agreed:
+    """States this provider's groups and reads all others' statements.
+
+    Disclosure: names of groups with at least min_rows rows here, and which are withheld by which rule, to the order's
+    hospitals.
+    """
+    request, key = party.request, party.session.group_key(b"groups")
+    if reading is not None:
+        send(party, "statement", lambda: _state(party, reading, key), recipient=EVERYONE)
+    envelopes = receive_all(party, "statement", request.providers, EVERYONE)
+    said = {user: _read_statement(body) for user, body in envelopes.items()}
+    groups = {user: statement.groups.encode() for user, statement in said.items()}
+    stated = disclosure.decode_statements(groups, n_columns=n_label_columns(request), key=key)
+    withheld = disclosure.joint_withheld(stated, max(statement.min_providers for statement in said.values()))
+    is_exact = all(statement.exact_quantiles for statement in said.values())
+    return Agreed(
+        disclosure.shown_groups(stated, withheld),
+        withheld,
+        [user for user, statement in said.items() if statement.repeats],
+        1 if is_exact else max(statement.min_rows for statement in said.values()),
+        all(statement.extremes for statement in said.values()),
+    )
+
+
+def _state(party: StatisticsParty, reading: Reading, key: bytes) -> bytes:
+    withheld = {_label(text): Withheld(*why) for text, why in reading.withheld.items()}
+    groups = disclosure.encode_statement(map(_label, reading.tallies), withheld, key=key)
+    rules = party.rules
+    statement = _Statement(
+        groups=groups.decode(),
+        repeats=reading.repeats,
+        min_rows=rules.min_rows,
+        min_providers=rules.min_providers,
+        extremes=rules.extremes,
+        exact_quantiles=rules.exact_quantiles,
+    )
+    return statement.model_dump_json().encode()
+
+
+def _read_statement(data: bytes) -> _Statement:
+    try:
+        return _Statement.model_validate_json(data, strict=True)
+    except ValidationError:
+        raise ProtocolViolation(
+            "A provider's statement of its groups cannot be read.",
+            remedy="Run the same version at all hospitals.",
+            code="bad_message",
+        ) from None
+
+
+def _label(text: str) -> Label:
+    return tuple(json.loads(text))
+
+
+def n_label_columns(request: StatisticsRequest) -> int:
+    """How many columns name a row of the answer: the groups', and what is counted."""
+    counted = {"histogram": 1, "frequency": 1, "crosstab": 2}.get(request.method, 0)
+    return len(request.group_by or []) + counted
+
+
+# Sums
+
+
+class Sums:
+    """The sealed sums of one order, one round after the other."""
+
+    def __init__(self, party: StatisticsParty) -> None:
+        self._party = party
+        providers, receivers = party.request.providers, party.request.receivers
+        self._seeds: dict[int, bytes] = {}
+        if party.is_provider:
+            own = party.store.once("seed", lambda: secrets.token_bytes(KEY_BYTES))
+            self._seeds[party.me] = own
+            for receiver in receivers:
+                if receiver != party.me:
+                    send(party, "unmask", lambda: own, recipient=receiver)
+        if party.is_receiver:
+            others = [provider for provider in providers if provider != party.me]
+            self._seeds |= receive_all(party, "unmask", others, party.me) if others else {}
+
+    def add(self, values: Callable[[], Sequence[int]], *, count: int, width: int, round: int) -> list[int]:
+        """The providers' values added; empty at a hospital that receives nothing.
+
+        `values` is called at a provider only. ProtocolViolation (code sum_mismatch) for a sum that is not theirs.
+        """
+        party = self._party
+        terms = Terms(party.request.providers, width, count, b"sum/%d" % round)
+        tag_key = party.session.group_key(b"sum-tag")
+        if party.is_provider:
+            send(party, "addend", lambda: self._seal(values(), terms, tag_key), recipient=COORDINATOR, round=round)
+        if not party.is_receiver:
+            return []
+        total = party.exchange.get(Address(party.order_id, "total", round=round), COORDINATOR, EVERYONE)
+        return exact_sum.open_total(total, terms, tag_key=tag_key, seeds=self._seeds)
+
+    def _seal(self, values: Sequence[int], terms: Terms, tag_key: bytes) -> bytes:
+        party = self._party
+        others = [provider for provider in terms.providers if provider != party.me]
+        pairs = {other: party.session.pair_key(other, b"sum") for other in others}
+        seed = self._seeds[party.me]
+        return exact_sum.seal(values, terms, me=party.me, pair_keys=pairs, tag_key=tag_key, seed=seed)
+
+
+def end_sums(party: StatisticsParty, *, round: int) -> None:
+    """Tells the coordinator that there is nothing more to add."""
+    if party.is_provider:
+        send(party, "addend", lambda: b"", recipient=COORDINATOR, round=round)
+
+
+def answer(party: StatisticsParty, reading: Reading | None) -> Answered:
+    """States the groups, adds this provider's part and, at a receiver, finishes the answer."""
+    agreed = agree_on_groups(party, reading)
+    if agreed.repeats:
+        end_sums(party, round=0)
+        return Answered(repeat_answer(party, agreed.repeats) if party.is_receiver else None)
+    sums = Sums(party)
+    found = (_rank if party.request.method in RANKED else _add)(party, reading, agreed, sums)
+    return Answered(found, **_counts(reading, agreed))
+
+
+def _counts(reading: Reading | None, agreed: Agreed) -> dict[str, int]:
+    """How many of this provider's rows the answer is made of."""
+    if reading is None:
+        return {}
+    shown = [canonical(list(label)) for label in agreed.shown]
+    n_used = sum(reading.n_rows_of[text] for text in shown if text in reading.n_rows_of)
+    n_all = sum(reading.n_rows_of.values())
+    return {"n_used": n_used, "n_suppressed": n_all - n_used, "n_null": reading.n_null}
+
+
+def _add(party: StatisticsParty, reading: Reading | None, agreed: Agreed, sums: Sums) -> Answer | None:
+    request, n_numbers = party.request, _N_NUMBERS.get(party.request.method, 1)
+    totals: list[int] = []
+    if agreed.shown:
+        numbers = functools.partial(_numbers, request, reading, agreed)
+        width = _WIDTHS.get(request.method, COUNT_BITS)
+        totals = sums.add(numbers, count=n_numbers * len(agreed.shown), width=width, round=0)
+    end_sums(party, round=1 if agreed.shown else 0)
+    if not party.is_receiver:
+        return None
+    return _finish(request, agreed, [totals[i : i + n_numbers] for i in range(0, len(totals), n_numbers)])
+
+
+def _numbers(request: StatisticsRequest, reading: Reading | None, agreed: Agreed) -> list[int]:
+    """This provider's integers of every shown group, zeros where it has no such rows."""
+    assert reading is not None
+    empty = [0] * _N_NUMBERS.get(request.method, 1)
+    return [n for label in agreed.shown for n in reading.tallies.get(canonical(list(label)), empty)]
+
+
+# Finishing, at the receivers
+
+
+def _finish(request: StatisticsRequest, agreed: Agreed, parts: Sequence[Sequence[int]]) -> Answer:
+    """The answer from the joint integers of each shown group."""
+    ddof = 1 if request.ddof is None else request.ddof
+    values = {label: _value(request.method, part, ddof) for label, part in zip(agreed.shown, parts, strict=True)}
+    answer = grouped_answer(request, {label: [(value,)] for label, value in values.items()}, agreed.withheld)
+    if None in values.values():
+        answer.notes.append(f"{request.method} of too few rows has no value there.")
+    return answer
+
+
+def _value(method: str, part: Sequence[int], ddof: int) -> float | int | None:
+    if method in ("cov", "corr"):
+        joint = JointMoments(*part)
+        return exact.covariance(joint, ddof) if method == "cov" else exact.correlation(joint)
+    if method in (*TALLIED, "count"):
+        return part[0]
+    moments = Moments(*part)
+    if method in ("sum", "avg"):
+        return exact.sum_of(moments) if method == "sum" else exact.mean(moments)
+    return exact.variance(moments, ddof) if method == "var" else exact.std(moments, ddof)
+
+
+# Order statistics
+
+
+def _rank(party: StatisticsParty, reading: Reading | None, agreed: Agreed, sums: Sums) -> Answer | None:
+    """Rounds of joint counts below pivots, until every wanted value is found as finely as the policies allow.
+
+    Disclosure: the pivots to the order's hospitals; the counts to the receivers.
+    """
+    request, shown = party.request, agreed.shown
+    if not shown:
+        end_sums(party, round=0)
+        return grouped_answer(request, {}, agreed.withheld) if party.is_receiver else None
+    n_rows = sums.add(lambda: _numbers(request, reading, agreed), count=len(shown), width=COUNT_BITS, round=0)
+    searches = [_search(request, agreed, n) for n in n_rows]
+    with _open_ranked(party) as dataset:
+        for round_ in itertools.count(1):
+            pivots = dict(zip(shown, _agree_on_pivots(party, searches, round_), strict=True))
+            n_pivots = sum(map(len, pivots.values()))
+            if not n_pivots:
+                break
+            below = functools.partial(_count_below, party, dataset, pivots)
+            counts = iter(sums.add(below, count=n_pivots, width=COUNT_BITS, round=round_))
+            for search, label in zip(searches, shown, strict=bool(searches)):
+                search.narrow(list(itertools.islice(counts, len(pivots[label]))))
+    end_sums(party, round=round_)
+    return _ranked_answer(request, agreed, searches, n_rows) if party.is_receiver else None
+
+
+def _shares(request: StatisticsRequest, agreed: Agreed) -> list[float]:
+    """Which quantiles are searched: an extreme is told only where all policies allow it."""
+    if request.quantile is not None:
+        return request.quantile
+    outer = 0.0 if agreed.extremes else 0.05
+    return {"median": [0.5], "min": [outer], "max": [1 - outer]}[request.method]
+
+
+def _search(request: StatisticsRequest, agreed: Agreed, n_rows: int) -> Search:
+    ranks = {rank for share in _shares(request, agreed) for rank in quantile_ranks(share, n_rows)[:2]}
+    is_extreme = request.method in ("min", "max") and agreed.extremes
+    return Search(sorted(ranks), n_rows=n_rows, min_rows=1 if is_extreme else agreed.least)
+
+
+def _agree_on_pivots(party: StatisticsParty, searches: Sequence[Search], round_: int) -> list[Floats]:
+    """The first receiver names the round's pivots; an empty list for each group ends the rounds."""
+    driver = party.request.receivers[0]
+    if party.me == driver:
+        send(party, "pivots", lambda: _encode([s.pivots() for s in searches]), recipient=EVERYONE, round=round_)
+    return _decode(receive(party, "pivots", driver, EVERYONE, round=round_))
+
+
+def _encode(pivots: Sequence[Floats]) -> bytes:
+    """For each group how many (u32), then float64, big-endian."""
+    return b"".join(struct.pack(">I", len(one)) + one.astype(">f8").tobytes() for one in pivots)
+
+
+def _decode(data: bytes) -> list[Floats]:
+    pivots, at = [], 0
+    while at < len(data):
+        n = int.from_bytes(data[at : at + 4], "big")
+        one = np.frombuffer(data[at + 4 : at + 4 + 8 * n], dtype=">f8").astype(np.float64)
+        at += 4 + 8 * n
+        if at > len(data) or not np.isfinite(one).all() or (np.diff(one) <= 0).any():
+            raise ProtocolViolation(
+                "A round's pivots cannot be read.", remedy="Send the order again.", code="bad_message"
+            )
+        pivots.append(one)
+    return pivots
+
+
+def _open_ranked(party: StatisticsParty) -> AbstractContextManager[Dataset | None]:
+    if not party.is_provider:
+        return nullcontext()
+    return open_data(party, columns_of(party.request, party.me), again=True)
+
+
+def _count_below(party: StatisticsParty, dataset: Dataset | None, pivots: dict[Label, Floats]) -> list[int]:
+    assert dataset is not None
+    column, groups = party.request.provider(party.me).key_column, party.request.group_by or []
+    found = accumulation.counts_below(dataset, column, pivots, group_by=groups)
+    return [n for label in pivots for n in found[label].tolist()]
+
+
+def _ranked_answer(
+    request: StatisticsRequest, agreed: Agreed, searches: Sequence[Search], n_rows: Sequence[int]
+) -> Answer:
+    shares = _shares(request, agreed)
+    names = [(share,) if request.method == "quantile" else () for share in shares]
+    rows, is_exact = {}, True
+    for label, search, n in zip(agreed.shown, searches, n_rows, strict=True):
+        found = [_between(search, share, n) for share in shares]
+        rows[label] = [(*name, value) for name, (value, _) in zip(names, found, strict=True)]
+        is_exact = is_exact and all(exact_ for _, exact_ in found)
+    answer = grouped_answer(request, rows, agreed.withheld)
+    if not is_exact:
+        answer.notes.append(
+            f"Values are told as finely as {agreed.least} rows allow: each is the middle of where so many rows lie."
+        )
+    if request.method in ("min", "max") and not agreed.extremes:
+        answer.notes.append(
+            f"{request.method} is told as the {shares[0]:g} quantile: a policy keeps single values back."
+        )
+    return answer
+
+
+def _between(search: Search, share: float, n_rows: int) -> tuple[float, bool]:
+    low, high, place = quantile_ranks(share, n_rows)
+    a, b = search.found(low), search.found(high)
+    return interpolated(a.value, b.value, place), a.is_exact and b.is_exact

@@ -1,0 +1,155 @@
+"""One hospital in an order of joint statistics: what it reads, once, and what its gate says to that.
+
+Everything here may be run again after a crash: what was read, drawn and sent is kept in the vault and found there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from pydantic import Field
+
+from agents import accumulation, disclosure
+from agents.dataset import Dataset, open_dataset
+from agents.party import Party
+from agents.policy import StatisticsRules
+from agents.statistics_ledger import StatisticsLedger
+from analytics.expression import Expression, ExpressionError, parse_expression
+from protocol.errors import BadRequest, Refused
+from protocol.messages import canonical
+from protocol.order import Strict
+from protocol.statistics_request import StatisticsOrder, StatisticsRequest, read_statistics_document
+
+
+@dataclass
+class StatisticsParty(Party):
+    """A hospital in an order of joint statistics: a provider, a receiver, or both."""
+
+    request: StatisticsRequest = field(init=False)
+    order: StatisticsOrder = field(init=False)
+
+    def read_document(self, document: str) -> Mapping[int, str]:
+        self.order = read_statistics_document(document, self.order_id)
+        self.request = self.order.request
+        return self.order.commitments
+
+    def check_policy(self) -> None:
+        """Who asks must be allowed to; a provider's rules hold for method, receivers, other providers and columns."""
+        self.policy.check_initiator(self.request.initiator, own_user_id=self.me)
+        if self.is_provider:
+            self.policy.check_receivers(self.request.receivers, own_user_id=self.me)
+            disclosure.check_request(
+                self.policy.statistics,
+                method=self.request.method,
+                n_providers=len(self.request.providers),
+                row_level_columns=_row_level_columns(self.request, self.me),
+                disclose=self.request.disclose,
+            )
+
+    @property
+    def is_provider(self) -> bool:
+        return self.me in self.request.providers
+
+    @property
+    def is_receiver(self) -> bool:
+        return self.me in self.request.receivers
+
+    @property
+    def rules(self) -> StatisticsRules:
+        assert self.policy.statistics is not None, "check_policy has not passed"
+        return self.policy.statistics
+
+    @property
+    def ledger(self) -> StatisticsLedger:
+        return StatisticsLedger(self.vault.cohorts)
+
+
+def columns_of(request: StatisticsRequest, user_id: int) -> list[str]:
+    """The columns of a provider's data that an order uses, each once."""
+    provider, expression = request.provider(user_id), ordered_expression(request)
+    if expression is not None:
+        used = [provider.key_column, *expression.columns_of(request.alias(user_id))]
+    elif request.is_joined:
+        used = [provider.key_column, *([provider.value_column] if provider.value_column else [])]
+    else:
+        used = [*(request.columns or [provider.key_column]), *(request.group_by or [])]
+    return list(dict.fromkeys(used))
+
+
+def ordered_expression(request: StatisticsRequest) -> Expression | None:
+    """The expression of method custom, parsed; its columns are looked for when the data are read."""
+    if request.expression is None:
+        return None
+    try:
+        return parse_expression(request.expression, {request.alias(user): None for user in request.providers})
+    except ExpressionError as error:
+        raise BadRequest(error.sentence, remedy=error.remedy, code="expression") from None
+
+
+def _row_level_columns(request: StatisticsRequest, user_id: int) -> list[str]:
+    """Of which columns of this provider the answer would hold something for each person."""
+    expression = ordered_expression(request)
+    is_row_level = request.is_joined and (expression is None or expression.is_row_level)
+    return columns_of(request, user_id) if is_row_level else []
+
+
+# A provider's data, read once
+
+
+class Reading(Strict):
+    """What a provider keeps of its data for one order: by group for pooled rows, its columns' types for joined ones.
+
+    tallies: integers of any size, for sums. repeats: a schedule's rows have changed by so few that its last result
+    stands again.
+    """
+
+    n_rows: int
+    n_null: int = 0
+    repeats: bool = False
+    n_rows_of: dict[str, int] = Field(default_factory=dict)
+    tallies: dict[str, list[int]] = Field(default_factory=dict)
+    withheld: dict[str, tuple[str, str]] = Field(default_factory=dict)
+    types: dict[str, tuple[int, int, int, bool]] = Field(default_factory=dict)
+
+
+def open_data(
+    party: StatisticsParty, columns: Sequence[str] | None, *, again: bool = False
+) -> AbstractContextManager[Dataset]:
+    """This provider's data, where the order's sealed data_path says, within its policy; None for all columns.
+
+    again: they are read more than once in this order, and every time as they were the first time.
+    """
+    return open_dataset(
+        party.settings,
+        party.policy,
+        data_path=party.sql.sql["data"],
+        data_type=party.request.provider(party.me).data_type,
+        requester=party.request.initiator,
+        columns=columns,
+        snapshot=party.store.folder / "rows.parquet" if again else None,
+    )
+
+
+def keep_reading(party: StatisticsParty, make: Callable[[], Reading]) -> Reading:
+    """The reading of this order; made by the first call, and found by every later one."""
+    return Reading.model_validate_json(party.store.once("reading", lambda: make().model_dump_json().encode()))
+
+
+def pass_gate(party: StatisticsParty, dataset: Dataset, columns: Sequence[str]) -> bool:
+    """Compares the rows with those of this requester's earlier orders on the same data, and remembers them.
+
+    True where a schedule's rows have changed by fewer than the gate allows, so that its last result stands again.
+    """
+    provider, requester = party.request.provider(party.me), party.request.initiator
+    name = canonical([provider.data_type, dataset.name, *sorted(columns)])
+    sketch = accumulation.sketch(dataset, columns)
+    try:
+        disclosure.check_sketch(sketch, party.ledger.earlier(requester, name), party.rules)
+    except Refused:
+        if party.order.repeats is None:
+            raise
+        return True
+    party.ledger.remember(requester, name, order_id=party.order_id, sketch=sketch)
+    return False

@@ -1,0 +1,218 @@
+"""The steps of an order of joint statistics, at the coordinator and at a hospital, each visible in Prefect.
+
+The coordinator adds what it cannot read, matches tags that it cannot turn back, and deals random numbers.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from agents import answer as answers
+from agents import joining, pooling
+from agents import party as parties
+from agents.answer import Answered
+from agents.statistics import Reading, StatisticsParty
+from analytics.circuit import Plan
+from protocol import exact_sum, matching
+from protocol.exchange import Address, Exchange
+from protocol.messages import COORDINATOR, EVERYONE, Acceptance, peek_envelope
+from protocol.sealing import KEY_BYTES
+from protocol.sharing import SEED
+from protocol.statistics_request import StatisticsRequest, read_statistics_document
+from tasks import dealing
+from tasks.steps import step
+
+__all__ = ["StatisticsParty"]
+
+Show = Callable[[dict[str, Any]], None]
+
+
+# At the coordinator
+
+
+@dataclass
+class Desk:
+    """The coordinator's end of one order. It holds no key that opens anything."""
+
+    order_id: int
+    exchange: Exchange
+    request: StatisticsRequest
+    n_rows: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def hospitals(self) -> list[int]:
+        return self.request.hospitals
+
+    def peek(self, kind: str, senders: list[int], *, round: int = 0) -> dict[int, bytes]:
+        """The clear bodies of what these hospitals have sent to the coordinator; waits for them."""
+        envelopes = self.exchange.gather(Address(self.order_id, kind, round=round), senders)
+        return {user: peek_envelope(e, kind=kind, sender=user, round=round) for user, e in envelopes.items()}
+
+    def peek_all(self, kind: str) -> dict[int, bytes]:
+        """The same of what the providers have sent to everyone."""
+        envelopes = self.exchange.gather(Address(self.order_id, kind), self.request.providers, EVERYONE)
+        return {user: peek_envelope(e, kind=kind, sender=user) for user, e in envelopes.items()}
+
+    def told(self, address: Address, recipient: int) -> bytes | None:
+        """What an earlier process of this run has put there; None if none has."""
+        transport = self.exchange.transport
+        found = self.exchange.insist(lambda: transport.gather(address, (COORDINATOR,), recipient, wait_seconds=0))
+        return None if found is None else found[COORDINATOR]
+
+
+def open_desk(order_id: int, exchange: Exchange) -> Desk:
+    """Reads the order's document."""
+    document = exchange.get(Address(order_id, "document"), COORDINATOR, EVERYONE).decode()
+    return Desk(order_id, exchange, read_statistics_document(document, order_id).request)
+
+
+@step("acceptances")
+def collect_acceptances(desk: Desk) -> None:
+    """Waits until every hospital has verified the order and counted its rows; the order never goes on without one."""
+    address = Address(desk.order_id, "acceptance")
+    for user, envelope in desk.exchange.gather(address, desk.hospitals, EVERYONE).items():
+        desk.n_rows[user] = Acceptance.decode(peek_envelope(envelope, kind="acceptance", sender=user)).n_rows
+    desk.peek("public_key", [desk.request.initiator])
+    desk.exchange.record(desk.order_id, state="running", n_rows={str(user): n for user, n in desk.n_rows.items()})
+
+
+@step("aggregation", lambda desk, round_: f"round {round_}")
+def add_round(desk: Desk, round_: int) -> bool:
+    """Adds the providers' parts of one round and gives the sum to the receivers; False when there was nothing more."""
+    address = Address(desk.order_id, "addend", round=round_)
+    total = replace(address, topic="total")
+    if desk.told(total, EVERYONE) is not None:
+        return True
+    parts = desk.peek("addend", list(desk.request.providers), round=round_)
+    if not any(parts.values()):
+        return False
+    desk.exchange.put(total, EVERYONE, exact_sum.add(parts))
+    desk.exchange.discard(address)
+    return True
+
+
+@step("types")
+def agree_on_plan(desk: Desk) -> Plan | None:
+    """What the providers will compute, from their columns' types; None where a schedule's last result stands again."""
+    announced = joining.read_types(desk.peek_all("types"))
+    if any(types.repeats for types in announced.values()):
+        return None
+    return joining.agreed_plan(desk.request, announced)
+
+
+@step("matching")
+def match_keys(desk: Desk) -> int:
+    """Tells each provider which of its own tags all have, and drops the tags when used; how many all have."""
+    providers = list(desk.request.providers)
+    address = Address(desk.order_id, "common")
+    told = {user: desk.told(address, user) for user in providers}
+    if None in told.values():
+        tags = {user: matching.decode_tags(body) for user, body in desk.peek("tags", providers).items()}
+        bitmaps = matching.intersect([tags[user] for user in providers])
+        for user, bitmap in zip(providers, bitmaps, strict=True):
+            told[user] = matching.encode_bitmap(bitmap)
+            desk.exchange.put(address, user, told[user])
+    desk.exchange.discard(Address(desk.order_id, "tags"))
+    return matching.n_common(told[providers[0]])
+
+
+@step("dealing")
+def deal(desk: Desk, plan: Plan, *, n_rows: int, show: Show) -> None:
+    """Random triples for what the providers compute; nothing where the expression needs none."""
+    seeds = {provider: _seed(desk, provider) for provider in plan.providers}
+    for message in dealing.deal(plan, n_rows=n_rows, seeds=seeds):
+        address = Address(desk.order_id, "dealt", round=message.number)
+        desk.exchange.put(address, message.provider, message.data)
+        show({"what": "dealing", "done": message.number})
+
+
+def _seed(desk: Desk, provider: int) -> bytes:
+    """Drawn once for an order: after a restart, the one that was dealt is dealt again."""
+    dealt = desk.told(Address(desk.order_id, "dealt", round=SEED), provider)
+    return secrets.token_bytes(KEY_BYTES) if dealt is None else dealt
+
+
+@step("results")
+def collect_reports(desk: Desk) -> dict[str, Any]:
+    """Waits until the receivers hold the result; what may be said of it, which is no value."""
+    request = desk.request
+    reports = {user: answers.read_report(body) for user, body in desk.peek("report", desk.hospitals).items()}
+    received = reports[request.receivers[0]]
+    return {
+        "path": f"{desk.order_id}/{request.result_alias}.{request.result_type}",
+        "type": request.result_type,
+        "rows_used": {str(user): reports[user].rows_used for user in request.providers},
+        "rows_suppressed": {str(user): reports[user].rows_suppressed for user in request.providers},
+        "rows_null": {str(user): reports[user].rows_null for user in request.providers},
+        "suppressed": [entry.model_dump() for entry in received.suppressed],
+        "notes": received.notes,
+        "repeats": received.repeats,
+    }
+
+
+class StatisticsPicture:
+    """How far an order of joint statistics is, and how many rows stand behind its answer; never a value."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.order_id, self._desk = desk.order_id, desk
+
+    def percent(self, records: list[dict[str, Any]]) -> float:
+        last = records[-1]
+        if last.get("final"):
+            return 100.0
+        return 90.0 * last["done"] / max(last["done"] + 1, last.get("of", 12))
+
+    def table(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        summary = records[-1] if records else {}
+        return [
+            {"hospital": user, "rows": n, **{name: summary.get(name, {}).get(str(user)) for name in _ROWS}}
+            for user, n in self._desk.n_rows.items()
+        ]
+
+    def summary(self, records: list[dict[str, Any]]) -> str:
+        request, last = self._desk.request, records[-1] if records else {}
+        told = "; ".join(f"{s['groups']} group(s) by {s['rule']} {s['threshold']}" for s in last.get("suppressed", []))
+        return (
+            f"# Order {self.order_id}\n\n"
+            f"{request.method} over hospital {', '.join(map(str, request.providers))}, for hospital "
+            f"{', '.join(map(str, request.receivers))}. Rows: {self._desk.n_rows}. Withheld: {told or 'nothing'}. "
+            f"{' '.join(last.get('notes', []))}"
+        )
+
+
+_ROWS = ("rows_used", "rows_suppressed", "rows_null")
+
+
+# At a hospital
+
+
+@step("data extraction")
+def read_data(party: StatisticsParty) -> Reading | None:
+    """A provider's rows, through the gate; nothing at a hospital that only receives."""
+    if not party.is_provider:
+        return None
+    return joining.read_rows(party) if party.request.is_joined else pooling.read_rows(party)
+
+
+@step("key agreement")
+def agree_on_keys(party: StatisticsParty, reading: Reading | None) -> None:
+    """Acceptances and the order secret."""
+    parties.accept(party, reading.n_rows if reading else 0)
+    parties.begin(party, parties.agree(party))
+
+
+@step("joint answer")
+def answer(party: StatisticsParty, reading: Reading | None) -> Answered:
+    """This provider's part of the answer, and at a receiver the answer."""
+    return joining.answer(party, reading) if party.request.is_joined else pooling.answer(party, reading)
+
+
+@step("results")
+def keep_result(party: StatisticsParty, answered: Answered) -> None:
+    """The answer, into the receiver's own folder; keys and what was read are forgotten."""
+    answers.deliver(party, answered)
+    answers.report(party, answered)
+    parties.end(party)
