@@ -23,7 +23,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,9 +105,7 @@ class Sharing:
         """x y, by a triple per element; the check of the triples is added to what `verify` opens."""
         ring, checked, count = self.ring, self._checked, x.shape[1]
         index = self._next_triples()
-        dealt = triples.number_triples(
-            self._own_seed(), index, ring=checked, count=count, correction=self._correction(index)
-        )
+        dealt = triples.number_triples(**self._own_part(index), ring=checked, count=count)
         challenge = self._group_stream(_CHALLENGE, index).words(count).astype("<u8", copy=False).view("<u4")
         r = np.ascontiguousarray(challenge.reshape(-1, _CHALLENGE_LIMBS).T).astype(np.uint32, copy=False)
         rho = checked.subtract(checked.multiply(r, dealt.a), dealt.check_a)
@@ -182,7 +180,7 @@ class Sharing:
     def _bit_triples(self, count: int) -> _Pool:
         """`count` words of triples, each checked against those of its bucket; what `verify` opens is added to."""
         index, buckets = self._next_triples(), Buckets.of(count)
-        dealt = triples.bit_triples(self._own_seed(), index, count=buckets.n_dealt, correction=self._correction(index))
+        dealt = triples.bit_triples(**self._own_part(index), count=buckets.n_dealt)
         order = triples.uniform_order(self._group_stream(_ORDER, index), buckets.n_dealt)
         a, b, c = (words[order] for words in (dealt.a, dealt.b, dealt.c))
         rest, shape = slice(buckets.size, None), (buckets.size, buckets.n_buckets)
@@ -266,13 +264,12 @@ class Sharing:
         self._n_triples += 1
         return self._n_triples - 1
 
-    def _own_seed(self) -> bytes:
+    def _own_part(self, index: int) -> dict[str, Any]:
+        """What this provider makes its shares of triples number `index` from."""
         if self._seed is None:
             self._seed = self._channel.dealt(SEED)
-        return self._seed
-
-    def _correction(self, index: int) -> bytes | None:
-        return self._channel.dealt(1 + index) if self._me == self.providers[-1] else None
+        correction = self._channel.dealt(1 + index) if self._me == self.providers[-1] else None
+        return {"seed": self._seed, "index": index, "provider": self._me, "correction": correction}
 
     def _group_stream(self, tag: bytes, index: int) -> Stream:
         return Stream(self._keys.group_key(b"sharing/check"), tag, b"%d" % index)

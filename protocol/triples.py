@@ -25,7 +25,7 @@ and the others true ones, which alone passes, has probability C(N, t) / C(B N + 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,12 +63,16 @@ class BitTriples:
     c: Words
 
 
-def number_triples(seed: bytes, index: int, *, ring: Ring, count: int, correction: bytes | None) -> NumberTriples:
-    """A provider's triples number `index` of an order; `correction` is dealt to the last provider only.
+def number_triples(
+    seed: bytes, index: int, *, provider: int, ring: Ring, count: int, correction: bytes | None
+) -> NumberTriples:
+    """`provider`'s triples number `index` of an order; `correction` is dealt to the last provider only.
+
+    The user id is part of the stream: a dealer that gives two providers one seed gives them no common mask.
 
     ProtocolViolation `dealt` when seed or correction have another length.
     """
-    stream = _stream(seed, _NUMBERS, index)
+    stream = _stream(seed, _NUMBERS, index, provider)
     a, b, check_a = (ring.draw(stream, count) for _ in range(3))
     if correction is None:
         return NumberTriples(a, b, ring.draw(stream, count), check_a, ring.draw(stream, count))
@@ -78,9 +82,12 @@ def number_triples(seed: bytes, index: int, *, ring: Ring, count: int, correctio
     return NumberTriples(a, b, c, check_a, check_c)
 
 
-def number_correction(seeds: Sequence[bytes], index: int, *, ring: Ring, count: int) -> bytes:
-    """The last provider's shares of c and c'. The dealer runs it, with all seeds in the providers' order."""
-    dealt = [number_triples(seed, index, ring=ring, count=count, correction=None) for seed in seeds]
+def number_correction(seeds: Mapping[int, bytes], index: int, *, ring: Ring, count: int) -> bytes:
+    """The last provider's shares of c and c'. The dealer runs it, with the seeds of all, in their order."""
+    dealt = [
+        number_triples(seed, index, provider=provider, ring=ring, count=count, correction=None)
+        for provider, seed in seeds.items()
+    ]
     a, b, check_a = dealt[0].a, dealt[0].b, dealt[0].check_a
     for other in dealt[1:]:
         a, b, check_a = ring.add(a, other.a), ring.add(b, other.b), ring.add(check_a, other.check_a)
@@ -90,9 +97,9 @@ def number_correction(seeds: Sequence[bytes], index: int, *, ring: Ring, count: 
     return ring.to_bytes(c) + ring.to_bytes(check_c)
 
 
-def bit_triples(seed: bytes, index: int, *, count: int, correction: bytes | None) -> BitTriples:
-    """A provider's `count` words of bit triples number `index`. Same roles and errors as `number_triples`."""
-    stream = _stream(seed, _BITS, index)
+def bit_triples(seed: bytes, index: int, *, provider: int, count: int, correction: bytes | None) -> BitTriples:
+    """`provider`'s `count` words of bit triples number `index`. Same roles and errors as `number_triples`."""
+    stream = _stream(seed, _BITS, index, provider)
     a, b = stream.words(count), stream.words(count)
     if correction is None:
         return BitTriples(a, b, stream.words(count))
@@ -100,9 +107,11 @@ def bit_triples(seed: bytes, index: int, *, count: int, correction: bytes | None
     return BitTriples(a, b, np.frombuffer(correction, dtype="<u8").astype(np.uint64, copy=False))
 
 
-def bit_correction(seeds: Sequence[bytes], index: int, *, count: int) -> bytes:
-    """The last provider's shares of c. The dealer runs it, with all seeds in the providers' order."""
-    dealt = [bit_triples(seed, index, count=count, correction=None) for seed in seeds]
+def bit_correction(seeds: Mapping[int, bytes], index: int, *, count: int) -> bytes:
+    """The last provider's shares of c. The dealer runs it, with the seeds of all, in their order."""
+    dealt = [
+        bit_triples(seed, index, provider=provider, count=count, correction=None) for provider, seed in seeds.items()
+    ]
     a = np.bitwise_xor.reduce([share.a for share in dealt])
     b = np.bitwise_xor.reduce([share.b for share in dealt])
     c = np.bitwise_xor.reduce([a & b, *(share.c for share in dealt[:-1])])
@@ -175,9 +184,9 @@ def _tables(stream: Stream) -> Words:
     return tables
 
 
-def _stream(seed: bytes, tag: bytes, index: int) -> Stream:
+def _stream(seed: bytes, tag: bytes, index: int, provider: int) -> Stream:
     _require_length(seed, SEED_BYTES)
-    return Stream(seed, tag, b"%d" % index)
+    return Stream(seed, tag, b"%d/%d" % (provider, index))
 
 
 def _require_length(data: bytes, length: int) -> None:

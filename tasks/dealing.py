@@ -29,12 +29,12 @@ def deal(plan: Plan, *, n_rows: int, seeds: Mapping[int, bytes]) -> Iterator[Dea
     """
     for provider in plan.providers:
         yield Dealt(SEED, provider, seeds[provider])
-    ordered = [seeds[provider] for provider in plan.providers]
+    ordered = {provider: seeds[provider] for provider in plan.providers}
     for index, data in enumerate(_corrections(plan, n_rows, ordered)):
         yield Dealt(1 + index, plan.providers[-1], data)
 
 
-def _corrections(plan: Plan, n_rows: int, seeds: list[bytes]) -> Iterator[bytes]:
+def _corrections(plan: Plan, n_rows: int, seeds: Mapping[int, bytes]) -> Iterator[bytes]:
     index = 0
     _, ring = rings(plan.bits(n_rows))
     for rows in plan.batches(n_rows):

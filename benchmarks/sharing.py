@@ -1,0 +1,86 @@
+"""A product and a threshold over joined rows of three providers: seconds, and bytes per row.
+
+.venv/bin/python -m benchmarks.sharing [rows]
+
+Dealing, all three providers (threads of this process, with openings in memory) and a receiver are timed one after the
+other, so the sum is what one machine of two cores needs for everybody's work. DECIMAL(18, 6) columns.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.joined import reveal
+from analytics.circuit import Plan, plan
+from analytics.expression import Expression, compare_sum, parse_expression
+from analytics.rowwise import Column, Fixed
+from tests.made_providers import hall_of, shares_of
+
+N_ROWS = 1_000_000
+OWNERS = {"df1": 2, "df2": 3, "df3": 4}
+TARGET_SECONDS = {"product": 30.0, "threshold": 60.0}
+THRESHOLD = 3_000_000
+
+
+def expressions() -> dict[str, Expression]:
+    def parsed(text: str) -> Expression:
+        return parse_expression(text, dict.fromkeys(OWNERS))
+
+    return {
+        "product": parsed("df1.v * df2.v"),
+        "sum of products": parsed("sum(df1.v * df2.v)"),
+        "threshold": compare_sum([(alias, "v") for alias in OWNERS], ">=", threshold=Fraction(THRESHOLD)),
+        "choice": parsed("case when df1.v > df2.v then df3.v else 0 end"),
+    }
+
+
+def main(n_rows: int = N_ROWS) -> None:
+    """Print times, bytes per row and whether the targets are met."""
+    values = drawn(n_rows)
+    columns = {OWNERS[alias]: {f"{alias}.v": Column(v, np.ones(n_rows, dtype=bool))} for alias, v in values.items()}
+    types = {f"{alias}.v": Fixed.decimal(18, 6, nullable=False) for alias in OWNERS}
+    print(f"{n_rows:,} joined rows, {len(OWNERS)} providers")
+    for name, expression in expressions().items():
+        measure(name, plan(expression, types, OWNERS), columns, n_rows)
+    print(f"largest resident set of everybody together: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MB")
+
+
+def drawn(n_rows: int) -> dict[str, NDArray[np.int64]]:
+    """Amounts around a third of the threshold, in units of 10^-6."""
+    rng = np.random.default_rng(0)
+    return {alias: rng.integers(0, 2 * THRESHOLD // 3 * 10**6, n_rows) for alias in OWNERS}
+
+
+def measure(name: str, made: Plan, columns: dict[int, dict[str, Column]], n_rows: int) -> None:
+    dealing, hall = timed(lambda: hall_of(made, n_rows))
+    hall.keep = False
+    computing, shares = timed(lambda: shares_of(made, columns, n_rows, hall))
+    reading, _ = timed(lambda: reveal(made, shares))
+    total, target = dealing + computing + reading, TARGET_SECONDS.get(name)
+    verdict = "no target" if target is None else f"target {target:.0f} s, {'met' if total <= target else 'MISSED'}"
+    print(f"{name} ({made.bits(n_rows)} bits): {total:.1f} s ({verdict})")
+    print(f"  dealing {dealing:.2f} s, three providers {computing:.2f} s, a receiver {reading:.2f} s")
+    sent, dealt = max(hall.n_bytes.values()), sum(map(len, hall.dealt.values()))
+    share = max(map(len, shares.values()))
+    print(
+        f"  bytes per row: a provider sends {sent / n_rows:.1f} to the others and {share / n_rows:.1f} to a receiver,"
+        f" the coordinator deals {dealt / n_rows:.1f} to one provider"
+    )
+
+
+def timed(action: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = action()
+    return time.perf_counter() - start, result
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:2]))
