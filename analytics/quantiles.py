@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import isinf
 
 import numpy as np
 
@@ -108,7 +109,7 @@ class Search:
         low, high = (float(v) for v in values_of(np.array([bracket.low, bracket.high - 1])))
         if bracket.high - bracket.low == 1:
             return Found(low, True, low, high)
-        share = Fraction(2 * (rank - bracket.n_below) + 1, 2 * bracket.n_within)
+        share = (2 * (rank - bracket.n_below) + 1) / (2 * bracket.n_within)
         return Found(interpolated(low, high, share), False, low, high)
 
     def _pivot_keys(self) -> list[int]:
@@ -139,24 +140,26 @@ class Search:
             self._stopped.add(rank)
 
 
-def quantile_ranks(q: str | float | Fraction, n_rows: int) -> tuple[int, int, Fraction]:
+def quantile_ranks(q: float, n_rows: int) -> tuple[int, int, float]:
     """The two ranks between which the q-quantile lies, and its place between them: numpy's method "linear".
 
-    q counts as the decimal that is written: the 0.3-quantile of 11 rows is exactly the row of rank 3.
+    In doubles, as numpy computes them, so that the answers are the same to the last bit.
 
-    >>> quantile_ranks(0.3, 11)
-    (3, 3, Fraction(0, 1))
+    >>> quantile_ranks(0.25, 11)
+    (2, 3, 0.5)
 
     ValueError for q outside 0..1 or without rows.
     """
-    share = q if isinstance(q, Fraction) else Fraction(str(q))
-    if not 0 <= share <= 1 or n_rows < 1:
+    if not 0 <= q <= 1 or n_rows < 1:
         raise ValueError("A quantile needs rows, and q between 0 and 1.")
-    place = share * (n_rows - 1)
+    place = (n_rows - 1) * float(q)
     low = int(place)
     return low, low + (place > low), place - low
 
 
-def interpolated(low: float, high: float, share: Fraction) -> float:
-    """low + share (high - low), rounded once."""
-    return nearest(Fraction(low) + share * (Fraction(high) - Fraction(low)))
+def interpolated(low: float, high: float, share: float) -> float:
+    """low + share (high - low) from the nearer end, as numpy does; rounded once where the difference overflows."""
+    difference = high - low
+    if isinf(difference):
+        return nearest(Fraction(low) + Fraction(share) * (Fraction(high) - Fraction(low)))
+    return low + difference * share if share < 0.5 else high - difference * (1 - share)
