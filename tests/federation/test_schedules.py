@@ -85,7 +85,8 @@ def test_each_time_is_answered_and_a_pause_is_one(federation: RunningFederation)
         assert first["rows_used"] == {"2": 20, "3": 20, "4": 20}
         order_id = first["order_id"]
         written = federation.home / "sites" / "shanxi-xbfy" / "results" / first["path"]
-        assert written.read_text().splitlines() == ["costs", f"{total}"]
+        name, value = written.read_text().splitlines()
+        assert (name, float(value)) == ("costs", total)
         assert newest["order_id"] > order_id
         waited = time.monotonic() + 25
         while federation.order(runs(client, schedule_id)[0]["order_id"])["state"] in ("pending", "running"):

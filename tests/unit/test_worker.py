@@ -8,8 +8,9 @@ from typing import Any
 from uuid import uuid4
 
 import anyio
+import pytest
 
-from agents.worker import FlowWorker, Work
+from agents.worker import FlowWorker, Work, _number_of
 
 
 def test_a_run_that_two_polls_heard_of_is_begun_once(tmp_path: Path) -> None:
@@ -26,3 +27,20 @@ def test_a_run_that_two_polls_heard_of_is_begun_once(tmp_path: Path) -> None:
         return list(await worker._submit_scheduled_flow_runs([entry]))
 
     assert anyio.run(second_poll) == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "number"),
+    [
+        ({"schedule_id": 3}, 3),
+        ({"order_id": 3}, None),
+        ({"schedule_id": 3, "order_id": 3}, None),
+        ({"schedule_id": 0}, None),
+        ({"schedule_id": True}, None),
+        ({"schedule_id": "3"}, None),
+        ({}, None),
+    ],
+)
+def test_a_run_has_one_number_and_nothing_else(parameters: dict[str, Any], number: int | None) -> None:
+    flow_run: Any = SimpleNamespace(parameters=parameters)
+    assert _number_of(flow_run, "schedule_id") == number
