@@ -82,14 +82,21 @@ _Group = TypeVar("_Group", bound=Label | Hidden)
 
 
 def check_request(
-    rules: StatisticsRules | None, *, method: str, n_providers: int, row_level_columns: Sequence[str], disclose: bool
+    rules: StatisticsRules | None,
+    *,
+    method: str,
+    n_providers: int,
+    row_level_columns: Sequence[str],
+    disclose: bool,
+    combines: bool = False,
 ) -> None:
     """Refuse a request that this hospital's policy does not allow, before a row is read.
 
     n_providers counts this hospital too; `row_level_columns` are its columns of which the answer would hold a value
-    for each person, spelled as in the policy; `disclose` asks for the numbers in the coordinator's answer.
+    for each person, spelled as in the policy; `disclose` asks for the numbers in the coordinator's answer; `combines`:
+    its rows are weighed, compared or divided within an aggregate.
 
-    Raises Refused with code statistics, methods, min_providers, row_level or disclose.
+    Raises Refused with code statistics, methods, min_providers, row_level, row_expressions or disclose.
     """
     if rules is None:
         raise _refused("statistics", "This hospital takes part in no joint statistics.", "to add that section")
@@ -100,6 +107,9 @@ def check_request(
         sentence = f"Rows of {n_providers} provider(s) are fewer than this hospital's minimum of {rules.min_providers}."
         raise _refused("min_providers", sentence, "to lower min_providers", threshold=rules.min_providers)
     check_row_level(row_level_columns, rules)
+    if combines and not rules.row_expressions:
+        sentence = "The answer multiplies, compares or divides this hospital's rows, which can single out one of them."
+        raise _refused("row_expressions", sentence, "to allow row_expressions, or add up plain columns")
     if disclose and not rules.disclose:
         sentence = "This hospital's answers go to the receivers' files only, not through the coordinator."
         raise _refused("disclose", sentence, "to allow disclose, or order without it")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from agents import disclosure, joined
 from agents.answer import Answer, Answered, repeat_answer
 from agents.dataset import Dataset
-from agents.join_columns import JoinKeys, is_numeric, join_keys, read_column, type_of
+from agents.join_columns import is_numeric, join_keys, read_column, type_of
 from agents.joined import JoinedResult, text_of
 from agents.party import receive, receive_all, send
 from agents.results import Cell
@@ -33,6 +33,7 @@ from agents.statistics import (
     open_data,
     ordered_expression,
     pass_gate,
+    rows_of,
 )
 from analytics.circuit import Plan, plan
 from analytics.expression import Expression, ExpressionError, compare_sum
@@ -109,7 +110,7 @@ def _read(party: StatisticsParty) -> Reading:
         _check_row_level(party, list(used.values()))
         key_column = request.provider(party.me).key_column
         columns = [key_column, *used.values()]
-        if pass_gate(party, dataset, list(dict.fromkeys(columns))):
+        if pass_gate(party, *rows_of(party, dataset, list(dict.fromkeys(columns)))):
             return Reading(n_rows=dataset.n_rows, repeats=True)
         digits = request.provider(party.me).digits
         types = {f"{alias}.{name}": type_of(dataset, column, digits) for name, column in used.items()}
@@ -167,28 +168,53 @@ class Matched:
 
     places: NDArray[np.intp]
     keys: list[str]
+    digest: bytes
 
 
-def _match(party: StatisticsParty, found: JoinKeys) -> Matched:
+def _match(party: StatisticsParty, dataset: Dataset) -> Matched:
     """Finds the rows that all providers have.
 
     Raises Refused (code min_rows) for fewer of them than this provider's minimum, ProtocolViolation (keys_differ)
     where the coordinator told the providers different ones.
 
-    Disclosure: tags of the keys, which only their holders can make, to the coordinator; a digest of the common ones to
-    the order's hospitals.
+    Disclosure: tags of the keys, which only their holders can make, to the coordinator.
     """
+    found = join_keys(dataset, *_key_of(party))
     tags, order = matching.tags(party.session.group_key(b"match"), found.keys)
     send(party, "tags", lambda: matching.encode_tags(tags), recipient=COORDINATOR)
-    answer = party.exchange.get(Address(party.order_id, "common"), COORDINATOR)
-    common = matching.decode_bitmap(answer, n_tags=len(tags))
-    disclosure.check_joined(int(common.sum()), party.rules)
-    send(party, "matched", lambda: matching.common_digest(tags, common), recipient=EVERYONE)
-    matching.check_digests(receive_all(party, "matched", party.request.providers, EVERYONE))
+    common = matching.decode_bitmap(
+        party.exchange.get(Address(party.order_id, "common"), COORDINATOR), n_tags=len(tags)
+    )
     rows = matching.common_rows(order, common)
-    n_unmatched = len(tags) - len(rows)
-    party.release.ledger.write("matched", order_id=party.order_id, n_common=len(rows), n_unmatched=n_unmatched)
-    return Matched(found.places[rows], [found.keys[row] for row in rows.tolist()])
+    disclosure.check_joined(len(rows), party.rules)
+    party.release.ledger.write(
+        "matched", order_id=party.order_id, n_common=len(rows), n_unmatched=len(tags) - len(rows)
+    )
+    keys = [found.keys[row] for row in rows.tolist()]
+    return Matched(found.places[rows], keys, matching.common_digest(tags, common))
+
+
+def _agree_on_rows(
+    party: StatisticsParty, dataset: Dataset | None, circuit: Plan, matched: Matched | None
+) -> list[int]:
+    """Every provider has matched the same rows, and its gate has seen them; whose last result stands again.
+
+    Disclosure: a digest of the common keys, to the order's hospitals.
+    """
+    if matched is not None and dataset is not None:
+        repeats = _joined_rows_repeat(party, dataset, circuit, matched.keys)
+        send(party, "matched", lambda: matched.digest + bytes([repeats]), recipient=EVERYONE)
+    said = receive_all(party, "matched", party.request.providers, EVERYONE)
+    matching.check_digests({user: body[:-1] for user, body in said.items()})
+    return [user for user, body in said.items() if body[-1:] == b"\1"]
+
+
+def _joined_rows_repeat(party: StatisticsParty, dataset: Dataset, circuit: Plan, keys: Sequence[str]) -> bool:
+    """The gate over the joined people: others choose them by the keys they bring. A row for each needs no such gate."""
+    if circuit.is_row_level and not circuit.compares:
+        return False
+    columns = sorted(columns_of(party.request, party.me))
+    return pass_gate(party, canonical(["joined", dataset.name, *columns]), party.ledger.sketch_keys(keys))
 
 
 # Computing
@@ -214,7 +240,7 @@ def answer(party: StatisticsParty, reading: Reading | None) -> Answered:
     """Matches, computes this provider's share, and adds all shares up at a receiver.
 
     Disclosure: besides the result, to the receivers: which of its keys are common, to each provider; how many, and the
-    columns' types, to all and the coordinator; to the order's hospitals which common rows miss a value.
+    columns' types, to all and the coordinator.
     """
     if reading is not None:
         types = Types(repeats=reading.repeats, columns=reading.types)
@@ -224,14 +250,15 @@ def answer(party: StatisticsParty, reading: Reading | None) -> Answered:
     if repeating:
         return Answered(repeat_answer(party, repeating) if party.is_receiver else None)
     circuit = agreed_plan(party.request, announced)
-    if reading is None:
-        return Answered(_reveal(party, circuit, {}, None))
-    with _open(party) as dataset:
-        matched = _match(party, join_keys(dataset, *_key_of(party)))
-        share = _compute(party, dataset, circuit, matched)
-    _send_shares(party, circuit, matched, share)
-    found = _reveal(party, circuit, {party.me: share}, matched) if party.is_receiver else None
-    return Answered(found, n_used=len(matched.keys), n_null=reading.n_null)
+    with _open(party) if reading else nullcontext() as dataset:
+        matched = _match(party, dataset) if dataset else None
+        if repeating := _agree_on_rows(party, dataset, circuit, matched):
+            return Answered(repeat_answer(party, repeating) if party.is_receiver else None)
+        shares = {party.me: _compute(party, dataset, circuit, matched)} if dataset and matched else {}
+    if matched:
+        _send_shares(party, circuit, matched, shares[party.me])
+    found = _reveal(party, circuit, shares, matched) if party.is_receiver else None
+    return Answered(found, n_used=len(matched.keys) if matched else 0, n_null=reading.n_null if reading else 0)
 
 
 def _compute(party: StatisticsParty, dataset: Dataset, circuit: Plan, matched: Matched) -> bytes:

@@ -80,7 +80,8 @@ class StatisticsRules:
 
     methods: those it takes part in; files: patterns of paths below the data folder; min_providers: hospitals in any
     answer; max_share: of a provider's part of a sum, what its two largest rows may make; row_level: columns of which
-    an answer may hold a row per person; threshold_days: for so long a set of people is compared with one threshold.
+    an answer may hold a row per person; row_expressions: whether an aggregate may multiply, compare or divide rows;
+    threshold_days: for so long a set of people is compared with one threshold.
     """
 
     methods: tuple[str, ...]
@@ -92,6 +93,7 @@ class StatisticsRules:
     exact_quantiles: bool = False
     disclose: bool = False
     row_level: tuple[str, ...] = ()
+    row_expressions: bool = False
     threshold_days: int = 30
 
 
@@ -369,6 +371,7 @@ def _statistics(section: _Section, cohort: CohortRules) -> StatisticsRules:
         exact_quantiles=section.take("exact_quantiles", _is_bool, "true or false", default.exact_quantiles),
         disclose=section.take("disclose", _is_bool, "true or false", default.disclose),
         row_level=tuple(section.take("row_level", _is_texts_or_none, "a list of column names", [])),
+        row_expressions=section.take("row_expressions", _is_bool, "true or false", default.row_expressions),
         threshold_days=section.take("threshold_days", _is_count, number, default.threshold_days),
     )
     section.end()

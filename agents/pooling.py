@@ -24,7 +24,7 @@ from agents.answer import Answer, Answered, grouped_answer, repeat_answer
 from agents.dataset import Dataset
 from agents.disclosure import GroupFacts, Hidden, Label, Withheld
 from agents.party import receive, receive_all, send
-from agents.statistics import Reading, StatisticsParty, columns_of, keep_reading, open_data, pass_gate
+from agents.statistics import Reading, StatisticsParty, columns_of, keep_reading, open_data, pass_gate, rows_of
 from analytics import exact
 from analytics.checks import Floats
 from analytics.exact import SQUARE_BITS, SUM_BITS, JointMoments, Moments
@@ -60,7 +60,7 @@ def _read(party: StatisticsParty) -> Reading:
     request, columns = party.request, columns_of(party.request, party.me)
     with open_data(party, columns, again=request.method in RANKED) as dataset:
         disclosure.check_rows(dataset.n_rows, party.rules)
-        if pass_gate(party, dataset, columns):
+        if pass_gate(party, *rows_of(party, dataset, columns)):
             return Reading(n_rows=dataset.n_rows, repeats=True)
         groups = _tally(dataset, request, party.me)
     withheld = disclosure.withhold({label: facts for label, (facts, _) in groups.items()}, party.rules)

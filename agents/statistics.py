@@ -13,6 +13,7 @@ from pydantic import Field
 
 from agents import accumulation, disclosure
 from agents.dataset import Dataset, open_dataset
+from agents.disclosure import Sketch
 from agents.party import Party
 from agents.policy import StatisticsRules
 from agents.statistics_ledger import StatisticsLedger
@@ -46,6 +47,7 @@ class StatisticsParty(Party):
                 n_providers=len(self.request.providers),
                 row_level_columns=_row_level_columns(self.request, self.me),
                 disclose=self.request.disclose,
+                combines=_combines(self.request, self.me),
             )
 
     @property
@@ -95,6 +97,11 @@ def _row_level_columns(request: StatisticsRequest, user_id: int) -> list[str]:
     return columns_of(request, user_id) if is_row_level else []
 
 
+def _combines(request: StatisticsRequest, user_id: int) -> bool:
+    expression = ordered_expression(request)
+    return expression is not None and expression.combines(request.alias(user_id))
+
+
 # A provider's data, read once
 
 
@@ -137,14 +144,19 @@ def keep_reading(party: StatisticsParty, make: Callable[[], Reading]) -> Reading
     return Reading.model_validate_json(party.store.once("reading", lambda: make().model_dump_json().encode()))
 
 
-def pass_gate(party: StatisticsParty, dataset: Dataset, columns: Sequence[str]) -> bool:
-    """Compares the rows with those of this requester's earlier orders on the same data, and remembers them.
+def rows_of(party: StatisticsParty, dataset: Dataset, columns: Sequence[str]) -> tuple[str, Sketch]:
+    """What the data are called in this hospital's statistics ledger, and a sketch of their rows."""
+    kind = party.request.provider(party.me).data_type
+    return canonical([kind, dataset.name, *sorted(columns)]), accumulation.sketch(dataset, sorted(columns))
+
+
+def pass_gate(party: StatisticsParty, name: str, sketch: Sketch) -> bool:
+    """Compares rows with those of this requester's earlier orders on the same data, and remembers them.
 
     True where a schedule's rows have changed by fewer than the gate allows, so that its last result stands again.
+    Raises Refused (code earlier_cohort) for such a change in any other order.
     """
-    provider, requester = party.request.provider(party.me), party.request.initiator
-    name = canonical([provider.data_type, dataset.name, *sorted(columns)])
-    sketch = accumulation.sketch(dataset, columns)
+    requester = party.request.initiator
     try:
         disclosure.check_sketch(sketch, party.ledger.earlier(requester, name), party.rules)
     except Refused:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from agents.accumulation import SKETCH_CELLS
 from agents.disclosure import Sketch
 from protocol.errors import Refused
 from protocol.messages import canonical
@@ -79,6 +80,14 @@ class StatisticsLedger:
             database.execute(
                 "INSERT OR IGNORE INTO orders (requester, dataset, order_id, hash) VALUES (?, ?, ?, ?)", row
             )
+
+    def sketch_keys(self, keys: Iterable[str]) -> Sketch:
+        """A sketch of a set of canonical key texts, as `agents.accumulation.sketch` makes one of rows."""
+        joined = b"".join(hashlib.blake2b(text.encode(), key=self._key, digest_size=8).digest() for text in keys)
+        hashes = np.frombuffer(joined, dtype="<u8").astype(np.uint64)
+        sketch = np.zeros(SKETCH_CELLS, dtype=np.uint64)
+        np.add.at(sketch, hashes % np.uint64(SKETCH_CELLS), hashes)
+        return sketch
 
     def digest_keys(self, keys: Iterable[str]) -> bytes:
         """A digest of a set of canonical key texts, 32 bytes, the same in every order and only at this hospital."""

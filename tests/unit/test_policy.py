@@ -105,6 +105,7 @@ extremes = true
 exact_quantiles = true
 disclose = true
 row_level = ["units"]
+row_expressions = true
 threshold_days = 7
 """
     assert policy(SMALLEST + STATISTICS + own).statistics == StatisticsRules(
@@ -116,6 +117,7 @@ threshold_days = 7
         exact_quantiles=True,
         disclose=True,
         row_level=("units",),
+        row_expressions=True,
         threshold_days=7,
     )
 
