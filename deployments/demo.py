@@ -1,37 +1,36 @@
-"""`./run demo`: the request document's own order on this machine, shown as it goes, and what came of it."""
+"""`./run demo`: the request document's own order on this machine, shown as it goes, and what came of it.
+
+With `--statistics` it is questions of joint statistics instead (deployments.demo_statistics).
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
-import re
 import signal
-import struct
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-from rich import box
-from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from agents.settings import Settings as Site
 from agents.vault import Vault
 from analytics.models import Model
 from analytics.training import train
 from api.settings import Settings
+from deployments import demo_statistics
 from deployments.breast_cancer import breast_cancer_tables
+from deployments.disk_search import search_disk
 from deployments.federation import federation
+from deployments.screen import make_table, open_console, save_picture, say_answer, say_request
 from protocol.errors import BadRequest, ConsiliumError
 
 INITIATOR = 4
-PICTURE_COLUMNS = 104
 
 
 def document_order(
@@ -67,44 +66,48 @@ def document_order(
 
 
 async def show(settings: Settings, sites: list[Site], args: argparse.Namespace) -> int:
-    """Starts a federation, runs the order, shows it, and ends everything. Exit code 0 when all went well."""
+    """Starts a federation, asks and shows, and ends everything. Exit code 0 when all went well."""
     _check(args)
-    console, started = _console(args.picture), time.monotonic()
+    console, started = open_console(args.picture), time.monotonic()
     task = asyncio.current_task()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)  # type: ignore[union-attr]
-    body = document_order(
-        [site.user_id for site in sites], rounds=args.rounds, features=args.features, method=args.method
-    )
     console.print(f"Starting Prefect, the coordinator and {len(sites)} hospital agents ...\n")
     try:
         async with federation(settings, sites, restart=False):
             times = {"start": time.monotonic() - started}
-            order_id = await _run(console, settings, sites, body, times)
-            _report(console, settings, sites, body, order_id, times)
+            if args.statistics:
+                await demo_statistics.show(console, settings, sites, times)
+            else:
+                await _train(console, settings, sites, args, times)
+            _say_end(console, settings, times)
     except asyncio.CancelledError:
         console.print("Stopped; nothing is left running.")
         return 130
     if args.picture:
-        _save_picture(console, args.picture)
+        title = "./run demo --statistics" if args.statistics else "./run demo"
+        save_picture(console, args.picture, title=title)
     return 0
 
 
-def _console(picture: Path | None) -> Console:
-    """For a picture every bar is drawn once, when it is full: what was recorded is what had stood there at the end."""
-    if picture is None:
-        return Console(highlight=False)
-    return Console(record=True, width=PICTURE_COLUMNS, force_terminal=False, highlight=False)
+async def _train(
+    console: Console, settings: Settings, sites: list[Site], args: argparse.Namespace, times: dict[str, float]
+) -> None:
+    hospitals = [site.user_id for site in sites]
+    body = document_order(hospitals, rounds=args.rounds, features=args.features, method=args.method)
+    order_id = await _run(console, settings, sites, body, times)
+    _report(console, settings, sites, body, order_id)
 
 
-def _save_picture(console: Console, path: Path) -> None:
-    """What was printed, as an SVG that asks no other server for a font."""
-    svg = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-    svg = svg.replace("Fira Code, monospace", "'DejaVu Sans Mono', Menlo, Consolas, monospace")
-    console.save_svg(str(path), title="./run demo", code_format=svg, unique_id="demo", font_aspect_ratio=0.602)
+def _say_end(console: Console, settings: Settings, times: dict[str, float]) -> None:
+    console.print("Times: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in times.items()))
+    console.print(f"Coordinator http://{settings.host}:{settings.port}/docs, Prefect {settings.prefect_page}")
+    console.print("Both end with this demo; ./run up keeps them running.")
 
 
 def _check(args: argparse.Namespace) -> None:
+    if args.statistics and args.hospitals != 3:
+        raise BadRequest("--statistics asks the three named hospitals.", remedy="Leave --hospitals out.")
     if not 3 <= args.hospitals <= 50:
         raise BadRequest("--hospitals is out of range.", remedy="Give 3 to 50; fewer could subtract themselves.")
     if not 1 <= args.features <= 30:
@@ -120,10 +123,10 @@ async def _run(
     headers = {"Authorization": f"Bearer {token}"}
     url = f"http://{settings.host}:{settings.port}"
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=90, trust_env=False) as client:
-        _say_request(console, f"POST {url}/model/train", f"the order of hospital {INITIATOR}, method {_method(body)}")
+        say_request(console, f"POST {url}/model/train", f"the order of hospital {INITIATOR}, method {_method(body)}")
         began = time.monotonic()
         answer = (await client.post("/model/train", json=body)).json()
-        _say_answer(console, answer)
+        say_answer(console, answer["code"], answer["data"])
         if answer["code"] != 200:
             raise ConsiliumError(answer["message"], remedy="")
         order_id = int(answer["data"]["order_id"])
@@ -139,22 +142,13 @@ async def _run(
             "input_data": {"user_id": "4", "data_sql": "SELECT * FROM data.breast_homo_guest where id=133;"},
         }
         answer = (await client.post("/model/infer", json=infer)).json()
-        _say_request(console, f"POST {url}/model/infer", f"one row of hospital {INITIATOR}'s own")
-        _say_answer(console, answer)
+        say_request(console, f"POST {url}/model/infer", f"one row of hospital {INITIATOR}'s own")
+        say_answer(console, answer["code"], answer["data"])
     return order_id
 
 
 def _method(body: dict[str, Any]) -> str:
     return str(body["model_params"]["encrypt_param"]["method"])
-
-
-def _say_request(console: Console, request: str, what: str) -> None:
-    console.print(f"[bold]{request}[/]  [dim]{what}[/]")
-
-
-def _say_answer(console: Console, answer: dict[str, Any]) -> None:
-    console.print(f"[bold]{answer['code']}[/] ", end="")
-    console.print_json(json.dumps(answer["data"]), indent=None)
 
 
 async def _follow(console: Console, client: httpx.AsyncClient, order_id: int, rounds: int) -> None:
@@ -187,14 +181,10 @@ async def _follow(console: Console, client: httpx.AsyncClient, order_id: int, ro
         raise ConsiliumError(f"The order ended as {state}: {order['refusal']}", remedy="")
 
 
-def _table(title: str) -> Table:
-    return Table(title=f"\n{title}", title_style="bold", title_justify="left", box=box.SIMPLE_HEAD)
-
-
 def _metrics(console: Console, order: dict[str, Any], names: dict[int, str]) -> None:
     last = order["rounds"][-1]
     console.print("\n" + order["protection"]["who_could_decrypt"].replace(". ", ".\n"))
-    table = _table(f"Order {order['order_id']} after {last['round']} rounds")
+    table = make_table(f"Order {order['order_id']} after {last['round']} rounds")
     for column in ("hospital", "rows", "AUC", "KS", "accuracy", "loss"):
         table.add_column(column, justify="left" if column == "hospital" else "right")
     for user, report in last["hospitals"].items():
@@ -211,7 +201,7 @@ async def _scores(console: Console, client: httpx.AsyncClient, order_id: int, na
     """Who stands out and who contributes, of a round of which the coordinator has seen no coordinate."""
     report = (await client.get("/anomaly/report", params={"order_id": order_id})).json()
     drift = (await client.get("/contribution/grad_diff/", params={"order_id": order_id})).json().get("data") or {}
-    table = _table(f"Scores of round {report['round']}, from lengths and angles of the gradients")
+    table = make_table(f"Scores of round {report['round']}, from lengths and angles of the gradients")
     shown = {"krum": "Krum", "foolsgold": "FoolsGold", "geometric_median": "from the median"}
     for column in ("hospital", *shown.values(), "contribution"):
         table.add_column(column, justify="left" if column == "hospital" else "right")
@@ -227,11 +217,10 @@ def _report(
     sites: list[Site],
     body: dict[str, Any],
     order_id: int,
-    times: dict[str, float],
 ) -> None:
     weights = {site.user_id: np.array(Vault(site.vault).model(order_id)["layers"]["dense"]) for site in sites}
     pooled = pooled_weights(body)
-    table = _table("Federated against pooled weights")
+    table = make_table("Federated against pooled weights")
     for column in ("", *body["attributes"][:8], "intercept"):
         table.add_column(column, justify="right" if column else "left")
     shown = [*range(min(8, len(body["attributes"]))), -1]
@@ -248,9 +237,6 @@ def _report(
         f"The coordinator's disk ({n_files} files, {n_bytes / 2**20:.1f} MiB) was searched for the weights,\n"
         f"as 8-byte floats and as text: it holds {secret}.\n"
     )
-    console.print("Times: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in times.items()))
-    console.print(f"Coordinator http://{settings.host}:{settings.port}/docs, Prefect {settings.prefect_page}")
-    console.print("Both end with this demo; ./run up keeps them running.")
 
 
 def pooled_weights(body: dict[str, Any]) -> np.ndarray[Any, Any]:
@@ -275,18 +261,3 @@ def pooled_weights(body: dict[str, Any]) -> np.ndarray[Any, Any]:
         converge_func=params["converge_func"],
     )
     return trained.weights
-
-
-def search_disk(folders: Iterable[Path], numbers: Iterable[float]) -> tuple[int, int, list[str]]:
-    """(files, bytes, what was found) of a search for numbers as 8-byte floats in both byte orders and as text."""
-    needles: dict[str, bytes] = {}
-    for number in numbers:
-        needles[f"{number} little-endian"] = struct.pack("<d", number)
-        needles[f"{number} big-endian"] = struct.pack(">d", number)
-        needles[f"{number} as text"] = repr(number).lstrip("-")[:14].encode()
-    n_files, n_bytes, found = 0, 0, set()
-    for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
-        data = path.read_bytes()
-        n_files, n_bytes = n_files + 1, n_bytes + len(data)
-        found |= {name for name, needle in needles.items() if needle in data}
-    return n_files, n_bytes, sorted(found)

@@ -216,6 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--rounds", type=int, default=10)
     demo.add_argument("--features", type=int, default=4, help="1 to 30 of x1, x2, ...")
     demo.add_argument("--method", choices=("Paillier", "Mask", "None"), default="Paillier")
+    demo.add_argument("--statistics", action="store_true", help="ask for joint statistics instead")
     demo.add_argument("--picture", type=Path, help="write what is shown to this file too, as an SVG")
     return parser
 

@@ -13,6 +13,7 @@ from agents.vault import Vault
 from api.settings import Settings
 from api.store import Store
 from deployments.breast_cancer import breast_cancer_tables, make_database
+from deployments.joint_data import make_data_files
 from deployments.server import make_prefect_auth, new_token, open_store, prefect_auth, write_secret
 
 NAMED = ("suzhou-szslyy", "zhejiang-zdey", "shanxi-xbfy")
@@ -76,6 +77,8 @@ def _make_data(sites: list[Site]) -> None:
         part = "guest" if site.user_id == 4 else "host"
         own = {f"breast_homo_{part}": tables[part], "breast_homo_test": tables["test"]}
         make_database(site.state / "hospital.duckdb", own)
+    for site in sites:
+        make_data_files(site.data_folder, site.user_id)
 
 
 def _pin(sites: list[Site]) -> None:

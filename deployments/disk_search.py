@@ -1,0 +1,22 @@
+"""What the coordinator's disk holds: a demonstration looks for the numbers that must not be there."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def search_disk(folders: Iterable[Path], numbers: Iterable[float]) -> tuple[int, int, list[str]]:
+    """(files, bytes, what was found) of a search for numbers as 8-byte floats in both byte orders and as text."""
+    needles: dict[str, bytes] = {}
+    for number in numbers:
+        needles[f"{number} little-endian"] = struct.pack("<d", number)
+        needles[f"{number} big-endian"] = struct.pack(">d", number)
+        needles[f"{number} as text"] = repr(number).lstrip("-")[:14].encode()
+    n_files, n_bytes, found = 0, 0, set()
+    for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        n_files, n_bytes = n_files + 1, n_bytes + len(data)
+        found |= {name for name, needle in needles.items() if needle in data}
+    return n_files, n_bytes, sorted(found)
