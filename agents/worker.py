@@ -432,6 +432,7 @@ def preload(modules: list[str]) -> None:
 HOSPITAL_FLOWS = {
     "hospital-train": "flows.training.train_at_hospital",
     "infer": "flows.inference.infer_at_hospital",
+    "hospital-statistics": "flows.joint_statistics.answer_at_hospital",
 }
 
 

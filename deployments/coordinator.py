@@ -12,6 +12,7 @@ from api.settings import Settings
 
 FLOWS = {
     "train-order": "flows.training.train_order",
+    "joint-statistics": "flows.joint_statistics.answer_jointly",
     "scheduled-statistics": "flows.scheduled_statistics.run_schedule",
 }
 OF_SCHEDULES = ("scheduled-statistics",)
