@@ -3,7 +3,8 @@
 A sum of doubles is exact where every partial sum is a whole number of at most 2^53 of one unit. So a number is cut into
 limbs of 26 bits by adding and taking off 1.5 2^52, as in the error-free matrix products of Ozaki, Ogita, Oishi and Rump
 (2012); products of limbs, which are exact, are cut into two halves; each is summed by itself. Three limbs hold every
-double within 2^25 of the largest. What is smaller goes through the same again, what little is left is added one by one.
+double within 2^25 of the largest, six within 2^103. What is smaller goes through the same again, what little is left is
+added one by one.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from math import frexp
+from math import frexp, isfinite
 from typing import Any
 
 import numpy as np
 
-from agents.columns import Number, Piece, cell_sql, label_sql, number_of
+from agents.columns import Number, Piece, cell_sql, label_sql, not_finite, number_of
 from agents.dataset import Dataset
 from analytics.checks import Floats, Ints
 from analytics.exact import JointMoments, Moments, scaled
@@ -29,7 +30,8 @@ MAX_BANDS = 8
 SKETCH_CELLS = 65_536
 SHARE_OF_INTEREST = Fraction(1, 10)
 
-_LIMBS = 3
+_LIMBS = (3, 6)  # at least, and so many that six products of 2^50 stay below 2^53
+_SAMPLE_ROWS = 8_192
 _LIMB_BITS = 26
 _EXACT_ROWS = 2**26  # above it sums of 2^52 units would leave the 53 bits of a double
 
@@ -118,9 +120,16 @@ def counts_below(
         for key, values in groups:
             label = tuple(part if isinstance(part, str) else None for part in key)
             if label in below:
-                places = np.searchsorted(pivots[label], values.to_numpy(dtype=np.float64), side="right")
+                places = np.searchsorted(pivots[label], _finite(values, number), side="right")
                 below[label] += np.bincount(places, minlength=len(below[label]))
     return {label: np.cumsum(found)[:-1] for label, found in below.items()}
+
+
+def _finite(values: Any, number: Number) -> Floats:
+    found: Floats = values.to_numpy(dtype=np.float64)
+    if not np.isfinite(found).all():
+        raise not_finite(number.name)
+    return found
 
 
 def histogram(dataset: Dataset, column: str, edges: Floats, *, group_by: Sequence[str] = ()) -> dict[Label, Ints]:
@@ -250,7 +259,7 @@ def _sums(
     sums: dict[Label, _Sums] = {}
     left, n_left = f"({complete}) AND ({regular})", n_complete
     for _ in range(MAX_BANDS):
-        bands = [_Band.of(piece) for piece in pieces]
+        bands = _bands(dataset, pieces, left)
         inside = " AND ".join(band.inside for band in bands)
         rows = dataset.query(_band_sql(dataset, bands, group_by, f"{left} AND {inside}"))
         n_done = _add_band(sums, rows, bands, owners, len(numbers))
@@ -262,6 +271,13 @@ def _sums(
     if n_left:
         _stream(dataset, numbers, group_by, f"({complete}) AND (NOT ({regular}) OR ({left}))", sums)
     return sums
+
+
+def _bands(dataset: Dataset, pieces: Sequence[Piece], left: str) -> list[_Band]:
+    """As many limbs as nearly all of the first rows need; which rows fit is looked at again for each."""
+    sizes = ", ".join(f"abs({piece.sql})" for piece in pieces)
+    rows = dataset.query(f"SELECT {sizes} FROM rows WHERE {left} LIMIT {_SAMPLE_ROWS}")  # noqa: S608
+    return [_Band.of(piece, [row[i] for row in rows]) for i, piece in enumerate(pieces)]
 
 
 def _narrower(dataset: Dataset, pieces: Sequence[Piece], left: str) -> list[Piece]:
@@ -283,10 +299,14 @@ class _Band:
     last: int
 
     @classmethod
-    def of(cls, piece: Piece) -> _Band:
+    def of(cls, piece: Piece, sample: Sequence[float]) -> _Band:
         if piece.is_whole:
             return cls(piece, max(1, -(-(piece.top + 1) // _LIMB_BITS)), 0)
-        return cls(piece, _LIMBS, max(piece.top + 1 - _LIMBS * _LIMB_BITS, -1074))
+        exponents = sorted(frexp(size)[1] for size in sample if size)
+        least = exponents[len(exponents) // 1000] if exponents else piece.top
+        least_limbs, most_limbs = _LIMBS
+        n_limbs = min(max(-(-(piece.top - least + 54) // _LIMB_BITS), least_limbs), most_limbs)
+        return cls(piece, n_limbs, max(piece.top + 1 - n_limbs * _LIMB_BITS, -1074))
 
     @property
     def first(self) -> int:
@@ -299,13 +319,14 @@ class _Band:
 
     @property
     def inside(self) -> str:
-        """Whether the limbs hold a number: no larger than 2^top, and a multiple of 2^last."""
+        """Whether the limbs hold a number: below 2^top, and a multiple of 2^last, as all are that are large enough."""
         if self.piece.is_whole:
             return "true"
-        x, inner = self.piece.sql, f"{self.scaled} * {_double(2.0 ** (self.first - self.last))}"
-        size = f"abs({x}) < {_double(2.0**self.piece.top)} AND " if self.piece.top < 1024 else ""
-        tiny = f"({x} = 0 OR abs({x}) >= {_double(2.0**self.last)}) AND " if self.first > 0 else ""
-        return f"({size}{tiny}{inner} = trunc({inner}))"
+        size, inner = f"abs({self.piece.sql})", f"{self.scaled} * {_double(2.0 ** (self.first - self.last))}"
+        below = f"{size} < {_double(2.0**self.piece.top)}" if self.piece.top < 1024 else f"isfinite({self.piece.sql})"
+        is_multiple = f"{size} >= {_double(2.0**self.last)} AND {inner} = trunc({inner})"
+        large = _double(2.0 ** min(self.last + 52, 1023))
+        return f"({below} AND ({size} >= {large} OR {size} = 0 OR ({is_multiple})))"
 
 
 def _double(value: float) -> str:
@@ -401,6 +422,8 @@ def _stream(
 
 
 def _scaled(value: float | str, number: Number) -> int:
+    if isinstance(value, float) and not isfinite(value):
+        raise not_finite(number.name)
     try:
         return scaled(value)
     except ValueError:

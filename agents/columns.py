@@ -128,11 +128,12 @@ def _stripped(text: str) -> str:
 
 def _doubles(dataset: Dataset, name: str) -> Number:
     cell = f"CAST({quoted(name)} AS DOUBLE)"
-    n, most = dataset.query(f"SELECT count({cell}), max(abs({cell})) FROM rows")[0]  # noqa: S608 - NaN is the largest
-    if most is not None and not isfinite(most):
-        n_infinite = dataset.query(f"SELECT count(*) FROM rows WHERE NOT isfinite({cell})")[0][0]  # noqa: S608
-        raise _not_finite(dataset, name, n_infinite)
-    top = _top(most or 0.0)
+    sql = f"SELECT count({quoted(name)}), min({quoted(name)}), max({quoted(name)}) FROM rows"  # noqa: S608
+    n, least, most = dataset.query(sql)[0]  # of a parquet file often from its statistics, which may lack NaN
+    size = max(abs(float(least)), abs(float(most))) if n else 0.0
+    if not isfinite(size):
+        raise not_finite(name)
+    top = _top(size)
     return Number(name, n, cell, cell, cell, (Piece(cell, UNIT, top, False),), top)
 
 
@@ -153,7 +154,7 @@ def _texts(dataset: Dataset, name: str) -> Number:
     if n_wrong > n_infinite:
         raise _not_numeric(dataset, name, n_wrong - n_infinite)
     if n_infinite:
-        raise _not_finite(dataset, name, n_infinite)
+        raise not_finite(name)
     if n_large:
         raise BadRequest(
             f"Column {name} holds a number outside the range of doubles ({dataset.told(n_large)}).",
@@ -182,9 +183,9 @@ def _not_numeric(dataset: Dataset, name: str, n_rows: int) -> BadRequest:
     )
 
 
-def _not_finite(dataset: Dataset, name: str, n_rows: int) -> BadRequest:
+def not_finite(name: str) -> BadRequest:
     return BadRequest(
-        f"Column {name} holds an infinite number or NaN ({dataset.told(n_rows)}).",
+        f"Column {name} holds an infinite number or NaN.",
         remedy="Replace it, or leave the field empty where there is no value.",
         code="not_finite",
     )

@@ -176,14 +176,14 @@ def no_column(name: str, present: Iterable[str]) -> BadRequest:
 def csv_header(file: DataFile, needed: Sequence[str] | None) -> tuple[str, list[str]]:
     """The delimiter (comma, semicolon, tab or bar) and the names of the columns.
 
-    Of the delimiters that give all needed columns, else of all, the one that gives the most columns.
+    Of the delimiters that give all needed columns, else of all, the one that gives the most columns and cuts no quote.
 
     BadRequest: encoding (not UTF-8), empty_file, no_header (the first line holds numbers), delimiter (one column).
     """
     text = _first_text(file)
     headers = {delimiter: _fields(text, delimiter) for delimiter in _DELIMITERS}
     fitting = {d: names for d, names in headers.items() if set(needed or ()) <= set(names)} or headers
-    delimiter = max(fitting, key=lambda d: len(fitting[d]))
+    delimiter = max(fitting, key=lambda d: ('"' not in "".join(fitting[d]), len(fitting[d])))
     names = fitting[delimiter]
     if missing := [name for name in needed or () if name not in names]:
         raise _no_header(names) or _one_column(names) or no_column(missing[0], names)

@@ -67,7 +67,7 @@ class Dataset:
         return [row for batch in self.batches(sql) for row in batch]
 
     def batches(self, sql: str, batch_rows: int = BATCH_ROWS) -> Iterator[list[tuple[Any, ...]]]:
-        """The rows of a SELECT over `rows`, streamed: memory holds one batch."""
+        """The rows of a SELECT over `rows`, streamed: memory holds one batch. One query runs at a time."""
         with self._running(sql) as cursor:
             while batch := cursor.fetchmany(batch_rows):
                 yield batch
@@ -92,14 +92,10 @@ class Dataset:
 
     @contextmanager
     def _running(self, sql: str) -> Iterator[Any]:
-        cursor = self.connection.cursor()
-        try:
-            with _safe_reading(self.timeout_seconds), interrupted_after(self.timeout_seconds, cursor):
-                yield cursor.execute(sql)
-            if self.file is not None and self.file.version != self.version:
-                raise changed()
-        finally:
-            cursor.close()
+        with _safe_reading(self.timeout_seconds), interrupted_after(self.timeout_seconds, self.connection):
+            yield self.connection.execute(sql)
+        if self.file is not None and self.file.version != self.version:
+            raise changed()
 
 
 @contextmanager
@@ -218,6 +214,7 @@ class _Rows:
             "preserve_insertion_order = true",
             "enable_external_access = false",
             "python_enable_replacements = false",
+            "enable_progress_bar = false",
             "lock_configuration = true",
         ):
             connection.execute(f"SET {setting}")
