@@ -247,6 +247,8 @@ def summary_of(order: Mapping[str, Any]) -> dict[str, Any]:
         "path": f"{order['order_id']}/{body['result_alias']}.{body['result_type']}",
         "type": body["result_type"],
         "rows_used": order["n_rows"],
+        "rows_suppressed": {},
+        "rows_null": {},
         "suppressed": [],
         "notes": [],
         "repeats": None,

@@ -40,9 +40,8 @@ def coordinate_statistics(desk: Desk, show: Callable[[dict[str, Any]], None]) ->
             joint_statistics.deal(desk, plan, n_rows=n_rows, show=show)
     else:
         for round_ in itertools.count():
-            if not joint_statistics.add_round(desk, round_):
+            if not joint_statistics.add_round(desk, round_, show):
                 break
-            show({"what": "sums", "done": round_ + 1})
     summary = joint_statistics.collect_reports(desk)
     show({"what": "result", "final": True, **summary})
     desk.exchange.record(desk.order_id, end="success", summary={"statistics": summary})

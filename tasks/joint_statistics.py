@@ -21,7 +21,7 @@ from protocol.exchange import Address, Exchange
 from protocol.messages import COORDINATOR, EVERYONE, Acceptance, peek_envelope
 from protocol.sealing import KEY_BYTES
 from protocol.sharing import SEED
-from protocol.statistics_request import StatisticsRequest, read_statistics_document
+from protocol.statistics_request import RANKED, StatisticsRequest, read_statistics_document
 from tasks import dealing
 from tasks.steps import step
 
@@ -69,6 +69,17 @@ def open_desk(order_id: int, exchange: Exchange) -> Desk:
     return Desk(order_id, exchange, read_statistics_document(document, order_id).request)
 
 
+MOST_ROUNDS = 12
+"""Of a search for order statistics: one that counts rows, and at most eleven of pivots."""
+
+
+def advance(desk: Desk, show: Show, *, what: str, done: int, of: int | None = None) -> None:
+    """How far the order is, for Prefect and for who asks over REST: the same numbers."""
+    stage = {"what": what, "done": done, "of": of}
+    desk.exchange.record(desk.order_id, stage=stage)
+    show(stage)
+
+
 @step("acceptances")
 def collect_acceptances(desk: Desk) -> None:
     """Waits until every hospital has verified the order and counted its rows; the order never goes on without one."""
@@ -79,8 +90,8 @@ def collect_acceptances(desk: Desk) -> None:
     desk.exchange.record(desk.order_id, state="running", n_rows={str(user): n for user, n in desk.n_rows.items()})
 
 
-@step("aggregation", lambda desk, round_: f"round {round_}")
-def add_round(desk: Desk, round_: int) -> bool:
+@step("aggregation", lambda desk, round_, show: f"round {round_}")
+def add_round(desk: Desk, round_: int, show: Show) -> bool:
     """Adds the providers' parts of one round and gives the sum to the receivers; False when there was nothing more."""
     address = Address(desk.order_id, "addend", round=round_)
     total = replace(address, topic="total")
@@ -91,6 +102,8 @@ def add_round(desk: Desk, round_: int) -> bool:
         return False
     desk.exchange.put(total, EVERYONE, exact_sum.add(parts))
     desk.exchange.discard(address)
+    of = MOST_ROUNDS if desk.request.method in RANKED else 1
+    advance(desk, show, what="sums", done=round_ + 1, of=of)
     return True
 
 
@@ -126,7 +139,7 @@ def deal(desk: Desk, plan: Plan, *, n_rows: int, show: Show) -> None:
     for message in dealing.deal(plan, n_rows=n_rows, seeds=seeds):
         address = Address(desk.order_id, "dealt", round=message.number)
         desk.exchange.put(address, message.provider, message.data)
-        show({"what": "dealing", "done": message.number})
+        advance(desk, show, what="dealing", done=message.number)
 
 
 def _seed(desk: Desk, provider: int) -> bytes:
@@ -163,7 +176,7 @@ class StatisticsPicture:
         last = records[-1]
         if last.get("final"):
             return 100.0
-        return 90.0 * last["done"] / max(last["done"] + 1, last.get("of", 12))
+        return 90.0 * last["done"] / max(last["done"] + 1, last["of"] or 0)
 
     def table(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         summary = records[-1] if records else {}

@@ -216,6 +216,7 @@ def test_only_the_release_door_puts_a_hospital_s_messages() -> None:
         "agents/release.py",
         "protocol/exchange.py",
         "tasks/coordinator.py",
+        "tasks/joint_statistics.py",
         "tasks/scoring.py",
         "deployments/one_process.py",
     }
