@@ -63,6 +63,8 @@ def succeed(coordinator: Coordinator, order_id: int, **told: Any) -> dict[str, A
         "path": f"{order_id}/total.csv",
         "type": "csv",
         "rows_used": {"2": 100, "3": 200, "4": 300},
+        "rows_suppressed": {"2": 0, "3": 12, "4": 0},
+        "rows_null": {"2": 1, "3": 0, "4": 0},
         "suppressed": [{"rule": "min_rows", "threshold": 10, "whose": 2, "count": 1}],
         "notes": ["3 values were NULL and left out."],
         "repeats": None,
@@ -111,7 +113,9 @@ def test_one_request_one_answer(coordinator: Coordinator, path: str) -> None:
     extra = json.loads(body["result"]["extra"])
     assert extra == {
         "order_id": order_id,
-        **{name: told[name] for name in ("rows_used", "suppressed", "notes", "repeats")},
+        **{
+            name: told[name] for name in ("rows_used", "rows_suppressed", "rows_null", "suppressed", "notes", "repeats")
+        },
     }
     assert answer.headers["X-Order-Id"] == str(order_id)
     assert result(coordinator, order_id).json() == body
