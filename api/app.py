@@ -18,6 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import analytics, exchange, inference, orders, schedules, statistics, uploads
@@ -172,6 +173,11 @@ def _add_error_handlers(app: FastAPI) -> None:
         if error.status_code == 400:  # FastAPI's word for a body that json.loads gave up on: depth, digits, encoding
             return failure_at(path, _not_json())
         return failure_at(path, InvalidInput(f"{error.detail}.", remedy="See /docs."), status=error.status_code)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, _error: ClientDisconnect) -> JSONResponse:
+        """An agent or flow that died while it sent: nobody hears this, and its next life sends it all again."""
+        return failure_at(request.url.path, InvalidInput("The body was cut short.", remedy="Send it again."))
 
     @app.exception_handler(Exception)
     async def unplanned(request: Request, error: Exception) -> JSONResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from api.envelope import STATISTICS_PATHS
 from deployments.demo import document_order
+from protocol.exchange import Address
 from tests.api.conftest import Coordinator
 
 SECRET = "713.25"  # a constant of an SQL text, which no answer may repeat
@@ -240,6 +242,30 @@ def test_an_unplanned_error_shows_nothing(coordinator: Coordinator, monkeypatch:
     monkeypatch.setattr(coordinator.store, "list_hospitals", fail)
     answer = coordinator.call("GET", "/hospitals")
     assert_refused(answer, 500)
+
+
+def test_a_sender_that_dies_in_the_middle_of_a_message(
+    coordinator_with_order: tuple[Coordinator, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An agent was killed, perhaps: nothing of its message is kept, and the log speaks of no error."""
+    coordinator, order_id = coordinator_with_order
+    path, token = f"/exchange/{order_id}/order/0/0/0/4/0", coordinator.tokens["agent-4"]
+    headers = [(b"authorization", f"Bearer {token}".encode())]
+    asked = {"type": "http", "method": "PUT", "path": path, "query_string": b"", "headers": headers}
+    heard = iter([{"type": "http.request", "body": b"cut", "more_body": True}, {"type": "http.disconnect"}])
+    said: list[Any] = []
+
+    async def receive() -> Any:
+        return next(heard)
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    asyncio.run(coordinator.app(asked, receive, send))  # type: ignore[arg-type]
+    assert said[0]["status"] == 422
+    assert b"cut short" in said[1]["body"]
+    assert caplog.records == []
+    assert coordinator.store.gather(Address(order_id, "order"), [4], 0) == {}
 
 
 INFERENCES: list[tuple[str, Callable[[int], dict[str, Any]], int, str]] = [
