@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -28,9 +29,15 @@ settings.load_profile("untimed")
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port below those that the kernel lends to clients: what is bound only seconds later, and again after a part
+    has died, would now and then have been lent to a client in between."""
+    while True:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", random.randrange(10_000, 32_000)))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
 
 
 class _AskAgain(httpx.HTTPTransport):
@@ -178,12 +185,3 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFede
     running.start()
     yield running
     assert running.stop() == 0, running.logs()[-3000:]
-
-
-@pytest.fixture
-def own_federation(tmp_path: Path) -> Iterator[RunningFederation]:
-    """Three hospitals for one test that kills parts of them; parts that die are started again."""
-    running = RunningFederation(tmp_path / "home")
-    running.start()
-    yield running
-    running.stop()
