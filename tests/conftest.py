@@ -20,6 +20,7 @@ import certifi
 import httpx
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tests import bad_tables
 
@@ -31,6 +32,25 @@ settings.load_profile("untimed")
 
 # Every federation here speaks plain HTTP; a client that reads the public authorities first takes ten times as long.
 NO_AUTHORITY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+SHARING = ("tests/federation/", "tests/privacy/")
+
+
+class BySharedFederation(LoadScopeScheduling):
+    """Of several processes one takes all files that share the session's federation; the others go file by file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "federation" if nodeid.startswith(SHARING) else nodeid.split("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return BySharedFederation(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starts with what takes longest: of several processes, none is left alone with it at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, not item.nodeid.startswith(SHARING)))
 
 
 def free_port() -> int:
