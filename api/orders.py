@@ -508,13 +508,13 @@ class LeaveOneOut(BaseModel):
 
 
 class Stage(BaseModel):
-    """How far an order of joint statistics is: which step, and how many of its parts are done."""
+    """How far an order of joint statistics is: which step, and how many of its parts are done; `of` may be unknown."""
 
     model_config = ConfigDict(extra="forbid")
 
     what: Annotated[str, Field(max_length=100)]
     done: Annotated[int, Field(ge=0)]
-    of: Annotated[int, Field(ge=0)]
+    of: Annotated[int, Field(ge=0)] | None
 
 
 class Report(BaseModel):

@@ -145,6 +145,7 @@ async def _ask_all(
             return answers, await scheduled
         finally:
             scheduled.cancel()
+            await asyncio.gather(scheduled, return_exceptions=True)  # it deletes the schedule
 
 
 async def _ask(client: httpx.AsyncClient, headers: dict[str, str], body: dict[str, Any]) -> Answer:

@@ -25,14 +25,14 @@ N_SHOWN = 4
 MOST_DIGITS_BY_CHANCE = 12
 """A shorter number may stand in a log for other reasons."""
 
-WHO_SEES_WHAT = """\
-Who sees what: each hospital its own rows. The receivers named above the answers, in their own folders. The coordinator
-how many rows each hospital used and has in common, and tags of patients' numbers under a key that it lacks; it added
-masked numbers and dealt random ones, and can open none of them. Products and the yes or no of each patient were
-computed on random shares, so no hospital saw another one's price or units; but who knows the units and is told
-unit_price * units knows the price, which is why a hospital's policy must name such columns."""
-
-Rows = list[dict[str, Any]]
+WHO_SEES_WHAT = (
+    "Who sees what: each hospital its own rows; the receivers named above the tables the answers, in their folders. "
+    "The coordinator learns how many rows each hospital used and has in common; it compared tags of the patients' "
+    "numbers under a key that it lacks, added masked numbers and dealt random ones, and can open none of them. "
+    "Products and each patient's yes or no were computed on random shares: no hospital was shown another one's price "
+    "or units. But who has the units and is told unit_price * units knows the price, so a hospital's policy must name "
+    "such columns."
+)
 
 
 class Report:
@@ -58,7 +58,7 @@ class Report:
         n_files, n_bytes, found = search_disk(folders, self._found)
         secret = "[bold green]no answer[/]" if not found else f"[bold red]answers[/] ({', '.join(found)})"
         self._console.print(
-            f"The coordinator's disk ({n_files} files, {n_bytes / 2**20:.1f} MiB) was searched for average and\n"
+            f"The coordinator's disk ({n_files} files, {n_bytes / 2**20:.1f} MiB) was searched for average and "
             f"variance, as 8-byte floats and as text: it holds {secret}.\n"
         )
 
@@ -99,7 +99,7 @@ class Report:
             for price, units in [joined.loc[row["id_col"]]]
         )
         self._console.print(
-            f"{len(rows)} patients; {same} are the exact products of the decimals in the two files. Price and units\n"
+            f"{len(rows)} patients; {same} are the exact products of the decimals in the two files. Price and units "
             "stand here only because this demonstration owns both files."
         )
 
