@@ -64,6 +64,9 @@ def grouped_answer(
             cells = _label_cells(request, label)
             table.append([*cells, *[None] * (len(columns) - len(cells) - 1), f"{why.rule} {why.threshold}"])
     answer = Answer(columns, table, dict(withheld))
+    if not table and not withheld:
+        answer.rows = [[0 if request.method == "count" else None]] if len(columns) == 1 else []
+        answer.notes.append("No row has a value.")
     if n_hidden := len(withheld) - len(named):
         answer.notes.append(f"{n_hidden} withheld group(s) have too few rows to be named.")
     return answer

@@ -39,6 +39,9 @@ from protocol.sealing import KEY_BYTES
 from protocol.statistics_request import RANKED, TALLIED, StatisticsRequest
 
 COUNT_BITS = 64
+OUTER = 0.05
+"""What is told in the place of an extreme: this quantile, and the one as far from the other end."""
+
 _N_NUMBERS = {"sum": 2, "avg": 2, "var": 3, "std": 3, "cov": 6, "corr": 6}
 _WIDTHS = {"sum": SUM_BITS, "avg": SUM_BITS} | dict.fromkeys(("var", "std", "cov", "corr"), SQUARE_BITS)
 
@@ -104,10 +107,15 @@ def _occurrences(dataset: Dataset, request: StatisticsRequest, user_id: int) -> 
     parts = accumulation.moments(dataset, column, group_by=groups)
     below = accumulation.counts_below(dataset, column, dict.fromkeys(parts, edges), group_by=groups)
     return {
-        (*label, str(bin_)): n
+        (*label, _bin(place)): n
         for label, part in parts.items()
-        for bin_, n in enumerate(np.diff([0, *below[label].tolist(), part.moments.n]).tolist())
+        for place, n in enumerate(np.diff([0, *below[label].tolist(), part.moments.n]).tolist())
     }
+
+
+def _bin(place: int) -> str:
+    """The label of a bin; labels are sorted as text."""
+    return f"{place:04}"
 
 
 def _whole(why: Withheld) -> Refused:
@@ -138,14 +146,16 @@ class _Statement(Strict):
 class Agreed:
     """What all providers have stated, the same at every hospital.
 
-    shown: the answer's groups, in order; withheld: groups that it does not tell, and why; repeats: whether a provider's
-    rows have hardly changed since the schedule's last result; least: rows that a bracket of a quantile keeps.
+    shown: the answer's groups, in order; withheld: groups that it does not tell, and why; repeats: providers whose rows
+    have hardly changed since the schedule's last result; min_rows: rows that a bracket of a quantile keeps, unless
+    exact_quantiles holds.
     """
 
     shown: list[Label]
     withheld: dict[Label | Hidden, Withheld]
     repeats: list[int]
-    least: int
+    min_rows: int
+    exact_quantiles: bool
     extremes: bool
 
 
@@ -163,14 +173,40 @@ def agree_on_groups(party: StatisticsParty, reading: Reading | None) -> Agreed:
     groups = {user: statement.groups.encode() for user, statement in said.items()}
     stated = disclosure.decode_statements(groups, n_columns=n_label_columns(request), key=key)
     withheld = disclosure.joint_withheld(stated, max(statement.min_providers for statement in said.values()))
-    is_exact = all(statement.exact_quantiles for statement in said.values())
+    shown = disclosure.shown_groups(stated, withheld)
+    if request.method == "histogram":
+        shown, withheld = _every_bin(request, shown, withheld)
     return Agreed(
-        disclosure.shown_groups(stated, withheld),
+        shown,
         withheld,
         [user for user, statement in said.items() if statement.repeats],
-        1 if is_exact else max(statement.min_rows for statement in said.values()),
+        max(statement.min_rows for statement in said.values()),
+        all(statement.exact_quantiles for statement in said.values()),
         all(statement.extremes for statement in said.values()),
     )
+
+
+def _every_bin(
+    request: StatisticsRequest, shown: list[Label], withheld: dict[Label | Hidden, Withheld]
+) -> tuple[list[Label], dict[Label | Hidden, Withheld]]:
+    """All bins of the groups that are named: one that no provider has is empty, or withheld where too small ones are.
+
+    So nobody learns which of them hold few rows and which hold none.
+    """
+    assert request.bins is not None
+    named: dict[Label | Hidden, Withheld] = {b: why for b, why in withheld.items() if not isinstance(b, Hidden)}
+    groups = {label[:-1] for label in (*shown, *named) if not isinstance(label, Hidden)} if request.group_by else {()}
+    places = range(len(request.bins) + 1)
+    rest = {(*group, _bin(place)) for group in groups for place in places} - set(shown) - named.keys()
+    reasons = [why for label, why in withheld.items() if isinstance(label, Hidden)]
+    if reasons:
+        few = max(reasons, key=lambda why: int(why.threshold))
+        return shown, (withheld if request.group_by else named) | dict.fromkeys(sorted(rest, key=_order), few)
+    return sorted([*shown, *rest], key=_order), withheld
+
+
+def _order(label: Label) -> list[tuple[bool, str]]:
+    return [(value is not None, value or "") for value in label]
 
 
 def _state(party: StatisticsParty, reading: Reading, key: bytes) -> bytes:
@@ -305,14 +341,23 @@ def _numbers(request: StatisticsRequest, reading: Reading | None, agreed: Agreed
 def _finish(request: StatisticsRequest, agreed: Agreed, parts: Sequence[Sequence[int]]) -> Answer:
     """The answer from the joint integers of each shown group."""
     ddof = 1 if request.ddof is None else request.ddof
-    values = {label: _value(request.method, part, ddof) for label, part in zip(agreed.shown, parts, strict=True)}
+    values: dict[Label, float | int | None] = {}
+    notes = set()
+    for label, part in zip(agreed.shown, parts, strict=True):
+        try:
+            values[label] = _value(request.method, part, ddof)
+            if values[label] is None:
+                notes.add(f"{request.method} of too few rows, or of equal ones, has no value.")
+        except ValueError as error:
+            values[label] = None
+            notes.add(str(error))
     answer = grouped_answer(request, {label: [(value,)] for label, value in values.items()}, agreed.withheld)
-    if None in values.values():
-        answer.notes.append(f"{request.method} of too few rows has no value there.")
+    answer.notes += sorted(notes)
     return answer
 
 
 def _value(method: str, part: Sequence[int], ddof: int) -> float | int | None:
+    """ValueError where it lies outside the range of doubles."""
     if method in ("cov", "corr"):
         joint = JointMoments(*part)
         return exact.covariance(joint, ddof) if method == "cov" else exact.correlation(joint)
@@ -356,14 +401,22 @@ def _shares(request: StatisticsRequest, agreed: Agreed) -> list[float]:
     """Which quantiles are searched: an extreme is told only where all policies allow it."""
     if request.quantile is not None:
         return request.quantile
-    outer = 0.0 if agreed.extremes else 0.05
+    outer = 0.0 if agreed.extremes else OUTER
     return {"median": [0.5], "min": [outer], "max": [1 - outer]}[request.method]
 
 
 def _search(request: StatisticsRequest, agreed: Agreed, n_rows: int) -> Search:
-    ranks = {rank for share in _shares(request, agreed) for rank in quantile_ranks(share, n_rows)[:2]}
-    is_extreme = request.method in ("min", "max") and agreed.extremes
-    return Search(sorted(ranks), n_rows=n_rows, min_rows=1 if is_extreme else agreed.least)
+    shares = _shares(request, agreed)
+    ranks = {rank for share in shares for rank in quantile_ranks(share, n_rows)[:2]}
+    return Search(sorted(ranks), n_rows=n_rows, min_rows=1 if _is_exact(request, agreed, shares) else agreed.min_rows)
+
+
+def _is_exact(request: StatisticsRequest, agreed: Agreed, shares: Sequence[float]) -> bool:
+    """Extremes and exact quantiles are allowed one by one; a quantile near an end is as good as an extreme."""
+    if request.method in ("min", "max"):
+        return agreed.extremes or agreed.exact_quantiles
+    has_extremes = any(not OUTER <= share <= 1 - OUTER for share in shares)
+    return agreed.exact_quantiles and (agreed.extremes or not has_extremes)
 
 
 def _agree_on_pivots(party: StatisticsParty, searches: Sequence[Search], round_: int) -> list[Floats]:
@@ -419,7 +472,7 @@ def _ranked_answer(
     answer = grouped_answer(request, rows, agreed.withheld)
     if not is_exact:
         answer.notes.append(
-            f"Values are told as finely as {agreed.least} rows allow: each is the middle of where so many rows lie."
+            f"Values are told as finely as {agreed.min_rows} rows allow: each is the middle of where so many rows lie."
         )
     if request.method in ("min", "max") and not agreed.extremes:
         answer.notes.append(

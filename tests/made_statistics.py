@@ -1,0 +1,176 @@
+"""Hospitals that take part in joint statistics, and orders of theirs in one process."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pytest
+
+from agents.ledger import Ledger
+from agents.settings import Settings
+from deployments.one_process import run_statistics
+from protocol.errors import ConsiliumError
+from protocol.exchange import MemoryTransport
+from protocol.statistics_request import JOINED, POOLED
+from tests.made_sites import make_sites
+
+SOME_ROWS = pd.DataFrame({"id": range(20), "x1": [0.5, 1.5] * 10, "y": [0, 1] * 10})
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An order with a result: what the coordinator tells, and the receivers' files."""
+
+    order_id: int
+    summary: dict[str, Any]
+    files: dict[int, bytes]
+    notes: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The one result of all receivers."""
+        (content,) = set(self.files.values())
+        return content.decode()
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        return list(csv.DictReader(io.StringIO(self.text)))
+
+    @property
+    def number(self) -> float:
+        ((only,),) = (row.values() for row in self.rows)
+        return float(only)
+
+    def column(self, name: str) -> list[float]:
+        return [float(row[name]) for row in self.rows]
+
+    def by(self, *labels: str, value: str) -> dict[tuple[str, ...], str]:
+        return {tuple(row[label] for label in labels): row[value] for row in self.rows}
+
+
+@dataclass
+class Hospitals:
+    """Sites that have pinned each other, whose policies take part in every statistic."""
+
+    sites: dict[int, Settings]
+    policies: dict[int, str]
+    last: int = 0
+
+    def allow(self, users: Iterable[int] | None = None, **rules: Any) -> None:
+        """Sets `[statistics]` of these hospitals, or of all; what is not named is the policy's default."""
+        rules = {"methods": [*POOLED, *JOINED], "files": ["*"], "min_providers": 1, **rules}
+        lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in rules.items())
+        for user in self.sites if users is None else users:
+            self.sites[user].policy.write_text(f"{self.policies[user]}\n[statistics]\n{lines}")
+
+    def write(self, user: int, name: str, content: pd.DataFrame | bytes) -> None:
+        """A file of the hospital's data folder, of the kind that its name says, or a table of its database."""
+        path = self.sites[user].data_folder / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif name.endswith(".csv"):
+            content.to_csv(path, index=False)
+        elif name.endswith(".json"):
+            lines = ({k: v for k, v in row.items() if not pd.isna(v)} for row in content.to_dict("records"))
+            path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        elif name.endswith(".parquet"):
+            with duckdb.connect() as database:
+                database.register("content", content)
+                database.execute(f"COPY content TO '{path}' (FORMAT parquet)")
+        else:
+            with duckdb.connect(str(self.sites[user].state / "hospital.duckdb")) as database:
+                database.register("content", content)
+                database.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM content")
+
+    def ask(
+        self,
+        method: str,
+        data: Mapping[int, str],
+        *,
+        key: str | Mapping[int, str] = "x",
+        receivers: Iterable[int] | None = None,
+        initiator: int | None = None,
+        transport: MemoryTransport | None = None,
+        repeats: int | None = None,
+        extra: Mapping[int, Mapping[str, Any]] | None = None,
+        **fields: Any,
+    ) -> Answered:
+        """An order over each provider's data; the first provider asks, and all providers receive, unless said."""
+        self.last += 1
+        order_id, told = self.last, sorted(data) if receivers is None else list(receivers)
+        keys = dict.fromkeys(data, key) if isinstance(key, str) else key
+        providers = [
+            {"name": user, "data_path": path, "data_type": type_of(path), "key_column": keys[user]}
+            | dict((extra or {}).get(user, {}))
+            for user, path in data.items()
+        ]
+        body = {"method": method, "data_providers": providers, "result_receivers": told, **fields}
+        summary = run_statistics(
+            self.sites,
+            body,
+            initiator=initiator or next(iter(data)),
+            order_id=order_id,
+            transport=transport,
+            repeats=repeats,
+        )
+        assert self.holders(order_id) == sorted(told)
+        files = {user: (self.sites[user].results_folder / summary["path"]).read_bytes() for user in told}
+        notes = (self._folder(told[0], order_id) / f"{Path(summary['path']).stem}.notes.json").read_text()
+        return Answered(order_id, summary, files, json.loads(notes))
+
+    def refused(self, method: str, data: Mapping[int, str], **fields: Any) -> ConsiliumError:
+        """The error of an order that must end without a result; nothing of it is in any results folder."""
+        with pytest.raises(ConsiliumError) as caught:
+            self.ask(method, data, **fields)
+        left = [path for site in self.sites.values() for path in site.results_folder.rglob("*.tmp")]
+        assert self.holders(self.last) == left == []
+        assert caught.value.code != "unplanned", caught.value
+        assert caught.value.sentence
+        assert caught.value.remedy
+        return caught.value
+
+    def holders(self, order_id: int) -> list[int]:
+        """Who has anything of an order's result."""
+        return [user for user in self.sites if self._folder(user, order_id).exists()]
+
+    def _folder(self, user: int, order_id: int) -> Path:
+        return self.sites[user].results_folder / str(order_id)
+
+    def ledger(self, user: int, order_id: int, event: str) -> list[dict[str, Any]]:
+        entries = Ledger(self.sites[user].ledger).entries()
+        return [entry for entry in entries if (entry.get("order_id"), entry["event"]) == (order_id, event)]
+
+
+def type_of(path: str) -> str:
+    if path.upper().startswith("SELECT"):
+        return "sql"
+    suffix = path.rpartition(".")[2]
+    return suffix if suffix in ("csv", "json", "parquet") else "table"
+
+
+def make_hospitals(folder: Path, users: Iterable[int], **options: Any) -> Hospitals:
+    tables: dict[int, Any] = {user: {"rows": SOME_ROWS} for user in users}
+    sites = make_sites(folder, tables, opened=("rows", "pooled"), **options)
+    hospitals = Hospitals(sites, {user: site.policy.read_text() for user, site in sites.items()})
+    for site in sites.values():
+        site.data_folder.mkdir(exist_ok=True)
+    hospitals.allow()
+    return hospitals
+
+
+@contextmanager
+def no_waiting_for_disks() -> Iterator[None]:
+    """For tests in which nobody crashes: a file that is written need not be on disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
