@@ -281,7 +281,7 @@ def _compute(party: StatisticsParty, dataset: Dataset, circuit: Plan, matched: M
 def _remember_comparison(party: StatisticsParty, name: str, columns: Sequence[str], keys: Sequence[str]) -> None:
     """Many thresholds over the same people would tell every sum: one in the policy's period."""
     request = party.request
-    asked = request.expression or f"{request.comparison or '>='} {request.threshold or THRESHOLD}"
+    asked = request.expression or f"{request.comparison or '>='} {Fraction(request.threshold or THRESHOLD)}"
     party.ledger.remember_threshold(
         name,
         columns,
