@@ -94,7 +94,7 @@ def questions(names: Names) -> list[Question]:
         Question(last, "avg of ldl", pooled_request(names, "avg", "ldl")),
         Question(last, "var of ldl", pooled_request(names, "var", "ldl")),
         Question(last, "avg of glucose by age", pooled_request(names, "avg", "glucose", group_by=["age_group"])),
-        Question(last, f"units at all reach {DOSE_LIMIT}", threshold_request(names)),
+        Question(last, f"units at all three reach {DOSE_LIMIT}", threshold_request(names)),
     ]
 
 
@@ -109,8 +109,7 @@ async def show(console: Console, settings: Settings, sites: Sequence[Site], time
     async with httpx.AsyncClient(base_url=url, timeout=LONGEST_SECONDS, trust_env=False) as client:
         asked = questions(names)
         say_request(console, f"POST {url}{PATH}", "the request document's own, asked by " + names[asked[0].user_id])
-        console.print_json(json.dumps(asked[0].body), indent=None)
-        console.print()
+        console.print(json.dumps(asked[0].body) + "\n", markup=False)
         answers, runs = await _ask_all(console, client, _tokens(settings), asked, names)
     times["questions"] = time.monotonic() - began
     report = Report(console, {site.user_id: site for site in sites})

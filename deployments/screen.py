@@ -10,6 +10,7 @@ from typing import Any
 from rich import box
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 PICTURE_COLUMNS = 104
@@ -37,6 +38,11 @@ def say_request(console: Console, request: str, what: str) -> None:
     console.print(f"[bold]{request}[/]  [dim]{what}[/]")
 
 
-def say_answer(console: Console, status: int, data: Any) -> None:
-    console.print(f"[bold]{status}[/] ", end="")
-    console.print_json(json.dumps(data, ensure_ascii=False), indent=None)
+def say_answer(console: Console, status: int, data: Any, *, wrap: bool = False) -> None:
+    """In colour and cut off at the right, or whole over several lines."""
+    text = json.dumps(data, ensure_ascii=False)
+    if wrap:
+        console.print(f"[bold]{status}[/] {escape(text)}")
+    else:
+        console.print(f"[bold]{status}[/] ", end="")
+        console.print_json(text, indent=None)

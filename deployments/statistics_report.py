@@ -46,7 +46,7 @@ class Report:
     def show(self, answers: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> None:
         """The answers to the demonstration's questions in their order, and the schedule's."""
         products, mean, variance, groups, reached = answers
-        say_answer(self._console, products["status"], products["result"])
+        say_answer(self._console, products["status"], products["result"], wrap=True)
         self._products(self._result(products, min(self._sites)))
         self._numbers(self._result(mean), self._result(variance), runs)
         self._groups(self._result(groups))
@@ -110,13 +110,13 @@ class Report:
         n, centre = len(exact["ldl"]), sum(exact["ldl"]) / len(exact["ldl"])
         squares = sum((value - centre) ** 2 for value in exact["ldl"]) / (n - 1)
         total = sum(exact["glucose"])
-        table = make_table(f"In the folder of {self._sites[self._receiver].name}: {n} rows of three hospitals")
-        for column in ("", "result", "joint answer", "pandas, pooled rows", "exact, rounded once"):
+        table = make_table(f"At {self._sites[self._receiver].name}: {n} rows of three hospitals")
+        for column in ("", "result", "joint answer", "pandas", "exact, rounded"):
             table.add_column(column, justify="left" if column in ("", "result") else "right")
         self._add(table, "avg of ldl", mean, float(ldl.mean()), centre)
         self._add(table, "var of ldl", variance, float(ldl.var()), squares)
         for run in runs:
-            name = f"sum of glucose, {run['scheduled'][11:19]}"
+            name = f"sum, {run['scheduled'][11:19]}"
             self._add(table, name, read_result(mean.path.parents[1], run["order_id"]), float(glucose.sum()), total)
         self._console.print(table)
 
@@ -135,14 +135,15 @@ class Report:
         pooled = pd.concat(self._pooled())
         by_pandas = pooled.groupby("age_group")["glucose"].mean()
         table = make_table(f"{self._title(result)}, by age")
-        for column in ("age_group", "joint answer", "pandas, pooled rows", "withheld"):
+        for column in ("age_group", "joint answer", "pandas", "withheld"):
             table.add_column(column, justify="left" if column in ("age_group", "withheld") else "right")
         for row in result.rows():
             name, value = row["age_group"], row[result.alias]
             pandas = repr(float(by_pandas[name])) if value else ""
             table.add_row(name, f"[bold]{value or ''}[/]", pandas, row.get("withheld") or "")
         self._console.print(table)
-        self._console.print(" ".join(result.notes["notes"]) + " The rule is min_rows of each hospital's policy.")
+        told = [f"{', '.join(one['group'])}: {one['reason']}" for one in result.notes["withheld"] if one["group"]]
+        self._console.print(" ".join([*result.notes["notes"], *told]))
 
     def _reached(self, result: Result) -> None:
         units = [self._frame(user, UNITS).set_index("id_col")["units"] for user in self._sites]
