@@ -1,0 +1,250 @@
+"""Whatever the coordinator's side sees of joint statistics: no value, key, group, data path or result.
+
+Canaries stand in the data of three hospitals. They are searched as text, as 8-byte floats and integers in both byte
+orders, and as the big integers of exact sums. The same search finds them in the hospitals' own vaults.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from agents.statistics import StatisticsParty
+from agents.vault import OrderVault
+from analytics.exact import UNIT, scaled
+from deployments import one_process
+from protocol import exact_sum
+from protocol.errors import ProtocolViolation
+from protocol.exact_sum import Terms
+from protocol.exchange import Address, Exchange, MemoryTransport
+from protocol.messages import COORDINATOR, EVERYONE
+from tasks.joint_statistics import StatisticsPicture, open_desk
+from tests.made_statistics import Answered, Hospitals, make_hospitals, no_waiting_for_disks
+
+PROVIDERS, RECEIVERS = (2, 3, 4), [3, 5]
+THRESHOLD = 30_000_000
+PATH = "visits/canary-lighthouse.csv"
+GROUPS = ("canary-kidney", "canary-heart")
+KEY = "canary-person-{}"
+MICRO = 10**6
+
+
+def value(user: int, row: int) -> str:
+    """A decimal that stands nowhere by chance."""
+    whole, decimals = 7_000_193 * user + 40_487 * row + 13, 615_283 + 977 * row * user
+    return f"{'-' if row % 3 == 0 else ''}{whole}.{decimals:06}"
+
+
+def table(user: int) -> pd.DataFrame:
+    rows = range(24)
+    return pd.DataFrame(
+        {
+            "id": [KEY.format(row + 2 * user) for row in rows],
+            "x": [value(user, row) for row in rows],
+            "g": [GROUPS[row % 2] for row in rows],
+        }
+    )
+
+
+# --- the search -----------------------------------------------------------------------------------------------------
+
+
+def number_needles(number: Fraction) -> list[bytes]:
+    """As text, as a double, as millionths in 8 bytes, and as the whole number of an exact sum."""
+    micro, whole = number * MICRO, abs(scaled(number)) if (number * UNIT).denominator == 1 else 0
+    found = [struct.pack(order, float(number)) for order in ("<d", ">d")]
+    found.append(f"{abs(float(number)):.6f}"[:12].encode())
+    if micro.denominator == 1 and abs(micro) < 2**63:
+        found += [struct.pack(order, int(micro)) for order in ("<q", ">q")] + [str(abs(int(micro))).encode()]
+    if whole:
+        size = (whole.bit_length() + 7) // 8
+        found += [str(whole).encode(), whole.to_bytes(size, "big"), whole.to_bytes(size, "little")]
+    return found
+
+
+def found_in(data: bytes, needles: dict[bytes, str]) -> set[str]:
+    return {what for needle, what in needles.items() if needle in data}
+
+
+def canaries() -> dict[bytes, str]:
+    """bytes -> what they are."""
+    needles = {PATH.encode(): "path", b"lighthouse": "path"}
+    for user in PROVIDERS:
+        frame = table(user)
+        needles |= dict.fromkeys((name.encode() for name in (*frame.id, "canary-person")), "key")
+        needles |= dict.fromkeys((name.encode() for name in GROUPS), "group")
+        for number in frame.x:
+            needles |= dict.fromkeys(number_needles(Fraction(number)), "value")
+        for _, group in frame.groupby("g"):
+            needles |= dict.fromkeys(number_needles(sum(map(Fraction, group.x), Fraction(0))), "sum")
+    return needles
+
+
+# --- the orders -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Seen:
+    """An order, what the coordinator's side saw of it, and its parties with their vaults as they were at the end."""
+
+    answer: Answered
+    transport: MemoryTransport
+    parties: dict[int, StatisticsParty] = field(default_factory=dict)
+
+    @property
+    def blind_side(self) -> bytes:
+        """Every byte of the exchange, what is recorded and answered, and what Prefect shows."""
+        order_id, summary = self.answer.order_id, self.answer.summary
+        desk = open_desk(order_id, Exchange(self.transport, COORDINATOR))
+        desk.n_rows = dict.fromkeys(PROVIDERS, 24)
+        picture, records = StatisticsPicture(desk), [{"what": "result", "final": True, "done": 1, **summary}]
+        told = [self.transport.facts, summary, picture.summary(records), picture.table(records)]
+        return b"\0".join([*self.transport.traffic, json.dumps(told, default=str, ensure_ascii=False).encode()])
+
+    def results(self) -> dict[bytes, str]:
+        needles = {}
+        for row in self.answer.rows:
+            numbers = [Fraction(Decimal(cell)) for name, cell in row.items() if name in ("avg", "total", "q", "median")]
+            for number in numbers:
+                needles |= dict.fromkeys(number_needles(number), "result")
+        return needles
+
+
+ORDERS: dict[str, dict[str, Any]] = {
+    "avg": {"key": "x", "group_by": ["g"]},
+    "median": {"key": "x", "group_by": ["g"]},
+    "custom": {"key": "id", "expression": "df1.x * df2.x + df3.x", "result_alias": "total"},
+    "is_investor_accredited": {
+        "key": "id",
+        "threshold": THRESHOLD,
+        "extra": {user: {"value_column": "x"} for user in PROVIDERS},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospitals]:
+    made = make_hospitals(tmp_path_factory.mktemp("sites"), (2, 3, 4, 5))
+    made.allow(row_level=["id", "x"], max_share=1)
+    for user in PROVIDERS:
+        (made.sites[user].data_folder / "visits").mkdir()
+        made.write(user, PATH, table(user))
+    with no_waiting_for_disks():
+        yield made
+
+
+@pytest.fixture(scope="module")
+def seen(hospitals: Hospitals) -> dict[str, Seen]:
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OrderVault, "destroy", lambda vault: None)
+        open_party = one_process.open_party
+        for method, fields in ORDERS.items():
+            transport, parties = MemoryTransport(), {}
+
+            def opened(kind: Any, site: Any, *where: Any, parties: dict[int, Any] = parties) -> Any:
+                return parties.setdefault(site.user_id, open_party(kind, site, *where))
+
+            patch.setattr(one_process, "open_party", opened)
+            data = dict.fromkeys(PROVIDERS, PATH)
+            answer = hospitals.ask(method, data, receivers=RECEIVERS, transport=transport, **fields)
+            found[method] = Seen(answer, transport, parties)
+    return found
+
+
+@pytest.mark.parametrize("method", ORDERS)
+def test_the_coordinator_s_side_holds_nothing(seen: dict[str, Seen], method: str) -> None:
+    data = seen[method].blind_side
+    assert len(data) > 15_000
+    assert method.encode() in data
+    assert found_in(data, canaries() | seen[method].results()) == set()
+
+
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [
+        ("avg", {"path", "group", "value", "sum", "result"}),
+        ("median", {"path", "group", "value", "result"}),
+        ("custom", {"path", "key", "value", "result"}),
+        ("is_investor_accredited", {"path", "key", "value"}),
+    ],
+)
+def test_the_same_search_finds_them_at_a_receiving_provider(
+    hospitals: Hospitals, seen: dict[str, Seen], method: str, what: set[str]
+) -> None:
+    """In its vault (what was read, the snapshot of rows, what was asked), its data folder and its results."""
+    party, order_id = seen[method].parties[3], str(seen[method].answer.order_id)
+    folders = [
+        party.store.folder,
+        party.settings.results_folder / order_id,
+        party.settings.data_folder,
+        party.vault.cohorts,
+    ]
+    data = b"\0".join(path.read_bytes() for folder in folders for path in files_of(folder))
+    assert found_in(data, canaries() | seen[method].results()) >= what
+
+
+def files_of(folder: Path) -> Iterable[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("method", ORDERS)
+def test_only_receivers_hold_a_result_or_what_opens_one(
+    hospitals: Hospitals, seen: dict[str, Seen], method: str
+) -> None:
+    order = seen[method]
+    assert hospitals.holders(order.answer.order_id) == RECEIVERS
+    sealed = [
+        (address.topic, recipient)
+        for address, _, recipient in order.transport._messages
+        if address.topic in ("unmask", "share", "keys")
+    ]
+    assert {recipient for _, recipient in sealed} == set(RECEIVERS)
+    for user in (2, 4):
+        own = b"\0".join(path.read_bytes() for path in files_of(order.parties[user].store.folder))
+        assert found_in(own, order.results()) == set()
+
+
+def test_a_provider_that_receives_nothing_cannot_open_the_sum(seen: dict[str, Seen]) -> None:
+    """It reads the total and knows the tag key and its own mask; without the others' masks that is noise."""
+    order, me = seen["avg"], 2
+    party = order.parties[me]
+    address = Address(order.answer.order_id, "total")
+    found = order.transport.gather(address, (COORDINATOR,), EVERYONE, wait_seconds=0)
+    assert found is not None
+    terms = Terms(PROVIDERS, 3072, 2 * len(GROUPS), b"sum/0")
+    keys = {"tag_key": party.session.group_key(b"sum-tag")}
+    seeds = {user: (order.parties[user].store.folder / "seed").read_bytes() for user in PROVIDERS}
+    assert len(exact_sum.open_total(found[COORDINATOR], terms, seeds=seeds, **keys)) == terms.count
+    for guessed in (bytes(32), seeds[me]):
+        others = dict.fromkeys(set(PROVIDERS) - {me}, guessed)
+        with pytest.raises(ProtocolViolation) as caught:
+            exact_sum.open_total(found[COORDINATOR], terms, seeds={me: seeds[me], **others}, **keys)
+        assert caught.value.code == "sum_mismatch"
+
+
+def test_of_a_comparison_only_the_answer_is_told(seen: dict[str, Seen]) -> None:
+    """No sum of a person's assets is in a receiver's files, its vault or its messages."""
+    order = seen["is_investor_accredited"]
+    tables = {user: table(user).set_index("id").x.map(Fraction) for user in PROVIDERS}
+    common = [row["id"] for row in order.answer.rows]
+    sums = {key: sum(tables[user][key] for user in PROVIDERS) for key in common}
+    assert [row["is_investor_accredited"] for row in order.answer.rows] == [
+        str(sums[key] >= THRESHOLD).lower() for key in common
+    ]
+    assert {row["is_investor_accredited"] for row in order.answer.rows} == {"true", "false"}
+    needles = {needle: key for key in common for needle in number_needles(Fraction(sums[key]))}
+    for user in (3, 5):
+        party = order.parties[user]
+        folders = [party.store.folder, party.settings.results_folder]
+        own = b"\0".join(path.read_bytes() for folder in folders for path in files_of(folder))
+        assert found_in(own, needles) == set()
