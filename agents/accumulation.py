@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from agents.columns import Number, Piece, cell_sql, label_sql, not_finite, number_of
-from agents.dataset import Dataset
+from agents.columns import Number, Piece, label_sql, not_finite, number_of
+from agents.dataset import Dataset, quoted
 from analytics.checks import Floats, Ints
 from analytics.exact import JointMoments, Moments, scaled
 from protocol.errors import BadRequest, TooLarge
@@ -146,14 +146,14 @@ def histogram(dataset: Dataset, column: str, edges: Floats, *, group_by: Sequenc
 def sketch(dataset: Dataset, columns: Sequence[str], *, key: bytes = b"") -> np.ndarray[Any, np.dtype[np.uint64]]:
     """uint64 (65536,): a row's hash h adds h to the cell h % 65536, modulo 2^64.
 
-    Two sets of rows that differ in d rows differ in at most d cells. The hash is MD5 over the key and the values in the
-    order of `columns`: stable over versions, and nobody gains by finding two rows that share it.
+    Two sets of rows that differ in d rows differ in at most d cells. h is DuckDB's hash of the key and of the values in
+    the order of `columns`: sketches of two versions are compared, and a test holds that the hash has not changed.
 
-    Disclosure: with a secret key nothing without it; it stays in the vault.
+    Disclosure: which rows two orders share, to who has both sketches; they stay in the vault.
     """
-    cells = [f"coalesce(CAST({cell_sql(dataset, name)} AS VARCHAR), chr(30))" for name in columns]
-    text = " || chr(31) || ".join([f"'{key.hex()}'", *cells])
-    hashes = f"SELECT md5_number_lower({text}) AS h FROM rows"  # noqa: S608
+    cells = [quoted(name) for name in columns if dataset.check_column(name)]
+    hashed = ", ".join([f"'{key.hex()}'", *cells])
+    hashes = f"SELECT hash({hashed}) AS h FROM rows"  # noqa: S608
     sql = f"SELECT h % {SKETCH_CELLS}, sum(CAST(h AS HUGEINT)) FROM ({hashes}) GROUP BY 1"  # noqa: S608
     found = np.zeros(SKETCH_CELLS, dtype=np.uint64)
     for cell, total in dataset.query(sql):

@@ -1,6 +1,6 @@
 """A column of a dataset: canonical text for groups and keys, exact numbers for sums.
 
-Texts are written the same way whatever they come from: NFC, no blanks around them, 5 for 5.0, nothing for blanks only.
+Texts are written the same way whatever they come from: NFC, 5 for 5.0; a dataset has none with blanks around.
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ from agents.dataset import Dataset, quoted
 from analytics.exact import UNIT
 from protocol.errors import BadRequest
 
-BLANKS = (
-    " \t\r\n\f\v\u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
-)
 DOUBLES = ("DOUBLE", "FLOAT")
-_PIECE = 2**52
+_PIECE_BITS = 52
 _EXACT_DIGITS = 15  # round(double(x) * 10^s) is exact below 10^15: two roundings are off by less than a quarter
 _EXACT_POWER = 22  # the last power of ten that is a double
 _NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?"
@@ -54,17 +51,12 @@ class Number:
     regular: str | None = None
 
 
-def cell_sql(dataset: Dataset, name: str) -> str:
-    """The column's value; NULL for a text of blanks. BadRequest (code missing_column)."""
-    kind = dataset.check_column(name)
-    return _stripped(quoted(name)) if kind == "VARCHAR" else quoted(name)
-
-
 def label_sql(dataset: Dataset, name: str) -> str:
     """The column as canonical text. BadRequest (code missing_column)."""
-    kind, cell = dataset.check_column(name), cell_sql(dataset, name)
+    kind, cell = dataset.check_column(name), quoted(name)
     if kind == "VARCHAR":
-        return rf"regexp_replace(nfc_normalize({cell}), '^(-?[0-9]+)\.0*$', '\1')"
+        whole = rf"regexp_replace({cell}, '^(-?[0-9]+)\.0*$', '\1')"
+        return f"nfc_normalize(CASE WHEN contains({cell}, '.') THEN {whole} ELSE {cell} END)"
     if kind.startswith("DECIMAL") or kind in DOUBLES:
         return rf"regexp_replace(CAST({cell} AS VARCHAR), '^(-?[0-9]+)(\.0*|(\.[0-9]*[1-9])0*)$', '\1\3')"
     return f"CAST({cell} AS VARCHAR)"
@@ -111,19 +103,17 @@ def _pieces(whole: str, size: int, unit: int, *, double: str | None, most: int =
     """A whole number as doubles: as one, given as SQL, up to `most`, else cut into parts of 52 bits."""
     if double is not None and size <= most:
         return (Piece(double, unit, max(1, size.bit_length()), True),)
-    n_pieces = -(-size.bit_length() // 52)
-    parts = [f"({whole} // {_PIECE**i})" for i in range(n_pieces)]
+    n_pieces = -(-size.bit_length() // _PIECE_BITS)
+    parts = [f"({whole} >> {_PIECE_BITS * i})" for i in range(n_pieces)]  # rounds down; the last keeps the sign
+    lower = [f"({part} & {2**_PIECE_BITS - 1})" for part in parts[:-1]]
     return tuple(
-        Piece(f"CAST({part} % {_PIECE} AS DOUBLE)", unit * _PIECE**i, 52, True) for i, part in enumerate(parts)
+        Piece(f"CAST({part} AS DOUBLE)", unit << _PIECE_BITS * i, _PIECE_BITS, True)
+        for i, part in enumerate([*lower, parts[-1]])
     )
 
 
 def _power(digits: int) -> str:
     return f"CAST('1e{digits}' AS DOUBLE)"
-
-
-def _stripped(text: str) -> str:
-    return f"nullif(trim({text}, '{BLANKS}'), '')"
 
 
 def _doubles(dataset: Dataset, name: str) -> Number:
@@ -148,7 +138,7 @@ def _texts(dataset: Dataset, name: str) -> Number:
             count(*) FILTER (NOT is_short AND NOT regexp_full_match(v, '{_NUMBER}')),
             count(*) FILTER (NOT is_short AND regexp_full_match(lower(v), '{_NOT_FINITE}')),
             count(*) FILTER (NOT is_short AND NOT coalesce(isfinite(TRY_CAST(v AS DOUBLE)), false))
-        FROM (SELECT v, {decimals} AS d, {short} AS is_short FROM (SELECT {cell_sql(dataset, name)} AS v FROM rows)
+        FROM (SELECT v, {decimals} AS d, {short} AS is_short FROM (SELECT {quoted(name)} AS v FROM rows)
         WHERE v IS NOT NULL)"""  # noqa: S608
     n, n_whole, n_decimals, most, n_wrong, n_infinite, n_large = dataset.query(sql)[0]
     if n_wrong > n_infinite:
@@ -165,7 +155,7 @@ def _texts(dataset: Dataset, name: str) -> Number:
 
 
 def _short_decimals(dataset: Dataset, name: str, n: int, n_whole: int, n_decimals: int, top: int) -> Number:
-    cell = cell_sql(dataset, name)
+    cell = quoted(name)
     double = f"TRY_CAST({cell} AS DOUBLE)"
     scaled = f"round({double} * {_power(n_decimals)})" if n_decimals <= _EXACT_POWER else None
     decimal = f"CAST(TRY_CAST({cell} AS DECIMAL(38, {n_decimals})) AS VARCHAR)"

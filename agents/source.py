@@ -186,6 +186,20 @@ def _connect(engine: sa.Engine) -> sa.Connection:
             time.sleep(0.1)
 
 
+def attach_read_only(connection: Any, path: str, *, name: str) -> None:
+    """Attaches a DuckDB file to a DuckDB connection; while another process writes to it, tried again for a while."""
+    quoted = path.replace("'", "''")
+    give_up = time.monotonic() + LOCK_WAIT_SECONDS
+    while True:
+        try:
+            connection.execute(f"ATTACH '{quoted}' AS {name} (READ_ONLY)")
+            return
+        except duckdb.Error as error:
+            if "Conflicting lock" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.1)
+
+
 def _preparation(connection: sa.Connection, dialect: str, timeout_seconds: float) -> list[str]:
     """What makes a fresh connection read-only, limited, and parse texts as the checker did."""
     milliseconds = max(1, round(timeout_seconds * 1000))
