@@ -1,0 +1,182 @@
+"""Every party of an order of joint statistics dies at every message and every durable write, before and after.
+
+In memory, as test_every_message does for training. The receivers' files must be those of an undisturbed order byte for
+byte, and whatever stands in a results folder at any death must be whole.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from agents import dataset, results, vault
+from agents.party import open_party
+from agents.settings import Settings
+from agents.statistics import StatisticsParty
+from agents.statistics_ledger import StatisticsLedger
+from agents.vault import Vault
+from deployments import one_process
+from flows.joint_statistics import answer_locally, coordinate_statistics
+from protocol.errors import OrderStopped
+from protocol.exchange import Address, Exchange, MemoryTransport
+from protocol.messages import COORDINATOR
+from tasks.joint_statistics import open_desk
+from tests.faults.test_every_message import Fate, MortalTransport, until_it_lives
+from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks
+
+PROVIDERS, RECEIVERS = (2, 3, 4), (3, 5)
+PARTIES = (*PROVIDERS, 5, COORDINATOR)
+ORDERS: dict[str, tuple[dict[str, Any], int]] = {
+    "avg": ({"key": "x", "group_by": ["g"]}, 1),
+    "median": ({"key": "x"}, 7),
+    "custom": ({"key": "id", "expression": "df1.x * df2.x - df3.x"}, 1),
+    "is_investor_accredited": (
+        {"key": "id", "threshold": 150, "extra": {user: {"value_column": "x"} for user in PROVIDERS}},
+        5,
+    ),
+}
+"""By method, the order's fields, and of how many moments one is died at."""
+
+
+@dataclass
+class SampledFate(Fate):
+    """Dies at one of `every` moments, always the same ones."""
+
+    every: int = 1
+    lives_on: bool = False
+
+    def meet(self, moment: Any, deed: Callable[[], Any]) -> Any:
+        is_spared = self.lives_on or zlib.crc32(repr(moment).encode()) % self.every
+        return deed() if is_spared else super().meet(moment, deed)
+
+
+class MortalStatisticsTransport(MortalTransport):
+    def put(self, address: Address, sender: int, recipient: int, body: bytes) -> None:
+        """What the coordinator drew and did not send may be drawn anew; two contents sent would be a Conflict."""
+        if sender != COORDINATOR:
+            super().put(address, sender, recipient, body)
+        else:
+            self._fate.meet((address, recipient), lambda: self._inner.put(address, sender, recipient, body))
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Hospitals:
+    made = make_hospitals(tmp_path_factory.mktemp("sites"), (2, 3, 4, 5))
+    made.allow(row_level=["id", "x"], row_expressions=True, exact_quantiles=True)
+    for user in PROVIDERS:
+        rows = range(user, user + 20)
+        frame = pd.DataFrame({"id": rows, "x": [row * row / 4 for row in rows], "g": [row % 2 for row in rows]})
+        made.write(user, "rows.csv", frame)
+    return made
+
+
+@pytest.fixture
+def fate(monkeypatch: pytest.MonkeyPatch) -> Iterator[SampledFate]:
+    """Two deaths at every file of a vault or a results folder, every snapshot, and every line of what was asked."""
+    fate = SampledFate()
+
+    def mortal(owner: Any, name: str, moment: Callable[..., Any]) -> None:
+        deed = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda *args, **named: fate.meet(moment(*args, **named), lambda: deed(*args, **named))
+        )
+
+    for module in (vault, results):
+        mortal(module, "write_durably", lambda path, data: place(path))
+    mortal(dataset, "_write_snapshot", lambda rows, path: place(path))
+    mortal(StatisticsLedger, "remember", lambda ledger, *args, order_id, **named: (place(ledger.path), order_id))
+    mortal(StatisticsLedger, "remember_threshold", lambda ledger, *args, **named: (place(ledger.path), "threshold"))
+    with no_waiting_for_disks():
+        yield fate
+
+
+def place(path: Path) -> str:
+    """The same in every run of the tests."""
+    return str(path).partition("/hospital-")[2]
+
+
+@dataclass
+class Run:
+    """One order in which everybody dies; what stood in the results folders whenever a receiver was dead."""
+
+    sites: dict[int, Settings]
+    order_id: int
+    transport: MemoryTransport
+    fate: SampledFate
+    tried: dict[Any, bytes] = field(default_factory=dict)
+    found: list[tuple[str, bytes]] = field(default_factory=list)
+
+    def hospital(self, user: int) -> Callable[[], None]:
+        def life() -> None:
+            self.look(user)
+            try:
+                answer_locally(open_party(StatisticsParty, self.sites[user], self.order_id, self.mortal(user)))
+            except OrderStopped as stop:
+                Vault(self.sites[user].vault).end_order(self.order_id, stop.code)
+                raise
+
+        return life
+
+    def coordinator(self) -> None:
+        desk = open_desk(self.order_id, Exchange(self.mortal(COORDINATOR), COORDINATOR))
+        coordinate_statistics(desk, lambda record: None)
+
+    def mortal(self, me: int) -> Any:
+        return MortalStatisticsTransport(self.transport, me, self.fate, self.tried)
+
+    def look(self, user: int) -> None:
+        for path in files(self.sites[user], self.order_id):
+            self.found.append((path.name, path.read_bytes()))
+
+    def live(self, who: int) -> int:
+        try:
+            return until_it_lives(self.coordinator if who == COORDINATOR else self.hospital(who))
+        except BaseException as error:
+            self.transport.stop(self.order_id, OrderStopped(repr(error), remedy="", code="failed"))
+            raise
+
+
+def files(site: Settings, order_id: int) -> list[Path]:
+    return sorted((site.results_folder / str(order_id)).glob("*"))
+
+
+def run_mortally(hospitals: Hospitals, fate: SampledFate, method: str, **fields: Any) -> tuple[Run, Counter[int]]:
+    """The order, with the deaths of each party in place of its threads."""
+    runs: list[Run] = []
+    deaths: Counter[int] = Counter()
+
+    def mortally(transport: MemoryTransport, order_id: int, *_: Any) -> None:
+        runs.append(Run(hospitals.sites, order_id, transport, fate))
+        with ThreadPoolExecutor(len(PARTIES)) as pool:
+            running = {who: pool.submit(runs[0].live, who) for who in PARTIES}
+            deaths.update({who: future.result() for who, future in running.items()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one_process, "_run", mortally)
+        hospitals.ask(method, dict.fromkeys(PROVIDERS, "rows.csv"), receivers=RECEIVERS, **fields)
+    return runs[0], deaths
+
+
+@pytest.mark.parametrize("method", ORDERS)
+def test_everybody_dies_everywhere(hospitals: Hospitals, fate: SampledFate, method: str) -> None:
+    fields, fate.every = ORDERS[method]
+    run, deaths = run_mortally(hospitals, fate, method, **fields)
+    fate.lives_on = True
+    undisturbed = hospitals.ask(method, dict.fromkeys(PROVIDERS, "rows.csv"), receivers=RECEIVERS, **fields)
+    assert deaths.total() >= 30, deaths
+    assert fate.every > 1 or all(deaths[who] >= 6 for who in PARTIES), deaths
+    for user in RECEIVERS:
+        notes, result = sorted(files(run.sites[user], run.order_id), key=lambda path: path.suffix == ".csv")
+        assert result.read_bytes() == undisturbed.files[user]
+        left = {(path.name, path.read_bytes()) for path in (notes, result)}
+        assert set(run.found) <= left
+        assert Vault(run.sites[user].vault).orders() == []
+    assert fate.every > 1 or {name for name, _ in run.found} == {f"{method}.csv", f"{method}.notes.json"}
