@@ -78,6 +78,7 @@ async def dispatch(desk: Desk, order: dict[str, Any]) -> None:
         flow_run_id = await desk.runs.start(FLOWS[order["kind"]], order_id, tags)
         await desk.read("set_order", order_id, flow_run_id=flow_run_id)
         desk.inbox.tell(COORDINATOR, "look", order_id)
+    desk.bell.ring(("order", order_id))
 
 
 async def readable(
@@ -100,6 +101,22 @@ async def ended_order(desk: Desk, order_id: int, seconds: float) -> dict[str, An
             order: dict[str, Any] = await desk.read("order", order_id)
             if order["state"] in ENDED or not await _rang(event, deadline):
                 return order
+
+
+def progress(order: dict[str, Any], n_recorded: int) -> dict[str, int | None]:
+    """How many rounds, or parts of an order of statistics, are done, of how many there are at the most.
+
+    The last record of each fold is the trained model's; an order that converges needs fewer rounds."""
+    if order["kind"] == "statistics":
+        stage = order["stage"] or {"done": 0, "of": None}
+        return {"done": stage["done"], "of": stage["of"]}
+    if order["kind"] != "train":
+        return {"done": n_recorded, "of": None}
+    params = order["body"].get("model_params", {})
+    folds = params.get("cv_param", {})
+    n_folds = folds.get("n_splits", 5) + 1 if folds.get("need_cv") else 1
+    most = n_folds * int(params.get("max_iter", 100))
+    return {"done": min(n_recorded, most), "of": most}
 
 
 # Who has counted, and who is waited for

@@ -49,14 +49,17 @@ class Ring(asyncio.Event):
 
 
 class Bell:
-    """Wakes whoever waits for news of an order. It carries no content: who wakes looks in the store."""
+    """Wakes whoever waits for news of an order. It carries no content: who wakes looks in the store.
+
+    Who listens for "order" is woken by ("order", 3), too.
+    """
 
     def __init__(self) -> None:
         self._waiting: dict[Any, set[Ring]] = defaultdict(set)
         self._closed = False
 
     def ring(self, key: Any) -> None:
-        for event in self._waiting.get(key, ()):
+        for event in (*self._waiting.get(key, ()), *(self._waiting.get(key[0], ()) if isinstance(key, tuple) else ())):
             event.set()
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Body, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,12 +28,13 @@ from api.desk import (
     data_volum,
     dispatch,
     identities,
+    progress,
     readable,
     waiting_for,
 )
 from api.envelope import answer, failure
 from api.exchange import _rang
-from api.store import Once, Prepared, cause_of
+from api.store import Caller, Once, Prepared, cause_of
 from api.tables import ENDED
 from protocol.errors import Conflict, ConsiliumError, NotFound, Unavailable
 from protocol.messages import COORDINATOR, HospitalSql
@@ -54,15 +55,20 @@ async def train(
     request: Request, caller: CallerOf, body: TrainingRequest, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
     """Submits a training order and answers when the hospitals have counted their rows."""
-    require_owner(caller, body.user_id)
-    check_training_request(body)
     desk = Desk(request)
-    keys = await identities(desk, body.hospitals)
+    keys = await checked(desk, caller, body)
     once = Once.of(caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True))
     order_id, made = await _add(desk, await _with_scoring(desk, body), keys, once)
     if made:
         await dispatch(desk, await desk.read("order", order_id))
     return await _answer_with_rows(desk, order_id)
+
+
+async def checked(desk: Desk, caller: Caller, body: TrainingRequest) -> dict[int, PublicIdentity]:
+    """The keys to seal an order with, when it may be sent: all that is checked before the hospitals see it."""
+    require_owner(caller, body.user_id)
+    check_training_request(body)
+    return await identities(desk, body.hospitals)
 
 
 async def _with_scoring(desk: Desk, body: TrainingRequest) -> TrainingRequest:
@@ -245,11 +251,12 @@ async def list_orders(
     desk = Desk(request)
     own = caller.user_id if caller.role in (HOSPITAL, AGENT) else None
     found = await desk.read("list_orders", hospital=own, limit=limit, before=before)
-    rows = [_summary(order) for order in found]
+    counts = await desk.read("round_counts", [order["order_id"] for order in found])
+    rows = [_summary(order, counts.get(order["order_id"], 0)) for order in found]
     return answer({"orders": rows, "next": rows[-1]["order_id"] if len(rows) == limit else None})
 
 
-def _summary(order: dict[str, Any]) -> dict[str, Any]:
+def _summary(order: dict[str, Any], n_recorded: int) -> dict[str, Any]:
     return {
         "order_id": order["order_id"],
         "kind": order["kind"],
@@ -258,7 +265,8 @@ def _summary(order: dict[str, Any]) -> dict[str, Any]:
         "user_id": None if order["initiator"] == COORDINATOR else order["initiator"],
         "hospitals": order["hospitals"],
         "model_type": order["body"].get("model_type"),
-        "method": order["body"].get("method"),
+        "method": method_of(order) if order["kind"] == "train" else order["body"].get("method"),
+        "progress": progress(order, n_recorded),
         "schedule_id": order["schedule_id"],
         "created": order["created"].isoformat() + "Z",
         "updated": order["updated"].isoformat() + "Z",
@@ -267,23 +275,28 @@ def _summary(order: dict[str, Any]) -> dict[str, Any]:
 
 
 @router.get("/orders/{order_id}")
-async def show_order(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
-    """Everything that may be known of an order: state, rounds, metrics, who is waited for, and how it is protected."""
+async def show_order(
+    request: Request, caller: CallerOf, order_id: OrderInPath, rounds_from: Annotated[int, Query(ge=0, lt=2**31)] = 0
+) -> JSONResponse:
+    """Everything that may be known of an order: state, rounds, metrics, who is waited for, and how it is protected.
+
+    `rounds_from` leaves so many of the first recorded rounds out, for who has them already."""
     desk = Desk(request)
     order = await readable(desk, caller, order_id)
     names = await desk.read("hospital_names")
-    recorded = await desk.read("rounds", order_id)
+    known = max(0, rounds_from - 1)  # the last of those left out may be the newest that there is
+    recorded = await desk.read("rounds", order_id, skip=known)
     last = recorded[-1] if recorded else None
     waiting = [] if order["state"] in ENDED else await waiting_for(desk, order)
     return answer(
         {
-            **_summary(order),
+            **_summary(order, known + len(recorded)),
             "state": await _status(desk, order),
             "data_volum": await data_volum(desk, order),
             "round": last["round"] if last else None,
             "fold": last["fold"] if last else None,
             "loss": last["loss"] if last else None,
-            "rounds": [_round(row) for row in recorded],
+            "rounds": [_round(row) for row in recorded[rounds_from - known :]],
             "stage": order["stage"],
             "summary": order["summary"],
             "gradients": await _gradients(desk, order),

@@ -383,12 +383,21 @@ class Store(ScheduleStore):
             report["leave_one_out"] = {**report.get("leave_one_out", {}), **clients}
             db.execute(rounds.update().where(key).values(report=report))
 
-    def rounds(self, order_id: int) -> list[dict[str, Any]]:
-        """Recorded rounds in the order they were trained: folds 1, 2, ... and then fold 0, the final model."""
+    def rounds(self, order_id: int, *, skip: int = 0) -> list[dict[str, Any]]:
+        """Recorded rounds in the order they were trained: folds 1, 2, ... and then fold 0, the final model.
+
+        Without the first `skip` of them."""
         last = sa.case((rounds.c.fold == 0, 1), else_=0)
         query = sa.select(rounds).where(rounds.c.order_id == order_id).order_by(last, rounds.c.fold, rounds.c.round)
+        query = query.offset(skip) if skip else query
         with self._engine.begin() as db:
             return [dict(row._mapping) for row in db.execute(query)]
+
+    def round_counts(self, order_ids: Iterable[int]) -> dict[int, int]:
+        """How many rounds each of these orders has recorded, where it has any."""
+        query = sa.select(rounds.c.order_id, sa.func.count()).where(rounds.c.order_id.in_(list(order_ids)))
+        with self._engine.begin() as db:
+            return {row[0]: row[1] for row in db.execute(query.group_by(rounds.c.order_id))}
 
     def reports(self, order_id: int, *, first: int = 0, last: int = 2**31 - 1) -> dict[int, dict[str, Any]]:
         """Reports of the final model's rounds from `first` to `last`, by round."""
