@@ -424,7 +424,10 @@ def _agree_on_pivots(party: StatisticsParty, searches: Sequence[Search], round_:
     driver = party.request.receivers[0]
     if party.me == driver:
         send(party, "pivots", lambda: _encode([s.pivots() for s in searches]), recipient=EVERYONE, round=round_)
-    return _decode(receive(party, "pivots", driver, EVERYONE, round=round_))
+    pivots = _decode(receive(party, "pivots", driver, EVERYONE, round=round_))
+    if searches and [one.tolist() for one in pivots] != [search.pivots().tolist() for search in searches]:
+        raise _bad_pivots()
+    return pivots
 
 
 def _encode(pivots: Sequence[Floats]) -> bytes:
@@ -439,11 +442,18 @@ def _decode(data: bytes) -> list[Floats]:
         one = np.frombuffer(data[at + 4 : at + 4 + 8 * n], dtype=">f8").astype(np.float64)
         at += 4 + 8 * n
         if at > len(data) or not np.isfinite(one).all() or (np.diff(one) <= 0).any():
-            raise ProtocolViolation(
-                "A round's pivots cannot be read.", remedy="Send the order again.", code="bad_message"
-            )
+            raise _bad_pivots()
         pivots.append(one)
     return pivots
+
+
+def _bad_pivots() -> ProtocolViolation:
+    """Every receiver makes the same ones from the same counts: nobody asks the providers more finely than it may."""
+    return ProtocolViolation(
+        "A round's pivots are not those that follow from the round before.",
+        remedy="Run the same version at all hospitals, and send the order again.",
+        code="bad_message",
+    )
 
 
 def _open_ranked(party: StatisticsParty) -> AbstractContextManager[Dataset | None]:

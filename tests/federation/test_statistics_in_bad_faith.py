@@ -1,0 +1,156 @@
+"""Joint statistics under a coordinator or a partner that cheats: each ends with its code, and nobody has a result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from agents import joining, pooling
+from deployments import one_process
+from protocol import matching
+from protocol.errors import ConsiliumError
+from protocol.exchange import Address
+from protocol.messages import COORDINATOR
+from tests.federation.test_bad_faith import CheatingTransport, Swap, flip
+from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks
+
+PROVIDERS = (2, 3, 4)
+ORDERS: dict[str, dict[str, Any]] = {
+    "var": {"key": "x", "group_by": ["g"]},
+    "median": {"key": "x"},
+    "custom": {"key": "id", "expression": "df1.x * df2.x + df3.x"},
+    "is_investor_accredited": {"key": "id", "extra": {user: {"value_column": "x"} for user in PROVIDERS}},
+}
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospitals]:
+    made = make_hospitals(tmp_path_factory.mktemp("sites"), (2, 3, 4, 5))
+    made.allow(row_level=["id", "x"], exact_quantiles=True)
+    for user in PROVIDERS:
+        rows = range(user, user + 20)
+        made.write(user, "rows.csv", pd.DataFrame({"id": rows, "x": [r * r for r in rows], "g": [r % 2 for r in rows]}))
+    with no_waiting_for_disks():
+        yield made
+
+
+def ended(hospitals: Hospitals, method: str, swap: Swap, monkeypatch: pytest.MonkeyPatch) -> ConsiliumError:
+    open_party = one_process.open_party
+    monkeypatch.setattr(
+        one_process, "open_party", lambda kind, site, number, t: open_party(kind, site, number, t.seen_by(site.user_id))
+    )
+    data = dict.fromkeys(PROVIDERS, "rows.csv")
+    return hospitals.refused(method, data, receivers=[3, 5], transport=CheatingTransport(swap), **ORDERS[method])
+
+
+def on(
+    topic: str,
+    change: Callable[[bytes], bytes],
+    *,
+    reader: int | None = None,
+    sender: int | None = None,
+    round: int = 0,
+) -> Swap:
+    """Changes what one hospital, or every one, reads of a topic; the coordinator itself reads what was sent."""
+
+    def swap(address: Address, who: int, asks: int, body: bytes) -> bytes:
+        is_meant = (address.topic, address.round) == (topic, round) and asks != 0
+        return change(body) if is_meant and reader in (None, asks) and sender in (None, who) else body
+
+    return swap
+
+
+def with_one_more(total: bytes) -> bytes:
+    """One added to the first of a total's numbers, the count of a group."""
+    width = int.from_bytes(total[2:4], "big")
+    end = 8 + (width + 64) // 8
+    number = (int.from_bytes(total[8:end], "big") + 1) % (1 << (width + 64))
+    return total[:8] + number.to_bytes(end - 8, "big") + total[end:]
+
+
+def another_person(bitmap: bytes) -> bytes:
+    """As many common tags, one of them another."""
+    common = matching.decode_bitmap(bitmap, n_tags=int.from_bytes(bitmap[:8], "big"))
+    common[[np.argmax(common), np.argmin(common)]] = [False, True]
+    return matching.encode_bitmap(common)
+
+
+def one_fewer(bitmap: bytes) -> bytes:
+    common = matching.decode_bitmap(bitmap, n_tags=int.from_bytes(bitmap[:8], "big"))
+    common[np.argmax(common)] = False
+    return matching.encode_bitmap(common)
+
+
+def another_question(document: bytes) -> bytes:
+    found = json.loads(document)
+    found["request"]["result_receivers"] = [3, 4]
+    return json.dumps(found, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def flip_last(body: bytes) -> bytes:
+    return flip(0, body)
+
+
+ATTACKS: dict[str, tuple[str, Swap, str]] = {
+    "one more in a total": ("var", on("total", with_one_more), "sum_mismatch"),
+    "one more in a total of counts": ("median", on("total", with_one_more, round=2), "sum_mismatch"),
+    "a total cut short": ("var", on("total", lambda body: body[:-1]), "payload"),
+    "another bit of a total": ("var", on("total", flip_last), "sum_mismatch"),
+    "another person in the place of one": ("custom", on("common", another_person, reader=3), "keys_differ"),
+    "one person fewer at a provider": ("custom", on("common", one_fewer, reader=3), "keys_differ"),
+    "a bitmap of other tags": (
+        "custom",
+        on("common", lambda body: matching.encode_bitmap(np.ones(3, bool))),
+        "bad_message",
+    ),
+    "a false triple": ("custom", on("dealt", flip_last, round=1), "false_triple"),
+    "a false bit triple": ("is_investor_accredited", on("dealt", flip_last, round=1), "false_triple"),
+    "another seed for one provider": ("custom", on("dealt", flip_last, reader=2), "false_triple"),
+    "a share of the result with another bit": ("custom", on("share", flip_last), "bad_signature"),
+    "keys of the result with another bit": ("custom", on("keys", flip_last), "bad_signature"),
+    "an opening with another bit": ("custom", on("opened", flip_last, reader=4, sender=2), "bad_signature"),
+    "a statement of groups with another bit": ("var", on("statement", flip_last, sender=4), "bad_signature"),
+    "pivots with another bit": ("median", on("pivots", flip_last, round=3), "bad_signature"),
+    "another question to one hospital": ("var", on("document", another_question, reader=4), "order_altered"),
+    "another question to who only receives": ("var", on("document", another_question, reader=5), "order_altered"),
+    "another data path": ("var", on("sql", flip_last, reader=3), "cannot_unseal"),
+}
+
+
+@pytest.mark.parametrize("what", ATTACKS)
+def test_a_cheating_coordinator(hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    method, swap, code = ATTACKS[what]
+    assert ended(hospitals, method, swap, monkeypatch).code == code
+
+
+def test_one_provider_s_part_as_the_total_is_not_opened(hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receiver holds all masks that are sealed to receivers, and would learn that provider's own sum."""
+    kept: dict[str, bytes] = {}
+
+    def alone(address: Address, sender: int, reader: int, body: bytes) -> bytes:
+        if address.topic == "addend" and sender == 4:
+            kept["part"] = one_process.joint_statistics.peek_envelope(body, kind="addend", sender=4)
+        return kept["part"] if address.topic == "total" and sender == COORDINATOR and reader else body
+
+    assert ended(hospitals, "var", alone, monkeypatch).code == "sum_mismatch"
+
+
+def test_a_receiver_that_asks_more_finely_than_it_may(hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receiver that names the pivots names others; the other one sees that they do not follow."""
+    encode = pooling._encode
+    monkeypatch.setattr(pooling, "_encode", lambda pivots: encode([one[::2] for one in pivots]))
+    assert ended(hospitals, "median", lambda address, sender, reader, body: body, monkeypatch).code == "bad_message"
+
+
+def test_providers_that_announce_other_types_than_they_hold(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer digits than the column has: nothing is cut."""
+    types = joining.type_of
+    monkeypatch.setattr(joining, "type_of", lambda data, column, digits: types(data, column, (2, 0)))
+    assert ended(hospitals, "custom", lambda address, sender, reader, body: body, monkeypatch).code == "digits"
