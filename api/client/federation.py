@@ -1,0 +1,203 @@
+"""The coordinator and all its hospitals, as one token sees them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+import pandas as pd
+
+from api.client import results, schedules
+from api.client.connection import Connection, Json
+from api.client.orders import Order
+from api.client.results import StatisticsResult
+from api.client.schedules import Schedule
+from protocol.errors import ConsiliumError, Unauthenticated
+
+ORDERS = ("kind", "name", "state", "user_id", "hospitals", "model_type", "method", "created", "updated")
+HOSPITALS = ("name", "online", "last_seen", "agent_version", "fingerprint")
+SCHEDULES = ("name", "user_id", "method", "schedule", "active", "next_run", "last_state")
+
+
+class Federation:
+    """A coordinator at `url`, for one token.
+
+    The token is a text, or stands in `token_file`: alone, or as one of several in JSON ({"4": ..., "operator": ...}),
+    of which `user` says which. `user` is the hospital in whose name things are asked where a request says nothing
+    else. `timeout_seconds` is the longest that one call may take; `patience_seconds` for how long a coordinator that is
+    away is tried again while an order is waited for.
+
+    >>> from api.client.stand_in import stand_in
+    >>> federation = stand_in()  # elsewhere: Federation("https://consilium.example", token_file="token", user=4)
+    >>> federation.hospitals()[["name", "online"]]  # doctest: +NORMALIZE_WHITESPACE
+                      name  online
+    user_id
+    2        suzhou-szslyy    True
+    4          shanxi-xbfy    True
+    >>> federation.orders()["state"]
+    order_id
+    41    success
+    37    success
+    Name: state, dtype: str
+    >>> federation.order(99).info()
+    Traceback (most recent call last):
+    protocol.errors.NotFound: There is no order 99. GET /orders lists them.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        token_file: str | Path | None = None,
+        user: int | str | None = None,
+        timeout_seconds: float = 300,
+        patience_seconds: float = 300,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        if token_file is not None:
+            token = read_token(Path(token_file), user)
+        self._connection = Connection(url, token, timeout_seconds=timeout_seconds, transport=transport)
+        self._user_id = int(user) if user is not None and str(user).isdecimal() else None
+        self._patience = patience_seconds
+        self._url = url
+
+    def __repr__(self) -> str:
+        return f"<Federation {self._url}{f' as hospital {self._user_id}' if self._user_id else ''}>"
+
+    def __enter__(self) -> Federation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes its connections; orders go on."""
+        self._connection.close()
+
+    # Training
+
+    def submit(self, request: Mapping[str, Any] | None = None, **fields: Any) -> Order:
+        """A training order, of a request's fields as a dict, as keywords, or both; the hospitals have counted its rows.
+
+        Raises what a hospital refuses it for. Fields: POST /model/train in docs/api.md.
+        """
+        answer = self._connection.make("/model/train", self._request(request, fields))
+        return self._order(answer.data["order_id"], answer.body["message"])
+
+    def order(self, order_id: int) -> Order:
+        """An order that there is, by its number."""
+        return self._order(order_id)
+
+    def orders(self, limit: int = 100) -> pd.DataFrame:
+        """The newest orders of one's hospital; the operator's: of all."""
+        return results.table(self._connection.pages("/orders", "orders", limit=limit), "order_id", ORDERS)
+
+    def open_external(self, name: str = "") -> Order:
+        """An order into which `record` puts the rounds of any training loop."""
+        answer = self._connection.make("/orders", {"kind": "external", "name": name})
+        return self._order(answer.body["order_id"])
+
+    def hospitals(self) -> pd.DataFrame:
+        """Who takes part, and who is online."""
+        return results.table(self._connection.get("/hospitals").data["hospitals"], "user_id", HOSPITALS)
+
+    # Joint statistics
+
+    def statistics(
+        self,
+        request: Mapping[str, Any] | None = None,
+        *,
+        timeout_seconds: float | None = None,
+        progress: bool = True,
+        **fields: Any,
+    ) -> StatisticsResult:
+        """The answer to a question of joint statistics, with a line of progress until the receivers have it.
+
+        Raises a hospital's refusal; TimeoutError after `timeout_seconds`, while the order goes on. Fields: POST
+        /runModelTrainTask in docs/api.md.
+
+        >>> from api.client.stand_in import stand_in
+        >>> stand_in().statistics(method="avg", result_alias="mean_cost").path  # and who has the data
+        '41/mean_cost.csv'
+        """
+        body = {**self._request(request, fields), "timeout_seconds": 1}  # the rest of the wait is told of by events
+        try:
+            answer = self._connection.make("/runModelTrainTask", body)
+        except ConsiliumError as error:
+            if "order_id" in error.detail:
+                raise self._order(error.detail["order_id"]).cause() from None
+            raise
+        if answer.status == 200:
+            return StatisticsResult.of(answer.body["result"])
+        assert answer.order_id is not None
+        return self._order(answer.order_id).result(timeout_seconds=timeout_seconds, progress=progress)
+
+    def schedule_statistics(
+        self,
+        request: Mapping[str, Any] | None = None,
+        *,
+        cron: str | None = None,
+        interval_seconds: int | None = None,
+        timezone: str = "UTC",
+        missed: str = "make_up",
+        name: str = "",
+        **fields: Any,
+    ) -> Schedule:
+        """The same question again and again: at the times of `cron`, or every `interval_seconds`."""
+        times = schedules.timing(cron, interval_seconds, timezone, missed)
+        body = {**self._request(request, fields), "schedule": times, "name": name}
+        told = self._connection.make("/statistics/schedules", body).data
+        return Schedule(self._connection, told["schedule_id"], told)
+
+    def schedule(self, schedule_id: int) -> Schedule:
+        """A schedule that there is, by its number."""
+        return Schedule(self._connection, schedule_id)
+
+    def schedules(self, limit: int = 100) -> pd.DataFrame:
+        """The schedules of one's hospital, newest first."""
+        rows = [
+            _schedule_row(told) for told in self._connection.pages("/statistics/schedules", "schedules", limit=limit)
+        ]
+        return results.table(rows, "schedule_id", SCHEDULES)
+
+    def history(self, limit: int = 100) -> pd.DataFrame:
+        """What became of every statistics order of one's hospital, newest first."""
+        return schedules.history(self._connection, None, limit)
+
+    def _request(self, request: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> Json:
+        own = {} if self._user_id is None else {"user_id": self._user_id}
+        return {**own, **(request or {}), **fields}
+
+    def _order(self, order_id: int, message: str | None = None) -> Order:
+        return Order(
+            self._connection, order_id, user_id=self._user_id, patience_seconds=self._patience, message=message
+        )
+
+
+def read_token(path: Path, user: int | str | None) -> str:
+    """The token in a file, or the user's of several in a JSON file. Unauthenticated when that has none for the user."""
+    text = path.read_text("utf-8").strip()
+    if not text.startswith("{"):
+        return text
+    tokens: dict[str, str] = json.loads(text)
+    if str(user) not in tokens:
+        raise Unauthenticated(
+            f"{path} has no token of user {user}.", remedy=f"Give user as one of {', '.join(sorted(tokens))}."
+        )
+    return tokens[str(user)]
+
+
+def _schedule_row(told: Json) -> Json:
+    return {
+        **{name: told[name] for name in ("schedule_id", "name", "user_id", "schedule", "active", "created", "updated")},
+        "method": told["request"]["method"],
+        "next_run": pd.Timestamp(told["next_runs"][0]) if told["next_runs"] else None,
+        "last_state": told["last_run"]["state"] if told["last_run"] else None,
+    }

@@ -1,0 +1,137 @@
+"""What the coordinator answers, as frames and small records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from api.client.connection import Json
+
+MOMENTS = ("created", "updated", "last_seen", "scheduled", "started")
+
+
+@dataclass(frozen=True)
+class StatisticsResult:
+    """The answer to a question of joint statistics.
+
+    `path` is where the result lies in each receiver's own results folder; `values` are its rows where the order was
+    sent with disclose and every provider's policy allows it, else None.
+
+    >>> told = {"path": "41/mean_cost.csv", "type": "csv", "extra": '{"order_id": 41, "notes": []}'}
+    >>> StatisticsResult.of(told).extra["order_id"]
+    41
+    >>> StatisticsResult.of({**told, "values": [{"mean_cost": 12.5}]}).values
+       mean_cost
+    0       12.5
+    """
+
+    path: str
+    type: str
+    extra: Json = field(default_factory=dict)
+    values: pd.DataFrame | None = field(default=None, repr=False)
+
+    @property
+    def order_id(self) -> int:
+        return int(self.extra["order_id"])
+
+    @classmethod
+    def of(cls, result: Json) -> StatisticsResult:
+        """From `result` of the answer, in which `extra` is JSON as text."""
+        values = pd.DataFrame(result["values"]) if "values" in result else None
+        return cls(result["path"], result["type"], json.loads(result["extra"] or "{}"), values)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All scores of a round, a row for each hospital; NaN where a score is not defined.
+
+    `ranks` has 1 for the most anomalous hospital of each anomaly score. `unavailable` says of each score that is
+    missing why; `parameters` are those that were used.
+    """
+
+    round: int
+    anomaly: pd.DataFrame
+    ranks: pd.DataFrame
+    contribution: pd.DataFrame
+    parameters: Json
+    unavailable: dict[str, str]
+
+
+def table(rows: Iterable[Json], index: str, columns: Iterable[str] = ()) -> pd.DataFrame:
+    """Rows as a frame with points in time as such; `columns` are there even if there is no row.
+
+    >>> table([{"order_id": 7, "created": "2026-11-20T08:00:00Z"}], "order_id")["created"].dt.hour
+    order_id
+    7    8
+    Name: created, dtype: int32
+    """
+    found = list(rows)
+    frame = pd.DataFrame(found, columns=None if found else [index, *columns])
+    for name in frame.columns.intersection(list(MOMENTS)):
+        frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601")
+    return frame.set_index(index)
+
+
+def metrics(rounds: Iterable[Json]) -> pd.DataFrame:
+    """A row for each fold, round and hospital: its rows, its train and test metrics, and the round's joint loss.
+
+    >>> own = {"n_rows": 228, "train": {"loss": 0.69, "accuracy": 0.5}}
+    >>> rounds = [{"fold": 0, "round": 3, "loss": 0.7, "final": False, "hospitals": {"2": own}, "left_out": {}}]
+    >>> metrics(rounds)[["round", "hospital", "loss", "train_loss", "train_accuracy"]]
+       round  hospital  loss  train_loss  train_accuracy
+    0      3         2   0.7        0.69             0.5
+    """
+    rows = [
+        {
+            "fold": entry["fold"],
+            "round": entry["round"],
+            "final": entry["final"],
+            "hospital": int(user),
+            "n_rows": own.get("n_rows"),
+            "loss": entry["loss"],
+            **{f"{part}_{name}": value for part in ("train", "test") for name, value in (own.get(part) or {}).items()},
+            "left_out": entry["left_out"].get(user),
+        }
+        for entry in rounds
+        for user, own in entry["hospitals"].items()
+    ]
+    columns = ("fold", "round", "final", "hospital", "n_rows", "loss", "left_out")
+    return pd.DataFrame(rows, columns=None if rows else list(columns))
+
+
+def by_hospital(scores: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """{score: {hospital: value}} as a frame, null as NaN.
+
+    >>> by_hospital({"krum": {"2": 0.25, "4": None}})  # doctest: +NORMALIZE_WHITESPACE
+              krum
+    hospital
+    2         0.25
+    4          NaN
+    """
+    columns = {name: pd.Series(values, dtype=float) for name, values in scores.items()}
+    frame = pd.DataFrame(columns)
+    frame.index = frame.index.astype(int).rename("hospital")
+    return frame.sort_index()
+
+
+def predictions(rows: Iterable[Json]) -> pd.DataFrame:
+    """A row for each patient: id, label, and the probability of each class where a model has classes.
+
+    >>> predictions([{"id": "133", "label": "b", "probabilities": {"a": 0.25, "b": 0.75}}])
+        id label  probability_a  probability_b
+    0  133     b           0.25           0.75
+    """
+    return pd.DataFrame(
+        [
+            {
+                "id": row["id"],
+                "label": row["label"],
+                **{f"probability_{name}": p for name, p in row.get("probabilities", {}).items()},
+            }
+            for row in rows
+        ],
+    )

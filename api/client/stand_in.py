@@ -1,0 +1,112 @@
+"""A coordinator without a server, with canned answers: for documentation, and to try a notebook out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+
+from api.client.connection import Json
+from api.client.federation import Federation
+from protocol.errors import NotFound
+
+
+def stand_in() -> Federation:
+    """A federation in which order 37 has trained a model, order 41 has answered, and schedule 3 goes on."""
+    return Federation("http://consilium.example", "token", user=4, transport=httpx.MockTransport(answer))
+
+
+def answer(request: httpx.Request) -> httpx.Response:
+    """The canned answer of an address; NotFound for others."""
+    path = request.url.path
+    if path.endswith("/events"):
+        return httpx.Response(200, text=EVENTS)
+    if path in BARE:
+        return httpx.Response(200, json=BARE[path])
+    told = {**DATA, "/statistics/schedules/3": SCHEDULE | json.loads(request.content or b"{}")}.get(path)
+    if told is None:
+        number = path.rpartition("/")[2]
+        error = NotFound(f"There is no order {number}.", remedy="GET /orders lists them.")
+        return httpx.Response(404, json={"code": 404, "data": {"error": error.to_json()}, "message": str(error)})
+    return httpx.Response(200, json={"code": 200, "data": told, "message": None})
+
+
+def _round(number: int, loss: float, **accuracy: float) -> Json:
+    own = {user[1:]: {"n_rows": 228, "train": {"loss": loss, "accuracy": a}} for user, a in accuracy.items()}
+    return {"fold": 0, "round": number, "loss": loss, "final": number == 1, "hospitals": own, "left_out": {}}
+
+
+def _order(order_id: int, kind: str) -> Json:
+    moment = "2026-11-20T08:00:00Z"
+    return {
+        "order_id": order_id,
+        "kind": kind,
+        "state": "success",
+        "user_id": 4,
+        "hospitals": [2, 4],
+        "created": moment,
+        "updated": moment,
+    }
+
+
+def _run(order_id: int | None, state: str) -> Json:
+    empty = dict.fromkeys(("path", "type", "rows_used", "repeats", "sentence"))
+    moment = "2026-11-20T06:00:00Z"
+    return {"schedule_id": 3, "scheduled": moment, "started": moment, "order_id": order_id, "state": state, **empty}
+
+
+EVENTS = """\
+event: round
+data: {"fold": 0, "round": 0, "loss": 0.693}
+
+event: round
+data: {"fold": 0, "round": 1, "loss": 0.41}
+
+event: state
+data: {"order_id": 37, "state": "success"}
+
+"""
+ROUNDS = [_round(0, 0.693, _2=0.5, _4=0.5), _round(1, 0.41, _2=0.90, _4=0.93)]
+RUNS = [_run(41, "success"), _run(None, "skipped")]
+SCHEDULE: Json = {
+    "schedule_id": 3,
+    "name": "costs, each working day",
+    "user_id": 4,
+    "request": {"method": "sum"},
+    "schedule": {"cron": "0 6 * * 1-5", "timezone": "Asia/Shanghai"},
+    "active": True,
+    "next_runs": ["2026-11-22T22:00:00Z"],
+    "last_run": RUNS[0],
+}
+DATA: dict[str, Any] = {
+    "/model/train": {"order_id": 37, "model_id": 37, "data_volum": {"2": 228, "4": 228}},
+    "/model/train_status": {"model_id": 37, "train_status": "success"},
+    "/model/info": {"model_params": {"max_iter": 1}},
+    "/model/infer": {"order_id": 38, "infer_status": "success", "result": [{"id": "133", "label": 0.55}]},
+    "/orders": {"orders": [_order(41, "statistics"), _order(37, "train")], "next": None},
+    "/orders/37": {**_order(37, "train"), "rounds": ROUNDS, "refusal": None},
+    "/hospitals": {
+        "hospitals": [
+            {"user_id": 2, "name": "suzhou-szslyy", "online": True, "last_seen": "2026-11-20T08:00:00Z"},
+            {"user_id": 4, "name": "shanxi-xbfy", "online": True, "last_seen": "2026-11-20T08:00:00Z"},
+        ]
+    },
+    "/statistics/schedules": {"schedules": [SCHEDULE], "next": None},
+    "/statistics/history": {"runs": RUNS, "next": None},
+}
+BARE: dict[str, Any] = {
+    "/anomaly/report": {
+        "round": 1,
+        "data": {"2": {"krum": {"score": 0.1, "rank": 2}}, "4": {"krum": {"score": 0.4, "rank": 1}}},
+        "parameters": {"k": 1},
+        "unavailable": {"zeno": "There are no losses."},
+    },
+    "/contribution/grad_diff": {"round": 1, "data": {"2": 0.2, "4": 0.3}},
+    "/contribution/perf_diff": {"round": 1, "data": {"2": 0.01, "4": None}},
+    "/runModelTrainTask": {
+        "status": 200,
+        "result": {"path": "41/mean_cost.csv", "type": "csv", "extra": '{"order_id": 41}'},
+        "msg": "success",
+    },
+}
