@@ -134,7 +134,7 @@ async def _ask_all(
     with Progress(*columns, console=console) as progress:
         timed = progress.add_task(f"sum of glucose, every {INTERVAL_SECONDS} seconds, {N_RUNS} times", total=1)
         scheduled = asyncio.create_task(_schedule(client, headers[max(names)], pooled_request(names, "sum", "glucose")))
-        scheduled.add_done_callback(lambda _: progress.update(timed, completed=1))
+        scheduled.add_done_callback(lambda task: progress.update(timed, completed=int(not task.cancelled())))
         answers = []
         try:
             for question in asked:
