@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from agents import results
 from agents.disclosure import Hidden, Label, Withheld
 from agents.party import send
-from agents.results import Cell
+from agents.results import Cell, Result
 from agents.statistics import StatisticsParty
 from protocol.errors import ProtocolViolation, Refused
 from protocol.exchange import Address
@@ -140,7 +140,7 @@ def repeat_answer(party: StatisticsParty, providers: Sequence[int]) -> Answer:
             remedy="Delete the schedule and make it anew.",
             code="repeats",
         )
-    table = last.rows()
+    table = _cells(last)
     columns = list(table[0]) if table else [party.request.result_alias]
     whose = ", ".join(map(str, providers))
     note = (
@@ -148,6 +148,18 @@ def repeat_answer(party: StatisticsParty, providers: Sequence[int]) -> Answer:
     )
     rows = [list(row.values()) for row in table]
     return Answer(columns, rows, notes=[*last.notes.get("notes", []), note], repeats=earlier)
+
+
+def _cells(result: Result) -> list[dict[str, Cell]]:
+    """A result's rows, whose cells are written again as they stand there."""
+    if result.type == "csv":
+        return [{name: cell or None for name, cell in row.items()} for row in result.rows()]
+    return list(json.loads(result.path.read_text("utf-8"), parse_float=_number))
+
+
+def _number(text: str) -> float | Decimal:
+    """A float where it is written as floats are, else a decimal with all its digits."""
+    return float(text) if repr(float(text)) == text else Decimal(text)
 
 
 @dataclass

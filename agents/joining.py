@@ -26,13 +26,15 @@ from agents.joined import JoinedResult, text_of
 from agents.party import receive, receive_all, send
 from agents.results import Cell
 from agents.statistics import (
+    AskedRows,
     Reading,
     StatisticsParty,
+    check_gate,
     columns_of,
     keep_reading,
     open_data,
     ordered_expression,
-    pass_gate,
+    remember_rows,
     rows_of,
 )
 from analytics.circuit import Plan, plan
@@ -110,11 +112,13 @@ def _read(party: StatisticsParty) -> Reading:
         _check_row_level(party, list(used.values()))
         key_column = request.provider(party.me).key_column
         columns = [key_column, *used.values()]
-        if pass_gate(party, *rows_of(party, dataset, list(dict.fromkeys(columns)))):
+        rows = rows_of(party, dataset, list(dict.fromkeys(columns)))
+        if check_gate(party, rows):
             return Reading(n_rows=dataset.n_rows, repeats=True)
         digits = request.provider(party.me).digits
         types = {f"{alias}.{name}": type_of(dataset, column, digits) for name, column in used.items()}
         n_keys = len(join_keys(dataset, *_key_of(party)).keys)
+    remember_rows(party, rows)
     return Reading(
         n_rows=dataset.n_rows,
         n_null=dataset.n_rows - n_keys,
@@ -214,7 +218,11 @@ def _joined_rows_repeat(party: StatisticsParty, dataset: Dataset, circuit: Plan,
     if circuit.is_row_level and not circuit.compares:
         return False
     columns = sorted(columns_of(party.request, party.me))
-    return pass_gate(party, canonical(["joined", dataset.name, *columns]), party.ledger.sketch_keys(keys))
+    rows = AskedRows(canonical(["joined", dataset.name, *columns]), party.ledger.sketch_keys(keys))
+    if check_gate(party, rows):
+        return True
+    remember_rows(party, rows)
+    return False
 
 
 # Computing

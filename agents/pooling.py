@@ -24,7 +24,16 @@ from agents.answer import Answer, Answered, grouped_answer, repeat_answer
 from agents.dataset import Dataset
 from agents.disclosure import GroupFacts, Hidden, Label, Withheld
 from agents.party import receive, receive_all, send
-from agents.statistics import Reading, StatisticsParty, columns_of, keep_reading, open_data, pass_gate, rows_of
+from agents.statistics import (
+    Reading,
+    StatisticsParty,
+    check_gate,
+    columns_of,
+    keep_reading,
+    open_data,
+    remember_rows,
+    rows_of,
+)
 from analytics import exact
 from analytics.checks import Floats
 from analytics.exact import SQUARE_BITS, SUM_BITS, JointMoments, Moments
@@ -63,12 +72,14 @@ def _read(party: StatisticsParty) -> Reading:
     request, columns = party.request, columns_of(party.request, party.me)
     with open_data(party, columns, again=request.method in RANKED) as dataset:
         disclosure.check_rows(dataset.n_rows, party.rules)
-        if pass_gate(party, *rows_of(party, dataset, columns)):
+        rows = rows_of(party, dataset, columns)
+        if check_gate(party, rows):
             return Reading(n_rows=dataset.n_rows, repeats=True)
         groups = _tally(dataset, request, party.me)
     withheld = disclosure.withhold({label: facts for label, (facts, _) in groups.items()}, party.rules)
     if () in withheld:
         raise _whole(withheld[()])
+    remember_rows(party, rows)
     return Reading(
         n_rows=dataset.n_rows,
         n_null=dataset.n_rows - sum(facts.n_rows for facts, _ in groups.values()),

@@ -144,24 +144,36 @@ def keep_reading(party: StatisticsParty, make: Callable[[], Reading]) -> Reading
     return Reading.model_validate_json(party.store.once("reading", lambda: make().model_dump_json().encode()))
 
 
-def rows_of(party: StatisticsParty, dataset: Dataset, columns: Sequence[str]) -> tuple[str, Sketch]:
-    """What the data are called in this hospital's statistics ledger, and a sketch of their rows."""
-    kind = party.request.provider(party.me).data_type
-    return canonical([kind, dataset.name, *sorted(columns)]), accumulation.sketch(dataset, sorted(columns))
+@dataclass(frozen=True)
+class AskedRows:
+    """Rows that an order is over: what they are called in this hospital's statistics ledger, and a sketch of them."""
+
+    name: str
+    sketch: Sketch
 
 
-def pass_gate(party: StatisticsParty, name: str, sketch: Sketch) -> bool:
-    """Compares rows with those of this requester's earlier orders on the same data, and remembers them.
+def rows_of(party: StatisticsParty, dataset: Dataset, columns: Sequence[str]) -> AskedRows:
+    """The rows of a dataset with these columns."""
+    kind, ordered = party.request.provider(party.me).data_type, sorted(columns)
+    return AskedRows(canonical([kind, dataset.name, *ordered]), accumulation.sketch(dataset, ordered))
+
+
+def check_gate(party: StatisticsParty, rows: AskedRows) -> bool:
+    """Compares rows with those of this requester's earlier orders on the same data.
 
     True where a schedule's rows have changed by fewer than the gate allows, so that its last result stands again.
     Raises Refused (code earlier_cohort) for such a change in any other order.
     """
-    requester = party.request.initiator
     try:
-        disclosure.check_sketch(sketch, party.ledger.earlier(requester, name), party.rules)
+        disclosure.check_sketch(rows.sketch, party.ledger.earlier(party.request.initiator, rows.name), party.rules)
     except Refused:
         if party.order.repeats is None:
             raise
         return True
-    party.ledger.remember(requester, name, order_id=party.order_id, sketch=sketch)
     return False
+
+
+def remember_rows(party: StatisticsParty, rows: AskedRows) -> None:
+    """Writes them down, before anything of them leaves. Not sooner: who corrects a row that could not be read has had
+    no answer to compare with."""
+    party.ledger.remember(party.request.initiator, rows.name, order_id=party.order_id, sketch=rows.sketch)
