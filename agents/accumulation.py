@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from math import frexp, isfinite
+from math import frexp, inf, isfinite, nextafter
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ SHARE_OF_INTEREST = Fraction(1, 10)
 
 _LIMBS = (3, 6)  # at least, and so many that six products of 2^50 stay below 2^53
 _SAMPLE_ROWS = 8_192
+_LAST = -1_074  # the exponent of the smallest double
 _LIMB_BITS = 26
 _EXACT_ROWS = 2**26  # above it sums of 2^52 units would leave the 53 bits of a double
 
@@ -269,12 +270,13 @@ def _sums(
             break
         pieces = _narrower(dataset, pieces, left)
     if n_left:
-        _stream(dataset, numbers, group_by, f"({complete}) AND (NOT ({regular}) OR ({left}))", sums)
+        rest = left if regular == "true" else f"({complete}) AND (NOT ({regular}) OR ({left}))"
+        _stream(dataset, numbers, group_by, rest, sums)
     return sums
 
 
 def _bands(dataset: Dataset, pieces: Sequence[Piece], left: str) -> list[_Band]:
-    """As many limbs as nearly all of the first rows need; which rows fit is looked at again for each."""
+    """As many limbs as nearly all of the first rows need."""
     sizes = ", ".join(f"abs({piece.sql})" for piece in pieces)
     rows = dataset.query(f"SELECT {sizes} FROM rows WHERE {left} LIMIT {_SAMPLE_ROWS}")  # noqa: S608
     return [_Band.of(piece, [row[i] for row in rows]) for i, piece in enumerate(pieces)]
@@ -297,6 +299,7 @@ class _Band:
     piece: Piece
     n_limbs: int
     last: int
+    has_zeros: bool = False  # to look for them takes a fifth of the time, so only where the sample has some
 
     @classmethod
     def of(cls, piece: Piece, sample: Sequence[float]) -> _Band:
@@ -306,7 +309,8 @@ class _Band:
         least = exponents[len(exponents) // 1000] if exponents else piece.top
         least_limbs, most_limbs = _LIMBS
         n_limbs = min(max(-(-(piece.top - least + 54) // _LIMB_BITS), least_limbs), most_limbs)
-        return cls(piece, n_limbs, max(piece.top + 1 - n_limbs * _LIMB_BITS, -1074))
+        last = max(piece.top + 1 - n_limbs * _LIMB_BITS, _LAST)
+        return cls(piece, n_limbs, last, len(exponents) < len(sample))
 
     @property
     def first(self) -> int:
@@ -319,14 +323,13 @@ class _Band:
 
     @property
     def inside(self) -> str:
-        """Whether the limbs hold a number: below 2^top, and a multiple of 2^last, as all are that are large enough."""
+        """Whether the limbs hold a number: zero, or below 2^top and so large that its last bit is 2^last or more."""
         if self.piece.is_whole:
             return "true"
-        size, inner = f"abs({self.piece.sql})", f"{self.scaled} * {_double(2.0 ** (self.first - self.last))}"
-        below = f"{size} < {_double(2.0**self.piece.top)}" if self.piece.top < 1024 else f"isfinite({self.piece.sql})"
-        is_multiple = f"{size} >= {_double(2.0**self.last)} AND {inner} = trunc({inner})"
-        large = _double(2.0 ** min(self.last + 52, 1023))
-        return f"({below} AND ({size} >= {large} OR {size} = 0 OR ({is_multiple})))"
+        size, least = f"abs({self.piece.sql})", 2.0 ** (self.last + 52) if self.last > _LAST else 0.0
+        most = nextafter(2.0**self.piece.top if self.piece.top < 1024 else inf, 0.0)
+        large = f"{size} BETWEEN {_double(least)} AND {_double(most)}"
+        return f"({large} OR {size} = 0)" if self.has_zeros else large
 
 
 def _double(value: float) -> str:

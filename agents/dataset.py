@@ -47,9 +47,9 @@ _NUMBER_TYPES = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|BOOLEAN|FLOAT|DO
 class Dataset:
     """Rows as the relation `rows` of a locked DuckDB connection; closed by leaving `open_dataset`.
 
-    name: what the data are called, the same for every spelling of the path; columns: the type of each column as
-    DuckDB writes it, VARCHAR for all
-    that are no numbers, without blanks around and NULL where nothing else is; min_rows: counts below it are not told (0 for the own user).
+    name: what the data are called, the same for every spelling of the path; columns: each one's type as DuckDB writes
+    it, VARCHAR for all that are no numbers, without blanks around and NULL where nothing else is; min_rows: smaller
+    counts are not told (0 for the own user).
 
     Disclosure: patients' rows. agents.accumulation and agents.joined read them; nothing else may.
     """
