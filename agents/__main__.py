@@ -14,10 +14,12 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from agents.approval import Approvals, Question, person
 from agents.check import OK, WRONG, Finding, check_locally, check_site
 from agents.export import FORMATS, export_model
 from agents.ledger import Ledger
@@ -61,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
         _add_site(command)
         command.set_defaults(run=run)
+        command.set_defaults(approve=name == "approve")
         _add_options(command, name)
     return parser
 
@@ -71,7 +74,7 @@ def _add_site(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_options(command: argparse.ArgumentParser, name: str) -> None:
-    if name in ("check", "ledger", "results"):
+    if name in ("check", "ledger", "results", "approvals"):
         command.add_argument("--json", action="store_true", help="JSON instead of lines")
     if name == "ledger":
         command.add_argument("--order", type=int, help="this order or model only")
@@ -82,6 +85,10 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
     if name == "infer":
         command.add_argument("--sql", required=True, help="one SELECT; - reads it from stdin")
         command.add_argument("--csv", action="store_true", help="CSV instead of a JSON list")
+    if name in ("approve", "refuse"):
+        command.add_argument("order_id", type=int, metavar="ORDER_ID", help="as `approvals` lists it")
+        reason = "one line; the order's parties and the coordinator read it" if name == "refuse" else "for the record"
+        command.add_argument("--reason", default="", help=reason)
     if name == "results":
         command.add_argument("action", choices=["list", "show"], help="all of them, or the result of one order")
         command.add_argument("order_id", type=int, nargs="?", metavar="ORDER_ID", help="which order's, with show")
@@ -175,6 +182,8 @@ def _entry_line(entry: dict[str, Any]) -> str:
     place = f"fold {entry['fold']} round {entry['round']} to {entry['recipient']}" if "recipient" in entry else ""
     number = entry.get("order_id", entry.get("model_id", ""))
     size = f"{entry['n_bytes']} bytes" if "n_bytes" in entry else ""
+    if entry["event"] == "decided":
+        place = f"{entry['decision']} by {entry['person']}"
     columns = [f"{entry.get('at', ''):29}", f"{entry['event']:10}", f"{number!s:>6}", f"{what:16}"]
     return "  ".join([*columns, *filter(None, (place, size, str(entry.get("sentence", ""))))])
 
@@ -256,6 +265,32 @@ def _show_result(result: Result, *, as_json: bool) -> None:
         _say(f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
 
 
+def list_approvals(options: argparse.Namespace, settings: Settings) -> int:
+    """Prints every order that waits for a person here, with all that it says."""
+    waiting = Approvals(settings).waiting()
+    if options.json:
+        _print_json([asdict(question) for question in waiting])
+    else:
+        _print_lines(line for question in waiting for line in (*_question_lines(question), ""))
+        _say(f"{len(waiting)} waiting." + (" Decide by `approve ORDER_ID` or `refuse ORDER_ID`." if waiting else ""))
+    return 0
+
+
+def _question_lines(question: Question) -> Iterator[str]:
+    yield f"order {question.order_id}, since {question.asked_at}"
+    for name, text in question.lines():
+        yield f"  {name:24}  {text}"
+
+
+def decide(options: argparse.Namespace, settings: Settings) -> int:
+    """Approves or refuses an order that waits; says so when it is in ledger and vault."""
+    made = Approvals(settings).decide(
+        options.order_id, approve=options.approve, reason=options.reason.strip(), person=person()
+    )
+    _print_line(f"Order {made.order_id} is {made.decision} by {made.person} at {made.at}.")
+    return 0
+
+
 _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "start": (_with_settings(start), "run the agent until SIGINT or SIGTERM (the default)"),
     "check": (run_check, "say what is wrong with this installation and how to fix it"),
@@ -264,6 +299,9 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "models": (_with_settings(list_models), "the models that this hospital holds"),
     "export": (_with_settings(export), "print a model as JSON"),
     "results": (_with_settings(show_results), "what this hospital received of joint statistics"),
+    "approvals": (_with_settings(list_approvals), "the orders that wait for a person here, and all that they say"),
+    "approve": (_with_settings(decide), "let an order that waits go on"),
+    "refuse": (_with_settings(decide), "end an order that waits, for all its hospitals"),
     "infer": (_with_settings(infer), "apply a model to rows of this hospital, without the coordinator"),
 }
 

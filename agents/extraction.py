@@ -38,6 +38,12 @@ def extract(party: TrainingParty) -> None:
     party.test_cohort = _snapshot(party, "test") if "test" in party.sql.sql else None
 
 
+def check_queries(party: TrainingParty) -> None:
+    """What the policy says to the order's SQL, before anybody is asked and anything is read. Raises as `check_sql`."""
+    for purpose in party.sql.sql:
+        _checked_sql(party, purpose)
+
+
 def held_out_rows(party: TrainingParty, fold: int) -> Ints:
     """Which of this hospital's rows, in order of unique_id, test the model of a fold instead of training it."""
     return split(party.request, party.cohort.n_rows, fold, party.split_key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from phe.paillier import PaillierPrivateKey
 
@@ -75,6 +75,11 @@ class Party:
         """Refused with the rule by which this hospital does not take part."""
         raise NotImplementedError
 
+    def terms(self) -> dict[str, Any]:
+        """All that the order says, for a person here who decides on it: kind, initiator, parties, receivers, purpose,
+        data (what is read here, as it will be read), columns, method, scoring, and `details` of its kind."""
+        raise NotImplementedError
+
     def public_key(self) -> bytes:
         """What the coordinator adds with, made at the initiator; empty where sums need no key."""
         return b""
@@ -118,6 +123,22 @@ class TrainingParty(Party):
             receivers=request.hospitals,
             scoring=_new_to_the_coordinator(request),
         )
+
+    def terms(self) -> dict[str, Any]:
+        request, encrypt = self.request, self.request.model_params.encrypt_param
+        shown = {"user_id", "party_id", "purpose", "data_info", "test_data_info", "scoring"}
+        return {
+            "kind": "training",
+            "initiator": request.initiator,
+            "parties": request.hospitals,
+            "receivers": request.hospitals,
+            "purpose": request.purpose,
+            "data": self.sql.sql,
+            "columns": [request.unique_id, request.label_name, *request.attributes],
+            "method": encrypt.method,
+            "scoring": request.scoring or "none",
+            "details": request.model_dump(mode="json", exclude=shown | {"attributes"}, exclude_none=True),
+        }
 
     def public_key(self) -> bytes:
         if self.request.model_params.encrypt_param.method != "Paillier":

@@ -20,12 +20,16 @@ EXAMPLE = "deployments/sites/policy.example.toml"
 METHODS = ("Paillier", "Mask", "None")
 SCORING = ("none", "round", "full")
 SCORE_READERS = ("parties", "operator")
+APPROVAL = ("automatic", "manual")
 STATISTICS = (*POOLED, *JOINED)
 
 
 @dataclass(frozen=True)
 class OrderRules:
-    """`[orders]`: who may order here, who may receive, and what. Without the key, receivers are those who may order."""
+    """`[orders]`: who may order here, who may receive, and what. Without the key, receivers are those who may order.
+
+    approval: with manual a person here decides on every order that the policy lets through (agents.approval).
+    """
 
     initiators: tuple[int, ...]
     receivers: tuple[int, ...]
@@ -35,6 +39,7 @@ class OrderRules:
     min_hospitals: int = 3
     scoring: str = "none"
     score_readers: str = "parties"
+    approval: str = "automatic"
 
 
 @dataclass(frozen=True)
@@ -285,6 +290,7 @@ def _orders(section: _Section) -> OrderRules:
         score_readers=section.take(
             "score_readers", _is_one_of(SCORE_READERS), f"one of {', '.join(SCORE_READERS)}", "parties"
         ),
+        approval=section.take("approval", _is_one_of(APPROVAL), f"one of {', '.join(APPROVAL)}", "automatic"),
     )
     section.end()
     return rules

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from agents.approval import await_decision, digest_of
 from agents.cohort import build_cohort
 from agents.party import TrainingParty
 from agents.source import dialect_of, open_source
-from agents.sql import check_plain, check_sql
+from agents.sql import CheckedQuery, check_plain, check_sql
 from analytics import standardization
 from analytics.checks import Floats
 from analytics.models import Model, scores
@@ -28,22 +29,12 @@ def predict(party: TrainingParty, model_id: int, sql: str) -> list[dict[str, Any
 
     Disclosure: predictions; they stay in the vault unless the policy lets them be returned.
     """
-    party.policy.check_inference()
-    stored = party.vault.model(model_id)
+    stored, checked = _checked_query(party, model_id, sql)
     model = model_of(stored)
     source = open_source(
         party.settings.data_url,
         statement_timeout_seconds=party.settings.statement_timeout_seconds,
         max_rows=party.settings.max_rows,
-    )
-    checked = check_sql(
-        sql,
-        policy=party.policy,
-        requester=party.me,
-        own_user_id=party.me,
-        unique_id=stored["unique_id"],
-        label=None,
-        dialect=source.dialect,
     )
     rows = build_cohort(
         source.read(checked),
@@ -60,6 +51,22 @@ def predict(party: TrainingParty, model_id: int, sql: str) -> list[dict[str, Any
             remedy="Look for values out of range.",
             code="numbers",
         ) from None
+
+
+def _checked_query(party: TrainingParty, model_id: int, sql: str) -> tuple[dict[str, Any], CheckedQuery]:
+    """The stored model, and the SQL where the policy lets it run; no row is read."""
+    party.policy.check_inference()
+    stored = party.vault.model(model_id)
+    checked = check_sql(
+        sql,
+        policy=party.policy,
+        requester=party.me,
+        own_user_id=party.me,
+        unique_id=stored["unique_id"],
+        label=None,
+        dialect=dialect_of(party.settings.data_url),
+    )
+    return stored, checked
 
 
 def model_of(stored: dict[str, Any]) -> Model:
@@ -112,6 +119,25 @@ def _read_document(party: TrainingParty, document: str) -> dict[str, Any]:
     raise Refused("This inference order is not for this hospital.", remedy="Send it again.", code="document")
 
 
+def _await_approval(party: TrainingParty, order: dict[str, Any], sql: str) -> None:
+    """Bound to what stays the same when the answer is asked for again with another one-time key."""
+    stored, _ = _checked_query(party, order["model_id"], sql)
+    terms = {
+        "kind": "inference",
+        "initiator": party.me,
+        "parties": [party.me],
+        "receivers": [party.me],
+        "purpose": "",
+        "data": {"infer": sql},
+        "columns": [stored["unique_id"], *stored["attributes"]],
+        "method": stored["model_type"],
+        "scoring": "none",
+        "details": {"model_id": order["model_id"]},
+    }
+    digest = digest_of("infer", str(party.order_id), str(order["model_id"]), order["sql"])
+    await_decision(party, digest, terms)
+
+
 def answer_request(party: TrainingParty, document: str, box: bytes) -> None:
     """Predicts what an inference order asks for and lets the answer out, sealed to the one-time key it names.
 
@@ -129,6 +155,7 @@ def answer_request(party: TrainingParty, document: str, box: bytes) -> None:
     if kept is None:
         if not party.policy.inference.expressions:
             check_plain(own.sql["infer"], dialect=dialect_of(party.settings.data_url))
+        _await_approval(party, order, own.sql["infer"])
         party.release.ledger.write("answered", order_id=party.order_id, initiator=party.me, model=order["model_id"])
         kept = {"result": predict(party, order["model_id"], own.sql["infer"])}
         party.vault.save_predictions(party.order_id, kept)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import Field
 
@@ -50,6 +51,28 @@ class StatisticsParty(Party):
                 combines=_combines(self.request, self.me),
             )
 
+    def terms(self) -> dict[str, Any]:
+        request = self.request
+        shown = {"user_id", "data_providers", "result_receivers", "purpose", "method"}
+        details = request.model_dump(mode="json", exclude=shown, exclude_none=True)
+        return {
+            "kind": "statistics",
+            "initiator": request.initiator,
+            "parties": request.hospitals,
+            "receivers": list(request.receivers),
+            "purpose": request.purpose,
+            "data": self.sql.sql if self.is_provider else {},
+            "columns": columns_of(request, self.me) if self.is_provider else [],
+            "method": request.method,
+            "scoring": "none",
+            "details": {
+                **details,
+                "providers": list(request.providers),
+                **({"own_data": _own_data(request, self.me)} if self.is_provider else {}),
+                **({"schedule_id": self.order.schedule_id} if self.order.schedule_id is not None else {}),
+            },
+        }
+
     @property
     def is_provider(self) -> bool:
         return self.me in self.request.providers
@@ -66,6 +89,11 @@ class StatisticsParty(Party):
     @property
     def ledger(self) -> StatisticsLedger:
         return StatisticsLedger(self.vault.cohorts)
+
+
+def _own_data(request: StatisticsRequest, user_id: int) -> dict[str, Any]:
+    """A provider's entry, without the path, which is shown by itself."""
+    return request.provider(user_id).model_dump(mode="json", exclude={"data_path"}, exclude_none=True)
 
 
 def columns_of(request: StatisticsRequest, user_id: int) -> list[str]:

@@ -6,6 +6,7 @@
     models/<id>.json         trained models
     predictions/<id>.json    answers of inference
     cohorts/                 digests of earlier cohorts' id sets (agents.cohort)
+    approvals/               what a person was asked, and the signed decisions (agents.approval)
 
 Every write is whole or not at all: temporary file, fsync, rename, fsync of the folder. What is made once stays what
 the first process made it, even if two start at the same moment.
@@ -50,13 +51,14 @@ def write_durably(path: Path, data: bytes) -> None:
 
 def write_once(path: Path, data: bytes) -> None:
     """As `write_durably`, but a file that is there already stays as it is: the first process wins."""
-    with _locked(path.parent):
+    with locked(path.parent):
         if not path.exists():
             write_durably(path, data)
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time, of those that ask for this folder; not to be asked for twice by one."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -83,7 +85,8 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _damaged(path: Path) -> Conflict:
+def damaged(path: Path) -> Conflict:
+    """What is told of a file of the vault that cannot be read as what it should be."""
     return Conflict(f"{path} is damaged.", remedy="Restore it from the backup of the vault.", code="vault_damaged")
 
 
@@ -101,11 +104,15 @@ class Vault:
         try:
             return Identity.decode(path.read_text("utf-8"))
         except (ValueError, KeyError, TypeError, ProtocolViolation):
-            raise _damaged(path) from None
+            raise damaged(path) from None
 
     @property
     def cohorts(self) -> Path:
         return make_private_folder(self.folder / "cohorts")
+
+    @property
+    def approvals(self) -> Path:
+        return make_private_folder(self.folder / "approvals")
 
     def order(self, order_id: int) -> OrderVault:
         return OrderVault(self.folder / "orders" / str(order_id))
@@ -128,6 +135,10 @@ class Vault:
         if not mark.exists():
             write_durably(mark, json.dumps({"outcome": outcome, "document": digest}).encode())
         order.destroy()
+
+    def has_ended(self, order_id: int) -> bool:
+        """Whether an order with this number has ended here."""
+        return (self.folder / "ended" / f"{order_id}.json").exists()
 
     def outcome(self, order_id: int, document: bytes) -> str | None:
         """success, failed or cancelled for an order that has ended here; None for one that has not.
@@ -182,9 +193,9 @@ class Vault:
         try:
             value = json.loads(path.read_text("utf-8"))
         except ValueError:
-            raise _damaged(path) from None
+            raise damaged(path) from None
         if not isinstance(value, dict):
-            raise _damaged(path)
+            raise damaged(path)
         return value
 
 

@@ -56,8 +56,9 @@ def answer_at_hospital(order_id: int) -> State[Any] | None:
 
 
 def answer_locally(party: StatisticsParty) -> None:
-    """Verify, read, agree on keys; add or join; a receiver keeps the result."""
+    """Verify, ask a person, read, agree on keys; add or join; a receiver keeps the result."""
     hospital.verify_order(party)
+    hospital.await_approval(party)
     reading = joint_statistics.read_data(party)
     joint_statistics.agree_on_keys(party, reading)
     answered = joint_statistics.answer(party, reading)

@@ -67,8 +67,9 @@ def train_at_hospital(order_id: int) -> State[Any] | None:
 
 
 def train_locally(party: TrainingParty) -> None:
-    """Verify, count, agree on keys; for each fold the rounds; keep the model."""
+    """Verify, ask a person, count, agree on keys; for each fold the rounds; keep the model."""
     hospital.verify_order(party)
+    hospital.await_approval(party)
     hospital.extract_data(party)
     trainer = hospital.agree_on_keys(party)
     for number in folds(party.request):

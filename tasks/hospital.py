@@ -6,7 +6,7 @@ import json
 import logging
 from typing import Any
 
-from agents import extraction, predictor, scoring
+from agents import approval, extraction, predictor, scoring
 from agents import party as parties
 from agents import trainer as trainers
 from agents.party import Party, TrainingParty
@@ -23,6 +23,19 @@ log = logging.getLogger("consilium.times")
 def verify_order(party: Party) -> None:
     """The order's signature, its SQL commitment and this hospital's policy."""
     parties.read_order(party)
+
+
+def await_approval(party: Party) -> None:
+    """Where the policy says manual, a person's word; whoever looks at Prefect sees that it is waited for."""
+    if party.policy.orders.approval == "manual":
+        _approval(party)
+
+
+@step("approval")
+def _approval(party: Party) -> None:
+    if isinstance(party, TrainingParty):
+        extraction.check_queries(party)
+    approval.await_decision(party, party.signed.digest, party.terms())
 
 
 @step("data SQL extraction")

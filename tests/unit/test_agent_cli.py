@@ -23,6 +23,7 @@ import pytest
 from sklearn import linear_model
 
 from agents.__main__ import main
+from agents.approval import Approvals, person
 from agents.check import (
     Finding,
     check_clock,
@@ -413,6 +414,64 @@ def test_the_predictor_itself(site: Path) -> None:
         assert words in str(caught.value)
     with pytest.raises(NotFound):
         predict(party, 6, SQL)
+
+
+# A person's decisions
+
+
+def ask_about(site: Path, order_id: int, purpose: str = "Ward 3") -> Approvals:
+    terms = {
+        "kind": "training", "initiator": 3, "parties": [2, 3], "receivers": [2, 3], "purpose": purpose,
+        "data": {"train": "SELECT *\nFROM data.patients"}, "columns": ["id", "x1"], "method": "Mask", "scoring": "none",
+        "details": {"model_type": "lr"}, "names": {"2": "协和", "3": "East"},
+    }  # fmt: skip
+    approvals = Approvals(load_settings(site))
+    approvals.ask(order_id, "ab" * 32, terms)
+    return approvals
+
+
+def test_approvals_say_all_that_an_order_says_and_are_safe_for_a_terminal(run: Run, site: Path) -> None:
+    ask_about(site, 7, "\x1b[2J wards")
+    code, out, err = run("approvals")
+    assert (code, err) == (0, "1 waiting. Decide by `approve ORDER_ID` or `refuse ORDER_ID`.\n")
+    for words in (
+        "order 7, since ",
+        "3 East",
+        "2 协和, 3 East",
+        "\\u001b[2J wards",
+        "SELECT *\\u000aFROM",
+        "Mask",
+        "lr",
+    ):
+        assert words in out
+    assert [question["order_id"] for question in json.loads(run("approvals", "--json")[1])] == [7]
+
+
+def test_nothing_waits(run: Run) -> None:
+    assert run("approvals") == (0, "", "0 waiting.\n")
+    assert run("approvals", "--json") == (0, "[]\n", "")
+
+
+@pytest.mark.parametrize(("command", "word"), [("approve", "approved"), ("refuse", "refused")])
+def test_a_decision_is_told_and_written_down(run: Run, site: Path, command: str, word: str) -> None:
+    approvals = ask_about(site, 7)
+    code, out, err = run(command, "7", "--reason", " as agreed ")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"Order 7 is {word} by ")
+    made = approvals.decision(7, "ab" * 32)
+    assert made is not None
+    assert (made.decision, made.reason, made.person) == (word, "as agreed", person())
+    assert [(e["event"], e.get("decision")) for e in ledger(site)] == [("asked", None), ("decided", word)]
+    assert f"{word} by {person()}" in run("ledger", "--order", "7")[1]
+
+
+def test_what_does_not_wait_is_not_decided(run: Run, site: Path) -> None:
+    ask_about(site, 7)
+    assert run("approve", "7")[0] == 0
+    for words in (["refuse", "7"], ["approve", "7"], ["approve", "8"], ["refuse", "0", "--reason", "no"]):
+        code, out, err = run(*words)
+        assert (code, out) == (2, "")
+        assert len(err.splitlines()) == 1
 
 
 # Results of joint statistics

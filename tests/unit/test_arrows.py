@@ -228,8 +228,9 @@ def owner_name(node: ast.Call) -> str:
     return owner.attr if isinstance(owner, ast.Attribute) else ""
 
 
-def test_nothing_is_signed_but_envelopes() -> None:
+def test_nothing_is_signed_but_envelopes_and_what_people_decide() -> None:
     assert {name_of(p) for p in every_module() for n, (_, name) in calls(p) if name == "sign" and n.args} == {
+        "agents/approval.py",
         "protocol/messages.py",
         "protocol/sealing.py",
     }

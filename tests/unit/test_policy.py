@@ -72,6 +72,7 @@ def test_defaults_are_the_strict_ones() -> None:
     found = policy()
     assert (found.cohort.min_rows, found.cohort.min_varying, found.orders.min_hospitals) == (10, 10, 3)
     assert (found.orders.scoring, found.orders.receivers) == ("none", (2, 4))
+    assert found.orders.approval == "automatic"
     assert (found.inference.allowed, found.inference.return_predictions) == (False, False)
     assert found.tables["data.t"].filter_columns == ()
 
