@@ -20,6 +20,7 @@ from protocol.statistics_request import DIGITS
 _INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _INTEGER_BITS = {"TINYINT": 8, "SMALLINT": 16, "INTEGER": 32, "BIGINT": 64, "HUGEINT": 128}
 _DOUBLE = Fixed(128, 0, 192)
+_WORD_BITS, _WORD_DIGITS = 63, 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +42,10 @@ def join_keys(dataset: Dataset, column: str, normalisation: str) -> JoinKeys:
 
     Raises BadRequest with code missing_column, no_keys, not_integer, or repeated_keys, which says how many repeat.
     """
-    texts = [t for (t,) in dataset.query(f"SELECT {label_sql(dataset, column)} FROM rows")]  # noqa: S608
-    found = [(place, _normalised(text, normalisation)) for place, text in enumerate(texts) if text is not None]
-    keys = [key for _, key in found]
+    frames = dataset.frames(f"SELECT {label_sql(dataset, column)} AS label FROM rows")  # noqa: S608
+    texts = [text for frame in frames for text in frame["label"].tolist()]
+    places = np.array([place for place, text in enumerate(texts) if isinstance(text, str)], dtype=np.intp)
+    keys = [_normalised(text, normalisation) for text in texts if isinstance(text, str)]
     if not keys:
         raise BadRequest(
             f"No row has a key in {column}.", remedy="Name the column that identifies a person.", code="no_keys"
@@ -54,13 +56,14 @@ def join_keys(dataset: Dataset, column: str, normalisation: str) -> JoinKeys:
             remedy='Use key_normalisation "text", or correct them.',
             code="not_integer",
         )
-    if n_repeated := sum(1 for n in Counter(keys).values() if n > 1):
+    if len(set(keys)) < len(keys):
+        n_repeated = sum(1 for n in Counter(keys).values() if n > 1)
         raise BadRequest(
             f"{_number_of(dataset, n_repeated)} of {column} stand in more than one row.",
             remedy="Give one row per key, or use another key_column.",
             code="repeated_keys",
         )
-    return JoinKeys(keys, np.array([place for place, _ in found], dtype=np.intp))
+    return JoinKeys(keys, places)
 
 
 def _normalised(text: str, normalisation: str) -> str:
@@ -119,14 +122,22 @@ def read_column(dataset: Dataset, column: str, fixed: Fixed, places: NDArray[np.
 
 
 def _read(dataset: Dataset, number: Number, fixed: Fixed) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    values: list[NDArray[Any] | None] = []
-    valid: list[NDArray[np.bool_]] = []
-    n_bad = 0
-    for frame in dataset.frames(f"SELECT {number.exact} AS x, {number.cell} IS NOT NULL AS valid FROM rows"):  # noqa: S608
-        is_valid = frame["valid"].to_numpy(dtype=bool)
-        whole = [_whole(x, fixed) if v else 0 for x, v in zip(frame["x"], is_valid.tolist(), strict=True)]
-        n_bad += sum(1 for x in whole if x is None)
-        values.append(np.array([x or 0 for x in whole], dtype=_dtype(fixed)) if None not in whole else None)
+    """All rows of a column. DuckDB turns short decimals into words; the rest is taken number by number."""
+    is_short, word = _word_sql(dataset, number, fixed)
+    sql = (
+        f"SELECT coalesce(CASE WHEN {is_short} THEN {word} END, 0) AS word,"  # noqa: S608
+        f" CASE WHEN NOT ({is_short}) THEN {number.exact} END AS other, {number.cell} IS NOT NULL AS valid FROM rows"
+    )
+    values, valid, n_bad = [], [], 0
+    for frame in dataset.frames(sql):
+        is_valid, others = frame["valid"].to_numpy(dtype=bool), frame["other"]
+        whole: NDArray[Any] = frame["word"].to_numpy(dtype=np.int64).astype(_dtype(fixed))
+        for row in np.flatnonzero(others.notna().to_numpy() & is_valid).tolist():
+            found = _whole(others.iloc[row], fixed)
+            n_bad += found is None
+            whole[row] = found or 0
+        n_bad += int(np.count_nonzero(np.abs(whole) >= 2**fixed.bits)) if fixed.bits < _WORD_BITS else 0
+        values.append(whole)
         valid.append(is_valid)
     if n_bad:
         raise BadRequest(
@@ -134,7 +145,18 @@ def _read(dataset: Dataset, number: Number, fixed: Fixed) -> tuple[NDArray[Any],
             remedy="Declare digits, [in all, after the point], for this provider, or round the column in a view.",
             code="digits",
         )
-    return np.concatenate([part for part in values if part is not None]), np.concatenate(valid)
+    return np.concatenate(values), np.concatenate(valid)
+
+
+def _word_sql(dataset: Dataset, number: Number, fixed: Fixed) -> tuple[str, str]:
+    """Which rows are decimals of at most 18 digits at the type's scale, and these as BIGINT."""
+    is_decimal = dataset.columns[number.name] not in DOUBLES and fixed.two == fixed.five <= _WORD_DIGITS
+    if not is_decimal:
+        return "false", "CAST(0 AS BIGINT)"
+    digits = fixed.five
+    pattern = rf"[+-]?0*[0-9]{{1,{max(1, _WORD_DIGITS - digits)}}}(\.[0-9]{{0,{digits}}}0*)?"
+    scaled = f"replace(CAST(CAST({number.exact} AS DECIMAL(38, {digits})) AS VARCHAR), '.', '')"
+    return f"coalesce(regexp_full_match({number.exact}, '{pattern}'), false)", f"CAST({scaled} AS BIGINT)"
 
 
 def _capital(text: str) -> str:
@@ -142,7 +164,7 @@ def _capital(text: str) -> str:
 
 
 def _dtype(fixed: Fixed) -> type:
-    return np.int64 if fixed.bits < 63 else object
+    return np.int64 if fixed.bits < _WORD_BITS else object
 
 
 def _whole(value: str | float, fixed: Fixed) -> int | None:

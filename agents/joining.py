@@ -37,6 +37,7 @@ from agents.statistics import (
     remember_rows,
     rows_of,
 )
+from agents.statistics_ledger import digest_of, sketch_of
 from analytics.circuit import Plan, plan
 from analytics.expression import Expression, ExpressionError, compare_sum
 from analytics.rowwise import Fixed
@@ -218,7 +219,7 @@ def _joined_rows_repeat(party: StatisticsParty, dataset: Dataset, circuit: Plan,
     if circuit.is_row_level and not circuit.compares:
         return False
     columns = sorted(columns_of(party.request, party.me))
-    rows = AskedRows(canonical(["joined", dataset.name, *columns]), party.ledger.sketch_keys(keys))
+    rows = AskedRows(canonical(["joined", dataset.name, *columns]), sketch_of(party.ledger.hash_keys(keys)))
     if check_gate(party, rows):
         return True
     remember_rows(party, rows)
@@ -293,7 +294,7 @@ def _remember_comparison(party: StatisticsParty, name: str, columns: Sequence[st
     party.ledger.remember_threshold(
         name,
         columns,
-        keys_digest=party.ledger.digest_keys(keys),
+        keys_digest=digest_of(party.ledger.hash_keys(keys)),
         threshold=asked,
         now=datetime.now(UTC),
         days=party.rules.threshold_days,

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.accumulation import SKETCH_CELLS
 from agents.disclosure import Sketch
@@ -35,6 +36,9 @@ CREATE TABLE IF NOT EXISTS thresholds (
     at REAL NOT NULL, PRIMARY KEY (dataset, columns, keys_digest, threshold)
 ) WITHOUT ROWID;
 """
+
+
+Hashes = NDArray[np.uint64]
 
 
 class StatisticsLedger:
@@ -81,18 +85,12 @@ class StatisticsLedger:
                 "INSERT OR IGNORE INTO orders (requester, dataset, order_id, hash) VALUES (?, ?, ?, ?)", row
             )
 
-    def sketch_keys(self, keys: Iterable[str]) -> Sketch:
-        """A sketch of a set of canonical key texts, as `agents.accumulation.sketch` makes one of rows."""
-        joined = b"".join(hashlib.blake2b(text.encode(), key=self._key, digest_size=8).digest() for text in keys)
-        hashes = np.frombuffer(joined, dtype="<u8").astype(np.uint64)
-        sketch = np.zeros(SKETCH_CELLS, dtype=np.uint64)
-        np.add.at(sketch, hashes % np.uint64(SKETCH_CELLS), hashes)
-        return sketch
-
-    def digest_keys(self, keys: Iterable[str]) -> bytes:
-        """A digest of a set of canonical key texts, 32 bytes, the same in every order and only at this hospital."""
-        digests = sorted(hashlib.blake2b(text.encode(), key=self._key, digest_size=16).digest() for text in keys)
-        return hashlib.blake2b(b"".join(digests), key=self._key, digest_size=32).digest()
+    def hash_keys(self, keys: Iterable[str]) -> Hashes:
+        """uint64 (n, 2), sorted: keyed hashes of canonical key texts, the same in every order and only here."""
+        keyed = hashlib.blake2b(key=self._key, digest_size=16)
+        joined = b"".join(_hash(keyed, text) for text in keys)
+        found = np.frombuffer(joined, dtype="<u8").astype(np.uint64).reshape(-1, 2)
+        return found[np.lexsort((found[:, 1], found[:, 0]))]
 
     def check_threshold(
         self, dataset: str, columns: Sequence[str], *, keys_digest: bytes, threshold: str, now: datetime, days: int
@@ -100,7 +98,7 @@ class StatisticsLedger:
         """Refuse a second threshold for the same columns and people in `days` days (code threshold).
 
         `threshold` is comparison and number as one canonical text, `keys_digest` that of the common keys
-        (`digest_keys`), `now` is aware of its zone.
+        (`digest_of`), `now` is aware of its zone.
         """
         with self._database() as database:
             _check_threshold(database, (dataset, _columns(columns), keys_digest), threshold, now=now, days=days)
@@ -126,6 +124,24 @@ class StatisticsLedger:
                 yield database
         finally:
             database.close()
+
+
+def _hash(keyed: hashlib.blake2b, text: str) -> bytes:
+    state = keyed.copy()
+    state.update(text.encode())
+    return state.digest()
+
+
+def sketch_of(hashes: Hashes) -> Sketch:
+    """A sketch of a set of people, as `agents.accumulation.sketch` makes one of rows."""
+    sketch = np.zeros(SKETCH_CELLS, dtype=np.uint64)
+    np.add.at(sketch, hashes[:, 0] % np.uint64(SKETCH_CELLS), hashes[:, 0])
+    return sketch
+
+
+def digest_of(hashes: Hashes) -> bytes:
+    """32 bytes for a set of people, whatever their order."""
+    return hashlib.blake2b(hashes.astype("<u8").tobytes(), digest_size=32).digest()
 
 
 def _check_threshold(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import accumulation, attacks, encryption, hospitals, orders, rounds, scores
+from benchmarks import accumulation, attacks, encryption, hospitals, joined, orders, rounds, scores, sharing
 
 BENCHMARKS = {
     "encryption": encryption.main,
@@ -14,6 +14,8 @@ BENCHMARKS = {
     "rounds": rounds.main,
     "scores": scores.main,
     "accumulation": accumulation.main,
+    "sharing": sharing.main,
+    "joined": joined.main,
     "attacks": attacks.main,
 }
 

@@ -12,7 +12,7 @@ import pytest
 
 from agents.disclosure import check_sketch
 from agents.policy import StatisticsRules
-from agents.statistics_ledger import StatisticsLedger
+from agents.statistics_ledger import StatisticsLedger, digest_of, sketch_of
 from protocol.errors import Refused
 
 NOW = datetime(2025, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -100,6 +100,15 @@ def test_of_two_thresholds_at_once_one_is_refused(tmp_path: Path) -> None:
 
 def test_a_digest_of_keys_is_of_the_set_and_of_this_hospital(tmp_path: Path) -> None:
     ledger = StatisticsLedger(tmp_path / "one")
-    assert ledger.digest_keys(["a", "b"]) == StatisticsLedger(tmp_path / "one").digest_keys(["b", "a"])
-    assert ledger.digest_keys(["a", "b"]) != ledger.digest_keys(["ab"])
-    assert ledger.digest_keys(["a"]) != StatisticsLedger(tmp_path / "other").digest_keys(["a"])
+    same, other = StatisticsLedger(tmp_path / "one"), StatisticsLedger(tmp_path / "other")
+    assert digest_of(ledger.hash_keys(["a", "b"])) == digest_of(same.hash_keys(["b", "a"]))
+    assert digest_of(ledger.hash_keys(["a", "b"])) != digest_of(ledger.hash_keys(["ab"]))
+    assert digest_of(ledger.hash_keys(["a"])) != digest_of(other.hash_keys(["a"]))
+
+
+def test_a_sketch_of_people_differs_in_as_many_cells_as_people(tmp_path: Path) -> None:
+    ledger = StatisticsLedger(tmp_path)
+    people = [f"key-{i}" for i in range(1000)]
+    everybody = sketch_of(ledger.hash_keys(people))
+    assert np.array_equal(everybody, sketch_of(ledger.hash_keys(people[::-1])))
+    assert 0 < np.count_nonzero(everybody != sketch_of(ledger.hash_keys(people[9:]))) <= 9
