@@ -31,6 +31,7 @@ from agents.statistics import (
     StatisticsParty,
     check_gate,
     columns_of,
+    data_name,
     keep_reading,
     open_data,
     ordered_expression,
@@ -219,7 +220,8 @@ def _joined_rows_repeat(party: StatisticsParty, dataset: Dataset, circuit: Plan,
     if circuit.is_row_level and not circuit.compares:
         return False
     columns = sorted(columns_of(party.request, party.me))
-    rows = AskedRows(canonical(["joined", dataset.name, *columns]), sketch_of(party.ledger.hash_keys(keys)))
+    name = canonical(["joined", data_name(party, dataset), *columns])
+    rows = AskedRows(name, sketch_of(party.ledger.hash_keys(keys)), len(keys))
     if check_gate(party, rows):
         return True
     remember_rows(party, rows)
@@ -275,7 +277,7 @@ def _compute(party: StatisticsParty, dataset: Dataset, circuit: Plan, matched: M
     alias = party.request.alias(party.me)
     used = _used_columns(party.request, party.me, dataset)
     if circuit.compares:
-        _remember_comparison(party, dataset.name, sorted(used.values()), matched.keys)
+        _remember_comparison(party, data_name(party, dataset), sorted(used.values()), matched.keys)
     columns = {
         f"{alias}.{name}": read_column(dataset, column, circuit.types[f"{alias}.{name}"], matched.places)
         for name, column in used.items()

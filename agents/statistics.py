@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from agents import accumulation, disclosure
@@ -174,26 +175,42 @@ def keep_reading(party: StatisticsParty, make: Callable[[], Reading]) -> Reading
 
 @dataclass(frozen=True)
 class AskedRows:
-    """Rows that an order is over: what they are called in this hospital's statistics ledger, and a sketch of them."""
+    """Rows that an order is over: what they are called in this hospital's statistics ledger, a sketch of them, and how
+    many they are."""
 
     name: str
     sketch: Sketch
+    n_rows: int
+
+
+def data_name(party: StatisticsParty, dataset: Dataset) -> str:
+    """What a provider's data are called from order to order: a file by itself, all that is in the database alike.
+
+    Who asks writes the SELECT, and could write each differently; it is known by its rows.
+    """
+    kind = party.request.provider(party.me).data_type
+    return "database" if kind in ("table", "sql") else canonical([kind, dataset.name])
 
 
 def rows_of(party: StatisticsParty, dataset: Dataset, columns: Sequence[str]) -> AskedRows:
     """The rows of a dataset with these columns."""
-    kind, ordered = party.request.provider(party.me).data_type, sorted(columns)
-    return AskedRows(canonical([kind, dataset.name, *ordered]), accumulation.sketch(dataset, ordered))
+    ordered = sorted(set(columns))
+    name = canonical([data_name(party, dataset), *ordered])
+    return AskedRows(name, accumulation.sketch(dataset, ordered), dataset.n_rows)
 
 
 def check_gate(party: StatisticsParty, rows: AskedRows) -> bool:
     """Compares rows with those of this requester's earlier orders on the same data.
 
     True where a schedule's rows have changed by fewer than the gate allows, so that its last result stands again.
-    Raises Refused (code earlier_cohort) for such a change in any other order.
+    Raises Refused (code earlier_cohort) for such a change in any other order. Columns of few different values change in
+    few cells of a sketch whatever the rows do; so rows are other ones too where min_rows have come or gone.
     """
+    min_rows = party.rules.min_rows
+    earlier = (_taken_apart(cells) for cells in party.ledger.earlier(party.request.initiator, rows.name))
+    near = (sketch for sketch, n_rows in earlier if abs(n_rows - rows.n_rows) < min_rows)
     try:
-        disclosure.check_sketch(rows.sketch, party.ledger.earlier(party.request.initiator, rows.name), party.rules)
+        disclosure.check_sketch(rows.sketch, near, party.rules)
     except Refused:
         if party.order.repeats is None:
             raise
@@ -202,6 +219,14 @@ def check_gate(party: StatisticsParty, rows: AskedRows) -> bool:
 
 
 def remember_rows(party: StatisticsParty, rows: AskedRows) -> None:
-    """Writes them down, before anything of them leaves. Not sooner: who corrects a row that could not be read has had
-    no answer to compare with."""
-    party.ledger.remember(party.request.initiator, rows.name, order_id=party.order_id, sketch=rows.sketch)
+    """Writes them down, before anything of them leaves.
+
+    Not sooner: who corrects a row that could not be read has had no answer to compare with.
+    """
+    cells = np.append(rows.sketch, np.uint64(rows.n_rows))
+    party.ledger.remember(party.request.initiator, rows.name, order_id=party.order_id, sketch=cells)
+
+
+def _taken_apart(cells: Sketch) -> tuple[Sketch, int]:
+    """Inverse of how `remember_rows` puts a sketch and the number of rows together."""
+    return cells[:-1], int(cells[-1])
