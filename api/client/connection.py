@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Iterator
@@ -175,8 +174,3 @@ def _stranger(response: httpx.Response) -> Unavailable:
         f"{response.url} answered {response.status_code}, and not in Consilium's words.",
         remedy="Check the address, and what stands between it and this machine.",
     )
-
-
-def listed(names: list[str] | str | None) -> str | None:
-    """Layers as the API takes them: JSON, because a name may have a comma."""
-    return None if names is None else json.dumps([names] if isinstance(names, str) else names)

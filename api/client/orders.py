@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from api.client import results
-from api.client.connection import Connection, Json, listed
+from api.client.connection import Connection, Json
 from api.client.events import Event, follow
 from api.client.progress import Progress
 from api.client.results import Scores, StatisticsResult
@@ -125,7 +125,7 @@ class Order:
         `parameters`: `k`, `p`, `n_attackers` and `normalize="minmax"` of GET /anomaly/report. Without `round`,
         perf_diff is that of the newest round in which it was measured.
         """
-        asked = {"order_id": self.order_id, "round": round, "layers": listed(layers)}
+        asked = {"order_id": self.order_id, "round": round, "layers": layers}
         report = self._connection.get("/anomaly/report", **asked, **parameters).body
         contribution, missing = self._contribution(asked)
         anomaly, ranks = (_column_by_column(report["data"], what) for what in ("score", "rank"))
@@ -153,7 +153,7 @@ class Order:
 
     def gradients(self, round: int | None = None, *, layers: list[str] | str | None = None) -> Vectors:
         """{hospital: {layer: values}} as far as the order shows them: of a sealed order in a frame of no meaning."""
-        told = self._connection.get("/client_grad", order_id=self.order_id, round=round, layers=listed(layers)).body
+        told = self._connection.get("/client_grad", order_id=self.order_id, round=round, layers=layers).body
         data = told["data"] if round is None else told
         return {
             int(user): {layer: np.array(values, dtype=np.float64) for layer, values in own.items()}
@@ -162,7 +162,7 @@ class Order:
 
     def average_gradient(self, round: int | None = None, *, layers: list[str] | str | None = None) -> Mapping[str, Any]:
         """{layer: values} of the round's average."""
-        told = self._connection.get("/avg_grad", order_id=self.order_id, round=round, layers=listed(layers)).body
+        told = self._connection.get("/avg_grad", order_id=self.order_id, round=round, layers=layers).body
         data = told["data"] if round is None else told
         return {layer: np.array(values, dtype=np.float64) for layer, values in data.items()}
 
@@ -228,7 +228,7 @@ class Order:
             for client, own in gradients.items()
         }
         body = {"gradients": vectors, **facts}
-        told: Json = self._connection.change("PUT", f"/orders/{self.order_id}/rounds/{round}", body).data
+        told: Json = self._connection.change("PUT", f"/orders/{self.order_id}/rounds/{round}", body).body
         return told
 
     def _order(self, order_id: int) -> Order:

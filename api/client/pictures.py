@@ -39,7 +39,7 @@ def plot_scores(scores: Scores, axes: Axes | None = None, *, title: str = "") ->
     axes.imshow(shades.fillna(0.0), cmap="Oranges", vmin=0, vmax=1.5, aspect="auto")
     for row, values in enumerate(frame.to_numpy()):
         for column, value in enumerate(values):
-            axes.text(column, row, f"{value:.3g}", ha="center", va="center")
+            axes.text(column, row, "" if pd.isna(value) else f"{value:.3g}", ha="center", va="center")
     axes.set_xticks(range(len(frame.columns)), list(frame.columns), rotation=45, ha="right")
     axes.set_yticks(range(len(frame)), [f"hospital {hospital}" for hospital in frame.index])
     axes.set_title(title)
