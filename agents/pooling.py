@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import secrets
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import numpy as np
-from pydantic import ValidationError
 
 from agents import accumulation, disclosure
 from agents.answer import Answer, Answered, grouped_answer, repeat_answer
 from agents.dataset import Dataset
-from agents.disclosure import GroupFacts, Hidden, Label, Withheld
+from agents.disclosure import GroupFacts, Label, Withheld
 from agents.party import receive, receive_all, send
+from agents.statements import Agreed, agree_on_groups, bin_label
 from agents.statistics import (
     Reading,
     StatisticsParty,
@@ -43,7 +41,6 @@ from protocol.errors import ProtocolViolation, Refused
 from protocol.exact_sum import Terms
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, canonical
-from protocol.order import Strict
 from protocol.sealing import KEY_BYTES
 from protocol.statistics_request import RANKED, TALLIED, StatisticsRequest
 
@@ -125,15 +122,10 @@ def _occurrences(dataset: Dataset, request: StatisticsRequest, user_id: int) -> 
     parts = accumulation.moments(dataset, column, group_by=groups)
     below = accumulation.counts_below(dataset, column, dict.fromkeys(parts, edges), group_by=groups)
     return {
-        (*label, _bin(place)): n
+        (*label, bin_label(place)): n
         for label, part in parts.items()
         for place, n in enumerate(np.diff([0, *below[label].tolist(), part.moments.n]).tolist())
     }
-
-
-def _bin(place: int) -> str:
-    """The label of a bin; labels are sorted as text."""
-    return f"{place:04}"
 
 
 def _whole(why: Withheld) -> Refused:
@@ -144,123 +136,6 @@ def _whole(why: Withheld) -> Refused:
         code=why.rule,
         threshold=why.threshold,
     )
-
-
-# What providers state
-
-
-class _Statement(Strict):
-    """A provider to all hospitals of the order, sealed to the group: its groups, and what its policy asks of all."""
-
-    groups: str
-    repeats: bool
-    min_rows: int
-    min_providers: int
-    extremes: bool
-    exact_quantiles: bool
-
-
-@dataclass(frozen=True)
-class Agreed:
-    """What all providers have stated, the same at every hospital.
-
-    shown: the answer's groups, in order; withheld: groups that it does not tell, and why; repeats: providers whose rows
-    have hardly changed since the schedule's last result; min_rows: rows that a bracket of a quantile keeps, unless
-    exact_quantiles holds.
-    """
-
-    shown: list[Label]
-    withheld: dict[Label | Hidden, Withheld]
-    repeats: list[int]
-    min_rows: int
-    exact_quantiles: bool
-    extremes: bool
-
-
-def agree_on_groups(party: StatisticsParty, reading: Reading | None) -> Agreed:
-    """States this provider's groups and reads all others' statements.
-
-    Disclosure: names of groups with at least min_rows rows here, and which are withheld by which rule, to the order's
-    hospitals.
-    """
-    request, key = party.request, party.session.group_key(b"groups")
-    if reading is not None:
-        send(party, "statement", lambda: _state(party, reading, key), recipient=EVERYONE)
-    envelopes = receive_all(party, "statement", request.providers, EVERYONE)
-    said = {user: _read_statement(body) for user, body in envelopes.items()}
-    groups = {user: statement.groups.encode() for user, statement in said.items()}
-    stated = disclosure.decode_statements(groups, n_columns=n_label_columns(request), key=key)
-    withheld = disclosure.joint_withheld(stated, max(statement.min_providers for statement in said.values()))
-    shown = disclosure.shown_groups(stated, withheld)
-    if request.method == "histogram":
-        shown, withheld = _every_bin(request, shown, withheld)
-    return Agreed(
-        shown,
-        withheld,
-        [user for user, statement in said.items() if statement.repeats],
-        max(statement.min_rows for statement in said.values()),
-        all(statement.exact_quantiles for statement in said.values()),
-        all(statement.extremes for statement in said.values()),
-    )
-
-
-def _every_bin(
-    request: StatisticsRequest, shown: list[Label], withheld: dict[Label | Hidden, Withheld]
-) -> tuple[list[Label], dict[Label | Hidden, Withheld]]:
-    """All bins of the groups that are named: one that no provider has is empty, or withheld where too small ones are.
-
-    So nobody learns which of them hold few rows and which hold none.
-    """
-    assert request.bins is not None
-    named: dict[Label | Hidden, Withheld] = {b: why for b, why in withheld.items() if not isinstance(b, Hidden)}
-    groups = {label[:-1] for label in (*shown, *named) if not isinstance(label, Hidden)} if request.group_by else {()}
-    places = range(len(request.bins) + 1)
-    rest = {(*group, _bin(place)) for group in groups for place in places} - set(shown) - named.keys()
-    reasons = [why for label, why in withheld.items() if isinstance(label, Hidden)]
-    if reasons:
-        few = max(reasons, key=lambda why: int(why.threshold))
-        return shown, (withheld if request.group_by else named) | dict.fromkeys(sorted(rest, key=_order), few)
-    return sorted([*shown, *rest], key=_order), withheld
-
-
-def _order(label: Label) -> list[tuple[bool, str]]:
-    return [(value is not None, value or "") for value in label]
-
-
-def _state(party: StatisticsParty, reading: Reading, key: bytes) -> bytes:
-    withheld = {_label(text): Withheld(*why) for text, why in reading.withheld.items()}
-    groups = disclosure.encode_statement(map(_label, reading.tallies), withheld, key=key)
-    rules = party.rules
-    statement = _Statement(
-        groups=groups.decode(),
-        repeats=reading.repeats,
-        min_rows=rules.min_rows,
-        min_providers=rules.min_providers,
-        extremes=rules.extremes,
-        exact_quantiles=rules.exact_quantiles,
-    )
-    return statement.model_dump_json().encode()
-
-
-def _read_statement(data: bytes) -> _Statement:
-    try:
-        return _Statement.model_validate_json(data, strict=True)
-    except ValidationError:
-        raise ProtocolViolation(
-            "A provider's statement of its groups cannot be read.",
-            remedy="Run the same version at all hospitals.",
-            code="bad_message",
-        ) from None
-
-
-def _label(text: str) -> Label:
-    return tuple(json.loads(text))
-
-
-def n_label_columns(request: StatisticsRequest) -> int:
-    """How many columns name a row of the answer: the groups', and what is counted."""
-    counted = {"histogram": 1, "frequency": 1, "crosstab": 2}.get(request.method, 0)
-    return len(request.group_by or []) + counted
 
 
 # Sums
@@ -492,16 +367,20 @@ def _ranked_answer(
 ) -> Answer:
     shares = _shares(request, agreed)
     names = [(share,) if request.method == "quantile" else () for share in shares]
-    rows, is_exact = {}, True
+    rows, is_exact, has_untold = {}, True, False
     for label, search, n in zip(agreed.shown, searches, n_rows, strict=True):
         found = [_between(search, share, n) for share in shares]
-        rows[label] = [(*name, value) for name, (value, _) in zip(names, found, strict=True)]
+        is_told = search.min_rows <= n
+        rows[label] = [(*name, value if is_told else None) for name, (value, _) in zip(names, found, strict=True)]
         is_exact = is_exact and all(exact_ for _, exact_ in found)
+        has_untold = has_untold or not is_told
     answer = grouped_answer(request, rows, agreed.withheld)
     if not is_exact:
         answer.notes.append(
             f"Values are told as finely as {agreed.min_rows} rows allow: each is the middle of where so many rows lie."
         )
+    if has_untold:
+        answer.notes.append(f"Among fewer than {agreed.min_rows} rows no place is told.")
     if request.method in ("min", "max") and not agreed.extremes:
         answer.notes.append(
             f"{request.method} is told as the {shares[0]:g} quantile: a policy keeps single values back."

@@ -363,3 +363,15 @@ def test_small_and_empty_bins_look_the_same(careful: Hospitals) -> None:
         "lower,upper,histogram,withheld\n3.0,4.0,40,\n4.0,,40,\n"
         "0.0,1.0,,complement 10\n,0.0,,min_rows 10\n1.0,2.0,,min_rows 10\n2.0,3.0,,min_rows 10\n"
     )
+
+
+def test_no_place_is_told_among_fewer_rows_than_another_policy_wants(careful: Hospitals) -> None:
+    """Hospital 2 alone has group a, in twelve rows; hospital 3 wants 50 rows wherever a value is told."""
+    careful.allow((3,), min_rows=50, max_share=1)
+    for user, group, n_rows in ((2, "a", 12), (3, "b", 60)):
+        careful.write(user, "wants.csv", pd.DataFrame({"x": np.arange(n_rows), "g": group}))
+    answer = careful.ask("median", dict.fromkeys((2, 3), "wants.csv"), group_by=["g"])
+    found = answer.by("g", value="median")
+    assert found["a",] == ""
+    assert 20 < float(found["b",]) < 40
+    assert "Among fewer than 50 rows no place is told." in answer.summary["notes"]
