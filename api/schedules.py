@@ -77,7 +77,7 @@ async def add_schedule(
 ) -> JSONResponse:
     """A question that is asked again and again from now on."""
     desk = Desk(request)
-    timing, asked = check_timing(body.schedule, now=_now()), await _question(desk, caller, body)
+    timing, asked = await checked(desk, caller, body)
     once = Once.of(caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True))
     schedule_id, made = await desk.read(
         "add_schedule",
@@ -98,8 +98,8 @@ async def add_schedule(
     return answer(await _shown(desk, await desk.read("schedule", schedule_id)))
 
 
-async def _question(desk: Desk, caller: Caller, body: ScheduleRequest) -> StatisticsRequest:
-    """The question alone. Nobody waits for the answer, so there is nobody to tell values to."""
+async def checked(desk: Desk, caller: Caller, body: ScheduleRequest) -> tuple[dict[str, Any], StatisticsRequest]:
+    """When it is asked, and the question alone. Nobody waits for the answer, so there is nobody to tell values to."""
     said = body.model_dump(mode="json", exclude_none=True, exclude={"schedule", "name", "timeout_seconds"})
     asked = await resolved(desk, caller, StatisticsRequest.model_validate(said))
     if asked.disclose:
@@ -108,7 +108,7 @@ async def _question(desk: Desk, caller: Caller, body: ScheduleRequest) -> Statis
             remedy="Leave disclose out; each result is in the receivers' folders.",
             code="disclose",
         )
-    return asked
+    return check_timing(body.schedule, now=_now()), asked
 
 
 async def _deploy(desk: Desk, schedule: dict[str, Any], *, active: bool) -> None:

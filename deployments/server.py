@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import json
 import logging
 import os
@@ -56,6 +57,14 @@ def prefect_auth(settings: Settings) -> str | None:
     return path.read_text().strip() if path.exists() else None
 
 
+def page_key(settings: Settings) -> bytes:
+    """The key of the page's cookies, made once; without its file everybody signs in again."""
+    path = settings.folder / "page_key"
+    if not path.exists():
+        write_secret(path, base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
+    return path.read_bytes()
+
+
 def coordinator_token(settings: Settings, store: Store) -> Path:
     """The file with the token of the coordinator's own flows; made when it is missing."""
     path = settings.folder / "token"
@@ -70,6 +79,7 @@ def serve_api(settings: Settings, *, expected: int) -> None:
     import uvicorn
 
     from api.app import create_app
+    from api.pages.serving import add_pages
 
     class Server(uvicorn.Server):
         """Ends the long polls when it is asked to end; uvicorn would wait for them, and then cut them off."""
@@ -80,6 +90,7 @@ def serve_api(settings: Settings, *, expected: int) -> None:
             await super().shutdown(sockets)
 
     app = create_app(settings, prefect_auth=prefect_auth(settings), expected=expected)
+    add_pages(app, page_key(settings))
     Server(
         uvicorn.Config(
             app,

@@ -1,0 +1,205 @@
+"""What forms of requests share: fields over one JSON body, the body itself to edit, its check, and the curl for it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from nicegui import ui
+
+from api.pages.frame import html, note, shown
+from api.pages.visit import Visit
+from protocol.errors import ConsiliumError
+
+Path = tuple[str, ...]
+Check = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Draft:
+    """A request's body while it is written. Fields show parts of it; whoever changes one, all others follow."""
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        self.body: dict[str, Any] = json.loads(json.dumps(body))
+        self._watching: list[Callable[[], None]] = []
+        self._is_telling = False
+
+    def get(self, path: Path) -> Any:
+        found: Any = self.body
+        for name in path:
+            found = found.get(name) if isinstance(found, dict) else None
+        return found
+
+    def put(self, path: Path, value: Any) -> None:
+        """Sets a part; None and empty texts are left out."""
+        *outer, last = path
+        place = self.body
+        for name in outer:
+            if not isinstance(place.get(name), dict):
+                place[name] = {}
+            place = place[name]
+        if value in (None, "", []):
+            place.pop(last, None)
+        else:
+            place[last] = value
+        self.tell()
+
+    def replace(self, body: dict[str, Any]) -> None:
+        self.body = body
+        self.tell()
+
+    def watch(self, on_change: Callable[[], None]) -> None:
+        self._watching.append(on_change)
+
+    def tell(self) -> None:
+        """Shows the change everywhere; what the fields answer to that is no change of its own."""
+        if self._is_telling:
+            return
+        self._is_telling = True
+        try:
+            for on_change in self._watching:
+                on_change()
+        finally:
+            self._is_telling = False
+
+    @property
+    def is_telling(self) -> bool:
+        return self._is_telling
+
+
+class Fields:
+    """Makes inputs that show and change a draft."""
+
+    def __init__(self, visit: Visit, draft: Draft) -> None:
+        self.visit, self.draft = visit, draft
+
+    def text(self, path: Path, label: str, *, is_wide: bool = False) -> Any:
+        field = ui.textarea(label).props("autogrow") if is_wide else ui.input(label)
+        return self._bind(field.classes("wide" if is_wide else ""), path)
+
+    def number(self, path: Path, label: str) -> Any:
+        return self._bind(ui.number(label), path, read=_whole)
+
+    def choice(self, path: Path, label: str, options: Sequence[Any]) -> Any:
+        names = {value: self.visit.t("as the default") if value is None else str(value) for value in options}
+        return self._bind(ui.select(names, label=label), path, known=set(names))
+
+    def words(self, path: Path, label: str, read: Callable[[str], Any] = str) -> Any:
+        """A list, with commas between."""
+
+        def split(text: Any) -> list[Any]:
+            return [read(word.strip()) for word in str(text or "").split(",") if word.strip()]
+
+        def joined(found: Any) -> str:
+            return ", ".join(map(str, found)) if isinstance(found, list) else "" if found is None else str(found)
+
+        return self._bind(ui.input(label), path, read=split, write=joined)
+
+    def _bind(
+        self,
+        field: Any,
+        path: Path,
+        *,
+        read: Callable[[Any], Any] = lambda value: value,
+        write: Callable[[Any], Any] = lambda value: value,
+        known: set[Any] | None = None,
+    ) -> Any:
+        def show() -> None:
+            value = write(self.draft.get(path))
+            field.value = value if known is None or value in known else None
+
+        show()
+        field.on_value_change(lambda event: None if self.draft.is_telling else self.draft.put(path, read(event.value)))
+        self.draft.watch(show)
+        return field
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def number_or_text(word: str) -> Any:
+    """A number where it is one; what it should have been is for the API to say."""
+    try:
+        found = float(word)
+    except ValueError:
+        return word
+    return _whole(found)
+
+
+def show_body(visit: Visit, draft: Draft, path: Callable[[], str]) -> None:
+    """The body as JSON, for every field that the form has not, and the call of the API that does the same."""
+    t = visit.t
+    with ui.expansion(t("The body as JSON: every field of the API")).props("default-opened=false").classes("wide"):
+        text = ui.textarea(label="JSON", value=_pretty(draft.body)).props("autogrow spellcheck=false")
+        text.style("width:100%;font-family:monospace")
+        wrong = html("")
+
+        def take() -> None:
+            try:
+                body = json.loads(text.value or "")
+                if not isinstance(body, dict):
+                    raise ValueError
+            except (ValueError, RecursionError):
+                wrong.set_content(note(t("This is not a JSON object."), "bad"))
+                return
+            wrong.set_content("")
+            draft.replace(body)
+
+        text.on("blur", take)
+    with ui.expansion(t("The same with curl")).props("default-opened=false"):
+        curl = html("")
+        ui.button(t("Copy"), on_click=lambda: ui.clipboard.write(curl_of(visit, path(), draft.body))).props(
+            "no-caps outline dense"
+        )
+
+    def show() -> None:
+        text.value = _pretty(draft.body)
+        curl.set_content(f'<pre class="code" tabindex="0">{shown(curl_of(visit, path(), draft.body))}</pre>')
+
+    show()
+    draft.watch(show)
+
+
+def _pretty(body: Mapping[str, Any]) -> str:
+    return json.dumps(body, indent=2, ensure_ascii=False)
+
+
+def curl_of(visit: Visit, path: str, body: Mapping[str, Any]) -> str:
+    """The call as a shell command; the token stays a variable."""
+    return (
+        'curl -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" \\\n'
+        f"  {shlex.quote(visit.address + path)} \\\n  -d {shlex.quote(_pretty(body))}"
+    )
+
+
+def show_buttons(visit: Visit, draft: Draft, *, check: Check, send: Callable[[], Awaitable[None]]) -> None:
+    """Check, which asks nobody outside, and send. What is wrong is told in the API's sentence."""
+    t = visit.t
+    said = html("").props('aria-live="polite"')
+
+    async def is_good() -> bool:
+        try:
+            await check(draft.body)
+        except ConsiliumError as error:
+            said.set_content(note(error, "bad"))
+            return False
+        said.set_content(note(t("Nothing is wrong with it. The hospitals check it again."), "good"))
+        return True
+
+    async def submit() -> None:
+        if not await is_good():
+            return
+        said.set_content(note(t("Sent. Waiting for the hospitals' first answer ...")))
+        sending.props("loading")
+        try:
+            await send()
+        except ConsiliumError as error:
+            said.set_content(note(error, "bad"))
+        finally:
+            sending.props(remove="loading")
+
+    with ui.element("div").classes("row"):
+        ui.button(t("Check"), on_click=is_good).props("no-caps outline")
+        sending = ui.button(t("Send"), on_click=submit).props("no-caps")

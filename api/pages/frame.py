@@ -1,0 +1,291 @@
+"""What every page has: the frame around it, tables, figures that can be saved, and news that come by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import csv
+import io
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+from urllib.parse import quote
+
+from nicegui import background_tasks, ui
+
+from api.exchange import _rang
+from api.pages.visit import Visit
+from protocol.errors import ConsiliumError
+
+LOOK_SECONDS, REST_SECONDS = 15.0, 0.5
+"""News come by the bell; who is away is told by nobody, so every page looks again now and then."""
+
+VIEWS = {
+    "/page/orders": "Orders",
+    "/page/orders/new": "New order",
+    "/page/scores": "Scores",
+    "/page/statistics": "Joint statistics",
+    "/page/hospitals": "Hospitals",
+}
+
+STYLE = """
+:root{--ink:#1d2733;--soft:#56616e;--line:#d7dde4;--paper:#fff;--tint:#f3f6f9;--key:#0b5cad;--good:#1a7a3c;--bad:#b3261e}
+body.body--dark{--ink:#e8edf2;--soft:#a9b4c0;--line:#38434f;--paper:#12181f;--tint:#1b232c;--key:#7ab8ff;--good:#6fd08c;
+--bad:#ff8a80}
+body{background:var(--paper)!important;color:var(--ink);font-family:system-ui,"Noto Sans CJK SC","PingFang SC",
+"Microsoft YaHei",Roboto,sans-serif;overflow-wrap:break-word}
+a{color:var(--key)}
+:focus-visible{outline:3px solid var(--key)!important;outline-offset:2px}
+.top{display:flex;flex-wrap:wrap;gap:4px 18px;align-items:center;background:var(--tint);color:var(--ink);
+border-bottom:1px solid var(--line);padding:8px 16px;width:100%}
+.top a{color:var(--ink);text-decoration:none;padding:4px 0}.top a.on{border-bottom:3px solid var(--key)}
+.top b{font-size:1.1em}.top .end{margin-left:auto;display:flex;flex-wrap:wrap;gap:4px 14px}
+.skip{position:absolute;left:-999px}.skip:focus{left:8px;top:8px;background:var(--paper);z-index:9999;padding:8px}
+.nicegui-content{padding:0!important;width:100%;max-width:none;align-items:stretch;gap:0!important}
+#main{max-width:1180px;width:100%;margin:0 auto;padding:12px 16px 48px;display:flex;flex-direction:column;gap:12px}
+h1{font-size:1.6rem;line-height:1.3;font-weight:600;margin:6px 0}
+h2{font-size:1.15rem;line-height:1.3;font-weight:600;margin:14px 0 0}
+p{margin:0}.soft{color:var(--soft)}.bad{color:var(--bad)}.good{color:var(--good)}
+.note{background:var(--tint);border-left:4px solid var(--key);padding:10px 14px;border-radius:4px}
+.note.bad{border-color:var(--bad);color:var(--ink)}.note.good{border-color:var(--good);color:var(--ink)}
+.row{display:flex;flex-wrap:wrap;gap:10px;align-items:center}
+.facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:10px}
+.facts div{background:var(--tint);border-radius:6px;padding:8px 12px}.facts b{display:block;font-size:1.15rem}
+table.grid{border-collapse:collapse;width:100%}table.grid caption{text-align:left;color:var(--soft);padding:4px 0}
+table.grid th,table.grid td{text-align:left;padding:6px 10px;border-bottom:1px solid var(--line);vertical-align:top}
+table.grid th{color:var(--soft);font-weight:500}table.grid td.n{font-variant-numeric:tabular-nums}
+.chip{border-radius:10px;padding:1px 10px;border:1px solid currentColor;white-space:nowrap}
+.bar{background:var(--line);height:8px;border-radius:4px;min-width:80px;overflow:hidden}.bar i{display:block;height:8px;
+background:var(--key)}
+.figure{width:100%;height:380px}
+.fields{display:grid;grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:8px 16px}
+.fields .wide{grid-column:1/-1}
+pre.code{background:var(--tint);border:1px solid var(--line);border-radius:6px;padding:10px;overflow:auto;margin:0;
+max-height:420px;white-space:pre-wrap;font-size:.85rem}
+form.sign{display:flex;flex-direction:column;gap:12px;max-width:420px}
+form.sign input,form.sign button{font:inherit;padding:10px;border-radius:6px;border:1px solid var(--soft);
+background:var(--paper);color:var(--ink)}form.sign button{background:var(--key);color:var(--paper);border:0}
+@media(max-width:640px){#main{padding:8px 12px 40px}.top{padding:8px 12px}
+table.grid thead{position:absolute;left:-999px}
+table.grid tr{display:block;border-bottom:2px solid var(--line);padding:6px 0}
+table.grid td{display:flex;gap:12px;justify-content:space-between;border:0;padding:3px 0;text-align:right;
+overflow-wrap:anywhere;min-width:0}
+table.grid td::before{content:attr(data-label);color:var(--soft);text-align:left}.figure{height:320px}}
+"""
+
+
+class Safe(str):
+    """HTML that this package has made; any other text is escaped."""
+
+    __slots__ = ()
+
+
+def html(text: str) -> Any:
+    """Puts HTML made here on the page."""
+    return ui.html(text, sanitize=False)
+
+
+def shown(value: Any) -> str:
+    return value if isinstance(value, Safe) else escape("" if value is None else str(value))
+
+
+def link(address: str, text: Any, *, is_new: bool = False) -> Safe:
+    more = ' target="_blank" rel="noopener"' if is_new else ""
+    return Safe(f'<a href="{escape(address)}"{more}>{shown(text)}</a>')
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str = "") -> Safe:
+    """A table that becomes cards on a narrow screen."""
+    head = "".join(f'<th scope="col">{shown(name)}</th>' for name in heads)
+    body = "".join(
+        "<tr>"
+        + "".join(f'<td data-label="{escape(name)}">{shown(cell)}</td>' for name, cell in zip(heads, row, strict=True))
+        + "</tr>"
+        for row in rows
+    )
+    about = f"<caption>{shown(caption)}</caption>" if caption else ""
+    return Safe(f'<table class="grid">{about}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>')
+
+
+def facts(pairs: Iterable[tuple[str, Any]]) -> Safe:
+    """Small tiles, each with a name and what it is."""
+    tiles = "".join(f'<div><span class="soft">{shown(name)}</span><b>{shown(value)}</b></div>' for name, value in pairs)
+    return Safe(f'<div class="facts">{tiles}</div>')
+
+
+def note(text: Any, kind: str = "") -> Safe:
+    role = ' role="alert"' if kind == "bad" else ""
+    return Safe(f'<p class="note {kind}"{role}>{shown(text)}</p>')
+
+
+def chip(visit: Visit, state: str) -> Safe:
+    """An order's state, by colour and by word."""
+    colour = {"success": "good", "failed": "bad", "refused": "bad", "cancelled": "soft", "skipped": "soft"}
+    return Safe(f'<span class="chip {colour.get(state, "")}">{shown(visit.t(state))}</span>')
+
+
+def moment(text: str | None) -> str:
+    """An instant of the API as people read it, in UTC."""
+    return f"{text[:10]} {text[11:19]} UTC" if text else "-"
+
+
+def number(value: Any) -> str:
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@contextlib.contextmanager
+def frame(visit: Visit, title: str) -> Iterator[None]:
+    """The page's head, its links and its main part; what goes wrong within is told in a sentence."""
+    _head(visit, title)
+    with ui.element("div").props("id=main role=main"):
+        html(f"<h1>{shown(title)}</h1>")
+        try:
+            yield
+        except ConsiliumError as error:
+            html(note(error, "bad"))
+
+
+def _head(visit: Visit, title: str) -> None:
+    ui.page_title(f"{title} - Consilium")
+    ui.dark_mode(visit.is_dark)
+    ui.colors(primary="#7ab8ff" if visit.is_dark else "#0b5cad", negative="#ff8a80" if visit.is_dark else "#b3261e")
+    dark = "html{background:#12181f}" if visit.is_dark else ""
+    tongue = "zh-CN" if visit.language == "zh" else "en"
+    ui.add_head_html(f'<style>{STYLE}{dark}</style><script>document.documentElement.lang="{tongue}"</script>')
+    path = visit.here.split("?")[0]
+    best = max((view for view in VIEWS if path.startswith(view)), key=len, default="/page/orders")
+    links = "".join(
+        f'<a href="{view}"{" class=on aria-current=page" if view == best else ""}>{shown(visit.t(name))}</a>'
+        for view, name in VIEWS.items()
+    )
+    html(
+        f'<a class="skip" href="#main">{shown(visit.t("To the content"))}</a><nav class="top" '
+        f'aria-label="Consilium"><b>Consilium</b>{links}<span class="end">{_switches(visit)}</span></nav>'
+    )
+
+
+def _switches(visit: Visit) -> str:
+    back = quote(visit.here, safe="")
+    language, tongue = ("en", "English") if visit.language == "zh" else ("zh", "中文")
+    theme, colours = ("light", "Light") if visit.is_dark else ("dark", "Dark")
+    ways = [
+        f'<a href="/page/preferences?language={language}&back={back}">{tongue}</a>',
+        f'<a href="/page/preferences?theme={theme}&back={back}">{shown(visit.t(colours))}</a>',
+    ]
+    if visit.token:
+        ways.append(f'<a href="/page/sign-out">{shown(visit.t("Sign out"))}</a>')
+    who = f"{visit.t('Hospital')} {visit.caller.user_id}" if visit.caller.user_id else visit.t(visit.caller.role)
+    return f'<span class="soft">{shown(who)}</span>' + "".join(ways)
+
+
+# News
+
+
+def follow(visit: Visit, key: Any, refresh: Callable[[], Awaitable[bool | None]]) -> None:
+    """Calls `refresh` whenever the bell rings for `key`, until it answers False or the page is closed."""
+    client = ui.context.client
+
+    async def run() -> None:
+        await client.connected()
+        with visit.desk.bell.listening(key) as event:
+            while not event.over:
+                event.clear()
+                with client:
+                    if await _refreshed(refresh) is False:
+                        return
+                await asyncio.sleep(REST_SECONDS)
+                await _rang(event, time.monotonic() + LOOK_SECONDS)
+
+    task = background_tasks.create(run(), name=f"follow {key}")
+    client.on_delete(lambda: task.cancel())
+
+
+async def _refreshed(refresh: Callable[[], Awaitable[bool | None]]) -> bool | None:
+    try:
+        return await refresh()
+    except ConsiliumError as error:
+        ui.notify(str(error), type="negative", timeout=0, close_button=True)
+        return False
+
+
+@contextlib.contextmanager
+def told_as_notice() -> Iterator[None]:
+    """A refusal of the API, as a notice on the page."""
+    try:
+        yield
+    except ConsiliumError as error:
+        ui.notify(str(error), type="negative", timeout=0, close_button=True, multi_line=True)
+
+
+async def asked(visit: Visit, question: str) -> bool:
+    """Whether the visitor says yes."""
+    with ui.dialog() as dialog, ui.card():
+        ui.label(question)
+        with ui.row():
+            ui.button(visit.t("Yes"), on_click=lambda: dialog.submit(True)).props("no-caps")
+            ui.button(visit.t("No"), on_click=lambda: dialog.submit(False)).props("no-caps outline autofocus")
+    return bool(await dialog)
+
+
+# Figures
+
+
+@dataclass
+class Figure:
+    """A picture and its numbers, both of which can be saved."""
+
+    visit: Visit
+    chart: Any
+    name: str
+    rows: Sequence[Sequence[Any]]
+
+    def show(self, options: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> None:
+        self.rows = rows
+        self.chart.options.clear()
+        self.chart.options.update(options)
+        self.chart.update()
+
+    def save_picture(self) -> None:
+        paper = "#12181f" if self.visit.is_dark else "#ffffff"
+        ui.run_javascript(
+            f"const c=getElement({self.chart.id}).chart,a=document.createElement('a');"
+            f"a.href=c.getDataURL({{type:'png',pixelRatio:2,backgroundColor:'{paper}'}});"
+            f"a.download={json.dumps(self.name + '.png')};a.click()"
+        )
+
+    def save_numbers(self) -> None:
+        save_rows(self.name, self.rows)
+
+
+def save_rows(name: str, rows: Sequence[Sequence[Any]]) -> None:
+    """The rows as a CSV file, for a spreadsheet to open: no cell of it is taken for a formula."""
+    text = io.StringIO()
+    csv.writer(text).writerows([[_cell(value) for value in row] for row in rows])
+    ui.download.content("\ufeff" + text.getvalue(), f"{name}.csv", "text/csv")
+
+
+def _cell(value: Any) -> Any:
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t"))
+    return f"'{value}" if is_formula else value
+
+
+def figure(
+    visit: Visit,
+    name: str,
+    options: Mapping[str, Any],
+    rows: Sequence[Sequence[Any]],
+    *,
+    label: str,
+    on_click: Callable[[Any], Any] | None = None,
+) -> Figure:
+    """A chart with its two ways to be kept; `label` is what a screen reader says of it."""
+    chart = ui.echart(dict(options), on_point_click=on_click).classes("figure")
+    chart.props(f'role=img aria-label="{escape(label)}"')
+    made = Figure(visit, chart, name, rows)
+    with ui.element("div").classes("row"):
+        ui.button(visit.t("Save picture (PNG)"), on_click=made.save_picture).props("no-caps outline dense")
+        ui.button(visit.t("Save numbers (CSV)"), on_click=made.save_numbers).props("no-caps outline dense")
+    return made

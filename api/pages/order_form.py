@@ -1,0 +1,152 @@
+"""A form that builds a training order, checks it as the API does, and sends it with the visitor's token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nicegui import ui
+from pydantic import ValidationError
+
+from api import orders
+from api.pages.form import Draft, Fields, show_body, show_buttons
+from api.pages.frame import frame, html, note, shown
+from api.pages.order_view import number_of
+from api.pages.visit import Visit
+from protocol.order import KEY_LENGTHS, MODEL_NAMES, TrainingRequest, describe
+
+PATH = "/model/train"
+GUEST = 4
+"""In the request document, and on one machine, hospital 4 holds the guest's table and all others the host's."""
+
+EXAMPLE: dict[str, Any] = {
+    "model_type": "lr",
+    "model_params": {
+        "penalty": "L2",
+        "optimizer": "sgd",
+        "eps": 1e-4,
+        "alpha": 0.01,
+        "max_iter": 10,
+        "converge_func": "diff",
+        "batch_size": 500,
+        "learning_rate": 0.15,
+        "decay": 1,
+        "decay_sqrt": True,
+        "init_param": {"init_method": "zeros"},
+        "encrypt_param": {"method": "Paillier"},
+        "cv_param": {"need_cv": False},
+    },
+    "unique_id": "id",
+    "attributes": ["x1", "x2", "x3", "x4"],
+    "label_name": "y",
+}
+
+
+def example_order(user_id: int | None, hospitals: list[int]) -> dict[str, Any]:
+    """The request document's order, in the name of the visitor's hospital, over the hospitals that there are.
+
+    >>> example_order(4, [2, 3, 4])["party_id"], example_order(None, [7, 9])["user_id"]
+    ([2, 3], 7)
+    """
+    own = user_id if user_id is not None else GUEST if GUEST in hospitals else min(hospitals, default=GUEST)
+    tables = {user: "guest" if user == GUEST else "host" for user in sorted({own, *hospitals})}
+    return {
+        "user_id": own,
+        "party_id": [user for user in tables if user != own],
+        "data_info": {str(user): f"SELECT * FROM data.breast_homo_{table};" for user, table in tables.items()},  # noqa: S608
+        **EXAMPLE,
+    }
+
+
+async def check_order(visit: Visit, body: dict[str, Any]) -> None:
+    """The API's own checks. ConsiliumError says what is wrong."""
+    try:
+        request = TrainingRequest.model_validate(body)
+    except ValidationError as error:
+        raise describe(error) from None
+    await orders.checked(visit.desk, visit.caller, request)
+
+
+async def show_order_form(visit: Visit) -> None:
+    t = visit.t
+    with frame(visit, t("New order")):
+        found = (await visit.data("/hospitals"))["hospitals"]
+        names = {row["user_id"]: row["name"] for row in found}
+        there = [row["user_id"] for row in found if row["fingerprint"]]
+        draft = Draft(example_order(visit.caller.user_id, there))
+        if visit.caller.role == "operator":
+            html(note(t("Orders are made by hospitals: sign in with the token of a hospital's user.")))
+        _show_fields(Fields(visit, draft), names)
+        show_body(visit, draft, lambda: PATH)
+
+        async def send() -> None:
+            response = await visit.call("POST", PATH, json=draft.body)
+            ui.navigate.to(f"/page/orders/{number_of(response)}")
+
+        show_buttons(visit, draft, check=lambda body: check_order(visit, body), send=send)
+
+
+def _show_fields(fields: Fields, names: dict[int, str]) -> None:
+    t = fields.visit.t
+    with ui.element("div").classes("fields"):
+        fields.choice(("model_type",), t("Model"), list(MODEL_NAMES))
+        fields.number(("model_params", "max_iter"), t("Rounds at the most"))
+        fields.number(("model_params", "learning_rate"), t("Learning rate"))
+        fields.number(("model_params", "decay"), t("Decay of the rate"))
+        fields.number(("model_params", "batch_size"), t("Rows of a mini-batch (-1: all)"))
+        fields.choice(("model_params", "penalty"), t("Penalty"), ["L1", "L2", "None"])
+        fields.number(("model_params", "alpha"), t("Weight of the penalty"))
+        optimizers = ["sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"]
+        fields.choice(("model_params", "optimizer"), t("Optimizer"), optimizers)
+        encrypt = ("model_params", "encrypt_param")
+        fields.choice((*encrypt, "method"), t("Protection"), ["Paillier", "Mask", "None"])
+        fields.choice((*encrypt, "key_length"), t("Key length (Paillier)"), [None, *KEY_LENGTHS])
+        fields.choice(("scoring",), t("Scoring"), [None, "none", "round", "full"])
+        aggregations = ["mean", "multi_krum", "minimum_diameter", "median", "trimmed_mean"]
+        fields.choice(("aggregation",), t("Aggregation"), [None, *aggregations])
+        fields.text(("unique_id",), t("Column of the patient's number"))
+        fields.words(("attributes",), t("Feature columns, with commas between"))
+        fields.text(("label_name",), t("Column of the label"))
+        fields.text(("purpose",), t("Purpose (stands in every hospital's ledger)"))
+    html(f"<h2>{shown(t('Hospitals and their rows'))}</h2>")
+    with ui.element("div").classes("fields"):
+        for user, name in names.items():
+            Party(fields, user, name).build()
+
+
+class Party:
+    """One hospital of the form: whether it takes part, and its SQL."""
+
+    def __init__(self, fields: Fields, user: int, name: str) -> None:
+        self.fields, self.user, self.name = fields, user, name
+
+    def build(self) -> None:
+        t, draft = self.fields.visit.t, self.fields.draft
+        with ui.element("div").classes("wide"):
+            self.box = ui.checkbox(f"{self.name} ({self.user})", value=self.is_in)
+            self.box.on_value_change(lambda event: None if draft.is_telling else self.set(event.value))
+            label = t("SELECT for {name}", name=self.name)
+            self.sql = self.fields.text(("data_info", str(self.user)), label, is_wide=True).style("width:100%")
+            self.follow()
+            draft.watch(self.follow)
+
+    @property
+    def is_in(self) -> bool:
+        body = self.fields.draft.body
+        others = body.get("party_id")
+        return self.user == body.get("user_id") or (isinstance(others, list) and self.user in others)
+
+    def follow(self) -> None:
+        self.box.value = self.is_in
+        self.sql.set_visibility(self.is_in)
+        self.box.set_enabled(self.user != self.fields.draft.body.get("user_id"))
+
+    def set(self, is_in: bool) -> None:
+        draft = self.fields.draft
+        others = [user for user in draft.body.get("party_id", []) if user != self.user]
+        draft.body["party_id"] = sorted([*others, self.user]) if is_in else others
+        sql = draft.body.setdefault("data_info", {})
+        if is_in:
+            sql.setdefault(str(self.user), "SELECT * FROM data.breast_homo_host;")
+        else:
+            sql.pop(str(self.user), None)
+        draft.tell()

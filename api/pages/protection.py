@@ -1,0 +1,79 @@
+"""How an order is protected and why an answer withholds something, in words for who is no cryptographer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from api.orders import SCORED
+from api.pages.frame import Safe, shown
+from api.pages.visit import Visit
+
+WORDS = {
+    "Paillier": [
+        "No row leaves its hospital.",
+        "Each hospital encrypts what it has computed and adds random numbers that cancel out only in the sum of all.",
+        "The coordinator adds up what it cannot open. Only the sum can be opened, by {holder} ({bits} bit key).",
+        "Nobody can see one hospital's contribution: not the coordinator, not {holder}.",
+    ],
+    "Mask": [
+        "No row leaves its hospital.",
+        "Each hospital adds random numbers to what it has computed; they cancel out only in the sum of all.",
+        "Nobody can see one hospital's contribution, and the coordinator can open nothing.",
+    ],
+    "None": [
+        "No row leaves its hospital.",
+        "Nothing else is hidden: the coordinator sees what each hospital has computed, and the model.",
+        "Every hospital's policy must allow this.",
+    ],
+    "additive masks": [
+        "No row leaves its hospital.",
+        "Each hospital adds random numbers to its totals; they cancel out only in the total of all.",
+        "Only the receivers can open the result: {receivers}. The coordinator can open nothing.",
+    ],
+    "additive secret sharing": [
+        "No row leaves its hospital.",
+        "Each value is split into random parts, one for each hospital; a part alone says nothing.",
+        "Only the receivers can open the result: {receivers}.",
+        "The coordinator learns how many persons each hospital has and how many are common, not who they are.",
+    ],
+    "recorded": ["Nothing is encrypted: gradients are kept as they were recorded."],
+    "sealed": ["The predictions are sealed for the one who asked; nobody else can open them."],
+}
+
+LEARNT = {
+    "none": "The coordinator learns nothing of single gradients.",
+    "round": "For the scores the coordinator learns lengths and angles of the gradients of one round.",
+    "full": "For the scores the coordinator learns lengths and angles, also from one round to the next.",
+}
+
+WITHHELD = {
+    "min_rows": "{n} group(s) withheld: fewer than {threshold} rows at a hospital, so few that persons could be told.",
+    "max_share": "{n} group(s) withheld: one or two persons make more than {threshold} of a hospital's total.",
+    "min_providers": "{n} group(s) withheld: fewer than {threshold} hospitals have rows in them.",
+    "complement": "{n} more group(s) withheld: with them, a withheld one could be computed from the rest.",
+}
+
+
+def protection_words(visit: Visit, order: dict[str, Any], names: dict[int, str]) -> Safe:
+    """The statement as a list, with the API's own sentence below it."""
+    said = order["protection"]
+    kind = {"external": "recorded", "infer": "sealed"}.get(order["kind"], said["method"])
+    holder = names.get(order["user_id"], f"{visit.t('Hospital')} {order['user_id']}")
+    values = {"holder": holder, "bits": said.get("key_bits"), "receivers": _receivers(said)}
+    sentences = [visit.t(text, **values) for text in WORDS.get(kind, [])]
+    scoring = [text for level, text in LEARNT.items() if said.get("scoring") == SCORED[level]]
+    sentences += [visit.t(text) for text in scoring if said["method"] != "None"]
+    items = "".join(f"<li>{shown(text)}</li>" for text in sentences)
+    return Safe(f'<ul>{items}</ul><p class="soft">{shown(said["method"])}: {shown(said["who_could_decrypt"])}</p>')
+
+
+def _receivers(said: dict[str, Any]) -> str:
+    """The receivers as the API's sentence names them."""
+    _, _, rest = str(said["who_could_decrypt"]).partition("Only the receivers, ")
+    return rest.partition(", can open")[0]
+
+
+def suppression_words(visit: Visit, one: dict[str, Any]) -> str:
+    """Why a rule of a hospital's policy withheld groups."""
+    text = WITHHELD.get(one["rule"], "{n} group(s) withheld by the rule {rule} (threshold {threshold}).")
+    return visit.t(text, n=one["groups"], rule=one["rule"], threshold=one["threshold"])

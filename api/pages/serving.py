@@ -1,0 +1,221 @@
+"""Adds the pages to the API's application: `/` and what lies below `/page`, and nothing of the API's own addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from html import escape
+from urllib.parse import parse_qs, quote
+
+from fastapi import FastAPI, Request
+from fastapi.responses import RedirectResponse, Response
+from nicegui import core, ui
+from starlette.routing import Match, Mount
+from starlette.types import Scope
+
+from api.auth import current_caller
+from api.pages.frame import STYLE, Safe, html, note, shown
+from api.pages.hospitals import show_hospitals
+from api.pages.order_form import show_order_form
+from api.pages.order_list import show_orders
+from api.pages.order_view import show_order
+from api.pages.scores import show_scores
+from api.pages.statistics import show_statistics
+from api.pages.statistics_form import show_statistics_form
+from api.pages.visit import (
+    COOKIE,
+    KEPT_SECONDS,
+    LANGUAGE,
+    SESSION,
+    SESSION_SECONDS,
+    THEME,
+    Door,
+    Visit,
+    here,
+    local,
+    preferences,
+    request_of,
+)
+from api.pages.words import LANGUAGES, translated
+from protocol.errors import ConsiliumError
+
+OURS = ("/page", "/_nicegui")
+BUILD_SECONDS = 30.0
+RECONNECT_SECONDS = 10.0
+
+
+class Pages(Mount):
+    """Takes what is the page's, so that every other address stays the API's, its errors too."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        path = scope.get("path", "")
+        is_ours = path == "/" or any(path == own or path.startswith((f"{own}/", f"{own}_")) for own in OURS)
+        return super().matches(scope) if is_ours else (Match.NONE, {})
+
+
+def add_pages(app: FastAPI, key: bytes) -> None:
+    """`key` is 32 bytes in URL-safe base64, as Fernet takes it; what it has sealed opens only with it."""
+    door = Door(app, key)
+    ui.run_with(app, title="Consilium", tailwind=False, reconnect_timeout=RECONNECT_SECONDS, show_welcome_message=False)
+    app.router.routes.pop()
+    app.router.routes.append(Pages("", app=core.app))
+    _add_doors(app, door)
+    _add_views(door)
+
+
+def _add_views(door: Door) -> None:
+    """Every view has an address of its own."""
+
+    @page("/", door)
+    @page("/page/orders", door)
+    async def orders(visit: Visit, question: Question) -> None:
+        await show_orders(visit, question.number("before"))
+
+    @page("/page/orders/new", door)
+    async def new_order(visit: Visit, question: Question) -> None:
+        await show_order_form(visit)
+
+    @page("/page/orders/{order_id}", door)
+    async def order(visit: Visit, question: Question) -> None:
+        await show_order(visit, question.number("order_id") or 0)
+
+    @page("/page/scores", door)
+    async def scores(visit: Visit, question: Question) -> None:
+        await show_scores(visit, question)
+
+    @page("/page/statistics", door)
+    async def statistics(visit: Visit, question: Question) -> None:
+        await show_statistics(visit, question.number("schedule_id"), question.number("before"))
+
+    @page("/page/statistics/new", door)
+    async def new_statistics(visit: Visit, question: Question) -> None:
+        await show_statistics_form(visit)
+
+    @page("/page/hospitals", door)
+    async def hospitals(visit: Visit, question: Question) -> None:
+        await show_hospitals(visit)
+
+
+class Question:
+    """What the address asks for; a number that is none is as if it were not there."""
+
+    def __init__(self, request: Request) -> None:
+        self.given: dict[str, str] = {**request.query_params, **request.path_params}
+
+    def text(self, name: str, default: str = "") -> str:
+        return self.given.get(name, default)
+
+    def number(self, name: str) -> int | None:
+        text = self.given.get(name, "")
+        return int(text) if text.isdecimal() and text.isascii() and len(text) < 10 else None
+
+
+Show = Callable[[Visit, Question], Awaitable[None]]
+
+
+def page(path: str, door: Door) -> Callable[[Show], Show]:
+    """Serves a view at an address, to those who are signed in; others are sent to sign in first."""
+
+    def serve(show: Show) -> Show:
+        async def build(request: Request) -> Response | None:
+            try:
+                visit = await door.visit(request)
+            except ConsiliumError as error:
+                return _to_sign_in(request, error)
+            await show(visit, Question(request))
+            return None
+
+        ui.page(path, response_timeout=BUILD_SECONDS)(build)
+        return show
+
+    return serve
+
+
+def _to_sign_in(request: Request, error: ConsiliumError) -> Response:
+    """Who has a cookie that is good no longer is told why."""
+    was_in = request.cookies.get(SESSION) is not None
+    why = f"&why={quote(error.code, safe='')}" if was_in else ""
+    response = RedirectResponse(f"/page/sign-in?back={quote(here(request), safe='')}{why}", status_code=303)
+    if was_in:
+        response.delete_cookie(SESSION, path="/")
+    return response
+
+
+# Coming and going, and what a visitor prefers
+
+
+def _add_doors(app: FastAPI, door: Door) -> None:
+    router = core.app
+
+    @ui.page("/page/sign-in")
+    async def sign_in_form(request: Request) -> None:
+        _show_sign_in(request)
+
+    @router.post("/page/sign-in", include_in_schema=False)
+    async def sign_in(request: Request) -> Response:
+        form = {name: values[0] for name, values in parse_qs((await request.body()).decode("utf-8", "replace")).items()}
+        token, back = form.get("token", "").strip(), local(form.get("back"))
+        try:
+            await current_caller(request_of(app, token if token.isascii() else "?"))
+        except ConsiliumError as error:
+            return RedirectResponse(f"/page/sign-in?back={quote(back, safe='')}&why={error.code}", status_code=303)
+        response = RedirectResponse(back, status_code=303)
+        is_secure = request.url.scheme == "https"
+        response.set_cookie(SESSION, door.seal(token), max_age=SESSION_SECONDS, secure=is_secure, **COOKIE)
+        if form.get("theme") in ("light", "dark") and not request.cookies.get(THEME):
+            response.set_cookie(THEME, form["theme"], max_age=KEPT_SECONDS, secure=is_secure, **COOKIE)
+        return response
+
+    @router.get("/page/sign-out", include_in_schema=False)
+    async def sign_out() -> Response:
+        response = RedirectResponse("/page/sign-in", status_code=303)
+        response.delete_cookie(SESSION, path="/")
+        return response
+
+    @router.get("/page/preferences", include_in_schema=False)
+    async def prefer(back: str = "/", language: str = "", theme: str = "") -> Response:
+        response = RedirectResponse(local(back), status_code=303)
+        for name, value, words in ((LANGUAGE, language, LANGUAGES), (THEME, theme, ("light", "dark"))):
+            if value in words:
+                response.set_cookie(name, value, max_age=KEPT_SECONDS, **COOKIE)
+        return response
+
+
+REASONS = {
+    "token": "This token is not known or was revoked. Ask the operator for a new one.",
+    "unauthenticated": "This session has ended. Sign in again.",
+    "too_many_requests": "This token makes too many calls. Wait a second, then go on.",
+}
+
+
+def _show_sign_in(request: Request) -> None:
+    """A plain form: the token goes to the coordinator once, and comes back as a cookie that no script can read."""
+    language, theme = preferences(request)
+    ui.page_title("Consilium")
+    ui.dark_mode(theme == "dark")
+    ui.add_head_html(f"<style>{STYLE}</style>")
+
+    def t(text: str) -> str:
+        return escape(translated(text, language))
+
+    why = REASONS.get(request.query_params.get("why", ""))
+    other, name = ("en", "English") if language == "zh" else ("zh", "中文")
+    back = escape(local(request.query_params.get("back")))
+    with ui.element("div").props("id=main role=main"):
+        html(
+            Safe(
+                f'<p class="row"><b>Consilium</b> '
+                f'<a href="/page/preferences?language={other}&back=/page/sign-in">{name}</a></p>'
+                f"<h1>{t('Sign in')}</h1>{note(shown(translated(why, language)), 'bad') if why else ''}"
+                f'<form class="sign" method="post" action="/page/sign-in"><label for="token">{t(TOKEN)}</label>'
+                '<input id="token" name="token" type="password" autocomplete="current-password" required autofocus>'
+                f'<input type="hidden" name="back" value="{back}"><input type="hidden" name="theme" value="">'
+                f"<button type=submit>{t('Sign in')}</button></form>"
+            )
+        )
+    ui.add_body_html(
+        "<script>addEventListener('submit',e=>{const f=e.target.elements.theme;"
+        "if(f)f.value=matchMedia('(prefers-color-scheme: dark)').matches?'dark':'light'},true)</script>"
+    )
+
+
+TOKEN = "Your token for the API: of a hospital's user, or the operator's"  # noqa: S105

@@ -1,0 +1,166 @@
+"""Joint statistics: what was asked and what became of it, and the schedules. No value of a result is here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nicegui import ui
+
+from api.pages.frame import (
+    Safe,
+    asked,
+    chip,
+    follow,
+    frame,
+    html,
+    link,
+    moment,
+    note,
+    save_rows,
+    shown,
+    table,
+    told_as_notice,
+)
+from api.pages.order_list import hospital_names, named
+from api.pages.visit import Visit
+
+PAGE = 50
+
+
+async def show_statistics(visit: Visit, schedule_id: int | None, before: int | None) -> None:
+    t = visit.t
+    with frame(visit, t("Joint statistics")):
+        html(note(t(WHERE)))
+        html(Safe(f"<p>{link('/page/statistics/new', t('Ask a question'))}</p>"))
+        runs = await _runs(visit, schedule_id, before)
+        title = t("Runs of schedule {n}", n=schedule_id) if schedule_id else t("Runs")
+        html(f"<h2>{shown(title)}</h2>")
+        grid = html(_grid(visit, runs, schedule_id, before))
+        ui.button(t("Save numbers (CSV)"), on_click=lambda: save_rows("statistics", _numbers(runs))).props(
+            "no-caps outline dense"
+        ).style("align-self:flex-start")
+        html(f"<h2>{shown(t('Schedules'))}</h2>")
+        schedules = Schedules(visit, await hospital_names(visit))
+        await schedules.build()
+
+        async def refresh() -> None:
+            runs.update(await _runs(visit, schedule_id, before))
+            grid.set_content(_grid(visit, runs, schedule_id, before))
+
+        follow(visit, "order", refresh)
+
+
+WHERE = (
+    "The values of an answer are not here: they are with the receivers alone, each in its own results folder, and its "
+    "people read them with ./run agent results. Here is what was asked, what became of it, and where the values are."
+)
+
+
+async def _runs(visit: Visit, schedule_id: int | None, before: int | None) -> dict[str, Any]:
+    found: dict[str, Any] = await visit.data("/statistics/history", schedule_id=schedule_id, limit=PAGE, before=before)
+    return found
+
+
+def _grid(visit: Visit, found: dict[str, Any], schedule_id: int | None, before: int | None) -> Safe:
+    t = visit.t
+    if not found["runs"]:
+        return note(t("Nothing was asked yet."))
+    heads = ["Order", "State", "When", "Rows used", "Where the values are", "Schedule", "What happened"]
+    rows = [
+        (
+            link(f"/page/orders/{run['order_id']}", run["order_id"]) if run["order_id"] else "-",
+            chip(visit, run["state"]),
+            moment(run["started"]),
+            sum(run["rows_used"].values()) if run["rows_used"] else "-",
+            run["path"] or "-",
+            link(f"/page/statistics?schedule_id={run['schedule_id']}", run["schedule_id"])
+            if run["schedule_id"]
+            else "-",
+            run["sentence"] or (t("Repeats order {n}", n=run["repeats"]) if run["repeats"] else "-"),
+        )
+        for run in found["runs"]
+    ]
+    which = f"schedule_id={schedule_id}&" if schedule_id else ""
+    ways = [link("/page/statistics", t("All runs"))] if before or schedule_id else []
+    ways += [link(f"/page/statistics?{which}before={found['next']}", t("Older"))] if found["next"] else []
+    return Safe(table([t(head) for head in heads], rows) + f'<p class="row">{" ".join(ways)}</p>')
+
+
+def _numbers(found: dict[str, Any]) -> list[list[Any]]:
+    names = [
+        "order_id",
+        "state",
+        "scheduled",
+        "started",
+        "path",
+        "type",
+        "rows_used",
+        "schedule_id",
+        "repeats",
+        "sentence",
+    ]
+    cells = [[run[name] for name in names] for run in found["runs"]]
+    return [names, *([str(cell) if isinstance(cell, dict) else cell for cell in row] for row in cells)]
+
+
+class Schedules:
+    """The schedules with what may be done with them; the API says to whom."""
+
+    def __init__(self, visit: Visit, names: dict[int, str]) -> None:
+        self.visit, self.names = visit, names
+
+    async def build(self) -> None:
+        self.place = ui.element("div").style("display:flex;flex-direction:column;gap:10px")
+        await self.show()
+
+    async def show(self) -> None:
+        response = await self.visit.call("GET", "/statistics/schedules", params={"limit": 100})
+        answer = response.json()
+        self.place.clear()
+        with self.place:
+            if answer["message"]:
+                html(note(answer["message"]))
+            if not answer["data"]["schedules"]:
+                html(f'<p class="soft">{shown(self.visit.t("There is no schedule."))}</p>')
+            for schedule in answer["data"]["schedules"]:
+                self.one(schedule)
+
+    def one(self, schedule: dict[str, Any]) -> None:
+        t, number = self.visit.t, schedule["schedule_id"]
+        request, timing = schedule["request"], schedule["schedule"]
+        when = timing.get("cron") or t("every {n} seconds", n=timing.get("interval_seconds"))
+        due = (schedule["next_runs"] or [None])[0]
+        rows = [
+            (t("Question"), f"{request['method']}: {request['result_alias']}"),
+            (t("Asked by"), named(self.visit, schedule["user_id"], self.names)),
+            (t("When"), f"{when} ({timing.get('timezone', 'UTC')})"),
+            (t("Next time"), moment(due)),
+            (t("Runs"), link(f"/page/statistics?schedule_id={number}", t("what became of each time"))),
+        ]
+        title = Safe(f"<b>{number} {shown(schedule['name'])}</b> {chip(self.visit, _word(schedule))}")
+        with ui.element("section").classes("note"):
+            html(f"{title}{table([t('What'), t('Is')], rows)}")
+            if self.visit.caller.user_id == schedule["user_id"] or self.visit.caller.role == "open":
+                self.buttons(number, is_active=schedule["active"])
+
+    def buttons(self, number: int, *, is_active: bool) -> None:
+        t = self.visit.t
+
+        async def turn() -> None:
+            with told_as_notice():
+                await self.visit.call("PATCH", f"/statistics/schedules/{number}", json={"active": not is_active})
+                await self.show()
+
+        async def delete() -> None:
+            if await asked(self.visit, t("Delete schedule {n}? Its orders stay.", n=number)):
+                with told_as_notice():
+                    await self.visit.call("DELETE", f"/statistics/schedules/{number}")
+                    await self.show()
+
+        with ui.element("div").classes("row"):
+            ui.button(t("Pause") if is_active else t("Resume"), on_click=turn).props("no-caps outline dense")
+            ui.button(t("Delete"), on_click=delete).props("no-caps outline dense color=negative")
+
+
+def _word(schedule: dict[str, Any]) -> str:
+    return "active" if schedule["active"] else "paused"
