@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pandas as pd
 import pytest
 
 from api.client import Federation, Order
+from api.client.events import Event
+from api.client.progress import Progress
 from api.client.stand_in import EVENTS
 from protocol.errors import (
     BadRequest,
@@ -186,6 +189,21 @@ def test_wait_tells_progress_until_success(
     assert list(metrics["round"]) == [0] * 3 + [1] * 3
     assert list(metrics["hospital"]) == [2, 3, 4] * 2
     assert set(metrics["train_accuracy"]) == {0.75}
+
+
+def test_a_terminal_s_line_is_drawn_anew_and_covers_what_was_there() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Progress("Order 5", stream=(screen := Terminal()))
+    shown.tell(Event("stage", {"what": "searching pivots", "done": 1, "of": None}))
+    shown.tell(Event("stage", {"what": "sums", "done": 3, "of": 4}))
+    shown.close()
+    first, second = screen.getvalue().removesuffix("\n").split("\r")[1:]
+    assert first == "Order 5 searching pivots, pending, 0 s"
+    assert second.rstrip() == "Order 5 [##################      ] sums, pending, 0 s"
+    assert len(second) >= len(first)
 
 
 def test_wait_raises_what_ended_the_order(coordinator: Coordinator, federation: Federation) -> None:
