@@ -85,6 +85,8 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
     if name == "infer":
         command.add_argument("--sql", required=True, help="one SELECT; - reads it from stdin")
         command.add_argument("--csv", action="store_true", help="CSV instead of a JSON list")
+    if name == "show":
+        command.add_argument("--port", type=int, default=0, help="of 127.0.0.1; without it any that is free")
     if name in ("approve", "refuse"):
         command.add_argument("order_id", type=int, metavar="ORDER_ID", help="as `approvals` lists it")
         reason = "one line; the order's parties and the coordinator read it" if name == "refuse" else "for the record"
@@ -291,6 +293,20 @@ def decide(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def show(options: argparse.Namespace, settings: Settings) -> int:
+    """Serves the hospital's own page until Ctrl-C; the link that opens it is printed once."""
+    from agents.page.server import serve
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def tell(link: str) -> None:
+        _say("Open this link in a browser on this machine. It works once; Ctrl-C ends the page.")
+        print(link, flush=True)
+
+    serve(settings, options.port, tell)
+    return 0
+
+
 _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "start": (_with_settings(start), "run the agent until SIGINT or SIGTERM (the default)"),
     "check": (run_check, "say what is wrong with this installation and how to fix it"),
@@ -302,6 +318,7 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "approvals": (_with_settings(list_approvals), "the orders that wait for a person here, and all that they say"),
     "approve": (_with_settings(decide), "let an order that waits go on"),
     "refuse": (_with_settings(decide), "end an order that waits, for all its hospitals"),
+    "show": (_with_settings(show), "a page of all this on this machine, for the hospital's own people"),
     "infer": (_with_settings(infer), "apply a model to rows of this hospital, without the coordinator"),
 }
 

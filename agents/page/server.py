@@ -1,0 +1,390 @@
+"""The page over HTTP: loopback only, plain HTML without any script, for the browser that opened the one-time link.
+
+Every answer carries a strict Content-Security-Policy. A request for another Host than this address is refused, so
+that no website can lead a browser here under a name of its own; what changes anything is a form with a token.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import traceback
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote
+
+import uvicorn
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agents.approval import MOST_REASON, Approvals, person
+from agents.export import FORMATS, export_model
+from agents.ledger import Ledger
+from agents.page import tables
+from agents.page.door import Door
+from agents.page.picture import LABEL_WIDTH, draw, size_of
+from agents.page.tables import Table
+from agents.page.words import LANGUAGES, preferred, say, word_of
+from agents.results import list_results, read_result
+from agents.settings import Settings
+from agents.vault import Vault
+from protocol.errors import BadRequest, Conflict, ConsiliumError, Forbidden
+
+log = logging.getLogger("consilium.page")
+
+LOOPBACK = "127.0.0.1"
+SESSION, LANGUAGE = "consilium-session", "consilium-language"
+MOST_ROWS, MOST_RESULT_ROWS, MOST_FORM_BYTES, N_DAYS, LARGEST = 200, 500, 16_384, 28, 2**63
+_FOLDER = Path(__file__).parent / "templates"
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none';"
+    " frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def serve(settings: Settings, port: int, tell: Callable[[str], None]) -> None:
+    """Serves the page on 127.0.0.1 until SIGINT or SIGTERM. `tell` gets the one-time link when it can be opened.
+
+    BadRequest (code port) when the port is taken.
+    """
+    with _listening(port) as listener:
+        at, door = f"{LOOPBACK}:{listener.getsockname()[1]}", Door()
+        app = make_page(settings, door, at=at)
+        options: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "ws": "none"}
+        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", proxy_headers=False, **options))
+        tell(f"http://{at}{door.folder}/open?key={door.key}")
+        server.run(sockets=[listener])
+
+
+def _listening(port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((LOOPBACK, port))
+        listener.listen(64)
+    except (OSError, OverflowError):
+        listener.close()
+        raise BadRequest(
+            f"Port {port} of this machine cannot be used.", remedy="Give another --port, or none.", code="port"
+        ) from None
+    return listener
+
+
+def make_page(settings: Settings, door: Door, *, at: str) -> ASGIApp:
+    """The application that answers at `at`, host and port, to who has passed the door."""
+    page = Page(settings, door)
+    return _Guard(Starlette(routes=page.routes(), exception_handlers=page.handlers()), page, at)
+
+
+class _Guard:
+    """Before anything else: the right Host, and a session for everything but the link. Headers on every answer."""
+
+    def __init__(self, app: ASGIApp, page: Page, at: str) -> None:
+        self._app, self._page = app, page
+        self._hosts = (at, f"localhost:{at.rpartition(':')[2]}")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *own]}
+            await send(message)
+
+        if scope["type"] != "http":
+            return
+        answer = self._app if (refusal := self._refusal(Request(scope))) is None else refusal
+        try:
+            await answer(scope, receive, send_with_headers)
+        except Exception as error:  # noqa: BLE001 (answered already; its text may hold values of a row or a result)
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            log.error("Unplanned error (%s) in %s, line %s", type(error).__name__, place.name, place.lineno)
+
+    def _refusal(self, request: Request) -> Response | None:
+        if request.headers.get("host", "") not in self._hosts:
+            return Response("This address is not this page's.\n", status_code=421, media_type="text/plain")
+        page = self._page
+        if request.url.path != f"{page.door.folder}/open" and not page.door.is_in(request.cookies.get(SESSION)):
+            return page.message(request, "error.link", status=401)
+        return None
+
+
+class Page:
+    """What is shown; every answer is made from ledger, vault and results folder as they are at that moment."""
+
+    def __init__(self, settings: Settings, door: Door) -> None:
+        self.settings, self.door = settings, door
+        self._vault, self._ledger, self._approvals = Vault(settings.vault), Ledger(settings.ledger), Approvals(settings)
+        self._templates = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined)
+        self._templates.filters["pretty"] = lambda value: json.dumps(value, ensure_ascii=False)
+
+    def routes(self) -> list[Route]:
+        """The link and all pages, below the folder."""
+        own = {
+            "/open": self.open,
+            "/": self.overview,
+            "/style.css": self.style,
+            "/asked": self.asked,
+            "/refused": self.refused,
+            "/left": self.left,
+            "/models": self.models,
+            "/results": self.results,
+            "/results/{number:int}": self.result,
+            "/results/{number:int}/file": self.result_file,
+            "/approvals/{number:int}": self.approval,
+            "/{name}.csv": self.csv,
+        }
+        forms = {"/models/{number:int}": self.export, "/approvals/{number:int}": self.decide}
+        return [
+            *(Route(f"{self.door.folder}{path}", shown, methods=["GET"]) for path, shown in own.items()),
+            *(Route(f"{self.door.folder}{path}", self._form(taken), methods=["POST"]) for path, taken in forms.items()),
+        ]
+
+    def handlers(self) -> dict[Any, Any]:
+        return {ConsiliumError: self._known, HTTPException: self._of_http, Exception: self._unplanned}
+
+    # The door
+
+    def open(self, request: Request) -> Response:
+        """Spends the link, and lets this browser in. Opened again in a browser that is in, it leads to the page."""
+        if not self.door.is_in(request.cookies.get(SESSION)) and not self.door.open(
+            request.query_params.get("key", "")
+        ):
+            return self.message(request, "error.spent", status=403)
+        answer = self._to("/")
+        options: dict[str, Any] = {"path": self.door.folder, "httponly": True, "samesite": "strict"}
+        answer.set_cookie(SESSION, self.door.session, **options)
+        return answer
+
+    def _to(self, path: str) -> Response:
+        return RedirectResponse(f"{self.door.folder}{path}", status_code=303)
+
+    # Pages
+
+    def overview(self, request: Request) -> Response:
+        entries = list(self._ledger.entries())
+        recent = tables.traffic(entries, n_days=N_DAYS)
+        return self._render(
+            request,
+            "overview.html",
+            waiting=self._approvals.waiting(),
+            picture=draw(recent),
+            tables=[
+                self._asked(entries),
+                tables.refused(entries),
+                tables.left(entries, self._names),
+                self._models(),
+                self._results(),
+            ],
+            broken=self._ledger.first_broken_line(),
+            head=self._ledger.head(),
+        )
+
+    def style(self, request: Request) -> Response:
+        return Response((_FOLDER / "style.css").read_bytes(), media_type="text/css")
+
+    def asked(self, request: Request) -> Response:
+        return self._table(request, self._asked(self._ledger.entries()))
+
+    def refused(self, request: Request) -> Response:
+        return self._table(request, tables.refused(self._ledger.entries()))
+
+    def left(self, request: Request) -> Response:
+        entries = list(self._ledger.entries())
+        recent = tables.traffic(entries, n_days=N_DAYS)
+        table = _chosen(request, tables.left(entries, self._names))
+        return self._render(request, "left.html", picture=draw(recent), traffic=recent.table(), table=table)
+
+    def models(self, request: Request) -> Response:
+        return self._render(request, "models.html", table=self._models(), formats=FORMATS)
+
+    def results(self, request: Request) -> Response:
+        return self._render(request, "results.html", table=self._results())
+
+    def result(self, request: Request) -> Response:
+        """A result's first rows. Disclosure: its values, to this hospital's own people."""
+        found = read_result(self.settings.results_folder, _number(request))
+        rows = found.rows()
+        columns = list(dict.fromkeys(name for row in rows[:MOST_RESULT_ROWS] for name in row))
+        return self._render(request, "result.html", result=found, columns=columns, rows=rows)
+
+    def result_file(self, request: Request) -> Response:
+        """The file as it was received."""
+        found = read_result(self.settings.results_folder, _number(request))
+        kind = "text/csv" if found.type == "csv" else "application/json"
+        return _download(found.path.read_bytes(), found.path.name, kind)
+
+    def csv(self, request: Request) -> Response:
+        """One of the tables, whole."""
+        entries = list(self._ledger.entries())
+        made: dict[str, Callable[[], Table]] = {
+            "asked": lambda: self._asked(entries),
+            "refused": lambda: tables.refused(entries),
+            "left": lambda: tables.left(entries, self._names),
+            "traffic": lambda: tables.traffic(entries).table(),
+            "models": self._models,
+            "results": self._results,
+        }
+        name = str(request.path_params["name"])
+        if name not in made:
+            return self.message(request, "error.address", status=404)
+        return _download(_chosen(request, made[name]()).to_csv().encode(), f"{name}.csv", "text/csv")
+
+    def approval(self, request: Request) -> Response:
+        """All that an order says, and two buttons."""
+        question = self._approvals.question(_number(request))
+        return self._render(request, "approval.html", question=question, person=person(), most=MOST_REASON)
+
+    # Forms
+
+    def decide(self, request: Request, form: dict[str, str]) -> Response:
+        """A person's decision, signed and written down; on the order that was shown and no other."""
+        number, word = _number(request), form.get("decision")
+        if word not in ("approve", "refuse"):
+            raise HTTPException(400)
+        if self._approvals.question(number).digest != form.get("digest"):
+            raise Conflict(say("en", "error.changed"), remedy="", code="decided")
+        reason = form.get("reason", "").strip()
+        self._approvals.decide(number, approve=word == "approve", reason=reason, person=person())
+        return self._to("/asked")
+
+    def export(self, request: Request, form: dict[str, str]) -> Response:
+        """A model as a file; the ledger says so first. Disclosure: the model, as this hospital's own decision."""
+        number, file_format = _number(request), form.get("format", "")
+        if file_format not in FORMATS:
+            raise HTTPException(400)
+        exported = export_model(self._vault.model(number), file_format)
+        self._ledger.write("exported", model_id=number, format=file_format)
+        content = json.dumps(exported, indent=2, allow_nan=False).encode()
+        return _download(content, f"model-{number}-{file_format}.json", "application/json")
+
+    def _form(self, taken: Callable[[Request, dict[str, str]], Response]) -> Callable[[Request], Awaitable[Response]]:
+        """Only what a form of this page has sent, with its token, gets further."""
+
+        async def answer(request: Request) -> Response:
+            form = _fields(await _body(request))
+            if not self.door.wrote_form(form.get("token", "")):
+                raise Forbidden(say("en", "error.form"), remedy="", code="form")
+            return await run_in_threadpool(taken, request, form)
+
+        return answer
+
+    # What went wrong
+
+    def message(self, request: Request, name: str, *, status: int) -> Response:
+        return self._render(request, "message.html", status=status, sentence=say(_language(request), name))
+
+    def _known(self, request: Request, error: ConsiliumError) -> Response:
+        return self._render(request, "message.html", status=error.status, sentence=str(error))
+
+    def _of_http(self, request: Request, error: HTTPException) -> Response:
+        name = "error.input" if error.status_code in (400, 405, 413) else "error.address"
+        return self.message(request, name, status=error.status_code)
+
+    def _unplanned(self, request: Request, error: Exception) -> Response:
+        return self.message(request, "error.unplanned", status=500)
+
+    # Parts of pages
+
+    @property
+    def _names(self) -> dict[int, str]:
+        partners = {user: partner.name for user, partner in self.settings.partners.items()}
+        return {self.settings.user_id: self.settings.name, **partners}
+
+    def _asked(self, entries: Any) -> Table:
+        return tables.asked(entries, self._names)
+
+    def _models(self) -> Table:
+        return tables.models(self._vault.model(number) for number in self._vault.models())
+
+    def _results(self) -> Table:
+        return tables.results(list_results(self.settings.results_folder))
+
+    def _table(self, request: Request, table: Table) -> Response:
+        return self._render(request, "table.html", table=_chosen(request, table))
+
+    def _render(self, request: Request, template: str, *, status: int = 200, **shown: Any) -> Response:
+        language = _language(request)
+        is_in = self.door.is_in(request.cookies.get(SESSION))
+        content = self._templates.get_template(template).render(
+            base=self.door.folder if is_in else None,
+            path=request.url.path,
+            language=language,
+            languages=LANGUAGES,
+            hospital=self.settings.name if is_in else "",
+            token=self.door.form if is_in else "",
+            say=lambda words, /, **values: say(language, words, **values),
+            word_of=lambda group, text: word_of(language, group, text),
+            size_of=size_of,
+            label_width=LABEL_WIDTH,
+            most_rows=MOST_ROWS,
+            most_result_rows=MOST_RESULT_ROWS,
+            **shown,
+        )
+        answer = Response(content, status_code=status, media_type="text/html; charset=utf-8")
+        if is_in and request.query_params.get("language") == language:
+            answer.set_cookie(LANGUAGE, language, path=self.door.folder, httponly=True, samesite="strict")
+        return answer
+
+
+def _language(request: Request) -> str:
+    for language in (request.query_params.get("language"), request.cookies.get(LANGUAGE)):
+        if language in LANGUAGES:
+            return str(language)
+    return preferred(request.headers.get("accept-language", ""))
+
+
+def _number(request: Request) -> int:
+    number = int(request.path_params["number"])
+    if not 0 < number < LARGEST:
+        raise HTTPException(404)
+    return number
+
+
+def _chosen(request: Request, table: Table) -> Table:
+    """Of one order or model only, where the address says so."""
+    number = request.query_params.get("order", "").strip()
+    if not number:
+        return table
+    if not (number.isascii() and number.isdecimal() and len(number) < 20) or "order" not in table.columns:
+        raise HTTPException(400)
+    return table.of_order(int(number))
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > MOST_FORM_BYTES:
+            raise HTTPException(413)
+    return body
+
+
+def _fields(body: bytes) -> dict[str, str]:
+    """Each field once, as a browser's form sends it."""
+    try:
+        found = parse_qs(body.decode("ascii"), keep_blank_values=True, strict_parsing=True, errors="strict")
+    except ValueError:
+        raise HTTPException(400) from None
+    if any(len(values) > 1 for values in found.values()):
+        raise HTTPException(400)
+    return {name: values[0] for name, values in found.items()}
+
+
+def _download(content: bytes, name: str, kind: str) -> Response:
+    """A file with its name, which may be in any script."""
+    where = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+    return Response(content, media_type=f"{kind}; charset=utf-8", headers={"Content-Disposition": where})

@@ -1,0 +1,206 @@
+"""What the page says, in English and Chinese. Words of cells are named by their column: `event.asked`, `kind.mean`."""
+
+from __future__ import annotations
+
+LANGUAGES = {"en": "English", "zh": "中文"}
+
+_WORDS: dict[str, tuple[str, str]] = {
+    "title": ("Consilium at {name}", "{name} 的 Consilium"),
+    "local": ("Seen on this machine only. Nothing of it leaves.", "仅在本机可见，内容不会离开本机。"),
+    "skip": ("To the content", "跳到正文"),
+    "menu": ("Pages", "页面"),
+    "language": ("Language", "语言"),
+    "page.overview": ("Overview", "概览"),
+    "page.asked": ("Asked", "收到的请求"),
+    "page.refused": ("Refused", "已拒绝"),
+    "page.left": ("What left", "离开的内容"),
+    "page.models": ("Models", "模型"),
+    "page.results": ("Results", "结果"),
+    "waiting": ("Waiting for a person here", "等待本院人员决定"),
+    "waiting.none": ("No order waits for a decision.", "没有等待决定的订单。"),
+    "waiting.order": ("Order {number}", "订单 {number}"),
+    "waiting.since": ("since {at}", "自 {at} 起"),
+    "waiting.look": ("Read and decide", "查看并决定"),
+    "decide.intro": (
+        "Signature and policy have been checked, and no row has been read. It waits until somebody here decides.",
+        "签名与策略已核对，尚未读取任何行。在有人决定之前不会发生任何事。",
+    ),
+    "decide.reason": (
+        "Reason (the other hospitals and the coordinator read it if you refuse; no patient's name)",
+        "理由（拒绝时其他医院和协调方会看到；请勿写患者姓名）",
+    ),
+    "decide.approve": ("Approve", "批准"),
+    "decide.refuse": ("Refuse, and end the order for all", "拒绝，并为所有方终止该订单"),
+    "decide.signed": (
+        "The decision is signed with this hospital's key and written into the ledger in the name of {person}.",
+        "该决定将以本院密钥签名，并以 {person} 的名义写入账本。",
+    ),
+    "chain.whole": ("The ledger's chain is whole. Its head is {head}", "账本链完整。链首为 {head}"),
+    "chain.broken": (
+        "The ledger's chain is BROKEN at line {line}: that line or the one before was altered.",
+        "账本链在第 {line} 行处断裂：该行或前一行被改动。",
+    ),
+    "picture": ("What left, by day and kind", "按日期与种类统计的离开内容"),
+    "picture.none": ("Nothing has left yet.", "尚无内容离开。"),
+    "picture.scale": (
+        "A bar is what left on one day (UTC), a step higher for ten times as many bytes. Tables have the numbers.",
+        "每个柱表示一天（UTC）内离开的字节数；字节数每增加十倍，柱高一级。具体数字见表格。",
+    ),
+    "picture.bar": ("{day}, {kind}: {messages} messages, {size}", "{day}，{kind}：{messages} 条消息，{size}"),
+    "picture.detail": ("Every message by itself", "逐条消息"),
+    "table.latest": ("The latest {shown} of {all}.", "最近 {shown} 条，共 {all} 条。"),
+    "table.all": ("{all} in all.", "共 {all} 条。"),
+    "table.none": ("None yet.", "暂无。"),
+    "table.csv": ("All as CSV", "下载全部 CSV"),
+    "table.order": ("Order or model", "订单或模型"),
+    "table.filter": ("Show", "显示"),
+    "models.export": ("Export as {format}", "导出为 {format}"),
+    "models.intro": (
+        "Models stay in the vault. An export is written into the ledger; who has the file has the model.",
+        "模型保存在保险库中。每次导出都会记入账本；得到文件者即得到模型。",
+    ),
+    "results.intro": (
+        "What this hospital received of joint statistics. For its own people.",
+        "本院收到的联合统计结果，仅供本院人员使用。",
+    ),
+    "results.view": ("View", "查看"),
+    "results.file": ("Download", "下载"),
+    "results.notes": ("Notes", "说明"),
+    "results.first": ("The first {shown} of {all} rows.", "前 {shown} 行，共 {all} 行。"),
+    "error.link": (
+        "Open the link that `./run agent show` printed. It opens the page once, in one browser.",
+        "请打开 `./run agent show` 打印的链接。该链接仅可在一个浏览器中使用一次。",
+    ),
+    "error.spent": (
+        "This link is not valid, or was used. End `./run agent show` with Ctrl-C and start it again for a new one.",
+        "此链接无效或已被使用。请用 Ctrl-C 结束 `./run agent show` 后重新启动以获取新链接。",
+    ),
+    "error.form": (
+        "This form is not one of this page's own. Go back, and try again.",
+        "表单并非来自本页面。请返回重试。",
+    ),
+    "error.changed": ("The order is not the one that was shown. Look again.", "该订单与所显示的不同，请重新查看。"),
+    "error.address": ("This page is not here.", "没有此页面。"),
+    "error.input": ("The request is not in the form that this page sends.", "请求格式不正确。"),
+    "error.unplanned": ("An unplanned error. The terminal says where.", "意外错误，详情见终端。"),
+    "error.title": ("Not shown", "无法显示"),
+    "back": ("Overview", "返回概览"),
+    # Columns
+    "column.at": ("When", "时间"),
+    "column.order": ("Order or model", "订单或模型"),
+    "column.event": ("What happened", "事件"),
+    "column.what": ("What", "内容"),
+    "column.who": ("Who", "人员或医院"),
+    "column.purpose": ("Purpose or reason", "目的或理由"),
+    "column.rule": ("Rule", "规则"),
+    "column.sentence": ("Why", "原因"),
+    "column.kind": ("Kind", "种类"),
+    "column.to": ("To", "接收方"),
+    "column.bytes": ("Bytes", "字节"),
+    "column.sha256": ("SHA-256", "SHA-256"),
+    "column.day": ("Day", "日期"),
+    "column.messages": ("Messages", "消息数"),
+    "column.model_type": ("Type", "类型"),
+    "column.n_attributes": ("Attributes", "特征数"),
+    "column.attributes": ("Their names", "特征名"),
+    "column.method": ("Method", "方法"),
+    "column.file": ("File", "文件"),
+    "column.n_rows": ("Rows", "行数"),
+    "column.export": ("Export", "导出"),
+    "column.open": ("Open", "打开"),
+    # Cells
+    "event.asked": ("waits for a person", "等待人员决定"),
+    "event.decided": ("decided", "已决定"),
+    "event.answered": ("answered", "已响应"),
+    "event.finished": ("finished", "已完成"),
+    "event.inferred": ("model applied here", "在本院应用模型"),
+    "event.exported": ("model exported", "导出模型"),
+    "what.training": ("training", "训练"),
+    "what.inference": ("inference", "推断"),
+    "what.statistics": ("joint statistics", "联合统计"),
+    "what.approved": ("approved", "已批准"),
+    "what.refused": ("refused", "已拒绝"),
+    "to.everyone": ("all its hospitals", "订单各方"),
+    "to.coordinator": ("coordinator", "协调方"),
+    # What an order says
+    "term.kind": ("Kind of order", "订单种类"),
+    "term.initiator": ("Ordered by", "发起方"),
+    "term.parties": ("Hospitals that take part", "参与医院"),
+    "term.receivers": ("Hospitals that receive", "接收医院"),
+    "term.providers": ("Hospitals that provide data", "数据提供医院"),
+    "term.purpose": ("Purpose", "目的"),
+    "term.columns": ("Columns that are used", "使用的列"),
+    "term.method": ("Method", "方法"),
+    "term.scoring": ("Scoring", "评分"),
+    "term.data: train": ("SQL that is run here, for training", "在本院执行的训练 SQL"),
+    "term.data: test": ("SQL that is run here, for testing", "在本院执行的测试 SQL"),
+    "term.data: infer": ("SQL that is run here", "在本院执行的 SQL"),
+    "term.data: data": ("File, table or SQL that is read here", "在本院读取的文件、表或 SQL"),
+    "term.expression": ("Expression", "表达式"),
+    "term.model_type": ("Model type", "模型类型"),
+    "term.model_params": ("Model parameters", "模型参数"),
+    "term.unique_id": ("Unique id", "唯一标识列"),
+    "term.label_name": ("Label", "标签列"),
+    "term.aggregation": ("Aggregation", "聚合方式"),
+    "term.group_by": ("Grouped by", "分组列"),
+    "term.threshold": ("Threshold", "阈值"),
+    "term.comparison": ("Comparison", "比较"),
+    "term.result_alias": ("Name of the result", "结果名称"),
+    "term.result_type": ("Form of the result", "结果格式"),
+    "term.disclose": ("Numbers pass through the coordinator", "数值经过协调方"),
+    "term.own_data": ("How this hospital's data are read", "本院数据的读取方式"),
+    "term.model_id": ("Model", "模型"),
+    "term.schedule_id": ("Schedule", "计划"),
+    # Kinds of messages
+    "kind.order": ("the signed order", "已签名的订单"),
+    "kind.acceptance": ("your row count and a key", "本院行数与密钥"),
+    "kind.setup": ("key material, sealed to one hospital", "密钥材料，仅一家医院可解封"),
+    "kind.classes": ("which classes you have, sealed to the hospitals", "本院的类别，仅各医院可解封"),
+    "kind.weights": ("initial weights, sealed to the hospitals", "初始权重，仅各医院可解封"),
+    "kind.public_key": ("the order's public key", "订单公钥"),
+    "kind.mean": ("your part of a sum, encrypted or masked", "本院在总和中的份额，已加密或掩码"),
+    "kind.variance": ("your part of a sum, encrypted or masked", "本院在总和中的份额，已加密或掩码"),
+    "kind.gradient": ("your part of a sum, encrypted or masked; metrics", "本院在总和中的份额，已加密或掩码；及指标"),
+    "kind.vectors": ("your gradient in a frame that the coordinator does not know", "在协调方未知坐标系中的梯度"),
+    "kind.opening-mean": ("an opened sum, sealed to the hospitals", "已打开的总和，仅各医院可解封"),
+    "kind.opening-variance": ("an opened sum, sealed to the hospitals", "已打开的总和，仅各医院可解封"),
+    "kind.opening-gradient": ("an opened sum, sealed to the hospitals", "已打开的总和，仅各医院可解封"),
+    "kind.pooled": ("pooled AUC and KS", "合并 AUC 与 KS"),
+    "kind.done": ("an empty word: the model is in the vault", "空消息：模型已入保险库"),
+    "kind.predictions": ("predictions, sealed to who asked", "预测结果，仅请求者可解封"),
+    "kind.values": ("an answer's numbers, sealed to who asked", "结果数值，仅请求者可解封"),
+    "kind.statement": (
+        "your groups and what you withhold, sealed to the hospitals",
+        "本院分组与隐去部分，仅各医院可解封",
+    ),
+    "kind.unmask": ("the seed of a mask, sealed to a receiver", "掩码种子，仅接收医院可解封"),
+    "kind.addend": ("your part of a sum, masked", "本院在总和中的份额，已掩码"),
+    "kind.pivots": ("between which numbers a quantile lies, sealed to the hospitals", "分位数所在区间，仅各医院可解封"),
+    "kind.tags": ("tags of keys that only hospitals can make", "键的标签，仅医院可生成"),
+    "kind.matched": ("a digest of the common keys, sealed to the hospitals", "共同键的摘要，仅各医院可解封"),
+    "kind.types": ("types and sizes of columns", "列的类型与大小"),
+    "kind.opened": (
+        "opened random numbers of a product, sealed to the hospitals",
+        "乘法中打开的随机数，仅各医院可解封",
+    ),
+    "kind.share": ("a share of the result, sealed to a receiver", "结果的份额，仅接收医院可解封"),
+    "kind.keys": ("keys of the result's rows, sealed to a receiver", "结果行的键，仅接收医院可解封"),
+    "kind.report": ("that the result is written; its rows", "结果已写入及其行数"),
+}
+
+
+def say(language: str, words: str, /, **values: object) -> str:
+    """The words of that name, with values in their places; KeyError for words that there are not."""
+    return _WORDS[words][list(LANGUAGES).index(language)].format(**values)
+
+
+def word_of(language: str, group: str, text: str) -> str:
+    """A cell's word where there is one, else the text as it is."""
+    found = _WORDS.get(f"{group}.{text}")
+    return text if found is None else found[list(LANGUAGES).index(language)]
+
+
+def preferred(header: str) -> str:
+    """The first of our languages in a browser's Accept-Language; English without one."""
+    asked = [part.split(";")[0].strip().lower()[:2] for part in header.split(",")]
+    return next((language for language in asked if language in LANGUAGES), "en")
