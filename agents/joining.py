@@ -6,13 +6,15 @@ hold the same rows in the same order, and compute the expression on additive sha
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,15 +41,17 @@ from agents.statistics import (
     rows_of,
 )
 from agents.statistics_ledger import digest_of, sketch_of
-from analytics.circuit import Plan, plan
+from analytics.circuit import Leaf, Plan, plan
 from analytics.expression import Expression, ExpressionError, compare_sum
-from analytics.rowwise import Fixed
+from analytics.rowwise import Column, Fixed, compute
 from protocol import matching
 from protocol.errors import BadRequest, ProtocolViolation
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, canonical
 from protocol.order import Strict
 from protocol.statistics_request import THRESHOLD, StatisticsRequest
+
+T = TypeVar("T")
 
 VALUE = "value"
 """What the compared column of every provider is called in the expression of is_investor_accredited."""
@@ -170,15 +174,21 @@ def _check_row_level(party: StatisticsParty, columns: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Matched:
-    """The joined rows of this provider: where they stand in its data, and their keys, in the joint order."""
+    """The joined rows of this provider in the joint order: their keys, and its columns by "alias.column".
 
-    places: NDArray[np.intp]
+    n_without: rows that were left out of an aggregate because a value is missing here.
+    """
+
     keys: list[str]
+    columns: dict[str, Column]
     digest: bytes
+    n_without: int
 
 
-def _match(party: StatisticsParty, dataset: Dataset) -> Matched:
-    """Finds the rows that all providers have.
+def _match(party: StatisticsParty, dataset: Dataset, circuit: Plan) -> Matched:
+    """Finds the rows that all providers have; of an aggregate, those that have a value at all of them.
+
+    So the gate sees the very people that an aggregate is made of: a missing value is no way to choose them.
 
     Raises Refused (code min_rows) for fewer of them than this provider's minimum, ProtocolViolation (keys_differ)
     where the coordinator told the providers different ones.
@@ -186,18 +196,55 @@ def _match(party: StatisticsParty, dataset: Dataset) -> Matched:
     Disclosure: tags of the keys, which only their holders can make, to the coordinator.
     """
     found = join_keys(dataset, *_key_of(party))
-    tags, order = matching.tags(party.session.group_key(b"match"), found.keys)
+    columns = _own_columns(party, dataset, circuit, found.places)
+    kept = np.flatnonzero(_have_values(circuit, party.me, columns, n_rows=len(found.keys)))
+    disclosure.check_joined(len(kept), party.rules)
+    tags, order = matching.tags(party.session.group_key(b"match"), [found.keys[row] for row in kept.tolist()])
     send(party, "tags", lambda: matching.encode_tags(tags), recipient=COORDINATOR)
     common = matching.decode_bitmap(
         party.exchange.get(Address(party.order_id, "common"), COORDINATOR), n_tags=len(tags)
     )
-    rows = matching.common_rows(order, common)
+    rows = kept[matching.common_rows(order, common)]
     disclosure.check_joined(len(rows), party.rules)
     party.release.ledger.write(
         "matched", order_id=party.order_id, n_common=len(rows), n_unmatched=len(tags) - len(rows)
     )
-    keys = [found.keys[row] for row in rows.tolist()]
-    return Matched(found.places[rows], keys, matching.common_digest(tags, common))
+    return Matched(
+        [found.keys[row] for row in rows.tolist()],
+        {name: Column(column.values[rows], column.valid[rows]) for name, column in columns.items()},
+        matching.common_digest(tags, common),
+        len(found.keys) - len(kept),
+    )
+
+
+def _own_columns(
+    party: StatisticsParty, dataset: Dataset, circuit: Plan, places: NDArray[np.intp]
+) -> dict[str, Column]:
+    alias = party.request.alias(party.me)
+    used = {f"{alias}.{name}": column for name, column in _used_columns(party.request, party.me, dataset).items()}
+    return {name: read_column(dataset, column, circuit.types[name], places) for name, column in used.items()}
+
+
+def _have_values(circuit: Plan, me: int, columns: Mapping[str, Column], *, n_rows: int) -> NDArray[np.bool_]:
+    """Which rows count: all where each has a row in the result, else those that miss nothing that is computed here."""
+    kept = np.ones(n_rows, dtype=bool)
+    if circuit.is_row_level:
+        return kept
+    for column in columns.values():
+        kept &= column.valid
+    for step in circuit.steps:
+        if isinstance(step, Leaf) and step.provider == me:
+            done = _in_clear(functools.partial(compute, step.node, columns, circuit.types, n_rows=n_rows))
+            kept &= done.valid & ~done.divided_by_zero
+    return kept
+
+
+def _in_clear(work: Callable[[], T]) -> T:
+    """BadRequest (code digits) where a column holds what its type does not."""
+    try:
+        return work()
+    except ExpressionError as error:
+        raise BadRequest(error.sentence, remedy=error.remedy, code="digits") from None
 
 
 def _agree_on_rows(
@@ -262,31 +309,25 @@ def answer(party: StatisticsParty, reading: Reading | None) -> Answered:
         return Answered(repeat_answer(party, repeating) if party.is_receiver else None)
     circuit = agreed_plan(party.request, announced)
     with _open(party) if reading else nullcontext() as dataset:
-        matched = _match(party, dataset) if dataset else None
+        matched = _match(party, dataset, circuit) if dataset else None
         if repeating := _agree_on_rows(party, dataset, circuit, matched):
             return Answered(repeat_answer(party, repeating) if party.is_receiver else None)
         shares = {party.me: _compute(party, dataset, circuit, matched)} if dataset and matched else {}
     if matched:
         _send_shares(party, circuit, matched, shares[party.me])
     found = _reveal(party, circuit, shares, matched) if party.is_receiver else None
-    return Answered(found, n_used=len(matched.keys) if matched else 0, n_null=reading.n_null if reading else 0)
+    if reading is None or matched is None:
+        return Answered(found)
+    return Answered(found, n_used=len(matched.keys), n_null=reading.n_null + matched.n_without)
 
 
 def _compute(party: StatisticsParty, dataset: Dataset, circuit: Plan, matched: Matched) -> bytes:
     """This provider's share of the result, after the rule of one threshold has been asked."""
-    alias = party.request.alias(party.me)
-    used = _used_columns(party.request, party.me, dataset)
     if circuit.compares:
+        used = _used_columns(party.request, party.me, dataset)
         _remember_comparison(party, data_name(party, dataset), sorted(used.values()), matched.keys)
-    columns = {
-        f"{alias}.{name}": read_column(dataset, column, circuit.types[f"{alias}.{name}"], matched.places)
-        for name, column in used.items()
-    }
-    keys, n_rows = party.session, len(matched.keys)
-    try:
-        return joined.evaluate(circuit, columns, keys=keys, channel=_Channel(party), n_rows=n_rows)
-    except ExpressionError as error:
-        raise BadRequest(error.sentence, remedy=error.remedy, code="digits") from None
+    keys, n_rows, channel = party.session, len(matched.keys), _Channel(party)
+    return _in_clear(lambda: joined.evaluate(circuit, matched.columns, keys=keys, channel=channel, n_rows=n_rows))
 
 
 def _remember_comparison(party: StatisticsParty, name: str, columns: Sequence[str], keys: Sequence[str]) -> None:

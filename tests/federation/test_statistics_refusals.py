@@ -263,6 +263,33 @@ def test_people_that_another_hospital_chooses(hospitals: Hospitals) -> None:
     assert hospitals.refused("custom", {3: "all-but-one.csv", 2: "people.csv"}, **fields).code == "earlier_cohort"
 
 
+MISSING = {
+    "a missing value": "sum(df1.x + df2.x)",
+    "a division by zero": "sum(df1.x + df2.x / df2.x)",
+    "a value counted by itself": "sum(df1.x) + count(df2.x)",
+}
+
+
+@pytest.mark.parametrize("what", MISSING)
+@pytest.mark.parametrize(("n_values", "code"), [(1, "min_rows"), (9, "min_rows"), (29, "earlier_cohort"), (20, "")])
+def test_people_that_missing_values_choose(hospitals: Hospitals, what: str, n_values: int, code: str) -> None:
+    """Hospital 3 brings all keys, and values of few people or of all but one: x of hospital 2 is told of no one."""
+    missing = 0 if "zero" in what else None
+    hospitals.write(2, f"{what}.csv", rows())
+    hospitals.write(3, f"{what}.csv", rows())
+    name = f"{what}{n_values}.csv"
+    hospitals.write(3, name, rows().assign(x=[*[2] * n_values, *[missing] * (30 - n_values)]))
+    order: dict[str, Any] = {"key": "id", "expression": MISSING[what], "receivers": [2, 3]}
+    hospitals.ask("custom", {2: f"{what}.csv", 3: f"{what}.csv"}, initiator=3, **order)
+    if code:
+        assert hospitals.refused("custom", {2: f"{what}.csv", 3: name}, initiator=3, **order).code == code
+        return
+    answer = hospitals.ask("custom", {2: f"{what}.csv", 3: name}, initiator=3, **order)
+    other = {"a missing value": 2 * n_values, "a division by zero": n_values, "a value counted by itself": n_values}
+    assert answer.number == rows().x[:n_values].sum() + other[what]
+    assert answer.summary["rows_null"] == {"2": 0, "3": 30 - n_values}
+
+
 # --- schedules ------------------------------------------------------------------------------------------------------
 
 SCHEDULED: dict[str, tuple[str, dict[str, Any]]] = {

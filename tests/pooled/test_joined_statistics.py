@@ -67,13 +67,16 @@ def test_the_document_s_request(hospitals: Hospitals, sold: pd.DataFrame) -> Non
 
 
 def test_unmatched_keys_are_counted_at_home_only(hospitals: Hospitals, sold: pd.DataFrame) -> None:
+    """Of an aggregate, keys without a value do not count among those to match."""
+    hospitals.write(2, "some.csv", pd.DataFrame({"id_col": range(40), "unit_price": [*range(39), None]}))
     hospitals.write(3, "few.csv", pd.DataFrame({"id_col": range(20, 45), "units": range(25)}))
     answer = hospitals.ask(
-        "custom", {2: "prices.csv", 3: "few.csv"}, key="id_col", expression="sum(df1.unit_price * df2.units)"
+        "custom", {2: "some.csv", 3: "few.csv"}, key="id_col", expression="sum(df1.unit_price * df2.units)"
     )
-    for user, n_unmatched in ((2, 20), (3, 5)):
+    for user, n_unmatched in ((2, 20), (3, 6)):
         (entry,) = hospitals.ledger(user, answer.order_id, "matched")
-        assert (entry["n_common"], entry["n_unmatched"]) == (20, n_unmatched)
+        assert (entry["n_common"], entry["n_unmatched"]) == (19, n_unmatched)
+    assert answer.summary["rows_null"] == {"2": 1, "3": 0}
     assert "unmatched" not in str(answer.summary) + str(answer.notes)
 
 
@@ -83,7 +86,7 @@ AGGREGATES: dict[str, Any] = {
     "var(df1.unit_price + df2.units)": lambda p, u: Fraction(
         np.var([float(a + b) for a, b in zip(p, u, strict=True)], ddof=1)
     ),
-    "count(df2.units) / count(df1.unit_price)": lambda p, u: Fraction(19, 19),
+    "count(df2.units) / count(df1.unit_price)": lambda p, u: Fraction(1),
     "sum(case when df2.units > 0 then df1.unit_price else 0 end)": lambda p, u: sum(
         a for a, b in zip(p, u, strict=True) if b > 0
     ),
