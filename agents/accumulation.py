@@ -209,7 +209,7 @@ def _largest_shares(
     shares = dict.fromkeys(parts, Fraction(0))
     for *label, largest, total in dataset.query(sql):
         if total:
-            shares[tuple(label)] = min(Fraction(1), Fraction(round(sum(largest) / total, 12)))
+            shares[tuple(label)] = min(Fraction(1), Fraction(str(round(sum(largest) / total, 12))))
         elif parts[tuple(label)].squares:  # all so much smaller than other groups that nothing is known
             shares[tuple(label)] = Fraction(1)
     return shares
