@@ -111,6 +111,11 @@ def person() -> str:
 # An order waits
 
 
+def is_needed(party: Party) -> bool:
+    """Whether a person decides: the policy says so now, or said so when this order was first asked about."""
+    return party.policy.orders.approval == "manual" or Approvals(party.settings).has_asked(party.order_id)
+
+
 def await_decision(party: Party, digest: bytes, terms: Mapping[str, Any]) -> None:
     """Returns when a person at this hospital has approved the order; at once where one has, or where nobody is asked.
 
@@ -121,7 +126,7 @@ def await_decision(party: Party, digest: bytes, terms: Mapping[str, Any]) -> Non
 
     Disclosure: that a person refused, who may add a reason, to the order's parties and the coordinator.
     """
-    if party.policy.orders.approval != "manual":
+    if not is_needed(party):
         return
     approvals = Approvals(party.settings)
     names = {party.me: party.settings.name, **{user: p.name for user, p in party.settings.partners.items()}}
@@ -223,6 +228,10 @@ class Approvals:
                 remedy="The coordinator has lost its store and counts anew: restore its backup.",
                 code="order_number",
             )
+
+    def has_asked(self, order_id: int) -> bool:
+        """Whether somebody was asked about this order; its decision stands whatever the policy says by now."""
+        return self._path(order_id).exists()
 
     def waiting(self) -> list[Question]:
         """What is not decided yet, of orders that have not ended; the lowest number first."""

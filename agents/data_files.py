@@ -75,6 +75,11 @@ def open_data_file(folder: Path, data_path: str, *, patterns: Sequence[str]) -> 
         os.close(descriptor)
 
 
+def check_path(folder: Path, data_path: str, patterns: Sequence[str]) -> None:
+    """What the policy says to a path as text; no file is looked at. Raises Refused as `open_data_file`."""
+    _check_patterns(_relative(folder, data_path), patterns)
+
+
 def _relative(folder: Path, data_path: str) -> str:
     """The path below the folder, as text only: nothing is looked at yet."""
     if not data_path.strip() or len(data_path) > _MAX_CHARACTERS or _is_hidden(data_path) or "://" in data_path:

@@ -14,7 +14,8 @@ import numpy as np
 from pydantic import Field
 
 from agents import accumulation, disclosure
-from agents.dataset import Dataset, open_dataset
+from agents.data_files import check_path
+from agents.dataset import FILE_TYPES, Dataset, open_dataset
 from agents.disclosure import Sketch
 from agents.party import Party
 from agents.policy import StatisticsRules
@@ -95,6 +96,20 @@ class StatisticsParty(Party):
 def _own_data(request: StatisticsRequest, user_id: int) -> dict[str, Any]:
     """A provider's entry, without the path, which is shown by itself."""
     return request.provider(user_id).model_dump(mode="json", exclude={"data_path"}, exclude_none=True)
+
+
+def check_data(party: StatisticsParty) -> None:
+    """What the policy says to the name of a provider's file or table, before anybody is asked and anything is opened.
+
+    Raises Refused (code data_path, files, tables). The rest is known when the data are read.
+    """
+    if not party.is_provider:
+        return
+    data_type, data_path = party.request.provider(party.me).data_type, party.sql.sql["data"]
+    if data_type in FILE_TYPES:
+        check_path(party.settings.data_folder, data_path, party.rules.files)
+    elif data_type == "table":
+        party.policy.table(data_path)
 
 
 def columns_of(request: StatisticsRequest, user_id: int) -> list[str]:

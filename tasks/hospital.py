@@ -6,10 +6,11 @@ import json
 import logging
 from typing import Any
 
-from agents import approval, extraction, predictor, scoring
+from agents import approval, extraction, predictor, scoring, statistics
 from agents import party as parties
 from agents import trainer as trainers
 from agents.party import Party, TrainingParty
+from agents.statistics import StatisticsParty
 from agents.trainer import Fold, Trainer
 from analytics.checks import Floats
 from tasks.steps import spent, step
@@ -26,8 +27,8 @@ def verify_order(party: Party) -> None:
 
 
 def await_approval(party: Party) -> None:
-    """Where the policy says manual, a person's word; whoever looks at Prefect sees that it is waited for."""
-    if party.policy.orders.approval == "manual":
+    """A person's word, where one is needed; whoever looks at Prefect sees that it is waited for."""
+    if approval.is_needed(party):
         _approval(party)
 
 
@@ -35,6 +36,8 @@ def await_approval(party: Party) -> None:
 def _approval(party: Party) -> None:
     if isinstance(party, TrainingParty):
         extraction.check_queries(party)
+    if isinstance(party, StatisticsParty):
+        statistics.check_data(party)
     approval.await_decision(party, party.signed.digest, party.terms())
 
 

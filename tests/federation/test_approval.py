@@ -114,6 +114,21 @@ def test_sql_that_the_policy_refuses_is_never_asked_about(sites: dict[int, Setti
     assert [entry["event"] for entry in Ledger(sites[2].ledger).entries()] == []
 
 
+@pytest.mark.parametrize(
+    ("path", "kind", "code"), [("../rows.csv", "csv", "data_path"), ("data.closed", "table", "tables")]
+)
+def test_data_that_the_policy_refuses_are_never_asked_about(
+    sites: dict[int, Settings], path: str, kind: str, code: str
+) -> None:
+    entries = [{"name": u, "data_path": "rows.csv", "data_type": "csv", "key_column": "x"} for u in HOSPITALS]
+    entries[0] = {**entries[0], "data_path": path, "data_type": kind}
+    body = {"method": "sum", "data_providers": entries, "result_receivers": [4]}
+    with pytest.raises(Refused) as caught:
+        run_statistics(sites, body, initiator=4)
+    assert caught.value.code == code
+    assert Approvals(sites[2]).waiting() == []
+
+
 class Killed(BaseException):
     """kill -9: nothing that handles errors sees it."""
 

@@ -308,6 +308,12 @@ def test_a_decision_made_while_nobody_waited_is_found(settings: Settings) -> Non
     assert Waiting(settings, MemoryTransport()).ended() == "approved"
 
 
+def test_a_decision_stands_when_the_policy_has_changed_meanwhile(settings: Settings) -> None:
+    ask(Approvals(settings), 7)
+    Approvals(settings).decide(7, approve=False, person="li")
+    assert Waiting(settings, MemoryTransport(), approval="automatic").ended().code == "approval"
+
+
 def test_all_who_wait_for_one_order_hear_of_it(settings: Settings) -> None:
     """A process that should be dead may still wait beside its successor."""
     both = [Waiting(settings, MemoryTransport()) for _ in range(2)]
