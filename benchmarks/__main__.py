@@ -1,11 +1,12 @@
-"""`./run bench`: all benchmarks but attacks, or those named."""
+"""`./run bench`: all benchmarks but attacks, or those named; with --peers another framework beside this one."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from benchmarks import accumulation, attacks, encryption, hospitals, joined, orders, rounds, scores, sharing
+from benchmarks import accumulation, attacks, encryption, hospitals, joined, orders, peers, rounds, scores, sharing
+from protocol.errors import ConsiliumError
 
 BENCHMARKS = {
     "encryption": encryption.main,
@@ -25,10 +26,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./run bench", description="Benchmarks, printed as ratios.")
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--full", action="store_true", help="rounds: 500 instead of 20")
+    parser.add_argument("--peers", action="store_true", help="one order beside Flower, which is installed for it")
+    parser.add_argument("--rounds", type=int, default=peers.ROUNDS, help="peers: %(default)s unless told")
     args = parser.parse_args()
+    if args.peers:
+        return _compare(rounds=args.rounds)
     for name in args.names or [name for name in BENCHMARKS if name != "attacks"]:
         print(f"\n== {name}", flush=True)
         BENCHMARKS[name](**({"full": True} if args.full and name == "rounds" else {}))
+    return 0
+
+
+def _compare(*, rounds: int) -> int:
+    """A known error is one sentence on stderr and exit code 2."""
+    try:
+        peers.main(rounds=rounds)
+    except ConsiliumError as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0
 
 
