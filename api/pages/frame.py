@@ -58,7 +58,8 @@ table.grid{border-collapse:collapse;width:100%}table.grid caption{text-align:lef
 table.grid th,table.grid td{text-align:left;padding:6px 10px;border-bottom:1px solid var(--line);vertical-align:top}
 table.grid th{color:var(--soft);font-weight:500}table.grid td.n{font-variant-numeric:tabular-nums}
 .chip{border-radius:10px;padding:1px 10px;border:1px solid currentColor;white-space:nowrap}
-.bar{background:var(--line);height:8px;border-radius:4px;min-width:80px;overflow:hidden}.bar i{display:block;height:8px;
+.bar{display:block;background:var(--line);height:8px;border-radius:4px;min-width:80px;overflow:hidden}
+.bar i{display:block;height:8px;
 background:var(--key)}
 .figure{width:100%;height:380px}
 .fields{display:grid;grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:8px 16px}
@@ -102,7 +103,10 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str =
     head = "".join(f'<th scope="col">{shown(name)}</th>' for name in heads)
     body = "".join(
         "<tr>"
-        + "".join(f'<td data-label="{escape(name)}">{shown(cell)}</td>' for name, cell in zip(heads, row, strict=True))
+        + "".join(
+            f'<td data-label="{escape(name)}"><span>{shown(cell)}</span></td>'
+            for name, cell in zip(heads, row, strict=True)
+        )
         + "</tr>"
         for row in rows
     )

@@ -72,8 +72,8 @@ def progress(visit: Visit, order: dict[str, Any]) -> Safe:
         return Safe("-") if not done else Safe(str(done))
     share = 100 if order["state"] == "success" else min(100, round(100 * done / max(of, 1)))
     return Safe(
-        f'<span>{done} / {of}</span><div class="bar" role="progressbar" aria-valuenow="{share}" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-label="{shown(visit.t("Progress"))}"><i style="width:{share}%"></i></div>'
+        f'{done} / {of} <span class="bar" role="progressbar" aria-valuenow="{share}" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-label="{shown(visit.t("Progress"))}"><i style="width:{share}%"></i></span>'
     )
 
 

@@ -249,21 +249,22 @@ class OrderView:
 
     async def refresh(self) -> bool:
         """Fetches what is new; False when the order has ended and all of it is here."""
-        was_ended = self.order["state"] in ENDED
+        was_ended, before = self.order["state"] in ENDED, (self.order["state"], len(self.rounds))
         path = f"/orders/{self.order['order_id']}"
         self.order = await self.visit.data(path, rounds_from=None if was_ended else len(self.rounds))
         self.rounds = self.order["rounds"] if was_ended else [*self.rounds, *self.order["rounds"]]
         self.parts["top"].set_content(self.top())
         self.parts["timeline"].set_content(self.timeline())
+        self._allow()
+        if before != (self.order["state"], len(self.rounds)):
+            self.draw()
+        return not (was_ended and self.order["state"] in ENDED)
+
+    def draw(self) -> None:
         if "hospitals" in self.parts:
             self.parts["hospitals"].set_content(self.hospitals())
             self.parts["metric"].set_options(self.metrics())
             self.parts["fold"].set_options(self.folds())
-        self._allow()
-        self.draw()
-        return not (was_ended and self.order["state"] in ENDED)
-
-    def draw(self) -> None:
         if "metric" in self.figures:
             self.figures["metric"].show(*self.metric_figure())
         if "pace" in self.figures:
@@ -271,7 +272,8 @@ class OrderView:
 
 
 def _plain(value: Any) -> float | None:
-    return value if isinstance(value, (int, float)) else None
+    """A metric as it is drawn: 6 significant digits, which is all that leaves a hospital."""
+    return float(f"{value:.6g}") if isinstance(value, (int, float)) else None
 
 
 def number_of(response: Any) -> int:

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, quote
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 from nicegui import core, ui
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Match, Mount
 from starlette.types import Scope
 
@@ -55,7 +56,14 @@ class Pages(Mount):
 def add_pages(app: FastAPI, key: bytes) -> None:
     """`key` is 32 bytes in URL-safe base64, as Fernet takes it; what it has sealed opens only with it."""
     door = Door(app, key)
-    ui.run_with(app, title="Consilium", tailwind=False, reconnect_timeout=RECONNECT_SECONDS, show_welcome_message=False)
+    ui.run_with(
+        app,
+        title="Consilium",
+        tailwind=False,
+        reconnect_timeout=RECONNECT_SECONDS,
+        gzip_middleware_factory=lambda inner: GZipMiddleware(inner, minimum_size=1000, compresslevel=1),
+        show_welcome_message=False,
+    )
     app.router.routes.pop()
     app.router.routes.append(Pages("", app=core.app))
     _add_doors(app, door)

@@ -1,0 +1,233 @@
+"""A headless Chromium that looks at the pages, and a coordinator whose store is full."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from selenium import webdriver
+from selenium.common.exceptions import (
+    ElementClickInterceptedException,
+    StaleElementReferenceException,
+    WebDriverException,
+)
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+from api import tables
+from api.store import Store
+from deployments.demo import document_order
+from deployments.server import new_token
+from tests.conftest import ROOT, free_port
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+PHONE = {"width": 375, "height": 812, "deviceScaleFactor": 1, "mobile": True}
+N_ORDERS, N_ROUNDS, N_CLIENTS = 1000, 500, 35
+
+
+class Browser:
+    """Chromium as a person uses it, and what it complained of."""
+
+    def __init__(self, driver: webdriver.Chrome, downloads: Path) -> None:
+        self.driver, self.downloads, self.url = driver, downloads, ""
+
+    def open(self, path: str) -> None:
+        self.driver.get(self.url + path)
+
+    @property
+    def path(self) -> str:
+        return self.driver.current_url.removeprefix(self.url)
+
+    def sign_in(self, url: str, token: str) -> None:
+        """As a new visitor, with the keyboard alone."""
+        self.url = url
+        self.driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
+        self.open("/")
+        self.wait(lambda: self.all("#token"), "the form to sign in")
+        self.driver.switch_to.active_element.send_keys(token, Keys.ENTER)
+        self.wait(lambda: self.all("nav.top"), "the first page")
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    @property
+    def text(self) -> str:
+        return str(self.driver.execute_script("return document.body.innerText"))
+
+    def wait(self, condition: Callable[[], Any], what: str, *, seconds: float = 20) -> Any:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with contextlib.suppress(StaleElementReferenceException, IndexError):
+                if found := condition():
+                    return found
+            time.sleep(0.02)
+        raise AssertionError(f"{what} did not come: {self.driver.current_url}\n{self.text[:3000]}")
+
+    def see(self, text: str, *, seconds: float = 20) -> None:
+        self.wait(lambda: text in self.text, repr(text), seconds=seconds)
+
+    def press(self, name: str) -> None:
+        """The first visible button or link of that name, as soon as nothing lies over it."""
+
+        def pressed() -> bool:
+            there = [one for one in self.all("button, a, .q-item") if one.text.strip().split("\n")[0] == name]
+            button = next((one for one in there if one.is_displayed()), None)
+            if button is None:
+                return False
+            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+            with contextlib.suppress(ElementClickInterceptedException):
+                button.click()
+                return True
+            return False
+
+        self.wait(pressed, f"button {name}")
+
+    def field(self, label: str) -> WebElement:
+        """The visible input with that label."""
+
+        def found() -> WebElement | None:
+            there = [one for one in self.all("input, textarea") if one.get_attribute("aria-label") == label]
+            return next((one for one in there if one.is_displayed()), None)
+
+        inputs: WebElement = self.wait(found, f"field {label}")
+        return inputs
+
+    def write(self, label: str, text: str) -> None:
+        """Replaces what stands in a field."""
+        field = self.field(label)
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(text, Keys.TAB)
+
+    def downloaded(self, name: str) -> bytes:
+        path = self.downloads / name
+        self.wait(path.exists, f"the file {name}")
+        return path.read_bytes()
+
+    def phone(self) -> None:
+        """From now on 375 pixels wide."""
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+
+    def desk(self) -> None:
+        self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+    def complaints(self) -> list[str]:
+        """Errors and warnings of the console, and requests that went elsewhere; each is told once."""
+        told = [entry for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        local = ("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:http://127.0.0.1:")
+        return [entry["message"] for entry in told] + [url for url in asked if not url.startswith(local)]
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One for all tests; each signs in anew."""
+    if not CHROMIUM or not DRIVER:
+        if os.environ.get("CI") == "true":
+            pytest.fail("Chromium is missing: apt-get install chromium chromium-driver")
+        pytest.skip("needs Chromium (Debian: apt-get install chromium chromium-driver)")
+    downloads = tmp_path_factory.mktemp("downloads")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--disable-dev-shm-usage", "--window-size=1280,1400", "--lang=en-US"):
+        options.add_argument(argument)
+    if os.geteuid() == 0:
+        options.add_argument("--no-sandbox")  # root has none
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    try:
+        yield Browser(driver, downloads)
+    finally:
+        with contextlib.suppress(WebDriverException):
+            driver.quit()
+
+
+class FullCoordinator:
+    """The API alone, with a thousand orders of hospital 4, of which one has 500 rounds of 35 clients."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.port = home, free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        folder = home / "coordinator"
+        folder.mkdir(parents=True)
+        self.store = Store(f"sqlite:///{folder / 'store.sqlite'}")
+        self.store.migrate()
+        self.long_order = _fill(self.store)
+        self.token = new_token(self.store, "hospital", 4)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[FullCoordinator]:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "CONSILIUM_HOME": str(self.home),
+            "CONSILIUM_API_PORT": str(self.port),
+            "CONSILIUM_PREFECT_URL": f"http://127.0.0.1:{free_port()}/api",  # where nobody is
+            "PREFECT_HOME": str(self.home / "prefect"),
+        }
+        process = subprocess.Popen([sys.executable, "-m", "deployments.server", "api"], cwd=ROOT, env=environment)
+        try:
+            self._wait(process)
+            yield self
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(httpx.HTTPError):
+                httpx.get(f"{self.url}/health", timeout=5, trust_env=False)
+                return
+            time.sleep(0.1)
+        raise AssertionError("the API did not start")
+
+
+def _fill(store: Store) -> int:
+    ids = list(range(2, 2 + N_CLIENTS))
+    for user in ids:
+        store.add_hospital(user, f"hospital-{user}")
+    body = {name: value for name, value in document_order(rounds=N_ROUNDS).items() if name != "data_info"}
+    long_order, _ = store.add_order(kind="train", initiator=4, hospital_ids=ids, body=body)
+    with store._engine.begin() as db:
+        order = dict(db.execute(sa.select(tables.orders)).one()._mapping)
+        others = [{**order, "order_id": n, "hospitals": [2, 3, 4], "state": "success"} for n in range(2, N_ORDERS + 1)]
+        db.execute(tables.orders.insert(), others)
+        db.execute(tables.rounds.insert(), [_round(long_order, number, ids) for number in range(N_ROUNDS)])
+    return long_order
+
+
+def _round(order_id: int, number: int, ids: list[int]) -> dict[str, Any]:
+    kinds = ("accuracy", "auc", "ks", "f1", "tp", "fp", "tn", "fn")
+    metrics = {user: dict.fromkeys(kinds, 0.123456) | {"loss": round(user / (number + 1), 5)} for user in ids}
+    hospitals = {str(user): {"n_rows": 100, "train": own} for user, own in metrics.items()}
+    recorded = datetime(2026, 1, 1) + timedelta(seconds=number)
+    report = {"final": False, "hospitals": hospitals}
+    return {
+        "order_id": order_id,
+        "fold": 0,
+        "round": number,
+        "loss": 1 / (number + 1),
+        "report": report,
+        "recorded": recorded,
+    }
+
+
+@pytest.fixture(scope="session")
+def full_coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FullCoordinator]:
+    with FullCoordinator(tmp_path_factory.mktemp("full")).running() as running:
+        yield running

@@ -1,0 +1,289 @@
+"""The pages in Chromium, before a real federation: what a person does there, and what the API then says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from api.pages.words import translated
+from tests.browser.conftest import Browser
+from tests.conftest import RunningFederation
+
+pytestmark = pytest.mark.slow
+
+VIEWS = (
+    "/",
+    "/page/orders",
+    "/page/orders/new",
+    "/page/orders/{order}",
+    "/page/scores?order_id={order}",
+    "/page/scores?order_id={order}&score=zeno&round=3",
+    "/page/statistics",
+    "/page/statistics/new",
+    "/page/hospitals",
+)
+PICTURES = os.environ.get("TAKE_PICTURES")
+"""A folder to which the README's pictures go; unset, none are taken."""
+
+
+def picture(browser: Browser, name: str) -> None:
+    if PICTURES:
+        taken = browser.downloads / f"{name}.png"
+        browser.driver.save_screenshot(str(taken))
+        shutil.copy(taken, Path(PICTURES) / f"{name}.png")
+
+
+@pytest.fixture
+def visitor(browser: Browser, federation: RunningFederation) -> Iterator[Browser]:
+    """The user of hospital 4, signed in; nothing may have gone wrong in the browser by the end."""
+    browser.desk()
+    browser.complaints()
+    browser.sign_in(federation.url, federation.tokens()["4"])
+    yield browser
+    browser.desk()
+    assert browser.complaints() == []
+
+
+@pytest.fixture(scope="module")
+def order(browser: Browser, federation: RunningFederation) -> dict[str, Any]:
+    """The document's order, built in the form and followed on the page until it had ended."""
+    browser.desk()
+    browser.sign_in(federation.url, federation.tokens()["4"])
+    browser.press("New order")
+    browser.write("Rounds at the most", "0")
+    browser.press("Check")
+    browser.see("model_params.max_iter: Input should be greater than or equal to 1. See /docs")
+    browser.write("Rounds at the most", "10")
+    browser.press("Check")
+    browser.see("Nothing is wrong with it.")
+    browser.press("The same with curl")
+    browser.see(f"{federation.url}/model/train")
+    picture(browser, "page-new-order")
+    browser.press("Send")
+    browser.wait(lambda: browser.path.startswith("/page/orders/") and browser.path[13:].isdecimal(), "the order's page")
+    order_id = int(browser.path[13:])
+    browser.see("Ended: success", seconds=120)
+    browser.see("10 / 10")
+    assert browser.complaints() == []
+    picture(browser, "page-order")
+    return federation.order(order_id)
+
+
+def test_the_documents_order_is_what_the_form_has_sent(order: dict[str, Any], federation: RunningFederation) -> None:
+    assert order["state"] == "success"
+    assert order["data_volum"] == {"2": 228, "3": 228, "4": 227}
+    assert order["rounds"][-1]["round"] == 10
+    with federation.client(4) as client:
+        info = client.get("/model/info", params={"model_id": order["order_id"]}).json()["data"]
+    assert info["model_params"]["learning_rate"] == 0.15
+    assert info["party_id"] == [2, 3]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_view_opens_on_a_phone_too(visitor: Browser, order: dict[str, Any], language: str, theme: str) -> None:
+    visitor.open(f"/page/preferences?language={language}&theme={theme}&back=/")
+    for view in VIEWS:
+        visitor.desk()
+        visitor.open(view.format(order=order["order_id"]))
+        visitor.wait(lambda: visitor.all("h1"), view)
+        assert not visitor.all(".note.bad"), visitor.text
+        assert translated("Sign out", language) in visitor.text
+        assert bool(visitor.all("body.body--dark")) == (theme == "dark")
+        visitor.phone()
+        wide = visitor.driver.execute_script("return document.documentElement.scrollWidth")
+        assert wide <= 375, f"{view} is {wide} pixels wide"
+    visitor.driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
+
+
+def test_what_the_order_shows_is_what_the_api_says(visitor: Browser, order: dict[str, Any]) -> None:
+    visitor.open(f"/page/orders/{order['order_id']}")
+    visitor.see(f"{order['loss']:.6g}")
+    visitor.see("Nobody can see one hospital's contribution: not the coordinator, not shanxi-xbfy.")
+    visitor.see(order["protection"]["who_could_decrypt"])
+    assert order["prefect_run"] in [one.get_attribute("href") for one in visitor.all("a")]
+
+
+def test_a_figure_is_saved_as_a_picture_and_as_numbers(visitor: Browser, order: dict[str, Any]) -> None:
+    name = f"order-{order['order_id']}"
+    visitor.open(f"/page/orders/{order['order_id']}")
+    visitor.wait(lambda: len(visitor.all(".figure canvas")) >= 2, "two figures")
+    visitor.press("Save picture (PNG)")
+    assert visitor.downloaded(f"{name}.png").startswith(b"\x89PNG")
+    visitor.press("Save numbers (CSV)")
+    lines = visitor.downloaded(f"{name}.csv").decode("utf-8-sig").splitlines()
+    assert lines[0] == "round,all,suzhou-szslyy,zhejiang-zdey,shanxi-xbfy"
+    assert lines[1].startswith("0,0.693147")
+    assert len(lines) == 1 + len(order["rounds"])
+
+
+def test_scores_stand_as_the_api_gives_them(
+    visitor: Browser, order: dict[str, Any], federation: RunningFederation
+) -> None:
+    order_id = order["order_id"]
+    visitor.open(f"/page/scores?order_id={order_id}&score=krum&k=1")
+    visitor.see("k + 1 attackers who agree")
+    visitor.wait(lambda: len(visitor.all(".figure canvas")) >= 2, "two figures")
+    visitor.see("All scores of round 9")
+    picture(visitor, "page-scores")
+    visitor.press("Save numbers (CSV)")
+    lines = visitor.downloaded(f"order-{order_id}-krum.csv").decode("utf-8-sig").splitlines()
+    with federation.client(4) as client:
+        said = client.get("/anomaly/krum", params={"order_id": order_id, "k": 1, "round": 9}).json()["data"]
+    assert [float(line.split(",")[-1]) for line in lines[1:]] == [said["2"], said["3"], said["4"]]
+    visitor.open(f"/page/scores?order_id={order_id}&score=krum&k=0")
+    visitor.see("k")
+    assert visitor.all(".note.bad")
+
+
+def test_an_order_is_run_again_and_cancelled(
+    visitor: Browser, order: dict[str, Any], federation: RunningFederation
+) -> None:
+    visitor.open(f"/page/orders/{order['order_id']}")
+    visitor.press("Run again")
+    visitor.see(f"Runs order {order['order_id']} again", seconds=60)
+    again = int(visitor.path.rpartition("/")[2])
+    visitor.press("Cancel")
+    visitor.press("Yes")
+    visitor.see("Ended: cancelled", seconds=30)
+    assert federation.order(again)["state"] == "cancelled"
+    visitor.open("/page/orders")
+    visitor.see(f"{again}\ttraining\tcancelled")
+    picture(visitor, "page-orders")
+
+
+def test_a_question_is_asked_and_its_values_stay_with_the_receiver(
+    visitor: Browser, federation: RunningFederation
+) -> None:
+    visitor.open("/page/statistics/new")
+    visitor.write("Name of the result", "glucose")
+    visitor.write("For each group of (columns)", "age_group")
+    picture(visitor, "page-question")
+    visitor.press("Send")
+    visitor.see("results folders", seconds=120)
+    visitor.see("group(s) withheld: fewer than 10 rows at a hospital")
+    order_id = int(visitor.path.rpartition("/")[2])
+    path = federation.home / "sites" / "shanxi-xbfy" / "results" / f"{order_id}" / "glucose.csv"
+    value = path.read_text().splitlines()[1].split(",")[1]
+    assert float(value) > 0
+    assert value not in visitor.text
+    visitor.press("Joint statistics")
+    visitor.see(f"{order_id}/glucose.csv")
+    picture(visitor, "page-statistics")
+
+
+def test_a_schedule_is_made_paused_resumed_and_deleted(visitor: Browser) -> None:
+    visitor.open("/page/statistics/new")
+    visitor.write("Cron, such as 0 6 * * 1-5", "0 6 1 1 *")
+    visitor.write("Time zone, such as Asia/Shanghai", "Asia/Shanghai")
+    visitor.press("Send")
+    visitor.see("0 6 1 1 * (Asia/Shanghai)", seconds=60)
+    visitor.press("Pause")
+    visitor.see("paused")
+    visitor.press("Resume")
+    visitor.see("active")
+    visitor.press("Delete")
+    visitor.press("Yes")
+    visitor.see("There is no schedule.")
+
+
+def test_a_question_that_cannot_be_asked_is_told_in_the_apis_sentence(visitor: Browser) -> None:
+    visitor.open("/page/statistics/new")
+    visitor.write("Name of the result", "a/b")
+    visitor.press("Send")
+    visitor.see("result_alias:")
+    assert visitor.path == "/page/statistics/new"
+
+
+def test_hospitals_are_there(visitor: Browser) -> None:
+    visitor.open("/page/hospitals")
+    visitor.see("3 / 3")
+    assert visitor.text.count("\tonline\t") == 3
+    picture(visitor, "page-hospitals")
+
+
+# Who may look
+
+
+def test_a_wrong_token_is_told_and_a_page_brings_back_after_signing_in(
+    browser: Browser, federation: RunningFederation
+) -> None:
+    browser.driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    browser.url = federation.url
+    browser.open("/page/hospitals")
+    browser.wait(lambda: browser.all("#token"), "the form")
+    browser.driver.switch_to.active_element.send_keys("no token", Keys.ENTER)
+    browser.see("This token is not known or was revoked.")
+    browser.driver.switch_to.active_element.send_keys(federation.tokens()["operator"], Keys.ENTER)
+    browser.see("Compare fingerprints by telephone")
+    assert browser.path == "/page/hospitals"
+    assert browser.complaints() == []
+
+
+def test_the_cookie_is_no_token_and_no_script_reads_it(visitor: Browser, federation: RunningFederation) -> None:
+    cookie = visitor.driver.get_cookie("consilium_session")
+    assert cookie["httpOnly"]
+    assert cookie["sameSite"] == "Strict"
+    assert federation.tokens()["4"] not in str(visitor.driver.get_cookies())
+    headers = {"Authorization": f"Bearer {cookie['value']}"}
+    assert httpx.get(f"{federation.url}/orders", headers=headers, trust_env=False).status_code == 403
+    assert (federation.home / "coordinator" / "page_key").stat().st_mode & 0o777 == 0o600
+
+
+def test_signing_out_ends_it(visitor: Browser) -> None:
+    visitor.press("Sign out")
+    visitor.wait(lambda: visitor.all("#token"), "the form")
+    visitor.open("/page/orders")
+    visitor.wait(lambda: visitor.all("#token"), "the form")
+
+
+def test_a_name_is_shown_as_text(browser: Browser, federation: RunningFederation) -> None:
+    name = "<img src=x onerror=document.title='taken'>{{1}}"
+    with federation.client(2) as client:
+        order_id = client.post("/orders", json={"kind": "external", "name": name}).json()["order_id"]
+        browser.sign_in(federation.url, federation.tokens()["2"])
+        for path in ("/page/orders", f"/page/orders/{order_id}"):
+            browser.open(path)
+            browser.see("recorded elsewhere")
+        browser.open("/page/orders")
+        browser.see(name)
+        assert browser.driver.title == "Orders - Consilium"
+        client.post(f"/orders/{order_id}/cancel")
+    browser.sign_in(federation.url, federation.tokens()["3"])
+    assert name not in browser.text
+    browser.open(f"/page/orders/{order_id}")
+    browser.see("This order is not one of this hospital's. Ask a party of the order or the operator.")
+    assert browser.complaints() == []
+
+
+def test_everything_is_reached_with_the_tab_key(visitor: Browser) -> None:
+    visitor.open("/page/orders/new")
+    visitor.wait(lambda: visitor.all("h1"), "the form")
+    reached = []
+    for _ in range(60):
+        visitor.driver.switch_to.active_element.send_keys(Keys.TAB)
+        reached.append(
+            visitor.driver.execute_script(
+                "const e = document.activeElement; return e.getAttribute('aria-label') || e.innerText || ''"
+            ).strip()
+        )
+    wanted = ["To the content", "Orders", "Hospitals", "Sign out", "Model", "Rounds at the most", "Check", "Send"]
+    assert [name for name in wanted if name not in reached] == [], reached
+
+
+# The API beside it
+
+
+def test_the_apis_own_addresses_stay_as_they_are(federation: RunningFederation) -> None:
+    with federation.client() as client:
+        assert client.get("/nothing").json()["message"].startswith("There is no such address.")
+        assert client.get("/pages").status_code == 404
+        assert client.get("/model/train").status_code == 405
+        assert client.get("/orders/").status_code == 200

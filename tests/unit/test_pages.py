@@ -1,0 +1,121 @@
+"""The pages' parts that need no server: words, tables, forms, addresses."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+from fastapi import FastAPI
+
+from api.pages import charts, form, frame, hospitals, order_list, protection, scores, serving, statistics
+from api.pages.order_form import example_order
+from api.pages.visit import Door, Visit, local
+from api.pages.words import CHINESE
+from api.store import Caller
+from deployments.demo import document_order
+from protocol.errors import Unauthenticated
+from protocol.order import parse_training_request
+
+PAGES = Path(serving.__file__).parent
+
+
+def visit(language: str = "en") -> Visit:
+    return Visit(FastAPI(), "a-token", Caller("hospital", 4), language, "light", "http://127.0.0.1:5000", "/")
+
+
+def said_directly() -> Iterator[str]:
+    """Every text that a page hands to its translation where it is written."""
+    for path in PAGES.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            name = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+            if name == "t" and isinstance(node.args[0], ast.Constant):
+                yield node.args[0].value
+
+
+def said_by_tables() -> Iterator[str]:
+    yield from (*frame.VIEWS.values(), *hospitals.POLICY.values(), hospitals.HINT, *order_list.KINDS.values())
+    yield from (text for texts in protection.WORDS.values() for text in texts)
+    yield from (*protection.LEARNT.values(), *protection.WITHHELD.values())
+    yield from (text for score in scores.SCORES.values() for text in (score.sees, score.misses))
+    yield from (scores.CAUTION, statistics.WHERE, serving.TOKEN, *serving.REASONS.values())
+
+
+def test_every_text_is_there_in_chinese_with_the_same_values() -> None:
+    texts = {*said_directly(), *said_by_tables()}
+    assert len(texts) > 150
+    assert [text for text in sorted(texts) if text not in CHINESE] == []
+    for text, chinese in CHINESE.items():
+        assert set(re.findall(r"{\w+}", text)) == set(re.findall(r"{\w+}", chinese)), text
+
+
+def test_every_score_of_the_api_is_explained() -> None:
+    from api.analytics import router
+
+    calls = {route.path for route in router.routes if route.path.startswith(("/anomaly/", "/contribution/"))}
+    assert {score.address for score in scores.SCORES.values()} == calls - {"/anomaly/report"}
+
+
+def test_what_is_not_ours_is_escaped_in_tables() -> None:
+    text = frame.table(["<a>"], [["<script>"], [frame.link("/page/orders/1", "<b>")]], caption="&")
+    assert "<script>" not in text
+    assert '<a href="/page/orders/1">&lt;b&gt;</a>' in text
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx"])
+def test_no_cell_is_a_formula(text: str) -> None:
+    assert frame._cell(text) == f"'{text}"
+
+
+def test_a_number_stays_one() -> None:
+    assert frame._cell(-1.5) == -1.5
+
+
+@pytest.mark.parametrize("address", ["http://elsewhere", "//elsewhere", "/\\elsewhere", "javascript:x", "", None])
+def test_nobody_is_led_elsewhere_after_signing_in(address: str | None) -> None:
+    assert local(address) == "/"
+
+
+def test_one_is_led_back_where_one_wanted_to_go() -> None:
+    assert local("/page/scores?order_id=3&score=krum") == "/page/scores?order_id=3&score=krum"
+
+
+def test_a_cookie_opens_with_its_own_key_only() -> None:
+    door, other = (Door(FastAPI(), Fernet.generate_key()) for _ in range(2))
+    cookie = door.seal("a-token")
+    assert "a-token" not in cookie
+    assert door._token(cookie) == "a-token"
+    for wrong in (other.seal("a-token"), cookie[:-2], "x"):
+        with pytest.raises(Unauthenticated):
+            door._token(wrong)
+
+
+def test_the_forms_starting_values_are_the_documents_order() -> None:
+    assert example_order(4, [2, 3, 4]) == document_order()
+    parse_training_request(example_order(2, [2, 3, 4]))
+
+
+def test_a_draft_tells_who_watches_and_leaves_empty_parts_out() -> None:
+    draft, told = form.Draft({"a": {"b": 1}}), []
+    draft.watch(lambda: told.append(draft.get(("a", "b"))))
+    draft.put(("a", "b"), 2)
+    draft.put(("c", "d"), 3)
+    draft.put(("a", "b"), None)
+    assert told == [2, 2, None]
+    assert draft.body == {"a": {}, "c": {"d": 3}}
+
+
+def test_the_curl_holds_what_a_shell_would_take_apart() -> None:
+    text = form.curl_of(visit(), "/model/train", {"sql": "SELECT 'a'; $(x)"})
+    assert "$TOKEN" in text
+    assert "a-token" not in text
+    assert text.endswith("""'{\n  "sql": "SELECT '"'"'a'"'"'; $(x)"\n}'""")
+
+
+def test_a_heat_map_leaves_empty_what_has_no_score() -> None:
+    options = charts.heat_map([0, 1], ["a"], [[None, 0.5]], x_name="", is_dark=True)
+    assert options["series"][0]["data"] == [[1, 0, 0.5]]
+    assert charts.heat_map([], [], [], x_name="", is_dark=False)["visualMap"]["max"] == 1.0
