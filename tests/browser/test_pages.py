@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import base64
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,13 @@ PICTURES = os.environ.get("TAKE_PICTURES")
 
 
 def picture(browser: Browser, name: str) -> None:
+    """The page from its head to the end of what it holds."""
     if PICTURES:
-        taken = browser.downloads / f"{name}.png"
-        browser.driver.save_screenshot(str(taken))
-        shutil.copy(taken, Path(PICTURES) / f"{name}.png")
+        browser.wait(lambda: not browser.all(".q-transition--scale, .q-notification"), "the page at rest")
+        height = browser.driver.execute_script("return document.getElementById('main').getBoundingClientRect().bottom")
+        clip = {"x": 0, "y": 0, "width": 1280, "height": min(height, 1400), "scale": 1}
+        taken = browser.driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
+        (Path(PICTURES) / f"{name}.png").write_bytes(base64.b64decode(taken["data"]))
 
 
 @pytest.fixture
@@ -65,6 +68,8 @@ def order(browser: Browser, federation: RunningFederation) -> dict[str, Any]:
     browser.see("Nothing is wrong with it.")
     browser.press("The same with curl")
     browser.see(f"{federation.url}/model/train")
+    browser.press("The same with curl")
+    browser.wait(lambda: "/model/train" not in browser.text, "the closed part")
     picture(browser, "page-new-order")
     browser.press("Send")
     browser.wait(lambda: browser.path.startswith("/page/orders/") and browser.path[13:].isdecimal(), "the order's page")
