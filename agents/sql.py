@@ -32,6 +32,8 @@ DIALECTS = ("duckdb", "postgres", "mysql")
 MAX_CHARACTERS = 20_000
 MAX_TOKENS = 5_000
 MAX_NESTING = 40
+MAX_TYPES = 4
+"""Of a type's brackets within one another: the parser looks at each twice, as a type and as a function."""
 
 
 def _words(text: str) -> list[str]:
@@ -151,7 +153,7 @@ def _tokens(text: str, dialect: str) -> list[Any]:
 def _parse(text: str, dialect: str) -> Node:
     """The one statement in `text`; limits keep the parser's time and recursion bounded."""
     tokens = _tokens(text, dialect)
-    if len(tokens) > MAX_TOKENS or _nesting(tokens) > MAX_NESTING:
+    if len(tokens) > MAX_TOKENS or _nesting(tokens) > MAX_NESTING or _types(tokens, dialect) > MAX_TYPES:
         raise BadRequest("The data SQL is too long or nested too deeply.", remedy="Simplify it.", code="sql")
     try:
         statements = [s for s in sqlglot.parse(text, read=dialect) if not isinstance(s, exp.Semicolon) and s]
@@ -167,6 +169,20 @@ def _nesting(tokens: list[Any]) -> int:
     for token in tokens:
         depth += (token.text in ("(", "[", "{")) - (token.text in (")", "]", "}"))
         deepest = max(deepest, depth)
+    return deepest
+
+
+def _types(tokens: list[Any], dialect: str) -> int:
+    """How many brackets that follow a type stand within one another."""
+    types = sqlglot.Dialect.get_or_raise(dialect).parser_class.TYPE_TOKENS
+    opened: list[bool] = []
+    deepest = 0
+    for before, token in zip([None, *tokens], tokens, strict=False):
+        if token.text == "(":
+            opened.append(before is not None and before.token_type in types)
+            deepest = max(deepest, sum(opened))
+        elif token.text == ")" and opened:
+            opened.pop()
     return deepest
 
 

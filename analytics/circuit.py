@@ -147,6 +147,13 @@ class Plan:
         widths = [step.width for step in self.steps if isinstance(step, Sign)]
         return max([2, *widths, *(bound.bit_length() + 1 for bound in opened)])
 
+    @property
+    def own_bits(self) -> int:
+        """The most bits of a number that a hospital computes of its own columns, the sign's bit included."""
+        nodes = (node for step in self.steps if isinstance(step, Leaf) for node in step.node.every())
+        numbers = (node for node in nodes if not node.is_boolean)
+        return max((kind_of(number, self.types).bound.bit_length() + 1 for number in numbers), default=0)
+
     def batches(self, n_rows: int) -> Iterator[slice]:
         """The rows that are computed at once, of whole words of 64 but for the last."""
         size = min(BATCH_ROWS, BATCH_BITS // self.bits(n_rows) // 64 * 64)
@@ -170,9 +177,9 @@ def plan(expression: Expression, types: Mapping[str, Fixed], owners: Mapping[str
     if untyped:
         raise ExpressionError(f"{untyped[0]} has no type.", "Let its provider announce one.")
     made = _Compiler(types, owners).plan(expression)
-    if made.bits(MOST_ROWS) > MOST_BITS:
+    if (bits := max(made.bits(MOST_ROWS), made.own_bits)) > MOST_BITS:
         raise ExpressionError(
-            f"The expression needs numbers of {made.bits(MOST_ROWS)} bits; {MOST_BITS} are computed.",
+            f"The expression needs numbers of {bits} bits; {MOST_BITS} are computed.",
             "Multiply fewer columns, or declare fewer digits.",
         )
     return made

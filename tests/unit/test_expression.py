@@ -76,6 +76,9 @@ def test_what_is_read(text: str, columns: tuple[tuple[str, str], ...]) -> None:
         ("a.x::int", "allowed"),
         ("cast(a.x as int)", "allowed"),
         ("abs(a.x)", "allowed"),
+        ("struct(" * 25, "allowed"),
+        ("int(" * 25 + "a.x" + ")" * 25, "allowed"),
+        ("(date " * 25 + "a.x" + ")" * 25, "allowed"),
         ("read_csv(a.x)", "allowed"),
         ("sum(a.x) over ()", "allowed"),
         ("sum(distinct a.x)", "allowed"),
@@ -194,6 +197,13 @@ def test_too_large_a_ring_is_refused(n: int, fits: bool) -> None:
         return
     with pytest.raises(ExpressionError, match="2101 bits; 2048"):
         plan(expression, types, OWNERS)
+
+
+def test_too_large_numbers_of_one_hospital_are_refused() -> None:
+    """They are compared there, and none of them is opened: nothing but memory limits them."""
+    expression = parse(" * ".join(["a.x"] * 40) + " > 1 and b.x > 1")
+    with pytest.raises(ExpressionError, match="2401 bits; 2048"):
+        plan(expression, {"a.x": Fixed(0, 0, 60), "b.x": Fixed(0, 0, 60)}, OWNERS)
 
 
 def test_a_column_without_a_type_is_refused() -> None:

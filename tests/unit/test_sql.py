@@ -176,6 +176,7 @@ ONE_PATIENT = [
     ("SELECT * FROM data.t WHERE age = 'a\x00b'", "characters"),
     (f"SELECT * FROM data.t WHERE ({SECRET}", "sql"),
     ("SELECT * FROM data.t WHERE " + "(" * 60 + "age = 1" + ")" * 60, "sql"),
+    ("SELECT * FROM data.t WHERE " + "int(" * 35 + "1" + ")" * 35 + " = age", "sql"),
     ("SELECT * FROM data.t WHERE age = " + "1" * 30_000, "sql"),
     ("SELECT * FROM data.t WHERE " + "NOT " * 3000 + "age = 1", "sql"),
 ]
