@@ -144,8 +144,11 @@ def histogram(dataset: Dataset, column: str, edges: Floats, *, group_by: Sequenc
     return {label: np.diff(found) for label, found in below.items()}
 
 
-def sketch(dataset: Dataset, columns: Sequence[str], *, key: bytes = b"") -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """uint64 (65536,): a row's hash h adds h to the cell h % 65536, modulo 2^64.
+def sketch(
+    dataset: Dataset, columns: Sequence[str], *, complete: Sequence[str] = (), key: bytes = b""
+) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], int]:
+    """uint64 (65536,) of the rows that have a value in every one of `complete`: a row's hash h adds h to the cell
+    h % 65536, modulo 2^64. And how many rows these are.
 
     Two sets of rows that differ in d rows differ in at most d cells. h is DuckDB's hash of the key and of the values in
     the order of `columns`: sketches of two versions are compared, and a test holds that the hash has not changed.
@@ -154,12 +157,14 @@ def sketch(dataset: Dataset, columns: Sequence[str], *, key: bytes = b"") -> np.
     """
     cells = [quoted(name) for name in columns if dataset.check_column(name)]
     hashed = ", ".join([f"'{key.hex()}'", *cells])
-    hashes = f"SELECT hash({hashed}) AS h FROM rows"  # noqa: S608
-    sql = f"SELECT h % {SKETCH_CELLS}, sum(CAST(h AS HUGEINT)) FROM ({hashes}) GROUP BY 1"  # noqa: S608
-    found = np.zeros(SKETCH_CELLS, dtype=np.uint64)
-    for cell, total in dataset.query(sql):
+    where = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in complete if dataset.check_column(name)) or "true"
+    hashes = f"SELECT hash({hashed}) AS h FROM rows WHERE {where}"  # noqa: S608
+    sql = f"SELECT h % {SKETCH_CELLS}, sum(CAST(h AS HUGEINT)), count(*) FROM ({hashes}) GROUP BY 1"  # noqa: S608
+    found, n_rows = np.zeros(SKETCH_CELLS, dtype=np.uint64), 0
+    for cell, total, n in dataset.query(sql):
         found[cell] = int(total) % 2**64
-    return found
+        n_rows += int(n)
+    return found, n_rows
 
 
 # --- groups ----------------------------------------------------------------------------------------------------------

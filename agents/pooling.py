@@ -69,7 +69,9 @@ def _read(party: StatisticsParty) -> Reading:
     request, columns = party.request, columns_of(party.request, party.me)
     with open_data(party, columns, again=request.method in RANKED) as dataset:
         disclosure.check_rows(dataset.n_rows, party.rules)
-        asked = [rows_of(party, dataset, names) for names in _column_sets(request, party.me)]
+        asked = [
+            rows_of(party, dataset, names, complete=complete) for names, complete in _column_sets(request, party.me)
+        ]
         if any(check_gate(party, rows) for rows in asked):
             return Reading(n_rows=dataset.n_rows, repeats=True)
         groups = _tally(dataset, request, party.me)
@@ -87,10 +89,14 @@ def _read(party: StatisticsParty) -> Reading:
     )
 
 
-def _column_sets(request: StatisticsRequest, user_id: int) -> list[list[str]]:
-    """The columns whose rows the gate compares: all, and those without groups, as earlier orders may have had none."""
+def _column_sets(request: StatisticsRequest, user_id: int) -> list[tuple[list[str], list[str]]]:
+    """The columns whose rows the gate compares, and those of them that a row must have a value in: all columns, and
+    those without groups, as earlier orders may have had none; where missing values are counted, the rows with them."""
     summed = request.columns or [request.provider(user_id).key_column]
-    return [summed, columns_of(request, user_id)] if request.group_by else [summed]
+    if request.method in ("frequency", "crosstab"):
+        return [(summed, summed), (summed, [])]
+    grouped = [(columns_of(request, user_id), summed)] if request.group_by else []
+    return [(summed, summed), *grouped]
 
 
 def _tally(dataset: Dataset, request: StatisticsRequest, user_id: int) -> dict[Label, tuple[GroupFacts, list[int]]]:

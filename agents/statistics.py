@@ -207,11 +207,16 @@ def data_name(party: StatisticsParty, dataset: Dataset) -> str:
     return "database" if kind in ("table", "sql") else canonical([kind, dataset.name])
 
 
-def rows_of(party: StatisticsParty, dataset: Dataset, columns: Sequence[str]) -> AskedRows:
-    """The rows of a dataset with these columns."""
-    ordered = sorted(set(columns))
-    name = canonical([data_name(party, dataset), *ordered])
-    return AskedRows(name, accumulation.sketch(dataset, ordered), dataset.n_rows)
+def rows_of(
+    party: StatisticsParty, dataset: Dataset, columns: Sequence[str], *, complete: Sequence[str] = ()
+) -> AskedRows:
+    """The rows of a dataset with these columns: those that an answer is made of, which have a value in `complete`.
+
+    A row without one changes no answer, and so must not count as a row that has changed.
+    """
+    ordered, needed = sorted(set(columns)), sorted(set(complete))
+    name = canonical([data_name(party, dataset), ordered, needed])
+    return AskedRows(name, *accumulation.sketch(dataset, ordered, complete=needed))
 
 
 def check_gate(party: StatisticsParty, rows: AskedRows) -> bool:
@@ -221,11 +226,8 @@ def check_gate(party: StatisticsParty, rows: AskedRows) -> bool:
     Raises Refused (code earlier_cohort) for such a change in any other order. Columns of few different values change in
     few cells of a sketch whatever the rows do; so rows are other ones too where min_rows have come or gone.
     """
-    min_rows = party.rules.min_rows
-    earlier = (_taken_apart(cells) for cells in party.ledger.earlier(party.request.initiator, rows.name))
-    near = (sketch for sketch, n_rows in earlier if abs(n_rows - rows.n_rows) < min_rows)
     try:
-        disclosure.check_sketch(rows.sketch, near, party.rules)
+        _compare(party, rows)
     except Refused:
         if party.order.repeats is None:
             raise
@@ -236,10 +238,20 @@ def check_gate(party: StatisticsParty, rows: AskedRows) -> bool:
 def remember_rows(party: StatisticsParty, rows: AskedRows) -> None:
     """Writes them down, before anything of them leaves.
 
-    Not sooner: who corrects a row that could not be read has had no answer to compare with.
+    Not sooner: who corrects a row that could not be read has had no answer to compare with. They are compared again as
+    the same step: of two orders at once, over rows that differ by a few, one is refused, a schedule's too.
     """
     cells = np.append(rows.sketch, np.uint64(rows.n_rows))
-    party.ledger.remember(party.request.initiator, rows.name, order_id=party.order_id, sketch=cells)
+    with party.ledger.alone():
+        _compare(party, rows)
+        party.ledger.remember(party.request.initiator, rows.name, order_id=party.order_id, sketch=cells)
+
+
+def _compare(party: StatisticsParty, rows: AskedRows) -> None:
+    min_rows = party.rules.min_rows
+    earlier = (_taken_apart(cells) for cells in party.ledger.earlier(party.request.initiator, rows.name))
+    near = (sketch for sketch, n_rows in earlier if abs(n_rows - rows.n_rows) < min_rows)
+    disclosure.check_sketch(rows.sketch, near, party.rules)
 
 
 def _taken_apart(cells: Sketch) -> tuple[Sketch, int]:

@@ -6,7 +6,9 @@ whether only a few have, who could be found by comparing the answers (agents.dis
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import json
 import os
 import secrets
 import sqlite3
@@ -57,6 +59,13 @@ class StatisticsLedger:
             database.execute("INSERT OR IGNORE INTO keys VALUES (1, ?)", (secrets.token_bytes(32),))
             self._key: bytes = database.execute("SELECT key FROM keys").fetchone()[0]
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other order of this hospital compares its rows or writes them down meanwhile."""
+        with (self.path.parent / "statistics.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def earlier(self, requester: int, dataset: str) -> Iterator[Sketch]:
         """The different sketches of the requester's orders on the dataset, the latest last; one at a time in memory.
 
@@ -95,7 +104,7 @@ class StatisticsLedger:
     def check_threshold(
         self, dataset: str, columns: Sequence[str], *, keys_digest: bytes, threshold: str, now: datetime, days: int
     ) -> None:
-        """Refuse a second threshold for the same columns and people in `days` days (code threshold).
+        """Refuse a second threshold for the same people, and any of the same columns, in `days` days (code threshold).
 
         `threshold` is comparison and number as one canonical text, `keys_digest` that of the common keys
         (`digest_of`), `now` is aware of its zone.
@@ -148,11 +157,10 @@ def _check_threshold(
     database: sqlite3.Connection, what: tuple[str, str, bytes], threshold: str, *, now: datetime, days: int
 ) -> None:
     since = (now - timedelta(days=days)).timestamp()
-    query = (
-        "SELECT COUNT(*) FROM thresholds"
-        " WHERE dataset = ? AND columns = ? AND keys_digest = ? AND threshold <> ? AND at > ?"
-    )
-    if database.execute(query, (*what, threshold, since)).fetchone()[0]:
+    dataset, columns, keys_digest = what
+    query = "SELECT columns FROM thresholds WHERE dataset = ? AND keys_digest = ? AND threshold <> ? AND at > ?"
+    others = database.execute(query, (dataset, keys_digest, threshold, since)).fetchall()
+    if any(set(json.loads(columns)) & set(json.loads(other)) for (other,) in others):
         raise Refused(
             f"In the last {days} days these columns of the same people were compared with another threshold; many"
             " thresholds would tell every sum.",

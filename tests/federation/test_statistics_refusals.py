@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from agents import pooling
+from protocol.errors import ConsiliumError
 from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks
 
 PROVIDERS = (2, 3, 4)
@@ -229,6 +233,35 @@ def test_a_database_with_one_row_fewer(hospitals: Hospitals) -> None:
     assert hospitals.refused("sum", {2: "data.pooled", 3: sql}).code == "earlier_cohort"
 
 
+def test_two_orders_at_once_with_one_row_between_them(hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have been compared with earlier orders before either is written down."""
+    both, tally = threading.Barrier(2), pooling._tally
+
+    def tally_together(dataset: Any, request: Any, user_id: int) -> Any:
+        if user_id == 3:
+            both.wait(60)
+        return tally(dataset, request, user_id)
+
+    monkeypatch.setattr(pooling, "_tally", tally_together)
+    hospitals.write(2, "at-once.csv", rows(40))
+    hospitals.write(3, "data.pooled", rows(40).assign(x=rows(40).x + 1000))
+    refused: list[str] = []
+
+    def ask(where: str) -> None:
+        try:
+            hospitals.ask("sum", {2: "at-once.csv", 3: f"SELECT x FROM data.pooled WHERE y < {where}"})
+        except ConsiliumError as error:
+            refused.append(error.code)
+
+    threads = [threading.Thread(target=ask, args=(where,)) for where in ("39", "40")]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.3)
+    for thread in threads:
+        thread.join()
+    assert refused == ["earlier_cohort"]
+
+
 def test_the_same_column_by_groups_with_one_row_fewer(hospitals: Hospitals) -> None:
     data = dict.fromkeys((2, 3), "by-groups.csv")
     for user in data:
@@ -236,6 +269,19 @@ def test_the_same_column_by_groups_with_one_row_fewer(hospitals: Hospitals) -> N
     hospitals.ask("sum", data)
     hospitals.write(3, "by-groups.csv", rows(40).assign(g=["a", "b"] * 20).drop(index=7))
     assert hospitals.refused("sum", data, group_by=["g"]).code == "earlier_cohort"
+
+
+@pytest.mark.parametrize("method", ["sum", "median", "histogram", "frequency", "cov"])
+def test_one_row_more_among_rows_without_a_value(hospitals: Hospitals, method: str) -> None:
+    """They change no sum, and so hide nobody who comes with them."""
+    for user in (2, 3):
+        content = pd.concat([rows(40), rows(60)[40:].assign(x=None)])
+        hospitals.write(user, "data.pooled", content.assign(x=content.x.where(content.y != 20, 7.25)))
+    fields: dict[str, Any] = {"histogram": {"bins": [0, 100]}, "cov": {"columns": ["x", "y"]}}.get(method, {})
+    few = "SELECT x, y FROM data.pooled WHERE y < 20"
+    hospitals.ask(method, {2: "data.pooled", 3: few}, **fields)
+    more = "SELECT x, y FROM data.pooled WHERE y < 21 OR y >= 40"
+    assert hospitals.refused(method, {2: "data.pooled", 3: more}, **fields).code == "earlier_cohort"
 
 
 @pytest.mark.parametrize(("n_more", "code"), [(9, "earlier_cohort"), (10, "")])
