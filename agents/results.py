@@ -4,7 +4,8 @@
     results/<order_id>/<alias>.notes.json          order, method, providers, rows used, what is withheld and why
 
 Files have mode 0600 in folders of mode 0700 and are written whole or not at all, the notes first: an answer that is
-there is complete. A float is written as the shortest text that reads as it, a decimal with all its digits.
+there is complete. A float is written as the shortest text that reads as it, a decimal with all its digits. A text of a
+csv that a spreadsheet would run as a formula has an apostrophe before it: names of groups come from other hospitals.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from typing import Any
 
 from agents.vault import make_private_folder, write_durably
 from protocol.errors import BadRequest, Conflict, NotFound
+from protocol.statistics_request import MOST_NAME_BYTES
 
 TYPES = ("csv", "json")
-MOST_NAME_BYTES = 200
 _NOTES = ".notes.json"
 _NO_FILE_NAME = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]|^[.\s]|\s$|^$')
+_FORMULA = re.compile(r"[=@]|[+-].*[(|!]", re.DOTALL)
 _QUOTED = re.compile(r'[",\r\n]|^\s|\s$')
 
 Cell = str | int | float | Decimal | None
@@ -105,6 +107,7 @@ def _to_csv(columns: Sequence[str], table: Iterable[Sequence[Cell]]) -> str:
 def _quoted(cell: Cell) -> str:
     if not isinstance(cell, str):
         return "" if cell is None else _number(cell)
+    cell = f"'{cell}" if _FORMULA.match(cell) else cell
     needs_quotes = not cell or _QUOTED.search(cell)
     return '"' + cell.replace('"', '""') + '"' if needs_quotes else cell
 

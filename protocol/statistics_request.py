@@ -46,6 +46,9 @@ OF_TWO_COLUMNS = ("cov", "corr", "crosstab")
 DATA_TYPES = ("csv", "parquet", "json", "table", "sql")
 THRESHOLD = "3000000"
 DIGITS = (18, 6)
+MOST_NAME_BYTES = 200
+WITHHELD = "withheld"
+"""The column of a pooled result that says which rule withholds a row."""
 _ALIAS = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _DOES_NOT_FIT = {
     "expression": ("custom",),
@@ -77,6 +80,8 @@ def _alias(text: str) -> str:
 def _file_name(text: str) -> str:
     if text.startswith(".") or any(letter in text for letter in '/\\:*?"<>|') or text != text.strip():
         raise ValueError("must be usable as a file's name: without / \\ : * ? \" < > |, no dot or blank at its start")
+    if not text.isprintable() or len(text.encode()) > MOST_NAME_BYTES:
+        raise ValueError(f"must be usable as a file's name: at most {MOST_NAME_BYTES} bytes that can be printed")
     return text
 
 
@@ -268,10 +273,17 @@ def _check_fields(request: StatisticsRequest) -> None:
             raise _bad(name, f"{name} is missing, and {request.method} needs it.", f"Give {name}; see docs/api.md.")
     if request.columns and request.columns[0] == request.columns[1]:
         raise _bad("columns", "columns names one column twice.", "Name two different columns.")
-    if request.result_alias in [*request.label_columns, "withheld"]:
-        raise _bad("result_alias", "result_alias is the name of another column of the result.", "Choose another.")
     if request.group_by and len(set(request.group_by)) < len(request.group_by):
         raise _bad("group_by", "group_by names a column twice.", "Name each column once.")
+    if request.result_alias in [*request.label_columns, WITHHELD]:
+        raise _bad("result_alias", "result_alias is the name of another column of the result.", "Choose another.")
+    named = [*request.label_columns, *([] if request.is_joined else [WITHHELD])]
+    if twice := [name for name in named if named.count(name) > 1]:
+        raise _bad(
+            "columns",
+            f"The result would have two columns {twice[0]}: its own, and the data's of that name.",
+            "Rename the column, in a SELECT or in the data.",
+        )
     _check_joined_fields(request)
 
 

