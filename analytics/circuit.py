@@ -35,6 +35,8 @@ MOST_ROWS = 2**40
 BATCH_ROWS = 2**17
 BATCH_BITS = 2**24
 """Rows times bits of what is computed at once, so that memory stays bounded."""
+BATCH_PROVIDERS = 4
+"""So many compute it; a comparison takes random numbers for each further provider, so that more take fewer rows."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,8 @@ class Plan:
 
     def batches(self, n_rows: int) -> Iterator[slice]:
         """The rows that are computed at once, of whole words of 64 but for the last."""
-        size = min(BATCH_ROWS, BATCH_BITS // self.bits(n_rows) // 64 * 64)
+        bits = self.bits(n_rows) * -(-len(self.providers) // BATCH_PROVIDERS)
+        size = min(BATCH_ROWS, BATCH_BITS // bits // 64 * 64)
         for start in range(0, n_rows, size):
             yield slice(start, min(start + size, n_rows))
 

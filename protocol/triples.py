@@ -84,17 +84,15 @@ def number_triples(
 
 def number_correction(seeds: Mapping[int, bytes], index: int, *, ring: Ring, count: int) -> bytes:
     """The last provider's shares of c and c'. The dealer runs it, with the seeds of all, in their order."""
-    dealt = [
-        number_triples(seed, index, provider=provider, ring=ring, count=count, correction=None)
-        for provider, seed in seeds.items()
-    ]
-    a, b, check_a = dealt[0].a, dealt[0].b, dealt[0].check_a
-    for other in dealt[1:]:
-        a, b, check_a = ring.add(a, other.a), ring.add(b, other.b), ring.add(check_a, other.check_a)
-    c, check_c = ring.multiply(a, b), ring.multiply(check_a, b)
-    for other in dealt[:-1]:
-        c, check_c = ring.subtract(c, other.c), ring.subtract(check_c, other.check_c)
-    return ring.to_bytes(c) + ring.to_bytes(check_c)
+    a, b, check_a, c, check_c = (ring.zeros(count) for _ in range(5))
+    last = len(seeds) - 1
+    for place, (provider, seed) in enumerate(seeds.items()):
+        dealt = number_triples(seed, index, provider=provider, ring=ring, count=count, correction=None)
+        a, b, check_a = ring.add(a, dealt.a), ring.add(b, dealt.b), ring.add(check_a, dealt.check_a)
+        if place < last:
+            c, check_c = ring.add(c, dealt.c), ring.add(check_c, dealt.check_c)
+    own = ring.subtract(ring.multiply(a, b), c), ring.subtract(ring.multiply(check_a, b), check_c)
+    return b"".join(map(ring.to_bytes, own))
 
 
 def bit_triples(seed: bytes, index: int, *, provider: int, count: int, correction: bytes | None) -> BitTriples:
@@ -109,13 +107,15 @@ def bit_triples(seed: bytes, index: int, *, provider: int, count: int, correctio
 
 def bit_correction(seeds: Mapping[int, bytes], index: int, *, count: int) -> bytes:
     """The last provider's shares of c. The dealer runs it, with the seeds of all, in their order."""
-    dealt = [
-        bit_triples(seed, index, provider=provider, count=count, correction=None) for provider, seed in seeds.items()
-    ]
-    a = np.bitwise_xor.reduce([share.a for share in dealt])
-    b = np.bitwise_xor.reduce([share.b for share in dealt])
-    c = np.bitwise_xor.reduce([a & b, *(share.c for share in dealt[:-1])])
-    return bytes(c.astype("<u8").tobytes())
+    a, b, c = (np.zeros(count, dtype=np.uint64) for _ in range(3))
+    last = len(seeds) - 1
+    for place, (provider, seed) in enumerate(seeds.items()):
+        dealt = bit_triples(seed, index, provider=provider, count=count, correction=None)
+        a ^= dealt.a
+        b ^= dealt.b
+        if place < last:
+            c ^= dealt.c
+    return bytes((a & b ^ c).astype("<u8", copy=False).tobytes())
 
 
 @dataclass(frozen=True)

@@ -199,6 +199,18 @@ def test_too_large_a_ring_is_refused(n: int, fits: bool) -> None:
         plan(expression, types, OWNERS)
 
 
+def test_many_providers_compute_fewer_rows_at_once() -> None:
+    """What a provider holds of a comparison grows with them."""
+    sizes = {}
+    for n in (2, 4, 100):
+        owners = {f"a{i}": i for i in range(1, n + 1)}
+        expression = compare_sum([(alias, "v") for alias in owners], ">=", threshold=Fraction(3))
+        made = plan(expression, {f"{alias}.v": Fixed(0, 0, 60) for alias in owners}, owners)
+        sizes[n] = next(made.batches(10**6)).stop
+    assert sizes[2] == sizes[4] == 2**17
+    assert 64 <= sizes[100] < 2**14
+
+
 def test_too_large_numbers_of_one_hospital_are_refused() -> None:
     """They are compared there, and none of them is opened: nothing but memory limits them."""
     expression = parse(" * ".join(["a.x"] * 40) + " > 1 and b.x > 1")
