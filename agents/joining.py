@@ -81,8 +81,15 @@ def agreed_plan(request: StatisticsRequest, announced: Mapping[int, Types]) -> P
     """The circuit of an order, which coordinator, providers and receivers make alike from the announced types."""
     expression = expression_of(request)
     owners = {request.alias(user): user for user in request.providers}
-    types = {name: Fixed(*fixed) for one in announced.values() for name, fixed in one.columns.items()}
+    for user, one in announced.items():
+        if not all(name.startswith(f"{request.alias(user)}.") for name in one.columns):
+            raise ProtocolViolation(
+                f"Hospital {user} announces types of columns that are another's.",
+                remedy="Nothing was computed. Run the same version at all hospitals.",
+                code="bad_message",
+            )
     try:
+        types = {name: Fixed(*fixed) for one in announced.values() for name, fixed in one.columns.items()}
         return plan(expression, types, owners)
     except ExpressionError as error:
         raise BadRequest(error.sentence, remedy=error.remedy, code="expression") from None

@@ -154,3 +154,27 @@ def test_providers_that_announce_other_types_than_they_hold(
     types = joining.type_of
     monkeypatch.setattr(joining, "type_of", lambda data, column, digits: types(data, column, (2, 0)))
     assert ended(hospitals, "custom", lambda address, sender, reader, body: body, monkeypatch).code == "digits"
+
+
+@pytest.mark.parametrize(
+    ("columns", "code"),
+    [
+        ({"df3.x": (0, 0, 8, False), "df1.x": (0, 0, 2, False)}, "bad_message"),
+        ({"df3.x": (0, 0, 9999, False)}, "expression"),
+    ],
+)
+def test_a_provider_that_announces_types_of_another_s_columns_or_none_that_is_one(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch, columns: dict[str, Any], code: str
+) -> None:
+    """The other provider would be told that its own column does not fit."""
+    send = joining.send
+
+    def announce(party: Any, kind: str, make: Any, **rest: Any) -> None:
+        if kind == "types" and party.me == 4:
+            types = joining.Types(repeats=False, columns=columns)
+            send(party, kind, lambda: types.model_dump_json().encode(), **rest)
+        else:
+            send(party, kind, make, **rest)
+
+    monkeypatch.setattr(joining, "send", announce)
+    assert ended(hospitals, "custom", lambda address, sender, reader, body: body, monkeypatch).code == code
