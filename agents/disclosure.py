@@ -129,6 +129,15 @@ def check_joined(n_rows: int, rules: StatisticsRules) -> None:
         raise _refused("min_rows", sentence, "to lower min_rows, or check the key columns", threshold=rules.min_rows)
 
 
+def check_share(largest_share: Fraction, rules: StatisticsRules) -> None:
+    """Refuse a sum over joined rows of which two of them make more than max_share here (code max_share)."""
+    if largest_share > rules.max_share:
+        sentence = f"Two people make more than {rules.max_share} of this hospital's part of a sum."
+        raise _refused(
+            "max_share", sentence, "to raise max_share, or ask for more people", threshold=str(rules.max_share)
+        )
+
+
 def check_rows(n_rows: int, rules: StatisticsRules) -> None:
     """Refuse an answer over fewer than min_rows rows of this hospital (code min_rows); no count is told."""
     if n_rows < rules.min_rows:

@@ -197,8 +197,8 @@ def _match(party: StatisticsParty, dataset: Dataset, circuit: Plan) -> Matched:
 
     So the gate sees the very people that an aggregate is made of: a missing value is no way to choose them.
 
-    Raises Refused (code min_rows) for fewer of them than this provider's minimum, ProtocolViolation (keys_differ)
-    where the coordinator told the providers different ones.
+    Raises Refused for fewer of them than this provider's minimum (code min_rows) and for a sum of which two make nearly
+    all here (max_share), ProtocolViolation (keys_differ) where the coordinator told the providers different ones.
 
     Disclosure: tags of the keys, which only their holders can make, to the coordinator.
     """
@@ -213,12 +213,14 @@ def _match(party: StatisticsParty, dataset: Dataset, circuit: Plan) -> Matched:
     )
     rows = kept[matching.common_rows(order, common)]
     disclosure.check_joined(len(rows), party.rules)
+    joint = {name: Column(column.values[rows], column.valid[rows]) for name, column in columns.items()}
+    _check_shares(party, circuit, joint, n_rows=len(rows))
     party.release.ledger.write(
         "matched", order_id=party.order_id, n_common=len(rows), n_unmatched=len(tags) - len(rows)
     )
     return Matched(
         [found.keys[row] for row in rows.tolist()],
-        {name: Column(column.values[rows], column.valid[rows]) for name, column in columns.items()},
+        joint,
         matching.common_digest(tags, common),
         len(found.keys) - len(kept),
     )
@@ -244,6 +246,16 @@ def _have_values(circuit: Plan, me: int, columns: Mapping[str, Column], *, n_row
             done = _in_clear(functools.partial(compute, step.node, columns, circuit.types, n_rows=n_rows))
             kept &= done.valid & ~done.divided_by_zero
     return kept
+
+
+def _check_shares(party: StatisticsParty, circuit: Plan, columns: Mapping[str, Column], *, n_rows: int) -> None:
+    """The rule max_share for every sum of what this provider has of the joined rows."""
+    for node in circuit.summed(party.me):
+        if node.op == "indicator":  # a count
+            continue
+        done = _in_clear(functools.partial(compute, node, columns, circuit.types, n_rows=n_rows))
+        sizes = sorted(map(abs, done.values.tolist()))
+        disclosure.check_share(Fraction(sum(sizes[-2:]), sum(sizes) or 1), party.rules)
 
 
 def _in_clear(work: Callable[[], T]) -> T:

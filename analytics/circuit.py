@@ -156,6 +156,14 @@ class Plan:
         numbers = (node for node in nodes if not node.is_boolean)
         return max((kind_of(number, self.types).bound.bit_length() + 1 for number in numbers), default=0)
 
+    def summed(self, provider: int) -> list[Node]:
+        """What this provider computes of its own columns that is added over all rows as it stands."""
+        added = [total.register for total in self.totals if total.of == "sum"]
+        linear = [step.terms for register in added if isinstance(step := self.steps[register], Linear)]
+        registers = dict.fromkeys([*added, *(register for terms in linear for register, _ in terms)])
+        leaves = [step for register in registers if isinstance(step := self.steps[register], Leaf)]
+        return [leaf.node for leaf in leaves if leaf.provider == provider and leaf.node.aliases]
+
     def batches(self, n_rows: int) -> Iterator[slice]:
         """The rows that are computed at once, of whole words of 64 but for the last."""
         bits = self.bits(n_rows) * -(-len(self.providers) // BATCH_PROVIDERS)

@@ -309,6 +309,30 @@ def test_people_that_another_hospital_chooses(hospitals: Hospitals) -> None:
     assert hospitals.refused("custom", {3: "all-but-one.csv", 2: "people.csv"}, **fields).code == "earlier_cohort"
 
 
+@pytest.mark.parametrize(
+    ("expression", "is_refused"),
+    [
+        ("sum(df1.x) + sum(df2.x)", True),
+        ("avg(df1.x + df2.x)", True),
+        ("var(df2.x)", True),
+        ("sum(2 * df2.x) / count(*)", True),
+        ("sum(df1.x)", False),
+        ("count(df1.x > 5) + count(df2.x > 5)", False),
+    ],
+)
+def test_joined_rows_that_two_people_dominate(hospitals: Hospitals, expression: str, is_refused: bool) -> None:
+    name = f"two-people-{abs(hash(expression))}.csv"
+    hospitals.write(2, name, rows())
+    hospitals.write(3, name, rows().assign(x=[4000, -5000] + [35] * 28))
+    order: dict[str, Any] = {"key": "id", "expression": expression}
+    data = dict.fromkeys((2, 3), name)
+    if is_refused:
+        error = hospitals.refused("custom", data, **order)
+        assert (error.code, error.detail["threshold"]) == ("max_share", "9/10")
+        hospitals.write(3, name, rows().assign(x=[4000, -5000] + [36] * 28))
+    hospitals.ask("custom", data, **order)
+
+
 MISSING = {
     "a missing value": "sum(df1.x + df2.x)",
     "a division by zero": "sum(df1.x + df2.x / df2.x)",
