@@ -38,6 +38,7 @@ _THRESHOLD = re.compile(r"[1-9][0-9]{0,39}(/[1-9][0-9]{0,39})?")
 _REASONS = {
     "min_rows": "A hospital has fewer than {} such rows.",
     "max_share": "Two rows make more than {} of a hospital's part.",
+    "earlier_cohort": "Fewer than {} such rows of a hospital have changed since an earlier answer.",
     "min_providers": "Fewer than {} hospitals have such rows.",
     "complement": "Without it, the total minus the groups that are shown would tell a withheld one.",
 }
@@ -48,11 +49,13 @@ _REASONS = {
 class GroupFacts:
     """What decides about one group of this hospital's rows.
 
-    largest_share: of the sum of |x|, what its two largest values make; None where nothing is summed.
+    largest_share: of the sum of |x|, what its two largest values make; None where nothing is summed. is_near: a few of
+    its rows have changed since an earlier answer, which could be found by comparing the two.
     """
 
     n_rows: int
     largest_share: Fraction | None = None
+    is_near: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,7 @@ def _own_reason(facts: GroupFacts, rules: StatisticsRules) -> Withheld | None:
         return Withheld("min_rows", str(rules.min_rows))
     if facts.largest_share is not None and facts.largest_share > rules.max_share:
         return Withheld("max_share", str(rules.max_share))
-    return None
+    return Withheld("earlier_cohort", str(rules.min_rows)) if facts.is_near else None
 
 
 def _withhold_complements(
@@ -379,7 +382,7 @@ def _why(why: Any) -> Withheld | None:
     if why is None:
         return None
     rule, threshold = why
-    if rule not in ("min_rows", "max_share", "complement") or not _THRESHOLD.fullmatch(threshold):
+    if rule not in ("min_rows", "max_share", "earlier_cohort", "complement") or not _THRESHOLD.fullmatch(threshold):
         raise ValueError
     return Withheld(rule, threshold)
 

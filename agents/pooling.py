@@ -13,6 +13,7 @@ import secrets
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,8 +28,11 @@ from agents.statistics import (
     StatisticsParty,
     check_gate,
     columns_of,
+    groups_of,
     keep_reading,
+    near_groups,
     open_data,
+    remember_groups,
     remember_rows,
     rows_of,
 )
@@ -37,7 +41,7 @@ from analytics.checks import Floats
 from analytics.exact import SQUARE_BITS, SUM_BITS, JointMoments, Moments
 from analytics.quantiles import Search, interpolated, quantile_ranks
 from protocol import exact_sum
-from protocol.errors import ProtocolViolation, Refused
+from protocol.errors import BadRequest, ProtocolViolation, Refused
 from protocol.exact_sum import Terms
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, canonical
@@ -45,6 +49,9 @@ from protocol.sealing import KEY_BYTES
 from protocol.statistics_request import RANKED, TALLIED, StatisticsRequest
 
 COUNT_BITS = 64
+MOST_SEARCHED = 2_000
+"""Values of one order that are searched at once, groups times quantiles: each takes 126 counts a round."""
+
 OUTER = 0.05
 """What is told in the place of an extreme: this quantile, and the one as far from the other end."""
 
@@ -75,11 +82,16 @@ def _read(party: StatisticsParty) -> Reading:
         if any(check_gate(party, rows) for rows in asked):
             return Reading(n_rows=dataset.n_rows, repeats=True)
         groups = _tally(dataset, request, party.me)
-    withheld = disclosure.withhold({label: facts for label, (facts, _) in groups.items()}, party.rules)
+        asked_groups = groups_of(party, dataset, _asked_columns(request, party.me)) if _is_grouped(request) else None
+    near = near_groups(party, asked_groups) if asked_groups else set()
+    facts = {label: replace(found, is_near=label in near) for label, (found, _) in groups.items()}
+    withheld = disclosure.withhold(facts, party.rules)
     if () in withheld:
         raise _whole(withheld[()])
     for rows in asked:
         remember_rows(party, rows)
+    if asked_groups:
+        remember_groups(party, asked_groups, withheld)
     return Reading(
         n_rows=dataset.n_rows,
         n_null=dataset.n_rows - sum(facts.n_rows for facts, _ in groups.values()),
@@ -89,10 +101,19 @@ def _read(party: StatisticsParty) -> Reading:
     )
 
 
+def _is_grouped(request: StatisticsRequest) -> bool:
+    return request.group_by is not None and request.method not in TALLIED
+
+
+def _asked_columns(request: StatisticsRequest, user_id: int) -> list[str]:
+    """What the method is of, without the groups."""
+    return list(request.columns or [request.provider(user_id).key_column])
+
+
 def _column_sets(request: StatisticsRequest, user_id: int) -> list[tuple[list[str], list[str]]]:
     """The columns whose rows the gate compares, and those of them that a row must have a value in: all columns, and
     those without groups, as earlier orders may have had none; where missing values are counted, the rows with them."""
-    summed = request.columns or [request.provider(user_id).key_column]
+    summed = _asked_columns(request, user_id)
     if request.method in ("frequency", "crosstab"):
         return [(summed, summed), (summed, [])]
     grouped = [(columns_of(request, user_id), summed)] if request.group_by else []
@@ -280,6 +301,12 @@ def _rank(party: StatisticsParty, reading: Reading | None, agreed: Agreed, sums:
     if not shown:
         end_sums(party, round=0)
         return grouped_answer(request, {}, agreed.withheld) if party.is_receiver else None
+    if len(shown) * len(_shares(request, agreed)) > MOST_SEARCHED:
+        raise BadRequest(
+            f"group_by and quantile ask for more than {MOST_SEARCHED} values.",
+            remedy="Group by columns with fewer different values, or ask for fewer quantiles.",
+            code="group_by",
+        )
     n_rows = sums.add(lambda: _numbers(request, reading, agreed), count=len(shown), width=COUNT_BITS, round=0)
     searches = [_search(request, agreed, n) for n in n_rows]
     with _open_ranked(party) as dataset:

@@ -5,7 +5,8 @@ Everything here may be run again after a crash: what was read, drawn and sent is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from pydantic import Field
 from agents import accumulation, disclosure
 from agents.data_files import check_path
 from agents.dataset import FILE_TYPES, Dataset, open_dataset
-from agents.disclosure import Sketch
+from agents.disclosure import Label, Sketch
 from agents.party import Party
 from agents.policy import StatisticsRules
 from agents.statistics_ledger import StatisticsLedger
@@ -257,3 +258,49 @@ def _compare(party: StatisticsParty, rows: AskedRows) -> None:
 def _taken_apart(cells: Sketch) -> tuple[Sketch, int]:
     """Inverse of how `remember_rows` puts a sketch and the number of rows together."""
     return cells[:-1], int(cells[-1])
+
+
+# Groups
+
+
+@dataclass(frozen=True)
+class AskedGroups:
+    """The groups of an order's rows, as this hospital's ledger compares them one by one: how many rows, a sketch."""
+
+    name: str
+    sketches: dict[Label, Sketch]
+
+
+def groups_of(party: StatisticsParty, dataset: Dataset, summed: Sequence[str]) -> AskedGroups:
+    """The groups of the rows that have a value in the `summed` columns."""
+    groups = party.request.group_by or []
+    name = canonical(["groups", data_name(party, dataset), sorted(summed), groups])
+    found = accumulation.group_sketches(dataset, sorted(summed), complete=summed, group_by=groups)
+    return AskedGroups(name, found)
+
+
+def near_groups(party: StatisticsParty, asked: AskedGroups) -> set[Label]:
+    """Those of which 1 to min_rows - 1 rows have changed since an earlier answer to the same requester."""
+    least, near = party.rules.min_rows, set()
+    for packed in party.ledger.earlier(party.request.initiator, asked.name):
+        earlier = {int(row[0]): row[1:] for row in packed.reshape(-1, 2 + accumulation.GROUP_CELLS)}
+        for label, sketch in asked.sketches.items():
+            other = earlier.get(_label_digest(label))
+            if other is None or abs(int(other[0]) - int(sketch[0])) >= least:
+                continue
+            if 0 < np.count_nonzero(other[1:] != sketch[1:]) < least:
+                near.add(label)
+    return near
+
+
+def remember_groups(party: StatisticsParty, asked: AskedGroups, withheld: Collection[Label]) -> None:
+    """Writes the groups down that are to be told, before anything of them leaves."""
+    told = sorted((_label_digest(label), label) for label in asked.sketches if label not in withheld)
+    if told:
+        rows = [np.append(np.uint64(digest), asked.sketches[label]) for digest, label in told]
+        packed = np.concatenate(rows)
+        party.ledger.remember(party.request.initiator, asked.name, order_id=party.order_id, sketch=packed)
+
+
+def _label_digest(label: Label) -> int:
+    return int.from_bytes(hashlib.blake2b(canonical(list(label)).encode(), digest_size=8).digest(), "big")

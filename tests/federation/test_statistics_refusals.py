@@ -271,6 +271,22 @@ def test_the_same_column_by_groups_with_one_row_fewer(hospitals: Hospitals) -> N
     assert hospitals.refused("sum", data, group_by=["g"]).code == "earlier_cohort"
 
 
+@pytest.mark.parametrize(("n_more", "is_told"), [(1, False), (9, False), (30, True)])
+def test_a_group_of_which_a_few_rows_changed_among_many(hospitals: Hospitals, n_more: int, is_told: bool) -> None:
+    """The rows as a whole have changed enough, and yet the group's two sums would tell who has come."""
+    name, before = f"near-group{n_more}.csv", rows(90).assign(g=["a", "b", "c"] * 30)
+    for user in (2, 3):
+        hospitals.write(user, name, before)
+    hospitals.ask("sum", dict.fromkeys((2, 3), name), group_by=["g"])
+    come = rows(150)[90 : 90 + n_more].assign(g="a")
+    hospitals.write(3, name, pd.concat([before, come, rows(200)[150:].assign(g="b")]))
+    answer = hospitals.ask("sum", dict.fromkeys((2, 3), name), group_by=["g"])
+    told = float(before[before.g == "a"].x.sum() * 2 + come.x.sum())
+    assert answer.by("g", value="sum")[("a",)] == (repr(told) if is_told else "")
+    if not is_told:
+        assert answer.by("g", value="withheld")[("a",)] == "earlier_cohort 10"
+
+
 @pytest.mark.parametrize("method", ["sum", "median", "histogram", "frequency", "cov"])
 def test_one_row_more_among_rows_without_a_value(hospitals: Hospitals, method: str) -> None:
     """They change no sum, and so hide nobody who comes with them."""
