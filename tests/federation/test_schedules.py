@@ -105,13 +105,13 @@ def test_each_time_is_answered_and_a_pause_is_one(federation: RunningFederation)
         assert client.get(f"/orders/{order_id}").json()["data"]["state"] == "success"
 
 
-def test_who_cancels_its_run_in_prefect_cancels_the_order(own_federation: RunningFederation) -> None:
+def test_who_cancels_its_run_in_prefect_cancels_the_order(federation: RunningFederation) -> None:
     """An order that waits for an agent that stands still ends with the run of its schedule."""
-    write_visits(own_federation)
+    write_visits(federation)
     with (
-        still(own_federation, 3),
-        own_federation.client(4) as client,
-        own_federation.prefect() as prefect,
+        still(federation, 3),
+        federation.client(4) as client,
+        federation.prefect() as prefect,
     ):
         schedule_id = make(client, interval_seconds=10)
         (waiting,) = wait_for(client, schedule_id, 1, "waiting")
@@ -122,7 +122,7 @@ def test_who_cancels_its_run_in_prefect_cancels_the_order(own_federation: Runnin
         client.patch(f"/statistics/schedules/{schedule_id}", json={"active": False})
         cancelling = {"state": {"type": "CANCELLING"}}
         assert prefect.post(f"/flow_runs/{run['id']}/set_state", json=cancelling).json()["status"] == "ACCEPT"
-        assert own_federation.wait_for(waiting["order_id"])["state"] == "cancelled"
+        assert federation.wait_for(waiting["order_id"])["state"] == "cancelled"
         deadline = time.monotonic() + 30
         while prefect.get(f"/flow_runs/{run['id']}").json()["state_type"] != "CANCELLED":
             assert time.monotonic() < deadline
