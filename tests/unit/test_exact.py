@@ -16,8 +16,8 @@ from analytics import exact
 from analytics.exact import JointMoments, Moments, joint_moments_of, moments_of
 
 # --- NIST Statistical Reference Datasets, univariate ----------------------------------------------------------------
-# Lew (steel-concrete beam deflections), Lottery, Michelso (speed of light), Mavro (filter transmittance), and PiDigits and
-# NumAcc1 to NumAcc4, which are generated here as NIST describes them. Certified: mean, standard deviation, 15 digits.
+# Lew (steel-concrete beam deflections), Lottery, Michelso (speed of light), Mavro (filter transmittance); PiDigits and
+# NumAcc1 to NumAcc4 are generated here as NIST describes them. Certified: mean and standard deviation, 15 digits.
 
 LEW = """
 -213 -564 -35 -15 141 115 -420 -360 203 -338 -431 194 -220 -513 154 -125 -559 92 -21 -579 -52 99 -543 -175 162
