@@ -33,7 +33,7 @@ settings.load_profile("untimed")
 # Every federation here speaks plain HTTP; a client that reads the public authorities first takes ten times as long.
 NO_AUTHORITY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
-SHARING = ("tests/browser/", "tests/federation/", "tests/privacy/")
+SHARING = ("tests/federation/", "tests/privacy/")
 
 
 class BySharedFederation(LoadScopeScheduling):
