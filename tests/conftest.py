@@ -27,7 +27,7 @@ from tests import bad_tables
 ROOT = Path(__file__).parent.parent
 
 # How long an example takes depends on the machine's load, and says nothing about the code.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("untimed", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 # Every federation here speaks plain HTTP; a client that reads the public authorities first takes ten times as long.
