@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
@@ -28,7 +28,9 @@ from protocol.exact_sum import Terms
 from protocol.exchange import Address, Exchange, MemoryTransport
 from protocol.messages import COORDINATOR, EVERYONE
 from tasks.joint_statistics import StatisticsPicture, open_desk
+from tests.conftest import RunningFederation
 from tests.made_statistics import Answered, Hospitals, make_hospitals, no_waiting_for_disks
+from tests.privacy.test_blind_coordinator import coordinator_side, pages
 
 PROVIDERS, RECEIVERS = (2, 3, 4), [3, 5]
 THRESHOLD = 30_000_000
@@ -248,3 +250,69 @@ def test_of_a_comparison_only_the_answer_is_told(seen: dict[str, Seen]) -> None:
         folders = [party.store.folder, party.settings.results_folder]
         own = b"\0".join(path.read_bytes() for folder in folders for path in files_of(folder))
         assert found_in(own, needles) == set()
+
+
+# --- a real federation's disk, logs and Prefect ---------------------------------------------------------------------
+
+SITES = {2: "suzhou-szslyy", 3: "zhejiang-zdey", 4: "shanxi-xbfy"}
+COLUMNS = {"id": "id_col", "x": "unit_price", "g": "ward"}
+
+
+@pytest.fixture(scope="module")
+def asked(federation: RunningFederation) -> list[dict[str, Any]]:
+    """A pooled, a ranked and two joined orders over real agents, and what the coordinator answered."""
+    for user, name in SITES.items():
+        path = federation.home / "sites" / name / "data" / PATH
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table(user).rename(columns=COLUMNS).to_csv(path, index=False)
+    price = {"value_column": COLUMNS["x"]}
+    return [
+        ask_for(federation, "avg", COLUMNS["x"], group_by=[COLUMNS["g"]]),
+        ask_for(federation, "median", COLUMNS["x"]),
+        ask_for(federation, "custom", COLUMNS["id"], expression="df1.unit_price * df2.unit_price + df3.unit_price"),
+        ask_for(federation, "is_investor_accredited", COLUMNS["id"], price, threshold=THRESHOLD),
+    ]
+
+
+def ask_for(
+    federation: RunningFederation, method: str, key: str, more: Mapping[str, str] | None = None, **fields: Any
+) -> dict[str, Any]:
+    provider = {"data_path": PATH, "data_type": "csv", "key_column": key, **(more or {})}
+    providers = [{"name": name, **provider} for name in SITES.values()]
+    body = {"data_providers": providers, "result_receivers": [SITES[2]], "method": method, "result_alias": "r"}
+    with federation.client(2) as client:
+        answer = client.post("/runModelTrainTask", json={**body, **fields, "timeout_seconds": 120})
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def received(federation: RunningFederation, asked: list[dict[str, Any]]) -> dict[bytes, str]:
+    """The numbers of all results, from the receiver's folder."""
+    folder, needles = federation.home / "sites" / SITES[2] / "results", {}
+    for answer in asked[:3]:
+        for cell in pd.read_csv(folder / answer["result"]["path"], dtype=str)["r"].dropna():
+            needles |= dict.fromkeys(number_needles(Fraction(cell)), "result")
+    return needles
+
+
+@pytest.mark.slow
+def test_the_coordinators_disk_logs_prefect_and_answers_hold_nothing(
+    federation: RunningFederation, asked: list[dict[str, Any]]
+) -> None:
+    needles = canaries() | received(federation, asked)
+    searched = {str(path): data for path, data in coordinator_side(federation)}
+    assert {"store.sqlite", "prefect.db", "server.log", "api.log", "worker.log"} <= {Path(p).name for p in searched}
+    with federation.prefect() as client:
+        for kind in ("flow_runs", "task_runs", "logs", "artifacts"):
+            searched[kind] = b"".join(pages(client, f"/{kind}/filter"))
+    searched["answers"] = json.dumps(asked).encode()
+    assert {name: found_in(data, needles) for name, data in searched.items() if found_in(data, needles)} == {}
+
+
+@pytest.mark.slow
+def test_the_same_search_finds_them_at_a_real_receiver(
+    federation: RunningFederation, asked: list[dict[str, Any]]
+) -> None:
+    site = federation.home / "sites" / SITES[2]
+    held = b"".join(path.read_bytes() for folder in ("data", "results") for path in files_of(site / folder))
+    assert {"key", "group", "value", "result"} <= found_in(held, canaries() | received(federation, asked))
