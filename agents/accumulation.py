@@ -134,30 +134,19 @@ def _finite(values: Any, number: Number) -> Floats:
     return found
 
 
-def histogram(dataset: Dataset, column: str, edges: Floats, *, group_by: Sequence[str] = ()) -> dict[Label, Ints]:
-    """int64 (len(edges) - 1,) by group: values in each bin, the last of which includes its upper edge, as in numpy.
-
-    Values outside the edges are in no bin. Disclosure: as `moments`.
-    """
-    rising = np.append(edges[:-1], np.nextafter(edges[-1], np.inf))
-    labels = list(counts(dataset, group_by)) if group_by else [()]
-    below = counts_below(dataset, column, dict.fromkeys(labels, rising), group_by=group_by)
-    return {label: np.diff(found) for label, found in below.items()}
-
-
 def sketch(
-    dataset: Dataset, columns: Sequence[str], *, complete: Sequence[str] = (), key: bytes = b""
+    dataset: Dataset, columns: Sequence[str], *, complete: Sequence[str] = ()
 ) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], int]:
     """uint64 (65536,) of the rows that have a value in every one of `complete`: a row's hash h adds h to the cell
     h % 65536, modulo 2^64. And how many rows these are.
 
-    Two sets of rows that differ in d rows differ in at most d cells. h is DuckDB's hash of the key and of the values in
-    the order of `columns`: sketches of two versions are compared, and a test holds that the hash has not changed.
+    Two sets of rows that differ in d rows differ in at most d cells. h is DuckDB's hash of the values in the order of
+    `columns`: sketches of two versions are compared, and a test holds that the hash has not changed.
 
     Disclosure: which rows two orders share, to who has both sketches; they stay in the vault.
     """
     cells = [quoted(name) for name in columns if dataset.check_column(name)]
-    hashed = ", ".join([f"'{key.hex()}'", *cells])
+    hashed = ", ".join(["''", *cells])
     where = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in complete if dataset.check_column(name)) or "true"
     hashes = f"SELECT hash({hashed}) AS h FROM rows WHERE {where}"  # noqa: S608
     sql = f"SELECT h % {SKETCH_CELLS}, sum(CAST(h AS HUGEINT)), count(*) FROM ({hashes}) GROUP BY 1"  # noqa: S608

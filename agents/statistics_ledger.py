@@ -101,21 +101,15 @@ class StatisticsLedger:
         found = np.frombuffer(joined, dtype="<u8").astype(np.uint64).reshape(-1, 2)
         return found[np.lexsort((found[:, 1], found[:, 0]))]
 
-    def check_threshold(
+    def remember_threshold(
         self, dataset: str, columns: Sequence[str], *, keys_digest: bytes, threshold: str, now: datetime, days: int
     ) -> None:
-        """Refuse a second threshold for the same people, and any of the same columns, in `days` days (code threshold).
+        """Write a threshold down, or refuse a second one for the same people, and any of the same columns, in `days` days
+        (code threshold). One step, before anything leaves: of two orders at once, one is refused.
 
         `threshold` is comparison and number as one canonical text, `keys_digest` that of the common keys
         (`digest_of`), `now` is aware of its zone.
         """
-        with self._database() as database:
-            _check_threshold(database, (dataset, _columns(columns), keys_digest), threshold, now=now, days=days)
-
-    def remember_threshold(
-        self, dataset: str, columns: Sequence[str], *, keys_digest: bytes, threshold: str, now: datetime, days: int
-    ) -> None:
-        """Check again and write down as one step, before anything leaves: of two orders at once, one is refused."""
         what = (dataset, _columns(columns), keys_digest)
         with self._database() as database:
             database.execute("BEGIN IMMEDIATE")

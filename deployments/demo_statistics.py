@@ -184,7 +184,3 @@ async def _runs(client: httpx.AsyncClient, headers: dict[str, str], schedule_id:
 
 def extra_of(answer: Answer) -> dict[str, Any]:
     return dict(json.loads(answer["result"]["extra"]))
-
-
-def _order_of(answer: Answer) -> int:
-    return int(extra_of(answer)["order_id"])

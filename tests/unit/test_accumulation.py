@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents import accumulation
-from agents.accumulation import counts, counts_below, histogram, joint_moments, moments, sketch
+from agents.accumulation import counts, counts_below, joint_moments, moments, sketch
 from agents.dataset import Dataset, open_dataset
 from agents.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
 from agents.settings import Settings
@@ -364,19 +364,16 @@ def test_shares_of_numbers_of_any_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
-def test_counts_below_and_histogram(tmp_path: Path, kind: str) -> None:
+def test_counts_below(tmp_path: Path, kind: str) -> None:
     rng = np.random.default_rng(3)
     x = np.round(rng.normal(0, 1, 500), 2)
-    pivots, edges = np.unique(np.round(rng.normal(0, 1, 40), 2)), np.linspace(-1, 1, 9)
+    pivots = np.unique(np.round(rng.normal(0, 1, 40), 2))
     with table_of(tmp_path, {"x": x.tolist(), "g": [f"w{i % 2}" for i in range(500)]}, kind) as dataset:
         (found,) = counts_below(dataset, "x", {(): pivots}).values()
         assert found.tolist() == [(x < p).sum() for p in pivots]
         grouped = counts_below(dataset, "x", {("w1",): pivots, ("none",): pivots[:2]}, group_by=["g"])
         assert grouped[("w1",)].tolist() == [(x[1::2] < p).sum() for p in pivots]
         assert grouped[("none",)].tolist() == [0, 0]
-        assert histogram(dataset, "x", edges)[()].tolist() == np.histogram(x, edges)[0].tolist()
-        of_groups = histogram(dataset, "x", edges, group_by=["g"])
-        assert of_groups[("w0",)].tolist() == np.histogram(x[::2], edges)[0].tolist()
 
 
 # --- sketches --------------------------------------------------------------------------------------------------------
@@ -387,7 +384,6 @@ def test_sketches_show_how_many_rows_differ_at_most(tmp_path: Path) -> None:
     with table_of(tmp_path, rows) as dataset:
         first = sketch(dataset, ["x", "g"])[0]
         assert (first == sketch(dataset, ["x", "g"])[0]).all()
-        assert (first != sketch(dataset, ["x", "g"], key=b"k")[0]).any()
     shuffled = {name: values[::-1] for name, values in rows.items()}
     with table_of(tmp_path, shuffled) as dataset:
         assert (first == sketch(dataset, ["x", "g"])[0]).all()

@@ -74,13 +74,12 @@ def test_one_threshold_for_the_same_people(tmp_path: Path, changes: dict[str, An
     asked = {**THRESHOLD, "dataset": "a", "columns": ["price", "units"], **changes}
     what = (asked.pop("dataset"), asked.pop("columns"))
     ledger = StatisticsLedger(tmp_path)
-    for call in (ledger.check_threshold, ledger.remember_threshold):
-        if is_refused:
-            with pytest.raises(Refused) as caught:
-                call(*what, **asked)
-            assert caught.value.code == "threshold"
-        else:
-            call(*what, **asked)
+    if is_refused:
+        with pytest.raises(Refused) as caught:
+            ledger.remember_threshold(*what, **asked)
+        assert caught.value.code == "threshold"
+    else:
+        ledger.remember_threshold(*what, **asked)
 
 
 def test_of_two_thresholds_at_once_one_is_refused(tmp_path: Path) -> None:
