@@ -104,8 +104,8 @@ class StatisticsLedger:
     def remember_threshold(
         self, dataset: str, columns: Sequence[str], *, keys_digest: bytes, threshold: str, now: datetime, days: int
     ) -> None:
-        """Write a threshold down, or refuse a second one for the same people, and any of the same columns, in `days` days
-        (code threshold). One step, before anything leaves: of two orders at once, one is refused.
+        """Write a threshold down; Refused (code threshold) for a second one for the same people, and any of the same
+        columns, in `days` days. One step, before anything leaves: of two orders at once, one is refused.
 
         `threshold` is comparison and number as one canonical text, `keys_digest` that of the common keys
         (`digest_of`), `now` is aware of its zone.
