@@ -22,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
+from deployments.parts import TIED
 from tests import bad_tables
 
 ROOT = Path(__file__).parent.parent
@@ -122,7 +123,7 @@ class RunningFederation:
         return path
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "deployments.federation", "up", *self.options]
+        command = [*TIED, str(os.getpid()), sys.executable, "-m", "deployments.federation", "up", *self.options]
         with (self.home.parent / f"{self.home.name}.log").open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
         self.wait_until_ready()
