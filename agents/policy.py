@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,15 @@ SCORING = ("none", "round", "full")
 SCORE_READERS = ("parties", "operator")
 APPROVAL = ("automatic", "manual")
 STATISTICS = (*POOLED, *JOINED)
+TOLD_OF_STATISTICS = (
+    "methods",
+    "min_providers",
+    "min_rows",
+    "extremes",
+    "exact_quantiles",
+    "disclose",
+    "row_expressions",
+)
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,20 @@ class Policy:
     tables: dict[str, TableRules]
     inference: InferenceRules = field(default_factory=InferenceRules)
     statistics: StatisticsRules | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What the coordinator may show to others: rules that a refusal would name, and no table, column or file."""
+        orders = {name: value for name, value in asdict(self.orders).items() if name != "sign"}
+        inference = {"allowed": self.inference.allowed, "return_predictions": self.inference.return_predictions}
+        statistics = None
+        if self.statistics is not None:
+            own = asdict(self.statistics)
+            statistics = {name: own[name] for name in TOLD_OF_STATISTICS}
+        return {
+            "orders": {**orders, "min_rows": self.cohort.min_rows},
+            "inference": inference,
+            "statistics": statistics,
+        }
 
     def check_order(
         self,

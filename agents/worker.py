@@ -21,7 +21,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,13 @@ from prefect.exceptions import Abort, ObjectNotFound
 from prefect.flow_engine import load_flow_run, run_flow
 from prefect.states import Cancelled, Crashed, Failed
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
+from watchfiles import awatch
 
 from agents.policy import load_policy
 from agents.settings import Settings
 from agents.vault import Vault
 from protocol import VERSION
-from protocol.errors import OrderStopped
+from protocol.errors import OrderStopped, Refused
 from protocol.exchange import error_of
 
 log = logging.getLogger("consilium.worker")
@@ -54,6 +55,7 @@ log = logging.getLogger("consilium.worker")
 MAX_CRASHES = 10
 CALM_SECONDS = 60.0
 LOOK_SECONDS = 15.0
+LOOK_AT_POLICY_MS = 200
 _LOCKED, _PREFECT_AWAY, _NOT_READY = 75, 69, 78
 _spawn = multiprocessing.get_context("forkserver")
 
@@ -169,6 +171,10 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             return []
 
     # What there is to run
+
+    def duties(self) -> list[Coroutine[Any, Any, None]]:
+        """What goes on side by side as long as the worker runs."""
+        return [self.start(printer=log.info), self.listen(), self.take_up()]
 
     async def listen(self) -> None:
         """Wakes on the coordinator's word; while the coordinator is away, Prefect's own polling goes on."""
@@ -404,9 +410,7 @@ async def work_until_signal(worker: FlowWorker) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    parts: list[asyncio.Task[None]] = [
-        asyncio.create_task(part) for part in (worker.start(printer=log.info), worker.listen(), worker.take_up())
-    ]
+    parts = [asyncio.create_task(duty) for duty in worker.duties()]
     stopped = asyncio.create_task(stop.wait())
     try:
         while not stopped.done():
@@ -453,18 +457,43 @@ class HospitalWorker(FlowWorker):
             settings.pool, flows=flows, post=post, locks=settings.state / "runs", limit=settings.max_orders
         )
         self._settings, self._vault = settings, Vault(settings.vault)
+        self._told: dict[str, Any] | None = None
 
     async def connected(self) -> None:
-        identity, scoring = self._vault.identity().public.encode(), load_policy(self._settings.policy).orders.scoring
-        news = {"identity": identity, "version": VERSION, "scoring": scoring}
-        answer = await self._post.send("PUT", "/hospitals/me", news)
-        if answer.status_code >= 400:
-            log.error("The coordinator does not let this agent in: %s", error_of(answer))
-        answer.raise_for_status()
+        await self._present(self._policy())
         at_work = {work.order_id for work in self._work.values()}
         for order_id in self._vault.orders():
             if order_id not in at_work:
                 await self.forget(order_id)
+
+    def duties(self) -> list[Coroutine[Any, Any, None]]:
+        return [*super().duties(), self._follow_policy()]
+
+    async def _follow_policy(self) -> None:
+        """Tells the coordinator of a change at once: an order that says nothing of scoring gets what policies allow."""
+        try:
+            async for _ in awatch(self._settings.policy.parent, recursive=False, step=LOOK_AT_POLICY_MS):
+                if (policy := self._policy()) != self._told:
+                    with contextlib.suppress(httpx.HTTPError):  # it is told when the coordinator answers again
+                        await self._present(policy)
+        except (OSError, RuntimeError) as error:
+            log.warning("Changes of the policy are told at the next start only (%s)", type(error).__name__)
+
+    async def _present(self, policy: dict[str, Any] | None) -> None:
+        news = {"identity": self._vault.identity().public.encode(), "version": VERSION, "policy": policy}
+        answer = await self._post.send("PUT", "/hospitals/me", news)
+        if answer.status_code >= 400:
+            log.error("The coordinator does not let this agent in: %s", error_of(answer))
+        answer.raise_for_status()
+        self._told = policy
+
+    def _policy(self) -> dict[str, Any] | None:
+        """What others may see of it; nothing while it cannot be read, when every order is refused."""
+        try:
+            return load_policy(self._settings.policy).told()
+        except Refused as error:
+            log.error("%s", error)
+            return None
 
     async def forget(self, order_id: int) -> None:
         """Keys and snapshot of an order that ended while its process, or this agent, was away."""

@@ -9,22 +9,20 @@ import re
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version as installed
-from typing import Any, Literal
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import analytics, exchange, inference, orders, schedules, statistics, uploads
-from api.auth import AGENT, CallerOf, Rate, require_role
-from api.desk import FLOWS, Desk
-from api.envelope import answer, failure_at
+from api import analytics, exchange, hospitals, inference, orders, schedules, statistics, timeline, uploads
+from api.auth import Rate
+from api.desk import Desk
+from api.envelope import failure_at
 from api.exchange import Bell, Inbox, Presence, Waits
 from api.rounds import RoundFiles
 from api.runs import open_runs
@@ -33,7 +31,6 @@ from api.store import Store
 from protocol import VERSION
 from protocol.errors import ConsiliumError, InvalidInput, NotFound, TooLarge
 from protocol.order import describe
-from protocol.sealing import PublicIdentity
 
 log = logging.getLogger("consilium.api")
 
@@ -66,16 +63,17 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
     state = app.state
     state.settings, state.rate, state.expected = settings, Rate(settings.calls_per_second), expected
     state.bell, state.inbox, state.waits = Bell(), Inbox(), Waits()
-    state.presence, state.reply_keys = Presence(), {}
+    state.presence, state.reply_keys = Presence(state.bell), {}
     state.firing, state.started = asyncio.Lock(), time.monotonic()
     app.include_router(orders.router)
+    app.include_router(timeline.router)
     app.include_router(statistics.router)
     app.include_router(schedules.router)
     app.include_router(inference.router)
     app.include_router(exchange.router)
     app.include_router(uploads.router)
     app.include_router(analytics.router)
-    app.include_router(hospitals_router())
+    app.include_router(hospitals.router)
     _add_error_handlers(app)
     app.add_middleware(Limits, settings=settings)
     return app
@@ -93,63 +91,6 @@ async def _prune_daily(store: Store, round_files: RoundFiles, settings: Settings
             except Exception:
                 log.exception("%s could not be pruned; it is tried again in a day", what)
         await asyncio.sleep(86_400)
-
-
-def hospitals_router() -> APIRouter:
-    """Who takes part, and whether all is ready."""
-    router = APIRouter()
-
-    @router.get("/health")
-    async def health(request: Request) -> JSONResponse:
-        """200 once the coordinator and all its local agents can take an order."""
-        state = request.app.state
-        ready = await state.runs.is_ready(list(FLOWS.values()))
-        present = state.presence.count()
-        if not ready or present < state.expected:
-            what = "Prefect and its deployments" if not ready else f"{state.expected - present} of the local agents"
-            return JSONResponse(
-                {"code": 503, "data": {"ready": False}, "message": f"Waiting for {what}."}, status_code=503
-            )
-        return answer({"ready": True, "version": VERSION, "prefect": installed("prefect")})
-
-    @router.get("/hospitals")
-    async def list_hospitals(request: Request, caller: CallerOf) -> JSONResponse:
-        """Who takes part: online, last seen, agent version."""
-        state = request.app.state
-        rows = await to_thread.run_sync(state.store.list_hospitals)
-        return answer({"hospitals": [_hospital(row, state.presence.is_there(row["user_id"])) for row in rows]})
-
-    @router.put("/hospitals/me", include_in_schema=False)
-    async def enrol(request: Request, caller: CallerOf, enrolment: Enrolment) -> JSONResponse:
-        """An agent presents its public keys and version."""
-        require_role(caller, AGENT)
-        identity = PublicIdentity.decode(enrolment.identity)
-        store, key = request.app.state.store, identity.encode()
-        await to_thread.run_sync(store.enrol, caller.user_id, key, enrolment.version, enrolment.scoring)
-        return answer({"user_id": caller.user_id, "fingerprint": identity.fingerprint, "version": VERSION})
-
-    return router
-
-
-class Enrolment(BaseModel):
-    """What an agent says of itself, and how far its policy lets orders be scored that say nothing of it."""
-
-    identity: str = Field(max_length=200)
-    version: str = Field(max_length=50)
-    scoring: Literal["none", "round", "full"] = "none"
-
-
-def _hospital(row: dict[str, Any], online: bool) -> dict[str, Any]:
-    seen = row["last_seen"]
-    return {
-        "user_id": row["user_id"],
-        "name": row["name"],
-        "online": online,
-        "last_seen": seen.isoformat() + "Z" if seen else None,
-        "agent_version": row["agent_version"],
-        "scoring": row["scoring"] or "none",
-        "fingerprint": PublicIdentity.decode(row["identity"]).fingerprint if row["identity"] else None,
-    }
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -123,28 +123,42 @@ class Waits:
 
 
 class Presence:
-    """Which agents are there: each has a poll of its inbox open, or had one a moment ago."""
+    """Which agents are there: each has a poll of its inbox open, or had one a moment ago.
+
+    Whoever comes or goes rings the bell for "hospitals".
+    """
 
     PAUSE_SECONDS = 10.0
 
-    def __init__(self) -> None:
+    def __init__(self, bell: Bell) -> None:
         self._open: Counter[int] = Counter()
         self._last: dict[int, float] = {}
+        self._bell = bell
 
     @contextlib.contextmanager
     def poll(self, user_id: int) -> Iterator[None]:
+        was_there = self.is_there(user_id)
         self._open[user_id] += 1
         self._last[user_id] = time.monotonic()
+        if not was_there:
+            self._bell.ring("hospitals")
         try:
             yield
         finally:
             self._open[user_id] -= 1
             if user_id in self._last:
                 self._last[user_id] = time.monotonic()
+                asyncio.get_running_loop().call_later(self.PAUSE_SECONDS + 0.1, self._look_again, user_id)
 
     def gone(self, user_id: int) -> None:
         """Its connection broke; it is there again with its next poll."""
-        self._last.pop(user_id, None)
+        if self._last.pop(user_id, None) is not None:
+            self._bell.ring("hospitals")
+
+    def _look_again(self, user_id: int) -> None:
+        """Nobody tells that an agent has died between two polls."""
+        if user_id in self._last and not self.is_there(user_id):
+            self.gone(user_id)
 
     def is_there(self, user_id: int) -> bool:
         last = self._last.get(user_id)

@@ -23,8 +23,10 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
+    TaskRunFilter,
+    TaskRunFilterName,
 )
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import StateType, TaskRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
@@ -113,6 +115,21 @@ class Runs:
             raise _away(error) from None
         return {tags[tag] for run in found for tag in run.tags if tag in tags}
 
+    async def parts(self, order_id: int, names: list[str]) -> list[Part]:
+        """The task runs of an order that have these names and have begun, by time."""
+        of_order = FlowRunFilter(tags=FlowRunFilterTags(any_=[f"order-{order_id}"]))
+        called = TaskRunFilter(name=TaskRunFilterName(any_=names))
+
+        async def attempt() -> list[Part]:
+            runs = await _all(lambda at: self._client.read_flow_runs(flow_run_filter=of_order, offset=at))
+            hospitals = {run.id: _hospital_of(run.tags) for run in runs}
+            tasks = await _all(
+                lambda at: self._client.read_task_runs(flow_run_filter=of_order, task_run_filter=called, offset=at)
+            )
+            return [_part(one, hospitals.get(one.flow_run_id)) for one in tasks if one.start_time]
+
+        return sorted(await _in_time(attempt), key=lambda part: part.began)
+
     async def cancel_if_waiting(self, flow_run_id: str) -> None:
         """Cancels a run that nobody has started yet; one under way hears of it through the exchange."""
         try:
@@ -171,6 +188,36 @@ class Runs:
                 await self._client.delete_deployment(found.id)
 
         await _in_time(attempt)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A task run: at which hospital (None: the coordinator), its name, when it ran, and its state."""
+
+    hospital: int | None
+    name: str
+    began: datetime
+    ended: datetime | None
+    state: str
+
+
+def _part(one: TaskRun, hospital: int | None) -> Part:
+    assert one.start_time is not None
+    return Part(hospital, one.name, one.start_time, one.end_time, STATUS[one.state_type or StateType.RUNNING])
+
+
+def _hospital_of(tags: Iterable[str]) -> int | None:
+    """A hospital's run has its number as a tag; the coordinator's has none."""
+    numbers = [tag.removeprefix("hospital-") for tag in tags if tag.startswith("hospital-")]
+    return int(numbers[0]) if numbers and numbers[0].isdecimal() else None
+
+
+async def _all(page: Callable[[int], Awaitable[list[T]]]) -> list[T]:
+    """Prefect answers a page at a time."""
+    found: list[T] = []
+    while more := await page(len(found)):
+        found += more
+    return found
 
 
 SCHEDULED_FLOW = "scheduled-statistics"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 COLOURS = ["#0b84d8", "#d9480f", "#2b9348", "#9c36b5", "#c99700", "#0b7285", "#c2255c", "#5f6b7a", "#6741d9", "#7a5b2e"]
@@ -50,6 +51,54 @@ def bars(
         "xAxis": {"type": "category", "data": [str(name) for name in names], **_axis(is_dark), **_below(x_name)},
         "yAxis": {"type": "value", "name": y_name, **_axis(is_dark)},
         "series": [{"type": "bar", "data": list(values), "barMaxWidth": 48}],
+    }
+
+
+def colour(n: int) -> str:
+    """The n-th kind's; they begin again after ten."""
+    return COLOURS[n % len(COLOURS)]
+
+
+@dataclass(frozen=True)
+class Span:
+    """From `began` to `ended`, in seconds from any one moment, in the lane of `who`."""
+
+    who: str
+    what: str
+    began: float
+    ended: float
+
+
+def spans(parts: Sequence[Span], *, x_name: str, is_dark: bool) -> dict[str, Any]:
+    """A lane for each name, in the order of first mention, and in it a bar for each part.
+
+    The n-th gap and the n-th bar of all lanes are two series of one stack: a picture without a script of our own.
+    """
+    lanes = list(dict.fromkeys(part.who for part in parts))
+    kinds = list(dict.fromkeys(part.what for part in parts))
+    zero = min((part.began for part in parts), default=0.0)
+    most = max((sum(part.who == lane for part in parts) for lane in lanes), default=0)
+    gaps: list[list[Any]] = [[0.0] * len(lanes) for _ in range(most)]
+    bars: list[list[Any]] = [[None] * len(lanes) for _ in range(most)]
+    for at, lane in enumerate(lanes):
+        end = zero
+        for n, part in enumerate(sorted((one for one in parts if one.who == lane), key=lambda one: one.began)):
+            began = max(part.began, end)
+            gaps[n][at], end = began - end, max(part.ended, began)
+            style = {"color": colour(kinds.index(part.what))}
+            bars[n][at] = {"name": part.what, "value": round(end - began, 3), "itemStyle": style}
+    series = []
+    for gap, bar in zip(gaps, bars, strict=True):
+        clear = {"color": "transparent"}
+        series.append({"type": "bar", "stack": "time", "data": gap, "itemStyle": clear, "silent": True})
+        series.append({"type": "bar", "stack": "time", "data": bar, "barMaxWidth": 28})
+    return {
+        **_common(is_dark),
+        "grid": {"left": 8, "right": 24, "top": 12, "bottom": 40, "containLabel": True},
+        "tooltip": {"confine": True, "formatter": "{b}: {c} s"},
+        "xAxis": {"type": "value", **_axis(is_dark), **_below(x_name)},
+        "yAxis": {"type": "category", "data": lanes, "inverse": True, **_axis(is_dark)},
+        "series": series,
     }
 
 

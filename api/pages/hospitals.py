@@ -1,7 +1,8 @@
-"""Hospitals: who takes part, who is there, and how far each lets the coordinator look."""
+"""Hospitals: who takes part, who is there, and what each one's policy lets others do."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from nicegui import ui
@@ -9,7 +10,7 @@ from nicegui import ui
 from api.pages.frame import Safe, chip, facts, follow, frame, html, moment, save_rows, shown, table
 from api.pages.visit import Visit
 
-POLICY = {
+SCORING = {
     "none": "The coordinator learns nothing of single gradients.",
     "round": "Lengths and angles of the gradients of one round.",
     "full": "Lengths and angles, also from one round to the next.",
@@ -21,6 +22,8 @@ async def show_hospitals(visit: Visit) -> None:
     with frame(visit, t("Hospitals")):
         found = await _rows(visit)
         tiles, grid = html(_tiles(visit, found)), html(_grid(visit, found))
+        html(f"<h2>{shown(t('What each policy lets others do'))}</h2>")
+        policies = html(_policies(visit, found))
         ui.button(t("Save numbers (CSV)"), on_click=lambda: save_rows("hospitals", _numbers(found))).props(
             "no-caps outline dense"
         ).style("align-self:flex-start")
@@ -33,13 +36,21 @@ async def show_hospitals(visit: Visit) -> None:
             found[:] = await _rows(visit)
             tiles.set_content(_tiles(visit, found))
             grid.set_content(_grid(visit, found))
+            policies.set_content(_policies(visit, found))
 
         follow(visit, "hospitals", refresh)
 
 
+MORE = {
+    "extremes": "Tells smallest and largest values",
+    "exact_quantiles": "Tells exact quantiles",
+    "row_expressions": "Computes row by row with other hospitals' columns",
+    "disclose": "Answers may pass through the coordinator's memory",
+}
+
 HINT = (
-    "A hospital's policy is its own file, and only the hospital has it. What is known here is the scoring level that "
-    "its agent has told; what else it forbids shows when it refuses an order, with the rule."
+    "These are the rules that each agent has told of its policy. The policy itself stays at the hospital and decides "
+    "there, and which tables, columns and files it opens is told to nobody."
 )
 
 
@@ -55,7 +66,7 @@ def _tiles(visit: Visit, found: list[dict[str, Any]]) -> Safe:
 
 def _grid(visit: Visit, found: list[dict[str, Any]]) -> Safe:
     t = visit.t
-    heads = ["Hospital", "Number", "State", "Last seen", "Agent", "Scoring", "Fingerprint"]
+    heads = ["Hospital", "Number", "State", "Last seen", "Agent", "Fingerprint"]
     rows = [
         (
             row["name"],
@@ -63,7 +74,6 @@ def _grid(visit: Visit, found: list[dict[str, Any]]) -> Safe:
             chip(visit, "online") if row["online"] else chip(visit, "away" if row["last_seen"] else "never connected"),
             moment(row["last_seen"]),
             row["agent_version"] or "-",
-            Safe(f'<b>{shown(t(row["scoring"]))}</b> <span class="soft">{shown(t(POLICY[row["scoring"]]))}</span>'),
             row["fingerprint"] or "-",
         )
         for row in found
@@ -71,6 +81,87 @@ def _grid(visit: Visit, found: list[dict[str, Any]]) -> Safe:
     return table([t(head) for head in heads], rows)
 
 
+def _policies(visit: Visit, found: list[dict[str, Any]]) -> Safe:
+    """The rules as sentences, a row for each hospital."""
+    t = visit.t
+    names = {row["user_id"]: row["name"] for row in found}
+    heads = ["Hospital", "Orders", "Scores", "Predictions", "Joint statistics"]
+    rows = []
+    for row in found:
+        said = row["policy"]
+        if said is None:
+            rows.append((row["name"], *[t("nothing told")] * 4))
+            continue
+        orders, inference, statistics = said["orders"], said["inference"], said["statistics"]
+        cells = (_orders(visit, orders, names), _scores(visit, orders), _inference(visit, inference))
+        rows.append((row["name"], *cells, _statistics(visit, statistics)))
+    return table([t(head) for head in heads], rows)
+
+
+def _orders(visit: Visit, rules: dict[str, Any], names: dict[int, str]) -> Safe:
+    t = visit.t
+    lines = [
+        t("From: {names}", names=_users(rules["initiators"], names)),
+        t("Results to: {names}", names=_users(rules["receivers"], names)),
+        t("Methods: {words}", words=_words(visit, rules["methods"])),
+        t("Models: {words}", words=_words(visit, rules["model_types"])),
+        t("At least {n} hospitals in any sum", n=rules["min_hospitals"]),
+        t("At least {n} rows", n=rules["min_rows"]),
+    ]
+    if rules["approval"] == "manual":
+        lines.append(t("A person there decides on every order"))
+    return _lines(lines)
+
+
+def _scores(visit: Visit, rules: dict[str, Any]) -> Safe:
+    t = visit.t
+    lines = [f"{t(rules['scoring'])}: {t(SCORING[rules['scoring']])}"]
+    if rules["score_readers"] == "operator" and rules["scoring"] != "none":
+        lines.append(t("Read by the operator only"))
+    return _lines(lines)
+
+
+def _inference(visit: Visit, rules: dict[str, Any]) -> Safe:
+    t = visit.t
+    if not rules["allowed"]:
+        return _lines([t("no")])
+    where = (
+        "Predictions may pass through the coordinator's memory"
+        if rules["return_predictions"]
+        else "Only at the hospital"
+    )
+    return _lines([t("For its own users"), t(where)])
+
+
+def _statistics(visit: Visit, rules: dict[str, Any] | None) -> Safe:
+    t = visit.t
+    if rules is None:
+        return _lines([t("no")])
+    lines = [
+        t("Methods: {words}", words=_words(visit, rules["methods"])),
+        t("At least {n} hospitals in any answer", n=rules["min_providers"]),
+        t("At least {n} rows", n=rules["min_rows"]),
+    ]
+    return _lines(lines + [t(text) for name, text in MORE.items() if rules[name]])
+
+
+def _users(users: list[int], names: dict[int, str]) -> str:
+    return ", ".join(names.get(user, str(user)) for user in users)
+
+
+def _words(visit: Visit, words: list[str]) -> str:
+    return ", ".join(words) or visit.t("none")
+
+
+def _lines(lines: list[str]) -> Safe:
+    return Safe("<br>".join(map(shown, lines)))
+
+
 def _numbers(found: list[dict[str, Any]]) -> list[list[Any]]:
+    """As the API gives it; a policy is one cell of JSON."""
     names = list(found[0]) if found else []
-    return [names, *([row[name] for name in names] for row in found)]
+    return [names, *([_plain(row[name]) for name in names] for row in found)]
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, dict) else value

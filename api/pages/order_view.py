@@ -28,6 +28,7 @@ from api.pages.frame import (
     told_as_notice,
 )
 from api.pages.order_list import KINDS, hospital_names, named, progress
+from api.pages.order_timeline import Timeline
 from api.pages.protection import protection_words, suppression_words
 from api.pages.visit import Visit
 from api.tables import ENDED
@@ -44,6 +45,7 @@ class OrderView:
         self.metric, self.part, self.fold = "loss", "train", 0
         self.parts: dict[str, Any] = {}
         self.figures: dict[str, Figure] = {}
+        self.timeline: Timeline | None = None
         self.build()
 
     # What is there
@@ -61,7 +63,9 @@ class OrderView:
             self.parts["hospitals"] = html(self.hospitals())
         html(f"<h2>{shown(t('Protection'))}</h2>{protection_words(self.visit, self.order, self.names)}")
         html(f"<h2>{shown(t('Timeline'))}</h2>")
-        self.parts["timeline"] = html(self.timeline())
+        self.parts["events"] = html(self.events())
+        if self.order["kind"] in ("train", "statistics"):
+            self.timeline = Timeline(self.visit, self.order, self.names)
         if self.order["kind"] == "train":
             label = t("Seconds that each round took")
             name = f"order-{self.order['order_id']}-rounds"
@@ -125,7 +129,7 @@ class OrderView:
         caption = t("Rows and metrics of the newest round")
         return table([t("Hospital"), t("Rows"), *map(t, kinds)], rows, caption=caption)
 
-    def timeline(self) -> Safe:
+    def events(self) -> Safe:
         t, order = self.visit.t, self.order
         events = [(order["created"], t("Sent by {name}", name=named(self.visit, order["user_id"], self.names)))]
         counted = [user for user, n_rows in order["data_volum"].items() if n_rows is not None]
@@ -254,10 +258,12 @@ class OrderView:
         self.order = await self.visit.data(path, rounds_from=None if was_ended else len(self.rounds))
         self.rounds = self.order["rounds"] if was_ended else [*self.rounds, *self.order["rounds"]]
         self.parts["top"].set_content(self.top())
-        self.parts["timeline"].set_content(self.timeline())
+        self.parts["events"].set_content(self.events())
         self._allow()
         if before != (self.order["state"], len(self.rounds)):
             self.draw()
+            if self.timeline:
+                await self.timeline.news(self.rounds, is_over=self.order["state"] in ENDED)
         return not (was_ended and self.order["state"] in ENDED)
 
     def draw(self) -> None:

@@ -41,6 +41,7 @@ EVERYWHERE: list[tuple[str, str]] = [
     ("POST", "/orders/1/cancel"),
     ("POST", "/orders/1/rerun"),
     ("GET", "/orders/1/events"),
+    ("GET", "/orders/1/timeline"),
     ("GET", "/orders/1/request"),
     ("POST", "/orders/1/refuse"),
     ("GET", "/orders/1/progress"),

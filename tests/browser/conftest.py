@@ -79,14 +79,15 @@ class Browser:
     def see(self, text: str, *, seconds: float = 20) -> None:
         self.wait(lambda: text in self.text, repr(text), seconds=seconds)
 
-    def press(self, name: str) -> None:
-        """The first visible button or link of that name, as soon as nothing lies over it."""
+    def press(self, name: str, *, at: int = 0) -> None:
+        """A visible button or link of that name, the first unless `at` says, as soon as nothing lies over it."""
 
         def pressed() -> bool:
             there = [one for one in self.all("button, a, .q-item") if one.text.strip().split("\n")[0] == name]
-            button = next((one for one in there if one.is_displayed()), None)
-            if button is None:
+            visible = [one for one in there if one.is_displayed()]
+            if len(visible) <= at:
                 return False
+            button = visible[at]
             self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
             with contextlib.suppress(ElementClickInterceptedException):
                 button.click()

@@ -207,11 +207,36 @@ def test_a_question_that_cannot_be_asked_is_told_in_the_apis_sentence(visitor: B
     assert visitor.path == "/page/statistics/new"
 
 
-def test_hospitals_are_there(visitor: Browser) -> None:
+def test_the_timeline_is_the_apis(visitor: Browser, order: dict[str, Any], federation: RunningFederation) -> None:
+    order_id = order["order_id"]
+    visitor.open(f"/page/orders/{order_id}")
+    visitor.see("local gradient")
+    visitor.press("Save numbers (CSV)", at=1)
+    lines = visitor.downloaded(f"order-{order_id}-timeline.csv").decode("utf-8-sig").splitlines()[1:]
+    with federation.client(4) as client:
+        parts = client.get(f"/orders/{order_id}/timeline", params={"round": 9}).json()["data"]["parts"]
+    assert [line.split(",")[1:3] for line in lines] == [[part["what"], part["began"]] for part in parts]
+    visitor.field("Parts of").click()
+    visitor.press("Before and after the rounds")
+    visitor.see("acceptances")
+    visitor.see("save model")
+
+
+def test_hospitals_are_there_with_what_their_policies_allow(visitor: Browser, federation: RunningFederation) -> None:
     visitor.open("/page/hospitals")
     visitor.see("3 / 3")
     assert visitor.text.count("\tonline\t") == 3
+    visitor.see("Methods: Paillier, Mask, None")
     picture(visitor, "page-hospitals")
+    path = federation.sites / "zhejiang-zdey" / "policy.toml"
+    before = path.read_text()
+    assert 'methods = ["Paillier", "Mask", "None"]' in before
+    path.write_text(before.replace('methods = ["Paillier", "Mask", "None"]', 'methods = ["Mask"]'))
+    try:
+        visitor.see("Methods: Mask\n")
+    finally:
+        path.write_text(before)
+    visitor.wait(lambda: "Methods: Mask\n" not in visitor.text, "the policy as it was")
 
 
 # Who may look

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -60,6 +61,36 @@ def test_events_tell_state_round_and_loss_from_the_beginning(federation: Running
     assert [data["round"] for data in rounds] == [0, 1, 2, 3]
     assert all(data["loss"] > 0 for data in rounds)
     assert events[-1] == ("state", {"order_id": order_id, "state": "success"})
+
+
+def test_the_timeline_says_which_part_ran_where_and_when(federation: RunningFederation) -> None:
+    order_id = federation.submit(order_of())
+    order = federation.wait_for(order_id)
+
+    def parts(**asked: int) -> list[dict[str, Any]]:
+        with federation.client(3) as client:
+            return list(client.get(f"/orders/{order_id}/timeline", params=asked).json()["data"]["parts"])
+
+    def recorded() -> bool:
+        """Prefect writes in batches, a moment after."""
+        return {("save model", user) for user in (2, 3, 4)} <= {(one["what"], one["user_id"]) for one in parts()}
+
+    deadline = time.monotonic() + 20
+    while not recorded():
+        assert time.monotonic() < deadline, parts()
+        time.sleep(0.1)
+    around, second = parts(), parts(round=1)
+    assert {(one["what"], one["user_id"]) for one in second} == {
+        *((what, user) for what in ("local gradient", "scoring", "encryption") for user in (2, 3, 4)),
+        ("aggregation", None),
+    }
+    assert {("acceptances", None), ("data SQL extraction", 2)} <= {(one["what"], one["user_id"]) for one in around}
+    assert all(order["created"] < one["began"] <= one["ended"] for one in [*around, *second])
+    assert [one["began"] for one in around] == sorted(one["began"] for one in around)
+    assert {one["state"] for one in [*around, *second]} == {"success"}
+    with federation.client(3) as client:
+        assert client.get(f"/orders/{order_id}/timeline", params={"round": -1}).status_code == 422
+        assert client.get(f"/orders/{2**30}/timeline").status_code == 404
 
 
 def test_lists_are_paged_and_show_a_hospital_its_own_orders(federation: RunningFederation) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -362,6 +362,32 @@ def policy(federation: RunningFederation, site: str, old: str, new: str) -> Iter
         yield
     finally:
         path.write_text(before)
+
+
+def told(federation: RunningFederation, user: int) -> Any:
+    with federation.client(4) as client:
+        rows = client.get("/hospitals").json()["data"]["hospitals"]
+    return next(row["policy"] for row in rows if row["user_id"] == user)
+
+
+def wait_until_told(federation: RunningFederation, is_so: Callable[[Any], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so(told(federation, 3)):
+        assert time.monotonic() < deadline, told(federation, 3)
+        time.sleep(0.05)
+
+
+def test_others_see_what_a_policy_lets_them_do_and_that_it_changes(federation: RunningFederation) -> None:
+    """Before they order; a policy that cannot be read says nothing."""
+    before = told(federation, 3)
+    assert before["orders"]["methods"] == ["Paillier", "Mask", "None"]
+    assert "breast" not in json.dumps(before)
+    with policy(federation, SITES[3], 'methods = ["Paillier", "Mask", "None"]', 'methods = ["Mask"]'):
+        wait_until_told(federation, lambda now: now["orders"]["methods"] == ["Mask"])
+    wait_until_told(federation, lambda now: now == before)
+    with policy(federation, SITES[3], "[orders]", "[ordres]"):
+        wait_until_told(federation, lambda now: now is None)
+    wait_until_told(federation, lambda now: now == before)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from cryptography.fernet import Fernet
 from fastapi import FastAPI
 
+from api import timeline
 from api.pages import charts, form, frame, hospitals, order_list, protection, scores, serving, statistics
 from api.pages.order_form import example_order
 from api.pages.visit import Door, Visit, local
@@ -37,7 +38,14 @@ def said_directly() -> Iterator[str]:
 
 
 def said_by_tables() -> Iterator[str]:
-    yield from (*frame.VIEWS.values(), *hospitals.POLICY.values(), hospitals.HINT, *order_list.KINDS.values())
+    yield from (*timeline.ORDER_PARTS, *timeline.ROUND_PARTS)
+    yield from (
+        *frame.VIEWS.values(),
+        *hospitals.SCORING.values(),
+        *hospitals.MORE.values(),
+        hospitals.HINT,
+        *order_list.KINDS.values(),
+    )
     yield from (text for texts in protection.WORDS.values() for text in texts)
     yield from (*protection.LEARNT.values(), *protection.WITHHELD.values())
     yield from (text for score in scores.SCORES.values() for text in (score.sees, score.misses))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from agents.policy import STATISTICS as METHODS_OF_STATISTICS
 from agents.policy import Policy, StatisticsRules, load_policy, parse_policy
+from api.hospitals import PolicyTold
 from protocol.errors import Refused
 
 EXAMPLE = Path(__file__).parents[2] / "deployments/sites/policy.example.toml"
@@ -128,6 +130,21 @@ def test_the_demonstration_allows_every_statistic(site: str) -> None:
     found = load_policy(EXAMPLE.parent / site / "policy.toml").statistics
     assert found is not None
     assert set(found.methods) == set(METHODS_OF_STATISTICS)
+
+
+def test_what_is_told_has_no_name_of_table_column_or_file() -> None:
+    told = policy(SMALLEST + STATISTICS + 'files = ["secret/*.csv"]\nrow_level = ["secret"]\n').told()
+    assert told["orders"]["initiators"] == (2, 4)
+    assert told["orders"]["min_rows"] == 10
+    assert told["inference"] == {"allowed": False, "return_predictions": False}
+    assert told["statistics"]["methods"] == ("sum", "avg")
+    assert PolicyTold.model_validate(told).model_dump(mode="json") == json.loads(json.dumps(told))
+    for name in ("data.t", "x1", "secret", "unique_id", "filter_columns", "columns", "files"):
+        assert f'"{name}' not in json.dumps(told)
+
+
+def test_without_the_section_it_tells_that_there_are_no_statistics() -> None:
+    assert policy().told()["statistics"] is None
 
 
 def test_no_file_is_a_refusal_with_the_way_out(tmp_path: Path) -> None:

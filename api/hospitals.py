@@ -1,0 +1,127 @@
+"""Who takes part, what each one's policy lets others do, and whether all is ready."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed
+from typing import Annotated, Any, Literal
+
+from anyio import to_thread
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from api.auth import AGENT, CallerOf, require_role
+from api.desk import FLOWS
+from api.envelope import answer
+from protocol import VERSION
+from protocol.sealing import PublicIdentity
+
+router = APIRouter()
+
+Word = Annotated[str, Field(max_length=40, pattern=r"^[A-Za-z_]+$")]
+Words = Annotated[list[Word], Field(max_length=100)]
+Users = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=10_000)]
+Least = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class OrderRules(BaseModel):
+    """Who may order there, who may receive, and what."""
+
+    initiators: Users
+    receivers: Users
+    methods: Words
+    model_types: Words
+    min_hospitals: Least
+    min_rows: Least
+    scoring: Literal["none", "round", "full"]
+    score_readers: Word
+    approval: Word
+
+
+class InferenceRules(BaseModel):
+    """Whether its own user may ask for predictions, and whether these may pass through here."""
+
+    allowed: bool
+    return_predictions: bool
+
+
+class StatisticsRules(BaseModel):
+    """The joint statistics in which it takes part."""
+
+    methods: Words
+    min_providers: Least
+    min_rows: Least
+    extremes: bool
+    exact_quantiles: bool
+    disclose: bool
+    row_expressions: bool
+
+
+class PolicyTold(BaseModel):
+    """What an agent tells of its policy: rules, and nothing of tables, columns, files or rows.
+
+    For people to look at. What is allowed is decided at the hospital, by the policy itself.
+    """
+
+    orders: OrderRules
+    inference: InferenceRules
+    statistics: StatisticsRules | None = None
+
+
+class Enrolment(BaseModel):
+    """What an agent says of itself; no policy where its own cannot be read, and it takes part in nothing."""
+
+    identity: str = Field(max_length=200)
+    version: str = Field(max_length=50)
+    policy: PolicyTold | None = None
+
+
+@router.get("/health")
+async def health(request: Request) -> JSONResponse:
+    """200 once the coordinator and all its local agents can take an order."""
+    state = request.app.state
+    ready = await state.runs.is_ready(list(FLOWS.values()))
+    present = state.presence.count()
+    if not ready or present < state.expected:
+        what = "Prefect and its deployments" if not ready else f"{state.expected - present} of the local agents"
+        return JSONResponse({"code": 503, "data": {"ready": False}, "message": f"Waiting for {what}."}, status_code=503)
+    return answer({"ready": True, "version": VERSION, "prefect": installed("prefect")})
+
+
+@router.get("/hospitals")
+async def list_hospitals(request: Request, caller: CallerOf) -> JSONResponse:
+    """Who takes part: online, last seen, agent version, and the rules of its policy."""
+    state = request.app.state
+    rows = await to_thread.run_sync(state.store.list_hospitals)
+    return answer({"hospitals": [_hospital(row, state.presence.is_there(row["user_id"])) for row in rows]})
+
+
+@router.put("/hospitals/me", include_in_schema=False)
+async def enrol(request: Request, caller: CallerOf, enrolment: Enrolment) -> JSONResponse:
+    """An agent presents its public keys, its version, and the rules of its policy."""
+    require_role(caller, AGENT)
+    identity, state = PublicIdentity.decode(enrolment.identity), request.app.state
+    policy = enrolment.policy.model_dump() if enrolment.policy else None
+    await to_thread.run_sync(state.store.enrol, caller.user_id, identity.encode(), enrolment.version, policy)
+    state.bell.ring("hospitals")
+    return answer({"user_id": caller.user_id, "fingerprint": identity.fingerprint, "version": VERSION})
+
+
+def scoring_of(row: dict[str, Any]) -> str:
+    """The most that a hospital of the store lets orders be scored, as it has told."""
+    level: str = row["policy"]["orders"]["scoring"] if row["policy"] else "none"
+    return level
+
+
+def _hospital(row: dict[str, Any], online: bool) -> dict[str, Any]:
+    seen = row["last_seen"]
+    return {
+        "user_id": row["user_id"],
+        "name": row["name"],
+        "online": online,
+        "last_seen": seen.isoformat() + "Z" if seen else None,
+        "agent_version": row["agent_version"],
+        "scoring": scoring_of(row),
+        "policy": row["policy"],
+        "fingerprint": PublicIdentity.decode(row["identity"]).fingerprint if row["identity"] else None,
+    }
