@@ -15,6 +15,7 @@ import httpx
 
 from agents.vault import make_private_folder
 from protocol.errors import BadRequest
+from protocol.exchange import authorities
 
 _KEYS = {
     "user_id": int,
@@ -101,17 +102,16 @@ class Settings:
     def client(self, base_url: str | None = None) -> httpx.Client:
         """HTTP to the coordinator (or to `base_url`), through the site's proxy and private CA where it has them."""
         url = base_url or self.coordinator_url
-        return httpx.Client(base_url=url, verify=self._verify(), proxy=self.proxy, trust_env=False)
+        return httpx.Client(base_url=url, verify=self._verify(url), proxy=self.proxy, trust_env=False)
 
     def async_client(self) -> httpx.AsyncClient:
         """The same for the worker's event loop."""
-        return httpx.AsyncClient(
-            base_url=self.coordinator_url, verify=self._verify(), proxy=self.proxy, trust_env=False
-        )
+        url = self.coordinator_url
+        return httpx.AsyncClient(base_url=url, verify=self._verify(url), proxy=self.proxy, trust_env=False)
 
-    def _verify(self) -> ssl.SSLContext | bool:
+    def _verify(self, url: str) -> ssl.SSLContext | bool:
         if self.ca_file is None:
-            return True
+            return authorities(url)
         try:
             return ssl.create_default_context(cafile=self.ca_file)
         except OSError:  # ssl.SSLError is one

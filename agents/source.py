@@ -167,6 +167,12 @@ def dialect_of(url: str) -> str:
     return open_source(url).dialect
 
 
+def driver_modules(url: str) -> list[str]:
+    """The modules that the first query of this URL's database would import. Errors as `open_source`."""
+    source = open_source(url)
+    return [type(source.engine.dialect).__module__, f"sqlglot.dialects.{source.dialect}"]
+
+
 def _connect_arguments(url: sa.URL, dialect: str) -> dict[str, Any]:
     if dialect != "duckdb":
         return {"connect_timeout": CONNECT_TIMEOUT_SECONDS}

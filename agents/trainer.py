@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -41,7 +42,8 @@ class Checkpoint:
     """The replicated state after `round` steps of a fold, and the pooled losses so far (penalty included).
 
     Where rounds are scored also this hospital's own gradient and the aggregate of the round before, and what the
-    metrics of that round would have been without single hospitals.
+    metrics of that round would have been without single hospitals. `mean_loss` is the last round's pooled loss without
+    the penalty, for people to see; it is not kept.
     """
 
     fold: int
@@ -53,6 +55,7 @@ class Checkpoint:
     gradient: Floats | None = None
     aggregate: Floats | None = None
     left_out: dict[str, Any] = field(default_factory=dict)
+    mean_loss: float = math.nan
 
 
 @dataclass(eq=False)
@@ -432,7 +435,9 @@ def _stepped(trainer: Trainer, fold: Fold, sums: Ints, told: Floats | None) -> C
     weights, state = _step(trainer, point, aggregate)
     loss = float(mean[-1]) + optimizers.penalty_value(point.weights, **_penalty(trainer))
     losses = [*point.losses, loss]
-    return Checkpoint(point.fold, point.round + 1, weights, state, losses, gradient=fold.gradient, aggregate=aggregate)
+    after = Checkpoint(point.fold, point.round + 1, weights, state, losses, mean_loss=float(mean[-1]))
+    after.gradient, after.aggregate = fold.gradient, aggregate
+    return after
 
 
 def stepped_weights(trainer: Trainer, fold: Fold, aggregate: Floats) -> Floats:

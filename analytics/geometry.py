@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import pdist, squareform
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from analytics.checks import Bools, Floats, check_finite, check_result
@@ -120,6 +119,8 @@ def distances(points: Floats) -> Floats:
 
     Taken from the differences, not from inner products. A distance of at most RELATIVE_ZERO (|x_i| + |x_j|) is 0.
     """
+    from scipy.spatial.distance import pdist, squareform  # a third of a second, which most processes do without
+
     scaled, scale = to_unit_scale(points)
     between, reach = squareform(pdist(scaled), checks=False), lengths(scaled)
     between[between <= RELATIVE_ZERO * (reach[:, None] + reach)] = 0.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import accumulation, attacks, encryption, hospitals, joined, orders, peers, rounds, scores, sharing
+from benchmarks import accumulation, attacks, encryption, hospitals, joined, orders, rounds, scores, sharing
+from benchmarks.peers import comparison
 from protocol.errors import ConsiliumError
 
 BENCHMARKS = {
@@ -27,7 +28,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--full", action="store_true", help="rounds: 500 instead of 20")
     parser.add_argument("--peers", action="store_true", help="one order beside Flower, which is installed for it")
-    parser.add_argument("--rounds", type=int, default=peers.ROUNDS, help="peers: %(default)s unless told")
+    parser.add_argument("--rounds", type=int, default=comparison.ROUNDS, help="peers: %(default)s unless told")
     args = parser.parse_args()
     if args.peers:
         return _compare(rounds=args.rounds)
@@ -40,7 +41,7 @@ def main() -> int:
 def _compare(*, rounds: int) -> int:
     """A known error is one sentence on stderr and exit code 2."""
     try:
-        peers.main(rounds=rounds)
+        comparison.main(rounds=rounds)
     except ConsiliumError as error:
         print(error, file=sys.stderr)
         return 2

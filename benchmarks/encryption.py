@@ -111,9 +111,9 @@ def sum_keys(method: Method, me: int, private: Any) -> SumKeys:
 
 
 def with_table(public: Any) -> Obfuscators:
-    """Obfuscators as they are after an order's first round: the table is there, the stock is nearly empty."""
+    """Obfuscators as they are after an order's first round: the tables are there, the stock is empty."""
     obfuscators = Obfuscators(public)
-    obfuscators.prepare(paillier.TABLE_BREAK_EVEN)
+    obfuscators.take()
     return obfuscators
 
 

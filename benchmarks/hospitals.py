@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from pathlib import Path
 
 from agents.settings import Settings as Site
+from benchmarks.sites import open_sites, site
 from deployments.breast_cancer import breast_cancer_tables, make_database
 from deployments.demo import document_order
 from deployments.local_sites import NAMED, sites_folder
-from deployments.one_process import pin_each_other, run_order
+from deployments.one_process import run_order
 
 COUNTS = (3, 10, 30)
 ROUNDS = 10
@@ -36,19 +36,15 @@ def main() -> None:
 
 
 def make_sites(folder: Path, n_hospitals: int) -> dict[int, Site]:
-    """Sites of their own state; hospital 4 holds the guest table, all others the host's."""
-    os.environ["CONSILIUM_HOME"] = str(folder)
-    tables, sites = breast_cancer_tables(), {}
+    """Sites of their own state, with their databases; hospital 4 holds the guest table, all others the host's."""
+    tables = breast_cancer_tables()
     policy = (sites_folder() / NAMED[0] / "policy.toml").read_text()
     for user_id in range(2, n_hospitals + 2):
         part = "guest" if user_id == 4 else "host"
-        site, state = folder / f"site-{user_id}", folder / f"state-{user_id}"
-        site.mkdir()
+        own = site(folder, user_id)
+        own.site.mkdir()
         everybody = str(list(range(2, n_hospitals + 2)))
-        own = policy.replace("[2, 3, 4]", everybody).replace("breast_homo_host", f"breast_homo_{part}")
-        (site / "policy.toml").write_text(own)
-        make_database(state / "hospital.duckdb", {f"breast_homo_{part}": tables[part]})
-        sites[user_id] = Site(
-            site, user_id, f"hospital-{user_id}", "", "", f"duckdb:///{state / 'hospital.duckdb'}", state
-        )
-    return pin_each_other(sites)
+        rules = policy.replace("[2, 3, 4]", everybody).replace("breast_homo_host", f"breast_homo_{part}")
+        own.policy.write_text(rules)
+        make_database(own.state / "hospital.duckdb", {f"breast_homo_{part}": tables[part]})
+    return open_sites(folder, n_hospitals)

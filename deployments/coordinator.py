@@ -11,9 +11,9 @@ from agents.worker import FlowWorker, Post, preload, work_until_signal
 from api.settings import Settings
 
 FLOWS = {
-    "train-order": "flows.training.train_order",
-    "joint-statistics": "flows.joint_statistics.answer_jointly",
-    "scheduled-statistics": "flows.scheduled_statistics.run_schedule",
+    "train-order": "flows.runs.train_order",
+    "joint-statistics": "flows.runs.answer_jointly",
+    "scheduled-statistics": "flows.runs.run_schedule",
 }
 OF_SCHEDULES = ("scheduled-statistics",)
 
@@ -31,7 +31,7 @@ class CoordinatorWorker(FlowWorker):
 
 def main(settings: Settings) -> None:
     """Runs until SIGINT or SIGTERM."""
-    preload([entrypoint.rpartition(".")[0] for entrypoint in FLOWS.values()])
+    preload({entrypoint.rpartition(".")[0] for entrypoint in FLOWS.values()})
     asyncio.run(_work(settings))
 
 

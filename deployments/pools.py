@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -41,10 +40,8 @@ async def deploy(client: PrefectClient, hospital_ids: Iterable[int]) -> list[str
     for entry in planned(hospital_ids):
         pool = entry["work_pool"]["name"]
         await _make_pool(client, pool)
-        module, _, name = entry["entrypoint"].rpartition(".")
-        flow = getattr(importlib.import_module(module), name)
         await client.create_deployment(
-            flow_id=await client.create_flow_from_name(flow.name),
+            flow_id=await client.create_flow_from_name(entry["flow_name"]),
             name=entry["name"],
             work_pool_name=pool,
             entrypoint=entry["entrypoint"],
@@ -56,7 +53,7 @@ async def deploy(client: PrefectClient, hospital_ids: Iterable[int]) -> list[str
             },
             enforce_parameter_schema=True,
         )
-        made.append(f"{flow.name}/{entry['name']}")
+        made.append(f"{entry['flow_name']}/{entry['name']}")
     return made
 
 

@@ -1,34 +1,14 @@
-"""A training order, from the coordinator's side and from a hospital's.
-
-`coordinate_training` and `train_locally` are the order of events; the Prefect flows around them say who takes part.
-"""
+"""The order of events in a training order, at the coordinator and at a hospital."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from prefect import flow
-from prefect.client.schemas.objects import State
-
 from protocol.order import folds
 from tasks import coordinator, hospital
 from tasks.coordinator import Desk
 from tasks.hospital import TrainingParty
-from tasks.places import at_coordinator, at_hospital, dispatch, withdraw
-from tasks.progress import Progress, TrainingPicture
-
-
-@flow(name="train-order", log_prints=False, persist_result=False, validate_parameters=True)
-def train_order(order_id: int) -> State[Any] | None:
-    """The coordinator's run of an order: one hospital run for each party, then the rounds."""
-    with at_coordinator(order_id) as place:
-        desk = coordinator.open_desk(order_id, place.exchange)
-        dispatch(place, "hospital-train", desk.hospitals)
-        with Progress(TrainingPicture(desk)) as progress:
-            coordinate_training(desk, progress.show)
-    withdraw(place)
-    return place.outcome
 
 
 def coordinate_training(desk: Desk, show: Callable[[dict[str, Any]], None]) -> None:
@@ -56,14 +36,6 @@ def _run_rounds(desk: Desk, fold: int, show: Callable[[dict[str, Any]], None]) -
         if record["final"]:
             return record
         round_ += 1
-
-
-@flow(name="hospital-train", log_prints=False, persist_result=False, validate_parameters=True)
-def train_at_hospital(order_id: int) -> State[Any] | None:
-    """One hospital's run of an order."""
-    with at_hospital(order_id, TrainingParty) as place:
-        train_locally(place.party)
-    return place.outcome
 
 
 def train_locally(party: TrainingParty) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import ssl
 import struct
 import threading
 import time
@@ -269,6 +270,11 @@ def error_of(answer: httpx.Response) -> ConsiliumError:
         f"The coordinator answered with HTTP status {answer.status_code}.",
         remedy="Check the coordinator's log and what stands between (proxy, TLS).",
     )
+
+
+def authorities(url: str) -> ssl.SSLContext | bool:
+    """Whom a client of this address trusts: the usual authorities; for plain HTTP nobody, reading them takes time."""
+    return True if url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class MemoryTransport:

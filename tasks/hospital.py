@@ -17,7 +17,7 @@ from tasks.steps import spent, step
 
 __all__ = ["Trainer", "TrainingParty"]
 
-log = logging.getLogger("consilium.times")
+log, rounds = logging.getLogger("consilium.times"), logging.getLogger("consilium.rounds")
 
 
 @step("verify order")
@@ -101,6 +101,15 @@ def apply_aggregate(trainer: Trainer, fold: Fold) -> None:
 
     is_sum = request.aggregation == "mean" or request.chooses
     trainers.apply_round(trainer, fold, told=None if is_sum else told, settle=settle)
+    _tell_round(trainer, fold)
+
+
+def _tell_round(trainer: Trainer, fold: Fold) -> None:
+    """A line for who watches this agent: the loss that the coordinator shows, which is without the penalty."""
+    point, order_id = fold.checkpoint, trainer.party.order_id
+    where = f" of fold {point.fold}" if point.fold else ""
+    n_rounds = trainer.params.max_iter
+    rounds.info("Order %s: round %s of %s%s, loss %.4g", order_id, point.round, n_rounds, where, point.mean_loss)
 
 
 @step("final metrics", _round)

@@ -30,7 +30,7 @@ from agents.party import P, open_party
 from agents.settings import Settings, load_settings
 from agents.vault import Vault
 from protocol.errors import ConsiliumError, OrderStopped, Unavailable
-from protocol.exchange import Exchange, HttpTransport
+from protocol.exchange import Exchange, HttpTransport, authorities
 from protocol.messages import COORDINATOR
 from tasks.steps import hidden
 
@@ -111,7 +111,7 @@ def _refuse(place: Place, error: ConsiliumError, settings: Settings) -> State[An
 @contextmanager
 def at_coordinator(order_id: int) -> Iterator[Place]:
     """The coordinator's place. What goes wrong here ends the order with a sentence."""
-    place = Place(order_id, Exchange(HttpTransport(_coordinator_client(), _coordinator_token()), COORDINATOR))
+    place = Place(order_id, Exchange(HttpTransport(coordinator_client(), coordinator_token()), COORDINATOR))
     try:
         yield place
     except OrderStopped as stop:
@@ -132,11 +132,12 @@ def _state_of(stop: OrderStopped) -> State[Any] | None:
     return Cancelled(message=str(stop)) if stop.code == "cancelled" else Failed(message=str(stop))
 
 
-def _coordinator_client() -> httpx.Client:
-    return httpx.Client(base_url=os.environ[COORDINATOR_URL], trust_env=False)
+def coordinator_client() -> httpx.Client:
+    url = os.environ[COORDINATOR_URL]
+    return httpx.Client(base_url=url, verify=authorities(url), trust_env=False)
 
 
-def _coordinator_token() -> str:
+def coordinator_token() -> str:
     return Path(os.environ[COORDINATOR_TOKEN]).read_text().strip()
 
 

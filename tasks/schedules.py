@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,7 +15,7 @@ from prefect.states import Cancelled, Completed, Failed
 from protocol.errors import ConsiliumError
 from protocol.exchange import LONGEST_WAIT_SECONDS, Exchange, HttpTransport
 from protocol.messages import COORDINATOR
-from tasks.places import COORDINATOR_TOKEN, COORDINATOR_URL
+from tasks.places import coordinator_client, coordinator_token
 from tasks.steps import hidden
 
 log = logging.getLogger("consilium.flows")
@@ -42,9 +40,8 @@ def fire(schedule_id: int) -> State[Any]:
 def _ask(schedule_id: int, *, wait: float) -> dict[str, Any]:
     """What the coordinator's API says of this run's time: order_id, state, sentence. Waits while it is away."""
     body = {"scheduled": flow_run.scheduled_start_time.isoformat(), "wait": wait}
-    token = Path(os.environ[COORDINATOR_TOKEN]).read_text().strip()
-    with httpx.Client(base_url=os.environ[COORDINATOR_URL], trust_env=False) as client:
-        transport = HttpTransport(client, token)
+    with coordinator_client() as client:
+        transport = HttpTransport(client, coordinator_token())
         path = f"/statistics/schedules/{schedule_id}/firings"
         call = functools.partial(transport.request, "POST", path, json=body, timeout=wait + 60)
         told: dict[str, Any] = Exchange(transport, COORDINATOR).insist(call).json()["data"]

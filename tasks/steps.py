@@ -1,22 +1,19 @@
 """Makes a function a Prefect task that shows when it ran and nothing else.
 
 No task persists or caches a result, prints, or lets an unplanned exception's text out: Prefect's server sees names
-and states. Outside a flow run (simulations, tests) a step is the plain function.
+and states. Outside a flow run (simulations, tests) a step is the plain function, and Prefect is not even imported.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import ParamSpec, TypeVar
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.context import FlowRunContext
+from typing import Any, ParamSpec, TypeVar
 
 from protocol.errors import ConsiliumError, Unavailable
 
@@ -48,31 +45,52 @@ def step(name: str, at: Callable[..., str] | None = None) -> Callable[[Callable[
         def safely(call: functools.partial[R]) -> R:
             return _timed_and_safe(name, call)
 
-        as_task = task(
-            name=name,
-            task_run_name=lambda: f"{name}{_place.get()}",
-            persist_result=False,
-            cache_policy=NO_CACHE,
-            log_prints=False,
-            retries=0,
-        )(safely)
+        as_task = functools.cache(lambda: _task(name, safely))
 
         @functools.wraps(function)
         def step_or_task(*args: P.args, **kwargs: P.kwargs) -> R:
             # A partial is opaque to Prefect, which would walk through whatever a task's arguments hold.
             call = functools.partial(function, *args, **kwargs)
-            if FlowRunContext.get() is None:
+            if not _is_in_flow_run():
                 return safely(call)
             began = time.perf_counter() - spent[name]
             _place.set(f", {at(*args, **kwargs)}" if at else "")
+            if not at:
+                log.info("%s: %s", _run_name(), name)
             try:
-                return as_task(call)
+                result: R = as_task()(call)
+                return result
             finally:
                 spent["Prefect"] += time.perf_counter() - began - spent[name]
 
         return step_or_task
 
     return decorate
+
+
+def _is_in_flow_run() -> bool:
+    context = sys.modules.get("prefect.context")
+    return context is not None and context.FlowRunContext.get() is not None
+
+
+def _run_name() -> str:
+    from prefect.runtime import flow_run
+
+    return str(flow_run.name)
+
+
+def _task(name: str, function: Callable[..., R]) -> Callable[..., Any]:
+    from prefect import task
+    from prefect.cache_policies import NO_CACHE
+
+    return task(
+        name=name,
+        task_run_name=lambda: f"{name}{_place.get()}",
+        persist_result=False,
+        cache_policy=NO_CACHE,
+        log_prints=False,
+        retries=0,
+    )(function)
 
 
 def _timed_and_safe(name: str, call: Callable[[], R]) -> R:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import certifi
 import httpx
 import pytest
 from hypothesis import HealthCheck, settings
@@ -77,6 +80,23 @@ class _AskAgain(httpx.HTTPTransport):
         return response
 
 
+@functools.cache
+def _prefects_tables() -> Path:
+    """Prefect's SQLite database as its first start leaves it; one for all processes of these tests."""
+    folder = Path(tempfile.gettempdir()) / f"prefect-tables-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
+    folder.mkdir(exist_ok=True)
+    path = folder / "prefect.db"
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not path.exists():
+            home = folder / "home"
+            variables = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": "WARNING"}
+            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+            subprocess.run(command, env=variables, check=True, stdout=subprocess.DEVNULL)
+            (home / "prefect.db").rename(path)
+    return path
+
+
 @dataclass
 class RunningFederation:
     """`./run up` as a process of its own, in a home of its own."""
@@ -110,23 +130,22 @@ class RunningFederation:
             "CONSILIUM_API_PORT": str(self.api_port),
             "CONSILIUM_PREFECT_PORT": str(self.prefect_port),
             "CONSILIUM_ACCEPT_SECONDS": "150",  # Prefect on SQLite may make a request wait for a minute
-            "SSL_CERT_FILE": str(self.one_authority()),
             **self.environment,
         }
 
-    def one_authority(self) -> Path:
-        """Prefect's client reads all authorities, six times in each flow process, also where it speaks plain HTTP."""
-        path = self.home.parent / f"{self.home.name}.pem"
-        if not path.exists():
-            first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")
-            path.write_text(first + end)
-        return path
-
     def start(self) -> None:
+        self._take_prefects_tables()
         command = [*TIED, str(os.getpid()), sys.executable, "-m", "deployments.federation", "up", *self.options]
         with (self.home.parent / f"{self.home.name}.log").open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
         self.wait_until_ready()
+
+    def _take_prefects_tables(self) -> None:
+        """Prefect makes its tables in more than a hundred migrations, 6 seconds of a processor; once is enough."""
+        own = self.home / "prefect" / "prefect.db"
+        if not own.exists() and not any("PREFECT" in name for name in self.environment):
+            own.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(_prefects_tables(), own)
 
     def wait_until_ready(self, seconds: float = 90) -> None:
         deadline = time.monotonic() + seconds

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hospitals import make_sites
+from benchmarks.sites import open_sites
 from deployments.one_process import run_order
 from protocol.exchange import Address, MemoryTransport
 from protocol.messages import COORDINATOR
@@ -52,11 +52,10 @@ class WatchedTransport(MemoryTransport):
 
 
 def main() -> None:
-    """Makes the hospitals, orders twice, and answers."""
+    """Orders twice from the hospitals in CONSILIUM_HOME, and answers."""
     body = json.load(sys.stdin)
-    folder = Path(os.environ["CONSILIUM_HOME"])
-    folder.mkdir()
-    sites, transport = make_sites(folder, len(body["data_info"])), WatchedTransport()
+    sites = open_sites(Path(os.environ["CONSILIUM_HOME"]), len(body["data_info"]))
+    transport = WatchedTransport()
     submitted = time.time()
     outcome = run_order(sites, body, order_id=1, transport=transport)
     finished = time.time()

@@ -133,9 +133,9 @@ class Browser:
         return [entry["message"] for entry in told] + [url for url in asked if not url.startswith(local)]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One for all tests; each signs in anew."""
+    """One for the tests of a file; each signs in anew."""
     if not CHROMIUM or not DRIVER:
         if os.environ.get("CI") == "true":
             pytest.fail("Chromium is missing: apt-get install chromium chromium-driver")

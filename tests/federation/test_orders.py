@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -91,6 +92,18 @@ def test_the_timeline_says_which_part_ran_where_and_when(federation: RunningFede
     with federation.client(3) as client:
         assert client.get(f"/orders/{order_id}/timeline", params={"round": -1}).status_code == 422
         assert client.get(f"/orders/{2**30}/timeline").status_code == 404
+
+
+def test_an_agent_tells_its_people_the_numbers_that_the_coordinator_shows(federation: RunningFederation) -> None:
+    order_id = federation.submit(order_of())
+    order = federation.wait_for(order_id)
+    log = (federation.home / "sites" / "suzhou-szslyy" / "agent.log").read_text()
+    told = re.findall(rf"Order {order_id}: round (\d+) of 3, loss (\S+)\n", log)
+    assert [int(number) for number, _ in told] == [1, 2, 3]
+    losses = [row["loss"] for row in order["rounds"] if not row["final"]]
+    assert [float(loss) for _, loss in told] == pytest.approx(losses, rel=5e-4)
+    assert f"order-{order_id}-hospital-2: data SQL extraction\n" in log
+    assert order["progress"] == {"done": 3, "of": 3}
 
 
 def test_lists_are_paged_and_show_a_hospital_its_own_orders(federation: RunningFederation) -> None:

@@ -102,14 +102,13 @@ def test_numbers_out_of_range_are_refused() -> None:
             paillier.add(public, lists)
 
 
-def test_table_and_plain_powers_agree() -> None:
-    table, plain = Obfuscators(private().public_key), Obfuscators(private().public_key)
-    plain._base = table._base
-    table.prepare(paillier.TABLE_BREAK_EVEN)
-    assert table._table
-    assert not plain._table
-    exponents = [secrets.token_bytes(BITS // 16) for _ in range(5)]
-    assert [table._power(x) for x in exponents] == [plain._power(x) for x in exponents]
+@pytest.mark.parametrize("n_bytes", [1, 2, 3, 16, 17, 32, 128, 192])
+def test_a_comb_gives_the_powers_of_its_base(n_bytes: int) -> None:
+    modulus = private().public_key.nsquare
+    comb = paillier._Comb(gmpy2.mpz(3), gmpy2.mpz(modulus), n_bytes=n_bytes)
+    ends = [bytes(n_bytes), b"\xff" * n_bytes, b"\1" + bytes(n_bytes - 1), bytes(n_bytes - 1) + b"\x80"]
+    for exponent in [*ends, *(secrets.token_bytes(n_bytes) for _ in range(5))]:
+        assert comb.power(exponent) == pow(3, int.from_bytes(exponent, "little"), modulus)
 
 
 def test_obfuscators_are_encryptions_of_zero() -> None:

@@ -1,0 +1,77 @@
+"""Prefect's flows: who takes part in an order, and how its run ends. The order of events stands in the modules beside.
+
+Nothing here is needed by a federation in one process, which runs without Prefect.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from flows.joint_statistics import answer_locally, coordinate_statistics
+from flows.training import coordinate_training, train_locally
+from tasks import coordinator, hospital, joint_statistics, schedules
+from tasks.hospital import TrainingParty
+from tasks.joint_statistics import StatisticsParty, StatisticsPicture
+from tasks.places import at_coordinator, at_hospital, dispatch, withdraw
+from tasks.progress import Progress, TrainingPicture
+
+
+@flow(name="train-order", log_prints=False, persist_result=False, validate_parameters=True)
+def train_order(order_id: int) -> State[Any] | None:
+    """The coordinator's run of a training order: one hospital run for each party, then the rounds."""
+    with at_coordinator(order_id) as place:
+        desk = coordinator.open_desk(order_id, place.exchange)
+        dispatch(place, "hospital-train", desk.hospitals)
+        with Progress(TrainingPicture(desk)) as progress:
+            coordinate_training(desk, progress.show)
+    withdraw(place)
+    return place.outcome
+
+
+@flow(name="hospital-train", log_prints=False, persist_result=False, validate_parameters=True)
+def train_at_hospital(order_id: int) -> State[Any] | None:
+    """One hospital's run of a training order."""
+    with at_hospital(order_id, TrainingParty) as place:
+        train_locally(place.party)
+    return place.outcome
+
+
+@flow(name="infer", log_prints=False, persist_result=False, validate_parameters=True)
+def infer_at_hospital(order_id: int) -> State[Any] | None:
+    """Reads the request, predicts, and answers to the one-time key of who asked."""
+    with at_hospital(order_id, TrainingParty) as place:
+        request = place.exchange.inference_request(order_id)
+        hospital.predict(place.party, *request)
+    return place.outcome
+
+
+@flow(name="joint-statistics", log_prints=False, persist_result=False, validate_parameters=True)
+def answer_jointly(order_id: int) -> State[Any] | None:
+    """The coordinator's run of joint statistics: one hospital run for each party, then sums or shares."""
+    with at_coordinator(order_id) as place:
+        desk = joint_statistics.open_desk(order_id, place.exchange)
+        dispatch(place, "hospital-statistics", desk.hospitals)
+        with Progress(StatisticsPicture(desk)) as progress:
+            coordinate_statistics(desk, progress.show)
+    withdraw(place)
+    return place.outcome
+
+
+@flow(name="hospital-statistics", log_prints=False, persist_result=False, validate_parameters=True)
+def answer_at_hospital(order_id: int) -> State[Any] | None:
+    """One hospital's run of joint statistics."""
+    with at_hospital(order_id, StatisticsParty) as place:
+        answer_locally(place.party)
+    return place.outcome
+
+
+@flow(name="scheduled-statistics", flow_run_name="schedule-{schedule_id}", log_prints=False, persist_result=False)
+def run_schedule(schedule_id: int) -> State[Any]:
+    """Asks for the order of the time at which this run was due, and lasts until that order has ended.
+
+    A time at which nothing is asked ends as Skipped.
+    """
+    return schedules.fire(schedule_id)
