@@ -15,6 +15,7 @@ import pytest
 
 from agents.vault import Vault
 from deployments.demo import document_order
+from tests import bad_tables
 from tests.conftest import RunningFederation
 from tests.faults import processes
 from tests.faults.processes import SITES, wait_until
@@ -166,8 +167,7 @@ def thirty_rounds(**changes: Any) -> dict[str, Any]:
     return body
 
 
-def running(home: Any, *options: str) -> Iterator[Faulty]:
-    federation = Faulty(home, options=options)
+def running(federation: Faulty) -> Iterator[Faulty]:
     try:
         federation.start()
         yield federation
@@ -185,11 +185,14 @@ def running(home: Any, *options: str) -> Iterator[Faulty]:
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
-    """Parts that die are started again."""
-    yield from running(tmp_path_factory.mktemp("faulty") / "home")
+    """Parts that die are started again. The sites are copies, so that a test may change a policy."""
+    folder = tmp_path_factory.mktemp("faulty")
+    federation = Faulty(folder / "home", environment={"CONSILIUM_SITES": str(folder / "sites")})
+    bad_tables.prepare(federation.env, federation.sites)
+    yield from running(federation)
 
 
 @pytest.fixture(scope="module")
 def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
     """Parts that die stay dead."""
-    yield from running(tmp_path_factory.mktemp("fragile") / "home", "--no-restart")
+    yield from running(Faulty(tmp_path_factory.mktemp("fragile") / "home", options=("--no-restart",)))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from deployments.demo import document_order
 from tests.faults import processes
 from tests.faults.conftest import Faulty, Watcher, thirty_rounds
 from tests.faults.processes import SITES, kill, wait_until
@@ -70,6 +72,49 @@ def test_everything_dies_with_up_and_goes_on_with_the_next(faulty: Faulty, undis
     faulty.start()
     assert faulty.wait_for(order_id)["state"] == "success"
     assert faulty.weights(order_id) == undisturbed
+
+
+@pytest.fixture
+def deciding(faulty: Faulty) -> Iterator[Faulty]:
+    """While this lasts a person decides at hospital 2."""
+    policy = faulty.sites / SITES[2] / "policy.toml"
+    before = policy.read_text("utf-8")
+    policy.write_text(before.replace("[orders]\n", '[orders]\napproval = "manual"\n', 1), "utf-8")
+    yield faulty
+    policy.write_text(before, "utf-8")
+
+
+def asked(federation: Faulty) -> list[dict[str, Any]]:
+    return list(json.loads(federation.agent(SITES[2], "approvals", "--json").stdout))
+
+
+def test_an_order_that_waits_for_a_person_waits_on_and_a_decision_made_meanwhile_stands(deciding: Faulty) -> None:
+    with deciding.client(4) as client:
+        answer = client.post("/model/train", json=document_order(method="Mask", rounds=2)).json()
+    assert answer["code"] == 200
+    assert answer["data"]["data_volum"]["2"] is None
+    assert answer["message"]
+    number = answer["data"]["order_id"]
+    (question,) = wait_until(lambda: asked(deciding), "an order that waits", seconds=60)
+    assert question["order_id"] == number
+    wait_until(
+        lambda: [entry["user_id"] for entry in deciding.order(number)["waiting_for"]] == [2], "hospital 2 waited for"
+    )
+    kill(wait_until(lambda: deciding.flows(2), "a flow process")[0])
+    agent = deciding.pid(2)
+    kill(agent)
+    assert deciding.agent(SITES[2], "approve", str(number)).returncode == 0
+    wait_until(lambda: processes.part(deciding.up, 2) not in (None, agent), "another agent")
+    assert deciding.wait_for(number)["state"] == "success"
+    assert asked(deciding) == []
+    again = deciding.submit(document_order(method="Mask", rounds=2))  # answers without hospital 2's count
+    flow = wait_until(lambda: asked(deciding) and deciding.flows(2), "a flow process that waits", seconds=60)[0]
+    kill(flow)
+    wait_until(lambda: [pid for pid in deciding.flows(2) if pid != flow], "another flow process")
+    assert deciding.order(again)["state"] in ("pending", "running")
+    assert deciding.agent(SITES[2], "refuse", str(again)).returncode == 0
+    order = deciding.wait_for(again)
+    assert (order["state"], order["refusal"]["code"]) == ("failed", "approval")
 
 
 def test_the_logs_say_nothing_worse_than_that_somebody_was_away(faulty: Faulty) -> None:
