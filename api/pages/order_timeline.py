@@ -26,6 +26,7 @@ class Timeline:
     def __init__(self, visit: Visit, order: dict[str, Any], names: dict[int, str]) -> None:
         self.visit, self.order_id, self.names = visit, order["order_id"], names
         self.rounds: list[dict[str, Any]] = order["rounds"]
+        self.has_rounds = order["kind"] == "train"
         self.is_chosen, self.drawn, self.shown = False, 0.0, ""
         t = visit.t
         with ui.element("div").classes("row"):
@@ -70,7 +71,7 @@ class Timeline:
         for one in reversed(self.rounds):
             name = t("Final metrics") if one["final"] else t("Round {n}", n=one["round"])
             names[f"{one['fold']}/{one['round']}"] = f"{t('Fold {n}', n=one['fold'])}: {name}" if one["fold"] else name
-        return {AROUND: t("Before and after the rounds"), **names}
+        return {AROUND: t("Before and after the rounds" if self.has_rounds else "The whole order"), **names}
 
     def _newest(self) -> str:
         rounds = [one for one in self.rounds if not one["final"]]

@@ -133,6 +133,7 @@ CHINESE: dict[str, str] = {
     "Round {n}": "第 {n} 轮",
     "Final metrics": "最终指标",
     "Before and after the rounds": "各轮之前和之后",
+    "The whole order": "整个任务",
     "Which part ran where and when": "各步骤在何处、何时运行",
     "Prefect has recorded no part of it yet.": "Prefect 尚未记录任何步骤。",
     "coordinator": "协调方",

@@ -6,6 +6,8 @@ Imports within functions count, and so do modules that are imported by a name in
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -268,3 +270,11 @@ def test_only_source_cohort_and_dataset_see_rows_at_a_hospital(reader: str) -> N
         if module.split(".")[0] == reader
     }
     assert reading <= {"agents/source.py", "agents/cohort.py", "agents/dataset.py"}
+
+
+def test_a_federation_in_one_process_needs_no_prefect() -> None:
+    """Nor what else takes long to import: simulations start at once."""
+    heavy = "{'prefect', 'fastapi', 'nicegui', 'sklearn', 'scipy', 'networkx', 'matplotlib'}"
+    code = f"import sys, deployments.one_process; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
