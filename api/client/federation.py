@@ -19,7 +19,7 @@ from api.client.schedules import Schedule
 from protocol.errors import ConsiliumError, Unauthenticated
 
 ORDERS = ("kind", "name", "state", "user_id", "hospitals", "model_type", "method", "created", "updated")
-HOSPITALS = ("name", "online", "last_seen", "agent_version", "fingerprint")
+HOSPITALS = ("name", "online", "last_seen", "agent_version", "scoring", "policy", "fingerprint")
 SCHEDULES = ("name", "user_id", "method", "schedule", "active", "next_run", "last_state")
 
 
@@ -105,7 +105,7 @@ class Federation:
         return self._order(answer.body["order_id"])
 
     def hospitals(self) -> pd.DataFrame:
-        """Who takes part, and who is online."""
+        """Who takes part, who is online, and what each one's policy lets others do."""
         return results.table(self._connection.get("/hospitals").data["hospitals"], "user_id", HOSPITALS)
 
     # Joint statistics

@@ -117,6 +117,14 @@ class Order:
         """A row for each fold, round and hospital: n_rows, the joint loss, train_... and test_... metrics."""
         return results.metrics(self.info()["rounds"])
 
+    def timeline(self, round: int | None = None, *, fold: int = 0) -> pd.DataFrame:
+        """A row for each part of a round, by time: who (a user_id, 0 the coordinator), what, began, seconds, state.
+
+        Without `round` the parts before and after the rounds. A part that still runs has no seconds.
+        """
+        told = self._connection.get(f"/orders/{self.order_id}/timeline", round=round, fold=fold).data
+        return results.timeline(told["parts"])
+
     def scores(
         self, round: int | None = None, *, layers: list[str] | str | None = None, **parameters: float | str
     ) -> Scores:

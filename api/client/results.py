@@ -76,6 +76,24 @@ def table(rows: Iterable[Json], index: str, columns: Iterable[str] = ()) -> pd.D
     return frame.set_index(index)
 
 
+def timeline(parts: Iterable[Json]) -> pd.DataFrame:
+    """A row for each part of an order that has begun.
+
+    >>> moment = "2026-11-20T08:00:0{}Z".format
+    >>> part = {"user_id": 2, "what": "encryption", "began": moment(1), "ended": moment(3), "state": "success"}
+    >>> timeline([part, {**part, "user_id": None, "what": "aggregation", "ended": None}])[["who", "what", "seconds"]]
+       who         what  seconds
+    0    2   encryption      2.0
+    1    0  aggregation      NaN
+    """
+    rows = [{**part, "who": part["user_id"] or 0} for part in parts]
+    frame = pd.DataFrame(rows, columns=["who", "what", "began", "ended", "state"])
+    for name in ("began", "ended"):
+        frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601")
+    frame["seconds"] = (frame["ended"] - frame["began"]).dt.total_seconds()
+    return frame[["who", "what", "began", "seconds", "state"]]
+
+
 def metrics(rounds: Iterable[Json]) -> pd.DataFrame:
     """A row for each fold, round and hospital: its rows, its train and test metrics, and the round's joint loss.
 

@@ -29,7 +29,7 @@ ORDER = {
 
 
 def main(federation: Federation) -> Order:
-    """Prints who takes part, how the training went, and some predictions."""
+    """Prints who takes part, how the training went, where a round's time went, and some predictions."""
     print(federation.hospitals()[["name", "online"]])
     order = federation.submit(ORDER).wait()
     info = order.info()
@@ -37,6 +37,7 @@ def main(federation: Federation) -> Order:
     metrics = order.metrics()
     print(metrics.pivot(index="round", columns="hospital", values="train_accuracy"), "\n")
     print(metrics[metrics["final"]].set_index("hospital")[["n_rows", "train_auc", "test_accuracy", "test_loss"]], "\n")
+    print(order.timeline(round=0), "\n")
     print(order.infer("SELECT * FROM data.breast_homo_guest WHERE id < 20"))
     order.plot_loss().figure.savefig("loss.png")
     return order

@@ -216,7 +216,7 @@ def test_the_timeline_is_the_apis(visitor: Browser, order: dict[str, Any], feder
     with federation.client(4) as client:
         parts = client.get(f"/orders/{order_id}/timeline", params={"round": 9}).json()["data"]["parts"]
     assert [line.split(",")[1:3] for line in lines] == [[part["what"], part["began"]] for part in parts]
-    visitor.field("Parts of").click()
+    visitor.all(".q-select")[-1].click()
     visitor.press("Before and after the rounds")
     visitor.see("acceptances")
     visitor.see("save model")
