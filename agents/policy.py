@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from protocol.errors import Refused
+from protocol.order import MODEL_NAMES
 from protocol.statistics_request import JOINED, POOLED
 
 EXAMPLE = "deployments/sites/policy.example.toml"
 METHODS = ("Paillier", "Mask", "None")
+MODEL_TYPES = tuple(MODEL_NAMES)
+MOST = 2**31 - 1
 SCORING = ("none", "round", "full")
 SCORE_READERS = ("parties", "operator")
 APPROVAL = ("automatic", "manual")
@@ -306,9 +309,11 @@ def _orders(section: _Section) -> OrderRules:
         initiators=initiators,
         receivers=tuple(section.take("receivers", _is_ids, "a list of user ids", list(initiators))),
         methods=tuple(section.take("methods", _is_list_of(METHODS), f"a list out of {', '.join(METHODS)}")),
-        model_types=tuple(section.take("model_types", _is_texts, 'a list such as ["lr"]')),
+        model_types=tuple(
+            section.take("model_types", _is_list_of(MODEL_TYPES), f"a list out of {', '.join(MODEL_TYPES)}")
+        ),
         sign=section.take("sign", _is_bool, "true or false"),
-        min_hospitals=section.take("min_hospitals", _is_count, "a whole number of at least 1", 3),
+        min_hospitals=section.take("min_hospitals", _is_count, f"a whole number from 1 to {MOST}", 3),
         scoring=section.take("scoring", _is_one_of(SCORING), f"one of {', '.join(SCORING)}", "none"),
         score_readers=section.take(
             "score_readers", _is_one_of(SCORE_READERS), f"one of {', '.join(SCORE_READERS)}", "parties"
@@ -321,7 +326,7 @@ def _orders(section: _Section) -> OrderRules:
 
 def _cohort(section: _Section) -> CohortRules:
     min_rows, min_varying, share = _gate_numbers(section, CohortRules())
-    max_rows = section.take("max_rows", _is_count, "a whole number of at least 1", CohortRules.max_rows)
+    max_rows = section.take("max_rows", _is_count, f"a whole number from 1 to {MOST}", CohortRules.max_rows)
     section.end()
     return CohortRules(min_rows=min_rows, min_varying=min_varying, max_parameter_share=share, max_rows=max_rows)
 
@@ -329,11 +334,11 @@ def _cohort(section: _Section) -> CohortRules:
 def _gate_numbers(section: _Section, default: CohortRules) -> tuple[int, int, Fraction]:
     """min_rows, min_varying and max_parameter_share; a min_rows of its own moves min_varying too."""
     has_own = "min_rows" in section.values
-    min_rows = section.take("min_rows", _is_count, "a whole number of at least 1", default.min_rows)
+    min_rows = section.take("min_rows", _is_count, f"a whole number from 1 to {MOST}", default.min_rows)
     min_varying = section.take(
         "min_varying",
         _is_count,
-        "a whole number of at least 1 (1 switches the rule off)",
+        "a whole number from 1 (1 switches the rule off)",
         min_rows if has_own else default.min_varying,
     )
     what = 'a positive number or a fraction such as "1/3"'
@@ -388,7 +393,7 @@ def _inference(section: _Section) -> InferenceRules:
 
 def _statistics(section: _Section, cohort: CohortRules) -> StatisticsRules:
     default = StatisticsRules(methods=())
-    number = "a whole number of at least 1"
+    number = f"a whole number from 1 to {MOST}"
     share = section.take("max_share", _is_part, 'a share up to 1, such as "9/10"', str(default.max_share))
     rules = StatisticsRules(
         methods=tuple(section.take("methods", _is_list_of(STATISTICS), f"a list out of {', '.join(STATISTICS)}")),
@@ -434,7 +439,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
 
 
 def _is_ids(value: Any) -> bool:

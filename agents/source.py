@@ -170,7 +170,8 @@ def dialect_of(url: str) -> str:
 def driver_modules(url: str) -> list[str]:
     """The modules that the first query of this URL's database would import. Errors as `open_source`."""
     source = open_source(url)
-    return [type(source.engine.dialect).__module__, f"sqlglot.dialects.{source.dialect}"]
+    driver = {"duckdb": "duckdb_engine", "postgres": "psycopg", "mysql": "pymysql"}[source.dialect]
+    return [driver, type(source.engine.dialect).__module__, f"sqlglot.dialects.{source.dialect}"]
 
 
 def _connect_arguments(url: sa.URL, dialect: str) -> dict[str, Any]:

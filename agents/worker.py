@@ -48,7 +48,7 @@ from agents.settings import Settings
 from agents.source import driver_modules
 from agents.vault import Vault
 from protocol import VERSION
-from protocol.errors import OrderStopped, Refused
+from protocol.errors import BadRequest, ConsiliumError, OrderStopped, Refused
 from protocol.exchange import error_of
 
 log = logging.getLogger("consilium.worker")
@@ -56,7 +56,7 @@ log = logging.getLogger("consilium.worker")
 MAX_CRASHES = 10
 CALM_SECONDS = 60.0
 LOOK_SECONDS = 15.0
-LOOK_AT_POLICY_MS = 200
+LOOK_AT_POLICY_MS, COMPARE_POLICY_MS = 200, 60_000
 _LOCKED, _PREFECT_AWAY, _NOT_READY = 75, 69, 78
 _spawn = multiprocessing.get_context("forkserver")
 
@@ -455,8 +455,16 @@ HOSPITAL_FLOWS = {
 def main(settings: Settings, flows: Mapping[str, str] = HOSPITAL_FLOWS) -> None:
     """Runs a hospital's agent until SIGINT or SIGTERM. `settings.environment()` must be set before this import."""
     Vault(settings.vault).identity()
-    preload([*{entrypoint.rpartition(".")[0] for entrypoint in flows.values()}, *driver_modules(settings.data_url)])
+    preload([*{entrypoint.rpartition(".")[0] for entrypoint in flows.values()}, *_drivers(settings)])
     asyncio.run(_work_at_hospital(settings, flows))
+
+
+def _drivers(settings: Settings) -> list[str]:
+    """None for an address that cannot be used: that is mended while the agent runs."""
+    try:
+        return driver_modules(settings.data_url)
+    except BadRequest:
+        return []
 
 
 class HospitalWorker(FlowWorker):
@@ -470,9 +478,10 @@ class HospitalWorker(FlowWorker):
         )
         self._settings, self._vault = settings, Vault(settings.vault)
         self._told: dict[str, Any] | None = None
+        self._presenting = asyncio.Lock()
 
     async def connected(self) -> None:
-        await self._present(self._policy())
+        await self._present()
         at_work = {work.order_id for work in self._work.values()}
         for order_id in self._vault.orders():
             if order_id not in at_work:
@@ -482,22 +491,45 @@ class HospitalWorker(FlowWorker):
         return [*super().duties(), self._follow_policy()]
 
     async def _follow_policy(self) -> None:
-        """Tells the coordinator of a change at once: an order that says nothing of scoring gets what policies allow."""
+        """Tells the coordinator of a change at once: an order that says nothing of scoring gets what policies allow.
+
+        Where the file lies so that no change of it is heard, such as behind a link, it is compared every minute.
+        """
+        changes = awatch(
+            self._settings.policy.parent,
+            recursive=False,
+            step=LOOK_AT_POLICY_MS,
+            rust_timeout=COMPARE_POLICY_MS,
+            yield_on_timeout=True,
+        )
         try:
-            async for _ in awatch(self._settings.policy.parent, recursive=False, step=LOOK_AT_POLICY_MS):
-                if (policy := self._policy()) != self._told:
-                    with contextlib.suppress(httpx.HTTPError):  # it is told when the coordinator answers again
-                        await self._present(policy)
+            async for _ in changes:
+                await self._tell_policy()
         except (OSError, RuntimeError) as error:
             log.warning("Changes of the policy are told at the next start only (%s)", type(error).__name__)
 
-    async def _present(self, policy: dict[str, Any] | None) -> None:
-        news = {"identity": self._vault.identity().public.encode(), "version": VERSION, "policy": policy}
-        answer = await self._post.send("PUT", "/hospitals/me", news)
-        if answer.status_code >= 400:
-            log.error("The coordinator does not let this agent in: %s", error_of(answer))
-        answer.raise_for_status()
-        self._told = policy
+    async def _tell_policy(self) -> None:
+        pause = 0.5
+        while self._policy() != self._told:
+            try:
+                await self._present()
+            except (httpx.HTTPError, ConsiliumError) as error:
+                log.warning("The policy is not told yet (%s); trying again", type(error).__name__)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 30.0)
+
+    async def _present(self) -> None:
+        """What is told last is what was read last."""
+        async with self._presenting:
+            policy = self._policy()
+            level = policy["orders"]["scoring"] if policy else "none"
+            identity = self._vault.identity().public.encode()
+            news = {"identity": identity, "version": VERSION, "scoring": level, "policy": policy}
+            answer = await self._post.send("PUT", "/hospitals/me", news)
+            if answer.status_code >= 400:
+                log.error("The coordinator does not let this agent in: %s", error_of(answer))
+            answer.raise_for_status()
+            self._told = policy
 
     def _policy(self) -> dict[str, Any] | None:
         """What others may see of it; nothing while it cannot be read, when every order is refused."""

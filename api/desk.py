@@ -16,6 +16,7 @@ from api.tables import ENDED
 from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped, Unavailable
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, Acceptance, peek_envelope
+from protocol.order import rounds_done
 from protocol.sealing import PublicIdentity
 
 OrderId = Annotated[int, Query(ge=1, lt=2**31)]
@@ -104,9 +105,8 @@ async def ended_order(desk: Desk, order_id: int, seconds: float) -> dict[str, An
 
 
 def progress(order: dict[str, Any], n_recorded: int) -> dict[str, int | None]:
-    """How many rounds, or parts of an order of statistics, are done, of how many there are at the most.
-
-    The last record of each fold is the trained model's; an order that converges needs fewer rounds."""
+    """How many rounds, or parts of an order of statistics, are done, of how many there are at the most: an order that
+    converges needs fewer. Prefect's progress bar, the clients' and the agents' logs show the same number."""
     if order["kind"] == "statistics":
         stage = order["stage"] or {"done": 0, "of": None}
         return {"done": stage["done"], "of": stage["of"]}
@@ -115,8 +115,8 @@ def progress(order: dict[str, Any], n_recorded: int) -> dict[str, int | None]:
     params = order["body"].get("model_params", {})
     folds = params.get("cv_param", {})
     n_folds = folds.get("n_splits", 5) + 1 if folds.get("need_cv") else 1
-    most = n_folds * int(params.get("max_iter", 100))
-    return {"done": min(n_recorded, most), "of": most}
+    max_iter = int(params.get("max_iter", 100))
+    return {"done": rounds_done(n_recorded, max_iter), "of": n_folds * max_iter}
 
 
 # Who has counted, and who is waited for

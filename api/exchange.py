@@ -151,7 +151,9 @@ class Presence:
                 asyncio.get_running_loop().call_later(self.PAUSE_SECONDS + 0.1, self._look_again, user_id)
 
     def gone(self, user_id: int) -> None:
-        """Its connection broke; it is there again with its next poll."""
+        """Its connection broke; it is there again with its next poll, which may be open already."""
+        if self._open[user_id] > 1:
+            return
         if self._last.pop(user_id, None) is not None:
             self._bell.ring("hospitals")
 

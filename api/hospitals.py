@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import version as installed
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from api.auth import AGENT, CallerOf, require_role
 from api.desk import FLOWS
 from api.envelope import answer
 from protocol import VERSION
+from protocol.order import describe
 from protocol.sealing import PublicIdentity
 
+log = logging.getLogger("consilium.api")
 router = APIRouter()
 
 Word = Annotated[str, Field(max_length=40, pattern=r"^[A-Za-z_]+$")]
 Words = Annotated[list[Word], Field(max_length=100)]
 Users = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=10_000)]
+Level = Literal["none", "round", "full"]
 Least = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -33,7 +37,7 @@ class OrderRules(BaseModel):
     model_types: Words
     min_hospitals: Least
     min_rows: Least
-    scoring: Literal["none", "round", "full"]
+    scoring: Level
     score_readers: Word
     approval: Word
 
@@ -69,11 +73,21 @@ class PolicyTold(BaseModel):
 
 
 class Enrolment(BaseModel):
-    """What an agent says of itself; no policy where its own cannot be read, and it takes part in nothing."""
+    """What an agent says of itself: no policy where its own cannot be read, and the level of scoring alone where it is
+    older than that."""
 
     identity: str = Field(max_length=200)
     version: str = Field(max_length=50)
-    policy: PolicyTold | None = None
+    scoring: Level = "none"
+    policy: dict[str, Any] | None = None
+
+    def told(self) -> dict[str, Any] | None:
+        """Its policy in the form that is shown. One in another form, of another version, keeps no agent out."""
+        try:
+            return None if self.policy is None else PolicyTold.model_validate(self.policy).model_dump()
+        except ValidationError as error:
+            log.warning("The policy that an agent tells is not shown: %s", describe(error).sentence)
+            return None
 
 
 @router.get("/health")
@@ -101,16 +115,10 @@ async def enrol(request: Request, caller: CallerOf, enrolment: Enrolment) -> JSO
     """An agent presents its public keys, its version, and the rules of its policy."""
     require_role(caller, AGENT)
     identity, state = PublicIdentity.decode(enrolment.identity), request.app.state
-    policy = enrolment.policy.model_dump() if enrolment.policy else None
-    await to_thread.run_sync(state.store.enrol, caller.user_id, identity.encode(), enrolment.version, policy)
+    news = {"version": enrolment.version, "scoring": enrolment.scoring, "policy": enrolment.told()}
+    await to_thread.run_sync(lambda: state.store.enrol(caller.user_id, identity.encode(), **news))
     state.bell.ring("hospitals")
     return answer({"user_id": caller.user_id, "fingerprint": identity.fingerprint, "version": VERSION})
-
-
-def scoring_of(row: dict[str, Any]) -> str:
-    """The most that a hospital of the store lets orders be scored, as it has told."""
-    level: str = row["policy"]["orders"]["scoring"] if row["policy"] else "none"
-    return level
 
 
 def _hospital(row: dict[str, Any], online: bool) -> dict[str, Any]:
@@ -121,7 +129,7 @@ def _hospital(row: dict[str, Any], online: bool) -> dict[str, Any]:
         "online": online,
         "last_seen": seen.isoformat() + "Z" if seen else None,
         "agent_version": row["agent_version"],
-        "scoring": scoring_of(row),
+        "scoring": row["scoring"] or "none",
         "policy": row["policy"],
         "fingerprint": PublicIdentity.decode(row["identity"]).fingerprint if row["identity"] else None,
     }

@@ -131,7 +131,8 @@ def _document(order_id: int, model_id: int, user_id: int, commitment: str, reply
 
 async def _ask(desk: Desk, order_id: int, user_id: int, *, attempt: int) -> None:
     """Starts the hospital's run. Raises Unavailable when Prefect does not answer."""
-    run = await desk.runs.start(f"infer/hospital-{user_id}", order_id, ["infer", f"attempt-{attempt}"], attempt=attempt)
+    tags = ["infer", f"hospital-{user_id}", f"attempt-{attempt}"]
+    run = await desk.runs.start(f"infer/hospital-{user_id}", order_id, tags, attempt=attempt)
     await desk.read("set_order", order_id, flow_run_id=run)
     desk.inbox.tell(user_id, "look", order_id)
 

@@ -34,7 +34,6 @@ from api.desk import (
 )
 from api.envelope import answer, failure
 from api.exchange import _rang
-from api.hospitals import scoring_of
 from api.store import Caller, Once, Prepared, cause_of
 from api.tables import ENDED
 from protocol.errors import Conflict, ConsiliumError, NotFound, Unavailable
@@ -79,7 +78,7 @@ async def _with_scoring(desk: Desk, body: TrainingRequest) -> TrainingRequest:
     """
     if body.scoring is not None:
         return body
-    levels = [scoring_of(row) for row in await desk.read("list_hospitals") if row["user_id"] in body.hospitals]
+    levels = [row["scoring"] or "none" for row in await desk.read("list_hospitals") if row["user_id"] in body.hospitals]
     level = min(levels, key=SCORING.index)
     if level == "none" and (body.is_open or body.aggregation != "mean"):
         level = "round"  # which a hospital that forbids it refuses, by name, where the method hides gradients

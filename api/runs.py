@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilter,
     TaskRunFilterName,
 )
-from prefect.client.schemas.objects import StateType, TaskRun
+from prefect.client.schemas.objects import FlowRun, StateType, TaskRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
@@ -36,6 +37,7 @@ from api.timing import due_after, prefect_fields
 from protocol.errors import Unavailable
 
 T = TypeVar("T")
+R = TypeVar("R", FlowRun, TaskRun)
 
 # An order that will be resumed is never shown as failed: its own record says whether it has ended.
 STATUS = {
@@ -115,20 +117,20 @@ class Runs:
             raise _away(error) from None
         return {tags[tag] for run in found for tag in run.tags if tag in tags}
 
-    async def parts(self, order_id: int, names: list[str]) -> list[Part]:
-        """The task runs of an order that have these names and have begun, by time."""
+    async def parts(self, order_id: int, names: list[str] | None) -> list[Part]:
+        """The task runs of an order that have begun, of these names or all, by time."""
         of_order = FlowRunFilter(tags=FlowRunFilterTags(any_=[f"order-{order_id}"]))
-        called = TaskRunFilter(name=TaskRunFilterName(any_=names))
+        called = TaskRunFilter(name=TaskRunFilterName(any_=names)) if names else None
 
-        async def attempt() -> list[Part]:
-            runs = await _all(lambda at: self._client.read_flow_runs(flow_run_filter=of_order, offset=at))
-            hospitals = {run.id: _hospital_of(run.tags) for run in runs}
-            tasks = await _all(
-                lambda at: self._client.read_task_runs(flow_run_filter=of_order, task_run_filter=called, offset=at)
+        def task_runs(limit: int, offset: int) -> Awaitable[list[TaskRun]]:
+            return self._client.read_task_runs(
+                flow_run_filter=of_order, task_run_filter=called, limit=limit, offset=offset
             )
-            return [_part(one, hospitals.get(one.flow_run_id)) for one in tasks if one.start_time]
 
-        return sorted(await _in_time(attempt), key=lambda part: part.began)
+        def flow_runs(limit: int, offset: int) -> Awaitable[list[FlowRun]]:
+            return self._client.read_flow_runs(flow_run_filter=of_order, limit=limit, offset=offset)
+
+        return parts_of(await _in_time(lambda: _all(task_runs)), await _in_time(lambda: _all(flow_runs)))
 
     async def cancel_if_waiting(self, flow_run_id: str) -> None:
         """Cancels a run that nobody has started yet; one under way hears of it through the exchange."""
@@ -201,9 +203,26 @@ class Part:
     state: str
 
 
-def _part(one: TaskRun, hospital: int | None) -> Part:
+def parts_of(tasks: Iterable[TaskRun], flow_runs: Iterable[FlowRun]) -> list[Part]:
+    """The parts that these task runs are. One without an end, in a flow run that has gone on or has ended, was cut off
+    with its process; it lasted until then at the most."""
+    runs = {run.id: run for run in flow_runs}
+    begun = sorted((one for one in tasks if one.start_time and one.flow_run_id in runs), key=_began)
+    return [_part(one, runs[one.flow_run_id], begun) for one in begun if one.flow_run_id]
+
+
+def _part(one: TaskRun, run: FlowRun, begun: list[TaskRun]) -> Part:
+    ended, state = one.end_time, STATUS[one.state_type or StateType.RUNNING]
+    if ended is None:
+        later = [_began(o) for o in begun if o.flow_run_id == one.flow_run_id and _began(o) > _began(one)]
+        over = [*later, *([run.end_time] if run.end_time else [])]
+        ended, state = (min(over), "crashed") if over else (None, state)
+    return Part(_hospital_of(run.tags), one.name, _began(one), ended, state)
+
+
+def _began(one: TaskRun) -> datetime:
     assert one.start_time is not None
-    return Part(hospital, one.name, one.start_time, one.end_time, STATUS[one.state_type or StateType.RUNNING])
+    return one.start_time
 
 
 def _hospital_of(tags: Iterable[str]) -> int | None:
@@ -212,12 +231,18 @@ def _hospital_of(tags: Iterable[str]) -> int | None:
     return int(numbers[0]) if numbers and numbers[0].isdecimal() else None
 
 
-async def _all(page: Callable[[int], Awaitable[list[T]]]) -> list[T]:
-    """Prefect answers a page at a time."""
-    found: list[T] = []
-    while more := await page(len(found)):
-        found += more
-    return found
+PAGE = 200
+
+
+async def _all(page: Callable[[int, int], Awaitable[list[R]]]) -> list[R]:
+    """Prefect answers a page at a time; what is made meanwhile may be on two."""
+    found: dict[UUID, R] = {}
+    for offset in itertools.count(0, PAGE):
+        more = await page(PAGE, offset)
+        found |= {one.id: one for one in more}
+        if len(more) < PAGE:
+            return list(found.values())
+    raise AssertionError("unreachable")
 
 
 SCHEDULED_FLOW = "scheduled-statistics"

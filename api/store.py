@@ -144,8 +144,15 @@ class Store(ScheduleStore):
         with self._engine.begin() as db:
             return [dict(row._mapping) for row in db.execute(sa.select(hospitals).order_by(hospitals.c.user_id))]
 
-    def enrol(self, user_id: int, identity: str, version: str, policy: Mapping[str, Any] | None = None) -> None:
-        """Keeps the first public keys that an agent presents: SQL is sealed to them. `policy` is what it tells.
+    def enrol(
+        self,
+        user_id: int,
+        identity: str,
+        version: str,
+        scoring: str = "none",
+        policy: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keeps the first public keys that an agent presents: SQL is sealed to them. `scoring` is its policy's.
 
         Conflict for other keys than those: a stolen token must not draw later orders' SQL to the thief.
         """
@@ -158,7 +165,7 @@ class Store(ScheduleStore):
                 f"--user-id {user_id}, and its partners pin the new fingerprint.",
                 code="keys_changed",
             )
-        self._touch(user_id, identity=identity, agent_version=version, policy=policy)
+        self._touch(user_id, identity=identity, agent_version=version, scoring=scoring, policy=policy)
 
     def forget_keys(self, user_id: int) -> None:
         """The hospital may present new keys once."""

@@ -17,6 +17,7 @@ hospitals = sa.Table(
     sa.Column("identity", sa.String(200)),
     sa.Column("agent_version", sa.String(50)),
     sa.Column("last_seen", sa.DateTime),
+    sa.Column("scoring", sa.String(10)),
     sa.Column("policy", sa.JSON),
 )
 

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from api.auth import CallerOf
 from api.desk import Desk, OrderInPath, readable
 from api.envelope import answer
+from api.runs import Part
 
 router = APIRouter()
 
@@ -46,29 +47,29 @@ FoldOf = Annotated[int, Query(ge=0, lt=2**31)]
 async def order_timeline(
     request: Request, caller: CallerOf, order_id: OrderInPath, round: RoundOf = None, fold: FoldOf = 0
 ) -> JSONResponse:
-    """The parts of one round, or without `round` those before, between and after the rounds.
+    """The parts of one round; without `round` those before, between and after the rounds, or all where there are none.
 
     Discloses when each hospital began and ended what, to the parties of the order. Unavailable while Prefect is away.
     """
     desk = Desk(request)
-    await readable(desk, caller, order_id)
-    names = part_names(round, fold)
-    parts = await desk.runs.parts(order_id, list(names))
-    return answer({"order_id": order_id, "fold": fold, "round": round, "parts": [_part(one, names) for one in parts]})
+    order = await readable(desk, caller, order_id)
+    has_rounds = order["kind"] == "train"
+    parts = await desk.runs.parts(order_id, part_names(round, fold) if has_rounds or round is not None else None)
+    return answer({"order_id": order_id, "fold": fold, "round": round, "parts": [_part(one) for one in parts]})
 
 
-def part_names(round_: int | None, fold: int) -> dict[str, str]:
-    """The name of each part's run, and what the part is called."""
+def part_names(round_: int | None, fold: int) -> list[str]:
+    """The names of the runs of a training order's parts."""
     if round_ is None:
-        return {name: name for name in ORDER_PARTS}
+        return list(ORDER_PARTS)
     place = f"round {round_}" + (f" of fold {fold}" if fold else "")
-    return {f"{name}, {place}": name for name in ROUND_PARTS}
+    return [f"{name}, {place}" for name in ROUND_PARTS]
 
 
-def _part(one: Any, names: dict[str, str]) -> dict[str, Any]:
+def _part(one: Part) -> dict[str, Any]:
     return {
         "user_id": one.hospital,
-        "what": names[one.name],
+        "what": one.name.partition(", ")[0],
         "began": _moment(one.began),
         "ended": _moment(one.ended) if one.ended else None,
         "state": one.state,

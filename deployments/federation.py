@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from agents.settings import Settings as Site
 from api.settings import Settings, load_settings, positive_number
 from deployments.local_sites import prepare
 from deployments.parts import TIED, Federation, Part, end_on_signals, running
-from deployments.server import coordinator_token, make_prefect_auth, open_store, prefect_auth
+from deployments.server import coordinator_token, make_prefect_auth, open_store, prefect_auth, write_secret
 from protocol.errors import BadRequest, Conflict, ConsiliumError
 
 START_SECONDS = 120.0
@@ -91,8 +92,6 @@ async def federation(settings: Settings, sites: list[Site], *, restart: bool) ->
     """A federation that can take an order, and that leaves nothing running."""
     if "CONSILIUM_PREFECT_URL" not in os.environ:
         make_prefect_auth(settings)
-        if sites:
-            os.environ.setdefault("SSL_CERT_FILE", str(_one_authority(settings)))
     coordinator_token(settings, store := open_store(settings))
     hospital_ids = store.hospital_names()
     store.close()
@@ -103,19 +102,22 @@ async def federation(settings: Settings, sites: list[Site], *, restart: bool) ->
         await _until(client, f"{settings.prefect_url}/health", parts)
         await _deploy(settings, list(hospital_ids))
         for part in [waiting[-1], *map(part_of_site, sites)]:
-            await parts.add(part)
+            await parts.add(replace(part, environment={**part.environment, **_one_authority(settings, sites)}))
         await _until(client, f"http://{settings.host}:{settings.port}/health", parts)
         yield parts
 
 
-def _one_authority(settings: Settings) -> Path:
-    """A file with one certificate of the usual many. On one machine all speak plain HTTP; Prefect's client reads the
-    authorities nevertheless, six times in each flow process, which takes a sixth of a second of each."""
+def _one_authority(settings: Settings, sites: list[Site]) -> dict[str, str]:
+    """For a worker and agents that speak plain HTTP and DuckDB only: one authority in place of the usual many, which
+    Prefect's client reads six times in each flow process nevertheless."""
+    urls = [settings.prefect_url, *(site.coordinator_url for site in sites), *(site.prefect_url for site in sites)]
+    is_plain = bool(sites) and all(url.startswith("http://") for url in urls)
+    if "SSL_CERT_FILE" in os.environ or not is_plain or not all(site.data_url.startswith("duckdb:") for site in sites):
+        return {}
     path = settings.folder / "authority.pem"
-    if not path.exists():
-        first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")
-        path.write_text(f"{first}{end}\n")
-    return path
+    first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")
+    write_secret(path, f"{first}{end}\n")
+    return {"SSL_CERT_FILE": str(path)}
 
 
 async def _until(client: httpx.AsyncClient, url: str, parts: Federation) -> None:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -274,7 +275,7 @@ def error_of(answer: httpx.Response) -> ConsiliumError:
 
 def authorities(url: str) -> ssl.SSLContext | bool:
     """Whom a client of this address trusts: the usual authorities; for plain HTTP nobody, reading them takes time."""
-    return True if url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if urlsplit(url).scheme == "http" else True
 
 
 class MemoryTransport:

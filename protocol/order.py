@@ -277,6 +277,12 @@ class TrainingRequest(Strict):
         return texts
 
 
+def rounds_done(n_recorded: int, max_iter: int) -> int:
+    """The rounds whose step has been taken, of so many records: each is made before its round's step, and the last one
+    of a fold, after at most `max_iter` steps, is the trained model's."""
+    return n_recorded - -(-n_recorded // (max_iter + 1))
+
+
 def folds(request: TrainingRequest) -> list[int]:
     """1..n_splits for cross-validation, then 0: the final model on all rows."""
     cv = request.model_params.cv_param

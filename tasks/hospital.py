@@ -105,11 +105,11 @@ def apply_aggregate(trainer: Trainer, fold: Fold) -> None:
 
 
 def _tell_round(trainer: Trainer, fold: Fold) -> None:
-    """A line for who watches this agent: the loss that the coordinator shows, which is without the penalty."""
+    """A line for who watches this agent: round and loss as the coordinator shows them, which is without the penalty."""
     point, order_id = fold.checkpoint, trainer.party.order_id
     where = f" of fold {point.fold}" if point.fold else ""
     n_rounds = trainer.params.max_iter
-    rounds.info("Order %s: round %s of %s%s, loss %.4g", order_id, point.round, n_rounds, where, point.mean_loss)
+    rounds.info("Order %s: round %s of %s%s, loss %.4g", order_id, point.round - 1, n_rounds, where, point.mean_loss)
 
 
 @step("final metrics", _round)

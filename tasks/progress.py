@@ -16,7 +16,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from protocol.order import folds
+from protocol.order import folds, rounds_done
 from tasks.coordinator import Desk
 
 log = logging.getLogger("consilium.flows")
@@ -92,9 +92,10 @@ class TrainingPicture:
 
     def percent(self, records: list[dict[str, Any]]) -> float:
         last, every = records[-1], folds(self._desk.request)
-        rounds = self._desk.request.model_params.max_iter
-        done = 1.0 if last["final"] else min(0.99, (last["round"] + 1) / (rounds + 1))
-        return 100.0 * (every.index(last["fold"]) + done) / len(every)
+        if last["final"] and last["fold"] == every[-1]:
+            return 100.0
+        max_iter = self._desk.request.model_params.max_iter
+        return 100.0 * rounds_done(len(records), max_iter) / (len(every) * max_iter)
 
     def table(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [

@@ -13,7 +13,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -81,9 +80,8 @@ class _AskAgain(httpx.HTTPTransport):
 
 
 @functools.cache
-def _prefects_tables() -> Path:
+def _prefects_tables(folder: Path) -> Path:
     """Prefect's SQLite database as its first start leaves it; one for all processes of these tests."""
-    folder = Path(tempfile.gettempdir()) / f"prefect-tables-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
     folder.mkdir(exist_ok=True)
     path = folder / "prefect.db"
     with (folder / "lock").open("w") as file:
@@ -145,7 +143,9 @@ class RunningFederation:
         own = self.home / "prefect" / "prefect.db"
         if not own.exists() and not any("PREFECT" in name for name in self.environment):
             own.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(_prefects_tables(), own)
+            base = self.home.parents[1]
+            shared = base.parent if base.name.startswith("popen-") else base
+            shutil.copyfile(_prefects_tables(shared / "prefects-tables"), own)
 
     def wait_until_ready(self, seconds: float = 90) -> None:
         deadline = time.monotonic() + seconds

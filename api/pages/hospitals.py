@@ -101,12 +101,12 @@ def _policies(visit: Visit, found: list[dict[str, Any]]) -> Safe:
 def _orders(visit: Visit, rules: dict[str, Any], names: dict[int, str]) -> Safe:
     t = visit.t
     lines = [
-        t("From: {names}", names=_users(rules["initiators"], names)),
-        t("Results to: {names}", names=_users(rules["receivers"], names)),
+        t("From: {names}", names=_users(visit, rules["initiators"], names)),
+        t("Results to: {names}", names=_users(visit, rules["receivers"], names)),
         t("Methods: {words}", words=_words(visit, rules["methods"])),
         t("Models: {words}", words=_words(visit, rules["model_types"])),
         t("At least {n} hospitals in any sum", n=rules["min_hospitals"]),
-        t("At least {n} rows", n=rules["min_rows"]),
+        t("At least {n} rows, unless a table sets its own", n=rules["min_rows"]),
     ]
     if rules["approval"] == "manual":
         lines.append(t("A person there decides on every order"))
@@ -145,8 +145,8 @@ def _statistics(visit: Visit, rules: dict[str, Any] | None) -> Safe:
     return _lines(lines + [t(text) for name, text in MORE.items() if rules[name]])
 
 
-def _users(users: list[int], names: dict[int, str]) -> str:
-    return ", ".join(names.get(user, str(user)) for user in users)
+def _users(visit: Visit, users: list[int], names: dict[int, str]) -> str:
+    return ", ".join(names.get(user, str(user)) for user in users) or visit.t("none")
 
 
 def _words(visit: Visit, words: list[str]) -> str:

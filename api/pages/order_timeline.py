@@ -13,11 +13,15 @@ from api.pages.charts import Span
 from api.pages.frame import Safe, figure, html, note, shown
 from api.pages.order_list import named
 from api.pages.visit import Visit
+from api.tables import ENDED
 from protocol.errors import ConsiliumError
 
 AROUND = "around"
 REST_SECONDS = 3.0
 """While an order runs, Prefect has better things to do than to be asked more often."""
+WAITING = (
+    "The coordinator's parts last until all hospitals have sent theirs; each hospital's times are by its own clock."
+)
 
 
 class Timeline:
@@ -27,7 +31,8 @@ class Timeline:
         self.visit, self.order_id, self.names = visit, order["order_id"], names
         self.rounds: list[dict[str, Any]] = order["rounds"]
         self.has_rounds = order["kind"] == "train"
-        self.is_chosen, self.drawn, self.shown = False, 0.0, ""
+        self.is_over = order["state"] in ENDED
+        self.is_chosen, self.shown = False, ""
         t = visit.t
         with ui.element("div").classes("row"):
             self.choice = ui.select(self._options(), value=self._newest(), label=t("Parts of"), on_change=self.choose)
@@ -35,30 +40,37 @@ class Timeline:
         self.said = html("")
         name = f"order-{self.order_id}-timeline"
         self.figure = figure(visit, name, *self._picture([]), label=t("Which part ran where and when"))
+        html(f'<p class="soft">{shown(t(WAITING))}</p>')
         ui.timer(0, self.draw, once=True)
+        self.clock = ui.timer(REST_SECONDS, self._look_again, active=not self.is_over)
 
-    async def news(self, rounds: list[dict[str, Any]], *, is_over: bool) -> None:
-        """The order has gone on: a visitor who has chosen nothing sees its newest round."""
-        self.rounds = rounds
-        if is_over or time.monotonic() - self.drawn > REST_SECONDS:
-            self.choice.set_options(self._options(), value=self.choice.value if self.is_chosen else self._newest())
-            await self.draw()
+    def news(self, order: dict[str, Any], rounds: list[dict[str, Any]]) -> None:
+        """The order has gone on: a visitor who has chosen nothing sees its newest round, when the clock ticks."""
+        self.rounds, self.is_over = rounds, order["state"] in ENDED
+        self.choice.set_options(self._options(), value=self.choice.value if self.is_chosen else self._newest())
 
     async def choose(self) -> None:
-        if self.choice.value != self._newest():
-            self.is_chosen = True
-        if self.choice.value != self.shown:
+        self.is_chosen = self.choice.value != self._newest()
+        if self.is_chosen or self.is_over:
             await self.draw()
 
+    async def _look_again(self) -> None:
+        """Once more after the end: Prefect's record is a moment late."""
+        if self.is_over:
+            self.clock.deactivate()
+        await self.draw()
+
     async def draw(self) -> None:
-        """Asks the API; what cannot be had is told in its sentence."""
-        self.drawn, self.shown = time.monotonic(), str(self.choice.value)
-        fold, _, round_ = self.shown.partition("/")
-        asked = {} if self.shown == AROUND else {"fold": int(fold), "round": int(round_)}
+        """Asks the API; what cannot be had is told in its sentence. An answer to an earlier choice is not drawn."""
+        self.shown = choice = str(self.choice.value)
+        fold, _, round_ = choice.partition("/")
+        asked = {} if choice == AROUND else {"fold": int(fold), "round": int(round_)}
         try:
             parts = (await self.visit.data(f"/orders/{self.order_id}/timeline", **asked))["parts"]
         except ConsiliumError as error:
             self.said.set_content(note(error, "bad"))
+            return
+        if self.shown != choice:
             return
         self.said.set_content(_legend(self.visit, parts))
         self.figure.show(*self._picture(parts))

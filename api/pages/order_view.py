@@ -263,7 +263,7 @@ class OrderView:
         if before != (self.order["state"], len(self.rounds)):
             self.draw()
             if self.timeline:
-                await self.timeline.news(self.rounds, is_over=self.order["state"] in ENDED)
+                self.timeline.news(self.order, self.rounds)
         return not (was_ended and self.order["state"] in ENDED)
 
     def draw(self) -> None:

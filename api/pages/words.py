@@ -67,6 +67,10 @@ CHINESE: dict[str, str] = {
     "At least {n} hospitals in any sum": "任何求和至少 {n} 家医院",
     "At least {n} hospitals in any answer": "任何结果至少 {n} 家医院",
     "At least {n} rows": "至少 {n} 行",
+    "At least {n} rows, unless a table sets its own": "至少 {n} 行,除非数据表另有规定",
+    "The coordinator's parts last until all hospitals have sent theirs; each hospital's times are by its own clock.": (
+        "协调方的步骤包含等待各医院的时间;各医院的时间以其自身时钟为准。"
+    ),
     "A person there decides on every order": "每个任务由该院人员审批",
     "Read by the operator only": "仅管理员可查看",
     "Predictions": "预测",

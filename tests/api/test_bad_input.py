@@ -235,6 +235,47 @@ def test_an_identity_that_is_no_pair_of_keys(coordinator: Coordinator) -> None:
         assert_refused(answer, answer.status_code)
 
 
+POLICY = {
+    "orders": {
+        "initiators": [2],
+        "receivers": [],
+        "methods": ["Mask"],
+        "model_types": ["lr"],
+        "min_hospitals": 3,
+        "min_rows": 10,
+        "scoring": "round",
+        "score_readers": "parties",
+        "approval": "manual",
+    },
+    "inference": {"allowed": True, "return_predictions": False},
+    "statistics": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("news", "shown"),
+    [
+        ({}, ("none", None)),
+        ({"scoring": "full"}, ("full", None)),
+        ({"scoring": "round", "policy": POLICY}, ("round", POLICY)),
+        ({"scoring": "round", "policy": {**POLICY, "tables": ["data.secret"]}}, ("round", POLICY)),
+        ({"scoring": "round", "policy": {**POLICY, "orders": {}}}, ("round", None)),
+        ({"scoring": "round", "policy": {**POLICY, "inference": {"allowed": "<b>"}}}, ("round", None)),
+    ],
+    ids=["neither", "an older agent", "a policy", "one that tells more", "another form", "another type"],
+)
+def test_what_an_agent_tells_of_its_policy_keeps_it_out_in_no_form(
+    coordinator: Coordinator, news: dict[str, Any], shown: tuple[str, Any]
+) -> None:
+    rows = {row["user_id"]: row for row in coordinator.store.list_hospitals()}
+    answer = coordinator.call(
+        "PUT", "/hospitals/me", "agent-2", json={"identity": rows[2]["identity"], "version": "1", **news}
+    )
+    assert answer.status_code == 200, answer.text
+    told = coordinator.call("GET", "/hospitals").json()["data"]["hospitals"]
+    assert [(row["scoring"], row["policy"]) for row in told if row["user_id"] == 2] == [shown]
+
+
 def test_an_unplanned_error_shows_nothing(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise RuntimeError(f"row with {SECRET}")

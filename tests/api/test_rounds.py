@@ -529,8 +529,12 @@ def test_an_older_store_is_brought_up_to_this_version(tmp_path: Path) -> None:
         facts = "'train', 4, '[2, 3, 4]', '{}', '', 'success', '{}', '{}', '2026-01-01', '2026-01-01'"
         names = "kind, initiator, hospitals, body, document, state, n_rows, summary, created, updated"
         db.execute(sa.text(f"INSERT INTO orders ({names}) VALUES ({facts})"))
+    store.migrate("0003")
+    with store._engine.begin() as db:
+        db.execute(sa.text("INSERT INTO hospitals (user_id, name, scoring) VALUES (4, 'shanxi-xbfy', 'full')"))
     store.migrate()
     assert store.order(1)["score_readers"] is None
+    assert [(row["scoring"], row["policy"]) for row in store.list_hospitals()] == [("full", None)]
     with store._engine.begin() as db:
         assert compare_metadata(MigrationContext.configure(db), metadata) == []
     store.close()

@@ -12,7 +12,18 @@ from cryptography.fernet import Fernet
 from fastapi import FastAPI
 
 from api import timeline
-from api.pages import charts, form, frame, hospitals, order_list, protection, scores, serving, statistics
+from api.pages import (
+    charts,
+    form,
+    frame,
+    hospitals,
+    order_list,
+    order_timeline,
+    protection,
+    scores,
+    serving,
+    statistics,
+)
 from api.pages.order_form import example_order
 from api.pages.visit import Door, Visit, local
 from api.pages.words import CHINESE
@@ -49,7 +60,7 @@ def said_by_tables() -> Iterator[str]:
     yield from (text for texts in protection.WORDS.values() for text in texts)
     yield from (*protection.LEARNT.values(), *protection.WITHHELD.values())
     yield from (text for score in scores.SCORES.values() for text in (score.sees, score.misses))
-    yield from (scores.CAUTION, statistics.WHERE, serving.TOKEN, *serving.REASONS.values())
+    yield from (order_timeline.WAITING, scores.CAUTION, statistics.WHERE, serving.TOKEN, *serving.REASONS.values())
 
 
 def test_every_text_is_there_in_chinese_with_the_same_values() -> None:

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import anyio
+import httpx
 import pytest
 
-from agents.worker import FlowWorker, Work, _number_of
+import agents.worker
+from agents.settings import Settings
+from agents.worker import FlowWorker, HospitalWorker, Post, Work, _drivers, _number_of
+
+POLICY = """
+[orders]
+initiators = [2, 4]
+methods = ["Mask"]
+model_types = ["lr"]
+sign = true
+[tables."data.t"]
+columns = ["x"]
+"""
 
 
 def test_a_run_that_two_polls_heard_of_is_begun_once(tmp_path: Path) -> None:
@@ -44,3 +61,70 @@ def test_a_run_that_two_polls_heard_of_is_begun_once(tmp_path: Path) -> None:
 def test_a_run_has_one_number_and_nothing_else(parameters: dict[str, Any], number: int | None) -> None:
     flow_run: Any = SimpleNamespace(parameters=parameters)
     assert _number_of(flow_run, "schedule_id") == number
+
+
+# A hospital tells its policy
+
+
+class Coordinator:
+    """Takes what an agent tells of itself, after it has failed some times."""
+
+    def __init__(self, n_failures: int) -> None:
+        self.n_failures = n_failures
+        self.told: list[Any] = []
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        if self.n_failures:
+            self.n_failures -= 1
+            return httpx.Response(503, json={"message": "The store is locked."})
+        self.told.append(json.loads(request.content))
+        return httpx.Response(200, json={})
+
+
+@asynccontextmanager
+async def telling(tmp_path: Path, coordinator: Coordinator) -> AsyncIterator[HospitalWorker]:
+    """A hospital's worker whose policy is followed; no Prefect, no orders."""
+    (tmp_path / "policy.toml").write_text(POLICY)
+    settings = Settings(tmp_path, 2, "here", "http://coordinator", "http://prefect", "duckdb://", tmp_path / "state")
+    settings.vault.parent.mkdir(mode=0o700)
+    transport = httpx.MockTransport(coordinator.answer)
+    async with httpx.AsyncClient(transport=transport, base_url="http://coordinator") as client:
+        worker = HospitalWorker(settings, flows={}, post=Post(client, lambda: "a-token"))
+        await worker.connected()
+        following = asyncio.create_task(worker._follow_policy())
+        yield worker
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def test_a_change_of_the_policy_is_told_even_if_the_coordinator_fails_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is heard, or seen when the file is compared."""
+    monkeypatch.setattr(agents.worker, "COMPARE_POLICY_MS", 500)
+
+    async def run() -> None:
+        coordinator = Coordinator(0)
+        async with telling(tmp_path, coordinator):
+            assert [news["scoring"] for news in coordinator.told] == ["none"]
+            coordinator.n_failures = 2
+            (tmp_path / "policy.toml").write_text(POLICY.replace("sign = true", 'sign = true\nscoring = "round"'))
+            await until(lambda: len(coordinator.told) == 2)
+            assert coordinator.told[-1]["scoring"] == coordinator.told[-1]["policy"]["orders"]["scoring"] == "round"
+            (tmp_path / "policy.toml").write_text("[orders]\n")
+            await until(lambda: len(coordinator.told) == 3)
+            assert (coordinator.told[-1]["scoring"], coordinator.told[-1]["policy"]) == ("none", None)
+
+    asyncio.run(run())
+
+
+def test_a_database_address_that_cannot_be_used_ends_no_agent(tmp_path: Path) -> None:
+    """It is mended while the agent runs; only nothing can be loaded beforehand for it."""
+    assert _drivers(Settings(tmp_path, 2, "here", "", "", "oracle://nowhere", tmp_path)) == []
+    assert _drivers(Settings(tmp_path, 2, "here", "", "", "duckdb:///x", tmp_path))[0] == "duckdb_engine"

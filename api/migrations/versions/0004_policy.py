@@ -1,4 +1,4 @@
-"""What each hospital tells of its policy, in place of its scoring level alone; its agent tells it when it connects."""
+"""What each hospital's agent tells of its policy."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,4 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("hospitals") as hospitals:
-        hospitals.drop_column("scoring")
-        hospitals.add_column(sa.Column("policy", sa.JSON(), nullable=True))
+    op.add_column("hospitals", sa.Column("policy", sa.JSON(), nullable=True))

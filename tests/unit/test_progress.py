@@ -1,0 +1,34 @@
+"""Prefect's progress bar says what the API says, after every record of an order."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from api.desk import progress
+from deployments.demo import document_order
+from protocol.order import folds, parse_training_request
+from tasks.progress import TrainingPicture
+
+
+@pytest.mark.parametrize("n_splits", [None, 3])
+def test_the_bar_in_prefect_is_at_the_apis_number(n_splits: int | None) -> None:
+    body = document_order(rounds=4)
+    if n_splits:
+        body["model_params"]["cv_param"] = {"need_cv": True, "n_splits": n_splits}
+    desk: Any = SimpleNamespace(order_id=1, request=parse_training_request(body))
+    picture = TrainingPicture(desk)
+    records = [
+        {"fold": fold, "round": round_, "final": round_ == 4} for fold in folds(desk.request) for round_ in range(5)
+    ]
+    for n_records in range(1, len(records) + 1):
+        told = progress({"kind": "train", "body": body}, n_records)
+        assert picture.percent(records[:n_records]) == pytest.approx(100 * told["done"] / told["of"])
+    assert told["done"] == told["of"] == 4 * len(folds(desk.request))
+
+
+def test_the_bar_is_full_where_training_has_converged() -> None:
+    desk: Any = SimpleNamespace(order_id=1, request=parse_training_request(document_order(rounds=10)))
+    assert TrainingPicture(desk).percent([{"fold": 0, "round": n, "final": n == 3} for n in range(4)]) == 100.0
