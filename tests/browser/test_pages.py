@@ -211,6 +211,8 @@ def test_the_timeline_is_the_apis(visitor: Browser, order: dict[str, Any], feder
     order_id = order["order_id"]
     visitor.open(f"/page/orders/{order_id}")
     visitor.see("local gradient")
+    if PICTURES:
+        (Path(PICTURES) / "page-timeline.png").write_bytes(visitor.all(".figure")[1].screenshot_as_png)
     visitor.press("Save numbers (CSV)", at=1)
     lines = visitor.downloaded(f"order-{order_id}-timeline.csv").decode("utf-8-sig").splitlines()[1:]
     with federation.client(4) as client:
