@@ -316,7 +316,7 @@ def test_an_inference_after_a_restart_gives_the_same_answer(tmp_path: Path) -> N
     with serve(settings, tokens) as coordinator:
         waiting = coordinator.call("GET", "/model/infer_status?order_id=2").json()
         assert waiting["data"] == {"order_id": 2, "infer_status": "pending", "result": None}
-        assert coordinator.runs.started == [("infer/hospital-4", 2, ["infer", "attempt-1"], 1)]
+        assert coordinator.runs.started == [("infer/hospital-4", 2, ["infer", "hospital-4", "attempt-1"], 1)]
         answer_as_agent(coordinator, 2, predictions)
         assert coordinator.call("GET", "/model/infer_status?order_id=2").json() == first
         assert len(coordinator.runs.started) == 1
