@@ -30,6 +30,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from api import tables
 from api.store import Store
 from deployments.demo import document_order
+from deployments.parts import TIED
 from deployments.server import new_token
 from tests.conftest import ROOT, free_port
 
@@ -56,9 +57,17 @@ class Browser:
         self.url = url
         self.driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
         self.open("/")
-        self.wait(lambda: self.all("#token"), "the form to sign in")
-        self.driver.switch_to.active_element.send_keys(token, Keys.ENTER)
+        self.give_token(token)
         self.wait(lambda: self.all("nav.top"), "the first page")
+
+    def give_token(self, token: str) -> None:
+        """Where the form stands ready for it, without a click."""
+
+        def ready() -> WebElement | None:
+            field = self.driver.switch_to.active_element
+            return field if field.get_attribute("id") == "token" and not field.get_attribute("value") else None
+
+        self.wait(ready, "the form to sign in").send_keys(token, Keys.ENTER)
 
     def all(self, selector: str) -> list[WebElement]:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
@@ -114,7 +123,7 @@ class Browser:
 
     def downloaded(self, name: str) -> bytes:
         path = self.downloads / name
-        self.wait(path.exists, f"the file {name}")
+        self.wait(lambda: path.exists() and path.stat().st_size, f"the file {name}")
         return path.read_bytes()
 
     def phone(self) -> None:
@@ -180,7 +189,8 @@ class FullCoordinator:
             "CONSILIUM_PREFECT_URL": f"http://127.0.0.1:{free_port()}/api",  # where nobody is
             "PREFECT_HOME": str(self.home / "prefect"),
         }
-        process = subprocess.Popen([sys.executable, "-m", "deployments.server", "api"], cwd=ROOT, env=environment)
+        command = [*TIED, str(os.getpid()), sys.executable, "-m", "deployments.server", "api"]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment)
         try:
             self._wait(process)
             yield self

@@ -250,10 +250,9 @@ def test_a_wrong_token_is_told_and_a_page_brings_back_after_signing_in(
     browser.driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
     browser.url = federation.url
     browser.open("/page/hospitals")
-    browser.wait(lambda: browser.all("#token"), "the form")
-    browser.driver.switch_to.active_element.send_keys("no token", Keys.ENTER)
+    browser.give_token("no token")
     browser.see("This token is not known or was revoked.")
-    browser.driver.switch_to.active_element.send_keys(federation.tokens()["operator"], Keys.ENTER)
+    browser.give_token(federation.tokens()["operator"])
     browser.see("Compare fingerprints by telephone")
     assert browser.path == "/page/hospitals"
     assert browser.complaints() == []
