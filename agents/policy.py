@@ -21,6 +21,7 @@ EXAMPLE = "deployments/sites/policy.example.toml"
 METHODS = ("Paillier", "Mask", "None")
 MODEL_TYPES = tuple(MODEL_NAMES)
 MOST = 2**31 - 1
+COUNT = f"a whole number from 1 to {MOST}"
 SCORING = ("none", "round", "full")
 SCORE_READERS = ("parties", "operator")
 APPROVAL = ("automatic", "manual")
@@ -313,7 +314,7 @@ def _orders(section: _Section) -> OrderRules:
             section.take("model_types", _is_list_of(MODEL_TYPES), f"a list out of {', '.join(MODEL_TYPES)}")
         ),
         sign=section.take("sign", _is_bool, "true or false"),
-        min_hospitals=section.take("min_hospitals", _is_count, f"a whole number from 1 to {MOST}", 3),
+        min_hospitals=section.take("min_hospitals", _is_count, COUNT, 3),
         scoring=section.take("scoring", _is_one_of(SCORING), f"one of {', '.join(SCORING)}", "none"),
         score_readers=section.take(
             "score_readers", _is_one_of(SCORE_READERS), f"one of {', '.join(SCORE_READERS)}", "parties"
@@ -326,7 +327,7 @@ def _orders(section: _Section) -> OrderRules:
 
 def _cohort(section: _Section) -> CohortRules:
     min_rows, min_varying, share = _gate_numbers(section, CohortRules())
-    max_rows = section.take("max_rows", _is_count, f"a whole number from 1 to {MOST}", CohortRules.max_rows)
+    max_rows = section.take("max_rows", _is_count, COUNT, CohortRules.max_rows)
     section.end()
     return CohortRules(min_rows=min_rows, min_varying=min_varying, max_parameter_share=share, max_rows=max_rows)
 
@@ -334,7 +335,7 @@ def _cohort(section: _Section) -> CohortRules:
 def _gate_numbers(section: _Section, default: CohortRules) -> tuple[int, int, Fraction]:
     """min_rows, min_varying and max_parameter_share; a min_rows of its own moves min_varying too."""
     has_own = "min_rows" in section.values
-    min_rows = section.take("min_rows", _is_count, f"a whole number from 1 to {MOST}", default.min_rows)
+    min_rows = section.take("min_rows", _is_count, COUNT, default.min_rows)
     min_varying = section.take(
         "min_varying",
         _is_count,
@@ -393,20 +394,19 @@ def _inference(section: _Section) -> InferenceRules:
 
 def _statistics(section: _Section, cohort: CohortRules) -> StatisticsRules:
     default = StatisticsRules(methods=())
-    number = f"a whole number from 1 to {MOST}"
     share = section.take("max_share", _is_part, 'a share up to 1, such as "9/10"', str(default.max_share))
     rules = StatisticsRules(
         methods=tuple(section.take("methods", _is_list_of(STATISTICS), f"a list out of {', '.join(STATISTICS)}")),
         files=tuple(section.take("files", _is_texts_or_none, 'a list of patterns such as ["2025/*.csv"]', [])),
-        min_providers=section.take("min_providers", _is_count, number, default.min_providers),
-        min_rows=section.take("min_rows", _is_count, number, cohort.min_rows),
+        min_providers=section.take("min_providers", _is_count, COUNT, default.min_providers),
+        min_rows=section.take("min_rows", _is_count, COUNT, cohort.min_rows),
         max_share=Fraction(str(share)),
         extremes=section.take("extremes", _is_bool, "true or false", default.extremes),
         exact_quantiles=section.take("exact_quantiles", _is_bool, "true or false", default.exact_quantiles),
         disclose=section.take("disclose", _is_bool, "true or false", default.disclose),
         row_level=tuple(section.take("row_level", _is_texts_or_none, "a list of column names", [])),
         row_expressions=section.take("row_expressions", _is_bool, "true or false", default.row_expressions),
-        threshold_days=section.take("threshold_days", _is_count, number, default.threshold_days),
+        threshold_days=section.take("threshold_days", _is_count, COUNT, default.threshold_days),
     )
     section.end()
     _check_patterns(rules, section)

@@ -5,30 +5,28 @@ Nothing here is needed by a federation in one process, which runs without Prefec
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 
 from flows.joint_statistics import answer_locally, coordinate_statistics
 from flows.training import coordinate_training, train_locally
+from protocol.exchange import Exchange
 from tasks import coordinator, hospital, joint_statistics, schedules
 from tasks.hospital import TrainingParty
 from tasks.joint_statistics import StatisticsParty, StatisticsPicture
 from tasks.places import at_coordinator, at_hospital, dispatch, withdraw
-from tasks.progress import Progress, TrainingPicture
+from tasks.progress import Picture, Progress, TrainingPicture
+
+D = TypeVar("D", coordinator.Desk, joint_statistics.Desk)
 
 
 @flow(name="train-order", log_prints=False, persist_result=False, validate_parameters=True)
 def train_order(order_id: int) -> State[Any] | None:
     """The coordinator's run of a training order: one hospital run for each party, then the rounds."""
-    with at_coordinator(order_id) as place:
-        desk = coordinator.open_desk(order_id, place.exchange)
-        dispatch(place, "hospital-train", desk.hospitals)
-        with Progress(TrainingPicture(desk)) as progress:
-            coordinate_training(desk, progress.show)
-    withdraw(place)
-    return place.outcome
+    return _coordinate(order_id, coordinator.open_desk, "hospital-train", TrainingPicture, coordinate_training)
 
 
 @flow(name="hospital-train", log_prints=False, persist_result=False, validate_parameters=True)
@@ -51,13 +49,8 @@ def infer_at_hospital(order_id: int) -> State[Any] | None:
 @flow(name="joint-statistics", log_prints=False, persist_result=False, validate_parameters=True)
 def answer_jointly(order_id: int) -> State[Any] | None:
     """The coordinator's run of joint statistics: one hospital run for each party, then sums or shares."""
-    with at_coordinator(order_id) as place:
-        desk = joint_statistics.open_desk(order_id, place.exchange)
-        dispatch(place, "hospital-statistics", desk.hospitals)
-        with Progress(StatisticsPicture(desk)) as progress:
-            coordinate_statistics(desk, progress.show)
-    withdraw(place)
-    return place.outcome
+    open_desk = joint_statistics.open_desk
+    return _coordinate(order_id, open_desk, "hospital-statistics", StatisticsPicture, coordinate_statistics)
 
 
 @flow(name="hospital-statistics", log_prints=False, persist_result=False, validate_parameters=True)
@@ -75,3 +68,20 @@ def run_schedule(schedule_id: int) -> State[Any]:
     A time at which nothing is asked ends as Skipped.
     """
     return schedules.fire(schedule_id)
+
+
+def _coordinate(
+    order_id: int,
+    open_desk: Callable[[int, Exchange], D],
+    hospital_flow: str,
+    picture: Callable[[D], Picture],
+    coordinate: Callable[[D, Callable[[dict[str, Any]], None]], None],
+) -> State[Any] | None:
+    """An order of any kind: one hospital run for each party, then its events, drawn as they go."""
+    with at_coordinator(order_id) as place:
+        desk = open_desk(order_id, place.exchange)
+        dispatch(place, hospital_flow, desk.hospitals)
+        with Progress(picture(desk)) as progress:
+            coordinate(desk, progress.show)
+    withdraw(place)
+    return place.outcome

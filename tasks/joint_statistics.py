@@ -173,10 +173,11 @@ class StatisticsPicture:
         self.order_id, self._desk = desk.order_id, desk
 
     def percent(self, records: list[dict[str, Any]]) -> float:
+        """Of the parts that are done, as the API counts them; where nobody knows how many there are, one is left."""
         last = records[-1]
         if last.get("final"):
             return 100.0
-        return 90.0 * last["done"] / max(last["done"] + 1, last["of"] or 0)
+        return min(100.0, 100.0 * last["done"] / (last["of"] or last["done"] + 1))
 
     def table(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         summary = records[-1] if records else {}

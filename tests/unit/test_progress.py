@@ -10,6 +10,7 @@ import pytest
 from api.desk import progress
 from deployments.demo import document_order
 from protocol.order import folds, parse_training_request
+from tasks.joint_statistics import StatisticsPicture
 from tasks.progress import TrainingPicture
 
 
@@ -32,3 +33,12 @@ def test_the_bar_in_prefect_is_at_the_apis_number(n_splits: int | None) -> None:
 def test_the_bar_is_full_where_training_has_converged() -> None:
     desk: Any = SimpleNamespace(order_id=1, request=parse_training_request(document_order(rounds=10)))
     assert TrainingPicture(desk).percent([{"fold": 0, "round": n, "final": n == 3} for n in range(4)]) == 100.0
+
+
+@pytest.mark.parametrize(("done", "of"), [(0, 5), (2, 5), (5, 5), (0, None), (3, None)])
+def test_the_bar_of_joint_statistics_is_at_the_apis_number(done: int, of: int | None) -> None:
+    desk: Any = SimpleNamespace(order_id=1)
+    stage = {"what": "sums", "done": done, "of": of}
+    told = progress({"kind": "statistics", "stage": stage}, 0)
+    of_parts = told["of"] or done + 1  # nobody knows how many there are: one at least is left
+    assert StatisticsPicture(desk).percent([stage]) == pytest.approx(100 * told["done"] / of_parts)
