@@ -130,7 +130,8 @@ class Runs:
         def flow_runs(limit: int, offset: int) -> Awaitable[list[FlowRun]]:
             return self._client.read_flow_runs(flow_run_filter=of_order, limit=limit, offset=offset)
 
-        return parts_of(await _in_time(lambda: _all(task_runs)), await _in_time(lambda: _all(flow_runs)))
+        tasks, runs = await _in_time(lambda: _all(task_runs)), await _in_time(lambda: _all(flow_runs))
+        return parts_of(tasks, runs, now=datetime.now(UTC))
 
     async def cancel_if_waiting(self, flow_run_id: str) -> None:
         """Cancels a run that nobody has started yet; one under way hears of it through the exchange."""
@@ -203,19 +204,25 @@ class Part:
     state: str
 
 
-def parts_of(tasks: Iterable[TaskRun], flow_runs: Iterable[FlowRun]) -> list[Part]:
-    """The parts that these task runs are. One without an end, in a flow run that has gone on or has ended, was cut off
-    with its process; it lasted until then at the most."""
+RECORD_SECONDS = 10.0
+"""Prefect writes a task's end in batches, a moment after its flow's: a part without an end may only be on its way."""
+
+
+def parts_of(tasks: Iterable[TaskRun], flow_runs: Iterable[FlowRun], *, now: datetime) -> list[Part]:
+    """The parts that these task runs are. One without an end that was begun again, or whose flow run has ended for some
+    time, was cut off with its process; it lasted until then at the most."""
     runs = {run.id: run for run in flow_runs}
     begun = sorted((one for one in tasks if one.start_time and one.flow_run_id in runs), key=_began)
-    return [_part(one, runs[one.flow_run_id], begun) for one in begun if one.flow_run_id]
+    return [_part(one, runs[one.flow_run_id], begun, now) for one in begun if one.flow_run_id]
 
 
-def _part(one: TaskRun, run: FlowRun, begun: list[TaskRun]) -> Part:
+def _part(one: TaskRun, run: FlowRun, begun: list[TaskRun], now: datetime) -> Part:
     ended, state = one.end_time, STATUS[one.state_type or StateType.RUNNING]
     if ended is None:
-        later = [_began(o) for o in begun if o.flow_run_id == one.flow_run_id and _began(o) > _began(one)]
-        over = [*later, *([run.end_time] if run.end_time else [])]
+        same = [_began(o) for o in begun if (o.flow_run_id, o.name) == (one.flow_run_id, one.name)]
+        over = [began for began in same if began > _began(one)]
+        if run.end_time and (now - run.end_time).total_seconds() > RECORD_SECONDS:
+            over.append(run.end_time)
         ended, state = (min(over), "crashed") if over else (None, state)
     return Part(_hospital_of(run.tags), one.name, _began(one), ended, state)
 

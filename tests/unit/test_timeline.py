@@ -65,7 +65,7 @@ def task_run(run: UUID, name: str, began: float, ended: float | None, state: str
     )
 
 
-def told(tasks: list[TaskRun], runs: list[FlowRun]) -> list[Any]:
+def told(tasks: list[TaskRun], runs: list[FlowRun], *, now: float = 3600) -> list[Any]:
     return [
         (
             part.hospital,
@@ -74,7 +74,7 @@ def told(tasks: list[TaskRun], runs: list[FlowRun]) -> list[Any]:
             part.ended and (part.ended - START).total_seconds(),
             part.state,
         )
-        for part in parts_of(tasks, runs)
+        for part in parts_of(tasks, runs, now=START + timedelta(seconds=now))
     ]
 
 
@@ -104,6 +104,12 @@ def test_a_part_that_was_cut_off_ends_where_its_flow_went_on() -> None:
 def test_a_part_that_was_cut_off_at_last_ends_with_its_flow() -> None:
     run = flow_run("hospital-2", ended=7)
     assert told([task_run(run.id, "approval", 1, None)], [run]) == [(2, "approval", 1, 7, "crashed")]
+
+
+def test_a_part_whose_end_is_only_not_written_yet_is_not_cut_off() -> None:
+    run = flow_run("hospital-2", ended=7)
+    tasks = [task_run(run.id, "key agreement", 1, None), task_run(run.id, "save model", 5, 6)]
+    assert told(tasks, [run], now=8)[0] == (2, "key agreement", 1, None, "running")
 
 
 def test_a_part_that_runs_has_no_end() -> None:
