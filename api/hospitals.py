@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 from api.auth import AGENT, CallerOf, require_role
 from api.desk import FLOWS
 from api.envelope import answer
+from api.place_store import USUAL_PLACES
 from protocol import VERSION
 from protocol.order import describe
 from protocol.sealing import PublicIdentity
@@ -80,6 +81,7 @@ class Enrolment(BaseModel):
     version: str = Field(max_length=50)
     scoring: Level = "none"
     policy: dict[str, Any] | None = None
+    max_orders: Annotated[int, Field(ge=1, lt=2**31)] | None = None
 
     def told(self) -> dict[str, Any] | None:
         """Its policy in the form that is shown. One in another form, of another version, keeps no agent out."""
@@ -104,10 +106,12 @@ async def health(request: Request) -> JSONResponse:
 
 @router.get("/hospitals")
 async def list_hospitals(request: Request, caller: CallerOf) -> JSONResponse:
-    """Who takes part: online, last seen, agent version, and the rules of its policy."""
+    """Who takes part: online, last seen, how many orders it has places for and how many have them, and its rules."""
     state = request.app.state
     rows = await to_thread.run_sync(state.store.list_hospitals)
-    return answer({"hospitals": [_hospital(row, state.presence.is_there(row["user_id"])) for row in rows]})
+    taken = await to_thread.run_sync(state.store.taken_places)
+    shown = [_hospital(row, state.presence.is_there(row["user_id"]), taken.get(row["user_id"], 0)) for row in rows]
+    return answer({"hospitals": shown})
 
 
 @router.put("/hospitals/me", include_in_schema=False)
@@ -115,13 +119,14 @@ async def enrol(request: Request, caller: CallerOf, enrolment: Enrolment) -> JSO
     """An agent presents its public keys, its version, and the rules of its policy."""
     require_role(caller, AGENT)
     identity, state = PublicIdentity.decode(enrolment.identity), request.app.state
-    news = {"version": enrolment.version, "scoring": enrolment.scoring, "policy": enrolment.told()}
+    news: dict[str, Any] = {"version": enrolment.version, "scoring": enrolment.scoring, "policy": enrolment.told()}
+    news["max_orders"] = enrolment.max_orders
     await to_thread.run_sync(lambda: state.store.enrol(caller.user_id, identity.encode(), **news))
     state.bell.ring("hospitals")
     return answer({"user_id": caller.user_id, "fingerprint": identity.fingerprint, "version": VERSION})
 
 
-def _hospital(row: dict[str, Any], online: bool) -> dict[str, Any]:
+def _hospital(row: dict[str, Any], online: bool, n_orders: int) -> dict[str, Any]:
     seen = row["last_seen"]
     return {
         "user_id": row["user_id"],
@@ -129,6 +134,8 @@ def _hospital(row: dict[str, Any], online: bool) -> dict[str, Any]:
         "online": online,
         "last_seen": seen.isoformat() + "Z" if seen else None,
         "agent_version": row["agent_version"],
+        "orders": n_orders,
+        "max_orders": row["max_orders"] or USUAL_PLACES,
         "scoring": row["scoring"] or "none",
         "policy": row["policy"],
         "fingerprint": PublicIdentity.decode(row["identity"]).fingerprint if row["identity"] else None,
