@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -57,8 +58,11 @@ def _folders_of_many(settings: Settings, n_hospitals: int) -> list[Path]:
         model = sites_folder() / (name if is_named else NAMED[0])
         folder = settings.home / "site-folders" / (name if is_named else f"hospital-{user_id}")
         folder.mkdir(parents=True, exist_ok=True)
-        further = f'user_id = {user_id}\nname = "{folder.name}"\n'
-        (folder / "settings.toml").write_text((model / "settings.toml").read_text() if is_named else further)
+        own_settings = (model / "settings.toml").read_text()
+        if not is_named:
+            own_settings = re.sub(r"(?m)^user_id = .*$", f"user_id = {user_id}", own_settings)
+            own_settings = re.sub(r"(?m)^name = .*$", f'name = "{folder.name}"', own_settings)
+        (folder / "settings.toml").write_text(own_settings)
         policy = (model / "policy.toml").read_text()
         (folder / "policy.toml").write_text(policy.replace(str(DOCUMENTS_USERS), str(everybody)))
         folders.append(folder)
