@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from anyio import to_thread
@@ -155,11 +156,36 @@ def _accepted_rows(user_id: int, envelope: bytes) -> int | None:
         return None  # the order's parties will say what is wrong with it
 
 
-async def waiting_for(desk: Desk, order: dict[str, Any]) -> list[int]:
-    """Hospitals that the coordinator's flow has waited for, for a second or more; where some of them are away, those,
-    because the others may wait for them too."""
+@dataclass(frozen=True)
+class Waiting:
+    """One whom an order waits for, why, and the same as a sentence with what ends it; COORDINATOR is ours itself."""
+
+    user_id: int
+    cause: str
+    message: str
+
+
+async def waiting_for(desk: Desk, order: dict[str, Any]) -> list[Waiting]:
+    """Whom an order has waited for, for a second or more; where some of them are away, those alone, because the others
+    may wait for them too. Nobody once it has ended."""
+    if order["state"] in ENDED:
+        return []
     late: list[int] = desk.waits.longer_than(order["order_id"], 1.0)
     if not late and order["state"] == "pending":
         accepted = await _accepted(desk, order)
         late = [user for user in order["hospitals"] if accepted.get(str(user)) is None]
-    return [user for user in late if not desk.presence.is_there(user)] or late
+    names = await desk.read("hospital_names")
+    found = [_waiting(desk, user, names.get(user, f"hospital {user}")) for user in late]
+    return [one for one in found if one.cause == "away"] or found
+
+
+def _waiting(desk: Desk, user: int, name: str) -> Waiting:
+    if desk.presence.is_there(user):
+        return Waiting(user, "working", f"{name} is at work: it has not sent its part yet.")
+    return Waiting(user, "away", f"{name} is away: its agent is not connected. The order goes on when it is.")
+
+
+async def waiting_told(desk: Desk, order: dict[str, Any]) -> list[dict[str, Any]]:
+    """The same as answers show it, with names."""
+    names = {COORDINATOR: "coordinator", **await desk.read("hospital_names")}
+    return [{**asdict(one), "name": names.get(one.user_id)} for one in await waiting_for(desk, order)]

@@ -30,7 +30,7 @@ from api.desk import (
     identities,
     progress,
     readable,
-    waiting_for,
+    waiting_told,
 )
 from api.envelope import answer, failure
 from api.exchange import _rang
@@ -283,11 +283,9 @@ async def show_order(
     `rounds_from` leaves so many of the first recorded rounds out, for who has them already."""
     desk = Desk(request)
     order = await readable(desk, caller, order_id)
-    names = await desk.read("hospital_names")
     known = max(0, rounds_from - 1)  # the last of those left out may be the newest that there is
     recorded = await desk.read("rounds", order_id, skip=known)
     last = recorded[-1] if recorded else None
-    waiting = [] if order["state"] in ENDED else await waiting_for(desk, order)
     return answer(
         {
             **_summary(order, known + len(recorded)),
@@ -300,7 +298,7 @@ async def show_order(
             "stage": order["stage"],
             "summary": order["summary"],
             "gradients": await _gradients(desk, order),
-            "waiting_for": [{"user_id": user, "name": names.get(user)} for user in waiting],
+            "waiting_for": await waiting_told(desk, order),
             "refusal": order["stop"],
             "protection": _protection(order),
             "prefect_run": _prefect_page(desk, order),
