@@ -40,7 +40,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import Abort, ObjectNotFound
 from prefect.flow_engine import load_flow_run, run_flow
-from prefect.states import Cancelled, Crashed, Failed, Pending
+from prefect.states import Cancelled, Crashed, Failed, Pending, Scheduled
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 from watchfiles import awatch
@@ -68,8 +68,13 @@ GETS_ON_SECONDS = 5.0
 TELL_AGAIN_SECONDS = 60.0
 OUTAGE = "outage"
 LOOK_AT_POLICY_MS, COMPARE_POLICY_MS = 200, 60_000
-_LOCKED, _PREFECT_AWAY, _NOT_READY = 75, 69, 78
+_LOCKED, _PREFECT_AWAY, _NOT_READY, _AGAIN = 75, 69, 78, 76
+_COUNTED_FOR_NOTHING = (_LOCKED, _PREFECT_AWAY, _NOT_READY)
 _spawn = multiprocessing.get_context("forkserver")
+
+
+BEGIN, WAIT, END = "begin", "wait", "end"
+"""What the coordinator's API says of a flow run."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,9 @@ class Work:
 class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResult]):
     """Runs `flows` (flow name -> "module.function") for one pool; nothing else, whatever a deployment says.
 
-    A flow takes one number, an order's; those in `of_schedules` a schedule's.
+    A flow takes one number, an order's; those in `of_schedules` a schedule's. The coordinator's API is asked before a
+    run of an order begins: it says whether the run is that order's own, and whether the order has its places. Runs of
+    flows in `without_place` fill none of the `limit`.
     """
 
     type = "consilium"
@@ -120,10 +127,12 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         locks: Path,
         limit: int | None = None,
         of_schedules: Collection[str] = (),
+        without_place: Collection[str] = (),
     ) -> None:
         super().__init__(pool, name=pool, limit=limit, create_pool_if_not_found=False)
         self._flows, self._post, self._locks = dict(flows), post, locks
         self._of_schedules = frozenset(of_schedules)
+        self._without_place = frozenset(without_place)
         self._work: dict[UUID, Work] = {}
         self._flow_names: dict[UUID, str] = {}
         self._clock, self._left = Clock(), asyncio.Event()
@@ -173,11 +182,76 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         runs of all pools, and ends their orders."""
 
     async def _submit_scheduled_flow_runs(self, flow_run_response: list[Any]) -> list[FlowRun]:
-        """As Prefect's, for runs that are not under way here. Two polls at once, its loop's and one that the
-        coordinator woke, may both have heard of a run: its place in the limit is taken once, and a second try at it
-        would raise RuntimeError, which ends the loop and with it the worker."""
-        fresh = [entry for entry in flow_run_response if entry.flow_run.id not in self._work]
-        return await super()._submit_scheduled_flow_runs(fresh)
+        """As Prefect's, for runs that may begin and are not under way here. Two polls at once, its loop's and one that
+        the coordinator woke, may both have heard of a run: its place in the limit is taken once, and a second try at
+        it would raise RuntimeError, which ends the loop and with it the worker."""
+        fresh = [entry.flow_run for entry in flow_run_response if entry.flow_run.id not in self._work]
+        ready = await self._sort_out(fresh)
+        entries = {entry.flow_run.id: entry for entry in flow_run_response}
+        limited = []
+        for flow_run in ready:
+            if self._has(flow_run):
+                continue  # another poll was quicker, while the coordinator was asked
+            if await self._flow_name(flow_run) in self._without_place:
+                self._submitting_flow_run_ids.add(flow_run.id)
+                self._soon(self._submit_run, flow_run)
+            else:
+                limited.append(entries[flow_run.id])
+        return await super()._submit_scheduled_flow_runs(limited)
+
+    async def _sort_out(self, flow_runs: list[FlowRun]) -> list[FlowRun]:
+        """Those that may begin now. A run that is no order's own is ended here, and nothing of the order with it."""
+        verdicts = await self._judge(flow_runs)
+        ready = []
+        for flow_run in flow_runs:
+            what, sentence = verdicts[flow_run.id]
+            if what == BEGIN:
+                ready.append(flow_run)
+            elif what == END:
+                log.warning("Run %s is ended: %s", flow_run.name, sentence)
+                await self._say(flow_run, Failed(message=sentence))
+            elif flow_run.state is not None and not flow_run.state.is_scheduled():
+                await self._put_back(flow_run)
+        return ready
+
+    async def _judge(self, flow_runs: list[FlowRun]) -> dict[UUID, tuple[str, str]]:
+        """What to do with each run: begin, wait or end, and why. All wait while the coordinator is away."""
+        verdicts: dict[UUID, tuple[str, str]] = {}
+        asked = []
+        for flow_run in flow_runs:
+            name = await self._flow_name(flow_run)
+            number = _number_of(flow_run, "order_id")
+            if name not in self._flows:
+                verdicts[flow_run.id] = (END, "This flow is not installed here.")
+            elif name in self._of_schedules:
+                verdicts[flow_run.id] = (BEGIN, "")
+            elif number is None:
+                verdicts[flow_run.id] = (END, "The run's parameters are not an order's number.")
+            else:
+                verdicts[flow_run.id] = (WAIT, "")
+                asked.append({"flow_run_id": str(flow_run.id), "flow": name, "order_id": number})
+        if asked:
+            answer = await self._ask_about(asked)
+            for flow_run_id, verdict in answer.json()["data"]["runs"].items():
+                verdicts[UUID(flow_run_id)] = (verdict["what"], verdict["sentence"])
+        return verdicts
+
+    async def _ask_about(self, runs: list[dict[str, Any]]) -> httpx.Response:
+        began = time.monotonic()
+        try:
+            answer = await self._post.send("POST", "/exchange/runs", {"runs": runs})
+            answer.raise_for_status()
+        except httpx.HTTPError as error:
+            outage.missed(COORDINATOR, _kind(error), asked=began)
+            raise
+        return answer
+
+    async def _put_back(self, flow_run: FlowRun) -> None:
+        """The order has no places now: Prefect shows its run as one that has not begun, until it has. It is due at once
+        by the coordinator's clock, by which it will be asked for."""
+        now = self._clock.coordinators_time()
+        message = "The order waits for places at its hospitals."
+        await self._say(flow_run, Scheduled(scheduled_time=now, message=message))
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """As Prefect's; its loop, which ends the worker when the server is away for minutes, hears of no error."""
@@ -271,11 +345,15 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
     async def _take_up_left(self) -> None:
         states = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
         pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name]))
-        left = await self.client.read_flow_runs(flow_run_filter=FlowRunFilter(state=states), work_pool_filter=pool)
-        for flow_run in left:
-            if flow_run.id not in self._work and flow_run.id not in self._submitting_flow_run_ids:
+        found = await self.client.read_flow_runs(flow_run_filter=FlowRunFilter(state=states), work_pool_filter=pool)
+        left = [flow_run for flow_run in found if not self._has(flow_run)]
+        for flow_run in await self._sort_out(left):
+            if not self._has(flow_run):
                 log.info("Taking up %s", flow_run.name)
                 self._begin(flow_run)
+
+    def _has(self, flow_run: FlowRun) -> bool:
+        return flow_run.id in self._work or flow_run.id in self._submitting_flow_run_ids
 
     async def _submit_run(self, flow_run: FlowRun) -> None:
         """Replaces Prefect's: no deployment is read, no job configuration is built."""
@@ -305,7 +383,8 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         if flow_run.id in self._work:
             return
         self._work[flow_run.id] = work = Work(_number_of(flow_run, "order_id"))
-        if self._limiter:
+        takes_place = self._flow_names.get(flow_run.flow_id) not in self._without_place
+        if self._limiter and takes_place:
             with contextlib.suppress(anyio.WouldBlock, RuntimeError):
                 self._limiter.acquire_on_behalf_of_nowait(flow_run.id)
         self._soon(self._keep_running, flow_run, work)
@@ -332,7 +411,7 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         try:
             name = await self._flow_name(flow_run)
             parameter = "schedule_id" if name in self._of_schedules else "order_id"
-            if name not in self._flows or _number_of(flow_run, parameter) is None:
+            if name not in self._flows or _number_of(flow_run, parameter) is None:  # looked at again, before it runs
                 await self._say(flow_run, Failed(message="This flow or its parameters are not what is installed here."))
                 return
             await self._until_final(flow_run, work, self._flows[name], parameter)
@@ -351,9 +430,13 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             if code == DISK_FULL:
                 await self._until_room(work)
                 continue
+            if code == _AGAIN:
+                log.info("Order %s has no places now; %s waits", work.order_id, flow_run.name)
+                await self._put_back(flow_run)
+                return
             if time.monotonic() - began > CALM_SECONDS:
                 crashes, pause = 0, 0.1
-            crashes += code not in (_LOCKED, _PREFECT_AWAY, _NOT_READY)
+            crashes += code not in _COUNTED_FOR_NOTHING
             if code != _PREFECT_AWAY:
                 log.warning("The process of %s ended with code %s; starting it again", flow_run.name, code)
             await asyncio.sleep(pause)
@@ -449,9 +532,9 @@ def _number_of(flow_run: FlowRun, parameter: str) -> int | None:
 def run_in_child(flow_run_id: str, entrypoint: str, parameter: str, lock: str) -> None:
     """Runs one flow run to a final state.
 
-    Exit code 0: it has one; 69: Prefect is away; 74: the disk is full; 75: another process works on it; 78: this site
-    is not ready; else: died. Signals that ask for an end are the agent's business: on SIGTERM Prefect would report a
-    crash, where the next agent only takes the run up.
+    Exit code 0: it has one; 69: Prefect is away; 74: the disk is full; 75: another process works on it; 76: its order
+    has no places now; 78: this site is not ready; else: died. Signals that ask for an end are the agent's business: on
+    SIGTERM Prefect would report a crash, where the next agent only takes the run up.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     _die_with_agent()
@@ -559,10 +642,15 @@ def preload(modules: Iterable[str]) -> None:
 # A hospital's worker
 
 HOSPITAL_FLOWS = {
+    "hospital-train-approval": "flows.runs.approve_training",
+    "hospital-statistics-approval": "flows.runs.approve_statistics",
     "hospital-train": "flows.runs.train_at_hospital",
     "infer": "flows.runs.infer_at_hospital",
     "hospital-statistics": "flows.runs.answer_at_hospital",
 }
+
+APPROVALS = ("hospital-train-approval", "hospital-statistics-approval")
+"""Wait for a person, for days perhaps, and do not count among the orders that this hospital works on at once."""
 
 
 def main(settings: Settings, flows: Mapping[str, str] = HOSPITAL_FLOWS) -> None:
@@ -587,7 +675,12 @@ class HospitalWorker(FlowWorker):
 
     def __init__(self, settings: Settings, *, flows: Mapping[str, str], post: Post) -> None:
         super().__init__(
-            settings.pool, flows=flows, post=post, locks=settings.state / "runs", limit=settings.max_orders
+            settings.pool,
+            flows=flows,
+            post=post,
+            locks=settings.state / "runs",
+            limit=settings.max_orders,
+            without_place=APPROVALS,
         )
         self._settings, self._vault = settings, Vault(settings.vault)
         self._told: dict[str, Any] | None = None
@@ -670,7 +763,13 @@ class HospitalWorker(FlowWorker):
             policy = self._policy()
             level = policy["orders"]["scoring"] if policy else "none"
             identity = self._vault.identity().public.encode()
-            news = {"identity": identity, "version": VERSION, "scoring": level, "policy": policy}
+            news = {
+                "identity": identity,
+                "version": VERSION,
+                "scoring": level,
+                "policy": policy,
+                "max_orders": self._settings.max_orders,
+            }
             answer = await self._post.send("PUT", "/hospitals/me", news)
             if 400 <= answer.status_code < 500 and (reason := str(error_of(answer))) != self._shut_out:
                 log.error("The coordinator does not let this agent in: %s", reason)

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import analytics, exchange, hospitals, inference, orders, schedules, statistics, timeline, uploads
+from api import admission, analytics, exchange, hospitals, inference, orders, schedules, statistics, timeline, uploads
 from api.auth import Rate
 from api.conditions import Conditions
 from api.desk import Desk
@@ -56,7 +56,13 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
             app.state.round_files, app.state.scoring = round_files, CapacityLimiter(SCORED_AT_ONCE)
             pruning = asyncio.create_task(_prune_daily(store, round_files, settings))
             desk = Desk(Request({"type": "http", "app": app}))
-            tasks = [pruning, *map(asyncio.create_task, (orders.watch_orders(desk), schedules.wake_worker(desk)))]
+            duties = (
+                orders.watch_orders(desk),
+                schedules.wake_worker(desk),
+                admission.admit_when_rung(desk, admission.PLACES),
+                admission.admit_when_rung(desk, "hospitals"),  # who comes may have been waited for
+            )
+            tasks = [pruning, *map(asyncio.create_task, duties)]
             yield
             for task in tasks:
                 task.cancel()
@@ -71,6 +77,7 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
     state.conditions, state.disk = Conditions(state.bell), disk
     state.firing, state.started = asyncio.Lock(), time.monotonic()
     app.include_router(orders.router)
+    app.include_router(admission.router)
     app.include_router(timeline.router)
     app.include_router(statistics.router)
     app.include_router(schedules.router)

@@ -12,9 +12,10 @@ from fastapi import Header, Path, Query, Request
 
 from api.auth import require_reader
 from api.exchange import _rang
+from api.place_store import PLACED, Queue, undecided
 from api.store import Caller
 from api.tables import ENDED
-from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped, Unavailable
+from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, Acceptance, peek_envelope
 from protocol.order import rounds_done
@@ -71,19 +72,6 @@ async def identities(desk: Desk, hospitals: list[int]) -> dict[int, PublicIdenti
             code="not_enrolled",
         )
     return {user: PublicIdentity.decode(known[user]["identity"]) for user in hospitals}
-
-
-async def dispatch(desk: Desk, order: dict[str, Any]) -> None:
-    """Starts the order's flow run. When Prefect is away the order is kept, and `watch_orders` starts it."""
-    order_id, body = order["order_id"], order["body"]
-    tags = [body["model_type"]] if order["kind"] == "train" else [order["kind"], body["method"]]
-    if order["schedule_id"]:
-        tags.append(f"schedule-{order['schedule_id']}")
-    with contextlib.suppress(Unavailable):
-        flow_run_id = await desk.runs.start(FLOWS[order["kind"]], order_id, tags)
-        await desk.read("set_order", order_id, flow_run_id=flow_run_id)
-        desk.inbox.tell(COORDINATOR, "look", order_id)
-    desk.bell.ring(("order", order_id))
 
 
 async def readable(
@@ -170,10 +158,13 @@ class Waiting:
 
 async def waiting_for(desk: Desk, order: dict[str, Any]) -> list[Waiting]:
     """Whom an order has waited for, for a second or more; where some of them are away or have a full disk, those
-    alone, because the others may wait for them too. Nobody once it has ended."""
+    alone, because the others may wait for them too. Nobody once it has ended. Before it has places: everybody who
+    keeps it from having them."""
     if order["state"] in ENDED:
         return []
     own = [Waiting(COORDINATOR, "disk", str(desk.disk.trouble()))] if desk.disk.is_full() else []
+    if order["kind"] in PLACED and order["admitted"] is None:
+        return [*own, *await _waiting_for_places(desk, order)]
     late: list[int] = desk.waits.longer_than(order["order_id"], 1.0)
     if not late and order["state"] == "pending":
         accepted = await _accepted(desk, order)
@@ -190,6 +181,30 @@ def _waiting(desk: Desk, user: int, name: str) -> Waiting:
     if troubles := desk.conditions.troubles(user, name):
         return Waiting(user, troubles[0].cause, troubles[0].message)
     return Waiting(user, "working", f"{name} is at work: it has not sent its part yet.")
+
+
+async def _waiting_for_places(desk: Desk, order: dict[str, Any]) -> list[Waiting]:
+    names = await desk.read("hospital_names")
+    queues: list[Queue] = await desk.read("queue", order["order_id"], desk.presence.there())
+    is_full = {queue.user_id: queue for queue in queues if queue.is_full}
+    to_decide = undecided(order["asked"])
+    found = []
+    for user in order["hospitals"]:
+        name = names.get(user, f"hospital {user}")
+        if not desk.presence.is_there(user):
+            found.append(_waiting(desk, user, name))
+        elif user in to_decide:
+            found.append(Waiting(user, "approval", f"{name} is asked first: a person may have to decide there."))
+        elif user in is_full:
+            found.append(Waiting(user, "full", _say_full(name, is_full[user])))
+    return found
+
+
+def _say_full(name: str, queue: Queue) -> str:
+    takes = f"{name} has no free place: it takes {queue.places} orders at once."
+    if queue.n_before == 0:
+        return f"{takes} This order is the next there."
+    return f"{takes} Orders before this one there: {queue.n_before}."
 
 
 async def waiting_told(desk: Desk, order: dict[str, Any]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from api.auth import AGENT, CallerOf, require_role
 from api.conditions import Condition, shown
 from api.desk import FLOWS
 from api.envelope import answer
+from api.place_store import USUAL_PLACES
 from protocol import VERSION
 from protocol.order import describe
 from protocol.sealing import PublicIdentity
@@ -82,6 +83,7 @@ class Enrolment(BaseModel):
     version: str = Field(max_length=50)
     scoring: Level = "none"
     policy: dict[str, Any] | None = None
+    max_orders: Annotated[int, Field(ge=1, lt=2**31)] | None = None
 
     def told(self) -> dict[str, Any] | None:
         """Its policy in the form that is shown. One in another form, of another version, keeps no agent out."""
@@ -113,10 +115,12 @@ def _not_ready(message: str, **facts: Any) -> JSONResponse:
 
 @router.get("/hospitals")
 async def list_hospitals(request: Request, caller: CallerOf) -> JSONResponse:
-    """Who takes part: online, last seen, agent version, what is wrong at the site, and the rules of its policy."""
+    """Who takes part: online, last seen, what is wrong at the site, how many orders it has places for and how many have
+    them, and its rules."""
     state = request.app.state
     rows = await to_thread.run_sync(state.store.list_hospitals)
-    return answer({"hospitals": [_hospital(row, state) for row in rows]})
+    taken = await to_thread.run_sync(state.store.taken_places)
+    return answer({"hospitals": [_hospital(row, state, taken.get(row["user_id"], 0)) for row in rows]})
 
 
 @router.put("/hospitals/me", include_in_schema=False)
@@ -124,7 +128,8 @@ async def enrol(request: Request, caller: CallerOf, enrolment: Enrolment) -> JSO
     """An agent presents its public keys, its version, and the rules of its policy."""
     require_role(caller, AGENT)
     identity, state = PublicIdentity.decode(enrolment.identity), request.app.state
-    news = {"version": enrolment.version, "scoring": enrolment.scoring, "policy": enrolment.told()}
+    news: dict[str, Any] = {"version": enrolment.version, "scoring": enrolment.scoring, "policy": enrolment.told()}
+    news["max_orders"] = enrolment.max_orders
     await to_thread.run_sync(lambda: state.store.enrol(caller.user_id, identity.encode(), **news))
     state.conditions.forget(caller.user_id)
     state.bell.ring("hospitals")
@@ -140,7 +145,7 @@ async def tell_condition(request: Request, caller: CallerOf, condition: Conditio
     return answer({"time": time.time()})
 
 
-def _hospital(row: dict[str, Any], state: Any) -> dict[str, Any]:
+def _hospital(row: dict[str, Any], state: Any, n_orders: int) -> dict[str, Any]:
     seen, online = row["last_seen"], state.presence.is_there(row["user_id"])
     troubles = state.conditions.troubles(row["user_id"], row["name"]) if online else []
     return {
@@ -150,6 +155,8 @@ def _hospital(row: dict[str, Any], state: Any) -> dict[str, Any]:
         "last_seen": seen.isoformat() + "Z" if seen else None,
         "agent_version": row["agent_version"],
         "troubles": shown(troubles),
+        "orders": n_orders,
+        "max_orders": row["max_orders"] or USUAL_PLACES,
         "scoring": row["scoring"] or "none",
         "policy": row["policy"],
         "fingerprint": PublicIdentity.decode(row["identity"]).fingerprint if row["identity"] else None,

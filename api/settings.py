@@ -28,6 +28,7 @@ class Settings:
     authentication: bool
     accept_seconds: float
     statistics_seconds: float
+    grace_seconds: float
     max_body_bytes: int
     max_message_bytes: int
     max_round_bytes: int
@@ -83,6 +84,7 @@ def load_settings() -> Settings:
         authentication=authentication,
         accept_seconds=positive_number("CONSILIUM_ACCEPT_SECONDS", "30", float),
         statistics_seconds=positive_number("CONSILIUM_STATISTICS_SECONDS", "120", float),
+        grace_seconds=positive_number("CONSILIUM_GRACE_SECONDS", "120", float),
         max_body_bytes=positive_number("CONSILIUM_MAX_BODY_BYTES", str(2**20), int),
         max_message_bytes=positive_number("CONSILIUM_MAX_MESSAGE_BYTES", str(2**28), int),
         max_round_bytes=positive_number("CONSILIUM_MAX_ROUND_BYTES", str(2**29), int),

@@ -15,13 +15,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
+from api.admission import begin
 from api.auth import HOSPITAL, OPEN, CallerOf, require_role
 from api.desk import (
     Desk,
     IdempotencyKey,
     OrderId,
     Waiting,
-    dispatch,
     ended_order,
     identities,
     readable,
@@ -202,7 +202,7 @@ async def add_order(
     if made:
         if reply:
             desk.keep_key(order_id, reply)
-        await dispatch(desk, await desk.read("order", order_id))
+        await begin(desk, await desk.read("order", order_id))
     return int(order_id)
 
 

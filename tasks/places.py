@@ -30,7 +30,7 @@ from agents.ledger import Ledger
 from agents.party import P, open_party
 from agents.settings import Settings, load_settings
 from agents.vault import Vault
-from protocol.errors import ConsiliumError, OrderStopped, Unavailable
+from protocol.errors import ConsiliumError, OrderStopped, OrderWaits, Unavailable
 from protocol.exchange import LONGEST_PAUSE_SECONDS, Exchange, HttpTransport, authorities
 from protocol.messages import COORDINATOR
 from protocol.outage import PREFECT, outage
@@ -40,13 +40,9 @@ log = logging.getLogger("consilium.flows")
 T = TypeVar("T")
 
 SITE = "CONSILIUM_SITE"
-NOT_READY = 78
-MENDABLE = (
-    "unauthenticated",
-    "token",
-    "site",
-    "disk",
-)  # what a person at the hospital puts right while the order waits
+AGAIN, NOT_READY = 76, 78  # exit codes that the worker knows (agents.worker.run_in_child)
+MENDABLE = ("unauthenticated", "token", "site", "disk")
+"""What a person at the hospital puts right while the order waits."""
 COORDINATOR_URL = "CONSILIUM_COORDINATOR_URL"
 COORDINATOR_TOKEN = "CONSILIUM_COORDINATOR_TOKEN_FILE"  # noqa: S105 (the name of a variable that names a file)
 
@@ -66,22 +62,26 @@ class HospitalPlace(Place, Generic[P]):
 
 
 @contextmanager
-def at_hospital(order_id: int, kind: type[P]) -> Iterator[HospitalPlace[P]]:
+def at_hospital(order_id: int, kind: type[P], *, takes_place: bool = True) -> Iterator[HospitalPlace[P]]:
     """A hospital's place. A refusal goes to its ledger and ends the order; keys and snapshot are forgotten.
 
     What a person here can put right (settings, a token that is not accepted, a full disk) ends no order: the process
-    gives the run back to its agent, which starts it again.
+    gives the run back to its agent, which starts it again. So it does where the order has no places now, unless it
+    needs none (`takes_place` is false): what is in the vault stays.
     """
     try:
         settings = load_settings(Path(os.environ[SITE]))
-        transport = HttpTransport(settings.client(), settings.secret("token"))
+        transport = HttpTransport(settings.client(), settings.secret("token"), takes_place=takes_place)
         place: HospitalPlace[P] = HospitalPlace(order_id, Exchange(transport, settings.user_id))
     except (ConsiliumError, OSError) as error:
         _give_back(error)
     try:
         place.party = open_party(kind, settings, order_id, transport)
         yield place
-        place.party.store.destroy()
+        if takes_place:
+            place.party.store.destroy()
+    except OrderWaits as waits:
+        _wait_for_places(waits)
     except OrderStopped as stop:
         place.outcome = _state_of(stop)
         _end(settings, order_id, stop.code)
@@ -89,8 +89,9 @@ def at_hospital(order_id: int, kind: type[P]) -> Iterator[HospitalPlace[P]]:
         known = _known(error)
         if isinstance(error, OSError) or known.code in MENDABLE:
             _give_back(error)
-        place.outcome = _refuse(place, known, settings)
-        _end(settings, order_id, "failed")
+        place.outcome, is_over = _refuse(place, known, settings)
+        if is_over:
+            _end(settings, order_id, "failed")
 
 
 def _end(settings: Settings, order_id: int, outcome: str) -> None:
@@ -100,6 +101,13 @@ def _end(settings: Settings, order_id: int, outcome: str) -> None:
         Vault(settings.vault).end_order(order_id, outcome)
     except OSError as error:
         _give_back(error)
+
+
+def _wait_for_places(waits: OrderWaits) -> NoReturn:
+    """Ends this process at once; the worker begins the run again when its order has places."""
+    log.info("%s", waits.sentence)
+    logging.shutdown()
+    os._exit(AGAIN)
 
 
 def _give_back(error: Exception) -> NoReturn:
@@ -114,19 +122,22 @@ def _give_back(error: Exception) -> NoReturn:
     os._exit(DISK_FULL if is_disk else NOT_READY)
 
 
-def _refuse(place: Place, error: ConsiliumError, settings: Settings) -> State[Any] | None:
-    """Tells the ledger and the coordinator; the state for Prefect."""
+def _refuse(place: Place, error: ConsiliumError, settings: Settings) -> tuple[State[Any] | None, bool]:
+    """Tells the ledger and the coordinator; the state for Prefect, and whether the order is over.
+
+    It is not where it is no order of this hospital's to refuse: marked as ended, its number could never be used here.
+    """
     told = type(error)(f"{settings.name}: {error.sentence}", remedy=error.remedy, code=error.code, **error.detail)
     try:
         Ledger(settings.ledger).write("refused", order_id=place.order_id, rule=error.code, sentence=error.sentence)
         place.exchange.refuse(place.order_id, told)
     except OrderStopped as stop:
-        return _state_of(stop)
+        return _state_of(stop), True
     except OSError as full:
         _give_back(full)
-    except ConsiliumError as other:  # an order that is not this hospital's to refuse
-        return Failed(message=str(other))
-    return Failed(message=str(told))
+    except ConsiliumError as other:
+        return Failed(message=str(other)), False
+    return Failed(message=str(told)), True
 
 
 @contextmanager
@@ -135,6 +146,8 @@ def at_coordinator(order_id: int) -> Iterator[Place]:
     place = Place(order_id, Exchange(HttpTransport(coordinator_client(), coordinator_token()), COORDINATOR))
     try:
         yield place
+    except OrderWaits as waits:
+        _wait_for_places(waits)
     except OrderStopped as stop:
         place.outcome = _state_of(stop)
     except Exception as error:  # noqa: BLE001
@@ -166,24 +179,29 @@ def coordinator_token() -> str:
 
 
 def dispatch(place: Place, flow_name: str, hospitals: list[int]) -> None:
-    """One linked sub-run on each hospital's pool; the agents are woken at once. Idempotent after a restart."""
+    """One linked sub-run on each hospital's pool. Idempotent after a restart.
+
+    The coordinator's API keeps which runs these are, wakes the agents, and lets them begin no others of this order.
+    """
+    runs = {}
     for user_id in hospitals:
-        _persist(functools.partial(_start, place.order_id, flow_name, user_id))
-    place.exchange.record(place.order_id, wake=hospitals)
+        runs[str(user_id)] = _persist(functools.partial(_start, place.order_id, flow_name, user_id))
+    place.exchange.record(place.order_id, runs=runs)
 
 
-def _start(order_id: int, flow_name: str, user_id: int) -> None:
-    """Unavailable while the hospital has no deployment yet: the operator makes it, and the order goes on."""
+def _start(order_id: int, flow_name: str, user_id: int) -> str:
+    """The flow run's id. Unavailable while the hospital has no deployment yet: the operator makes it, and the order
+    goes on."""
     try:
-        _run_deployment(order_id, flow_name, user_id)
+        return _run_deployment(order_id, flow_name, user_id)
     except ObjectNotFound:
         raise Unavailable(
             f"Prefect knows no deployment {flow_name}/hospital-{user_id}.", remedy="Run: ./run server deploy"
         ) from None
 
 
-def _run_deployment(order_id: int, flow_name: str, user_id: int) -> None:
-    run_deployment(
+def _run_deployment(order_id: int, flow_name: str, user_id: int) -> str:
+    flow_run: Any = run_deployment(
         f"{flow_name}/hospital-{user_id}",
         parameters={"order_id": order_id},
         flow_run_name=f"order-{order_id}-hospital-{user_id}",
@@ -191,6 +209,7 @@ def _run_deployment(order_id: int, flow_name: str, user_id: int) -> None:
         idempotency_key=f"order-{order_id}-hospital-{user_id}",
         timeout=0,
     )
+    return str(flow_run.id)
 
 
 def _persist(call: Callable[[], T]) -> T:

@@ -124,6 +124,7 @@ def test_an_agent_that_polls_is_there_whatever_the_disk(
     """When it was seen, and keys that are known, are worth no refusal."""
     known = coordinator.store.list_hospitals()[0]
     told = {"identity": known["identity"], "version": "1"}
+    assert coordinator.call("PUT", "/hospitals/me", "agent-2", json=told).status_code == 200
 
     def full(*_: Any, **__: Any) -> None:
         raise coordinator.app.state.disk.noted()
@@ -140,6 +141,7 @@ def test_what_a_site_tells_is_shown_with_a_sentence(coordinator_with_order: tupl
     coordinator, order_id = coordinator_with_order
     for user in (2, 3, 4):
         coordinator.call("GET", "/exchange/inbox?wait=0", f"agent-{user}")
+    coordinator.give_places()
 
     def tell(condition: dict[str, Any], who: str = "agent-2") -> int:
         answer = coordinator.call("PUT", "/hospitals/me/condition", who, json=condition)

@@ -29,6 +29,7 @@ def test_each_one_that_is_waited_for_has_a_cause_and_a_sentence(
     assert all(one["name"] in one["message"] and "not connected" in one["message"] for one in away)
     for user in (2, 3, 4):
         coordinator.call("GET", "/exchange/inbox?wait=0", f"agent-{user}")
+    coordinator.give_places()
     working = shown(coordinator, order_id)
     assert [one["cause"] for one in working] == ["working"] * 3
     assert "has not sent its part" in working[0]["message"]

@@ -64,6 +64,24 @@ def test_a_worker_asks_prefect_by_the_coordinators_clock(tmp_path: Path, wrong_b
     assert abs(asked[0] - truth - prefetch) < timedelta(seconds=1)
 
 
+@pytest.mark.parametrize("wrong_by", [-86_400, 3600])
+def test_a_run_that_is_put_back_is_due_by_the_coordinators_clock(tmp_path: Path, wrong_by: int) -> None:
+    """By a clock that is ahead it would be due only when the coordinator's has come to it."""
+    said: list[Any] = []
+
+    async def say(flow_run_id: Any, state: Any, force: bool) -> None:
+        said.append(state)
+
+    truth = datetime.now(UTC)
+    worker = FlowWorker("hospital-2", flows={}, post=POST, locks=tmp_path)
+    worker._clock = Clock(own=lambda: truth.timestamp() + wrong_by)
+    worker._clock.heard(truth.timestamp(), asked=worker._clock._steady())
+    worker._client = SimpleNamespace(set_flow_run_state=say)  # type: ignore[assignment]
+    run: Any = SimpleNamespace(id=uuid4())
+    asyncio.run(worker._put_back(run))
+    assert abs(said[0].state_details.scheduled_time - truth) < timedelta(seconds=1)
+
+
 @pytest.mark.parametrize(("ahead", "told"), [(0, 0), (5, 0), (6, 6), (-5, 0), (-6, -6), (-86_400, -86_400)])
 def test_a_clock_is_wrong_above_five_seconds(ahead: int, told: int) -> None:
     clocks = Clocks(1e9 + ahead)
