@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -39,23 +40,33 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import Abort, ObjectNotFound
 from prefect.flow_engine import load_flow_run, run_flow
-from prefect.states import Cancelled, Crashed, Failed, Scheduled
+from prefect.states import Cancelled, Crashed, Failed, Pending, Scheduled
+from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 from watchfiles import awatch
 
+from agents.clock import Clock
+from agents.disk import DISK_FULL, has_room, is_full
 from agents.policy import load_policy
+from agents.quiet import hush
 from agents.settings import Settings
 from agents.source import driver_modules
 from agents.vault import Vault
 from protocol import VERSION
 from protocol.errors import BadRequest, ConsiliumError, OrderStopped, Refused
-from protocol.exchange import error_of
+from protocol.exchange import LONGEST_PAUSE_SECONDS, error_of
+from protocol.outage import COORDINATOR, PREFECT, outage
 
 log = logging.getLogger("consilium.worker")
 
 MAX_CRASHES = 10
 CALM_SECONDS = 60.0
 LOOK_SECONDS = 15.0
+LOOK_AT_ROOM_SECONDS, LOOK_FOR_ROOM_SECONDS = 0.5, 10.0
+GETS_ON_SECONDS = 5.0
+"""A process that has lasted so long since its disk was full has found room."""
+TELL_AGAIN_SECONDS = 60.0
+OUTAGE = "outage"
 LOOK_AT_POLICY_MS, COMPARE_POLICY_MS = 200, 60_000
 _LOCKED, _PREFECT_AWAY, _NOT_READY, _AGAIN = 75, 69, 78, 76
 _COUNTED_FOR_NOTHING = (_LOCKED, _PREFECT_AWAY, _NOT_READY)
@@ -124,7 +135,10 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         self._without_place = frozenset(without_place)
         self._work: dict[UUID, Work] = {}
         self._flow_names: dict[UUID, str] = {}
+        self._clock, self._left = Clock(), asyncio.Event()
+        self._out_of_room: set[UUID] = set()
         locks.mkdir(parents=True, exist_ok=True, mode=0o700)
+        outage.share(locks / OUTAGE, afresh=True)
 
     async def run(self, flow_run: FlowRun, configuration: Any, task_status: Any = None) -> BaseWorkerResult:
         """Not used: `_submit_run` does not build a job configuration at all."""
@@ -144,6 +158,7 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
     async def sync_with_backend(self) -> None:
         """A heartbeat by REST. Prefect's own channel by websocket sends it twice over, which SQLite answers with
         "database is locked", and writes its job template into the pool, which this worker has no use for."""
+        asked = time.monotonic()
         try:
             self._work_pool = await self.client.read_work_pool(self._work_pool_name)
             self.backend_id = (
@@ -155,10 +170,11 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
                 )
                 or self.backend_id
             )
+            outage.answered(PREFECT)
         except ObjectNotFound:
             log.warning("Prefect knows no pool %s yet: the coordinator runs ./run server deploy", self._work_pool_name)
         except httpx.HTTPError as error:
-            log.warning("Prefect does not answer (%s); trying again", type(error).__name__)
+            outage.missed(PREFECT, _kind(error), asked=asked)
         await self._initialize_after_sync()
 
     async def _setup_cancellation_observer(self) -> None:
@@ -215,44 +231,88 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
                 verdicts[flow_run.id] = (WAIT, "")
                 asked.append({"flow_run_id": str(flow_run.id), "flow": name, "order_id": number})
         if asked:
-            answer = await self._post.send("POST", "/exchange/runs", {"runs": asked})
-            answer.raise_for_status()
+            answer = await self._ask_about(asked)
             for flow_run_id, verdict in answer.json()["data"]["runs"].items():
                 verdicts[UUID(flow_run_id)] = (verdict["what"], verdict["sentence"])
         return verdicts
 
+    async def _ask_about(self, runs: list[dict[str, Any]]) -> httpx.Response:
+        began = time.monotonic()
+        try:
+            answer = await self._post.send("POST", "/exchange/runs", {"runs": runs})
+            answer.raise_for_status()
+        except httpx.HTTPError as error:
+            outage.missed(COORDINATOR, _kind(error), asked=began)
+            raise
+        return answer
+
     async def _put_back(self, flow_run: FlowRun) -> None:
-        """The order has no places now: Prefect shows its run as one that has not begun, until it has."""
-        await self._say(flow_run, Scheduled(message="The order waits for places at its hospitals."))
+        """The order has no places now: Prefect shows its run as one that has not begun, until it has. It is due at once
+        by the coordinator's clock, by which it will be asked for."""
+        now = self._clock.coordinators_time()
+        message = "The order waits for places at its hospitals."
+        await self._say(flow_run, Scheduled(scheduled_time=now, message=message))
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """As Prefect's; its loop, which ends the worker when the server is away for minutes, hears of no error."""
+        asked = time.monotonic()
         try:
-            return await super().get_and_submit_flow_runs()
+            found = await super().get_and_submit_flow_runs()
         except httpx.HTTPError as error:
-            log.warning("Prefect does not answer (%s); trying again", type(error).__name__)
+            outage.missed(PREFECT, _kind(error), asked=asked)
+            self._left.set()
             return []
+        outage.answered(PREFECT)
+        return found
+
+    async def look_again(self) -> None:
+        """After a try that Prefect did not answer the next one comes soon: its own loop's would take half a minute,
+        and the coordinator's word comes once."""
+        pause = 1.0
+        while True:
+            await self._left.wait()
+            await asyncio.sleep(pause)
+            self._left.clear()
+            await self.get_and_submit_flow_runs()
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS) if self._left.is_set() else 1.0
+
+    async def _get_scheduled_flow_runs(self) -> list[Any]:
+        """As Prefect's, which asks for what is due by this machine's clock: where that is behind, nothing ever is."""
+        due = self._clock.coordinators_time() + timedelta(seconds=int(self._prefetch_seconds))
+        try:
+            return await self.client.get_scheduled_flow_runs_for_work_pool(
+                work_pool_name=self._work_pool_name,
+                scheduled_before=due,
+                work_queue_names=list(self._work_queues),
+            )
+        except ObjectNotFound:
+            return []  # the next heartbeat says so
 
     # What there is to run
 
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on side by side as long as the worker runs."""
-        return [self.start(printer=log.info), self.listen(), self.take_up()]
+        return [self.start(printer=log.info), self.listen(), self.take_up(), self.look_again()]
 
     async def listen(self) -> None:
         """Wakes on the coordinator's word; while the coordinator is away, Prefect's own polling goes on."""
         boot, cursor, pause = "", 0, 0.2
         while True:
+            asked = time.monotonic()
             try:
                 if not boot:
                     await self.connected()
+                asked = time.monotonic()
                 heard = await self._post.read(boot, cursor)
                 boot, cursor, pause = heard["boot"], heard["cursor"], 0.2
+                if "time" in heard:  # an older coordinator's answer lacks it
+                    self._clock.heard(float(heard["time"]), asked=asked)
                 for news in heard["news"]:
                     self._act(news)
+                outage.answered(COORDINATOR)
             except (httpx.HTTPError, OSError, KeyError, ValueError) as error:
-                log.warning("The coordinator does not answer (%s); trying again", type(error).__name__)
-                boot, pause = "", min(2 * pause, 5.0)
+                outage.missed(COORDINATOR, _kind(error), asked=asked)
+                boot, pause = "", min(2 * pause, LONGEST_PAUSE_SECONDS)
                 await asyncio.sleep(pause)
 
     def _act(self, news: Mapping[str, Any]) -> None:
@@ -274,10 +334,12 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 5.0)
                 continue
+            asked = time.monotonic()
             try:
                 await self._take_up_left()
+                outage.answered(PREFECT)
             except httpx.HTTPError as error:
-                log.warning("Prefect does not answer (%s); trying again", type(error).__name__)
+                outage.missed(PREFECT, _kind(error), asked=asked)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _take_up_left(self) -> None:
@@ -303,6 +365,19 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         finally:
             self._submitting_flow_run_ids.discard(flow_run.id)
 
+    async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
+        """As Prefect's, which writes a traceback for a run that it could not take, and leaves it for half a minute."""
+        asked = time.monotonic()
+        try:
+            state = await propose_state(self.client, Pending(), flow_run_id=flow_run.id)
+        except Abort:
+            return False
+        except httpx.HTTPError as error:
+            outage.missed(PREFECT, _kind(error), asked=asked)
+            self._left.set()
+            return False
+        return bool(state.is_pending())
+
     def _begin(self, flow_run: FlowRun) -> None:
         """At most one keeper for each run, however it was found. A run taken up fills a place of the limit too."""
         if flow_run.id in self._work:
@@ -318,10 +393,11 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         """A task whose failure does not end the worker: what it leaves undone is taken up again."""
 
         async def guarded() -> None:
+            asked = time.monotonic()
             try:
                 await call(*args)
             except httpx.HTTPError as error:
-                log.warning("No answer (%s); trying again", type(error).__name__)
+                outage.missed(PREFECT, _kind(error), asked=asked)
             except Exception:
                 log.exception("Unplanned error")
 
@@ -348,8 +424,12 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         while crashes < MAX_CRASHES:
             began = time.monotonic()
             code = await self._one_process(flow_run, work, entrypoint, parameter)
+            self._note_room(flow_run.id, is_out=code == DISK_FULL)
             if code == 0 or work.ended:
                 return
+            if code == DISK_FULL:
+                await self._until_room(work)
+                continue
             if code == _AGAIN:
                 log.info("Order %s has no places now; %s waits", work.order_id, flow_run.name)
                 await self._put_back(flow_run)
@@ -357,19 +437,43 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             if time.monotonic() - began > CALM_SECONDS:
                 crashes, pause = 0, 0.1
             crashes += code not in _COUNTED_FOR_NOTHING
-            log.warning("The process of %s ended with code %s; starting it again", flow_run.name, code)
+            if code != _PREFECT_AWAY:
+                log.warning("The process of %s ended with code %s; starting it again", flow_run.name, code)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, 10.0)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         if work.order_id is not None:
             await self.withdraw(work.order_id)
         await self._say(flow_run, Crashed(message=f"The flow process died {MAX_CRASHES} times."))
+
+    def _note_room(self, run_id: UUID, *, is_out: bool) -> None:
+        """Which runs ended for want of room: all of them are told as one, a full disk."""
+        if is_out and not self._out_of_room:
+            log.warning("The disk is full: the orders under way wait, and go on when there is room")
+        if is_out:
+            self._out_of_room.add(run_id)
+        elif self._out_of_room:
+            self._out_of_room.discard(run_id)
+            if not self._out_of_room:
+                log.warning("There is room on the disk again")
+
+    async def _until_room(self, work: Work) -> None:
+        """Until something can be written beside the runs' locks, or long enough for another disk to have room."""
+        give_up = time.monotonic() + LOOK_FOR_ROOM_SECONDS
+        while not work.ended and time.monotonic() < give_up:
+            await asyncio.sleep(LOOK_AT_ROOM_SECONDS)
+            if await anyio.to_thread.run_sync(has_room, self._locks):
+                return
 
     async def _one_process(self, flow_run: FlowRun, work: Work, entrypoint: str, parameter: str) -> int:
         lock = str(self._locks / f"{flow_run.id}.lock")
         arguments = (str(flow_run.id), entrypoint, parameter, lock)
         work.process = _spawn.Process(target=run_in_child, args=arguments, daemon=True)
         await anyio.to_thread.run_sync(work.process.start)
-        await anyio.wait_readable(work.process.sentinel)
+        with anyio.move_on_after(GETS_ON_SECONDS) as early:
+            await anyio.wait_readable(work.process.sentinel)
+        if early.cancelled_caught:
+            self._note_room(flow_run.id, is_out=False)
+            await anyio.wait_readable(work.process.sentinel)
         work.process.join()
         return int(work.process.exitcode or 0)
 
@@ -409,6 +513,13 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
                 work.process.kill()
 
 
+def _kind(error: Exception) -> str:
+    """What an error may tell in a log: its kind, and HTTP's number where there is one."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"HTTP status {error.response.status_code}"
+    return type(error).__name__
+
+
 def _number_of(flow_run: FlowRun, parameter: str) -> int | None:
     """The run's only parameter; None when it has another or more, or is no whole number above 0."""
     number = flow_run.parameters.get(parameter)
@@ -421,25 +532,37 @@ def _number_of(flow_run: FlowRun, parameter: str) -> int | None:
 def run_in_child(flow_run_id: str, entrypoint: str, parameter: str, lock: str) -> None:
     """Runs one flow run to a final state.
 
-    Exit code 0: it has one; 69: Prefect is away; 75: another process works on it; 76: its order has no places now;
-    78: this site is not ready; else: died. Signals that ask for an end are the agent's business: on SIGTERM Prefect
-    would report a crash, where the next agent only takes the run up.
+    Exit code 0: it has one; 69: Prefect is away; 74: the disk is full; 75: another process works on it; 76: its order
+    has no places now; 78: this site is not ready; else: died. Signals that ask for an end are the agent's business: on
+    SIGTERM Prefect would report a crash, where the next agent only takes the run up.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     _die_with_agent()
     _log_to_stderr()
+    outage.share(Path(lock).with_name(OUTAGE))
+    try:
+        is_final = _run_locked(UUID(flow_run_id), entrypoint, parameter, lock)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        sys.exit(DISK_FULL)
+    sys.exit(0 if is_final else 1)
+
+
+def _run_locked(flow_run_id: UUID, entrypoint: str, parameter: str, lock: str) -> bool:
     with open(lock, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             sys.exit(_LOCKED)
+        asked = time.monotonic()
         try:
-            is_final = _run(UUID(flow_run_id), entrypoint, parameter)
+            is_final = _run(flow_run_id, entrypoint, parameter)
         except httpx.HTTPError as error:
-            log.warning("Prefect does not answer (%s)", type(error).__name__)
+            outage.missed(PREFECT, _kind(error), asked=asked)
             sys.exit(_PREFECT_AWAY)
         Path(lock).unlink(missing_ok=True)
-    sys.exit(0 if is_final else 1)
+    return is_final
 
 
 def _run(flow_run_id: UUID, entrypoint: str, parameter: str) -> bool:
@@ -460,6 +583,7 @@ def _log_to_stderr() -> None:
     own = logging.getLogger("consilium")
     own.handlers, own.propagate = [handler], False
     own.setLevel(logging.INFO)
+    hush()
 
 
 def _die_with_agent() -> None:
@@ -479,6 +603,7 @@ def _die_with_agent() -> None:
 
 async def work_until_signal(worker: FlowWorker) -> None:
     """Runs the worker until SIGINT or SIGTERM."""
+    hush()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -559,17 +684,50 @@ class HospitalWorker(FlowWorker):
         )
         self._settings, self._vault = settings, Vault(settings.vault)
         self._told: dict[str, Any] | None = None
+        self._condition_told: dict[str, Any] = {}
+        self._shut_out = ""
         self._presenting = asyncio.Lock()
 
     async def connected(self) -> None:
         await self._present()
+        self._condition_told = {}  # another process of the coordinator knows nothing of it yet
+        await self._forget_ended()
+
+    async def _forget_ended(self) -> None:
         at_work = {work.order_id for work in self._work.values()}
         for order_id in self._vault.orders():
             if order_id not in at_work:
                 await self.forget(order_id)
 
     def duties(self) -> list[Coroutine[Any, Any, None]]:
-        return [*super().duties(), self._follow_policy()]
+        return [*super().duties(), self._follow_policy(), self._follow_condition()]
+
+    # What the coordinator is told of this site: whether its disk is full, and how wrong its clock is
+
+    def _condition(self) -> dict[str, Any]:
+        return {"disk_full": bool(self._out_of_room), "clock_seconds": self._clock.wrong_seconds()}
+
+    async def _tell_condition(self) -> None:
+        condition, asked = self._condition(), time.monotonic()
+        answer = await self._post.send("PUT", "/hospitals/me/condition", condition)
+        answer.raise_for_status()
+        self._condition_told = condition
+        self._clock.heard(answer.json()["data"]["time"], asked=asked)
+
+    async def _follow_condition(self) -> None:
+        """Tells what has changed within a second, and all of it every minute, which compares the clocks anew."""
+        told_at = time.monotonic()
+        while True:
+            await asyncio.sleep(1.0)
+            was_full = self._condition_told.get("disk_full", False)
+            is_due = time.monotonic() - told_at > TELL_AGAIN_SECONDS
+            if self._condition() == self._condition_told and not is_due:
+                continue
+            with contextlib.suppress(httpx.HTTPError, KeyError, ValueError):  # `listen` says who does not answer
+                await self._tell_condition()
+                told_at = time.monotonic()
+                if was_full and not self._condition_told["disk_full"]:
+                    await self._forget_ended()
 
     async def _follow_policy(self) -> None:
         """Tells the coordinator of a change at once: an order that says nothing of scoring gets what policies allow.
@@ -613,9 +771,11 @@ class HospitalWorker(FlowWorker):
                 "max_orders": self._settings.max_orders,
             }
             answer = await self._post.send("PUT", "/hospitals/me", news)
-            if answer.status_code >= 400:
-                log.error("The coordinator does not let this agent in: %s", error_of(answer))
+            if 400 <= answer.status_code < 500 and (reason := str(error_of(answer))) != self._shut_out:
+                log.error("The coordinator does not let this agent in: %s", reason)
+                self._shut_out = reason
             answer.raise_for_status()
+            self._shut_out = ""
             self._told = policy
 
     def _policy(self) -> dict[str, Any] | None:

@@ -52,7 +52,10 @@ async def begin(desk: Desk, order: dict[str, Any]) -> None:
     with contextlib.suppress(Unavailable):
         await _make_run(desk, order)
         await _ask_hospitals(desk, await desk.read("order", order["order_id"]))
-    await admit(desk)
+    try:
+        await admit(desk)
+    except Unavailable:  # of a full disk; the order is there, and whoever sent it shall hear so
+        desk.bell.ring(PLACES)
     desk.bell.ring(("order", order["order_id"]))
 
 
@@ -103,8 +106,11 @@ async def admit_when_rung(desk: Desk, key: str) -> None:
             event.clear()
             try:
                 await admit(desk)
-            except Exception:
-                log.exception("No places could be given; it is tried again")
+            except Exception as error:
+                if isinstance(error, Unavailable):
+                    log.info("No places are given now: %s", error)
+                else:
+                    log.exception("No places could be given; it is tried again")
                 await asyncio.sleep(1)
                 event.set()
             await event.wait()

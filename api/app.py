@@ -21,7 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import admission, analytics, exchange, hospitals, inference, orders, schedules, statistics, timeline, uploads
 from api.auth import Rate
+from api.conditions import Conditions
 from api.desk import Desk
+from api.disk import Disk, is_full
 from api.envelope import failure_at
 from api.exchange import Bell, Inbox, Presence, Waits
 from api.rounds import RoundFiles
@@ -41,11 +43,13 @@ ROUND_PATH = re.compile(r"/orders/[0-9]+/rounds/[0-9]+/*")
 def create_app(settings: Settings, *, prefect_auth: str | None = None, expected: int = 0) -> FastAPI:
     """The application. `expected` is how many local agents /health waits for before it says ready."""
 
+    disk = Disk(settings.folder, settings.least_free_bytes)
+
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        store = Store(settings.store_url)
+        store = Store(settings.store_url, disk)
         await to_thread.run_sync(store.migrate)
-        round_files = RoundFiles(settings.rounds_folder, store)
+        round_files = RoundFiles(settings.rounds_folder, store, disk)
         await to_thread.run_sync(round_files.clean_up)
         async with open_runs(settings.prefect_url, prefect_auth) as runs:
             app.state.store, app.state.runs = store, runs
@@ -70,6 +74,7 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
     state.settings, state.rate, state.expected = settings, Rate(settings.calls_per_second), expected
     state.bell, state.inbox, state.waits = Bell(), Inbox(), Waits()
     state.presence, state.reply_keys = Presence(state.bell), {}
+    state.conditions, state.disk = Conditions(state.bell), disk
     state.firing, state.started = asyncio.Lock(), time.monotonic()
     app.include_router(orders.router)
     app.include_router(admission.router)
@@ -129,6 +134,8 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unplanned(request: Request, error: Exception) -> JSONResponse:
+        if is_full(error):
+            return failure_at(request.url.path, request.app.state.disk.noted())
         log.error("Unplanned error", exc_info=error)
         problem = ConsiliumError("The coordinator met an unplanned error.", remedy="Its log has the full text.")
         return failure_at(request.url.path, problem, status=500)

@@ -31,6 +31,8 @@ FLOWS = {"train": "train-order/train-order", "statistics": "joint-statistics/joi
 """The coordinator's deployment for each kind of order that it runs itself."""
 
 MOST_KEYS = 1000
+STUCK = ("away", "disk")
+"""Causes that hold up the others of an order too."""
 
 
 class Desk:
@@ -40,6 +42,7 @@ class Desk:
         state = request.app.state
         self.settings, self.store, self.runs = state.settings, state.store, state.runs
         self.bell, self.inbox, self.waits, self.presence = state.bell, state.inbox, state.waits, state.presence
+        self.conditions, self.disk = state.conditions, state.disk
         self.reply_keys: dict[int, tuple[bytes, int]] = state.reply_keys
 
     async def read(self, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -154,25 +157,30 @@ class Waiting:
 
 
 async def waiting_for(desk: Desk, order: dict[str, Any]) -> list[Waiting]:
-    """Whom an order has waited for, for a second or more; where some of them are away, those alone, because the others
-    may wait for them too. Nobody once it has ended. Before it has places: everybody who keeps it from having them."""
+    """Whom an order has waited for, for a second or more; where some of them are away or have a full disk, those
+    alone, because the others may wait for them too. Nobody once it has ended. Before it has places: everybody who
+    keeps it from having them."""
     if order["state"] in ENDED:
         return []
+    own = [Waiting(COORDINATOR, "disk", str(desk.disk.trouble()))] if desk.disk.is_full() else []
     if order["kind"] in PLACED and order["admitted"] is None:
-        return await _waiting_for_places(desk, order)
+        return [*own, *await _waiting_for_places(desk, order)]
     late: list[int] = desk.waits.longer_than(order["order_id"], 1.0)
     if not late and order["state"] == "pending":
         accepted = await _accepted(desk, order)
         late = [user for user in order["hospitals"] if accepted.get(str(user)) is None]
     names = await desk.read("hospital_names")
     found = [_waiting(desk, user, names.get(user, f"hospital {user}")) for user in late]
-    return [one for one in found if one.cause == "away"] or found
+    stuck = [*own, *(one for one in found if one.cause in STUCK)]
+    return stuck or found
 
 
 def _waiting(desk: Desk, user: int, name: str) -> Waiting:
-    if desk.presence.is_there(user):
-        return Waiting(user, "working", f"{name} is at work: it has not sent its part yet.")
-    return Waiting(user, "away", f"{name} is away: its agent is not connected. The order goes on when it is.")
+    if not desk.presence.is_there(user):
+        return Waiting(user, "away", f"{name} is away: its agent is not connected. The order goes on when it is.")
+    if troubles := desk.conditions.troubles(user, name):
+        return Waiting(user, troubles[0].cause, troubles[0].message)
+    return Waiting(user, "working", f"{name} is at work: it has not sent its part yet.")
 
 
 async def _waiting_for_places(desk: Desk, order: dict[str, Any]) -> list[Waiting]:

@@ -133,8 +133,8 @@ async def watch_orders(desk: Desk) -> None:
     while True:
         try:
             await _look_after(desk, await desk.read("active_orders"))
-        except Unavailable:
-            log.info("Prefect does not answer; orders are looked after when it does")
+        except Unavailable as trouble:
+            log.info("%s Orders are looked after when that has passed", trouble.sentence)
         except Exception:
             log.exception("Unplanned error")
         await asyncio.sleep(WATCH_SECONDS)

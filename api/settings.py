@@ -32,6 +32,7 @@ class Settings:
     max_body_bytes: int
     max_message_bytes: int
     max_round_bytes: int
+    least_free_bytes: int
     calls_per_second: float
     retention_days: float
     round_retention_days: float
@@ -87,6 +88,7 @@ def load_settings() -> Settings:
         max_body_bytes=positive_number("CONSILIUM_MAX_BODY_BYTES", str(2**20), int),
         max_message_bytes=positive_number("CONSILIUM_MAX_MESSAGE_BYTES", str(2**28), int),
         max_round_bytes=positive_number("CONSILIUM_MAX_ROUND_BYTES", str(2**29), int),
+        least_free_bytes=positive_number("CONSILIUM_LEAST_FREE_BYTES", str(2**28), int),
         round_retention_days=positive_number("CONSILIUM_ROUND_RETENTION_DAYS", "90", float),
         retention_days=positive_number("CONSILIUM_RETENTION_DAYS", "30", float),
         calls_per_second=positive_number("CONSILIUM_CALLS_PER_SECOND", "300", float),

@@ -6,7 +6,9 @@ messages, and which round files there are. It never holds a row, a gradient, a m
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import functools
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Mapping
@@ -18,10 +20,11 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
+from api.disk import Disk, is_full
 from api.place_store import PLACED, PlaceStore, who_decides
 from api.schedule_store import ScheduleStore
 from api.tables import ENDED, boxes, firings, hospitals, messages, orders, round_files, rounds, tokens, utc_now
-from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped, OrderWaits
+from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped, OrderWaits, Unavailable
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, canonical
 
@@ -102,8 +105,11 @@ def token_digest(token: str) -> str:
 class Store(ScheduleStore, PlaceStore):
     """All reads and writes of the coordinator. Every method is one transaction."""
 
-    def __init__(self, url: str) -> None:
-        self._engine = sa.create_engine(url, pool_pre_ping=True)
+    def __init__(self, url: str, disk: Disk | None = None) -> None:
+        """With a `disk`, what finds it full raises Unavailable (code disk), and no order is made while it is short."""
+        self._engine, self._disk = sa.create_engine(url, pool_pre_ping=True), disk
+        if disk:
+            sa.event.listen(self._engine, "handle_error", functools.partial(_tell_of_full_disk, disk))
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _tune_sqlite)
 
@@ -164,7 +170,16 @@ class Store(ScheduleStore, PlaceStore):
                 code="keys_changed",
             )
         told = {"scoring": scoring, "policy": policy, "max_orders": max_orders}
-        self._touch(user_id, identity=identity, agent_version=version, **told)
+        values = {"identity": identity, "agent_version": version, **told}
+        if self._says(user_id, values):
+            self.seen(user_id)
+        else:
+            self._touch(user_id, **values)
+
+    def _says(self, user_id: int, values: Mapping[str, Any]) -> bool:
+        with self._engine.begin() as db:
+            row = db.execute(sa.select(hospitals).where(hospitals.c.user_id == user_id)).first()
+        return row is not None and all(row._mapping[name] == value for name, value in values.items())
 
     def forget_keys(self, user_id: int) -> None:
         """The hospital may present new keys once."""
@@ -172,7 +187,9 @@ class Store(ScheduleStore, PlaceStore):
             db.execute(hospitals.update().where(hospitals.c.user_id == user_id).values(identity=None))
 
     def seen(self, user_id: int) -> None:
-        self._touch(user_id)
+        """When it was seen is not kept while the disk is full: nobody is turned away for that."""
+        with contextlib.suppress(Unavailable):
+            self._touch(user_id)
 
     def _touch(self, user_id: int, **values: Any) -> None:
         with self._engine.begin() as db:
@@ -221,8 +238,12 @@ class Store(ScheduleStore, PlaceStore):
 
         Asked `once` again, the same request finds the order that exists. `body` holds no SQL text. Without `prepare`
         no agent has to do anything, and the order is running as soon as it is made. The order of a schedule's `firing`
-        comes into being with the firing's entry in the history.
+        comes into being with the firing's entry in the history. Unavailable (code disk) while the disk is short.
         """
+        if self._disk and self._disk.is_short():
+            if once and (earlier := self._order_of(once)):
+                return earlier, False
+            raise self._disk.trouble()
         values = {
             "kind": kind,
             "initiator": initiator,
@@ -262,8 +283,16 @@ class Store(ScheduleStore, PlaceStore):
         self._insert_message(db, address, COORDINATOR, EVERYONE, prepared.document.encode())
 
     def _earlier_order(self, once: Once) -> int:
+        found = self._order_of(once)
+        assert found is not None
+        return found
+
+    def _order_of(self, once: Once) -> int | None:
+        """The order that this key was used for; Conflict when it was another body's."""
         with self._engine.begin() as db:
-            row = db.execute(sa.select(orders).where(orders.c.owner_key == once.owner_key)).one()
+            row = db.execute(sa.select(orders).where(orders.c.owner_key == once.owner_key)).first()
+        if row is None:
+            return None
         if row.body_digest != once.body_digest:
             raise Conflict(
                 "This Idempotency-Key was used for another body.",
@@ -602,6 +631,12 @@ def _key(address: Address, recipient: int) -> sa.ColumnElement[bool]:
         messages.c.attempt == address.attempt,
         messages.c.recipient == recipient,
     )
+
+
+def _tell_of_full_disk(disk: Disk, context: Any) -> None:
+    """A statement or commit that finds the disk full raises Unavailable; its transaction is undone."""
+    if is_full(context.original_exception):
+        raise disk.noted() from None
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:

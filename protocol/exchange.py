@@ -8,7 +8,6 @@ The transport is an argument: HTTP to the coordinator's API, or memory within on
 from __future__ import annotations
 
 import contextlib
-import logging
 import random
 import ssl
 import struct
@@ -21,12 +20,14 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from protocol import outage as outages
 from protocol.errors import Conflict, ConsiliumError, OrderStopped, ProtocolViolation, TooManyRequests, Unavailable
+from protocol.outage import outage
 
 LONGEST_WAIT_SECONDS = 25.0
+LONGEST_PAUSE_SECONDS = 5.0
 T = TypeVar("T")
 _FRAME = struct.Struct(">IQ")
-log = logging.getLogger("consilium.exchange")
 
 
 @dataclass(frozen=True)
@@ -196,13 +197,16 @@ class Exchange:
         """Calls until it is answered. Only what may pass by itself is tried again."""
         pause = 0.1
         while True:
+            asked = time.monotonic()
             try:
-                return call()
+                answer = call()
             except (Unavailable, TooManyRequests) as trouble:
-                if pause == 0.1:
-                    log.warning("The coordinator does not answer; trying again: %s", trouble)
+                outage.missed(outages.COORDINATOR, trouble, asked=asked)
                 self._sleep(pause * random.uniform(0.7, 1.0))  # noqa: S311 (jitter, not a secret)
-                pause = min(pause * 2, 5.0)
+                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+            else:
+                outage.answered(outages.COORDINATOR)
+                return answer
 
 
 class HttpTransport:

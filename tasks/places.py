@@ -25,13 +25,15 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Failed
 
+from agents.disk import DISK_FULL, is_full
 from agents.ledger import Ledger
 from agents.party import P, open_party
 from agents.settings import Settings, load_settings
 from agents.vault import Vault
 from protocol.errors import ConsiliumError, OrderStopped, OrderWaits, Unavailable
-from protocol.exchange import Exchange, HttpTransport, authorities
+from protocol.exchange import LONGEST_PAUSE_SECONDS, Exchange, HttpTransport, authorities
 from protocol.messages import COORDINATOR
+from protocol.outage import PREFECT, outage
 from tasks.steps import hidden
 
 log = logging.getLogger("consilium.flows")
@@ -39,7 +41,8 @@ T = TypeVar("T")
 
 SITE = "CONSILIUM_SITE"
 AGAIN, NOT_READY = 76, 78  # exit codes that the worker knows (agents.worker.run_in_child)
-MENDABLE = ("unauthenticated", "token", "site")  # what a person at the hospital puts right while the order waits
+MENDABLE = ("unauthenticated", "token", "site", "disk")
+"""What a person at the hospital puts right while the order waits."""
 COORDINATOR_URL = "CONSILIUM_COORDINATOR_URL"
 COORDINATOR_TOKEN = "CONSILIUM_COORDINATOR_TOKEN_FILE"  # noqa: S105 (the name of a variable that names a file)
 
@@ -81,14 +84,23 @@ def at_hospital(order_id: int, kind: type[P], *, takes_place: bool = True) -> It
         _wait_for_places(waits)
     except OrderStopped as stop:
         place.outcome = _state_of(stop)
-        Vault(settings.vault).end_order(order_id, stop.code)
+        _end(settings, order_id, stop.code)
     except Exception as error:  # noqa: BLE001 (the last place before Prefect: no text of it may pass)
         known = _known(error)
         if isinstance(error, OSError) or known.code in MENDABLE:
-            _give_back(known)
+            _give_back(error)
         place.outcome, is_over = _refuse(place, known, settings)
         if is_over:
-            Vault(settings.vault).end_order(order_id, "failed")
+            _end(settings, order_id, "failed")
+
+
+def _end(settings: Settings, order_id: int, outcome: str) -> None:
+    """Marks the order as ended here. Where that cannot be written, a run that is started again does it: an exception
+    would tell Prefect this site's folders."""
+    try:
+        Vault(settings.vault).end_order(order_id, outcome)
+    except OSError as error:
+        _give_back(error)
 
 
 def _wait_for_places(waits: OrderWaits) -> NoReturn:
@@ -99,10 +111,15 @@ def _wait_for_places(waits: OrderWaits) -> NoReturn:
 
 
 def _give_back(error: Exception) -> NoReturn:
-    """Ends this process at once; the agent starts the run again, after a while, as long as the order goes on."""
-    log.error("This site is not ready: %s; the run is started again", error)
+    """Ends this process at once; the agent starts the run again, after a while, as long as the order goes on.
+
+    Of a full disk the agent itself speaks, once for all its orders.
+    """
+    is_disk = is_full(error) or getattr(error, "code", "") == "disk"
+    if not is_disk:
+        log.error("This site is not ready: %s; the run is started again", error)
     logging.shutdown()
-    os._exit(NOT_READY)
+    os._exit(DISK_FULL if is_disk else NOT_READY)
 
 
 def _refuse(place: Place, error: ConsiliumError, settings: Settings) -> tuple[State[Any] | None, bool]:
@@ -199,13 +216,17 @@ def _persist(call: Callable[[], T]) -> T:
     """Prefect may be away for a while; the order is not lost for that."""
     pause = 0.5
     while True:
+        asked = time.monotonic()
         try:
-            return call()
+            answer = call()
         except (httpx.HTTPError, OSError, Unavailable) as error:
-            what = error if isinstance(error, Unavailable) else f"Prefect does not answer ({type(error).__name__})"
-            log.warning("%s; trying again", what)
+            why = error if isinstance(error, Unavailable) else type(error).__name__
+            outage.missed(PREFECT, why, asked=asked)
             time.sleep(pause)
-            pause = min(2 * pause, 10.0)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        else:
+            outage.answered(PREFECT)
+            return answer
 
 
 def withdraw(place: Place, *, patience_seconds: float = 12.0) -> None:
