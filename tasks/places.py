@@ -39,7 +39,8 @@ T = TypeVar("T")
 
 SITE = "CONSILIUM_SITE"
 NOT_READY = 78
-MENDABLE = ("unauthenticated", "token", "site")  # what a person at the hospital puts right while the order waits
+# What a person at the hospital puts right while the order waits.
+MENDABLE = ("unauthenticated", "token", "site", "ledger")
 COORDINATOR_URL = "CONSILIUM_COORDINATOR_URL"
 COORDINATOR_TOKEN = "CONSILIUM_COORDINATOR_TOKEN_FILE"  # noqa: S105 (the name of a variable that names a file)
 
