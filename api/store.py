@@ -6,10 +6,12 @@ messages, and which round files there are. It never holds a row, a gradient, a m
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable, Mapping
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util.exc import CommandError
 
 from api.schedule_store import ScheduleStore
 from api.tables import ENDED, boxes, firings, hospitals, messages, orders, round_files, rounds, tokens
-from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped
+from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound, OrderStopped, Unavailable
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, canonical
 
@@ -106,15 +109,43 @@ class Store(ScheduleStore):
     """All reads and writes of the coordinator. Every method is one transaction."""
 
     def __init__(self, url: str) -> None:
-        self._engine = sa.create_engine(url, pool_pre_ping=True)
-        if self._engine.dialect.name == "sqlite":
+        try:
+            self._engine = sa.create_engine(url, pool_pre_ping=True)
+        except (sa.exc.ArgumentError, ImportError):
+            raise BadRequest(
+                "CONSILIUM_STORE_URL is no address of a database.",
+                remedy="Unset it, or write postgresql+psycopg://user:password@host/database.",
+                code="CONSILIUM_STORE_URL",
+            ) from None
+        self._is_sqlite = self._engine.dialect.name == "sqlite"
+        if self._is_sqlite:
             sa.event.listen(self._engine, "connect", _tune_sqlite)
 
+    @property
+    def place(self) -> str:
+        """Where the store is, without a password."""
+        url = self._engine.url
+        return str(url.database) if self._is_sqlite else url.render_as_string(hide_password=True)
+
+    def is_empty(self) -> bool:
+        """Whether there are no tables of a store yet. Makes no file. Raises as `migrate`."""
+        file = Path(str(self._engine.url.database))
+        if self._is_sqlite and not (file.is_file() and file.stat().st_size):
+            return True
+        with _opening(self.place):
+            return not sa.inspect(self._engine).has_table(hospitals.name)
+
     def migrate(self, version: str = "head") -> None:
-        """Brings the schema up to this version; a new database gets it whole."""
+        """Brings the schema up to this version, in one transaction; a new database gets it whole or not at all.
+
+        Conflict (code store) for what is no database, is damaged, or is of a later version; Unavailable (code
+        store) where it does not answer or its disk is full.
+        """
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        with self._engine.begin() as connection:
+        with _opening(self.place), self._engine.begin() as connection:
+            if self._is_sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # Python begins none before it makes a table
             config.attributes["connection"] = connection
             command.upgrade(config, version)
 
@@ -584,6 +615,31 @@ def _key(address: Address, recipient: int) -> sa.ColumnElement[bool]:
         messages.c.attempt == address.attempt,
         messages.c.recipient == recipient,
     )
+
+
+@contextlib.contextmanager
+def _opening(place: str) -> Iterator[None]:
+    """Turns what a database says when it is opened into a sentence."""
+    try:
+        yield
+    except CommandError:
+        raise Conflict(
+            f"The store in {place} is of another version than this one.",
+            remedy="Install the version that ran last, or restore the backup from before the upgrade.",
+            code="store",
+        ) from None
+    except (sa.exc.DBAPIError, sqlite3.Error) as error:
+        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        if getattr(cause, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise Conflict(
+                f"The store in {place} is damaged ({cause}).", remedy="Restore it from the backup.", code="store"
+            ) from None
+        why = str(cause).strip().split("\n")[0]
+        raise Unavailable(
+            f"The store in {place} cannot be opened ({why}).",
+            remedy="See whether its database runs, whether its disk is full and CONSILIUM_STORE_URL right.",
+            code="store",
+        ) from None
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:

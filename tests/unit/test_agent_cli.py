@@ -162,7 +162,7 @@ def test_the_site_may_stand_before_the_command(site: Path, capsys: pytest.Captur
 
 def test_without_a_site(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys"]) == 2
-    assert main([]) == 2
+    assert main([]) == 78
     assert capsys.readouterr().err.count("Add --site") == 2
 
 
