@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import hashlib
 import hmac
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -127,10 +128,16 @@ class Store(ScheduleStore):
         url = self._engine.url
         return str(url.database) if self._is_sqlite else url.render_as_string(hide_password=True)
 
+    @property
+    def _file(self) -> Path | None:
+        """SQLite's; None for a database on a server, or in memory."""
+        name = self._engine.url.database
+        return Path(name) if self._is_sqlite and name and name != ":memory:" else None
+
     def is_empty(self) -> bool:
         """Whether there are no tables of a store yet. Makes no file. Raises as `migrate`."""
-        file = Path(str(self._engine.url.database))
-        if self._is_sqlite and not (file.is_file() and file.stat().st_size):
+        file = self._file
+        if file is not None and not (file.is_file() and file.stat().st_size):
             return True
         with _opening(self.place):
             return not sa.inspect(self._engine).has_table(hospitals.name)
@@ -143,6 +150,8 @@ class Store(ScheduleStore):
         """
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        if self._file is not None:
+            _make_private(self._file)
         with _opening(self.place), self._engine.begin() as connection:
             if self._is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")  # Python begins none before it makes a table
@@ -615,6 +624,12 @@ def _key(address: Address, recipient: int) -> sa.ColumnElement[bool]:
         messages.c.attempt == address.attempt,
         messages.c.recipient == recipient,
     )
+
+
+def _make_private(file: Path) -> None:
+    """SQLite makes its files as others may read them, and those beside one as that one is."""
+    with contextlib.suppress(OSError):  # where it cannot be made, opening it says why
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
 
 
 @contextlib.contextmanager

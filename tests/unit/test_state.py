@@ -165,6 +165,10 @@ def test_a_lost_store_is_not_begun_anew(settings: Settings, left: str, content: 
     assert store_of(settings).exists() == (content is not None)
 
 
+def test_the_store_is_for_its_owner_alone(started: Settings) -> None:
+    assert store_of(started).stat().st_mode & 0o777 == 0o600
+
+
 def test_a_first_start_that_had_no_store_yet_goes_on(settings: Settings) -> None:
     state.make_prefect_auth(settings)
     store_of(settings).write_bytes(b"")
