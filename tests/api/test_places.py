@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -357,3 +359,26 @@ def test_a_refused_order_that_waits_is_over_and_holds_nobody_up(coordinator: Coo
     coordinator.call("POST", f"/orders/{waits}/refuse", "agent-2", json=refusal.to_json())
     assert coordinator.store.order(waits)["state"] == "failed"
     assert shown(coordinator, waits)["waiting_for"] == []
+
+
+@pytest.mark.parametrize("trouble", [{"disk_full": True}, {"not_ready": True}])
+def test_a_site_that_is_held_up_gets_no_new_order_and_keeps_none_from_working(
+    coordinator: Coordinator, trouble: dict[str, bool]
+) -> None:
+    """After the grace, here at once, its order gives its places back; it is the first to have them when that is over."""
+    first = ordered(coordinator)["data"]["order_id"]
+    coordinator.call("PUT", "/hospitals/me/condition", "agent-3", json=trouble)
+    grace = replace(coordinator.app.state.settings, grace_seconds=0.01)
+    coordinator.app.state.settings = grace
+    until(lambda: coordinator.store.order(first)["admitted"] is None)
+    waiting = shown(coordinator, first)["waiting_for"]
+    assert [(one["user_id"], one["cause"]) for one in waiting] == [(3, "disk" if "disk_full" in trouble else "site")]
+    coordinator.call("PUT", "/hospitals/me/condition", "agent-3", json={})
+    until(lambda: coordinator.store.order(first)["admitted"] is not None)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

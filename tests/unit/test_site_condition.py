@@ -235,5 +235,5 @@ def test_runs_that_find_no_room_wait_without_end_and_the_coordinator_is_told(
 
     asyncio.run(run())
     assert [one["disk_full"] for one in told.conditions] == [True, False]
-    assert all(set(one) == {"disk_full", "clock_seconds"} for one in told.conditions)
+    assert all(set(one) == {"disk_full", "not_ready", "clock_seconds"} for one in told.conditions)
     assert len([record for record in caplog.records if "disk is full" in record.getMessage()]) == 1
