@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,8 +266,7 @@ def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
         for row in running.store.list_hospitals():
             if row["identity"]:
                 running.store.enrol(row["user_id"], row["identity"], "1", max_orders=1)
-        for user in (2, 3, 4):
-            running.call("GET", "/exchange/inbox?wait=0", f"agent-{user}")
+        be_there(running)
         yield running
 
 
@@ -363,18 +361,24 @@ def test_a_refused_order_that_waits_is_over_and_holds_nobody_up(coordinator: Coo
 
 @pytest.mark.parametrize("trouble", [{"disk_full": True}, {"not_ready": True}])
 def test_a_site_that_is_held_up_gets_no_new_order_and_keeps_none_from_working(
-    coordinator: Coordinator, trouble: dict[str, bool]
+    tmp_path: Path, trouble: dict[str, bool]
 ) -> None:
-    """After the grace, here at once, its order gives its places back; it is the first to have them when that is over."""
-    first = ordered(coordinator)["data"]["order_id"]
-    coordinator.call("PUT", "/hospitals/me/condition", "agent-3", json=trouble)
-    grace = replace(coordinator.app.state.settings, grace_seconds=0.01)
-    coordinator.app.state.settings = grace
-    until(lambda: coordinator.store.order(first)["admitted"] is None)
-    waiting = shown(coordinator, first)["waiting_for"]
-    assert [(one["user_id"], one["cause"]) for one in waiting] == [(3, "disk" if "disk_full" in trouble else "site")]
-    coordinator.call("PUT", "/hospitals/me/condition", "agent-3", json={})
-    until(lambda: coordinator.store.order(first)["admitted"] is not None)
+    """After the grace its order gives its places back, and is the first to have them when that is over."""
+    with serve(settings_in(tmp_path, grace_seconds=0.01)) as coordinator:
+        be_there(coordinator)
+        first = ordered(coordinator)["data"]["order_id"]
+        coordinator.call("PUT", "/hospitals/me/condition", "agent-3", json=trouble)
+        until(lambda: coordinator.store.order(first)["admitted"] is None)
+        be_there(coordinator)
+        (waiting,) = shown(coordinator, first)["waiting_for"]
+        assert (waiting["user_id"], waiting["cause"]) == (3, "disk" if "disk_full" in trouble else "site")
+        coordinator.call("PUT", "/hospitals/me/condition", "agent-3", json={})
+        until(lambda: coordinator.store.order(first)["admitted"] is not None)
+
+
+def be_there(coordinator: Coordinator) -> None:
+    for user in (2, 3, 4):
+        coordinator.call("GET", "/exchange/inbox?wait=0", f"agent-{user}")
 
 
 def until(condition: Callable[[], bool]) -> None:
