@@ -104,8 +104,10 @@ def _refuse(place: Place, error: ConsiliumError, settings: Settings) -> State[An
         return _state_of(stop)
     except OSError as full:
         _give_back(full)
-    except ConsiliumError as other:  # an order that is not this hospital's to refuse
-        return Failed(message=str(other))
+    except ConsiliumError as other:
+        if other.code in MENDABLE:
+            _give_back(other)
+        return Failed(message=str(other))  # an order that is not this hospital's to refuse
     return Failed(message=str(told))
 
 
