@@ -121,8 +121,8 @@ def await_decision(party: Party, digest: bytes, terms: Mapping[str, Any]) -> Non
 
     To be called when document, signature and policy have been verified, and before any row is read. `digest` is of
     what was verified (32 bytes). Meanwhile the coordinator shows that this hospital is waited for, because nothing of
-    it is there yet. Raises Refused (code approval) when a person has refused, and OrderStopped when the order ends
-    first.
+    it is there yet. Raises Refused (code approval) when a person has refused, OrderStopped when the order ends first,
+    and OrderWaits where the order had places, which it gives back.
 
     Disclosure: that a person refused, who may add a reason, to the order's parties and the coordinator.
     """
@@ -131,7 +131,14 @@ def await_decision(party: Party, digest: bytes, terms: Mapping[str, Any]) -> Non
     approvals = Approvals(party.settings)
     names = {party.me: party.settings.name, **{user: p.name for user, p in party.settings.partners.items()}}
     approvals.ask(party.order_id, digest.hex(), {**terms, "names": {str(k): v for k, v in names.items()}})
-    decision = _heard(party, lambda: approvals.decision(party.order_id, digest.hex()))
+
+    def made() -> Decision | None:
+        return approvals.decision(party.order_id, digest.hex())
+
+    if made() is None:
+        # A person may take days: the order must not keep others from working meanwhile.
+        party.exchange.ask_first(party.order_id)
+    decision = _heard(party, made)
     if not decision.is_approved:
         told = f": {decision.reason}" if decision.reason else "."
         raise Refused(

@@ -16,6 +16,8 @@ from typing import Any
 
 import httpx
 
+from agents.clock import LARGEST_ERROR_SECONDS
+from agents.disk import has_room
 from agents.policy import Policy, TableRules, load_policy
 from agents.settings import Settings, load_settings
 from agents.source import TableDescription, open_source
@@ -24,7 +26,6 @@ from protocol import VERSION
 from protocol.errors import ConsiliumError, Refused
 
 OK, WARN, WRONG = "ok", "warn", "wrong"
-LARGEST_CLOCK_ERROR_SECONDS = 60
 _FINGERPRINT = re.compile(r"([0-9a-f]{4}-){7}[0-9a-f]{4}")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -60,6 +61,7 @@ def check_locally(settings: Settings) -> list[Finding]:
     return [
         Finding("settings", OK, f"Hospital {settings.user_id}, {settings.name}."),
         *guarded("state", lambda: check_folders(settings)),
+        *guarded("disk", lambda: check_disk(settings)),
         *guarded("token", lambda: check_token(settings)),
         *_policy_findings(settings.policy),
         *guarded("database", lambda: check_database(settings)),
@@ -98,6 +100,15 @@ def check_folders(settings: Settings) -> Iterator[Finding]:
         yield Finding("state", WRONG, f"{path} is open to other users of this machine.", f"Run: chmod go= {path}")
     if not open_paths:
         yield Finding("state", OK, f"{settings.state} is for its owner alone.")
+
+
+def check_disk(settings: Settings) -> Iterator[Finding]:
+    """Something can be written below the state folder."""
+    if has_room(settings.state):
+        yield Finding("disk", OK, f"There is room below {settings.state}.")
+    else:
+        remedy = "Make room there; orders that wait for it go on by themselves."
+        yield Finding("disk", WRONG, f"Nothing can be written below {settings.state}: its disk is full.", remedy)
 
 
 def check_token(settings: Settings) -> Iterator[Finding]:
@@ -254,18 +265,22 @@ def _health_finding(answer: httpx.Response) -> Finding:
     if answer.status_code == 200:
         return Finding("coordinator", OK, "Answers and is ready.")
     if answer.status_code == 503 and "data" in _body(answer):
-        return Finding("coordinator", WARN, "Answers, but is not ready yet.", "Wait, or ask the operator.")
+        why = _body(answer).get("message") or ""
+        return Finding(
+            "coordinator", WARN, f"Answers, but is not ready yet. {why}".strip(), "Wait, or ask the operator."
+        )
     sentence = f"What answers is no coordinator (HTTP status {answer.status_code})."
     return Finding("coordinator", WRONG, sentence, "Check coordinator_url, and what stands between (proxy, TLS).")
 
 
 def check_clock(date: str | None, *, now: datetime) -> Finding:
-    """The clocks here and at the coordinator differ by a minute at most; `date` is HTTP's Date header."""
+    """The clocks here and at the coordinator differ by a few seconds at most; `date` is HTTP's Date header, which has
+    no parts of a second."""
     try:
         seconds = (now - parsedate_to_datetime(date or "")).total_seconds()
     except (TypeError, ValueError):
         return Finding("clock", WARN, "The coordinator did not tell its time.", "Compare the clocks yourself.")
-    if abs(seconds) <= LARGEST_CLOCK_ERROR_SECONDS:
+    if abs(int(seconds)) <= LARGEST_ERROR_SECONDS:
         return Finding("clock", OK, "Agrees with the coordinator's.")
     word = "ahead of" if seconds > 0 else "behind"
     sentence = f"This clock is {abs(round(seconds))} seconds {word} the coordinator's."

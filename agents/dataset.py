@@ -467,7 +467,9 @@ def _safe_error(text: str, timeout_seconds: float, data_type: str) -> ConsiliumE
         )
     if "No space" in text:
         return Unavailable(
-            "The disk of this hospital's agent is full.", remedy="Make room below its state folder.", code="disk"
+            "The disk of this hospital's agent is full.",
+            remedy="Make room below its state folder; the order goes on by itself.",
+            code="disk",
         )
     if "Permission Error" in text or "IO Error" in text:
         return changed()

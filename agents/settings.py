@@ -131,6 +131,7 @@ class Settings:
             "PREFECT_HOME": str(self.state / "prefect"),
             "PREFECT_WORKER_QUERY_SECONDS": "30",  # the coordinator's word comes first; this is for when it is away
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",  # a line for each event that a lost connection loses
             **auth,
             **authority,
             **through,

@@ -336,7 +336,16 @@ def _missing_name(text: str) -> ConsiliumError | None:
     return None
 
 
+_ER_DISK_FULL = 1021
+
+
 def _unreachable(cause: object, text: str) -> Unavailable | None:
+    if is_out_of_room(cause, text):
+        return Unavailable(
+            "The disk of the site's database, or the one that DuckDB spills to, is full.",
+            remedy="Make room on it; the order goes on by itself.",
+            code="disk",
+        )
     if held := _LOCKED.search(text):
         return Unavailable(
             f"Another process (PID {held[1]}) is writing to the DuckDB file.",
@@ -350,6 +359,14 @@ def _unreachable(cause: object, text: str) -> Unavailable | None:
             code="database",
         )
     return None
+
+
+def is_out_of_room(cause: object, text: str) -> bool:
+    """Whether a driver's error says that a disk is full: PostgreSQL's by its class, MariaDB's and MySQL's by its
+    number, DuckDB's, which has one class for all that can be wrong with a file, by its words."""
+    number = cause.args[0] if isinstance(cause, Exception) and cause.args else None
+    by_words = isinstance(cause, duckdb.Error) and "No space left" in text
+    return type(cause).__name__ == "DiskFull" or number == _ER_DISK_FULL or by_words
 
 
 def _not_accepted(cause: object) -> BadRequest:

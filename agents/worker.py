@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -39,26 +40,43 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import Abort, ObjectNotFound
 from prefect.flow_engine import load_flow_run, run_flow
-from prefect.states import Cancelled, Crashed, Failed
+from prefect.states import Cancelled, Crashed, Failed, Pending, Scheduled
+from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 from watchfiles import awatch
 
+from agents.clock import Clock
+from agents.disk import DISK_FULL, has_room, is_full
 from agents.policy import load_policy
+from agents.quiet import hush
 from agents.settings import Settings
 from agents.source import driver_modules
 from agents.vault import Vault
 from protocol import VERSION
 from protocol.errors import BadRequest, ConsiliumError, OrderStopped, Refused
-from protocol.exchange import error_of
+from protocol.exchange import LONGEST_PAUSE_SECONDS, error_of
+from protocol.outage import COORDINATOR, PREFECT, outage
 
 log = logging.getLogger("consilium.worker")
 
 MAX_CRASHES = 10
 CALM_SECONDS = 60.0
 LOOK_SECONDS = 15.0
+LOOK_AT_ROOM_SECONDS, LOOK_FOR_ROOM_SECONDS = 0.5, 10.0
+GETS_ON_SECONDS = 5.0
+"""A process that has lasted so long since its disk was full has found room."""
+TELL_AGAIN_SECONDS = 60.0
+OUTAGE = "outage"
 LOOK_AT_POLICY_MS, COMPARE_POLICY_MS = 200, 60_000
-_LOCKED, _PREFECT_AWAY, _NOT_READY = 75, 69, 78
+_LOCKED, _PREFECT_AWAY, _NOT_READY, _AGAIN = 75, 69, 78, 76
+_COUNTED_FOR_NOTHING = (_LOCKED, _PREFECT_AWAY, _NOT_READY)
+HOLDS_UP = (DISK_FULL, _NOT_READY)
+"""What a person at this site puts right. Until then the run is tried again and again, and the coordinator is told."""
 _spawn = multiprocessing.get_context("forkserver")
+
+
+BEGIN, WAIT, END = "begin", "wait", "end"
+"""What the coordinator's API says of a flow run."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +111,9 @@ class Work:
 class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResult]):
     """Runs `flows` (flow name -> "module.function") for one pool; nothing else, whatever a deployment says.
 
-    A flow takes one number, an order's; those in `of_schedules` a schedule's.
+    A flow takes one number, an order's; those in `of_schedules` a schedule's. The coordinator's API is asked before a
+    run of an order begins: it says whether the run is that order's own, and whether the order has its places. Runs of
+    flows in `without_place` fill none of the `limit`.
     """
 
     type = "consilium"
@@ -109,13 +129,18 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         locks: Path,
         limit: int | None = None,
         of_schedules: Collection[str] = (),
+        without_place: Collection[str] = (),
     ) -> None:
         super().__init__(pool, name=pool, limit=limit, create_pool_if_not_found=False)
         self._flows, self._post, self._locks = dict(flows), post, locks
         self._of_schedules = frozenset(of_schedules)
+        self._without_place = frozenset(without_place)
         self._work: dict[UUID, Work] = {}
         self._flow_names: dict[UUID, str] = {}
+        self._clock, self._left = Clock(), asyncio.Event()
+        self._held_up: dict[UUID, int] = {}  # runs whose last process ended with one of HOLDS_UP
         locks.mkdir(parents=True, exist_ok=True, mode=0o700)
+        outage.share(locks / OUTAGE, afresh=True)
 
     async def run(self, flow_run: FlowRun, configuration: Any, task_status: Any = None) -> BaseWorkerResult:
         """Not used: `_submit_run` does not build a job configuration at all."""
@@ -135,6 +160,7 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
     async def sync_with_backend(self) -> None:
         """A heartbeat by REST. Prefect's own channel by websocket sends it twice over, which SQLite answers with
         "database is locked", and writes its job template into the pool, which this worker has no use for."""
+        asked = time.monotonic()
         try:
             self._work_pool = await self.client.read_work_pool(self._work_pool_name)
             self.backend_id = (
@@ -146,10 +172,11 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
                 )
                 or self.backend_id
             )
+            outage.answered(PREFECT)
         except ObjectNotFound:
             log.warning("Prefect knows no pool %s yet: the coordinator runs ./run server deploy", self._work_pool_name)
         except httpx.HTTPError as error:
-            log.warning("Prefect does not answer (%s); trying again", type(error).__name__)
+            outage.missed(PREFECT, _kind(error), asked=asked)
         await self._initialize_after_sync()
 
     async def _setup_cancellation_observer(self) -> None:
@@ -157,40 +184,137 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         runs of all pools, and ends their orders."""
 
     async def _submit_scheduled_flow_runs(self, flow_run_response: list[Any]) -> list[FlowRun]:
-        """As Prefect's, for runs that are not under way here. Two polls at once, its loop's and one that the
-        coordinator woke, may both have heard of a run: its place in the limit is taken once, and a second try at it
-        would raise RuntimeError, which ends the loop and with it the worker."""
-        fresh = [entry for entry in flow_run_response if entry.flow_run.id not in self._work]
-        return await super()._submit_scheduled_flow_runs(fresh)
+        """As Prefect's, for runs that may begin and are not under way here. Two polls at once, its loop's and one that
+        the coordinator woke, may both have heard of a run: its place in the limit is taken once, and a second try at
+        it would raise RuntimeError, which ends the loop and with it the worker."""
+        fresh = [entry.flow_run for entry in flow_run_response if entry.flow_run.id not in self._work]
+        ready = await self._sort_out(fresh)
+        entries = {entry.flow_run.id: entry for entry in flow_run_response}
+        limited = []
+        for flow_run in ready:
+            if self._has(flow_run):
+                continue  # another poll was quicker, while the coordinator was asked
+            if await self._flow_name(flow_run) in self._without_place:
+                self._submitting_flow_run_ids.add(flow_run.id)
+                self._soon(self._submit_run, flow_run)
+            else:
+                limited.append(entries[flow_run.id])
+        return await super()._submit_scheduled_flow_runs(limited)
+
+    async def _sort_out(self, flow_runs: list[FlowRun]) -> list[FlowRun]:
+        """Those that may begin now. A run that is no order's own is ended here, and nothing of the order with it."""
+        verdicts = await self._judge(flow_runs)
+        ready = []
+        for flow_run in flow_runs:
+            what, sentence = verdicts[flow_run.id]
+            if what == BEGIN:
+                ready.append(flow_run)
+            elif what == END:
+                log.warning("Run %s is ended: %s", flow_run.name, sentence)
+                await self._say(flow_run, Failed(message=sentence))
+            elif flow_run.state is not None and not flow_run.state.is_scheduled():
+                await self._put_back(flow_run)
+        return ready
+
+    async def _judge(self, flow_runs: list[FlowRun]) -> dict[UUID, tuple[str, str]]:
+        """What to do with each run: begin, wait or end, and why. All wait while the coordinator is away."""
+        verdicts: dict[UUID, tuple[str, str]] = {}
+        asked = []
+        for flow_run in flow_runs:
+            name = await self._flow_name(flow_run)
+            number = _number_of(flow_run, "order_id")
+            if name not in self._flows:
+                verdicts[flow_run.id] = (END, "This flow is not installed here.")
+            elif name in self._of_schedules:
+                verdicts[flow_run.id] = (BEGIN, "")
+            elif number is None:
+                verdicts[flow_run.id] = (END, "The run's parameters are not an order's number.")
+            else:
+                verdicts[flow_run.id] = (WAIT, "")
+                asked.append({"flow_run_id": str(flow_run.id), "flow": name, "order_id": number})
+        if asked:
+            answer = await self._ask_about(asked)
+            for flow_run_id, verdict in answer.json()["data"]["runs"].items():
+                verdicts[UUID(flow_run_id)] = (verdict["what"], verdict["sentence"])
+        return verdicts
+
+    async def _ask_about(self, runs: list[dict[str, Any]]) -> httpx.Response:
+        began = time.monotonic()
+        try:
+            answer = await self._post.send("POST", "/exchange/runs", {"runs": runs})
+            answer.raise_for_status()
+        except httpx.HTTPError as error:
+            outage.missed(COORDINATOR, _kind(error), asked=began)
+            raise
+        return answer
+
+    async def _put_back(self, flow_run: FlowRun) -> None:
+        """The order has no places now: Prefect shows its run as one that has not begun, until it has. It is due at once
+        by the coordinator's clock, by which it will be asked for."""
+        now = self._clock.coordinators_time()
+        message = "The order waits for places at its hospitals."
+        await self._say(flow_run, Scheduled(scheduled_time=now, message=message))
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """As Prefect's; its loop, which ends the worker when the server is away for minutes, hears of no error."""
+        asked = time.monotonic()
         try:
-            return await super().get_and_submit_flow_runs()
+            found = await super().get_and_submit_flow_runs()
         except httpx.HTTPError as error:
-            log.warning("Prefect does not answer (%s); trying again", type(error).__name__)
+            outage.missed(PREFECT, _kind(error), asked=asked)
+            self._left.set()
             return []
+        outage.answered(PREFECT)
+        return found
+
+    async def look_again(self) -> None:
+        """After a try that Prefect did not answer the next one comes soon: its own loop's would take half a minute,
+        and the coordinator's word comes once."""
+        pause = 1.0
+        while True:
+            await self._left.wait()
+            await asyncio.sleep(pause)
+            self._left.clear()
+            await self.get_and_submit_flow_runs()
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS) if self._left.is_set() else 1.0
+
+    async def _get_scheduled_flow_runs(self) -> list[Any]:
+        """As Prefect's, which asks for what is due by this machine's clock: where that is behind, nothing ever is."""
+        due = self._clock.coordinators_time() + timedelta(seconds=int(self._prefetch_seconds))
+        try:
+            return await self.client.get_scheduled_flow_runs_for_work_pool(
+                work_pool_name=self._work_pool_name,
+                scheduled_before=due,
+                work_queue_names=list(self._work_queues),
+            )
+        except ObjectNotFound:
+            return []  # the next heartbeat says so
 
     # What there is to run
 
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on side by side as long as the worker runs."""
-        return [self.start(printer=log.info), self.listen(), self.take_up()]
+        return [self.start(printer=log.info), self.listen(), self.take_up(), self.look_again()]
 
     async def listen(self) -> None:
         """Wakes on the coordinator's word; while the coordinator is away, Prefect's own polling goes on."""
         boot, cursor, pause = "", 0, 0.2
         while True:
+            asked = time.monotonic()
             try:
                 if not boot:
                     await self.connected()
+                asked = time.monotonic()
                 heard = await self._post.read(boot, cursor)
                 boot, cursor, pause = heard["boot"], heard["cursor"], 0.2
+                if "time" in heard:  # an older coordinator's answer lacks it
+                    self._clock.heard(float(heard["time"]), asked=asked)
                 for news in heard["news"]:
                     self._act(news)
+                outage.answered(COORDINATOR)
             except (httpx.HTTPError, OSError, KeyError, ValueError) as error:
-                log.warning("The coordinator does not answer (%s); trying again", type(error).__name__)
-                boot, pause = "", min(2 * pause, 5.0)
+                outage.missed(COORDINATOR, _kind(error), asked=asked)
+                boot, pause = "", min(2 * pause, LONGEST_PAUSE_SECONDS)
                 await asyncio.sleep(pause)
 
     def _act(self, news: Mapping[str, Any]) -> None:
@@ -212,20 +336,26 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 5.0)
                 continue
+            asked = time.monotonic()
             try:
                 await self._take_up_left()
+                outage.answered(PREFECT)
             except httpx.HTTPError as error:
-                log.warning("Prefect does not answer (%s); trying again", type(error).__name__)
+                outage.missed(PREFECT, _kind(error), asked=asked)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _take_up_left(self) -> None:
         states = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
         pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name]))
-        left = await self.client.read_flow_runs(flow_run_filter=FlowRunFilter(state=states), work_pool_filter=pool)
-        for flow_run in left:
-            if flow_run.id not in self._work and flow_run.id not in self._submitting_flow_run_ids:
+        found = await self.client.read_flow_runs(flow_run_filter=FlowRunFilter(state=states), work_pool_filter=pool)
+        left = [flow_run for flow_run in found if not self._has(flow_run)]
+        for flow_run in await self._sort_out(left):
+            if not self._has(flow_run):
                 log.info("Taking up %s", flow_run.name)
                 self._begin(flow_run)
+
+    def _has(self, flow_run: FlowRun) -> bool:
+        return flow_run.id in self._work or flow_run.id in self._submitting_flow_run_ids
 
     async def _submit_run(self, flow_run: FlowRun) -> None:
         """Replaces Prefect's: no deployment is read, no job configuration is built."""
@@ -237,12 +367,26 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         finally:
             self._submitting_flow_run_ids.discard(flow_run.id)
 
+    async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
+        """As Prefect's, which writes a traceback for a run that it could not take, and leaves it for half a minute."""
+        asked = time.monotonic()
+        try:
+            state = await propose_state(self.client, Pending(), flow_run_id=flow_run.id)
+        except Abort:
+            return False
+        except httpx.HTTPError as error:
+            outage.missed(PREFECT, _kind(error), asked=asked)
+            self._left.set()
+            return False
+        return bool(state.is_pending())
+
     def _begin(self, flow_run: FlowRun) -> None:
         """At most one keeper for each run, however it was found. A run taken up fills a place of the limit too."""
         if flow_run.id in self._work:
             return
         self._work[flow_run.id] = work = Work(_number_of(flow_run, "order_id"))
-        if self._limiter:
+        takes_place = self._flow_names.get(flow_run.flow_id) not in self._without_place
+        if self._limiter and takes_place:
             with contextlib.suppress(anyio.WouldBlock, RuntimeError):
                 self._limiter.acquire_on_behalf_of_nowait(flow_run.id)
         self._soon(self._keep_running, flow_run, work)
@@ -251,10 +395,11 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         """A task whose failure does not end the worker: what it leaves undone is taken up again."""
 
         async def guarded() -> None:
+            asked = time.monotonic()
             try:
                 await call(*args)
             except httpx.HTTPError as error:
-                log.warning("No answer (%s); trying again", type(error).__name__)
+                outage.missed(PREFECT, _kind(error), asked=asked)
             except Exception:
                 log.exception("Unplanned error")
 
@@ -268,7 +413,7 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         try:
             name = await self._flow_name(flow_run)
             parameter = "schedule_id" if name in self._of_schedules else "order_id"
-            if name not in self._flows or _number_of(flow_run, parameter) is None:
+            if name not in self._flows or _number_of(flow_run, parameter) is None:  # looked at again, before it runs
                 await self._say(flow_run, Failed(message="This flow or its parameters are not what is installed here."))
                 return
             await self._until_final(flow_run, work, self._flows[name], parameter)
@@ -281,24 +426,57 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         while crashes < MAX_CRASHES:
             began = time.monotonic()
             code = await self._one_process(flow_run, work, entrypoint, parameter)
+            self._note_end(flow_run.id, code)
             if code == 0 or work.ended:
+                return
+            if code == DISK_FULL:
+                await self._until_room(work)
+                continue
+            if code == _AGAIN:
+                log.info("Order %s has no places now; %s waits", work.order_id, flow_run.name)
+                await self._put_back(flow_run)
                 return
             if time.monotonic() - began > CALM_SECONDS:
                 crashes, pause = 0, 0.1
-            crashes += code not in (_LOCKED, _PREFECT_AWAY, _NOT_READY)
-            log.warning("The process of %s ended with code %s; starting it again", flow_run.name, code)
+            crashes += code not in _COUNTED_FOR_NOTHING
+            if code != _PREFECT_AWAY:
+                log.warning("The process of %s ended with code %s; starting it again", flow_run.name, code)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, 10.0)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         if work.order_id is not None:
             await self.withdraw(work.order_id)
         await self._say(flow_run, Crashed(message=f"The flow process died {MAX_CRASHES} times."))
+
+    def _note_end(self, run_id: UUID, code: int | None) -> None:
+        """What holds runs up here, a full disk or a site that is not ready; said once, however many runs it is."""
+        before = set(self._held_up.values())
+        self._held_up.pop(run_id, None)
+        if code in HOLDS_UP:
+            self._held_up[run_id] = code
+        now = set(self._held_up.values())
+        if DISK_FULL in now - before:
+            log.warning("The disk is full: the orders under way wait, and go on when there is room")
+        if DISK_FULL in before - now:
+            log.warning("There is room on the disk again")
+
+    async def _until_room(self, work: Work) -> None:
+        """Until something can be written beside the runs' locks, or long enough for another disk to have room."""
+        give_up = time.monotonic() + LOOK_FOR_ROOM_SECONDS
+        while not work.ended and time.monotonic() < give_up:
+            await asyncio.sleep(LOOK_AT_ROOM_SECONDS)
+            if await anyio.to_thread.run_sync(has_room, self._locks):
+                return
 
     async def _one_process(self, flow_run: FlowRun, work: Work, entrypoint: str, parameter: str) -> int:
         lock = str(self._locks / f"{flow_run.id}.lock")
         arguments = (str(flow_run.id), entrypoint, parameter, lock)
         work.process = _spawn.Process(target=run_in_child, args=arguments, daemon=True)
         await anyio.to_thread.run_sync(work.process.start)
-        await anyio.wait_readable(work.process.sentinel)
+        with anyio.move_on_after(GETS_ON_SECONDS) as early:
+            await anyio.wait_readable(work.process.sentinel)
+        if early.cancelled_caught:
+            self._note_end(flow_run.id, None)  # it gets on
+            await anyio.wait_readable(work.process.sentinel)
         work.process.join()
         return int(work.process.exitcode or 0)
 
@@ -338,6 +516,13 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
                 work.process.kill()
 
 
+def _kind(error: Exception) -> str:
+    """What an error may tell in a log: its kind, and HTTP's number where there is one."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"HTTP status {error.response.status_code}"
+    return type(error).__name__
+
+
 def _number_of(flow_run: FlowRun, parameter: str) -> int | None:
     """The run's only parameter; None when it has another or more, or is no whole number above 0."""
     number = flow_run.parameters.get(parameter)
@@ -350,25 +535,37 @@ def _number_of(flow_run: FlowRun, parameter: str) -> int | None:
 def run_in_child(flow_run_id: str, entrypoint: str, parameter: str, lock: str) -> None:
     """Runs one flow run to a final state.
 
-    Exit code 0: it has one; 69: Prefect is away; 75: another process works on it; 78: this site is not ready; else:
-    died. Signals that ask for an end are the agent's business: on SIGTERM Prefect would report a crash, where the
-    next agent only takes the run up.
+    Exit code 0: it has one; 69: Prefect is away; 74: the disk is full; 75: another process works on it; 76: its order
+    has no places now; 78: this site is not ready; else: died. Signals that ask for an end are the agent's business: on
+    SIGTERM Prefect would report a crash, where the next agent only takes the run up.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     _die_with_agent()
     _log_to_stderr()
+    outage.share(Path(lock).with_name(OUTAGE))
+    try:
+        is_final = _run_locked(UUID(flow_run_id), entrypoint, parameter, lock)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        sys.exit(DISK_FULL)
+    sys.exit(0 if is_final else 1)
+
+
+def _run_locked(flow_run_id: UUID, entrypoint: str, parameter: str, lock: str) -> bool:
     with open(lock, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             sys.exit(_LOCKED)
+        asked = time.monotonic()
         try:
-            is_final = _run(UUID(flow_run_id), entrypoint, parameter)
+            is_final = _run(flow_run_id, entrypoint, parameter)
         except httpx.HTTPError as error:
-            log.warning("Prefect does not answer (%s)", type(error).__name__)
+            outage.missed(PREFECT, _kind(error), asked=asked)
             sys.exit(_PREFECT_AWAY)
         Path(lock).unlink(missing_ok=True)
-    sys.exit(0 if is_final else 1)
+    return is_final
 
 
 def _run(flow_run_id: UUID, entrypoint: str, parameter: str) -> bool:
@@ -389,6 +586,7 @@ def _log_to_stderr() -> None:
     own = logging.getLogger("consilium")
     own.handlers, own.propagate = [handler], False
     own.setLevel(logging.INFO)
+    hush()
 
 
 def _die_with_agent() -> None:
@@ -408,6 +606,7 @@ def _die_with_agent() -> None:
 
 async def work_until_signal(worker: FlowWorker) -> None:
     """Runs the worker until SIGINT or SIGTERM."""
+    hush()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -446,10 +645,15 @@ def preload(modules: Iterable[str]) -> None:
 # A hospital's worker
 
 HOSPITAL_FLOWS = {
+    "hospital-train-approval": "flows.runs.approve_training",
+    "hospital-statistics-approval": "flows.runs.approve_statistics",
     "hospital-train": "flows.runs.train_at_hospital",
     "infer": "flows.runs.infer_at_hospital",
     "hospital-statistics": "flows.runs.answer_at_hospital",
 }
+
+APPROVALS = ("hospital-train-approval", "hospital-statistics-approval")
+"""Wait for a person, for days perhaps, and do not count among the orders that this hospital works on at once."""
 
 
 def main(settings: Settings, flows: Mapping[str, str] = HOSPITAL_FLOWS) -> None:
@@ -474,21 +678,64 @@ class HospitalWorker(FlowWorker):
 
     def __init__(self, settings: Settings, *, flows: Mapping[str, str], post: Post) -> None:
         super().__init__(
-            settings.pool, flows=flows, post=post, locks=settings.state / "runs", limit=settings.max_orders
+            settings.pool,
+            flows=flows,
+            post=post,
+            locks=settings.state / "runs",
+            limit=settings.max_orders,
+            without_place=APPROVALS,
         )
         self._settings, self._vault = settings, Vault(settings.vault)
         self._told: dict[str, Any] | None = None
+        self._condition_told: dict[str, Any] = {}
+        self._shut_out = ""
         self._presenting = asyncio.Lock()
 
     async def connected(self) -> None:
         await self._present()
+        self._condition_told = {}  # another process of the coordinator knows nothing of it yet
+        await self._forget_ended()
+
+    async def _forget_ended(self) -> None:
         at_work = {work.order_id for work in self._work.values()}
         for order_id in self._vault.orders():
             if order_id not in at_work:
                 await self.forget(order_id)
 
     def duties(self) -> list[Coroutine[Any, Any, None]]:
-        return [*super().duties(), self._follow_policy()]
+        return [*super().duties(), self._follow_policy(), self._follow_condition()]
+
+    # What the coordinator is told of this site: whether its disk is full, and how wrong its clock is
+
+    def _condition(self) -> dict[str, Any]:
+        held_up = self._held_up.values()
+        return {
+            "disk_full": DISK_FULL in held_up,
+            "not_ready": _NOT_READY in held_up,
+            "clock_seconds": self._clock.wrong_seconds(),
+        }
+
+    async def _tell_condition(self) -> None:
+        condition, asked = self._condition(), time.monotonic()
+        answer = await self._post.send("PUT", "/hospitals/me/condition", condition)
+        answer.raise_for_status()
+        self._condition_told = condition
+        self._clock.heard(answer.json()["data"]["time"], asked=asked)
+
+    async def _follow_condition(self) -> None:
+        """Tells what has changed within a second, and all of it every minute, which compares the clocks anew."""
+        told_at = time.monotonic()
+        while True:
+            await asyncio.sleep(1.0)
+            was_full = self._condition_told.get("disk_full", False)
+            is_due = time.monotonic() - told_at > TELL_AGAIN_SECONDS
+            if self._condition() == self._condition_told and not is_due:
+                continue
+            with contextlib.suppress(httpx.HTTPError, KeyError, ValueError):  # `listen` says who does not answer
+                await self._tell_condition()
+                told_at = time.monotonic()
+                if was_full and not self._condition_told["disk_full"]:
+                    await self._forget_ended()
 
     async def _follow_policy(self) -> None:
         """Tells the coordinator of a change at once: an order that says nothing of scoring gets what policies allow.
@@ -524,11 +771,19 @@ class HospitalWorker(FlowWorker):
             policy = self._policy()
             level = policy["orders"]["scoring"] if policy else "none"
             identity = self._vault.identity().public.encode()
-            news = {"identity": identity, "version": VERSION, "scoring": level, "policy": policy}
+            news = {
+                "identity": identity,
+                "version": VERSION,
+                "scoring": level,
+                "policy": policy,
+                "max_orders": self._settings.max_orders,
+            }
             answer = await self._post.send("PUT", "/hospitals/me", news)
-            if answer.status_code >= 400:
-                log.error("The coordinator does not let this agent in: %s", error_of(answer))
+            if 400 <= answer.status_code < 500 and (reason := str(error_of(answer))) != self._shut_out:
+                log.error("The coordinator does not let this agent in: %s", reason)
+                self._shut_out = reason
             answer.raise_for_status()
+            self._shut_out = ""
             self._told = policy
 
     def _policy(self) -> dict[str, Any] | None:

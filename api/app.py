@@ -19,9 +19,11 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import analytics, exchange, hospitals, inference, orders, schedules, statistics, timeline, uploads
+from api import admission, analytics, exchange, hospitals, inference, orders, schedules, statistics, timeline, uploads
 from api.auth import Rate
+from api.conditions import Conditions
 from api.desk import Desk
+from api.disk import Disk, is_full
 from api.envelope import failure_at
 from api.exchange import Bell, Inbox, Presence, Waits
 from api.rounds import RoundFiles
@@ -41,18 +43,26 @@ ROUND_PATH = re.compile(r"/orders/[0-9]+/rounds/[0-9]+/*")
 def create_app(settings: Settings, *, prefect_auth: str | None = None, expected: int = 0) -> FastAPI:
     """The application. `expected` is how many local agents /health waits for before it says ready."""
 
+    disk = Disk(settings.folder, settings.least_free_bytes)
+
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        store = Store(settings.store_url)
+        store = Store(settings.store_url, disk)
         await to_thread.run_sync(store.migrate)
-        round_files = RoundFiles(settings.rounds_folder, store)
+        round_files = RoundFiles(settings.rounds_folder, store, disk)
         await to_thread.run_sync(round_files.clean_up)
         async with open_runs(settings.prefect_url, prefect_auth) as runs:
             app.state.store, app.state.runs = store, runs
             app.state.round_files, app.state.scoring = round_files, CapacityLimiter(SCORED_AT_ONCE)
             pruning = asyncio.create_task(_prune_daily(store, round_files, settings))
             desk = Desk(Request({"type": "http", "app": app}))
-            tasks = [pruning, *map(asyncio.create_task, (orders.watch_orders(desk), schedules.wake_worker(desk)))]
+            duties = (
+                orders.watch_orders(desk),
+                schedules.wake_worker(desk),
+                admission.admit_when_rung(desk, admission.PLACES),
+                admission.admit_when_rung(desk, "hospitals"),  # who comes may have been waited for
+            )
+            tasks = [pruning, *map(asyncio.create_task, duties)]
             yield
             for task in tasks:
                 task.cancel()
@@ -64,8 +74,10 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
     state.settings, state.rate, state.expected = settings, Rate(settings.calls_per_second), expected
     state.bell, state.inbox, state.waits = Bell(), Inbox(), Waits()
     state.presence, state.reply_keys = Presence(state.bell), {}
+    state.conditions, state.disk = Conditions(state.bell), disk
     state.firing, state.started = asyncio.Lock(), time.monotonic()
     app.include_router(orders.router)
+    app.include_router(admission.router)
     app.include_router(timeline.router)
     app.include_router(statistics.router)
     app.include_router(schedules.router)
@@ -122,6 +134,8 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unplanned(request: Request, error: Exception) -> JSONResponse:
+        if is_full(error):
+            return failure_at(request.url.path, request.app.state.disk.noted())
         log.error("Unplanned error", exc_info=error)
         problem = ConsiliumError("The coordinator met an unplanned error.", remedy="Its log has the full text.")
         return failure_at(request.url.path, problem, status=500)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from anyio import to_thread
@@ -11,9 +12,10 @@ from fastapi import Header, Path, Query, Request
 
 from api.auth import require_reader
 from api.exchange import _rang
+from api.place_store import PLACED, Queue, undecided
 from api.store import Caller
 from api.tables import ENDED
-from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped, Unavailable
+from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, Acceptance, peek_envelope
 from protocol.order import rounds_done
@@ -29,6 +31,8 @@ FLOWS = {"train": "train-order/train-order", "statistics": "joint-statistics/joi
 """The coordinator's deployment for each kind of order that it runs itself."""
 
 MOST_KEYS = 1000
+STUCK = ("away", "disk", "site")
+"""Causes that hold up the others of an order too."""
 
 
 class Desk:
@@ -38,7 +42,12 @@ class Desk:
         state = request.app.state
         self.settings, self.store, self.runs = state.settings, state.store, state.runs
         self.bell, self.inbox, self.waits, self.presence = state.bell, state.inbox, state.waits, state.presence
+        self.conditions, self.disk = state.conditions, state.disk
         self.reply_keys: dict[int, tuple[bytes, int]] = state.reply_keys
+
+    def ready(self) -> set[int]:
+        """The hospitals that can work on an order now: their agents are there, and nothing holds orders up."""
+        return {user for user in self.presence.there() if not self.conditions.held_up_seconds(user)}
 
     async def read(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """A call of the store, off the event loop."""
@@ -67,19 +76,6 @@ async def identities(desk: Desk, hospitals: list[int]) -> dict[int, PublicIdenti
             code="not_enrolled",
         )
     return {user: PublicIdentity.decode(known[user]["identity"]) for user in hospitals}
-
-
-async def dispatch(desk: Desk, order: dict[str, Any]) -> None:
-    """Starts the order's flow run. When Prefect is away the order is kept, and `watch_orders` starts it."""
-    order_id, body = order["order_id"], order["body"]
-    tags = [body["model_type"]] if order["kind"] == "train" else [order["kind"], body["method"]]
-    if order["schedule_id"]:
-        tags.append(f"schedule-{order['schedule_id']}")
-    with contextlib.suppress(Unavailable):
-        flow_run_id = await desk.runs.start(FLOWS[order["kind"]], order_id, tags)
-        await desk.read("set_order", order_id, flow_run_id=flow_run_id)
-        desk.inbox.tell(COORDINATOR, "look", order_id)
-    desk.bell.ring(("order", order_id))
 
 
 async def readable(
@@ -155,11 +151,67 @@ def _accepted_rows(user_id: int, envelope: bytes) -> int | None:
         return None  # the order's parties will say what is wrong with it
 
 
-async def waiting_for(desk: Desk, order: dict[str, Any]) -> list[int]:
-    """Hospitals that the coordinator's flow has waited for, for a second or more; where some of them are away, those,
-    because the others may wait for them too."""
+@dataclass(frozen=True)
+class Waiting:
+    """One whom an order waits for, why, and the same as a sentence with what ends it; COORDINATOR is ours itself."""
+
+    user_id: int
+    cause: str
+    message: str
+
+
+async def waiting_for(desk: Desk, order: dict[str, Any]) -> list[Waiting]:
+    """Whom an order has waited for, for a second or more; where some of them are away or have a full disk, those
+    alone, because the others may wait for them too. Nobody once it has ended. Before it has places: everybody who
+    keeps it from having them."""
+    if order["state"] in ENDED:
+        return []
+    own = [Waiting(COORDINATOR, "disk", str(desk.disk.trouble()))] if desk.disk.is_full() else []
+    if order["kind"] in PLACED and order["admitted"] is None:
+        return [*own, *await _waiting_for_places(desk, order)]
     late: list[int] = desk.waits.longer_than(order["order_id"], 1.0)
     if not late and order["state"] == "pending":
         accepted = await _accepted(desk, order)
         late = [user for user in order["hospitals"] if accepted.get(str(user)) is None]
-    return [user for user in late if not desk.presence.is_there(user)] or late
+    names = await desk.read("hospital_names")
+    found = [_waiting(desk, user, names.get(user, f"hospital {user}")) for user in late]
+    stuck = [*own, *(one for one in found if one.cause in STUCK)]
+    return stuck or found
+
+
+def _waiting(desk: Desk, user: int, name: str) -> Waiting:
+    if not desk.presence.is_there(user):
+        return Waiting(user, "away", f"{name} is away: its agent is not connected. The order goes on when it is.")
+    if troubles := desk.conditions.troubles(user, name):
+        return Waiting(user, troubles[0].cause, troubles[0].message)
+    return Waiting(user, "working", f"{name} is at work: it has not sent its part yet.")
+
+
+async def _waiting_for_places(desk: Desk, order: dict[str, Any]) -> list[Waiting]:
+    names = await desk.read("hospital_names")
+    queues: list[Queue] = await desk.read("queue", order["order_id"], desk.ready())
+    is_full = {queue.user_id: queue for queue in queues if queue.is_full}
+    to_decide = undecided(order["asked"])
+    found = []
+    for user in order["hospitals"]:
+        name = names.get(user, f"hospital {user}")
+        if user not in desk.ready():
+            found.append(_waiting(desk, user, name))
+        elif user in to_decide:
+            found.append(Waiting(user, "approval", f"{name} is asked first: a person may have to decide there."))
+        elif user in is_full:
+            found.append(Waiting(user, "full", _say_full(name, is_full[user])))
+    return found
+
+
+def _say_full(name: str, queue: Queue) -> str:
+    takes = f"{name} has no free place: it takes {queue.places} orders at once."
+    if queue.n_before == 0:
+        return f"{takes} This order is the next there."
+    return f"{takes} Orders before this one there: {queue.n_before}."
+
+
+async def waiting_told(desk: Desk, order: dict[str, Any]) -> list[dict[str, Any]]:
+    """The same as answers show it, with names."""
+    names = {COORDINATOR: "coordinator", **await desk.read("hospital_names")}
+    return [{**asdict(one), "name": names.get(one.user_id)} for one in await waiting_for(desk, order)]

@@ -133,6 +133,8 @@ class Presence:
     def __init__(self, bell: Bell) -> None:
         self._open: Counter[int] = Counter()
         self._last: dict[int, float] = {}
+        self._gone: dict[int, float] = {}
+        self._started = time.monotonic()
         self._bell = bell
 
     @contextlib.contextmanager
@@ -140,6 +142,7 @@ class Presence:
         was_there = self.is_there(user_id)
         self._open[user_id] += 1
         self._last[user_id] = time.monotonic()
+        self._gone.pop(user_id, None)
         if not was_there:
             self._bell.ring("hospitals")
         try:
@@ -155,6 +158,7 @@ class Presence:
         if self._open[user_id] > 1:
             return
         if self._last.pop(user_id, None) is not None:
+            self._gone[user_id] = time.monotonic()
             self._bell.ring("hospitals")
 
     def _look_again(self, user_id: int) -> None:
@@ -166,8 +170,18 @@ class Presence:
         last = self._last.get(user_id)
         return last is not None and (self._open[user_id] > 0 or time.monotonic() - last < self.PAUSE_SECONDS)
 
+    def there(self) -> set[int]:
+        """The hospitals whose agents are there."""
+        return {user_id for user_id in list(self._last) if self.is_there(user_id)}
+
+    def away_seconds(self, user_id: int) -> float:
+        """How long this agent has been away, as far as this process knows; 0 for one that is there."""
+        if self.is_there(user_id):
+            return 0.0
+        return time.monotonic() - self._gone.get(user_id, self._started)
+
     def count(self) -> int:
-        return sum(self.is_there(user_id) for user_id in list(self._last))
+        return len(self.there())
 
 
 @router.get("/inbox")
@@ -194,7 +208,7 @@ async def read_inbox(
 
 async def _news(request: Request, inbox: Inbox, user_id: int, boot: str, cursor: int, wait: float) -> dict[str, Any]:
     if boot != inbox.boot:
-        return {"boot": inbox.boot, "cursor": inbox.since(user_id, 0)[0], "news": [{"what": "look", "order_id": 0}]}
+        return _told(inbox, inbox.since(user_id, 0)[0], [{"what": "look", "order_id": 0}])
     deadline = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
     with inbox.bell.listening(user_id) as event:
         while True:
@@ -202,8 +216,13 @@ async def _news(request: Request, inbox: Inbox, user_id: int, boot: str, cursor:
             end, news = inbox.since(user_id, cursor)
             is_last = time.monotonic() > deadline or event.over
             if news or is_last or await request.is_disconnected():
-                return {"boot": inbox.boot, "cursor": end, "news": news}
+                return _told(inbox, end, news)
             await _rang(event, min(deadline, time.monotonic() + 1.0))
+
+
+def _told(inbox: Inbox, cursor: int, news: list[dict[str, Any]]) -> dict[str, Any]:
+    """News, and our time: an agent looks at Prefect by this clock, so that a wrong one of its own delays nothing."""
+    return {"boot": inbox.boot, "cursor": cursor, "news": news, "time": time.time()}
 
 
 async def _rang(event: Ring, deadline: float) -> bool:
@@ -225,14 +244,20 @@ async def put_message(
     address: AddressOf,
     sender: Number,
     recipient: Number,
+    takes_place: bool = True,
 ) -> Response:
-    """Keeps a message; the same bytes again are fine, other bytes are a conflict."""
+    """Keeps a message; the same bytes again are fine, other bytes are a conflict.
+
+    Who works on an order before it has places says `takes_place=false`; everybody else hears OrderWaits then.
+    """
     _check_sender(caller, sender)
     _check_topic(caller, address.topic)
     state, run = request.app.state, address.run
     await _require_party(state.store, caller, run)
     body = await request.body()
-    new = await to_thread.run_sync(state.store.put_message, address, sender, recipient, body)
+    new = await to_thread.run_sync(
+        lambda: state.store.put_message(address, sender, recipient, body, takes_place=takes_place)
+    )
     state.bell.ring(run)
     if address.topic == "acceptance":
         state.bell.ring(("order", run))
@@ -249,6 +274,7 @@ async def gather_messages(
     senders: Annotated[str, Query(max_length=20_000)],
     recipient: Recipient,
     wait: Wait = LONGEST_WAIT_SECONDS,
+    takes_place: bool = True,
 ) -> Response:
     """All senders' messages for one recipient, or 204 when they are not all there in time."""
     _check_recipient(caller, recipient, senders)
@@ -260,7 +286,9 @@ async def gather_messages(
     with state.bell.listening(run) as event:
         while True:
             event.clear()
-            found = await to_thread.run_sync(state.store.gather, address, wanted, recipient)
+            found = await to_thread.run_sync(
+                lambda: state.store.gather(address, wanted, recipient, takes_place=takes_place)
+            )
             if is_coordinator:
                 state.waits.note(run, set(wanted) - set(found))
             if len(found) == len(wanted):

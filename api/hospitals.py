@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from importlib.metadata import version as installed
 from typing import Annotated, Any, Literal
 
@@ -12,8 +13,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 
 from api.auth import AGENT, CallerOf, require_role
+from api.conditions import Condition, shown
 from api.desk import FLOWS
 from api.envelope import answer
+from api.place_store import USUAL_PLACES
 from protocol import VERSION
 from protocol.order import describe
 from protocol.sealing import PublicIdentity
@@ -80,6 +83,7 @@ class Enrolment(BaseModel):
     version: str = Field(max_length=50)
     scoring: Level = "none"
     policy: dict[str, Any] | None = None
+    max_orders: Annotated[int, Field(ge=1, lt=2**31)] | None = None
 
     def told(self) -> dict[str, Any] | None:
         """Its policy in the form that is shown. One in another form, of another version, keeps no agent out."""
@@ -92,22 +96,31 @@ class Enrolment(BaseModel):
 
 @router.get("/health")
 async def health(request: Request) -> JSONResponse:
-    """200 once the coordinator and all its local agents can take an order."""
+    """200 once the coordinator, its disk and all its local agents can take an order; else what it waits for."""
     state = request.app.state
     ready = await state.runs.is_ready(list(FLOWS.values()))
     present = state.presence.count()
+    if state.disk.is_short():
+        trouble = state.disk.trouble()
+        return _not_ready(str(trouble), cause="disk", **trouble.detail)
     if not ready or present < state.expected:
         what = "Prefect and its deployments" if not ready else f"{state.expected - present} of the local agents"
-        return JSONResponse({"code": 503, "data": {"ready": False}, "message": f"Waiting for {what}."}, status_code=503)
+        return _not_ready(f"Waiting for {what}.", cause="agents" if ready else "prefect")
     return answer({"ready": True, "version": VERSION, "prefect": installed("prefect")})
+
+
+def _not_ready(message: str, **facts: Any) -> JSONResponse:
+    return JSONResponse({"code": 503, "data": {"ready": False, **facts}, "message": message}, status_code=503)
 
 
 @router.get("/hospitals")
 async def list_hospitals(request: Request, caller: CallerOf) -> JSONResponse:
-    """Who takes part: online, last seen, agent version, and the rules of its policy."""
+    """Who takes part: online, last seen, what is wrong at the site, how many orders it has places for and how many have
+    them, and its rules."""
     state = request.app.state
     rows = await to_thread.run_sync(state.store.list_hospitals)
-    return answer({"hospitals": [_hospital(row, state.presence.is_there(row["user_id"])) for row in rows]})
+    taken = await to_thread.run_sync(state.store.taken_places)
+    return answer({"hospitals": [_hospital(row, state, taken.get(row["user_id"], 0)) for row in rows]})
 
 
 @router.put("/hospitals/me", include_in_schema=False)
@@ -115,20 +128,35 @@ async def enrol(request: Request, caller: CallerOf, enrolment: Enrolment) -> JSO
     """An agent presents its public keys, its version, and the rules of its policy."""
     require_role(caller, AGENT)
     identity, state = PublicIdentity.decode(enrolment.identity), request.app.state
-    news = {"version": enrolment.version, "scoring": enrolment.scoring, "policy": enrolment.told()}
+    news: dict[str, Any] = {"version": enrolment.version, "scoring": enrolment.scoring, "policy": enrolment.told()}
+    news["max_orders"] = enrolment.max_orders
     await to_thread.run_sync(lambda: state.store.enrol(caller.user_id, identity.encode(), **news))
+    state.conditions.forget(caller.user_id)
     state.bell.ring("hospitals")
     return answer({"user_id": caller.user_id, "fingerprint": identity.fingerprint, "version": VERSION})
 
 
-def _hospital(row: dict[str, Any], online: bool) -> dict[str, Any]:
-    seen = row["last_seen"]
+@router.put("/hospitals/me/condition", include_in_schema=False)
+async def tell_condition(request: Request, caller: CallerOf, condition: Condition) -> JSONResponse:
+    """An agent says whether its disk is full and how wrong its clock is; answers with our time."""
+    require_role(caller, AGENT)
+    assert caller.user_id is not None
+    request.app.state.conditions.tell(caller.user_id, condition)
+    return answer({"time": time.time()})
+
+
+def _hospital(row: dict[str, Any], state: Any, n_orders: int) -> dict[str, Any]:
+    seen, online = row["last_seen"], state.presence.is_there(row["user_id"])
+    troubles = state.conditions.troubles(row["user_id"], row["name"]) if online else []
     return {
         "user_id": row["user_id"],
         "name": row["name"],
         "online": online,
         "last_seen": seen.isoformat() + "Z" if seen else None,
         "agent_version": row["agent_version"],
+        "troubles": shown(troubles),
+        "orders": n_orders,
+        "max_orders": row["max_orders"] or USUAL_PLACES,
         "scoring": row["scoring"] or "none",
         "policy": row["policy"],
         "fingerprint": PublicIdentity.decode(row["identity"]).fingerprint if row["identity"] else None,

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from api import statistics
+from api.admission import PLACES, begin, give_back_if_stuck, is_begun
 from api.auth import AGENT, COORDINATOR_ROLE, HOSPITAL, OPERATOR, CallerOf, require_owner, require_role
 from api.desk import (
     FLOWS,
@@ -26,11 +27,11 @@ from api.desk import (
     OrderId,
     OrderInPath,
     data_volum,
-    dispatch,
     identities,
     progress,
     readable,
     waiting_for,
+    waiting_told,
 )
 from api.envelope import answer, failure
 from api.exchange import _rang
@@ -60,7 +61,7 @@ async def train(
     once = Once.of(caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True))
     order_id, made = await _add(desk, await _with_scoring(desk, body), keys, once)
     if made:
-        await dispatch(desk, await desk.read("order", order_id))
+        await begin(desk, await desk.read("order", order_id))
     return await _answer_with_rows(desk, order_id)
 
 
@@ -126,13 +127,14 @@ def _without_sql(body: TrainingRequest) -> dict[str, Any]:
 
 
 async def watch_orders(desk: Desk) -> None:
-    """What no request brings: orders kept while Prefect was away are started, and those whose run somebody cancelled
-    in Prefect are ended, whether a worker is there or not."""
+    """What no request brings: orders kept while Prefect was away are started, those whose run somebody cancelled in
+    Prefect are ended, whether a worker is there or not, and those of an agent that stays away give their places back.
+    """
     while True:
         try:
             await _look_after(desk, await desk.read("active_orders"))
-        except Unavailable:
-            log.info("Prefect does not answer; orders are looked after when it does")
+        except Unavailable as trouble:
+            log.info("%s Orders are looked after when that has passed", trouble.sentence)
         except Exception:
             log.exception("Unplanned error")
         await asyncio.sleep(WATCH_SECONDS)
@@ -140,8 +142,9 @@ async def watch_orders(desk: Desk) -> None:
 
 async def _look_after(desk: Desk, active: list[dict[str, Any]]) -> None:
     for order in active:
-        if order["kind"] in FLOWS and not order["flow_run_id"]:
-            await dispatch(desk, order)
+        if order["kind"] in FLOWS and not is_begun(order):
+            await begin(desk, order)
+        await give_back_if_stuck(desk, order)
     cancelled = await desk.runs.cancelled([order["order_id"] for order in active]) if active else set()
     for order in active:
         if order["order_id"] in cancelled:
@@ -149,7 +152,10 @@ async def _look_after(desk: Desk, active: list[dict[str, Any]]) -> None:
 
 
 async def _answer_with_rows(desk: Desk, order_id: int) -> JSONResponse:
-    """data_volum as the hospitals counted it; a refusal fails the request with that hospital's reason."""
+    """data_volum as the hospitals counted it; a refusal fails the request with that hospital's reason.
+
+    An order that cannot have its places now is answered at once: nobody counts rows for it before it has them.
+    """
     order, missing = await _wait_for_rows(desk, order_id)
     data = {"data_volum": await data_volum(desk, order), "model_id": order_id, "order_id": order_id}
     if order["state"] in ("failed", "cancelled"):
@@ -157,6 +163,9 @@ async def _answer_with_rows(desk: Desk, order_id: int) -> JSONResponse:
     message = None
     if missing:
         message = f"No count yet from hospital {', '.join(missing)}; the order waits for it."
+    if order["admitted"] is None:
+        why = " ".join(one.message for one in await waiting_for(desk, order))
+        message = f"No count yet from hospital {', '.join(missing)}; the order waits for its places. {why}".strip()
     return answer(data, message=message)
 
 
@@ -168,7 +177,8 @@ async def _wait_for_rows(desk: Desk, order_id: int) -> tuple[dict[str, Any], lis
             order = await desk.read("order", order_id)
             missing = [user for user, n_rows in (await data_volum(desk, order)).items() if n_rows is None]
             agreed = not missing and order["state"] != "pending"
-            if agreed or order["state"] in ENDED or not await _rang(event, deadline):
+            is_over = agreed or order["admitted"] is None or order["state"] in ENDED
+            if is_over or not await _rang(event, deadline):
                 return order, missing
 
 
@@ -283,11 +293,9 @@ async def show_order(
     `rounds_from` leaves so many of the first recorded rounds out, for who has them already."""
     desk = Desk(request)
     order = await readable(desk, caller, order_id)
-    names = await desk.read("hospital_names")
     known = max(0, rounds_from - 1)  # the last of those left out may be the newest that there is
     recorded = await desk.read("rounds", order_id, skip=known)
     last = recorded[-1] if recorded else None
-    waiting = [] if order["state"] in ENDED else await waiting_for(desk, order)
     return answer(
         {
             **_summary(order, known + len(recorded)),
@@ -300,7 +308,7 @@ async def show_order(
             "stage": order["stage"],
             "summary": order["summary"],
             "gradients": await _gradients(desk, order),
-            "waiting_for": [{"user_id": user, "name": names.get(user)} for user in waiting],
+            "waiting_for": await waiting_told(desk, order),
             "refusal": order["stop"],
             "protection": _protection(order),
             "prefect_run": _prefect_page(desk, order),
@@ -406,7 +414,7 @@ async def cancel_order(request: Request, caller: CallerOf, order_id: OrderInPath
         raise Conflict(f"Order {order_id} has ended already ({order['state']}).", remedy="There is nothing to cancel.")
     if order["flow_run_id"]:
         with contextlib.suppress(Unavailable):
-            await desk.runs.cancel_if_waiting(order["flow_run_id"])
+            await desk.runs.cancel_waiting(order_id)
     return answer({"order_id": order_id, "state": "cancelled"})
 
 
@@ -427,6 +435,9 @@ def _tell_ended(desk: Desk, order: dict[str, Any]) -> None:
     desk.waits.note(order_id, ())
     desk.bell.ring(order_id)
     desk.bell.ring(("order", order_id))
+    desk.bell.ring(PLACES)
+    if order["flow_run_id"]:  # one that has not begun is begun now, and ends in Prefect with the order's own word
+        desk.inbox.tell(COORDINATOR, "look", order_id)
     for user in () if order["kind"] == "external" else (COORDINATOR, *order["hospitals"]):
         desk.inbox.tell(user, "stop", order_id)
 
@@ -452,7 +463,7 @@ async def rerun_order(
     once = Once.of(caller, idempotency_key, {"rerun_of": order_id})
     again, made = await _keep(desk, body, sealed, once=once, rerun_of=order_id)
     if made:
-        await dispatch(desk, await desk.read("order", again))
+        await begin(desk, await desk.read("order", again))
     return await _answer_with_rows(desk, again)
 
 
@@ -540,7 +551,7 @@ class Report(BaseModel):
     round: dict[str, Any] | None = None
     stage: Stage | None = None
     summary: dict[str, Any] | None = None
-    wake: list[int] | None = None
+    runs: dict[str, Annotated[str, Field(max_length=36)]] | None = None
     end: str | None = None
     stop: dict[str, Any] | None = None
     leave_one_out: LeaveOneOut | None = None
@@ -553,8 +564,6 @@ async def report_progress(request: Request, caller: CallerOf, order_id: OrderInP
     require_role(caller, COORDINATOR_ROLE)
     desk = Desk(request)
     order: dict[str, Any] = await desk.read("order", order_id)
-    for user in report.wake or []:
-        desk.inbox.tell(user, "look", order_id)
     told: dict[str, Any] = {"n_rows": report.n_rows, "summary": report.summary, "score_readers": report.score_readers}
     if order["score_readers"] == "operator":  # a policy that was opened later opens no earlier round
         told["score_readers"] = None
@@ -570,8 +579,14 @@ async def report_progress(request: Request, caller: CallerOf, order_id: OrderInP
     if left := report.leave_one_out:
         await desk.read("add_leave_one_out", order_id, left.round, left.clients)
     stop = ConsiliumError.from_json(report.stop) if report.stop else None
-    if report.end and await desk.read("end_order", order_id, report.end, stop) and report.end != "success":
-        _tell_ended(desk, order)
+    if report.runs:
+        await desk.read("set_order", order_id, runs=report.runs)
+        for user in order["hospitals"]:
+            desk.inbox.tell(user, "look", order_id)
+    if report.end and await desk.read("end_order", order_id, report.end, stop):
+        desk.bell.ring(PLACES)
+        if report.end != "success":
+            _tell_ended(desk, order)
     desk.bell.ring(order_id)
     desk.bell.ring(("order", order_id))
     return answer({"order_id": order_id})

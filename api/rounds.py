@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from analytics import geometry
+from api.disk import Disk, is_full
 from api.store import RoundEntry, Store
 from protocol.errors import Conflict, NotFound, Unavailable
 
@@ -91,8 +92,8 @@ class Kept:
 class RoundFiles:
     """The folder of round files, with the store's index of it. Used by threads of one process."""
 
-    def __init__(self, folder: Path, store: Store) -> None:
-        self._folder, self._store = folder, store
+    def __init__(self, folder: Path, store: Store, disk: Disk | None = None) -> None:
+        self._folder, self._store, self._disk = folder, store, disk
         self._kept = Kept()
 
     # Writing
@@ -126,6 +127,8 @@ class RoundFiles:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE))
             yield path
         except OSError as error:
+            if self._disk and is_full(error):
+                raise self._disk.noted() from None
             raise Unavailable(
                 f"The coordinator cannot keep the round ({error.strerror or type(error).__name__}).",
                 remedy="Its operator looks after the disk; send the round again.",

@@ -133,11 +133,12 @@ class Runs:
         tasks, runs = await _in_time(lambda: _all(task_runs)), await _in_time(lambda: _all(flow_runs))
         return parts_of(tasks, runs, now=datetime.now(UTC))
 
-    async def cancel_if_waiting(self, flow_run_id: str) -> None:
-        """Cancels a run that nobody has started yet; one under way hears of it through the exchange."""
+    async def cancel_waiting(self, order_id: int) -> None:
+        """Cancels the order's runs that nobody has started yet; those under way hear of it through the exchange."""
+        scheduled = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
+        wanted = FlowRunFilter(state=scheduled, tags=FlowRunFilterTags(all_=[f"order-{order_id}"]))
         try:
-            run = await self._client.read_flow_run(UUID(flow_run_id))
-            if run.state and run.state.is_scheduled():
+            for run in await self._client.read_flow_runs(flow_run_filter=wanted):
                 await self._client.set_flow_run_state(run.id, Cancelled(), force=True)
         except (httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound, OSError) as error:
             raise _away(error) from None

@@ -8,12 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from api.tables import ENDED, firings, orders, schedule_boxes, schedules
+from api.tables import ENDED, firings, orders, schedule_boxes, schedules, utc_now
 from protocol.errors import Conflict, NotFound
-
-
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
 
 
 class ScheduleStore:
@@ -23,7 +19,7 @@ class ScheduleStore:
 
     def add_schedule(self, boxes: Mapping[int, tuple[bytes, str]], **values: Any) -> tuple[int, bool]:
         """(schedule_id, made). With an `owner_key` the same request finds the schedule that exists."""
-        values |= {"active": True, "created": _now(), "updated": _now()}
+        values |= {"active": True, "created": utc_now(), "updated": utc_now()}
         try:
             with self._engine.begin() as db:
                 made = db.execute(schedules.insert().values(**values)).inserted_primary_key
@@ -84,14 +80,14 @@ class ScheduleStore:
     def set_schedule(self, schedule_id: int, **values: Any) -> None:
         with self._engine.begin() as db:
             one = schedules.c.schedule_id == schedule_id
-            db.execute(schedules.update().where(one).values(updated=_now(), **values))
+            db.execute(schedules.update().where(one).values(updated=utc_now(), **values))
 
     def delete_schedule(self, schedule_id: int) -> None:
         """Its history stays; what was sealed for it goes."""
         with self._engine.begin() as db:
             db.execute(schedule_boxes.delete().where(schedule_boxes.c.schedule_id == schedule_id))
             one = schedules.c.schedule_id == schedule_id
-            db.execute(schedules.update().where(one).values(deleted=_now(), active=False, owner_key=None))
+            db.execute(schedules.update().where(one).values(deleted=utc_now(), active=False, owner_key=None))
 
     def schedule_boxes(self, schedule_id: int) -> dict[int, tuple[bytes, str]]:
         """Each provider's sealed place and its commitment."""
@@ -109,7 +105,7 @@ class ScheduleStore:
 
     def skip(self, schedule_id: int, scheduled: datetime.datetime, sentence: str) -> None:
         """Enters a time at which nothing was asked, and why. A time that has its entry keeps it."""
-        values = {"schedule_id": schedule_id, "scheduled": scheduled, "started": _now(), "skipped": sentence}
+        values = {"schedule_id": schedule_id, "scheduled": scheduled, "started": utc_now(), "skipped": sentence}
         if self.firing(schedule_id, scheduled) is None:
             with self._engine.begin() as db:
                 db.execute(firings.insert().values(**values))

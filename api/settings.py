@@ -29,9 +29,11 @@ class Settings:
     authentication: bool
     accept_seconds: float
     statistics_seconds: float
+    grace_seconds: float
     max_body_bytes: int
     max_message_bytes: int
     max_round_bytes: int
+    least_free_bytes: int
     calls_per_second: float
     retention_days: float
     round_retention_days: float
@@ -116,9 +118,11 @@ def load_settings() -> Settings:
         authentication=authentication,
         accept_seconds=positive_number("CONSILIUM_ACCEPT_SECONDS", "30", float),
         statistics_seconds=positive_number("CONSILIUM_STATISTICS_SECONDS", "120", float),
+        grace_seconds=positive_number("CONSILIUM_GRACE_SECONDS", "120", float),
         max_body_bytes=positive_number("CONSILIUM_MAX_BODY_BYTES", str(2**20), int),
         max_message_bytes=positive_number("CONSILIUM_MAX_MESSAGE_BYTES", str(2**28), int),
         max_round_bytes=positive_number("CONSILIUM_MAX_ROUND_BYTES", str(2**29), int),
+        least_free_bytes=positive_number("CONSILIUM_LEAST_FREE_BYTES", str(2**28), int),
         round_retention_days=positive_number("CONSILIUM_ROUND_RETENTION_DAYS", "90", float),
         retention_days=positive_number("CONSILIUM_RETENTION_DAYS", "30", float),
         calls_per_second=positive_number("CONSILIUM_CALLS_PER_SECOND", "300", float),

@@ -15,12 +15,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
+from api.admission import begin
 from api.auth import HOSPITAL, OPEN, CallerOf, require_role
 from api.desk import (
     Desk,
     IdempotencyKey,
     OrderId,
-    dispatch,
+    Waiting,
     ended_order,
     identities,
     readable,
@@ -201,7 +202,7 @@ async def add_order(
     if made:
         if reply:
             desk.keep_key(order_id, reply)
-        await dispatch(desk, await desk.read("order", order_id))
+        await begin(desk, await desk.read("order", order_id))
     return int(order_id)
 
 
@@ -285,7 +286,7 @@ def _failure(order: Mapping[str, Any]) -> JSONResponse:
 async def _not_yet(desk: Desk, order: dict[str, Any], seconds: float) -> JSONResponse:
     summary, order_id = summary_of(order), order["order_id"]
     missing = await waiting_for(desk, order)
-    extra = {"order_id": order_id, "state": order["state"], "waiting_for": missing, "stage": order["stage"]}
+    extra = {"order_id": order_id, "state": order["state"], "waiting_for": _numbers(missing), "stage": order["stage"]}
     msg = (
         f"Order {order_id} has not ended after {seconds:g} seconds: {await why_waiting(desk, order, missing)} "
         f"GET /statistics/result?order_id={order_id} gives the answer."
@@ -294,13 +295,21 @@ async def _not_yet(desk: Desk, order: dict[str, Any], seconds: float) -> JSONRes
     return told(result, msg=msg, status=202, order_id=order_id)
 
 
-async def why_waiting(desk: Desk, order: Mapping[str, Any], missing: list[int]) -> str:
+def _numbers(missing: list[Waiting]) -> list[int]:
+    return [one.user_id for one in missing]
+
+
+async def why_waiting(desk: Desk, order: Mapping[str, Any], missing: list[Waiting]) -> str:
     """Who or what an order waits for, as a sentence."""
     if not order["flow_run_id"]:
         return "Prefect does not answer, and the order is started when it does."
     if not missing:
         return "it is under way."
-    names = await desk.read("hospital_names")
-    told_names = ", ".join(names.get(user, str(user)) for user in missing)
-    away = not any(desk.presence.is_there(user) for user in missing)
-    return f"it waits for {told_names}" + (f", which {'is' if len(missing) == 1 else 'are'} away." if away else ".")
+    names = {COORDINATOR: "the coordinator", **await desk.read("hospital_names")}
+    told_names = ", ".join(names.get(one.user_id, str(one.user_id)) for one in missing)
+    causes = {one.cause for one in missing}
+    if causes == {"away"}:
+        return f"it waits for {told_names}, which {'is' if len(missing) == 1 else 'are'} away."
+    if causes == {"working"}:
+        return f"it waits for {told_names}."
+    return f"it waits for {told_names}. " + " ".join(one.message for one in missing if one.cause != "working")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import hmac
 import os
@@ -22,9 +23,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
 
+from api.disk import Disk, is_full
+from api.place_store import PLACED, PlaceStore, who_decides
 from api.schedule_store import ScheduleStore
-from api.tables import ENDED, boxes, firings, hospitals, messages, orders, round_files, rounds, tokens
-from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound, OrderStopped, Unavailable
+from api.tables import ENDED, boxes, firings, hospitals, messages, orders, round_files, rounds, tokens, utc_now
+from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound, OrderStopped, OrderWaits, Unavailable
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, canonical
 
@@ -97,19 +100,20 @@ class Caller:
     user_id: int | None
 
 
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-
-
 def token_digest(token: str) -> str:
     """SHA-256; a token has 256 random bits, so there is nothing to guess and no need for a slow hash."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-class Store(ScheduleStore):
+class Store(ScheduleStore, PlaceStore):
     """All reads and writes of the coordinator. Every method is one transaction."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, disk: Disk | None = None) -> None:
+        """With a `disk`, what finds it full raises Unavailable (code disk), and no order is made while it is short.
+
+        BadRequest (code CONSILIUM_STORE_URL) for an address of no database.
+        """
+        self._disk = disk
         try:
             self._engine = sa.create_engine(url, pool_pre_ping=True)
         except (sa.exc.ArgumentError, ImportError):
@@ -118,6 +122,8 @@ class Store(ScheduleStore):
                 remedy="Unset it, or write postgresql+psycopg://user:password@host/database.",
                 code="CONSILIUM_STORE_URL",
             ) from None
+        if disk:
+            sa.event.listen(self._engine, "handle_error", functools.partial(_tell_of_full_disk, disk))
         self._is_sqlite = self._engine.dialect.name == "sqlite"
         if self._is_sqlite:
             sa.event.listen(self._engine, "connect", _tune_sqlite)
@@ -191,6 +197,7 @@ class Store(ScheduleStore):
         version: str,
         scoring: str = "none",
         policy: Mapping[str, Any] | None = None,
+        max_orders: int | None = None,
     ) -> None:
         """Keeps the first public keys that an agent presents: SQL is sealed to them. `scoring` is its policy's.
 
@@ -205,7 +212,17 @@ class Store(ScheduleStore):
                 f"--user-id {user_id}, and its partners pin the new fingerprint.",
                 code="keys_changed",
             )
-        self._touch(user_id, identity=identity, agent_version=version, scoring=scoring, policy=policy)
+        told = {"scoring": scoring, "policy": policy, "max_orders": max_orders}
+        values = {"identity": identity, "agent_version": version, **told}
+        if self._says(user_id, values):
+            self.seen(user_id)
+        else:
+            self._touch(user_id, **values)
+
+    def _says(self, user_id: int, values: Mapping[str, Any]) -> bool:
+        with self._engine.begin() as db:
+            row = db.execute(sa.select(hospitals).where(hospitals.c.user_id == user_id)).first()
+        return row is not None and all(row._mapping[name] == value for name, value in values.items())
 
     def forget_keys(self, user_id: int) -> None:
         """The hospital may present new keys once."""
@@ -213,17 +230,21 @@ class Store(ScheduleStore):
             db.execute(hospitals.update().where(hospitals.c.user_id == user_id).values(identity=None))
 
     def seen(self, user_id: int) -> None:
-        self._touch(user_id)
+        """When it was seen is not kept while the disk is full: nobody is turned away for that."""
+        with contextlib.suppress(Unavailable):
+            self._touch(user_id)
 
     def _touch(self, user_id: int, **values: Any) -> None:
         with self._engine.begin() as db:
-            db.execute(hospitals.update().where(hospitals.c.user_id == user_id).values(last_seen=_now(), **values))
+            db.execute(hospitals.update().where(hospitals.c.user_id == user_id).values(last_seen=utc_now(), **values))
 
     # Tokens
 
     def add_token(self, token: str, role: str, user_id: int | None) -> None:
         with self._engine.begin() as db:
-            db.execute(tokens.insert().values(digest=token_digest(token), role=role, user_id=user_id, created=_now()))
+            db.execute(
+                tokens.insert().values(digest=token_digest(token), role=role, user_id=user_id, created=utc_now())
+            )
 
     def revoke_tokens(self, role: str, user_id: int | None) -> int:
         """Revokes every token of a role (and hospital); returns how many."""
@@ -231,7 +252,7 @@ class Store(ScheduleStore):
             tokens.c.role == role, tokens.c.user_id.is_not_distinct_from(user_id), tokens.c.revoked.is_(None)
         )
         with self._engine.begin() as db:
-            return db.execute(tokens.update().where(mine).values(revoked=_now())).rowcount
+            return db.execute(tokens.update().where(mine).values(revoked=utc_now())).rowcount
 
     def caller(self, token: str) -> Caller | None:
         """Whose token this is; None for an unknown or revoked one."""
@@ -260,8 +281,12 @@ class Store(ScheduleStore):
 
         Asked `once` again, the same request finds the order that exists. `body` holds no SQL text. Without `prepare`
         no agent has to do anything, and the order is running as soon as it is made. The order of a schedule's `firing`
-        comes into being with the firing's entry in the history.
+        comes into being with the firing's entry in the history. Unavailable (code disk) while the disk is short.
         """
+        if self._disk and self._disk.is_short():
+            if once and (earlier := self._order_of(once)):
+                return earlier, False
+            raise self._disk.trouble()
         values = {
             "kind": kind,
             "initiator": initiator,
@@ -271,19 +296,21 @@ class Store(ScheduleStore):
             "n_rows": {},
             "summary": {},
             "rerun_of": rerun_of,
-            "created": _now(),
-            "updated": _now(),
+            "created": utc_now(),
+            "updated": utc_now(),
             "owner_key": once and once.owner_key,
             "body_digest": once and once.body_digest,
             "schedule_id": firing and firing.schedule_id,
         }
         try:
             with self._engine.begin() as db:
+                if kind in PLACED:
+                    values["asked"] = who_decides(db, values["hospitals"], initiator)
                 order_id = int(db.execute(orders.insert().values(**values)).inserted_primary_key[0])  # type: ignore[index]
                 if prepare:
                     self._add_prepared(db, order_id, prepare(order_id))
                 if firing:
-                    db.execute(firings.insert().values(**vars(firing), started=_now(), order_id=order_id))
+                    db.execute(firings.insert().values(**vars(firing), started=utc_now(), order_id=order_id))
                 return order_id, True
         except sa.exc.IntegrityError:
             if once is None:
@@ -299,8 +326,16 @@ class Store(ScheduleStore):
         self._insert_message(db, address, COORDINATOR, EVERYONE, prepared.document.encode())
 
     def _earlier_order(self, once: Once) -> int:
+        found = self._order_of(once)
+        assert found is not None
+        return found
+
+    def _order_of(self, once: Once) -> int | None:
+        """The order that this key was used for; Conflict when it was another body's."""
         with self._engine.begin() as db:
-            row = db.execute(sa.select(orders).where(orders.c.owner_key == once.owner_key)).one()
+            row = db.execute(sa.select(orders).where(orders.c.owner_key == once.owner_key)).first()
+        if row is None:
+            return None
         if row.body_digest != once.body_digest:
             raise Conflict(
                 "This Idempotency-Key was used for another body.",
@@ -311,7 +346,7 @@ class Store(ScheduleStore):
 
     def set_order(self, order_id: int, **values: Any) -> None:
         with self._engine.begin() as db:
-            db.execute(orders.update().where(orders.c.order_id == order_id).values(updated=_now(), **values))
+            db.execute(orders.update().where(orders.c.order_id == order_id).values(updated=utc_now(), **values))
 
     def order(self, order_id: int) -> dict[str, Any]:
         with self._engine.begin() as db:
@@ -366,7 +401,7 @@ class Store(ScheduleStore):
             ended = db.execute(
                 orders.update()
                 .where(orders.c.order_id == order_id, orders.c.state.not_in(ENDED))
-                .values(state=state, stop=stop.to_json() if stop else None, updated=_now())
+                .values(state=state, stop=stop.to_json() if stop else None, updated=utc_now())
             )
             if ended.rowcount:
                 keep = sa.and_(messages.c.topic.in_(BOXES), sa.literal(state == "success"))
@@ -411,7 +446,7 @@ class Store(ScheduleStore):
         db.execute(rounds.delete().where(key))
         db.execute(
             rounds.insert().values(
-                order_id=order_id, fold=fold, round=round_, loss=loss, report=added | report, recorded=_now()
+                order_id=order_id, fold=fold, round=round_, loss=loss, report=added | report, recorded=utc_now()
             )
         )
 
@@ -525,11 +560,16 @@ class Store(ScheduleStore):
 
     # The exchange
 
-    def put_message(self, address: Address, sender: int, recipient: int, body: bytes) -> bool:
-        """True if new, False if the same bytes stood there (or were used already). Conflict on other bytes."""
+    def put_message(
+        self, address: Address, sender: int, recipient: int, body: bytes, *, takes_place: bool = False
+    ) -> bool:
+        """True if new, False if the same bytes stood there (or were used already). Conflict on other bytes.
+
+        OrderStopped when the order has ended; OrderWaits when it has no places and `takes_place`.
+        """
         digest = hashlib.sha256(body).hexdigest()
         with self._engine.begin() as db:
-            self._hold_open(db, address.run)
+            self._hold_open(db, address.run, takes_place=takes_place)
             key = _key(address, recipient) & (messages.c.sender == sender)
             row = db.execute(sa.select(messages.c.digest).where(key)).first()
             if row is None:
@@ -558,10 +598,15 @@ class Store(ScheduleStore):
             )
         )
 
-    def gather(self, address: Address, senders: Iterable[int], recipient: int) -> dict[int, bytes]:
-        """Those of the senders' messages that are there. OrderStopped when the order has ended."""
+    def gather(
+        self, address: Address, senders: Iterable[int], recipient: int, *, takes_place: bool = False
+    ) -> dict[int, bytes]:
+        """Those of the senders' messages that are there.
+
+        OrderStopped when the order has ended; OrderWaits when it has no places and `takes_place`.
+        """
         with self._engine.begin() as db:
-            self._check_open(db, address.run)
+            self._check_open(db, address.run, takes_place=takes_place)
             query = sa.select(messages.c.sender, messages.c.body).where(
                 _key(address, recipient), messages.c.sender.in_(list(senders)), messages.c.body.is_not(None)
             )
@@ -578,19 +623,24 @@ class Store(ScheduleStore):
         with self._engine.begin() as db:
             db.execute(messages.update().where(_key(address, recipient)).values(body=None))
 
-    def _hold_open(self, db: sa.Connection, run: int) -> None:
+    def _hold_open(self, db: sa.Connection, run: int, *, takes_place: bool) -> None:
         """As `_check_open`, and the order cannot end before this transaction has: else a message put while its order
         ends would stay behind."""
         is_open = sa.and_(orders.c.order_id == run, orders.c.state.not_in(ENDED))
-        if not db.execute(orders.update().where(is_open).values(state=orders.c.state)).rowcount:
-            self._check_open(db, run)
+        db.execute(orders.update().where(is_open).values(state=orders.c.state))
+        self._check_open(db, run, takes_place=takes_place)
 
-    def _check_open(self, db: sa.Connection, run: int) -> None:
-        row = db.execute(sa.select(orders.c.state, orders.c.stop).where(orders.c.order_id == run)).first()
+    def _check_open(self, db: sa.Connection, run: int, *, takes_place: bool) -> None:
+        columns = (orders.c.kind, orders.c.state, orders.c.stop, orders.c.admitted)
+        row = db.execute(sa.select(*columns).where(orders.c.order_id == run)).first()
         if row is None:
             raise NotFound(f"There is no order {run}.", remedy="GET /orders lists what there is.")
         if row.state in ENDED:
             raise stop_of(run, row.state, row.stop)
+        if takes_place and row.kind in PLACED and row.admitted is None:
+            raise OrderWaits(
+                f"Order {run} waits for places at its hospitals.", remedy="It goes on by itself when it has them."
+            )
 
 
 def stop_of(order_id: int, state: str, stop: Mapping[str, Any] | None) -> OrderStopped:
@@ -624,6 +674,12 @@ def _key(address: Address, recipient: int) -> sa.ColumnElement[bool]:
         messages.c.attempt == address.attempt,
         messages.c.recipient == recipient,
     )
+
+
+def _tell_of_full_disk(disk: Disk, context: Any) -> None:
+    """A statement or commit that finds the disk full raises Unavailable; its transaction is undone."""
+    if is_full(context.original_exception):
+        raise disk.noted() from None
 
 
 def _make_private(file: Path) -> None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
+
 import sqlalchemy as sa
 
 ENDED = ("success", "failed", "cancelled")
 """The states that an order does not leave again."""
 
 metadata = sa.MetaData()
+
+
+def utc_now() -> datetime.datetime:
+    """The time as it stands in every table: UTC, without a zone."""
+    return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+
 
 hospitals = sa.Table(
     "hospitals",
@@ -19,6 +27,7 @@ hospitals = sa.Table(
     sa.Column("last_seen", sa.DateTime),
     sa.Column("scoring", sa.String(10)),
     sa.Column("policy", sa.JSON),
+    sa.Column("max_orders", sa.Integer),
 )
 
 tokens = sa.Table(
@@ -53,6 +62,10 @@ orders = sa.Table(
     sa.Column("score_readers", sa.String(10)),
     sa.Column("stage", sa.JSON),
     sa.Column("schedule_id", sa.Integer, index=True),
+    sa.Column("admitted", sa.DateTime),  # since when it has its places; null while it waits for them
+    sa.Column("overtaken", sa.Integer, nullable=False, server_default="0"),  # younger orders that went before it
+    sa.Column("asked", sa.JSON),  # where a person decides first: by hospital, see api/place_store.py
+    sa.Column("runs", sa.JSON),  # its hospitals' flow runs in Prefect, by hospital
 )
 
 boxes = sa.Table(

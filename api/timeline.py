@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
 from api.auth import CallerOf
-from api.desk import Desk, OrderInPath, readable
+from api.desk import Desk, OrderInPath, readable, waiting_told
 from api.envelope import answer
 from api.runs import Part
 
@@ -49,13 +49,15 @@ async def order_timeline(
 ) -> JSONResponse:
     """The parts of one round; without `round` those before, between and after the rounds, or all where there are none.
 
-    Discloses when each hospital began and ended what, to the parties of the order. Unavailable while Prefect is away.
+    Discloses when each hospital began and ended what, and who is waited for and why, to the parties of the order.
+    Unavailable while Prefect is away.
     """
     desk = Desk(request)
     order = await readable(desk, caller, order_id)
     has_rounds = order["kind"] == "train"
     parts = await desk.runs.parts(order_id, part_names(round, fold) if has_rounds or round is not None else None)
-    return answer({"order_id": order_id, "fold": fold, "round": round, "parts": [_part(one) for one in parts]})
+    found = {"fold": fold, "round": round, "parts": [_part(one) for one in parts]}
+    return answer({"order_id": order_id, **found, "waiting_for": await waiting_told(desk, order)})
 
 
 def part_names(round_: int | None, fold: int) -> list[str]:

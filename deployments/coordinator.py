@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from uuid import UUID
 
 import httpx
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.responses import WorkerFlowRunResponse
 
 from agents.worker import FlowWorker, Post, preload, work_until_signal
 from api.settings import Settings
@@ -24,6 +33,29 @@ class CoordinatorWorker(FlowWorker):
     type = "coordinator"
     stop_grace_seconds = 30.0
     _description = "Runs the coordinator's flow of an order."
+
+    async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
+        """Prefect's list, which is cut at 200 and may be full of orders that wait, and beside it the runs of all orders
+        that have their places."""
+        listed = await super()._get_scheduled_flow_runs()
+        answer = await self._post.send("GET", "/exchange/admitted")
+        answer.raise_for_status()
+        admitted = {UUID(flow_run_id) for flow_run_id in answer.json()["data"]["flow_run_ids"]}
+        unlisted = admitted - {entry.flow_run.id for entry in listed} - set(self._work)
+        if not unlisted:
+            return listed
+        wanted = FlowRunFilter(
+            id=FlowRunFilterId(any_=list(unlisted)),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+        )
+        for flow_run in await self.client.read_flow_runs(flow_run_filter=wanted):
+            assert flow_run.work_pool_id is not None
+            assert flow_run.work_queue_id is not None
+            entry = WorkerFlowRunResponse(
+                work_pool_id=flow_run.work_pool_id, work_queue_id=flow_run.work_queue_id, flow_run=flow_run
+            )
+            listed.append(entry)
+        return listed
 
     async def withdraw(self, order_id: int) -> None:
         (await self._post.send("POST", f"/orders/{order_id}/cancel")).raise_for_status()

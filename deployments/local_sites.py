@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +32,8 @@ from deployments.state import (
 )
 
 NAMED = ("suzhou-szslyy", "zhejiang-zdey", "shanxi-xbfy")
+FIRST_USER = 2
+DOCUMENTS_USERS = [2, 3, 4]
 
 
 def sites_folder() -> Path:
@@ -44,9 +48,9 @@ def prepare(settings: Settings, *, n_hospitals: int = 3) -> list[Site]:
     """
     make_prefect_auth(settings)
     store = open_store(settings)
-    folders = [sites_folder() / name for name in NAMED] + [
-        _extra_site(settings, number) for number in range(3, n_hospitals)
-    ]
+    folders = [sites_folder() / name for name in NAMED]
+    if n_hospitals > len(NAMED):
+        folders = _folders_of_many(settings, n_hospitals)
     sites = [load_site(folder) for folder in folders[: max(n_hospitals, 1)]]
     _make_tokens(settings, store, sites)
     _make_data(sites)
@@ -55,13 +59,26 @@ def prepare(settings: Settings, *, n_hospitals: int = 3) -> list[Site]:
     return sites
 
 
-def _extra_site(settings: Settings, number: int) -> Path:
-    """A further hospital beside the three of the request document; it holds the host table too."""
-    user_id, folder = number + 2, settings.home / "site-folders" / f"hospital-{number + 2}"
-    policy = (sites_folder() / NAMED[0] / "policy.toml").read_text()
-    write_secret(folder / "settings.toml", f'user_id = {user_id}\nname = "hospital-{user_id}"\n')
-    write_secret(folder / "policy.toml", policy.replace("[2, 3, 4]", str(list(range(2, number + 3)))))
-    return folder
+def _folders_of_many(settings: Settings, n_hospitals: int) -> list[Path]:
+    """Site folders of more hospitals than the three of the request document, whose policies name all of them.
+
+    The three are copies with the same names, so that their state is the same; the further ones hold the host table too.
+    """
+    everybody = list(range(FIRST_USER, FIRST_USER + n_hospitals))
+    folders = []
+    for user_id, name in itertools.zip_longest(everybody, NAMED):
+        is_named = name is not None
+        model = sites_folder() / (name if is_named else NAMED[0])
+        folder = settings.home / "site-folders" / (name if is_named else f"hospital-{user_id}")
+        own_settings = (model / "settings.toml").read_text()
+        if not is_named:
+            own_settings = re.sub(r"(?m)^user_id = .*$", f"user_id = {user_id}", own_settings)
+            own_settings = re.sub(r"(?m)^name = .*$", f'name = "{folder.name}"', own_settings)
+        write_secret(folder / "settings.toml", own_settings)
+        policy = (model / "policy.toml").read_text()
+        write_secret(folder / "policy.toml", policy.replace(str(DOCUMENTS_USERS), str(everybody)))
+        folders.append(folder)
+    return folders
 
 
 def _make_tokens(settings: Settings, store: Store, sites: list[Site]) -> None:

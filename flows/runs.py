@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from prefect import flow
 from prefect.client.schemas.objects import State
 
+from flows.approval import approve_locally
 from flows.joint_statistics import answer_locally, coordinate_statistics
 from flows.training import coordinate_training, train_locally
 from protocol.exchange import Exchange
@@ -34,6 +35,22 @@ def train_at_hospital(order_id: int) -> State[Any] | None:
     """One hospital's run of a training order."""
     with at_hospital(order_id, TrainingParty) as place:
         train_locally(place.party)
+    return place.outcome
+
+
+@flow(name="hospital-train-approval", log_prints=False, persist_result=False, validate_parameters=True)
+def approve_training(order_id: int) -> State[Any] | None:
+    """A training order that has no places yet: verified, and decided on by the person who has to."""
+    with at_hospital(order_id, TrainingParty, takes_place=False) as place:
+        approve_locally(place.party)
+    return place.outcome
+
+
+@flow(name="hospital-statistics-approval", log_prints=False, persist_result=False, validate_parameters=True)
+def approve_statistics(order_id: int) -> State[Any] | None:
+    """An order of joint statistics that has no places yet: verified, and decided on by the person who has to."""
+    with at_hospital(order_id, StatisticsParty, takes_place=False) as place:
+        approve_locally(place.party)
     return place.outcome
 
 

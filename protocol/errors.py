@@ -9,6 +9,7 @@ ConsiliumError                 root: a code, one safe sentence and its remedy
 ├── NotFound          404      no such order, model, hospital or round
 ├── Conflict          409      the thing exists with other content, or its state forbids this
 ├── OrderStopped      410      the order was cancelled, refused or has ended; carries the reason
+├── OrderWaits        409      the order has no places at its hospitals now; it goes on when it has
 ├── TooLarge          413      a body, message or result above its limit
 ├── ProtocolViolation 409      a message that is not what its receiver waits for, or not authentic
 ├── TooManyRequests   429      the rate limit of a token
@@ -111,6 +112,13 @@ class Conflict(ConsiliumError):
 class OrderStopped(ConsiliumError):
     status = 410
     default_code = "order_stopped"
+
+
+class OrderWaits(ConsiliumError):
+    """The order waits for places. Whoever works on it ends its process and is started again when the order has them."""
+
+    status = 409
+    default_code = "order_waits"
 
 
 class TooLarge(ConsiliumError):

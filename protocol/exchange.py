@@ -8,7 +8,6 @@ The transport is an argument: HTTP to the coordinator's API, or memory within on
 from __future__ import annotations
 
 import contextlib
-import logging
 import random
 import ssl
 import struct
@@ -21,12 +20,14 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from protocol import outage as outages
 from protocol.errors import Conflict, ConsiliumError, OrderStopped, ProtocolViolation, TooManyRequests, Unavailable
+from protocol.outage import outage
 
 LONGEST_WAIT_SECONDS = 25.0
+LONGEST_PAUSE_SECONDS = 5.0
 T = TypeVar("T")
 _FRAME = struct.Struct(">IQ")
-log = logging.getLogger("consilium.exchange")
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,16 @@ class Transport(Protocol):
     def inference_request(self, run: int) -> tuple[str, bytes]:
         """An inference order's document, and its SQL sealed to the hospital that asks."""
 
+    def ask_first(self, run: int) -> None:
+        """A person at this hospital has to decide before the order takes places.
+
+        OrderWaits where the caller's process works on an order that has places: it gives them back and ends. Nothing
+        happens where none are held.
+        """
+
+    def decided(self, run: int) -> None:
+        """This hospital's agent has verified the order, and whoever has to decide there has approved it. Idempotent."""
+
 
 class Exchange:
     """One party's end of the exchange. Waits with backoff, for ever, while the coordinator is away."""
@@ -166,6 +177,14 @@ class Exchange:
         """An inference order's document, and its SQL sealed to this hospital."""
         return self.insist(lambda: self.transport.inference_request(run))
 
+    def ask_first(self, run: int) -> None:
+        """Gives the order's places back, where this process holds some, because a person has to decide first."""
+        self.insist(lambda: self.transport.ask_first(run))
+
+    def decided(self, run: int) -> None:
+        """Tells the coordinator that nobody here has to decide any longer."""
+        self.insist(lambda: self.transport.decided(run))
+
     @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[None]:
         began = time.perf_counter()
@@ -178,35 +197,45 @@ class Exchange:
         """Calls until it is answered. Only what may pass by itself is tried again."""
         pause = 0.1
         while True:
+            asked = time.monotonic()
             try:
-                return call()
+                answer = call()
             except (Unavailable, TooManyRequests) as trouble:
-                if pause == 0.1:
-                    log.warning("The coordinator does not answer; trying again: %s", trouble)
+                outage.missed(outages.COORDINATOR, trouble, asked=asked)
                 self._sleep(pause * random.uniform(0.7, 1.0))  # noqa: S311 (jitter, not a secret)
-                pause = min(pause * 2, 5.0)
+                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+            else:
+                outage.answered(outages.COORDINATOR)
+                return answer
 
 
 class HttpTransport:
     """The exchange over the coordinator's REST API, with a bearer token.
 
     `client` is an httpx.Client with base_url and whatever proxy, private CA or certificate the site needs.
+    `takes_place` is false for a process that works on an order before the order has places: all others hear OrderWaits
+    when it has none.
     """
 
-    def __init__(self, client: httpx.Client, token: str) -> None:
+    def __init__(self, client: httpx.Client, token: str, *, takes_place: bool = True) -> None:
         self._client = client
+        self._takes_place = takes_place
         self._headers = {"Authorization": f"Bearer {token}"}
 
     def put(self, address: Address, sender: int, recipient: int, body: bytes) -> None:
-        self.request("PUT", f"{address.path}/{sender}/{recipient}", content=body)
+        path = f"{address.path}/{sender}/{recipient}"
+        self.request("PUT", path, params=self._place(), content=body)
 
     def gather(
         self, address: Address, senders: Iterable[int], recipient: int, *, wait_seconds: float
     ) -> dict[int, bytes] | None:
         wanted = ",".join(str(sender) for sender in senders)
-        query = {"senders": wanted, "recipient": recipient, "wait": wait_seconds}
+        query = {"senders": wanted, "recipient": recipient, "wait": wait_seconds, **self._place()}
         answer = self.request("GET", address.path, params=query, timeout=wait_seconds + 15)
         return None if answer.status_code == 204 else decode_frames(answer.content)
+
+    def _place(self) -> dict[str, bool]:
+        return {} if self._takes_place else {"takes_place": False}
 
     def discard(self, address: Address, recipient: int) -> None:
         self.request("DELETE", address.path, params={"recipient": recipient})
@@ -232,6 +261,13 @@ class HttpTransport:
     def inference_request(self, run: int) -> tuple[str, bytes]:
         data = _data_of(self.request("GET", f"/orders/{run}/request"))
         return str(data["document"]), bytes.fromhex(data["box"])
+
+    def ask_first(self, run: int) -> None:
+        if self._takes_place:
+            self.request("POST", f"/orders/{run}/ask")
+
+    def decided(self, run: int) -> None:
+        self.request("POST", f"/orders/{run}/decided")
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One call; an error answer becomes the ConsiliumError that the coordinator raised."""
@@ -341,6 +377,12 @@ class MemoryTransport:
 
     def inference_request(self, run: int) -> tuple[str, bytes]:
         raise Conflict("This exchange carries training orders only.", remedy="Use a coordinator.")
+
+    def ask_first(self, run: int) -> None:
+        """Within one process nobody holds places."""
+
+    def decided(self, run: int) -> None:
+        """Nobody waits for it: within one process the order goes on by itself."""
 
     def _check_open(self, run: int) -> None:
         if run in self._stopped:

@@ -15,7 +15,7 @@ from agents.trainer import Fold, Trainer
 from analytics.checks import Floats
 from tasks.steps import spent, step
 
-__all__ = ["Trainer", "TrainingParty"]
+__all__ = ["Party", "Trainer", "TrainingParty"]
 
 log, rounds = logging.getLogger("consilium.times"), logging.getLogger("consilium.rounds")
 
@@ -39,6 +39,11 @@ def _approval(party: Party) -> None:
     if isinstance(party, StatisticsParty):
         statistics.check_data(party)
     approval.await_decision(party, party.signed.digest, party.terms())
+
+
+def tell_decided(party: Party) -> None:
+    """The order may take its places, as far as this hospital is concerned."""
+    party.exchange.decided(party.order_id)
 
 
 @step("data SQL extraction")

@@ -25,22 +25,24 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Failed
 
+from agents.disk import DISK_FULL, is_full
 from agents.ledger import Ledger
 from agents.party import P, open_party
 from agents.settings import Settings, load_settings
 from agents.vault import Vault
-from protocol.errors import ConsiliumError, OrderStopped, Unavailable
-from protocol.exchange import Exchange, HttpTransport, authorities
+from protocol.errors import ConsiliumError, OrderStopped, OrderWaits, Unavailable
+from protocol.exchange import LONGEST_PAUSE_SECONDS, Exchange, HttpTransport, authorities
 from protocol.messages import COORDINATOR
+from protocol.outage import PREFECT, outage
 from tasks.steps import hidden
 
 log = logging.getLogger("consilium.flows")
 T = TypeVar("T")
 
 SITE = "CONSILIUM_SITE"
-NOT_READY = 78
-# What a person at the hospital puts right while the order waits.
-MENDABLE = ("unauthenticated", "token", "site", "ledger")
+AGAIN, NOT_READY = 76, 78  # exit codes that the worker knows (agents.worker.run_in_child)
+MENDABLE = ("unauthenticated", "token", "site", "disk", "ledger")
+"""What a person at the hospital puts right while the order waits."""
 COORDINATOR_URL = "CONSILIUM_COORDINATOR_URL"
 COORDINATOR_TOKEN = "CONSILIUM_COORDINATOR_TOKEN_FILE"  # noqa: S105 (the name of a variable that names a file)
 
@@ -60,55 +62,84 @@ class HospitalPlace(Place, Generic[P]):
 
 
 @contextmanager
-def at_hospital(order_id: int, kind: type[P]) -> Iterator[HospitalPlace[P]]:
+def at_hospital(order_id: int, kind: type[P], *, takes_place: bool = True) -> Iterator[HospitalPlace[P]]:
     """A hospital's place. A refusal goes to its ledger and ends the order; keys and snapshot are forgotten.
 
     What a person here can put right (settings, a token that is not accepted, a full disk) ends no order: the process
-    gives the run back to its agent, which starts it again.
+    gives the run back to its agent, which starts it again. So it does where the order has no places now, unless it
+    needs none (`takes_place` is false): what is in the vault stays.
     """
     try:
         settings = load_settings(Path(os.environ[SITE]))
-        transport = HttpTransport(settings.client(), settings.secret("token"))
+        transport = HttpTransport(settings.client(), settings.secret("token"), takes_place=takes_place)
         place: HospitalPlace[P] = HospitalPlace(order_id, Exchange(transport, settings.user_id))
     except (ConsiliumError, OSError) as error:
         _give_back(error)
     try:
         place.party = open_party(kind, settings, order_id, transport)
         yield place
-        place.party.store.destroy()
+        if takes_place:
+            place.party.store.destroy()
+    except OrderWaits as waits:
+        _wait_for_places(waits)
     except OrderStopped as stop:
         place.outcome = _state_of(stop)
-        Vault(settings.vault).end_order(order_id, stop.code)
+        _end(settings, order_id, stop.code)
     except Exception as error:  # noqa: BLE001 (the last place before Prefect: no text of it may pass)
         known = _known(error)
         if isinstance(error, OSError) or known.code in MENDABLE:
-            _give_back(known)
-        place.outcome = _refuse(place, known, settings)
-        Vault(settings.vault).end_order(order_id, "failed")
+            _give_back(error)
+        place.outcome, is_over = _refuse(place, known, settings)
+        if is_over:
+            _end(settings, order_id, "failed")
+
+
+def _end(settings: Settings, order_id: int, outcome: str) -> None:
+    """Marks the order as ended here. Where that cannot be written, a run that is started again does it: an exception
+    would tell Prefect this site's folders."""
+    try:
+        Vault(settings.vault).end_order(order_id, outcome)
+    except OSError as error:
+        _give_back(error)
+
+
+def _wait_for_places(waits: OrderWaits) -> NoReturn:
+    """Ends this process at once; the worker begins the run again when its order has places."""
+    log.info("%s", waits.sentence)
+    logging.shutdown()
+    os._exit(AGAIN)
 
 
 def _give_back(error: Exception) -> NoReturn:
-    """Ends this process at once; the agent starts the run again, after a while, as long as the order goes on."""
-    log.error("This site is not ready: %s; the run is started again", error)
+    """Ends this process at once; the agent starts the run again, after a while, as long as the order goes on.
+
+    Of a full disk the agent itself speaks, once for all its orders.
+    """
+    is_disk = is_full(error) or getattr(error, "code", "") == "disk"
+    if not is_disk:
+        log.error("This site is not ready: %s; the run is started again", error)
     logging.shutdown()
-    os._exit(NOT_READY)
+    os._exit(DISK_FULL if is_disk else NOT_READY)
 
 
-def _refuse(place: Place, error: ConsiliumError, settings: Settings) -> State[Any] | None:
-    """Tells the ledger and the coordinator; the state for Prefect."""
+def _refuse(place: Place, error: ConsiliumError, settings: Settings) -> tuple[State[Any] | None, bool]:
+    """Tells the ledger and the coordinator; the state for Prefect, and whether the order is over.
+
+    It is not where it is no order of this hospital's to refuse: marked as ended, its number could never be used here.
+    """
     told = type(error)(f"{settings.name}: {error.sentence}", remedy=error.remedy, code=error.code, **error.detail)
     try:
         Ledger(settings.ledger).write("refused", order_id=place.order_id, rule=error.code, sentence=error.sentence)
         place.exchange.refuse(place.order_id, told)
     except OrderStopped as stop:
-        return _state_of(stop)
+        return _state_of(stop), True
     except OSError as full:
         _give_back(full)
     except ConsiliumError as other:
         if other.code in MENDABLE:
             _give_back(other)
-        return Failed(message=str(other))  # an order that is not this hospital's to refuse
-    return Failed(message=str(told))
+        return Failed(message=str(other)), False
+    return Failed(message=str(told)), True
 
 
 @contextmanager
@@ -117,6 +148,8 @@ def at_coordinator(order_id: int) -> Iterator[Place]:
     place = Place(order_id, Exchange(HttpTransport(coordinator_client(), coordinator_token()), COORDINATOR))
     try:
         yield place
+    except OrderWaits as waits:
+        _wait_for_places(waits)
     except OrderStopped as stop:
         place.outcome = _state_of(stop)
     except Exception as error:  # noqa: BLE001
@@ -148,24 +181,29 @@ def coordinator_token() -> str:
 
 
 def dispatch(place: Place, flow_name: str, hospitals: list[int]) -> None:
-    """One linked sub-run on each hospital's pool; the agents are woken at once. Idempotent after a restart."""
+    """One linked sub-run on each hospital's pool. Idempotent after a restart.
+
+    The coordinator's API keeps which runs these are, wakes the agents, and lets them begin no others of this order.
+    """
+    runs = {}
     for user_id in hospitals:
-        _persist(functools.partial(_start, place.order_id, flow_name, user_id))
-    place.exchange.record(place.order_id, wake=hospitals)
+        runs[str(user_id)] = _persist(functools.partial(_start, place.order_id, flow_name, user_id))
+    place.exchange.record(place.order_id, runs=runs)
 
 
-def _start(order_id: int, flow_name: str, user_id: int) -> None:
-    """Unavailable while the hospital has no deployment yet: the operator makes it, and the order goes on."""
+def _start(order_id: int, flow_name: str, user_id: int) -> str:
+    """The flow run's id. Unavailable while the hospital has no deployment yet: the operator makes it, and the order
+    goes on."""
     try:
-        _run_deployment(order_id, flow_name, user_id)
+        return _run_deployment(order_id, flow_name, user_id)
     except ObjectNotFound:
         raise Unavailable(
             f"Prefect knows no deployment {flow_name}/hospital-{user_id}.", remedy="Run: ./run server deploy"
         ) from None
 
 
-def _run_deployment(order_id: int, flow_name: str, user_id: int) -> None:
-    run_deployment(
+def _run_deployment(order_id: int, flow_name: str, user_id: int) -> str:
+    flow_run: Any = run_deployment(
         f"{flow_name}/hospital-{user_id}",
         parameters={"order_id": order_id},
         flow_run_name=f"order-{order_id}-hospital-{user_id}",
@@ -173,19 +211,24 @@ def _run_deployment(order_id: int, flow_name: str, user_id: int) -> None:
         idempotency_key=f"order-{order_id}-hospital-{user_id}",
         timeout=0,
     )
+    return str(flow_run.id)
 
 
 def _persist(call: Callable[[], T]) -> T:
     """Prefect may be away for a while; the order is not lost for that."""
     pause = 0.5
     while True:
+        asked = time.monotonic()
         try:
-            return call()
+            answer = call()
         except (httpx.HTTPError, OSError, Unavailable) as error:
-            what = error if isinstance(error, Unavailable) else f"Prefect does not answer ({type(error).__name__})"
-            log.warning("%s; trying again", what)
+            why = error if isinstance(error, Unavailable) else type(error).__name__
+            outage.missed(PREFECT, why, asked=asked)
             time.sleep(pause)
-            pause = min(2 * pause, 10.0)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        else:
+            outage.answered(PREFECT)
+            return answer
 
 
 def withdraw(place: Place, *, patience_seconds: float = 12.0) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
+from agents.disk import is_full
 from protocol.errors import ConsiliumError, Unavailable
 
 P = ParamSpec("P")
@@ -100,10 +101,16 @@ def _timed_and_safe(name: str, call: Callable[[], R]) -> R:
     except ConsiliumError:
         raise
     except OSError as error:
+        if is_full(error):
+            raise Unavailable(
+                f"The step {name!r} found the disk of this site full.",
+                remedy="Make room on it; the order goes on by itself.",
+                code="disk",
+            ) from None
         log.error("%s in %s", error, name)
         raise Unavailable(
             f"The step {name!r} met a {type(error).__name__} of this site.",
-            remedy="Look for a full disk or wrong file modes; the site's log has the full text.",
+            remedy="Look for wrong file modes; the site's log has the full text.",
             code="site",
         ) from None
     except Exception as error:  # noqa: BLE001 (no text of it may reach Prefect)

@@ -26,6 +26,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agents.approval import MOST_REASON, Approvals, person
+from agents.disk import has_free_bytes
 from agents.export import FORMATS, export_model
 from agents.ledger import Ledger
 from agents.page import tables
@@ -189,6 +190,8 @@ class Page:
                 self._models(),
                 self._results(),
             ],
+            is_full=not has_free_bytes(self.settings.state),
+            folder=self.settings.state,
             broken=self._ledger.first_broken_line(),
             head=self._ledger.head(),
         )

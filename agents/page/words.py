@@ -16,6 +16,10 @@ _WORDS: dict[str, tuple[str, str]] = {
     "page.left": ("What left", "离开的内容"),
     "page.models": ("Models", "模型"),
     "page.results": ("Results", "结果"),
+    "disk.full": (
+        "The disk is full. Make room below {folder}: orders wait for it, and go on by themselves.",
+        "磁盘已满。请在 {folder} 下腾出空间：订单正在等待，之后会自动继续。",
+    ),
     "waiting": ("Waiting for a person here", "等待本院人员决定"),
     "waiting.none": ("No order waits for a decision.", "没有等待决定的订单。"),
     "waiting.order": ("Order {number}", "订单 {number}"),

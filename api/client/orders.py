@@ -32,6 +32,8 @@ class Order:
     >>> order = stand_in().order(37)
     >>> order.status()
     'success'
+    >>> order.waiting_for().empty
+    True
     >>> order.scores().ranks["krum"].to_dict()
     {2: 2.0, 4: 1.0}
     >>> order.infer("SELECT * FROM data.breast_homo_guest WHERE id = 133")
@@ -68,6 +70,10 @@ class Order:
         told: Json = self._connection.get(f"/orders/{self.order_id}").data
         self._state = str(told["state"])
         return told
+
+    def waiting_for(self) -> pd.DataFrame:
+        """A row for each one it waits for just now: name, cause (away, working, ...) and a sentence, `message`."""
+        return results.waiting(self.info()["waiting_for"])
 
     def request(self) -> Json:
         """What was ordered, of a training order: parameters as sent, attributes, label, row counts."""

@@ -94,6 +94,17 @@ def timeline(parts: Iterable[Json]) -> pd.DataFrame:
     return frame[["who", "what", "began", "seconds", "state"]]
 
 
+def waiting(entries: Iterable[Json]) -> pd.DataFrame:
+    """A row for each one that an order waits for.
+
+    >>> entry = {"user_id": 2, "name": "suzhou-szslyy", "cause": "away", "message": "suzhou-szslyy is away."}
+    >>> waiting([entry]).loc[2, "cause"]
+    'away'
+    """
+    frame = pd.DataFrame(list(entries), columns=["user_id", "name", "cause", "message"])
+    return frame.set_index("user_id").rename_axis("hospital")
+
+
 def metrics(rounds: Iterable[Json]) -> pd.DataFrame:
     """A row for each fold, round and hospital: its rows, its train and test metrics, and the round's joint loss.
 

@@ -85,7 +85,7 @@ DATA: dict[str, Any] = {
     "/model/info": {"model_params": {"max_iter": 1}},
     "/model/infer": {"order_id": 38, "infer_status": "success", "result": [{"id": "133", "label": 0.55}]},
     "/orders": {"orders": [_order(41, "statistics"), _order(37, "train")], "next": None},
-    "/orders/37": {**_order(37, "train"), "rounds": ROUNDS, "refusal": None},
+    "/orders/37": {**_order(37, "train"), "rounds": ROUNDS, "waiting_for": [], "refusal": None},
     "/hospitals": {
         "hospitals": [
             {"user_id": 2, "name": "suzhou-szslyy", "online": True, "last_seen": "2026-11-20T08:00:00Z"},

@@ -71,7 +71,7 @@ def _grid(visit: Visit, found: list[dict[str, Any]]) -> Safe:
         (
             row["name"],
             row["user_id"],
-            chip(visit, "online") if row["online"] else chip(visit, "away" if row["last_seen"] else "never connected"),
+            _state(visit, row),
             moment(row["last_seen"]),
             row["agent_version"] or "-",
             row["fingerprint"] or "-",
@@ -79,6 +79,12 @@ def _grid(visit: Visit, found: list[dict[str, Any]]) -> Safe:
         for row in found
     ]
     return table([t(head) for head in heads], rows)
+
+
+def _state(visit: Visit, row: dict[str, Any]) -> Safe:
+    """Whether it is there, and what its agent says is wrong, in the API's own sentences."""
+    state = "online" if row["online"] else "away" if row["last_seen"] else "never connected"
+    return _lines([chip(visit, state), *(one["message"] for one in row["troubles"])])
 
 
 def _policies(visit: Visit, found: list[dict[str, Any]]) -> Safe:
@@ -164,4 +170,4 @@ def _numbers(found: list[dict[str, Any]]) -> list[list[Any]]:
 
 
 def _plain(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, dict) else value
+    return json.dumps(value) if isinstance(value, (dict, list)) else value

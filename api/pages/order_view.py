@@ -90,8 +90,11 @@ class OrderView:
         return Safe(facts(pairs) + "".join(notes))
 
     def waiting(self) -> str:
-        names = ", ".join(str(one["name"] or one["user_id"]) for one in self.order["waiting_for"])
-        return self.visit.t("Waiting for {names}.", names=names)
+        """Who is waited for, and why, in the API's own sentences."""
+        waiting = self.order["waiting_for"]
+        names = ", ".join(self.visit.t(str(one["name"] or one["user_id"])) for one in waiting)
+        said = [self.visit.t("Waiting for {names}.", names=names), *(one["message"] for one in waiting)]
+        return " ".join(said)
 
     def statistics(self) -> Safe:
         """How far it is; when it has ended, where its values are and what was withheld."""

@@ -34,7 +34,7 @@ class StandInRuns:
 
     def __init__(self) -> None:
         self.started: list[tuple[Any, ...]] = []
-        self.cancelled: list[str] = []
+        self.cancelled: list[int] = []
         self.deployed: dict[int, tuple[dict[str, Any], bool]] = {}
 
     async def start(self, *asked: Any, **more: Any) -> str:
@@ -47,8 +47,8 @@ class StandInRuns:
     async def parts(self, order_id: int, names: list[str]) -> list[Part]:
         return []
 
-    async def cancel_if_waiting(self, flow_run_id: str) -> None:
-        self.cancelled.append(flow_run_id)
+    async def cancel_waiting(self, order_id: int) -> None:
+        self.cancelled.append(order_id)
 
     async def deploy_schedule(self, schedule_id: int, timing: dict[str, Any], *, active: bool, about: str) -> None:
         self.deployed[schedule_id] = (timing, active)
@@ -74,6 +74,10 @@ class Coordinator:
         self.app, self.client, self.tokens = app, client, tokens
         self.store: Store = app.state.store
         self.runs = app.state.runs = StandInRuns()
+
+    def give_places(self) -> None:
+        """To all orders, as if their hospitals' agents were there."""
+        self.store.admit(NAMES)
 
     def call(self, method: str, path: str, who: str | None = "user-4", **options: Any) -> Any:
         headers = dict(options.pop("headers", {}))
@@ -111,7 +115,7 @@ def _populate(store: Store) -> dict[str, str]:
         tokens[f"user-{user}"] = new_token(store, "hospital", user)
         tokens[f"agent-{user}"] = new_token(store, "agent", user)
         if user != 5:
-            store.enrol(user, Identity.generate().public.encode(), "1")
+            store.enrol(user, Identity.generate().public.encode(), "1", max_orders=1000)
     return tokens
 
 

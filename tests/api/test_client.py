@@ -178,7 +178,7 @@ def test_a_call_that_breaks_is_made_again_and_makes_one_order(coordinator: Coord
         assert len(coordinator.store.list_orders(hospital=4, limit=500, before=None)) == before + 1
     assert transport.n_calls == 2
     assert order.message is not None
-    assert "the order waits for it" in order.message
+    assert "the order waits for its places" in order.message
 
 
 # Waiting

@@ -83,6 +83,7 @@ def put_values(coordinator: Coordinator, order_id: int, values: bytes, *, user: 
     document = json.loads(coordinator.store.order(order_id)["document"])
     box = seal_to(bytes.fromhex(document["reply_key"]), values, associated=b"values/%d" % order_id)
     path = f"/exchange/{order_id}/values/0/0/0/{user}/1"
+    coordinator.give_places()
     assert coordinator.call("PUT", path, f"agent-{user}", content=box).status_code == 201
 
 
@@ -130,6 +131,7 @@ def test_an_answer_that_is_not_there_in_time_is_202_and_says_who_is_waited_for(c
     assert body["result"]["path"] == f"{order_id}/total.csv"
     for needle in ("suzhou-szslyy", "zhejiang-zdey", "shanxi-xbfy", "away", f"/statistics/result?order_id={order_id}"):
         assert needle in body["msg"]
+    coordinator.give_places()
     record(coordinator, order_id, state="running", n_rows={"2": 5, "3": 6, "4": 7})
     record(coordinator, order_id, stage={"what": "sum", "done": 3, "of": 16})
     later = result(coordinator, order_id).json()

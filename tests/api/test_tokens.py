@@ -44,6 +44,10 @@ EVERYWHERE: list[tuple[str, str]] = [
     ("GET", "/orders/1/timeline"),
     ("GET", "/orders/1/request"),
     ("POST", "/orders/1/refuse"),
+    ("POST", "/orders/1/ask"),
+    ("POST", "/orders/1/decided"),
+    ("POST", "/exchange/runs"),
+    ("GET", "/exchange/admitted"),
     ("GET", "/orders/1/progress"),
     ("POST", "/orders/1/progress"),
     ("POST", "/orders"),
@@ -90,6 +94,7 @@ BODIES: dict[str, Any] = {
     "/hospitals/me": {"identity": "00" * 64, "version": "1"},
     "/orders/1/refuse": {"type": "Refused", "sentence": "No.", "remedy": "No."},
     "/orders/1/progress": {"state": "running"},
+    "/exchange/runs": {"runs": []},
     "/orders": {"kind": "external"},
     "/orders/1/rounds/0": {"gradients": {"2": {"dense": [1.0]}}},
 }
@@ -157,6 +162,11 @@ FORBIDDEN: list[tuple[str, str, str]] = [
     ("agent-4", "POST", "/orders/1/cancel"),
     ("user-2", "POST", "/orders/1/rerun"),
     ("operator", "POST", "/orders/1/rerun"),
+    # Only an agent says that somebody has to decide, or has; only a worker asks which runs may begin.
+    *((who, "POST", "/orders/1/ask") for who in ("user-4", "operator", "coordinator", "agent-5")),
+    *((who, "POST", "/orders/1/decided") for who in ("user-4", "operator", "coordinator", "agent-5")),
+    *((who, "POST", "/exchange/runs") for who in ("user-4", "operator")),
+    *((who, "GET", "/exchange/admitted") for who in ("user-4", "operator", "agent-4")),
     # Who is no party reads no score; rounds of a training order come from the coordinator's flow alone.
     ("agent-4", "POST", "/orders"),
     ("coordinator", "POST", "/orders"),
@@ -225,6 +235,7 @@ ALLOWED: list[tuple[str, str, str]] = [
 @pytest.mark.parametrize(("who", "method", "path"), ALLOWED)
 def test_what_a_token_may_do(coordinator_with_order: tuple[Coordinator, int], who: str, method: str, path: str) -> None:
     coordinator, _ = coordinator_with_order
+    coordinator.give_places()
     assert send(coordinator, method, path, who).status_code == 200
 
 
@@ -376,6 +387,7 @@ async def away(*_: object, **__: object) -> str:
 def test_predictions_end_no_order_but_an_inference(coordinator_with_order: tuple[Coordinator, int]) -> None:
     """A hospital of a training order must not end it as a success by sending something under that name."""
     coordinator, order_id = coordinator_with_order
+    coordinator.give_places()
     put = coordinator.call("PUT", f"/exchange/{order_id}/predictions/0/0/0/3/1", "agent-3", content=b"nothing")
     assert put.status_code == 201
     assert coordinator.store.order(order_id)["state"] == "pending"

@@ -258,7 +258,7 @@ def test_only_the_store_speaks_sql_at_the_coordinator() -> None:
         for _, module in imported(tree_of(path))
         if module.split(".")[0] in ("sqlalchemy", "alembic") and "migrations" not in path.parts
     }
-    assert speaking == {"api/store.py", "api/schedule_store.py", "api/tables.py"}
+    assert speaking == {"api/store.py", "api/place_store.py", "api/schedule_store.py", "api/tables.py"}
 
 
 @pytest.mark.parametrize("reader", ["pandas", "duckdb", "sqlalchemy"])

@@ -20,10 +20,11 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from agents.approval import MOST_REASON, Approvals, person
 from agents.ledger import Ledger
-from agents.page import tables
+from agents.page import server, tables
 from agents.page.door import Door
 from agents.page.picture import BAR_HEIGHT, draw, height_of, size_of
 from agents.page.server import N_DAYS, serve
@@ -292,6 +293,16 @@ def test_the_overview_tells_what_waits_what_left_and_whether_the_record_is_whole
     assert "Order 13: training" in page.text
     assert f"The ledger's chain is whole. Its head is {Ledger(shown.settings.ledger).head()}" in page.text
     assert {"svg", "rect"} <= set(page.tags)
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+def test_the_overview_says_that_the_disk_is_full(shown: Shown, monkeypatch: pytest.MonkeyPatch, has_room: bool) -> None:
+    monkeypatch.setattr(server, "has_free_bytes", lambda folder: has_room)
+    page = server.Page(shown.settings, Door())
+    for language, sentence in (("en", "The disk is full. Make room below"), ("zh", "磁盘已满")):
+        scope = {"type": "http", "path": "/", "headers": [], "query_string": f"language={language}".encode()}
+        text = bytes(page.overview(Request(scope)).body).decode()
+        assert (sentence in text) is not has_room
 
 
 def test_one_order_by_itself(shown: Shown) -> None:

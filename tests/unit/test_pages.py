@@ -6,6 +6,8 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
@@ -69,6 +71,14 @@ def test_every_text_is_there_in_chinese_with_the_same_values() -> None:
     assert [text for text in sorted(texts) if text not in CHINESE] == []
     for text, chinese in CHINESE.items():
         assert set(re.findall(r"{\w+}", text)) == set(re.findall(r"{\w+}", chinese)), text
+
+
+def test_a_hospitals_troubles_stand_beside_its_state() -> None:
+    visit: Any = SimpleNamespace(t=lambda text: text)
+    row = {"online": True, "last_seen": None, "troubles": [{"cause": "disk", "message": "The disk of <x> is full."}]}
+    cell = hospitals._state(visit, row)
+    assert "online" in cell
+    assert "The disk of &lt;x&gt; is full." in cell
 
 
 def test_every_score_of_the_api_is_explained() -> None:

@@ -1,0 +1,239 @@
+"""What an agent finds of its own site, a full disk and a wrong clock, and what becomes of an order meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import duckdb
+import httpx
+import pytest
+
+import agents.worker
+from agents.clock import Clock
+from agents.dataset import _safe_error as dataset_error
+from agents.disk import DISK_FULL, has_room, is_full
+from agents.settings import Settings
+from agents.source import _safe_error as source_error
+from agents.worker import FlowWorker, HospitalWorker, Post
+from protocol.errors import Unavailable
+from tasks import places
+from tasks.steps import step
+
+NO_ROOM = OSError(errno.ENOSPC, "No space left on device", "/state/vault/secret-name")
+POST: Any = None
+
+
+class Clocks:
+    """Two clocks of a test: this site's, and one that nobody sets."""
+
+    def __init__(self, own: float) -> None:
+        self.own, self.steady = own, 0.0
+
+    def pass_by(self, seconds: float) -> None:
+        self.own += seconds
+        self.steady += seconds
+
+
+# A wrong clock
+
+
+@pytest.mark.parametrize("wrong_by", [-86_400, -45, 0, 45, 86_400])
+def test_a_worker_asks_prefect_by_the_coordinators_clock(tmp_path: Path, wrong_by: int) -> None:
+    """Prefect's own worker asks for runs that are due by its machine's clock: one that is behind sees none."""
+    asked: list[datetime] = []
+
+    async def read(work_pool_name: str, scheduled_before: datetime, work_queue_names: list[str]) -> list[Any]:
+        asked.append(scheduled_before)
+        return []
+
+    truth = datetime.now(UTC)
+    worker = FlowWorker("hospital-2", flows={}, post=POST, locks=tmp_path)
+    worker._clock = Clock(own=lambda: truth.timestamp() + wrong_by)
+    worker._client = SimpleNamespace(get_scheduled_flow_runs_for_work_pool=read)  # type: ignore[assignment]
+    worker._clock.heard(truth.timestamp(), asked=worker._clock._steady())
+    asyncio.run(worker._get_scheduled_flow_runs())
+    prefetch = timedelta(seconds=worker._prefetch_seconds)
+    assert abs(asked[0] - truth - prefetch) < timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("wrong_by", [-86_400, 3600])
+def test_a_run_that_is_put_back_is_due_by_the_coordinators_clock(tmp_path: Path, wrong_by: int) -> None:
+    """By a clock that is ahead it would be due only when the coordinator's has come to it."""
+    said: list[Any] = []
+
+    async def say(flow_run_id: Any, state: Any, force: bool) -> None:
+        said.append(state)
+
+    truth = datetime.now(UTC)
+    worker = FlowWorker("hospital-2", flows={}, post=POST, locks=tmp_path)
+    worker._clock = Clock(own=lambda: truth.timestamp() + wrong_by)
+    worker._clock.heard(truth.timestamp(), asked=worker._clock._steady())
+    worker._client = SimpleNamespace(set_flow_run_state=say)  # type: ignore[assignment]
+    run: Any = SimpleNamespace(id=uuid4())
+    asyncio.run(worker._put_back(run))
+    assert abs(said[0].state_details.scheduled_time - truth) < timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(("ahead", "told"), [(0, 0), (5, 0), (6, 6), (-5, 0), (-6, -6), (-86_400, -86_400)])
+def test_a_clock_is_wrong_above_five_seconds(ahead: int, told: int) -> None:
+    clocks = Clocks(1e9 + ahead)
+    clock = Clock(own=lambda: clocks.own, steady=lambda: clocks.steady)
+    assert clock.wrong_seconds() == 0
+    clock.heard(1e9, asked=0.0)
+    assert clock.wrong_seconds() == told
+
+
+def test_an_answer_that_took_long_says_nothing_against_a_clock(tmp_path: Path) -> None:
+    """The coordinator's time was written at some moment of a long poll, and may have come late."""
+    clocks = Clocks(1e9)
+    clock = Clock(own=lambda: clocks.own, steady=lambda: clocks.steady)
+    clock.heard(1e9, asked=0.0)
+    asked = clocks.steady
+    clocks.pass_by(25)
+    clock.heard(1e9 + 1, asked=asked)
+    assert clock.wrong_seconds() == 0
+    clocks.own -= 60  # somebody sets this machine's clock back
+    clock.heard(1e9 + 25, asked=clocks.steady)
+    assert clock.wrong_seconds() == -60
+
+
+# A full disk
+
+
+def test_a_full_disk_is_told_from_other_faults() -> None:
+    assert is_full(NO_ROOM)
+    assert is_full(OSError(errno.EDQUOT, ""))
+    assert not is_full(PermissionError(errno.EACCES, ""))
+    assert not is_full(ValueError("No space left on device"))
+
+
+def test_room_is_looked_for_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    assert has_room(tmp_path, 10)
+    assert list(tmp_path.iterdir()) == []
+    assert not has_room(tmp_path / "nowhere")
+
+
+def test_a_step_that_finds_the_disk_full_says_so_without_a_path() -> None:
+    @step("save model")
+    def fails() -> None:
+        raise NO_ROOM
+
+    with pytest.raises(Unavailable) as caught:
+        fails()
+    assert caught.value.code == "disk"
+    assert "secret-name" not in str(caught.value)
+    assert "disk" in places.MENDABLE
+
+
+class DiskFull(Exception):
+    """As psycopg's is called."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DiskFull("could not write to file"),
+        duckdb.IOException('Could not write file "/x": No space left on device'),
+        RuntimeError(1021, "Disk full (/tmp)"),
+    ],
+)
+def test_a_database_whose_disk_is_full_is_waited_for(error: Exception) -> None:
+    assert source_error(error, 1.0).code == "disk"
+    assert "/x" not in str(source_error(error, 1.0))
+
+
+def test_a_spill_that_finds_the_disk_full_is_waited_for() -> None:
+    assert dataset_error("IO Error: No space left on device", 1.0, "csv").code == "disk"
+
+
+@pytest.mark.parametrize("error", [NO_ROOM, Unavailable("Full.", remedy="", code="disk")])
+def test_a_run_is_given_back_as_one_without_room(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its agent speaks of the disk, once; a line for each try of each order says nothing more."""
+    codes: list[int] = []
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        raise SystemExit
+
+    monkeypatch.setattr(places.os, "_exit", leave)
+    with pytest.raises(SystemExit):
+        places._give_back(error)
+    assert codes == [DISK_FULL]
+    assert not caplog.records
+
+
+def test_a_lock_that_cannot_be_made_is_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> bool:
+        raise NO_ROOM
+
+    for name in ("_die_with_agent", "_log_to_stderr"):
+        monkeypatch.setattr(agents.worker, name, lambda: None)
+    monkeypatch.setattr(agents.worker.signal, "pthread_sigmask", lambda *_: None)
+    monkeypatch.setattr(agents.worker, "_run_locked", full)
+    with pytest.raises(SystemExit) as caught:
+        agents.worker.run_in_child(str(uuid4()), "flows.runs.x", "order_id", str(tmp_path / "x.lock"))
+    assert caught.value.code == DISK_FULL
+
+
+class Told:
+    """Takes what an agent says of its site."""
+
+    def __init__(self) -> None:
+        self.conditions: list[dict[str, Any]] = []
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/hospitals/me/condition":
+            self.conditions.append(json.loads(request.content))
+            return httpx.Response(200, json={"data": {"time": datetime.now(UTC).timestamp()}})
+        return httpx.Response(200, json={"data": {}})
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def test_runs_that_find_no_room_wait_without_end_and_the_coordinator_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each try ends at once for want of room, more often than a run may crash; then there is room."""
+    settings = Settings(tmp_path, 2, "here", "http://coordinator", "http://prefect", "duckdb://", tmp_path / "state")
+    settings.vault.parent.mkdir(mode=0o700)
+    monkeypatch.setattr(agents.worker, "has_room", lambda folder: True)
+    monkeypatch.setattr(agents.worker, "LOOK_AT_ROOM_SECONDS", 0.0)
+    codes = [DISK_FULL] * (3 * agents.worker.MAX_CRASHES)
+    told = Told()
+
+    async def run() -> None:
+        transport = httpx.MockTransport(told.answer)
+        async with httpx.AsyncClient(transport=transport, base_url="http://coordinator") as client:
+            worker = HospitalWorker(settings, flows={}, post=Post(client, lambda: "a-token"))
+            following = asyncio.create_task(worker._follow_condition())
+
+            async def one_process(*_: Any) -> int:
+                if codes:
+                    return codes.pop()
+                await until(lambda: bool(told.conditions))
+                return 0
+
+            monkeypatch.setattr(worker, "_one_process", one_process)
+            flow_run: Any = SimpleNamespace(id=uuid4(), name="order-3-hospital-2")
+            await worker._until_final(flow_run, agents.worker.Work(3), "", "order_id")
+            await until(lambda: len(told.conditions) == 2)
+            following.cancel()
+
+    asyncio.run(run())
+    assert [one["disk_full"] for one in told.conditions] == [True, False]
+    assert all(set(one) == {"disk_full", "clock_seconds"} for one in told.conditions)
+    assert len([record for record in caplog.records if "disk is full" in record.getMessage()]) == 1
