@@ -136,6 +136,8 @@ def _refuse(place: Place, error: ConsiliumError, settings: Settings) -> tuple[St
     except OSError as full:
         _give_back(full)
     except ConsiliumError as other:
+        if other.code in MENDABLE:
+            _give_back(other)
         return Failed(message=str(other)), False
     return Failed(message=str(told)), True
 
