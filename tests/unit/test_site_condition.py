@@ -165,7 +165,7 @@ def test_a_run_is_given_back_as_one_without_room(
         codes.append(code)
         raise SystemExit
 
-    monkeypatch.setattr(places.os, "_exit", leave)
+    monkeypatch.setattr("tasks.places.os._exit", leave)
     with pytest.raises(SystemExit):
         places._give_back(error)
     assert codes == [DISK_FULL]
@@ -178,7 +178,7 @@ def test_a_lock_that_cannot_be_made_is_no_crash(tmp_path: Path, monkeypatch: pyt
 
     for name in ("_die_with_agent", "_log_to_stderr"):
         monkeypatch.setattr(agents.worker, name, lambda: None)
-    monkeypatch.setattr(agents.worker.signal, "pthread_sigmask", lambda *_: None)
+    monkeypatch.setattr("agents.worker.signal.pthread_sigmask", lambda *_: None)
     monkeypatch.setattr(agents.worker, "_run_locked", full)
     with pytest.raises(SystemExit) as caught:
         agents.worker.run_in_child(str(uuid4()), "flows.runs.x", "order_id", str(tmp_path / "x.lock"))
