@@ -1,7 +1,7 @@
 """The agent's command line: `./run agent COMMAND --site FOLDER`; without a command it starts the agent.
 
 What a command answers goes to stdout, everything else to stderr. Exit codes: 0; 1 when a check or the ledger's chain
-is wrong; 2 for an error, told in one line.
+is wrong; 2 for an error, told in one line; 78 where the agent cannot start before a person has put something right.
 """
 
 from __future__ import annotations
@@ -28,10 +28,13 @@ from agents.predictor import predict
 from agents.results import Result, list_results, read_result
 from agents.settings import Settings, load_settings
 from agents.vault import Vault
-from protocol.errors import BadRequest, ConsiliumError
+from protocol.errors import BadRequest, Conflict, ConsiliumError
 from protocol.exchange import MemoryTransport
 
 log = logging.getLogger("consilium.agent")
+
+NOT_READY = 78
+"""EX_CONFIG of sysexits.h: whoever keeps the agent running does not start it again before something has changed."""
 
 
 def main(arguments: list[str]) -> int:
@@ -41,6 +44,7 @@ def main(arguments: list[str]) -> int:
         return int(options.run(options))
     except ConsiliumError as error:
         _say(str(error))
+        return options.failed if isinstance(error, BadRequest | Conflict) else 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `... | head`
@@ -57,12 +61,12 @@ def main(arguments: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="./run agent", description=__doc__, allow_abbrev=False)
     _add_site(parser)
-    parser.set_defaults(run=_with_settings(start))
+    parser.set_defaults(run=_with_settings(start), failed=NOT_READY)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, (run, words) in _COMMANDS.items():
         command = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
         _add_site(command)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, failed=NOT_READY if name == "start" else 2)
         command.set_defaults(approve=name == "approve")
         _add_options(command, name)
     return parser

@@ -27,7 +27,7 @@ from typing import Any
 from agents.ledger import Ledger
 from agents.party import Party
 from agents.settings import Settings
-from agents.vault import OrderVault, Vault, damaged, locked, write_durably
+from agents.vault import OrderVault, Vault, damaged, encode_kept, locked, read_kept, write_durably
 from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound, Refused
 from protocol.exchange import Address, Exchange
 from protocol.messages import EVERYONE, canonical
@@ -228,7 +228,7 @@ class Approvals:
             if earlier is None:
                 question = Question(order_id, digest, self._time(), dict(terms))
                 self._ledger.write("asked", order_id=order_id, kind=terms["kind"], initiator=terms["initiator"])
-                write_durably(self._path(order_id), json.dumps(asdict(question)).encode())
+                write_durably(self._path(order_id), encode_kept(asdict(question)))
         if earlier is not None and earlier.digest != digest:
             raise Refused(
                 f"This hospital was asked about another order with the number {order_id}.",
@@ -301,19 +301,12 @@ class Approvals:
             if not is_own or decision.decision not in (APPROVED, REFUSED):
                 raise ValueError
             decision.verify(self._vault.identity(), signature)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise damaged(path) from None
         return decision
 
     def _question(self, order_id: int) -> Question | None:
-        path = self._path(order_id)
-        try:
-            question = Question(**json.loads(path.read_text("utf-8")))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError):
-            raise damaged(path) from None
-        return question
+        return read_kept(self._path(order_id), lambda stored: Question(**stored))
 
     def _is_over(self, order_id: int) -> bool:
         return self._vault.has_ended(order_id) or self._path(order_id, ".decision").exists()

@@ -11,13 +11,9 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
-import secrets
-import sqlite3
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
@@ -31,7 +27,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from agents.policy import TableRules
-from agents.vault import write_durably
+from agents.vault import add_digest, make_private_folder, read_checked, write_durably
+from agents.vault_database import open_database, open_keyed
 from protocol.errors import BadRequest, Conflict, NotFound, Refused
 
 Digests = NDArray[np.uint64]
@@ -382,7 +379,6 @@ def id_digests(key: bytes, ids: Iterable[str]) -> Digests:
 # --- what was asked before -----------------------------------------------------------------------------------------
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS keys (one INTEGER PRIMARY KEY CHECK (one = 1), key BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS id_sets (hash BLOB PRIMARY KEY, digests BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cohorts (
     requester INTEGER NOT NULL, table_name TEXT NOT NULL, order_id TEXT NOT NULL, part TEXT NOT NULL,
@@ -397,17 +393,13 @@ class CohortLedger:
 
     `part` is "train", "test" and so on: one order may read a table twice, and its train and test rows must not
     differ by one patient either. `key` is made with the file and keys the digests. Each call opens and closes the
-    file; a call that has returned is on disk (fsync). The file has mode 0600.
+    file; a call that has returned is on disk (fsync). The file has mode 0600. Conflict (code vault_damaged) where it
+    cannot be read: what was let through before must not be forgotten.
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = folder / "cohorts.sqlite"
-        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        with self._database() as database:
-            database.executescript(_SCHEMA)
-            database.execute("INSERT OR IGNORE INTO keys VALUES (1, ?)", (secrets.token_bytes(32),))
-            self.key: bytes = database.execute("SELECT key FROM keys").fetchone()[0]
+        self.key = open_keyed(self.path, _SCHEMA)
 
     def earlier(self, requester: int, table: str) -> list[Digests]:
         """The different id sets of the requester's cohorts on the table, this order's own among them.
@@ -418,7 +410,7 @@ class CohortLedger:
             "SELECT digests FROM id_sets WHERE hash IN"
             " (SELECT hash FROM cohorts WHERE requester = ? AND table_name = ?)"
         )
-        with self._database() as database:
+        with open_database(self.path) as database:
             rows = database.execute(query, (requester, table.lower())).fetchall()
         return [np.frombuffer(row[0], dtype="<u8").astype(np.uint64) for row in rows]
 
@@ -427,19 +419,9 @@ class CohortLedger:
         digests = id_digests(self.key, cohort.unique_ids).astype("<u8").tobytes()
         key = hashlib.blake2b(digests, digest_size=32).digest()
         row = (requester, table.lower(), str(order_id), part, key)
-        with self._database() as database:
+        with open_database(self.path) as database:
             database.execute("INSERT OR IGNORE INTO id_sets VALUES (?, ?)", (key, digests))
             database.execute("INSERT OR IGNORE INTO cohorts VALUES (?, ?, ?, ?, ?)", row)
-
-    @contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection]:
-        database = sqlite3.connect(self.path, timeout=30)
-        try:
-            database.execute("PRAGMA synchronous = FULL")
-            with database:
-                yield database
-        finally:
-            database.close()
 
 
 # --- the snapshot in the vault -------------------------------------------------------------------------------------
@@ -500,18 +482,19 @@ def _decoded(data: bytes) -> Cohort:
 
 
 def save_cohort(path: Path, cohort: Cohort) -> None:
-    """Write a cohort's snapshot: temporary file of mode 0600, fsync, rename, fsync of the folder.
+    """Write a cohort's snapshot with its digest: temporary file of mode 0600, fsync, rename, fsync of the folder.
 
     After a crash at any moment the old file or the whole new one is there. Disclosure: as `encode_cohort`.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_durably(path, encode_cohort(cohort))
+    make_private_folder(path.parent)
+    write_durably(path, add_digest(encode_cohort(cohort)))
 
 
 def load_cohort(path: Path) -> Cohort:
-    """The snapshot at `path`. Raises NotFound when there is none, Conflict when it is damaged (code snapshot)."""
+    """The snapshot at `path`. Raises NotFound when there is none (code snapshot), Conflict when it is damaged (code
+    vault_damaged) or of another version (code snapshot)."""
     try:
-        return decode_cohort(path.read_bytes())
+        return decode_cohort(read_checked(path))
     except FileNotFoundError:
         raise NotFound(
             "The vault holds no snapshot of this cohort.", remedy="Read the rows again.", code="snapshot"

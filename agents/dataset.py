@@ -25,7 +25,7 @@ from agents.policy import Policy
 from agents.settings import Settings
 from agents.source import Source, attach_read_only, interrupted_after, open_source, safe_errors
 from agents.sql import CheckedQuery, check_sql
-from agents.vault import make_private_folder, sync_folder
+from agents.vault import damaged, make_private_folder, put_in_place
 from protocol.errors import BadRequest, ConsiliumError, Refused, TooLarge, Unavailable
 
 FILE_TYPES = ("csv", "parquet", "json")
@@ -188,8 +188,10 @@ class _Rows:
 
     def from_snapshot(self, path: Path, *, name: str) -> Dataset:
         connection = self._connection(str(path))
-        with _safe_reading(self.timeout_seconds, "parquet"):
+        try:
             connection.execute(f"CREATE VIEW rows AS SELECT * FROM read_parquet({_text(str(path))})")  # noqa: S608
+        except duckdb.Error:
+            raise damaged(path) from None
         return self._dataset(connection, name)
 
     def canonical_name(self, data_path: str, data_type: str) -> str:
@@ -427,12 +429,10 @@ def _write_snapshot(dataset: Dataset, path: Path) -> None:
     descriptor = os.open(temporary, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600)
     try:
         dataset.query(f"COPY rows TO {_text(str(temporary))} (FORMAT parquet, USE_TMP_FILE false)")
-        os.fsync(descriptor)
-        temporary.replace(path)
+        put_in_place(temporary, path)
     finally:
         os.close(descriptor)
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def _temporary(path: Path) -> Path:

@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from agents.vault import sync_folder
+from agents.vault import locked, write_durably
+from protocol.errors import Conflict
 
 _FIRST = "0" * 64
 
@@ -37,26 +38,47 @@ class Ledger:
     def write(self, event: str, **facts: Any) -> None:
         """Appends one line and returns when it is on disk.
 
-        A line that a crash cut short was never acknowledged: it is dropped, and a line "repaired" says so.
+        A line that a crash cut short was never acknowledged: it is dropped, and a line "repaired" says so. The file
+        comes into being with its first line, so that an empty one is what is left of another: Conflict (code ledger).
         """
-        is_new = not self.path.exists()
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        if self._begins_with(event, facts):
+            return
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND)
         with os.fdopen(descriptor, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            self._check_not_emptied()
             if n_bytes := _repair(file):
                 self._append(file, {"event": "repaired", "n_bytes": n_bytes})
             self._append(file, {"event": event, **facts})
             os.fsync(file.fileno())
-        if is_new:
-            sync_folder(self.path.parent)
+
+    def _begins_with(self, event: str, facts: dict[str, Any]) -> bool:
+        """Whether this line is the first; then it is on disk."""
+        if self.path.exists():
+            return False
+        with locked(self.path.parent):
+            if self.path.exists():
+                return False
+            write_durably(self.path, self._line({"event": event, **facts}, previous=_FIRST))
+        return True
 
     def _append(self, file: IO[bytes], facts: dict[str, Any]) -> None:
-        at = self._now().isoformat(timespec="milliseconds")
-        entry = {"at": at, **facts, "previous": _digest(_last_line(file))}
-        line = json.dumps(entry, sort_keys=True, ensure_ascii=False)
-        # Half of a surrogate pair, which UTF-8 has no bytes for, becomes JSON's own escape.
-        file.write(line.encode(errors="backslashreplace") + b"\n")
+        file.write(self._line(facts, previous=_digest(_last_line(file))))
         file.flush()
+
+    def _line(self, facts: dict[str, Any], *, previous: str) -> bytes:
+        at = self._now().isoformat(timespec="milliseconds")
+        line = json.dumps({"at": at, **facts, "previous": previous}, sort_keys=True, ensure_ascii=False)
+        # Half of a surrogate pair, which UTF-8 has no bytes for, becomes JSON's own escape.
+        return line.encode(errors="backslashreplace") + b"\n"
+
+    def _check_not_emptied(self) -> None:
+        if self.path.stat().st_size == 0:
+            raise Conflict(
+                f"{self.path} is empty: its lines are lost.",
+                remedy="Restore it from the backup; without one, move it away, note that, and a new one is begun.",
+                code="ledger",
+            )
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """The lines in order; one that cannot be read stands as {"event": "unreadable"}."""
@@ -64,7 +86,10 @@ class Ledger:
             yield _parsed(line) or {"event": "unreadable"}
 
     def first_broken_line(self) -> int | None:
-        """The number of the first line that does not follow from the one before; None when the chain is whole."""
+        """The number of the first line that does not follow from the one before; None when the chain is whole.
+
+        Conflict (code ledger) for a file without a line.
+        """
         expected = _FIRST
         for number, line in enumerate(self._lines(), start=1):
             entry = _parsed(line)
@@ -80,6 +105,7 @@ class Ledger:
     def _lines(self) -> list[bytes]:
         if not self.path.exists():
             return []
+        self._check_not_emptied()
         with self.path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             # Not splitlines: an order's purpose may hold U+2028, which str.splitlines takes for the end of a line.

@@ -20,8 +20,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from agents.vault import make_private_folder, write_durably
-from protocol.errors import BadRequest, Conflict, NotFound
+from agents.vault import damaged, make_private_folder, write_durably
+from protocol.errors import BadRequest, NotFound
 from protocol.statistics_request import MOST_NAME_BYTES
 
 TYPES = ("csv", "json")
@@ -139,6 +139,7 @@ def read_result(folder: Path, order_id: int) -> Result:
     """An order's answer. NotFound (code no_result) if this hospital received none, Conflict if it is damaged."""
     found = _results_of(folder / str(order_id), order_id)
     if not found:
+        _check_readable(folder / str(order_id))
         raise NotFound(
             f"This hospital holds no result of order {order_id}.",
             remedy="Only receivers of an order that ended with success hold its result; `results list` lists them.",
@@ -147,10 +148,17 @@ def read_result(folder: Path, order_id: int) -> Result:
     try:
         found[0].rows()
     except (ValueError, csv.Error):
-        raise Conflict(
-            f"{found[0].path} is damaged.", remedy="Restore it from the backup.", code="vault_damaged"
-        ) from None
+        raise damaged(found[0].path) from None
     return found[0]
+
+
+def _check_readable(folder: Path) -> None:
+    """Notes that are empty or cut short hide an answer that is there."""
+    for path in folder.glob(f"[!.]*{_NOTES}"):
+        try:
+            json.loads(path.read_text("utf-8"))
+        except (ValueError, RecursionError):
+            raise damaged(path) from None
 
 
 def _results_of(folder: Path, order_id: int) -> list[Result]:

@@ -96,7 +96,8 @@ class Settings:
             raise _wrong(name, f"{path} can be read by others.", f"Run: chmod 600 {path}")
         text = _text(path).strip()
         if not text or not text.isascii() or not text.isprintable():
-            raise _wrong(name, f"{path} holds no secret.", "Put the one line that the operator gave you there.")
+            remedy = "Put the one line that the operator gave you there, or remove it if you were given none."
+            raise _wrong(name, f"{path} holds no secret.", remedy)
         return text
 
     def client(self, base_url: str | None = None) -> httpx.Client:
@@ -138,9 +139,8 @@ class Settings:
 
     @property
     def prefect_auth(self) -> str | None:
-        """Prefect's own auth string, `user:password`; None when the file is missing or empty."""
-        path = self.state / "prefect_auth"
-        return self.secret(path.name) if path.exists() and path.stat().st_size else None
+        """Prefect's own auth string, `user:password`; None when the file is missing. BadRequest as `secret`."""
+        return self.secret("prefect_auth") if (self.state / "prefect_auth").exists() else None
 
 
 def home() -> Path:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
-import secrets
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,11 +21,11 @@ from numpy.typing import NDArray
 
 from agents.accumulation import SKETCH_CELLS
 from agents.disclosure import Sketch
+from agents.vault_database import open_database, open_keyed
 from protocol.errors import Refused
 from protocol.messages import canonical
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS keys (one INTEGER PRIMARY KEY CHECK (one = 1), key BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS sketches (hash BLOB PRIMARY KEY, cells BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS orders (
     number INTEGER PRIMARY KEY, requester INTEGER NOT NULL, dataset TEXT NOT NULL, order_id INTEGER NOT NULL,
@@ -44,20 +42,16 @@ Hashes = NDArray[np.uint64]
 
 
 class StatisticsLedger:
-    """Each call opens and closes the file; one that has returned is on disk (fsync). The file has mode 0600.
+    """Each call opens and closes the file; one that has returned is on disk (fsync). The file has mode 0600. Conflict
+    (code vault_damaged) where it cannot be read: what was asked before must not be forgotten.
 
     dataset: what names the data that were read, the same for every order that reads them (kind, path or table, and
     column: rows of other columns have other sketches, so each column that is asked for is remembered by itself).
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = folder / "statistics.sqlite"
-        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        with self._database() as database:
-            database.executescript(_SCHEMA)
-            database.execute("INSERT OR IGNORE INTO keys VALUES (1, ?)", (secrets.token_bytes(32),))
-            self._key: bytes = database.execute("SELECT key FROM keys").fetchone()[0]
+        self._key = open_keyed(self.path, _SCHEMA)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -72,10 +66,10 @@ class StatisticsLedger:
         An order that starts again after a crash finds its own first reading here, which differs from it in no cell.
         """
         query = "SELECT hash FROM orders WHERE requester = ? AND dataset = ? GROUP BY hash ORDER BY MAX(number)"
-        with self._database() as database:
+        with open_database(self.path) as database:
             found = [row[0] for row in database.execute(query, (requester, dataset))]
         for digest in found:
-            with self._database() as database:
+            with open_database(self.path) as database:
                 row = database.execute("SELECT cells FROM sketches WHERE hash = ?", (digest,)).fetchone()
             yield np.frombuffer(zlib.decompress(row[0]), dtype="<u8").astype(np.uint64)
 
@@ -88,7 +82,7 @@ class StatisticsLedger:
         cells = sketch.astype("<u8").tobytes()
         digest = hashlib.blake2b(cells, digest_size=32).digest()
         row = (requester, dataset, order_id, digest)
-        with self._database() as database:
+        with open_database(self.path) as database:
             database.execute("INSERT OR IGNORE INTO sketches VALUES (?, ?)", (digest, zlib.compress(cells, 1)))
             database.execute(
                 "INSERT OR IGNORE INTO orders (requester, dataset, order_id, hash) VALUES (?, ?, ?, ?)", row
@@ -111,22 +105,12 @@ class StatisticsLedger:
         (`digest_of`), `now` is aware of its zone.
         """
         what = (dataset, _columns(columns), keys_digest)
-        with self._database() as database:
+        with open_database(self.path) as database:
             database.execute("BEGIN IMMEDIATE")
             _check_threshold(database, what, threshold, now=now, days=days)
             database.execute(
                 "INSERT OR REPLACE INTO thresholds VALUES (?, ?, ?, ?, ?)", (*what, threshold, now.timestamp())
             )
-
-    @contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection]:
-        database = sqlite3.connect(self.path, timeout=30)
-        try:
-            database.execute("PRAGMA synchronous = FULL")
-            with database:
-                yield database
-        finally:
-            database.close()
 
 
 def _hash(keyed: hashlib.blake2b, text: str) -> bytes:

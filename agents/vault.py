@@ -10,6 +10,11 @@
 
 Every write is whole or not at all: temporary file, fsync, rename, fsync of the folder. What is made once stays what
 the first process made it, even if two start at the same moment.
+
+JSON is kept with its own SHA-256, {"sha256": ..., "content": ...}, and what belongs to a running order behind 32 bytes
+of it, so that a bit that a disk has turned is noticed and never used: an identity with one other bit is another
+identity. JSON of an earlier version, which is the content alone, gets its checksum when it is first read. An empty or
+altered file is an error (code vault_damaged), not a new beginning.
 """
 
 from __future__ import annotations
@@ -22,15 +27,19 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from protocol.errors import Conflict, NotFound, ProtocolViolation, Refused
 from protocol.sealing import Identity
+
+T = TypeVar("T")
+_DIGEST_BYTES = hashlib.sha256().digest_size
+_CHECKED = frozenset({"sha256", "content"})
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -40,12 +49,16 @@ def write_durably(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        put_in_place(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Gives a file that has been written its name, which may be another's so far; returns when all is on disk."""
+    _sync(temporary)
+    temporary.replace(path)
     sync_folder(path.parent)
 
 
@@ -57,11 +70,14 @@ def write_once(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process at a time, of those that ask for this folder; not to be asked for twice by one."""
+def locked(folder: Path, *, waits: bool = True) -> Iterator[None]:
+    """One process at a time, of those that ask for this folder; not to be asked for twice by one.
+
+    BlockingIOError where another has it and this one does not wait.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(descriptor)
@@ -78,7 +94,11 @@ def make_private_folder(path: Path) -> Path:
 
 def sync_folder(folder: Path) -> None:
     """Returns when the folder's list of names is on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -88,6 +108,79 @@ def sync_folder(folder: Path) -> None:
 def damaged(path: Path) -> Conflict:
     """What is told of a file of the vault that cannot be read as what it should be."""
     return Conflict(f"{path} is damaged.", remedy="Restore it from the backup of the vault.", code="vault_damaged")
+
+
+def encode_kept(value: Mapping[str, Any]) -> bytes:
+    """A JSON object with its checksum, as `read_kept` reads it.
+
+    The checksum is SHA-256 over the object's JSON with sorted keys, no blanks and ASCII only.
+    """
+    content = json.loads(json.dumps(value))  # as it will be read: with keys that are texts
+    return json.dumps({"sha256": _checksum(content), "content": content}, sort_keys=True).encode()
+
+
+def read_kept(path: Path, parse: Callable[[dict[str, Any]], T]) -> T | None:
+    """What `parse` makes of the object that was kept at `path`, or None where there is no file.
+
+    Raises Conflict (code vault_damaged) for a file that is empty, cut short, no JSON object, has another content than
+    its checksum says, or of which `parse` can make nothing. A file without a checksum, of an earlier version, is given
+    one.
+    """
+    try:
+        stored = json.loads(path.read_bytes())
+        is_checked = not _CHECKED.isdisjoint(stored)
+        content = _checked(stored) if is_checked else stored
+        found = parse(content)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, RecursionError, ProtocolViolation):
+        raise damaged(path) from None
+    if not is_checked:
+        _add_checksum(path, content)
+    return found
+
+
+def _checked(stored: dict[str, Any]) -> dict[str, Any]:
+    """The content. One of the two names alone is a turned bit in the other one, and no file of an earlier version."""
+    if stored.keys() != _CHECKED or stored["sha256"] != _checksum(stored["content"]):
+        raise ValueError
+    content: dict[str, Any] = stored["content"]
+    return content
+
+
+def add_digest(data: bytes) -> bytes:
+    """Bytes with their SHA-256 before them, as `read_checked` reads them."""
+    return hashlib.sha256(data).digest() + data
+
+
+def read_checked(path: Path) -> bytes:
+    """The bytes that were kept with their digest. Conflict (code vault_damaged) for other ones; FileNotFoundError."""
+    stored = path.read_bytes()
+    data = stored[_DIGEST_BYTES:]
+    if hashlib.sha256(data).digest() != stored[:_DIGEST_BYTES]:
+        raise damaged(path)
+    return data
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError
+    return value
+
+
+def _checksum(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _add_checksum(path: Path, content: dict[str, Any]) -> None:
+    """What can be read is read, though the disk be full or read-only; the next reading tries again.
+
+    So it does where the folder is locked, which this very call may be within.
+    """
+    with contextlib.suppress(OSError), locked(path.parent, waits=False):
+        # Another process may have replaced the file since: only what was read gets its checksum.
+        if json.loads(path.read_bytes()) == content:
+            write_durably(path, encode_kept(content))
 
 
 class Vault:
@@ -100,11 +193,11 @@ class Vault:
         """The long-lived keys; made and kept at the first call. Conflict (code vault_damaged) if unreadable."""
         path = self.folder / "identity.json"
         if not path.exists():
-            write_once(path, Identity.generate().encode().encode())
-        try:
-            return Identity.decode(path.read_text("utf-8"))
-        except (ValueError, KeyError, TypeError, ProtocolViolation):
-            raise damaged(path) from None
+            write_once(path, encode_kept(Identity.generate().to_json()))
+        identity = read_kept(path, Identity.from_json)
+        if identity is None:
+            raise damaged(path)
+        return identity
 
     @property
     def cohorts(self) -> Path:
@@ -128,12 +221,11 @@ class Vault:
         stands; and another order under the same number is never taken part in.
         """
         order = self.order(order_id)
-        document = order.folder / "document"
-        digest = hashlib.sha256(document.read_bytes()).hexdigest() if document.exists() else ""
+        digest = order.digest_of_document()
         folder = make_private_folder(self.folder / "ended")
         mark = folder / f"{order_id}.json"
         if not mark.exists():
-            write_durably(mark, json.dumps({"outcome": outcome, "document": digest}).encode())
+            write_durably(mark, encode_kept({"outcome": outcome, "document": digest}))
         order.destroy()
 
     def has_ended(self, order_id: int) -> bool:
@@ -144,19 +236,20 @@ class Vault:
         """success, failed or cancelled for an order that has ended here; None for one that has not.
 
         Refused when an order with another document has had this number: the same keys and cohorts twice would show
-        the difference of the two.
+        the difference of the two. Conflict (code vault_damaged) when nothing can be told.
         """
         path = self.folder / "ended" / f"{order_id}.json"
-        if not path.exists():
+        ended = read_kept(path, lambda stored: (str(stored["outcome"]), str(stored["document"])))
+        if ended is None:
             return None
-        ended = json.loads(path.read_text())
-        if ended["document"] != hashlib.sha256(document).hexdigest():
+        outcome, digest = ended
+        if digest != hashlib.sha256(document).hexdigest():
             raise Refused(
                 f"This hospital has had another order with the number {order_id}.",
                 remedy="The coordinator has lost its store and counts anew: restore its backup.",
                 code="order_number",
             )
-        return str(ended["outcome"])
+        return outcome
 
     def save_model(self, model_id: int, model: dict[str, Any]) -> None:
         self._save("models", model_id, model)
@@ -184,19 +277,10 @@ class Vault:
 
     def _save(self, kind: str, number: int, value: dict[str, Any]) -> None:
         folder = make_private_folder(self.folder / kind)
-        write_durably(folder / f"{number}.json", json.dumps(value, sort_keys=True).encode())
+        write_durably(folder / f"{number}.json", encode_kept(value))
 
     def _load(self, kind: str, number: int) -> dict[str, Any] | None:
-        path = self.folder / kind / f"{number}.json"
-        if not path.exists():
-            return None
-        try:
-            value = json.loads(path.read_text("utf-8"))
-        except ValueError:
-            raise damaged(path) from None
-        if not isinstance(value, dict):
-            raise damaged(path)
-        return value
+        return read_kept(self.folder / kind / f"{number}.json", _object)
 
 
 class OrderVault:
@@ -213,8 +297,22 @@ class OrderVault:
         """
         path = self.folder / name
         if not path.exists():
-            write_once(path, make())
-        return path.read_bytes()
+            write_once(path, add_digest(make()))
+        return read_checked(path)
+
+    def kept(self, name: str) -> bytes:
+        """What is kept under `name`. Conflict (code vault_damaged) where it is another than was kept."""
+        return read_checked(self.folder / name)
+
+    def digest_of_document(self) -> str:
+        """SHA-256 of the order's document, 64 hex digits; empty where none is kept or it cannot be read.
+
+        An order can be ended whatever has become of its files. A mark without a digest lets no order in.
+        """
+        try:
+            return hashlib.sha256(self.kept("document")).hexdigest()
+        except (FileNotFoundError, Conflict):
+            return ""
 
     def forget_outbox(self, prefix: str) -> None:
         """Drops messages that were sent and that nobody will ask for again."""
@@ -227,13 +325,14 @@ class OrderVault:
     def save_arrays(self, name: str, **arrays: npt.NDArray[Any]) -> None:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
-        write_durably(self.folder / name, buffer.getvalue())
+        write_durably(self.folder / name, add_digest(buffer.getvalue()))
 
     def load_arrays(self, name: str) -> dict[str, npt.NDArray[Any]] | None:
+        """None where nothing was saved; Conflict (code vault_damaged) for a file that is cut short or altered."""
         path = self.folder / name
         if not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(read_checked(path)), allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}
 
     def destroy(self) -> None:

@@ -70,6 +70,8 @@ OUTAGE = "outage"
 LOOK_AT_POLICY_MS, COMPARE_POLICY_MS = 200, 60_000
 _LOCKED, _PREFECT_AWAY, _NOT_READY, _AGAIN = 75, 69, 78, 76
 _COUNTED_FOR_NOTHING = (_LOCKED, _PREFECT_AWAY, _NOT_READY)
+HOLDS_UP = (DISK_FULL, _NOT_READY)
+"""What a person at this site puts right. Until then the run is tried again and again, and the coordinator is told."""
 _spawn = multiprocessing.get_context("forkserver")
 
 
@@ -136,7 +138,7 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         self._work: dict[UUID, Work] = {}
         self._flow_names: dict[UUID, str] = {}
         self._clock, self._left = Clock(), asyncio.Event()
-        self._out_of_room: set[UUID] = set()
+        self._held_up: dict[UUID, int] = {}  # runs whose last process ended with one of HOLDS_UP
         locks.mkdir(parents=True, exist_ok=True, mode=0o700)
         outage.share(locks / OUTAGE, afresh=True)
 
@@ -424,7 +426,7 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         while crashes < MAX_CRASHES:
             began = time.monotonic()
             code = await self._one_process(flow_run, work, entrypoint, parameter)
-            self._note_room(flow_run.id, is_out=code == DISK_FULL)
+            self._note_end(flow_run.id, code)
             if code == 0 or work.ended:
                 return
             if code == DISK_FULL:
@@ -447,16 +449,17 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             await self.withdraw(work.order_id)
         await self._say(flow_run, Crashed(message=f"The flow process died {MAX_CRASHES} times."))
 
-    def _note_room(self, run_id: UUID, *, is_out: bool) -> None:
-        """Which runs ended for want of room: all of them are told as one, a full disk."""
-        if is_out and not self._out_of_room:
+    def _note_end(self, run_id: UUID, code: int | None) -> None:
+        """What holds runs up here, a full disk or a site that is not ready; said once, however many runs it is."""
+        before = set(self._held_up.values())
+        self._held_up.pop(run_id, None)
+        if code in HOLDS_UP:
+            self._held_up[run_id] = code
+        now = set(self._held_up.values())
+        if DISK_FULL in now - before:
             log.warning("The disk is full: the orders under way wait, and go on when there is room")
-        if is_out:
-            self._out_of_room.add(run_id)
-        elif self._out_of_room:
-            self._out_of_room.discard(run_id)
-            if not self._out_of_room:
-                log.warning("There is room on the disk again")
+        if DISK_FULL in before - now:
+            log.warning("There is room on the disk again")
 
     async def _until_room(self, work: Work) -> None:
         """Until something can be written beside the runs' locks, or long enough for another disk to have room."""
@@ -474,7 +477,7 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         with anyio.move_on_after(GETS_ON_SECONDS) as early:
             await anyio.wait_readable(work.process.sentinel)
         if early.cancelled_caught:
-            self._note_room(flow_run.id, is_out=False)
+            self._note_end(flow_run.id, None)  # it gets on
             await anyio.wait_readable(work.process.sentinel)
         work.process.join()
         return int(work.process.exitcode or 0)
@@ -707,7 +710,12 @@ class HospitalWorker(FlowWorker):
     # What the coordinator is told of this site: whether its disk is full, and how wrong its clock is
 
     def _condition(self) -> dict[str, Any]:
-        return {"disk_full": bool(self._out_of_room), "clock_seconds": self._clock.wrong_seconds()}
+        held_up = self._held_up.values()
+        return {
+            "disk_full": DISK_FULL in held_up,
+            "not_ready": _NOT_READY in held_up,
+            "clock_seconds": self._clock.wrong_seconds(),
+        }
 
     async def _tell_condition(self) -> None:
         condition, asked = self._condition(), time.monotonic()

@@ -92,7 +92,7 @@ def is_begun(order: dict[str, Any]) -> bool:
 
 async def admit(desk: Desk) -> None:
     """Gives places to all orders that can have theirs now, and has the coordinator's worker begin them."""
-    admitted: list[int] = await desk.read("admit", desk.presence.there())
+    admitted: list[int] = await desk.read("admit", desk.ready())
     for order_id in admitted:
         desk.bell.ring(("order", order_id))
     if admitted:
@@ -133,12 +133,13 @@ def _wake(desk: Desk, order_id: int) -> None:
     desk.bell.ring(PLACES)
 
 
-async def give_back_if_away(desk: Desk, order: dict[str, Any]) -> None:
-    """An order one of whose agents has been away for the grace does not keep others from working."""
+async def give_back_if_stuck(desk: Desk, order: dict[str, Any]) -> None:
+    """An order one of whose agents has been away, or held up, for the grace does not keep others from working."""
     if order["admitted"] is None or order["kind"] not in PLACED:
         return
     away = [desk.presence.away_seconds(user) for user in order["hospitals"]]
-    if max(away) > desk.settings.grace_seconds:
+    held_up = [desk.conditions.held_up_seconds(user) for user in order["hospitals"]]
+    if max(away + held_up) > desk.settings.grace_seconds:
         await give_back(desk, order)
 
 

@@ -31,7 +31,7 @@ FLOWS = {"train": "train-order/train-order", "statistics": "joint-statistics/joi
 """The coordinator's deployment for each kind of order that it runs itself."""
 
 MOST_KEYS = 1000
-STUCK = ("away", "disk")
+STUCK = ("away", "disk", "site")
 """Causes that hold up the others of an order too."""
 
 
@@ -44,6 +44,10 @@ class Desk:
         self.bell, self.inbox, self.waits, self.presence = state.bell, state.inbox, state.waits, state.presence
         self.conditions, self.disk = state.conditions, state.disk
         self.reply_keys: dict[int, tuple[bytes, int]] = state.reply_keys
+
+    def ready(self) -> set[int]:
+        """The hospitals that can work on an order now: their agents are there, and nothing holds orders up."""
+        return {user for user in self.presence.there() if not self.conditions.held_up_seconds(user)}
 
     async def read(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """A call of the store, off the event loop."""
@@ -186,13 +190,13 @@ def _waiting(desk: Desk, user: int, name: str) -> Waiting:
 
 async def _waiting_for_places(desk: Desk, order: dict[str, Any]) -> list[Waiting]:
     names = await desk.read("hospital_names")
-    queues: list[Queue] = await desk.read("queue", order["order_id"], desk.presence.there())
+    queues: list[Queue] = await desk.read("queue", order["order_id"], desk.ready())
     is_full = {queue.user_id: queue for queue in queues if queue.is_full}
     to_decide = undecided(order["asked"])
     found = []
     for user in order["hospitals"]:
         name = names.get(user, f"hospital {user}")
-        if not desk.presence.is_there(user):
+        if user not in desk.ready():
             found.append(_waiting(desk, user, name))
         elif user in to_decide:
             found.append(Waiting(user, "approval", f"{name} is asked first: a person may have to decide there."))

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from api import statistics
-from api.admission import PLACES, begin, give_back_if_away, is_begun
+from api.admission import PLACES, begin, give_back_if_stuck, is_begun
 from api.auth import AGENT, COORDINATOR_ROLE, HOSPITAL, OPERATOR, CallerOf, require_owner, require_role
 from api.desk import (
     FLOWS,
@@ -144,7 +144,7 @@ async def _look_after(desk: Desk, active: list[dict[str, Any]]) -> None:
     for order in active:
         if order["kind"] in FLOWS and not is_begun(order):
             await begin(desk, order)
-        await give_back_if_away(desk, order)
+        await give_back_if_stuck(desk, order)
     cancelled = await desk.runs.cancelled([order["order_id"] for order in active]) if active else set()
     for order in active:
         if order["order_id"] in cancelled:

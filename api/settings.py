@@ -12,6 +12,7 @@ from protocol.errors import BadRequest
 
 T = TypeVar("T")
 
+LAST_PORT = 65_535
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -61,8 +62,41 @@ def positive_number(name: str, default: str, kind: Callable[[str], T]) -> T:
     return number
 
 
+def port_number(name: str, default: str) -> int:
+    """A port from the environment; BadRequest names the variable."""
+    port = positive_number(name, default, int)
+    if port > LAST_PORT:
+        raise BadRequest(
+            f"{name} is {port}, and ports end at {LAST_PORT}.",
+            remedy=f"Unset it, or write {name}={default}.",
+            code=name,
+        )
+    return port
+
+
+def _prefect_url(api_port: int) -> str:
+    """Prefect's API, another server's or the one that `./run` starts beside the coordinator's API."""
+    given = os.environ.get("CONSILIUM_PREFECT_URL")
+    if given is not None:
+        if not given.startswith(("http://", "https://")):
+            raise BadRequest(
+                "CONSILIUM_PREFECT_URL is no address.",
+                remedy="Unset it, or write https://host:port/api.",
+                code="CONSILIUM_PREFECT_URL",
+            )
+        return given
+    port = port_number("CONSILIUM_PREFECT_PORT", "4200")
+    if port == api_port:
+        raise BadRequest(
+            f"CONSILIUM_API_PORT and CONSILIUM_PREFECT_PORT are both {port}.",
+            remedy="Set one of them to another port.",
+            code="CONSILIUM_PREFECT_PORT",
+        )
+    return f"http://127.0.0.1:{port}/api"
+
+
 def load_settings() -> Settings:
-    """Reads the environment. BadRequest for a combination that would not be safe."""
+    """Reads the environment. BadRequest for what cannot be used, and for a combination that would not be safe."""
     env = os.environ.get
     home = Path(env("CONSILIUM_HOME", ".consilium")).absolute()
     host, authentication = env("CONSILIUM_HOST", "127.0.0.1"), env("CONSILIUM_AUTH", "on") != "off"
@@ -72,12 +106,12 @@ def load_settings() -> Settings:
             remedy="Listen on 127.0.0.1, or leave CONSILIUM_AUTH on.",
             code="CONSILIUM_AUTH",
         )
-    prefect_port = env("CONSILIUM_PREFECT_PORT", "4200")
-    prefect = env("CONSILIUM_PREFECT_URL", f"http://127.0.0.1:{prefect_port}/api")
+    port = port_number("CONSILIUM_API_PORT", "5000")
+    prefect = _prefect_url(port)
     return Settings(
         home=home,
         host=host,
-        port=positive_number("CONSILIUM_API_PORT", "5000", int),
+        port=port,
         store_url=env("CONSILIUM_STORE_URL", f"sqlite:///{home / 'coordinator' / 'store.sqlite'}"),
         prefect_url=prefect,
         prefect_page=env("CONSILIUM_PREFECT_PAGE") or prefect.removesuffix("/api"),

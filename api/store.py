@@ -11,7 +11,9 @@ import datetime
 import functools
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable, Mapping
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,13 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util.exc import CommandError
 
 from api.disk import Disk, is_full
 from api.place_store import PLACED, PlaceStore, who_decides
 from api.schedule_store import ScheduleStore
 from api.tables import ENDED, boxes, firings, hospitals, messages, orders, round_files, rounds, tokens, utc_now
-from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped, OrderWaits, Unavailable
+from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound, OrderStopped, OrderWaits, Unavailable
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, canonical
 
@@ -106,18 +109,58 @@ class Store(ScheduleStore, PlaceStore):
     """All reads and writes of the coordinator. Every method is one transaction."""
 
     def __init__(self, url: str, disk: Disk | None = None) -> None:
-        """With a `disk`, what finds it full raises Unavailable (code disk), and no order is made while it is short."""
-        self._engine, self._disk = sa.create_engine(url, pool_pre_ping=True), disk
+        """With a `disk`, what finds it full raises Unavailable (code disk), and no order is made while it is short.
+
+        BadRequest (code CONSILIUM_STORE_URL) for an address of no database.
+        """
+        self._disk = disk
+        try:
+            self._engine = sa.create_engine(url, pool_pre_ping=True)
+        except (sa.exc.ArgumentError, ImportError):
+            raise BadRequest(
+                "CONSILIUM_STORE_URL is no address of a database.",
+                remedy="Unset it, or write postgresql+psycopg://user:password@host/database.",
+                code="CONSILIUM_STORE_URL",
+            ) from None
         if disk:
             sa.event.listen(self._engine, "handle_error", functools.partial(_tell_of_full_disk, disk))
-        if self._engine.dialect.name == "sqlite":
+        self._is_sqlite = self._engine.dialect.name == "sqlite"
+        if self._is_sqlite:
             sa.event.listen(self._engine, "connect", _tune_sqlite)
 
+    @property
+    def place(self) -> str:
+        """Where the store is, without a password."""
+        url = self._engine.url
+        return str(url.database) if self._is_sqlite else url.render_as_string(hide_password=True)
+
+    @property
+    def _file(self) -> Path | None:
+        """SQLite's; None for a database on a server, or in memory."""
+        name = self._engine.url.database
+        return Path(name) if self._is_sqlite and name and name != ":memory:" else None
+
+    def is_empty(self) -> bool:
+        """Whether there are no tables of a store yet. Makes no file. Raises as `migrate`."""
+        file = self._file
+        if file is not None and not (file.is_file() and file.stat().st_size):
+            return True
+        with _opening(self.place):
+            return not sa.inspect(self._engine).has_table(hospitals.name)
+
     def migrate(self, version: str = "head") -> None:
-        """Brings the schema up to this version; a new database gets it whole."""
+        """Brings the schema up to this version, in one transaction; a new database gets it whole or not at all.
+
+        Conflict (code store) for what is no database, is damaged, or is of a later version; Unavailable (code
+        store) where it does not answer or its disk is full.
+        """
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        with self._engine.begin() as connection:
+        if self._file is not None:
+            _make_private(self._file)
+        with _opening(self.place), self._engine.begin() as connection:
+            if self._is_sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # Python begins none before it makes a table
             config.attributes["connection"] = connection
             command.upgrade(config, version)
 
@@ -638,6 +681,37 @@ def _tell_of_full_disk(disk: Disk, context: Any) -> None:
     """A statement or commit that finds the disk full raises Unavailable; its transaction is undone."""
     if is_full(context.original_exception):
         raise disk.noted() from None
+
+
+def _make_private(file: Path) -> None:
+    """SQLite makes its files as others may read them, and those beside one as that one is."""
+    with contextlib.suppress(OSError):  # where it cannot be made, opening it says why
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+@contextlib.contextmanager
+def _opening(place: str) -> Iterator[None]:
+    """Turns what a database says when it is opened into a sentence."""
+    try:
+        yield
+    except CommandError:
+        raise Conflict(
+            f"The store in {place} is of another version than this one.",
+            remedy="Install the version that ran last, or restore the backup from before the upgrade.",
+            code="store",
+        ) from None
+    except (sa.exc.DBAPIError, sqlite3.Error) as error:
+        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        if getattr(cause, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise Conflict(
+                f"The store in {place} is damaged ({cause}).", remedy="Restore it from the backup.", code="store"
+            ) from None
+        why = str(cause).strip().split("\n")[0]
+        raise Unavailable(
+            f"The store in {place} cannot be opened ({why}).",
+            remedy="See whether its database runs, whether its disk is full and CONSILIUM_STORE_URL right.",
+            code="store",
+        ) from None
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:

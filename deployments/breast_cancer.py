@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from sklearn.datasets import load_breast_cancer
 
+from agents.vault import make_private_folder, put_in_place
+
 _SPLIT = Path(__file__).with_name("breast_cancer_split.json")
 
 
@@ -33,7 +35,7 @@ def make_database(path: Path, tables: dict[str, pd.DataFrame]) -> None:
     """A hospital's DuckDB file with these tables in schema data; a file that is there already stays as it is."""
     if path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(path.parent)
     unfinished = path.with_suffix(".new")
     unfinished.unlink(missing_ok=True)
     with duckdb.connect(str(unfinished)) as connection:
@@ -42,4 +44,4 @@ def make_database(path: Path, tables: dict[str, pd.DataFrame]) -> None:
             connection.register("frame", frame)
             connection.execute(f'CREATE TABLE data."{name}" AS SELECT * FROM frame')  # noqa: S608 (our own names)
             connection.unregister("frame")
-    unfinished.rename(path)
+    put_in_place(unfinished, path)

@@ -28,6 +28,7 @@ from deployments.breast_cancer import breast_cancer_tables
 from deployments.disk_search import search_disk
 from deployments.federation import federation
 from deployments.screen import make_table, open_console, save_picture, say_answer, say_request
+from deployments.state import read_tokens
 from protocol.errors import BadRequest, ConsiliumError
 
 INITIATOR = 4
@@ -119,7 +120,7 @@ def _check(args: argparse.Namespace) -> None:
 async def _run(
     console: Console, settings: Settings, sites: list[Site], body: dict[str, Any], times: dict[str, float]
 ) -> int:
-    token = json.loads((settings.home / "tokens.json").read_text())[str(INITIATOR)]
+    token = read_tokens(settings)[str(INITIATOR)]
     headers = {"Authorization": f"Bearer {token}"}
     url = f"http://{settings.host}:{settings.port}"
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=90, trust_env=False) as client:

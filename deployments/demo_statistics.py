@@ -21,6 +21,7 @@ from agents.settings import Settings as Site
 from api.settings import Settings
 from deployments.joint_data import DOSE_LIMIT, LAB_VALUES, PRICES, UNITS
 from deployments.screen import say_request
+from deployments.state import read_tokens
 from deployments.statistics_report import Report
 from protocol.errors import ConsiliumError
 
@@ -118,7 +119,7 @@ async def show(console: Console, settings: Settings, sites: Sequence[Site], time
 
 
 def _tokens(settings: Settings) -> dict[int, dict[str, str]]:
-    tokens = json.loads((settings.home / "tokens.json").read_text())
+    tokens = read_tokens(settings)
     return {int(user): {"Authorization": f"Bearer {tokens[user]}"} for user in tokens if user.isdecimal()}
 
 

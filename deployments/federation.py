@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import socket
@@ -15,18 +14,30 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import certifi
 import httpx
 
 from agents.settings import Settings as Site
-from api.settings import Settings, load_settings, positive_number
+from api.settings import Settings, load_settings, port_number
 from deployments.local_sites import prepare
 from deployments.parts import TIED, Federation, Part, end_on_signals, running
-from deployments.server import coordinator_token, make_prefect_auth, open_store, prefect_auth, write_secret
-from protocol.errors import BadRequest, Conflict, ConsiliumError
+from deployments.server import check_port, exit_code, said, why_not
+from deployments.state import (
+    coordinator_token,
+    make_prefect_auth,
+    open_store,
+    page_key,
+    prefect_auth,
+    read_tokens,
+    tokens_path,
+    write_secret,
+)
+from protocol.errors import Conflict, ConsiliumError
 
 START_SECONDS = 120.0
+HERE = "127.0.0.1"
 
 
 def parts_of_coordinator(settings: Settings, *, expected: int) -> list[Part]:
@@ -34,8 +45,8 @@ def parts_of_coordinator(settings: Settings, *, expected: int) -> list[Part]:
     python, log = sys.executable, settings.folder / "log"
     auth = prefect_auth(settings)
     parts = []
-    if "CONSILIUM_PREFECT_URL" not in os.environ:
-        port = settings.prefect_url.rsplit(":", 1)[1].split("/")[0]
+    if _starts_prefect():
+        port = str(_prefect_port(settings))
         home = settings.home / "prefect"
         server = {
             "PREFECT_HOME": str(home),
@@ -65,6 +76,15 @@ def parts_of_coordinator(settings: Settings, *, expected: int) -> list[Part]:
     return parts
 
 
+def _starts_prefect() -> bool:
+    """Unless another server's address is given."""
+    return "CONSILIUM_PREFECT_URL" not in os.environ
+
+
+def _prefect_port(settings: Settings) -> int:
+    return urlsplit(settings.prefect_url).port or 0
+
+
 def _frugal(*, local: bool) -> dict[str, str]:
     """Prefect writes each task's states in batches, not one by one: on SQLite single writes lock each other out.
 
@@ -87,20 +107,31 @@ def part_of_site(site: Site) -> Part:
     return Part(site.name, command, site.state / "agent.log", {"PREFECT_LOGGING_LEVEL": "WARNING"})
 
 
+def make_ready(settings: Settings) -> list[int]:
+    """What the coordinator's parts need before they start, made where it is missing; the hospitals' user ids.
+
+    Conflict for what is damaged or was lost (codes of `deployments.state`).
+    """
+    if _starts_prefect():
+        make_prefect_auth(settings)
+    store = open_store(settings)
+    coordinator_token(settings, store)
+    page_key(settings)
+    hospital_ids = list(store.hospital_names())
+    store.close()
+    return hospital_ids
+
+
 @contextlib.asynccontextmanager
 async def federation(settings: Settings, sites: list[Site], *, restart: bool) -> AsyncIterator[Federation]:
     """A federation that can take an order, and that leaves nothing running."""
-    if "CONSILIUM_PREFECT_URL" not in os.environ:
-        make_prefect_auth(settings)
-    coordinator_token(settings, store := open_store(settings))
-    hospital_ids = store.hospital_names()
-    store.close()
+    hospital_ids = make_ready(settings)
     async with running(restart=restart) as parts, httpx.AsyncClient(trust_env=False) as client:
         waiting = parts_of_coordinator(settings, expected=len(sites))
         for part in waiting[:-1]:
             await parts.add(part)
         await _until(client, f"{settings.prefect_url}/health", parts)
-        await _deploy(settings, list(hospital_ids))
+        await _deploy(settings, hospital_ids)
         for part in [waiting[-1], *map(part_of_site, sites)]:
             await parts.add(replace(part, environment={**part.environment, **_one_authority(settings, sites)}))
         await _until(client, f"http://{settings.host}:{settings.port}/health", parts)
@@ -127,6 +158,7 @@ async def _until(client: httpx.AsyncClient, url: str, parts: Federation) -> None
         with contextlib.suppress(httpx.HTTPError):
             if (await client.get(url, timeout=5)).status_code == 200:
                 return
+        parts.check()
         if parts.died.is_set() or asyncio.get_running_loop().time() > deadline:
             raise ConsiliumError(f"{url} does not answer.", remedy="Read the logs of the parts named above.")
         await asyncio.sleep(0.1)
@@ -158,30 +190,22 @@ def alone(settings: Settings) -> Iterator[None]:
 
 def choose_ports(*, any_free: bool) -> Settings:
     """The settings with ports that are free; `any_free` takes others where the usual ones are taken and none is set."""
-    for name, usual in (("CONSILIUM_API_PORT", 5000), ("CONSILIUM_PREFECT_PORT", 4200)):
-        port = positive_number(name, str(usual), int)
-        if _is_free(port):
-            os.environ[name] = str(port)
-        elif any_free and name not in os.environ:
-            os.environ[name] = str(_free_port())
-        else:
-            raise BadRequest(f"Port {port} is taken.", remedy=f"Set {name} to a free one.", code=name)
+    chosen: list[int] = []
+    for name, usual in (("CONSILIUM_API_PORT", "5000"), ("CONSILIUM_PREFECT_PORT", "4200")):
+        port = port_number(name, usual)
+        is_free = port not in chosen and why_not(HERE, port) is None
+        if not is_free and any_free and name not in os.environ:
+            port = _free_port()
+        elif port not in chosen:  # load_settings says it of two that are equal
+            check_port(HERE, port, name)
+        os.environ[name] = str(port)
+        chosen.append(port)
     return load_settings()
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((HERE, 0))
         return int(probe.getsockname()[1])
 
 
@@ -189,11 +213,14 @@ def serve(settings: Settings) -> int:
     """`./run server`: the coordinator's half in production; hospitals are elsewhere."""
 
     async def run() -> None:
-        async with federation(settings, [], restart=True):
+        async with federation(settings, [], restart=True) as parts:
             _say(settings)
-            await asyncio.Event().wait()
+            await parts.run()
 
     with alone(settings):
+        check_port(settings.host, settings.port, "CONSILIUM_API_PORT")
+        if _starts_prefect():
+            check_port(settings.host, _prefect_port(settings), "CONSILIUM_PREFECT_PORT")
         asyncio.run(until_signal(run()))
     return 0
 
@@ -206,13 +233,13 @@ async def until_signal(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _up(settings: Settings, sites: list[Site], *, restart: bool) -> None:
-    async with federation(settings, sites, restart=restart):
+    async with federation(settings, sites, restart=restart) as parts:
         _say(settings)
-        print(f"Tokens       {settings.home / 'tokens.json'}", file=sys.stderr)
-        for user_id, token in json.loads((settings.home / "tokens.json").read_text()).items():
+        print(f"Tokens       {tokens_path(settings)}", file=sys.stderr)
+        for user_id, token in read_tokens(settings).items():
             print(f"  {user_id:>8}  {token}", file=sys.stderr)
         print("Ready. Ctrl-C ends it.", file=sys.stderr)
-        await asyncio.Event().wait()
+        await parts.run()
 
 
 def _say(settings: Settings) -> None:
@@ -237,7 +264,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs `up` or `demo`; a known error is one sentence on stderr and exit code 2."""
+    """Runs `up` or `demo`; a known error is one sentence on stderr.
+
+    Exit code 78 where a person has to put something right first, else 2.
+    """
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING)
     try:
@@ -250,9 +280,10 @@ def main(argv: list[str] | None = None) -> int:
             from deployments.demo import show
 
             return asyncio.run(show(settings, sites, args))
-    except ConsiliumError as error:
+    except (ConsiliumError, OSError) as caught:
+        error = said(caught) if isinstance(caught, OSError) else caught
         print(error, file=sys.stderr)
-        return 2
+        return exit_code(error)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from sklearn.datasets import load_diabetes
 
+from agents.vault import make_private_folder, put_in_place
+
 PRICES, UNITS = "drug_prices.csv", "drug_units.csv"
 DOSE_LIMIT = 450
 """Units over a life, as for doxorubicin in mg per square metre."""
@@ -38,10 +40,10 @@ def make_data_files(folder: Path, user_id: int) -> None:
     for name, frame in data_files(user_id).items():
         path = folder / name
         if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private_folder(folder)
             unfinished = path.with_name(f".{name}.new")
             _write(frame, unfinished, as_parquet=path.suffix == ".parquet")
-            unfinished.rename(path)
+            put_in_place(unfinished, path)
 
 
 def _write(frame: pd.DataFrame, path: Path, *, as_parquet: bool) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
+import re
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +16,20 @@ from api.settings import Settings
 from api.store import Store
 from deployments.breast_cancer import breast_cancer_tables, make_database
 from deployments.joint_data import make_data_files
-from deployments.server import make_prefect_auth, new_token, open_store, prefect_auth, write_secret
+from deployments.state import (
+    OPERATOR,
+    TOKEN_BYTES,
+    damaged_tokens,
+    make_prefect_auth,
+    new_token,
+    open_store,
+    prefect_auth,
+    read_secret,
+    read_tokens,
+    tokens_path,
+    write_secret,
+    write_tokens,
+)
 
 NAMED = ("suzhou-szslyy", "zhejiang-zdey", "shanxi-xbfy")
 FIRST_USER = 2
@@ -32,12 +46,12 @@ def prepare(settings: Settings, *, n_hospitals: int = 3) -> list[Site]:
 
     Leaves `tokens.json` (mode 0600) with the operator's token and one for each hospital's user.
     """
+    make_prefect_auth(settings)
     store = open_store(settings)
     folders = [sites_folder() / name for name in NAMED]
     if n_hospitals > len(NAMED):
         folders = _folders_of_many(settings, n_hospitals)
     sites = [load_site(folder) for folder in folders[: max(n_hospitals, 1)]]
-    make_prefect_auth(settings)
     _make_tokens(settings, store, sites)
     _make_data(sites)
     _pin(sites)
@@ -56,31 +70,48 @@ def _folders_of_many(settings: Settings, n_hospitals: int) -> list[Path]:
         is_named = name is not None
         model = sites_folder() / (name if is_named else NAMED[0])
         folder = settings.home / "site-folders" / (name if is_named else f"hospital-{user_id}")
-        folder.mkdir(parents=True, exist_ok=True)
-        further = f'user_id = {user_id}\nname = "{folder.name}"\n'
-        (folder / "settings.toml").write_text((model / "settings.toml").read_text() if is_named else further)
+        own_settings = (model / "settings.toml").read_text()
+        if not is_named:
+            own_settings = re.sub(r"(?m)^user_id = .*$", f"user_id = {user_id}", own_settings)
+            own_settings = re.sub(r"(?m)^name = .*$", f'name = "{folder.name}"', own_settings)
+        write_secret(folder / "settings.toml", own_settings)
         policy = (model / "policy.toml").read_text()
-        (folder / "policy.toml").write_text(policy.replace(str(DOCUMENTS_USERS), str(everybody)))
+        write_secret(folder / "policy.toml", policy.replace(str(DOCUMENTS_USERS), str(everybody)))
         folders.append(folder)
     return folders
 
 
 def _make_tokens(settings: Settings, store: Store, sites: list[Site]) -> None:
-    path = settings.home / "tokens.json"
-    tokens: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-    known = store.hospital_names()
-    if "operator" not in tokens or store.caller(tokens["operator"]) is None:
-        tokens["operator"] = new_token(store, "operator")
+    """Tokens for who has none that the store takes. They are in the file before the store knows them: whoever the
+    store knows is in the file, wherever an earlier start has died."""
+    tokens, known = read_tokens(settings), store.hospital_names()
+    if tokens and any(site.user_id in known and str(site.user_id) not in tokens for site in sites):
+        raise damaged_tokens(tokens_path(settings))
+    made: dict[str, str] = {}
+    for user in (OPERATOR, *(str(site.user_id) for site in sites)):
+        if store.caller(tokens.get(user, "")) is None:
+            made[user] = secrets.token_urlsafe(TOKEN_BYTES)
+    if made:
+        write_tokens(settings, {**tokens, **made})
     for site in sites:
         if site.user_id not in known:
             store.add_hospital(site.user_id, site.name)
-        if store.caller(tokens.get(str(site.user_id), "")) is None:
-            tokens[str(site.user_id)] = new_token(store, "hospital", site.user_id)
-        agent = site.state / "token"
-        if not agent.exists() or store.caller(agent.read_text().strip()) is None:
-            write_secret(agent, new_token(store, "agent", site.user_id))
-        write_secret(site.state / "prefect_auth", prefect_auth(settings) or "")
-    write_secret(path, json.dumps(tokens, indent=2))
+    for user, token in made.items():
+        role, user_id = ("operator", None) if user == OPERATOR else ("hospital", int(user))
+        store.add_token(token, role, user_id)
+    for site in sites:
+        _give_agent(settings, store, site)
+
+
+def _give_agent(settings: Settings, store: Store, site: Site) -> None:
+    """The two secrets that a hospital's IT gets from the operator."""
+    path = site.state / "token"
+    token = read_secret(path, "Remove it: a new one is made at the next start.")
+    if token is None or store.caller(token) is None:
+        write_secret(path, new_token(store, "agent", site.user_id))
+    auth = prefect_auth(settings)
+    assert auth is not None  # made by `prepare`
+    write_secret(site.state / "prefect_auth", auth)
 
 
 def _make_data(sites: list[Site]) -> None:

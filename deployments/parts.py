@@ -14,7 +14,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from protocol.errors import Conflict
+
+NOT_READY = 78
+"""EX_CONFIG of sysexits.h, with which a part ends where a person has to put something right first."""
 STOP_SECONDS = 15.0
+_LAST_BYTES = 4096
 TIED = (sys.executable, "-I", "-S", str(Path(__file__).with_name("tied.py")))
 
 
@@ -46,6 +51,13 @@ class Part:
             os.close(descriptor)
         return self.process
 
+    def last_words(self) -> str:
+        """The last line of its output."""
+        with self.log.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_BYTES))
+            lines = log.read().decode("utf-8", "replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
 
 class Federation:
     """Running parts. Each stands in a session of its own, so that Ctrl-C reaches this process alone."""
@@ -55,6 +67,18 @@ class Federation:
         self._restart, self._stopping = restart, False
         self._keepers: list[asyncio.Task[None]] = []
         self.died = asyncio.Event()
+        self.not_ready = asyncio.Event()
+        self._why = ""
+
+    def check(self) -> None:
+        """Conflict (code not_ready) where a part has said that a person has to put something right first."""
+        if self.not_ready.is_set():
+            raise Conflict(self._why, remedy="Then start again.", code="not_ready")
+
+    async def run(self) -> None:
+        """Until it is cancelled, or a part is not ready. Raises as `check`."""
+        await self.not_ready.wait()
+        self.check()
 
     async def add(self, part: Part) -> None:
         """Starts a part and keeps it running."""
@@ -69,7 +93,10 @@ class Federation:
             if self._stopping:
                 return
             print(f"{part.name} ended with code {code}; its output is in {part.log}", file=sys.stderr)
-            if not self._restart:
+            if code == NOT_READY:  # started again, it would say the same again
+                self._why = f"{part.name} cannot run. {part.last_words()}"
+                self.not_ready.set()
+            if code == NOT_READY or not self._restart:
                 self.died.set()
                 return
             await asyncio.sleep(pause)

@@ -4,77 +4,60 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
+import errno
 import json
 import logging
 import os
-import secrets
 import socket
 import sys
-from pathlib import Path
 
 from api.settings import Settings, load_settings
-from api.store import Store
-from protocol.errors import BadRequest, ConsiliumError, NotFound
+from deployments.parts import NOT_READY
+from deployments.state import begin_store, new_token, open_store, page_key, prefect_auth, read_secret
+from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound, Unavailable
 from protocol.messages import COORDINATOR
 
-TOKEN_BYTES = 32
+SERVING = (None, "start", "api", "worker")
 
 
-def write_secret(path: Path, text: str) -> None:
-    """A file that only its owner may read, from the first moment."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
+def exit_code(error: ConsiliumError) -> int:
+    """Of a part that cannot start: whoever keeps it running is told whether to try again."""
+    return NOT_READY if isinstance(error, BadRequest | Conflict) else 2
 
 
-def new_token(store: Store, role: str, user_id: int | None = None) -> str:
-    """Issues a token and keeps its hash."""
-    token = secrets.token_urlsafe(TOKEN_BYTES)
-    store.add_token(token, role, user_id)
-    return token
+def said(error: OSError) -> ConsiliumError:
+    """A full disk or a wrong owner, in a sentence."""
+    where = error.filename or "A file"
+    return Unavailable(
+        f"{where} cannot be read or written ({error.strerror or type(error).__name__}).",
+        remedy="Make room on the disk, or correct owner and mode; then start again.",
+        code="disk",
+    )
 
 
-def open_store(settings: Settings) -> Store:
-    """The store at this version's schema."""
-    settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    store = Store(settings.store_url)
-    store.migrate()
-    return store
+def check_port(host: str, port: int, name: str) -> None:
+    """BadRequest (code `name`, the variable that sets it) for a port that nothing can listen on here."""
+    if (why := why_not(host, port)) is not None:
+        raise BadRequest(f"Port {port} of {host} {why}.", remedy=f"Set {name} to a free one.", code=name)
 
 
-def make_prefect_auth(settings: Settings) -> None:
-    """Prefect's auth string, made once: a Prefect server that we start never answers without one."""
-    path = settings.folder / "prefect_auth"
-    if not path.exists():
-        write_secret(path, f"consilium:{secrets.token_hex(24)}")
-
-
-def prefect_auth(settings: Settings) -> str | None:
-    """Prefect's own auth string, from a file of mode 0600 in the coordinator's folder."""
-    path = settings.folder / "prefect_auth"
-    return path.read_text().strip() if path.exists() else None
-
-
-def page_key(settings: Settings) -> bytes:
-    """The key of the page's cookies, made once; without its file everybody signs in again."""
-    path = settings.folder / "page_key"
-    if not path.exists():
-        write_secret(path, base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
-    return path.read_bytes()
-
-
-def coordinator_token(settings: Settings, store: Store) -> Path:
-    """The file with the token of the coordinator's own flows; made when it is missing."""
-    path = settings.folder / "token"
-    if not path.exists() or store.caller(path.read_text().strip()) is None:
-        write_secret(path, new_token(store, "coordinator"))
-    return path
+def why_not(host: str, port: int) -> str | None:
+    """Why nothing can listen on a port; None where something can."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+    return None
 
 
 def serve_api(settings: Settings, *, expected: int) -> None:
     """The REST API, in this process. A Prefect that is away is an answer here, not something to wait for."""
+    open_store(settings).close()
+    auth, key = prefect_auth(settings), page_key(settings)
+    check_port(settings.host, settings.port, "CONSILIUM_API_PORT")
     os.environ["PREFECT_CLIENT_MAX_RETRIES"] = "0"
     import uvicorn
 
@@ -89,8 +72,8 @@ def serve_api(settings: Settings, *, expected: int) -> None:
             app.state.inbox.bell.close()
             await super().shutdown(sockets)
 
-    app = create_app(settings, prefect_auth=prefect_auth(settings), expected=expected)
-    add_pages(app, page_key(settings))
+    app = create_app(settings, prefect_auth=auth, expected=expected)
+    add_pages(app, key)
     Server(
         uvicorn.Config(
             app,
@@ -106,6 +89,7 @@ def serve_api(settings: Settings, *, expected: int) -> None:
 def serve_worker(settings: Settings) -> None:
     """The worker of pool `coordinator`. Prefect's environment is set before Prefect is imported."""
     auth = prefect_auth(settings)
+    read_secret(settings.folder / "token", "Remove it, and start `./run server`, which makes a new one.")
     host = f"http://{settings.host}:{settings.port}"
     os.environ |= {
         "PREFECT_API_URL": settings.prefect_url,
@@ -147,6 +131,13 @@ def _token(settings: Settings, args: argparse.Namespace) -> None:
         print(new_token(store, role, args.user_id))
 
 
+def _new_store(settings: Settings) -> None:
+    store = begin_store(settings)
+    print(f"An empty store is in {store.place}; orders are numbered from 1.", file=sys.stderr)
+    print("Register every hospital: ./run server add-hospital (./run up does it for its own).", file=sys.stderr)
+    store.close()
+
+
 def _deploy(settings: Settings) -> None:
     os.environ["PREFECT_API_URL"] = settings.prefect_url
     from prefect.client.orchestration import PrefectClient
@@ -172,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     hospital = commands.add_parser("add-hospital", help="register a hospital; prints its tokens once")
     hospital.add_argument("--user-id", type=int, required=True)
     hospital.add_argument("--name", required=True)
+    commands.add_parser("new-store", help="begin with an empty store where an earlier one was lost for good")
     forget = commands.add_parser("forget-keys", help="let a hospital that lost its vault present new keys, once")
     forget.add_argument("--user-id", type=int, required=True)
     token = commands.add_parser("token", help="issue, rotate or revoke tokens")
@@ -182,7 +174,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; a known error is one sentence on stderr and exit code 2."""
+    """Runs one command; a known error is one sentence on stderr and exit code 2.
+
+    Of what keeps running (start, api, worker) it is 78 where a person has to put something right first.
+    """
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     for name in ("httpx", "alembic"):
@@ -198,6 +193,8 @@ def main(argv: list[str] | None = None) -> int:
                 _deploy(settings)
             case "add-hospital":
                 _add_hospital(settings, args)
+            case "new-store":
+                _new_store(settings)
             case "forget-keys":
                 open_store(settings).forget_keys(args.user_id)
             case "token":
@@ -206,9 +203,10 @@ def main(argv: list[str] | None = None) -> int:
                 from deployments.federation import serve
 
                 return serve(settings)
-    except ConsiliumError as error:
+    except (ConsiliumError, OSError) as caught:
+        error = said(caught) if isinstance(caught, OSError) else caught
         print(error, file=sys.stderr)
-        return 2
+        return exit_code(error) if args.command in SERVING else 2
     return 0
 
 

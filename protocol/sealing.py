@@ -7,10 +7,10 @@ the `cryptography` package.
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -95,12 +95,18 @@ class Identity:
         """64 bytes over `message`; the caller's message starts with a domain tag."""
         return Ed25519PrivateKey.from_private_bytes(self.sign_key).sign(message)
 
-    def encode(self) -> str:
-        return json.dumps({"sign_key": self.sign_key.hex(), "open_key": self.open_key.hex()})
+    def to_json(self) -> dict[str, str]:
+        return {"sign_key": self.sign_key.hex(), "open_key": self.open_key.hex()}
 
     @classmethod
-    def decode(cls, text: str) -> Identity:
-        data = json.loads(text)
+    def from_json(cls, data: Mapping[str, Any]) -> Identity:
+        """Inverse of `to_json`. ProtocolViolation (code bad_length) for anything but two keys of 32 bytes."""
+        if set(data) != {"sign_key", "open_key"}:
+            raise ProtocolViolation(
+                "An identity has exactly a sign_key and an open_key.",
+                remedy="Restore it from the backup.",
+                code="bad_length",
+            )
         return cls(
             _from_hex(data["sign_key"], KEY_BYTES, "sign_key"), _from_hex(data["open_key"], KEY_BYTES, "open_key")
         )

@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 SITE = "CONSILIUM_SITE"
 AGAIN, NOT_READY = 76, 78  # exit codes that the worker knows (agents.worker.run_in_child)
-MENDABLE = ("unauthenticated", "token", "site", "disk")
+MENDABLE = ("unauthenticated", "token", "site", "disk", "ledger")
 """What a person at the hospital puts right while the order waits."""
 COORDINATOR_URL = "CONSILIUM_COORDINATOR_URL"
 COORDINATOR_TOKEN = "CONSILIUM_COORDINATOR_TOKEN_FILE"  # noqa: S105 (the name of a variable that names a file)

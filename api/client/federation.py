@@ -182,11 +182,19 @@ class Federation:
 
 
 def read_token(path: Path, user: int | str | None) -> str:
-    """The token in a file, or the user's of several in a JSON file. Unauthenticated when that has none for the user."""
+    """The token in a file, or the user's of several in a JSON file.
+
+    Unauthenticated for a file that is empty or cut short, or has none for the user.
+    """
     text = path.read_text("utf-8").strip()
-    if not text.startswith("{"):
+    if text and not text.startswith("{"):
         return text
-    tokens: dict[str, str] = json.loads(text)
+    try:
+        tokens: dict[str, str] = json.loads(text)
+    except ValueError:
+        raise Unauthenticated(
+            f"{path} is empty or damaged.", remedy="Put the token there that the operator gave you."
+        ) from None
     if str(user) not in tokens:
         raise Unauthenticated(
             f"{path} has no token of user {user}.", remedy=f"Give user as one of {', '.join(sorted(tokens))}."

@@ -106,6 +106,13 @@ def test_a_token_file_without_the_user_names_those_it_has(tmp_path: Path) -> Non
         Federation("http://x", token_file=tmp_path / "tokens.json", user=7)
 
 
+@pytest.mark.parametrize("text", ["", "\n", '{"4": "sec'])
+def test_a_token_file_cut_short_is_a_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tokens.json").write_text(text)
+    with pytest.raises(Unauthenticated, match="empty or damaged"):
+        Federation("http://x", token_file=tmp_path / "tokens.json", user=4)
+
+
 # Errors are those of REST
 
 

@@ -225,7 +225,7 @@ def test_a_provider_that_receives_nothing_cannot_open_the_sum(seen: dict[str, Se
     assert found is not None
     terms = Terms(PROVIDERS, 3072, 2 * len(GROUPS), b"sum/0")
     keys = {"tag_key": party.session.group_key(b"sum-tag")}
-    seeds = {user: (order.parties[user].store.folder / "seed").read_bytes() for user in PROVIDERS}
+    seeds = {user: order.parties[user].store.kept("seed") for user in PROVIDERS}
     assert len(exact_sum.open_total(found[COORDINATOR], terms, seeds=seeds, **keys)) == terms.count
     for guessed in (bytes(32), seeds[me]):
         others = dict.fromkeys(set(PROVIDERS) - {me}, guessed)

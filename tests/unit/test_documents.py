@@ -203,6 +203,15 @@ def first_cell_words(line: str) -> list[str]:
     return re.findall(r"`([^`]+)`", line.split("|")[1])
 
 
+def test_every_option_that_a_page_names_is_run_by_a_test() -> None:
+    pages = (*READMES, *(ROOT / "docs").glob("*.md"))
+    named = {option for page in pages for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text("utf-8"))}
+    sources = [path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
+    run = {option for option in named for source in sources if f'"{option}"' in source}
+    named.discard("--thorough")  # what runs the tests themselves
+    assert named == run
+
+
 def test_every_error_type_is_listed_with_its_status() -> None:
     text = text_of("docs/errors.md")
     for tree in trees():

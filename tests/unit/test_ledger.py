@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.ledger import Ledger
+from protocol.errors import Conflict
 
 MIDNIGHT = datetime(2025, 1, 2, tzinfo=UTC)
 
@@ -142,3 +145,26 @@ def test_several_processes_write_one_chain(ledger: Ledger) -> None:
     entries = list(ledger.entries())
     assert len(entries) == 50
     assert [e["number"] for e in entries if e["writer"] == 1] == list(range(25))
+
+
+def test_an_emptied_ledger_is_no_new_one(ledger: Ledger) -> None:
+    fill(ledger, 2)
+    ledger.path.write_bytes(b"")
+    for use in (lambda: ledger.write("left"), ledger.first_broken_line, ledger.head, lambda: list(ledger.entries())):
+        with pytest.raises(Conflict, match="backup") as caught:
+            use()
+        assert caught.value.code == "ledger"
+    assert ledger.path.read_bytes() == b""
+
+
+def test_a_ledger_begins_with_a_whole_line_or_not_at_all(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            ledger.write("left")
+    assert os.listdir(ledger.path.parent) == []
+    fill(ledger, 2)
+    assert ledger.first_broken_line() is None

@@ -205,3 +205,13 @@ def test_a_crash_before_the_answer_leaves_none_and_the_next_try_writes_it(
     assert list_results(tmp_path) == []
     write(tmp_path)
     assert len(list_results(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"order_id": 37'])
+def test_notes_cut_short_are_no_missing_answer(tmp_path: Path, text: str) -> None:
+    write(tmp_path)
+    (tmp_path / "37/total.notes.json").write_text(text)
+    with pytest.raises(Conflict, match="backup") as caught:
+        read_result(tmp_path, 37)
+    assert caught.value.code == "vault_damaged"
+    assert list_results(tmp_path) == []

@@ -46,7 +46,7 @@ def flip(data: bytes, bit: int) -> bytes:
 
 
 def test_an_identity_is_the_same_after_encoding() -> None:
-    assert Identity.decode(ONE.encode()) == ONE
+    assert Identity.from_json(ONE.to_json()) == ONE
     assert PublicIdentity.decode(ONE.public.encode()) == ONE.public
 
 

@@ -126,9 +126,19 @@ def write(path: Path, text: str, mode: int = 0o600) -> None:
 def test_a_secret_of_the_right_mode(tmp_path: Path) -> None:
     settings = load(tmp_path)
     write(settings.state / "token", "abc\n")
-    write(settings.state / "prefect_auth", "")
+    write(settings.state / "prefect_auth", "consilium:abc\n")
     assert settings.secret("token") == "abc"
-    assert settings.prefect_auth is None
+    assert settings.prefect_auth == "consilium:abc"
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_an_empty_auth_string_is_not_none(tmp_path: Path, text: str) -> None:
+    """What a full disk has left of it must not make the agent call Prefect without one."""
+    settings = load(tmp_path)
+    write(settings.state / "prefect_auth", text)
+    with pytest.raises(BadRequest, match="remove it") as caught:
+        settings.environment()
+    assert caught.value.code == "prefect_auth"
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o610, 0o666])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
 import multiprocessing
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from agents.vault import OrderVault, Vault, make_private_folder, write_durably, write_once
-from protocol.errors import Conflict, NotFound
+from agents.vault import OrderVault, Vault, locked, make_private_folder, write_durably, write_once
+from protocol.errors import Conflict, NotFound, Refused
 
 
 @pytest.fixture
@@ -95,7 +99,7 @@ def test_the_second_of_two_that_made_the_same_gets_what_the_first_kept(vault: Va
 def _race(folder: Path, start: Any, found: Any) -> None:
     vault = Vault(folder)
     start.wait()
-    found.put((vault.identity().encode(), vault.order(1).once("key", lambda: os.urandom(32))))
+    found.put((vault.identity().to_json()["sign_key"], vault.order(1).once("key", lambda: os.urandom(32))))
 
 
 def test_two_processes_share_one_identity_and_one_secret(vault: Vault) -> None:
@@ -166,3 +170,150 @@ def test_what_a_crash_left_of_an_ended_order_goes_with_the_next(vault: Vault) ->
     order.folder.rename(order.folder.with_name(".1.0badcafe.ended"))
     vault.order(2).destroy()
     assert os.listdir(vault.folder / "orders") == []
+
+
+# Whole, or noticed
+
+
+LAYERS = {"dense": [0.1, 1 / 3, -5e-324, 0.0, -0.0, 1e22], "bias": [1.5e-05]}
+MODEL = {"model_id": 12, "model_type": "lr", "attributes": ["x1", "年龄"], "fit_intercept": True, "layers": LAYERS}
+
+
+def every_flip(data: bytes) -> Iterator[bytes]:
+    for bit in range(8 * len(data)):
+        at, shift = divmod(bit, 8)
+        yield data[:at] + bytes([data[at] ^ 1 << shift]) + data[at + 1 :]
+
+
+def found_or_refused(read: Callable[[], Any]) -> Any:
+    """What is read, or None for a refusal that says what to do."""
+    try:
+        return read()
+    except Conflict as error:
+        if error.code != "vault_damaged" or "backup" not in error.remedy:
+            raise
+        return None
+
+
+def test_no_bit_of_the_identity_can_turn_and_make_other_keys(vault: Vault) -> None:
+    kept, path = vault.identity(), vault.folder / "identity.json"
+    for altered in every_flip(path.read_bytes()):
+        path.write_bytes(altered)
+        assert found_or_refused(vault.identity) in (None, kept)
+
+
+def test_no_bit_of_a_model_can_turn_unnoticed(vault: Vault) -> None:
+    vault.save_model(12, MODEL)
+    path = vault.folder / "models" / "12.json"
+    refused = 0
+    for altered in every_flip(path.read_bytes()):
+        path.write_bytes(altered)
+        found = found_or_refused(lambda: vault.model(12))
+        assert found in (None, MODEL)
+        refused += found is None
+    assert refused > 7 * path.stat().st_size  # what is left is a blank, or an e that became an E
+
+
+def test_a_file_cut_short_anywhere_is_refused(vault: Vault) -> None:
+    vault.save_model(12, MODEL)
+    vault.end_order(7, "success")
+    kinds = {
+        vault.folder / "models" / "12.json": lambda: vault.model(12),
+        vault.folder / "ended" / "7.json": lambda: vault.outcome(7, b""),
+    }
+    for path, read in kinds.items():
+        whole = path.read_bytes()
+        for size in range(len(whole)):
+            path.write_bytes(whole[:size])
+            assert found_or_refused(read) is None
+
+
+EARLIER = {
+    "identity.json": {"sign_key": "0a" * 32, "open_key": "0b" * 32},
+    "models/12.json": MODEL,
+    "predictions/5.json": {"model_id": 12, "result": [{"id": "1", "label": 0.5}]},
+    "ended/7.json": {"outcome": "failed", "document": hashlib.sha256(b"order").hexdigest()},
+}
+
+
+def test_what_an_earlier_version_kept_is_read_and_gets_its_checksum(vault: Vault) -> None:
+    for name, value in EARLIER.items():
+        path = vault.folder / name
+        make_private_folder(path.parent)
+        path.write_text(json.dumps(value))
+    for _ in range(2):
+        assert vault.identity().to_json() == EARLIER["identity.json"]
+        assert vault.model(12) == MODEL
+        assert vault.predictions(5) == EARLIER["predictions/5.json"]
+        assert vault.outcome(7, b"order") == "failed"
+        for name, value in EARLIER.items():
+            kept = json.loads((vault.folder / name).read_text())
+            assert kept["content"] == value
+            assert len(kept["sha256"]) == 64
+            assert mode(vault.folder / name) == 0o600
+
+
+def test_what_an_earlier_version_kept_is_read_on_a_disk_that_takes_nothing(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = vault.folder / "identity.json"
+    path.write_text(json.dumps(EARLIER["identity.json"]))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert vault.identity().to_json() == EARLIER["identity.json"]
+    assert os.listdir(vault.folder) == ["identity.json"]
+
+
+def test_within_a_lock_an_earlier_file_is_read_without_waiting_for_it(vault: Vault) -> None:
+    path = vault.folder / "identity.json"
+    path.write_text(json.dumps(EARLIER["identity.json"]))
+    with locked(vault.folder):
+        assert vault.identity().to_json() == EARLIER["identity.json"]
+    assert "sha256" not in path.read_text()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"outcome": "failed"}', "\xff"])
+def test_a_damaged_mark_does_not_let_its_order_in_again(vault: Vault, text: str) -> None:
+    vault.end_order(7, "failed")
+    (vault.folder / "ended" / "7.json").write_bytes(text.encode("latin-1"))
+    assert vault.has_ended(7)
+    with pytest.raises(Conflict) as caught:
+        vault.outcome(7, b"")
+    assert caught.value.code == "vault_damaged"
+
+
+def test_a_checkpoint_that_is_damaged_anywhere_is_refused(vault: Vault) -> None:
+    order = vault.order(1)
+    order.save_arrays("checkpoint-0.npz", weights=np.arange(3.0))
+    path = order.folder / "checkpoint-0.npz"
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        assert found_or_refused(lambda: order.load_arrays("checkpoint-0.npz")) is None
+    for altered in every_flip(whole):
+        path.write_bytes(altered)
+        assert found_or_refused(lambda: order.load_arrays("checkpoint-0.npz")) is None
+
+
+def test_what_is_kept_once_is_what_was_kept(vault: Vault) -> None:
+    order = vault.order(1)
+    order.once("document", lambda: b"order")
+    path = order.folder / "document"
+    whole = path.read_bytes()
+    for damaged in [b"", whole[:-1], *every_flip(whole)]:
+        path.write_bytes(damaged)
+        assert found_or_refused(lambda: order.once("document", lambda: pytest.fail("made anew"))) is None
+        assert found_or_refused(lambda: order.kept("document")) is None
+
+
+def test_an_order_can_be_ended_whatever_became_of_its_document(vault: Vault) -> None:
+    order = vault.order(1)
+    order.once("document", lambda: b"order")
+    (order.folder / "document").write_bytes(b"")
+    vault.end_order(1, "failed")
+    with pytest.raises(Refused) as caught:
+        vault.outcome(1, b"order")
+    assert caught.value.code == "order_number"

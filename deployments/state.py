@@ -1,0 +1,214 @@
+"""What the coordinator keeps on disk: its secrets, its tokens and its store; and whether there was a store before.
+
+    coordinator/store.sqlite    the store, unless CONSILIUM_STORE_URL names another
+    coordinator/store_made      the mark that a store has been made for this home
+    coordinator/prefect_auth    Prefect's auth string
+    coordinator/token           the token of the coordinator's own flows
+    coordinator/page_key        the key of the page's cookies
+    tokens.json                 of `./run up` and `./run demo`: the operator's token and each hospital's user's
+
+Every file is written whole or not at all. One that is empty or damaged is refused with what to do about it, never
+replaced by a default: Prefect would run without a password, orders would be numbered anew, tokens would stop working.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import json
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from agents.vault import make_private_folder, write_durably
+from api.settings import Settings
+from api.store import Store
+from protocol.errors import Conflict
+
+TOKEN_BYTES = 32
+PAGE_KEY_BYTES = 32
+OPERATOR = "operator"
+
+
+# Secrets
+
+
+def write_secret(path: Path, text: str) -> None:
+    """A file that only its owner may read; whole and on disk when this returns, or as it was before."""
+    make_private_folder(path.parent)
+    write_durably(path, text.encode())
+
+
+def read_secret(path: Path, remedy: str) -> str | None:
+    """The one line of a file; None where there is no file. Conflict (code secret) for one that holds no secret."""
+    try:
+        text = path.read_bytes().decode("ascii").strip()
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        text = ""
+    if not text or not text.isprintable():
+        raise _no_secret(path, remedy)
+    return text
+
+
+def make_prefect_auth(settings: Settings) -> None:
+    """Prefect's auth string, made once: a Prefect server that we start never answers without one."""
+    if prefect_auth(settings) is None:
+        write_secret(_prefect_auth_path(settings), f"consilium:{secrets.token_hex(24)}")
+
+
+def prefect_auth(settings: Settings) -> str | None:
+    """Prefect's own auth string, `user:password`; None where none was made or put there.
+
+    Conflict (code secret) for a file without one: Prefect, which is told an empty one, asks for no password at all.
+    """
+    path = _prefect_auth_path(settings)
+    remedy = "Restore it from the backup, or write one line user:password, mode 0600, and hand it to all agents."
+    text = read_secret(path, remedy)
+    if text is not None:
+        user, _, password = text.partition(":")
+        if not user or not password:
+            raise _no_secret(path, remedy)
+    return text
+
+
+def _prefect_auth_path(settings: Settings) -> Path:
+    return settings.folder / "prefect_auth"
+
+
+def page_key(settings: Settings) -> bytes:
+    """The key of the page's cookies, made once; without its file everybody signs in again."""
+    path = settings.folder / "page_key"
+    remedy = "Remove it: a new one is made at the next start, and everybody signs in again."
+    text = read_secret(path, remedy)
+    if text is None:
+        text = base64.urlsafe_b64encode(secrets.token_bytes(PAGE_KEY_BYTES)).decode()
+        write_secret(path, text)
+    try:
+        n_bytes = len(base64.urlsafe_b64decode(text))
+    except binascii.Error:
+        n_bytes = 0
+    if n_bytes != PAGE_KEY_BYTES:
+        raise _no_secret(path, remedy)
+    return text.encode()
+
+
+def new_token(store: Store, role: str, user_id: int | None = None) -> str:
+    """Issues a token and keeps its hash."""
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    store.add_token(token, role, user_id)
+    return token
+
+
+def coordinator_token(settings: Settings, store: Store) -> Path:
+    """The file with the token of the coordinator's own flows; made anew where the store does not know it."""
+    path = settings.folder / "token"
+    token = read_secret(path, "Remove it: a new one is made at the next start.")
+    if token is None or store.caller(token) is None:
+        write_secret(path, new_token(store, "coordinator"))
+    return path
+
+
+def _no_secret(path: Path, remedy: str) -> Conflict:
+    return Conflict(f"{path} is empty or damaged.", remedy=remedy, code="secret")
+
+
+# Tokens of a federation on one machine
+
+
+def tokens_path(settings: Settings) -> Path:
+    return settings.home / "tokens.json"
+
+
+def read_tokens(settings: Settings) -> dict[str, str]:
+    """Tokens by user id, and the operator's; empty where none were made yet. Conflict (code tokens) for a damaged
+    file."""
+    path = tokens_path(settings)
+    try:
+        tokens = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError):
+        raise damaged_tokens(path) from None
+    is_whole = isinstance(tokens, dict) and OPERATOR in tokens
+    if not is_whole or not all(isinstance(token, str) and token.strip() for token in tokens.values()):
+        raise damaged_tokens(path)
+    return dict(tokens)
+
+
+def write_tokens(settings: Settings, tokens: dict[str, str]) -> None:
+    write_secret(tokens_path(settings), json.dumps(tokens, indent=2))
+
+
+def damaged_tokens(path: Path) -> Conflict:
+    return Conflict(
+        f"{path} is empty or damaged, or lacks the token of a user whom the store knows.",
+        remedy="Restore it from the backup, or remove it: new tokens are then made beside the old ones.",
+        code="tokens",
+    )
+
+
+# The store
+
+
+def open_store(settings: Settings) -> Store:
+    """The store at this version's schema.
+
+    Conflict (code store_missing) for none or an empty one where there was one before: orders would be numbered anew,
+    and hospitals refuse a number that they have had. `begin_store` is for who means it. A first start, and one that
+    died before it had a store, goes on.
+    """
+    with _opening(settings) as store:
+        left = _left_of_a_store(settings)
+        if left is not None and store.is_empty():
+            raise Conflict(
+                f"There is no store in {store.place}, or an empty one, though there was one: {left} is there.",
+                remedy="Restore it from the backup, or set CONSILIUM_STORE_URL right. If it is lost for good, run: "
+                "./run server new-store",
+                code="store_missing",
+            )
+        _make(settings, store)
+    return store
+
+
+def begin_store(settings: Settings) -> Store:
+    """An empty store where an earlier one was lost. Conflict (code store) where there is one."""
+    with _opening(settings) as store:
+        if not store.is_empty():
+            raise Conflict(
+                f"The store in {store.place} is not empty; nothing was changed.",
+                remedy="If you mean to begin anew, move it away first.",
+                code="store",
+            )
+        _make(settings, store)
+    return store
+
+
+@contextlib.contextmanager
+def _opening(settings: Settings) -> Iterator[Store]:
+    """A store that stays open unless something is wrong with it."""
+    store = Store(settings.store_url)
+    try:
+        yield store
+    except BaseException:
+        store.close()
+        raise
+
+
+def _make(settings: Settings, store: Store) -> None:
+    """Makes the tables that are missing, and only then the mark: who dies between them finds a store."""
+    make_private_folder(settings.folder)
+    store.migrate()
+    mark = settings.folder / "store_made"
+    if not mark.exists():
+        write_secret(mark, "A store has been made for this home. Where there is none now, it was lost.\n")
+
+
+def _left_of_a_store(settings: Settings) -> Path | None:
+    """What is there only after a store was. An earlier version has no mark, but made these after its store; not so
+    prefect_auth, which stands before a first start has a store."""
+    folder = settings.folder
+    after = [folder / name for name in ("store_made", "token", "page_key", "rounds")]
+    return next((path for path in [*after, tokens_path(settings)] if path.exists()), None)

@@ -1,0 +1,359 @@
+"""Places: an order takes all of its own at once, the oldest first; none waits for what another waiting one holds."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from api.place_store import MOST_OVERTAKEN, USUAL_PLACES
+from api.store import Prepared, Store
+from deployments.demo import document_order
+from protocol.errors import Refused
+from protocol.sealing import Identity
+from tests.api.conftest import Coordinator, serve, settings_in
+
+EVERYBODY = (2, 3, 4, 5, 6)
+POSTGRESQL = "postgres@127.0.0.1:5432"
+MANUAL = {"orders": {"approval": "manual"}}
+
+
+def store_at(url: str, limits: Mapping[int, int] | None = None) -> Store:
+    store = Store(url)
+    store.migrate()
+    for user in EVERYBODY:
+        if user not in store.hospital_names():
+            store.add_hospital(user, f"hospital-{user}")
+        places = (limits or {}).get(user, 2)
+        store.enrol(user, store_identity(store, user), "1", max_orders=places)
+    return store
+
+
+def store_identity(store: Store, user: int) -> str:
+    known = {row["user_id"]: row["identity"] for row in store.list_hospitals()}
+    return known.get(user) or Identity.generate().public.encode()
+
+
+def add(store: Store, *hospitals: int, kind: str = "train", begun: bool = True) -> int:
+    """An order whose run stands in Prefect, unless it has not `begun`."""
+    order_id, _ = store.add_order(
+        kind=kind,
+        initiator=hospitals[0],
+        hospital_ids=hospitals,
+        body={},
+        prepare=lambda number: Prepared("", {}),
+    )
+    if begun:
+        store.set_order(order_id, flow_run_id=f"run-{order_id}")
+    return order_id
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty store on each of the two databases."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'store.sqlite'}"
+        return
+    try:
+        connection = psycopg.connect(f"postgresql://{POSTGRESQL}/postgres", autocommit=True, connect_timeout=5)
+    except psycopg.OperationalError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"no PostgreSQL at 127.0.0.1:5432 ({type(error).__name__})")
+    name = f"consilium_places_{secrets.token_hex(4)}"
+    with connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        try:
+            yield f"postgresql+psycopg://{POSTGRESQL}/{name}"
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    opened = store_at(url)
+    yield opened
+    opened.close()
+
+
+# All places at once, the oldest first
+
+
+def test_an_order_takes_all_of_its_places_or_none(store: Store) -> None:
+    first, second = add(store, 2, 3, 4), add(store, 2, 3, 4)
+    third, elsewhere = add(store, 4, 5, 6), add(store, 5, 6)
+    assert store.admit(EVERYBODY) == [first, second, elsewhere]
+    assert store.taken_places() == {2: 2, 3: 2, 4: 2, 5: 1, 6: 1}
+    assert [queue.user_id for queue in store.queue(third, EVERYBODY) if queue.is_full] == [4]
+    store.end_order(first, "success")
+    assert store.admit(EVERYBODY) == [third]
+
+
+@pytest.mark.parametrize("state", ["success", "failed", "cancelled"])
+def test_the_end_of_an_order_frees_its_places_however_it_ends(store: Store, state: str) -> None:
+    orders = [add(store, 2, 3) for _ in range(3)]
+    assert store.admit(EVERYBODY) == orders[:2]
+    store.end_order(orders[0], state)
+    assert store.taken_places() == {2: 1, 3: 1}
+    assert store.admit(EVERYBODY) == [orders[2]]
+
+
+def test_the_oldest_comes_first_and_its_queue_says_how_many_are_before(store: Store) -> None:
+    numbers = [add(store, 2, 3) for _ in range(5)]
+    store.admit(EVERYBODY)
+    queues = {number: store.queue(number, EVERYBODY) for number in numbers[2:]}
+    assert [(q.user_id, q.places, q.n_before) for q in queues[numbers[4]]] == [(2, 2, 2), (3, 2, 2)]
+    assert [q.n_before for q in queues[numbers[2]]] == [0, 0]
+    assert store.queue(numbers[0], EVERYBODY) == []
+
+
+def test_an_order_is_overtaken_a_few_times_and_no_more(store: Store) -> None:
+    """Hospital 2 is full for long; meanwhile orders at hospital 3 alone go before the one that needs both."""
+    long = [add(store, 2), add(store, 2)]
+    store.admit(EVERYBODY)
+    waits = add(store, 2, 3)
+    for _ in range(MOST_OVERTAKEN):
+        quick = add(store, 3)
+        assert store.admit(EVERYBODY) == [quick]
+        store.end_order(quick, "success")
+    late = add(store, 3)
+    assert store.admit(EVERYBODY) == []
+    assert [queue.n_before for queue in store.queue(late, EVERYBODY) if queue.is_full] == [1]
+    store.end_order(long[0], "success")
+    assert store.admit(EVERYBODY) == [waits, late]
+
+
+def test_only_while_all_agents_are_there_and_prefect_has_its_run(store: Store) -> None:
+    order_id = add(store, 2, 3, begun=False)
+    assert store.admit(EVERYBODY) == []
+    store.set_order(order_id, flow_run_id="a-run")
+    assert store.admit([2, 4, 5, 6]) == []
+    assert store.admit([2, 3]) == [order_id]
+
+
+def test_inference_and_external_orders_take_no_place(store: Store) -> None:
+    add(store, 2, kind="infer")
+    store.add_order(kind="external", initiator=2, hospital_ids=[2], body={})
+    assert store.taken_places() == {}
+    assert store.admit(EVERYBODY) == []
+
+
+def test_a_lowered_limit_ends_nothing_and_admits_nothing_new(store: Store) -> None:
+    running = [add(store, 2, 3) for _ in range(2)]
+    store.admit(EVERYBODY)
+    store.enrol(2, store_identity(store, 2), "1", max_orders=1)
+    waits = add(store, 2, 3)
+    store.end_order(running[0], "success")
+    assert store.order(running[1])["state"] == "pending"
+    assert store.admit(EVERYBODY) == []
+    store.end_order(running[1], "success")
+    assert store.admit(EVERYBODY) == [waits]
+
+
+def test_a_hospital_that_has_not_said_takes_the_usual_number(store: Store) -> None:
+    store.enrol(2, store_identity(store, 2), "1")
+    orders = [add(store, 2) for _ in range(USUAL_PLACES + 1)]
+    assert store.admit(EVERYBODY) == orders[:-1]
+
+
+def test_places_that_are_given_back_leave_the_order_its_age(store: Store) -> None:
+    first, second = add(store, 2, 3), add(store, 2, 3)
+    store.admit(EVERYBODY)
+    younger = add(store, 2, 3)
+    assert store.give_back(first)
+    assert not store.give_back(first), "once"
+    assert store.admit([3]) == []
+    assert store.admit(EVERYBODY) == [first]
+    store.end_order(second, "failed")
+    assert store.admit(EVERYBODY) == [younger]
+    assert not store.give_back(second), "it has ended"
+
+
+def test_an_order_about_which_a_person_decides_holds_no_place(store: Store) -> None:
+    store.enrol(3, store_identity(store, 3), "1", policy=MANUAL, max_orders=1)
+    asks, others = add(store, 2, 3), add(store, 2, 4)
+    assert store.order(asks)["asked"] == {str(user): {"run": None, "decided": False} for user in (2, 3)}
+    assert store.admit(EVERYBODY) == [others]
+    store.note_asking(asks, 3, "run-of-3")
+    for user in (2, 3, 4):
+        store.note_decided(asks, user)
+    assert store.order(asks)["asked"]["3"] == {"run": "run-of-3", "decided": True}
+    assert store.admit(EVERYBODY) == [asks]
+    store.ask(asks, [4])
+    assert store.order(asks)["admitted"] is None
+    assert store.admit(EVERYBODY) == []
+    store.note_decided(asks, 4)
+    assert store.admit(EVERYBODY) == [asks]
+
+
+def _admit_elsewhere(url: str, n_times: int) -> list[int]:
+    """With connections of its own, as another process of the coordinator has them."""
+    store = Store(url)
+    found = [order_id for _ in range(n_times) for order_id in store.admit(EVERYBODY)]
+    store.close()
+    return found
+
+
+def test_several_that_give_places_at_once_give_none_twice(url: str) -> None:
+    store = store_at(url, dict.fromkeys(EVERYBODY, 3))
+    parties = [(2, 3, 4), (3, 4, 5), (4, 5, 6), (5, 6, 2), (6, 2, 3)]
+    for index in range(20):
+        add(store, *parties[index % len(parties)])
+    store.close()
+    with ThreadPoolExecutor(4) as pool:
+        found = [number for part in pool.map(_admit_elsewhere, [url] * 4, [10] * 4) for number in part]
+    assert len(found) == len(set(found)) > 0
+    store = Store(url)
+    taken = Counter(user for number in found for user in store.order(number)["hospitals"])
+    assert store.taken_places() == taken
+    assert max(taken.values()) == 3
+    store.close()
+
+
+@settings(max_examples=25)
+@given(st.data())
+def test_whatever_orders_there_are_all_of_them_end(data: Any) -> None:
+    """No set of overlapping parties and limits leaves an order behind, and no hospital ever has more than it takes."""
+    limits = data.draw(st.fixed_dictionaries({user: st.integers(1, 3) for user in EVERYBODY}))
+    party = st.sets(st.sampled_from(EVERYBODY), min_size=1, max_size=5)
+    store = store_at("sqlite://", limits)
+    waiting = {add(store, *sorted(one)) for one in data.draw(st.lists(party, min_size=1, max_size=12))}
+    running: list[int] = []
+    while waiting or running:
+        admitted = store.admit(EVERYBODY)
+        running += admitted
+        waiting -= set(admitted)
+        assert running, "somebody works, or nobody waits"
+        assert all(n <= limits[user] for user, n in store.taken_places().items())
+        store.end_order(running.pop(data.draw(st.integers(0, len(running) - 1))), "success")
+    store.close()
+
+
+def test_orders_of_the_version_before_count_as_having_their_places(url: str) -> None:
+    store = Store(url)
+    store.migrate("0004")
+    with store._engine.begin() as db:
+        db.execute(sa.text("INSERT INTO hospitals (user_id, name) VALUES (2, 'hospital-2')"))
+        db.execute(
+            sa.text(
+                "INSERT INTO orders (kind, initiator, hospitals, body, state, n_rows, summary, created, updated)"
+                " VALUES ('train', 2, '[2]', '{}', 'running', '{}', '{}', '2026-11-20 06:00:00', '2026-11-20 06:00:00')"
+            )
+        )
+    store.migrate()
+    assert store.taken_places() == {2: 1}
+    store.close()
+
+
+# Over REST
+
+
+@pytest.fixture
+def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
+    """Hospitals that take one order each; their agents are there."""
+    with serve(settings_in(tmp_path, accept_seconds=30)) as running:
+        for row in running.store.list_hospitals():
+            if row["identity"]:
+                running.store.enrol(row["user_id"], row["identity"], "1", max_orders=1)
+        for user in (2, 3, 4):
+            running.call("GET", "/exchange/inbox?wait=0", f"agent-{user}")
+        yield running
+
+
+def ordered(coordinator: Coordinator) -> Any:
+    coordinator.app.state.settings = settings_in(Path(coordinator.app.state.settings.home), accept_seconds=0.05)
+    return coordinator.call("POST", "/model/train", json=document_order()).json()
+
+
+def shown(coordinator: Coordinator, order_id: int) -> dict[str, Any]:
+    found: dict[str, Any] = coordinator.call("GET", f"/orders/{order_id}").json()["data"]
+    return found
+
+
+def test_who_orders_more_than_fits_is_answered_at_once_and_told_who_is_full(coordinator: Coordinator) -> None:
+    first = ordered(coordinator)["data"]["order_id"]
+    coordinator.app.state.settings = settings_in(Path(coordinator.app.state.settings.home), accept_seconds=3600)
+    answer = coordinator.call("POST", "/model/train", json=document_order()).json()
+    assert answer["code"] == 200
+    assert answer["data"]["data_volum"] == {"2": None, "3": None, "4": None}
+    for name in ("suzhou-szslyy", "zhejiang-zdey", "shanxi-xbfy"):
+        assert f"{name} has no free place: it takes 1 orders at once" in answer["message"]
+    second = answer["data"]["order_id"]
+    assert [one["cause"] for one in shown(coordinator, second)["waiting_for"]] == ["full"] * 3
+    hospitals = coordinator.call("GET", "/hospitals").json()["data"]["hospitals"]
+    assert [(row["orders"], row["max_orders"]) for row in hospitals] == [(1, 1)] * 3 + [(0, 4)]
+    coordinator.call("POST", f"/orders/{first}/cancel")
+    coordinator.give_places()
+    assert coordinator.store.order(second)["admitted"]
+
+
+def test_whoever_works_on_an_order_without_places_is_told_to_wait(coordinator: Coordinator) -> None:
+    ordered(coordinator)
+    waits = ordered(coordinator)["data"]["order_id"]
+    path = f"/exchange/{waits}/document/0/0/0?senders=1&recipient=0&wait=0"
+    refused = coordinator.call("GET", path, "agent-2")
+    assert (refused.status_code, refused.json()["data"]["error"]["type"]) == (409, "OrderWaits")
+    put = coordinator.call("PUT", f"/exchange/{waits}/acceptance/0/0/0/2/0", "agent-2", content=b"x")
+    assert put.json()["data"]["error"]["type"] == "OrderWaits"
+    assert coordinator.call("GET", f"{path}&takes_place=false", "agent-2").status_code == 200
+
+
+def judge(coordinator: Coordinator, who: str, flow: str, order_id: int, flow_run_id: str = "a-run") -> str:
+    body = {"runs": [{"flow_run_id": flow_run_id, "flow": flow, "order_id": order_id}]}
+    return str(coordinator.call("POST", "/exchange/runs", who, json=body).json()["data"]["runs"][flow_run_id]["what"])
+
+
+def test_a_run_begins_only_where_it_is_its_orders_own_and_the_order_has_places(coordinator: Coordinator) -> None:
+    first = ordered(coordinator)["data"]["order_id"]
+    second = ordered(coordinator)["data"]["order_id"]
+    own = {number: coordinator.store.order(number)["flow_run_id"] for number in (first, second)}
+    assert judge(coordinator, "coordinator", "train-order", first, own[first]) == "begin"
+    assert judge(coordinator, "coordinator", "train-order", second, own[second]) == "wait"
+    assert judge(coordinator, "coordinator", "train-order", first, "another") == "end"
+    assert judge(coordinator, "coordinator", "joint-statistics", first, own[first]) == "end"
+    assert judge(coordinator, "coordinator", "train-order", 10**12) == "end"
+    assert judge(coordinator, "agent-2", "hospital-train", first) == "wait", "its number is not known yet"
+    coordinator.call("POST", f"/orders/{first}/progress", "coordinator", json={"runs": {"2": "run-of-2"}})
+    assert judge(coordinator, "agent-2", "hospital-train", first, "run-of-2") == "begin"
+    assert judge(coordinator, "agent-2", "hospital-train", first, "another") == "end"
+    assert judge(coordinator, "agent-3", "hospital-train", first, "run-of-2") == "wait"
+    for flow in ("hospital-statistics", "infer", "hospital-train-approval", "train-order"):
+        assert judge(coordinator, "agent-2", flow, first, "run-of-2") == "end"
+    assert judge(coordinator, "agent-5", "hospital-train", first) == "end", "no party"
+    assert judge(coordinator, "agent-2", "hospital-train", 77) == "end", "no such order"
+    assert coordinator.store.order(first)["state"] == "pending"
+    coordinator.call("POST", f"/orders/{second}/cancel")
+    assert judge(coordinator, "coordinator", "train-order", second, own[second]) == "begin", "it ends itself"
+
+
+def test_a_policy_that_turns_manual_gives_the_places_back_until_a_person_has_decided(coordinator: Coordinator) -> None:
+    order_id = ordered(coordinator)["data"]["order_id"]
+    asked = coordinator.call("POST", f"/orders/{order_id}/ask", "agent-3")
+    assert asked.json()["data"]["error"]["type"] == "OrderWaits"
+    order = coordinator.store.order(order_id)
+    assert order["admitted"] is None
+    assert coordinator.runs.started[-1][:2] == ("hospital-train-approval/hospital-3", order_id)
+    assert [(one["user_id"], one["cause"]) for one in shown(coordinator, order_id)["waiting_for"]] == [(3, "approval")]
+    assert judge(coordinator, "agent-3", "hospital-train-approval", order_id, order["asked"]["3"]["run"]) == "begin"
+    assert judge(coordinator, "agent-2", "hospital-train-approval", order_id) == "end"
+    assert coordinator.call("POST", f"/orders/{order_id}/decided", "agent-3").status_code == 200
+    assert coordinator.store.order(order_id)["admitted"]
+
+
+def test_a_refused_order_that_waits_is_over_and_holds_nobody_up(coordinator: Coordinator) -> None:
+    ordered(coordinator)
+    waits = ordered(coordinator)["data"]["order_id"]
+    refusal = Refused("A person refused.", remedy="Talk to them.", code="approval")
+    coordinator.call("POST", f"/orders/{waits}/refuse", "agent-2", json=refusal.to_json())
+    assert coordinator.store.order(waits)["state"] == "failed"
+    assert shown(coordinator, waits)["waiting_for"] == []

@@ -1,0 +1,76 @@
+"""Flow runs that are not an order's own, started at Prefect by whoever can: they end, and the order goes on."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from agents.vault import Vault
+from deployments.demo import document_order
+from tests.conftest import RunningFederation
+
+pytestmark = pytest.mark.slow
+
+NOBODYS = 987_654
+PLACES = [
+    ("hospital-statistics", "hospital-2"),
+    ("infer", "hospital-2"),
+    ("hospital-train", "hospital-2"),
+    ("hospital-train-approval", "hospital-2"),
+    ("train-order", "train-order"),
+    ("joint-statistics", "joint-statistics"),
+]
+
+
+def start(prefect: httpx.Client, flow: str, deployment: str, order_id: int) -> str:
+    found = prefect.get(f"/deployments/name/{flow}/{deployment}").json()["id"]
+    asked = {"parameters": {"order_id": order_id}, "state": {"type": "SCHEDULED"}}
+    return str(prefect.post(f"/deployments/{found}/create_flow_run", json=asked).json()["id"])
+
+
+def until_final(prefect: httpx.Client, run: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        state: dict[str, Any] = prefect.get(f"/flow_runs/{run}").json()["state"]
+        if state["type"] in ("FAILED", "CRASHED", "COMPLETED", "CANCELLED"):
+            return state
+        time.sleep(0.2)
+    raise AssertionError(f"run {run} has not ended: {state}")
+
+
+def test_a_run_of_another_kind_number_or_maker_ends_alone(federation: RunningFederation) -> None:
+    """Started with the number of an order under way, with one that no order has, and a second time."""
+    body = document_order(method="Mask", rounds=300)
+    body["model_params"]["eps"] = 0
+    order_id = federation.submit(body)
+    with federation.prefect() as prefect:
+        runs = {place: start(prefect, *place, order_id) for place in PLACES}
+        runs |= {(*place, NOBODYS): start(prefect, *place, NOBODYS) for place in PLACES}
+        states = {place: until_final(prefect, run) for place, run in runs.items()}
+    assert {state["type"] for state in states.values()} == {"FAILED"}, states
+    assert "has made" in states["hospital-train", "hospital-2"]["message"]
+    assert f"no order {NOBODYS}" in states["infer", "hospital-2", NOBODYS]["message"]
+    vault = Vault(federation.home / "sites" / "suzhou-szslyy" / "vault")
+    assert not vault.has_ended(NOBODYS), "its number may still be an order's"
+    assert federation.order(order_id)["state"] == "running"
+    ended = federation.wait_for(order_id, seconds=200)
+    assert ended["state"] == "success", ended["refusal"]
+
+
+def test_a_run_in_another_hospitals_pool_ends_alone(federation: RunningFederation) -> None:
+    """Hospital 3's deployment, moved into the pool of hospital 2, which is no party of the order that it is run for."""
+    with federation.client("operator") as client:
+        external = client.post("/orders", json={"kind": "external"}).json()["order_id"]
+    with federation.prefect() as prefect:
+        moved = prefect.get("/deployments/name/hospital-train/hospital-3").json()
+        try:
+            assert prefect.patch(f"/deployments/{moved['id']}", json={"work_pool_name": "hospital-2"}).status_code < 300
+            state = until_final(prefect, start(prefect, "hospital-train", "hospital-3", external))
+        finally:
+            back = {"work_pool_name": "hospital-3"}
+            assert prefect.patch(f"/deployments/{moved['id']}", json=back).status_code < 300
+    assert state["type"] == "FAILED"
+    assert "not one of this hospital's" in state["message"]

@@ -1,0 +1,89 @@
+"""The commands that documents name, called as they are written there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import agents.__main__
+import benchmarks.__main__
+import deployments.federation
+import deployments.server
+from agents.policy import load_policy
+from agents.settings import load_settings as load_site
+from api.settings import load_settings
+from api.store import Store
+from benchmarks.peers import comparison
+from deployments.local_sites import NAMED, prepare
+from tests.conftest import ROOT, free_port
+from tests.made_sites import make_site, policy_text
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CONSILIUM_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("main", [agents.__main__.main, deployments.federation.main, deployments.server.main])
+def test_help_is_help(main: object, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])  # type: ignore[operator]
+    assert ended.value.code == 0
+    assert "usage: ./run" in capsys.readouterr().out
+
+
+def test_a_hospital_is_added_gets_other_tokens_and_may_present_other_keys(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = deployments.server.main
+    assert run(["add-hospital", "--user-id", "7", "--name", "hangzhou"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["user_id"], made["name"], set(made["tokens"])) == (7, "hangzhou", {"user", "agent"})
+    assert run(["token", "rotate", "agent", "--user-id", "7"]) == 0
+    told = capsys.readouterr()
+    store = Store(load_settings().store_url)
+    assert store.caller(made["tokens"]["agent"]) is None
+    caller = store.caller(told.out.strip())
+    assert caller is not None
+    assert (caller.role, caller.user_id) == ("agent", 7)
+    store.enrol(7, "keys", "1")
+    assert run(["forget-keys", "--user-id", "7"]) == 0
+    store.enrol(7, "other keys", "1")
+    store.close()
+
+
+@pytest.mark.slow
+def test_a_hospitals_page_is_at_the_port_that_was_asked_for(tmp_path: Path) -> None:
+    site, port = make_site(tmp_path, 2, {}, policy_text([2, 3, 4], [])).site, free_port()
+    command = [sys.executable, "-m", "agents", "show", "--port", str(port), "--site", str(site)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as page:
+        assert page.stdout is not None
+        told = next(line for line in page.stdout if "http://" in line)
+        page.terminate()
+    assert f"http://127.0.0.1:{port}/" in told
+
+
+@pytest.mark.parametrize("n_hospitals", [3, 4, 5, 8])
+def test_every_policy_of_a_federation_names_all_of_it(home: Path, n_hospitals: int) -> None:
+    """Else an order over more than the hospitals before the last one is refused."""
+    sites = prepare(load_settings(), n_hospitals=n_hospitals)
+    everybody = tuple(range(2, 2 + n_hospitals))
+    assert [site.user_id for site in sites] == list(everybody)
+    for site in sites:
+        policy = load_policy(site.policy)
+        assert (tuple(policy.orders.initiators), tuple(policy.orders.receivers)) == (everybody, everybody)
+        assert set(load_site(site.site).partners) == set(everybody) - {site.user_id}
+    assert [site.name for site in sites[:3]] == list(NAMED)
+
+
+def test_the_options_of_the_comparison_with_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(comparison, "main", lambda *, rounds: asked.append(rounds))
+    monkeypatch.setattr("sys.argv", ["bench", "--peers", "--rounds", "7"])
+    assert benchmarks.__main__.main() == 0
+    assert asked == [7]
