@@ -17,7 +17,8 @@ LONGEST_CLOCK_SECONDS = 10**10
 
 
 class Condition(BaseModel):
-    """`not_ready`: settings or token need a person there. `clock_seconds`: how far the site's clock is ahead, negative behind; 0 while that is no trouble."""
+    """`not_ready`: settings or token need a person there. `clock_seconds`: how far the site's clock is ahead, negative
+    behind; 0 while that is no trouble."""
 
     model_config = ConfigDict(extra="forbid")
 
