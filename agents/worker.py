@@ -431,6 +431,8 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
                 return
             if code == DISK_FULL:
                 await self._until_room(work)
+                if work.ended:
+                    return
                 continue
             if code == _AGAIN:
                 log.info("Order %s has no places now; %s waits", work.order_id, flow_run.name)
@@ -779,11 +781,11 @@ class HospitalWorker(FlowWorker):
                 "max_orders": self._settings.max_orders,
             }
             answer = await self._post.send("PUT", "/hospitals/me", news)
-            if 400 <= answer.status_code < 500 and (reason := str(error_of(answer))) != self._shut_out:
+            reason = str(error_of(answer)) if 400 <= answer.status_code < 500 else ""
+            if reason and reason != self._shut_out:
                 log.error("The coordinator does not let this agent in: %s", reason)
-                self._shut_out = reason
+            self._shut_out = reason
             answer.raise_for_status()
-            self._shut_out = ""
             self._told = policy
 
     def _policy(self) -> dict[str, Any] | None:

@@ -182,7 +182,8 @@ async def waiting_for(desk: Desk, order: dict[str, Any]) -> list[Waiting]:
 def _waiting(desk: Desk, user: int, name: str) -> Waiting:
     if not desk.presence.is_there(user):
         return Waiting(user, "away", f"{name} is away: its agent is not connected. The order goes on when it is.")
-    if troubles := desk.conditions.troubles(user, name):
+    troubles = desk.conditions.troubles(user, name)
+    if troubles:
         return Waiting(user, troubles[0].cause, troubles[0].message)
     return Waiting(user, "working", f"{name} is at work: it has not sent its part yet.")
 

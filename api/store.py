@@ -284,9 +284,10 @@ class Store(ScheduleStore, PlaceStore):
         comes into being with the firing's entry in the history. Unavailable (code disk) while the disk is short.
         """
         if self._disk and self._disk.is_short():
-            if once and (earlier := self._order_of(once)):
-                return earlier, False
-            raise self._disk.trouble()
+            earlier = self._order_of(once) if once else None
+            if earlier is None:
+                raise self._disk.trouble()
+            return earlier, False
         values = {
             "kind": kind,
             "initiator": initiator,

@@ -94,6 +94,7 @@ def serve_worker(settings: Settings) -> None:
     os.environ |= {
         "PREFECT_API_URL": settings.prefect_url,
         "PREFECT_WORKER_QUERY_SECONDS": "30",
+        "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",  # as at the agents
         "CONSILIUM_COORDINATOR_URL": os.environ.get("CONSILIUM_COORDINATOR_URL", host),
         "CONSILIUM_COORDINATOR_TOKEN_FILE": str(settings.folder / "token"),
         **({"PREFECT_API_AUTH_STRING": auth} if auth else {}),

@@ -66,8 +66,9 @@ class Outage:
             one, coordinator, now = entries[name], entries[COORDINATOR], self._now()
             if asked < max(one.back, coordinator.back):
                 return  # in an outage that is over
-            if now - one.last > FORGOTTEN_SECONDS:
-                one.missed = one.told = 0.0
+            for entry in (one, coordinator):
+                if now - entry.last > FORGOTTEN_SECONDS:
+                    entry.missed = entry.told = 0.0
             if name == PREFECT and coordinator.missed:
                 return
             one.missed, one.last = one.missed or now, now

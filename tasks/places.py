@@ -86,9 +86,11 @@ def at_hospital(order_id: int, kind: type[P], *, takes_place: bool = True) -> It
         place.outcome = _state_of(stop)
         _end(settings, order_id, stop.code)
     except Exception as error:  # noqa: BLE001 (the last place before Prefect: no text of it may pass)
+        if is_out_of_room(error):
+            _give_back(error)
         known = _known(error)
         if isinstance(error, OSError) or known.code in MENDABLE:
-            _give_back(error)
+            _give_back(known)
         place.outcome, is_over = _refuse(place, known, settings)
         if is_over:
             _end(settings, order_id, "failed")
@@ -115,11 +117,16 @@ def _give_back(error: Exception) -> NoReturn:
 
     Of a full disk the agent itself speaks, once for all its orders.
     """
-    is_disk = is_full(error) or getattr(error, "code", "") == "disk"
-    if not is_disk:
+    is_full_disk = is_out_of_room(error)
+    if not is_full_disk:
         log.error("This site is not ready: %s; the run is started again", error)
     logging.shutdown()
-    os._exit(DISK_FULL if is_disk else NOT_READY)
+    os._exit(DISK_FULL if is_full_disk else NOT_READY)
+
+
+def is_out_of_room(error: Exception) -> bool:
+    """Whether a disk of this machine was full: as the system said it, or as a step or the data's reader told it."""
+    return is_full(error) or (isinstance(error, Unavailable) and error.code == "disk")
 
 
 def _refuse(place: Place, error: ConsiliumError, settings: Settings) -> tuple[State[Any] | None, bool]:
@@ -144,7 +151,8 @@ def _refuse(place: Place, error: ConsiliumError, settings: Settings) -> tuple[St
 
 @contextmanager
 def at_coordinator(order_id: int) -> Iterator[Place]:
-    """The coordinator's place. What goes wrong here ends the order with a sentence."""
+    """The coordinator's place. What goes wrong here ends the order with a sentence, a full disk excepted: the worker
+    starts the run again when there is room."""
     place = Place(order_id, Exchange(HttpTransport(coordinator_client(), coordinator_token()), COORDINATOR))
     try:
         yield place
@@ -153,6 +161,8 @@ def at_coordinator(order_id: int) -> Iterator[Place]:
     except OrderStopped as stop:
         place.outcome = _state_of(stop)
     except Exception as error:  # noqa: BLE001
+        if is_out_of_room(error):
+            _give_back(error)
         known = _known(error)
         place.exchange.record(order_id, end="failed", stop=known.to_json())
         place.outcome = Failed(message=str(known))

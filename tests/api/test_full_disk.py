@@ -107,7 +107,7 @@ def test_a_store_that_cannot_grow_answers_with_the_disk(coordinator_with_order: 
         assert until_full(coordinator, order_id).code == "disk"
         answer = coordinator.call("POST", "/model/train", json=document_order())
         assert answer.status_code == 503
-        assert "disk is full" in answer.json()["message"]
+        assert "its own disk full" in answer.json()["message"]
         assert orders(coordinator) == [order_id]
         waiting, *away = coordinator.call("GET", f"/orders/{order_id}").json()["data"]["waiting_for"]
         assert {one["cause"] for one in away} == {"away"}

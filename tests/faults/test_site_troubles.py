@@ -27,14 +27,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.timeout(300)]
 CUT_SECONDS = 5.0
 
 
+def end_agent_of_2(fragile: Faulty) -> None:
+    """The one that came with the federation, if it is still there."""
+    pid = part(fragile.up, 2)
+    if pid is not None:
+        kill(pid)
+    wait_until(lambda: not hospital_2(fragile)["online"], "the agent before is gone")
+
+
 @contextlib.contextmanager
 def agent_of_2(
     fragile: Faulty, folder: Path, *, settings: dict[str, str] | None = None, environment: dict[str, str] | None = None
 ) -> Iterator[Path]:
     """Hospital 2's agent with other settings, in place of the one that was there; its log."""
-    if pid := part(fragile.up, 2):
-        kill(pid)
-    wait_until(lambda: not hospital_2(fragile)["online"], "the agent before is gone")
+    end_agent_of_2(fragile)
     site, log = folder / SITES[2], folder / "agent.log"
     shutil.copytree(fragile.sites / SITES[2], site)
     lines = [f'{key} = "{value}"\n' for key, value in (settings or {}).items()]
@@ -125,9 +131,7 @@ def test_a_wrong_clock_delays_nothing_and_is_told(fragile: Faulty, tmp_path: Pat
 def test_a_hospitals_full_disk_is_told_and_its_order_goes_on(fragile: Faulty, tmp_path: Path) -> None:
     """With no byte free an order neither ends nor is called at work; with room again it goes on within seconds."""
     with small_disk(tmp_path / "disk") as disk:
-        if pid := part(fragile.up, 2):
-            kill(pid)
-        wait_until(lambda: not hospital_2(fragile)["online"], "the agent before is gone")
+        end_agent_of_2(fragile)
         state = disk.folder / "state"
         subprocess.run(["cp", "-a", str(fragile.home / "sites" / SITES[2]), str(state)], check=True)
         with agent_of_2(fragile, tmp_path, settings={"state": str(state)}) as log:

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from agents import quiet
 from protocol import exchange
 from protocol.exchange import Address, Exchange, HttpTransport
 from protocol.outage import COORDINATOR, PREFECT, Outage
@@ -87,6 +88,36 @@ def test_an_outage_whose_witness_died_hides_no_later_one(
     processes[1].answered(COORDINATOR)
     assert len(lines(caplog)) == 3
     assert "after 0 s" in lines(caplog)[-1]
+
+
+def test_a_witness_of_the_coordinators_that_died_does_not_silence_prefects(
+    processes: list[Outage], clock: Ticking, caplog: pytest.LogCaptureFixture
+) -> None:
+    processes[0].missed(COORDINATOR, "ConnectError", asked=clock())
+    clock.at += 3600
+    for _ in range(2):
+        processes[1].missed(PREFECT, "ConnectError", asked=clock())
+        clock.at += 4
+    assert lines(caplog)[1:] == ["Prefect does not answer; trying again: ConnectError"]
+
+
+def test_what_prefect_writes_of_a_lost_connection_is_not_written(caplog: pytest.LogCaptureFixture) -> None:
+    """Its other errors are; and ours of a lost connection too."""
+    caplog.handler.addFilter(quiet._is_worth_a_line)
+    for name in ("prefect.FlowRunSuspendingObserver", "consilium.worker"):
+        for error in (httpx.ConnectError("cut"), ConnectionResetError(), KeyError("x")):
+            logging.getLogger(name).warning("lost", exc_info=error)
+    kinds = [
+        (record.name.partition(".")[0], type(record.exc_info[1]).__name__)
+        for record in caplog.records
+        if record.exc_info
+    ]
+    assert kinds == [
+        ("prefect", "KeyError"),
+        ("consilium", "ConnectError"),
+        ("consilium", "ConnectionResetError"),
+        ("consilium", "KeyError"),
+    ]
 
 
 def test_without_its_file_it_is_said_nevertheless(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

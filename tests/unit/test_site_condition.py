@@ -25,6 +25,7 @@ from agents.source import _safe_error as source_error
 from agents.worker import FlowWorker, HospitalWorker, Post
 from protocol.errors import Unavailable
 from tasks import places
+from tasks.hospital import TrainingParty
 from tasks.steps import step
 
 NO_ROOM = OSError(errno.ENOSPC, "No space left on device", "/state/vault/secret-name")
@@ -155,8 +156,13 @@ def test_a_spill_that_finds_the_disk_full_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("error", [NO_ROOM, Unavailable("Full.", remedy="", code="disk")])
+@pytest.mark.parametrize("where", ["hospital", "coordinator"])
 def test_a_run_is_given_back_as_one_without_room(
-    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    where: str,
+    error: Exception,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Its agent speaks of the disk, once; a line for each try of each order says nothing more."""
     codes: list[int] = []
@@ -165,9 +171,18 @@ def test_a_run_is_given_back_as_one_without_room(
         codes.append(code)
         raise SystemExit
 
-    monkeypatch.setattr(places.os, "_exit", leave)
-    with pytest.raises(SystemExit):
-        places._give_back(error)
+    monkeypatch.setattr("tasks.places.os._exit", leave)
+    (tmp_path / "token").write_text("a-token")
+    monkeypatch.setenv(places.COORDINATOR_URL, "http://127.0.0.1:9")
+    monkeypatch.setenv(places.COORDINATOR_TOKEN, str(tmp_path / "token"))
+    monkeypatch.setenv(places.SITE, str(tmp_path))
+    settings = Settings(tmp_path, 2, "here", "http://127.0.0.1:9", "", "duckdb://", tmp_path)
+    monkeypatch.setattr(places, "load_settings", lambda site: settings)
+    (tmp_path / "token").chmod(0o600)
+    monkeypatch.setattr(places, "open_party", lambda *_: None)
+    place: Any = places.at_hospital(3, TrainingParty) if where == "hospital" else places.at_coordinator(3)
+    with pytest.raises(SystemExit), place:
+        raise error
     assert codes == [DISK_FULL]
     assert not caplog.records
 
@@ -178,7 +193,7 @@ def test_a_lock_that_cannot_be_made_is_no_crash(tmp_path: Path, monkeypatch: pyt
 
     for name in ("_die_with_agent", "_log_to_stderr"):
         monkeypatch.setattr(agents.worker, name, lambda: None)
-    monkeypatch.setattr(agents.worker.signal, "pthread_sigmask", lambda *_: None)
+    monkeypatch.setattr("agents.worker.signal.pthread_sigmask", lambda *_: None)
     monkeypatch.setattr(agents.worker, "_run_locked", full)
     with pytest.raises(SystemExit) as caught:
         agents.worker.run_in_child(str(uuid4()), "flows.runs.x", "order_id", str(tmp_path / "x.lock"))
