@@ -13,7 +13,8 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
@@ -27,7 +28,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from agents.policy import TableRules
-from agents.vault import add_digest, make_private_folder, read_checked, write_durably
+from agents.vault import add_digest, locked, make_private_folder, read_checked, write_once
 from agents.vault_database import open_database, open_keyed
 from protocol.errors import BadRequest, Conflict, NotFound, Refused
 
@@ -297,17 +298,15 @@ _LABEL_READERS: dict[str, Callable[[pd.Series[Any], _Counts], tuple[NDArray[Any]
 
 
 def check_gate(
-    cohort: Cohort,
-    *,
-    n_parameters: int,
-    rules: TableRules,
-    earlier: Iterable[Digests],
-    key: bytes,
+    cohort: Cohort, digests: Digests, *, n_parameters: int, rules: TableRules, earlier: Iterable[Digests]
 ) -> None:
-    """Let a cohort of another hospital's order pass, or refuse it. For training, test and fold rows and statistics.
+    """Let a cohort of another hospital's order pass, or refuse it. For training, test and fold rows.
 
-    `earlier` are the id digests under `key` of the requester's earlier cohorts on the table (`CohortLedger.earlier`
-    and `.key`), `rules` the table's in the policy. For test rows, which train no parameter, n_parameters is 0.
+    `digests` are the cohort's own (`id_digests`), `earlier` those of the requester's earlier cohorts on the table under
+    the same key, `rules` the table's in the policy. For test rows, which train no parameter, n_parameters is 0.
+
+    Two orders at one moment are each other's earlier ones: whoever lets a cohort through holds the ledger alone
+    (`CohortLedger.alone`) from before `earlier` is read until the cohort is remembered.
 
     - min_rows: n_rows >= min_rows
     - earlier_cohort: the symmetric difference to each earlier cohort is 0 or >= min_rows
@@ -320,13 +319,16 @@ def check_gate(
     Disclosure: takes rows; a refusal tells its rule and the name of a feature, no count and no value.
     """
     _check_enough_rows(cohort.n_rows, rules.min_rows)
-    _check_differences(id_digests(key, cohort.unique_ids), earlier, rules.min_rows)
+    _check_differences(digests, earlier, rules.min_rows)
     _check_varying(cohort, rules.min_varying)
-    _check_parameters(cohort.n_rows, n_parameters, rules)
+    check_parameters(cohort.n_rows, n_parameters, rules)
 
 
 def _check_differences(digests: Digests, earlier: Iterable[Digests], min_rows: int) -> None:
     for other in earlier:
+        # The difference is at least that of the sizes, and to count it takes long.
+        if abs(digests.size - other.size) >= min_rows:
+            continue
         if 0 < np.setxor1d(digests, other, assume_unique=True).size < min_rows:
             raise Refused(
                 f"These rows differ from those of an earlier order by fewer than {min_rows} patients, who could be"
@@ -353,7 +355,8 @@ def _check_varying(cohort: Cohort, min_varying: int) -> None:
             )
 
 
-def _check_parameters(n_rows: int, n_parameters: int, rules: TableRules) -> None:
+def check_parameters(n_rows: int, n_parameters: int, rules: TableRules) -> None:
+    """Refuse a model that has too many parameters for these rows (code max_parameter_share)."""
     if n_parameters > rules.max_parameter_share * n_rows:
         raise Refused(
             f"A model of {n_parameters} parameters is too large for this hospital's {n_rows} rows; it allows"
@@ -401,6 +404,15 @@ class CohortLedger:
         self.path = folder / "cohorts.sqlite"
         self.key = open_keyed(self.path, _SCHEMA)
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other order of this hospital compares its rows or writes them down meanwhile, of statistics neither.
+
+        Held for as long as memory is compared with memory: never while a database is read or a message waited for.
+        """
+        with locked(self.path.parent):
+            yield
+
     def earlier(self, requester: int, table: str) -> list[Digests]:
         """The different id sets of the requester's cohorts on the table, this order's own among them.
 
@@ -414,14 +426,19 @@ class CohortLedger:
             rows = database.execute(query, (requester, table.lower())).fetchall()
         return [np.frombuffer(row[0], dtype="<u8").astype(np.uint64) for row in rows]
 
-    def remember(self, requester: int, table: str, *, order_id: int | str, part: str, cohort: Cohort) -> None:
-        """Write a cohort's digests down, before anything of it leaves. Idempotent: the same again changes nothing."""
-        digests = id_digests(self.key, cohort.unique_ids).astype("<u8").tobytes()
-        key = hashlib.blake2b(digests, digest_size=32).digest()
-        row = (requester, table.lower(), str(order_id), part, key)
+    def remember(self, requester: int, parts: Iterable[tuple[str, str, Digests]], *, order_id: int | str) -> None:
+        """Write an order's cohorts down, all or none, before anything of them leaves.
+
+        Each part is a table, what the order uses its rows for, and their digests. Idempotent: the same again changes
+        nothing.
+        """
         with open_database(self.path) as database:
-            database.execute("INSERT OR IGNORE INTO id_sets VALUES (?, ?)", (key, digests))
-            database.execute("INSERT OR IGNORE INTO cohorts VALUES (?, ?, ?, ?, ?)", row)
+            for table, part, digests in parts:
+                stored = digests.astype("<u8").tobytes()
+                key = hashlib.blake2b(stored, digest_size=32).digest()
+                row = (requester, table.lower(), str(order_id), part, key)
+                database.execute("INSERT OR IGNORE INTO id_sets VALUES (?, ?)", (key, stored))
+                database.execute("INSERT OR IGNORE INTO cohorts VALUES (?, ?, ?, ?, ?)", row)
 
 
 # --- the snapshot in the vault -------------------------------------------------------------------------------------
@@ -484,10 +501,10 @@ def _decoded(data: bytes) -> Cohort:
 def save_cohort(path: Path, cohort: Cohort) -> None:
     """Write a cohort's snapshot with its digest: temporary file of mode 0600, fsync, rename, fsync of the folder.
 
-    After a crash at any moment the old file or the whole new one is there. Disclosure: as `encode_cohort`.
+    After a crash at any moment none or the whole one is there; one that is there stays. Disclosure: as `encode_cohort`.
     """
     make_private_folder(path.parent)
-    write_durably(path, add_digest(encode_cohort(cohort)))
+    write_once(path, add_digest(encode_cohort(cohort)))
 
 
 def load_cohort(path: Path) -> Cohort:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from agents import cohort as cohorts
 from agents.cohort import Cohort, CohortLedger
 from agents.party import TrainingParty
+from agents.policy import TableRules
 from agents.source import dialect_of, open_source
 from agents.sql import CheckedQuery, check_sql
 from analytics.checks import Ints
@@ -24,6 +25,9 @@ from analytics.models import CLASSIFIERS, Model
 from protocol.errors import BadRequest
 from protocol.order import TrainingRequest, folds, n_held_out
 
+_PASSED = "passed"
+"""In the order's vault: its rows are let through, whatever the policy says by now."""
+
 
 def extract(party: TrainingParty) -> None:
     """Reads the cohorts once per order and keeps them as snapshots in the vault until the order ends.
@@ -31,11 +35,18 @@ def extract(party: TrainingParty) -> None:
     Every set of rows that trains or tests a model passes the gate: the whole cohort, and both parts of every fold.
     Raises Refused with the rule, or BadRequest for rows that no model can use.
 
+    Rows are kept before the gate sees them: an order that dies there comes to it again with the same rows, and differs
+    from what it has remembered of itself in none.
+
     Disclosure: rows stay here; what others learn is the row count, after the gate has passed.
     """
-    party.split_key = CohortLedger(party.vault.cohorts).key
+    ledger = CohortLedger(party.vault.cohorts)
+    party.split_key = ledger.key
     party.cohort = _snapshot(party, "train")
     party.test_cohort = _snapshot(party, "test") if "test" in party.sql.sql else None
+    if not party.store.has(_PASSED):
+        _pass_gate(party, ledger)
+        party.store.once(_PASSED, lambda: b"")
 
 
 def check_queries(party: TrainingParty) -> None:
@@ -83,7 +94,7 @@ def _read(party: TrainingParty, purpose: str) -> Cohort:
     )
     checked = _checked_sql(party, purpose)
     least = max((party.policy.table(name).min_rows for name in checked.tables), default=0)
-    cohort = cohorts.build_cohort(
+    return cohorts.build_cohort(
         source.read(checked),
         unique_id=request.unique_id,
         attributes=request.attributes,
@@ -91,8 +102,6 @@ def _read(party: TrainingParty, purpose: str) -> Cohort:
         model_type=request.model_type,
         min_rows=0 if party.is_initiator else least,
     )
-    _pass_gate(party, checked, cohort, purpose)
-    return cohort
 
 
 def _checked_sql(party: TrainingParty, purpose: str) -> CheckedQuery:
@@ -108,32 +117,65 @@ def _checked_sql(party: TrainingParty, purpose: str) -> CheckedQuery:
     )
 
 
-def _pass_gate(party: TrainingParty, checked: CheckedQuery, cohort: Cohort, purpose: str) -> None:
-    """Every part against the rules and against what this requester had before; then all of them are remembered."""
-    ledger, requester = CohortLedger(party.vault.cohorts), party.request.user_id
-    n_parameters = _n_parameters(party.request, cohort)
-    parts = _parts(party, cohort, n_parameters) if purpose == "train" else {"test": (cohort, 0)}
-    for table in checked.tables:
-        earlier = ledger.earlier(requester, table)
-        for part, n_parameters in parts.values():
-            cohorts.check_gate(
-                part, n_parameters=n_parameters, rules=party.policy.table(table), earlier=earlier, key=ledger.key
-            )
-    for table in checked.tables:
-        for name, (part, _) in parts.items():
-            ledger.remember(requester, table, order_id=party.order_id, part=name, cohort=part)
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One set of rows that the order uses: as what, how many parameters it trains, and its digests in the ledger."""
+
+    name: str
+    cohort: Cohort
+    n_parameters: int
+    digests: cohorts.Digests
+
+
+def _pass_gate(party: TrainingParty, ledger: CohortLedger) -> None:
+    """Every part against the rules and against what this requester had before; then all of them are remembered.
+
+    In one act for all that the order reads: of two orders at one moment the second sees the first one's rows, and an
+    order that is refused leaves nothing that a later one would be compared with.
+    """
+    requester = party.request.user_id
+    purposes = ["train"] if party.test_cohort is None else ["train", "test"]
+    tables = {purpose: _checked_sql(party, purpose).tables for purpose in purposes}
+    parts = {purpose: _own_parts(party, purpose, ledger.key) for purpose in purposes}
+    with ledger.alone():
+        earlier = {table: ledger.earlier(requester, table) for purpose in purposes for table in tables[purpose]}
+        passed: list[tuple[str, str, cohorts.Digests]] = []
+        for purpose in purposes:
+            for table in tables[purpose]:
+                _check_parts(parts[purpose], party.policy.table(table), earlier[table])
+            for table in tables[purpose]:  # what trains and what tests must not differ by one patient either
+                earlier[table] += [part.digests for part in parts[purpose]]
+                passed += [(table, part.name, part.digests) for part in parts[purpose]]
+        ledger.remember(requester, passed, order_id=party.order_id)
+
+
+def _own_parts(party: TrainingParty, purpose: str, key: bytes) -> list[_Part]:
+    if purpose == "test":
+        assert party.test_cohort is not None
+        named = {"test": (party.test_cohort, 0)}
+    else:
+        named = _parts(party, party.cohort, _n_parameters(party.request, party.cohort))
+    return [
+        _Part(name, cohort, n_parameters, cohorts.id_digests(key, cohort.unique_ids))
+        for name, (cohort, n_parameters) in named.items()
+    ]
+
+
+def _check_parts(parts: Sequence[_Part], rules: TableRules, earlier: Sequence[cohorts.Digests]) -> None:
+    for part in parts:
+        cohorts.check_gate(part.cohort, part.digests, n_parameters=part.n_parameters, rules=rules, earlier=earlier)
 
 
 def check_model_size(party: TrainingParty, n_parameters: int) -> None:
     """The gate once more, for the model as it is: it has the classes of all hospitals, not only one's own.
 
-    Raises Refused with the rule. Disclosure: as `check_gate`.
+    Raises Refused (code max_parameter_share). Disclosure: as `check_gate`.
     """
     parts = _parts(party, party.cohort, n_parameters)
     for table in _checked_sql(party, "train").tables:
         rules = party.policy.table(table)
         for part, n_trained in parts.values():
-            cohorts.check_gate(part, n_parameters=n_trained, rules=rules, earlier=(), key=party.split_key)
+            cohorts.check_parameters(part.n_rows, n_trained, rules)
 
 
 def _parts(party: TrainingParty, cohort: Cohort, n_parameters: int) -> dict[str, tuple[Cohort, int]]:

@@ -30,7 +30,6 @@ from agents.statistics import (
     columns_of,
     groups_of,
     keep_reading,
-    near_groups,
     open_data,
     remember_groups,
     remember_rows,
@@ -83,15 +82,19 @@ def _read(party: StatisticsParty) -> Reading:
             return Reading(n_rows=dataset.n_rows, repeats=True)
         groups = _tally(dataset, request, party.me)
         asked_groups = groups_of(party, dataset, _asked_columns(request, party.me)) if _is_grouped(request) else None
-    near = near_groups(party, asked_groups) if asked_groups else set()
-    facts = {label: replace(found, is_near=label in near) for label, (found, _) in groups.items()}
-    withheld = disclosure.withhold(facts, party.rules)
-    if () in withheld:
-        raise _whole(withheld[()])
-    for rows in asked:
-        remember_rows(party, rows)
+
+    def withhold(near: set[Label]) -> dict[Label, Withheld]:
+        facts = {label: replace(found, is_near=label in near) for label, (found, _) in groups.items()}
+        withheld = disclosure.withhold(facts, party.rules)
+        if () in withheld:
+            raise _whole(withheld[()])
+        return withheld
+
     if asked_groups:
-        remember_groups(party, asked_groups, withheld)
+        withheld = remember_groups(party, asked, asked_groups, withhold)
+    else:
+        withheld = withhold(set())
+        remember_rows(party, *asked)
     return Reading(
         n_rows=dataset.n_rows,
         n_null=dataset.n_rows - sum(facts.n_rows for facts, _ in groups.values()),

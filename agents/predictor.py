@@ -157,8 +157,8 @@ def answer_request(party: TrainingParty, document: str, box: bytes) -> None:
             check_plain(own.sql["infer"], dialect=dialect_of(party.settings.data_url))
         _await_approval(party, order, own.sql["infer"])
         party.release.ledger.write("answered", order_id=party.order_id, initiator=party.me, model=order["model_id"])
-        kept = {"result": predict(party, order["model_id"], own.sql["infer"])}
-        party.vault.save_predictions(party.order_id, kept)
+        predicted = predict(party, order["model_id"], own.sql["infer"])
+        kept = party.vault.save_predictions(party.order_id, {"result": predicted})
     result = kept["result"]
     party.release.send_predictions(
         lambda: json.dumps(result).encode(),

@@ -17,7 +17,7 @@ from pydantic import Field
 from agents import accumulation, disclosure
 from agents.data_files import check_path
 from agents.dataset import FILE_TYPES, Dataset, open_dataset
-from agents.disclosure import Label, Sketch
+from agents.disclosure import Label, Sketch, Withheld
 from agents.party import Party
 from agents.policy import StatisticsRules
 from agents.statistics_ledger import StatisticsLedger
@@ -236,16 +236,20 @@ def check_gate(party: StatisticsParty, rows: AskedRows) -> bool:
     return False
 
 
-def remember_rows(party: StatisticsParty, rows: AskedRows) -> None:
-    """Writes them down, before anything of them leaves.
+def remember_rows(party: StatisticsParty, *rows: AskedRows) -> None:
+    """Writes them down, all or none, before anything of them leaves.
 
     Not sooner: who corrects a row that could not be read has had no answer to compare with. They are compared again as
     the same step: of two orders at once, over rows that differ by a few, one is refused, a schedule's too.
     """
-    cells = np.append(rows.sketch, np.uint64(rows.n_rows))
     with party.ledger.alone():
-        _compare(party, rows)
-        party.ledger.remember(party.request.initiator, rows.name, order_id=party.order_id, sketch=cells)
+        for asked in rows:
+            _compare(party, asked)
+        party.ledger.remember(party.request.initiator, _packed(rows), order_id=party.order_id)
+
+
+def _packed(rows: Sequence[AskedRows]) -> dict[str, Sketch]:
+    return {asked.name: np.append(asked.sketch, np.uint64(asked.n_rows)) for asked in rows}
 
 
 def _compare(party: StatisticsParty, rows: AskedRows) -> None:
@@ -279,8 +283,27 @@ def groups_of(party: StatisticsParty, dataset: Dataset, summed: Sequence[str]) -
     return AskedGroups(name, found)
 
 
-def near_groups(party: StatisticsParty, asked: AskedGroups) -> set[Label]:
-    """Those of which 1 to min_rows - 1 rows have changed since an earlier answer to the same requester."""
+def remember_groups(
+    party: StatisticsParty,
+    rows: Sequence[AskedRows],
+    asked: AskedGroups,
+    withhold: Callable[[set[Label]], dict[Label, Withheld]],
+) -> dict[Label, Withheld]:
+    """As `remember_rows`, and of the groups those that are to be told; what `withhold` gave, which are not.
+
+    `withhold` is given the groups of which 1 to min_rows - 1 rows have changed since an earlier answer to the same
+    requester. As one step: of two orders at once, over groups that differ by a few, one withholds them.
+    """
+    with party.ledger.alone():
+        for one in rows:
+            _compare(party, one)
+        withheld = withhold(_near_groups(party, asked))
+        told = _packed(rows) | _packed_groups(asked, withheld)
+        party.ledger.remember(party.request.initiator, told, order_id=party.order_id)
+    return withheld
+
+
+def _near_groups(party: StatisticsParty, asked: AskedGroups) -> set[Label]:
     least, near = party.rules.min_rows, set()
     for packed in party.ledger.earlier(party.request.initiator, asked.name):
         earlier = {int(row[0]): row[1:] for row in packed.reshape(-1, 2 + accumulation.GROUP_CELLS)}
@@ -293,13 +316,12 @@ def near_groups(party: StatisticsParty, asked: AskedGroups) -> set[Label]:
     return near
 
 
-def remember_groups(party: StatisticsParty, asked: AskedGroups, withheld: Collection[Label]) -> None:
-    """Writes the groups down that are to be told, before anything of them leaves."""
+def _packed_groups(asked: AskedGroups, withheld: Collection[Label]) -> dict[str, Sketch]:
+    """Nothing where none is told."""
     told = sorted((_label_digest(label), label) for label in asked.sketches if label not in withheld)
-    if told:
-        rows = [np.append(np.uint64(digest), asked.sketches[label]) for digest, label in told]
-        packed = np.concatenate(rows)
-        party.ledger.remember(party.request.initiator, asked.name, order_id=party.order_id, sketch=packed)
+    if not told:
+        return {}
+    return {asked.name: np.concatenate([np.append(np.uint64(digest), asked.sketches[label]) for digest, label in told])}
 
 
 def _label_digest(label: Label) -> int:

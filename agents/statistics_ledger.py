@@ -6,12 +6,11 @@ whether only a few have, who could be found by comparing the answers (agents.dis
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from agents.accumulation import SKETCH_CELLS
 from agents.disclosure import Sketch
+from agents.vault import locked
 from agents.vault_database import open_database, open_keyed
 from protocol.errors import Refused
 from protocol.messages import canonical
@@ -55,9 +55,8 @@ class StatisticsLedger:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """No other order of this hospital compares its rows or writes them down meanwhile."""
-        with (self.path.parent / "statistics.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        """No other order of this hospital compares its rows or writes them down meanwhile, of training neither."""
+        with locked(self.path.parent):
             yield
 
     def earlier(self, requester: int, dataset: str) -> Iterator[Sketch]:
@@ -73,20 +72,23 @@ class StatisticsLedger:
                 row = database.execute("SELECT cells FROM sketches WHERE hash = ?", (digest,)).fetchone()
             yield np.frombuffer(zlib.decompress(row[0]), dtype="<u8").astype(np.uint64)
 
-    def remember(self, requester: int, dataset: str, *, order_id: int, sketch: Sketch) -> None:
-        """Write a sketch down, before anything of the rows leaves. Idempotent: the same again changes nothing.
+    def remember(self, requester: int, sketches: Mapping[str, Sketch], *, order_id: int) -> None:
+        """Write an order's sketches down by dataset, all or none, before anything of the rows leaves.
+
+        Idempotent: the same again changes nothing.
 
         Disclosure: sums of hashes of rows, which tell who guesses all rows of a cell whether they are right. They stay
         in the vault.
         """
-        cells = sketch.astype("<u8").tobytes()
-        digest = hashlib.blake2b(cells, digest_size=32).digest()
-        row = (requester, dataset, order_id, digest)
         with open_database(self.path) as database:
-            database.execute("INSERT OR IGNORE INTO sketches VALUES (?, ?)", (digest, zlib.compress(cells, 1)))
-            database.execute(
-                "INSERT OR IGNORE INTO orders (requester, dataset, order_id, hash) VALUES (?, ?, ?, ?)", row
-            )
+            for dataset, sketch in sketches.items():
+                cells = sketch.astype("<u8").tobytes()
+                digest = hashlib.blake2b(cells, digest_size=32).digest()
+                row = (requester, dataset, order_id, digest)
+                database.execute("INSERT OR IGNORE INTO sketches VALUES (?, ?)", (digest, zlib.compress(cells, 1)))
+                database.execute(
+                    "INSERT OR IGNORE INTO orders (requester, dataset, order_id, hash) VALUES (?, ?, ?, ?)", row
+                )
 
     def hash_keys(self, keys: Iterable[str]) -> Hashes:
         """uint64 (n, 2), sorted: keyed hashes of canonical key texts, the same in every order and only here."""

@@ -18,23 +18,23 @@ from typing import Any
 
 import numpy as np
 
+from agents import final_sums
 from agents.extraction import check_model_size, held_out_rows, ordered_model
 from agents.party import TrainingParty, end, private_key, receive, receive_all, send
 from analytics import metrics as measures
 from analytics import optimizers, standardization
 from analytics.checks import Floats, Ints, Labels
-from analytics.models import Model, initial_weights, local_gradient, local_loss, scores, split_layers
+from analytics.models import Model, initial_weights, local_gradient, local_loss, split_layers
 from analytics.optimizers import OptimizerState
 from protocol import paillier, secure_sum, wide
 from protocol.errors import BadRequest
 from protocol.exchange import Address
 from protocol.fixed_point import FixedPoint
 from protocol.messages import COORDINATOR, EVERYONE, Contribution, Opening, canonical, state_tag
-from protocol.order import n_held_out
+from protocol.order import has_held_out, n_held_out
 from protocol.secure_sum import SumKeys
 
-_COUNT_BITS = 30
-_OBFUSCATORS_AHEAD = 40  # the final histogram takes 33, a round of 31 values 2; so many pay for their power table
+_OBFUSCATORS_AHEAD = 40  # a final histogram takes 33, a round of 31 values 2; so many pay for their power table
 
 
 @dataclass
@@ -60,11 +60,16 @@ class Checkpoint:
 
 @dataclass(eq=False)
 class Trainer:
-    """One party's training; `agree_on_model` first, then fold by fold."""
+    """One party's training; `agree_on_model` first, then fold by fold.
+
+    held_out: the opened sums of each fold's held-out rows so far; after a crash every fold ends once more, with the
+    same sums.
+    """
 
     party: TrainingParty
     model: Model = field(init=False)
     start: Floats = field(init=False)
+    held_out: list[Ints] = field(default_factory=list)
 
     @cached_property
     def params(self) -> Any:
@@ -468,34 +473,36 @@ def _rate(trainer: Trainer, round_: int) -> float:
 
 
 def finish_fold(trainer: Trainer, fold: Fold) -> None:
-    """Takes the final metrics once more; for lr also the joint score histogram, for pooled AUC and KS."""
-    point, is_binary = fold.checkpoint, trainer.model.kind == "lr"
+    """Takes the final metrics once more, and adds up what no hospital knows of all rows; the initiator tells those.
+
+    After the last fold of cross-validation also what all folds' held-out rows are together.
+
+    Disclosure: pooled metrics, to the coordinator; the sums that they are made of (`agents.final_sums`), to the order's
+    hospitals.
+    """
+    party, model, point = trainer.party, trainer.model, fold.checkpoint
     keys, info = trainer.keys(fold.number), _info("gradient", fold.number, point.round)
+    held_out = (fold.X_test, fold.y_test) if has_held_out(party.request, fold.number) else None
 
     def part() -> bytes:
-        if not is_binary:
-            loss = local_loss(trainer.model, point.weights, fold.X, fold.y)
-            return secure_sum.seal(keys, np.array([loss]), info=info)
-        histogram = measures.score_histogram(fold.y, scores(trainer.model, point.weights, fold.X))
-        return secure_sum.seal_counts(keys, _in_pairs(histogram), info=info)
+        sums = final_sums.local_sums(model, point.weights, (fold.X, fold.y), held_out)
+        return secure_sum.seal_counts(keys, sums, info=info)
 
     with sentences(point.round):
         report = {**evaluate(trainer, fold), "final": True}
         contribute(trainer, "gradient", part, fold=fold.number, round=point.round, state=point.weights, report=report)
         opening = receive_opening(trainer, "gradient", fold=fold.number, round=point.round)
-    if trainer.party.is_initiator and is_binary:
-        pooled = measures.round_metrics(measures.histogram_metrics(_out_of_pairs(opening.sums)))
-        send(trainer.party, "pooled", lambda: canonical(pooled).encode(), recipient=COORDINATOR, fold=fold.number)
-
-
-def _in_pairs(counts: Ints) -> Ints:
-    """Two counts in each word, 30 bits apart: no sum over hospitals comes near 2**30 rows, and half is encrypted."""
-    return counts[0::2] + (counts[1::2] << _COUNT_BITS)
-
-
-def _out_of_pairs(words: Ints) -> Ints:
-    low = words & ((1 << _COUNT_BITS) - 1)
-    return np.column_stack([low, words >> _COUNT_BITS]).ravel()
+    of_held_out = final_sums.held_out_part(model, opening.sums)
+    if fold.number:
+        trainer.held_out.append(of_held_out)
+    if party.is_initiator:
+        pooled = {
+            "training": final_sums.training_metrics(model, opening.sums),
+            "held_out": final_sums.held_out_metrics(model, of_held_out),
+        }
+        if not fold.number and trainer.held_out:
+            pooled["all_folds"] = final_sums.held_out_metrics(model, np.sum(trainer.held_out, axis=0))
+        send(party, "pooled", lambda: canonical(pooled).encode(), recipient=COORDINATOR, fold=fold.number)
 
 
 def save_model(trainer: Trainer, fold: Fold) -> None:

@@ -215,7 +215,7 @@ class Vault:
         return sorted(int(path.name) for path in (self.folder / "orders").glob("*") if path.name.isdecimal())
 
     def end_order(self, order_id: int, outcome: str) -> None:
-        """Marks an order as ended here, for good, and forgets its keys, snapshots and outbox.
+        """Marks an order as ended here, for good, and forgets its keys, snapshots and outbox. The first mark stands.
 
         Before the mark all is kept and after it nothing is needed, so that a restart at any point knows where it
         stands; and another order under the same number is never taken part in.
@@ -224,8 +224,7 @@ class Vault:
         digest = order.digest_of_document()
         folder = make_private_folder(self.folder / "ended")
         mark = folder / f"{order_id}.json"
-        if not mark.exists():
-            write_durably(mark, encode_kept({"outcome": outcome, "document": digest}))
+        write_once(mark, encode_kept({"outcome": outcome, "document": digest}))
         order.destroy()
 
     def has_ended(self, order_id: int) -> bool:
@@ -269,15 +268,20 @@ class Vault:
         """The ids of the models that this hospital holds."""
         return sorted(int(path.stem) for path in (self.folder / "models").glob("*.json") if path.stem.isdecimal())
 
-    def save_predictions(self, order_id: int, result: dict[str, Any]) -> None:
-        self._save("predictions", order_id, result)
+    def save_predictions(self, order_id: int, result: dict[str, Any]) -> dict[str, Any]:
+        """Keeps them, unless another process has done so first; what is kept, which alone may be told."""
+        self._save("predictions", order_id, result, once=True)
+        kept = self.predictions(order_id)
+        assert kept is not None
+        return kept
 
     def predictions(self, order_id: int) -> dict[str, Any] | None:
         return self._load("predictions", order_id)
 
-    def _save(self, kind: str, number: int, value: dict[str, Any]) -> None:
+    def _save(self, kind: str, number: int, value: dict[str, Any], *, once: bool = False) -> None:
         folder = make_private_folder(self.folder / kind)
-        write_durably(folder / f"{number}.json", encode_kept(value))
+        write = write_once if once else write_durably
+        write(folder / f"{number}.json", encode_kept(value))
 
     def _load(self, kind: str, number: int) -> dict[str, Any] | None:
         return read_kept(self.folder / kind / f"{number}.json", _object)

@@ -33,8 +33,18 @@ def binary_metrics(y: Labels, score: Floats) -> dict[str, Any]:
     tp, fp = int((positive & called).sum()), int((~positive & called).sum())
     fn, tn = int((positive & ~called).sum()), int((~positive & ~called).sum())
     ranking = _ranking(*_counts_by_score(positive, score))
-    accuracy, f1 = (tp + tn) / len(y), _ratio(2 * tp, 2 * tp + fp + fn)
-    return {"accuracy": accuracy, **ranking, "f1": f1, "tp": tp, "fp": fp, "tn": tn, "fn": fn}
+    figures = binary_figures(tp=tp, fp=fp, tn=tn, fn=fn)
+    return {"accuracy": figures.pop("accuracy"), **ranking, **figures}
+
+
+def binary_figures(*, tp: int, fp: int, tn: int, fn: int) -> dict[str, Any]:
+    """accuracy, f1 and the four counts of calls, one or more of them above 0; counts of several hospitals add up.
+
+    >>> binary_figures(tp=3, fp=1, tn=4, fn=2)
+    {'accuracy': 0.7, 'f1': 0.6666666666666666, 'tp': 3, 'fp': 1, 'tn': 4, 'fn': 2}
+    """
+    accuracy, f1 = (tp + tn) / (tp + fp + tn + fn), _ratio(2 * tp, 2 * tp + fp + fn)
+    return {"accuracy": accuracy, "f1": f1, "tp": tp, "fp": fp, "tn": tn, "fn": fn}
 
 
 def regression_metrics(y: Floats, predicted: Floats) -> dict[str, float | None]:
@@ -72,10 +82,18 @@ def multiclass_metrics(y_index: Labels, probabilities: Floats) -> dict[str, Any]
     check_finite("probabilities", probabilities)
     check_class_index(y_index, n_classes)
     pairs = y_index.astype(np.int64) * n_classes + probabilities.argmax(axis=1)
-    confusion = np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
+    return class_figures(np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes))
+
+
+def class_figures(confusion: Ints) -> dict[str, Any]:
+    """accuracy, f1_macro and confusion of counts (K, K), one or more of them above 0; those of hospitals add up.
+
+    >>> class_figures(np.array([[2, 0], [1, 1]]))["accuracy"]
+    0.75
+    """
     hits, occurrences = confusion.diagonal(), confusion.sum(axis=0) + confusion.sum(axis=1)
     f1 = 2 * hits[occurrences > 0] / occurrences[occurrences > 0]
-    accuracy = float(hits.sum() / len(y_index))
+    accuracy = float(hits.sum() / confusion.sum())
     return {"accuracy": accuracy, "f1_macro": float(f1.mean()), "confusion": confusion.tolist()}
 
 

@@ -185,7 +185,7 @@ async def _follow(console: Console, client: httpx.AsyncClient, order_id: int, ro
 def _metrics(console: Console, order: dict[str, Any], names: dict[int, str]) -> None:
     last = order["rounds"][-1]
     console.print("\n" + order["protection"]["who_could_decrypt"].replace(". ", ".\n"))
-    table = make_table(f"Order {order['order_id']} after {last['round']} rounds")
+    table = make_table(f"Order {order['order_id']} after {last['round']} rounds, on training rows")
     for column in ("hospital", "rows", "AUC", "KS", "accuracy", "loss"):
         table.add_column(column, justify="left" if column == "hospital" else "right")
     for user, report in last["hospitals"].items():

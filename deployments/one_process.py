@@ -92,7 +92,7 @@ def run_statistics(
     """
     request = resolve(parse_statistics_request(dict(body)), _names(sites), initiator=initiator)
     transport = transport or MemoryTransport()
-    _submit_statistics(transport, request, sites, order_id, repeats)
+    submit_statistics(transport, request, sites, order_id, repeats=repeats)
 
     def hospital(user: int) -> None:
         answer_locally(open_party(StatisticsParty, sites[user], order_id, transport))
@@ -110,12 +110,13 @@ def _names(sites: Mapping[int, Settings]) -> dict[int, str]:
     return {user: site.name for user, site in sites.items()}
 
 
-def _submit_statistics(
+def submit_statistics(
     transport: MemoryTransport,
     request: StatisticsRequest,
     sites: Mapping[int, Settings],
     order_id: int,
-    repeats: int | None,
+    *,
+    repeats: int | None = None,
 ) -> None:
     """As `submit`: the document for all, where the data are sealed to each provider."""
     commitments = {}

@@ -15,12 +15,17 @@ def coordinate_training(desk: Desk, show: Callable[[dict[str, Any]], None]) -> N
     """Acceptances; for each fold standardization and rounds until a final one; then the models are in the vaults."""
     coordinator.collect_acceptances(desk)
     summary: dict[str, Any] = {}
+    records: list[dict[str, Any]] = []
     for fold in folds(desk.request):
         if desk.request.model_params.standardize:
             coordinator.aggregate(desk, "mean", fold)
             coordinator.aggregate(desk, "variance", fold)
         record = _run_rounds(desk, fold, show)
         summary[str(fold)] = coordinator.summarize(desk, record)
+        records.append(record)
+    *of_folds, _ = records
+    if of_folds:
+        summary["held_out"] = coordinator.summarize_folds(desk, of_folds)
     coordinator.wait_for_models(desk)
     desk.exchange.record(desk.order_id, end="success", summary=summary)
 

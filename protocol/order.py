@@ -297,6 +297,11 @@ def n_held_out(request: TrainingRequest, n_rows: int, fold: int) -> int:
     return 0 if request.validation_fraction is None else round(request.validation_fraction * n_rows)
 
 
+def has_held_out(request: TrainingRequest, fold: int) -> bool:
+    """Whether rows that did not train a fold's model test it, at any hospital: known to all from the document."""
+    return fold > 0 or request.validation_fraction is not None or bool(request.test_data_info)
+
+
 def parse_training_request(body: Any) -> TrainingRequest:
     """A checked request. InvalidInput for a malformed field, BadRequest for a combination that cannot be honoured."""
     try:

@@ -10,6 +10,9 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
+from analytics.metrics import binary_figures, class_figures
 from protocol import paillier, secure_sum
 from protocol.errors import ProtocolViolation, TooLarge
 from protocol.exchange import Address, Exchange
@@ -21,6 +24,10 @@ from tasks.steps import step
 
 log = logging.getLogger("consilium.flows")
 
+CALLS = ("tp", "fp", "tn", "fn")
+POOLED = ("loss", "auc", "ks", "mse", "rmse", "mae")
+"""What the initiator tells of the hospitals' sealed sums."""
+
 
 @dataclass
 class Desk:
@@ -30,6 +37,7 @@ class Desk:
     exchange: Exchange
     request: TrainingRequest
     n_rows: dict[int, int] = field(default_factory=dict)
+    n_test_rows: dict[int, int] = field(default_factory=dict)
     public: Any = None
     recorded: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
 
@@ -61,6 +69,7 @@ def collect_acceptances(desk: Desk) -> None:
     for user_id, envelope in desk.exchange.gather(address, desk.hospitals, EVERYONE).items():
         acceptance = Acceptance.decode(peek_envelope(envelope, kind="acceptance", sender=user_id))
         desk.n_rows[user_id] = acceptance.n_rows
+        desk.n_test_rows[user_id] = acceptance.n_test_rows
     key = peek(desk, "public_key", [desk.request.user_id])[desk.request.user_id]
     desk.public = paillier.public_from_bytes(key) if key else None
     desk.exchange.record(desk.order_id, state="running", n_rows={str(user): n for user, n in desk.n_rows.items()})
@@ -199,12 +208,58 @@ def _check_reports(desk: Desk, fold: int, contributions: dict[int, Contribution]
         report = contribution.report
         fits = _are_numbers(report.get("train"), desk, required=True) and _compares_well(report, desk, user)
         if report.get("n_rows") != n_trained or not fits or (desk.request.is_open and len(compared) > 1):
-            raise ProtocolViolation(
-                f"The metrics of hospital {user} are not those of its {n_trained} training rows.",
-                remedy="Compare its version with the others', then send the order again.",
-                code="report",
-                hospitals=[user],
-            )
+            raise _wrong_report(user, f"{n_trained} training")
+        n_tested = _n_tested(desk, user, fold)
+        if not _tests_well(report, desk, n_tested):
+            raise _wrong_report(user, f"{n_tested} held-out")
+    n_classes = {len(c.report["test"].get("confusion", ())) for c in contributions.values() if "test" in c.report}
+    if len(n_classes) > 1:
+        raise ProtocolViolation(
+            "The hospitals' confusion counts are not of the same classes.",
+            remedy="Compare the hospitals' versions, then send the order again.",
+            code="report",
+            hospitals=sorted(contributions),
+        )
+
+
+def _wrong_report(user: int, rows: str) -> ProtocolViolation:
+    return ProtocolViolation(
+        f"The metrics of hospital {user} are not those of its {rows} rows.",
+        remedy="Compare its version with the others', then send the order again.",
+        code="report",
+        hospitals=[user],
+    )
+
+
+def _n_tested(desk: Desk, user: int, fold: int) -> int:
+    """How many rows test a hospital's part of a fold: what is held back of its rows, or those of its test SQL."""
+    held_back = n_held_out(desk.request, desk.n_rows[user], fold)
+    return held_back if fold else held_back + desk.n_test_rows[user]
+
+
+def _tests_well(report: dict[str, Any], desk: Desk, n_tested: int) -> bool:
+    """Whether a report has metrics of the held-out rows that were counted, and of no other ones."""
+    if not n_tested:
+        return "test" not in report and "n_test_rows" not in report
+    test = report.get("test")
+    if report.get("n_test_rows") != n_tested or not _are_numbers(test, desk, required=True):
+        return False
+    return desk.request.model_type == "linear" or _n_called(desk, test) == n_tested
+
+
+def _n_called(desk: Desk, test: dict[str, Any]) -> int | None:
+    """The rows in the counts of a classifier's calls; None where they are no counts, or no square of them."""
+    counts = [test.get(name) for name in CALLS]
+    if desk.request.model_type != "lr":
+        confusion = test.get("confusion")
+        if not isinstance(confusion, list) or not all(_has_length(row, len(confusion)) for row in confusion):
+            return None
+        counts = [count for row in confusion for count in row]
+    return sum(counts) if all(type(count) is int and count >= 0 for count in counts) else None
+
+
+def _has_length(row: Any, length: int) -> bool:
+    return isinstance(row, list) and len(row) == length
 
 
 def _compares_well(report: dict[str, Any], desk: Desk, user: int) -> bool:
@@ -253,17 +308,64 @@ def _shown_report(report: dict[str, Any]) -> dict[str, Any]:
 
 @step("scoring")
 def summarize(desk: Desk, record: dict[str, Any]) -> dict[str, Any]:
-    """Pooled metrics of a finished fold: rows weigh the hospitals' own; AUC and KS come from the joint histogram."""
+    """Pooled metrics of a finished fold's model, of its training rows and, under `held_out`, of rows it did not see.
+
+    Training rows: they weigh the hospitals' own metrics; AUC and KS come from the joint histogram. Held-out rows: see
+    `_pool_held_out`; null where the fold has none.
+    """
     fold, reports = int(record["fold"]), list(record["hospitals"].values())
     n_rows = sum(report["n_rows"] for report in reports)
     pooled = {"loss": record["loss"], "n_rows": n_rows}
     for name in ("accuracy", "mse"):
         if all(name in report["train"] for report in reports):
             pooled[name] = math.fsum(r["n_rows"] * r["train"][name] for r in reports) / n_rows
+    told = _read_pooled(desk, fold)
+    return {**pooled, **told["training"], "held_out": _pool_held_out(desk, told.get("held_out"), reports)}
+
+
+@step("scoring")
+def summarize_folds(desk: Desk, records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Pooled metrics of the held-out rows of all folds of cross-validation, each row once, by the model of its fold."""
+    reports = [report for record in records for report in record["hospitals"].values()]
+    return _pool_held_out(desk, _read_pooled(desk, 0).get("all_folds"), reports)
+
+
+def _read_pooled(desk: Desk, fold: int) -> dict[str, Any]:
+    """What the initiator made of a fold's sums: numbers, or null where a metric is not defined."""
+    initiator = desk.request.user_id
+    try:
+        told = json.loads(peek(desk, "pooled", [initiator], fold)[initiator])
+        parts = [told["training"], *(told[name] for name in ("held_out", "all_folds") if told.get(name) is not None)]
+        values = [(name, value) for part in parts for name, value in part.items()]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise _wrong_report(initiator, "pooled") from None
+    if not all(name in POOLED and (value is None or _is_finite(value)) for name, value in values):
+        raise _wrong_report(initiator, "pooled")
+    result: dict[str, Any] = told
+    return result
+
+
+def _pool_held_out(
+    desk: Desk, from_sums: dict[str, Any] | None, reports: list[dict[str, Any]]
+) -> dict[str, Any] | None:
+    """Metrics of the hospitals' held-out rows as of one table; null where they have none.
+
+    What is counted adds up as the hospitals show it, exactly; loss, errors, AUC and KS come from their sealed sums.
+    """
+    tested = [report for report in reports if "test" in report]
+    if from_sums is None or not tested:
+        return None
+    n_rows = sum(report["n_test_rows"] for report in tested)
+    return {"n_rows": n_rows, **from_sums, **_figures(desk, [report["test"] for report in tested])}
+
+
+def _figures(desk: Desk, tests: list[dict[str, Any]]) -> dict[str, Any]:
+    """What follows from counts of calls that are added up; nothing of a model that calls none."""
+    if desk.request.model_type == "linear":
+        return {}
     if desk.request.model_type == "lr":
-        initiator = desk.request.user_id
-        pooled |= json.loads(peek(desk, "pooled", [initiator], fold)[initiator])
-    return pooled
+        return binary_figures(**{name: sum(test[name] for test in tests) for name in CALLS})
+    return class_figures(np.sum([test["confusion"] for test in tests], axis=0))
 
 
 @step("models saved")

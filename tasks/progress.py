@@ -119,7 +119,8 @@ class TrainingPicture:
         return (
             f"# Order {self.order_id}\n\n"
             f"{request.model_type} by hospital {request.user_id} with {request.party_id}, "
-            f"method {request.model_params.encrypt_param.method}. Rows: {self._desk.n_rows}. Loss: {last}. "
+            f"method {request.model_params.encrypt_param.method}. Rows: {self._desk.n_rows}. "
+            f"Loss on training rows: {last}. "
             f"Aggregation {request.aggregation}; left out: {told}."
         )
 

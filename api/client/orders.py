@@ -120,8 +120,14 @@ class Order:
     # What came of it
 
     def metrics(self) -> pd.DataFrame:
-        """A row for each fold, round and hospital: n_rows, the joint loss, train_... and test_... metrics."""
+        """A row for each fold, round and hospital: n_rows and joint loss of training rows, train_... metrics on its
+        training rows and test_... on its held-out rows."""
         return results.metrics(self.info()["rounds"])
+
+    def pooled_metrics(self) -> pd.DataFrame:
+        """Of an order that has succeeded, metrics over all hospitals' rows: a line for each fold's training rows and
+        for its held-out rows, and for those of all folds together (fold "all")."""
+        return results.pooled_metrics(self.info()["summary"])
 
     def timeline(self, round: int | None = None, *, fold: int = 0) -> pd.DataFrame:
         """A row for each part of a round, by time: who (a user_id, 0 the coordinator), what, began, seconds, state.
@@ -210,7 +216,7 @@ class Order:
     # Pictures
 
     def plot_loss(self, axes: Axes | None = None) -> Axes:
-        """The joint loss by round, each hospital's own beside it; `.figure.savefig("loss.png")` keeps it."""
+        """The loss on training rows by round, joint and each hospital's own; `.figure.savefig("loss.png")` keeps it."""
         from api.client import pictures
 
         return pictures.plot_loss(self.metrics(), axes, title=f"Order {self.order_id}")

@@ -106,7 +106,8 @@ def waiting(entries: Iterable[Json]) -> pd.DataFrame:
 
 
 def metrics(rounds: Iterable[Json]) -> pd.DataFrame:
-    """A row for each fold, round and hospital: its rows, its train and test metrics, and the round's joint loss.
+    """A row for each fold, round and hospital: its training rows, its metrics on them (`train_...`) and on its held-out
+    rows (`test_...`), and the round's joint loss on training rows.
 
     >>> own = {"n_rows": 228, "train": {"loss": 0.69, "accuracy": 0.5}}
     >>> rounds = [{"fold": 0, "round": 3, "loss": 0.7, "final": False, "hospitals": {"2": own}, "left_out": {}}]
@@ -130,6 +131,30 @@ def metrics(rounds: Iterable[Json]) -> pd.DataFrame:
     ]
     columns = ("fold", "round", "final", "hospital", "n_rows", "loss", "left_out")
     return pd.DataFrame(rows, columns=None if rows else list(columns))
+
+
+def pooled_metrics(summary: Mapping[str, Any]) -> pd.DataFrame:
+    """Metrics over all hospitals' rows, a line for each fold's "training" and "held_out" rows, and with
+    cross-validation one, of fold "all", for the held-out rows of all folds. NaN where a metric is not defined.
+
+    >>> held_out = {"n_rows": 60, "loss": 0.5, "auc": None}
+    >>> pooled_metrics({"0": {"n_rows": 140, "loss": 0.4, "auc": 0.9, "held_out": held_out}})
+      fold      rows  n_rows  loss  auc
+    0    0  training     140   0.4  0.9
+    1    0  held_out      60   0.5  NaN
+    """
+    lines: list[Json] = []
+    for fold in sorted((name for name in summary if name.isdecimal()), key=int):
+        training = {name: value for name, value in summary[fold].items() if name != "held_out"}
+        lines.append({"fold": fold, "rows": "training", **training})
+        lines += _held_out_line(fold, summary[fold])
+    lines += _held_out_line("all", summary)
+    return pd.DataFrame(lines, columns=None if lines else ["fold", "rows", "n_rows", "loss"])
+
+
+def _held_out_line(fold: str, summary: Mapping[str, Any]) -> list[Json]:
+    found = summary.get("held_out")
+    return [{"fold": fold, "rows": "held_out", **found}] if found else []
 
 
 def by_hospital(scores: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

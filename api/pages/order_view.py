@@ -29,6 +29,7 @@ from api.pages.frame import (
 )
 from api.pages.order_list import KINDS, hospital_names, named, progress
 from api.pages.order_timeline import Timeline
+from api.pages.pooled import pooled_metrics
 from api.pages.protection import protection_words, suppression_words
 from api.pages.visit import Visit
 from api.tables import ENDED
@@ -61,6 +62,7 @@ class OrderView:
                 self.visit, f"order-{self.order['order_id']}", *self.metric_figure(), label=label
             )
             self.parts["hospitals"] = html(self.hospitals())
+            self.parts["pooled"] = html(pooled_metrics(self.visit, self.order["summary"]))
         html(f"<h2>{shown(t('Protection'))}</h2>{protection_words(self.visit, self.order, self.names)}")
         html(f"<h2>{shown(t('Timeline'))}</h2>")
         self.parts["events"] = html(self.events())
@@ -81,7 +83,7 @@ class OrderView:
             (t("Method"), " ".join(filter(None, (order["model_type"], order["method"]))) or "-"),
         ]
         if order["loss"] is not None:
-            pairs.append((t("Loss"), number(order["loss"])))
+            pairs.append((t("Loss on training rows"), number(order["loss"])))
         notes = [note(self.waiting())] if order["waiting_for"] else []
         if order["refusal"]:
             notes.append(note(f"{order['refusal']['sentence']} {order['refusal']['remedy']}", "bad"))
@@ -197,7 +199,7 @@ class OrderView:
         with ui.element("div").classes("row"):
             self.parts["metric"] = ui.select(self.metrics(), value="loss", label=t("Metric"), on_change=self.choose)
             self.parts["part"] = ui.select(
-                {"train": t("training rows"), "test": t("test rows")},
+                {"train": t("training rows"), "test": t("held-out rows")},
                 value="train",
                 label=t("On"),
                 on_change=self.choose,
@@ -272,6 +274,7 @@ class OrderView:
     def draw(self) -> None:
         if "hospitals" in self.parts:
             self.parts["hospitals"].set_content(self.hospitals())
+            self.parts["pooled"].set_content(pooled_metrics(self.visit, self.order["summary"]))
             self.parts["metric"].set_options(self.metrics())
             self.parts["fold"].set_options(self.folds())
         if "metric" in self.figures:

@@ -198,6 +198,27 @@ def test_wait_tells_progress_until_success(
     assert set(metrics["train_accuracy"]) == {0.75}
 
 
+def test_pooled_metrics_tell_training_rows_from_held_out_ones(coordinator: Coordinator, federation: Federation) -> None:
+    """As the API gives them, and none before the end."""
+    order = federation.submit(ORDER, model_params={"max_iter": 1})
+    assert list(order.pooled_metrics().columns) == ["fold", "rows", "n_rows", "loss"]
+    held_out = {"n_rows": 60, "loss": 0.5, "accuracy": 0.75, "auc": None, "ks": None}
+    training = {"n_rows": 140, "loss": 0.4, "accuracy": 0.9, "auc": 0.95, "ks": 0.8}
+    summary = {"1": {**training, "held_out": held_out}, "0": {**training, "held_out": None}, "held_out": held_out}
+    report(coordinator, order, state="running", round=round_of(0))
+    report(coordinator, order, end="success", summary=summary)
+    assert order.info()["summary"] == summary
+    found = order.pooled_metrics()
+    assert found[["fold", "rows", "n_rows"]].to_numpy().tolist() == [
+        ["0", "training", 140],
+        ["1", "training", 140],
+        ["1", "held_out", 60],
+        ["all", "held_out", 60],
+    ]
+    assert found["accuracy"].tolist() == [0.9, 0.9, 0.75, 0.75]
+    assert found["auc"].isna().tolist() == [False, False, True, True]
+
+
 def test_a_terminal_s_line_is_drawn_anew_and_covers_what_was_there() -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

@@ -134,6 +134,11 @@ def test_cross_validation_reports_every_fold_per_hospital(federation: RunningFed
             "4": True,
         }
         assert all(0 <= report["test"]["auc"] <= 1 for report in finals[fold].values())
+        n_held_out = sum(report["n_test_rows"] for report in finals[fold].values())
+        assert order["summary"][str(fold)]["held_out"]["n_rows"] == n_held_out
+    everybody = order["summary"]["held_out"]
+    assert everybody["n_rows"] == sum(order["data_volum"].values())
+    assert 0.5 < everybody["auc"] <= 1
 
 
 @pytest.mark.parametrize("model_type", ["linear", "softmax"])

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.metrics as skm
 
+from agents import trainer
 from agents.cohort import CohortLedger
 from agents.extraction import split
 from agents.settings import Settings
 from agents.vault import Vault
 from analytics import standardization
-from analytics.models import Model
+from analytics.models import Model, scores
 from analytics.training import train
 from deployments.breast_cancer import breast_cancer_tables
 from deployments.one_process import Outcome, run_order
@@ -62,19 +64,16 @@ class Runner:
         self.n_orders += 1
         return run_order(self.sites, body, order_id=self.n_orders)
 
-    def rows(self, body: dict[str, Any], *, fold: int = 0) -> list[tuple[Any, Any]]:
-        """Each hospital's training rows, in order of id, without those that the fold holds out."""
+    def rows(self, body: dict[str, Any], *, fold: int = 0, held_out: bool = False) -> list[tuple[Any, Any]]:
+        """Each hospital's training rows, in order of id, or those that the fold holds out."""
         request, parts = parse_training_request(body), []
         for user in request.hospitals:
             frame = self.frames[user].sort_values("id")
-            kept = np.setdiff1d(
-                np.arange(len(frame)),
-                split(request, len(frame), fold, CohortLedger(Vault(self.sites[user].vault).cohorts).key),
-            )
-            y = frame[body["label_name"]].to_numpy()[kept]
-            if body["model_type"] == "softmax":
-                y = np.array([sorted(CLASSES).index(label) for label in y])
-            parts.append((frame[body["attributes"]].to_numpy()[kept], y))
+            key = CohortLedger(Vault(self.sites[user].vault).cohorts).key
+            chosen = split(request, len(frame), fold, key)
+            if not held_out:
+                chosen = np.setdiff1d(np.arange(len(frame)), chosen)
+            parts.append(of_rows(frame.iloc[chosen], body))
         return parts
 
     def pooled(self, body: dict[str, Any], *, fold: int = 0, scaled: bool = False) -> Any:
@@ -88,6 +87,19 @@ class Runner:
 @pytest.fixture(scope="module")
 def runner(sites: dict[int, Settings], frames: dict[int, pd.DataFrame]) -> Runner:
     return Runner(sites, frames)
+
+
+def of_rows(frame: pd.DataFrame, body: dict[str, Any]) -> tuple[Any, Any]:
+    """X and y as the model sees them."""
+    y = frame[body["label_name"]].to_numpy()
+    if body["model_type"] == "softmax":
+        y = np.array([sorted(CLASSES).index(label) for label in y], dtype=int)
+    return frame[body["attributes"]].to_numpy(), y
+
+
+def summary_of(outcome: Outcome) -> dict[str, Any]:
+    found: dict[str, Any] = next(facts["summary"] for facts in outcome.facts if "summary" in facts)
+    return found
 
 
 def model_of(body: dict[str, Any]) -> Model:
@@ -170,8 +182,8 @@ def test_cross_validation_ends_with_the_model_of_all_rows(runner: Runner, interc
     body = order_body((2, 3, 4, 5, 6), model_params=settings)
     outcome = runner.run(body)
     assert_pooled(outcome, runner.pooled(body), 1e-9)
-    summary = next(facts["summary"] for facts in outcome.facts if "summary" in facts)
-    assert list(summary) == ["1", "2", "3", "0"]
+    summary = summary_of(outcome)
+    assert list(summary) == ["1", "2", "3", "0", "held_out"]
     for fold in (1, 2, 3):
         n_rows = sum(len(y) for _, y in runner.rows(body, fold=fold))
         assert summary[str(fold)]["n_rows"] == n_rows < summary["0"]["n_rows"]
@@ -196,6 +208,120 @@ def test_test_rows_of_their_own_sql(runner: Runner) -> None:
     assert_pooled(outcome, runner.pooled(body), 1e-9)
     reports = [facts["round"] for facts in outcome.facts if "round" in facts][-1]["hospitals"]
     assert {user: "test" in report for user, report in reports.items()} == {"2": True, "3": False, "4": True}
+
+
+# --- rows that a model has not seen --------------------------------------------------------------------------------
+
+MODELS = {"lr": "y", "linear": "value", "softmax": "kind"}
+
+
+@pytest.fixture
+def weights(monkeypatch: pytest.MonkeyPatch) -> dict[int, Any]:
+    """Each fold's trained weights, which a fold's end alone knows but for those of the final model."""
+    found: dict[int, Any] = {}
+    finish = trainer.finish_fold
+
+    def finish_fold(own: Any, fold: Any) -> None:
+        found[fold.number] = fold.checkpoint.weights
+        finish(own, fold)
+
+    monkeypatch.setattr(trainer, "finish_fold", finish_fold)
+    return found
+
+
+def by_scikit_learn(body: dict[str, Any], parts: list[tuple[list[tuple[Any, Any]], Any]]) -> dict[str, Any]:
+    """Metrics of one table, of whose parts each is predicted by weights of its own."""
+    rows = [(X, y, scores(model_of(body), weights, X)) for own, weights in parts for X, y in own if len(y)]
+    y, score = np.concatenate([y for _, y, _ in rows]), np.concatenate([score for _, _, score in rows])
+    if body["model_type"] == "linear":
+        mse = skm.mean_squared_error(y, score)
+        mae = skm.mean_absolute_error(y, score)
+        return {"n_rows": len(y), "loss": mse / 2, "mse": mse, "rmse": np.sqrt(mse), "mae": mae}
+    labels = range(len(CLASSES) if body["model_type"] == "softmax" else 2)
+    called = score.argmax(axis=1) if body["model_type"] == "softmax" else score > 0.5
+    loss, confusion = skm.log_loss(y, score, labels=labels), skm.confusion_matrix(y, called, labels=labels)
+    found = {"n_rows": len(y), "loss": loss, "accuracy": skm.accuracy_score(y, called)}
+    if body["model_type"] == "softmax":
+        return {**found, "f1_macro": skm.f1_score(y, called, average="macro"), "confusion": confusion.tolist()}
+    (tn, fp), (fn, tp) = confusion.tolist()
+    return {**found, **of_bins(y, score), "f1": skm.f1_score(y, called), "tp": tp, "fp": fp, "tn": tn, "fn": fn}
+
+
+def of_bins(y: Any, score: Any) -> dict[str, float | None]:
+    """AUC and KS of scores that are told in 1,000 bins."""
+    bins = np.minimum(np.floor(score * 1000), 999)
+    if len(set(y.tolist())) < 2:
+        return {"auc": None, "ks": None}
+    false_positive, true_positive, _ = skm.roc_curve(y, bins, drop_intermediate=False)
+    return {"auc": skm.roc_auc_score(y, bins), "ks": np.abs(true_positive - false_positive).max()}
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        is_exact = value is None or isinstance(value, int | list)
+        assert found[name] == (value if is_exact else pytest.approx(value, rel=1e-12, abs=1e-12)), name
+
+
+@pytest.mark.parametrize("n_hospitals", [1, 2, 3, 5])
+@pytest.mark.parametrize("model_type", MODELS)
+def test_metrics_of_each_fold_s_held_out_rows_are_those_of_one_table(
+    runner: Runner, weights: dict[int, Any], model_type: str, n_hospitals: int
+) -> None:
+    """One hospital is tiny, one has a single class. Over all folds each row counts once, by the model of its fold."""
+    folds = {"need_cv": True, "n_splits": 3, "shuffle": True, "random_seed": 7}
+    changes = {"model_type": model_type, "label_name": MODELS[model_type]}
+    body = order_body(HOSPITALS[:n_hospitals], model_params=params(cv_param=folds, max_iter=3), **changes)
+    summary, parts = summary_of(runner.run(body)), []
+    for fold in (1, 2, 3):
+        own = (runner.rows(body, fold=fold, held_out=True), weights[fold])
+        assert_same(summary[str(fold)]["held_out"], by_scikit_learn(body, [own]))
+        parts.append(own)
+    assert_same(summary["held_out"], by_scikit_learn(body, parts))
+    assert summary["held_out"]["n_rows"] == sum(len(runner.frames[user]) for user in HOSPITALS[:n_hospitals])
+    assert summary["0"]["held_out"] is None, "no row is left that the final model has not seen"
+
+
+@pytest.mark.parametrize("n_hospitals", [1, 2, 3, 5])
+@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("method", ["Paillier", "Mask", "None"])
+def test_metrics_of_a_validation_part_are_those_of_one_table(
+    runner: Runner, weights: dict[int, Any], method: str, model_type: str, n_hospitals: int
+) -> None:
+    changes = {"model_type": model_type, "label_name": MODELS[model_type], "validation_fraction": 0.3}
+    body = order_body(HOSPITALS[:n_hospitals], model_params=params(method=method, max_iter=2), **changes)
+    summary = summary_of(runner.run(body))
+    expected = by_scikit_learn(body, [(runner.rows(body, held_out=True), weights[0])])
+    assert_same(summary["0"]["held_out"], expected)
+    n_trained = sum(len(y) for _, y in runner.rows(body))
+    assert list(summary) == ["0"]
+    assert summary["0"]["n_rows"] == n_trained, "the other figures are those of the training rows"
+
+
+def test_held_out_rows_of_one_class_have_no_auc_and_no_ks(runner: Runner, weights: dict[int, Any]) -> None:
+    """Hospital 3 alone brings test rows, and has none of label 0."""
+    body = order_body((2, 3, 4), test_data_info={"3": "SELECT * FROM data.late"}, model_params=params())
+    summary = summary_of(runner.run(body))
+    late = runner.frames[3].sort_values("id").tail(len(runner.frames[3]) // 2)
+    expected = by_scikit_learn(body, [([of_rows(late, body)], weights[0])])
+    assert (expected["auc"], expected["ks"]) == (None, None)
+    assert_same(summary["0"]["held_out"], expected)
+    assert summary["0"]["auc"] is not None
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+def test_rows_of_test_sql_are_held_out_too(runner: Runner, weights: dict[int, Any], model_type: str) -> None:
+    tested = {"2": "SELECT * FROM data.late", "4": "SELECT * FROM data.late"}
+    changes = {"model_type": model_type, "label_name": MODELS[model_type], "test_data_info": tested}
+    body = order_body((2, 3, 4), model_params=params(), **changes)
+    summary = summary_of(runner.run(body))
+    late = [runner.frames[user].sort_values("id").tail(len(runner.frames[user]) // 2) for user in (2, 4)]
+    parts = [of_rows(frame, body) for frame in late]
+    assert_same(summary["0"]["held_out"], by_scikit_learn(body, [(parts, weights[0])]))
+
+
+def test_an_order_without_held_out_rows_says_so(runner: Runner) -> None:
+    assert summary_of(runner.run(order_body((2, 3), model_params=params())))["0"]["held_out"] is None
 
 
 def test_vaults_keep_models_and_nothing_else_of_an_order(runner: Runner) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.metrics as skm
 
 from agents.export import export_model
 from agents.extraction import ordered_model
@@ -119,6 +120,22 @@ def test_the_round_s_metrics_are_those_of_classes(runner: Runner) -> None:
     n_rows = {user: report["n_rows"] for user, report in reports.items()}
     expected = sum(n_rows[user] * reports[user]["train"]["accuracy"] for user in reports) / sum(n_rows.values())
     assert summary["accuracy"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_held_out_images_are_judged_as_those_of_one_table(runner: Runner, kind: str) -> None:
+    outcome = runner.run(network_order(kind, 3, max_iter=1))
+    found = next(facts["summary"] for facts in outcome.facts if "summary" in facts)["0"]["held_out"]
+    model = outcome.models[2]
+    rows = pd.concat([runner.tables[user]["digits_test"] for user in outcome.models])
+    X, y = rows[PIXELS].to_numpy(), rows.y.to_numpy()
+    probabilities = scores(model_of(model), weights_of(model), X)
+    called, classes = probabilities.argmax(axis=1), model["classes"]
+    confusion = skm.confusion_matrix(y, np.take(classes, called), labels=classes)
+    assert found["n_rows"] == len(y)
+    assert found["confusion"] == confusion.tolist()
+    assert found["accuracy"] == pytest.approx(skm.accuracy_score(y, np.take(classes, called)), rel=1e-12)
+    assert found["loss"] == pytest.approx(skm.log_loss(y, probabilities, labels=classes), rel=1e-12)
 
 
 def test_a_policy_counts_every_layer_s_parameters(tmp_path: Path) -> None:

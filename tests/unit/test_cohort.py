@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -61,7 +62,8 @@ def cohort_of(n: int, *, first: int = 0, X: Any = None) -> Cohort:
 
 def gate(cohort: Cohort, *, rules: TableRules = RULES, n_parameters: int = 0, earlier: Any = ()) -> None:
     digests = [id_digests(KEY, other.unique_ids) for other in earlier]
-    check_gate(cohort, n_parameters=n_parameters, rules=rules, earlier=digests, key=KEY)
+    own = id_digests(KEY, cohort.unique_ids)
+    check_gate(cohort, own, n_parameters=n_parameters, rules=rules, earlier=digests)
 
 
 def rule_refusing(cohort: Cohort, **changes: Any) -> str:
@@ -259,14 +261,18 @@ def test_digests_depend_on_key_and_ids_only() -> None:
 # --- the ledger of id sets -----------------------------------------------------------------------------------------
 
 
+def digests_of(ledger: CohortLedger, n: int, *, first: int = 0) -> Any:
+    return id_digests(ledger.key, cohort_of(n, first=first).unique_ids)
+
+
 def test_the_ledger_knows_earlier_cohorts_of_the_same_requester_and_table(tmp_path: Path) -> None:
     ledger = CohortLedger(tmp_path / "cohorts")
-    ledger.remember(4, "data.t", order_id=1, part="train", cohort=cohort_of(20))
-    ledger.remember(4, "data.t", order_id=2, part="train", cohort=cohort_of(20))  # the same set once more
+    ledger.remember(4, [("data.t", "train", digests_of(ledger, 20))], order_id=1)
+    ledger.remember(4, [("data.t", "train", digests_of(ledger, 20))], order_id=2)  # the same set once more
     again = CohortLedger(tmp_path / "cohorts")
     assert again.key == ledger.key
     (found,) = again.earlier(4, "DATA.T")
-    assert np.array_equal(found, id_digests(ledger.key, cohort_of(20).unique_ids))
+    assert np.array_equal(found, digests_of(ledger, 20))
     assert again.earlier(3, "data.t") == []
     assert again.earlier(4, "data.u") == []
     assert (ledger.path.stat().st_mode & 0o777, ledger.path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
@@ -274,16 +280,32 @@ def test_the_ledger_knows_earlier_cohorts_of_the_same_requester_and_table(tmp_pa
 
 def test_an_order_read_again_differs_from_its_own_first_reading_by_no_row(tmp_path: Path) -> None:
     ledger = CohortLedger(tmp_path)
+    own = digests_of(ledger, 20)
     for _ in range(2):
-        ledger.remember(4, "data.t", order_id=7, part="train", cohort=cohort_of(20))
+        ledger.remember(4, [("data.t", "train", own)], order_id=7)
     (found,) = ledger.earlier(4, "data.t")
-    check_gate(cohort_of(20), n_parameters=1, rules=RULES, earlier=[found], key=ledger.key)
+    check_gate(cohort_of(20), own, n_parameters=1, rules=RULES, earlier=[found])
+
+
+def test_all_cohorts_of_an_order_are_remembered_or_none(tmp_path: Path) -> None:
+    ledger = CohortLedger(tmp_path)
+
+    def parts() -> Any:
+        yield "data.t", "train", digests_of(ledger, 20)
+        yield "data.t", "test", digests_of(ledger, 20, first=100)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        ledger.remember(4, parts(), order_id=1)
+    assert ledger.earlier(4, "data.t") == []
+    ledger.remember(4, list(itertools.islice(parts(), 2)), order_id=1)
+    assert len(ledger.earlier(4, "data.t")) == 2
 
 
 def test_ids_are_not_in_the_ledgers_file(tmp_path: Path) -> None:
     ledger = CohortLedger(tmp_path)
-    people = replace(cohort_of(20), unique_ids=[f"Wagner-{i}" for i in range(20)])
-    ledger.remember(4, "data.t", order_id=1, part="train", cohort=people)
+    people = id_digests(ledger.key, [f"Wagner-{i}" for i in range(20)])
+    ledger.remember(4, [("data.t", "train", people)], order_id=1)
     assert b"Wagner" not in ledger.path.read_bytes()
 
 
@@ -310,11 +332,11 @@ def test_a_snapshot_keeps_classes_and_their_types(labels: list[Any] | None, tmp_
     assert (None if again.y is None else again.y.tolist()) == labels
 
 
-def test_a_snapshot_is_private_and_leaves_no_other_file(tmp_path: Path) -> None:
+def test_a_snapshot_is_private_stays_as_it_is_and_leaves_no_other_file(tmp_path: Path) -> None:
     path = tmp_path / "train.npz"
     for n in (10, 11):
         save_cohort(path, cohort_of(n))
-    assert load_cohort(path).n_rows == 11
+    assert load_cohort(path).n_rows == 10
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [path]
 

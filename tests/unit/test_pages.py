@@ -21,6 +21,7 @@ from api.pages import (
     hospitals,
     order_list,
     order_timeline,
+    pooled,
     protection,
     scores,
     serving,
@@ -86,6 +87,26 @@ def test_every_score_of_the_api_is_explained() -> None:
 
     calls = {route.path for route in router.routes if route.path.startswith(("/anomaly/", "/contribution/"))}
     assert {score.address for score in scores.SCORES.values()} == calls - {"/anomaly/report"}
+
+
+def test_pooled_metrics_say_of_which_rows_they_are() -> None:
+    held_out = {"n_rows": 60, "loss": 0.5, "accuracy": 0.75, "auc": None}
+    training = {"n_rows": 140, "loss": 0.4, "accuracy": 0.9, "auc": 0.95}
+    folds = {"1": {**training, "held_out": held_out}, "0": {**training, "n_rows": 200, "held_out": None}}
+    text = pooled.pooled_metrics(visit(), {**folds, "held_out": {**held_out, "n_rows": 200}})
+    rows = re.findall(r"<tr>(.*?)</tr>", text)[1:]
+    cells = [re.findall(r"<span>(.*?)</span>", row) for row in rows]
+    assert cells == [
+        ["Final model", "training rows", "200", "0.4", "0.9", "0.95"],
+        ["Fold 1", "training rows", "140", "0.4", "0.9", "0.95"],
+        ["Fold 1", "held-out rows", "60", "0.5", "0.75", frame.number(None)],
+        ["All folds", "held-out rows", "200", "0.5", "0.75", frame.number(None)],
+    ]
+    assert "nan" not in text.lower()
+
+
+def test_an_order_under_way_has_no_pooled_metrics() -> None:
+    assert pooled.pooled_metrics(visit(), {}) == ""
 
 
 def test_what_is_not_ours_is_escaped_in_tables() -> None:

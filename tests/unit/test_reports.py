@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from agents import trainer
+from agents.settings import Settings
 from deployments.one_process import run_order
 from protocol.errors import ProtocolViolation
 from tests.made_sites import make_sites, order_body
@@ -28,8 +29,62 @@ from tests.made_sites import make_sites, order_body
 def test_metrics_of_other_rows_or_no_numbers_end_the_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any]
 ) -> None:
+    assert_named(monkeypatch, sites_of(tmp_path), wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n_test_rows": 11},
+        {"test": None},
+        {"test": {"loss": 0.1, "accuracy": 1.0}},
+        {"test": {"loss": "a", "accuracy": 1.0, "tp": 12, "fp": 0, "tn": 0, "fn": 0}},
+        {"test": {"loss": 0.1, "accuracy": 1.0, "tp": 13, "fp": 0, "tn": 0, "fn": 0}},
+        {"test": {"loss": 0.1, "accuracy": 1.0, "tp": 13, "fp": -1, "tn": 0, "fn": 0}},
+        {"test": {"loss": 0.1, "accuracy": 1.0, "tp": 12.0, "fp": 0, "tn": 0, "fn": 0}},
+    ],
+)
+def test_metrics_of_other_held_out_rows_end_the_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any]
+) -> None:
+    assert_named(monkeypatch, sites_of(tmp_path), wrong, validation_fraction=0.4)
+
+
+def test_metrics_of_held_out_rows_that_nobody_counted_end_the_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = {"loss": 0.1, "accuracy": 1.0, "tp": 12, "fp": 0, "tn": 0, "fn": 0}
+    assert_named(monkeypatch, sites_of(tmp_path), {"n_test_rows": 12, "test": test})
+
+
+@pytest.mark.parametrize(
+    "told",
+    [b"[]", b"{}", b'{"training": null}', b'{"training": {"auc": "a"}}', b'{"training": {"x": 1}}', b"{", b'{"a":NaN}'],
+)
+def test_pooled_metrics_that_are_no_numbers_end_the_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bytes
+) -> None:
+    """The initiator's word, which everybody in the order reads."""
+    honest = trainer.send
+
+    def send(party: Any, kind: str, make: Any, **where: Any) -> None:
+        honest(party, kind, (lambda: told) if kind == "pooled" else make, **where)
+
+    monkeypatch.setattr(trainer, "send", send)
+    with pytest.raises(ProtocolViolation) as caught:
+        run_order(sites_of(tmp_path), order_body((2, 3, 4), attributes=["x1"]))
+    assert (caught.value.code, caught.value.detail) == ("report", {"hospitals": [2]})
+
+
+def sites_of(folder: Path) -> dict[int, Settings]:
     frame = pd.DataFrame({"id": range(30), "x1": np.arange(30) / 7, "y": [0, 1] * 15})
-    sites = make_sites(tmp_path, {user: {"rows": frame} for user in (2, 3, 4)})
+    return make_sites(folder, {user: {"rows": frame} for user in (2, 3, 4)})
+
+
+def assert_named(
+    monkeypatch: pytest.MonkeyPatch, sites: dict[int, Settings], wrong: dict[str, Any], **order: Any
+) -> None:
+    """Hospital 3's report differs by `wrong`."""
     honest = trainer.evaluate
 
     def evaluate(own: Any, fold: Any) -> dict[str, Any]:
@@ -37,5 +92,5 @@ def test_metrics_of_other_rows_or_no_numbers_end_the_order(
 
     monkeypatch.setattr(trainer, "evaluate", evaluate)
     with pytest.raises(ProtocolViolation) as caught:
-        run_order(sites, order_body((2, 3, 4), attributes=["x1"]))
+        run_order(sites, order_body((2, 3, 4), attributes=["x1"], **order))
     assert (caught.value.code, caught.value.detail) == ("report", {"hospitals": [3]})

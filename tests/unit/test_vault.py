@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agents import vault as vault_module
 from agents.vault import OrderVault, Vault, locked, make_private_folder, write_durably, write_once
 from protocol.errors import Conflict, NotFound, Refused
 
@@ -118,6 +121,34 @@ def test_write_once_keeps_what_is_there(tmp_path: Path) -> None:
     write_once(tmp_path / "a", b"1")
     write_once(tmp_path / "a", b"2")
     assert (tmp_path / "a").read_bytes() == b"1"
+
+
+def test_of_two_ends_at_one_moment_the_first_stands(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its flow process says how an order ended, and so does the agent that heard of it; a third reads the mark."""
+    vault.order(1).once("document", lambda: b"{}")
+    both, met, write = threading.Barrier(2), threading.Event(), vault_module.write_durably
+
+    def meet_before_the_mark(path: Path, data: bytes) -> None:
+        if path.parent.name == "ended":
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(2)
+                met.set()
+        write(path, data)
+
+    monkeypatch.setattr(vault_module, "write_durably", meet_before_the_mark)
+    threads = [threading.Thread(target=vault.end_order, args=(1, outcome)) for outcome in ("failed", "cancelled")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not met.is_set(), "both were about to write the mark"
+
+
+def test_the_first_predictions_stay(vault: Vault) -> None:
+    """Two requests for one order at one moment tell the same, though a row has changed between their readings."""
+    assert vault.save_predictions(7, {"result": [1]}) == {"result": [1]}
+    assert vault.save_predictions(7, {"result": [2]}) == {"result": [1]}
+    assert vault.predictions(7) == {"result": [1]}
 
 
 def test_models_come_back_at_full_precision(vault: Vault) -> None:

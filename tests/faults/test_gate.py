@@ -1,0 +1,266 @@
+"""The gate before two orders at one moment, and before an order that dies there: checked and remembered in one act.
+
+Two orders whose rows differ by one patient are read by a process each, as at a hospital. A barrier stands where a
+process has compared its rows and is about to write them down: processes that meet there have both passed, and neither
+has seen the other.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import BrokenBarrierError
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from agents.cohort import CohortLedger
+from agents.extraction import extract, split
+from agents.party import TrainingParty, open_party, open_training, read_order
+from agents.pooling import read_rows
+from agents.settings import Settings
+from agents.statistics import StatisticsParty
+from agents.statistics_ledger import StatisticsLedger
+from agents.vault import Vault
+from deployments.breast_cancer import make_database
+from deployments.one_process import submit, submit_statistics
+from protocol.errors import Refused
+from protocol.exchange import MemoryTransport
+from protocol.order import parse_training_request
+from protocol.statistics_request import parse_statistics_request, resolve
+from tests.made_sites import make_sites, order_body
+
+INITIATOR, HOSPITAL = 4, 2
+ASKED = (INITIATOR, HOSPITAL)
+MARKS = ("one", "fold", "fold_but_one", "few", "g")
+N_ROWS = 60
+SECONDS_TO_START = 60.0
+SECONDS_TO_MEET = 3.0
+
+ALL, ALL_BUT_ONE = "SELECT * FROM data.rows", "SELECT * FROM data.rows WHERE one = 0"
+ALL_BUT_TWELVE = "SELECT * FROM data.rows WHERE few = 0"
+FOLD_BUT_ONE = "SELECT * FROM data.rows WHERE fold_but_one = 1"
+FOLDS = {"cv_param": {"need_cv": True, "n_splits": 3, "shuffle": True, "random_seed": 5}}
+
+Sites = dict[int, Settings]
+
+
+def table() -> pd.DataFrame:
+    """Marks: one patient; and twelve, of whom one alone is of group b."""
+    rng, number = np.random.default_rng(7), np.arange(N_ROWS)
+    features = {f"x{i}": rng.normal(size=N_ROWS).round(3) for i in range(1, 5)}
+    groups = np.where((number < 30) & (number > 0), "a", "b")
+    marks = {"one": number == 0, "few": number < 12, "fold": 0, "fold_but_one": 0}
+    whole = {name: np.asarray(mark).astype(int) for name, mark in marks.items()}
+    return pd.DataFrame({"id": number, "y": number % 2, **features, **whole, "g": groups})
+
+
+def write_rows(site: Settings, rows: pd.DataFrame) -> None:
+    path = site.state / "hospital.duckdb"
+    path.unlink(missing_ok=True)
+    make_database(path, {"rows": rows})
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> Sites:
+    """Each hospital has marked whose rows train the first fold's model, with and without one patient."""
+    rows = {"rows": table()}
+    made = make_sites(tmp_path, dict.fromkeys(ASKED, rows), min_hospitals=2, filter_columns=MARKS)
+    for site in made.values():
+        with site.policy.open("a") as policy:
+            policy.write('[statistics]\nmethods = ["avg"]\nmin_providers = 1\n')
+        write_rows(site, with_folds_marked(site, table()))
+    return made
+
+
+def with_folds_marked(site: Settings, rows: pd.DataFrame) -> pd.DataFrame:
+    request = parse_training_request(order_body(ASKED, model_params=FOLDS))
+    held_out = split(request, N_ROWS, 1, CohortLedger(Vault(site.vault).cohorts).key)
+    kept = np.setdiff1d(np.arange(N_ROWS), held_out)
+    return rows.assign(fold=rows["id"].isin(kept).astype(int), fold_but_one=rows["id"].isin(kept[1:]).astype(int))
+
+
+def training(train: str, *, test: str | None = None, **params: Any) -> dict[str, Any]:
+    """An order of hospital 4 for these rows of hospital 2."""
+    tested = {} if test is None else {"test_data_info": {str(INITIATOR): ALL, str(HOSPITAL): test}}
+    return order_body(ASKED, model_params=params, data_info={str(INITIATOR): ALL, str(HOSPITAL): train}, **tested)
+
+
+def statistics(sql: str, **fields: Any) -> dict[str, Any]:
+    asked = {"name": HOSPITAL, "data_path": sql, "data_type": "sql", "key_column": "x1"}
+    return {"method": "avg", "data_providers": [asked], "result_receivers": [INITIATOR], **fields}
+
+
+# An order at the hospital, up to where its rows have been let through
+
+
+def training_order(sites: Sites, order_id: int, body: dict[str, Any]) -> TrainingParty:
+    transport = MemoryTransport()
+    submit(transport, parse_training_request(body), sites, order_id)
+    for user in ASKED:
+        party = open_training(sites[user], order_id, transport)
+        read_order(party)
+    return party
+
+
+def statistics_order(sites: Sites, order_id: int, body: dict[str, Any]) -> StatisticsParty:
+    names, transport = {user: site.name for user, site in sites.items()}, MemoryTransport()
+    request = resolve(parse_statistics_request(body), names, initiator=INITIATOR)
+    submit_statistics(transport, request, sites, order_id)
+    for user in ASKED:
+        party = open_party(StatisticsParty, sites[user], order_id, transport)
+        read_order(party)
+    return party
+
+
+def let_through(read: Callable[[], Any]) -> str:
+    """The rule by which the hospital refused, or "" where rows have passed."""
+    try:
+        read()
+    except Refused as refusal:
+        return refusal.code
+    return ""
+
+
+# Two processes
+
+
+@dataclass
+class Meeting:
+    """Where the two processes of a test wait for each other."""
+
+    started: Any
+    writing: Any
+    met: Any
+
+
+meeting: Meeting
+"""In an order's process, given to it when it starts."""
+
+
+def be_one_of_two(own: Meeting) -> None:
+    """Whoever is about to write waits a while for the other one."""
+    global meeting
+    meeting = own
+    for ledger in (CohortLedger, StatisticsLedger):
+        ledger.remember = _meeting_before(ledger.remember)  # type: ignore[method-assign]
+
+
+def _meeting_before(write: Callable[..., None]) -> Any:
+    @functools.wraps(write)
+    def met_first(*args: Any, **named: Any) -> None:
+        try:
+            meeting.writing.wait(SECONDS_TO_MEET)
+            meeting.met.set()
+        except BrokenBarrierError:
+            pass  # the other one has not come
+        write(*args, **named)
+
+    return met_first
+
+
+def train_in_its_process(sites: Sites, order_id: int, body: dict[str, Any]) -> str:
+    party = training_order(sites, order_id, body)
+    meeting.started.wait(SECONDS_TO_START)
+    return let_through(lambda: extract(party))
+
+
+def answer_in_its_process(sites: Sites, order_id: int, body: dict[str, Any]) -> str | dict[str, Any]:
+    party = statistics_order(sites, order_id, body)
+    meeting.started.wait(SECONDS_TO_START)
+    found: list[Any] = []
+    return let_through(lambda: found.append(read_rows(party).withheld)) or found[0]
+
+
+def at_one_moment(deed: Callable[..., Any], sites: Sites, bodies: tuple[dict[str, Any], dict[str, Any]]) -> list[Any]:
+    """What two processes at the same hospital came to. They must not have met between their check and their write."""
+    context = multiprocessing.get_context("spawn")
+    own = Meeting(context.Barrier(2), context.Barrier(2), context.Event())
+    with ProcessPoolExecutor(2, mp_context=context, initializer=be_one_of_two, initargs=(own,)) as pool:
+        running = [pool.submit(deed, sites, order_id, body) for order_id, body in enumerate(bodies, start=1)]
+        came_to = [future.result() for future in running]
+    assert not own.met.is_set(), f"both had passed before either was written down: {came_to}"
+    return came_to
+
+
+@pytest.mark.parametrize(
+    "bodies",
+    [
+        pytest.param((training(ALL), training(ALL_BUT_ONE)), id="training rows"),
+        pytest.param((training(ALL, test=ALL), training(ALL, test=ALL_BUT_ONE)), id="test rows"),
+        pytest.param((training(ALL, **FOLDS), training(FOLD_BUT_ONE)), id="rows of a fold"),
+    ],
+)
+def test_two_training_orders_at_one_moment(sites: Sites, bodies: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    assert sorted(at_one_moment(train_in_its_process, sites, bodies)) == ["", "earlier_cohort"]
+
+
+def test_two_orders_of_statistics_at_one_moment(sites: Sites) -> None:
+    bodies = (statistics(f"{ALL}"), statistics(ALL_BUT_ONE))
+    came_to = at_one_moment(answer_in_its_process, sites, bodies)
+    assert sorted(came_to, key=str) == ["earlier_cohort", {}]
+
+
+def test_two_orders_by_groups_at_one_moment(sites: Sites) -> None:
+    """The rows as a whole differ by twelve; group b, by one."""
+    bodies = (statistics(ALL, group_by=["g"]), statistics(ALL_BUT_TWELVE, group_by=["g"]))
+    whole, near = sorted(at_one_moment(answer_in_its_process, sites, bodies), key=len)
+    assert whole == {}
+    assert near.get('["b"]') == ("earlier_cohort", "10")
+
+
+# All or nothing
+
+
+def remembered(site: Settings) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(CohortLedger(Vault(site.vault).cohorts).path) as database:
+        return database.execute("SELECT order_id, part FROM cohorts ORDER BY order_id, part").fetchall()
+
+
+def test_a_refused_order_leaves_nothing_behind(sites: Sites) -> None:
+    """Its training rows would have passed, its test rows do not; the right order is one patient away from both."""
+    too_near = training_order(sites, 1, training(ALL, test=ALL_BUT_ONE))
+    assert let_through(lambda: extract(too_near)) == "earlier_cohort"
+    assert remembered(sites[HOSPITAL]) == []
+    right = training_order(sites, 2, training(ALL_BUT_ONE, test=ALL_BUT_ONE))
+    assert let_through(lambda: extract(right)) == ""
+    assert remembered(sites[HOSPITAL]) == [("2", "test"), ("2", "train")]
+
+
+# A process that dies
+
+
+class Killed(BaseException):
+    """kill -9: nothing that handles errors sees it."""
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_an_order_that_dies_at_the_gate_goes_on_with_the_rows_it_had(
+    sites: Sites, is_written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows were read once; a patient more in the table by then does not make the order its own neighbour."""
+    body, write = training(ALL, test=ALL, **FOLDS), CohortLedger.remember
+
+    def die(*args: Any, **named: Any) -> None:
+        if is_written:
+            write(*args, **named)
+        raise Killed
+
+    first = training_order(sites, 1, body)
+    with monkeypatch.context() as patch:
+        patch.setattr(CohortLedger, "remember", die)
+        with pytest.raises(Killed):
+            extract(first)
+    write_rows(sites[HOSPITAL], table()[:-1])
+    again = open_training(sites[HOSPITAL], 1, first.exchange.transport)
+    read_order(again)
+    extract(again)
+    assert again.cohort.n_rows == N_ROWS
+    assert len({part for _, part in remembered(sites[HOSPITAL])}) == len(remembered(sites[HOSPITAL])) == 8
