@@ -34,6 +34,8 @@ from protocol.errors import BadRequest, Conflict, NotFound, Refused
 
 Digests = NDArray[np.uint64]
 MIN_KEY_BYTES = 16
+_LARGEST_WHOLE = 2**53  # up to here every whole number is a float64
+_DOUBLE_DIGITS = 15  # so many digits of any decimal come back from its float64
 _INTEGER = re.compile(r"-?\d+", re.ASCII)
 
 
@@ -43,7 +45,8 @@ class Cohort:
 
     unique_ids: canonical text, n_rows of them, all different; X: float64 (n_rows, n_features), finite, columns in
     the order of `attributes`; y: float64 for lr and linear, objects (int or str) for softmax, None without label;
-    labels: the classes present, sorted, for softmax and lr.
+    labels: the classes present, sorted, for softmax and lr; rounded: features, and a label of numbers, of which a value
+    is another number as float64.
 
     Disclosure: patients' rows. It stays in the hospital's memory and vault; what is computed from it leaves through
     agents.release only.
@@ -54,6 +57,7 @@ class Cohort:
     X: NDArray[np.float64]
     y: NDArray[Any] | None
     labels: list[Any] = field(default_factory=list)
+    rounded: tuple[str, ...] = ()
 
     @property
     def n_rows(self) -> int:
@@ -93,13 +97,17 @@ def build_cohort(
     ids = _canonical_ids(frame[unique_id], told)
     order = _id_order(ids)
     columns = [_feature(frame[name], told) for name in attributes]
+    numbers = dict(zip(attributes, columns, strict=True))
     y, labels = _label(frame, label_name, model_type, told)
+    if label_name is not None and y is not None and y.dtype == np.float64:
+        numbers[label_name] = y
     return Cohort(
         unique_ids=[ids[i] for i in order],
         attributes=tuple(attributes),
         X=np.ascontiguousarray(np.column_stack(columns)[order]),
         y=None if y is None else y[order],
         labels=labels,
+        rounded=tuple(name for name, values in numbers.items() if _is_rounded(frame[name], values)),
     )
 
 
@@ -197,6 +205,37 @@ def _float(value: Any) -> float:
         return math.inf
 
 
+def _is_rounded(series: pd.Series[Any], values: NDArray[np.float64]) -> bool:
+    """Whether a value is another number as float64. Looking for long ones first saves most of the time."""
+    if pd.api.types.is_float_dtype(series.dtype) or pd.api.types.is_bool_dtype(series.dtype):
+        return False
+    if pd.api.types.is_integer_dtype(series.dtype):
+        rows = np.flatnonzero(np.abs(values) >= _LARGEST_WHOLE).tolist()
+    else:
+        rows = [row for row, value in enumerate(series) if len(str(value)) > _DOUBLE_DIGITS]
+    exact = series.iloc[rows].tolist()  # Python's numbers: numpy compares a whole number with a float as floats
+    return any(_loses_digits(value, double) for value, double in zip(exact, values[rows].tolist(), strict=True))
+
+
+def _loses_digits(value: Any, double: float) -> bool:
+    """0.1 of a decimal loses none: 0.1 is how its double is written. A whole number must be the double itself."""
+    if isinstance(value, float) or value == double:
+        return False
+    return _whole(value) is not None or Decimal(repr(double)) != value
+
+
+def _whole(value: Any) -> int | None:
+    """A number as a whole one with every digit, never by way of a float; None for what is none."""
+    if not isinstance(value, Real | Decimal | np.bool_):
+        return None
+    number: Any = value
+    try:
+        whole = int(number)
+    except (ValueError, OverflowError):  # NaN, infinite
+        return None
+    return whole if whole == number else None
+
+
 # --- unique ids ----------------------------------------------------------------------------------------------------
 
 
@@ -222,8 +261,11 @@ def _canonical_id(value: Any) -> str:
     """One text per id, whatever type the database gives it: 7, 7.0 and Decimal('7.00') are "7"."""
     if isinstance(value, str | UUID):
         return str(value)
-    if isinstance(value, int | float | Decimal | np.number) and not isinstance(value, bool):
-        return str(int(value)) if math.isfinite(value) and value == int(value) else ""
+    if isinstance(value, bool | np.bool_):
+        return ""
+    whole = _whole(value)
+    if whole is not None:
+        return str(whole)
     return value.isoformat() if isinstance(value, date) else ""
 
 
@@ -272,14 +314,14 @@ def _class_label(series: pd.Series[Any], told: _Counts) -> tuple[NDArray[Any], l
     if all(isinstance(value, str) for value in values):
         classes: list[Any] = [str(value) for value in values]
     else:
-        numbers = _numbers(series, told, code="label")
-        if n_bad := int(np.count_nonzero(~np.isfinite(numbers) | (numbers != np.floor(numbers)))):
+        _numbers(series, told, code="label")
+        classes = [_whole(value) for value in values]
+        if n_bad := classes.count(None):
             raise _bad(
                 "label",
                 f"{told.rows(n_bad)} with a label in {series.name} that is no class (whole number or text).",
                 "Use whole numbers or texts as classes, or order model_type linear.",
             )
-        classes = [int(value) for value in numbers]
     y = np.empty(len(classes), dtype=object)
     y[:] = classes
     return y, sorted(set(classes))
@@ -457,6 +499,7 @@ def encode_cohort(cohort: Cohort) -> bytes:
         "unique_ids": cohort.unique_ids,
         "attributes": list(cohort.attributes),
         "labels": cohort.labels,
+        "rounded": cohort.rounded,
         "classes": None if cohort.y is None or is_float else cohort.y.tolist(),
     }
     arrays: dict[str, NDArray[Any]] = {"head": np.frombuffer(json.dumps(head).encode(), dtype=np.uint8), "X": cohort.X}
@@ -495,7 +538,8 @@ def _decoded(data: bytes) -> Cohort:
         or (y is not None and len(y) != n_rows)
     ):
         raise ValueError("shape")
-    return Cohort(head["unique_ids"], tuple(head["attributes"]), X, y, head["labels"])
+    rounded = tuple(head.get("rounded", ()))  # not in a snapshot of an earlier version
+    return Cohort(head["unique_ids"], tuple(head["attributes"]), X, y, head["labels"], rounded)
 
 
 def save_cohort(path: Path, cohort: Cohort) -> None:

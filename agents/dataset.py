@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -189,7 +189,7 @@ class _Rows:
     def from_snapshot(self, path: Path, *, name: str) -> Dataset:
         connection = self._connection(str(path))
         try:
-            connection.execute(f"CREATE VIEW rows AS SELECT * FROM read_parquet({_text(str(path))})")  # noqa: S608
+            connection.execute(f"CREATE VIEW rows AS SELECT {_from_snapshot(connection, path)}")
         except duckdb.Error:
             raise damaged(path) from None
         return self._dataset(connection, name)
@@ -422,13 +422,42 @@ def _insert(connection: Any, names: Sequence[str], rows: Sequence[Sequence[str |
 # --- snapshots -------------------------------------------------------------------------------------------------------
 
 
+_TYPES = "types"  # under this name a snapshot says the types of its columns, in their order
+_NOT_IN_PARQUET = ("HUGEINT", "UHUGEINT")
+
+
+def _into_snapshot(columns: Mapping[str, str]) -> str:
+    """The rows as a snapshot holds them. Parquet has no wider whole numbers than 64 bits, and DuckDB would write
+    doubles instead, which makes one person of several: those columns are text there."""
+    written = (
+        f"CAST({quoted(name)} AS VARCHAR) AS {quoted(name)}" if kind in _NOT_IN_PARQUET else quoted(name)
+        for name, kind in columns.items()
+    )
+    return f"SELECT {', '.join(written)} FROM rows"  # noqa: S608
+
+
+def _from_snapshot(connection: Any, path: Path) -> str:
+    """What follows SELECT: the columns with the types that they were written from, and the snapshot."""
+    file = _text(str(path))
+    told = connection.execute(f"SELECT value FROM parquet_kv_metadata({file}) WHERE key = '{_TYPES}'").fetchall()  # noqa: S608
+    if not told:  # an order that began under an earlier version goes on with the types that it began with
+        return f"* FROM read_parquet({file})"
+    names = [str(row[0]) for row in connection.execute(f"DESCRIBE FROM read_parquet({file})").fetchall()]
+    kinds = told[0][0].decode().split(";")
+    cells = (f"CAST({quoted(name)} AS {kind}) AS {quoted(name)}" for name, kind in zip(names, kinds, strict=True))
+    return f"{', '.join(cells)} FROM read_parquet({file})"
+
+
 def _write_snapshot(dataset: Dataset, path: Path) -> None:
     """The rows as parquet: a temporary file of mode 0600, fsync, rename, fsync of the folder."""
     make_private_folder(path.parent)
     temporary = _temporary(path)
     descriptor = os.open(temporary, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600)
     try:
-        dataset.query(f"COPY rows TO {_text(str(temporary))} (FORMAT parquet, USE_TMP_FILE false)")
+        options = (
+            f"FORMAT parquet, USE_TMP_FILE false, KV_METADATA {{{_TYPES}: {_text(';'.join(dataset.columns.values()))}}}"
+        )
+        dataset.query(f"COPY ({_into_snapshot(dataset.columns)}) TO {_text(str(temporary))} ({options})")
         put_in_place(temporary, path)
     finally:
         os.close(descriptor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,8 @@ from analytics.folds import fold_indices, validation_indices
 from analytics.models import CLASSIFIERS, Model
 from protocol.errors import BadRequest
 from protocol.order import TrainingRequest, folds, n_held_out
+
+log = logging.getLogger("consilium.data")
 
 _PASSED = "passed"
 """In the order's vault: its rows are let through, whatever the policy says by now."""
@@ -94,7 +97,7 @@ def _read(party: TrainingParty, purpose: str) -> Cohort:
     )
     checked = _checked_sql(party, purpose)
     least = max((party.policy.table(name).min_rows for name in checked.tables), default=0)
-    return cohorts.build_cohort(
+    cohort = cohorts.build_cohort(
         source.read(checked),
         unique_id=request.unique_id,
         attributes=request.attributes,
@@ -102,6 +105,22 @@ def _read(party: TrainingParty, purpose: str) -> Cohort:
         model_type=request.model_type,
         min_rows=0 if party.is_initiator else least,
     )
+    warn_of_lost_digits(party, cohort, order_id=party.order_id)
+    return cohort
+
+
+def warn_of_lost_digits(party: TrainingParty, cohort: Cohort, **about: int) -> None:
+    """Names the columns whose numbers are others as float64, in this hospital's log and ledger.
+
+    about: the order or the model that the rows are for. Disclosure: names of columns, to the people of this hospital.
+    """
+    if not cohort.rounded:
+        return
+    names = ", ".join(cohort.rounded)
+    sentence = f"A model's numbers are float64, which does not hold every digit of {names}: rounded to the nearest."
+    party.release.ledger.write("rounded", **about, columns=list(cohort.rounded), sentence=sentence)
+    whose = ", ".join(f"{name} {number}" for name, number in about.items())
+    log.warning("%s (%s) Use fewer digits in a view if the last ones matter.", sentence, whose)
 
 
 def _checked_sql(party: TrainingParty, purpose: str) -> CheckedQuery:

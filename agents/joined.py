@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from analytics.circuit import Conjunction, Exclusive, Leaf, Linear, Part, Plan, Product, Sign, Step
+from analytics.exact import text_of as text_of
 from analytics.rowwise import Column, Computed, compute
 from protocol.errors import ProtocolViolation
 from protocol.ring import Limbs, Words, n_words
 from protocol.sharing import Channel, Keys, ResultShare, Sharing, open_result
-
-MOST_DECIMALS = 60
 
 Shares = list[Any]
 """A batch's registers: numbers (n_limbs, n) or booleans (ceil(n / 64),)."""
@@ -171,43 +170,3 @@ def _require_shape(plan: Plan, shares: Sequence[ResultShare]) -> None:
                 remedy="Use one version of Consilium at all parties.",
                 code="result_share",
             )
-
-
-def text_of(value: Fraction) -> str:
-    """A number for a file: whole, the shortest text of its double where it is one, its exact decimal text, or, with
-    more than 60 digits after the point, the shortest text of the nearest double.
-
-    >>> text_of(Fraction(1, 8)), text_of(Fraction(-7, 10)), text_of(Fraction(2, 3)), text_of(Fraction(0.1))
-    ('0.125', '-0.7', '0.6666666666666666', '0.1')
-    """
-    if value.denominator == 1:
-        return str(value.numerator)
-    if (nearest := _double(value)) is not None and Fraction(nearest) == value:
-        return repr(nearest)
-    digits = _n_decimals(value.denominator)
-    if digits is not None:
-        return _decimal_text(value.numerator * (10**digits // value.denominator), digits)
-    if nearest is None:
-        return str(round(value))
-    return repr(nearest)
-
-
-def _double(value: Fraction) -> float | None:
-    try:
-        return float(value)
-    except OverflowError:
-        return None
-
-
-def _n_decimals(denominator: int) -> int | None:
-    """The digits after the point of a number that ends, if they are at most MOST_DECIMALS."""
-    twos = (denominator & -denominator).bit_length() - 1
-    rest, fives = denominator >> twos, 0
-    while rest % 5 == 0 and fives <= MOST_DECIMALS:
-        rest, fives = rest // 5, fives + 1
-    return max(twos, fives) if rest == 1 and max(twos, fives) <= MOST_DECIMALS else None
-
-
-def _decimal_text(number: int, digits: int) -> str:
-    whole, fraction = divmod(abs(number), 10**digits)
-    return f"{'-' if number < 0 else ''}{whole}.{fraction:0{digits}d}"

@@ -37,7 +37,7 @@ from agents.statistics import (
 )
 from analytics import exact
 from analytics.checks import Floats
-from analytics.exact import SQUARE_BITS, SUM_BITS, JointMoments, Moments
+from analytics.exact import SQUARE_BITS, SUM_BITS, JointMoments, Moments, Number, told
 from analytics.quantiles import Search, interpolated, quantile_ranks
 from protocol import exact_sum
 from protocol.errors import BadRequest, ProtocolViolation, Refused
@@ -264,7 +264,7 @@ def _numbers(request: StatisticsRequest, reading: Reading | None, agreed: Agreed
 def _finish(request: StatisticsRequest, agreed: Agreed, parts: Sequence[Sequence[int]]) -> Answer:
     """The answer from the joint integers of each shown group."""
     ddof = 1 if request.ddof is None else request.ddof
-    values: dict[Label, float | int | None] = {}
+    values: dict[Label, Number | None] = {}
     notes = set()
     for label, part in zip(agreed.shown, parts, strict=True):
         try:
@@ -279,17 +279,17 @@ def _finish(request: StatisticsRequest, agreed: Agreed, parts: Sequence[Sequence
     return answer
 
 
-def _value(method: str, part: Sequence[int], ddof: int) -> float | int | None:
+def _value(method: str, part: Sequence[int], ddof: int) -> Number | None:
     """ValueError where it lies outside the range of doubles."""
     if method in ("cov", "corr"):
         joint = JointMoments(*part)
-        return exact.covariance(joint, ddof) if method == "cov" else exact.correlation(joint)
+        return exact.covariance(joint, ddof, told) if method == "cov" else exact.correlation(joint)
     if method in (*TALLIED, "count"):
         return part[0]
     moments = Moments(*part)
     if method in ("sum", "avg"):
-        return exact.sum_of(moments) if method == "sum" else exact.mean(moments)
-    return exact.variance(moments, ddof) if method == "var" else exact.std(moments, ddof)
+        return exact.sum_of(moments, told) if method == "sum" else exact.mean(moments, told)
+    return exact.variance(moments, ddof, told) if method == "var" else exact.std(moments, ddof)
 
 
 # Order statistics

@@ -9,6 +9,7 @@ import numpy as np
 
 from agents.approval import await_decision, digest_of
 from agents.cohort import build_cohort
+from agents.extraction import warn_of_lost_digits
 from agents.party import TrainingParty
 from agents.source import dialect_of, open_source
 from agents.sql import CheckedQuery, check_plain, check_sql
@@ -43,6 +44,7 @@ def predict(party: TrainingParty, model_id: int, sql: str) -> list[dict[str, Any
         label_name=None,
         model_type=model.kind,
     )
+    warn_of_lost_digits(party, rows, model_id=model_id)
     try:
         return _entries(model, rows.unique_ids, _apply(stored, model, rows.X))
     except ValueError as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -60,6 +60,9 @@ class Source:
 
     def read(self, query: CheckedQuery) -> pd.DataFrame:
         """Run a checked query and return its rows, columns named and ordered as the database gives them.
+
+        No number loses a digit: whole numbers are integers, decimals are `Decimal`; a float stands only for what the
+        database itself holds as one, and at a DuckDB site for numbers of at most 15 digits, which it holds.
 
         Raises BadRequest (code missing_table, missing_column, dialect or sql) when the database does not accept it,
         TooLarge (code max_rows or statement_timeout) beyond a limit, Unavailable (code database or database_locked)
@@ -137,8 +140,13 @@ class Source:
     def _duckdb_rows(self, connection: sa.Connection, sql: str, *, max_rows: int) -> pd.DataFrame:
         raw: Any = connection.connection.driver_connection
         with interrupted_after(self.statement_timeout_seconds, raw):
-            raw.execute(sql)
-            return _joined_chunks(raw, max_rows=max_rows)
+            described = raw.execute(f"DESCRIBE {sql}").fetchall()
+            columns = [_DuckdbColumn(f"c{i}", str(row[0]), str(row[1])) for i, row in enumerate(described)]
+            selected = ", ".join(part for column in columns for part in column.selected)
+            names = ", ".join(column.place for column in columns)
+            text = sql.rstrip("; \n\t")
+            raw.execute(f"SELECT {selected} FROM (\n{text}\n) AS t ({names})")  # noqa: S608 - checked by agents.sql
+            return _joined_chunks(raw, columns, max_rows=max_rows)
 
 
 def open_source(url: str, *, statement_timeout_seconds: float = 60.0, max_rows: int = 1_000_000) -> Source:
@@ -248,14 +256,79 @@ def interrupted_after(seconds: float, raw: Any) -> Iterator[None]:
         thread.join()
 
 
-def _joined_chunks(raw: Any, *, max_rows: int) -> pd.DataFrame:
-    chunks: list[pd.DataFrame] = [raw.fetch_df_chunk(1)]
-    n_rows = len(chunks[0])
-    while n_rows <= max_rows and len(chunks[-1]):
-        chunks.append(raw.fetch_df_chunk(64))
-        n_rows += len(chunks[-1])
+_LARGEST_WHOLE = 2**53  # up to here every whole number is a double
+_DOUBLE_DIGITS = 15  # so many digits of any decimal come back from its double
+_EXACT_POWER = 22  # the last power of ten that is a double: DuckDB divides by it
+_DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
+
+
+@dataclass(frozen=True)
+class _DuckdbColumn:
+    """A column of a DuckDB query, read by its place: two may have one name.
+
+    DuckDB makes doubles of HUGEINT and DECIMAL on their way into a data frame. So numbers that a double may not hold
+    are read as text beside the others; where there are none, the column costs no more than one of doubles.
+    """
+
+    place: str
+    name: str
+    kind: str
+
+    @property
+    def selected(self) -> list[str]:
+        if self._is_small is None:
+            return [self.place]
+        small = f"CASE WHEN {self._is_small} THEN CAST({self.place} AS DOUBLE) END AS {self.place}"
+        return [small, f"CASE WHEN NOT ({self._is_small}) THEN CAST({self.place} AS VARCHAR) END AS {self._large}"]
+
+    @property
+    def _large(self) -> str:
+        return f"{self.place}_large"
+
+    @property
+    def _is_small(self) -> str | None:
+        """Which numbers a double surely holds, as SQL; None where the column comes as it is."""
+        if self.kind == "HUGEINT":
+            return f"{self.place} BETWEEN -{_LARGEST_WHOLE} AND {_LARGEST_WHOLE}"
+        if self.kind == "UHUGEINT":
+            return f"{self.place} <= {_LARGEST_WHOLE}"
+        if self.kind == "BIGNUM":
+            return f"coalesce(TRY_CAST({self.place} AS HUGEINT) BETWEEN -{_LARGEST_WHOLE} AND {_LARGEST_WHOLE}, false)"
+        found = _DECIMAL.fullmatch(self.kind)
+        if found is None or int(found[1]) <= _DOUBLE_DIGITS:
+            return None
+        if int(found[2]) > _EXACT_POWER:
+            return f"{self.place} = 0"
+        most = f"CAST('1e{_DOUBLE_DIGITS - int(found[2])}' AS {self.kind})"
+        return f"({self.place} > -{most} AND {self.place} < {most})"
+
+    def values(self, chunk: pd.DataFrame) -> pd.Series[Any]:
+        small = chunk[self.place]
+        if self._is_small is None:
+            return small
+        texts = chunk[self._large]
+        is_large = texts.notna().to_numpy()
+        if not is_large.any():
+            return small
+        number = Decimal if _DECIMAL.fullmatch(self.kind) else int
+        values = small.astype(object)
+        values[is_large] = [number(text) for text in texts[is_large]]
+        return values
+
+
+def _joined_chunks(raw: Any, columns: Sequence[_DuckdbColumn], *, max_rows: int) -> pd.DataFrame:
+    chunks: list[pd.DataFrame] = []
+    n_vectors, n_rows, n_last = 1, 0, 1
+    while n_rows <= max_rows and n_last:
+        chunk = raw.fetch_df_chunk(n_vectors)
+        n_vectors, n_last = 64, len(chunk)
+        n_rows += n_last
+        if n_last or not chunks:
+            chunks.append(pd.concat([column.values(chunk) for column in columns], axis=1))
     _check_rows(n_rows, max_rows)
-    return pd.concat([chunk for chunk in chunks if len(chunk)] or chunks[:1], ignore_index=True)
+    frame = pd.concat(chunks, ignore_index=True)
+    frame.columns = pd.Index([column.name for column in columns])
+    return frame
 
 
 def _driver_rows(connection: sa.Connection, sql: str, *, max_rows: int) -> pd.DataFrame:
@@ -265,7 +338,19 @@ def _driver_rows(connection: sa.Connection, sql: str, *, max_rows: int) -> pd.Da
     with connection.exec_driver_sql(sql, execution_options=options) as result:
         rows, names = result.fetchmany(max_rows + 1), list(result.keys())
     _check_rows(len(rows), max_rows)
-    return pd.DataFrame.from_records([tuple(row) for row in rows], columns=names)
+    columns = zip(*rows, strict=True) if rows else [()] * len(names)
+    frame = pd.DataFrame({place: _driver_column(values) for place, values in enumerate(columns)})
+    frame.columns = pd.Index(names)
+    return frame
+
+
+def _driver_column(values: Sequence[Any]) -> pd.Series[Any]:
+    """A driver's values as they are; pandas would make floats of whole numbers beside a NULL."""
+    column = pd.Series(values, dtype=object)
+    found = column.infer_objects()
+    if found.hasnans and any(isinstance(value, int) for value in values):
+        return column
+    return found
 
 
 def _as_text(value: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Exact sums of numbers, and what follows from them: each answer is rounded once, to the nearest double.
+"""Exact sums of numbers, and what follows from them: each answer is rounded once, to the nearest double, or not at all.
 
 Every finite double is an integer times 2^-1074, every decimal of at most 400 digits after the point an integer times
 10^-400. Both are whole multiples of 1 / UNIT, UNIT = 2^1074 5^400, so that sums of x and of x^2 are exact integers
@@ -11,10 +11,15 @@ SQUARE_BITS hold them with their sign in whole 64-bit words. They are the same f
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from math import isqrt
+
+Number = float | int | Decimal
+Tell = Callable[[Fraction], Number]
+"""How a rational number is told: `nearest`, or `told`."""
 
 TWO_DIGITS = 1_074
 FIVE_DIGITS = 400
@@ -22,6 +27,8 @@ UNIT: int = 2**TWO_DIGITS * 5**FIVE_DIGITS
 SUM_BITS = 3_072
 SQUARE_BITS = 6_144
 MAX_ROWS = 2**40
+MOST_DECIMALS = 60
+LARGEST_WHOLE = 2**53  # up to here every whole number is a double
 _LIMIT = UNIT << 1_024  # a number at or above it lies outside the range of doubles
 
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
@@ -144,20 +151,38 @@ def nearest(value: Fraction) -> float:
         raise ValueError("The result is too large for a double (above 1.8e308).") from None
 
 
-def sum_of(moments: Moments) -> float:
+def told(value: Fraction) -> Number:
+    """A result as an answer tells it: the nearest double, beyond 2^53 with all its digits unless it never ends.
+
+    There doubles are further apart than whole numbers, and the last digits of a sum of long numbers would go.
+
+    >>> told(Fraction(2**53 + 1)), told(Fraction(2**54 + 1, 2)), told(Fraction(2**60 + 1, 3)), told(Fraction(1, 8))
+    (9007199254740993, Decimal('9007199254740992.5'), 3.843071682022823e+17, 0.125)
+
+    ValueError outside the range of doubles.
+    """
+    double = nearest(value)
+    if abs(value) <= LARGEST_WHOLE or Fraction(double) == value:
+        return double
+    if value.denominator == 1:
+        return value.numerator
+    return double if _n_decimals(value.denominator) is None else Decimal(text_of(value))
+
+
+def sum_of(moments: Moments, tell: Tell = nearest) -> Number:
     """sum x. ValueError outside the range of doubles."""
-    return nearest(Fraction(moments.total, UNIT))
+    return tell(Fraction(moments.total, UNIT))
 
 
-def mean(moments: Moments) -> float | None:
+def mean(moments: Moments, tell: Tell = nearest) -> Number | None:
     """sum x / n; None without rows."""
-    return nearest(Fraction(moments.total, UNIT * moments.n)) if moments.n else None
+    return tell(Fraction(moments.total, UNIT * moments.n)) if moments.n else None
 
 
-def variance(moments: Moments, ddof: int = 1) -> float | None:
+def variance(moments: Moments, ddof: int = 1, tell: Tell = nearest) -> Number | None:
     """(sum x^2 - (sum x)^2 / n) / (n - ddof); None for n <= ddof. ValueError outside the range of doubles."""
     exact = _covariance(moments.n, moments.squares, moments.total, moments.total, ddof)
-    return None if exact is None else nearest(exact)
+    return None if exact is None else tell(exact)
 
 
 def std(moments: Moments, ddof: int = 1) -> float | None:
@@ -166,10 +191,10 @@ def std(moments: Moments, ddof: int = 1) -> float | None:
     return None if exact is None else nearest_root(exact)
 
 
-def covariance(moments: JointMoments, ddof: int = 1) -> float | None:
+def covariance(moments: JointMoments, ddof: int = 1, tell: Tell = nearest) -> Number | None:
     """(sum x y - sum x sum y / n) / (n - ddof); None for n <= ddof. ValueError outside the range of doubles."""
     exact = _covariance(moments.n, moments.products, moments.total_x, moments.total_y, ddof)
-    return None if exact is None else nearest(exact)
+    return None if exact is None else tell(exact)
 
 
 def correlation(moments: JointMoments) -> float | None:
@@ -200,3 +225,46 @@ def nearest_root(value: Fraction) -> float:
 
 def _covariance(n: int, products: int, total_x: int, total_y: int, ddof: int) -> Fraction | None:
     return Fraction(n * products - total_x * total_y, n * (n - ddof) * UNIT**2) if n > ddof and n else None
+
+
+# --- as text ---------------------------------------------------------------------------------------------------------
+
+
+def text_of(value: Fraction) -> str:
+    """A number for a file: whole, the shortest text of its double where it is one, its exact decimal text, or, with
+    more than 60 digits after the point, the shortest text of the nearest double.
+
+    >>> text_of(Fraction(1, 8)), text_of(Fraction(-7, 10)), text_of(Fraction(2, 3)), text_of(Fraction(0.1))
+    ('0.125', '-0.7', '0.6666666666666666', '0.1')
+    """
+    if value.denominator == 1:
+        return str(value.numerator)
+    if (nearest := _double(value)) is not None and Fraction(nearest) == value:
+        return repr(nearest)
+    digits = _n_decimals(value.denominator)
+    if digits is not None:
+        return _decimal_text(value.numerator * (10**digits // value.denominator), digits)
+    if nearest is None:
+        return str(round(value))
+    return repr(nearest)
+
+
+def _double(value: Fraction) -> float | None:
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def _n_decimals(denominator: int) -> int | None:
+    """The digits after the point of a number that ends, if they are at most MOST_DECIMALS."""
+    twos = (denominator & -denominator).bit_length() - 1
+    rest, fives = denominator >> twos, 0
+    while rest % 5 == 0 and fives <= MOST_DECIMALS:
+        rest, fives = rest // 5, fives + 1
+    return max(twos, fives) if rest == 1 and max(twos, fives) <= MOST_DECIMALS else None
+
+
+def _decimal_text(number: int, digits: int) -> str:
+    whole, fraction = divmod(abs(number), 10**digits)
+    return f"{'-' if number < 0 else ''}{whole}.{fraction:0{digits}d}"

@@ -20,7 +20,7 @@ from protocol.messages import COORDINATOR, EVERYONE
 Entry = Mapping[str, Any]
 Names = Mapping[int, str]
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_ASKED = ("asked", "decided", "answered", "finished", "inferred", "exported")
+_ASKED = ("asked", "decided", "answered", "rounded", "finished", "inferred", "exported")
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,13 @@ def name_of(user: Any, names: Names) -> str:
 
 
 def asked(entries: Iterable[Entry], names: Names) -> Table:
-    """Orders asked about, decided, answered and finished; inference and exports by people here."""
+    """Orders asked about, decided, answered and finished, columns that lost digits; inference and exports here."""
 
     def row(entry: Entry) -> Iterable[Any]:
         who = entry.get("person") or name_of(entry.get("initiator"), names)
         what = entry.get("decision") or entry.get("kind") or entry.get("format")
-        return entry.get("at"), _number(entry), entry["event"], what, who, entry.get("purpose") or entry.get("reason")
+        why = entry.get("purpose") or entry.get("reason") or entry.get("sentence")
+        return entry.get("at"), _number(entry), entry["event"], what, who, why
 
     return Table("asked", ("at", "order", "event", "what", "who", "purpose"), _rows(entries, _ASKED, row))
 

@@ -116,6 +116,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "event.asked": ("waits for a person", "等待人员决定"),
     "event.decided": ("decided", "已决定"),
     "event.answered": ("answered", "已响应"),
+    "event.rounded": ("digits rounded", "数字有舍入"),
     "event.finished": ("finished", "已完成"),
     "event.inferred": ("model applied here", "在本院应用模型"),
     "event.exported": ("model exported", "导出模型"),

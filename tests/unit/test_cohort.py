@@ -98,6 +98,7 @@ def test_rows_are_sorted_by_id_as_numbers_and_all_go_together() -> None:
         (["b", "10", "2"], ["10", "2", "b"]),
         (["007", "7", "1"], ["1", "007", "7"]),
         ([2**63, 2**64 - 1, 1], ["1", str(2**63), str(2**64 - 1)]),
+        ([10**400, 10**400 + 1, Decimal(10**40)], [str(10**40), str(10**400), str(10**400 + 1)]),
         ([date(2020, 1, 2), date(2019, 1, 1), date(2021, 1, 1)], ["2019-01-01", "2020-01-02", "2021-01-01"]),
     ],
 )
@@ -383,6 +384,62 @@ def test_a_duckdb_file_becomes_a_cohort(file: Path) -> None:
 def test_large_whole_numbers_keep_their_last_digit(file: Path) -> None:
     rows = open_source(f"duckdb:///{file}").read(query("SELECT id + 9007199254740993 AS id, y, x1 FROM data.t"))
     assert build(rows).unique_ids[:2] == ["9007199254740993", "9007199254740994"]
+
+
+WIDE = ["DECIMAL(18, 0)", "DECIMAL(38, 0)", "DECIMAL(38, 10)", "HUGEINT", "UHUGEINT", "UBIGINT", "BIGNUM"]
+
+
+@pytest.mark.parametrize("kind", WIDE)
+def test_ids_and_classes_of_wide_types_keep_every_digit(file: Path, kind: str) -> None:
+    """Next to small ones, which come as doubles; DuckDB would make doubles of all, 16 apart."""
+    cell = f"(CASE WHEN id < 3 THEN 0 ELSE 110105194912310000 END + id)::{kind}"
+    sql = f"SELECT {cell} AS id, {cell} AS y, x1 FROM data.t"
+    cohort = build(open_source(f"duckdb:///{file}").read(query(sql)), model_type="softmax")
+    expected = [i if i < 3 else 110105194912310000 + i for i in range(5000)]
+    assert cohort.unique_ids == [str(number) for number in expected]
+    assert cohort.labels == expected
+
+
+def test_numbers_beside_a_null_are_no_floats() -> None:
+    column = source_module._driver_column([2**53 + 1, None])
+    assert column.tolist() == [2**53 + 1, None]
+    assert source_module._driver_column([0.5, None]).dtype == np.float64
+
+
+def test_two_columns_of_one_name_are_told(file: Path) -> None:
+    rows = open_source(f"duckdb:///{file}").read(query("SELECT id, y, x1, x2 AS x1 FROM data.t"))
+    with pytest.raises(BadRequest) as caught:
+        build(rows)
+    assert caught.value.code == "duplicate_column"
+
+
+@pytest.mark.parametrize(
+    ("sql", "is_rounded"),
+    [
+        ("9007199254740992::BIGINT", False),
+        ("9007199254740993::BIGINT", True),
+        ("18446744073709551615::UBIGINT", True),
+        ("9007199254740993::HUGEINT", True),
+        ("110105194912310000::HUGEINT", False),
+        ("12345678901234.5::DECIMAL(38, 10)", False),
+        ("0.1::DECIMAL(38, 30)", False),
+        ("0.12345678901234567890::DECIMAL(38, 20)", True),
+        ("0.12345678901234567890::DOUBLE", False),
+        ("true", False),
+    ],
+)
+def test_a_feature_or_numeric_label_that_loses_digits_is_named(file: Path, sql: str, is_rounded: bool) -> None:
+    rows = open_source(f"duckdb:///{file}").read(query(f"SELECT id, y, x1, {sql} AS z FROM data.t"))
+    named = ("z",) if is_rounded else ()
+    for changes in ({"attributes": ["x1", "z"]}, {"label_name": "z", "model_type": "linear"}):
+        cohort = build(rows, **changes)
+        assert cohort.rounded == named
+        assert decode_cohort(encode_cohort(cohort)).rounded == named
+
+
+def test_classes_lose_no_digits_and_are_not_named(file: Path) -> None:
+    rows = open_source(f"duckdb:///{file}").read(query("SELECT id, id + 9007199254740993 AS y, x1 FROM data.t"))
+    assert build(rows, model_type="softmax").rounded == ()
 
 
 def test_the_row_limit_below_at_and_above(file: Path) -> None:

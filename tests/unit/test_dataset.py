@@ -11,7 +11,7 @@ import duckdb
 import pytest
 
 from agents import data_files
-from agents.dataset import Dataset, open_dataset
+from agents.dataset import Dataset, open_dataset, quoted
 from agents.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
 from agents.settings import Settings
 from protocol.errors import BadRequest, ConsiliumError, Refused, TooLarge, Unavailable
@@ -455,6 +455,46 @@ def test_a_snapshot_is_read_when_the_data_have_gone(table: Settings, kind: str) 
         (table.state / name).unlink()
     assert read() == first
     assert [p.name for p in snapshot.parent.iterdir()] == ["rows.parquet"]
+
+
+NUMBERS = {
+    "BIGINT": "-9007199254740993",
+    "UBIGINT": "18446744073709551615",
+    "HUGEINT": "-170141183460469231731687303715884105728",
+    "UHUGEINT": "340282366920938463463374607431768211455",
+    "DECIMAL(18,0)": "110105194912310001",
+    "DECIMAL(38,10)": "1234567890123456789012345678.0123456789",
+    "DOUBLE": "0.1",
+    "FLOAT": "0.1",
+    "BOOLEAN": "true",
+    "TINYINT": "-128",
+    "VARCHAR": "0.10",
+}
+
+
+def test_a_snapshot_has_the_types_and_digits_of_what_it_is_of(table: Settings) -> None:
+    """Parquet knows no HUGEINT; and a sketch of the snapshot's rows must be that of the rows themselves."""
+    cells = ", ".join(f'\'{number}\'::{kind} AS "a ""{kind};"' for kind, number in NUMBERS.items())
+    with duckdb.connect(str(table.state / "hospital.duckdb")) as connection:
+        connection.execute(f"CREATE OR REPLACE TABLE data.visits AS SELECT 1 AS pid, {cells}")
+    names = [f'a "{kind};' for kind in NUMBERS]
+    found = []
+    for snapshot in (None, table.state / "vault" / "rows.parquet"):
+        options = {"data_path": "data.visits", "data_type": "table", "requester": OWN, "columns": names}
+        with open_dataset(table, policy(), snapshot=snapshot, **options) as dataset:  # type: ignore[arg-type]
+            texts = ", ".join(f"CAST({quoted(name)} AS VARCHAR)" for name in names)
+            hashes = ", ".join(map(quoted, names))
+            found.append((dataset.columns, dataset.query(f"SELECT {texts}, hash({hashes}) FROM rows")))
+    assert found[0] == found[1]
+    columns, rows = found[1]
+    assert list(columns.values()) == list(NUMBERS)
+    assert list(rows[0][:-1]) == list(NUMBERS.values())
+
+
+def test_a_snapshot_of_an_earlier_version_is_read_as_it_was(settings: Settings) -> None:
+    snapshot = settings.state / "rows.parquet"
+    duckdb.sql("SELECT 5::HUGEINT AS x").write_parquet(str(snapshot))
+    assert rows_of(settings, "a.csv", snapshot=snapshot) == [(5.0,)]
 
 
 def test_a_snapshot_is_whole_or_not_at_all(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

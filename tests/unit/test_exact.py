@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from fractions import Fraction
 from functools import reduce
 from operator import add
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics import exact
-from analytics.exact import JointMoments, Moments, joint_moments_of, moments_of
+from analytics.exact import JointMoments, Moments, joint_moments_of, moments_of, told
 
 # --- NIST Statistical Reference Datasets, univariate ----------------------------------------------------------------
 # Lew (steel-concrete beam deflections), Lottery, Michelso (speed of light), Mavro (filter transmittance); PiDigits and
@@ -250,3 +251,26 @@ def test_the_widths_hold_the_largest_sums() -> None:
     assert exact.scaled(float(np.finfo(np.float64).max)) * exact.MAX_ROWS < 2 ** (exact.SUM_BITS - 1)
     assert exact.SUM_BITS - largest.bit_length() < 64
     assert exact.SQUARE_BITS % 64 == exact.SUM_BITS % 64 == 0
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_results_beyond_2_to_the_53_are_told_with_all_their_digits(sign: int) -> None:
+    edge = 2**53
+    for value in (Fraction(edge - 1), Fraction(edge), Fraction(1, 3), Fraction(edge * 2**60)):
+        assert type(told(sign * value)) is float
+        assert told(sign * value) == float(sign * value)
+    for value in (Fraction(edge + 1), Fraction(2 * edge + 1, 2), Fraction(edge) + Fraction(1, 10**60)):
+        assert type(told(sign * value)) is not float
+        assert Fraction(told(sign * value)) == sign * value
+    for value in (Fraction(2**60 + 1, 3), Fraction(edge) + Fraction(1, 10**61)):
+        assert told(sign * value) == float(sign * value)
+    with pytest.raises(ValueError, match="too large"):
+        told(Fraction(sign * 2**1025 + 1))
+
+
+def test_sums_of_long_numbers_are_told_exactly() -> None:
+    ids = [110105194912310001 + i for i in range(40)]
+    assert exact.sum_of(moments_of(ids), told) == sum(ids)
+    assert exact.sum_of(moments_of(ids)) == float(sum(ids))
+    assert exact.mean(moments_of(ids), told) == Decimal("110105194912310020.5")
+    assert exact.variance(moments_of([2**40 * i + 1 for i in range(3)]), tell=told) == float(2**80)
