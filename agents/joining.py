@@ -41,7 +41,7 @@ from agents.statistics import (
     rows_of,
 )
 from agents.statistics_ledger import digest_of, sketch_of
-from analytics.circuit import Leaf, Plan, plan
+from analytics.circuit import Plan, plan
 from analytics.expression import Expression, ExpressionError, compare_sum
 from analytics.rowwise import Column, Fixed, compute
 from protocol import matching
@@ -235,16 +235,17 @@ def _own_columns(
 
 
 def _have_values(circuit: Plan, me: int, columns: Mapping[str, Column], *, n_rows: int) -> NDArray[np.bool_]:
-    """Which rows count: all where each has a row in the result, else those that miss nothing that is computed here."""
+    """Which rows count: all where each has a row in the result, else those that miss nothing here. The circuit of an
+    aggregate takes it that no other row is there."""
     kept = np.ones(n_rows, dtype=bool)
     if circuit.is_row_level:
         return kept
     for column in columns.values():
         kept &= column.valid
-    for step in circuit.steps:
-        if isinstance(step, Leaf) and step.provider == me:
-            done = _in_clear(functools.partial(compute, step.node, columns, circuit.types, n_rows=n_rows))
-            kept &= done.valid & ~done.divided_by_zero
+    for leaf in circuit.needed:
+        if leaf.provider == me:
+            done = _in_clear(functools.partial(compute, leaf.node, columns, circuit.types, n_rows=n_rows))
+            kept &= done.valid
     return kept
 
 
@@ -327,6 +328,8 @@ def answer(party: StatisticsParty, reading: Reading | None) -> Answered:
     if repeating:
         return Answered(repeat_answer(party, repeating) if party.is_receiver else None)
     circuit = agreed_plan(party.request, announced)
+    if party.is_provider:
+        disclosure.check_weighing(circuit, party.me, party.rules)
     with _open(party) if reading else nullcontext() as dataset:
         matched = _match(party, dataset, circuit) if dataset else None
         if repeating := _agree_on_rows(party, dataset, circuit, matched):

@@ -21,7 +21,9 @@ from agents.disclosure import Label, Sketch
 from agents.party import Party
 from agents.policy import StatisticsRules
 from agents.statistics_ledger import StatisticsLedger
+from analytics.circuit import Plan, plan
 from analytics.expression import Expression, ExpressionError, parse_expression
+from analytics.rowwise import Fixed
 from protocol.errors import BadRequest, Refused
 from protocol.messages import canonical
 from protocol.order import Strict
@@ -51,8 +53,10 @@ class StatisticsParty(Party):
                 n_providers=len(self.request.providers),
                 row_level_columns=_row_level_columns(self.request, self.me),
                 disclose=self.request.disclose,
-                combines=_combines(self.request, self.me),
             )
+            circuit = _sketched_plan(self.request)
+            if circuit is not None:
+                disclosure.check_weighing(circuit, self.me, self.rules)
 
     def terms(self) -> dict[str, Any]:
         request = self.request
@@ -142,9 +146,19 @@ def _row_level_columns(request: StatisticsRequest, user_id: int) -> list[str]:
     return columns_of(request, user_id) if is_row_level else []
 
 
-def _combines(request: StatisticsRequest, user_id: int) -> bool:
+def _sketched_plan(request: StatisticsRequest) -> Plan | None:
+    """The circuit of an expression before anybody has announced types: the one that will be computed but for its sizes.
+
+    So a rule on what is added up refuses before a person is asked and a row is read.
+    """
     expression = ordered_expression(request)
-    return expression is not None and expression.combines(request.alias(user_id))
+    if expression is None:
+        return None
+    types = {f"{alias}.{column}": Fixed(0, 0, 1, nullable=False) for alias, column in expression.columns}
+    try:
+        return plan(expression, types, {request.alias(user): user for user in request.providers})
+    except ExpressionError as error:
+        raise BadRequest(error.sentence, remedy=error.remedy, code="expression") from None
 
 
 # A provider's data, read once
