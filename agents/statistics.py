@@ -27,7 +27,7 @@ from analytics.rowwise import Fixed
 from protocol.errors import BadRequest, Refused
 from protocol.messages import canonical
 from protocol.order import Strict
-from protocol.statistics_request import StatisticsOrder, StatisticsRequest, read_statistics_document
+from protocol.statistics_request import RANKED, StatisticsOrder, StatisticsRequest, read_statistics_document
 
 
 @dataclass
@@ -46,7 +46,7 @@ class StatisticsParty(Party):
         """Who asks must be allowed to; a provider's rules hold for method, receivers, other providers and columns."""
         self.policy.check_initiator(self.request.initiator, own_user_id=self.me)
         if self.is_provider:
-            self.policy.check_receivers(self.request.receivers, own_user_id=self.me)
+            self.policy.check_receivers(self.request.openers, own_user_id=self.me)
             disclosure.check_request(
                 self.policy.statistics,
                 method=self.request.method,
@@ -76,6 +76,7 @@ class StatisticsParty(Party):
                 **details,
                 "providers": list(request.providers),
                 **({"own_data": _own_data(request, self.me)} if self.is_provider else {}),
+                **({"openers": list(request.openers)} if request.openers != request.receivers else {}),
                 **({"schedule_id": self.order.schedule_id} if self.order.schedule_id is not None else {}),
             },
         }
@@ -87,6 +88,16 @@ class StatisticsParty(Party):
     @property
     def is_receiver(self) -> bool:
         return self.me in self.request.receivers
+
+    @property
+    def told(self) -> set[int]:
+        """Whose earlier questions this one is compared with: who asks, and who opens the counts of a quantile's search.
+
+        A provider of such a question learns as much as its receivers do, but for its own rows, which it knows.
+        """
+        request = self.request
+        openers = set(request.openers) if request.method in RANKED else set()
+        return {request.initiator} | (openers - {self.me})
 
     @property
     def rules(self) -> StatisticsRules:
@@ -235,7 +246,8 @@ def rows_of(
 
 
 def check_gate(party: StatisticsParty, rows: AskedRows) -> bool:
-    """Compares rows with those of this requester's earlier orders on the same data.
+    """Compares rows with those of earlier orders on the same data of which this requester, or another opener of a
+    quantile, was told.
 
     True where a schedule's rows have changed by fewer than the gate allows, so that its last result stands again.
     Raises Refused (code earlier_cohort) for such a change in any other order. Columns of few different values change in
@@ -259,12 +271,12 @@ def remember_rows(party: StatisticsParty, rows: AskedRows) -> None:
     cells = np.append(rows.sketch, np.uint64(rows.n_rows))
     with party.ledger.alone():
         _compare(party, rows)
-        party.ledger.remember(party.request.initiator, rows.name, order_id=party.order_id, sketch=cells)
+        party.ledger.remember(party.told, rows.name, order_id=party.order_id, sketch=cells)
 
 
 def _compare(party: StatisticsParty, rows: AskedRows) -> None:
     min_rows = party.rules.min_rows
-    earlier = (_taken_apart(cells) for cells in party.ledger.earlier(party.request.initiator, rows.name))
+    earlier = (_taken_apart(cells) for cells in party.ledger.earlier(party.told, rows.name))
     near = (sketch for sketch, n_rows in earlier if abs(n_rows - rows.n_rows) < min_rows)
     disclosure.check_sketch(rows.sketch, near, party.rules)
 
@@ -294,9 +306,9 @@ def groups_of(party: StatisticsParty, dataset: Dataset, summed: Sequence[str]) -
 
 
 def near_groups(party: StatisticsParty, asked: AskedGroups) -> set[Label]:
-    """Those of which 1 to min_rows - 1 rows have changed since an earlier answer to the same requester."""
+    """Those of which 1 to min_rows - 1 rows have changed since an earlier answer to one of the same hospitals."""
     least, near = party.rules.min_rows, set()
-    for packed in party.ledger.earlier(party.request.initiator, asked.name):
+    for packed in party.ledger.earlier(party.told, asked.name):
         earlier = {int(row[0]): row[1:] for row in packed.reshape(-1, 2 + accumulation.GROUP_CELLS)}
         for label, sketch in asked.sketches.items():
             other = earlier.get(_label_digest(label))
@@ -313,7 +325,7 @@ def remember_groups(party: StatisticsParty, asked: AskedGroups, withheld: Collec
     if told:
         rows = [np.append(np.uint64(digest), asked.sketches[label]) for digest, label in told]
         packed = np.concatenate(rows)
-        party.ledger.remember(party.request.initiator, asked.name, order_id=party.order_id, sketch=packed)
+        party.ledger.remember(party.told, asked.name, order_id=party.order_id, sketch=packed)
 
 
 def _label_digest(label: Label) -> int:
