@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents import joining, pooling
+from agents import joining, pooling, statements
 from analytics.checks import Floats
 from deployments import one_process
 from protocol import matching
@@ -212,6 +212,48 @@ def test_the_only_receiver_names_other_pivots_than_follow(
     honest = [n_pivots for user, n_pivots in rows if user != receiver]
     assert honest == [63] * len(honest)
     assert len(honest) <= (round_ - 1) * len(set(PROVIDERS) - {receiver})
+
+
+@pytest.mark.parametrize("method", ["var", "custom"])
+def test_a_provider_that_says_a_last_result_stands_where_there_is_none(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Only a schedule has a last result, and this order is of none."""
+    kind, module = {"var": ("statement", statements), "custom": ("types", joining)}[method]
+    send = module.send
+
+    def repeat(party: Any, what: str, make: Any, **rest: Any) -> None:
+        is_meant = what == kind and party.me == 4
+        said = (lambda: make().replace(b'"repeats":false', b'"repeats":true')) if is_meant else make
+        send(party, what, said, **rest)
+
+    monkeypatch.setattr(module, "send", repeat)
+    assert ended(hospitals, method, lambda address, sender, reader, body: body, monkeypatch).code == "bad_message"
+
+
+OTHER_KEYS: dict[str, Callable[[list[str]], list[str]]] = {
+    "two of them exchanged": lambda keys: [keys[1], keys[0], *keys[2:]],
+    "one of them twice": lambda keys: [keys[1], *keys[1:]],
+    "another person": lambda keys: ["1000", *keys[1:]],
+    "no text": lambda keys: ["\ud800", *keys[1:]],
+}
+
+
+@pytest.mark.parametrize("what", OTHER_KEYS)
+def test_the_first_provider_names_other_people_in_the_result(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The values would stand beside the names of others; all providers have said which people are common."""
+    send = joining.send
+
+    def renamed(body: bytes) -> bytes:
+        return json.dumps({"keys": OTHER_KEYS[what](json.loads(body)["keys"])}).encode()
+
+    def rename(party: Any, kind: str, make: Any, **rest: Any) -> None:
+        send(party, kind, (lambda: renamed(make())) if kind == "keys" else make, **rest)
+
+    monkeypatch.setattr(joining, "send", rename)
+    assert ended(hospitals, "custom", lambda address, sender, reader, body: body, monkeypatch).code == "keys_differ"
 
 
 def test_providers_that_announce_other_types_than_they_hold(
