@@ -130,9 +130,19 @@ def _plain(cell: Cell) -> Any:
 
 
 def repeat_answer(party: StatisticsParty, providers: Sequence[int]) -> Answer:
-    """The schedule's last result again: since then, too few rows of these providers have changed."""
+    """The schedule's last result again: since then, too few rows of these providers have changed.
+
+    Refused (code repeats) where that is of another kind, ProtocolViolation (code bad_message) where the order is of no
+    schedule: what providers say of it is theirs to say only there.
+    """
     earlier = party.order.repeats
-    assert earlier is not None
+    whose = ", ".join(map(str, providers))
+    if earlier is None:
+        raise ProtocolViolation(
+            f"Hospital {whose} lets the last result of a schedule stand, and this order is of none.",
+            remedy="Run the same version at all hospitals, and send the order again.",
+            code="bad_message",
+        )
     last = results.read_result(party.settings.results_folder, earlier)
     if (last.alias, last.type) != (party.request.result_alias, party.request.result_type):
         raise Refused(
@@ -142,7 +152,6 @@ def repeat_answer(party: StatisticsParty, providers: Sequence[int]) -> Answer:
         )
     table = _cells(last)
     columns = list(table[0]) if table else [party.request.result_alias]
-    whose = ", ".join(map(str, providers))
     note = (
         f"Fewer rows of hospital {whose} have changed than its policy asks for: the result of order {earlier} stands."
     )

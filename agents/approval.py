@@ -58,7 +58,7 @@ class Question:
             yield name, self._named(value) if name in ("initiator", "parties", "receivers") else _as_text(value)
         yield from ((f"data: {name}", str(text)) for name, text in self.terms["data"].items())
         for name, value in self.terms["details"].items():
-            yield name, self._named(value) if name == "providers" else _as_text(value)
+            yield name, self._named(value) if name in ("providers", "openers") else _as_text(value)
 
     def _named(self, users: int | list[int]) -> str:
         names = self.terms["names"]

@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.policy import StatisticsRules
+from analytics.circuit import Plan
+from analytics.weighing import Weighing, weighing
 from protocol.errors import BadRequest, ProtocolViolation, Refused
 from protocol.messages import canonical
 
@@ -91,15 +93,13 @@ def check_request(
     n_providers: int,
     row_level_columns: Sequence[str],
     disclose: bool,
-    combines: bool = False,
 ) -> None:
     """Refuse a request that this hospital's policy does not allow, before a row is read.
 
     n_providers counts this hospital too; `row_level_columns` are its columns of which the answer would hold a value
-    for each person, spelled as in the policy; `disclose` asks for the numbers in the coordinator's answer; `combines`:
-    its rows are weighed, compared or divided within an aggregate.
+    for each person, spelled as in the policy; `disclose` asks for the numbers in the coordinator's answer.
 
-    Raises Refused with code statistics, methods, min_providers, row_level, row_expressions or disclose.
+    Raises Refused with code statistics, methods, min_providers, row_level or disclose.
     """
     if rules is None:
         raise _refused("statistics", "This hospital takes part in no joint statistics.", "to add that section")
@@ -110,9 +110,6 @@ def check_request(
         sentence = f"Rows of {n_providers} provider(s) are fewer than this hospital's minimum of {rules.min_providers}."
         raise _refused("min_providers", sentence, "to lower min_providers", threshold=rules.min_providers)
     check_row_level(row_level_columns, rules)
-    if combines and not rules.row_expressions:
-        sentence = "The answer multiplies, compares or divides this hospital's rows, which can single out one of them."
-        raise _refused("row_expressions", sentence, "to allow row_expressions, or add up plain columns")
     if disclose and not rules.disclose:
         sentence = "This hospital's answers go to the receivers' files only, not through the coordinator."
         raise _refused("disclose", sentence, "to allow disclose, or order without it")
@@ -123,6 +120,31 @@ def check_row_level(columns: Sequence[str], rules: StatisticsRules) -> None:
     if closed := sorted(set(columns) - set(rules.row_level)):
         sentence = f"The answer would hold a value for each person, made of {', '.join(closed)} of this hospital."
         raise _refused("row_level", sentence, "to list the column in row_level", columns=closed)
+
+
+def check_weighing(circuit: Plan, me: int, rules: StatisticsRules) -> None:
+    """Refuse an aggregate over joined rows that does more than add columns up, this hospital's among them, unless the
+    policy allows `row_expressions` (code row_expressions).
+
+    Whoever brings another column with it, or chooses a factor, could make its total that of one person, or of one
+    hospital. Asked of the circuit before rows are read, and again of the one that is computed.
+    """
+    if rules.row_expressions:
+        return
+    allow = "ask the hospital to allow row_expressions, under [statistics] in its policy.toml."
+    match weighing(circuit, me):
+        case Weighing.COMBINED:
+            raise Refused(
+                "The answer multiplies, compares or divides this hospital's rows, which can single out one of them.",
+                remedy=f"Add up plain columns, or {allow}",
+                code="row_expressions",
+            )
+        case Weighing.SCALED:
+            raise Refused(
+                "The answer adds columns with factors other than 1 and -1, and its digits can tell their sums apart.",
+                remedy=f"Convert units in a view and add the columns as they are, or {allow}",
+                code="row_expressions",
+            )
 
 
 def check_joined(n_rows: int, rules: StatisticsRules) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from analytics.circuit import Conjunction, Exclusive, Leaf, Linear, Part, Plan, Product, Sign, Step
 from analytics.exact import text_of as text_of
+from analytics.expression import ExpressionError
 from analytics.rowwise import Column, Computed, compute
 from protocol.errors import ProtocolViolation
 from protocol.ring import Limbs, Words, n_words
@@ -87,7 +88,10 @@ class _Evaluation:
     def _own(self, leaf: Leaf, columns: Mapping[str, Column], count: int) -> Computed | None:
         if leaf.provider != self._me:
             return None
-        return compute(leaf.node, columns, self._plan.types, n_rows=count)
+        done = compute(leaf.node, columns, self._plan.types, n_rows=count)
+        if not self._plan.is_row_level and not done.valid.all():
+            raise ExpressionError("An aggregate is over a row without a value.", "Leave such rows out before.")
+        return done
 
     def _leaf(self, leaf: Leaf, own: Computed | None, count: int) -> Limbs | Words:
         values = None if own is None else own.values

@@ -41,7 +41,7 @@ from agents.statistics import (
     rows_of,
 )
 from agents.statistics_ledger import digest_of, sketch_of
-from analytics.circuit import Leaf, Plan, plan
+from analytics.circuit import Plan, plan
 from analytics.expression import Expression, ExpressionError, compare_sum
 from analytics.rowwise import Column, Fixed, compute
 from protocol import matching
@@ -235,16 +235,17 @@ def _own_columns(
 
 
 def _have_values(circuit: Plan, me: int, columns: Mapping[str, Column], *, n_rows: int) -> NDArray[np.bool_]:
-    """Which rows count: all where each has a row in the result, else those that miss nothing that is computed here."""
+    """Which rows count: all where each has a row in the result, else those that miss nothing here. The circuit of an
+    aggregate takes it that no other row is there."""
     kept = np.ones(n_rows, dtype=bool)
     if circuit.is_row_level:
         return kept
     for column in columns.values():
         kept &= column.valid
-    for step in circuit.steps:
-        if isinstance(step, Leaf) and step.provider == me:
-            done = _in_clear(functools.partial(compute, step.node, columns, circuit.types, n_rows=n_rows))
-            kept &= done.valid & ~done.divided_by_zero
+    for leaf in circuit.needed:
+        if leaf.provider == me:
+            done = _in_clear(functools.partial(compute, leaf.node, columns, circuit.types, n_rows=n_rows))
+            kept &= done.valid
     return kept
 
 
@@ -268,8 +269,9 @@ def _in_clear(work: Callable[[], T]) -> T:
 
 def _agree_on_rows(
     party: StatisticsParty, dataset: Dataset | None, circuit: Plan, matched: Matched | None
-) -> list[int]:
-    """Every provider has matched the same rows, and its gate has seen them; whose last result stands again.
+) -> tuple[bytes, list[int]]:
+    """Every provider has matched the same rows, and its gate has seen them: their digest, and whose last result stands
+    again.
 
     Disclosure: a digest of the common keys, to the order's hospitals.
     """
@@ -277,8 +279,9 @@ def _agree_on_rows(
         repeats = _joined_rows_repeat(party, dataset, circuit, matched.keys)
         send(party, "matched", lambda: matched.digest + bytes([repeats]), recipient=EVERYONE)
     said = receive_all(party, "matched", party.request.providers, EVERYONE)
-    matching.check_digests({user: body[:-1] for user, body in said.items()})
-    return [user for user, body in said.items() if body[-1:] == b"\1"]
+    digests = {user: body[:-1] for user, body in said.items()}
+    matching.check_digests(digests)
+    return digests[_first(party.request)], [user for user, body in said.items() if body[-1:] == b"\1"]
 
 
 def _joined_rows_repeat(party: StatisticsParty, dataset: Dataset, circuit: Plan, keys: Sequence[str]) -> bool:
@@ -327,14 +330,17 @@ def answer(party: StatisticsParty, reading: Reading | None) -> Answered:
     if repeating:
         return Answered(repeat_answer(party, repeating) if party.is_receiver else None)
     circuit = agreed_plan(party.request, announced)
+    if party.is_provider:
+        disclosure.check_weighing(circuit, party.me, party.rules)
     with _open(party) if reading else nullcontext() as dataset:
         matched = _match(party, dataset, circuit) if dataset else None
-        if repeating := _agree_on_rows(party, dataset, circuit, matched):
+        digest, repeating = _agree_on_rows(party, dataset, circuit, matched)
+        if repeating:
             return Answered(repeat_answer(party, repeating) if party.is_receiver else None)
         shares = {party.me: _compute(party, dataset, circuit, matched)} if dataset and matched else {}
     if matched:
         _send_shares(party, circuit, matched, shares[party.me])
-    found = _reveal(party, circuit, shares, matched) if party.is_receiver else None
+    found = _reveal(party, circuit, shares, matched, digest) if party.is_receiver else None
     if reading is None or matched is None:
         return Answered(found)
     return Answered(found, n_used=len(matched.keys), n_null=reading.n_null + matched.n_without)
@@ -383,7 +389,9 @@ def _first(request: StatisticsRequest) -> int:
 # The result, at a receiver
 
 
-def _reveal(party: StatisticsParty, circuit: Plan, own: Mapping[int, bytes], matched: Matched | None) -> Answer:
+def _reveal(
+    party: StatisticsParty, circuit: Plan, own: Mapping[int, bytes], matched: Matched | None, digest: bytes
+) -> Answer:
     request = party.request
     others = [provider for provider in request.providers if provider not in own]
     shares = {**own, **(receive_all(party, "share", others, party.me) if others else {})}
@@ -392,14 +400,15 @@ def _reveal(party: StatisticsParty, circuit: Plan, own: Mapping[int, bytes], mat
     if not circuit.is_row_level:
         result = Answer([alias], [[_cell(found.values[0])]])
     else:
-        keys = matched.keys if matched and party.me == _first(request) else _receive_keys(party, found.n_rows)
+        keys = matched.keys if matched and party.me == _first(request) else _receive_keys(party, found.n_rows, digest)
         rows = sorted(zip(keys, map(_cell, found.values), strict=True), key=_key_order)
         result = Answer([request.data_providers[0].key_column, alias], rows)
     result.notes += _notes(request, circuit, found)
     return result
 
 
-def _receive_keys(party: StatisticsParty, n_rows: int) -> list[str]:
+def _receive_keys(party: StatisticsParty, n_rows: int, digest: bytes) -> list[str]:
+    """The first provider's word, which must be what all providers have said of the common keys, in the rows' order."""
     body = receive(party, "keys", _first(party.request), party.me)
     try:
         keys = json.loads(body)["keys"]
@@ -409,7 +418,23 @@ def _receive_keys(party: StatisticsParty, n_rows: int) -> list[str]:
         raise ProtocolViolation(
             "The keys of the result's rows cannot be read.", remedy="Send the order again.", code="bad_message"
         )
+    if not _are_common(party, keys, digest):
+        raise ProtocolViolation(
+            "The keys of the result's rows are not the ones that the providers have in common.",
+            remedy="Nothing was kept. Send the order again; if it repeats, the first provider is broken or deviates.",
+            code="keys_differ",
+        )
     return keys
+
+
+def _are_common(party: StatisticsParty, keys: Sequence[str], digest: bytes) -> bool:
+    """Whether these are the common keys whose digest all providers have said, in the order of the joined rows."""
+    try:
+        tags, order = matching.tags(party.session.group_key(b"match"), keys)
+    except ValueError:  # a key twice, or one that is no text
+        return False
+    is_in_order = bool((np.diff(order) > 0).all())
+    return is_in_order and matching.common_digest(tags, np.ones(len(keys), dtype=bool)) == digest
 
 
 def _cell(value: Fraction | bool | None) -> Cell:

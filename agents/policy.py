@@ -98,7 +98,7 @@ class StatisticsRules:
 
     methods: those it takes part in; files: patterns of paths below the data folder; min_providers: hospitals in any
     answer; max_share: of a provider's part of a sum, what its two largest rows may make; row_level: columns of which
-    an answer may hold a row per person; row_expressions: whether an aggregate may multiply, compare or divide rows;
+    an answer may hold a row per person; row_expressions: whether an aggregate may do more than add columns up;
     threshold_days: for so long a set of people is compared with one threshold.
     """
 

@@ -2,7 +2,8 @@
 
 A provider states its groups, then adds vectors of exact integers, a few for each group that all may know of. The
 receivers open the sums and finish them in rational arithmetic. Quantiles take several such rounds: the first receiver
-names pivots, sealed to the order's hospitals, and the providers count their rows below them.
+names pivots, and the providers count their rows below them. There every provider opens the sums too and searches by
+itself, so that none counts a row but for the pivots that follow from the rounds before.
 """
 
 from __future__ import annotations
@@ -176,20 +177,21 @@ class Sums:
 
     def __init__(self, party: StatisticsParty) -> None:
         self._party = party
-        providers, receivers = party.request.providers, party.request.receivers
+        providers, openers = party.request.providers, party.request.openers
+        self._opens = party.me in openers
         self._seeds: dict[int, bytes] = {}
         if party.is_provider:
             own = party.store.once("seed", lambda: secrets.token_bytes(KEY_BYTES))
             self._seeds[party.me] = own
-            for receiver in receivers:
-                if receiver != party.me:
-                    send(party, "unmask", lambda: own, recipient=receiver)
-        if party.is_receiver:
+            for opener in openers:
+                if opener != party.me:
+                    send(party, "unmask", lambda: own, recipient=opener)
+        if self._opens:
             others = [provider for provider in providers if provider != party.me]
             self._seeds |= receive_all(party, "unmask", others, party.me) if others else {}
 
     def add(self, values: Callable[[], Sequence[int]], *, count: int, width: int, round: int) -> list[int]:
-        """The providers' values added; empty at a hospital that receives nothing.
+        """The providers' values added; empty at a hospital that does not open them.
 
         `values` is called at a provider only. ProtocolViolation (code sum_mismatch) for a sum that is not theirs.
         """
@@ -198,7 +200,7 @@ class Sums:
         tag_key = party.session.group_key(b"sum-tag")
         if party.is_provider:
             send(party, "addend", lambda: self._seal(values(), terms, tag_key), recipient=COORDINATOR, round=round)
-        if not party.is_receiver:
+        if not self._opens:
             return []
         total = party.exchange.get(Address(party.order_id, "total", round=round), COORDINATOR, EVERYONE)
         return exact_sum.open_total(total, terms, tag_key=tag_key, seeds=self._seeds)
@@ -298,7 +300,9 @@ def _value(method: str, part: Sequence[int], ddof: int) -> Number | None:
 def _rank(party: StatisticsParty, reading: Reading | None, agreed: Agreed, sums: Sums) -> Answer | None:
     """Rounds of joint counts below pivots, until every wanted value is found as finely as the policies allow.
 
-    Disclosure: the pivots to the order's hospitals; the counts to the receivers.
+    Disclosure: the pivots, and the joint counts of rows below them, to the order's hospitals, providers and receivers
+    alike: a provider knows from them how many rows the others have below each pivot, together. No count is of another
+    pivot than the policies of all providers allow, whatever another hospital asks.
     """
     request, shown = party.request, agreed.shown
     if not shown:
@@ -316,12 +320,12 @@ def _rank(party: StatisticsParty, reading: Reading | None, agreed: Agreed, sums:
         for round_ in itertools.count(1):
             pivots = dict(zip(shown, _agree_on_pivots(party, searches, round_), strict=True))
             n_pivots = sum(map(len, pivots.values()))
-            if not n_pivots:
+            if not n_pivots:  # after MOST_ROUNDS of the search at the latest
                 break
             below = functools.partial(_count_below, party, dataset, pivots)
             counts = iter(sums.add(below, count=n_pivots, width=COUNT_BITS, round=round_))
-            for search, label in zip(searches, shown, strict=bool(searches)):
-                search.narrow(list(itertools.islice(counts, len(pivots[label]))))
+            for search, label in zip(searches, shown, strict=True):
+                _narrow(search, list(itertools.islice(counts, len(pivots[label]))))
     end_sums(party, round=round_)
     return _ranked_answer(request, agreed, searches, n_rows) if party.is_receiver else None
 
@@ -349,14 +353,30 @@ def _is_exact(request: StatisticsRequest, agreed: Agreed, shares: Sequence[float
 
 
 def _agree_on_pivots(party: StatisticsParty, searches: Sequence[Search], round_: int) -> list[Floats]:
-    """The first receiver names the round's pivots; an empty list for each group ends the rounds."""
+    """The first receiver names the round's pivots; an empty list for each group ends the rounds.
+
+    Whoever counts or opens has searched along, and refuses all pivots but the ones that follow: more of them, others,
+    or a round after the last (code bad_message).
+    """
     driver = party.request.receivers[0]
     if party.me == driver:
         send(party, "pivots", lambda: _encode([s.pivots() for s in searches]), recipient=EVERYONE, round=round_)
     pivots = _decode(receive(party, "pivots", driver, EVERYONE, round=round_))
-    if searches and [one.tolist() for one in pivots] != [search.pivots().tolist() for search in searches]:
+    if [one.tolist() for one in pivots] != [search.pivots().tolist() for search in searches]:
         raise _bad_pivots()
     return pivots
+
+
+def _narrow(search: Search, counts: Sequence[int]) -> None:
+    """ProtocolViolation (code bad_message) for counts that no rows have: one of the providers has made them up."""
+    try:
+        search.narrow(counts)
+    except ValueError:
+        raise ProtocolViolation(
+            "A round's joint counts are not those of any rows.",
+            remedy="Run the same version at all hospitals, and send the order again.",
+            code="bad_message",
+        ) from None
 
 
 def _encode(pivots: Sequence[Floats]) -> bytes:
@@ -368,16 +388,15 @@ def _decode(data: bytes) -> list[Floats]:
     pivots, at = [], 0
     while at < len(data):
         n = int.from_bytes(data[at : at + 4], "big")
-        one = np.frombuffer(data[at + 4 : at + 4 + 8 * n], dtype=">f8").astype(np.float64)
-        at += 4 + 8 * n
-        if at > len(data) or not np.isfinite(one).all() or (np.diff(one) <= 0).any():
+        if len(data) < at + 4 + 8 * n:
             raise _bad_pivots()
-        pivots.append(one)
+        pivots.append(np.frombuffer(data, dtype=">f8", count=n, offset=at + 4).astype(np.float64))
+        at += 4 + 8 * n
     return pivots
 
 
 def _bad_pivots() -> ProtocolViolation:
-    """Every receiver makes the same ones from the same counts: nobody asks the providers more finely than it may."""
+    """Every hospital makes the same ones from the same counts: nobody asks the providers more finely than it may."""
     return ProtocolViolation(
         "A round's pivots are not those that follow from the round before.",
         remedy="Run the same version at all hospitals, and send the order again.",
@@ -417,6 +436,10 @@ def _ranked_answer(
         )
     if has_untold:
         answer.notes.append(f"Among fewer than {agreed.min_rows} rows no place is told.")
+    if len(request.providers) == 2:
+        answer.notes.append(
+            "Each of the two providers knows how many rows of the other lie below every value that was searched at."
+        )
     if request.method in ("min", "max") and not agreed.extremes:
         answer.notes.append(
             f"{request.method} is told as the {shares[0]:g} quantile: a policy keeps single values back."

@@ -21,11 +21,13 @@ from agents.disclosure import Label, Sketch, Withheld
 from agents.party import Party
 from agents.policy import StatisticsRules
 from agents.statistics_ledger import StatisticsLedger
+from analytics.circuit import Plan, plan
 from analytics.expression import Expression, ExpressionError, parse_expression
+from analytics.rowwise import Fixed
 from protocol.errors import BadRequest, Refused
 from protocol.messages import canonical
 from protocol.order import Strict
-from protocol.statistics_request import StatisticsOrder, StatisticsRequest, read_statistics_document
+from protocol.statistics_request import RANKED, StatisticsOrder, StatisticsRequest, read_statistics_document
 
 
 @dataclass
@@ -44,15 +46,17 @@ class StatisticsParty(Party):
         """Who asks must be allowed to; a provider's rules hold for method, receivers, other providers and columns."""
         self.policy.check_initiator(self.request.initiator, own_user_id=self.me)
         if self.is_provider:
-            self.policy.check_receivers(self.request.receivers, own_user_id=self.me)
+            self.policy.check_receivers(self.request.openers, own_user_id=self.me)
             disclosure.check_request(
                 self.policy.statistics,
                 method=self.request.method,
                 n_providers=len(self.request.providers),
                 row_level_columns=_row_level_columns(self.request, self.me),
                 disclose=self.request.disclose,
-                combines=_combines(self.request, self.me),
             )
+            circuit = _sketched_plan(self.request)
+            if circuit is not None:
+                disclosure.check_weighing(circuit, self.me, self.rules)
 
     def terms(self) -> dict[str, Any]:
         request = self.request
@@ -72,6 +76,7 @@ class StatisticsParty(Party):
                 **details,
                 "providers": list(request.providers),
                 **({"own_data": _own_data(request, self.me)} if self.is_provider else {}),
+                **({"openers": list(request.openers)} if request.openers != request.receivers else {}),
                 **({"schedule_id": self.order.schedule_id} if self.order.schedule_id is not None else {}),
             },
         }
@@ -83,6 +88,16 @@ class StatisticsParty(Party):
     @property
     def is_receiver(self) -> bool:
         return self.me in self.request.receivers
+
+    @property
+    def told(self) -> set[int]:
+        """Whose earlier questions this one is compared with: who asks, and who opens the counts of a quantile's search.
+
+        A provider of such a question learns as much as its receivers do, but for its own rows, which it knows.
+        """
+        request = self.request
+        openers = set(request.openers) if request.method in RANKED else set()
+        return {request.initiator} | (openers - {self.me})
 
     @property
     def rules(self) -> StatisticsRules:
@@ -142,9 +157,19 @@ def _row_level_columns(request: StatisticsRequest, user_id: int) -> list[str]:
     return columns_of(request, user_id) if is_row_level else []
 
 
-def _combines(request: StatisticsRequest, user_id: int) -> bool:
+def _sketched_plan(request: StatisticsRequest) -> Plan | None:
+    """The circuit of an expression before anybody has announced types: the one that will be computed but for its sizes.
+
+    So a rule on what is added up refuses before a person is asked and a row is read.
+    """
     expression = ordered_expression(request)
-    return expression is not None and expression.combines(request.alias(user_id))
+    if expression is None:
+        return None
+    types = {f"{alias}.{column}": Fixed(0, 0, 1, nullable=False) for alias, column in expression.columns}
+    try:
+        return plan(expression, types, {request.alias(user): user for user in request.providers})
+    except ExpressionError as error:
+        raise BadRequest(error.sentence, remedy=error.remedy, code="expression") from None
 
 
 # A provider's data, read once
@@ -221,7 +246,8 @@ def rows_of(
 
 
 def check_gate(party: StatisticsParty, rows: AskedRows) -> bool:
-    """Compares rows with those of this requester's earlier orders on the same data.
+    """Compares rows with those of earlier orders on the same data of which this requester, or another opener of a
+    quantile, was told.
 
     True where a schedule's rows have changed by fewer than the gate allows, so that its last result stands again.
     Raises Refused (code earlier_cohort) for such a change in any other order. Columns of few different values change in
@@ -245,7 +271,7 @@ def remember_rows(party: StatisticsParty, *rows: AskedRows) -> None:
     with party.ledger.alone():
         for asked in rows:
             _compare(party, asked)
-        party.ledger.remember(party.request.initiator, _packed(rows), order_id=party.order_id)
+        party.ledger.remember(party.told, _packed(rows), order_id=party.order_id)
 
 
 def _packed(rows: Sequence[AskedRows]) -> dict[str, Sketch]:
@@ -254,7 +280,7 @@ def _packed(rows: Sequence[AskedRows]) -> dict[str, Sketch]:
 
 def _compare(party: StatisticsParty, rows: AskedRows) -> None:
     min_rows = party.rules.min_rows
-    earlier = (_taken_apart(cells) for cells in party.ledger.earlier(party.request.initiator, rows.name))
+    earlier = (_taken_apart(cells) for cells in party.ledger.earlier(party.told, rows.name))
     near = (sketch for sketch, n_rows in earlier if abs(n_rows - rows.n_rows) < min_rows)
     disclosure.check_sketch(rows.sketch, near, party.rules)
 
@@ -291,21 +317,22 @@ def remember_groups(
 ) -> dict[Label, Withheld]:
     """As `remember_rows`, and of the groups those that are to be told; what `withhold` gave, which are not.
 
-    `withhold` is given the groups of which 1 to min_rows - 1 rows have changed since an earlier answer to the same
-    requester. As one step: of two orders at once, over groups that differ by a few, one withholds them.
+    `withhold` is given the groups of which 1 to min_rows - 1 rows have changed since an earlier answer to one of
+    those who are told. As one step: of two orders at once, over groups that differ by a few, one withholds them.
     """
     with party.ledger.alone():
         for one in rows:
             _compare(party, one)
         withheld = withhold(_near_groups(party, asked))
-        told = _packed(rows) | _packed_groups(asked, withheld)
-        party.ledger.remember(party.request.initiator, told, order_id=party.order_id)
+        shown = _packed(rows) | _packed_groups(asked, withheld)
+        party.ledger.remember(party.told, shown, order_id=party.order_id)
     return withheld
 
 
 def _near_groups(party: StatisticsParty, asked: AskedGroups) -> set[Label]:
+    """Those of which 1 to min_rows - 1 rows have changed since an earlier answer to one of the same hospitals."""
     least, near = party.rules.min_rows, set()
-    for packed in party.ledger.earlier(party.request.initiator, asked.name):
+    for packed in party.ledger.earlier(party.told, asked.name):
         earlier = {int(row[0]): row[1:] for row in packed.reshape(-1, 2 + accumulation.GROUP_CELLS)}
         for label, sketch in asked.sketches.items():
             other = earlier.get(_label_digest(label))

@@ -10,7 +10,7 @@ import hashlib
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -59,23 +59,24 @@ class StatisticsLedger:
         with locked(self.path.parent):
             yield
 
-    def earlier(self, requester: int, dataset: str) -> Iterator[Sketch]:
-        """The different sketches of the requester's orders on the dataset, the latest last; one at a time in memory.
+    def earlier(self, told: Collection[int], dataset: str) -> Iterator[Sketch]:
+        """The different sketches of what any of these hospitals was told of the dataset, the latest last; one at a time
+        in memory.
 
         An order that starts again after a crash finds its own first reading here, which differs from it in no cell.
         """
-        query = "SELECT hash FROM orders WHERE requester = ? AND dataset = ? GROUP BY hash ORDER BY MAX(number)"
+        query = "SELECT requester, hash FROM orders WHERE dataset = ? ORDER BY number DESC"
         with open_database(self.path) as database:
-            found = [row[0] for row in database.execute(query, (requester, dataset))]
+            rows = [row for row in database.execute(query, (dataset,)) if row[0] in told]
+        found = list(dict.fromkeys(row[1] for row in rows))[::-1]
         for digest in found:
             with open_database(self.path) as database:
                 row = database.execute("SELECT cells FROM sketches WHERE hash = ?", (digest,)).fetchone()
             yield np.frombuffer(zlib.decompress(row[0]), dtype="<u8").astype(np.uint64)
 
-    def remember(self, requester: int, sketches: Mapping[str, Sketch], *, order_id: int) -> None:
-        """Write an order's sketches down by dataset, all or none, before anything of the rows leaves.
-
-        Idempotent: the same again changes nothing.
+    def remember(self, told: Collection[int], sketches: Mapping[str, Sketch], *, order_id: int) -> None:
+        """Write down by dataset what these hospitals are going to be told of, all or none, before anything of the rows
+        leaves. Idempotent: the same again changes nothing.
 
         Disclosure: sums of hashes of rows, which tell who guesses all rows of a cell whether they are right. They stay
         in the vault.
@@ -84,10 +85,10 @@ class StatisticsLedger:
             for dataset, sketch in sketches.items():
                 cells = sketch.astype("<u8").tobytes()
                 digest = hashlib.blake2b(cells, digest_size=32).digest()
-                row = (requester, dataset, order_id, digest)
                 database.execute("INSERT OR IGNORE INTO sketches VALUES (?, ?)", (digest, zlib.compress(cells, 1)))
-                database.execute(
-                    "INSERT OR IGNORE INTO orders (requester, dataset, order_id, hash) VALUES (?, ?, ?, ?)", row
+                rows = [(user, dataset, order_id, digest) for user in sorted(told)]
+                database.executemany(
+                    "INSERT OR IGNORE INTO orders (requester, dataset, order_id, hash) VALUES (?, ?, ?, ?)", rows
                 )
 
     def hash_keys(self, keys: Iterable[str]) -> Hashes:

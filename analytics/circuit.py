@@ -6,8 +6,9 @@ ring needs as many bits as the largest number that is opened or compared:
 
     K = 1 + max(bits of results, bits of differences whose sign is taken)
 
-Rows without a value count as zero in every result, by factors 1 or 0 of the hospitals whose values may be missing, so
-that no hospital learns which rows of another are missing.
+With a value per row, rows without one count as zero, by factors 1 or 0 of the hospitals whose values may be missing, so
+that no hospital learns which rows of another are missing. Aggregates are over rows that have every value: those without
+one are left out before anything is computed, so that a total is a sum of the columns themselves.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ Step = Leaf | Linear | Product | Sign | Exclusive | Conjunction | Part
 
 @dataclass(frozen=True)
 class Total:
-    """A sum over all rows: of the rows that count (`n`), of their values (`sum`) or squares (`squares`)."""
+    """A sum over all rows: of their values (`sum`), or of the squares of these (`squares`)."""
 
     of: str
     node: Node
@@ -108,7 +109,8 @@ class Total:
 class Plan:
     """The steps in their order, each writing the register of its own number, and what is opened at the end.
 
-    Row level: `value` per row and, where rows may miss one, `valid`. Otherwise: `totals`.
+    Row level: `value` per row and, where rows may miss one, `valid`. Otherwise: `totals`, over the rows in which every
+    column that is named has a value, and everything that is `needed`; nothing else tells of a row that it is left out.
     """
 
     expression: Expression
@@ -118,6 +120,7 @@ class Plan:
     value: int | None
     valid: int | None
     totals: tuple[Total, ...]
+    needed: tuple[Leaf, ...]
 
     @property
     def is_row_level(self) -> bool:
@@ -152,7 +155,8 @@ class Plan:
     @property
     def own_bits(self) -> int:
         """The most bits of a number that a hospital computes of its own columns, the sign's bit included."""
-        nodes = (node for step in self.steps if isinstance(step, Leaf) for node in step.node.every())
+        leaves = [*(step for step in self.steps if isinstance(step, Leaf)), *self.needed]
+        nodes = (node for leaf in leaves for node in leaf.node.every())
         numbers = (node for node in nodes if not node.is_boolean)
         return max((kind_of(number, self.types).bound.bit_length() + 1 for number in numbers), default=0)
 
@@ -206,29 +210,26 @@ class _Compiler:
         self._known: dict[Node, int] = {}
 
     def plan(self, expression: Expression) -> Plan:
-        root, value, exists, totals = expression.root, None, None, []
+        root, value, exists = expression.root, None, None
+        totals: list[Total] = []
+        needed: list[Leaf] = []
         if expression.is_row_level:
             flags = self._flags(root)
             value = self._register(self._counted(root))
             exists = self._register(_all_of("and", flags)) if flags else None
         else:
             aggregates = sorted({n for n in root.every() if n.op in AGGREGATES and n.args}, key=repr)
-            needed = dict.fromkeys((of, n.args[0]) for n in aggregates for of in _NEEDED[n.op])
-            totals = [total for of, node in needed for total in self._total(of, node)]
+            opened = dict.fromkeys((of, n.args[0]) for n in aggregates for of in _OPENED[n.op])
+            totals = [self._total(of, node) for of, node in opened]
+            parts = dict.fromkeys(part for n in aggregates for part in _local_parts(n.args[0]))
+            needed = [Leaf(self._owners[min(part.aliases)], part) for part in parts]
         steps = tuple(self._steps)
-        return Plan(expression, dict(self._types), self._providers, steps, value, exists, tuple(totals))
+        kept = dict(self._types)
+        return Plan(expression, kept, self._providers, steps, value, exists, tuple(totals), tuple(needed))
 
-    def _total(self, of: str, node: Node) -> list[Total]:
-        """The total of one kind; none where every row counts."""
-        flags = [indicator(flag) for flag in self._flags(node)]
-        if of == "n":
-            added = _all_of("*", flags) if flags else None
-        else:
-            counted = self._counted(node)
-            added = counted if of == "sum" else multiply(counted, counted)
-        if added is None:
-            return []
-        return [Total(of, node, self._register(added), kind_of(added, self._types))]
+    def _total(self, of: str, node: Node) -> Total:
+        added = node if of == "sum" else multiply(node, node)
+        return Total(of, node, self._register(added), kind_of(added, self._types))
 
     def _flags(self, node: Node) -> list[Node]:
         """For each alias whose values may be missing: whether it has all that the node uses."""
@@ -363,7 +364,8 @@ class _Compiler:
         return register
 
 
-_NEEDED = {"sum": ("n", "sum"), "avg": ("n", "sum"), "var": ("n", "sum", "squares"), "count": ("n",)}
+_OPENED = {"sum": ("sum",), "avg": ("sum",), "var": ("sum", "squares"), "count": ()}
+"""The totals behind each aggregate; how many rows there are is known."""
 
 
 def _all_of(op: str, nodes: list[Node]) -> Node:
@@ -410,12 +412,12 @@ def _aggregate(node: Node, opened: Mapping[tuple[str, Node], Fraction], n_rows: 
     if not node.args:
         return n_rows
     arg = node.args[0]
-    n = opened.get(("n", arg), n_rows)
     match node.op:
         case "count":
-            return n
+            return n_rows
         case "sum":
-            return opened["sum", arg] if n else None
+            return opened["sum", arg] if n_rows else None
         case "avg":
-            return opened["sum", arg] / n if n else None
-    return (n * opened["squares", arg] - opened["sum", arg] ** 2) / (n * (n - 1)) if n > 1 else None
+            return opened["sum", arg] / n_rows if n_rows else None
+    squares = n_rows * opened["squares", arg] - opened["sum", arg] ** 2
+    return squares / (n_rows * (n_rows - 1)) if n_rows > 1 else None

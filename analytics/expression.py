@@ -151,14 +151,6 @@ class Expression:
         """Whether its result shows comparisons of values."""
         return any(node.op in ("=", "<") for node in self.root.every())
 
-    def combines(self, alias: str) -> bool:
-        """Whether an aggregate is over rows that are weighed, compared or divided, with columns of `alias` among them.
-
-        Who supplies the other factor, or knows a value to compare with, can make such an aggregate that of one row.
-        """
-        inside = [part for node in self.root.every() if node.op in AGGREGATES for part in node.every()]
-        return any(alias in node.aliases and _is_combination(node) for node in inside)
-
     @cached_property
     def divides(self) -> bool:
         """Whether a row is divided by a column, and so may have no value."""
@@ -264,13 +256,6 @@ def _no_function() -> ExpressionError:
 
 def _has_aggregate(node: Node) -> bool:
     return any(part.op in AGGREGATES for part in node.every())
-
-
-def _is_combination(node: Node) -> bool:
-    """Whatever a row is, but a column, a constant, a sum, or a multiple of one of them."""
-    if node.op == "*":
-        return sum(bool(arg.aliases) for arg in node.args) > 1
-    return node.op not in ("column", "constant", "+", *AGGREGATES)
 
 
 def _level(node: Node) -> str:

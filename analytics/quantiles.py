@@ -2,7 +2,10 @@
 
 Doubles in their order are the integers from `key_of(-max)` to `key_of(max)`. For each wanted rank the search keeps a
 bracket of keys; a round asks how many rows lie below some pivots in each bracket, and keeps the part that the rank is
-in. 63 pivots to a bracket end the search after at most 11 rounds.
+in. 63 pivots to a bracket find any double in 11 rounds, and after so many a search ends in any case.
+
+Whoever has the counts makes the same brackets and pivots of them. So every hospital whose rows are counted can search
+itself, and need not be told by another one what to count.
 """
 
 from __future__ import annotations
@@ -18,6 +21,9 @@ from analytics.checks import Floats, Ints, check_finite
 from analytics.exact import nearest
 
 SECTIONS = 64
+"""Of a bracket in one round: as many pivots and one more."""
+MOST_ROUNDS = 11
+"""Of pivots: 64^11 is more than there are doubles."""
 _SIGN = np.int64(-(2**63))
 
 
@@ -66,18 +72,18 @@ class Search:
 
     min_rows: a bracket is never narrowed to fewer rows than this (1: down to the exact value). A bracket of one key
     holds equal values; it is narrowed to that key only where min_rows rows or more have it. With more than one, a
-    round that does not halve a bracket is its last.
+    round that does not halve a bracket is its last; the last of all is the one of number MOST_ROUNDS.
 
     Disclosure: pivots and counts show the joint distribution as finely as the search went, and nothing finer.
     """
 
-    def __init__(self, ranks: Sequence[int], *, n_rows: int, min_rows: int = 1, sections: int = SECTIONS) -> None:
+    def __init__(self, ranks: Sequence[int], *, n_rows: int, min_rows: int = 1) -> None:
         if not all(0 <= rank < n_rows for rank in ranks):
             raise ValueError("A rank lies outside the rows.")
-        if sections < 2 or min_rows < 1:
-            raise ValueError("sections is 2 or more, min_rows 1 or more.")
+        if min_rows < 1:
+            raise ValueError("min_rows is 1 or more.")
         self.min_rows = min_rows
-        self.sections = sections
+        self._n_rounds = 0
         self.brackets = {rank: Bracket(_LEAST, _MOST + 1, 0, n_rows) for rank in ranks}
         self._stopped = {rank for rank in ranks if n_rows < min_rows}
 
@@ -102,6 +108,7 @@ class Search:
             raise ValueError("The counts do not rise with the pivots.")
         for rank in set(self.brackets) - self._stopped:
             self._narrow_one(rank, known)
+        self._n_rounds += 1
 
     def found(self, rank: int) -> Found:
         """The value of a rank: exact at the end of a search, else by the rank's place within its bracket."""
@@ -114,10 +121,12 @@ class Search:
 
     def _pivot_keys(self) -> list[int]:
         keys: set[int] = set()
+        if self._n_rounds == MOST_ROUNDS:
+            return []
         for rank, bracket in self.brackets.items():
             if rank not in self._stopped:
                 width = bracket.high - bracket.low
-                keys |= {bracket.low + width * i // self.sections for i in range(1, self.sections)}
+                keys |= {bracket.low + width * i // SECTIONS for i in range(1, SECTIONS)}
                 keys -= {bracket.low, bracket.high}
         return sorted(keys)
 

@@ -36,6 +36,7 @@ from protocol.messages import COORDINATOR, HospitalSql, canonical
 from protocol.sealing import KEY_BYTES, exchange_public, unseal_from
 from protocol.statistics_request import (
     JOINED,
+    RANKED,
     StatisticsRequest,
     parse_statistics_request,
     read_statistics_document,
@@ -53,6 +54,11 @@ RECEIVERS_ONLY = (
     "coordinator can open nothing."
 )
 ADDED = "Masked numbers are added over {providers} hospitals. " + RECEIVERS_ONLY
+SEARCHED = (
+    "Masked counts are added over {providers} hospitals. The receivers, {receivers}, can open them, and so can "
+    "every provider, which counts its rows only where the search leads. Of two providers, each then knows how many "
+    "rows of the other lie below every value that was searched at. The coordinator can open nothing."
+)
 SHARED = (
     "Each value is split into random shares among {providers} hospitals. "
     + RECEIVERS_ONLY
@@ -99,15 +105,17 @@ async def ask_again(desk: Desk, caller: Caller, order: dict[str, Any], idempoten
 def protection(order: Mapping[str, Any]) -> dict[str, Any]:
     """Who could decrypt what, in plain words."""
     body = order["body"]
-    is_joined = body["method"] in JOINED
+    method, sentence = "additive masks", ADDED
+    if body["method"] in JOINED:
+        method, sentence = "additive secret sharing", SHARED
+    elif body["method"] in RANKED:
+        method, sentence = "additive masks, opened by all", SEARCHED
     receivers = ", ".join(f"hospital {user}" for user in body["result_receivers"])
     return {
-        "method": "additive secret sharing" if is_joined else "additive masks",
+        "method": method,
         "key_bits": 256,
         "key_holder": "each pair of hospitals",
-        "who_could_decrypt": (SHARED if is_joined else ADDED).format(
-            providers=len(body["data_providers"]), receivers=receivers
-        ),
+        "who_could_decrypt": sentence.format(providers=len(body["data_providers"]), receivers=receivers),
     }
 
 

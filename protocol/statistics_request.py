@@ -201,6 +201,11 @@ class StatisticsRequest(Strict):
         return tuple(sorted(self._id(name) for name in self.result_receivers))
 
     @property
+    def openers(self) -> tuple[int, ...]:
+        """Who opens the sums: the receivers, and of a quantile's search every provider too, to check what is asked."""
+        return tuple(self.hospitals) if self.method in RANKED else self.receivers
+
+    @property
     def hospitals(self) -> list[int]:
         """Everybody who takes part, sorted."""
         return sorted({*self.providers, *self.receivers})

@@ -15,6 +15,7 @@ from agents import joining, pooling
 from agents import party as parties
 from agents.answer import Answered
 from agents.statistics import Reading, StatisticsParty
+from analytics import quantiles
 from analytics.circuit import Plan
 from protocol import exact_sum, matching
 from protocol.exchange import Address, Exchange
@@ -69,8 +70,8 @@ def open_desk(order_id: int, exchange: Exchange) -> Desk:
     return Desk(order_id, exchange, read_statistics_document(document, order_id).request)
 
 
-MOST_ROUNDS = 12
-"""Of a search for order statistics: one that counts rows, and at most eleven of pivots."""
+MOST_ROUNDS = 1 + quantiles.MOST_ROUNDS
+"""Of a search for order statistics: one that counts all rows, and those of pivots."""
 
 
 def advance(desk: Desk, show: Show, *, what: str, done: int, of: int | None = None) -> None:

@@ -30,6 +30,12 @@ WORDS = {
         "Each hospital adds random numbers to its totals; they cancel out only in the total of all.",
         "Only the receivers can open the result: {receivers}. The coordinator can open nothing.",
     ],
+    "additive masks, opened by all": [
+        "No row leaves its hospital.",
+        "Each hospital adds random numbers to its counts of rows; they cancel out only in the counts of all.",
+        "The receivers can open these, and every hospital that provides rows: so each checks what it is asked.",
+        "Of two hospitals that provide rows, each learns the other's counts. The coordinator can open nothing.",
+    ],
     "additive secret sharing": [
         "No row leaves its hospital.",
         "Each value is split into random parts, one for each hospital; a part alone says nothing.",

@@ -203,6 +203,15 @@ CHINESE: dict[str, str] = {
     "Only the receivers can open the result: {receivers}. The coordinator can open nothing.": (
         "只有接收方能打开结果:{receivers}。协调方无法打开任何内容。"
     ),
+    "Each hospital adds random numbers to its counts of rows; they cancel out only in the counts of all.": (
+        "各医院在其行数上加随机数;这些随机数只有在全体合计中才相互抵消。"
+    ),
+    "The receivers can open these, and every hospital that provides rows: so each checks what it is asked.": (
+        "接收方和每家提供数据的医院都能打开这些合计:各医院因此能核对对自己的提问。"
+    ),
+    "Of two hospitals that provide rows, each learns the other's counts. The coordinator can open nothing.": (
+        "若只有两家医院提供数据,各方会得知对方的行数。协调方无法打开任何内容。"
+    ),
     "Each value is split into random parts, one for each hospital; a part alone says nothing.": (
         "每个数值拆成随机的几份,每家医院一份;单独一份不含任何信息。"
     ),

@@ -311,6 +311,10 @@ def test_lists_and_orders_show_it(coordinator: Coordinator) -> None:
     assert shown["stage"] == {"what": "sum", "done": 1, "of": 2}
     assert shown["protection"]["method"] == "additive masks"
     assert "hospital 4" in shown["protection"]["who_could_decrypt"]
+    searched = asked(coordinator, method="median")
+    protection = coordinator.call("GET", f"/orders/{searched}").json()["data"]["protection"]
+    assert protection["method"] == "additive masks, opened by all"
+    assert "every provider" in protection["who_could_decrypt"]
     joined = asked(coordinator, method="is_investor_accredited")
     protection = coordinator.call("GET", f"/orders/{joined}").json()["data"]["protection"]
     assert protection["method"] == "additive secret sharing"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents import joining, pooling
+from agents import joining, pooling, statements
+from analytics.checks import Floats
 from deployments import one_process
 from protocol import matching
 from protocol.errors import ConsiliumError
@@ -145,6 +147,113 @@ def test_a_receiver_that_asks_more_finely_than_it_may(hospitals: Hospitals, monk
     encode = pooling._encode
     monkeypatch.setattr(pooling, "_encode", lambda pivots: encode([one[::2] for one in pivots]))
     assert ended(hospitals, "median", lambda address, sender, reader, body: body, monkeypatch).code == "bad_message"
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Which provider counts rows below how many pivots, from now on."""
+    found: list[tuple[int, int]] = []
+    count_below = pooling._count_below
+
+    def counting(party: Any, dataset: Any, pivots: Any) -> list[int]:
+        found.append((party.me, sum(map(len, pivots.values()))))
+        return count_below(party, dataset, pivots)
+
+    monkeypatch.setattr(pooling, "_count_below", counting)
+    return found
+
+
+def naming(monkeypatch: pytest.MonkeyPatch, who: int, change: Callable[[int, list[Floats]], list[Floats]]) -> None:
+    """What one hospital names in the place of a round's pivots; it is content with what it has named itself."""
+    send, agree = pooling.send, pooling._agree_on_pivots
+    named: dict[tuple[int, int], list[Floats]] = {}
+
+    def name(party: Any, kind: str, make: Any, **rest: Any) -> None:
+        if kind == "pivots" and party.me == who:
+            pivots = change(rest["round"], pooling._decode(make()))
+            named[party.order_id, rest["round"]] = pivots
+            send(party, kind, lambda: pooling._encode(pivots), **rest)
+        else:
+            send(party, kind, make, **rest)
+
+    def be_content(party: Any, searches: Any, round_: int) -> list[Floats]:
+        if party.me != who:
+            return agree(party, searches, round_)
+        with contextlib.suppress(ConsiliumError):
+            agree(party, searches, round_)
+        return named[party.order_id, round_]
+
+    monkeypatch.setattr(pooling, "send", name)
+    monkeypatch.setattr(pooling, "_agree_on_pivots", be_content)
+
+
+GREEDY: dict[str, tuple[int, Callable[[int, list[Floats]], list[Floats]]]] = {
+    "20,000 pivots at once": (1, lambda round_, pivots: [np.linspace(-1e3, 1e3, 20_000)]),
+    "one pivot more": (1, lambda round_, pivots: [np.sort(np.append(one, 25.5)) for one in pivots]),
+    "as many other pivots": (2, lambda round_, pivots: [one + 1e-3 * np.abs(one) for one in pivots]),
+    "a further round": (3, lambda round_, pivots: [np.array([25.5])] if round_ > 2 else pivots),
+}
+
+
+@pytest.mark.parametrize("what", GREEDY)
+@pytest.mark.parametrize("receiver", [3, 5])
+def test_the_only_receiver_names_other_pivots_than_follow(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch, what: str, receiver: int
+) -> None:
+    """A provider or not: providers search themselves, and refuse the round before one of them counts a row."""
+    hospitals.allow()
+    round_, change = GREEDY[what]
+    naming(monkeypatch, receiver, change)
+    rows = counted(monkeypatch)
+    try:
+        error = hospitals.refused("median", dict.fromkeys(PROVIDERS, "rows.csv"), receivers=[receiver], key="x")
+    finally:
+        hospitals.allow(row_level=["id", "x"], exact_quantiles=True)
+    assert error.code == "bad_message"
+    honest = [n_pivots for user, n_pivots in rows if user != receiver]
+    assert honest == [63] * len(honest)
+    assert len(honest) <= (round_ - 1) * len(set(PROVIDERS) - {receiver})
+
+
+@pytest.mark.parametrize("method", ["var", "custom"])
+def test_a_provider_that_says_a_last_result_stands_where_there_is_none(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Only a schedule has a last result, and this order is of none."""
+    kind, module = {"var": ("statement", statements), "custom": ("types", joining)}[method]
+    send = module.send
+
+    def repeat(party: Any, what: str, make: Any, **rest: Any) -> None:
+        is_meant = what == kind and party.me == 4
+        said = (lambda: make().replace(b'"repeats":false', b'"repeats":true')) if is_meant else make
+        send(party, what, said, **rest)
+
+    monkeypatch.setattr(module, "send", repeat)
+    assert ended(hospitals, method, lambda address, sender, reader, body: body, monkeypatch).code == "bad_message"
+
+
+OTHER_KEYS: dict[str, Callable[[list[str]], list[str]]] = {
+    "two of them exchanged": lambda keys: [keys[1], keys[0], *keys[2:]],
+    "one of them twice": lambda keys: [keys[1], *keys[1:]],
+    "another person": lambda keys: ["1000", *keys[1:]],
+    "no text": lambda keys: ["\ud800", *keys[1:]],
+}
+
+
+@pytest.mark.parametrize("what", OTHER_KEYS)
+def test_the_first_provider_names_other_people_in_the_result(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The values would stand beside the names of others; all providers have said which people are common."""
+    send = joining.send
+
+    def renamed(body: bytes) -> bytes:
+        return json.dumps({"keys": OTHER_KEYS[what](json.loads(body)["keys"])}).encode()
+
+    def rename(party: Any, kind: str, make: Any, **rest: Any) -> None:
+        send(party, kind, (lambda: renamed(make())) if kind == "keys" else make, **rest)
+
+    monkeypatch.setattr(joining, "send", rename)
+    assert ended(hospitals, "custom", lambda address, sender, reader, body: body, monkeypatch).code == "keys_differ"
 
 
 def test_providers_that_announce_other_types_than_they_hold(

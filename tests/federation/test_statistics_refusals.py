@@ -200,6 +200,21 @@ def test_who_may_ask_and_who_may_receive(strict: Hospitals) -> None:
     strict.policies[4] = text
 
 
+def test_a_quantile_s_providers_are_receivers_of_its_counts(strict: Hospitals) -> None:
+    """They check what is counted by opening it: each policy must allow each of them as a receiver."""
+    text = strict.policies[4]
+    lists = "initiators = [2, 3, 4, 5]\nreceivers = [3, 4, 5]"
+    strict.policies[4] = text.replace("initiators = [2, 3, 4, 5]", lists)
+    strict.allow((4,))
+    try:
+        assert strict.ask("sum", DATA, receivers=[5]).number > 0
+        assert strict.refused("median", DATA, receivers=[5]).code == "receivers"
+        strict.write(5, "rows.csv", rows())
+        assert strict.ask("median", dict.fromkeys((3, 4, 5), "rows.csv"), receivers=[5]).number > 0
+    finally:
+        strict.policies[4] = text
+
+
 # --- differences between answers -------------------------------------------------------------------------------------
 
 
@@ -219,6 +234,31 @@ def test_the_same_question_with_one_row_fewer(hospitals: Hospitals, method: str,
         assert (error.code, error.detail["threshold"]) == ("earlier_cohort", 10)
     hospitals.write(3, f"{method}.csv", rows().drop(index=range(10)))
     assert hospitals.ask(method, data, **fields).number != first.number
+
+
+@pytest.mark.parametrize("group_by", [None, ["g"]])
+@pytest.mark.parametrize("asker", [2, 3, 5])
+def test_a_quantile_has_been_told_to_every_provider(
+    hospitals: Hospitals, asker: int, group_by: list[str] | None
+) -> None:
+    """Whoever opened the counts of the first question could find, by the second, the one row between them."""
+    name, fields = f"told{asker}{group_by}.csv", {"group_by": group_by} if group_by else {}
+    for user in (2, 3, 4):
+        hospitals.write(user, name, rows(40).assign(g=["a", "b"] * 20))
+    data = dict.fromkeys((2, 3, 4), name)
+    hospitals.ask("median", data, receivers=[5], initiator=4, **fields)
+    hospitals.write(4, name, rows(40).assign(g=["a", "b"] * 20).drop(index=7))
+    assert hospitals.refused("median", data, receivers=[5], initiator=asker, **fields).code == "earlier_cohort"
+
+
+def test_a_sum_has_been_told_to_who_asked(hospitals: Hospitals) -> None:
+    """A provider that receives nothing cannot open it, and compares nothing with it."""
+    for user in PROVIDERS:
+        hospitals.write(user, "untold.csv", rows(40))
+    data = dict.fromkeys(PROVIDERS, "untold.csv")
+    hospitals.ask("sum", data, receivers=[4], initiator=4)
+    hospitals.write(4, "untold.csv", rows(40).drop(index=7))
+    assert hospitals.ask("sum", data, receivers=[2], initiator=2).number > 0
 
 
 def test_a_database_with_one_row_fewer(hospitals: Hospitals) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from agents.joined import JoinedResult
 from analytics import circuit
 from analytics.circuit import Plan, Product, Sign, plan
-from analytics.expression import compare_sum, parse_expression
+from analytics.expression import ExpressionError, compare_sum, parse_expression
 from analytics.rowwise import Fixed
 from protocol.errors import ProtocolViolation
 from protocol.ring import Ring
@@ -211,14 +212,36 @@ def test_aggregates_and_their_quotients(n_providers: int, data: st.DataObject) -
     names = data.draw(st.tuples(*[st.sampled_from(sorted(AGGREGATES))] * 2))
     table = data.draw(tables(aliases))
     text = f"2 * {names[0]}({first.text}) / {names[1]}({second.text}) - count(*)"
+    table = complete(table, text, (first, second))
     rows = rows_of(table)
     found = [
-        AGGREGATES[name]([Fraction(v) for row in rows if (v := made.value(row)) is not None])
+        AGGREGATES[name]([Fraction(made.value(row)) for row in rows])
         for name, made in zip(names, (first, second), strict=True)
     ]
     missing = None in found or not found[1]
     expected = None if missing else Fraction(2 * found[0]) / found[1] - len(rows)
     assert run(made_plan(text, aliases), table, aliases).values == [expected], text
+
+
+def complete(table: dict[str, list[int | None]], text: str, parts: tuple[Made, ...]) -> dict[str, list[int | None]]:
+    """What matching leaves: the rows that miss no column that is named, and have every value that is counted."""
+    named = [name for name in table if re.search(rf"\b{re.escape(name)}\b", text)]
+    kept = [
+        i
+        for i, row in enumerate(rows_of(table))
+        if all(row[name] is not None for name in named) and all(part.value(row) is not None for part in parts)
+    ]
+    return {name: [values[i] for i in kept] for name, values in table.items()}
+
+
+@pytest.mark.parametrize("text", ["sum(df1.x + df2.k)", "avg(df1.x / df1.k)", "var(df2.d)"])
+def test_an_aggregate_over_a_row_without_a_value_is_not_computed(text: str) -> None:
+    """Such a row would count as zero: matching leaves it out, and nobody computes with it all the same."""
+    table: dict[str, list[int | None]] = {f"{alias}.{name}": [1, 2] for alias in aliases_of(2) for name in TYPES}
+    run(made_plan(text, aliases_of(2)), table, aliases_of(2))
+    table |= {"df1.k": [0, 1] if "/" in text else [1, 2], "df2.k": [None, 3], "df2.d": [None, 3]}
+    with pytest.raises(ExpressionError, match="without a value"):
+        run(made_plan(text, aliases_of(2)), table, aliases_of(2))
 
 
 @pytest.mark.parametrize("n_providers", [2, 3, 5])

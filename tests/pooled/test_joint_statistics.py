@@ -152,7 +152,7 @@ def test_quantiles_are_numpy_s_to_the_last_bit(hospitals: Hospitals, users: tupl
     answer = ask(hospitals, "quantile", users, quantile=QUANTILES)
     assert answer.column("q") == QUANTILES
     assert answer.column("quantile") == np.quantile(pooled(users).x.dropna(), QUANTILES).tolist()
-    assert answer.summary["notes"] == []
+    assert [note for note in answer.summary["notes"] if "knows how many rows of the other" not in note] == []
 
 
 @pytest.mark.parametrize("users", [(4,), (2, 4, 5), (2, 4, 5, 6)], ids=str)
@@ -288,6 +288,16 @@ def test_no_value_anywhere(hospitals: Hospitals, method: str, value: str) -> Non
     assert answer.summary["notes"] == ["No row has a value."]
 
 
+@pytest.mark.parametrize(("users", "is_said"), [((5,), False), ((2, 5), True), ((2, 4, 5), False)])
+def test_of_two_providers_each_is_said_to_know_the_other_s_counts(
+    hospitals: Hospitals, users: tuple[int, ...], is_said: bool
+) -> None:
+    """Each opens the joint counts of the search, and takes its own off."""
+    notes = ask(hospitals, "median", users).summary["notes"]
+    assert any("knows how many rows of the other" in note for note in notes) == is_said
+    assert ask(hospitals, "avg", users).summary["notes"] == []
+
+
 # --- what is told less finely ---------------------------------------------------------------------------------------
 
 
@@ -311,7 +321,7 @@ def test_without_leave_quantiles_are_places_among_min_rows_rows(careful: Hospita
     assert (np.abs(x - answer.number) < 1).sum() >= 10
     assert abs(answer.number - true) < 1
     assert "as 10 rows allow" in answer.summary["notes"][0]
-    assert len(answer.summary["notes"]) == (1 if method == "median" else 2)
+    assert len(answer.summary["notes"]) == (2 if method == "median" else 3)
 
 
 def test_extremes_are_no_quantiles_either(careful: Hospitals) -> None:

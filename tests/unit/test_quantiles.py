@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics.checks import Floats
-from analytics.quantiles import Found, Search, interpolated, keys_of, quantile_ranks, values_of
+from analytics.quantiles import MOST_ROUNDS, Found, Search, interpolated, keys_of, quantile_ranks, values_of
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -77,6 +77,27 @@ def test_stopped_quantiles_are_near() -> None:
     found, rounds = searched(values, [5_000], min_rows=10)
     assert abs(found[5_000].value - np.sort(values)[5_000]) < 0.1
     assert rounds < 12
+
+
+def test_a_search_ends_after_eleven_rounds_whatever_the_rows_are() -> None:
+    """Five rows on each side of zero, as near as doubles are: each round keeps the two sections beside zero."""
+    for n_equal in (5, 9, 10):
+        values = np.array([-5e-324] * n_equal + [0.0] * 5)
+        found, rounds = searched(values, [n_equal - 1], min_rows=10)
+        assert rounds <= MOST_ROUNDS
+        assert found[n_equal - 1].low <= -5e-324 <= found[n_equal - 1].high
+        assert found[n_equal - 1].is_exact == (n_equal == 10)
+
+
+@given(st.lists(finite, min_size=1, max_size=30), st.integers(1, 5), st.data())
+def test_a_round_has_63_pivots_for_each_rank_at_most(values: list[float], min_rows: int, data: st.DataObject) -> None:
+    ranks = data.draw(st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=4, unique=True))
+    search, n_rounds = Search(ranks, n_rows=len(values), min_rows=min_rows), 0
+    while len(pivots := search.pivots()):
+        n_rounds += 1
+        assert len(pivots) <= 63 * len(ranks)
+        search.narrow([int((np.array(values) < pivot).sum()) for pivot in pivots])
+    assert n_rounds <= MOST_ROUNDS
 
 
 def test_fewer_rows_than_min_rows_are_not_searched() -> None:

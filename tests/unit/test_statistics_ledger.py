@@ -28,23 +28,23 @@ def sketch(n_changed: int = 0) -> Any:
 def test_earlier_sketches_come_by_requester_and_dataset_the_latest_last(tmp_path: Path) -> None:
     ledger = StatisticsLedger(tmp_path)
     for order_id, n_changed in enumerate((0, 20, 0, 40), start=1):
-        ledger.remember(4, {"csv a.csv x": sketch(n_changed)}, order_id=order_id)
-    ledger.remember(4, {"csv b.csv x": sketch(60)}, order_id=9)
-    found = list(StatisticsLedger(tmp_path).earlier(4, "csv a.csv x"))
+        ledger.remember({4}, {"csv a.csv x": sketch(n_changed)}, order_id=order_id)
+    ledger.remember({4}, {"csv b.csv x": sketch(60)}, order_id=9)
+    found = list(StatisticsLedger(tmp_path).earlier({4}, "csv a.csv x"))
     assert [np.count_nonzero(cells != sketch()) for cells in found] == [20, 0, 40]
     assert found[0].dtype == np.uint64
-    assert list(ledger.earlier(3, "csv a.csv x")) == []
-    assert len(list(ledger.earlier(4, "csv b.csv x"))) == 1
+    assert list(ledger.earlier({3}, "csv a.csv x")) == []
+    assert len(list(ledger.earlier({4}, "csv b.csv x"))) == 1
 
 
 def test_the_same_order_again_changes_nothing(tmp_path: Path) -> None:
     ledger = StatisticsLedger(tmp_path)
     for _ in range(3):
-        ledger.remember(4, {"a": sketch()}, order_id=1)
-    assert len(list(ledger.earlier(4, "a"))) == 1
-    assert check_sketch(sketch(), ledger.earlier(4, "a"), StatisticsRules(methods=()))
+        ledger.remember({4}, {"a": sketch()}, order_id=1)
+    assert len(list(ledger.earlier({4}, "a"))) == 1
+    assert check_sketch(sketch(), ledger.earlier({4}, "a"), StatisticsRules(methods=()))
     with pytest.raises(Refused):
-        check_sketch(sketch(9), ledger.earlier(4, "a"), StatisticsRules(methods=()))
+        check_sketch(sketch(9), ledger.earlier({4}, "a"), StatisticsRules(methods=()))
 
 
 def test_the_file_is_its_owner_s_alone(tmp_path: Path) -> None:
