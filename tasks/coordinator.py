@@ -208,26 +208,21 @@ def _check_reports(desk: Desk, fold: int, contributions: dict[int, Contribution]
         report = contribution.report
         fits = _are_numbers(report.get("train"), desk, required=True) and _compares_well(report, desk, user)
         if report.get("n_rows") != n_trained or not fits or (desk.request.is_open and len(compared) > 1):
-            raise _wrong_report(user, f"{n_trained} training")
+            raise _wrong_report(f"The metrics of hospital {user} are not those of its {n_trained} training rows.", user)
         n_tested = _n_tested(desk, user, fold)
         if not _tests_well(report, desk, n_tested):
-            raise _wrong_report(user, f"{n_tested} held-out")
+            raise _wrong_report(f"The metrics of hospital {user} are not those of its {n_tested} held-out rows.", user)
     n_classes = {len(c.report["test"].get("confusion", ())) for c in contributions.values() if "test" in c.report}
     if len(n_classes) > 1:
-        raise ProtocolViolation(
-            "The hospitals' confusion counts are not of the same classes.",
-            remedy="Compare the hospitals' versions, then send the order again.",
-            code="report",
-            hospitals=sorted(contributions),
-        )
+        raise _wrong_report("The hospitals' confusion counts are not of the same classes.", *sorted(contributions))
 
 
-def _wrong_report(user: int, rows: str) -> ProtocolViolation:
+def _wrong_report(sentence: str, *hospitals: int) -> ProtocolViolation:
     return ProtocolViolation(
-        f"The metrics of hospital {user} are not those of its {rows} rows.",
+        sentence,
         remedy="Compare its version with the others', then send the order again.",
         code="report",
-        hospitals=[user],
+        hospitals=[*hospitals],
     )
 
 
@@ -333,14 +328,15 @@ def summarize_folds(desk: Desk, records: list[dict[str, Any]]) -> dict[str, Any]
 def _read_pooled(desk: Desk, fold: int) -> dict[str, Any]:
     """What the initiator made of a fold's sums: numbers, or null where a metric is not defined."""
     initiator = desk.request.user_id
+    wrong = _wrong_report(f"Hospital {initiator} tells no metrics of all hospitals' rows.", initiator)
     try:
         told = json.loads(peek(desk, "pooled", [initiator], fold)[initiator])
         parts = [told["training"], *(told[name] for name in ("held_out", "all_folds") if told.get(name) is not None)]
         values = [(name, value) for part in parts for name, value in part.items()]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise _wrong_report(initiator, "pooled") from None
+        raise wrong from None
     if not all(name in POOLED and (value is None or _is_finite(value)) for name, value in values):
-        raise _wrong_report(initiator, "pooled")
+        raise wrong
     result: dict[str, Any] = told
     return result
 

@@ -127,8 +127,8 @@ class TrainingPicture:
 
 def _flat(report: dict[str, Any]) -> dict[str, Any]:
     return {
-        f"{part} {name}": value
-        for part in ("train", "test")
+        f"{name} on {rows}": value
+        for part, rows in (("train", "training rows"), ("test", "held-out rows"))
         for name, value in report.get(part, {}).items()
         if not isinstance(value, list)
     }

@@ -10,19 +10,20 @@ from api.client.results import Scores
 
 
 def plot_loss(metrics: pd.DataFrame, axes: Axes | None = None, *, title: str = "") -> Axes:
-    """The joint loss of each fold by round, and each hospital's own train loss in the final model's fold."""
+    """The joint loss of each fold's training rows by round, and in the final model's fold each hospital's own, on its
+    training rows and, dotted, on its held-out rows."""
     axes = axes or plt.subplots()[1]
     for fold, rows in metrics.groupby("fold"):
         joint = rows.groupby("round")["loss"].first()
         if fold == 0:
-            axes.plot(joint.index, joint, color="black", linewidth=2, label="all hospitals")
+            axes.plot(joint.index, joint, color="black", linewidth=2, label="all hospitals, training rows")
         else:
-            axes.plot(joint.index, joint, color="grey", linestyle="--", label=f"fold {fold}")
+            axes.plot(joint.index, joint, color="grey", linestyle="--", label=f"fold {fold}, training rows")
     final = metrics[metrics["fold"] == 0]
     for number, (hospital, rows) in enumerate(final.groupby("hospital")):
-        for name, line in (("train", "-"), ("test", ":")):
+        for name, line, which in (("train", "-", "training rows"), ("test", ":", "held-out rows")):
             if f"{name}_loss" in rows:
-                label = f"hospital {hospital}, {name}"
+                label = f"hospital {hospital}, {which}"
                 axes.plot(rows["round"], rows[f"{name}_loss"], line, color=f"C{number}", label=label)
     axes.set(xlabel="round", ylabel="loss", title=title)
     axes.legend()

@@ -22,7 +22,7 @@ def pooled_metrics(visit: Visit, summary: Mapping[str, Any]) -> Safe:
         for part, which, found in rows
     ]
     heads = [t("Model"), t("On"), t("Rows"), *map(t, there)]
-    about = t("Held-out rows did not train the model that is judged by them.")
+    about = t("Held-out rows: a fold's own part, the validation part, or the rows of the test SQL")
     return Safe(f"<h2>{shown(t('All hospitals together'))}</h2>{table(heads, cells, caption=about)}")
 
 

@@ -120,7 +120,9 @@ CHINESE: dict[str, str] = {
     "training rows": "训练数据",
     "held-out rows": "留出数据",
     "All hospitals together": "所有医院合计",
-    "Held-out rows did not train the model that is judged by them.": "留出数据未参与训练用其评估的模型。",
+    "Held-out rows: a fold's own part, the validation part, or the rows of the test SQL": (
+        "留出数据:各折自身的留出部分、验证部分,或测试 SQL 的数据"
+    ),
     "All folds": "全部折",
     "Final model": "最终模型",
     "Fold {n}": "第 {n} 折",
