@@ -63,7 +63,8 @@ class Source:
         """Run a checked query and return its rows, columns named and ordered as the database gives them.
 
         No number loses a digit: whole numbers are integers, decimals are `Decimal`; a float stands only for what the
-        database itself holds as one, and at a DuckDB site for numbers of at most 15 digits, which it holds.
+        database itself holds as one, and at a DuckDB site for numbers of at most 15 digits, which it holds, and for
+        whole numbers of a column with a NULL.
 
         Raises BadRequest (code missing_table, missing_column, dialect or sql) when the database does not accept it,
         TooLarge (code max_rows or statement_timeout) beyond a limit, Unavailable (code database or database_locked)
