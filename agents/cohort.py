@@ -37,6 +37,7 @@ MIN_KEY_BYTES = 16
 _LARGEST_WHOLE = 2**53  # up to here every whole number is a float64
 _DOUBLE_DIGITS = 15  # so many digits of any decimal come back from its float64
 _INTEGER = re.compile(r"-?\d+", re.ASCII)
+_NUMBERS = (Decimal, Real, np.bool_)  # Decimal first: whether a thing is Real takes long to find out
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +189,7 @@ def _numbers(series: pd.Series[Any], told: _Counts, *, code: str) -> NDArray[np.
     """A column without NULL as float64; text and dates are refused, even if they look like numbers."""
     if pd.api.types.is_numeric_dtype(series.dtype) and not pd.api.types.is_complex_dtype(series.dtype):
         return series.to_numpy(dtype=np.float64)
-    is_number = np.array([isinstance(value, Real | Decimal | np.bool_) for value in series], dtype=bool)
+    is_number = np.array([isinstance(value, _NUMBERS) for value in series], dtype=bool)
     if not is_number.all():
         raise _bad(
             code,
@@ -226,7 +227,7 @@ def _loses_digits(value: Any, double: float) -> bool:
 
 def _whole(value: Any) -> int | None:
     """A number as a whole one with every digit, never by way of a float; None for what is none."""
-    if not isinstance(value, Real | Decimal | np.bool_):
+    if not isinstance(value, _NUMBERS):
         return None
     number: Any = value
     try:

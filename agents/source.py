@@ -17,6 +17,7 @@ from decimal import Decimal
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -62,7 +63,8 @@ class Source:
         """Run a checked query and return its rows, columns named and ordered as the database gives them.
 
         No number loses a digit: whole numbers are integers, decimals are `Decimal`; a float stands only for what the
-        database itself holds as one, and at a DuckDB site for numbers of at most 15 digits, which it holds.
+        database itself holds as one, and at a DuckDB site for numbers of at most 15 digits, which it holds, and for
+        whole numbers of a column with a NULL.
 
         Raises BadRequest (code missing_table, missing_column, dialect or sql) when the database does not accept it,
         TooLarge (code max_rows or statement_timeout) beyond a limit, Unavailable (code database or database_locked)
@@ -338,19 +340,20 @@ def _driver_rows(connection: sa.Connection, sql: str, *, max_rows: int) -> pd.Da
     with connection.exec_driver_sql(sql, execution_options=options) as result:
         rows, names = result.fetchmany(max_rows + 1), list(result.keys())
     _check_rows(len(rows), max_rows)
-    columns = zip(*rows, strict=True) if rows else [()] * len(names)
-    frame = pd.DataFrame({place: _driver_column(values) for place, values in enumerate(columns)})
+    found = [tuple(row) for row in rows]
+    frame = pd.DataFrame.from_records(found, columns=range(len(names)))
+    for place in _float_places(frame):
+        values = [row[place] for row in found]
+        if any(isinstance(value, int) for value in values):
+            frame[place] = pd.Series(values, dtype=object)
     frame.columns = pd.Index(names)
     return frame
 
 
-def _driver_column(values: Sequence[Any]) -> pd.Series[Any]:
-    """A driver's values as they are; pandas would make floats of whole numbers beside a NULL."""
-    column = pd.Series(values, dtype=object)
-    found = column.infer_objects()
-    if found.hasnans and any(isinstance(value, int) for value in values):
-        return column
-    return found
+def _float_places(frame: pd.DataFrame) -> list[int]:
+    """Columns of floats in which some are missing: pandas makes those of whole numbers beside a NULL."""
+    places = range(frame.shape[1])
+    return [place for place in places if frame[place].dtype == np.float64 and frame[place].hasnans]
 
 
 def _as_text(value: Any) -> str | None:

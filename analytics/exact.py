@@ -29,6 +29,7 @@ SQUARE_BITS = 6_144
 MAX_ROWS = 2**40
 MOST_DECIMALS = 60
 LARGEST_WHOLE = 2**53  # up to here every whole number is a double
+_LONGEST_WHOLE = 10**60
 _LIMIT = UNIT << 1_024  # a number at or above it lies outside the range of doubles
 
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
@@ -152,21 +153,21 @@ def nearest(value: Fraction) -> float:
 
 
 def told(value: Fraction) -> Number:
-    """A result as an answer tells it: the nearest double, beyond 2^53 with all its digits unless it never ends.
+    """A result as an answer tells it: the nearest double, between 2^53 and 10^60 with all its digits if it ends.
 
-    There doubles are further apart than whole numbers, and the last digits of a sum of long numbers would go.
+    There doubles are further apart than whole numbers, and the last digits of a sum of long numbers would go. No
+    database has longer whole numbers than that: what is larger comes of doubles.
 
     >>> told(Fraction(2**53 + 1)), told(Fraction(2**54 + 1, 2)), told(Fraction(2**60 + 1, 3)), told(Fraction(1, 8))
     (9007199254740993, Decimal('9007199254740992.5'), 3.843071682022823e+17, 0.125)
 
     ValueError outside the range of doubles.
     """
-    double = nearest(value)
-    if abs(value) <= LARGEST_WHOLE or Fraction(double) == value:
-        return double
+    if not LARGEST_WHOLE < abs(value) < _LONGEST_WHOLE:
+        return nearest(value)
     if value.denominator == 1:
         return value.numerator
-    return double if _n_decimals(value.denominator) is None else Decimal(text_of(value))
+    return nearest(value) if _n_decimals(value.denominator) is None else Decimal(text_of(value))
 
 
 def sum_of(moments: Moments, tell: Tell = nearest) -> Number:

@@ -41,8 +41,22 @@ class StatisticsResult:
     @classmethod
     def of(cls, result: Json) -> StatisticsResult:
         """From `result` of the answer, in which `extra` is JSON as text."""
-        values = pd.DataFrame(result["values"]) if "values" in result else None
+        values = exact_frame(result["values"]) if "values" in result else None
         return cls(result["path"], result["type"], json.loads(result["extra"] or "{}"), values)
+
+
+def exact_frame(rows: list[Json]) -> pd.DataFrame:
+    """Rows as a frame in which whole numbers beyond 2^53 stay what they are; pandas makes floats of them beside a null.
+
+    >>> exact_frame([{"total": 9007199254740993}, {"total": None}])["total"].tolist()
+    [9007199254740993, None]
+    """
+    frame = pd.DataFrame(rows)
+    for name in frame.columns:
+        cells = [row.get(name) for row in rows]
+        if any(isinstance(cell, int) and abs(cell) > 2**53 for cell in cells):
+            frame[name] = pd.Series(cells, dtype=object)
+    return frame
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,16 @@ def test_cohort_is_what_the_table_holds(url: str) -> None:
     assert cohort.y.tolist() == [i % 2 for i in range(40)]
 
 
+def test_whole_numbers_beside_a_null_are_no_floats(url: str) -> None:
+    source = open_source(url)
+    cells = "CASE WHEN id > 0 THEN 9007199254740993 + id END AS n, CASE WHEN id > 0 THEN x1 END AS x"
+    text = f"SELECT {cells} FROM {SCHEMA}.patients"
+    frame = source.read(checked(text, source, requester=2)).sort_values("n")
+    assert frame["n"].tolist()[:39] == [2**53 + 1 + i for i in range(1, 40)]
+    assert frame["n"].isna().sum() == 1
+    assert frame["x"].dtype == "float64"
+
+
 @pytest.mark.parametrize(
     ("where", "n_rows"),
     [

@@ -400,12 +400,6 @@ def test_ids_and_classes_of_wide_types_keep_every_digit(file: Path, kind: str) -
     assert cohort.labels == expected
 
 
-def test_numbers_beside_a_null_are_no_floats() -> None:
-    column = source_module._driver_column([2**53 + 1, None])
-    assert column.tolist() == [2**53 + 1, None]
-    assert source_module._driver_column([0.5, None]).dtype == np.float64
-
-
 def test_two_columns_of_one_name_are_told(file: Path) -> None:
     rows = open_source(f"duckdb:///{file}").read(query("SELECT id, y, x1, x2 AS x1 FROM data.t"))
     with pytest.raises(BadRequest) as caught:
