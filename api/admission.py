@@ -23,7 +23,7 @@ from api.envelope import answer
 from api.place_store import PLACED
 from api.store import Caller
 from api.tables import ENDED
-from protocol.errors import Conflict, NotFound, OrderWaits, Unavailable
+from protocol.errors import NotFound, OrderWaits, Unavailable
 from protocol.messages import COORDINATOR
 
 router = APIRouter(include_in_schema=False)
@@ -150,13 +150,14 @@ async def give_back_if_stuck(desk: Desk, order: dict[str, Any]) -> None:
 async def ask_first(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
     """An agent that works on an order finds that a person has to decide: its policy has changed since it was told.
 
-    The order gives its places back, the agent is asked in a run of its own, and this process ends.
+    The order gives its places back, the agent is asked in a run of its own, and this process ends. An inference holds
+    no places: its process waits.
     """
     require_role(caller, AGENT)
     desk = Desk(request)
     order = await readable(desk, caller, order_id)
     if order["kind"] not in PLACED or caller.user_id is None:
-        raise Conflict(f"Order {order_id} takes no places.", remedy="There is nothing to ask.")
+        return answer({"order_id": order_id})
     await desk.read("ask", order_id, [caller.user_id])
     _wake(desk, order_id)
     await begin(desk, await desk.read("order", order_id))
