@@ -238,7 +238,7 @@ def test_order_statistics_beyond_64_bits_are_the_doubles_nearest_to_the_values(d
         assert databases.hospitals.ask(method, data, key="id_38").number == float(value)
 
 
-def test_one_column_of_doubles_makes_all_be_searched_among_doubles(databases: Databases) -> None:
+def test_one_column_of_fractions_makes_all_be_searched_among_doubles(databases: Databases) -> None:
     columns = {2: "id", 3: "rate", 4: "id"}
     values = sorted(Fraction(row[columns[user]]) for user in columns for row in people(user))
     answer = databases.hospitals.ask("max", databases.data(2, 3, 4), key=columns)
