@@ -9,7 +9,7 @@ added one by one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import frexp, inf, isfinite, nextafter
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.columns import Number, Piece, label_sql, not_finite, number_of
+from agents.columns import Number, Piece, label_sql, not_finite, number_of, whole_sql, wide
 from agents.dataset import Dataset, quoted
 from analytics.checks import Floats, Ints
 from analytics.exact import JointMoments, Moments, scaled
@@ -35,6 +35,7 @@ _LIMBS = (3, 6)  # at least, and so many that six products of 2^50 stay below 2^
 _SAMPLE_ROWS = 8_192
 _LAST = -1_074  # the exponent of the smallest double
 _LIMB_BITS = 26
+_HALF = 2**63  # the first whole number that no int64 holds
 _EXACT_ROWS = 2**26  # above it sums of 2^52 units would leave the 53 bits of a double
 
 
@@ -114,16 +115,60 @@ def counts_below(
     A decimal counts as the double nearest to it. One pass, a batch of rows in memory. Disclosure: as `moments`.
     """
     number = number_of(dataset, column)
-    below = {label: np.zeros(len(rising) + 1, dtype=np.int64) for label, rising in pivots.items()}
-    names = [f"g{i}" for i in range(len(group_by))]
+
+    def places(rising: Floats, rows: Any) -> Ints:
+        return np.searchsorted(rising, _finite(rows["x"], number), side="right")
+
     sql = f"SELECT {_labels(dataset, group_by)} {number.double} AS x FROM rows WHERE {number.cell} IS NOT NULL"  # noqa: S608
+    return _counts_below(dataset, sql, pivots, places, n_groups=len(group_by))
+
+
+def whole_counts_below(
+    dataset: Dataset, column: str, pivots: Mapping[Label, Sequence[int]], *, group_by: Sequence[str] = ()
+) -> dict[Label, Ints]:
+    """The same of a column for which `is_whole` holds, below rising whole numbers of 64 bits, signed or not.
+
+    Every digit counts, though neither a double nor an int64 holds them all: what is 2^63 or more is compared by
+    itself, 2^64 lower. Disclosure: as `moments`.
+    """
+    values = f"SELECT {_labels(dataset, group_by)} {whole_sql(dataset, column)} AS v FROM rows"  # noqa: S608
+    is_large = f"v >= {wide(_HALF)}"
+    x = f"CAST(v - CASE WHEN {is_large} THEN {wide(2 * _HALF)} ELSE {wide(0)} END AS BIGINT)"
+    sql = (
+        f"SELECT {_names(group_by)} {x} AS x, {is_large} AS is_large"  # noqa: S608
+        f" FROM ({values}) WHERE v IS NOT NULL"
+    )
+    return _counts_below(dataset, sql, pivots, _whole_places, n_groups=len(group_by))
+
+
+def _whole_places(rising: Sequence[int], rows: Any) -> Ints:
+    x, is_large = rows["x"].to_numpy(dtype=np.int64), rows["is_large"].to_numpy(dtype=bool)
+    small = np.array([pivot for pivot in rising if pivot < _HALF], dtype=np.int64)
+    large = np.array([pivot - 2 * _HALF for pivot in rising if pivot >= _HALF], dtype=np.int64)
+    among_small = np.searchsorted(small, x, side="right")
+    among_large = len(small) + np.searchsorted(large, x, side="right")
+    places: Ints = np.where(is_large, among_large, among_small)
+    return places
+
+
+def _counts_below(
+    dataset: Dataset,
+    sql: str,
+    pivots: Mapping[Label, Any],
+    places: Callable[[Any, Any], Ints],
+    *,
+    n_groups: int,
+) -> dict[Label, Ints]:
+    """sql: rows of n_groups labels and of a value; places: how many of its group's pivots are no larger than a row."""
+    below = {label: np.zeros(len(rising) + 1, dtype=np.int64) for label, rising in pivots.items()}
+    names = [f"g{i}" for i in range(n_groups)]
     for frame in dataset.frames(sql):
-        groups = frame.groupby(names, dropna=False, sort=False)["x"] if names else [((), frame["x"])]
-        for key, values in groups:
+        values = [name for name in frame.columns if name not in names]
+        groups = frame.groupby(names, dropna=False, sort=False)[values] if names else [((), frame)]
+        for key, rows in groups:
             label = tuple(part if isinstance(part, str) else None for part in key)
             if label in below:
-                places = np.searchsorted(pivots[label], _finite(values, number), side="right")
-                below[label] += np.bincount(places, minlength=len(below[label]))
+                below[label] += np.bincount(places(pivots[label], rows), minlength=len(below[label]))
     return {label: np.cumsum(found)[:-1] for label, found in below.items()}
 
 

@@ -20,9 +20,11 @@ import numpy as np
 
 from agents import accumulation, disclosure
 from agents.answer import Answer, Answered, grouped_answer, repeat_answer
+from agents.columns import is_whole
 from agents.dataset import Dataset
 from agents.disclosure import GroupFacts, Label, Withheld
 from agents.party import receive, receive_all, send
+from agents.policy import StatisticsRules
 from agents.statements import Agreed, agree_on_groups, bin_label
 from agents.statistics import (
     Reading,
@@ -37,9 +39,8 @@ from agents.statistics import (
     rows_of,
 )
 from analytics import exact
-from analytics.checks import Floats
 from analytics.exact import SQUARE_BITS, SUM_BITS, JointMoments, Moments, Number, told
-from analytics.quantiles import Search, interpolated, quantile_ranks
+from analytics.quantiles import Pivots, Search, interpolated, interpolated_whole, quantile_ranks
 from protocol import exact_sum
 from protocol.errors import BadRequest, ProtocolViolation, Refused
 from protocol.exact_sum import Terms
@@ -49,6 +50,7 @@ from protocol.sealing import KEY_BYTES
 from protocol.statistics_request import RANKED, TALLIED, StatisticsRequest
 
 COUNT_BITS = 64
+_WHOLE_BYTES = 9  # of a pivot: whole numbers of 64 bits, signed or not, have 65 with their sign
 MOST_SEARCHED = 2_000
 """Values of one order that are searched at once, groups times quantiles: each takes 126 counts a round."""
 
@@ -83,6 +85,7 @@ def _read(party: StatisticsParty) -> Reading:
             return Reading(n_rows=dataset.n_rows, repeats=True)
         groups = _tally(dataset, request, party.me)
         asked_groups = groups_of(party, dataset, _asked_columns(request, party.me)) if _is_grouped(request) else None
+        whole = _tells_values(request, party.rules) and is_whole(dataset, request.provider(party.me).key_column)
 
     def withhold(near: set[Label]) -> dict[Label, Withheld]:
         facts = {label: replace(found, is_near=label in near) for label, (found, _) in groups.items()}
@@ -98,6 +101,7 @@ def _read(party: StatisticsParty) -> Reading:
         remember_rows(party, *asked)
     return Reading(
         n_rows=dataset.n_rows,
+        whole=whole,
         n_null=dataset.n_rows - sum(facts.n_rows for facts, _ in groups.values()),
         n_rows_of={canonical(list(label)): facts.n_rows for label, (facts, _) in groups.items()},
         tallies={canonical(list(label)): numbers for label, (_, numbers) in groups.items()},
@@ -330,7 +334,7 @@ def _rank(party: StatisticsParty, reading: Reading | None, agreed: Agreed, sums:
     return _ranked_answer(request, agreed, searches, n_rows) if party.is_receiver else None
 
 
-def _shares(request: StatisticsRequest, agreed: Agreed) -> list[float]:
+def _shares(request: StatisticsRequest, agreed: Agreed | StatisticsRules) -> list[float]:
     """Which quantiles are searched: an extreme is told only where all policies allow it."""
     if request.quantile is not None:
         return request.quantile
@@ -341,18 +345,27 @@ def _shares(request: StatisticsRequest, agreed: Agreed) -> list[float]:
 def _search(request: StatisticsRequest, agreed: Agreed, n_rows: int) -> Search:
     shares = _shares(request, agreed)
     ranks = {rank for share in shares for rank in quantile_ranks(share, n_rows)[:2]}
-    return Search(sorted(ranks), n_rows=n_rows, min_rows=1 if _is_exact(request, agreed, shares) else agreed.min_rows)
+    if not _tells_values(request, agreed):
+        return Search(sorted(ranks), n_rows=n_rows, min_rows=agreed.min_rows)
+    return Search(sorted(ranks), n_rows=n_rows, whole=agreed.whole)
 
 
-def _is_exact(request: StatisticsRequest, agreed: Agreed, shares: Sequence[float]) -> bool:
-    """Extremes and exact quantiles are allowed one by one; a quantile near an end is as good as an extreme."""
+def _tells_values(request: StatisticsRequest, agreed: Agreed | StatisticsRules) -> bool:
+    """Whether all rules, or those of one hospital, let the values at single places be told.
+
+    Extremes and exact quantiles are allowed one by one; a quantile near an end is as good as an extreme. What one
+    hospital does not allow, all together do not either.
+    """
+    if request.method not in RANKED:
+        return False
+    shares = _shares(request, agreed)
     if request.method in ("min", "max"):
         return agreed.extremes or agreed.exact_quantiles
     has_extremes = any(not OUTER <= share <= 1 - OUTER for share in shares)
     return agreed.exact_quantiles and (agreed.extremes or not has_extremes)
 
 
-def _agree_on_pivots(party: StatisticsParty, searches: Sequence[Search], round_: int) -> list[Floats]:
+def _agree_on_pivots(party: StatisticsParty, searches: Sequence[Search], round_: int) -> list[Pivots]:
     """The first receiver names the round's pivots; an empty list for each group ends the rounds.
 
     Whoever counts or opens has searched along, and refuses all pivots but the ones that follow: more of them, others,
@@ -361,7 +374,7 @@ def _agree_on_pivots(party: StatisticsParty, searches: Sequence[Search], round_:
     driver = party.request.receivers[0]
     if party.me == driver:
         send(party, "pivots", lambda: _encode([s.pivots() for s in searches]), recipient=EVERYONE, round=round_)
-    pivots = _decode(receive(party, "pivots", driver, EVERYONE, round=round_))
+    pivots = _decode(receive(party, "pivots", driver, EVERYONE, round=round_), whole=searches[0].whole)
     if [one.tolist() for one in pivots] != [search.pivots().tolist() for search in searches]:
         raise _bad_pivots()
     return pivots
@@ -379,20 +392,35 @@ def _narrow(search: Search, counts: Sequence[int]) -> None:
         ) from None
 
 
-def _encode(pivots: Sequence[Floats]) -> bytes:
-    """For each group how many (u32), then float64, big-endian."""
-    return b"".join(struct.pack(">I", len(one)) + one.astype(">f8").tobytes() for one in pivots)
+def _encode(pivots: Sequence[Pivots]) -> bytes:
+    """For each group how many (u32), then float64 each or, of a search among whole numbers, a signed integer of 9
+    bytes; big-endian."""
+    return b"".join(struct.pack(">I", len(one)) + _encode_group(one) for one in pivots)
 
 
-def _decode(data: bytes) -> list[Floats]:
-    pivots, at = [], 0
+def _encode_group(pivots: Pivots) -> bytes:
+    if pivots.dtype != object:
+        return pivots.astype(">f8").tobytes()
+    return b"".join(pivot.to_bytes(_WHOLE_BYTES, "big", signed=True) for pivot in pivots)
+
+
+def _decode(data: bytes, *, whole: bool = False) -> list[Pivots]:
+    """whole: what the hospital's own search is among; pivots of the other kind are none that follow from it."""
+    pivots, at, size = [], 0, _WHOLE_BYTES if whole else 8
     while at < len(data):
         n = int.from_bytes(data[at : at + 4], "big")
-        if len(data) < at + 4 + 8 * n:
+        start, at = at + 4, at + 4 + size * n
+        if len(data) < at:
             raise _bad_pivots()
-        pivots.append(np.frombuffer(data, dtype=">f8", count=n, offset=at + 4).astype(np.float64))
-        at += 4 + 8 * n
+        pivots.append(_decode_group(data[start:at], whole=whole))
     return pivots
+
+
+def _decode_group(data: bytes, *, whole: bool) -> Pivots:
+    if not whole:
+        return np.frombuffer(data, dtype=">f8").astype(np.float64)
+    places = range(0, len(data), _WHOLE_BYTES)
+    return np.array([int.from_bytes(data[i : i + _WHOLE_BYTES], "big", signed=True) for i in places], dtype=object)
 
 
 def _bad_pivots() -> ProtocolViolation:
@@ -410,10 +438,14 @@ def _open_ranked(party: StatisticsParty) -> AbstractContextManager[Dataset | Non
     return open_data(party, columns_of(party.request, party.me), again=True)
 
 
-def _count_below(party: StatisticsParty, dataset: Dataset | None, pivots: dict[Label, Floats]) -> list[int]:
+def _count_below(party: StatisticsParty, dataset: Dataset | None, pivots: dict[Label, Pivots]) -> list[int]:
     assert dataset is not None
     column, groups = party.request.provider(party.me).key_column, party.request.group_by or []
-    found = accumulation.counts_below(dataset, column, pivots, group_by=groups)
+    if any(one.dtype == object for one in pivots.values()):
+        whole = {label: one.tolist() for label, one in pivots.items()}
+        found = accumulation.whole_counts_below(dataset, column, whole, group_by=groups)
+    else:
+        found = accumulation.counts_below(dataset, column, pivots, group_by=groups)
     return [n for label in pivots for n in found[label].tolist()]
 
 
@@ -447,7 +479,9 @@ def _ranked_answer(
     return answer
 
 
-def _between(search: Search, share: float, n_rows: int) -> tuple[float, bool]:
+def _between(search: Search, share: float, n_rows: int) -> tuple[Number, bool]:
     low, high, place = quantile_ranks(share, n_rows)
     a, b = search.found(low), search.found(high)
+    if search.whole:  # which is made for values alone, so that it ends at both
+        return interpolated_whole(int(a.value), int(b.value), share, n_rows), True
     return interpolated(a.value, b.value, place), a.is_exact and b.is_exact

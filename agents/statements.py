@@ -18,7 +18,11 @@ from protocol.statistics_request import StatisticsRequest
 
 
 class _Statement(Strict):
-    """A provider to all hospitals of the order, sealed to the group: its groups, and what its policy asks of all."""
+    """A provider to all hospitals of the order, sealed to the group: its groups, and what its policy asks of all.
+
+    whole: its column holds whole numbers of 64 bits, signed or not, in an order that tells single ones of them. It is
+    left out where it does not hold, as versions do that do not know it.
+    """
 
     groups: str
     repeats: bool
@@ -26,6 +30,7 @@ class _Statement(Strict):
     min_providers: int
     extremes: bool
     exact_quantiles: bool
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Agreed:
 
     shown: the answer's groups, in order; withheld: groups that it does not tell, and why; repeats: providers whose rows
     have hardly changed since the schedule's last result; min_rows: rows that a bracket of a quantile keeps, unless
-    exact_quantiles holds.
+    exact_quantiles holds; whole: all say that their columns hold whole numbers of 64 bits.
     """
 
     shown: list[Label]
@@ -43,13 +48,14 @@ class Agreed:
     min_rows: int
     exact_quantiles: bool
     extremes: bool
+    whole: bool
 
 
 def agree_on_groups(party: StatisticsParty, reading: Reading | None) -> Agreed:
     """States this provider's groups and reads all others' statements.
 
-    Disclosure: names of groups with at least min_rows rows here, and which are withheld by which rule, to the order's
-    hospitals.
+    Disclosure: names of groups with at least min_rows rows here, which are withheld by which rule, and of a quantile
+    that this hospital's policy tells exactly whether the column's numbers are whole, to the order's hospitals.
     """
     request, key = party.request, party.session.group_key(b"groups")
     if reading is not None:
@@ -69,6 +75,7 @@ def agree_on_groups(party: StatisticsParty, reading: Reading | None) -> Agreed:
         max(statement.min_rows for statement in said.values()),
         all(statement.exact_quantiles for statement in said.values()),
         all(statement.extremes for statement in said.values()),
+        all(statement.whole for statement in said.values()),
     )
 
 
@@ -106,8 +113,9 @@ def _state(party: StatisticsParty, reading: Reading, key: bytes) -> bytes:
         min_providers=rules.min_providers,
         extremes=rules.extremes,
         exact_quantiles=rules.exact_quantiles,
+        whole=reading.whole,
     )
-    return statement.model_dump_json().encode()
+    return statement.model_dump_json(exclude_defaults=True).encode()
 
 
 def _read_statement(data: bytes) -> _Statement:

@@ -178,13 +178,15 @@ def _sketched_plan(request: StatisticsRequest) -> Plan | None:
 class Reading(Strict):
     """What a provider keeps of its data for one order: by group for pooled rows, its columns' types for joined ones.
 
-    tallies: integers of any size, for sums. repeats: a schedule's rows have changed by so few that its last result
+    tallies: integers of any size, for sums. whole: a quantile's column holds whole numbers of 64 bits, and this
+    hospital's policy tells single ones of them. repeats: a schedule's rows have changed by so few that its last result
     stands again.
     """
 
     n_rows: int
     n_null: int = 0
     repeats: bool = False
+    whole: bool = False
     n_rows_of: dict[str, int] = Field(default_factory=dict)
     tallies: dict[str, list[int]] = Field(default_factory=dict)
     withheld: dict[str, tuple[str, str]] = Field(default_factory=dict)

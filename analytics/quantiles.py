@@ -1,8 +1,9 @@
 """Order statistics of numbers that lie at several hospitals, found by joint counts alone.
 
-Doubles in their order are the integers from `key_of(-max)` to `key_of(max)`. For each wanted rank the search keeps a
-bracket of keys; a round asks how many rows lie below some pivots in each bracket, and keeps the part that the rank is
-in. 63 pivots to a bracket find any double in 11 rounds, and after so many a search ends in any case.
+Doubles in their order are the integers from `key_of(-max)` to `key_of(max)`. Whole numbers of 64 bits, signed or not,
+are keys themselves, so that none is taken for the double beside it. For each wanted rank the search keeps a bracket of
+keys; a round asks how many rows lie below some pivots in each bracket, and keeps the part that the rank is in. 63
+pivots to a bracket find any of both kinds in 11 rounds, and after so many a search ends in any case.
 
 Whoever has the counts makes the same brackets and pivots of them. So every hospital whose rows are counted can search
 itself, and need not be told by another one what to count.
@@ -14,16 +15,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import isinf
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analytics.checks import Floats, Ints, check_finite
-from analytics.exact import nearest
+from analytics.exact import LARGEST_WHOLE, Number, nearest, told
 
 SECTIONS = 64
 """Of a bracket in one round: as many pivots and one more."""
 MOST_ROUNDS = 11
-"""Of pivots: 64^11 is more than there are doubles."""
+"""Of pivots: 64^11 is more than there are doubles, and more than there are whole numbers of 64 bits, signed or not."""
+LEAST_WHOLE, MOST_WHOLE = -(2**63), 2**64 - 1
+Pivots = NDArray[Any]
+"""float64, or Python's integers (object), of which some are beyond int64 and others beyond uint64."""
 _SIGN = np.int64(-(2**63))
 
 
@@ -59,16 +65,21 @@ class Bracket:
 
 @dataclass(frozen=True)
 class Found:
-    """A value for one rank; `is_exact` unless the search was stopped, then low <= true value <= high."""
+    """A value for one rank; `is_exact` unless the search was stopped, then low <= true value <= high.
 
-    value: float
+    An exact value of a search among whole numbers is an int.
+    """
+
+    value: float | int
     is_exact: bool
-    low: float
-    high: float
+    low: float | int
+    high: float | int
 
 
 class Search:
     """Finds the values of some ranks (0-based, of n_rows rows in rising order) from rounds of joint counts.
+
+    whole: all rows are known to be whole numbers of LEAST_WHOLE..MOST_WHOLE, and the search is among these.
 
     min_rows: a bracket is never narrowed to fewer rows than this (1: down to the exact value). A bracket of one key
     holds equal values; it is narrowed to that key only where min_rows rows or more have it. With more than one, a
@@ -77,14 +88,16 @@ class Search:
     Disclosure: pivots and counts show the joint distribution as finely as the search went, and nothing finer.
     """
 
-    def __init__(self, ranks: Sequence[int], *, n_rows: int, min_rows: int = 1) -> None:
+    def __init__(self, ranks: Sequence[int], *, n_rows: int, min_rows: int = 1, whole: bool = False) -> None:
         if not all(0 <= rank < n_rows for rank in ranks):
             raise ValueError("A rank lies outside the rows.")
         if min_rows < 1:
             raise ValueError("min_rows is 1 or more.")
         self.min_rows = min_rows
+        self.whole = whole
         self._n_rounds = 0
-        self.brackets = {rank: Bracket(_LEAST, _MOST + 1, 0, n_rows) for rank in ranks}
+        least, most = (LEAST_WHOLE, MOST_WHOLE) if whole else (_LEAST, _MOST)
+        self.brackets = {rank: Bracket(least, most + 1, 0, n_rows) for rank in ranks}
         self._stopped = {rank for rank in ranks if n_rows < min_rows}
 
     @property
@@ -92,9 +105,9 @@ class Search:
         """Whether no bracket can be narrowed further; `pivots` is empty then."""
         return not self._pivot_keys()
 
-    def pivots(self) -> Floats:
-        """float64, rising: count the rows below each, then call `narrow`."""
-        return values_of(np.array(self._pivot_keys(), dtype=np.int64))
+    def pivots(self) -> Pivots:
+        """Rising: count the rows below each, then call `narrow`."""
+        return self._values(self._pivot_keys())
 
     def narrow(self, counts: Sequence[int]) -> None:
         """Takes how many rows of all hospitals lie below each of `pivots`. ValueError for counts that cannot be."""
@@ -113,11 +126,14 @@ class Search:
     def found(self, rank: int) -> Found:
         """The value of a rank: exact at the end of a search, else by the rank's place within its bracket."""
         bracket = self.brackets[rank]
-        low, high = (float(v) for v in values_of(np.array([bracket.low, bracket.high - 1])))
+        low, high = self._values([bracket.low, bracket.high - 1]).tolist()
         if bracket.high - bracket.low == 1:
             return Found(low, True, low, high)
         share = (2 * (rank - bracket.n_below) + 1) / (2 * bracket.n_within)
         return Found(interpolated(low, high, share), False, low, high)
+
+    def _values(self, keys: Sequence[int]) -> Pivots:
+        return np.array(keys, dtype=object) if self.whole else values_of(np.array(keys, dtype=np.int64))
 
     def _pivot_keys(self) -> list[int]:
         keys: set[int] = set()
@@ -172,3 +188,22 @@ def interpolated(low: float, high: float, share: float) -> float:
     if isinf(difference):
         return nearest(Fraction(low) + Fraction(share) * (Fraction(high) - Fraction(low)))
     return low + difference * share if share < 0.5 else high - difference * (1 - share)
+
+
+def interpolated_whole(low: int, high: int, q: float, n_rows: int) -> Number:
+    """The q-quantile between the two whole numbers at the ranks of `quantile_ranks`, told with all its digits.
+
+    Up to 2^53 both are doubles, and the answer is the one of `interpolated`, to the last bit. Beyond it is
+    low + (q (n_rows - 1) - rank of low) (high - low) in rational arithmetic, q being the decimal that is written.
+
+    >>> interpolated_whole(3, 4, 0.5, 2), interpolated_whole(2**60 + 1, 2**60 + 4, 0.1, 2)
+    (3.5, Decimal('1152921504606846977.3'))
+
+    ValueError as `quantile_ranks`.
+    """
+    rank, _, share = quantile_ranks(q, n_rows)
+    if max(abs(low), abs(high)) <= LARGEST_WHOLE:
+        return interpolated(float(low), float(high), share)
+    exact_share = Fraction(repr(float(q))) * (n_rows - 1) - rank
+    # the rank was found in doubles, which may have rounded the place over a neighbour
+    return told(low + min(max(exact_share, Fraction(0)), Fraction(1)) * (high - low))

@@ -208,11 +208,42 @@ def test_sums_are_those_of_rational_arithmetic(databases: Databases, column: str
     assert databases.hospitals.ask("var", data, key=column).number == float(variance(values))
 
 
-@pytest.mark.parametrize("column", COLUMNS)
-def test_order_statistics_are_the_doubles_nearest_to_the_values(databases: Databases, column: str) -> None:
-    values, data = pooled(column), databases.data(2, 3, 4)
+def told(databases: Databases, method: str, column: str, users: tuple[int, ...] = (2, 3, 4), **fields: Any) -> str:
+    """The one value of an answer, as it is written."""
+    (row,) = databases.hospitals.ask(method, databases.data(*users), key=column, **fields).rows
+    return row[method]
+
+
+@pytest.mark.parametrize("column", ["id", "id_18", "id_wide", "amount", "code"])
+def test_order_statistics_have_every_digit(databases: Databases, column: str) -> None:
+    """Of whole numbers of 64 bits, signed or not, in types that each database calls otherwise."""
+    values = pooled(column)
     for method, value in (("min", values[0]), ("median", values[len(values) // 2]), ("max", values[-1])):
-        assert databases.hospitals.ask(method, data, key=column).number == float(value)
+        assert told(databases, method, column) == str(value)
+    low, high = values[30], values[31]  # 122 places lie between the least and the most; 0.25 of them are 30.5
+    between = low + (high - low) / 2
+    shown = str(between) if between.denominator == 1 else f"{between.numerator // 2}.5"
+    assert told(databases, "quantile", column, quantile=[0.25]) == shown
+
+
+def test_the_middle_of_two_long_numbers_has_every_digit(databases: Databases) -> None:
+    values = sorted(row["id"] for user in (2, 3) for row in people(user))
+    assert (values[40] + values[41]) % 2 == 1
+    assert told(databases, "median", "id", (2, 3)) == f"{(values[40] + values[41]) // 2}.5"
+
+
+def test_order_statistics_beyond_64_bits_are_the_doubles_nearest_to_the_values(databases: Databases) -> None:
+    values, data = pooled("id_38"), databases.data(2, 3, 4)
+    for method, value in (("min", values[0]), ("median", values[len(values) // 2]), ("max", values[-1])):
+        assert databases.hospitals.ask(method, data, key="id_38").number == float(value)
+
+
+def test_one_column_of_fractions_makes_all_be_searched_among_doubles(databases: Databases) -> None:
+    columns = {2: "id", 3: "rate", 4: "id"}
+    values = sorted(Fraction(row[columns[user]]) for user in columns for row in people(user))
+    answer = databases.hospitals.ask("max", databases.data(2, 3, 4), key=columns)
+    assert answer.number == float(values[-1])
+    assert answer.text == f"max\n{float(values[-1])!r}\n"
 
 
 @pytest.mark.parametrize("column", ["amount", "code", "id_wide", "y"])

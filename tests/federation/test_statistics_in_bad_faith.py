@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from agents import joining, pooling, statements
-from analytics.checks import Floats
+from analytics.quantiles import Pivots
 from deployments import one_process
 from protocol import matching
 from protocol.errors import ConsiliumError
@@ -162,20 +162,26 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return found
 
 
-def naming(monkeypatch: pytest.MonkeyPatch, who: int, change: Callable[[int, list[Floats]], list[Floats]]) -> None:
+def naming(
+    monkeypatch: pytest.MonkeyPatch,
+    who: int,
+    change: Callable[[int, list[Pivots]], list[Pivots]],
+    *,
+    whole: bool = False,
+) -> None:
     """What one hospital names in the place of a round's pivots; it is content with what it has named itself."""
     send, agree = pooling.send, pooling._agree_on_pivots
-    named: dict[tuple[int, int], list[Floats]] = {}
+    named: dict[tuple[int, int], list[Pivots]] = {}
 
     def name(party: Any, kind: str, make: Any, **rest: Any) -> None:
         if kind == "pivots" and party.me == who:
-            pivots = change(rest["round"], pooling._decode(make()))
+            pivots = change(rest["round"], pooling._decode(make(), whole=whole))
             named[party.order_id, rest["round"]] = pivots
             send(party, kind, lambda: pooling._encode(pivots), **rest)
         else:
             send(party, kind, make, **rest)
 
-    def be_content(party: Any, searches: Any, round_: int) -> list[Floats]:
+    def be_content(party: Any, searches: Any, round_: int) -> list[Pivots]:
         if party.me != who:
             return agree(party, searches, round_)
         with contextlib.suppress(ConsiliumError):
@@ -186,7 +192,7 @@ def naming(monkeypatch: pytest.MonkeyPatch, who: int, change: Callable[[int, lis
     monkeypatch.setattr(pooling, "_agree_on_pivots", be_content)
 
 
-GREEDY: dict[str, tuple[int, Callable[[int, list[Floats]], list[Floats]]]] = {
+GREEDY: dict[str, tuple[int, Callable[[int, list[Pivots]], list[Pivots]]]] = {
     "20,000 pivots at once": (1, lambda round_, pivots: [np.linspace(-1e3, 1e3, 20_000)]),
     "one pivot more": (1, lambda round_, pivots: [np.sort(np.append(one, 25.5)) for one in pivots]),
     "as many other pivots": (2, lambda round_, pivots: [one + 1e-3 * np.abs(one) for one in pivots]),
@@ -212,6 +218,93 @@ def test_the_only_receiver_names_other_pivots_than_follow(
     honest = [n_pivots for user, n_pivots in rows if user != receiver]
     assert honest == [63] * len(honest)
     assert len(honest) <= (round_ - 1) * len(set(PROVIDERS) - {receiver})
+
+
+OF_WHOLES: dict[str, tuple[int, Callable[[int, list[Pivots]], list[Pivots]]]] = {
+    "20,000 pivots at once": (1, lambda round_, pivots: [np.arange(-10_000, 10_000).astype(object)]),
+    "one pivot more": (1, lambda round_, pivots: [np.append(one, one[-1] + 1) for one in pivots]),
+    "as many other pivots": (2, lambda round_, pivots: [one + 1 for one in pivots]),
+    "doubles": (1, lambda round_, pivots: [one.astype(np.float64) for one in pivots]),
+    "a further round": (12, lambda round_, pivots: [np.array([25], dtype=object)] if round_ > 11 else pivots),
+}
+
+
+@pytest.mark.parametrize("what", OF_WHOLES)
+def test_other_pivots_than_follow_among_whole_numbers(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The search that tells single values: no provider counts a row for a pivot that is not its own."""
+    round_, change = OF_WHOLES[what]
+    naming(monkeypatch, 3, change, whole=True)
+    rows = counted(monkeypatch)
+    error = hospitals.refused("median", dict.fromkeys(PROVIDERS, "rows.csv"), receivers=[3], key="x")
+    assert error.code == "bad_message"
+    honest = [n_pivots for user, n_pivots in rows if user != 3]
+    assert all(n_pivots <= 63 for n_pivots in honest)
+    assert len(honest) <= (round_ - 1) * 2
+
+
+def stated(monkeypatch: pytest.MonkeyPatch, changes: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """What providers state from now on, filled as they do; some of them state something else."""
+    found: dict[int, dict[str, Any]] = {}
+    send = statements.send
+
+    def state(party: Any, kind: str, make: Any, **rest: Any) -> None:
+        found[party.me] = json.loads(make()) | changes.get(party.me, {})
+        kept = {name: value for name, value in found[party.me].items() if value is not None}
+        send(party, kind, lambda: json.dumps(kept).encode(), **rest)
+
+    monkeypatch.setattr(statements, "send", state)
+    return found
+
+
+@pytest.mark.parametrize("lie", [{"whole": True}, {}])
+def test_a_false_word_on_whole_numbers_tells_no_more_of_the_others(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch, lie: dict[str, Any]
+) -> None:
+    """Hospital 3 has doubles and says so; whatever hospital 4 says of its halves, the search is among doubles."""
+    places = range(10**17, 10**17 + 21 * 16, 16)
+    hospitals.write(2, "long.csv", pd.DataFrame({"x": places}))
+    hospitals.write(3, "long.parquet", pd.DataFrame({"x": [float(place) for place in places]}))
+    hospitals.write(4, "long.csv", pd.DataFrame({"x": [f"{place}.5" for place in places]}))
+    said = stated(monkeypatch, {4: lie})
+    answer = hospitals.ask("median", {2: "long.csv", 3: "long.parquet", 4: "long.csv"}, receivers=[5])
+    assert {user: one.get("whole", False) for user, one in said.items()} == {
+        2: True,
+        3: False,
+        4: lie.get("whole", False),
+    }
+    assert answer.text == f"median\n{float(places[10])!r}\n"
+
+
+def test_a_statement_of_a_version_that_does_not_know_the_word(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is one without it; then the search is among doubles at all hospitals, as that version's is."""
+    for user in PROVIDERS:
+        hospitals.write(user, "ids.csv", pd.DataFrame({"x": [10**17 + 16 * row + 1 for row in range(21)]}))
+    data = dict.fromkeys(PROVIDERS, "ids.csv")
+    assert hospitals.ask("median", data, receivers=[5]).text == "median\n100000000000000161\n"
+    said = stated(monkeypatch, {4: {"whole": None}})
+    assert hospitals.ask("median", data, receivers=[5]).text == "median\n1.0000000000000016e+17\n"
+    assert said[2]["whole"]
+
+
+def test_whether_numbers_are_whole_is_stated_where_single_ones_may_be_told(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bit may hang on one row; a policy that keeps single values back lets it not out."""
+    said = stated(monkeypatch, {})
+    data = dict.fromkeys(PROVIDERS, "rows.csv")
+    allowed: dict[str, dict[str, Any]] = {"median": {"extremes": True}, "max": {}, "avg": {"exact_quantiles": True}}
+    try:
+        for method, rules in allowed.items():
+            hospitals.allow((2,), max_share=1, **rules)
+            hospitals.ask(method, data, receivers=[5])
+            assert "whole" not in said[2]
+            assert said[3].get("whole", False) == (method != "avg")
+    finally:
+        hospitals.allow(row_level=["id", "x"], exact_quantiles=True)
 
 
 @pytest.mark.parametrize("method", ["var", "custom"])

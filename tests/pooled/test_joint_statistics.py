@@ -9,6 +9,7 @@ from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
@@ -261,6 +262,77 @@ def test_a_constant_column_has_no_spread(hospitals: Hospitals, method: str) -> N
     for user in (2, 3):
         hospitals.write(user, "constant.parquet", pd.DataFrame({"x": np.full(30, 0.1)}))
     assert hospitals.ask(method, dict.fromkeys((2, 3), "constant.parquet")).text == f"{method}\n0.0\n"
+
+
+LONG = 110_105_194_912_310_000  # 18 digits; doubles are 16 apart there
+WHOLE_PATHS = {2: "whole.csv", 3: "whole.json", 4: "whole.parquet", 5: "data.pooled"}
+
+
+def whole_rows(hospitals: Hospitals, base: int, groups: int = 1) -> list[list[int]]:
+    """Of hospitals with four kinds of data; one row of each has no value. All values by group, in order."""
+    by_group: list[list[int]] = [[] for _ in range(groups)]
+    for user, path in WHOLE_PATHS.items():
+        own: list[int | None] = [base + (7 * row + user) % 101 for row in range(24 if user == 3 else 41)]
+        own[5] = None
+        rows = [{"x": value, "g": f"g{row % groups}"} for row, value in enumerate(own)]
+        for row, value in enumerate(own):
+            if value is not None:
+                by_group[row % groups].append(value)
+        if path.endswith(".json"):
+            hospitals.write(user, path, "\n".join(map(json.dumps, rows)).encode())
+        else:
+            hospitals.write(user, path, pd.DataFrame(rows).assign(x=pd.array(own, dtype="Int64")))
+    return [sorted(values) for values in by_group]
+
+
+@pytest.fixture
+def keeping_visits(hospitals: Hospitals) -> Iterator[Hospitals]:
+    """Hospital 5's table has the visits again afterwards."""
+    yield hospitals
+    hospitals.write(5, PATHS[5], VISITS[5])
+
+
+@pytest.mark.parametrize("q", [0, 0.1, 0.25, 0.5, 1])
+def test_quantiles_of_long_whole_numbers_have_every_digit(keeping_visits: Hospitals, q: float) -> None:
+    (values,) = whole_rows(keeping_visits, LONG)
+    place = Fraction(str(q)) * (len(values) - 1)
+    below, above = values[int(place)], values[min(int(place) + 1, len(values) - 1)]
+    told = keeping_visits.ask("quantile", WHOLE_PATHS, quantile=q).rows[0]["quantile"]
+    assert Fraction(told) == below + (place - int(place)) * (above - below)
+    assert "e" not in told
+
+
+def test_the_least_of_long_whole_numbers_by_group(keeping_visits: Hospitals) -> None:
+    by_group = whole_rows(keeping_visits, LONG, groups=2)
+    answer = keeping_visits.ask("min", WHOLE_PATHS, group_by=["g"])
+    assert answer.by("g", value="min") == {(f"g{i}",): str(min(values)) for i, values in enumerate(by_group)}
+
+
+def test_quantiles_of_small_whole_numbers_are_written_as_those_of_doubles(keeping_visits: Hospitals) -> None:
+    """One provider with a column of doubles has all search among them."""
+    texts = []
+    (values,) = whole_rows(keeping_visits, 1)
+    for kind in ("INTEGER", "DOUBLE"):
+        path = keeping_visits.sites[4].data_folder / "typed.parquet"
+        source = keeping_visits.sites[4].data_folder / WHOLE_PATHS[4]
+        duckdb.sql(f"SELECT x::{kind} AS x, g FROM '{source}'").write_parquet(str(path))
+        data = {**WHOLE_PATHS, 4: "typed.parquet"}
+        texts.append(keeping_visits.ask("quantile", data, quantile=QUANTILES).text)
+        assert keeping_visits.ask("median", data).text == f"median\n{np.median(values)}\n"
+        assert keeping_visits.ask("max", data).text == f"max\n{float(values[-1])}\n"
+    assert texts[0] == texts[1]
+    assert [float(row.split(",")[1]) for row in texts[0].splitlines()[1:]] == np.quantile(values, QUANTILES).tolist()
+
+
+def test_what_is_told_of_long_numbers_without_leave_has_not_become_finer(keeping_visits: Hospitals) -> None:
+    """A double that at least min_rows rows are nearest to, as of every other column; their last digits are not told."""
+    (values,) = whole_rows(keeping_visits, LONG)
+    keeping_visits.allow((2,), max_share=1)
+    answer = keeping_visits.ask("median", WHOLE_PATHS)
+    keeping_visits.allow((2,), extremes=True, exact_quantiles=True, max_share=1, min_rows=10)
+    assert "e+17" in answer.text
+    assert answer.number == np.median([float(value) for value in values])
+    assert sum(float(value) == answer.number for value in values) >= 10
 
 
 def test_what_lies_outside_the_range_of_doubles_has_no_value(hospitals: Hospitals) -> None:

@@ -22,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents import accumulation
-from agents.accumulation import counts, counts_below, joint_moments, moments, sketch
+from agents.accumulation import counts, counts_below, joint_moments, moments, sketch, whole_counts_below
+from agents.columns import is_whole
 from agents.dataset import Dataset, open_dataset
 from agents.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
 from agents.settings import Settings
@@ -405,6 +406,72 @@ def test_counts_below(tmp_path: Path, kind: str) -> None:
         grouped = counts_below(dataset, "x", {("w1",): pivots, ("none",): pivots[:2]}, group_by=["g"])
         assert grouped[("w1",)].tolist() == [(x[1::2] < p).sum() for p in pivots]
         assert grouped[("none",)].tolist() == [0, 0]
+
+
+LEAST, MOST = -(2**63), 2**64 - 1
+EDGES = [LEAST, LEAST + 1, -1, 0, 5, 2**53, 2**53 + 1, 2**63 - 1, 2**63, 2**63 + 1, MOST - 1, MOST]
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
+def test_whole_numbers_below_pivots_are_counted_by_all_their_digits(tmp_path: Path, kind: str) -> None:
+    """Signed and unsigned ones side by side: neither a double nor an int64 holds all of them."""
+    texts = [str(edge) for edge in EDGES]
+    columns: dict[str, list[Any]] = {"x": [*texts, None, "5.0"], "g": ["a", "b"] * 7}
+    if kind == "parquet":
+        path = site(tmp_path).data_folder / "t.parquet"
+        cells = f"unnest({columns['x']}::DECIMAL(38, 1)[]) AS x, unnest({columns['g']}) AS g"
+        duckdb.sql(f"SELECT {cells.replace('None', 'NULL')}").write_parquet(str(path))
+        data = opened(tmp_path, path.name, kind)
+    else:
+        data = table_of(tmp_path, columns, kind)
+    pivots = [pivot for pivot in EDGES if pivot > LEAST]
+    of_all, of_b = [*EDGES, 5], [*EDGES[1::2], 5]
+    with data as dataset:
+        assert is_whole(dataset, "x")
+        (found,) = whole_counts_below(dataset, "x", {(): pivots}).values()
+        assert found.tolist() == [sum(value < pivot for value in of_all) for pivot in pivots]
+        grouped = whole_counts_below(dataset, "x", {("b",): pivots, ("none",): pivots[:2]}, group_by=["g"])
+        assert grouped[("b",)].tolist() == [sum(value < pivot for value in of_b) for pivot in pivots]
+        assert grouped[("none",)].tolist() == [0, 0]
+
+
+def test_what_is_a_column_of_whole_numbers(tmp_path: Path) -> None:
+    kinds = {
+        "BIGINT": True,
+        "UBIGINT": True,
+        "BOOLEAN": True,
+        "DECIMAL(38, 0)": True,
+        "DECIMAL(38, 3)": True,
+        "DOUBLE": False,
+        "FLOAT": False,
+    }
+    path = site(tmp_path).data_folder / "t.parquet"
+    cells = ", ".join(f"unnest([1, NULL, 0])::{kind} AS c{i}" for i, kind in enumerate(kinds))
+    duckdb.sql(f"SELECT {cells}").write_parquet(str(path))
+    with opened(tmp_path, path.name, "parquet") as dataset:
+        assert [is_whole(dataset, f"c{i}") for i in range(len(kinds))] == list(kinds.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        *((text, True) for text in ("5", "-5", "+5", "5.0", "5.", "007", "-0", str(LEAST), str(MOST), "")),
+        *((text, False) for text in ("5.5", "1e3", ".5", str(LEAST - 1), str(MOST + 1), "9" * 60, f"{MOST}.5")),
+    ],
+)
+def test_what_is_a_text_of_a_whole_number(tmp_path: Path, text: str, expected: bool) -> None:
+    with table_of(tmp_path, {"x": ["1", text], "y": ["1", "1"]}, "csv") as dataset:
+        assert is_whole(dataset, "x") == expected
+        assert is_whole(dataset, "y")
+
+
+def test_whole_numbers_wider_than_64_bits_are_none_that_are_searched_among(tmp_path: Path) -> None:
+    with duckdb.connect(str(site(tmp_path).state / "hospital.duckdb")) as connection:
+        connection.execute("CREATE SCHEMA data")
+        connection.execute("CREATE TABLE data.t (a HUGEINT, b HUGEINT, c UHUGEINT, d UHUGEINT, e DECIMAL(38, 0))")
+        connection.execute(f"INSERT INTO data.t VALUES ({MOST}, {MOST + 1}, {MOST}, {2**128 - 1}, {LEAST - 1})")
+    with opened(tmp_path, "data.t", "table") as dataset:
+        assert [is_whole(dataset, name) for name in "abcde"] == [True, False, True, False, False]
 
 
 # --- sketches --------------------------------------------------------------------------------------------------------

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics.checks import Floats
-from analytics.quantiles import MOST_ROUNDS, Found, Search, interpolated, keys_of, quantile_ranks, values_of
+from analytics.exact import LARGEST_WHOLE
+from analytics.quantiles import (
+    LEAST_WHOLE,
+    MOST_ROUNDS,
+    MOST_WHOLE,
+    Found,
+    Search,
+    interpolated,
+    interpolated_whole,
+    keys_of,
+    quantile_ranks,
+    values_of,
+)
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
+wholes = st.one_of(
+    st.integers(LEAST_WHOLE, MOST_WHOLE),
+    st.integers(-3, 3),
+    st.integers(LEAST_WHOLE, LEAST_WHOLE + 3),
+    st.integers(MOST_WHOLE - 3, MOST_WHOLE),
+    st.integers(2**63 - 3, 2**63 + 3),
+    st.integers(10**17, 10**17 + 40),  # as near as no doubles are there
+)
 
 
 @given(st.lists(finite, min_size=1))
@@ -25,6 +48,36 @@ def test_neighbouring_doubles_have_neighbouring_keys() -> None:
     for value in (0.0, 1.0, -1.0, 5e-324, -5e-324, 1e308):
         pair = keys_of(np.array([value, np.nextafter(value, np.inf)]))
         assert pair[1] - pair[0] == 1
+
+
+@given(st.lists(wholes, min_size=1, max_size=30), st.data())
+def test_every_whole_number_is_found_to_its_last_digit(values: list[int], data: st.DataObject) -> None:
+    """As few rounds, of as few pivots, as among doubles."""
+    ranks = data.draw(st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=4, unique=True))
+    search, n_rounds = Search(ranks, n_rows=len(values), whole=True), 0
+    while not search.is_done:
+        pivots = search.pivots().tolist()
+        assert all(type(pivot) is int for pivot in pivots)
+        assert pivots == sorted(set(pivots))
+        assert len(pivots) <= 63 * len(ranks)
+        search.narrow([sum(value < pivot for value in values) for pivot in pivots])
+        n_rounds += 1
+    assert n_rounds <= MOST_ROUNDS
+    for rank in ranks:
+        found = search.found(rank)
+        assert (found.value, found.is_exact, type(found.value)) == (sorted(values)[rank], True, int)
+
+
+@pytest.mark.parametrize("low", [LEAST_WHOLE, MOST_WHOLE - 29, 2**63 - 15])
+def test_a_stopped_search_among_whole_numbers_keeps_min_rows_in_its_bracket(low: int) -> None:
+    values = [low + i for i in range(30)]
+    search = Search([0, 29], n_rows=30, min_rows=10, whole=True)
+    while not search.is_done:
+        search.narrow([sum(value < pivot for value in values) for pivot in search.pivots()])
+    for rank in (0, 29):
+        found = search.found(rank)
+        assert found.low <= values[rank] <= found.high
+        assert sum(found.low <= value <= found.high for value in values) >= 10
 
 
 def test_infinite_numbers_have_no_key() -> None:
@@ -144,3 +197,38 @@ def test_the_ends_and_what_is_no_quantile() -> None:
     for q, n in ((1.1, 3), (-0.1, 3), (0.5, 0)):
         with pytest.raises(ValueError, match="quantile"):
             quantile_ranks(q, n)
+
+
+shares = st.one_of(st.floats(0, 1), st.integers(0, 100).map(lambda i: i / 100))
+
+
+@given(st.lists(st.integers(-LARGEST_WHOLE, LARGEST_WHOLE), min_size=1, max_size=30), shares)
+def test_whole_numbers_that_are_doubles_are_told_as_doubles_are(values: list[int], q: float) -> None:
+    low, high, share = quantile_ranks(q, len(values))
+    ordered = sorted(values)
+    ours = interpolated_whole(ordered[low], ordered[high], q, len(values))
+    assert repr(ours) == repr(interpolated(float(ordered[low]), float(ordered[high]), share))
+
+
+@given(st.lists(wholes, min_size=1, max_size=30), st.integers(0, 1000))
+def test_long_numbers_are_interpolated_in_rational_arithmetic(values: list[int], thousandths: int) -> None:
+    """To the last digit, q being the decimal that is written, wherever doubles are further apart than whole numbers."""
+    q, ordered = thousandths / 1000, sorted(values)
+    low, high, _ = quantile_ranks(q, len(values))
+    ours = interpolated_whole(ordered[low], ordered[high], q, len(values))
+    place = Fraction(thousandths, 1000) * (len(values) - 1)
+    below = min(int(place), len(values) - 2) if len(values) > 1 else 0
+    above = min(below + 1, len(values) - 1)
+    exact = ordered[below] + (place - below) * (ordered[above] - ordered[below])
+    if abs(exact) > LARGEST_WHOLE:
+        assert Fraction(ours) == exact
+    else:
+        assert abs(Fraction(ours) - exact) <= Fraction(1, 2**40) * max(1, abs(ordered[below]), abs(ordered[above]))
+
+
+def test_how_interpolated_whole_numbers_are_told() -> None:
+    assert repr(interpolated_whole(3, 4, 0.5, 2)) == "3.5"
+    assert repr(interpolated_whole(7, 7, 0.5, 2)) == "7.0"
+    assert interpolated_whole(2**53, 2**53 + 1, 0.5, 2) == Decimal("9007199254740992.5")
+    assert repr(interpolated_whole(2**53 + 1, 2**53 + 3, 0.5, 2)) == "9007199254740994"
+    assert repr(interpolated_whole(-(2**60), 2**60, 0.5, 2)) == "0.0"
