@@ -75,6 +75,9 @@ HOLDS_UP = (DISK_FULL, _NOT_READY)
 _spawn = multiprocessing.get_context("forkserver")
 
 
+END_OF_NUMBERS = 2**31
+"""The coordinator's store counts orders and schedules below it."""
+
 BEGIN, WAIT, END = "begin", "wait", "end"
 """What the coordinator's API says of a flow run."""
 
@@ -526,9 +529,14 @@ def _kind(error: Exception) -> str:
 
 
 def _number_of(flow_run: FlowRun, parameter: str) -> int | None:
-    """The run's only parameter; None when it has another or more, or is no whole number above 0."""
+    """The run's only parameter; None when it has another or more, or is no number that an order can have.
+
+    One that the coordinator's API cannot read would keep all runs that it is asked about together from beginning.
+    """
     number = flow_run.parameters.get(parameter)
-    return number if set(flow_run.parameters) == {parameter} and type(number) is int and number > 0 else None
+    if set(flow_run.parameters) != {parameter} or type(number) is not int:
+        return None
+    return number if 0 < number < END_OF_NUMBERS else None
 
 
 # In the flow process
