@@ -102,6 +102,10 @@ class Post:
         return await self.client.request(method, path, json=body, headers=headers, timeout=40)
 
 
+class CoordinatorAway(Exception):
+    """The coordinator has not said which runs may begin. That was noted, and the worker looks again."""
+
+
 @dataclass
 class Work:
     """One flow run under way here; a schedule's is no order's."""
@@ -251,20 +255,22 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
                 verdicts[flow_run.id] = (WAIT, "")
                 asked.append({"flow_run_id": str(flow_run.id), "flow": name, "order_id": number})
         if asked:
-            answer = await self._ask_about(asked)
-            for flow_run_id, verdict in answer.json()["data"]["runs"].items():
+            answer = await self.ask_coordinator("POST", "/exchange/runs", {"runs": asked})
+            for flow_run_id, verdict in answer["runs"].items():
                 verdicts[UUID(flow_run_id)] = (verdict["what"], verdict["sentence"])
         return verdicts
 
-    async def _ask_about(self, runs: list[dict[str, Any]]) -> httpx.Response:
-        began = time.monotonic()
+    async def ask_coordinator(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What it answers. CoordinatorAway where that is no answer of it: a proxy's page is none either."""
+        asked = time.monotonic()
         try:
-            answer = await self._post.send("POST", "/exchange/runs", {"runs": runs})
+            answer = await self._post.send(method, path, body)
             answer.raise_for_status()
-        except httpx.HTTPError as error:
-            outage.missed(COORDINATOR, _kind(error), asked=began)
-            raise
-        return answer
+            data: dict[str, Any] = answer.json()["data"]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            outage.missed(COORDINATOR, _kind(error), asked=asked)
+            raise CoordinatorAway from error
+        return data
 
     async def _put_back(self, flow_run: FlowRun) -> None:
         """The order has no places now: Prefect shows its run as one that has not begun, until it has. It is due at once
@@ -278,6 +284,9 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         asked = time.monotonic()
         try:
             found = await super().get_and_submit_flow_runs()
+        except (CoordinatorAway, ObjectNotFound):  # or somebody has deleted a run that was found
+            self._left.set()
+            return []
         except httpx.HTTPError as error:
             outage.missed(PREFECT, _kind(error), asked=asked)
             self._left.set()
@@ -358,6 +367,8 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             try:
                 await self._take_up_left()
                 outage.answered(PREFECT)
+            except (CoordinatorAway, ObjectNotFound):
+                pass  # the next look finds what there is then
             except httpx.HTTPError as error:
                 outage.missed(PREFECT, _kind(error), asked=asked)
             await asyncio.sleep(LOOK_SECONDS)

@@ -217,11 +217,11 @@ async def judge_runs(request: Request, caller: CallerOf, body: Runs) -> JSONResp
 @router.get("/exchange/admitted")
 async def admitted_runs(request: Request, caller: CallerOf) -> JSONResponse:
     """The coordinator's flow runs of all orders that have places: Prefect's own list is cut at 200, and may be full of
-    orders that wait."""
+    orders that wait. An order of the version before may have its places and no run yet."""
     require_role(caller, COORDINATOR_ROLE)
     active = await Desk(request).read("active_orders")
     placed = [order for order in active if order["kind"] in PLACED and order["admitted"]]
-    return answer({"flow_run_ids": [order["flow_run_id"] for order in placed]})
+    return answer({"flow_run_ids": [order["flow_run_id"] for order in placed if order["flow_run_id"]]})
 
 
 async def _judge(desk: Desk, caller: Caller, run: Run) -> Verdict:

@@ -469,6 +469,15 @@ def test_places_are_given_back_before_the_runs_of_other_orders_are_made(
         assert seen == [None]
 
 
+def test_the_coordinators_worker_hears_of_runs_that_there_are(coordinator: Coordinator) -> None:
+    """An order of the version before has its places, and may have no run yet."""
+    first, second = add(coordinator.store, 2), add(coordinator.store, 3)
+    coordinator.store.admit(NAMES)
+    coordinator.store.set_order(first, flow_run_id=None)
+    told = coordinator.call("GET", "/exchange/admitted", "coordinator").json()["data"]
+    assert told == {"flow_run_ids": [coordinator.store.order(second)["flow_run_id"]]}
+
+
 def test_an_order_that_cannot_be_begun_keeps_no_other_from_being_begun(coordinator: Coordinator) -> None:
     add(coordinator.store, 2, 3, begun=False)  # its body lacks what its run is made from
     other = add(coordinator.store, 2, 3, begun=False, body={"model_type": "lr"})

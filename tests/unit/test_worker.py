@@ -20,7 +20,7 @@ from prefect.client.schemas.responses import WorkerFlowRunResponse
 
 import agents.worker
 from agents.settings import Settings
-from agents.worker import HOSPITAL_FLOWS, FlowWorker, HospitalWorker, Post, Work, _drivers, _number_of
+from agents.worker import COORDINATOR, HOSPITAL_FLOWS, FlowWorker, HospitalWorker, Post, Work, _drivers, _number_of
 
 POLICY = """
 [orders]
@@ -86,6 +86,39 @@ def test_inferences_that_wait_for_a_person_keep_no_order_from_its_place(tmp_path
     full, later = anyio.run(begun)
     assert full == {waiting.flow_run.id, order.flow_run.id}
     assert later - full == {another.flow_run.id}
+
+
+def a_page_to_sign_in_at(_request: httpx.Request) -> httpx.Response:
+    return httpx.Response(200, text="<html>Sign in</html>")
+
+
+def an_older_coordinator(_request: httpx.Request) -> httpx.Response:
+    return httpx.Response(404, json={"message": "There is no such address."})
+
+
+@pytest.mark.parametrize("answer", [a_page_to_sign_in_at, an_older_coordinator])
+def test_what_is_no_verdict_of_the_coordinator_begins_nothing_and_ends_no_agent(
+    tmp_path: Path, answer: Callable[[httpx.Request], httpx.Response], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is Prefect, which answered, said to be away."""
+    entry, missed = entry_of("hospital-train", 1), []
+    monkeypatch.setattr(agents.worker.outage, "missed", lambda who, *_, **__: missed.append(who))
+
+    async def listed(_worker: Any) -> list[Any]:
+        return [entry]
+
+    monkeypatch.setattr(FlowWorker, "_get_scheduled_flow_runs", listed)
+
+    async def begun() -> tuple[list[Any], bool]:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://api") as client:
+            post = Post(client, lambda: "a-token")
+            worker = FlowWorker("hospital-2", flows=HOSPITAL_FLOWS, post=post, locks=tmp_path)
+            worker._flow_names = {number: name for name, number in FLOW_IDS.items()}
+            worker._has_successfully_synced = True
+            return await worker.get_and_submit_flow_runs(), worker._left.is_set()
+
+    assert anyio.run(begun) == ([], True)
+    assert set(missed) == {COORDINATOR}
 
 
 @pytest.mark.parametrize(
