@@ -1,7 +1,8 @@
 """A Paillier order of 30 rounds over 31 coefficients and three agents, beside the same order with method None.
 
 A real federation of its own, on free ports. The orders are sent in turn, several times; medians are compared. The
-breakdown comes from the initiator's log line of the Paillier orders.
+breakdown comes from the initiator's log line of the Paillier orders. Then the request document's order with 30 rounds,
+1, 4, 12 and 30 times at once, to hospitals that take four each: orders per minute, and how long a POST takes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -26,6 +28,7 @@ N_ORDERS = 3
 ROUNDS, FEATURES = 30, 30
 TARGET_SECONDS, TARGET_RATIO = 10.0, 1.2
 PAUSE_SECONDS = 3.0
+AT_ONCE = (1, 4, 12, 30)
 
 
 def main() -> None:
@@ -49,6 +52,7 @@ async def _compare(settings: Settings, sites: list[Site]) -> None:
             for method, times in seconds.items():
                 await asyncio.sleep(PAUSE_SECONDS)  # so that no order pays for the end of the one before
                 times.append(await _time_order(settings, method))
+        crowds = [await _time_crowd(settings, n_orders) for n_orders in AT_ONCE]
     medians = {method: statistics.median(times) for method, times in seconds.items()}
     print(f"{ROUNDS} rounds, {FEATURES + 1} coefficients, {len(sites)} agents, from POST to success, seconds")
     for method, times in seconds.items():
@@ -57,6 +61,38 @@ async def _compare(settings: Settings, sites: list[Site]) -> None:
     print(f"Paillier to None: {ratio:.2f} ({_verdict(ratio, TARGET_RATIO)} {TARGET_RATIO})")
     print(f"Paillier: {medians['Paillier']:.1f} s ({_verdict(medians['Paillier'], TARGET_SECONDS)} {TARGET_SECONDS} s)")
     _breakdown(next(site for site in sites if site.user_id == INITIATOR), medians["Paillier"])
+    print(
+        f"the document's order, {ROUNDS} rounds, Paillier, {sites[0].max_orders} places at each of {len(sites)} agents"
+    )
+    for crowd in crowds:
+        print(
+            f"  {crowd.n_orders:3} at once{crowd.per_minute:8.1f} orders a minute   POST answers in "
+            f"{statistics.median(crowd.posts):.2f} s (median), {max(crowd.posts):.2f} s (longest)"
+        )
+    ratio = crowds[-1].per_minute / crowds[0].per_minute
+    print(f"{AT_ONCE[-1]} at once to one alone: {ratio:.2f} times as many orders a minute")
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Orders that were sent at once: how many, in how many seconds all ended, and how long each POST took."""
+
+    n_orders: int
+    seconds: float
+    posts: list[float]
+
+    @property
+    def per_minute(self) -> float:
+        return 60 * self.n_orders / self.seconds
+
+
+async def _time_crowd(settings: Settings, n_orders: int) -> Crowd:
+    body = document_order(rounds=ROUNDS)
+    body["model_params"]["eps"] = 0.0
+    posts: list[float] = []
+    began = time.perf_counter()
+    await asyncio.gather(*(_send(settings, body, posts) for _ in range(n_orders)))
+    return Crowd(n_orders, time.perf_counter() - began, posts)
 
 
 def _verdict(value: float, target: float) -> str:
@@ -66,12 +102,18 @@ def _verdict(value: float, target: float) -> str:
 async def _time_order(settings: Settings, method: str) -> float:
     body = document_order(rounds=ROUNDS, features=FEATURES, method=method)
     body["model_params"]["eps"] = 0.0
+    return await _send(settings, body, [])
+
+
+async def _send(settings: Settings, body: dict[str, Any], posts: list[float]) -> float:
+    """Seconds from POST to success; what the POST took goes to `posts`."""
     token = json.loads((settings.home / "tokens.json").read_text())[str(INITIATOR)]
     headers = {"Authorization": f"Bearer {token}"}
     url = f"http://{settings.host}:{settings.port}"
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=120, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=600, trust_env=False) as client:
         began = time.perf_counter()
         answer = (await client.post("/model/train", json=body)).json()
+        posts.append(time.perf_counter() - began)
         order_id = answer["data"]["order_id"]
         async with client.stream("GET", f"/orders/{order_id}/events") as stream:
             async for line in stream.aiter_lines():

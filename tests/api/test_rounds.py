@@ -394,15 +394,16 @@ def test_a_round_larger_than_other_bodies_is_taken(coordinator: Coordinator) -> 
     assert_refused(put(coordinator, order_id, 2, {"gradients": {"0": {"dense": [*big, *big[:900_000]]}}}), 413)
 
 
-def test_a_disk_that_is_full_is_said(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    order_id = open_order(coordinator)
-    monkeypatch.setattr(rounds, "_sync", full)
-    assert_refused(put(coordinator, order_id, 0, {"gradients": TWO}), 503, "No space left")
-    monkeypatch.undo()
-    assert files_of(coordinator, order_id) == []
+    with serve(settings_in(tmp_path)) as coordinator:
+        order_id = open_order(coordinator)
+        monkeypatch.setattr(rounds, "_sync", full)
+        assert_refused(put(coordinator, order_id, 0, {"gradients": TWO}), 503, "disk full", "makes room")
+        monkeypatch.undo()
+        assert files_of(coordinator, order_id) == []
 
 
 # The flow's rounds

@@ -319,6 +319,13 @@ def test_a_late_run_after_which_nothing_was_due_is_made_up(coordinator: Coordina
     assert fire(coordinator, schedule_id, latest.replace(tzinfo=UTC))["state"] == "pending"
 
 
+def test_a_schedule_s_run_takes_no_place_and_its_order_one_at_each_hospital(tmp_path: Path) -> None:
+    with serve(settings_in(tmp_path)) as coordinator:
+        fire(coordinator, added(coordinator), now())
+        coordinator.give_places()
+        assert coordinator.store.taken_places() == {2: 1, 3: 1, 4: 1}
+
+
 def test_orders_without_a_schedule_are_in_the_history_too(coordinator: Coordinator) -> None:
     schedule_id, due = added(coordinator), now()
     scheduled = fire(coordinator, schedule_id, due)["order_id"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 
@@ -62,7 +63,7 @@ def test_an_order_whose_agent_stays_away_lets_others_work_and_goes_on_where_it_w
     kill(narrow.pid(2))
     assert narrow.wait_for(second, seconds=120)["state"] == "success"
     half = narrow.order(first)
-    assert half["state"] == "running"
+    assert half["state"] == "pending"
     assert half["round"] < 400
     assert {one["user_id"]: one["cause"] for one in half["waiting_for"]} == {2: "away"}
     assert taken(narrow) == {}
@@ -76,6 +77,32 @@ def test_an_order_whose_agent_stays_away_lets_others_work_and_goes_on_where_it_w
         assert narrow.wait_for(undisturbed, seconds=240)["state"] == "success"
         assert narrow.weights(first) == narrow.weights(undisturbed)
         narrow.until_runs_are("COMPLETED", first)
+
+
+def test_a_site_that_is_not_ready_lets_others_work_and_its_order_goes_on_when_it_is(narrow: Faulty) -> None:
+    """Its settings cannot be read: a person there has to put that right, while its agent is connected."""
+    settings = narrow.home / "site-folders" / NAMED[1] / "settings.toml"
+    readable = settings.read_text()
+    with started_again_if_gone(narrow, 2):
+        settings.write_text("user_id = ")
+        try:
+            first = narrow.submit(rounds_of((2, 3, 4), 5))
+            second = narrow.submit(rounds_of((2, 4, 5), 5))
+            assert narrow.wait_for(second, seconds=120)["state"] == "success"
+            assert [(one["user_id"], one["cause"]) for one in narrow.order(first)["waiting_for"]] == [(3, "site")]
+            assert taken(narrow) == {}
+        finally:
+            settings.write_text(readable)
+        assert narrow.wait_for(first, seconds=120)["state"] == "success"
+
+
+@contextlib.contextmanager
+def started_again_if_gone(federation: Faulty, user_id: int) -> Iterator[None]:
+    if processes.part(federation.up, user_id) is not None:
+        yield
+        return
+    with started_again(federation, site_of(federation, user_id), f"agent-{user_id}"):
+        yield
 
 
 def test_a_coordinator_killed_between_places_and_start_or_end_and_record_loses_and_doubles_none(

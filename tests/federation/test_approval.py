@@ -18,6 +18,7 @@ from agents.approval import Approvals
 from agents.ledger import Ledger
 from agents.party import open_training
 from agents.settings import Settings
+from api.store import Store
 from deployments import one_process
 from deployments.breast_cancer import breast_cancer_tables
 from deployments.demo import document_order
@@ -224,14 +225,15 @@ def post(federation: RunningFederation, path: str, body: dict[str, Any], *, user
 def test_an_order_and_an_inference_wait_for_a_person(federation: RunningFederation) -> None:
     with deciding(federation):
         body = {**document_order(method="Mask", rounds=2), "user_id": 2, "party_id": [3, 4], "purpose": "Ward 3"}
-        with under_way(lambda: post(federation, "/model/train", body, user=2)) as told:
-            number = until_listed(federation)["order_id"]
-            time.sleep(1.5)
-            order = federation.order(number)
-            assert [entry["user_id"] for entry in order["waiting_for"]] == [2]
-            done = federation.agent(SITE, "approve", str(number))
-            assert (done.returncode, done.stderr) == (0, "")
-            assert all(told.result(timeout=60)["data"]["data_volum"].values())
+        answer = post(federation, "/model/train", body, user=2)
+        assert answer["data"]["data_volum"] == {"2": None, "3": None, "4": None}
+        assert f"{SITE} is asked first" in answer["message"]
+        number = until_listed(federation)["order_id"]
+        order = federation.order(number)
+        assert [(entry["user_id"], entry["cause"]) for entry in order["waiting_for"]] == [(2, "approval")]
+        assert taken_places(federation) == {}
+        done = federation.agent(SITE, "approve", str(number))
+        assert (done.returncode, done.stderr) == (0, "")
         assert federation.wait_for(number)["state"] == "success"
         row = {"user_id": 2, "data_sql": "SELECT * FROM data.breast_homo_host WHERE id < 60"}
         asked = {"model_id": number, "input_data": row}
@@ -244,33 +246,50 @@ def test_an_order_and_an_inference_wait_for_a_person(federation: RunningFederati
 
 @pytest.mark.slow
 def test_a_refusal_is_told_to_who_ordered(federation: RunningFederation) -> None:
-    with (
-        deciding(federation),
-        under_way(lambda: post(federation, "/model/train", document_order(method="Mask", rounds=2))) as told,
-    ):
-        number = until_listed(federation)["order_id"]
+    with deciding(federation):
+        number = post(federation, "/model/train", document_order(method="Mask", rounds=2))["data"]["order_id"]
+        until_listed(federation)
         assert federation.agent(SITE, "refuse", str(number), "--reason", "No vote yet.").returncode == 0
-        answer = told.result(timeout=60)
-    assert answer["code"] == 403
-    assert answer["message"].startswith(f"{SITE}: A person at this hospital refused the order: No vote yet.")
-    assert answer["data"]["error"]["code"] == "approval"
+        order = federation.wait_for(number)
+    assert order["state"] == "failed"
+    assert order["refusal"]["code"] == "approval"
+    assert order["refusal"]["sentence"].startswith(f"{SITE}: A person at this hospital refused the order: No vote yet.")
+    until_final_in_prefect(federation, number)
 
 
 @pytest.mark.slow
 def test_an_order_that_waits_can_be_cancelled(federation: RunningFederation) -> None:
-    with (
-        deciding(federation),
-        under_way(lambda: post(federation, "/model/train", document_order(method="Mask", rounds=2))) as told,
-    ):
-        number = until_listed(federation)["order_id"]
+    with deciding(federation):
+        number = post(federation, "/model/train", document_order(method="Mask", rounds=2))["data"]["order_id"]
+        until_listed(federation)
         began = time.monotonic()
         with federation.client(4) as client:
             assert client.post(f"/orders/{number}/cancel").json()["code"] == 200
         assert federation.wait_for(number)["state"] == "cancelled"
         assert time.monotonic() - began < 20
-        told.result(timeout=60)
         for _ in range(40):
             if json.loads(federation.agent(SITE, "approvals", "--json").stdout) == []:
                 break
             time.sleep(0.5)
         assert federation.agent(SITE, "approve", str(number)).returncode == 2
+    until_final_in_prefect(federation, number)
+
+
+def taken_places(federation: RunningFederation) -> dict[int, int]:
+    store = Store(f"sqlite:///{federation.home / 'coordinator' / 'store.sqlite'}")
+    found = store.taken_places()
+    store.close()
+    return found
+
+
+def until_final_in_prefect(federation: RunningFederation, order_id: int) -> None:
+    """No run of an order that has ended stays behind, not even one that never began."""
+    wanted = {"flow_runs": {"tags": {"all_": [f"order-{order_id}"]}}}
+    deadline = time.monotonic() + 60
+    with federation.prefect() as client:
+        while time.monotonic() < deadline:
+            states = [run["state_type"] for run in client.post("/flow_runs/filter", json=wanted).json()]
+            if states and not set(states) & {"SCHEDULED", "PENDING", "RUNNING"}:
+                return
+            time.sleep(0.3)
+    raise AssertionError(states)
