@@ -75,6 +75,9 @@ HOLDS_UP = (DISK_FULL, _NOT_READY)
 _spawn = multiprocessing.get_context("forkserver")
 
 
+END_OF_NUMBERS = 2**31
+"""The coordinator's store counts orders and schedules below it."""
+
 BEGIN, WAIT, END = "begin", "wait", "end"
 """What the coordinator's API says of a flow run."""
 
@@ -99,6 +102,10 @@ class Post:
         return await self.client.request(method, path, json=body, headers=headers, timeout=40)
 
 
+class CoordinatorAway(Exception):
+    """The coordinator has not said which runs may begin. That was noted, and the worker looks again."""
+
+
 @dataclass
 class Work:
     """One flow run under way here; a schedule's is no order's."""
@@ -113,7 +120,7 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
 
     A flow takes one number, an order's; those in `of_schedules` a schedule's. The coordinator's API is asked before a
     run of an order begins: it says whether the run is that order's own, and whether the order has its places. Runs of
-    flows in `without_place` fill none of the `limit`.
+    flows in `without_place` fill none of the `limit`; of those in `beside` as many again may be under way.
     """
 
     type = "consilium"
@@ -130,11 +137,14 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         limit: int | None = None,
         of_schedules: Collection[str] = (),
         without_place: Collection[str] = (),
+        beside: Collection[str] = (),
     ) -> None:
         super().__init__(pool, name=pool, limit=limit, create_pool_if_not_found=False)
         self._flows, self._post, self._locks = dict(flows), post, locks
         self._of_schedules = frozenset(of_schedules)
-        self._without_place = frozenset(without_place)
+        self._without_place, self._beside = frozenset(without_place), frozenset(beside)
+        self._most_beside = limit
+        self._under_way_beside: set[UUID] = set()
         self._work: dict[UUID, Work] = {}
         self._flow_names: dict[UUID, str] = {}
         self._clock, self._left = Clock(), asyncio.Event()
@@ -194,12 +204,24 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         for flow_run in ready:
             if self._has(flow_run):
                 continue  # another poll was quicker, while the coordinator was asked
-            if await self._flow_name(flow_run) in self._without_place:
+            name = await self._flow_name(flow_run)
+            if name in self._beside and not self._has_room_beside():
+                continue
+            if name in self._beside:
+                self._under_way_beside.add(flow_run.id)
+            if name in self._beside or name in self._without_place:
                 self._submitting_flow_run_ids.add(flow_run.id)
                 self._soon(self._submit_run, flow_run)
             else:
                 limited.append(entries[flow_run.id])
         return await super()._submit_scheduled_flow_runs(limited)
+
+    def _has_room_beside(self) -> bool:
+        return self._most_beside is None or len(self._under_way_beside) < self._most_beside
+
+    def _release_limit_slot(self, flow_run_id: UUID) -> None:
+        self._under_way_beside.discard(flow_run_id)
+        super()._release_limit_slot(flow_run_id)
 
     async def _sort_out(self, flow_runs: list[FlowRun]) -> list[FlowRun]:
         """Those that may begin now. A run that is no order's own is ended here, and nothing of the order with it."""
@@ -233,20 +255,22 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
                 verdicts[flow_run.id] = (WAIT, "")
                 asked.append({"flow_run_id": str(flow_run.id), "flow": name, "order_id": number})
         if asked:
-            answer = await self._ask_about(asked)
-            for flow_run_id, verdict in answer.json()["data"]["runs"].items():
+            answer = await self.ask_coordinator("POST", "/exchange/runs", {"runs": asked})
+            for flow_run_id, verdict in answer["runs"].items():
                 verdicts[UUID(flow_run_id)] = (verdict["what"], verdict["sentence"])
         return verdicts
 
-    async def _ask_about(self, runs: list[dict[str, Any]]) -> httpx.Response:
-        began = time.monotonic()
+    async def ask_coordinator(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What it answers. CoordinatorAway where that is no answer of it: a proxy's page is none either."""
+        asked = time.monotonic()
         try:
-            answer = await self._post.send("POST", "/exchange/runs", {"runs": runs})
+            answer = await self._post.send(method, path, body)
             answer.raise_for_status()
-        except httpx.HTTPError as error:
-            outage.missed(COORDINATOR, _kind(error), asked=began)
-            raise
-        return answer
+            data: dict[str, Any] = answer.json()["data"]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            outage.missed(COORDINATOR, _kind(error), asked=asked)
+            raise CoordinatorAway from error
+        return data
 
     async def _put_back(self, flow_run: FlowRun) -> None:
         """The order has no places now: Prefect shows its run as one that has not begun, until it has. It is due at once
@@ -260,6 +284,9 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         asked = time.monotonic()
         try:
             found = await super().get_and_submit_flow_runs()
+        except (CoordinatorAway, ObjectNotFound):  # or somebody has deleted a run that was found
+            self._left.set()
+            return []
         except httpx.HTTPError as error:
             outage.missed(PREFECT, _kind(error), asked=asked)
             self._left.set()
@@ -340,6 +367,8 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             try:
                 await self._take_up_left()
                 outage.answered(PREFECT)
+            except (CoordinatorAway, ObjectNotFound):
+                pass  # the next look finds what there is then
             except httpx.HTTPError as error:
                 outage.missed(PREFECT, _kind(error), asked=asked)
             await asyncio.sleep(LOOK_SECONDS)
@@ -372,7 +401,7 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         asked = time.monotonic()
         try:
             state = await propose_state(self.client, Pending(), flow_run_id=flow_run.id)
-        except Abort:
+        except (Abort, ObjectNotFound):  # it has ended meanwhile, or somebody has deleted it
             return False
         except httpx.HTTPError as error:
             outage.missed(PREFECT, _kind(error), asked=asked)
@@ -385,8 +414,10 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         if flow_run.id in self._work:
             return
         self._work[flow_run.id] = work = Work(_number_of(flow_run, "order_id"))
-        takes_place = self._flow_names.get(flow_run.flow_id) not in self._without_place
-        if self._limiter and takes_place:
+        name = self._flow_names.get(flow_run.flow_id)
+        if name in self._beside:
+            self._under_way_beside.add(flow_run.id)
+        elif self._limiter and name not in self._without_place:
             with contextlib.suppress(anyio.WouldBlock, RuntimeError):
                 self._limiter.acquire_on_behalf_of_nowait(flow_run.id)
         self._soon(self._keep_running, flow_run, work)
@@ -526,9 +557,14 @@ def _kind(error: Exception) -> str:
 
 
 def _number_of(flow_run: FlowRun, parameter: str) -> int | None:
-    """The run's only parameter; None when it has another or more, or is no whole number above 0."""
+    """The run's only parameter; None when it has another or more, or is no number that an order can have.
+
+    One that the coordinator's API cannot read would keep all runs that it is asked about together from beginning.
+    """
     number = flow_run.parameters.get(parameter)
-    return number if set(flow_run.parameters) == {parameter} and type(number) is int and number > 0 else None
+    if set(flow_run.parameters) != {parameter} or type(number) is not int:
+        return None
+    return number if 0 < number < END_OF_NUMBERS else None
 
 
 # In the flow process
@@ -658,6 +694,11 @@ APPROVALS = ("hospital-train-approval", "hospital-statistics-approval")
 """Wait for a person, for days perhaps, and do not count among the orders that this hospital works on at once."""
 
 
+INFERENCES = ("infer",)
+"""Hold no places. One that waits for a person for days must not keep an order out that the coordinator has given a
+place here, and that holds one at each of its other hospitals meanwhile."""
+
+
 def main(settings: Settings, flows: Mapping[str, str] = HOSPITAL_FLOWS) -> None:
     """Runs a hospital's agent until SIGINT or SIGTERM. `settings.environment()` must be set before this import."""
     Vault(settings.vault).identity()
@@ -686,6 +727,7 @@ class HospitalWorker(FlowWorker):
             locks=settings.state / "runs",
             limit=settings.max_orders,
             without_place=APPROVALS,
+            beside=INFERENCES,
         )
         self._settings, self._vault = settings, Vault(settings.vault)
         self._told: dict[str, Any] | None = None

@@ -21,7 +21,7 @@ from api.auth import AGENT, COORDINATOR_ROLE, CallerOf, require_role
 from api.desk import FLOWS, Desk, OrderInPath, readable
 from api.envelope import answer
 from api.place_store import PLACED
-from api.store import Caller
+from api.store import Caller, stop_of
 from api.tables import ENDED
 from protocol.errors import NotFound, OrderWaits, Unavailable
 from protocol.messages import COORDINATOR
@@ -76,15 +76,10 @@ async def _ask_hospitals(desk: Desk, order: dict[str, Any]) -> None:
     for user, one in (order["asked"] or {}).items():
         if one["run"] is None:
             tags = ["hospital", f"hospital-{user}"]
-            run = await desk.runs.start(f"{APPROVAL_FLOW[order['kind']]}/hospital-{user}", order_id, tags)
-            await desk.read("note_asking", order_id, int(user), run)
+            deployment, attempt = f"{APPROVAL_FLOW[order['kind']]}/hospital-{user}", one.get("attempt", 0)
+            run = await desk.runs.start(deployment, order_id, tags, attempt=attempt)
+            await desk.read("note_asking", order_id, int(user), run, attempt=attempt)
             desk.inbox.tell(int(user), "look", order_id)
-
-
-def is_begun(order: dict[str, Any]) -> bool:
-    """Whether all flow runs that an order needs before its places have been made."""
-    asked = (order["asked"] or {}).values()
-    return bool(order["flow_run_id"]) and all(one["run"] for one in asked)
 
 
 # Places
@@ -158,6 +153,8 @@ async def ask_first(request: Request, caller: CallerOf, order_id: OrderInPath) -
     order = await readable(desk, caller, order_id)
     if order["kind"] not in PLACED or caller.user_id is None:
         return answer({"order_id": order_id})
+    if order["state"] in ENDED:
+        raise stop_of(order_id, order["state"], order["stop"])
     await desk.read("ask", order_id, [caller.user_id])
     _wake(desk, order_id)
     await begin(desk, await desk.read("order", order_id))
@@ -220,11 +217,11 @@ async def judge_runs(request: Request, caller: CallerOf, body: Runs) -> JSONResp
 @router.get("/exchange/admitted")
 async def admitted_runs(request: Request, caller: CallerOf) -> JSONResponse:
     """The coordinator's flow runs of all orders that have places: Prefect's own list is cut at 200, and may be full of
-    orders that wait."""
+    orders that wait. An order of the version before may have its places and no run yet."""
     require_role(caller, COORDINATOR_ROLE)
     active = await Desk(request).read("active_orders")
     placed = [order for order in active if order["kind"] in PLACED and order["admitted"]]
-    return answer({"flow_run_ids": [order["flow_run_id"] for order in placed]})
+    return answer({"flow_run_ids": [order["flow_run_id"] for order in placed if order["flow_run_id"]]})
 
 
 async def _judge(desk: Desk, caller: Caller, run: Run) -> Verdict:

@@ -12,7 +12,7 @@ from fastapi import Header, Path, Query, Request
 
 from api.auth import require_reader
 from api.exchange import _rang
-from api.place_store import PLACED, Queue, undecided
+from api.place_store import PLACED, Queue, is_begun, undecided
 from api.store import Caller
 from api.tables import ENDED
 from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped
@@ -160,6 +160,12 @@ class Waiting:
     message: str
 
 
+NOT_BEGUN = (
+    "Prefect has not made the order's runs yet. The operator sees whether it answers, and whether "
+    "`./run server deploy` was run; the order goes on by itself."
+)
+
+
 async def waiting_for(desk: Desk, order: dict[str, Any]) -> list[Waiting]:
     """Whom an order has waited for, for a second or more; where some of them are away or have a full disk, those
     alone, because the others may wait for them too. Nobody once it has ended. Before it has places: everybody who
@@ -191,22 +197,24 @@ def _waiting(desk: Desk, user: int, name: str) -> Waiting:
 async def _waiting_for_places(desk: Desk, order: dict[str, Any]) -> list[Waiting]:
     names = await desk.read("hospital_names")
     queues: list[Queue] = await desk.read("queue", order["order_id"], desk.ready())
-    is_full = {queue.user_id: queue for queue in queues if queue.is_full}
+    no_place = {queue.user_id: queue for queue in queues if queue.is_full or queue.is_kept}
     to_decide = undecided(order["asked"])
-    found = []
+    found = [] if is_begun(order) else [Waiting(COORDINATOR, "prefect", NOT_BEGUN)]
     for user in order["hospitals"]:
         name = names.get(user, f"hospital {user}")
         if user not in desk.ready():
             found.append(_waiting(desk, user, name))
         elif user in to_decide:
             found.append(Waiting(user, "approval", f"{name} is asked first: a person may have to decide there."))
-        elif user in is_full:
-            found.append(Waiting(user, "full", _say_full(name, is_full[user])))
+        elif user in no_place:
+            found.append(Waiting(user, "full", _say_full(name, no_place[user])))
     return found
 
 
 def _say_full(name: str, queue: Queue) -> str:
     takes = f"{name} has no free place: it takes {queue.places} orders at once."
+    if queue.is_kept:
+        takes = f"{name} keeps its free places for an order that waits for another hospital too."
     if queue.n_before == 0:
         return f"{takes} This order is the next there."
     return f"{takes} Orders before this one there: {queue.n_before}."

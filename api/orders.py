@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from api import statistics
-from api.admission import PLACES, begin, give_back_if_stuck, is_begun
+from api.admission import PLACES, begin, give_back_if_stuck
 from api.auth import AGENT, COORDINATOR_ROLE, HOSPITAL, OPERATOR, CallerOf, require_owner, require_role
 from api.desk import (
     FLOWS,
@@ -35,6 +35,7 @@ from api.desk import (
 )
 from api.envelope import answer, failure
 from api.exchange import _rang
+from api.place_store import is_begun
 from api.store import Caller, Once, Prepared, cause_of
 from api.tables import ENDED
 from protocol.errors import Conflict, ConsiliumError, NotFound, Unavailable
@@ -141,14 +142,25 @@ async def watch_orders(desk: Desk) -> None:
 
 
 async def _look_after(desk: Desk, active: list[dict[str, Any]]) -> None:
+    """Making runs comes last: for each order it may take as long as Prefect's answer does, or fail."""
     for order in active:
-        if order["kind"] in FLOWS and not is_begun(order):
-            await begin(desk, order)
         await give_back_if_stuck(desk, order)
     cancelled = await desk.runs.cancelled([order["order_id"] for order in active]) if active else set()
     for order in active:
         if order["order_id"] in cancelled:
             await _cancel(desk, order)
+        elif order["kind"] in FLOWS and not is_begun(order):
+            await _begin_again(desk, order)
+
+
+async def _begin_again(desk: Desk, order: dict[str, Any]) -> None:
+    """What is wrong with one order keeps no other from being looked after."""
+    try:
+        await begin(desk, order)
+    except Unavailable:
+        raise
+    except Exception:
+        log.exception("Order %s could not be begun; it is tried again", order["order_id"])
 
 
 async def _answer_with_rows(desk: Desk, order_id: int) -> JSONResponse:
@@ -160,13 +172,16 @@ async def _answer_with_rows(desk: Desk, order_id: int) -> JSONResponse:
     data = {"data_volum": await data_volum(desk, order), "model_id": order_id, "order_id": order_id}
     if order["state"] in ("failed", "cancelled"):
         return failure(cause_of(order), data={"order_id": order_id, "model_id": order_id})
-    message = None
-    if missing:
-        message = f"No count yet from hospital {', '.join(missing)}; the order waits for it."
-    if order["admitted"] is None:
+    return answer(data, message=await _say_rows(desk, order, missing))
+
+
+async def _say_rows(desk: Desk, order: dict[str, Any], missing: list[str]) -> str | None:
+    """Who has not counted yet and what the order waits for; None when there is nothing to say."""
+    uncounted = f"No count yet from hospital {', '.join(missing)}; the order" if missing else "The order"
+    if order["admitted"] is None and order["state"] not in ENDED:
         why = " ".join(one.message for one in await waiting_for(desk, order))
-        message = f"No count yet from hospital {', '.join(missing)}; the order waits for its places. {why}".strip()
-    return answer(data, message=message)
+        return f"{uncounted} waits for its places. {why}".strip()
+    return f"{uncounted} waits for it." if missing else None
 
 
 async def _wait_for_rows(desk: Desk, order_id: int) -> tuple[dict[str, Any], list[str]]:
@@ -569,10 +584,10 @@ async def report_progress(request: Request, caller: CallerOf, order_id: OrderInP
         told["score_readers"] = None
     told["stage"] = report.stage and report.stage.model_dump()
     values: dict[str, Any] = {key: value for key, value in told.items() if value is not None}
-    if report.state and order["state"] == "pending":
-        values["state"] = report.state
     if values:
         await desk.read("set_order", order_id, **values)
+    if report.state:
+        await desk.read("leave_pending", order_id, report.state)
     if report.round:
         entry = report.round
         await desk.read("record_round", order_id, entry["fold"], entry["round"], loss=entry["loss"], report=entry)

@@ -5,13 +5,13 @@ transaction that ends it frees them: what is taken is counted from the orders th
 place or gives one twice.
 
 Where a person decides first, `asked` says by hospital whether that agent has been heard, and in which flow run:
-{"2": {"run": "<flow run id>", "decided": false}}.
+{"2": {"run": "<flow run id>", "decided": false}}, with "attempt" where it is asked again after it had been heard.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +40,7 @@ class Queue:
     user_id: int
     places: int
     is_full: bool
+    is_kept: bool  # its free places are for an older order, before which enough others have gone
     n_before: int  # older orders that wait for a place there too
 
 
@@ -56,19 +57,27 @@ class PlaceStore:
         """
         with self._alone() as db:
             free = _free_places(db)
-            ready = [order for order in _waiting(db) if _is_ready(order, present)]
             admitted: list[int] = []
-            passed: list[sa.Row[Any]] = []  # older ones that stay behind
-            for order in ready:
+            behind: dict[int, list[sa.Row[Any]]] = defaultdict(list)  # by hospital, older ones that go on waiting
+            overtaken: Counter[int] = Counter()
+            kept: set[int] = set()
+            for order in _waiting(db):
+                if not _is_ready(order, present):
+                    continue
                 is_free = all(free[user] > 0 for user in order.hospitals)
-                if is_free and _held(passed).isdisjoint(order.hospitals):
+                if is_free and kept.isdisjoint(order.hospitals):
                     free.subtract(order.hospitals)
                     admitted.append(order.order_id)
-                    overtaken = [one.order_id for one in passed if not set(one.hospitals).isdisjoint(order.hospitals)]
-                    more = orders.update().where(orders.c.order_id.in_(overtaken))
-                    db.execute(more.values(overtaken=orders.c.overtaken + 1))
+                    waits_on = {one.order_id: one for user in order.hospitals for one in behind[user]}
+                    overtaken.update(waits_on.keys())
                 else:
-                    passed.append(order)
+                    waits_on = {order.order_id: order}
+                    for user in order.hospitals:
+                        behind[user].append(order)
+                for one in waits_on.values():
+                    if one.overtaken + overtaken[one.order_id] >= MOST_OVERTAKEN:
+                        kept.update(one.hospitals)
+            _add_overtaken(db, overtaken)
             db.execute(orders.update().where(orders.c.order_id.in_(admitted)).values(admitted=utc_now()))
             return admitted
 
@@ -93,12 +102,13 @@ class PlaceStore:
         if own is None:
             return []
         older = [order for order in waiting if order.order_id < order_id]
-        held = _held(one for one in older if _is_ready(one, present))
+        kept = _kept(one for one in older if _is_ready(one, present))
         found = []
         for user in own.hospitals:
             n_before = sum(user in one.hospitals for one in older)
-            is_full = free[user] <= 0 or user in held
-            found.append(Queue(user, places.get(user, USUAL_PLACES), is_full, n_before))
+            is_full = free[user] <= 0
+            is_kept = not is_full and user in kept
+            found.append(Queue(user, places.get(user, USUAL_PLACES), is_full, is_kept, n_before))
         return found
 
     def taken_places(self) -> dict[int, int]:
@@ -107,30 +117,35 @@ class PlaceStore:
             return dict(_taken_places(db))
 
     def ask(self, order_id: int, user_ids: Collection[int]) -> None:
-        """A person decides at these hospitals before the order takes places; those that it has are given back."""
-        with self._alone() as db:
-            one = orders.c.order_id == order_id
-            asked = dict(db.scalar(sa.select(orders.c.asked).where(one)) or {})
-            for user in user_ids:
-                asked[str(user)] = {"run": None, "decided": False}
-            db.execute(orders.update().where(one).values(asked=asked, admitted=None))
+        """A person decides at these hospitals before the order takes places; those that it has are given back.
 
-    def note_asking(self, order_id: int, user_id: int, flow_run_id: str) -> None:
-        """The flow run in which a hospital's agent is asked."""
-        self._change_asked(order_id, user_id, run=flow_run_id)
+        Where one is being asked, that goes on. An agent that was heard before is asked in a new attempt, because its
+        earlier run is over.
+        """
+        with self._alone() as db:
+            asked = _asked(db, order_id)
+            for user in user_ids:
+                earlier = asked.get(str(user))
+                if earlier is None:
+                    asked[str(user)] = {"run": None, "decided": False}
+                elif earlier["decided"]:
+                    asked[str(user)] = {"run": None, "decided": False, "attempt": earlier.get("attempt", 0) + 1}
+            is_open = sa.and_(orders.c.order_id == order_id, orders.c.state.not_in(ENDED))
+            db.execute(orders.update().where(is_open).values(asked=asked, admitted=None))
+
+    def note_asking(self, order_id: int, user_id: int, flow_run_id: str, *, attempt: int = 0) -> None:
+        """The flow run in which a hospital's agent is asked; nothing changes when that is a later attempt by now."""
+        with self._alone() as db:
+            asked = _asked(db, order_id)
+            if str(user_id) in asked and asked[str(user_id)].get("attempt", 0) == attempt:
+                _change_asked(db, order_id, asked, user_id, run=flow_run_id)
 
     def note_decided(self, order_id: int, user_id: int) -> None:
-        """Nobody has to decide at this hospital any longer."""
-        self._change_asked(order_id, user_id, decided=True)
-
-    def _change_asked(self, order_id: int, user_id: int, **change: Any) -> None:
-        """Nothing happens for a hospital that was not asked."""
+        """Nobody has to decide at this hospital any longer. Nothing changes for one that was not asked."""
         with self._alone() as db:
-            one = orders.c.order_id == order_id
-            asked = dict(db.scalar(sa.select(orders.c.asked).where(one)) or {})
+            asked = _asked(db, order_id)
             if str(user_id) in asked:
-                asked[str(user_id)] = {**asked[str(user_id)], **change}
-                db.execute(orders.update().where(one).values(asked=asked))
+                _change_asked(db, order_id, asked, user_id, decided=True)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[sa.Connection]:
@@ -161,6 +176,21 @@ def undecided(asked: Mapping[str, Any] | None) -> list[int]:
     return [int(user) for user, one in (asked or {}).items() if not one["decided"]]
 
 
+def is_begun(order: Mapping[str, Any]) -> bool:
+    """Whether Prefect has all flow runs that an order needs before its places."""
+    asked = (order["asked"] or {}).values()
+    return bool(order["flow_run_id"]) and all(one["run"] for one in asked)
+
+
+def _asked(db: sa.Connection, order_id: int) -> dict[str, Any]:
+    return dict(db.scalar(sa.select(orders.c.asked).where(orders.c.order_id == order_id)) or {})
+
+
+def _change_asked(db: sa.Connection, order_id: int, asked: dict[str, Any], user_id: int, **change: Any) -> None:
+    asked[str(user_id)] = {**asked[str(user_id)], **change}
+    db.execute(orders.update().where(orders.c.order_id == order_id).values(asked=asked))
+
+
 def _waiting(db: sa.Connection) -> list[sa.Row[Any]]:
     """Orders without places, the oldest first. One that Prefect has no run of yet could use none."""
     waits = sa.and_(
@@ -177,13 +207,21 @@ def _is_ready(order: sa.Row[Any], present: Collection[int]) -> bool:
     return set(order.hospitals) <= set(present) and not undecided(order.asked)
 
 
-def _held(older: Iterable[sa.Row[Any]]) -> set[int]:
+def _kept(older: Iterable[sa.Row[Any]]) -> set[int]:
     """Hospitals that are kept free for an older order, before which enough others have gone."""
-    held: set[int] = set()
+    kept: set[int] = set()
     for order in older:
         if order.overtaken >= MOST_OVERTAKEN:
-            held.update(order.hospitals)
-    return held
+            kept.update(order.hospitals)
+    return kept
+
+
+def _add_overtaken(db: sa.Connection, more: Mapping[int, int]) -> None:
+    if not more:
+        return
+    one = orders.update().where(orders.c.order_id == sa.bindparam("number"))
+    rows = [{"number": order_id, "more": n} for order_id, n in more.items()]
+    db.execute(one.values(overtaken=orders.c.overtaken + sa.bindparam("more")), rows)
 
 
 def _places(db: sa.Connection) -> dict[int, int]:

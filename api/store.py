@@ -349,6 +349,13 @@ class Store(ScheduleStore, PlaceStore):
         with self._engine.begin() as db:
             db.execute(orders.update().where(orders.c.order_id == order_id).values(updated=utc_now(), **values))
 
+    def leave_pending(self, order_id: int, state: str) -> None:
+        """The state of an order that begins. One that has begun, or ended meanwhile, keeps its own: an order that came
+        back from its end would hold its places for ever."""
+        is_pending = sa.and_(orders.c.order_id == order_id, orders.c.state == "pending")
+        with self._engine.begin() as db:
+            db.execute(orders.update().where(is_pending).values(updated=utc_now(), state=state))
+
     def order(self, order_id: int) -> dict[str, Any]:
         with self._engine.begin() as db:
             row = db.execute(sa.select(orders).where(orders.c.order_id == order_id)).first()

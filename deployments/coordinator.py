@@ -38,9 +38,8 @@ class CoordinatorWorker(FlowWorker):
         """Prefect's list, which is cut at 200 and may be full of orders that wait, and beside it the runs of all orders
         that have their places."""
         listed = await super()._get_scheduled_flow_runs()
-        answer = await self._post.send("GET", "/exchange/admitted")
-        answer.raise_for_status()
-        admitted = {UUID(flow_run_id) for flow_run_id in answer.json()["data"]["flow_run_ids"]}
+        answer = await self.ask_coordinator("GET", "/exchange/admitted")
+        admitted = {UUID(flow_run_id) for flow_run_id in answer["flow_run_ids"]}
         unlisted = admitted - {entry.flow_run.id for entry in listed} - set(self._work)
         if not unlisted:
             return listed

@@ -34,12 +34,15 @@ class StandInRuns:
 
     def __init__(self) -> None:
         self.started: list[tuple[Any, ...]] = []
-        self.cancelled: list[int] = []
+        self._runs: dict[tuple[Any, ...], str] = {}
         self.deployed: dict[int, tuple[dict[str, Any], bool]] = {}
 
     async def start(self, *asked: Any, **more: Any) -> str:
+        """Asked twice for one attempt at a deployment and order, it is the same run, as Prefect has it."""
         self.started.append((*asked, *more.values()))
-        return f"run-{len(self.started)}"
+        deployment, order_id = asked[:2]
+        key = (deployment, order_id, more.get("attempt", 0))
+        return self._runs.setdefault(key, f"run-{len(self.started)}")
 
     async def status(self, flow_run_id: str) -> str:
         return "pending"
@@ -47,8 +50,11 @@ class StandInRuns:
     async def parts(self, order_id: int, names: list[str]) -> list[Part]:
         return []
 
+    async def cancelled(self, order_ids: list[int]) -> set[int]:
+        return set()
+
     async def cancel_waiting(self, order_id: int) -> None:
-        self.cancelled.append(order_id)
+        """None of its runs is known to wait."""
 
     async def deploy_schedule(self, schedule_id: int, timing: dict[str, Any], *, active: bool, about: str) -> None:
         self.deployed[schedule_id] = (timing, active)

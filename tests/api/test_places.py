@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import time
@@ -14,15 +15,18 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy as sa
+from fastapi import Request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from api.desk import Desk
+from api.orders import _look_after
 from api.place_store import MOST_OVERTAKEN, USUAL_PLACES
 from api.store import Prepared, Store
 from deployments.demo import document_order
-from protocol.errors import Refused
+from protocol.errors import Refused, Unavailable
 from protocol.sealing import Identity
-from tests.api.conftest import Coordinator, serve, settings_in
+from tests.api.conftest import NAMES, Coordinator, serve, settings_in
 
 EVERYBODY = (2, 3, 4, 5, 6)
 POSTGRESQL = "postgres@127.0.0.1:5432"
@@ -45,13 +49,13 @@ def store_identity(store: Store, user: int) -> str:
     return known.get(user) or Identity.generate().public.encode()
 
 
-def add(store: Store, *hospitals: int, kind: str = "train", begun: bool = True) -> int:
+def add(store: Store, *hospitals: int, kind: str = "train", begun: bool = True, body: Any = None) -> int:
     """An order whose run stands in Prefect, unless it has not `begun`."""
     order_id, _ = store.add_order(
         kind=kind,
         initiator=hospitals[0],
         hospital_ids=hospitals,
-        body={},
+        body=body or {},
         prepare=lambda number: Prepared("", {}),
     )
     if begun:
@@ -129,9 +133,22 @@ def test_an_order_is_overtaken_a_few_times_and_no_more(store: Store) -> None:
         store.end_order(quick, "success")
     late = add(store, 3)
     assert store.admit(EVERYBODY) == []
-    assert [queue.n_before for queue in store.queue(late, EVERYBODY) if queue.is_full] == [1]
+    assert [queue.n_before for queue in store.queue(late, EVERYBODY) if queue.is_kept] == [1]
     store.end_order(long[0], "success")
     assert store.admit(EVERYBODY) == [waits, late]
+
+
+def test_an_order_is_not_overtaken_more_often_when_many_others_come_at_once(store: Store) -> None:
+    store.enrol(3, store_identity(store, 3), "1", max_orders=100)
+    long = [add(store, 2), add(store, 2)]
+    store.admit(EVERYBODY)
+    add(store, 2, 3)
+    others = [add(store, 3) for _ in range(3 * MOST_OVERTAKEN)]
+    assert store.admit(EVERYBODY) == others[:MOST_OVERTAKEN]
+    assert store.admit(EVERYBODY) == []
+    kept, full = store.queue(others[-1], EVERYBODY), store.queue(long[0] + 2, EVERYBODY)
+    assert [(one.user_id, one.is_full, one.is_kept) for one in kept] == [(3, False, True)]
+    assert [(one.user_id, one.is_full, one.is_kept) for one in full] == [(2, True, False), (3, False, False)]
 
 
 def test_only_while_all_agents_are_there_and_prefect_has_its_run(store: Store) -> None:
@@ -350,6 +367,124 @@ def test_a_policy_that_turns_manual_gives_the_places_back_until_a_person_has_dec
     assert coordinator.store.order(order_id)["admitted"]
 
 
+def test_a_person_is_asked_in_a_new_run_where_the_first_one_has_ended(coordinator: Coordinator) -> None:
+    """Asked twice for one attempt Prefect answers with the run that is over, and nobody would ever decide."""
+    order_id = ordered(coordinator)["data"]["order_id"]
+    runs = []
+    for _ in range(2):
+        coordinator.call("POST", f"/orders/{order_id}/ask", "agent-3")
+        runs.append(coordinator.store.order(order_id)["asked"]["3"]["run"])
+        coordinator.call("POST", f"/orders/{order_id}/ask", "agent-3")  # the answer was lost, and it asks again
+        assert coordinator.store.order(order_id)["asked"]["3"]["run"] == runs[-1], "that one is not over"
+        coordinator.call("POST", f"/orders/{order_id}/decided", "agent-3")
+        assert coordinator.store.order(order_id)["admitted"]
+    assert runs[0] != runs[1]
+    assert judge(coordinator, "agent-3", "hospital-train-approval", order_id, runs[1]) == "begin"
+    assert judge(coordinator, "agent-3", "hospital-train-approval", order_id, runs[0]) == "end"
+
+
+def test_nobody_is_asked_about_an_order_that_has_ended(coordinator: Coordinator) -> None:
+    order_id = ordered(coordinator)["data"]["order_id"]
+    coordinator.call("POST", f"/orders/{order_id}/cancel")
+    n_started = len(coordinator.runs.started)
+    asked = coordinator.call("POST", f"/orders/{order_id}/ask", "agent-3")
+    assert asked.json()["data"]["error"]["type"] == "OrderStopped"
+    assert coordinator.store.order(order_id)["asked"] is None
+    assert len(coordinator.runs.started) == n_started
+
+
+def test_an_order_cancelled_while_its_flow_reports_stays_cancelled(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between what the report's call reads of the order and what it writes; else its places were taken for ever."""
+    order_id = ordered(coordinator)["data"]["order_id"]
+    read = coordinator.store.order
+
+    def read_and_cancelled(number: int) -> dict[str, Any]:
+        found = read(number)
+        coordinator.store.end_order(number, "cancelled")
+        return found
+
+    monkeypatch.setattr(coordinator.store, "order", read_and_cancelled)
+    coordinator.call("POST", f"/orders/{order_id}/progress", "coordinator", json={"state": "running"})
+    assert read(order_id)["state"] == "cancelled"
+    assert coordinator.store.taken_places() == {}
+
+
+def test_an_order_whose_rows_are_counted_is_answered_with_them_while_it_waits_and_when_it_has_ended(
+    coordinator: Coordinator,
+) -> None:
+    headers = {"Idempotency-Key": "once"}
+    coordinator.app.state.settings = settings_in(Path(coordinator.app.state.settings.home), accept_seconds=0.05)
+
+    def sent() -> Any:
+        return coordinator.call("POST", "/model/train", json=document_order(), headers=headers).json()
+
+    order_id = sent()["data"]["order_id"]
+    counts = {"2": 10, "3": 10, "4": 10}
+    report = {"state": "running", "n_rows": counts}
+    coordinator.call("POST", f"/orders/{order_id}/progress", "coordinator", json=report)
+    coordinator.store.give_back(order_id)
+    again = sent()
+    assert again["data"]["data_volum"] == counts
+    assert again["message"].startswith("The order waits for its places.")
+    coordinator.store.end_order(order_id, "success")
+    assert sent()["message"] is None
+
+
+def test_an_order_that_prefect_does_not_know_yet_names_who_is_waited_for(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_asked: Any, **_more: Any) -> str:
+        raise Unavailable("Prefect does not answer.", remedy="Check it.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(coordinator.runs, "start", away)
+        order_id = ordered(coordinator)["data"]["order_id"]
+        (waiting,) = shown(coordinator, order_id)["waiting_for"]
+        assert (waiting["name"], waiting["cause"]) == ("coordinator", "prefect")
+    look_after(coordinator)
+    assert coordinator.store.order(order_id)["admitted"]
+    assert "prefect" not in [one["cause"] for one in shown(coordinator, order_id)["waiting_for"]]
+
+
+def test_places_are_given_back_before_the_runs_of_other_orders_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect may take a quarter of a minute for each of them, and many orders may wait for it."""
+    with serve(settings_in(tmp_path, grace_seconds=0)) as coordinator:
+        be_there(coordinator)
+        add(coordinator.store, 2, 3, begun=False, body={"model_type": "lr"})
+        admitted = add(coordinator.store, 3, 4)
+        coordinator.store.admit(NAMES)
+        coordinator.call("PUT", "/hospitals/me/condition", "agent-4", json={"disk_full": True})
+        seen = []
+
+        async def start(*_asked: Any, **_more: Any) -> str:
+            seen.append(coordinator.store.order(admitted)["admitted"])
+            return "a-run"
+
+        monkeypatch.setattr(coordinator.runs, "start", start)
+        look_after(coordinator)
+        assert seen == [None]
+
+
+def test_the_coordinators_worker_hears_of_runs_that_there_are(coordinator: Coordinator) -> None:
+    """An order of the version before has its places, and may have no run yet."""
+    first, second = add(coordinator.store, 2), add(coordinator.store, 3)
+    coordinator.store.admit(NAMES)
+    coordinator.store.set_order(first, flow_run_id=None)
+    told = coordinator.call("GET", "/exchange/admitted", "coordinator").json()["data"]
+    assert told == {"flow_run_ids": [coordinator.store.order(second)["flow_run_id"]]}
+
+
+def test_an_order_that_cannot_be_begun_keeps_no_other_from_being_begun(coordinator: Coordinator) -> None:
+    add(coordinator.store, 2, 3, begun=False)  # its body lacks what its run is made from
+    other = add(coordinator.store, 2, 3, begun=False, body={"model_type": "lr"})
+    look_after(coordinator)
+    assert coordinator.store.order(other)["flow_run_id"]
+
+
 def test_a_refused_order_that_waits_is_over_and_holds_nobody_up(coordinator: Coordinator) -> None:
     ordered(coordinator)
     waits = ordered(coordinator)["data"]["order_id"]
@@ -379,6 +514,12 @@ def test_a_site_that_is_held_up_gets_no_new_order_and_keeps_none_from_working(
 def be_there(coordinator: Coordinator) -> None:
     for user in (2, 3, 4):
         coordinator.call("GET", "/exchange/inbox?wait=0", f"agent-{user}")
+
+
+def look_after(coordinator: Coordinator) -> None:
+    """What the application does every two seconds by itself, with the runs of its start."""
+    desk = Desk(Request({"type": "http", "app": coordinator.app}))
+    asyncio.run(_look_after(desk, coordinator.store.active_orders()))
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,10 +15,12 @@ from uuid import uuid4
 import anyio
 import httpx
 import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import WorkerFlowRunResponse
 
 import agents.worker
 from agents.settings import Settings
-from agents.worker import FlowWorker, HospitalWorker, Post, Work, _drivers, _number_of
+from agents.worker import COORDINATOR, HOSPITAL_FLOWS, FlowWorker, HospitalWorker, Post, Work, _drivers, _number_of
 
 POLICY = """
 [orders]
@@ -46,6 +49,78 @@ def test_a_run_that_two_polls_heard_of_is_begun_once(tmp_path: Path) -> None:
     assert anyio.run(second_poll) == []
 
 
+FLOW_IDS = {name: uuid4() for name in HOSPITAL_FLOWS}
+
+
+def entry_of(flow: str, order_id: int) -> WorkerFlowRunResponse:
+    flow_run = FlowRun(id=uuid4(), flow_id=FLOW_IDS[flow], name=f"order-{order_id}", parameters={"order_id": order_id})
+    return WorkerFlowRunResponse(work_pool_id=uuid4(), work_queue_id=uuid4(), flow_run=flow_run)
+
+
+def all_may_begin(request: httpx.Request) -> httpx.Response:
+    runs = json.loads(request.content)["runs"]
+    verdict = {"what": "begin", "sentence": ""}
+    return httpx.Response(200, json={"data": {"runs": {run["flow_run_id"]: verdict for run in runs}}})
+
+
+def test_inferences_that_wait_for_a_person_keep_no_order_from_its_place(tmp_path: Path) -> None:
+    """The coordinator gave the order a place here; meanwhile it holds one at every other hospital."""
+    waiting, order, another = entry_of("infer", 1), entry_of("hospital-train", 2), entry_of("infer", 3)
+
+    async def begun() -> tuple[set[Any], set[Any]]:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(all_may_begin), base_url="http://api") as client:
+            post = Post(client, lambda: "a-token")
+            site = Settings(tmp_path, 2, "here", "http://api", "http://api", "duckdb://", tmp_path, max_orders=1)
+            worker = HospitalWorker(site, flows=HOSPITAL_FLOWS, post=post)
+            worker._flow_names = {number: name for name, number in FLOW_IDS.items()}
+            worker._limiter = anyio.CapacityLimiter(1)
+            worker.get_flow_run_logger = lambda _: logging.getLogger("prefect.worker")  # type: ignore[method-assign,assignment]
+            worker._runs_task_group = SimpleNamespace(start_soon=lambda *_: None)  # type: ignore[assignment]
+            await worker._submit_scheduled_flow_runs([waiting])
+            await worker._submit_scheduled_flow_runs([another, order])
+            full = set(worker._submitting_flow_run_ids)
+            worker._release_limit_slot(waiting.flow_run.id)
+            await worker._submit_scheduled_flow_runs([another])
+            return full, set(worker._submitting_flow_run_ids)
+
+    full, later = anyio.run(begun)
+    assert full == {waiting.flow_run.id, order.flow_run.id}
+    assert later - full == {another.flow_run.id}
+
+
+def a_page_to_sign_in_at(_request: httpx.Request) -> httpx.Response:
+    return httpx.Response(200, text="<html>Sign in</html>")
+
+
+def an_older_coordinator(_request: httpx.Request) -> httpx.Response:
+    return httpx.Response(404, json={"message": "There is no such address."})
+
+
+@pytest.mark.parametrize("answer", [a_page_to_sign_in_at, an_older_coordinator])
+def test_what_is_no_verdict_of_the_coordinator_begins_nothing_and_ends_no_agent(
+    tmp_path: Path, answer: Callable[[httpx.Request], httpx.Response], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is Prefect, which answered, said to be away."""
+    entry, missed = entry_of("hospital-train", 1), []
+    monkeypatch.setattr(agents.worker.outage, "missed", lambda who, *_, **__: missed.append(who))
+
+    async def listed(_worker: Any) -> list[Any]:
+        return [entry]
+
+    monkeypatch.setattr(FlowWorker, "_get_scheduled_flow_runs", listed)
+
+    async def begun() -> tuple[list[Any], bool]:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://api") as client:
+            post = Post(client, lambda: "a-token")
+            worker = FlowWorker("hospital-2", flows=HOSPITAL_FLOWS, post=post, locks=tmp_path)
+            worker._flow_names = {number: name for name, number in FLOW_IDS.items()}
+            worker._has_successfully_synced = True
+            return await worker.get_and_submit_flow_runs(), worker._left.is_set()
+
+    assert anyio.run(begun) == ([], True)
+    assert set(missed) == {COORDINATOR}
+
+
 @pytest.mark.parametrize(
     ("parameters", "number"),
     [
@@ -55,6 +130,8 @@ def test_a_run_that_two_polls_heard_of_is_begun_once(tmp_path: Path) -> None:
         ({"schedule_id": 0}, None),
         ({"schedule_id": True}, None),
         ({"schedule_id": "3"}, None),
+        ({"schedule_id": 2**31 - 1}, 2**31 - 1),
+        ({"schedule_id": 2**31}, None),  # Prefect carries it; no order has it, and the coordinator's API takes it not
         ({}, None),
     ],
 )
