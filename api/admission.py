@@ -138,6 +138,17 @@ async def give_back_if_stuck(desk: Desk, order: dict[str, Any]) -> None:
         await give_back(desk, order)
 
 
+async def forget_lost_runs(desk: Desk, active: list[dict[str, Any]]) -> None:
+    """An order whose run Prefect has no longer, because its database was replaced or somebody deleted the run, is begun
+    again in a new one: it would wait, and keep its places, for ever."""
+    own = {order["flow_run_id"]: order["order_id"] for order in active if order["kind"] in PLACED}
+    own.pop(None, None)
+    known = await desk.runs.known(own)
+    for flow_run_id in set(own) - known:
+        if await desk.read("forget_runs", own[flow_run_id], flow_run_id):
+            log.warning("Prefect has lost the run of order %s: it gets a new one", own[flow_run_id])
+
+
 # A person decides first
 
 

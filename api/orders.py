@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from api import statistics
-from api.admission import PLACES, begin, give_back_if_stuck
+from api.admission import PLACES, begin, forget_lost_runs, give_back_if_stuck
 from api.auth import AGENT, COORDINATOR_ROLE, HOSPITAL, OPERATOR, CallerOf, require_owner, require_role
 from api.desk import (
     FLOWS,
@@ -46,7 +46,7 @@ from protocol.sealing import KEY_BYTES, PublicIdentity
 router = APIRouter()
 log = logging.getLogger("consilium.api")
 
-WATCH_SECONDS = 2.0
+WATCH_SECONDS, LOST_SECONDS = 2.0, 30.0
 SCORING = ("none", "round", "full")
 
 # Submission
@@ -131,9 +131,14 @@ async def watch_orders(desk: Desk) -> None:
     """What no request brings: orders kept while Prefect was away are started, those whose run somebody cancelled in
     Prefect are ended, whether a worker is there or not, and those of an agent that stays away give their places back.
     """
+    looked_for_lost = time.monotonic()
     while True:
         try:
-            await _look_after(desk, await desk.read("active_orders"))
+            active = await desk.read("active_orders")
+            await _look_after(desk, active)
+            if time.monotonic() - looked_for_lost > LOST_SECONDS:
+                looked_for_lost = time.monotonic()
+                await forget_lost_runs(desk, active)
         except Unavailable as trouble:
             log.info("%s Orders are looked after when that has passed", trouble.sentence)
         except Exception:

@@ -92,6 +92,17 @@ class PlaceStore:
         with self._engine.begin() as db:
             return bool(db.execute(orders.update().where(has_places).values(admitted=None)).rowcount)
 
+    def forget_runs(self, order_id: int, flow_run_id: str) -> bool:
+        """Prefect has lost the order's run: it is made anew, and so are those in which agents are asked. What the order
+        has made, its places and its age stay. False where the order has another run by now."""
+        with self._alone() as db:
+            is_lost = sa.and_(orders.c.order_id == order_id, orders.c.flow_run_id == flow_run_id)
+            asked = _asked(db, order_id)
+            for one in asked.values():
+                one["run"] = None
+            values = {"flow_run_id": None, "runs": None, "asked": asked or None}
+            return bool(db.execute(orders.update().where(is_lost).values(**values)).rowcount)
+
     def queue(self, order_id: int, present: Collection[int]) -> list[Queue]:
         """Where a waiting order stands at each of its hospitals; nothing for one that has its places."""
         with self._engine.begin() as db:

@@ -21,6 +21,7 @@ from prefect.client.schemas.filters import (
     FlowFilter,
     FlowFilterName,
     FlowRunFilter,
+    FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
@@ -105,6 +106,18 @@ class Runs:
         except (httpx.HTTPError, PrefectHTTPStatusError, OSError) as error:
             raise _away(error) from None
         return STATUS[run.state_type] if run.state_type else "pending"
+
+    async def known(self, flow_run_ids: Iterable[str]) -> set[str]:
+        """Those of these runs that Prefect has: none that somebody deleted, or of a database that was replaced."""
+        wanted = [UUID(flow_run_id) for flow_run_id in flow_run_ids]
+        found: set[str] = set()
+        try:
+            for at in range(0, len(wanted), PAGE):
+                asked = FlowRunFilter(id=FlowRunFilterId(any_=wanted[at : at + PAGE]))
+                found.update(str(run.id) for run in await self._client.read_flow_runs(flow_run_filter=asked))
+        except (httpx.HTTPError, PrefectHTTPStatusError, OSError) as error:
+            raise _away(error) from None
+        return found
 
     async def cancelled(self, order_ids: Iterable[int]) -> set[int]:
         """Those orders of which somebody has cancelled a run in Prefect: the coordinator's or a hospital's."""

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +43,13 @@ class StandInRuns:
         deployment, order_id = asked[:2]
         key = (deployment, order_id, more.get("attempt", 0))
         return self._runs.setdefault(key, f"run-{len(self.started)}")
+
+    async def known(self, flow_run_ids: Iterable[str]) -> set[str]:
+        return set(flow_run_ids) & set(self._runs.values())
+
+    def lose(self) -> None:
+        """Prefect's database is another one."""
+        self._runs.clear()
 
     async def status(self, flow_run_id: str) -> str:
         return "pending"

@@ -19,6 +19,7 @@ from fastapi import Request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from api.admission import forget_lost_runs
 from api.desk import Desk
 from api.orders import _look_after
 from api.place_store import MOST_OVERTAKEN, USUAL_PLACES
@@ -494,6 +495,25 @@ def test_a_refused_order_that_waits_is_over_and_holds_nobody_up(coordinator: Coo
     assert shown(coordinator, waits)["waiting_for"] == []
 
 
+def test_an_order_whose_run_prefect_has_lost_gets_a_new_one(tmp_path: Path) -> None:
+    """Its database was replaced: the order keeps its places, and is begun in a run that there is."""
+    with serve(settings_in(tmp_path)) as coordinator:
+        be_there(coordinator)
+        order_id = ordered(coordinator)["data"]["order_id"]
+        first = coordinator.store.order(order_id)
+        assert first["admitted"]
+        look_for_lost(coordinator)
+        assert coordinator.store.order(order_id)["flow_run_id"] == first["flow_run_id"], "it is there"
+        coordinator.runs.lose()
+        look_for_lost(coordinator)
+        look_after(coordinator)
+        again = coordinator.store.order(order_id)
+        assert again["flow_run_id"] not in (None, first["flow_run_id"])
+        assert again["admitted"] == first["admitted"]
+        assert judge(coordinator, "coordinator", "train-order", order_id, again["flow_run_id"]) == "begin"
+        assert judge(coordinator, "coordinator", "train-order", order_id, first["flow_run_id"]) == "end"
+
+
 @pytest.mark.parametrize("trouble", [{"disk_full": True}, {"not_ready": True}])
 def test_a_site_that_is_held_up_gets_no_new_order_and_keeps_none_from_working(
     tmp_path: Path, trouble: dict[str, bool]
@@ -520,6 +540,11 @@ def look_after(coordinator: Coordinator) -> None:
     """What the application does every two seconds by itself, with the runs of its start."""
     desk = Desk(Request({"type": "http", "app": coordinator.app}))
     asyncio.run(_look_after(desk, coordinator.store.active_orders()))
+
+
+def look_for_lost(coordinator: Coordinator) -> None:
+    desk = Desk(Request({"type": "http", "app": coordinator.app}))
+    asyncio.run(forget_lost_runs(desk, coordinator.store.active_orders()))
 
 
 def until(condition: Callable[[], bool]) -> None:
