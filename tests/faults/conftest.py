@@ -20,6 +20,9 @@ from tests.conftest import RunningFederation
 from tests.faults import processes
 from tests.faults.processes import SITES, wait_until
 
+collect_ignore = ["wrong_clock"]
+"""No test: what the agents of some tests import at their start."""
+
 ENDED = ("success", "failed", "cancelled")
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from make_sharing_vectors import (
-    N_ROWS,
     PATH,
     all_vectors,
     changed,
     columns,
     made_plan,
+    rows_of,
     written,
 )
 
@@ -63,4 +63,5 @@ def attempt(case: dict[str, Any]) -> None:
         is_meant = dealt.number == case["number"] and dealt.provider == 7
         return changed(dealt.data, case["at"]) if is_meant else dealt.data
 
-    compute_jointly(made, columns(), N_ROWS, tamper=tamper)
+    name = case["run"]
+    compute_jointly(made, columns(name), len(rows_of(name)), tamper=tamper)
