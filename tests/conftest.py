@@ -52,13 +52,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 THOROUGH = ("tests/faults/test_", "tests/browser/", "tests/federation/test_hospital_databases")
 """Kills, browsers and databases in full: what takes long, and is not run before each commit."""
+ATTACKS = ("tests/faults/test_gate",)
+"""What every commit must withstand, wherever it stands."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before those are left out that the command line does not ask for
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Starts with what takes longest: of several processes, none is left alone with it at the end."""
     for item in items:
-        if item.nodeid.startswith(THOROUGH):
+        if item.nodeid.startswith(THOROUGH) and not item.nodeid.startswith(ATTACKS):
             item.add_marker("thorough")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path not in slow, not item.nodeid.startswith(SHARING)))
