@@ -52,7 +52,10 @@ async def _compare(settings: Settings, sites: list[Site]) -> None:
             for method, times in seconds.items():
                 await asyncio.sleep(PAUSE_SECONDS)  # so that no order pays for the end of the one before
                 times.append(await _time_order(settings, method))
-        crowds = [await _time_crowd(settings, n_orders) for n_orders in AT_ONCE]
+        crowds = []
+        for n_orders in AT_ONCE:
+            await asyncio.sleep(PAUSE_SECONDS)
+            crowds.append(await _time_crowd(settings, n_orders))
     medians = {method: statistics.median(times) for method, times in seconds.items()}
     print(f"{ROUNDS} rounds, {FEATURES + 1} coefficients, {len(sites)} agents, from POST to success, seconds")
     for method, times in seconds.items():
