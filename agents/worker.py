@@ -81,6 +81,8 @@ END_OF_NUMBERS = 2**31
 BEGIN, WAIT, END = "begin", "wait", "end"
 """What the coordinator's API says of a flow run."""
 
+NOTHING_RUN = "Nothing of it was run: send orders to the coordinator's API, which makes their runs."
+
 
 @dataclass(frozen=True)
 class Post:
@@ -233,7 +235,7 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
                 ready.append(flow_run)
             elif what == END:
                 log.warning("Run %s is ended: %s", flow_run.name, sentence)
-                await self._say(flow_run, Failed(message=sentence))
+                await self._say(flow_run, Failed(message=f"{sentence} {NOTHING_RUN}"))
             elif flow_run.state is not None and not flow_run.state.is_scheduled():
                 await self._put_back(flow_run)
         return ready

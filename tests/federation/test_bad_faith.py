@@ -19,6 +19,7 @@ import pytest
 
 from agents.settings import Settings
 from agents.vault import Vault, read_checked
+from agents.worker import NOTHING_RUN
 from deployments import one_process
 from deployments.breast_cancer import breast_cancer_tables
 from deployments.one_process import run_order
@@ -417,8 +418,8 @@ def test_a_flow_run_that_is_none_of_the_installed_ones(federation: RunningFedera
         tasks = client.post("/task_runs/filter", json={"flow_runs": {"id": {"any_": list(made.values())}}}).json()
     assert {what: state["type"] for what, state in states.items()} == dict.fromkeys(FLOW_RUNS, "FAILED")
     assert {state["message"] for state in states.values()} == {
-        "This flow is not installed here.",
-        "The run's parameters are not an order's number.",
+        f"This flow is not installed here. {NOTHING_RUN}",
+        f"The run's parameters are not an order's number. {NOTHING_RUN}",
     }
     assert tasks == []
 
