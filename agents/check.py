@@ -16,14 +16,14 @@ from typing import Any
 
 import httpx
 
-from agents.clock import LARGEST_ERROR_SECONDS
-from agents.disk import has_room
-from agents.policy import Policy, TableRules, load_policy
-from agents.settings import Settings, load_settings
-from agents.source import TableDescription, open_source
-from agents.vault import Vault
+from agents.rows.database import TableDescription, open_source
+from agents.site.policy import Policy, TableRules, load_policy
+from agents.site.settings import Settings, load_settings
+from agents.site.vault import Vault
 from protocol import VERSION
 from protocol.errors import ConsiliumError, Refused
+from protocol.machine.clock import LARGEST_ERROR_SECONDS
+from protocol.machine.disk import has_room
 
 OK, WARN, WRONG = "ok", "warn", "wrong"
 _FINGERPRINT = re.compile(r"([0-9a-f]{4}-){7}[0-9a-f]{4}")

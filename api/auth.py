@@ -8,7 +8,7 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import Depends, Request
 
-from api.store import Caller, Store
+from api.store.orders import Caller, Store
 from protocol.errors import Forbidden, TooManyRequests, Unauthenticated
 
 OPERATOR, HOSPITAL, AGENT, COORDINATOR_ROLE, OPEN = "operator", "hospital", "agent", "coordinator", "open"

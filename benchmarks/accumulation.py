@@ -18,11 +18,11 @@ from typing import Any
 
 import duckdb
 
-from agents import accumulation
-from agents.dataset import THREADS, open_dataset
-from agents.policy import CohortRules, OrderRules, Policy, StatisticsRules
-from agents.settings import Settings
-from analytics import exact
+from agents.rows import exact_totals
+from agents.rows.dataset import THREADS, open_dataset
+from agents.site.policy import CohortRules, OrderRules, Policy, StatisticsRules
+from agents.site.settings import Settings
+from analytics.statistics import exact
 
 N_ROWS = 10_000_000
 RUNS = 3
@@ -73,13 +73,13 @@ def measure(folder: Path) -> tuple[float, float, float, float, float | None]:
     before = _peak_megabytes()
     own_sql = OWN_SQL.format(folder / "data" / "numbers.parquet")
     with _opened(folder) as dataset:
-        found = accumulation.moments(dataset, "x")[()].moments  # first, so that the memory is its own
+        found = exact_totals.moments(dataset, "x")[()].moments  # first, so that the memory is its own
         megabytes = _peak_megabytes() - before
         with duckdb.connect(config={"threads": THREADS}) as connection:
             connection.execute("SET enable_progress_bar = false")
             own_variance = connection.execute(own_sql).fetchall()[0][2]
             own, ours = _shortest(
-                lambda: connection.execute(own_sql).fetchall(), lambda: accumulation.moments(dataset, "x")
+                lambda: connection.execute(own_sql).fetchall(), lambda: exact_totals.moments(dataset, "x")
             )
     shutil.rmtree(folder)
     return own, ours, megabytes, own_variance, exact.variance(found)

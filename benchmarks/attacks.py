@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.datasets import load_digits
 
-from analytics import anomaly
-from analytics.checks import Floats, Ints
-from analytics.models import Model, initial_weights, local_gradient, local_loss
+from analytics.arrays import Floats, Ints
+from analytics.scores import anomaly
+from analytics.training.models import Model, initial_weights, local_gradient, local_loss
 
 N_HOSPITALS, N_ATTACKERS, N_TRIALS = 10, 3, 200
 ROUND, LEARNING_RATE, LEAST_ROWS = 5, 0.5, 20

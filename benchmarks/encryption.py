@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from protocol import paillier, secure_sum
-from protocol.paillier import Obfuscators
-from protocol.secure_sum import Method, SumKeys
+from protocol.sums import paillier, secure_sum
+from protocol.sums.paillier import Obfuscators
+from protocol.sums.secure_sum import Method, SumKeys
 
 KEY_BITS = 2048
 ROWS = {1: 400, 2: 300, 3: 50}

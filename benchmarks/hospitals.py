@@ -6,12 +6,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from agents.settings import Settings as Site
+from agents.site.settings import Settings as Site
 from benchmarks.sites import open_sites, site
-from deployments.breast_cancer import breast_cancer_tables, make_database
-from deployments.demo import document_order
-from deployments.local_sites import NAMED, sites_folder
-from deployments.one_process import run_order
+from deployments.demo.breast_cancer import breast_cancer_tables, make_database
+from deployments.demo.training import document_order
+from deployments.local.one_process import run_order
+from deployments.local.sites import NAMED, sites_folder
 
 COUNTS = (3, 10, 30)
 ROUNDS = 10

@@ -18,10 +18,10 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from agents.settings import Settings, load_settings
-from deployments.one_process import pin_each_other, run_statistics
-from protocol import matching
+from agents.site.settings import Settings, load_settings
+from deployments.local.one_process import pin_each_other, run_statistics
 from protocol.exchange import MemoryTransport
+from protocol.shares import matching
 
 N_ROWS = 1_000_000
 HOSPITALS = (2, 3, 4)

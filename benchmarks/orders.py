@@ -18,11 +18,11 @@ from typing import Any
 
 import httpx
 
-from agents.settings import Settings as Site
+from agents.site.settings import Settings as Site
 from api.settings import Settings
-from deployments.demo import INITIATOR, document_order
-from deployments.federation import choose_ports, federation
-from deployments.local_sites import prepare
+from deployments.demo.training import INITIATOR, document_order
+from deployments.local.federation import choose_ports, federation
+from deployments.local.sites import prepare
 
 N_ORDERS = 3
 ROUNDS, FEATURES = 30, 30

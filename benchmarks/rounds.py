@@ -26,8 +26,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from api.settings import load_settings
-from api.store import Store
-from deployments.federation import choose_ports
+from api.store.orders import Store
+from deployments.local.federation import choose_ports
 
 N_ROUNDS, N_FULL = 20, 500
 N_CLIENTS, N_VALUES = 35, 50_000

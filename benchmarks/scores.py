@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from analytics import anomaly
-from analytics.checks import Floats
-from analytics.geometry import triangular_factor
+from analytics.arrays import Floats
+from analytics.scores import anomaly
+from analytics.scores.geometry import triangular_factor
 
 N_CLIENTS, N_VALUES = 100, 1_000_000
 BLOCK_COLUMNS = 2**14

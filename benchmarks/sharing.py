@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.joined import reveal
-from analytics.circuit import Plan, plan
-from analytics.expression import Expression, compare_sum, parse_expression
-from analytics.rowwise import Column, Fixed
+from agents.statistics.shared_expression import reveal
+from analytics.statistics.circuit import Plan, plan
+from analytics.statistics.expression import Expression, compare_sum, parse_expression
+from analytics.statistics.rowwise import Column, Fixed
 from tests.made_providers import hall_of, shares_of
 
 N_ROWS = 1_000_000

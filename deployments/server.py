@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
 import json
 import logging
 import os
@@ -12,45 +11,12 @@ import socket
 import sys
 
 from api.settings import Settings, load_settings
-from deployments.parts import NOT_READY
+from deployments.serving import check_port, exit_code, said
 from deployments.state import begin_store, new_token, open_store, page_key, prefect_auth, read_secret
-from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound, Unavailable
+from protocol.errors import BadRequest, ConsiliumError, NotFound
 from protocol.messages import COORDINATOR
 
 SERVING = (None, "start", "api", "worker")
-
-
-def exit_code(error: ConsiliumError) -> int:
-    """Of a part that cannot start: whoever keeps it running is told whether to try again."""
-    return NOT_READY if isinstance(error, BadRequest | Conflict) else 2
-
-
-def said(error: OSError) -> ConsiliumError:
-    """A full disk or a wrong owner, in a sentence."""
-    where = error.filename or "A file"
-    return Unavailable(
-        f"{where} cannot be read or written ({error.strerror or type(error).__name__}).",
-        remedy="Make room on the disk, or correct owner and mode; then start again.",
-        code="disk",
-    )
-
-
-def check_port(host: str, port: int, name: str) -> None:
-    """BadRequest (code `name`, the variable that sets it) for a port that nothing can listen on here."""
-    if (why := why_not(host, port)) is not None:
-        raise BadRequest(f"Port {port} of {host} {why}.", remedy=f"Set {name} to a free one.", code=name)
-
-
-def why_not(host: str, port: int) -> str | None:
-    """Why nothing can listen on a port; None where something can."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-    return None
 
 
 def serve_api(settings: Settings, *, expected: int) -> None:
@@ -99,7 +65,7 @@ def serve_worker(settings: Settings) -> None:
         "CONSILIUM_COORDINATOR_TOKEN_FILE": str(settings.folder / "token"),
         **({"PREFECT_API_AUTH_STRING": auth} if auth else {}),
     }
-    from deployments.coordinator import main
+    from deployments.coordinator_worker import main
 
     main(settings)
 
@@ -200,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
             case "token":
                 _token(settings, args)
             case _:
-                from deployments.federation import serve
+                from deployments.coordinator import serve
 
                 return serve(settings)
     except (ConsiliumError, OSError) as caught:

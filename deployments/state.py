@@ -21,10 +21,10 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from agents.vault import make_private_folder, write_durably
 from api.settings import Settings
-from api.store import Store
+from api.store.orders import Store
 from protocol.errors import Conflict
+from protocol.machine.disk import make_private_folder, write_durably
 
 TOKEN_BYTES = 32
 PAGE_KEY_BYTES = 32

@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from protocol import outage as outages
 from protocol.errors import Conflict, ConsiliumError, OrderStopped, ProtocolViolation, TooManyRequests, Unavailable
-from protocol.outage import outage
+from protocol.machine import outage as outages
+from protocol.machine.outage import outage
 
 LONGEST_WAIT_SECONDS = 25.0
 LONGEST_PAUSE_SECONDS = 5.0

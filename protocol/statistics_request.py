@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from protocol.errors import BadRequest, NotFound
 from protocol.messages import canonical
-from protocol.order import Column, Number, Strict, UserId, Whole, any_case, describe, printable
+from protocol.training_request import Column, Number, Strict, UserId, Whole, any_case, describe, printable
 
 POOLED = (
     "sum",

@@ -24,7 +24,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
-from deployments.parts import TIED
+from deployments.processes import TIED
 from tests import bad_tables
 
 ROOT = Path(__file__).parent.parent
@@ -143,7 +143,7 @@ class RunningFederation:
 
     def start(self) -> None:
         self._take_prefects_tables()
-        command = [*TIED, str(os.getpid()), sys.executable, "-m", "deployments.federation", "up", *self.options]
+        command = [*TIED, str(os.getpid()), sys.executable, "-m", "deployments.local.command", "up", *self.options]
         with (self.home.parent / f"{self.home.name}.log").open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
         self.wait_until_ready()
@@ -231,7 +231,7 @@ class RunningFederation:
 
     def agent(self, site: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`./run agent ...` for one of the three sites."""
-        command = [sys.executable, "-m", "agents", *arguments, "--site", str(self.sites / site)]
+        command = [sys.executable, "-m", "deployments.agent", *arguments, "--site", str(self.sites / site)]
         return subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=60)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from agents.joined import JoinedResult, evaluate, reveal
-from analytics.circuit import Plan
-from analytics.rowwise import Column
-from tasks.dealing import Dealt, deal
+from agents.statistics.shared_expression import JoinedResult, evaluate, reveal
+from analytics.statistics.circuit import Plan
+from analytics.statistics.rowwise import Column
+from tasks.coordinator.dealing import Dealt, deal
 
 Tamper = Callable[[Dealt], bytes]
 

@@ -25,19 +25,19 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agents.approval import MOST_REASON, Approvals, person
-from agents.disk import has_free_bytes
-from agents.export import FORMATS, export_model
-from agents.ledger import Ledger
+from agents.order.approval import MOST_REASON, Approvals, person
 from agents.page import tables
 from agents.page.door import Door
 from agents.page.picture import LABEL_WIDTH, draw, size_of
 from agents.page.tables import Table
 from agents.page.words import LANGUAGES, preferred, say, word_of
-from agents.results import list_results, read_result
-from agents.settings import Settings
-from agents.vault import Vault
+from agents.site.ledger import Ledger
+from agents.site.settings import Settings
+from agents.site.vault import Vault
+from agents.statistics.results import list_results, read_result
+from agents.training.export import FORMATS, export_model
 from protocol.errors import BadRequest, Conflict, ConsiliumError, Forbidden
+from protocol.machine.disk import has_free_bytes
 
 log = logging.getLogger("consilium.page")
 

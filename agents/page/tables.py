@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
-from agents.results import Result
+from agents.statistics.results import Result
 from protocol.messages import COORDINATOR, EVERYONE
 
 Entry = Mapping[str, Any]

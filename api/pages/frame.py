@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from nicegui import background_tasks, ui
 
-from api.exchange import _rang
+from api.live import rang
 from api.pages.visit import Visit
 from protocol.errors import ConsiliumError
 
@@ -201,7 +201,7 @@ def follow(visit: Visit, key: Any, refresh: Callable[[], Awaitable[bool | None]]
                     if await _refreshed(refresh) is False:
                         return
                 await asyncio.sleep(REST_SECONDS)
-                await _rang(event, time.monotonic() + LOOK_SECONDS)
+                await rang(event, time.monotonic() + LOOK_SECONDS)
 
     task = background_tasks.create(run(), name=f"follow {key}")
     client.on_delete(lambda: task.cancel())

@@ -7,12 +7,12 @@ from typing import Any
 from nicegui import ui
 from pydantic import ValidationError
 
-from api import orders
 from api.pages.form import Draft, Fields, show_body, show_buttons
 from api.pages.frame import frame, html, note, shown
 from api.pages.order_view import number_of
 from api.pages.visit import Visit
-from protocol.order import KEY_LENGTHS, MODEL_NAMES, TrainingRequest, describe
+from api.routes import orders
+from protocol.training_request import KEY_LENGTHS, MODEL_NAMES, TrainingRequest, describe
 
 PATH = "/model/train"
 GUEST = 4

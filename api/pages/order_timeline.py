@@ -13,7 +13,7 @@ from api.pages.charts import Span
 from api.pages.frame import Safe, figure, html, note, shown
 from api.pages.order_list import named
 from api.pages.visit import Visit
-from api.tables import ENDED
+from api.store.tables import ENDED
 from protocol.errors import ConsiliumError
 
 AROUND = "around"

@@ -32,7 +32,7 @@ from api.pages.order_timeline import Timeline
 from api.pages.pooled import pooled_metrics
 from api.pages.protection import protection_words, suppression_words
 from api.pages.visit import Visit
-from api.tables import ENDED
+from api.store.tables import ENDED
 
 FIRST = ("loss", "accuracy", "auc", "ks", "f1", "f1_macro", "mse", "rmse", "mae", "r2")
 

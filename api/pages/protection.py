@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.orders import SCORED
 from api.pages.frame import Safe, shown
 from api.pages.visit import Visit
+from api.routes.orders import SCORED
 
 WORDS = {
     "Paillier": [

@@ -7,13 +7,12 @@ from typing import Any
 from nicegui import ui
 from pydantic import ValidationError
 
-from api import schedules, statistics
 from api.pages.form import Draft, Fields, number_or_text, show_body, show_buttons
 from api.pages.frame import frame, html, note, shown
 from api.pages.order_view import number_of
 from api.pages.visit import Visit
-from api.schedules import ScheduleRequest
-from protocol.order import describe
+from api.routes import schedules, statistics
+from api.routes.schedules import ScheduleRequest
 from protocol.statistics_request import (
     DATA_TYPES,
     JOINED,
@@ -21,6 +20,7 @@ from protocol.statistics_request import (
     POOLED,
     StatisticsRequest,
 )
+from protocol.training_request import describe
 
 PATH, SCHEDULES = "/runModelTrainTask", "/statistics/schedules"
 KEEPS_PARQUET = 4

@@ -16,9 +16,9 @@ from cryptography.fernet import Fernet, InvalidToken
 from fastapi import FastAPI, Request
 
 from api.auth import current_caller
-from api.desk import Desk
 from api.pages.words import LANGUAGES, translated
-from api.store import Caller
+from api.routes.services import Desk
+from api.store.orders import Caller
 from protocol.errors import ConsiliumError, Unauthenticated
 
 SESSION, LANGUAGE, THEME = "consilium_session", "consilium_language", "consilium_theme"

@@ -25,15 +25,15 @@ from typing import Any
 
 import numpy as np
 
-from analytics.checks import Floats
-from analytics.models import Model
-from analytics.training import Part, joint_loss
+from analytics.arrays import Floats
+from analytics.training.descent import Part, joint_loss
+from analytics.training.models import Model
 from benchmarks.hospitals import make_sites
 from benchmarks.peers import environment
 from benchmarks.peers.processes import Descendants
-from deployments.breast_cancer import breast_cancer_tables
-from deployments.demo import document_order, pooled_weights
-from deployments.parts import TIED
+from deployments.demo.breast_cancer import breast_cancer_tables
+from deployments.demo.training import document_order, pooled_weights
+from deployments.processes import TIED
 from protocol.errors import Unavailable
 
 ROUNDS, FEATURES = 30, 30

@@ -11,11 +11,12 @@ from typing import Any
 
 import httpx
 
-from agents.settings import Settings as Site
-from agents.vault import Vault
+from agents.site.settings import Settings as Site
+from agents.site.vault import Vault
 from api.settings import Settings
-from deployments.federation import choose_ports, federation, until_signal
-from deployments.local_sites import prepare
+from deployments.coordinator import until_signal
+from deployments.local.federation import choose_ports, federation
+from deployments.local.sites import prepare
 
 
 def main() -> None:

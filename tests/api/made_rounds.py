@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from analytics import geometry
-from deployments.demo import document_order
+from analytics.scores import geometry
+from deployments.demo.training import document_order
 from tests.api.conftest import Coordinator
 
 SAFETENSORS = {"Content-Type": "application/octet-stream"}

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from api.arguments import _split
-from api.asked import _ranges, normalized, ranked
+from api.routes.score_arguments import _split
+from api.routes.score_request import _ranges, normalized, ranked
 from tests.api.conftest import Coordinator, serve, settings_in
 from tests.api.made_rounds import (
     GOLDEN,

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from api.envelope import STATISTICS_PATHS
-from deployments.demo import document_order
+from api.answers import STATISTICS_PATHS
+from deployments.demo.training import document_order
 from protocol.exchange import Address
 from tests.api.conftest import Coordinator
 

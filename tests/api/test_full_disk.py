@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from api.disk import FULL_BYTES, REMEMBERED_SECONDS, Disk, is_full
-from deployments.demo import document_order
+from api.store.disk import FULL_BYTES, REMEMBERED_SECONDS, Disk, is_full
+from deployments.demo.training import document_order
 from protocol.errors import Unavailable
 from protocol.exchange import Address
 from tests.api.conftest import Coordinator, serve, settings_in

@@ -19,12 +19,12 @@ from fastapi import Request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.admission import forget_lost_runs
-from api.desk import Desk
-from api.orders import _look_after
-from api.place_store import MOST_OVERTAKEN, USUAL_PLACES
-from api.store import Prepared, Store
-from deployments.demo import document_order
+from api.routes.admission import forget_lost_runs
+from api.routes.orders import _look_after
+from api.routes.services import Desk
+from api.store.orders import Prepared, Store
+from api.store.places import MOST_OVERTAKEN, USUAL_PLACES
+from deployments.demo.training import document_order
 from protocol.errors import Refused, Unavailable
 from protocol.sealing import Identity
 from tests.api.conftest import NAMES, Coordinator, serve, settings_in

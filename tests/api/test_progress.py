@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from api.desk import progress
-from api.exchange import Bell
+from api.live import Bell
+from api.routes.services import progress
 from tests.api.conftest import Coordinator
 
 Running = tuple[Coordinator, int]

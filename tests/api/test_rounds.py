@@ -21,10 +21,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from safetensors.numpy import save
 
-from api import round_content, rounds
-from api.rounds import Kept, RoundFiles, frame
-from api.store import RoundEntry, Store
-from api.tables import metadata
+from api.store import round_checks, round_files
+from api.store.orders import RoundEntry, Store
+from api.store.round_files import Kept, RoundFiles, frame
+from api.store.tables import metadata
 from tests.api.conftest import Coordinator, serve, settings_in
 from tests.api.made_rounds import (
     GOLDEN,
@@ -268,8 +268,8 @@ def test_a_text_that_is_no_round(coordinator: Coordinator, what: str, text: str,
 
 
 def test_many_clients_have_fewer_layers(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert round_content.MOST_PAIRS >= 100**2 * round_content.MOST_LAYERS
-    monkeypatch.setattr(round_content, "MOST_PAIRS", 2**2 * 3)
+    assert round_checks.MOST_PAIRS >= 100**2 * round_checks.MOST_LAYERS
+    monkeypatch.setattr(round_checks, "MOST_PAIRS", 2**2 * 3)
     order_id = open_order(coordinator)
 
     def send(n_layers: int) -> Any:
@@ -400,7 +400,7 @@ def test_a_disk_that_is_full_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     with serve(settings_in(tmp_path)) as coordinator:
         order_id = open_order(coordinator)
-        monkeypatch.setattr(rounds, "_sync", full)
+        monkeypatch.setattr(round_files, "_sync", full)
         assert_refused(put(coordinator, order_id, 0, {"gradients": TWO}), 503, "disk full", "makes room")
         monkeypatch.undo()
         assert files_of(coordinator, order_id) == []
@@ -581,7 +581,7 @@ def count_opens(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         opened.append(path)
         return original(path, **options)
 
-    monkeypatch.setattr(rounds, "safe_open", counting)
+    monkeypatch.setattr(round_files, "safe_open", counting)
     return opened
 
 
@@ -637,8 +637,8 @@ def test_what_is_kept_is_bounded_and_an_error_is_not_kept() -> None:
 
 @pytest.mark.parametrize("block", [1, 2, 7, 100])
 def test_blocks_do_not_change_an_answer(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(rounds, "BLOCK_VALUES", block)
-    monkeypatch.setattr(rounds, "PIECE_VALUES", block)
+    monkeypatch.setattr(round_files, "BLOCK_VALUES", block)
+    monkeypatch.setattr(round_files, "PIECE_VALUES", block)
     random = np.random.default_rng(3)
     first, second = random.normal(size=(5, 11)), random.normal(size=(4, 11)).astype(np.float32)
     order_id = open_order(coordinator)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from api import schedules
-from api.timing import Timing, check_timing, due_after, latest_due
+from api.due_times import Timing, check_timing, due_after, latest_due
+from api.routes import schedules
 from protocol.errors import BadRequest, Refused, Unavailable
 from protocol.statistics_request import read_statistics_document
 from tests.api.conftest import Coordinator, StandInRuns, serve, settings_in

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from fastapi import Request
 
-from api.desk import Desk
-from api.orders import _look_after
+from api.routes.orders import _look_after
+from api.routes.services import Desk
 from protocol.errors import OrderStopped, Refused, Unavailable
 from protocol.exchange import Address
 from protocol.messages import HospitalSql

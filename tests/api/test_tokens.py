@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from api.settings import load_settings
-from deployments.demo import document_order
+from deployments.demo.training import document_order
 from protocol.errors import BadRequest, Unavailable
 from protocol.exchange import Address
 from protocol.sealing import Identity, seal_to

@@ -27,10 +27,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from api import tables
-from api.store import Store
-from deployments.demo import document_order
-from deployments.parts import TIED
+from api.store import tables
+from api.store.orders import Store
+from deployments.demo.training import document_order
+from deployments.processes import TIED
 from deployments.server import new_token
 from tests.conftest import ROOT, free_port
 

@@ -17,18 +17,21 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from agents import dataset, results, vault
-from agents.party import open_party
-from agents.settings import Settings
-from agents.statistics import StatisticsParty
-from agents.statistics_ledger import StatisticsLedger
-from agents.vault import Vault
-from deployments import one_process
-from flows.joint_statistics import answer_locally, coordinate_statistics
+from agents.gate.earlier_questions import StatisticsLedger
+from agents.order.party import open_party
+from agents.rows import dataset
+from agents.site import vault
+from agents.site.settings import Settings
+from agents.site.vault import Vault
+from agents.statistics import results
+from agents.statistics.party import StatisticsParty
+from deployments.local import one_process
+from flows.coordinator import coordinate_statistics
+from flows.hospital import answer_locally
 from protocol.errors import OrderStopped
 from protocol.exchange import Address, Exchange, MemoryTransport
 from protocol.messages import COORDINATOR
-from tasks.joint_statistics import open_desk
+from tasks.coordinator.statistics import open_desk
 from tests.faults.test_every_message import Fate, MortalTransport, until_it_lives
 from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks
 

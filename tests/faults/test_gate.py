@@ -21,20 +21,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents.cohort import CohortLedger
-from agents.extraction import extract, split
-from agents.party import TrainingParty, open_party, open_training, read_order
-from agents.pooling import read_rows
-from agents.settings import Settings
-from agents.statistics import StatisticsParty
-from agents.statistics_ledger import StatisticsLedger
-from agents.vault import Vault
-from deployments.breast_cancer import make_database
-from deployments.one_process import submit, submit_statistics
+from agents.gate.cohort_gate import CohortLedger
+from agents.gate.earlier_questions import StatisticsLedger
+from agents.order.party import open_party, read_order
+from agents.site.settings import Settings
+from agents.site.vault import Vault
+from agents.statistics.party import StatisticsParty
+from agents.statistics.pooled import read_rows
+from agents.training.cohorts import extract, split
+from agents.training.party import TrainingParty, open_training
+from deployments.demo.breast_cancer import make_database
+from deployments.local.one_process import submit, submit_statistics
 from protocol.errors import Refused
 from protocol.exchange import MemoryTransport
-from protocol.order import parse_training_request
 from protocol.statistics_request import parse_statistics_request, resolve
+from protocol.training_request import parse_training_request
 from tests.made_sites import make_sites, order_body
 
 INITIATOR, HOSPITAL = 4, 2

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deployments.demo import document_order
+from deployments.demo.training import document_order
 from tests.faults import processes
 from tests.faults.conftest import Faulty, Watcher, thirty_rounds
 from tests.faults.processes import SITES, kill, wait_until

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from api.store import Store
-from deployments.demo import document_order
-from deployments.local_sites import NAMED, sites_folder
-from deployments.one_process import run_order
+from api.store.orders import Store
+from deployments.demo.training import document_order
+from deployments.local.one_process import run_order
+from deployments.local.sites import NAMED, sites_folder
 from tests.faults.conftest import Faulty, running
 from tests.faults.processes import kill, wait_until
 from tests.made_sites import make_sites

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from api.store import Store
-from deployments.demo import document_order
-from deployments.local_sites import NAMED, sites_folder
+from api.store.orders import Store
+from deployments.demo.training import document_order
+from deployments.local.sites import NAMED, sites_folder
 from tests.faults import processes
 from tests.faults.conftest import Faulty, running
 from tests.faults.processes import kill, wait_until

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from agents.vault import Vault
+from agents.site.vault import Vault
 from tests.conftest import ROOT
 from tests.faults.conftest import Faulty, thirty_rounds
 from tests.faults.disks import small_disk
@@ -45,7 +45,7 @@ def agent_of_2(
     shutil.copytree(fragile.sites / SITES[2], site)
     lines = [f'{key} = "{value}"\n' for key, value in (settings or {}).items()]
     (site / "settings.toml").write_text("".join(lines) + (site / "settings.toml").read_text())
-    command = [sys.executable, "-m", "agents", "start", "--site", str(site)]
+    command = [sys.executable, "-m", "deployments.agent", "start", "--site", str(site)]
     variables = {**fragile.env, "PREFECT_LOGGING_LEVEL": "WARNING", **(environment or {})}
     with log.open("ab") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=file, stderr=file)

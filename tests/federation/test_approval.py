@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from agents import approval
-from agents.approval import Approvals
-from agents.ledger import Ledger
-from agents.party import open_training
-from agents.settings import Settings
-from api.store import Store
-from deployments import one_process
-from deployments.breast_cancer import breast_cancer_tables
-from deployments.demo import document_order
-from deployments.one_process import run_order, run_statistics
+from agents.order import approval
+from agents.order.approval import Approvals
+from agents.site.ledger import Ledger
+from agents.site.settings import Settings
+from agents.training.party import open_training
+from api.store.orders import Store
+from deployments.demo.breast_cancer import breast_cancer_tables
+from deployments.demo.training import document_order
+from deployments.local import one_process
+from deployments.local.one_process import run_order, run_statistics
 from protocol.errors import OrderStopped, Refused
 from protocol.exchange import MemoryTransport
 from tests.conftest import RunningFederation

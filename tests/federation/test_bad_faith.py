@@ -17,12 +17,11 @@ from typing import Any
 import httpx
 import pytest
 
-from agents.settings import Settings
-from agents.vault import Vault, read_checked
-from agents.worker import NOTHING_RUN
-from deployments import one_process
-from deployments.breast_cancer import breast_cancer_tables
-from deployments.one_process import run_order
+from agents.site.settings import Settings
+from agents.site.vault import Vault, read_checked
+from deployments.demo.breast_cancer import breast_cancer_tables
+from deployments.local import one_process
+from deployments.local.one_process import run_order
 from protocol.errors import ConsiliumError
 from protocol.exchange import Address, MemoryTransport
 from protocol.messages import (
@@ -35,6 +34,7 @@ from protocol.messages import (
     write_envelope,
 )
 from protocol.sealing import Identity, exchange_public
+from tasks.worker import NOTHING_RUN
 from tests.conftest import ROOT, RunningFederation
 from tests.federation.test_refusals import SITES, open_runs, order
 from tests.made_sites import make_sites, order_body

@@ -22,7 +22,7 @@ def demo(home: Path, *options: str) -> str:
         "CONSILIUM_API_PORT": str(free_port()),
         "CONSILIUM_PREFECT_PORT": str(free_port()),
     }
-    command = [sys.executable, "-m", "deployments.federation", "demo", *options]
+    command = [sys.executable, "-m", "deployments.local.command", "demo", *options]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=380)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout

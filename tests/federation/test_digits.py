@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from agents.cohort import CohortLedger, id_digests
-from agents.ledger import Ledger
-from agents.party import open_training
-from agents.predictor import predict
-from deployments.one_process import run_order
+from agents.gate.cohort_gate import CohortLedger, id_digests
+from agents.site.ledger import Ledger
+from agents.training.inference import predict
+from agents.training.party import open_training
+from deployments.local.one_process import run_order
 from protocol.exchange import MemoryTransport
 from tests.made_sites import order_body
 from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks

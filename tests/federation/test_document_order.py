@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.demo import document_order, pooled_weights
+from deployments.demo.training import document_order, pooled_weights
 from tests.conftest import RunningFederation
 
 pytestmark = pytest.mark.slow

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from agents.cohort import build_cohort
-from agents.policy import Policy, parse_policy
-from agents.source import Source, open_source
-from agents.sql import CheckedQuery, check_sql
+from agents.rows.allowed_sql import CheckedQuery, check_sql
+from agents.rows.cohort import build_cohort
+from agents.rows.database import Source, open_source
+from agents.site.policy import Policy, parse_policy
 from protocol.errors import BadRequest, TooLarge, Unavailable
 
 pytestmark = pytest.mark.slow

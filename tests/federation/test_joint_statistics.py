@@ -13,8 +13,8 @@ import httpx
 import pandas as pd
 import pytest
 
-from deployments.demo_statistics import document_request, pooled_request, threshold_request
-from deployments.joint_data import DOSE_LIMIT, LAB_VALUES, PRICES, UNITS
+from deployments.demo.joint_data import DOSE_LIMIT, LAB_VALUES, PRICES, UNITS
+from deployments.demo.statistics import document_request, pooled_request, threshold_request
 from tests.conftest import RunningFederation
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deployments.demo import document_order
+from deployments.demo.training import document_order
 from tests.conftest import RunningFederation
 
 pytestmark = pytest.mark.slow

@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from agents.settings import Settings
-from deployments.breast_cancer import breast_cancer_tables
-from deployments.demo import document_order
-from deployments.one_process import run_order
+from agents.site.settings import Settings
+from deployments.demo.breast_cancer import breast_cancer_tables
+from deployments.demo.training import document_order
+from deployments.local.one_process import run_order
 from protocol.errors import ConsiliumError
 from tests import bad_tables
 from tests.conftest import RunningFederation

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.demo import document_order
+from deployments.demo.training import document_order
 from tests.conftest import RunningFederation
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from agents import pooling
+from agents.statistics import pooled
 from protocol.errors import ConsiliumError
 from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks
 
@@ -275,14 +275,14 @@ def test_a_database_with_one_row_fewer(hospitals: Hospitals) -> None:
 
 def test_two_orders_at_once_with_one_row_between_them(hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both have been compared with earlier orders before either is written down."""
-    both, tally = threading.Barrier(2), pooling._tally
+    both, tally = threading.Barrier(2), pooled._tally
 
     def tally_together(dataset: Any, request: Any, user_id: int) -> Any:
         if user_id == 3:
             both.wait(60)
         return tally(dataset, request, user_id)
 
-    monkeypatch.setattr(pooling, "_tally", tally_together)
+    monkeypatch.setattr(pooled, "_tally", tally_together)
     hospitals.write(2, "at-once.csv", rows(40))
     hospitals.write(3, "data.pooled", rows(40).assign(x=rows(40).x + 1000))
     refused: list[str] = []

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from agents.vault import Vault
-from deployments.demo import document_order
+from agents.site.vault import Vault
+from deployments.demo.training import document_order
 from tests.conftest import RunningFederation
 
 pytestmark = pytest.mark.slow

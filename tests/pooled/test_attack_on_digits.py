@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from agents import trainer as trainers
-from agents.settings import Settings
-from agents.trainer import Fold, Trainer
-from analytics import anomaly
-from deployments.digits import GATE, HOSPITALS, digits_order, digits_tables
-from deployments.one_process import run_order
+from agents.site.settings import Settings
+from agents.training import trainer as trainers
+from agents.training.trainer import Fold, Trainer
+from analytics.scores import anomaly
+from deployments.demo.digits import GATE, HOSPITALS, digits_order, digits_tables
+from deployments.local.one_process import run_order
 from protocol.exchange import MemoryTransport
 from tests.made_sites import make_sites
 from tests.pooled.test_scored_orders import points_of

@@ -9,17 +9,17 @@ import pandas as pd
 import pytest
 import sklearn.metrics as skm
 
-from agents import trainer
-from agents.cohort import CohortLedger
-from agents.extraction import split
-from agents.settings import Settings
-from agents.vault import Vault
-from analytics import standardization
-from analytics.models import Model, scores
-from analytics.training import train
-from deployments.breast_cancer import breast_cancer_tables
-from deployments.one_process import Outcome, run_order
-from protocol.order import parse_training_request
+from agents.gate.cohort_gate import CohortLedger
+from agents.site.settings import Settings
+from agents.site.vault import Vault
+from agents.training import trainer
+from agents.training.cohorts import split
+from analytics.training import standardization
+from analytics.training.descent import train
+from analytics.training.models import Model, scores
+from deployments.demo.breast_cancer import breast_cancer_tables
+from deployments.local.one_process import Outcome, run_order
+from protocol.training_request import parse_training_request
 from tests.made_sites import make_sites, order_body
 
 HOSPITALS = (2, 3, 4, 5, 6)

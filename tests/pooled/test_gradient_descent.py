@@ -9,11 +9,11 @@ from scipy.special import expit
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.linear_model import Lasso, LogisticRegression, Ridge
 
-from analytics.metrics import binary_metrics, histogram_metrics, metrics, score_histogram
-from analytics.models import Model, local_gradient, scores
-from analytics.training import joint_gradient, joint_loss, train
+from analytics.training.descent import joint_gradient, joint_loss, train
+from analytics.training.metrics import binary_metrics, histogram_metrics, metrics, score_histogram
+from analytics.training.models import Model, local_gradient, scores
 
-SPLIT = Path(__file__).parents[2] / "deployments" / "breast_cancer_split.json"
+SPLIT = Path(__file__).parents[2] / "deployments" / "demo" / "breast_cancer_split.json"
 ALL_OPTIMIZERS = ["sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"]
 TOLERANCE = {"sgd": 1e-9, "nesterov_momentum_sgd": 1e-9}
 LR, LINEAR, SOFTMAX = Model("lr", 4), Model("linear", 4), Model("softmax", 4, classes=("s", "ve", "vi"))

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.joined import JoinedResult
-from analytics import circuit
-from analytics.circuit import Plan, Product, Sign, plan
-from analytics.expression import ExpressionError, compare_sum, parse_expression
-from analytics.rowwise import Fixed
+from agents.statistics.shared_expression import JoinedResult
+from analytics.statistics import circuit
+from analytics.statistics.circuit import Plan, Product, Sign, plan
+from analytics.statistics.expression import ExpressionError, compare_sum, parse_expression
+from analytics.statistics.rowwise import Fixed
 from protocol.errors import ProtocolViolation
-from protocol.ring import Ring
-from protocol.sharing import SEED
-from tasks.dealing import Dealt
+from protocol.shares.ring import Ring
+from protocol.shares.sharing import SEED
+from tasks.coordinator.dealing import Dealt
 from tests.made_providers import column, compute_jointly, hall_of, shares_of
 
 TYPES = {

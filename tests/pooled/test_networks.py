@@ -10,20 +10,20 @@ import pandas as pd
 import pytest
 import sklearn.metrics as skm
 
-from agents.export import export_model
-from agents.extraction import ordered_model
-from agents.party import open_training
-from agents.predictor import model_of, predict, weights_of
-from agents.settings import Settings
-from agents.vault import Vault
-from analytics.checks import Floats
-from analytics.models import scores
-from analytics.training import train
-from deployments.digits import GATE, HOSPITALS, PIXELS, digits_order, digits_tables
-from deployments.one_process import Outcome, run_order
+from agents.site.settings import Settings
+from agents.site.vault import Vault
+from agents.training.cohorts import ordered_model
+from agents.training.export import export_model
+from agents.training.inference import model_of, predict, weights_of
+from agents.training.party import open_training
+from analytics.arrays import Floats
+from analytics.training.descent import train
+from analytics.training.models import scores
+from deployments.demo.digits import GATE, HOSPITALS, PIXELS, digits_order, digits_tables
+from deployments.local.one_process import Outcome, run_order
 from protocol.errors import ConsiliumError, Refused
 from protocol.exchange import MemoryTransport
-from protocol.order import parse_training_request
+from protocol.training_request import parse_training_request
 from tests.made_sites import make_sites
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -155,7 +155,7 @@ def test_images_do_not_pass_a_policy_for_tables(tmp_path: Path) -> None:
 
 
 def test_ten_hospitals_read_digits(runner: Runner) -> None:
-    """The recipe of `deployments.digits`, and a hospital's own answers for rows that nobody trained on."""
+    """The recipe of `deployments.demo.digits`, and a hospital's own answers for rows that nobody trained on."""
     outcome = runner.run(digits_order(encrypt_param={"method": "Mask"}))
     reports = [facts["round"] for facts in outcome.facts if "round" in facts][-1]["hospitals"].values()
     n_rows = sum(report["n_test_rows"] for report in reports)

@@ -11,19 +11,19 @@ import pandas as pd
 import pytest
 import safetensors.numpy
 
-from agents import scoring
-from agents import trainer as trainers
-from agents.settings import Settings
-from agents.trainer import Fold, Trainer
-from analytics import anomaly, contribution
-from analytics.checks import Floats
-from analytics.geometry import combine_factors, triangular_factor
-from deployments.breast_cancer import breast_cancer_tables
-from deployments.one_process import Outcome, run_order
+from agents.site.settings import Settings
+from agents.training import shown_gradients
+from agents.training import trainer as trainers
+from agents.training.trainer import Fold, Trainer
+from analytics.arrays import Floats
+from analytics.scores import anomaly, contribution
+from analytics.scores.geometry import combine_factors, triangular_factor
+from deployments.demo.breast_cancer import breast_cancer_tables
+from deployments.local.one_process import Outcome, run_order
 from protocol.errors import BadRequest, ProtocolViolation, Refused
 from protocol.exchange import MemoryTransport
-from protocol.order import parse_training_request
-from tasks import scoring as at_coordinator
+from protocol.training_request import parse_training_request
+from tasks.coordinator import scoring as at_coordinator
 from tests.made_sites import make_sites, order_body
 
 HOSPITALS = (2, 3, 4, 5, 6)
@@ -215,7 +215,7 @@ def flipped(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
                 fold.gradient = factor * fold.gradient
             return report
 
-        monkeypatch.setattr("tasks.hospital.trainers.local_round", local_round)
+        monkeypatch.setattr("tasks.hospital.training.trainers.local_round", local_round)
 
     return flip
 
@@ -291,13 +291,13 @@ def test_what_cannot_be_honoured_is_refused_at_submission(changes: dict[str, Any
 def test_a_hospital_that_shows_another_gradient_than_it_seals_stops_the_order(
     runner: Runner, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    honest = scoring._shown_layers
+    honest = shown_gradients._shown_layers
 
     def shown(trainer: Trainer, fold: Fold, vector: Floats) -> dict[str, Floats]:
         lies = trainer.party.me == 3 and vector is fold.gradient
         return honest(trainer, fold, vector * (1 + 1e-6) if lies else vector)
 
-    monkeypatch.setattr(scoring, "_shown_layers", shown)
+    monkeypatch.setattr(shown_gradients, "_shown_layers", shown)
     with pytest.raises(ProtocolViolation, match="Round 0 does not add up"):
         runner.run(method)
 

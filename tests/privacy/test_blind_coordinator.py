@@ -20,17 +20,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents import trainer as trainers
-from agents.settings import Settings
-from agents.vault import Vault
-from deployments.demo import document_order
-from deployments.one_process import Outcome, run_order
-from protocol import secure_sum
+from agents.site.settings import Settings
+from agents.site.vault import Vault
+from agents.training import trainer as trainers
+from deployments.demo.training import document_order
+from deployments.local.one_process import Outcome, run_order
 from protocol.exchange import MemoryTransport
-from protocol.fixed_point import FixedPoint
 from protocol.messages import COORDINATOR, Contribution, Header
 from protocol.sealing import SIGNATURE_BYTES
-from tasks import hospital
+from protocol.sums import secure_sum
+from protocol.sums.fixed_point import FixedPoint
+from tasks.hospital import training
 from tests.bad_tables import CANARY, CANARY_ID
 from tests.conftest import RunningFederation
 from tests.made_sites import make_sites
@@ -153,7 +153,7 @@ def recorded(sites: dict[int, Settings]) -> dict[str, tuple[Outcome, Secrets]]:
                 secrets.note(trainer, fold)
                 return report
 
-            patch.setattr(hospital.trainers, "local_round", noted)
+            patch.setattr(training.trainers, "local_round", noted)
             transport = MemoryTransport()
             outcome = run_order(sites, canary_order(method), order_id=number, transport=transport)
         outcome.traffic.extend(transport.rounds[number].values())

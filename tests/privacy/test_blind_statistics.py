@@ -18,16 +18,17 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from agents.statistics import StatisticsParty
-from agents.vault import OrderVault
-from analytics.exact import UNIT, scaled
-from deployments import one_process
-from protocol import exact_sum
+from agents.site.vault import OrderVault
+from agents.statistics.party import StatisticsParty
+from analytics.statistics.exact import UNIT, scaled
+from deployments.local import one_process
 from protocol.errors import ProtocolViolation
-from protocol.exact_sum import Terms
 from protocol.exchange import Address, Exchange, MemoryTransport
 from protocol.messages import COORDINATOR, EVERYONE
-from tasks.joint_statistics import StatisticsPicture, open_desk
+from protocol.sums import exact_sum
+from protocol.sums.exact_sum import Terms
+from tasks.coordinator.progress import StatisticsPicture
+from tasks.coordinator.statistics import open_desk
 from tests.conftest import RunningFederation
 from tests.made_statistics import Answered, Hospitals, make_hospitals, no_waiting_for_disks
 from tests.privacy.test_blind_coordinator import coordinator_side, pages

@@ -21,13 +21,13 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents import accumulation
-from agents.accumulation import counts, counts_below, joint_moments, moments, sketch, whole_counts_below
-from agents.columns import is_whole
-from agents.dataset import Dataset, open_dataset
-from agents.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
-from agents.settings import Settings
-from analytics.exact import joint_moments_of, moments_of
+from agents.rows import exact_totals
+from agents.rows.column_text import is_whole
+from agents.rows.dataset import Dataset, open_dataset
+from agents.rows.exact_totals import counts, counts_below, joint_moments, moments, sketch, whole_counts_below
+from agents.site.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
+from agents.site.settings import Settings
+from analytics.statistics.exact import joint_moments_of, moments_of
 from protocol.errors import BadRequest, TooLarge
 
 OWN, OTHER = 2, 4
@@ -106,7 +106,7 @@ def doubles(kind: str, n: int, rng: np.random.Generator) -> list[float]:
 @pytest.mark.parametrize("kind", ["parquet", "csv", "json"])
 @pytest.mark.parametrize("numbers", DOUBLES)
 def test_sums_are_exact(tmp_path: Path, numbers: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accumulation, "STREAMED_ROWS", 20)
+    monkeypatch.setattr(exact_totals, "STREAMED_ROWS", 20)
     rng = np.random.default_rng(len(numbers))
     x = doubles(numbers, 300, rng)
     y = doubles("normal", len(x), rng)
@@ -244,7 +244,7 @@ def test_a_missing_column_and_dates(tmp_path: Path) -> None:
 
 def test_more_rows_than_doubles_can_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = doubles("normal", 1000, np.random.default_rng(1))
-    monkeypatch.setattr(accumulation, "_EXACT_ROWS", 100)
+    monkeypatch.setattr(exact_totals, "_EXACT_ROWS", 100)
     with table_of(tmp_path, {"x": x}) as dataset:
         assert moments(dataset, "x")[()].moments == moments_of(x)
 
@@ -360,7 +360,7 @@ def test_values_below_pivots_are_compared_as_their_nearest_doubles(tmp_path: Pat
 
 
 def test_too_many_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accumulation, "MAX_GROUPS", 10)
+    monkeypatch.setattr(exact_totals, "MAX_GROUPS", 10)
     for n, fits in ((9, True), (10, True), (11, False)):
         with table_of(tmp_path, {"x": [1.0] * n, "g": list(range(n))}) as dataset:
             if fits:

@@ -22,8 +22,6 @@ import pandas as pd
 import pytest
 from sklearn import linear_model
 
-from agents.__main__ import main
-from agents.approval import Approvals, person
 from agents.check import (
     Finding,
     check_clock,
@@ -32,14 +30,16 @@ from agents.check import (
     check_site,
     guarded,
 )
-from agents.export import export_model
-from agents.ledger import Ledger
-from agents.party import open_training
-from agents.predictor import model_of, predict
-from agents.results import write_result
-from agents.settings import Settings, load_settings
-from agents.vault import Vault
-from analytics.models import scores
+from agents.order.approval import Approvals, person
+from agents.site.ledger import Ledger
+from agents.site.settings import Settings, load_settings
+from agents.site.vault import Vault
+from agents.statistics.results import write_result
+from agents.training.export import export_model
+from agents.training.inference import model_of, predict
+from agents.training.party import open_training
+from analytics.training.models import scores
+from deployments.agent import main
 from protocol import VERSION
 from protocol.errors import BadRequest, NotFound, Refused
 from protocol.exchange import MemoryTransport
@@ -149,7 +149,7 @@ def ledger(site: Path) -> list[dict[str, Any]]:
 
 
 def test_a_real_process_prints_json_only(site: Path) -> None:
-    command = [sys.executable, "-m", "agents", "--site", str(site), "export", "--model", "1"]
+    command = [sys.executable, "-m", "deployments.agent", "--site", str(site), "export", "--model", "1"]
     done = subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[2], check=True, env=os.environ)
     assert json.loads(done.stdout)["dense"] == LR["layers"]["dense"]
     assert done.stderr == b""

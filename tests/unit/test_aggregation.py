@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import trim_mean
 
-from analytics.aggregation import (
+from analytics.scores.aggregation import (
     AGGREGATIONS,
     median,
     most_attackers,
@@ -17,7 +17,7 @@ from analytics.aggregation import (
     select_multi_krum,
     trimmed_mean,
 )
-from analytics.geometry import triangular_factor
+from analytics.scores.geometry import triangular_factor
 
 SELECTIONS = {"multi_krum": select_multi_krum, "minimum_diameter": select_minimum_diameter}
 

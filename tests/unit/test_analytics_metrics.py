@@ -17,7 +17,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from analytics.metrics import (
+from analytics.training.metrics import (
     binary_metrics,
     histogram_metrics,
     metrics,
@@ -26,7 +26,7 @@ from analytics.metrics import (
     round_metrics,
     score_histogram,
 )
-from analytics.models import Model, local_loss
+from analytics.training.models import Model, local_loss
 
 labels_and_scores = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 12)), min_size=1, max_size=60).map(
     lambda pairs: (np.array([y for y, _ in pairs]), np.array([s / 12 for _, s in pairs]))

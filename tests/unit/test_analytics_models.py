@@ -13,7 +13,7 @@ from scipy.special import softmax as scipy_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, mean_squared_error
 
-from analytics.models import Model, initial_weights, local_gradient, local_loss, scores, split_layers
+from analytics.training.models import Model, initial_weights, local_gradient, local_loss, scores, split_layers
 
 MODELS = [
     Model("lr", 3),

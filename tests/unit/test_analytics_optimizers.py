@@ -9,15 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import analytics.optimizers
-from analytics.optimizers import (
-    OPTIMIZERS,
-    converged,
-    decayed_rate,
-    initial_state,
-    penalty_value,
-    step,
-)
+import analytics.training.optimizers
+from analytics.training.optimizers import OPTIMIZERS, converged, decayed_rate, initial_state, penalty_value, step
 
 PENALISED = np.array([True, True, True, False])
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
@@ -101,7 +94,7 @@ def test_position_and_length_do_not_change_a_bit(name):
 
 
 def test_only_correctly_rounded_operations_are_used():
-    tree = ast.parse(Path(analytics.optimizers.__file__).read_text())
+    tree = ast.parse(Path(analytics.training.optimizers.__file__).read_text())
     nodes = list(ast.walk(tree))
     of_numpy = {n.attr for n in nodes if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "np"}
     of_math = {n.attr for n in nodes if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "math"}

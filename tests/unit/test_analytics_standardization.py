@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import StandardScaler
 
-from analytics.standardization import deviation, local_mean, local_variance, standardize
+from analytics.training.standardization import deviation, local_mean, local_variance, standardize
 
 
 def joint(parts):

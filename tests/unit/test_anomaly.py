@@ -13,8 +13,8 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics.pairwise import cosine_similarity
 
-from analytics import anomaly
-from analytics.anomaly import (
+from analytics.scores import anomaly
+from analytics.scores.anomaly import (
     auror,
     foolsgold,
     foolsgold_weight,
@@ -26,7 +26,7 @@ from analytics.anomaly import (
     true_krum,
     zeno,
 )
-from analytics.geometry import triangular_factor
+from analytics.scores.geometry import triangular_factor
 
 GOLDEN = np.array(
     [[1, 2, 3, 4, 0], [1, 2, 3, 5, 0], [2, 2, 3, 4, 1], [1, 3, 3, 4, 0], [0, 2, 2, 4, 1], [-9, 8, -7, 6, -5]],

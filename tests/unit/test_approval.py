@@ -13,12 +13,12 @@ from typing import Any, cast
 
 import pytest
 
-from agents import approval
-from agents.approval import Approvals, await_decision, person
-from agents.ledger import Ledger
-from agents.party import Party
-from agents.settings import Settings, load_settings
-from agents.vault import Vault
+from agents.order import approval
+from agents.order.approval import Approvals, await_decision, person
+from agents.order.party import Party
+from agents.site.ledger import Ledger
+from agents.site.settings import Settings, load_settings
+from agents.site.vault import Vault
 from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound, OrderStopped, ProtocolViolation, Refused
 from protocol.exchange import Exchange, MemoryTransport
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.spatial.distance import pdist, squareform
 
-from analytics.cliques import tightest_clique
+from analytics.scores.cliques import tightest_clique
 
 
 def listed(between, size):

@@ -23,21 +23,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from agents import source as source_module
-from agents.cohort import (
-    Cohort,
-    CohortLedger,
-    build_cohort,
-    check_gate,
-    decode_cohort,
-    encode_cohort,
-    id_digests,
-    load_cohort,
-    save_cohort,
-)
-from agents.policy import TableRules
-from agents.source import open_source
-from agents.sql import CheckedQuery
+from agents.gate.cohort_gate import CohortLedger, check_gate, id_digests
+from agents.rows import database as source_module
+from agents.rows.allowed_sql import CheckedQuery
+from agents.rows.cohort import Cohort, build_cohort, decode_cohort, encode_cohort, load_cohort, save_cohort
+from agents.rows.database import open_source
+from agents.site.policy import TableRules
 from protocol.errors import BadRequest, Conflict, NotFound, Refused, TooLarge, Unavailable
 
 RULES = TableRules("data.t", ("*",))

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from analytics.contribution import grad_diff, perf_diff
-from analytics.geometry import triangular_factor
+from analytics.scores.contribution import grad_diff, perf_diff
+from analytics.scores.geometry import triangular_factor
 
 GOLDEN = np.array(
     [[1, 2, 3, 4, 0], [1, 2, 3, 5, 0], [2, 2, 3, 4, 1], [1, 3, 3, 4, 0], [0, 2, 2, 4, 1], [-9, 8, -7, 6, -5]],

@@ -10,10 +10,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from agents import data_files
-from agents.dataset import Dataset, open_dataset, quoted
-from agents.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
-from agents.settings import Settings
+from agents.rows import files as data_files
+from agents.rows.dataset import Dataset, open_dataset, quoted
+from agents.site.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
+from agents.site.settings import Settings
 from protocol.errors import BadRequest, ConsiliumError, Refused, TooLarge, Unavailable
 
 OWN, OTHER = 2, 4

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.disclosure import (
+from agents.gate.disclosure import (
     MOST_GROUPS,
     GroupFacts,
     Hidden,
@@ -28,7 +28,7 @@ from agents.disclosure import (
     shown_groups,
     withhold,
 )
-from agents.policy import StatisticsRules
+from agents.site.policy import StatisticsRules
 from protocol.errors import BadRequest, ProtocolViolation, Refused
 
 RULES = StatisticsRules(methods=("sum", "custom"), row_level=("units",))

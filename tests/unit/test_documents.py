@@ -12,10 +12,10 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-from agents import policy, settings
-from agents.__main__ import _COMMANDS as AGENT_COMMANDS
+from agents.site import policy, settings
 from api.app import create_app
 from api.settings import load_settings
+from deployments.agent import _COMMANDS as AGENT_COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("agents", "analytics", "api", "deployments", "flows", "protocol", "tasks")
@@ -57,7 +57,7 @@ def name_of_call(call: ast.Call) -> str:
 
 def error_codes() -> set[str]:
     """Every word that the code gives as an error's code: by keyword, by position, or as a class's default."""
-    found: set[str] = {"missing_column", "missing_table"}  # agents.source composes these two
+    found: set[str] = {"missing_column", "missing_table"}  # agents.rows.database composes these two
     for node in (node for tree in trees() for node in ast.walk(tree)):
         if isinstance(node, ast.Call):
             found |= {word for key in node.keywords if key.arg in ("code", "rule") for word in strings(key.value)}

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics import exact
-from analytics.exact import JointMoments, Moments, joint_moments_of, moments_of, told
+from analytics.statistics import exact
+from analytics.statistics.exact import JointMoments, Moments, joint_moments_of, moments_of, told
 
 # --- NIST Statistical Reference Datasets, univariate ----------------------------------------------------------------
 # Lew (steel-concrete beam deflections), Lottery, Michelso (speed of light), Mavro (filter transmittance); PiDigits and

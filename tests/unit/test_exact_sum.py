@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import exact_sum
 from protocol.errors import ProtocolViolation
-from protocol.exact_sum import Terms
+from protocol.sums import exact_sum
+from protocol.sums.exact_sum import Terms
 
 WIDTH = 3200
 

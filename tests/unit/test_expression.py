@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.joined import text_of
-from analytics.circuit import Leaf, Part, Plan, Product, Sign, plan
-from analytics.expression import Expression, ExpressionError, compare_sum, parse_expression
-from analytics.rowwise import Column, Fixed, compute, kind_of
+from agents.statistics.shared_expression import text_of
+from analytics.statistics.circuit import Leaf, Part, Plan, Product, Sign, plan
+from analytics.statistics.expression import Expression, ExpressionError, compare_sum, parse_expression
+from analytics.statistics.rowwise import Column, Fixed, compute, kind_of
 
 COLUMNS = {"a": None, "b": ["x", "y"], "订单": None}
 OWNERS = {"a": 2, "b": 3, "订单": 9}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import BadRequest
-from protocol.fixed_point import MIN_FRACTION_BITS, FixedPoint
+from protocol.sums.fixed_point import MIN_FRACTION_BITS, FixedPoint
 
 ROWS = st.lists(st.integers(1, 100_000), min_size=1, max_size=5)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deployments.one_process import run_order
+from deployments.local.one_process import run_order
 from protocol.errors import BadRequest, ConsiliumError, Refused
 from tests.made_sites import make_sites, order_body
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.ledger import Ledger
+from agents.site.ledger import Ledger
 from protocol.errors import Conflict
 
 MIDNIGHT = datetime(2025, 1, 2, tzinfo=UTC)

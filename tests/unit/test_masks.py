@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from protocol.errors import ProtocolViolation
-from protocol.masks import (
+from protocol.sums.masks import (
     TAG_MODULUS,
     _inner_product,
     group_modulo,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import ProtocolViolation
-from protocol.matching import (
+from protocol.shares.matching import (
     check_digests,
     common_digest,
     common_rows,

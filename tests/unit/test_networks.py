@@ -13,15 +13,15 @@ from scipy.special import softmax
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import LabelBinarizer
 
-from agents.export import export_model
-from agents.extraction import ordered_model
-from agents.predictor import model_of
-from analytics import networks
-from analytics.metrics import metrics
-from analytics.models import Model, initial_weights, local_gradient, local_loss, scores, split_layers
-from deployments.digits import HOSPITALS, PIXELS, digits_order, digits_tables
+from agents.training.cohorts import ordered_model
+from agents.training.export import export_model
+from agents.training.inference import model_of
+from analytics.training import networks
+from analytics.training.metrics import metrics
+from analytics.training.models import Model, initial_weights, local_gradient, local_loss, scores, split_layers
+from deployments.demo.digits import HOSPITALS, PIXELS, digits_order, digits_tables
 from protocol.errors import BadRequest, ConsiliumError, InvalidInput
-from protocol.order import order_document, parse_training_request, read_order_document
+from protocol.training_request import order_document, parse_training_request, read_order_document
 
 MLP = Model("mlp", 6, classes=("a", "b", "c"), hidden=(5, 4))
 CNN = Model("cnn", 35, classes=(0, 1, 2), hidden=(2, 3), shape=(5, 7))

@@ -12,12 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import BadRequest, ConsiliumError, InvalidInput
-from protocol.order import (
-    TrainingRequest,
-    order_document,
-    parse_training_request,
-    read_order_document,
-)
+from protocol.training_request import TrainingRequest, order_document, parse_training_request, read_order_document
 
 DOCUMENT: dict[str, Any] = {
     "user_id": 4,

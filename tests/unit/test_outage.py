@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from agents import quiet
 from protocol import exchange
 from protocol.exchange import Address, Exchange, HttpTransport
-from protocol.outage import COORDINATOR, PREFECT, Outage
+from protocol.machine.outage import COORDINATOR, PREFECT, Outage
+from tasks import quiet
 
 
 class Ticking:

@@ -22,16 +22,16 @@ import httpx
 import pytest
 from starlette.requests import Request
 
-from agents.approval import MOST_REASON, Approvals, person
-from agents.ledger import Ledger
+from agents.order.approval import MOST_REASON, Approvals, person
 from agents.page import server, tables
 from agents.page.door import Door
 from agents.page.picture import BAR_HEIGHT, draw, height_of, size_of
 from agents.page.server import N_DAYS, serve
 from agents.page.words import _WORDS, LANGUAGES, preferred, say, word_of
-from agents.results import write_result
-from agents.settings import Settings, load_settings
-from agents.vault import Vault
+from agents.site.ledger import Ledger
+from agents.site.settings import Settings, load_settings
+from agents.site.vault import Vault
+from agents.statistics.results import write_result
 from protocol.errors import BadRequest
 from protocol.messages import KINDS
 
@@ -117,7 +117,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     )
     settings = load_settings(folder)
     fill(settings)
-    command = [sys.executable, "-m", "agents", "show", "--site", str(folder)]
+    command = [sys.executable, "-m", "deployments.agent", "show", "--site", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

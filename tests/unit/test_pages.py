@@ -13,7 +13,6 @@ import pytest
 from cryptography.fernet import Fernet
 from fastapi import FastAPI
 
-from api import timeline
 from api.pages import (
     charts,
     form,
@@ -30,10 +29,11 @@ from api.pages import (
 from api.pages.order_form import example_order
 from api.pages.visit import Door, Visit, local
 from api.pages.words import CHINESE
-from api.store import Caller
-from deployments.demo import document_order
+from api.routes import timeline
+from api.store.orders import Caller
+from deployments.demo.training import document_order
 from protocol.errors import Unauthenticated
-from protocol.order import parse_training_request
+from protocol.training_request import parse_training_request
 
 PAGES = Path(serving.__file__).parent
 
@@ -83,7 +83,7 @@ def test_a_hospitals_troubles_stand_beside_its_state() -> None:
 
 
 def test_every_score_of_the_api_is_explained() -> None:
-    from api.analytics import router
+    from api.routes.scores import router
 
     calls = {route.path for route in router.routes if route.path.startswith(("/anomaly/", "/contribution/"))}
     assert {score.address for score in scores.SCORES.values()} == calls - {"/anomaly/report"}

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from phe.paillier import EncryptedNumber, PaillierPrivateKey
 
-from protocol import paillier
 from protocol.errors import BadRequest, ProtocolViolation
-from protocol.fixed_point import FixedPoint
-from protocol.paillier import Obfuscators
+from protocol.sums import paillier
+from protocol.sums.fixed_point import FixedPoint
+from protocol.sums.paillier import Obfuscators
 
 BITS = 512
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from agents.policy import STATISTICS as METHODS_OF_STATISTICS
-from agents.policy import Policy, StatisticsRules, load_policy, parse_policy
-from api.hospitals import PolicyTold
+from agents.site.policy import STATISTICS as METHODS_OF_STATISTICS
+from agents.site.policy import Policy, StatisticsRules, load_policy, parse_policy
+from api.routes.hospitals import PolicyTold
 from protocol.errors import Refused
 
 EXAMPLE = Path(__file__).parents[2] / "deployments/sites/policy.example.toml"

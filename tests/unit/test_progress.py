@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from api.desk import progress
-from deployments.demo import document_order
-from protocol.order import folds, parse_training_request
-from tasks.joint_statistics import StatisticsPicture
-from tasks.progress import TrainingPicture
+from api.routes.services import progress
+from deployments.demo.training import document_order
+from protocol.training_request import folds, parse_training_request
+from tasks.coordinator.progress import StatisticsPicture, TrainingPicture
 
 
 @pytest.mark.parametrize("n_splits", [None, 3])

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics.checks import Floats
-from analytics.exact import LARGEST_WHOLE
-from analytics.quantiles import (
+from analytics.arrays import Floats
+from analytics.statistics.exact import LARGEST_WHOLE
+from analytics.statistics.quantiles import (
     LEAST_WHOLE,
     MOST_ROUNDS,
     MOST_WHOLE,

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents import trainer
-from agents.settings import Settings
-from deployments.one_process import run_order
+from agents.site.settings import Settings
+from agents.training import trainer
+from deployments.local.one_process import run_order
 from protocol.errors import ProtocolViolation
 from tests.made_sites import make_sites, order_body
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents import results
-from agents.results import Result, list_results, read_result, write_result
+from agents.statistics import results
+from agents.statistics.results import Result, list_results, read_result, write_result
 from protocol.errors import BadRequest, Conflict, NotFound
 
 NOTES = {"method": "sum", "providers": [2, 3], "withheld": [{"group": ["f"], "rule": "min_rows", "threshold": "10"}]}

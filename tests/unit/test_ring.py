@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import ProtocolViolation
-from protocol.masks import Stream
-from protocol.ring import Ring, n_words, pack, unpack
+from protocol.shares.ring import Ring, n_words, pack, unpack
+from protocol.sums.masks import Stream
 
 SIZES = st.integers(1, 6)
 NUMBERS = st.lists(st.integers(-(2**200), 2**200), min_size=1, max_size=5)

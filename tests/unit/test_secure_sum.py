@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from phe.paillier import PaillierPrivateKey
 
-from protocol import masks, paillier, secure_sum
 from protocol.errors import BadRequest, ConsiliumError, ProtocolViolation
-from protocol.paillier import Obfuscators
-from protocol.secure_sum import Method, SumKeys
+from protocol.sums import masks, paillier, secure_sum
+from protocol.sums.paillier import Obfuscators
+from protocol.sums.secure_sum import Method, SumKeys
 
 METHODS: list[Method] = ["Paillier", "Mask", "None"]
 INFO = b"train fold 0 round 3 attempt 0"

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol import triples
 from protocol.errors import ProtocolViolation
-from protocol.masks import Stream
-from protocol.ring import Ring, unpack
-from protocol.sharing import SEED, ResultShare, Sharing, n_conjunctions, open_result, rings
-from protocol.triples import Buckets, linear_digest, uniform_order
+from protocol.shares import triples
+from protocol.shares.ring import Ring, unpack
+from protocol.shares.sharing import SEED, ResultShare, Sharing, n_conjunctions, open_result, rings
+from protocol.shares.triples import Buckets, linear_digest, uniform_order
+from protocol.sums.masks import Stream
 from tests.made_providers import Hall, MadeKeys, seeds_of
 
 RING = Ring(3)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.policy import parse_policy
-from agents.sql import DIALECTS, CheckedQuery, check_plain, check_sql
+from agents.rows.allowed_sql import DIALECTS, CheckedQuery, check_plain, check_sql
+from agents.site.policy import parse_policy
 from protocol.errors import BadRequest, ConsiliumError, Refused
 
 POLICY = parse_policy("""

@@ -12,8 +12,8 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, StateType, TaskRun
 
 from api.pages.charts import Span, spans
-from api.runs import parts_of
-from api.timeline import ORDER_PARTS, ROUND_PARTS, part_names
+from api.prefect_runs import parts_of
+from api.routes.timeline import ORDER_PARTS, ROUND_PARTS, part_names
 
 TASKS = Path(__file__).resolve().parents[2] / "tasks"
 START = datetime(2026, 11, 20, 8, tzinfo=UTC)
@@ -22,7 +22,7 @@ START = datetime(2026, 11, 20, 8, tzinfo=UTC)
 def steps(*, in_rounds: bool) -> set[str]:
     """The names given to @step, with a second argument where the part belongs to a round."""
     found = set()
-    for path in TASKS.glob("*.py"):
+    for path in TASKS.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             is_step = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "step"
             if is_step and (len(node.args) > 1) == in_rounds:

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents import vault as vault_module
-from agents.vault import OrderVault, Vault, locked, make_private_folder, write_durably, write_once
+from agents.site import vault as vault_module
+from agents.site.vault import OrderVault, Vault
 from protocol.errors import Conflict, NotFound, Refused
+from protocol.machine import disk
+from protocol.machine.disk import locked, make_private_folder, write_durably, write_once
 
 
 @pytest.fixture
@@ -126,7 +128,7 @@ def test_write_once_keeps_what_is_there(tmp_path: Path) -> None:
 def test_of_two_ends_at_one_moment_the_first_stands(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its flow process says how an order ended, and so does the agent that heard of it; a third reads the mark."""
     vault.order(1).once("document", lambda: b"{}")
-    both, met, write = threading.Barrier(2), threading.Event(), vault_module.write_durably
+    both, met, write = threading.Barrier(2), threading.Event(), disk.write_durably
 
     def meet_before_the_mark(path: Path, data: bytes) -> None:
         if path.parent.name == "ended":

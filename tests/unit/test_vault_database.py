@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from agents.cohort import CohortLedger
-from agents.statistics_ledger import StatisticsLedger
-from agents.vault_database import open_database, open_keyed
+from agents.gate.cohort_gate import CohortLedger
+from agents.gate.earlier_questions import StatisticsLedger
+from agents.site.vault_database import open_database, open_keyed
 from protocol.errors import Conflict
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS numbers (n INTEGER);"

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analytics.circuit import Conjunction, Exclusive, Leaf, Linear, Part, Plan, Product, Sign, Total, plan
-from analytics.expression import parse_expression
-from analytics.rowwise import Column, Fixed, compute
-from analytics.weighing import Weighing, weighing
+from analytics.statistics.circuit import Conjunction, Exclusive, Leaf, Linear, Part, Plan, Product, Sign, Total, plan
+from analytics.statistics.expression import parse_expression
+from analytics.statistics.rowwise import Column, Fixed, compute
+from analytics.statistics.weighing import Weighing, weighing
 from tests.pooled.test_joined_expressions import booleans, numbers
 
 OWNERS = {"df1": 7, "df2": 2, "df3": 5}

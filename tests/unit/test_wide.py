@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import BadRequest
-from protocol.wide import LIMB_BITS, N_LIMBS, from_limbs, to_limbs
+from protocol.sums.limbs import LIMB_BITS, N_LIMBS, from_limbs, to_limbs
 
 VALUES = st.floats(-1e25, 1e25, allow_nan=False, allow_subnormal=False)
 

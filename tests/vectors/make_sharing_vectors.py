@@ -17,15 +17,28 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from agents.joined import reveal, text_of  # noqa: E402
-from analytics.circuit import Plan, plan  # noqa: E402
-from analytics.expression import parse_expression  # noqa: E402
-from analytics.rowwise import Fixed  # noqa: E402
-from protocol import triples  # noqa: E402
-from protocol.masks import Stream  # noqa: E402
-from protocol.ring import Ring  # noqa: E402
-from protocol.triples import Buckets, linear_digest, uniform_order  # noqa: E402
-from tasks.dealing import Dealt, deal  # noqa: E402
+from agents.statistics.shared_expression import (  # noqa: E402
+    reveal,
+    text_of,
+)
+from analytics.statistics.circuit import (  # noqa: E402
+    Plan,
+    plan,
+)
+from analytics.statistics.expression import parse_expression  # noqa: E402
+from analytics.statistics.rowwise import Fixed  # noqa: E402
+from protocol.shares import triples  # noqa: E402
+from protocol.shares.ring import Ring  # noqa: E402
+from protocol.shares.triples import (  # noqa: E402
+    Buckets,
+    linear_digest,
+    uniform_order,
+)
+from protocol.sums.masks import Stream  # noqa: E402
+from tasks.coordinator.dealing import (  # noqa: E402
+    Dealt,
+    deal,
+)
 from tests.made_providers import column, hall_of, seeds_of, shares_of  # noqa: E402
 
 PATH = Path(__file__).with_name("sharing_vectors.json")

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from make_byzfl_vectors import PATH, round_of
 
-from analytics.aggregation import median, select_minimum_diameter, trimmed_mean
-from analytics.anomaly import geometric_median_distance, multi_krum, true_krum
-from analytics.geometry import triangular_factor
+from analytics.scores.aggregation import median, select_minimum_diameter, trimmed_mean
+from analytics.scores.anomaly import geometric_median_distance, multi_krum, true_krum
+from analytics.scores.geometry import triangular_factor
 
 CASES: list[dict[str, Any]] = json.loads(PATH.read_text())["cases"]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{len(case['vectors'])}-{case['f']}")

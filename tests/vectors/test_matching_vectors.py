@@ -11,7 +11,7 @@ import pytest
 from make_matching_vectors import KEY, PATH, all_vectors
 
 from protocol.errors import ProtocolViolation
-from protocol.matching import common_digest, common_rows, decode_bitmap, decode_tags
+from protocol.shares.matching import common_digest, common_rows, decode_bitmap, decode_tags
 
 VECTORS: dict[str, Any] = json.loads(PATH.read_text("utf-8"))
 BAD = [(kind, case) for kind, cases in VECTORS["must_fail"].items() for case in cases]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from make_sum_vectors import INFO, PATH, ROWS, all_vectors, small_key, sum_keys
 
-from protocol import masks, paillier, secure_sum
 from protocol.errors import ProtocolViolation
-from protocol.fixed_point import FixedPoint
-from protocol.secure_sum import Method
+from protocol.sums import masks, paillier, secure_sum
+from protocol.sums.fixed_point import FixedPoint
+from protocol.sums.secure_sum import Method
 
 VECTORS: dict[str, Any] = json.loads(PATH.read_text())
 METHODS: list[Method] = ["Paillier", "Mask", "None"]
