@@ -181,7 +181,3 @@ async def _runs(client: httpx.AsyncClient, headers: dict[str, str], schedule_id:
             if len(done) >= N_RUNS:
                 return done[::-1][:N_RUNS]
             await asyncio.sleep(1)
-
-
-def extra_of(answer: Answer) -> dict[str, Any]:
-    return dict(json.loads(answer["result"]["extra"]))

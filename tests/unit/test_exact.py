@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics import exact
-from analytics.exact import JointMoments, Moments, joint_moments_of, moments_of, told
+from analytics.exact import JointMoments, Moments, told
+from tests.made_moments import joint_moments_of, moments_of
 
 # --- NIST Statistical Reference Datasets, univariate ----------------------------------------------------------------
 # Lew (steel-concrete beam deflections), Lottery, Michelso (speed of light), Mavro (filter transmittance); PiDigits and
