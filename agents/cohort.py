@@ -13,8 +13,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
@@ -28,8 +27,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from agents.policy import TableRules
-from agents.vault import add_digest, locked, make_private_folder, read_checked, write_once
-from agents.vault_database import open_database, open_keyed
+from agents.vault import add_digest, make_private_folder, read_checked, write_once
+from agents.vault_database import KeyedDatabase, open_database
 from protocol.errors import BadRequest, Conflict, NotFound, Refused
 
 Digests = NDArray[np.uint64]
@@ -434,7 +433,7 @@ CREATE TABLE IF NOT EXISTS cohorts (
 """
 
 
-class CohortLedger:
+class CohortLedger(KeyedDatabase):
     """The id digests of every cohort that was let through, per requester and table, in SQLite in the vault.
 
     `part` is "train", "test" and so on: one order may read a table twice, and its train and test rows must not
@@ -444,17 +443,7 @@ class CohortLedger:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "cohorts.sqlite"
-        self.key = open_keyed(self.path, _SCHEMA)
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """No other order of this hospital compares its rows or writes them down meanwhile, of statistics neither.
-
-        Held for as long as memory is compared with memory: never while a database is read or a message waited for.
-        """
-        with locked(self.path.parent):
-            yield
+        super().__init__(folder / "cohorts.sqlite", _SCHEMA)
 
     def earlier(self, requester: int, table: str) -> list[Digests]:
         """The different id sets of the requester's cohorts on the table, this order's own among them.

@@ -29,7 +29,6 @@ INTERVAL_SECONDS = 10
 """The shortest that a schedule may have."""
 
 N_RUNS = 2
-N_SHOWN = 4
 LONGEST_SECONDS = 600.0
 PATH = "/runModelTrainTask"
 
