@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from protocol.errors import BadRequest
 from protocol.training_request import Strict, Whole, any_case, printable
 
+Missed = Literal["make_up", "skip"]
 LEAST_SECONDS, MOST_SECONDS = 10, 366 * 86_400
 LOOK_BACK = tuple(timedelta(hours=hours) for hours in (1, 24, 31 * 24, 366 * 24, 9 * 366 * 24))
 
@@ -22,7 +23,7 @@ class Timing(Strict):
     cron: Annotated[str, Field(max_length=100), AfterValidator(printable)] | None = None
     interval_seconds: Whole | None = None
     timezone: Annotated[str, Field(max_length=100), AfterValidator(printable)] = "UTC"
-    missed: Annotated[Literal["make_up", "skip"], any_case("make_up", "skip")] = "make_up"
+    missed: Annotated[Missed, any_case(Missed)] = "make_up"
 
 
 def check_timing(timing: Timing, *, now: datetime) -> dict[str, Any]:

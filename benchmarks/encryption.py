@@ -9,12 +9,11 @@ is made once per order and hospital; a first round of 6,200 values, table includ
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from benchmarks.clock import timed
 from protocol.sums import paillier, secure_sum
 from protocol.sums.paillier import Obfuscators
 from protocol.sums.secure_sum import Method, SumKeys
@@ -50,8 +49,8 @@ def report(name: str, ratio: float) -> None:
 def phe_seconds_per_value(private: Any) -> tuple[float, float]:
     """Encryption and decryption of one float by phe's own interface, with gmpy2 beneath it."""
     values = np.random.default_rng(0).normal(size=N_PHE).tolist()
-    encrypted, encrypt = timed(lambda: [private.public_key.encrypt(value) for value in values])
-    _, decrypt = timed(lambda: [private.decrypt(number) for number in encrypted])
+    encrypt, encrypted = timed(lambda: [private.public_key.encrypt(value) for value in values])
+    decrypt, _ = timed(lambda: [private.decrypt(number) for number in encrypted])
     return encrypt / N_PHE, decrypt / N_PHE
 
 
@@ -59,12 +58,12 @@ def paillier_seconds_per_value(private: Any) -> dict[str, float]:
     """The same for a packed vector: from words to ciphertexts and back."""
     public, words = private.public_key, np.arange(N_PAILLIER) - N_PAILLIER // 2
     count, form = paillier.n_plaintexts(N_PAILLIER, KEY_BITS), {"weight": 7, "offset": 2**60, "bits": KEY_BITS}
-    stock, base = timed(lambda: Obfuscators(public))
-    _, first = timed(lambda: stock.prepare(count))
+    base, stock = timed(lambda: Obfuscators(public))
+    first, _ = timed(lambda: stock.prepare(count))
     stock.take_many(count)
-    _, later = timed(lambda: stock.prepare(count))
-    ciphertexts, waiting = timed(lambda: paillier.encrypt(public, paillier.pack(words, **form), stock))
-    sums, decrypt = timed(lambda: paillier.unpack(paillier.decrypt(private, ciphertexts), N_PAILLIER, **form))
+    later, _ = timed(lambda: stock.prepare(count))
+    waiting, ciphertexts = timed(lambda: paillier.encrypt(public, paillier.pack(words, **form), stock))
+    decrypt, sums = timed(lambda: paillier.unpack(paillier.decrypt(private, ciphertexts), N_PAILLIER, **form))
     if sums.tolist() != words.tolist():
         raise SystemExit("The packed scheme did not give the words back.")
     seconds = {
@@ -90,9 +89,9 @@ def compare_methods(private: Any) -> None:
 def method_seconds_per_value(method: Method, d: int, private: Any) -> tuple[float, float, float, float]:
     keys = {me: sum_keys(method, me, private) for me in ROWS}
     values = np.random.default_rng(0).normal(size=d)
-    payloads, seal = timed(lambda: {me: secure_sum.seal(keys[me], values, info=INFO) for me in ROWS})
-    total, add = timed(lambda: secure_sum.add(method, payloads, public=keys[1].public))
-    _, opened = timed(lambda: secure_sum.open_sum(keys[1], total, info=INFO, private_key=private))
+    seal, payloads = timed(lambda: {me: secure_sum.seal(keys[me], values, info=INFO) for me in ROWS})
+    add, total = timed(lambda: secure_sum.add(method, payloads, public=keys[1].public))
+    opened, _ = timed(lambda: secure_sum.open_sum(keys[1], total, info=INFO, private_key=private))
     return seal / len(ROWS) / d, add / d, opened / d, len(payloads[1]) / d
 
 
@@ -115,13 +114,6 @@ def with_table(public: Any) -> Obfuscators:
     obfuscators = Obfuscators(public)
     obfuscators.take()
     return obfuscators
-
-
-def timed(action: Callable[[], Any]) -> tuple[Any, float]:
-    """The result of an action and the seconds it took."""
-    start = time.perf_counter()
-    result = action()
-    return result, time.perf_counter() - start
 
 
 if __name__ == "__main__":

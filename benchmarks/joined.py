@@ -8,8 +8,6 @@ DuckDB's over the three files: what hospitals could do that give their rows away
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from agents.site.settings import Settings, load_settings
+from benchmarks.clock import timed
 from deployments.local.one_process import pin_each_other, run_statistics
 from protocol.exchange import MemoryTransport
 from protocol.shares import matching
@@ -56,8 +55,8 @@ def main(n_rows: int = N_ROWS) -> None:
 
 def _matching(n_rows: int) -> None:
     keys = [str(i) for i in range(n_rows)]
-    seconds, tags = _timed(lambda: [matching.tags(bytes(32), keys)[0] for _ in HOSPITALS])
-    both, _ = _timed(lambda: matching.intersect(tags))
+    seconds, tags = timed(lambda: [matching.tags(bytes(32), keys)[0] for _ in HOSPITALS])
+    both, _ = timed(lambda: matching.intersect(tags))
     print(f"matching {n_rows:,} keys of {len(HOSPITALS)} hospitals: tags {seconds:.1f} s, intersection {both:.1f} s,")
     print(f"  {len(matching.encode_tags(tags[0])) / n_rows:.0f} bytes per key to the coordinator")
 
@@ -92,8 +91,8 @@ def _order(sites: dict[int, Settings], number: int, method: str, question: dict[
     providers = [{"name": user, **provider, **named} for user in HOSPITALS]
     body = {"data_providers": providers, "result_receivers": [2], "method": method, "result_alias": "r", **question}
     transport = MemoryTransport()
-    seconds, _ = _timed(lambda: run_statistics(sites, body, initiator=2, order_id=number, transport=transport))
-    joined, _ = _timed(lambda: _plain_join(sites, plain))
+    seconds, _ = timed(lambda: run_statistics(sites, body, initiator=2, order_id=number, transport=transport))
+    joined, _ = timed(lambda: _plain_join(sites, plain))
     n_bytes = sum(map(len, transport.traffic))
     verdict = "met" if seconds <= TARGET_SECONDS[method] else "MISSED"
     print(f"{method}: {seconds:.1f} s for {n_rows:,} people (target {TARGET_SECONDS[method]:.0f} s, {verdict}),")
@@ -105,9 +104,3 @@ def _plain_join(sites: dict[int, Settings], expression: str) -> None:
     query = f"SELECT a.id, {expression} FROM {a} a JOIN {b} b USING (id) JOIN {c} c USING (id)"
     with tempfile.NamedTemporaryFile(suffix=".csv") as file:
         duckdb.connect(config={"threads": 2}).execute(f"COPY ({query}) TO '{file.name}'")
-
-
-def _timed(action: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    result = action()
-    return time.perf_counter() - start, result

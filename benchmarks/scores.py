@@ -11,7 +11,6 @@ take the slower way through QR and are shown beside it, without a target.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from safetensors.numpy import save_file
 from analytics.arrays import Floats
 from analytics.scores import anomaly
 from analytics.scores.geometry import triangular_factor
+from benchmarks.clock import timed
 
 N_CLIENTS, N_VALUES = 100, 1_000_000
 BLOCK_COLUMNS = 2**14
@@ -99,14 +99,8 @@ def time_sniper(name: str, points: Floats) -> None:
 
 def fastest(*actions: Callable[[], Any]) -> list[float]:
     """The seconds of each action, the best of REPETITIONS; the actions take turns, so that both see the same load."""
-    seconds = [[timed(action) for action in actions] for _ in range(REPETITIONS)]
+    seconds = [[timed(action)[0] for action in actions] for _ in range(REPETITIONS)]
     return [min(column) for column in zip(*seconds, strict=True)]
-
-
-def timed(action: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import resource
 import sys
-import time
-from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +19,7 @@ from agents.statistics.shared_expression import reveal
 from analytics.statistics.circuit import Plan, plan
 from analytics.statistics.expression import Expression, compare_sum, parse_expression
 from analytics.statistics.rowwise import Column, Fixed
+from benchmarks.clock import timed
 from tests.made_providers import hall_of, shares_of
 
 N_ROWS = 1_000_000
@@ -74,12 +72,6 @@ def measure(name: str, made: Plan, columns: dict[int, dict[str, Column]], n_rows
         f"  bytes per row: a provider sends {sent / n_rows:.1f} to the others and {share / n_rows:.1f} to a receiver,"
         f" the coordinator deals {dealt / n_rows:.1f} to one provider"
     )
-
-
-def timed(action: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    result = action()
-    return time.perf_counter() - start, result
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
@@ -19,7 +19,7 @@ from protocol.errors import BadRequest, NotFound
 from protocol.messages import canonical
 from protocol.training_request import Column, Number, Strict, UserId, Whole, any_case, describe, printable
 
-POOLED = (
+Pooled = Literal[
     "sum",
     "avg",
     "var",
@@ -34,16 +34,22 @@ POOLED = (
     "corr",
     "frequency",
     "crosstab",
-)
+]
+POOLED: tuple[str, ...] = get_args(Pooled)
 """Over the rows of all providers, one below the other (formulas.md 5.1)."""
 
-JOINED = ("custom", "is_investor_accredited")
+Joined = Literal["custom", "is_investor_accredited"]
+JOINED: tuple[str, ...] = get_args(Joined)
 """Over the rows of the same person at several providers (formulas.md 5.2)."""
 
+Method = Literal[Pooled, Joined]
+DataType = Literal["csv", "parquet", "json", "table", "sql"]
+DATA_TYPES: tuple[str, ...] = get_args(DataType)
+Normalisation = Literal["text", "integer", "casefold"]
+ResultType = Literal["csv", "json"]
 RANKED = ("min", "max", "median", "quantile")
 TALLIED = ("histogram", "frequency", "crosstab")
 OF_TWO_COLUMNS = ("cov", "corr", "crosstab")
-DATA_TYPES = ("csv", "parquet", "json", "table", "sql")
 THRESHOLD = "3000000"
 DIGITS = (18, 6)
 MOST_NAME_BYTES = 200
@@ -127,7 +133,7 @@ class Provider(Strict):
 
     name: Party
     data_path: Annotated[str, Field(max_length=20_000)]
-    data_type: Annotated[Literal["csv", "parquet", "json", "table", "sql"], any_case(*DATA_TYPES)]
+    data_type: Annotated[DataType, any_case(DataType)]
     key_column: Column
     data_alias: Annotated[str, AfterValidator(_alias)] | None = None
     value_column: Column | None = None
@@ -139,27 +145,7 @@ class StatisticsRequest(Strict):
 
     data_providers: Annotated[list[Provider], Field(min_length=1, max_length=100)]
     result_receivers: Annotated[list[Party], Field(min_length=1, max_length=100)]
-    method: Annotated[
-        Literal[
-            "sum",
-            "avg",
-            "var",
-            "std",
-            "count",
-            "min",
-            "max",
-            "median",
-            "quantile",
-            "histogram",
-            "cov",
-            "corr",
-            "frequency",
-            "crosstab",
-            "custom",
-            "is_investor_accredited",
-        ],
-        any_case(*POOLED, *JOINED),
-    ]
+    method: Annotated[Method, any_case(Method)]
     expression: Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(printable)] | None = None
     result_alias: Annotated[
         str, Field(min_length=1, max_length=100), AfterValidator(printable), AfterValidator(_file_name)
@@ -171,10 +157,8 @@ class StatisticsRequest(Strict):
     comparison: Literal[">=", ">", "<=", "<"] | None = None
     quantile: Annotated[list[Share], BeforeValidator(_as_list), Field(min_length=1, max_length=20)] | None = None
     bins: Edges | None = None
-    key_normalisation: (
-        Annotated[Literal["text", "integer", "casefold"], any_case("text", "integer", "casefold")] | None
-    ) = None
-    result_type: Annotated[Literal["csv", "json"], any_case("csv", "json")] = "csv"
+    key_normalisation: Annotated[Normalisation, any_case(Normalisation)] | None = None
+    result_type: Annotated[ResultType, any_case(ResultType)] = "csv"
     timeout_seconds: Annotated[Number, Field(ge=1, le=86_400)] | None = None
     disclose: bool = False
     user_id: UserId | None = None

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -27,6 +27,14 @@ MODEL_NAMES = {
 # Units, or channels, of a network's two hidden layers unless an order says otherwise.
 HIDDEN: dict[str, tuple[int, ...]] = {"mlp": (32, 16), "cnn": (8, 16)}
 KEY_LENGTHS = (2048, 3072, 4096)
+ModelType = Literal["lr", "linear", "softmax", "mlp", "cnn"]
+InitMethod = Literal["zeros", "ones", "const", "random_normal", "random_uniform"]
+EncryptMethod = Literal["Paillier", "Mask", "None"]
+Penalty = Literal["L1", "L2"]
+Optimizer = Literal["sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"]
+Convergence = Literal["diff", "abs", "weight_diff"]
+Scoring = Literal["none", "round", "full"]
+Aggregation = Literal["mean", "multi_krum", "minimum_diameter", "median", "trimmed_mean"]
 CHOOSING = ("multi_krum", "minimum_diameter")
 MOST_COMPARED_BYTES = 2**27
 DEFAULT_BOUND = 2.0**20
@@ -56,9 +64,9 @@ def _number(value: Any) -> Any:
     return value
 
 
-def any_case(*words: str) -> BeforeValidator:
-    """Accepts the words in any case, so that "l2" and "L2", "paillier" and "Paillier" are the same."""
-    table = {word.lower(): word for word in words}
+def any_case(words: Any) -> BeforeValidator:
+    """Accepts the words of a Literal in any case: "l2" and "L2", "paillier" and "Paillier" are the same."""
+    table = {word.lower(): word for word in get_args(words)}
 
     def match(value: Any) -> Any:
         return table.get(value.lower(), value) if isinstance(value, str) else value
@@ -101,19 +109,14 @@ class Strict(BaseModel):
 
 
 class InitParam(Strict):
-    init_method: Annotated[
-        Literal["zeros", "ones", "const", "random_normal", "random_uniform"] | None,
-        any_case("zeros", "ones", "const", "random_normal", "random_uniform"),
-    ] = None
+    init_method: Annotated[InitMethod | None, any_case(InitMethod)] = None
     init_const: Number = 1.0
     random_seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 1
     fit_intercept: bool = True
 
 
 class EncryptParam(Strict):
-    method: Annotated[
-        Literal["Paillier", "Mask", "None"], any_case("Paillier", "Mask", "None"), BeforeValidator(_method_word)
-    ] = "Paillier"
+    method: Annotated[EncryptMethod, any_case(EncryptMethod), BeforeValidator(_method_word)] = "Paillier"
     key_length: Annotated[Whole, Field()] = 2048
 
     @model_validator(mode="after")
@@ -133,19 +136,14 @@ class CrossValidation(Strict):
 class ModelParams(Strict):
     """How the model is trained (docs/api.md). `tol` is `eps`, `early_stop` is `converge_func`."""
 
-    penalty: Annotated[Literal["L1", "L2"] | None, any_case("L1", "L2"), BeforeValidator(_none_word)] = "L2"
-    optimizer: Annotated[
-        Literal["sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"],
-        any_case("sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"),
-    ] = "sgd"
+    penalty: Annotated[Penalty | None, any_case(Penalty), BeforeValidator(_none_word)] = "L2"
+    optimizer: Annotated[Optimizer, any_case(Optimizer)] = "sgd"
     eps: Annotated[Number, Field(ge=0)] | None = None
     tol: Annotated[Number, Field(ge=0)] | None = None
     alpha: Annotated[Number, Field(ge=0, le=1e6)] = 0.01
     max_iter: Annotated[Whole, Field(ge=1, le=10_000)] = 100
-    converge_func: Annotated[Literal["diff", "abs", "weight_diff"], any_case("diff", "abs", "weight_diff")] | None = (
-        None
-    )
-    early_stop: Annotated[Literal["diff", "abs", "weight_diff"], any_case("diff", "abs", "weight_diff")] | None = None
+    converge_func: Annotated[Convergence, any_case(Convergence)] | None = None
+    early_stop: Annotated[Convergence, any_case(Convergence)] | None = None
     batch_size: Annotated[Whole, Field(ge=-1, le=2**31)] = -1
     learning_rate: Annotated[Number, Field(gt=0, le=1e6)] = 0.15
     decay: Annotated[Number, Field(ge=0, le=1e6)] = 0.0
@@ -180,17 +178,14 @@ class TrainingRequest(Strict):
     """The body of POST /model/train."""
 
     user_id: UserId
-    model_type: Annotated[Literal["lr", "linear", "softmax", "mlp", "cnn"], any_case(*MODEL_NAMES)]
+    model_type: Annotated[ModelType, any_case(ModelType)]
     model_params: ModelParams = ModelParams()
     party_id: Annotated[list[UserId], Field(max_length=1000)]
     data_info: SqlByHospital
     test_data_info: SqlByHospital = {}
     validation_fraction: Annotated[Number, Field(gt=0, lt=1)] | None = None
-    scoring: Annotated[Literal["none", "round", "full"], any_case("none", "round", "full")] | None = None
-    aggregation: Annotated[
-        Literal["mean", "multi_krum", "minimum_diameter", "median", "trimmed_mean"],
-        any_case("mean", "multi_krum", "minimum_diameter", "median", "trimmed_mean"),
-    ] = "mean"
+    scoring: Annotated[Scoring, any_case(Scoring)] | None = None
+    aggregation: Annotated[Aggregation, any_case(Aggregation)] = "mean"
     n_attackers: Annotated[Whole, Field(ge=1, le=1000)] | None = None
     unique_id: Column
     attributes: Annotated[list[Column], Field(min_length=1, max_length=10_000)]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.rows.cohort import Cohort, _check_enough_rows
+from agents.rows.cohort import Cohort, check_enough_rows
 from agents.site.policy import TableRules
-from agents.site.vault_database import open_database, open_keyed
+from agents.site.vault_database import KeyedDatabase, open_database
 from protocol.errors import Refused
-from protocol.machine.disk import locked
 
 Digests = NDArray[np.uint64]
 
@@ -43,7 +41,7 @@ def check_gate(
 
     Disclosure: takes rows; a refusal tells its rule and the name of a feature, no count and no value.
     """
-    _check_enough_rows(cohort.n_rows, rules.min_rows)
+    check_enough_rows(cohort.n_rows, rules.min_rows)
     _check_differences(digests, earlier, rules.min_rows)
     _check_varying(cohort, rules.min_varying)
     check_parameters(cohort.n_rows, n_parameters, rules)
@@ -114,7 +112,7 @@ CREATE TABLE IF NOT EXISTS cohorts (
 """
 
 
-class CohortLedger:
+class CohortLedger(KeyedDatabase):
     """The id digests of every cohort that was let through, per requester and table, in SQLite in the vault.
 
     `part` is "train", "test" and so on: one order may read a table twice, and its train and test rows must not
@@ -124,17 +122,7 @@ class CohortLedger:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "cohorts.sqlite"
-        self.key = open_keyed(self.path, _SCHEMA)
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """No other order of this hospital compares its rows or writes them down meanwhile, of statistics neither.
-
-        Held for as long as memory is compared with memory: never while a database is read or a message waited for.
-        """
-        with locked(self.path.parent):
-            yield
+        super().__init__(folder / "cohorts.sqlite", _SCHEMA)
 
     def earlier(self, requester: int, table: str) -> list[Digests]:
         """The different id sets of the requester's cohorts on the table, this order's own among them.

@@ -11,7 +11,6 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -20,10 +19,10 @@ from numpy.typing import NDArray
 
 from agents.gate.disclosure import Sketch
 from agents.rows.exact_totals import SKETCH_CELLS
-from agents.site.vault_database import open_database, open_keyed
+from agents.site.vault_database import KeyedDatabase, open_database
 from protocol.errors import Refused
-from protocol.machine.disk import locked
 from protocol.messages import canonical
+from protocol.shares.matching import keyed_hashes
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sketches (hash BLOB PRIMARY KEY, cells BLOB NOT NULL) WITHOUT ROWID;
@@ -41,7 +40,7 @@ CREATE TABLE IF NOT EXISTS thresholds (
 Hashes = NDArray[np.uint64]
 
 
-class StatisticsLedger:
+class StatisticsLedger(KeyedDatabase):
     """Each call opens and closes the file; one that has returned is on disk (fsync). The file has mode 0600. Conflict
     (code vault_damaged) where it cannot be read: what was asked before must not be forgotten.
 
@@ -50,14 +49,7 @@ class StatisticsLedger:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "statistics.sqlite"
-        self._key = open_keyed(self.path, _SCHEMA)
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """No other order of this hospital compares its rows or writes them down meanwhile, of training neither."""
-        with locked(self.path.parent):
-            yield
+        super().__init__(folder / "statistics.sqlite", _SCHEMA)
 
     def earlier(self, told: Collection[int], dataset: str) -> Iterator[Sketch]:
         """The different sketches of what any of these hospitals was told of the dataset, the latest last; one at a time
@@ -93,9 +85,7 @@ class StatisticsLedger:
 
     def hash_keys(self, keys: Iterable[str]) -> Hashes:
         """uint64 (n, 2), sorted: keyed hashes of canonical key texts, the same in every order and only here."""
-        keyed = hashlib.blake2b(key=self._key, digest_size=16)
-        joined = b"".join(_hash(keyed, text) for text in keys)
-        found = np.frombuffer(joined, dtype="<u8").astype(np.uint64).reshape(-1, 2)
+        found = np.frombuffer(keyed_hashes(self.key, keys), dtype="<u8").astype(np.uint64).reshape(-1, 2)
         return found[np.lexsort((found[:, 1], found[:, 0]))]
 
     def remember_threshold(
@@ -114,12 +104,6 @@ class StatisticsLedger:
             database.execute(
                 "INSERT OR REPLACE INTO thresholds VALUES (?, ?, ?, ?, ?)", (*what, threshold, now.timestamp())
             )
-
-
-def _hash(keyed: hashlib.blake2b, text: str) -> bytes:
-    state = keyed.copy()
-    state.update(text.encode())
-    return state.digest()
 
 
 def sketch_of(hashes: Hashes) -> Sketch:

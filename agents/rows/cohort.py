@@ -87,7 +87,7 @@ def build_cohort(
 
     Disclosure: takes rows; errors hold names of columns and counts of rows, with `min_rows` no count below it.
     """
-    _check_enough_rows(len(frame), min_rows)
+    check_enough_rows(len(frame), min_rows)
     _check_columns(frame, unique_id=unique_id, attributes=attributes, label_name=label_name)
     told = _Counts(min_rows)
     ids = _canonical_ids(frame[unique_id], told)
@@ -123,7 +123,7 @@ def _bad(code: str, sentence: str, remedy: str) -> BadRequest:
     return BadRequest(sentence, remedy=remedy, code=code)
 
 
-def _check_enough_rows(n_rows: int, min_rows: int) -> None:
+def check_enough_rows(n_rows: int, min_rows: int) -> None:
     if n_rows < min_rows:
         raise Refused(
             f"The data SQL gives fewer rows than this hospital's minimum of {min_rows}.",
@@ -330,12 +330,6 @@ _LABEL_READERS: dict[str, Callable[[pd.Series[Any], _Counts], tuple[NDArray[Any]
     "mlp": _class_label,
     "cnn": _class_label,
 }
-
-
-# --- the gate ------------------------------------------------------------------------------------------------------
-
-
-# --- what was asked before -----------------------------------------------------------------------------------------
 
 
 # --- the snapshot in the vault -------------------------------------------------------------------------------------

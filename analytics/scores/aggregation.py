@@ -6,7 +6,6 @@ import numpy as np
 
 from analytics.arrays import Floats, check_name, check_result
 from analytics.scores.anomaly import check_attackers, multi_krum
-from analytics.scores.cliques import tightest_clique
 from analytics.scores.geometry import check_points, distances
 
 AGGREGATIONS = ("mean", "multi_krum", "minimum_diameter", "median", "trimmed_mean")
@@ -51,6 +50,8 @@ def select_minimum_diameter(points: Floats, *, n_attackers: int) -> list[int]:
     >>> select_minimum_diameter(np.array([[0.0], [1.0], [9.0]]), n_attackers=1)
     [0, 1]
     """
+    from analytics.scores.cliques import tightest_clique  # networkx takes long to import
+
     check_points(points)
     n = len(points)
     f = check_attackers(n_attackers, n, most=most_attackers("minimum_diameter", n))

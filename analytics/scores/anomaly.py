@@ -15,8 +15,8 @@ import math
 import numpy as np
 
 from analytics.arrays import Floats, Ints, check_at_least, check_finite, check_result, check_same_rows
-from analytics.scores.cliques import MARGIN, SearchTooLong, tightest_clique
 from analytics.scores.geometry import (
+    MARGIN,
     RELATIVE_ZERO,
     check_points,
     cosine_distances,
@@ -109,6 +109,8 @@ def sniper(points: Floats, *, p: float) -> Floats:
     >>> sniper(np.array([[0.0], [1.0], [2.0], [9.0]]), p=0.75).tolist()
     [0.0, 0.0, 0.0, 1.0]
     """
+    from analytics.scores.cliques import SearchTooLong, tightest_clique  # networkx takes long to import
+
     check_points(points)
     if not 0 < p <= 1:
         raise ValueError(f"p is {p}; a number above 0, at most 1, is allowed.")

@@ -24,6 +24,8 @@ Blocks = Iterable[Block] | Callable[[], Iterable[Block]]
 # Vectors nearer than this, measured by their lengths, are the same: sixteen digits do not carry more, and rotated
 # copies of equal vectors must stay equal.
 RELATIVE_ZERO = 1e-12
+# A threshold or a tie lies exactly on a distance by construction; without a margin rounding would decide about it.
+MARGIN = 1e-9
 
 # A Gram matrix loses (length / distance)^2 * 1e-16 of a distance. Up to this ratio that is 1e-10.
 _SAFE_RATIO = 1e-3

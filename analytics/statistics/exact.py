@@ -11,7 +11,7 @@ SQUARE_BITS hold them with their sign in whole 64-bit words. They are the same f
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -119,26 +119,6 @@ def _decimal(text: str) -> int:
     digits, shift = int(whole + decimals), int(exponent or 0) - len(decimals)
     power = int(10 ** abs(shift))
     return _scaled_ratio(digits * (power if shift > 0 else 1), 1 if shift > 0 else power) if digits else 0
-
-
-def moments_of(values: Iterable[int | float | Fraction | str]) -> Moments:
-    """The moments of numbers one by one. Errors as `scaled`. Disclosure: as `Moments`."""
-    n = total = squares = 0
-    for value in values:
-        number = scaled(value)
-        n, total, squares = n + 1, total + number, squares + number * number
-    return Moments(n, total, squares)
-
-
-def joint_moments_of(
-    pairs: Iterable[tuple[int | float | Fraction | str, int | float | Fraction | str]],
-) -> JointMoments:
-    """The joint moments of pairs one by one. Errors as `scaled`. Disclosure: as `Moments`."""
-    sums = [0] * 6
-    for left, right in pairs:
-        x, y = scaled(left), scaled(right)
-        sums = [a + b for a, b in zip(sums, (1, x, y, x * x, y * y, x * y), strict=True)]
-    return JointMoments(*sums)
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

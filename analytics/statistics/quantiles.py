@@ -100,13 +100,8 @@ class Search:
         self.brackets = {rank: Bracket(least, most + 1, 0, n_rows) for rank in ranks}
         self._stopped = {rank for rank in ranks if n_rows < min_rows}
 
-    @property
-    def is_done(self) -> bool:
-        """Whether no bracket can be narrowed further; `pivots` is empty then."""
-        return not self._pivot_keys()
-
     def pivots(self) -> Pivots:
-        """Rising: count the rows below each, then call `narrow`."""
+        """Rising: count the rows below each, then call `narrow`. Empty once no bracket can be narrowed further."""
         return self._values(self._pivot_keys())
 
     def narrow(self, counts: Sequence[int]) -> None:

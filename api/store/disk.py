@@ -48,11 +48,6 @@ class Disk:
     def is_short(self) -> bool:
         return self.free_bytes() < self.needed_bytes or self.is_full()
 
-    def require_room(self) -> None:
-        """Unavailable (code disk) where a new order might not be kept whole."""
-        if self.is_short():
-            raise self.trouble()
-
     def trouble(self) -> Unavailable:
         """What is wrong, how much is needed, and what ends it."""
         free, needed = self.free_bytes(), self.needed_bytes

@@ -29,7 +29,6 @@ INTERVAL_SECONDS = 10
 """The shortest that a schedule may have."""
 
 N_RUNS = 2
-N_SHOWN = 4
 LONGEST_SECONDS = 600.0
 PATH = "/runModelTrainTask"
 
@@ -181,7 +180,3 @@ async def _runs(client: httpx.AsyncClient, headers: dict[str, str], schedule_id:
             if len(done) >= N_RUNS:
                 return done[::-1][:N_RUNS]
             await asyncio.sleep(1)
-
-
-def extra_of(answer: Answer) -> dict[str, Any]:
-    return dict(json.loads(answer["result"]["extra"]))

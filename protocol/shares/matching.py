@@ -14,7 +14,7 @@ compare a digest of the common tags, sealed for them, and stop where it differs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +43,7 @@ def tags(key: bytes, keys: Sequence[str]) -> tuple[Tags, NDArray[np.intp]]:
     """
     if len(key) != KEY_BYTES:
         raise _violation(f"A matching key is not {KEY_BYTES} bytes long.")
-    keyed = hashlib.blake2b(key=key, digest_size=TAG_BYTES)
-    found = _from_bytes(b"".join(_tag(keyed, text) for text in keys))
+    found = _from_bytes(keyed_hashes(key, keys))
     order = np.lexsort((found[:, 1], found[:, 0]))
     found = found[order]
     if not _is_ascending(found):
@@ -52,8 +51,14 @@ def tags(key: bytes, keys: Sequence[str]) -> tuple[Tags, NDArray[np.intp]]:
     return found, order
 
 
+def keyed_hashes(key: bytes, texts: Iterable[str]) -> bytes:
+    """BLAKE2b of each text, keyed, TAG_BYTES of it, one behind the other. Disclosure: none to who lacks the key."""
+    keyed = hashlib.blake2b(key=key, digest_size=TAG_BYTES)
+    return b"".join(_tag(keyed, text) for text in texts)
+
+
 def _tag(keyed: hashlib.blake2b, text: str) -> bytes:
-    state = keyed.copy()
+    state = keyed.copy()  # the key is taken in once
     state.update(text.encode())
     return state.digest()
 

@@ -198,19 +198,6 @@ def mean(keys: SumKeys, sums: NDArray[np.int64]) -> NDArray[np.float64]:
     return keys.fixed_point.decode(sums)
 
 
-def read_clear(payload: bytes) -> tuple[NDArray[np.int64], int]:
-    """The words int64 (d,) and the weight of a contribution or total of method None, for whoever holds it.
-
-    The tag is left out and not checked: only `open_sum` finds out whether the words are genuine.
-    values = words / (weight 2^f), f = FixedPoint(N, bound).fraction_bits. ProtocolViolation `payload` otherwise.
-    """
-    message = _Payload.decode(payload, public=None)
-    if message.method != "None":
-        raise _bad_payload("The payload is not of method None.")
-    words = _words_of(message.body).view(np.int64)
-    return words[: message.d].copy(), int(words[message.d + _TAG_WORDS])
-
-
 # Sealing and opening ------------------------------------------------------------------------------------------
 
 

@@ -27,8 +27,8 @@ from agents.rows.dataset import Dataset, open_dataset
 from agents.rows.exact_totals import counts, counts_below, joint_moments, moments, sketch, whole_counts_below
 from agents.site.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
 from agents.site.settings import Settings
-from analytics.statistics.exact import joint_moments_of, moments_of
 from protocol.errors import BadRequest, TooLarge
+from tests.made_moments import joint_moments_of, moments_of
 
 OWN, OTHER = 2, 4
 SCHEMA = f"consilium_sums_{os.getpid()}"

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics.statistics import exact
-from analytics.statistics.exact import JointMoments, Moments, joint_moments_of, moments_of, told
+from analytics.statistics.exact import JointMoments, Moments, told
+from tests.made_moments import joint_moments_of, moments_of
 
 # --- NIST Statistical Reference Datasets, univariate ----------------------------------------------------------------
 # Lew (steel-concrete beam deflections), Lottery, Michelso (speed of light), Mavro (filter transmittance); PiDigits and

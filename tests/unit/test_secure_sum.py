@@ -146,16 +146,6 @@ def test_an_initiator_outside_the_sum_can_open_but_not_seal() -> None:
     assert_refused(lambda: secure_sum.seal_counts(outsider, np.zeros(1, int), info=INFO), "sum_keys")
 
 
-def test_method_none_is_read_by_whoever_holds_it() -> None:
-    keys, values = keys_of("None", ROWS), vectors(ROWS, 9)
-    words, weight = secure_sum.read_clear(secure_sum.seal(keys[3], values[3], info=INFO))
-    assert weight == ROWS[3]
-    assert words.shape == (9,)
-    np.testing.assert_allclose(words / weight / 2.0 ** keys[3].fixed_point.fraction_bits, values[3], atol=1e-12)
-    masked = secure_sum.seal(keys_of("Mask", ROWS)[3], values[3], info=INFO)
-    assert_refused(lambda: secure_sum.read_clear(masked), "payload")
-
-
 # What is not the sum of all members is refused ----------------------------------------------------------------
 
 
