@@ -183,7 +183,7 @@ def show_buttons(visit: Visit, draft: Draft, *, check: Check, send: Callable[[],
         try:
             await check(draft.body)
         except ConsiliumError as error:
-            said.set_content(note(error, "bad"))
+            said.set_content(note(visit.error(error), "bad"))
             return False
         said.set_content(note(t("Nothing is wrong with it. The hospitals check it again."), "good"))
         return True
@@ -196,7 +196,7 @@ def show_buttons(visit: Visit, draft: Draft, *, check: Check, send: Callable[[],
         try:
             await send()
         except ConsiliumError as error:
-            said.set_content(note(error, "bad"))
+            said.set_content(note(visit.error(error), "bad"))
         finally:
             sending.props(remove="loading")
 

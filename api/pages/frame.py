@@ -149,7 +149,7 @@ def frame(visit: Visit, title: str) -> Iterator[None]:
         try:
             yield
         except ConsiliumError as error:
-            html(note(error, "bad"))
+            html(note(visit.error(error), "bad"))
 
 
 def _head(visit: Visit, title: str) -> None:
@@ -198,7 +198,7 @@ def follow(visit: Visit, key: Any, refresh: Callable[[], Awaitable[bool | None]]
             while not event.over:
                 event.clear()
                 with client:
-                    if await _refreshed(refresh) is False:
+                    if await _refreshed(visit, refresh) is False:
                         return
                 await asyncio.sleep(REST_SECONDS)
                 await rang(event, time.monotonic() + LOOK_SECONDS)
@@ -207,21 +207,21 @@ def follow(visit: Visit, key: Any, refresh: Callable[[], Awaitable[bool | None]]
     client.on_delete(lambda: task.cancel())
 
 
-async def _refreshed(refresh: Callable[[], Awaitable[bool | None]]) -> bool | None:
+async def _refreshed(visit: Visit, refresh: Callable[[], Awaitable[bool | None]]) -> bool | None:
     try:
         return await refresh()
     except ConsiliumError as error:
-        ui.notify(str(error), type="negative", timeout=0, close_button=True)
+        ui.notify(visit.error(error), type="negative", timeout=0, close_button=True)
         return False
 
 
 @contextlib.contextmanager
-def told_as_notice() -> Iterator[None]:
+def told_as_notice(visit: Visit) -> Iterator[None]:
     """A refusal of the API, as a notice on the page."""
     try:
         yield
     except ConsiliumError as error:
-        ui.notify(str(error), type="negative", timeout=0, close_button=True, multi_line=True)
+        ui.notify(visit.error(error), type="negative", timeout=0, close_button=True, multi_line=True)
 
 
 async def asked(visit: Visit, question: str) -> bool:

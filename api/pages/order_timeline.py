@@ -68,7 +68,7 @@ class Timeline:
         try:
             parts = (await self.visit.data(f"/orders/{self.order_id}/timeline", **asked))["parts"]
         except ConsiliumError as error:
-            self.said.set_content(note(error, "bad"))
+            self.said.set_content(note(self.visit.error(error), "bad"))
             return
         if self.shown != choice:
             return

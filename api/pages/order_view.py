@@ -33,6 +33,7 @@ from api.pages.pooled import pooled_metrics
 from api.pages.protection import protection_words, suppression_words
 from api.pages.visit import Visit
 from api.store.tables import ENDED
+from protocol.errors import ConsiliumError
 
 FIRST = ("loss", "accuracy", "auc", "ks", "f1", "f1_macro", "mse", "rmse", "mae", "r2")
 
@@ -86,7 +87,7 @@ class OrderView:
             pairs.append((t("Loss on training rows"), number(order["loss"])))
         notes = [note(self.waiting())] if order["waiting_for"] else []
         if order["refusal"]:
-            notes.append(note(f"{order['refusal']['sentence']} {order['refusal']['remedy']}", "bad"))
+            notes.append(note(self.visit.error(ConsiliumError.from_json(order["refusal"])), "bad"))
         if order["kind"] == "statistics":
             notes.append(self.statistics())
         return Safe(facts(pairs) + "".join(notes))
@@ -95,7 +96,7 @@ class OrderView:
         """Who is waited for, and why, in the API's own sentences."""
         waiting = self.order["waiting_for"]
         names = ", ".join(self.visit.t(str(one["name"] or one["user_id"])) for one in waiting)
-        said = [self.visit.t("Waiting for {names}.", names=names), *(one["message"] for one in waiting)]
+        said = [self.visit.t("Waiting for {names}.", names=names), *(self.visit.waiting(one) for one in waiting)]
         return " ".join(said)
 
     def statistics(self) -> Safe:
@@ -242,13 +243,13 @@ class OrderView:
         number_ = self.order["order_id"]
         if not await asked(self.visit, self.visit.t("Cancel order {n} for all hospitals?", n=number_)):
             return
-        with told_as_notice():
+        with told_as_notice(self.visit):
             await self.visit.call("POST", f"/orders/{number_}/cancel")
 
     async def rerun(self) -> None:
         self.parts["rerun"].props("loading")
         try:
-            with told_as_notice():
+            with told_as_notice(self.visit):
                 response = await self.visit.call("POST", f"/orders/{self.order['order_id']}/rerun")
                 ui.navigate.to(f"/page/orders/{number_of(response)}")
         finally:

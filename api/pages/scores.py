@@ -210,7 +210,7 @@ class ScoreView:
                 columns.append((await self.visit.call("GET", score.address, params=sent)).json()["data"])
             except ConsiliumError as error:
                 columns.append({})
-                missing[number_] = str(error)
+                missing[number_] = self.visit.error(error)
         clients = sorted({int(client) for column in columns for client in column})
         if not clients and missing:
             html(note(next(iter(missing.values())), "bad"))

@@ -147,13 +147,13 @@ class Schedules:
         t = self.visit.t
 
         async def turn() -> None:
-            with told_as_notice():
+            with told_as_notice(self.visit):
                 await self.visit.call("PATCH", f"/statistics/schedules/{number}", json={"active": not is_active})
                 await self.show()
 
         async def delete() -> None:
             if await asked(self.visit, t("Delete schedule {n}? Its orders stay.", n=number)):
-                with told_as_notice():
+                with told_as_notice(self.visit):
                     await self.visit.call("DELETE", f"/statistics/schedules/{number}")
                     await self.show()
 

@@ -180,7 +180,7 @@ def test_python_and_toml_blocks_parse(path: Path) -> None:
             tomllib.loads(block)
 
 
-@pytest.mark.parametrize("name", ["SECURITY.md", "DECISIONS.md", "ARCHITECTURE.md"])
+@pytest.mark.parametrize("name", ["SECURITY.md", "DECISIONS.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "GLOSSARY.md"])
 def test_files_that_documents_name_exist(name: str) -> None:
     named = {word for word in code_words(text_of(name)) if re.fullmatch(r"[\w.-]+/[\w./-]*", word)}
     ours = {word for word in named if word.split("/")[0] in (*PACKAGES, "tests", "docs", "benchmarks")}
