@@ -34,7 +34,9 @@ def check_same_rows(field: str, values: NDArray[Any], n_rows: int) -> None:
     if n_rows < 1:
         raise ValueError(f"{field}: there are no rows.")
     if values.shape != (n_rows,):
-        raise ValueError(f"{field} has the shape {values.shape}; one value for each of {n_rows} rows is expected.")
+        raise ValueError(
+            f"{field} has the shape {values.shape}; one value for each of {n_rows} rows is expected."
+        )
 
 
 def check_class_index(y: Labels, n_classes: int) -> None:
@@ -54,4 +56,6 @@ def check_at_least(field: str, value: float, least: float) -> None:
 def check_result(field: str, *values: NDArray[Any] | np.floating[Any]) -> None:
     """Raise ValueError if a result left the range of float64: training has diverged."""
     if not all(np.isfinite(v).all() for v in values):
-        raise ValueError(f"{field} left the range of numbers: standardise the columns or lower learning_rate.")
+        raise ValueError(
+            f"{field} left the range of numbers: standardise the columns or lower learning_rate."
+        )

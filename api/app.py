@@ -133,10 +133,16 @@ def _add_error_handlers(app: FastAPI) -> None:
         if isinstance(error, _TooMuch):
             return failure_at(path, error.known)
         if error.status_code == 404:
-            return failure_at(path, NotFound("There is no such address.", remedy="See /docs for what there is."))
-        if error.status_code == 400:  # FastAPI's word for a body that json.loads gave up on: depth, digits, encoding
+            return failure_at(
+                path, NotFound("There is no such address.", remedy="See /docs for what there is.")
+            )
+        if (
+            error.status_code == 400
+        ):  # FastAPI's word for a body that json.loads gave up on: depth, digits, encoding
             return failure_at(path, _not_json())
-        return failure_at(path, InvalidInput(f"{error.detail}.", remedy="See /docs."), status=error.status_code)
+        return failure_at(
+            path, InvalidInput(f"{error.detail}.", remedy="See /docs."), status=error.status_code
+        )
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, _error: ClientDisconnect) -> JSONResponse:
@@ -148,7 +154,9 @@ def _add_error_handlers(app: FastAPI) -> None:
         if is_full(error):
             return failure_at(request.url.path, request.app.state.disk.noted())
         log.error("Unplanned error", exc_info=error)
-        problem = ConsiliumError("The coordinator met an unplanned error.", remedy="Its log has the full text.")
+        problem = ConsiliumError(
+            "The coordinator met an unplanned error.", remedy="Its log has the full text."
+        )
         return failure_at(request.url.path, problem, status=500)
 
 
@@ -170,7 +178,9 @@ def describe_request(error: RequestValidationError) -> ConsiliumError:
 
 
 def _not_json() -> InvalidInput:
-    return InvalidInput("The body is not JSON.", remedy="Send a JSON object, with Content-Type: application/json.")
+    return InvalidInput(
+        "The body is not JSON.", remedy="Send a JSON object, with Content-Type: application/json."
+    )
 
 
 class Limits:

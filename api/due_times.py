@@ -29,14 +29,20 @@ class Timing(Strict):
 def check_timing(timing: Timing, *, now: datetime) -> dict[str, Any]:
     """The timing as the store keeps it; an interval counts from `now`. BadRequest with what to write instead."""
     if (timing.cron is None) == (timing.interval_seconds is None):
-        raise _bad("schedule", "schedule has no cron and no interval_seconds, or both.", "Give one of the two.")
+        raise _bad(
+            "schedule", "schedule has no cron and no interval_seconds, or both.", "Give one of the two."
+        )
     if not _is_zone(timing.timezone):
         raise _bad("timezone", "timezone is no name of the IANA list.", "Write it as Europe/Berlin or UTC.")
     if timing.cron is not None:
         _check_cron(timing.cron)
     seconds = timing.interval_seconds
     if seconds is not None and not LEAST_SECONDS <= seconds <= MOST_SECONDS:
-        raise _bad("interval_seconds", "interval_seconds is out of range.", f"Give {LEAST_SECONDS} to {MOST_SECONDS}.")
+        raise _bad(
+            "interval_seconds",
+            "interval_seconds is out of range.",
+            f"Give {LEAST_SECONDS} to {MOST_SECONDS}.",
+        )
     kept = timing.model_dump(mode="json", exclude_none=True)
     if seconds is not None:
         kept["anchor"] = now.replace(microsecond=0).isoformat()

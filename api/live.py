@@ -31,7 +31,10 @@ class Bell:
         self._closed = False
 
     def ring(self, key: Any) -> None:
-        for event in (*self._waiting.get(key, ()), *(self._waiting.get(key[0], ()) if isinstance(key, tuple) else ())):
+        for event in (
+            *self._waiting.get(key, ()),
+            *(self._waiting.get(key[0], ()) if isinstance(key, tuple) else ()),
+        ):
             event.set()
 
     def close(self) -> None:

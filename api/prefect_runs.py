@@ -75,10 +75,14 @@ class Runs:
         """The id of the order's flow run; asked twice for one attempt, it is the same run."""
         try:
             async with asyncio.timeout(START_SECONDS):
-                return await self._start(deployment, order_id, tags, f"order-{order_id}-{deployment}-{attempt}")
+                return await self._start(
+                    deployment, order_id, tags, f"order-{order_id}-{deployment}-{attempt}"
+                )
         except ObjectNotFound:
             raise Unavailable(
-                f"Prefect knows no deployment {deployment}.", remedy="Run: ./run server deploy", code="not_deployed"
+                f"Prefect knows no deployment {deployment}.",
+                remedy="Run: ./run server deploy",
+                code="not_deployed",
             ) from None
         except (httpx.HTTPError, PrefectHTTPStatusError, OSError) as error:  # TimeoutError is an OSError
             raise _away(error) from None
@@ -123,7 +127,9 @@ class Runs:
         """Those orders of which somebody has cancelled a run in Prefect: the coordinator's or a hospital's."""
         tags = {f"order-{order_id}": order_id for order_id in order_ids}
         cancelled = FlowRunFilterStateType(any_=[StateType.CANCELLING, StateType.CANCELLED])
-        wanted = FlowRunFilter(state=FlowRunFilterState(type=cancelled), tags=FlowRunFilterTags(any_=list(tags)))
+        wanted = FlowRunFilter(
+            state=FlowRunFilterState(type=cancelled), tags=FlowRunFilterTags(any_=list(tags))
+        )
         try:
             found = await self._client.read_flow_runs(flow_run_filter=wanted)
         except (httpx.HTTPError, PrefectHTTPStatusError, OSError) as error:
@@ -167,7 +173,9 @@ class Runs:
 
     # Schedules: one deployment for each, with its parameters on the deployment
 
-    async def deploy_schedule(self, schedule_id: int, timing: Mapping[str, Any], *, active: bool, about: str) -> None:
+    async def deploy_schedule(
+        self, schedule_id: int, timing: Mapping[str, Any], *, active: bool, about: str
+    ) -> None:
         """Makes or changes the schedule's deployment; runs that were due under an earlier timing are gone."""
         kind = CronSchedule if "cron" in timing else IntervalSchedule
         due = DeploymentScheduleCreate(schedule=kind(**prefect_fields(timing)), active=active)
@@ -193,7 +201,9 @@ class Runs:
         names = {f"schedule-{schedule_id}": schedule_id for schedule_id in schedule_ids}
         wanted = DeploymentFilter(name=DeploymentFilterName(any_=list(names)))
         flow = FlowFilter(name=FlowFilterName(any_=[SCHEDULED_FLOW]))
-        found = await _in_time(lambda: self._client.read_deployments(flow_filter=flow, deployment_filter=wanted))
+        found = await _in_time(
+            lambda: self._client.read_deployments(flow_filter=flow, deployment_filter=wanted)
+        )
         return {names[one.name]: _deployed(one, now) for one in found}
 
     async def delete_schedule(self, schedule_id: int) -> None:
@@ -321,5 +331,6 @@ async def _in_time(attempt: Callable[[], Awaitable[T]]) -> T:
 
 def _away(error: Any) -> Unavailable:
     return Unavailable(
-        f"Prefect does not answer ({type(error).__name__}).", remedy="Check the Prefect server; the order is kept."
+        f"Prefect does not answer ({type(error).__name__}).",
+        remedy="Check the Prefect server; the order is kept.",
     )

@@ -47,11 +47,14 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as fresh:
         for name, expression in {**COLUMNS, **WIDE}.items():
             own, ours, megabytes, *answers = fresh.apply(measure, (fresh.apply(write, (expression,)),))
-            print(f"  {name:18}{own:9.3f}{ours:9.3f}{ours / own:8.2f}{megabytes:9.0f}   {answers[0]!r}, {answers[1]!r}")
+            print(
+                f"  {name:18}{own:9.3f}{ours:9.3f}{ours / own:8.2f}{megabytes:9.0f}   {answers[0]!r}, {answers[1]!r}"
+            )
             ratios += [ours / own] if name in COLUMNS else []
             sizes.append(megabytes)
     verdicts = [
-        "met" if is_met else "MISSED" for is_met in (max(ratios) <= TARGET_RATIO, max(sizes) < TARGET_MEGABYTES)
+        "met" if is_met else "MISSED"
+        for is_met in (max(ratios) <= TARGET_RATIO, max(sizes) < TARGET_MEGABYTES)
     ]
     print(f"ratio at most {max(ratios):.2f} (target {TARGET_RATIO:g}, {verdicts[0]})", end="; ")
     print(f"memory at most {max(sizes):.0f} MB more (target {TARGET_MEGABYTES}, {verdicts[1]})")
@@ -64,7 +67,9 @@ def write(expression: str) -> Path:
     with duckdb.connect(config={"threads": THREADS}) as connection:
         connection.execute("SET enable_progress_bar = false; SELECT setseed(0.5)")
         path = folder / "data" / "numbers.parquet"
-        connection.execute(f"COPY (SELECT {expression} AS x FROM range({N_ROWS})) TO '{path}' (FORMAT parquet)")
+        connection.execute(
+            f"COPY (SELECT {expression} AS x FROM range({N_ROWS})) TO '{path}' (FORMAT parquet)"
+        )
     return folder
 
 

@@ -41,7 +41,9 @@ SCORES: dict[str, Callable[[Attacked], Floats]] = {
     "krum k=5": lambda a: anomaly.krum(a.points, k=5),
     "foolsgold k=2": lambda a: anomaly.foolsgold(a.points, k=2),
     "foolsgold k=5": lambda a: anomaly.foolsgold(a.points, k=5),
-    "zeno p=1": lambda a: anomaly.zeno(a.loss_before, a.loss, np.linalg.norm(a.points - a.before, axis=1), p=1),
+    "zeno p=1": lambda a: anomaly.zeno(
+        a.loss_before, a.loss, np.linalg.norm(a.points - a.before, axis=1), p=1
+    ),
     "auror k=1": lambda a: anomaly.auror(a.points, k=1),
     "auror k=2": lambda a: anomaly.auror(a.points, k=2),
     "auror k=4": lambda a: anomaly.auror(a.points, k=4),

@@ -37,7 +37,9 @@ def main() -> None:
         print(f"  {name:38}{seconds * 1e6:12.3f}")
     report("encryption", phe_encrypt / ours["packed encryption"])
     report("decryption", phe_decrypt / ours["packed decryption"])
-    print(f"first round, table included: {phe_encrypt / ours['  in the first round, table included']:.0f} times")
+    print(
+        f"first round, table included: {phe_encrypt / ours['  in the first round, table included']:.0f} times"
+    )
     compare_methods(private)
 
 
@@ -57,7 +59,10 @@ def phe_seconds_per_value(private: Any) -> tuple[float, float]:
 def paillier_seconds_per_value(private: Any) -> dict[str, float]:
     """The same for a packed vector: from words to ciphertexts and back."""
     public, words = private.public_key, np.arange(N_PAILLIER) - N_PAILLIER // 2
-    count, form = paillier.n_plaintexts(N_PAILLIER, KEY_BITS), {"weight": 7, "offset": 2**60, "bits": KEY_BITS}
+    count, form = (
+        paillier.n_plaintexts(N_PAILLIER, KEY_BITS),
+        {"weight": 7, "offset": 2**60, "bits": KEY_BITS},
+    )
     base, stock = timed(lambda: Obfuscators(public))
     first, _ = timed(lambda: stock.prepare(count))
     stock.take_many(count)
@@ -83,7 +88,9 @@ def compare_methods(private: Any) -> None:
     for method, (*seconds, size) in costs.items():
         print(f"  {method:20}" + "".join(f"{s * 1e6:11.3f}" for s in seconds) + f"{size:18.2f}")
     ratio = sum(costs["Paillier"][:3]) / sum(costs["Mask"][:3])
-    print(f"Mask: {ratio:.0f} times less work than Paillier; phe per value: {2 * KEY_BITS / 8:.0f} bytes per value")
+    print(
+        f"Mask: {ratio:.0f} times less work than Paillier; phe per value: {2 * KEY_BITS / 8:.0f} bytes per value"
+    )
 
 
 def method_seconds_per_value(method: Method, d: int, private: Any) -> tuple[float, float, float, float]:

@@ -32,7 +32,10 @@ def main() -> None:
                 seconds = time.perf_counter() - began
                 shares = ROUNDS * n_hospitals
                 n_bytes = sum(map(len, outcome.traffic)) / shares
-                print(f"  {n_hospitals:9} {method:>10} {1000 * seconds / shares:18.1f} {n_bytes:21.0f}", flush=True)
+                print(
+                    f"  {n_hospitals:9} {method:>10} {1000 * seconds / shares:18.1f} {n_bytes:21.0f}",
+                    flush=True,
+                )
 
 
 def make_sites(folder: Path, n_hospitals: int) -> dict[int, Site]:

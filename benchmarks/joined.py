@@ -57,7 +57,9 @@ def _matching(n_rows: int) -> None:
     keys = [str(i) for i in range(n_rows)]
     seconds, tags = timed(lambda: [matching.tags(bytes(32), keys)[0] for _ in HOSPITALS])
     both, _ = timed(lambda: matching.intersect(tags))
-    print(f"matching {n_rows:,} keys of {len(HOSPITALS)} hospitals: tags {seconds:.1f} s, intersection {both:.1f} s,")
+    print(
+        f"matching {n_rows:,} keys of {len(HOSPITALS)} hospitals: tags {seconds:.1f} s, intersection {both:.1f} s,"
+    )
     print(f"  {len(matching.encode_tags(tags[0])) / n_rows:.0f} bytes per key to the coordinator")
 
 
@@ -67,7 +69,9 @@ def _sites(folder: Path, n_rows: int) -> dict[int, Settings]:
     for user in HOSPITALS:
         site = folder / f"hospital-{user}"
         site.mkdir()
-        (site / "settings.toml").write_text(f'user_id = {user}\nname = "hospital-{user}"\nstate = "{site / "state"}"\n')
+        (site / "settings.toml").write_text(
+            f'user_id = {user}\nname = "hospital-{user}"\nstate = "{site / "state"}"\n'
+        )
         (site / "policy.toml").write_text(POLICY)
         sites[user] = replace(load_settings(site), max_rows=10 * n_rows)
         sites[user].data_folder.mkdir(parents=True, exist_ok=True)
@@ -84,19 +88,31 @@ def _write(path: Path, seed: int, n_rows: int) -> None:
     database.execute(f"COPY ({query}) TO '{path}'")
 
 
-def _order(sites: dict[int, Settings], number: int, method: str, question: dict[str, Any], n_rows: int) -> None:
+def _order(
+    sites: dict[int, Settings], number: int, method: str, question: dict[str, Any], n_rows: int
+) -> None:
     plain = question.pop("plain")
     provider = {"data_path": "people.parquet", "data_type": "parquet", "key_column": "id"}
     named = {"value_column": "value"} if method == "is_investor_accredited" else {}
     providers = [{"name": user, **provider, **named} for user in HOSPITALS]
-    body = {"data_providers": providers, "result_receivers": [2], "method": method, "result_alias": "r", **question}
+    body = {
+        "data_providers": providers,
+        "result_receivers": [2],
+        "method": method,
+        "result_alias": "r",
+        **question,
+    }
     transport = MemoryTransport()
     seconds, _ = timed(lambda: run_statistics(sites, body, initiator=2, order_id=number, transport=transport))
     joined, _ = timed(lambda: _plain_join(sites, plain))
     n_bytes = sum(map(len, transport.traffic))
     verdict = "met" if seconds <= TARGET_SECONDS[method] else "MISSED"
-    print(f"{method}: {seconds:.1f} s for {n_rows:,} people (target {TARGET_SECONDS[method]:.0f} s, {verdict}),")
-    print(f"  {n_bytes / n_rows:.0f} bytes per person in all messages; {seconds / joined:.0f} times a plain join")
+    print(
+        f"{method}: {seconds:.1f} s for {n_rows:,} people (target {TARGET_SECONDS[method]:.0f} s, {verdict}),"
+    )
+    print(
+        f"  {n_bytes / n_rows:.0f} bytes per person in all messages; {seconds / joined:.0f} times a plain join"
+    )
 
 
 def _plain_join(sites: dict[int, Settings], expression: str) -> None:

@@ -65,7 +65,9 @@ def compare_with_product(name: str, gradients: NDArray[np.float32], *, target: b
 
 
 def time_each(points: Floats) -> None:
-    for name, seconds in zip(SCORES, fastest(*(partial(score, points) for score in SCORES.values())), strict=True):
+    for name, seconds in zip(
+        SCORES, fastest(*(partial(score, points) for score in SCORES.values())), strict=True
+    ):
         print(f"  {name:12}{seconds * 1e3:8.1f} ms of it")
 
 
@@ -86,15 +88,22 @@ def sniper_rounds(rng: np.random.Generator) -> dict[str, Floats]:
     """Gaussian gradients of few and of many values, and clusters of clients with noise of some sizes."""
     gaussian = {f"Gaussian, {d} values": rng.normal(size=(N_CLIENTS, d)) for d in (2, 10, 100, 3000)}
     centres = rng.normal(size=(5, 100))[np.arange(N_CLIENTS) % 5]
-    clustered = {f"5 clusters, noise {s}": centres + s * rng.normal(size=(N_CLIENTS, 100)) for s in (0.1, 0.5, 1.0)}
-    halves = {"2 clusters, 60 and 40": 9.0 * (np.arange(N_CLIENTS) < 40)[:, None] + rng.normal(size=(N_CLIENTS, 100))}
+    clustered = {
+        f"5 clusters, noise {s}": centres + s * rng.normal(size=(N_CLIENTS, 100)) for s in (0.1, 0.5, 1.0)
+    }
+    halves = {
+        "2 clusters, 60 and 40": 9.0 * (np.arange(N_CLIENTS) < 40)[:, None]
+        + rng.normal(size=(N_CLIENTS, 100))
+    }
     return {**gaussian, **clustered, **halves}
 
 
 def time_sniper(name: str, points: Floats) -> None:
     (seconds,) = fastest(lambda: anomaly.sniper(points, p=0.8))
     verdict = "met" if seconds <= SNIPER_SECONDS else "MISSED"
-    print(f"Sniper, 100 clients, p = 0.8, {name:22}{seconds * 1e3:8.1f} ms (target {SNIPER_SECONDS:.0f} s, {verdict})")
+    print(
+        f"Sniper, 100 clients, p = 0.8, {name:22}{seconds * 1e3:8.1f} ms (target {SNIPER_SECONDS:.0f} s, {verdict})"
+    )
 
 
 def fastest(*actions: Callable[[], Any]) -> list[float]:

@@ -52,7 +52,9 @@ def main(arguments: list[str]) -> int:
         while isinstance(cause, BaseExceptionGroup):  # what a task group makes of its first task's error
             cause = cause.exceptions[0]
         place = traceback.extract_tb(cause.__traceback__)[-1]
-        _say(f"An unplanned error ({type(cause).__name__}) in {Path(place.filename).name}, line {place.lineno}.")
+        _say(
+            f"An unplanned error ({type(cause).__name__}) in {Path(place.filename).name}, line {place.lineno}."
+        )
     return 2
 
 
@@ -72,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_site(parser: argparse.ArgumentParser) -> None:
     """Before or after the command: a default would let the one that is not given hide the other."""
-    parser.add_argument("--site", type=Path, default=argparse.SUPPRESS, help="the site's folder, with settings.toml")
+    parser.add_argument(
+        "--site", type=Path, default=argparse.SUPPRESS, help="the site's folder, with settings.toml"
+    )
 
 
 def _add_options(command: argparse.ArgumentParser, name: str) -> None:
@@ -91,20 +95,32 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--port", type=int, default=0, help="of 127.0.0.1; without it any that is free")
     if name in ("approve", "refuse"):
         command.add_argument("order_id", type=int, metavar="ORDER_ID", help="as `approvals` lists it")
-        reason = "one line; the order's parties and the coordinator read it" if name == "refuse" else "for the record"
+        reason = (
+            "one line; the order's parties and the coordinator read it"
+            if name == "refuse"
+            else "for the record"
+        )
         command.add_argument("--reason", default="", help=reason)
     if name == "results":
-        command.add_argument("action", choices=["list", "show"], help="all of them, or the result of one order")
-        command.add_argument("order_id", type=int, nargs="?", metavar="ORDER_ID", help="which order's, with show")
+        command.add_argument(
+            "action", choices=["list", "show"], help="all of them, or the result of one order"
+        )
+        command.add_argument(
+            "order_id", type=int, nargs="?", metavar="ORDER_ID", help="which order's, with show"
+        )
 
 
-def _with_settings(command: Callable[[argparse.Namespace, Settings], int]) -> Callable[[argparse.Namespace], int]:
+def _with_settings(
+    command: Callable[[argparse.Namespace, Settings], int],
+) -> Callable[[argparse.Namespace], int]:
     return lambda options: command(options, load_settings(_site(options)))
 
 
 def _site(options: argparse.Namespace) -> Path:
     if "site" not in options:
-        raise BadRequest("No site is given.", remedy="Add --site with the folder of settings.toml.", code="site")
+        raise BadRequest(
+            "No site is given.", remedy="Add --site with the folder of settings.toml.", code="site"
+        )
     return Path(options.site)
 
 
@@ -173,7 +189,9 @@ def show_ledger(options: argparse.Namespace, settings: Settings) -> int:
     broken = ledger.first_broken_line()
     verdict = f"The chain is whole; its head is {ledger.head()}."
     if broken is not None:
-        verdict = f"The chain is BROKEN at line {broken} of {ledger.path}: that line or the one before was altered."
+        verdict = (
+            f"The chain is BROKEN at line {broken} of {ledger.path}: that line or the one before was altered."
+        )
     (_say if options.json else _print_line)(verdict)
     return int(broken is not None)
 
@@ -184,7 +202,9 @@ def _is_about(entry: dict[str, Any], number: int | None) -> bool:
 
 def _entry_line(entry: dict[str, Any]) -> str:
     what = str(entry.get("kind") or entry.get("rule") or entry.get("format") or "")
-    place = f"fold {entry['fold']} round {entry['round']} to {entry['recipient']}" if "recipient" in entry else ""
+    place = (
+        f"fold {entry['fold']} round {entry['round']} to {entry['recipient']}" if "recipient" in entry else ""
+    )
     number = entry.get("order_id", entry.get("model_id", ""))
     size = f"{entry['n_bytes']} bytes" if "n_bytes" in entry else ""
     if entry["event"] == "decided":
@@ -254,7 +274,10 @@ def show_results(options: argparse.Namespace, settings: Settings) -> int:
 def _list_results(found: list[Result], *, as_json: bool) -> None:
     if as_json:
         _print_json(
-            [{"order_id": result.order_id, "path": str(result.path), "notes": result.notes} for result in found]
+            [
+                {"order_id": result.order_id, "path": str(result.path), "notes": result.notes}
+                for result in found
+            ]
         )
     else:
         _print_lines(f"{r.order_id}  {r.notes.get('method', ''):22}  {r.path}" for r in found)
@@ -277,7 +300,10 @@ def list_approvals(options: argparse.Namespace, settings: Settings) -> int:
         _print_json([asdict(question) for question in waiting])
     else:
         _print_lines(line for question in waiting for line in (*_question_lines(question), ""))
-        _say(f"{len(waiting)} waiting." + (" Decide by `approve ORDER_ID` or `refuse ORDER_ID`." if waiting else ""))
+        _say(
+            f"{len(waiting)} waiting."
+            + (" Decide by `approve ORDER_ID` or `refuse ORDER_ID`." if waiting else "")
+        )
     return 0
 
 
@@ -313,12 +339,18 @@ def show(options: argparse.Namespace, settings: Settings) -> int:
 _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "start": (_with_settings(start), "run the agent until SIGINT or SIGTERM (the default)"),
     "check": (run_check, "say what is wrong with this installation and how to fix it"),
-    "ledger": (_with_settings(show_ledger), "what was asked, refused and sent, and whether the record is whole"),
+    "ledger": (
+        _with_settings(show_ledger),
+        "what was asked, refused and sent, and whether the record is whole",
+    ),
     "keys": (_with_settings(show_keys), "this hospital's fingerprint, and what its partners write down"),
     "models": (_with_settings(list_models), "the models that this hospital holds"),
     "export": (_with_settings(export), "print a model as JSON"),
     "results": (_with_settings(show_results), "what this hospital received of joint statistics"),
-    "approvals": (_with_settings(list_approvals), "the orders that wait for a person here, and all that they say"),
+    "approvals": (
+        _with_settings(list_approvals),
+        "the orders that wait for a person here, and all that they say",
+    ),
     "approve": (_with_settings(decide), "let an order that waits go on"),
     "refuse": (_with_settings(decide), "end an order that waits, for all its hospitals"),
     "show": (_with_settings(show), "a page of all this on this machine, for the hospital's own people"),

@@ -147,7 +147,9 @@ async def _deploy(settings: Settings, hospital_ids: list[int]) -> None:
     """In a process of its own: Prefect reads its settings when it is imported."""
     environment = {**os.environ, "PREFECT_HOME": str(settings.folder / "prefect-client")}
     command = [*TIED, str(os.getpid()), sys.executable, "-m", "deployments.server", "deploy"]
-    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.DEVNULL)
+    process = await asyncio.create_subprocess_exec(
+        *command, env=environment, stdout=asyncio.subprocess.DEVNULL
+    )
     if await process.wait():
         raise ConsiliumError("Prefect's deployments could not be made.", remedy="The lines above say why.")
 
@@ -193,4 +195,7 @@ async def until_signal(work: Coroutine[Any, Any, None]) -> None:
 def say_addresses(settings: Settings) -> None:
     """Where the coordinator and Prefect are reached."""
     print(f"Coordinator  http://{settings.host}:{settings.port}  (API at /docs)", file=sys.stderr)
-    print(f"Prefect      {settings.prefect_page}  (auth string in {settings.folder / 'prefect_auth'})", file=sys.stderr)
+    print(
+        f"Prefect      {settings.prefect_page}  (auth string in {settings.folder / 'prefect_auth'})",
+        file=sys.stderr,
+    )

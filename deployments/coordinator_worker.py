@@ -64,7 +64,9 @@ def main(settings: Settings) -> None:
 
 
 async def _work(settings: Settings) -> None:
-    async with httpx.AsyncClient(base_url=f"http://{settings.host}:{settings.port}", trust_env=False) as client:
+    async with httpx.AsyncClient(
+        base_url=f"http://{settings.host}:{settings.port}", trust_env=False
+    ) as client:
         worker = CoordinatorWorker(
             "coordinator",
             flows=coordinator_runs,

@@ -79,7 +79,10 @@ def _add_hospital(settings: Settings, args: argparse.Namespace) -> None:
             code="user",
         )
     store.add_hospital(args.user_id, args.name)
-    tokens = {"user": new_token(store, "hospital", args.user_id), "agent": new_token(store, "agent", args.user_id)}
+    tokens = {
+        "user": new_token(store, "hospital", args.user_id),
+        "agent": new_token(store, "agent", args.user_id),
+    }
     print(json.dumps({"user_id": args.user_id, "name": args.name, "tokens": tokens}, indent=2))
     print("Now run: ./run server deploy", file=sys.stderr)
 
@@ -88,9 +91,13 @@ def _token(settings: Settings, args: argparse.Namespace) -> None:
     store = open_store(settings)
     role = {"user": "hospital"}.get(args.role, args.role)
     if (role == "operator") != (args.user_id is None):
-        raise BadRequest("An operator has no user_id, a user or agent needs one.", remedy="Correct --user-id.")
+        raise BadRequest(
+            "An operator has no user_id, a user or agent needs one.", remedy="Correct --user-id."
+        )
     if args.user_id is not None and args.user_id not in store.hospital_names():
-        raise NotFound(f"There is no hospital {args.user_id}.", remedy="Run: ./run server add-hospital", code="user")
+        raise NotFound(
+            f"There is no hospital {args.user_id}.", remedy="Run: ./run server add-hospital", code="user"
+        )
     if args.action in ("revoke", "rotate"):
         print(f"{store.revoke_tokens(role, args.user_id)} revoked", file=sys.stderr)
     if args.action in ("issue", "rotate"):
@@ -100,7 +107,9 @@ def _token(settings: Settings, args: argparse.Namespace) -> None:
 def _new_store(settings: Settings) -> None:
     store = begin_store(settings)
     print(f"An empty store is in {store.place}; orders are numbered from 1.", file=sys.stderr)
-    print("Register every hospital: ./run server add-hospital (./run up does it for its own).", file=sys.stderr)
+    print(
+        "Register every hospital: ./run server add-hospital (./run up does it for its own).", file=sys.stderr
+    )
     store.close()
 
 
@@ -119,7 +128,9 @@ def _deploy(settings: Settings) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="./run server", description="The coordinator: Prefect, API and worker.")
+    parser = argparse.ArgumentParser(
+        prog="./run server", description="The coordinator: Prefect, API and worker."
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("start", help="Prefect, the API and the worker, until Ctrl-C (the default)")
     api = commands.add_parser("api", help="the REST API alone")
@@ -130,7 +141,9 @@ def _parser() -> argparse.ArgumentParser:
     hospital.add_argument("--user-id", type=int, required=True)
     hospital.add_argument("--name", required=True)
     commands.add_parser("new-store", help="begin with an empty store where an earlier one was lost for good")
-    forget = commands.add_parser("forget-keys", help="let a hospital that lost its vault present new keys, once")
+    forget = commands.add_parser(
+        "forget-keys", help="let a hospital that lost its vault present new keys, once"
+    )
     forget.add_argument("--user-id", type=int, required=True)
     token = commands.add_parser("token", help="issue, rotate or revoke tokens")
     token.add_argument("action", choices=("issue", "rotate", "revoke"))

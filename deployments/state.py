@@ -65,7 +65,9 @@ def prefect_auth(settings: Settings) -> str | None:
     Conflict (code secret) for a file without one: Prefect, which is told an empty one, asks for no password at all.
     """
     path = _prefect_auth_path(settings)
-    remedy = "Restore it from the backup, or write one line user:password, mode 0600, and hand it to all agents."
+    remedy = (
+        "Restore it from the backup, or write one line user:password, mode 0600, and hand it to all agents."
+    )
     text = read_secret(path, remedy)
     if text is not None:
         user, _, password = text.partition(":")

@@ -33,7 +33,12 @@ def answer_jointly(order_id: int) -> State[Any] | None:
     return _coordinate(order_id, open_desk, "hospital-statistics", StatisticsPicture, coordinate_statistics)
 
 
-@flow(name="scheduled-statistics", flow_run_name="schedule-{schedule_id}", log_prints=False, persist_result=False)
+@flow(
+    name="scheduled-statistics",
+    flow_run_name="schedule-{schedule_id}",
+    log_prints=False,
+    persist_result=False,
+)
 def run_schedule(schedule_id: int) -> State[Any]:
     """Asks for the order of the time at which this run was due, and lasts until that order has ended.
 

@@ -23,7 +23,9 @@ def read_types(messages: Mapping[int, bytes]) -> dict[int, Types]:
         return {user: Types.model_validate_json(body) for user, body in messages.items()}
     except ValidationError:
         raise ProtocolViolation(
-            "A provider's types cannot be read.", remedy="Run the same version at all hospitals.", code="bad_message"
+            "A provider's types cannot be read.",
+            remedy="Run the same version at all hospitals.",
+            code="bad_message",
         ) from None
 
 

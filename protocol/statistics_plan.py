@@ -54,4 +54,6 @@ def expression_of(request: StatisticsRequest) -> Expression:
     if written is not None:
         return written
     columns = [(request.alias(user), VALUE) for user in request.providers]
-    return compare_sum(columns, request.comparison or ">=", threshold=Fraction(request.threshold or THRESHOLD))
+    return compare_sum(
+        columns, request.comparison or ">=", threshold=Fraction(request.threshold or THRESHOLD)
+    )

@@ -12,7 +12,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from protocol.errors import BadRequest, ConsiliumError, InvalidInput
 from protocol.messages import COORDINATOR, canonical
@@ -122,7 +130,9 @@ class EncryptParam(Strict):
     @model_validator(mode="after")
     def _long_enough(self) -> EncryptParam:
         if self.key_length not in KEY_LENGTHS:
-            raise ValueError(f"key_length must be one of {', '.join(map(str, KEY_LENGTHS))} bits; fewer are not safe")
+            raise ValueError(
+                f"key_length must be one of {', '.join(map(str, KEY_LENGTHS))} bits; fewer are not safe"
+            )
         return self
 
 
@@ -148,8 +158,12 @@ class ModelParams(Strict):
     learning_rate: Annotated[Number, Field(gt=0, le=1e6)] = 0.15
     decay: Annotated[Number, Field(ge=0, le=1e6)] = 0.0
     decay_sqrt: bool = True
-    hidden: Annotated[list[Annotated[Whole, Field(ge=1, le=1024)]], Field(min_length=2, max_length=2)] | None = None
-    shape: Annotated[list[Annotated[Whole, Field(ge=1, le=10_000)]], Field(min_length=2, max_length=3)] | None = None
+    hidden: (
+        Annotated[list[Annotated[Whole, Field(ge=1, le=1024)]], Field(min_length=2, max_length=2)] | None
+    ) = None
+    shape: (
+        Annotated[list[Annotated[Whole, Field(ge=1, le=10_000)]], Field(min_length=2, max_length=3)] | None
+    ) = None
     init_param: InitParam = InitParam()
     encrypt_param: EncryptParam = EncryptParam()
     cv_param: CrossValidation = CrossValidation()
@@ -161,8 +175,12 @@ class ModelParams(Strict):
         if self.batch_size == 0:
             raise ValueError("batch_size must be -1 (all rows) or at least 1")
         for name, other in (("eps", "tol"), ("converge_func", "early_stop")):
-            if None not in (getattr(self, name), getattr(self, other)) and getattr(self, name) != getattr(self, other):
-                raise ValueError(f"{name} and {other} are two names for one thing and differ; give one of them")
+            if None not in (getattr(self, name), getattr(self, other)) and getattr(self, name) != getattr(
+                self, other
+            ):
+                raise ValueError(
+                    f"{name} and {other} are two names for one thing and differ; give one of them"
+                )
         return self
 
     @property
@@ -198,11 +216,15 @@ class TrainingRequest(Strict):
         """How gradients are scored and combined may stand beside the other model_params, too."""
         params = body.get("model_params") if isinstance(body, Mapping) else None
         names = [
-            name for name in ("scoring", "aggregation", "n_attackers") if isinstance(params, Mapping) and name in params
+            name
+            for name in ("scoring", "aggregation", "n_attackers")
+            if isinstance(params, Mapping) and name in params
         ]
         for name in names:
             if body.get(name, params[name]) != params[name]:  # type: ignore[index]
-                raise ValueError(f"{name} stands in the order and in model_params, and differs; give one of them")
+                raise ValueError(
+                    f"{name} stands in the order and in model_params, and differs; give one of them"
+                )
         rest = {key: value for key, value in params.items() if key not in names} if names else params  # type: ignore[union-attr]
         return {**body, "model_params": rest, **{name: params[name] for name in names}} if names else body  # type: ignore[index]
 
@@ -318,7 +340,9 @@ def check_training_request(request: TrainingRequest) -> None:
 
 def _check_parties(request: TrainingRequest) -> None:
     if request.user_id in request.party_id:
-        raise _bad("party_id", f"party_id holds the initiator {request.user_id}.", "List only the other hospitals.")
+        raise _bad(
+            "party_id", f"party_id holds the initiator {request.user_id}.", "List only the other hospitals."
+        )
     if len(set(request.party_id)) != len(request.party_id):
         raise _bad("party_id", "party_id names a hospital twice.", "Name each hospital once.")
     _check_owners("data_info", set(request.data_info), set(request.hospitals), complete=True)
@@ -333,7 +357,9 @@ def _check_owners(field: str, given: set[int], hospitals: set[int], *, complete:
             "Remove it or add the party.",
         )
     if complete and hospitals - given:
-        raise _bad(field, f"{field} has no SQL for {_listed(hospitals - given)}.", "Give each hospital its SQL.")
+        raise _bad(
+            field, f"{field} has no SQL for {_listed(hospitals - given)}.", "Give each hospital its SQL."
+        )
 
 
 def _check_columns(request: TrainingRequest) -> None:
@@ -350,7 +376,11 @@ def _check_columns(request: TrainingRequest) -> None:
 def _check_layers(request: TrainingRequest) -> None:
     params, is_network = request.model_params, request.model_type in HIDDEN
     if params.hidden is not None and not is_network:
-        raise _bad("hidden", "hidden is given for a model without hidden layers.", "Leave it out, or order mlp or cnn.")
+        raise _bad(
+            "hidden",
+            "hidden is given for a model without hidden layers.",
+            "Leave it out, or order mlp or cnn.",
+        )
     if is_network and not request.init_method.startswith("random"):
         raise _bad(
             "init_method",
@@ -360,13 +390,19 @@ def _check_layers(request: TrainingRequest) -> None:
     if request.model_type == "cnn":
         _check_shape(request)
     elif params.shape is not None:
-        raise _bad("shape", "shape is given for a model that is not for images.", "Leave it out, or order cnn.")
+        raise _bad(
+            "shape", "shape is given for a model that is not for images.", "Leave it out, or order cnn."
+        )
 
 
 def _check_shape(request: TrainingRequest) -> None:
     shape, n_attributes = request.shape, len(request.attributes)
     if not shape:
-        raise _bad("shape", "A cnn needs the shape of its images.", "Give [height, width], or with channels as third.")
+        raise _bad(
+            "shape",
+            "A cnn needs the shape of its images.",
+            "Give [height, width], or with channels as third.",
+        )
     if min(shape[:2]) < 4:
         raise _bad("shape", "A cnn halves its images twice.", "Give a height and a width of 4 or more.")
     if math.prod(shape) != n_attributes:
@@ -387,9 +423,15 @@ def _check_combination(request: TrainingRequest) -> None:
         )
     init, encrypt = params.init_param, params.encrypt_param
     if init.init_method != "const" and init.init_const != InitParam().init_const:
-        raise _bad("init_const", "init_const is given, and init_method is not const.", "Leave it out, or choose const.")
+        raise _bad(
+            "init_const",
+            "init_const is given, and init_method is not const.",
+            "Leave it out, or choose const.",
+        )
     if encrypt.method != "Paillier" and encrypt.key_length != EncryptParam().key_length:
-        raise _bad("key_length", "key_length is given for a method without keys of a length.", "Leave it out.")
+        raise _bad(
+            "key_length", "key_length is given for a method without keys of a length.", "Leave it out."
+        )
     if params.cv_param.need_cv and request.validation_fraction is not None:
         raise _bad(
             "validation_fraction",
@@ -410,14 +452,26 @@ def _check_aggregation(request: TrainingRequest) -> None:
     rule, most = request.aggregation, most_attackers(request.aggregation, len(request.hospitals))
     if rule == "mean":
         if request.n_attackers is not None:
-            raise _bad("n_attackers", "n_attackers is given, and the mean bears none.", "Choose another aggregation.")
+            raise _bad(
+                "n_attackers", "n_attackers is given, and the mean bears none.", "Choose another aggregation."
+            )
         return
     if most < 1:
-        raise _bad("aggregation", f"{rule} bears no attacker among so few hospitals.", "Add hospitals, or order mean.")
+        raise _bad(
+            "aggregation",
+            f"{rule} bears no attacker among so few hospitals.",
+            "Add hospitals, or order mean.",
+        )
     if request.assumed_attackers > most:
-        raise _bad("n_attackers", f"{rule} bears {most} attackers among these hospitals.", "Give fewer n_attackers.")
+        raise _bad(
+            "n_attackers", f"{rule} bears {most} attackers among these hospitals.", "Give fewer n_attackers."
+        )
     if request.scoring == "none":
-        raise _bad("scoring", f"{rule} looks at the hospitals' gradients, and scoring is none.", "Order scoring round.")
+        raise _bad(
+            "scoring",
+            f"{rule} looks at the hospitals' gradients, and scoring is none.",
+            "Order scoring round.",
+        )
     if not request.chooses and not request.is_open:
         raise _bad(
             "aggregation",
@@ -489,12 +543,19 @@ def read_order_document(text: str, order_id: int) -> tuple[TrainingRequest, dict
     """
     try:
         document = json.loads(text)
-        body, commitments = document["request"], {int(user): str(value) for user, value in document["sql"].items()}
+        body, commitments = (
+            document["request"],
+            {int(user): str(value) for user, value in document["sql"].items()},
+        )
         tested = [int(user) for user in document["tested"]]
         body = {**body, "data_info": dict.fromkeys(commitments, "withheld")}
         body["test_data_info"] = dict.fromkeys(tested, "withheld")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise _bad("document", "The order's document is not readable.", "Send the order again.") from None
-    if document.get("version") != 1 or document.get("kind") != "train" or document.get("order_id") != order_id:
+    if (
+        document.get("version") != 1
+        or document.get("kind") != "train"
+        or document.get("order_id") != order_id
+    ):
         raise _bad("document", "The document belongs to another order or version.", "Send the order again.")
     return parse_training_request(body), commitments

@@ -107,7 +107,9 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
 
     type = "consilium"
     stop_grace_seconds = 5.0
-    _description = "Runs the flows that are installed at a hospital, and nothing that a deployment brings along."
+    _description = (
+        "Runs the flows that are installed at a hospital, and nothing that a deployment brings along."
+    )
 
     def __init__(
         self,
@@ -166,7 +168,9 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             )
             outage.answered(PREFECT)
         except ObjectNotFound:
-            log.warning("Prefect knows no pool %s yet: the coordinator runs ./run server deploy", self._work_pool_name)
+            log.warning(
+                "Prefect knows no pool %s yet: the coordinator runs ./run server deploy", self._work_pool_name
+            )
         except httpx.HTTPError as error:
             outage.missed(PREFECT, kind_of(error), asked=asked)
         await self._initialize_after_sync()
@@ -242,7 +246,9 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
                 verdicts[UUID(flow_run_id)] = (verdict["what"], verdict["sentence"])
         return verdicts
 
-    async def ask_coordinator(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    async def ask_coordinator(
+        self, method: str, path: str, body: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """What it answers. CoordinatorAway where that is no answer of it: a proxy's page is none either."""
         asked = time.monotonic()
         try:
@@ -358,7 +364,9 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
     async def _take_up_left(self) -> None:
         states = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
         pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name]))
-        found = await self.client.read_flow_runs(flow_run_filter=FlowRunFilter(state=states), work_pool_filter=pool)
+        found = await self.client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=states), work_pool_filter=pool
+        )
         left = [flow_run for flow_run in found if not self._has(flow_run)]
         for flow_run in await self._sort_out(left):
             if not self._has(flow_run):
@@ -426,15 +434,21 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         try:
             name = await self._flow_name(flow_run)
             parameter = "schedule_id" if name in self._of_schedules else "order_id"
-            if name not in self._flows or number_of(flow_run, parameter) is None:  # looked at again, before it runs
-                await self._say(flow_run, Failed(message="This flow or its parameters are not what is installed here."))
+            if (
+                name not in self._flows or number_of(flow_run, parameter) is None
+            ):  # looked at again, before it runs
+                await self._say(
+                    flow_run, Failed(message="This flow or its parameters are not what is installed here.")
+                )
                 return
             await self._until_final(flow_run, work, self._flows[name], parameter)
         finally:
             del self._work[flow_run.id]
             self._release_limit_slot(flow_run.id)
 
-    async def _until_final(self, flow_run: FlowRun, work: Work, installed: InstalledFlow, parameter: str) -> None:
+    async def _until_final(
+        self, flow_run: FlowRun, work: Work, installed: InstalledFlow, parameter: str
+    ) -> None:
         crashes, pause = 0, 0.1
         while crashes < MAX_CRASHES:
             began = time.monotonic()
@@ -482,7 +496,9 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             if await anyio.to_thread.run_sync(has_room, self._locks):
                 return
 
-    async def _one_process(self, flow_run: FlowRun, work: Work, installed: InstalledFlow, parameter: str) -> int:
+    async def _one_process(
+        self, flow_run: FlowRun, work: Work, installed: InstalledFlow, parameter: str
+    ) -> int:
         lock = self._locks / f"{flow_run.id}.lock"
         work.process = new_process(flow_run.id, installed, parameter, lock)
         await anyio.to_thread.run_sync(work.process.start)

@@ -37,7 +37,9 @@ def everything(settings: Any) -> None:
 def start(first: Callable[[Any], None], settings: Any, *, at: int = 0, full: bool = False) -> tuple[int, int]:
     """Exit code and number of steps. At step `at`, counted from 1, the process dies, or from there its disk is full."""
     told, telling = _context.Pipe(duplex=False)
-    process: BaseProcess = _context.Process(target=_run, args=(first, settings, at, full, telling, dict(os.environ)))
+    process: BaseProcess = _context.Process(
+        target=_run, args=(first, settings, at, full, telling, dict(os.environ))
+    )
     process.start()
     telling.close()
     try:

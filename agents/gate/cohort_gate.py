@@ -137,7 +137,9 @@ class CohortLedger(KeyedDatabase):
             rows = database.execute(query, (requester, table.lower())).fetchall()
         return [np.frombuffer(row[0], dtype="<u8").astype(np.uint64) for row in rows]
 
-    def remember(self, requester: int, parts: Iterable[tuple[str, str, Digests]], *, order_id: int | str) -> None:
+    def remember(
+        self, requester: int, parts: Iterable[tuple[str, str, Digests]], *, order_id: int | str
+    ) -> None:
         """Write an order's cohorts down, all or none, before anything of them leaves.
 
         Each part is a table, what the order uses its rows for, and their digests. Idempotent: the same again changes

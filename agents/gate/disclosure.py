@@ -102,7 +102,9 @@ def check_request(
     Raises Refused with code statistics, methods, min_providers, row_level or disclose.
     """
     if rules is None:
-        raise _refused("statistics", "This hospital takes part in no joint statistics.", "to add that section")
+        raise _refused(
+            "statistics", "This hospital takes part in no joint statistics.", "to add that section"
+        )
     if method not in rules.methods:
         sentence = f"This hospital does not take part in the statistic {method}; it does in {', '.join(rules.methods)}."
         raise _refused("methods", sentence, f"to add {method} to methods")
@@ -118,7 +120,9 @@ def check_request(
 def check_row_level(columns: Sequence[str], rules: StatisticsRules) -> None:
     """Refuse an answer that holds something of these columns for each person, unless the policy lists them."""
     if closed := sorted(set(columns) - set(rules.row_level)):
-        sentence = f"The answer would hold a value for each person, made of {', '.join(closed)} of this hospital."
+        sentence = (
+            f"The answer would hold a value for each person, made of {', '.join(closed)} of this hospital."
+        )
         raise _refused("row_level", sentence, "to list the column in row_level", columns=closed)
 
 
@@ -150,8 +154,12 @@ def check_weighing(circuit: Plan, me: int, rules: StatisticsRules) -> None:
 def check_joined(n_rows: int, rules: StatisticsRules) -> None:
     """Refuse an answer over fewer than min_rows people that all providers know (code min_rows); no count is told."""
     if n_rows < rules.min_rows:
-        sentence = f"The providers have fewer people in common than this hospital's minimum of {rules.min_rows}."
-        raise _refused("min_rows", sentence, "to lower min_rows, or check the key columns", threshold=rules.min_rows)
+        sentence = (
+            f"The providers have fewer people in common than this hospital's minimum of {rules.min_rows}."
+        )
+        raise _refused(
+            "min_rows", sentence, "to lower min_rows, or check the key columns", threshold=rules.min_rows
+        )
 
 
 def check_share(largest_share: Fraction, rules: StatisticsRules) -> None:
@@ -159,7 +167,10 @@ def check_share(largest_share: Fraction, rules: StatisticsRules) -> None:
     if largest_share > rules.max_share:
         sentence = f"Two people make more than {rules.max_share} of this hospital's part of a sum."
         raise _refused(
-            "max_share", sentence, "to raise max_share, or ask for more people", threshold=str(rules.max_share)
+            "max_share",
+            sentence,
+            "to raise max_share, or ask for more people",
+            threshold=str(rules.max_share),
         )
 
 
@@ -167,7 +178,9 @@ def check_rows(n_rows: int, rules: StatisticsRules) -> None:
     """Refuse an answer over fewer than min_rows rows of this hospital (code min_rows); no count is told."""
     if n_rows < rules.min_rows:
         sentence = f"This hospital has fewer than its minimum of {rules.min_rows} rows for this answer."
-        raise _refused("min_rows", sentence, "to lower min_rows, or ask for more rows", threshold=rules.min_rows)
+        raise _refused(
+            "min_rows", sentence, "to lower min_rows, or ask for more rows", threshold=rules.min_rows
+        )
 
 
 def check_sketch(sketch: Sketch, earlier: Iterable[Sketch], rules: StatisticsRules) -> bool:
@@ -254,7 +267,9 @@ def _slices(labels: Sequence[_Group]) -> Iterator[list[_Group]]:
     width = len(named[0]) if named else 1
     if width:  # without group columns there is one group, and it is the total
         yield list(labels)
-    for kept in itertools.chain.from_iterable(itertools.combinations(range(width), k) for k in range(1, width)):
+    for kept in itertools.chain.from_iterable(
+        itertools.combinations(range(width), k) for k in range(1, width)
+    ):
         found: dict[Label, list[_Group]] = defaultdict(list)
         for label in named:
             found[tuple(label[column] for column in kept)].append(label)
@@ -307,7 +322,9 @@ def _withhold_joint_complements(
     def widest(inside: Sequence[Label | Hidden], rest: Sequence[Label | Hidden]) -> Label | Hidden:
         """The group that brings most further providers, and of those the one that fewest have."""
         known = having(inside)
-        return min(rest, key=lambda label: (-len(owners[label] - known), len(owners[label]), _sort_key(label)))
+        return min(
+            rest, key=lambda label: (-len(owners[label] - known), len(owners[label]), _sort_key(label))
+        )
 
     why = Withheld("complement", str(min_providers))
     _withhold_complements(withheld, sorted(owners, key=_sort_key), why=why, is_safe=is_safe, choose=widest)
@@ -319,7 +336,8 @@ def _rank(why: Withheld) -> tuple[int, Fraction]:
 
 
 def shown_groups(
-    stated: Mapping[int, Mapping[Label | Hidden, Withheld | None]], withheld: Mapping[Label | Hidden, Withheld]
+    stated: Mapping[int, Mapping[Label | Hidden, Withheld | None]],
+    withheld: Mapping[Label | Hidden, Withheld],
 ) -> list[Label]:
     """The groups of the answer in its order, the same at every hospital; one that a provider lacks counts as empty."""
     known = {label for groups in stated.values() for label in groups if not isinstance(label, Hidden)}
@@ -383,7 +401,8 @@ def _decode_statement(data: bytes, n_columns: int) -> dict[Label | Hidden, Withh
     except (ValueError, TypeError, KeyError, RecursionError):
         raise _violation("cannot be read") from None
     is_hidden_as_ruled = all(
-        isinstance(label, Hidden) == (why is not None and why.rule == "min_rows") for label, why in found.items()
+        isinstance(label, Hidden) == (why is not None and why.rule == "min_rows")
+        for label, why in found.items()
     )
     if not (is_canonical and is_hidden_as_ruled and len(found) == len(entries) <= MOST_GROUPS):
         raise _violation("is not written as it should be")
@@ -404,7 +423,9 @@ def _why(why: Any) -> Withheld | None:
     if why is None:
         return None
     rule, threshold = why
-    if rule not in ("min_rows", "max_share", "earlier_cohort", "complement") or not _THRESHOLD.fullmatch(threshold):
+    if rule not in ("min_rows", "max_share", "earlier_cohort", "complement") or not _THRESHOLD.fullmatch(
+        threshold
+    ):
         raise ValueError
     return Withheld(rule, threshold)
 

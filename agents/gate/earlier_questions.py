@@ -77,10 +77,13 @@ class StatisticsLedger(KeyedDatabase):
             for dataset, sketch in sketches.items():
                 cells = sketch.astype("<u8").tobytes()
                 digest = hashlib.blake2b(cells, digest_size=32).digest()
-                database.execute("INSERT OR IGNORE INTO sketches VALUES (?, ?)", (digest, zlib.compress(cells, 1)))
+                database.execute(
+                    "INSERT OR IGNORE INTO sketches VALUES (?, ?)", (digest, zlib.compress(cells, 1))
+                )
                 rows = [(user, dataset, order_id, digest) for user in sorted(told)]
                 database.executemany(
-                    "INSERT OR IGNORE INTO orders (requester, dataset, order_id, hash) VALUES (?, ?, ?, ?)", rows
+                    "INSERT OR IGNORE INTO orders (requester, dataset, order_id, hash) VALUES (?, ?, ?, ?)",
+                    rows,
                 )
 
     def hash_keys(self, keys: Iterable[str]) -> Hashes:
@@ -89,7 +92,14 @@ class StatisticsLedger(KeyedDatabase):
         return found[np.lexsort((found[:, 1], found[:, 0]))]
 
     def remember_threshold(
-        self, dataset: str, columns: Sequence[str], *, keys_digest: bytes, threshold: str, now: datetime, days: int
+        self,
+        dataset: str,
+        columns: Sequence[str],
+        *,
+        keys_digest: bytes,
+        threshold: str,
+        now: datetime,
+        days: int,
     ) -> None:
         """Write a threshold down; Refused (code threshold) for a second one for the same people, and any of the same
         columns, in `days` days. One step, before anything leaves: of two orders at once, one is refused.
@@ -102,7 +112,8 @@ class StatisticsLedger(KeyedDatabase):
             database.execute("BEGIN IMMEDIATE")
             _check_threshold(database, what, threshold, now=now, days=days)
             database.execute(
-                "INSERT OR REPLACE INTO thresholds VALUES (?, ?, ?, ?, ?)", (*what, threshold, now.timestamp())
+                "INSERT OR REPLACE INTO thresholds VALUES (?, ?, ?, ?, ?)",
+                (*what, threshold, now.timestamp()),
             )
 
 
@@ -123,7 +134,9 @@ def _check_threshold(
 ) -> None:
     since = (now - timedelta(days=days)).timestamp()
     dataset, columns, keys_digest = what
-    query = "SELECT columns FROM thresholds WHERE dataset = ? AND keys_digest = ? AND threshold <> ? AND at > ?"
+    query = (
+        "SELECT columns FROM thresholds WHERE dataset = ? AND keys_digest = ? AND threshold <> ? AND at > ?"
+    )
     others = database.execute(query, (dataset, keys_digest, threshold, since)).fetchall()
     if any(set(json.loads(columns)) & set(json.loads(other)) for (other,) in others):
         raise Refused(

@@ -56,7 +56,10 @@ class Question:
         """All of it, a name and a text each, as a person reads it."""
         said = {name: value for name, value in self.terms.items() if name not in ("names", "data", "details")}
         for name, value in said.items():
-            yield name, self._named(value) if name in ("initiator", "parties", "receivers") else _as_text(value)
+            yield (
+                name,
+                self._named(value) if name in ("initiator", "parties", "receivers") else _as_text(value),
+            )
         yield from ((f"data: {name}", str(text)) for name, text in self.terms["data"].items())
         for name, value in self.terms["details"].items():
             yield name, self._named(value) if name in ("providers", "openers") else _as_text(value)
@@ -64,7 +67,8 @@ class Question:
     def _named(self, users: int | list[int]) -> str:
         names = self.terms["names"]
         return ", ".join(
-            f"{user} {names.get(str(user), '')}".rstrip() for user in ([users] if isinstance(users, int) else users)
+            f"{user} {names.get(str(user), '')}".rstrip()
+            for user in ([users] if isinstance(users, int) else users)
         )
 
 
@@ -159,7 +163,9 @@ def _heard(party: Party, decision: Callable[[], Decision | None]) -> Decision:
                 raise ended[0]
             log.warning("Order %s waits for a person: ./run agent approvals", party.order_id)
             rung, _, _ = select.select([bell, over], [], [])
-            if bell in rung and decision() is None:  # rung for nothing; else it rings on, for who else may wait
+            if (
+                bell in rung and decision() is None
+            ):  # rung for nothing; else it rings on, for who else may wait
                 os.read(bell, 4096)
 
 
@@ -195,7 +201,10 @@ def _watch(party: Party) -> Iterator[tuple[int, list[ConsiliumError]]]:
     """
     over, tell = os.pipe()
     ended: list[ConsiliumError] = []
-    own_acceptance, exchange = Address(party.order_id, "acceptance"), Exchange(party.exchange.transport, party.me)
+    own_acceptance, exchange = (
+        Address(party.order_id, "acceptance"),
+        Exchange(party.exchange.transport, party.me),
+    )
 
     def listen() -> None:
         try:
@@ -218,7 +227,9 @@ def _watch(party: Party) -> Iterator[tuple[int, list[ConsiliumError]]]:
 class Approvals:
     """The questions and decisions of one hospital."""
 
-    def __init__(self, settings: Settings, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self, settings: Settings, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self._settings, self._now = settings, now
         self._vault, self._ledger = Vault(settings.vault), Ledger(settings.ledger)
 
@@ -228,7 +239,9 @@ class Approvals:
             earlier = self._question(order_id)
             if earlier is None:
                 question = Question(order_id, digest, self._time(), dict(terms))
-                self._ledger.write("asked", order_id=order_id, kind=terms["kind"], initiator=terms["initiator"])
+                self._ledger.write(
+                    "asked", order_id=order_id, kind=terms["kind"], initiator=terms["initiator"]
+                )
                 write_durably(self._path(order_id), encode_kept(asdict(question)))
         if earlier is not None and earlier.digest != digest:
             raise Refused(

@@ -187,7 +187,10 @@ def accept(party: Party, n_rows: int, n_test_rows: int = 0) -> None:
 
     def make() -> bytes:
         party.release.ledger.write(
-            "answered", order_id=party.order_id, initiator=party.request.initiator, purpose=party.request.purpose
+            "answered",
+            order_id=party.order_id,
+            initiator=party.request.initiator,
+            purpose=party.request.purpose,
         )
         public = exchange_public(ephemeral)
         return Acceptance(party.signed.digest, n_rows, n_test_rows, public, party.identity.public).encode()
@@ -198,7 +201,9 @@ def accept(party: Party, n_rows: int, n_test_rows: int = 0) -> None:
 
 
 def _read_acceptances(party: Party) -> dict[int, Acceptance]:
-    envelopes = party.exchange.gather(Address(party.order_id, "acceptance"), party.request.hospitals, EVERYONE)
+    envelopes = party.exchange.gather(
+        Address(party.order_id, "acceptance"), party.request.hospitals, EVERYONE
+    )
     found = {}
     for user_id, envelope in envelopes.items():
         expected = Header("acceptance", user_id, EVERYONE, context=party.signed.digest)
@@ -232,7 +237,9 @@ def agree(party: Party) -> bytes:
     A private key never leaves the initiator's vault; it and the secret are deleted when the order ends.
     """
     if party.is_initiator:
-        setup = Setup(party.store.once("order_secret", lambda: secrets.token_bytes(KEY_BYTES)), party.public_key())
+        setup = Setup(
+            party.store.once("order_secret", lambda: secrets.token_bytes(KEY_BYTES)), party.public_key()
+        )
         for peer in party.session.members:
             if peer != party.me:
                 send(party, "setup", setup.encode, recipient=peer)
@@ -257,7 +264,9 @@ def end(party: Party) -> None:
 # Messages within the session
 
 
-def header_of(party: Party, kind: str, sender: int, recipient: int, *, fold: int = 0, round: int = 0) -> Header:
+def header_of(
+    party: Party, kind: str, sender: int, recipient: int, *, fold: int = 0, round: int = 0
+) -> Header:
     """What a message of this run must say of itself."""
     return Header(
         kind,
@@ -271,7 +280,9 @@ def header_of(party: Party, kind: str, sender: int, recipient: int, *, fold: int
     )
 
 
-def send(party: Party, kind: str, make: Callable[[], bytes], *, recipient: int, fold: int = 0, round: int = 0) -> None:
+def send(
+    party: Party, kind: str, make: Callable[[], bytes], *, recipient: int, fold: int = 0, round: int = 0
+) -> None:
     """One message through the release door."""
     header = header_of(party, kind, party.me, recipient, fold=fold, round=round)
     address = Address(party.order_id, kind, fold, round)

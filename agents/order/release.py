@@ -41,7 +41,9 @@ class Release:
         """Lets one message out. `make` gives its payload and is not called when the message was made before."""
         if KINDS.get(header.kind) != header.seal:
             raise Refused(
-                f"A message of kind {header.kind} may not leave like this.", remedy="Update the agent.", code="release"
+                f"A message of kind {header.kind} may not leave like this.",
+                remedy="Update the agent.",
+                code="release",
             )
         name = _outbox_name(address, header.recipient)
         envelope = self.vault.once(name, lambda: self._seal(header, make(), session, address))

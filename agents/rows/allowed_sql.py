@@ -136,14 +136,18 @@ def _check_characters(text: str) -> None:
     if not isinstance(text, str) or not text.strip():
         raise BadRequest("The data SQL is empty.", remedy="Write one SELECT.", code="sql")
     if len(text) > MAX_CHARACTERS:
-        raise BadRequest(f"The data SQL is longer than {MAX_CHARACTERS} characters.", remedy="Shorten it.", code="sql")
+        raise BadRequest(
+            f"The data SQL is longer than {MAX_CHARACTERS} characters.", remedy="Shorten it.", code="sql"
+        )
     if any((ord(c) < 32 and c not in "\t\n\r") or 0xD800 <= ord(c) < 0xE000 or ord(c) == 127 for c in text):
         raise _refused("characters", "The data SQL holds a control character.", "Remove it.")
 
 
 def _tokens(text: str, dialect: str) -> list[Any]:
     if dialect not in DIALECTS:
-        raise BadRequest(f"No SQL dialect {dialect}.", remedy=f"Use one of {', '.join(DIALECTS)}.", code="sql")
+        raise BadRequest(
+            f"No SQL dialect {dialect}.", remedy=f"Use one of {', '.join(DIALECTS)}.", code="sql"
+        )
     try:
         return list(sqlglot.tokenize(text, read=dialect))
     except SqlglotError as error:
@@ -209,7 +213,9 @@ def _check_gap(gap: str) -> None:
 def _beyond(node: Node, *allowed: str) -> list[str]:
     """The arguments that are set in a node beside the allowed ones."""
     unset: tuple[object, ...] = (None, False, [])
-    return sorted(key.rstrip("_") for key, value in node.args.items() if key not in allowed and value not in unset)
+    return sorted(
+        key.rstrip("_") for key, value in node.args.items() if key not in allowed and value not in unset
+    )
 
 
 def _only(node: Node, *allowed: str) -> bool:
@@ -219,11 +225,15 @@ def _only(node: Node, *allowed: str) -> bool:
 # --- another hospital's user ---------------------------------------------------------------------------------------
 
 
-def _check_foreign(statement: Node, policy: Policy, *, unique_id: str, label: str | None, dialect: str) -> CheckedQuery:
+def _check_foreign(
+    statement: Node, policy: Policy, *, unique_id: str, label: str | None, dialect: str
+) -> CheckedQuery:
     _check_clauses(statement)
     rules = policy.table(_table_name(statement.args["from_"].this))
     _check_unique_id(rules, unique_id)
-    writer = _Writer(rules, closed=frozenset({unique_id.lower(), (label or unique_id).lower()}), dialect=dialect)
+    writer = _Writer(
+        rules, closed=frozenset({unique_id.lower(), (label or unique_id).lower()}), dialect=dialect
+    )
     sql = f"SELECT {writer.select_list(statement.expressions)} FROM {writer.quote(*rules.name.split('.'))}"  # noqa: S608
     if where := statement.args.get("where"):
         sql += f" WHERE {writer.condition(where.this)}"
@@ -247,7 +257,9 @@ def _table_name(table: Node) -> str:
     if type(table) is not exp.Table or type(table.this) is not exp.Identifier:
         raise _refused("tables", "FROM names no plain table.", _PLAIN)
     if not _only(table, "this", "db"):
-        raise _refused("clause", "FROM holds more than one plain table name: alias, sample, join or catalog.", _PLAIN)
+        raise _refused(
+            "clause", "FROM holds more than one plain table name: alias, sample, join or catalog.", _PLAIN
+        )
     return _dotted(table)
 
 
@@ -300,7 +312,9 @@ class _Writer:
         """The name of a plain column, as the database would fold it."""
         name = node.this if type(node) is exp.Column and _only(node, "this", "table", "db") else None
         if type(name) is not exp.Identifier or not name.name or not self._is_own_table(node):
-            raise _refused(rule, f"{_kind(node)} stands where a plain column of {self.rules.name} must.", _PLAIN)
+            raise _refused(
+                rule, f"{_kind(node)} stands where a plain column of {self.rules.name} must.", _PLAIN
+            )
         folds = self.dialect == "postgres" and not name.args.get("quoted")
         return str(name.name.lower() if folds else name.name)
 
@@ -310,7 +324,9 @@ class _Writer:
 
     def _listed(self, written: str, allowed: tuple[str, ...], *, rule: str) -> str:
         """The policy's spelling of a column."""
-        found = [name for name in allowed if name == written] or [n for n in allowed if n.lower() == written.lower()]
+        found = [name for name in allowed if name == written] or [
+            n for n in allowed if n.lower() == written.lower()
+        ]
         if not found:
             raise _refused(
                 rule,
@@ -431,8 +447,17 @@ class _Writer:
     }
 
 
-_WHERE = "Compare filter columns to constants (=, <>, <, <=, >, >=, BETWEEN, IN, LIKE, IS NULL), column first."
-_SIGNS: dict[type[Any], str] = {exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">="}
+_WHERE = (
+    "Compare filter columns to constants (=, <>, <, <=, >, >=, BETWEEN, IN, LIKE, IS NULL), column first."
+)
+_SIGNS: dict[type[Any], str] = {
+    exp.EQ: "=",
+    exp.NEQ: "<>",
+    exp.LT: "<",
+    exp.LTE: "<=",
+    exp.GT: ">",
+    exp.GTE: ">=",
+}
 _NUMBER = re.compile(r"(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?", re.ASCII)
 
@@ -485,7 +510,9 @@ def _check_own(statement: Node, policy: Policy, *, dialect: str) -> CheckedQuery
         if type(node) is exp.Table and (rules := _own_table(node, policy, dialect=dialect)):
             tables[rules.name] = None
     if not tables:
-        raise _refused("tables", "The data SQL reads no table.", "Name a table of this hospital's policy in FROM.")
+        raise _refused(
+            "tables", "The data SQL reads no table.", "Name a table of this hospital's policy in FROM."
+        )
     sql = statement.sql(dialect=dialect, comments=False)
     return CheckedQuery(tables=tuple(tables), sql=sql, dialect=dialect, max_rows=policy.cohort.max_rows)
 
@@ -501,7 +528,9 @@ def _check_own_node(node: Node) -> None:
             "Use aggregates and functions on numbers, texts and dates, or prepare a view in the database.",
         )
     if type(node) not in _OWN_NODES:
-        raise _refused("syntax", f"{_kind(node)} may not be used in data SQL.", "Write it without, or prepare a view.")
+        raise _refused(
+            "syntax", f"{_kind(node)} may not be used in data SQL.", "Write it without, or prepare a view."
+        )
     _check_own_arguments(node)
 
 
@@ -510,8 +539,12 @@ def _check_own_arguments(node: Node) -> None:
         raise _refused("clause", "The data SQL uses a clause of SELECT that may not run here.", "Remove it.")
     if type(node) is exp.With and not _only(node, "expressions"):
         raise _refused("clause", "A recursive WITH may not run here.", "Write it without RECURSIVE.")
-    if type(node) is exp.DataType and (node.this not in _CAST_TYPES or not _only(node, "this", "expressions")):
-        raise _refused("syntax", "A type in a CAST may not be used here.", "Cast to a number, text or date type.")
+    if type(node) is exp.DataType and (
+        node.this not in _CAST_TYPES or not _only(node, "this", "expressions")
+    ):
+        raise _refused(
+            "syntax", "A type in a CAST may not be used here.", "Cast to a number, text or date type."
+        )
     if type(node) is exp.Literal and node.is_string and "\\" in node.name:
         raise _refused("characters", "A text of the data SQL holds a backslash.", "Write it without.")
 
@@ -519,7 +552,9 @@ def _check_own_arguments(node: Node) -> None:
 def _own_table(table: exp.Table, policy: Policy, *, dialect: str) -> TableRules | None:
     """The policy's rules for a table, its name rewritten as the policy spells it; None for the name of a WITH."""
     if not _only(table, "this", "db", "alias", "joins") or type(table.this) is not exp.Identifier:
-        raise _refused("tables", "FROM holds something that is no plain table name.", "Name tables with their schema.")
+        raise _refused(
+            "tables", "FROM holds something that is no plain table name.", "Name tables with their schema."
+        )
     if not table.args.get("db") and _names_cte(table, dialect=dialect):
         return None
     rules = policy.table(_dotted(table))

@@ -134,7 +134,9 @@ def check_enough_rows(n_rows: int, min_rows: int) -> None:
         raise _bad("no_rows", "The data SQL gives no rows.", "Widen its WHERE, or fill the table.")
 
 
-def _check_columns(frame: pd.DataFrame, *, unique_id: str, attributes: Sequence[str], label_name: str | None) -> None:
+def _check_columns(
+    frame: pd.DataFrame, *, unique_id: str, attributes: Sequence[str], label_name: str | None
+) -> None:
     """Every needed column is there once, and none has two roles."""
     needed = [unique_id, *attributes, *([label_name] if label_name is not None else [])]
     if not attributes or len(set(needed)) < len(needed):
@@ -209,8 +211,12 @@ def _is_rounded(series: pd.Series[Any], values: NDArray[np.float64]) -> bool:
         rows = np.flatnonzero(np.abs(values) >= _LARGEST_WHOLE).tolist()
     else:
         rows = [row for row, value in enumerate(series) if len(str(value)) > _DOUBLE_DIGITS]
-    exact = series.iloc[rows].tolist()  # Python's numbers: numpy compares a whole number with a float as floats
-    return any(_loses_digits(value, double) for value, double in zip(exact, values[rows].tolist(), strict=True))
+    exact = series.iloc[
+        rows
+    ].tolist()  # Python's numbers: numpy compares a whole number with a float as floats
+    return any(
+        _loses_digits(value, double) for value, double in zip(exact, values[rows].tolist(), strict=True)
+    )
 
 
 def _loses_digits(value: Any, double: float) -> bool:
@@ -300,7 +306,9 @@ def _binary_label(series: pd.Series[Any], told: _Counts) -> tuple[NDArray[Any], 
 def _real_label(series: pd.Series[Any], told: _Counts) -> tuple[NDArray[Any], list[Any]]:
     y = _numbers(series, told, code="label")
     if n_bad := int(np.count_nonzero(~np.isfinite(y))):
-        raise _bad("label", f"{told.rows(n_bad)} with an infinite label in {series.name}.", "Leave these rows out.")
+        raise _bad(
+            "label", f"{told.rows(n_bad)} with an infinite label in {series.name}.", "Leave these rows out."
+        )
     return y, []
 
 
@@ -351,7 +359,10 @@ def encode_cohort(cohort: Cohort) -> bytes:
         "rounded": cohort.rounded,
         "classes": None if cohort.y is None or is_float else cohort.y.tolist(),
     }
-    arrays: dict[str, NDArray[Any]] = {"head": np.frombuffer(json.dumps(head).encode(), dtype=np.uint8), "X": cohort.X}
+    arrays: dict[str, NDArray[Any]] = {
+        "head": np.frombuffer(json.dumps(head).encode(), dtype=np.uint8),
+        "X": cohort.X,
+    }
     if is_float and cohort.y is not None:
         arrays["y"] = cohort.y
     buffer = io.BytesIO()

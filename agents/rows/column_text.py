@@ -18,7 +18,9 @@ from protocol.errors import BadRequest
 
 DOUBLES = ("DOUBLE", "FLOAT")
 _PIECE_BITS = 52
-_EXACT_DIGITS = 15  # round(double(x) * 10^s) is exact below 10^15: two roundings are off by less than a quarter
+_EXACT_DIGITS = (
+    15  # round(double(x) * 10^s) is exact below 10^15: two roundings are off by less than a quarter
+)
 _EXACT_POWER = 22  # the last power of ten that is a double
 _NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?"
 _SHORT = r"[+-]?([0-9]{1,16}(\.[0-9]{0,22})?|\.[0-9]{1,22})"
@@ -60,7 +62,9 @@ def label_sql(dataset: Dataset, name: str) -> str:
     if kind == "VARCHAR":
         whole = rf"regexp_replace({cell}, '^(-?[0-9]+)\.0*$', '\1')"
         return f"nfc_normalize(CASE WHEN contains({cell}, '.') THEN {whole} ELSE {cell} END)"
-    if kind in DOUBLES:  # DuckDB writes 1e16 as 1e+16; a whole number has its digits, as from a column of whole ones
+    if (
+        kind in DOUBLES
+    ):  # DuckDB writes 1e16 as 1e+16; a whole number has its digits, as from a column of whole ones
         whole = f"CASE WHEN {cell} = trunc({cell}) THEN CAST(TRY_CAST({cell} AS HUGEINT) AS VARCHAR) END"
         return f"coalesce({whole}, CAST({cell} AS VARCHAR))"
     if kind.startswith("DECIMAL"):
@@ -147,7 +151,9 @@ def _pieces(whole: str, size: int, unit: int, *, double: str | None, most: int =
     if double is not None and size <= most:
         return (Piece(double, unit, max(1, size.bit_length()), True),)
     n_pieces = -(-size.bit_length() // _PIECE_BITS)
-    parts = [f"({whole} >> {_PIECE_BITS * i})" for i in range(n_pieces)]  # rounds down; the last keeps the sign
+    parts = [
+        f"({whole} >> {_PIECE_BITS * i})" for i in range(n_pieces)
+    ]  # rounds down; the last keeps the sign
     lower = [f"({part} & {2**_PIECE_BITS - 1})" for part in parts[:-1]]
     return tuple(
         Piece(f"CAST({part} AS DOUBLE)", unit << _PIECE_BITS * i, _PIECE_BITS, True)

@@ -160,7 +160,9 @@ def open_source(url: str, *, statement_timeout_seconds: float = 60.0, max_rows: 
     try:
         parsed = sa.make_url(url)
         dialect = DIALECT_OF_BACKEND[parsed.get_backend_name()]
-        engine = sa.create_engine(parsed, poolclass=sa.pool.NullPool, connect_args=_connect_arguments(parsed, dialect))
+        engine = sa.create_engine(
+            parsed, poolclass=sa.pool.NullPool, connect_args=_connect_arguments(parsed, dialect)
+        )
     except (ArgumentError, KeyError, NoSuchModuleError, ImportError):
         raise BadRequest(
             "The site's database URL cannot be used.",
@@ -229,7 +231,9 @@ def _preparation(connection: sa.Connection, dialect: str, timeout_seconds: float
             "SET LOCAL standard_conforming_strings = on",
         ]
     is_mariadb = bool(getattr(connection.dialect, "is_mariadb", False))
-    limit = f"max_statement_time = {timeout_seconds:f}" if is_mariadb else f"max_execution_time = {milliseconds}"
+    limit = (
+        f"max_statement_time = {timeout_seconds:f}" if is_mariadb else f"max_execution_time = {milliseconds}"
+    )
     return [
         f"SET SESSION {limit}",
         "SET SESSION sql_mode = 'ONLY_FULL_GROUP_BY'",
@@ -281,7 +285,10 @@ class _DuckdbColumn:
         if self._is_small is None:
             return [self.place]
         small = f"CASE WHEN {self._is_small} THEN CAST({self.place} AS DOUBLE) END AS {self.place}"
-        return [small, f"CASE WHEN NOT ({self._is_small}) THEN CAST({self.place} AS VARCHAR) END AS {self._large}"]
+        return [
+            small,
+            f"CASE WHEN NOT ({self._is_small}) THEN CAST({self.place} AS VARCHAR) END AS {self._large}",
+        ]
 
     @property
     def _large(self) -> str:
@@ -336,7 +343,10 @@ def _joined_chunks(raw: Any, columns: Sequence[_DuckdbColumn], *, max_rows: int)
 def _driver_rows(connection: sa.Connection, sql: str, *, max_rows: int) -> pd.DataFrame:
     if connection.dialect.name != "postgresql":  # streamed, a MySQL driver would read the rest on closing
         connection.exec_driver_sql(f"SET SESSION sql_select_limit = {max_rows + 1}")
-    options = {"stream_results": connection.dialect.name == "postgresql", "no_parameters": True}  # a % is only a %
+    options = {
+        "stream_results": connection.dialect.name == "postgresql",
+        "no_parameters": True,
+    }  # a % is only a %
     with connection.exec_driver_sql(sql, execution_options=options) as result:
         rows, names = result.fetchmany(max_rows + 1), list(result.keys())
     _check_rows(len(rows), max_rows)
@@ -373,7 +383,9 @@ def _check_rows(n_rows: int, max_rows: int) -> None:
 
 # --- errors --------------------------------------------------------------------------------------------------------
 
-_MISSING_COLUMN = re.compile(r'(?:[Cc]olumn "([\w. ]+)"[^\n]*(?:not found|does not)|Unknown column \'([\w. ]+)\')')
+_MISSING_COLUMN = re.compile(
+    r'(?:[Cc]olumn "([\w. ]+)"[^\n]*(?:not found|does not)|Unknown column \'([\w. ]+)\')'
+)
 _MISSING_COLUMN_BARE = re.compile(r"column ([\w.]+) does not exist")
 _MISSING_TABLE = re.compile(
     r'(?:Table with name ([\w.]+) does not|relation "([\w. ]+)" does not|Table \'([\w. ]+)\' doesn)'

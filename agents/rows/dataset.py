@@ -40,7 +40,9 @@ _CONFIGURATION: dict[str, Any] = {
     "autoload_known_extensions": False,
     "autoinstall_known_extensions": False,
 }
-_BLANKS = " \t\r\n\f\v" + "".join(map(chr, (0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000)))
+_BLANKS = " \t\r\n\f\v" + "".join(
+    map(chr, (0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000))
+)
 _NUMBER_TYPES = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|BOOLEAN|FLOAT|DOUBLE|DECIMAL\(\d+,\d+\)")
 
 
@@ -132,7 +134,9 @@ def open_dataset(
             code="statistics",
         )
     if columns is not None and len(columns) > MAX_COLUMNS:
-        raise TooLarge(f"More than {MAX_COLUMNS} columns are asked for.", remedy="Ask for fewer.", code="columns")
+        raise TooLarge(
+            f"More than {MAX_COLUMNS} columns are asked for.", remedy="Ask for fewer.", code="columns"
+        )
     with ExitStack() as stack:
         needed = None if columns is None else list(dict.fromkeys(columns))
         rows = _Rows(settings, policy, requester, needed, stack, writes=snapshot and _temporary(snapshot))
@@ -184,7 +188,9 @@ class _Rows:
         if data_type in ("table", "sql"):
             return self._from_database(data_path, data_type)
         raise BadRequest(
-            "data_type is none of csv, parquet, json, table and sql.", remedy="Write one of them.", code="data_type"
+            "data_type is none of csv, parquet, json, table and sql.",
+            remedy="Write one of them.",
+            code="data_type",
         )
 
     def from_snapshot(self, path: Path, *, name: str) -> Dataset:
@@ -226,13 +232,20 @@ class _Rows:
         return connection
 
     def _dataset(
-        self, connection: Any, name: str, *, file: DataFile | None = None, version: tuple[int, int] | None = None
+        self,
+        connection: Any,
+        name: str,
+        *,
+        file: DataFile | None = None,
+        version: tuple[int, int] | None = None,
     ) -> Dataset:
         with _safe_reading(self.timeout_seconds):
             n_rows = int(connection.execute("SELECT count(*) FROM rows").fetchall()[0][0])
             columns = {str(row[0]): str(row[1]) for row in connection.execute("DESCRIBE rows").fetchall()}
         if n_rows == 0:
-            raise BadRequest("The data hold no rows.", remedy="Fill the file or table, or widen WHERE.", code="no_rows")
+            raise BadRequest(
+                "The data hold no rows.", remedy="Fill the file or table, or widen WHERE.", code="no_rows"
+            )
         return Dataset(
             name=name,
             columns=columns,
@@ -252,7 +265,9 @@ class _Rows:
                 raise no_column(name, present)
             if present.count(name) > 1:
                 raise BadRequest(
-                    f"The data have more than one column {name}.", remedy="Rename one of them.", code="duplicate_column"
+                    f"The data have more than one column {name}.",
+                    remedy="Rename one of them.",
+                    code="duplicate_column",
                 )
         return needed
 
@@ -282,7 +297,9 @@ class _Rows:
             new = dict.fromkeys(name for one in batch for name in one if name not in present)
             if not present:
                 names = list(new) if self.columns is None else self.columns
-                connection.execute(f"CREATE TABLE rows ({', '.join(f'{quoted(name)} VARCHAR' for name in names)})")
+                connection.execute(
+                    f"CREATE TABLE rows ({', '.join(f'{quoted(name)} VARCHAR' for name in names)})"
+                )
             present |= new
             _insert(connection, names, [[one.get(name) for name in names] for one in batch])
         self._needed(list(present))
@@ -300,7 +317,9 @@ class _Rows:
         checked = self._checked(text, source.dialect)
         if self.columns is not None:
             names = ", ".join(_marked(name, mark) for name in self.columns)
-            checked = replace(checked, sql=f"SELECT {names} FROM ({checked.sql.rstrip('; ')}) AS checked_rows")  # noqa: S608
+            checked = replace(
+                checked, sql=f"SELECT {names} FROM ({checked.sql.rstrip('; ')}) AS checked_rows"
+            )  # noqa: S608
         if source.dialect == "duckdb":
             connection = self._from_duckdb(source, checked)
         else:
@@ -404,9 +423,7 @@ def _number_or_text(name: str, kind: str) -> str:
 
 def _stripped(text: str) -> str:
     """A text without blanks around it; NULL where nothing is left. To look first is ten times as fast."""
-    trimmed = (
-        f"CASE WHEN regexp_matches({text}, '^[{_BLANKS}]|[{_BLANKS}]$') THEN trim({text}, '{_BLANKS}') ELSE {text} END"
-    )
+    trimmed = f"CASE WHEN regexp_matches({text}, '^[{_BLANKS}]|[{_BLANKS}]$') THEN trim({text}, '{_BLANKS}') ELSE {text} END"
     return f"nullif({trimmed}, '')"
 
 
@@ -440,12 +457,16 @@ def _into_snapshot(columns: Mapping[str, str]) -> str:
 def _from_snapshot(connection: Any, path: Path) -> str:
     """What follows SELECT: the columns with the types that they were written from, and the snapshot."""
     file = _text(str(path))
-    told = connection.execute(f"SELECT value FROM parquet_kv_metadata({file}) WHERE key = '{_TYPES}'").fetchall()  # noqa: S608
+    told = connection.execute(
+        f"SELECT value FROM parquet_kv_metadata({file}) WHERE key = '{_TYPES}'"
+    ).fetchall()  # noqa: S608
     if not told:  # an order that began under an earlier version goes on with the types that it began with
         return f"* FROM read_parquet({file})"
     names = [str(row[0]) for row in connection.execute(f"DESCRIBE FROM read_parquet({file})").fetchall()]
     kinds = told[0][0].decode().split(";")
-    cells = (f"CAST({quoted(name)} AS {kind}) AS {quoted(name)}" for name, kind in zip(names, kinds, strict=True))
+    cells = (
+        f"CAST({quoted(name)} AS {kind}) AS {quoted(name)}" for name, kind in zip(names, kinds, strict=True)
+    )
     return f"{', '.join(cells)} FROM read_parquet({file})"
 
 
@@ -455,9 +476,7 @@ def _write_snapshot(dataset: Dataset, path: Path) -> None:
     temporary = _temporary(path)
     descriptor = os.open(temporary, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600)
     try:
-        options = (
-            f"FORMAT parquet, USE_TMP_FILE false, KV_METADATA {{{_TYPES}: {_text(';'.join(dataset.columns.values()))}}}"
-        )
+        options = f"FORMAT parquet, USE_TMP_FILE false, KV_METADATA {{{_TYPES}: {_text(';'.join(dataset.columns.values()))}}}"
         dataset.query(f"COPY ({_into_snapshot(dataset.columns)}) TO {_text(str(temporary))} ({options})")
         put_in_place(temporary, path)
     finally:
@@ -493,7 +512,9 @@ def _safe_error(text: str, timeout_seconds: float, data_type: str) -> ConsiliumE
         )
     if "Out of Memory" in text:
         return TooLarge(
-            f"The data need more than {MEMORY_LIMIT} of memory at once.", remedy="Take fewer groups.", code="memory"
+            f"The data need more than {MEMORY_LIMIT} of memory at once.",
+            remedy="Take fewer groups.",
+            code="memory",
         )
     if "No space" in text:
         return Unavailable(
@@ -505,7 +526,9 @@ def _safe_error(text: str, timeout_seconds: float, data_type: str) -> ConsiliumE
         return changed()
     if "utf-8" in text or "UTF8" in text or "nicode" in text:
         return BadRequest(
-            f"The {data_type} file is not UTF-8{line}.", remedy="Save it as UTF-8 and order again.", code="encoding"
+            f"The {data_type} file is not UTF-8{line}.",
+            remedy="Save it as UTF-8 and order again.",
+            code="encoding",
         )
     if "Number of Columns" in text or ("Expected" in text and "CSV" in text):
         return BadRequest(

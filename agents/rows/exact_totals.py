@@ -77,17 +77,23 @@ def moments(dataset: Dataset, column: str, *, group_by: Sequence[str] = ()) -> d
     found = {label: sums.get(label, _Sums(1)) for label in facts}
     parts = {label: Moments(s.n, s.totals[0], s.products[0][0]) for label, s in found.items()}
     shares = _largest_shares(dataset, number, group_by, parts)
-    return {label: Part(n, n - facts[label][1], parts[label], shares[label]) for label, (n, _) in facts.items()}
+    return {
+        label: Part(n, n - facts[label][1], parts[label], shares[label]) for label, (n, _) in facts.items()
+    }
 
 
-def joint_moments(dataset: Dataset, x: str, y: str, *, group_by: Sequence[str] = ()) -> dict[Label, JointPart]:
+def joint_moments(
+    dataset: Dataset, x: str, y: str, *, group_by: Sequence[str] = ()
+) -> dict[Label, JointPart]:
     """The sums of two columns and of their products, exact, over the rows that have a value in both; as `moments`."""
     numbers = [number_of(dataset, x), number_of(dataset, y)]
     facts = _facts(dataset, numbers, group_by)
     sums = _sums(dataset, numbers, group_by, n_complete=sum(n for _, n in facts.values()))
     found = {label: sums.get(label, _Sums(2)) for label in facts}
     parts = {
-        label: JointMoments(s.n, s.totals[0], s.totals[1], s.products[0][0], s.products[1][1], s.products[0][1])
+        label: JointMoments(
+            s.n, s.totals[0], s.totals[1], s.products[0][0], s.products[1][1], s.products[0][1]
+        )
         for label, s in found.items()
     }
     both = f"{numbers[0].cell} IS NOT NULL AND {numbers[1].cell} IS NOT NULL"
@@ -119,7 +125,9 @@ def counts_below(
     def places(rising: Floats, rows: Any) -> Ints:
         return np.searchsorted(rising, _finite(rows["x"], number), side="right")
 
-    sql = f"SELECT {_labels(dataset, group_by)} {number.double} AS x FROM rows WHERE {number.cell} IS NOT NULL"  # noqa: S608
+    sql = (
+        f"SELECT {_labels(dataset, group_by)} {number.double} AS x FROM rows WHERE {number.cell} IS NOT NULL"  # noqa: S608
+    )
     return _counts_below(dataset, sql, pivots, places, n_groups=len(group_by))
 
 
@@ -189,7 +197,10 @@ def sketch(
     """
     cells = [quoted(name) for name in columns if dataset.check_column(name)]
     hashed = ", ".join(["''", *cells])
-    where = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in complete if dataset.check_column(name)) or "true"
+    where = (
+        " AND ".join(f"{quoted(name)} IS NOT NULL" for name in complete if dataset.check_column(name))
+        or "true"
+    )
     hashes = f"SELECT hash({hashed}) AS h FROM rows WHERE {where}"  # noqa: S608
     sql = f"SELECT h % {SKETCH_CELLS}, sum(CAST(h AS HUGEINT)), count(*) FROM ({hashes}) GROUP BY 1"  # noqa: S608
     found, n_rows = np.zeros(SKETCH_CELLS, dtype=np.uint64), 0
@@ -236,7 +247,9 @@ def _names(group_by: Sequence[str]) -> str:
     return "".join(f"g{i}, " for i in range(len(group_by)))
 
 
-def _facts(dataset: Dataset, numbers: Sequence[Number], group_by: Sequence[str]) -> dict[Label, tuple[int, int]]:
+def _facts(
+    dataset: Dataset, numbers: Sequence[Number], group_by: Sequence[str]
+) -> dict[Label, tuple[int, int]]:
     """By group: rows, and rows with a value in every one of `numbers`."""
     if not group_by and len(numbers) == 1:
         return {(): (dataset.n_rows, numbers[0].n)}
@@ -255,7 +268,12 @@ def _facts(dataset: Dataset, numbers: Sequence[Number], group_by: Sequence[str])
 
 
 def _largest_shares(
-    dataset: Dataset, number: Number, group_by: Sequence[str], parts: Mapping[Label, Moments], *, where: str = "true"
+    dataset: Dataset,
+    number: Number,
+    group_by: Sequence[str],
+    parts: Mapping[Label, Moments],
+    *,
+    where: str = "true",
 ) -> dict[Label, Fraction]:
     """By group, what the two largest |x| make of sum |x|."""
     if (bound := _share_bound(number, parts)) is not None:
@@ -433,14 +451,22 @@ def _pairs(n: int) -> list[tuple[int, int]]:
 def _products(bands: Sequence[_Band]) -> list[str]:
     """For each pair of pieces, and for each place, the products of limbs that fall on it: at most three 2^50."""
     return [
-        " + ".join(f"q{a}_{i} * q{b}_{place - i}" for i in range(bands[a].n_limbs) if 0 <= place - i < bands[b].n_limbs)
+        " + ".join(
+            f"q{a}_{i} * q{b}_{place - i}"
+            for i in range(bands[a].n_limbs)
+            if 0 <= place - i < bands[b].n_limbs
+        )
         for a, b in _pairs(len(bands))
         for place in range(bands[a].n_limbs + bands[b].n_limbs - 1)
     ]
 
 
 def _add_band(
-    sums: dict[Label, _Sums], rows: Sequence[tuple[Any, ...]], bands: Sequence[_Band], owners: Sequence[int], width: int
+    sums: dict[Label, _Sums],
+    rows: Sequence[tuple[Any, ...]],
+    bands: Sequence[_Band],
+    owners: Sequence[int],
+    width: int,
 ) -> int:
     """Adds what `_band_sql` gave; returns how many rows it was over."""
     n_labels, n_done = 0, 0
@@ -452,7 +478,9 @@ def _add_band(
         group.n += int(row[n_labels])
         n_done += int(row[n_labels])
         for band, owner in zip(bands, owners, strict=True):
-            group.totals[owner] += _unscaled([next(terms) for _ in range(band.n_limbs)], band.piece.unit, band.last)
+            group.totals[owner] += _unscaled(
+                [next(terms) for _ in range(band.n_limbs)], band.piece.unit, band.last
+            )
         for a, b in _pairs(len(bands)):
             places = [next(terms) + next(terms) for _ in range(bands[a].n_limbs + bands[b].n_limbs - 1)]
             unit = bands[a].piece.unit * bands[b].piece.unit
@@ -480,7 +508,9 @@ def _stream(
     for batch in dataset.batches(f"SELECT {_labels(dataset, group_by)} {values} FROM rows WHERE {where}"):  # noqa: S608
         for row in batch:
             group = sums.setdefault(row[: len(group_by)], _Sums(len(numbers)))
-            group.add_row([_scaled(value, number) for value, number in zip(row[len(group_by) :], numbers, strict=True)])
+            group.add_row(
+                [_scaled(value, number) for value, number in zip(row[len(group_by) :], numbers, strict=True)]
+            )
 
 
 def _scaled(value: float | str, number: Number) -> int:

@@ -82,7 +82,12 @@ def check_path(folder: Path, data_path: str, patterns: Sequence[str]) -> None:
 
 def _relative(folder: Path, data_path: str) -> str:
     """The path below the folder, as text only: nothing is looked at yet."""
-    if not data_path.strip() or len(data_path) > _MAX_CHARACTERS or _is_hidden(data_path) or "://" in data_path:
+    if (
+        not data_path.strip()
+        or len(data_path) > _MAX_CHARACTERS
+        or _is_hidden(data_path)
+        or "://" in data_path
+    ):
         raise Refused(
             "data_path is no plain path: it is empty, too long, an address, or holds characters that cannot be seen.",
             remedy="Write the path of a file below this hospital's data folder, such as visits/2024.csv.",
@@ -101,7 +106,9 @@ def _relative(folder: Path, data_path: str) -> str:
 
 def _is_hidden(text: str) -> bool:
     """Whether a text holds a character that cannot be seen, or a blank other than the plain one."""
-    return any(unicodedata.category(c) in _HIDDEN or (unicodedata.category(c) == "Zs" and c != " ") for c in text)
+    return any(
+        unicodedata.category(c) in _HIDDEN or (unicodedata.category(c) == "Zs" and c != " ") for c in text
+    )
 
 
 def _check_patterns(name: str, patterns: Sequence[str]) -> None:
@@ -132,7 +139,9 @@ def _walk(root: Path, parts: Sequence[str]) -> int:
         ) from None
     except PermissionError:
         raise BadRequest(
-            "The agent may not read that file.", remedy="Give the agent's user the right to read it.", code="data_path"
+            "The agent may not read that file.",
+            remedy="Give the agent's user the right to read it.",
+            code="data_path",
         ) from None
     except OSError:  # a link where none was a moment ago, a socket, a name that is too long
         raise _no_file() from None
@@ -206,7 +215,9 @@ def _first_text(file: DataFile) -> str:
         return start[:end].decode("utf-8-sig")
     except UnicodeError:
         raise BadRequest(
-            "The file is no UTF-8 text.", remedy="Save it as UTF-8, not compressed, and order again.", code="encoding"
+            "The file is no UTF-8 text.",
+            remedy="Save it as UTF-8, not compressed, and order again.",
+            code="encoding",
         ) from None
 
 
@@ -244,7 +255,9 @@ def empty() -> BadRequest:
 # --- json lines ------------------------------------------------------------------------------------------------------
 
 
-def json_batches(file: DataFile, n_rows: int, needed: Sequence[str] | None) -> Iterator[list[dict[str, str | None]]]:
+def json_batches(
+    file: DataFile, n_rows: int, needed: Sequence[str] | None
+) -> Iterator[list[dict[str, str | None]]]:
     """The objects of a file with one JSON object a line, their values as text: numbers with all their digits.
 
     BadRequest: json (a line that is no object, names a member twice or nests in a needed one), encoding, empty_file.

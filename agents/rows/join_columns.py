@@ -48,7 +48,9 @@ def join_keys(dataset: Dataset, column: str, normalisation: str) -> JoinKeys:
     keys = [_normalised(text, normalisation) for text in texts if isinstance(text, str)]
     if not keys:
         raise BadRequest(
-            f"No row has a key in {column}.", remedy="Name the column that identifies a person.", code="no_keys"
+            f"No row has a key in {column}.",
+            remedy="Name the column that identifies a person.",
+            code="no_keys",
         )
     if n_bad := sum(1 for key in keys if not key):
         raise BadRequest(

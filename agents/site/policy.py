@@ -128,7 +128,10 @@ class Policy:
     def told(self) -> dict[str, Any]:
         """What the coordinator may show to others: rules that a refusal would name, and no table, column or file."""
         orders = {name: value for name, value in asdict(self.orders).items() if name != "sign"}
-        inference = {"allowed": self.inference.allowed, "return_predictions": self.inference.return_predictions}
+        inference = {
+            "allowed": self.inference.allowed,
+            "return_predictions": self.inference.return_predictions,
+        }
         statistics = None
         if self.statistics is not None:
             own = asdict(self.statistics)
@@ -250,7 +253,9 @@ def load_policy(path: Path) -> Policy:
     try:
         return parse_policy(path.read_text("utf-8"), name=str(path))
     except FileNotFoundError:
-        raise _bad(f"There is no policy at {path}, and silence means no.", f"Copy {EXAMPLE} and edit it.") from None
+        raise _bad(
+            f"There is no policy at {path}, and silence means no.", f"Copy {EXAMPLE} and edit it."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise _bad(
             f"The policy {path} cannot be read ({type(error).__name__}).", "Make it a readable UTF-8 file."
@@ -288,7 +293,8 @@ class _Section:
         value = self.values.pop(key, default)
         if value is None:
             raise _bad(
-                f"{self.path}{key} is missing in {self.name}, and silence means no.", f"Write {what}; see {EXAMPLE}."
+                f"{self.path}{key} is missing in {self.name}, and silence means no.",
+                f"Write {what}; see {EXAMPLE}.",
             )
         if not is_valid(value):
             raise _bad(f"{self.path}{key} in {self.name} is not {what}.", f"Write {what}; see {EXAMPLE}.")
@@ -297,7 +303,9 @@ class _Section:
     def end(self) -> None:
         if self.values:
             keys = ", ".join(self.path + key for key in sorted(self.values))
-            raise _bad(f"{self.name} has unknown keys: {keys}.", f"Remove them or spell them as in {EXAMPLE}.")
+            raise _bad(
+                f"{self.name} has unknown keys: {keys}.", f"Remove them or spell them as in {EXAMPLE}."
+            )
 
 
 def _bad(sentence: str, remedy: str) -> Refused:
@@ -329,7 +337,9 @@ def _cohort(section: _Section) -> CohortRules:
     min_rows, min_varying, share = _gate_numbers(section, CohortRules())
     max_rows = section.take("max_rows", _is_count, COUNT, CohortRules.max_rows)
     section.end()
-    return CohortRules(min_rows=min_rows, min_varying=min_varying, max_parameter_share=share, max_rows=max_rows)
+    return CohortRules(
+        min_rows=min_rows, min_varying=min_varying, max_parameter_share=share, max_rows=max_rows
+    )
 
 
 def _gate_numbers(section: _Section, default: CohortRules) -> tuple[int, int, Fraction]:
@@ -358,7 +368,10 @@ def _tables(section: _Section, cohort: CohortRules) -> dict[str, TableRules]:
 
 def _table(name: str, section: _Section, cohort: CohortRules) -> TableRules:
     if not all(name.split(".")) or name.count(".") > 1:
-        raise _bad(f"The table name {name!r} in {section.name} is not schema.table.", 'Write [tables."schema.table"].')
+        raise _bad(
+            f"The table name {name!r} in {section.name} is not schema.table.",
+            'Write [tables."schema.table"].',
+        )
     min_rows, min_varying, share = _gate_numbers(section, cohort)
     rules = TableRules(
         name=name,
@@ -381,7 +394,9 @@ def _check_filter_columns(rules: TableRules, section: _Section) -> None:
     if rules.unique_id.lower() in [column.lower() for column in rules.filter_columns]:
         raise _bad(f"{where} holds the unique id: single patients could be picked.", "Remove it there.")
     if "*" in rules.columns and not rules.all_columns:
-        raise _bad(f"{section.path}columns in {section.name} mixes * with names.", 'Write ["*"] or the names.')
+        raise _bad(
+            f"{section.path}columns in {section.name} mixes * with names.", 'Write ["*"] or the names.'
+        )
 
 
 def _inference(section: _Section) -> InferenceRules:
@@ -396,8 +411,12 @@ def _statistics(section: _Section, cohort: CohortRules) -> StatisticsRules:
     default = StatisticsRules(methods=())
     share = section.take("max_share", _is_part, 'a share up to 1, such as "9/10"', str(default.max_share))
     rules = StatisticsRules(
-        methods=tuple(section.take("methods", _is_list_of(STATISTICS), f"a list out of {', '.join(STATISTICS)}")),
-        files=tuple(section.take("files", _is_texts_or_none, 'a list of patterns such as ["2025/*.csv"]', [])),
+        methods=tuple(
+            section.take("methods", _is_list_of(STATISTICS), f"a list out of {', '.join(STATISTICS)}")
+        ),
+        files=tuple(
+            section.take("files", _is_texts_or_none, 'a list of patterns such as ["2025/*.csv"]', [])
+        ),
         min_providers=section.take("min_providers", _is_count, COUNT, default.min_providers),
         min_rows=section.take("min_rows", _is_count, COUNT, cohort.min_rows),
         max_share=Fraction(str(share)),
@@ -422,7 +441,8 @@ def _check_patterns(rules: StatisticsRules, section: _Section) -> None:
             )
     if "*" in rules.row_level:
         raise _bad(
-            f"{section.path}row_level in {section.name} holds *.", "Name each column of which single rows may be told."
+            f"{section.path}row_level in {section.name} holds *.",
+            "Name each column of which single rows may be told.",
         )
 
 

@@ -91,7 +91,9 @@ class Settings:
         """A secret from a file of mode 0600 below the state folder. BadRequest when missing, empty or open."""
         path = self.state / name
         if not path.is_file():
-            raise _wrong(name, f"{path} is missing.", "Put the secret that the operator gave you there, mode 0600.")
+            raise _wrong(
+                name, f"{path} is missing.", "Put the secret that the operator gave you there, mode 0600."
+            )
         if path.stat().st_mode & 0o077:
             raise _wrong(name, f"{path} can be read by others.", f"Run: chmod 600 {path}")
         text = _text(path).strip()
@@ -157,7 +159,10 @@ def load_settings(site: Path) -> Settings:
     site = site.absolute()
     values = _read(site / "settings.toml")
     state = _state_folder(Path(values.get("state", home() / "sites" / site.name)).expanduser().absolute())
-    port, prefect_port = os.environ.get("CONSILIUM_API_PORT", "5000"), os.environ.get("CONSILIUM_PREFECT_PORT", "4200")
+    port, prefect_port = (
+        os.environ.get("CONSILIUM_API_PORT", "5000"),
+        os.environ.get("CONSILIUM_PREFECT_PORT", "4200"),
+    )
     return Settings(
         site=site,
         user_id=_required(values, "user_id", site),
@@ -207,7 +212,9 @@ def _state_folder(state: Path) -> Path:
             make_private_folder(state / folder)
     except OSError as error:
         raise _wrong(
-            "state", f"{state} cannot be made ({type(error).__name__}).", "Give a folder that the agent may write to."
+            "state",
+            f"{state} cannot be made ({type(error).__name__}).",
+            "Give a folder that the agent may write to.",
         ) from None
     return state
 
@@ -234,7 +241,9 @@ def _partners(values: dict[str, Any], state: Path) -> dict[int, Partner]:
     """Pins typed in by a person, and those that a one-machine federation writes for the sites it owns."""
     entries = [*values.get("partners", []), *_written_partners(state / "partners.toml")]
     try:
-        partners = [Partner(int(e["user_id"]), str(e["name"]), str(e["fingerprint"]).strip().lower()) for e in entries]
+        partners = [
+            Partner(int(e["user_id"]), str(e["name"]), str(e["fingerprint"]).strip().lower()) for e in entries
+        ]
     except (KeyError, TypeError, ValueError):
         raise _wrong(
             "partners", "A [[partners]] entry is not complete.", "Give user_id, name and fingerprint."

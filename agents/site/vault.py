@@ -43,7 +43,9 @@ _CHECKED = frozenset({"sha256", "content"})
 
 def damaged(path: Path) -> Conflict:
     """What is told of a file of the vault that cannot be read as what it should be."""
-    return Conflict(f"{path} is damaged.", remedy="Restore it from the backup of the vault.", code="vault_damaged")
+    return Conflict(
+        f"{path} is damaged.", remedy="Restore it from the backup of the vault.", code="vault_damaged"
+    )
 
 
 def encode_kept(value: Mapping[str, Any]) -> bytes:
@@ -202,7 +204,9 @@ class Vault:
 
     def models(self) -> list[int]:
         """The ids of the models that this hospital holds."""
-        return sorted(int(path.stem) for path in (self.folder / "models").glob("*.json") if path.stem.isdecimal())
+        return sorted(
+            int(path.stem) for path in (self.folder / "models").glob("*.json") if path.stem.isdecimal()
+        )
 
     def save_predictions(self, order_id: int, result: dict[str, Any]) -> dict[str, Any]:
         """Keeps them, unless another process has done so first; what is kept, which alone may be told."""

@@ -40,7 +40,10 @@ class Answer:
     def suppressed(self) -> list[Suppressed]:
         """How many groups each rule withholds."""
         counts = Counter((why.rule, why.threshold) for why in self.withheld.values())
-        return [Suppressed(rule=rule, threshold=threshold, groups=n) for (rule, threshold), n in sorted(counts.items())]
+        return [
+            Suppressed(rule=rule, threshold=threshold, groups=n)
+            for (rule, threshold), n in sorted(counts.items())
+        ]
 
 
 def grouped_answer(
@@ -150,9 +153,7 @@ def repeat_answer(party: StatisticsParty, providers: Sequence[int]) -> Answer:
         )
     table = _cells(last)
     columns = list(table[0]) if table else [party.request.result_alias]
-    note = (
-        f"Fewer rows of hospital {whose} have changed than its policy asks for: the result of order {earlier} stands."
-    )
+    note = f"Fewer rows of hospital {whose} have changed than its policy asks for: the result of order {earlier} stands."
     rows = [list(row.values()) for row in table]
     return Answer(columns, rows, notes=[*last.notes.get("notes", []), note], repeats=earlier)
 

@@ -87,8 +87,14 @@ def _every_bin(
     So nobody learns which of them hold few rows and which hold none.
     """
     assert request.bins is not None
-    named: dict[Label | Hidden, Withheld] = {b: why for b, why in withheld.items() if not isinstance(b, Hidden)}
-    groups = {label[:-1] for label in (*shown, *named) if not isinstance(label, Hidden)} if request.group_by else {()}
+    named: dict[Label | Hidden, Withheld] = {
+        b: why for b, why in withheld.items() if not isinstance(b, Hidden)
+    }
+    groups = (
+        {label[:-1] for label in (*shown, *named) if not isinstance(label, Hidden)}
+        if request.group_by
+        else {()}
+    )
     places = range(len(request.bins) + 1)
     rest = {(*group, bin_label(place)) for group in groups for place in places} - set(shown) - named.keys()
     reasons = [why for label, why in withheld.items() if isinstance(label, Hidden)]

@@ -101,11 +101,15 @@ def _compute(party: StatisticsParty, dataset: Dataset, circuit: Plan, matched: M
         _remember_comparison(party, data_name(party, dataset), sorted(used.values()), matched.keys)
     keys, n_rows, channel = party.session, len(matched.keys), _Channel(party)
     return in_clear(
-        lambda: shared_expression.evaluate(circuit, matched.columns, keys=keys, channel=channel, n_rows=n_rows)
+        lambda: shared_expression.evaluate(
+            circuit, matched.columns, keys=keys, channel=channel, n_rows=n_rows
+        )
     )
 
 
-def _remember_comparison(party: StatisticsParty, name: str, columns: Sequence[str], keys: Sequence[str]) -> None:
+def _remember_comparison(
+    party: StatisticsParty, name: str, columns: Sequence[str], keys: Sequence[str]
+) -> None:
     """Many thresholds over the same people would tell every sum: one in the policy's period."""
     request = party.request
     asked = request.expression or f"{request.comparison or '>='} {Fraction(request.threshold or THRESHOLD)}"
@@ -163,7 +167,9 @@ def _receive_keys(party: StatisticsParty, n_rows: int, digest: bytes) -> list[st
         keys = None
     if not isinstance(keys, list) or len(keys) != n_rows or not all(isinstance(key, str) for key in keys):
         raise ProtocolViolation(
-            "The keys of the result's rows cannot be read.", remedy="Send the order again.", code="bad_message"
+            "The keys of the result's rows cannot be read.",
+            remedy="Send the order again.",
+            code="bad_message",
         )
     if not _are_common(party, keys, digest):
         raise ProtocolViolation(

@@ -82,7 +82,9 @@ def _own_columns(
     party: StatisticsParty, dataset: Dataset, circuit: Plan, places: NDArray[np.intp]
 ) -> dict[str, Column]:
     alias = party.request.alias(party.me)
-    used = {f"{alias}.{name}": column for name, column in used_columns(party.request, party.me, dataset).items()}
+    used = {
+        f"{alias}.{name}": column for name, column in used_columns(party.request, party.me, dataset).items()
+    }
     return {name: read_column(dataset, column, circuit.types[name], places) for name, column in used.items()}
 
 
@@ -101,7 +103,9 @@ def _have_values(circuit: Plan, me: int, columns: Mapping[str, Column], *, n_row
     return kept
 
 
-def _check_shares(party: StatisticsParty, circuit: Plan, columns: Mapping[str, Column], *, n_rows: int) -> None:
+def _check_shares(
+    party: StatisticsParty, circuit: Plan, columns: Mapping[str, Column], *, n_rows: int
+) -> None:
     """The rule max_share for every sum of what this provider has of the joined rows."""
     for node in circuit.summed(party.me):
         if node.op == "indicator":  # a count

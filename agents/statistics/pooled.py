@@ -49,13 +49,18 @@ def _read(party: StatisticsParty) -> Reading:
     with open_data(party, columns, again=request.method in RANKED) as dataset:
         disclosure.check_rows(dataset.n_rows, party.rules)
         asked = [
-            rows_of(party, dataset, names, complete=complete) for names, complete in _column_sets(request, party.me)
+            rows_of(party, dataset, names, complete=complete)
+            for names, complete in _column_sets(request, party.me)
         ]
         if any(check_gate(party, rows) for rows in asked):
             return Reading(n_rows=dataset.n_rows, repeats=True)
         groups = _tally(dataset, request, party.me)
-        asked_groups = groups_of(party, dataset, _asked_columns(request, party.me)) if _is_grouped(request) else None
-        whole = _tells_values(request, party.rules) and is_whole(dataset, request.provider(party.me).key_column)
+        asked_groups = (
+            groups_of(party, dataset, _asked_columns(request, party.me)) if _is_grouped(request) else None
+        )
+        whole = _tells_values(request, party.rules) and is_whole(
+            dataset, request.provider(party.me).key_column
+        )
 
     def withhold(near: set[Label]) -> dict[Label, Withheld]:
         facts = {label: replace(found, is_near=label in near) for label, (found, _) in groups.items()}
@@ -98,20 +103,29 @@ def _column_sets(request: StatisticsRequest, user_id: int) -> list[tuple[list[st
     return [(summed, summed), *grouped]
 
 
-def _tally(dataset: Dataset, request: StatisticsRequest, user_id: int) -> dict[Label, tuple[GroupFacts, list[int]]]:
+def _tally(
+    dataset: Dataset, request: StatisticsRequest, user_id: int
+) -> dict[Label, tuple[GroupFacts, list[int]]]:
     """By group of this provider: what decides about it, and its integers."""
     column, groups = request.provider(user_id).key_column, request.group_by or []
     if request.method in ("cov", "corr"):
         assert request.columns is not None
         found = exact_totals.joint_moments(dataset, *request.columns, group_by=groups)
         joint = {label: (part, list(part.moments.numbers)) for label, part in found.items()}
-        return {label: (GroupFacts(part.moments.n, part.largest_share), n) for label, (part, n) in joint.items()}
+        return {
+            label: (GroupFacts(part.moments.n, part.largest_share), n) for label, (part, n) in joint.items()
+        }
     if request.method in TALLIED:
-        return {label: (GroupFacts(n), [n]) for label, n in _occurrences(dataset, request, user_id).items() if n}
+        return {
+            label: (GroupFacts(n), [n]) for label, n in _occurrences(dataset, request, user_id).items() if n
+        }
     parts = exact_totals.moments(dataset, column, group_by=groups)
     n_numbers, is_summed = N_NUMBERS.get(request.method, 1), request.method in N_NUMBERS
     return {
-        label: (GroupFacts(m.n, part.largest_share if is_summed else None), [m.n, m.total, m.squares][:n_numbers])
+        label: (
+            GroupFacts(m.n, part.largest_share if is_summed else None),
+            [m.n, m.total, m.squares][:n_numbers],
+        )
         for label, part in parts.items()
         if (m := part.moments).n
     }

@@ -110,7 +110,9 @@ def _agree_on_pivots(party: StatisticsParty, searches: Sequence[Search], round_:
     """
     driver = party.request.receivers[0]
     if party.me == driver:
-        send(party, "pivots", lambda: _encode([s.pivots() for s in searches]), recipient=EVERYONE, round=round_)
+        send(
+            party, "pivots", lambda: _encode([s.pivots() for s in searches]), recipient=EVERYONE, round=round_
+        )
     pivots = _decode(receive(party, "pivots", driver, EVERYONE, round=round_), whole=searches[0].whole)
     if [one.tolist() for one in pivots] != [search.pivots().tolist() for search in searches]:
         raise _bad_pivots()
@@ -157,7 +159,9 @@ def _decode_group(data: bytes, *, whole: bool) -> Pivots:
     if not whole:
         return np.frombuffer(data, dtype=">f8").astype(np.float64)
     places = range(0, len(data), _WHOLE_BYTES)
-    return np.array([int.from_bytes(data[i : i + _WHOLE_BYTES], "big", signed=True) for i in places], dtype=object)
+    return np.array(
+        [int.from_bytes(data[i : i + _WHOLE_BYTES], "big", signed=True) for i in places], dtype=object
+    )
 
 
 def _bad_pivots() -> ProtocolViolation:
@@ -195,7 +199,9 @@ def ranked_answer(
     for label, search, n in zip(agreed.shown, searches, n_rows, strict=True):
         found = [_between(search, share, n) for share in shares]
         is_told = search.min_rows <= n
-        rows[label] = [(*name, value if is_told else None) for name, (value, _) in zip(names, found, strict=True)]
+        rows[label] = [
+            (*name, value if is_told else None) for name, (value, _) in zip(names, found, strict=True)
+        ]
         is_exact = is_exact and all(exact_ for _, exact_ in found)
         has_untold = has_untold or not is_told
     answer = grouped_answer(request, rows, agreed.withheld)

@@ -148,7 +148,11 @@ def _packed_groups(asked: AskedGroups, withheld: Collection[Label]) -> dict[str,
     told = sorted((_label_digest(label), label) for label in asked.sketches if label not in withheld)
     if not told:
         return {}
-    return {asked.name: np.concatenate([np.append(np.uint64(digest), asked.sketches[label]) for digest, label in told])}
+    return {
+        asked.name: np.concatenate(
+            [np.append(np.uint64(digest), asked.sketches[label]) for digest, label in told]
+        )
+    }
 
 
 def _label_digest(label: Label) -> int:

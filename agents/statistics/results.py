@@ -87,9 +87,13 @@ def write_result(
 
 def _place(folder: Path, order_id: int, *, alias: str, type: str) -> Path:
     if order_id < 1:
-        raise BadRequest("An order's number is 1 or more.", remedy="Give the order's number.", code="order_id")
+        raise BadRequest(
+            "An order's number is 1 or more.", remedy="Give the order's number.", code="order_id"
+        )
     if type not in TYPES:
-        raise BadRequest(f"No result type {type!r}.", remedy=f"Use one of {', '.join(TYPES)}.", code="result_type")
+        raise BadRequest(
+            f"No result type {type!r}.", remedy=f"Use one of {', '.join(TYPES)}.", code="result_type"
+        )
     if _NO_FILE_NAME.search(alias) or not alias.isprintable() or len(alias.encode()) > MOST_NAME_BYTES:
         raise BadRequest(
             f"result_alias cannot be the name of a file, or is longer than {MOST_NAME_BYTES} bytes.",
@@ -116,7 +120,9 @@ def _quoted(cell: Cell) -> str:
 def _to_json(columns: Sequence[str], table: Iterable[Sequence[Cell]]) -> str:
     """A list of objects, a line each; decimals are JSON numbers with all their digits."""
     names = [json.dumps(name, ensure_ascii=False) for name in columns]
-    lines = (", ".join(f"{name}: {_value(cell)}" for name, cell in zip(names, row, strict=True)) for row in table)
+    lines = (
+        ", ".join(f"{name}: {_value(cell)}" for name, cell in zip(names, row, strict=True)) for row in table
+    )
     return "[\n" + ",\n".join(f"{{{line}}}" for line in lines) + "\n]\n"
 
 

@@ -26,7 +26,9 @@ Shares = list[Any]
 """A batch's registers: numbers (n_limbs, n) or booleans (ceil(n / 64),)."""
 
 
-def evaluate(plan: Plan, columns: Mapping[str, Column], *, keys: Keys, channel: Channel, n_rows: int) -> bytes:
+def evaluate(
+    plan: Plan, columns: Mapping[str, Column], *, keys: Keys, channel: Channel, n_rows: int
+) -> bytes:
     """This provider's share of the result, a `ResultShare`, for each receiver alike.
 
     `columns` holds this provider's own ones by "alias.column", their rows in the order of the common keys. Every call
@@ -43,7 +45,9 @@ def evaluate(plan: Plan, columns: Mapping[str, Column], *, keys: Keys, channel: 
 class _Evaluation:
     """One run of a plan at one provider."""
 
-    def __init__(self, plan: Plan, columns: Mapping[str, Column], keys: Keys, channel: Channel, n_rows: int) -> None:
+    def __init__(
+        self, plan: Plan, columns: Mapping[str, Column], keys: Keys, channel: Channel, n_rows: int
+    ) -> None:
         self._plan, self._columns, self._me, self._n_rows = plan, columns, keys.me, n_rows
         self._sharing = Sharing(keys, channel, providers=plan.providers, bits=plan.bits(n_rows))
         self._numbers: list[Limbs] = []
@@ -56,7 +60,10 @@ class _Evaluation:
             self._keep(self._registers(rows))
         self._sharing.verify()
         ring = self._sharing.ring
-        numbers = [*self._numbers, ring.encode(np.array([*self._totals, self._n_divisions_by_zero], dtype=object))]
+        numbers = [
+            *self._numbers,
+            ring.encode(np.array([*self._totals, self._n_divisions_by_zero], dtype=object)),
+        ]
         bits = np.array([np.concatenate(batches) for batches in self._bits if batches], dtype=np.uint64)
         shaped = bits.reshape(len(self._bits), n_words(self._n_rows))
         return self._sharing.result(np.concatenate(numbers, axis=1), shaped, n_rows=self._n_rows).encode()
@@ -90,7 +97,9 @@ class _Evaluation:
             return None
         done = compute(leaf.node, columns, self._plan.types, n_rows=count)
         if not self._plan.is_row_level and not done.valid.all():
-            raise ExpressionError("An aggregate is over a row without a value.", "Leave such rows out before.")
+            raise ExpressionError(
+                "An aggregate is over a row without a value.", "Leave such rows out before."
+            )
         return done
 
     def _leaf(self, leaf: Leaf, own: Computed | None, count: int) -> Limbs | Words:

@@ -50,7 +50,13 @@ class Sums:
         terms = Terms(party.request.providers, width, count, b"sum/%d" % round)
         tag_key = party.session.group_key(b"sum-tag")
         if party.is_provider:
-            send(party, "addend", lambda: self._seal(values(), terms, tag_key), recipient=COORDINATOR, round=round)
+            send(
+                party,
+                "addend",
+                lambda: self._seal(values(), terms, tag_key),
+                recipient=COORDINATOR,
+                round=round,
+            )
         if not self._opens:
             return []
         total = party.exchange.get(Address(party.order_id, "total", round=round), COORDINATOR, EVERYONE)

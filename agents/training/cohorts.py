@@ -119,7 +119,9 @@ def warn_of_lost_digits(party: TrainingParty, cohort: Cohort, **about: int) -> N
     if not cohort.rounded:
         return
     names = ", ".join(cohort.rounded)
-    sentence = f"A model's numbers are float64, which does not hold every digit of {names}: rounded to the nearest."
+    sentence = (
+        f"A model's numbers are float64, which does not hold every digit of {names}: rounded to the nearest."
+    )
     party.release.ledger.write("rounded", **about, columns=list(cohort.rounded), sentence=sentence)
     whose = ", ".join(f"{name} {number}" for name, number in about.items())
     log.warning("%s (%s) Use fewer digits in a view if the last ones matter.", sentence, whose)
@@ -159,7 +161,9 @@ def _pass_gate(party: TrainingParty, ledger: CohortLedger) -> None:
     tables = {purpose: _checked_sql(party, purpose).tables for purpose in purposes}
     parts = {purpose: _own_parts(party, purpose, ledger.key) for purpose in purposes}
     with ledger.alone():
-        earlier = {table: ledger.earlier(requester, table) for purpose in purposes for table in tables[purpose]}
+        earlier = {
+            table: ledger.earlier(requester, table) for purpose in purposes for table in tables[purpose]
+        }
         passed: list[tuple[str, str, cohort_gate.Digests]] = []
         for purpose in purposes:
             for table in tables[purpose]:
@@ -184,7 +188,9 @@ def _own_parts(party: TrainingParty, purpose: str, key: bytes) -> list[_Part]:
 
 def _check_parts(parts: Sequence[_Part], rules: TableRules, earlier: Sequence[cohort_gate.Digests]) -> None:
     for part in parts:
-        cohort_gate.check_gate(part.cohort, part.digests, n_parameters=part.n_parameters, rules=rules, earlier=earlier)
+        cohort_gate.check_gate(
+            part.cohort, part.digests, n_parameters=part.n_parameters, rules=rules, earlier=earlier
+        )
 
 
 def check_model_size(party: TrainingParty, n_parameters: int) -> None:
@@ -207,7 +213,9 @@ def _parts(party: TrainingParty, cohort: Cohort, n_parameters: int) -> dict[str,
         try:
             held_out = split(request, cohort.n_rows, fold, party.split_key)
         except ValueError as error:
-            raise BadRequest(str(error), remedy="Use fewer folds or another fraction.", code="folds") from None
+            raise BadRequest(
+                str(error), remedy="Use fewer folds or another fraction.", code="folds"
+            ) from None
         if len(held_out):
             kept = np.setdiff1d(np.arange(cohort.n_rows), held_out)
             parts[f"train/fold-{fold}"] = (_rows(cohort, kept), n_parameters)

@@ -37,7 +37,11 @@ def _as_json(stored: dict[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in stored.items() if key not in ("layers", "standardize")}
     scale = stored["standardize"]
     names = None if scale is None else {"mean": scale[0], "deviation": scale[1]}
-    return {**rest, "standardize": names, **{name: stored["layers"][name] for name in model_of(stored).layers}}
+    return {
+        **rest,
+        "standardize": names,
+        **{name: stored["layers"][name] for name in model_of(stored).layers},
+    }
 
 
 def _as_sklearn(stored: dict[str, Any]) -> dict[str, Any]:

@@ -112,7 +112,9 @@ def _read_document(party: TrainingParty, document: str) -> dict[str, Any]:
     """The coordinator's words, checked before anything is done with them."""
     try:
         order: dict[str, Any] = json.loads(document)
-        is_own = order["kind"] == "infer" and order["order_id"] == party.order_id and order["user_id"] == party.me
+        is_own = (
+            order["kind"] == "infer" and order["order_id"] == party.order_id and order["user_id"] == party.me
+        )
         whole = all(type(order[name]) is int and order[name] >= 0 for name in ("model_id", "attempt"))
         if is_own and whole and len(bytes.fromhex(order["reply_key"])) == KEY_BYTES and "sql" in order:
             return order
@@ -151,14 +153,18 @@ def answer_request(party: TrainingParty, document: str, box: bytes) -> None:
     own = HospitalSql.unseal(party.me, party.identity.open_key, box)
     if own.commitment != order["sql"]:
         raise Refused(
-            "The SQL is not the one that the order commits to.", remedy="Send it again.", code="sql_commitment"
+            "The SQL is not the one that the order commits to.",
+            remedy="Send it again.",
+            code="sql_commitment",
         )
     kept = party.vault.predictions(party.order_id)
     if kept is None:
         if not party.policy.inference.expressions:
             check_plain(own.sql["infer"], dialect=dialect_of(party.settings.data_url))
         _await_approval(party, order, own.sql["infer"])
-        party.release.ledger.write("answered", order_id=party.order_id, initiator=party.me, model=order["model_id"])
+        party.release.ledger.write(
+            "answered", order_id=party.order_id, initiator=party.me, model=order["model_id"]
+        )
         predicted = predict(party, order["model_id"], own.sql["infer"])
         kept = party.vault.save_predictions(party.order_id, {"result": predicted})
     result = kept["result"]

@@ -39,7 +39,12 @@ def send_vectors(trainer: Trainer, fold: Fold) -> None:
 
     def make() -> bytes:
         layers = _shown_layers(trainer, fold, fold.gradient)
-        before = point.gradient is not None and request.scoring == "full" and not request.is_open and not fold.number
+        before = (
+            point.gradient is not None
+            and request.scoring == "full"
+            and not request.is_open
+            and not fold.number
+        )
         between = _between(trainer, point, fold.gradient) if before else {}
         return Vectors(layers, between, party.policy.orders.score_readers).encode()
 
@@ -59,7 +64,11 @@ def _shown_layers(trainer: Trainer, fold: Fold, vector: Floats) -> dict[str, Flo
     if trainer.party.request.is_open:
         return layers
     purpose = b"rotation/%d/%d/" % (fold.number, fold.checkpoint.round)
-    return {name: rotate(session.group_key(purpose + name.encode()), g) for name, g in layers.items() if g.size > 1}
+    return {
+        name: rotate(session.group_key(purpose + name.encode()), g)
+        for name, g in layers.items()
+        if g.size > 1
+    }
 
 
 def _between(trainer: Trainer, point: Checkpoint, gradient: Floats) -> dict[str, Floats]:
@@ -68,7 +77,9 @@ def _between(trainer: Trainer, point: Checkpoint, gradient: Floats) -> dict[str,
     assert point.aggregate is not None
     now, last, mean = (split_layers(trainer.model, g) for g in (gradient, point.gradient, point.aggregate))
     return {
-        name: np.array([_norm(g - last[name]), _norm(g - mean[name]), float(g @ mean[name]), _norm(mean[name])])
+        name: np.array(
+            [_norm(g - last[name]), _norm(g - mean[name]), float(g @ mean[name]), _norm(mean[name])]
+        )
         for name, g in now.items()
         if g.size > 1
     }
@@ -118,7 +129,9 @@ def check_aggregate(trainer: Trainer, fold: Fold, aggregate: Floats, told: Float
     shown = _shown_layers(trainer, fold, aggregate).values()
     expected = np.concatenate([*shown]) if shown else np.zeros(0)
     longest = np.sqrt(expected.size) * trainer.params.bound
-    allowed = _ROUNDING * (_norm(aggregate) + _norm(fold.gradient)) + longest * (len(fold.members) * 2.0**-62 + 1e-15)
+    allowed = _ROUNDING * (_norm(aggregate) + _norm(fold.gradient)) + longest * (
+        len(fold.members) * 2.0**-62 + 1e-15
+    )
     if told.shape != expected.shape or not _norm(told - expected) <= allowed:
         raise ProtocolViolation(
             f"Round {fold.checkpoint.round} does not add up.",
@@ -166,5 +179,7 @@ def _numbers(data: bytes) -> Floats:
     """The coordinator's float64 values; a message that it cut or filled with something else adds up to nothing."""
     values = np.frombuffer(data[: len(data) // 8 * 8], dtype=">f8").astype(np.float64)
     if len(data) % 8 or not np.isfinite(values).all():
-        raise ProtocolViolation("The coordinator sent no vector.", remedy="Send the order again.", code="vector")
+        raise ProtocolViolation(
+            "The coordinator sent no vector.", remedy="Send the order again.", code="vector"
+        )
     return values

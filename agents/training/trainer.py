@@ -36,7 +36,9 @@ from protocol.sums.fixed_point import FixedPoint
 from protocol.sums.secure_sum import SumKeys
 from protocol.training_request import has_held_out, n_held_out
 
-_OBFUSCATORS_AHEAD = 40  # a final histogram takes 33, a round of 31 values 2; so many pay for their power table
+_OBFUSCATORS_AHEAD = (
+    40  # a final histogram takes 33, a round of 31 values 2; so many pay for their power table
+)
 
 
 @dataclass
@@ -105,9 +107,12 @@ class Trainer:
             me=self.party.me,
             members=members,
             n_rows={
-                user: self.party.n_rows[user] - n_held_out(request, self.party.n_rows[user], fold) for user in members
+                user: self.party.n_rows[user] - n_held_out(request, self.party.n_rows[user], fold)
+                for user in members
             },
-            pair_keys={peer: session.pair_key(peer, b"sum") for peer in session.members if peer != self.party.me},
+            pair_keys={
+                peer: session.pair_key(peer, b"sum") for peer in session.members if peer != self.party.me
+            },
             group_key=session.group_key(b"sum"),
             bound=self.params.bound,
             public=self.public,
@@ -187,7 +192,11 @@ def _joint_classes(trainer: Trainer) -> list[Any]:
 def _read_classes(text: bytes) -> list[int | str]:
     """A partner's classes: whole numbers or short texts, not more than a model could have."""
     classes = json.loads(text)
-    if not isinstance(classes, list) or len(classes) > 1000 or not all(type(c) in (int, str) for c in classes):
+    if (
+        not isinstance(classes, list)
+        or len(classes) > 1000
+        or not all(type(c) in (int, str) for c in classes)
+    ):
         raise BadRequest(
             "A hospital's classes are not at most 1,000 whole numbers or texts.",
             remedy="Order linear for a label that is no class; else compare the hospitals' versions.",
@@ -257,7 +266,9 @@ def contribute(
     )
 
 
-def open_total(trainer: Trainer, kind: str, *, fold: int, round: int, members: tuple[int, ...] | None = None) -> Ints:
+def open_total(
+    trainer: Trainer, kind: str, *, fold: int, round: int, members: tuple[int, ...] | None = None
+) -> Ints:
     """The initiator opens the sum that the coordinator formed. Only the sum: masks cancel in nothing less."""
     party = trainer.party
     total = party.exchange.get(Address(party.order_id, f"total-{kind}", fold, round), COORDINATOR)
@@ -328,7 +339,9 @@ def open_fold(trainer: Trainer, number: int) -> Fold:
         X, y, X_test, y_test = trainer.rows(number)
         scale = _joint_scale(trainer, X, number) if trainer.params.standardize else None
         if scale:
-            X, X_test = (standardization.standardize(table, *scale) if len(table) else table for table in (X, X_test))
+            X, X_test = (
+                standardization.standardize(table, *scale) if len(table) else table for table in (X, X_test)
+            )
     return Fold(number, X, y, X_test, y_test, scale, _load_checkpoint(trainer, number))
 
 
@@ -454,7 +467,9 @@ def stepped_weights(trainer: Trainer, fold: Fold, aggregate: Floats) -> Floats:
 
 def _step(trainer: Trainer, point: Checkpoint, aggregate: Floats) -> tuple[Floats, OptimizerState]:
     rate, name = _rate(trainer, point.round), trainer.params.optimizer
-    return optimizers.step(name, point.weights, aggregate, point.state, learning_rate=rate, **_penalty(trainer))
+    return optimizers.step(
+        name, point.weights, aggregate, point.state, learning_rate=rate, **_penalty(trainer)
+    )
 
 
 def _penalty(trainer: Trainer) -> dict[str, Any]:
@@ -465,13 +480,19 @@ def _penalty(trainer: Trainer) -> dict[str, Any]:
 def _ends(trainer: Trainer, after: Checkpoint, before: Checkpoint) -> bool:
     params = trainer.params
     return after.round >= params.max_iter or optimizers.converged(
-        params.convergence, eps=params.tolerance, losses=after.losses, before=before.weights, after=after.weights
+        params.convergence,
+        eps=params.tolerance,
+        losses=after.losses,
+        before=before.weights,
+        after=after.weights,
     )
 
 
 def _rate(trainer: Trainer, round_: int) -> float:
     params = trainer.params
-    return optimizers.decayed_rate(params.learning_rate, decay=params.decay, decay_sqrt=params.decay_sqrt, round=round_)
+    return optimizers.decayed_rate(
+        params.learning_rate, decay=params.decay, decay_sqrt=params.decay_sqrt, round=round_
+    )
 
 
 def finish_fold(trainer: Trainer, fold: Fold) -> None:
@@ -492,7 +513,9 @@ def finish_fold(trainer: Trainer, fold: Fold) -> None:
 
     with sentences(point.round):
         report = {**evaluate(trainer, fold), "final": True}
-        contribute(trainer, "gradient", part, fold=fold.number, round=point.round, state=point.weights, report=report)
+        contribute(
+            trainer, "gradient", part, fold=fold.number, round=point.round, state=point.weights, report=report
+        )
         opening = receive_opening(trainer, "gradient", fold=fold.number, round=point.round)
     of_held_out = final_sums.held_out_part(model, opening.sums)
     if fold.number:

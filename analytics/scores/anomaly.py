@@ -141,7 +141,11 @@ def pca(points: Floats, *, k: float) -> Floats:
     left, sizes, _ = np.linalg.svd(scaled - scaled.mean(axis=0), full_matrices=False)
     rank = int((sizes > RELATIVE_ZERO * np.linalg.norm(scaled)).sum())
     kept = int(min(k, rank)) if k >= 1 else _n_explaining(k, sizes[:rank])
-    return _finite(scale * lengths(left[:, kept:rank] * sizes[kept:rank])) if kept < rank else np.zeros(len(points))
+    return (
+        _finite(scale * lengths(left[:, kept:rank] * sizes[kept:rank]))
+        if kept < rank
+        else np.zeros(len(points))
+    )
 
 
 def true_krum(points: Floats, *, n_attackers: int) -> Floats:
@@ -260,7 +264,9 @@ def _mean_of_nearest(between: Floats, k: int) -> Floats:
 
 def _clusters(points: Floats, k: int) -> Ints:
     """The cluster of each row. tol=0: the default stops earlier, by a variance that depends on unused coordinates."""
-    from sklearn.cluster import KMeans  # takes a second, in every process of a federation, and only auror needs it
+    from sklearn.cluster import (
+        KMeans,
+    )  # takes a second, in every process of a federation, and only auror needs it
 
     model = KMeans(k, n_init=_KMEANS_STARTS, tol=0.0, random_state=_KMEANS_SEED)
     with single_threads():
@@ -269,7 +275,9 @@ def _clusters(points: Floats, k: int) -> Ints:
 
 def _check_components(k: float) -> None:
     if not (0 < k < 1 or (_is_whole(k) and k >= 1)):
-        raise ValueError(f"k is {k}; a whole number of components, or a share of the variance above 0, is allowed.")
+        raise ValueError(
+            f"k is {k}; a whole number of components, or a share of the variance above 0, is allowed."
+        )
 
 
 def _n_explaining(share: float, sizes: Floats) -> int:

@@ -136,7 +136,9 @@ def _coverable(conflicts: Sequence[int], vertices: int, budget: int, effort: _Ef
             return True
         seen.add((vertices, budget))
         neighbours = conflicts[top] & vertices
-        if neighbours.bit_count() > 2:  # else only cycles are left: of each, some smallest cover holds any vertex
+        if (
+            neighbours.bit_count() > 2
+        ):  # else only cycles are left: of each, some smallest cover holds any vertex
             if len(_groups(conflicts, vertices, effort)) < vertices.bit_count() - budget:
                 continue
             waiting.append((vertices & ~neighbours & ~(1 << top), budget - neighbours.bit_count()))
@@ -144,7 +146,9 @@ def _coverable(conflicts: Sequence[int], vertices: int, budget: int, effort: _Ef
     return False
 
 
-def _kernel(conflicts: Sequence[int], vertices: int, budget: int, effort: _Effort) -> tuple[int, int, int] | None:
+def _kernel(
+    conflicts: Sequence[int], vertices: int, budget: int, effort: _Effort
+) -> tuple[int, int, int] | None:
     """The same question with fewer vertices, and a vertex of the highest degree; None if the answer is no.
 
     A vertex without conflict stays, the neighbour of a vertex with one is removed, a vertex with more conflicts
@@ -275,7 +279,9 @@ def _settled(problem: _Problem, inside: int, opened: int) -> tuple[int, int, int
         removed = sum(1 << v for v, degree in degrees.items() if degree > budget)
         if not free | removed:
             return (
-                (inside, opened, n_missing) if _coverable(problem.conflicts, opened, budget, problem.effort) else None
+                (inside, opened, n_missing)
+                if _coverable(problem.conflicts, opened, budget, problem.effort)
+                else None
             )
         inside, opened = inside | free, opened & ~free & ~removed
 

@@ -54,4 +54,6 @@ def _cosine_distance(norm: Floats, norm_before: Floats, dot: Floats) -> Floats:
     zero, zero_before = norm == 0, norm_before == 0
     # One after the other: the product of two lengths may leave the range of numbers.
     cosine = dot / np.where(zero, 1.0, norm) / np.where(zero_before, 1.0, norm_before)
-    return np.where(zero | zero_before, np.where(zero & zero_before, 0.0, 1.0), np.clip(1.0 - cosine, 0.0, 2.0))
+    return np.where(
+        zero | zero_before, np.where(zero & zero_before, 0.0, 1.0), np.clip(1.0 - cosine, 0.0, 2.0)
+    )

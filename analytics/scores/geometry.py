@@ -18,7 +18,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from analytics.arrays import Bools, Floats, check_finite, check_result
 
-Block = NDArray[Any] | Sequence[NDArray[Any]]  # n vectors over some columns: an array (n, b), or n arrays (b,)
+Block = (
+    NDArray[Any] | Sequence[NDArray[Any]]
+)  # n vectors over some columns: an array (n, b), or n arrays (b,)
 Blocks = Iterable[Block] | Callable[[], Iterable[Block]]
 
 # Vectors nearer than this, measured by their lengths, are the same: sixteen digits do not carry more, and rotated
@@ -83,8 +85,12 @@ def combine_factors(factors: Iterable[Floats]) -> Floats:
     for factor in factors:
         shape = factor.shape if together is None else together.shape
         if factor.shape != shape or len(shape) != 2 or shape[0] != shape[1]:
-            raise ValueError(f"A factor has the shape {factor.shape}; one square shape for all layers is expected.")
-        together = factor if together is None else _finished(_reduced(np.vstack([together, factor])), len(factor))
+            raise ValueError(
+                f"A factor has the shape {factor.shape}; one square shape for all layers is expected."
+            )
+        together = (
+            factor if together is None else _finished(_reduced(np.vstack([together, factor])), len(factor))
+        )
     if together is None:
         raise ValueError("There are no factors; one square shape for all layers is expected.")
     return together
@@ -105,7 +111,9 @@ def single_threads() -> Iterator[None]:
 def check_points(points: Floats, *, field: str = "points") -> None:
     """Raise ValueError unless points is an array (n, m) of finite numbers with n and m at least 1."""
     if points.ndim != 2 or 0 in points.shape:
-        raise ValueError(f"{field} has the shape {points.shape}; a row of coordinates for each client is expected.")
+        raise ValueError(
+            f"{field} has the shape {points.shape}; a row of coordinates for each client is expected."
+        )
     check_finite(field, points)
 
 
@@ -121,7 +129,10 @@ def distances(points: Floats) -> Floats:
 
     Taken from the differences, not from inner products. A distance of at most RELATIVE_ZERO (|x_i| + |x_j|) is 0.
     """
-    from scipy.spatial.distance import pdist, squareform  # a third of a second, which most processes do without
+    from scipy.spatial.distance import (
+        pdist,
+        squareform,
+    )  # a third of a second, which most processes do without
 
     scaled, scale = to_unit_scale(points)
     between, reach = squareform(pdist(scaled), checks=False), lengths(scaled)
@@ -151,7 +162,9 @@ def to_unit_scale(points: Floats) -> tuple[Floats, float]:
     return np.ldexp(points, -exponent), float(np.ldexp(1.0, exponent))
 
 
-def _pieces(work: Callable[[Block, slice], Floats], blocks: Iterable[Block], n: int) -> Iterator[tuple[int, Floats]]:
+def _pieces(
+    work: Callable[[Block, slice], Floats], blocks: Iterable[Block], n: int
+) -> Iterator[tuple[int, Floats]]:
     """The result of `work` on each piece of the columns with its width, in the order of the columns.
 
     While the pool works on one block, the next one is read.

@@ -177,7 +177,9 @@ class Plan:
 
     def finish(self, totals: Iterable[int], n_rows: int) -> Fraction | None:
         """The value over all rows of the opened totals; None where nothing counts, or a divisor is zero."""
-        opened = {(t.of, t.node): number * t.kind.scale for t, number in zip(self.totals, totals, strict=True)}
+        opened = {
+            (t.of, t.node): number * t.kind.scale for t, number in zip(self.totals, totals, strict=True)
+        }
         return _finish(self.expression.root, opened, Fraction(n_rows))
 
 
@@ -188,7 +190,9 @@ def plan(expression: Expression, types: Mapping[str, Fixed], owners: Mapping[str
     alias the expression does not name is a provider all the same). Raises ExpressionError where a type is missing or
     the ring would need more than MOST_BITS.
     """
-    untyped = [f"{alias}.{column}" for alias, column in expression.columns if f"{alias}.{column}" not in types]
+    untyped = [
+        f"{alias}.{column}" for alias, column in expression.columns if f"{alias}.{column}" not in types
+    ]
     if untyped:
         raise ExpressionError(f"{untyped[0]} has no type.", "Let its provider announce one.")
     made = _Compiler(types, owners).plan(expression)
@@ -301,7 +305,9 @@ class _Compiler:
     def _choice(self, node: Node) -> int:
         """case: else + c (result - else), from the last branch to the first."""
         into = kind_of(node, self._types)
-        *given, default = [(self._register(r), multiplier(kind_of(r, self._types), into)) for r in results(node)]
+        *given, default = [
+            (self._register(r), multiplier(kind_of(r, self._types), into)) for r in results(node)
+        ]
         register = self._write(Linear((default,)))
         for condition, (branch, lift) in zip(node.args[-3::-2], reversed(given), strict=True):
             flag = self._register(indicator(condition))

@@ -209,18 +209,24 @@ def _check_text(text: str) -> None:
     if not text.strip():
         raise ExpressionError("The expression is empty.", "Give one, such as df1.unit_price * df2.units.")
     if len(text) > MOST_CHARACTERS:
-        raise ExpressionError(f"The expression has more than {MOST_CHARACTERS} characters.", "Write it shorter.")
+        raise ExpressionError(
+            f"The expression has more than {MOST_CHARACTERS} characters.", "Write it shorter."
+        )
     if not text.isprintable() and not all(c.isprintable() or c in "\t\r\n" for c in text):
         raise ExpressionError("The expression holds characters that cannot be printed.", "Leave them out.")
     if _nesting(text) > DEEPEST:
         raise _too_deep()
     if any(mark in text for mark in ("--", "/*", "{#")):
-        raise ExpressionError("The expression holds a comment (-- or /*).", "Leave it out; write - (-1) for --1.")
+        raise ExpressionError(
+            "The expression holds a comment (-- or /*).", "Leave it out; write - (-1) for --1."
+        )
 
 
 def _nesting(text: str) -> int:
     steps = {"(": 1, "case": 1, ")": -1, "end": -1}
-    return max(itertools.accumulate(steps.get(word, 0) for word in re.findall(r"[()]|\w+", text.lower())), default=0)
+    return max(
+        itertools.accumulate(steps.get(word, 0) for word in re.findall(r"[()]|\w+", text.lower())), default=0
+    )
 
 
 def _parsed(text: str) -> Any:
@@ -310,7 +316,9 @@ class _Reader:
         rule = self._rules.get(type(tree))
         if rule is None:
             kind = type(tree).__name__
-            raise ExpressionError(f"The expression holds what is not allowed in one ({kind}).", f"Use {_ALLOWED}.")
+            raise ExpressionError(
+                f"The expression holds what is not allowed in one ({kind}).", f"Use {_ALLOWED}."
+            )
         self._depth += 1
         if self._depth > DEEPEST:
             raise _too_deep()
@@ -322,14 +330,17 @@ class _Reader:
         node = self.read(tree)
         if node.is_boolean:
             raise ExpressionError(
-                "The expression has a comparison where a number belongs.", "Write case when ... then 1 else 0 end."
+                "The expression has a comparison where a number belongs.",
+                "Write case when ... then 1 else 0 end.",
             )
         return node
 
     def _boolean(self, tree: Any) -> Node:
         node = self.read(tree)
         if not node.is_boolean:
-            raise ExpressionError("The expression has a number where a comparison belongs.", "Compare it: x > 0.")
+            raise ExpressionError(
+                "The expression has a number where a comparison belongs.", "Compare it: x > 0."
+            )
         return self._of_rows(node)
 
     def _of_rows(self, node: Node) -> Node:
@@ -369,10 +380,14 @@ class _Reader:
         alias, column = (str(part.this) for part in parts if part is not None)
         if alias not in self._columns:
             known = ", ".join(sorted(self._columns))
-            raise ExpressionError(f"The expression names an alias that no provider has: {alias}.", f"Use {known}.")
+            raise ExpressionError(
+                f"The expression names an alias that no provider has: {alias}.", f"Use {known}."
+            )
         known_columns = self._columns[alias]
         if known_columns is not None and column not in known_columns:
-            raise ExpressionError(f"{alias} has no column {column}.", "Name a column of its data, as it is written.")
+            raise ExpressionError(
+                f"{alias} has no column {column}.", "Name a column of its data, as it is written."
+            )
         return Node("column", value=(alias, column))
 
     def _case(self, tree: Any) -> Node:
@@ -381,7 +396,9 @@ class _Reader:
         results = [part.args["true"] for part in tree.args["ifs"]] + ([] if default is None else [default])
         values = [self._of_rows(self.read(result)) for result in results]
         if len({value.is_boolean for value in values}) > 1:
-            raise ExpressionError("A case gives numbers and comparisons.", "Let all its branches give numbers.")
+            raise ExpressionError(
+                "A case gives numbers and comparisons.", "Let all its branches give numbers."
+            )
         pairs = [part for pair in zip(conditions, values, strict=False) for part in pair]
         node = Node("case", (*pairs, *values[len(conditions) :]))
         if default is None and len(node.aliases) > 1:
@@ -417,7 +434,9 @@ class _Reader:
 
 def _literal(tree: Any) -> Node:
     if tree.is_string or not _NUMBER.fullmatch(str(tree.this)):
-        raise ExpressionError("The expression holds a constant that is no decimal number.", "Write 1.5 or 2e6.")
+        raise ExpressionError(
+            "The expression holds a constant that is no decimal number.", "Write 1.5 or 2e6."
+        )
     digits, _, exponent = str(tree.this).lower().partition("e")
     if abs(int(exponent or 0)) > MOST_DIGITS:
         raise _too_many_digits()

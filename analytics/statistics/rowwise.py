@@ -42,7 +42,9 @@ class Fixed:
 
     def __post_init__(self) -> None:
         if not (0 <= self.two <= 2000 and 0 <= self.five <= 2000 and 1 <= self.bits <= 4000):
-            raise ExpressionError("A column's type has digits outside of what is computed.", "Give it fewer digits.")
+            raise ExpressionError(
+                "A column's type has digits outside of what is computed.", "Give it fewer digits."
+            )
 
     @classmethod
     def decimal(cls, digits: int, fraction_digits: int, *, nullable: bool = True) -> Fixed:
@@ -103,7 +105,9 @@ def kind_of(node: Node, types: Mapping[str, Fixed]) -> Kind:
             return Kind(Fraction(1, 2**QUOTIENT_FRACTION_BITS), 2**QUOTIENT_BITS - 1)
         case "*":
             kinds = [kind_of(arg, types) for arg in node.args]
-            return Kind(math.prod((k.scale for k in kinds), start=Fraction(1)), math.prod(k.bound for k in kinds))
+            return Kind(
+                math.prod((k.scale for k in kinds), start=Fraction(1)), math.prod(k.bound for k in kinds)
+            )
         case "+":
             return _common([kind_of(arg, types) for arg in node.args], sum)
         case "case":
@@ -135,7 +139,9 @@ def can_be_missing(node: Node, types: Mapping[str, Fixed]) -> bool:
     return open_case or any(can_be_missing(arg, types) for arg in node.args)
 
 
-def compute(node: Node, columns: Mapping[str, Column], types: Mapping[str, Fixed], *, n_rows: int) -> Computed:
+def compute(
+    node: Node, columns: Mapping[str, Column], types: Mapping[str, Fixed], *, n_rows: int
+) -> Computed:
     """A node over one hospital's own columns, in clear, exactly; a division is rounded once.
 
     Values are int64 where the node's bound allows it, else Python's integers. Raises ExpressionError where a column
@@ -206,9 +212,13 @@ class _Sheet:
         column, bound = self._columns[name(node)], kind_of(node, self._types).bound
         values = np.where(column.valid, column.values, 0)
         if not self._types[name(node)].nullable and not column.valid.all():
-            raise ExpressionError(f"{name(node)} misses values, and was said not to.", "Announce it as nullable.")
+            raise ExpressionError(
+                f"{name(node)} misses values, and was said not to.", "Announce it as nullable."
+            )
         if ((values > bound) | (values < -bound)).any():
-            raise ExpressionError(f"{name(node)} holds larger numbers than its type.", "Give the type more digits.")
+            raise ExpressionError(
+                f"{name(node)} holds larger numbers than its type.", "Give the type more digits."
+            )
         return Computed(_wide(values, bound), column.valid.astype(bool), self._full(False))
 
     def _constant(self, node: Node) -> Computed:
@@ -234,7 +244,9 @@ class _Sheet:
         nonzero = np.asarray(parts[1].values != 0, dtype=bool)
         exists = valid & nonzero
         rows = zip(top, bottom, exists.tolist(), strict=True)
-        values = np.array([_nearest(a, b) if there else 0 for a, b, there in rows] + [None], dtype=object)[:-1]
+        values = np.array([_nearest(a, b) if there else 0 for a, b, there in rows] + [None], dtype=object)[
+            :-1
+        ]
         return Computed(values, exists, zeros | (valid & ~nonzero))
 
     def _case(self, node: Node) -> Computed:
@@ -252,7 +264,9 @@ class _Sheet:
                 zeros = zeros | (missing & conditions[i].divided_by_zero)
                 here = open_ & conditions[i].valid & conditions[i].values
                 open_ = open_ & ~missing & ~here
-            values[here] = result.values[here] if node.is_boolean else _wide(result.values[here], bound) * lift
+            values[here] = (
+                result.values[here] if node.is_boolean else _wide(result.values[here], bound) * lift
+            )
             valid = valid | (here & result.valid)
             zeros = zeros | (here & result.divided_by_zero)
         return Computed(values, valid, zeros)
@@ -287,7 +301,9 @@ def _nearest(top: int, bottom: int) -> int:
     except OverflowError:
         value = math.inf
     if abs(value) >= 2.0 ** (QUOTIENT_BITS - QUOTIENT_FRACTION_BITS):
-        raise ExpressionError("A quotient is 2**64 or more.", "Divide by larger numbers, or leave such rows out.")
+        raise ExpressionError(
+            "A quotient is 2**64 or more.", "Divide by larger numbers, or leave such rows out."
+        )
     if abs(value) >= _ALL_DOUBLES_FROM:
         return int(math.ldexp(value, QUOTIENT_FRACTION_BITS))
     return round(Fraction(top << QUOTIENT_FRACTION_BITS, bottom))

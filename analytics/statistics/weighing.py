@@ -17,7 +17,18 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from fractions import Fraction
 
-from analytics.statistics.circuit import Conjunction, Exclusive, Leaf, Linear, Part, Plan, Product, Sign, Step, Total
+from analytics.statistics.circuit import (
+    Conjunction,
+    Exclusive,
+    Leaf,
+    Linear,
+    Part,
+    Plan,
+    Product,
+    Sign,
+    Step,
+    Total,
+)
 from analytics.statistics.expression import Node, multiply
 from analytics.statistics.rowwise import kind_of, name
 

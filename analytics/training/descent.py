@@ -74,13 +74,17 @@ def train(
     return Trained(weights, losses, len(losses))
 
 
-def joint_loss(model: Model, weights: Floats, parts: Sequence[Part], *, penalty: str | None, alpha: float) -> float:
+def joint_loss(
+    model: Model, weights: Floats, parts: Sequence[Part], *, penalty: str | None, alpha: float
+) -> float:
     """sum_i n_i loss_i / sum_i n_i plus the penalty once: the loss of a round.
 
     Disclosure: as `train`; a federation adds the n_i loss_i sealed and the penalty at the hospitals.
     """
     total = math.fsum(len(y) * local_loss(model, weights, X, y) for X, y in parts)
-    return total / _n_rows(parts) + penalty_value(weights, penalty=penalty, alpha=alpha, penalised=model.penalised)
+    return total / _n_rows(parts) + penalty_value(
+        weights, penalty=penalty, alpha=alpha, penalised=model.penalised
+    )
 
 
 def joint_gradient(

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analytics.arrays import Floats, Ints, Labels, check_class_index, check_finite, check_result, check_same_rows
+from analytics.arrays import (
+    Floats,
+    Ints,
+    Labels,
+    check_class_index,
+    check_finite,
+    check_result,
+    check_same_rows,
+)
 from analytics.training.models import Model, local_loss, scores
 
 
@@ -76,7 +84,9 @@ def multiclass_metrics(y_index: Labels, probabilities: Floats) -> dict[str, Any]
     Disclosure: counts over rows; see `binary_metrics`.
     """
     if probabilities.ndim != 2:
-        raise ValueError(f"probabilities has the shape {probabilities.shape}; (n_rows, n_classes) is expected.")
+        raise ValueError(
+            f"probabilities has the shape {probabilities.shape}; (n_rows, n_classes) is expected."
+        )
     n_classes = probabilities.shape[1]
     check_same_rows("y", y_index, len(probabilities))
     check_finite("probabilities", probabilities)

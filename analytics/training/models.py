@@ -104,7 +104,9 @@ class Model:
     def _sizes(self) -> dict[str, tuple[int, int]]:
         """Name, number of units and number of inputs of each layer."""
         if self.hidden:
-            return networks.layer_sizes(self.n_features, len(self.classes), hidden=self.hidden, shape=self._image)
+            return networks.layer_sizes(
+                self.n_features, len(self.classes), hidden=self.hidden, shape=self._image
+            )
         return {"dense": (max(1, len(self.classes)), self.n_features)}
 
     @property
@@ -209,7 +211,9 @@ def initial_weights(model: Model, *, method: str, const: float, seed: int) -> Fl
         return _initial_network(model, method, np.random.default_rng(seed))
     if method.startswith("random"):
         rng = np.random.default_rng(seed)
-        return rng.standard_normal(model.n_weights) if method == "random_normal" else rng.random(model.n_weights)
+        return (
+            rng.standard_normal(model.n_weights) if method == "random_normal" else rng.random(model.n_weights)
+        )
     return np.full(model.n_weights, {"zeros": 0.0, "ones": 1.0}.get(method, float(const)))
 
 
@@ -368,7 +372,9 @@ def _check_hidden(model: Model) -> None:
 def _check_shape(model: Model) -> None:
     if model.kind != "cnn" and model.shape:
         raise ValueError(f"shape is for cnn models, not for {model.kind}.")
-    if model.kind == "cnn" and (len(model.shape) not in (2, 3) or min(model.shape[:2]) < 4 or min(model.shape) < 1):
+    if model.kind == "cnn" and (
+        len(model.shape) not in (2, 3) or min(model.shape[:2]) < 4 or min(model.shape) < 1
+    ):
         raise ValueError(f"shape is {model.shape}; height and width of 4 or more, and channels, are allowed.")
     if model.kind == "cnn" and math.prod(model.shape) != model.n_features:
         raise ValueError(f"shape is {model.shape}, whose product is not n_features, {model.n_features}.")

@@ -127,7 +127,9 @@ def _folded(patches: Floats, n_channels: int) -> Floats:
     n_rows, height, width, _ = patches.shape
     padded = np.zeros((n_rows, height + 2, width + 2, n_channels))
     for place, (i, j) in enumerate(_OFFSETS):
-        padded[:, i : i + height, j : j + width] += patches[..., place * n_channels : (place + 1) * n_channels]
+        padded[:, i : i + height, j : j + width] += patches[
+            ..., place * n_channels : (place + 1) * n_channels
+        ]
     return padded[:, 1:-1, 1:-1]
 
 

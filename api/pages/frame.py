@@ -116,7 +116,9 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str =
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> Safe:
     """Small tiles, each with a name and what it is."""
-    tiles = "".join(f'<div><span class="soft">{shown(name)}</span><b>{shown(value)}</b></div>' for name, value in pairs)
+    tiles = "".join(
+        f'<div><span class="soft">{shown(name)}</span><b>{shown(value)}</b></div>' for name, value in pairs
+    )
     return Safe(f'<div class="facts">{tiles}</div>')
 
 
@@ -155,7 +157,9 @@ def frame(visit: Visit, title: str) -> Iterator[None]:
 def _head(visit: Visit, title: str) -> None:
     ui.page_title(f"{title} - Consilium")
     ui.dark_mode(visit.is_dark)
-    ui.colors(primary="#7ab8ff" if visit.is_dark else "#0b5cad", negative="#ff8a80" if visit.is_dark else "#b3261e")
+    ui.colors(
+        primary="#7ab8ff" if visit.is_dark else "#0b5cad", negative="#ff8a80" if visit.is_dark else "#b3261e"
+    )
     dark = "html{background:#12181f}" if visit.is_dark else ""
     tongue = "zh-CN" if visit.language == "zh" else "en"
     ui.add_head_html(f'<style>{STYLE}{dark}</style><script>document.documentElement.lang="{tongue}"</script>')
@@ -181,7 +185,11 @@ def _switches(visit: Visit) -> str:
     ]
     if visit.token:
         ways.append(f'<a href="/page/sign-out">{shown(visit.t("Sign out"))}</a>')
-    who = f"{visit.t('Hospital')} {visit.caller.user_id}" if visit.caller.user_id else visit.t(visit.caller.role)
+    who = (
+        f"{visit.t('Hospital')} {visit.caller.user_id}"
+        if visit.caller.user_id
+        else visit.t(visit.caller.role)
+    )
     return f'<span class="soft">{shown(who)}</span>' + "".join(ways)
 
 

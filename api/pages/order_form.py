@@ -62,7 +62,9 @@ def example_order(user_id: int | None, hospitals: list[int]) -> dict[str, Any]:
     return {
         "user_id": own,
         "party_id": [user for user in tables if user != own],
-        "data_info": {str(user): f"SELECT * FROM data.breast_homo_{table};" for user, table in tables.items()},  # noqa: S608
+        "data_info": {
+            str(user): f"SELECT * FROM data.breast_homo_{table};" for user, table in tables.items()
+        },  # noqa: S608
         **EXAMPLE,
     }
 
@@ -133,7 +135,9 @@ class Party:
             self.box = ui.checkbox(f"{self.name} ({self.user})", value=self.is_in)
             self.box.on_value_change(lambda event: None if draft.is_telling else self.set(event.value))
             label = t("SELECT for {name}", name=self.name)
-            self.sql = self.fields.text(("data_info", str(self.user)), label, is_wide=True).style("width:100%")
+            self.sql = self.fields.text(("data_info", str(self.user)), label, is_wide=True).style(
+                "width:100%"
+            )
             self.follow()
             draft.watch(self.follow)
 

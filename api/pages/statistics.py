@@ -57,7 +57,9 @@ WHERE = (
 
 
 async def _runs(visit: Visit, schedule_id: int | None, before: int | None) -> dict[str, Any]:
-    found: dict[str, Any] = await visit.data("/statistics/history", schedule_id=schedule_id, limit=PAGE, before=before)
+    found: dict[str, Any] = await visit.data(
+        "/statistics/history", schedule_id=schedule_id, limit=PAGE, before=before
+    )
     return found
 
 
@@ -148,7 +150,9 @@ class Schedules:
 
         async def turn() -> None:
             with told_as_notice(self.visit):
-                await self.visit.call("PATCH", f"/statistics/schedules/{number}", json={"active": not is_active})
+                await self.visit.call(
+                    "PATCH", f"/statistics/schedules/{number}", json={"active": not is_active}
+                )
                 await self.show()
 
         async def delete() -> None:

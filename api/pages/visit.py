@@ -84,7 +84,9 @@ class Visit:
         """The API's answer to this visitor. ConsiliumError with its own sentence when it is an error."""
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://coordinator", timeout=None) as client:  # noqa: S113
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://coordinator", timeout=None
+        ) as client:  # noqa: S113
             response = await client.request(method, path, headers=headers, **options)
         if response.status_code >= 400:
             raise _told(response)
@@ -130,7 +132,9 @@ class Door:
         token = self._token(request.cookies.get(SESSION))
         caller = await current_caller(request_of(self.app, token))
         language, theme = preferences(request)
-        return Visit(self.app, token, caller, language, theme, str(request.base_url).rstrip("/"), here(request))
+        return Visit(
+            self.app, token, caller, language, theme, str(request.base_url).rstrip("/"), here(request)
+        )
 
     def _token(self, cookie: str | None) -> str | None:
         if not cookie:
@@ -157,6 +161,9 @@ def here(request: Request) -> str:
 def local(address: str | None) -> str:
     """An address of this coordinator to go on to; the start page for any other."""
     is_ours = (
-        bool(address) and address is not None and address.startswith("/") and not address.startswith(("//", "/\\"))
+        bool(address)
+        and address is not None
+        and address.startswith("/")
+        and not address.startswith(("//", "/\\"))
     )
     return quote(str(address), safe="/?=&%") if is_ours else "/"

@@ -169,7 +169,9 @@ async def ask_first(request: Request, caller: CallerOf, order_id: OrderInPath) -
     await desk.read("ask", order_id, [caller.user_id])
     _wake(desk, order_id)
     await begin(desk, await desk.read("order", order_id))
-    raise OrderWaits(f"Order {order_id} waits for a person.", remedy="It goes on by itself when one has decided.")
+    raise OrderWaits(
+        f"Order {order_id} waits for a person.", remedy="It goes on by itself when one has decided."
+    )
 
 
 @router.post("/orders/{order_id}/decided")

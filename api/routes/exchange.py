@@ -57,7 +57,9 @@ async def read_inbox(
     return news
 
 
-async def _news(request: Request, inbox: Inbox, user_id: int, boot: str, cursor: int, wait: float) -> dict[str, Any]:
+async def _news(
+    request: Request, inbox: Inbox, user_id: int, boot: str, cursor: int, wait: float
+) -> dict[str, Any]:
     if boot != inbox.boot:
         return _told(inbox, inbox.since(user_id, 0)[0], [{"what": "look", "order_id": 0}])
     deadline = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
@@ -154,7 +156,9 @@ def _check_sender(caller: Caller, sender: int) -> None:
     require_role(caller, AGENT, COORDINATOR_ROLE)
     own = COORDINATOR if caller.role == COORDINATOR_ROLE else caller.user_id
     if caller.role != OPEN and sender != own:
-        raise Forbidden("A message is put in one's own name only.", remedy="Use this hospital's own agent token.")
+        raise Forbidden(
+            "A message is put in one's own name only.", remedy="Use this hospital's own agent token."
+        )
 
 
 def _check_topic(caller: Caller, topic: str) -> None:
@@ -170,7 +174,9 @@ def _check_recipient(caller: Caller, recipient: int, senders: str) -> None:
     else:
         allowed = caller.role == OPEN or recipient in (caller.user_id, EVERYONE)
     if not allowed:
-        raise Forbidden("This message is for somebody else.", remedy="Read what is addressed to this hospital.")
+        raise Forbidden(
+            "This message is for somebody else.", remedy="Read what is addressed to this hospital."
+        )
 
 
 async def _require_party(store: Store, caller: Caller, run: int) -> None:
@@ -184,5 +190,7 @@ async def _require_party(store: Store, caller: Caller, run: int) -> None:
 def _user_ids(senders: str) -> list[int]:
     parts = senders.split(",")
     if not all(part.isdecimal() and len(part) <= 10 for part in parts) or len(set(parts)) < len(parts):
-        raise InvalidInput("senders is not a list of user ids.", remedy="Write each once, with commas between.")
+        raise InvalidInput(
+            "senders is not a list of user ids.", remedy="Write each once, with commas between."
+        )
     return [int(part) for part in parts]

@@ -104,7 +104,9 @@ async def health(request: Request) -> JSONResponse:
         trouble = state.disk.trouble()
         return _not_ready(str(trouble), cause="disk", **trouble.detail)
     if not ready or present < state.expected:
-        what = "Prefect and its deployments" if not ready else f"{state.expected - present} of the local agents"
+        what = (
+            "Prefect and its deployments" if not ready else f"{state.expected - present} of the local agents"
+        )
         return _not_ready(f"Waiting for {what}.", cause="agents" if ready else "prefect")
     return answer({"ready": True, "version": VERSION, "prefect": installed("prefect")})
 
@@ -128,7 +130,11 @@ async def enrol(request: Request, caller: CallerOf, enrolment: Enrolment) -> JSO
     """An agent presents its public keys, its version, and the rules of its policy."""
     require_role(caller, AGENT)
     identity, state = PublicIdentity.decode(enrolment.identity), request.app.state
-    news: dict[str, Any] = {"version": enrolment.version, "scoring": enrolment.scoring, "policy": enrolment.told()}
+    news: dict[str, Any] = {
+        "version": enrolment.version,
+        "scoring": enrolment.scoring,
+        "policy": enrolment.told(),
+    }
     news["max_orders"] = enrolment.max_orders
     await to_thread.run_sync(lambda: state.store.enrol(caller.user_id, identity.encode(), **news))
     state.conditions.forget(caller.user_id)

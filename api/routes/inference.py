@@ -101,7 +101,9 @@ async def infer_status(
 async def _check_model(desk: Desk, model_id: int, user_id: int) -> None:
     order = await desk.read("order", model_id)
     if order["kind"] != "train":
-        raise NotFound(f"There is no model {model_id}.", remedy="GET /orders lists what there is.", code="model")
+        raise NotFound(
+            f"There is no model {model_id}.", remedy="GET /orders lists what there is.", code="model"
+        )
     if user_id not in order["hospitals"]:
         raise BadRequest(
             f"Hospital {user_id} took no part in order {model_id} and holds no such model.",
@@ -110,11 +112,15 @@ async def _check_model(desk: Desk, model_id: int, user_id: int) -> None:
         )
     if order["state"] != "success":
         raise Conflict(
-            f"Model {model_id} is not there: its order is {order['state']}.", remedy="Wait for success.", code="model"
+            f"Model {model_id} is not there: its order is {order['state']}.",
+            remedy="Wait for success.",
+            code="model",
         )
 
 
-def _document(order_id: int, model_id: int, user_id: int, commitment: str, reply: bytes, attempt: int = 0) -> str:
+def _document(
+    order_id: int, model_id: int, user_id: int, commitment: str, reply: bytes, attempt: int = 0
+) -> str:
     return canonical(
         {
             "version": 1,
@@ -175,7 +181,8 @@ async def _answer(desk: Desk, order_id: int, wait: float) -> JSONResponse:
     if box is None:
         state = "pending" if order["state"] == "success" else order["state"]
         return answer(
-            {"order_id": order_id, "infer_status": state, "result": None}, message="The hospital has not answered yet."
+            {"order_id": order_id, "infer_status": state, "result": None},
+            message="The hospital has not answered yet.",
         )
     await desk.read("end_order", order_id, "success")
     result = json.loads(unseal_from(reply, box, associated=b"predictions/%d" % order_id))

@@ -80,7 +80,11 @@ async def _with_scoring(desk: Desk, body: TrainingRequest) -> TrainingRequest:
     """
     if body.scoring is not None:
         return body
-    levels = [row["scoring"] or "none" for row in await desk.read("list_hospitals") if row["user_id"] in body.hospitals]
+    levels = [
+        row["scoring"] or "none"
+        for row in await desk.read("list_hospitals")
+        if row["user_id"] in body.hospitals
+    ]
     level = min(levels, key=SCORING.index)
     if level == "none" and (body.is_open or body.aggregation != "mean"):
         level = "round"  # which a hospital that forbids it refuses, by name, where the method hides gradients
@@ -306,7 +310,10 @@ def _summary(order: dict[str, Any], n_recorded: int) -> dict[str, Any]:
 
 @router.get("/orders/{order_id}")
 async def show_order(
-    request: Request, caller: CallerOf, order_id: OrderInPath, rounds_from: Annotated[int, Query(ge=0, lt=2**31)] = 0
+    request: Request,
+    caller: CallerOf,
+    order_id: OrderInPath,
+    rounds_from: Annotated[int, Query(ge=0, lt=2**31)] = 0,
 ) -> JSONResponse:
     """Everything that may be known of an order: state, rounds, metrics, who is waited for, and how it is protected.
 
@@ -431,7 +438,9 @@ async def cancel_order(request: Request, caller: CallerOf, order_id: OrderInPath
     if caller.role not in (OPERATOR, COORDINATOR_ROLE):
         require_owner(caller, order["initiator"])
     if not await _cancel(desk, order) and order["state"] != "cancelled":
-        raise Conflict(f"Order {order_id} has ended already ({order['state']}).", remedy="There is nothing to cancel.")
+        raise Conflict(
+            f"Order {order_id} has ended already ({order['state']}).", remedy="There is nothing to cancel."
+        )
     if order["flow_run_id"]:
         with contextlib.suppress(Unavailable):
             await desk.runs.cancel_waiting(order_id)
@@ -456,7 +465,9 @@ def _tell_ended(desk: Desk, order: dict[str, Any]) -> None:
     desk.bell.ring(order_id)
     desk.bell.ring(("order", order_id))
     desk.bell.ring(PLACES)
-    if order["flow_run_id"]:  # one that has not begun is begun now, and ends in Prefect with the order's own word
+    if order[
+        "flow_run_id"
+    ]:  # one that has not begun is begun now, and ends in Prefect with the order's own word
         desk.inbox.tell(COORDINATOR, "look", order_id)
     for user in () if order["kind"] == "external" else (COORDINATOR, *order["hospitals"]):
         desk.inbox.tell(user, "stop", order_id)
@@ -579,12 +590,18 @@ class Report(BaseModel):
 
 
 @router.post("/orders/{order_id}/progress", include_in_schema=False)
-async def report_progress(request: Request, caller: CallerOf, order_id: OrderInPath, report: Report) -> JSONResponse:
+async def report_progress(
+    request: Request, caller: CallerOf, order_id: OrderInPath, report: Report
+) -> JSONResponse:
     """Keeps what the coordinator's flow reports, and wakes who waits for it."""
     require_role(caller, COORDINATOR_ROLE)
     desk = Desk(request)
     order: dict[str, Any] = await desk.read("order", order_id)
-    told: dict[str, Any] = {"n_rows": report.n_rows, "summary": report.summary, "score_readers": report.score_readers}
+    told: dict[str, Any] = {
+        "n_rows": report.n_rows,
+        "summary": report.summary,
+        "score_readers": report.score_readers,
+    }
     if order["score_readers"] == "operator":  # a policy that was opened later opens no earlier round
         told["score_readers"] = None
     told["stage"] = report.stage and report.stage.model_dump()
@@ -595,7 +612,9 @@ async def report_progress(request: Request, caller: CallerOf, order_id: OrderInP
         await desk.read("leave_pending", order_id, report.state)
     if report.round:
         entry = report.round
-        await desk.read("record_round", order_id, entry["fold"], entry["round"], loss=entry["loss"], report=entry)
+        await desk.read(
+            "record_round", order_id, entry["fold"], entry["round"], loss=entry["loss"], report=entry
+        )
     if left := report.leave_one_out:
         await desk.read("add_leave_one_out", order_id, left.round, left.clients)
     stop = ConsiliumError.from_json(report.stop) if report.stop else None

@@ -66,7 +66,12 @@ def _round_schema() -> Any:
     vector = {"type": "array", "items": {"type": "number"}, "minItems": 1}
     vectors = {"type": "object", "propertyNames": {"pattern": f"^{LAYER}$"}, "additionalProperties": vector}
     clients = {"pattern": "^(0|[1-9][0-9]{0,9})$"}
-    gradients = {"type": "object", "propertyNames": clients, "additionalProperties": vectors, "minProperties": 1}
+    gradients = {
+        "type": "object",
+        "propertyNames": clients,
+        "additionalProperties": vectors,
+        "minProperties": 1,
+    }
     facts = Facts.model_json_schema()
     schema = _inlined(facts, facts.get("$defs", {}))
     schema["properties"] = {"gradients": gradients, "average": vectors, **schema["properties"]}
@@ -91,7 +96,9 @@ ROUND_SCHEMA = _round_schema()
         }
     },
 )
-async def put_round(request: Request, caller: CallerOf, order_id: OrderInPath, round_: RoundInPath) -> JSONResponse:
+async def put_round(
+    request: Request, caller: CallerOf, order_id: OrderInPath, round_: RoundInPath
+) -> JSONResponse:
     """Records a round of an external order. The same content again is fine, other content is a conflict."""
     desk = Desk(request)
     order = await desk.read("order", order_id)
@@ -217,7 +224,9 @@ def _write_json_round(body: bytes, part: Path) -> None:
     """The same file as an external trainer would have sent."""
     sent = parse_json(body)
     gradients = sent.pop("gradients", None) if isinstance(sent, dict) else None
-    if not isinstance(gradients, dict) or not all(isinstance(own, dict) and own for own in gradients.values()):
+    if not isinstance(gradients, dict) or not all(
+        isinstance(own, dict) and own for own in gradients.values()
+    ):
         raise InvalidInput(
             "gradients has to be an object of clients, each an object of layers.",
             remedy='Send {"gradients": {"0": {"dense": [0.5, 1.5]}}}.',
@@ -243,7 +252,9 @@ def _vectors(owner: str, layers: Any) -> dict[str, NDArray[np.float64]]:
                 remedy="Clients are whole numbers below 2^31, layers at most 100 letters, digits and _ . : / -",
             )
         if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
-            raise InvalidInput(f"{shown(name)} has to be a list of numbers.", remedy="Send a flat list of numbers.")
+            raise InvalidInput(
+                f"{shown(name)} has to be a list of numbers.", remedy="Send a flat list of numbers."
+            )
         found[name] = _as_floats(name, values)
     return found
 

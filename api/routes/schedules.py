@@ -17,7 +17,16 @@ from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from api.answers import answer
-from api.auth import AGENT, COORDINATOR_ROLE, HOSPITAL, OPERATOR, CallerOf, require_owner, require_reader, require_role
+from api.auth import (
+    AGENT,
+    COORDINATOR_ROLE,
+    HOSPITAL,
+    OPERATOR,
+    CallerOf,
+    require_owner,
+    require_reader,
+    require_role,
+)
 from api.due_times import Timing, check_timing, due_after, latest_due
 from api.live import rang
 from api.prefect_runs import Deployed
@@ -98,7 +107,9 @@ async def add_schedule(
     return answer(await _shown(desk, await desk.read("schedule", schedule_id)))
 
 
-async def checked(desk: Desk, caller: Caller, body: ScheduleRequest) -> tuple[dict[str, Any], StatisticsRequest]:
+async def checked(
+    desk: Desk, caller: Caller, body: ScheduleRequest
+) -> tuple[dict[str, Any], StatisticsRequest]:
     """When it is asked, and the question alone. Nobody waits for the answer, so there is nobody to tell values to."""
     said = body.model_dump(mode="json", exclude_none=True, exclude={"schedule", "name", "timeout_seconds"})
     asked = await resolved(desk, caller, StatisticsRequest.model_validate(said))
@@ -126,7 +137,9 @@ async def list_schedules(
     found = await desk.read("list_schedules", hospital=_own(caller), limit=limit, before=before)
     deployed, message = await _deployed(desk, found)
     rows = [await _shown_as(desk, schedule, deployed) for schedule in found]
-    return answer({"schedules": rows, "next": rows[-1]["schedule_id"] if len(rows) == limit else None}, message=message)
+    return answer(
+        {"schedules": rows, "next": rows[-1]["schedule_id"] if len(rows) == limit else None}, message=message
+    )
 
 
 def _own(caller: Caller) -> int | None:
@@ -152,7 +165,9 @@ async def change_schedule(
     schedule = await desk.read("schedule", schedule_id)
     require_owner(caller, schedule["initiator"])
     if body.active is None and body.schedule is None and body.name is None:
-        raise BadRequest("Nothing is to be changed.", remedy="Give active, schedule or name.", code="schedule")
+        raise BadRequest(
+            "Nothing is to be changed.", remedy="Give active, schedule or name.", code="schedule"
+        )
     deployed, _ = await _deployed(desk, [schedule])
     was = schedule["active"] if deployed is None else schedule_id in deployed and deployed[schedule_id].active
     active = was if body.active is None else body.active
@@ -197,7 +212,9 @@ async def _shown(desk: Desk, schedule: dict[str, Any]) -> dict[str, Any]:
     return await _shown_as(desk, schedule, deployed)
 
 
-async def _shown_as(desk: Desk, schedule: dict[str, Any], deployed: dict[int, Deployed] | None) -> dict[str, Any]:
+async def _shown_as(
+    desk: Desk, schedule: dict[str, Any], deployed: dict[int, Deployed] | None
+) -> dict[str, Any]:
     schedule_id, timing = schedule["schedule_id"], dict(schedule["timing"])
     timing.pop("anchor", None)
     here = (deployed or {}).get(schedule_id)
@@ -237,7 +254,10 @@ async def history(
         schedule = await desk.read("schedule", schedule_id, or_deleted=True)
         require_reader(caller, schedule["hospitals"])
         found = await desk.read("history", schedule_id, limit=limit, before=before)
-        rows, last = [await _entry(desk, firing) for firing in found], found[-1]["firing_id"] if found else None
+        rows, last = (
+            [await _entry(desk, firing) for firing in found],
+            found[-1]["firing_id"] if found else None,
+        )
     return answer({"runs": rows, "next": last if len(rows) == limit else None})
 
 
@@ -331,7 +351,9 @@ async def _fired(desk: Desk, schedule: dict[str, Any], due: Firing) -> dict[str,
     late = _now() - due.scheduled
     if late > timedelta(seconds=LATE_SECONDS):
         if schedule["timing"]["missed"] == "skip":
-            return await _skip(desk, due, f"It came {late.total_seconds():.0f} seconds late: a part was away.")
+            return await _skip(
+                desk, due, f"It came {late.total_seconds():.0f} seconds late: a part was away."
+            )
         due = await _made_up(desk, schedule, due)
         if earlier := await _standing(desk, due):
             return earlier
@@ -362,7 +384,9 @@ async def _made_up(desk: Desk, schedule: dict[str, Any], due: Firing) -> Firing:
     latest = latest_due(schedule["timing"], _now())
     if latest is None or latest <= due.scheduled:
         return due
-    await _skip(desk, due, f"It was missed while a part was away; the run of {_text(latest)} makes up for it.")
+    await _skip(
+        desk, due, f"It was missed while a part was away; the run of {_text(latest)} makes up for it."
+    )
     return Firing(due.schedule_id, latest)
 
 
@@ -378,7 +402,9 @@ async def _obstacle(desk: Desk, schedule: dict[str, Any]) -> str | None:
     if not away:
         return None
     names = await desk.read("hospital_names")
-    return f"{', '.join(names.get(user, str(user)) for user in away)} {'is' if len(away) == 1 else 'are'} away."
+    return (
+        f"{', '.join(names.get(user, str(user)) for user in away)} {'is' if len(away) == 1 else 'are'} away."
+    )
 
 
 def _away(desk: Desk, schedule: dict[str, Any]) -> list[int]:

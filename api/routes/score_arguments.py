@@ -13,7 +13,18 @@ from pydantic import WithJsonSchema
 
 from protocol.errors import InvalidInput
 
-NAMES = ("order_id", "round", "number", "layers", "k", "p", "metric", "normalize", "n_attackers", "n_selected")
+NAMES = (
+    "order_id",
+    "round",
+    "number",
+    "layers",
+    "k",
+    "p",
+    "metric",
+    "normalize",
+    "n_attackers",
+    "n_selected",
+)
 INDEXED = re.compile(r"layers(?:\[([0-9]{0,9})\])?")
 LARGEST_INTEGER = 2**31 - 1
 LARGEST_COUNT = 2**53  # of what no number in the store stands for
@@ -33,9 +44,13 @@ def _said(text: str) -> Any:
 
 # What comes is text; the schema says what is taken, and this module's own errors say what was wrong with it.
 OrderIdOf = Annotated[
-    str | None, _integer(1), _said("The order. Default: the newest with recorded rounds that the token may read.")
+    str | None,
+    _integer(1),
+    _said("The order. Default: the newest with recorded rounds that the token may read."),
 ]
-RoundOf = Annotated[str | None, _integer(0), Query(alias="round", description="Default: the newest recorded.")]
+RoundOf = Annotated[
+    str | None, _integer(0), Query(alias="round", description="Default: the newest recorded.")
+]
 NumberOf = Annotated[str | None, _integer(1), _said("So many rounds, which end with `round`.")]
 LayersOf = Annotated[
     list[str] | None,
@@ -48,14 +63,20 @@ ComponentsOf = Annotated[
     str | None, _number(exclusiveMinimum=0), _said("Components, or the part of the variance below 1.")
 ]
 ShareOf = Annotated[
-    str | None, _number(exclusiveMinimum=0, maximum=1), _said("The part of all clients that the clique has at least.")
+    str | None,
+    _number(exclusiveMinimum=0, maximum=1),
+    _said("The part of all clients that the clique has at least."),
 ]
 WeightOf = Annotated[str | None, _number(minimum=0), _said("The weight of the step's length.")]
 AttackersOf = Annotated[str | None, _integer(0), _said("How many of the clients may be attackers.")]
-SelectedOf = Annotated[str | None, _integer(1), _said("How many clients are averaged. Default: n - n_attackers.")]
+SelectedOf = Annotated[
+    str | None, _integer(1), _said("How many clients are averaged. Default: n - n_attackers.")
+]
 MetricOf = Annotated[str | None, _said("How the difference is measured.")]
 NormalizeOf = Annotated[
-    str | None, WithJsonSchema({"enum": ["minmax"]}), _said("minmax: scores from 0 to 1. Default: as they are.")
+    str | None,
+    WithJsonSchema({"enum": ["minmax"]}),
+    _said("minmax: scores from 0 to 1. Default: as they are."),
 ]
 
 
@@ -67,7 +88,9 @@ def bad_argument(name: str, value: Any, allowed: str) -> InvalidInput:
 
 
 def missing_argument(name: str, allowed: str) -> InvalidInput:
-    return InvalidInput(f"{name} is missing.", remedy=f"{name} has to be {allowed}.", code="argument", argument=name)
+    return InvalidInput(
+        f"{name} is missing.", remedy=f"{name} has to be {allowed}.", code="argument", argument=name
+    )
 
 
 def shown(value: Any) -> str:
@@ -130,7 +153,12 @@ def weight(text: str | None) -> float:
 
 
 def _number_in(
-    name: str, text: str | None, allowed: str, may_be: Callable[[float], bool], *, default: float | None = None
+    name: str,
+    text: str | None,
+    allowed: str,
+    may_be: Callable[[float], bool],
+    *,
+    default: float | None = None,
 ) -> float:
     """A finite number that may be; the default when it is not given."""
     if text is None and default is not None:
@@ -174,7 +202,9 @@ def layers_of(request: Request) -> list[str] | None:
         return None
     names = [name for _, text in sorted(texts, key=lambda pair: pair[0]) for name in _split(text)]
     if not names or not all(names) or len(set(names)) < len(names):
-        raise bad_argument("layers", ",".join(text for _, text in texts), "one or more layers, each named once")
+        raise bad_argument(
+            "layers", ",".join(text for _, text in texts), "one or more layers, each named once"
+        )
     return names
 
 

@@ -27,7 +27,9 @@ T = TypeVar("T")
 class Asked:
     """Who asks for which order and round, and the parts of the application that answer."""
 
-    def __init__(self, request: Request, caller: CallerOf, order_id: OrderIdOf = None, round_: RoundOf = None) -> None:
+    def __init__(
+        self, request: Request, caller: CallerOf, order_id: OrderIdOf = None, round_: RoundOf = None
+    ) -> None:
         given.refuse_unknown(request)
         self.request, self.caller, self.desk = request, caller, Desk(request)
         self.files: RoundFiles = request.app.state.round_files
@@ -192,5 +194,6 @@ def ranked(scores: Mapping[int, float | None]) -> dict[int, int | None]:
     """1 for the highest; equal scores have equal ranks; None has none."""
     known = [score for score in scores.values() if score is not None]
     return {
-        client: None if score is None else 1 + sum(other > score for other in known) for client, score in scores.items()
+        client: None if score is None else 1 + sum(other > score for other in known)
+        for client, score in scores.items()
     }

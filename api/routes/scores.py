@@ -67,7 +67,9 @@ async def client_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
     clients = entry.clients
     if entry.kind == "open" and order["kind"] == "train" and asked.caller.role in (HOSPITAL, AGENT):
         clients = [client for client in clients if client == asked.caller.user_id]
-    return await _stream(asked, order, entry, _client_values(asked.files, entry, _shown_layers(asked, entry), clients))
+    return await _stream(
+        asked, order, entry, _client_values(asked.files, entry, _shown_layers(asked, entry), clients)
+    )
 
 
 @router.get("/avg_grad")
@@ -75,7 +77,9 @@ async def avg_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
     """The averaged gradient by layer: as it was recorded, else the mean of those in the sum, weighted by row counts."""
     order = await asked.order()
     entry = await asked.entry(order)
-    return await _stream(asked, order, entry, _average_values(asked.files, entry, _shown_layers(asked, entry)))
+    return await _stream(
+        asked, order, entry, _average_values(asked.files, entry, _shown_layers(asked, entry))
+    )
 
 
 async def _stream(asked: Asked, order: dict[str, Any], entry: RoundEntry, pieces: Iterator[str]) -> Response:
@@ -92,18 +96,22 @@ def _shown_layers(asked: Asked, entry: RoundEntry) -> list[str]:
     return known_layers(entry, given.layers_of(asked.request) or list(entry.layers))
 
 
-def _client_values(files: RoundFiles, entry: RoundEntry, layers: list[str], clients: list[int]) -> Iterator[str]:
+def _client_values(
+    files: RoundFiles, entry: RoundEntry, layers: list[str], clients: list[int]
+) -> Iterator[str]:
     """{"<client>": {"<layer>": [values]}} by pieces."""
     if entry.kind == "sealed":
         rows = {layer: files.coordinates(entry, layer) for layer in layers}
         places = {client: entry.clients.index(client) for client in clients}
         yield from _objects(
-            (client, _objects((layer, _values([rows[layer][at]])) for layer in layers)) for client, at in places.items()
+            (client, _objects((layer, _values([rows[layer][at]])) for layer in layers))
+            for client, at in places.items()
         )
         return
     with files.open(entry) as file:
         yield from _objects(
-            (client, _objects((layer, _values(file.gradient(client, layer))) for layer in layers)) for client in clients
+            (client, _objects((layer, _values(file.gradient(client, layer))) for layer in layers))
+            for client in clients
         )
 
 
@@ -252,11 +260,15 @@ async def true_krum(asked: ScoringOf, n_attackers: AttackersOf = None) -> JSONRe
 
 
 @router.get("/anomaly/multi_krum")
-async def multi_krum(asked: ScoringOf, n_attackers: AttackersOf = None, n_selected: SelectedOf = None) -> JSONResponse:
+async def multi_krum(
+    asked: ScoringOf, n_attackers: AttackersOf = None, n_selected: SelectedOf = None
+) -> JSONResponse:
     """0 for the n_selected clients that Multi-Krum would average, else 1 (Blanchard et al. 2017)."""
     n_bad = given.required_integer("n_attackers", n_attackers, least=0)
     chosen = given.integer("n_selected", n_selected, least=1)
-    return await _score(asked, lambda points: anomaly.multi_krum(points, n_attackers=n_bad, n_selected=chosen))
+    return await _score(
+        asked, lambda points: anomaly.multi_krum(points, n_attackers=n_bad, n_selected=chosen)
+    )
 
 
 @router.get("/anomaly/geometric_median")
@@ -303,14 +315,18 @@ async def _compare(asked: Scoring, entry: RoundEntry, what: str) -> Compared:
     layers = asked.layers_in(entry)
     reports = await asked.desk.read("reports", entry.order_id, first=entry.round - 1, last=entry.round)
     losses = (_losses(reports.get(entry.round - 1), entry), _losses(reports.get(entry.round), entry))
-    between = await asked.work(lambda: _joined([asked.files.between(entry, before, layer) for layer in layers]))
+    between = await asked.work(
+        lambda: _joined([asked.files.between(entry, before, layer) for layer in layers])
+    )
     return Compared(losses, between, entry.round)
 
 
 def _losses(report: dict[str, Any] | None, entry: RoundEntry) -> Floats:
     """(n,): training losses, NaN where there is none."""
     hospitals = (report or {}).get("hospitals", {})
-    known = [finite((hospitals.get(str(client), {}).get("train") or {}).get("loss")) for client in entry.clients]
+    known = [
+        finite((hospitals.get(str(client), {}).get("train") or {}).get("loss")) for client in entry.clients
+    ]
     return np.array([math.nan if loss is None else loss for loss in known])
 
 
@@ -360,7 +376,9 @@ async def anomaly_report(
     }
     sent = [name for name, text in (("k", k), ("p", p), ("n_attackers", n_attackers)) if text is not None]
     layers = asked.layers_in(entry)
-    scores, missing = await asked.work(lambda: _all_scores(points_of(asked.files, entry, layers), chosen, sent))
+    scores, missing = await asked.work(
+        lambda: _all_scores(points_of(asked.files, entry, layers), chosen, sent)
+    )
     try:
         compared = await _compare(asked, entry, "zeno")
         scores["zeno"] = await asked.work(lambda: _zeno(compared, ZENO_WEIGHT))
@@ -370,7 +388,9 @@ async def anomaly_report(
     return bare(order, {"round": entry.round, "data": data, "parameters": chosen, "unavailable": missing})
 
 
-def _all_scores(points: Floats, chosen: Mapping[str, Any], sent: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def _all_scores(
+    points: Floats, chosen: Mapping[str, Any], sent: list[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
     """(scores by name, why the others cannot be computed by name). ValueError for an argument that was `sent`."""
     rules: dict[str, Callable[[], Any]] = {
         "krum": lambda: anomaly.krum(points, k=chosen["k"]),

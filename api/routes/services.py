@@ -41,7 +41,12 @@ class Desk:
     def __init__(self, request: Request) -> None:
         state = request.app.state
         self.settings, self.store, self.runs = state.settings, state.store, state.runs
-        self.bell, self.inbox, self.waits, self.presence = state.bell, state.inbox, state.waits, state.presence
+        self.bell, self.inbox, self.waits, self.presence = (
+            state.bell,
+            state.inbox,
+            state.waits,
+            state.presence,
+        )
         self.conditions, self.disk = state.conditions, state.disk
         self.reply_keys: dict[int, tuple[bytes, int]] = state.reply_keys
 
@@ -66,7 +71,9 @@ async def identities(desk: Desk, hospitals: list[int]) -> dict[int, PublicIdenti
     unknown = [str(user) for user in hospitals if user not in known]
     if unknown:
         raise NotFound(
-            f"There is no hospital with user_id {', '.join(unknown)}.", remedy="GET /hospitals lists them.", code="user"
+            f"There is no hospital with user_id {', '.join(unknown)}.",
+            remedy="GET /hospitals lists them.",
+            code="user",
         )
     absent = [known[user]["name"] for user in hospitals if not known[user]["identity"]]
     if absent:
@@ -84,7 +91,9 @@ async def readable(
     """An order that the caller may read. NotFound when there is none of this kind."""
     order: dict[str, Any] = await desk.read("order", order_id)
     if kind is not None and order["kind"] != kind:
-        raise NotFound(f"There is no {what} {order_id}.", remedy="GET /orders lists what there is.", code=what)
+        raise NotFound(
+            f"There is no {what} {order_id}.", remedy="GET /orders lists what there is.", code=what
+        )
     require_reader(caller, order["hospitals"])
     return order
 
@@ -187,7 +196,9 @@ async def waiting_for(desk: Desk, order: dict[str, Any]) -> list[Waiting]:
 
 def _waiting(desk: Desk, user: int, name: str) -> Waiting:
     if not desk.presence.is_there(user):
-        return Waiting(user, "away", f"{name} is away: its agent is not connected. The order goes on when it is.")
+        return Waiting(
+            user, "away", f"{name} is away: its agent is not connected. The order goes on when it is."
+        )
     troubles = desk.conditions.troubles(user, name)
     if troubles:
         return Waiting(user, troubles[0].cause, troubles[0].message)
@@ -205,7 +216,9 @@ async def _waiting_for_places(desk: Desk, order: dict[str, Any]) -> list[Waiting
         if user not in desk.ready():
             found.append(_waiting(desk, user, name))
         elif user in to_decide:
-            found.append(Waiting(user, "approval", f"{name} is asked first: a person may have to decide there."))
+            found.append(
+                Waiting(user, "approval", f"{name} is asked first: a person may have to decide there.")
+            )
         elif user in no_place:
             found.append(Waiting(user, "full", _say_full(name, no_place[user])))
     return found

@@ -18,7 +18,16 @@ from fastapi.responses import JSONResponse
 from api.answers import refusal, told
 from api.auth import HOSPITAL, OPEN, CallerOf, require_role
 from api.routes.admission import begin
-from api.routes.services import Desk, IdempotencyKey, OrderId, Waiting, ended_order, identities, readable, waiting_for
+from api.routes.services import (
+    Desk,
+    IdempotencyKey,
+    OrderId,
+    Waiting,
+    ended_order,
+    identities,
+    readable,
+    waiting_for,
+)
 from api.store.orders import Caller, Firing, Once, Prepared, cause_of
 from api.store.tables import ENDED
 from protocol.errors import BadRequest, Forbidden, ProtocolViolation
@@ -84,7 +93,9 @@ async def statistics_result(
     return await _answer(desk, order_id, wait, is_initiator=is_initiator)
 
 
-async def ask_again(desk: Desk, caller: Caller, order: dict[str, Any], idempotency_key: str | None) -> JSONResponse:
+async def ask_again(
+    desk: Desk, caller: Caller, order: dict[str, Any], idempotency_key: str | None
+) -> JSONResponse:
     """A new order of the same question, with the sealed places that are there; answers as the first one did."""
     asked = read_statistics_document(order["document"], order["order_id"]).request
     once = Once.of(caller, idempotency_key, {"rerun_of": order["order_id"]})
@@ -265,10 +276,14 @@ async def _values(desk: Desk, order: Mapping[str, Any]) -> Any:
     if box is None:
         return None
     try:
-        return json.loads(unseal_from(reply, box, associated=b"values/%d" % order_id), parse_constant=_no_number)
+        return json.loads(
+            unseal_from(reply, box, associated=b"values/%d" % order_id), parse_constant=_no_number
+        )
     except (ValueError, RecursionError):
         raise ProtocolViolation(
-            "The receiver's values are not readable.", remedy="They are in its results folder.", code="bad_message"
+            "The receiver's values are not readable.",
+            remedy="They are in its results folder.",
+            code="bad_message",
         ) from None
 
 
@@ -285,7 +300,12 @@ def _failure(order: Mapping[str, Any]) -> JSONResponse:
 async def _not_yet(desk: Desk, order: dict[str, Any], seconds: float) -> JSONResponse:
     summary, order_id = summary_of(order), order["order_id"]
     missing = await waiting_for(desk, order)
-    extra = {"order_id": order_id, "state": order["state"], "waiting_for": _numbers(missing), "stage": order["stage"]}
+    extra = {
+        "order_id": order_id,
+        "state": order["state"],
+        "waiting_for": _numbers(missing),
+        "stage": order["stage"],
+    }
     msg = (
         f"Order {order_id} has not ended after {seconds:g} seconds: {await why_waiting(desk, order, missing)} "
         f"GET /statistics/result?order_id={order_id} gives the answer."

@@ -55,7 +55,9 @@ async def order_timeline(
     desk = Desk(request)
     order = await readable(desk, caller, order_id)
     has_rounds = order["kind"] == "train"
-    parts = await desk.runs.parts(order_id, part_names(round, fold) if has_rounds or round is not None else None)
+    parts = await desk.runs.parts(
+        order_id, part_names(round, fold) if has_rounds or round is not None else None
+    )
     found = {"fold": fold, "round": round, "parts": [_part(one) for one in parts]}
     return answer({"order_id": order_id, **found, "waiting_for": await waiting_told(desk, order)})
 

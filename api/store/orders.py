@@ -26,8 +26,27 @@ from alembic.util.exc import CommandError
 from api.store.disk import Disk, is_full
 from api.store.places import PLACED, PlaceStore, who_decides
 from api.store.schedules import ScheduleStore
-from api.store.tables import ENDED, boxes, firings, hospitals, messages, orders, round_files, rounds, tokens, utc_now
-from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound, OrderStopped, OrderWaits, Unavailable
+from api.store.tables import (
+    ENDED,
+    boxes,
+    firings,
+    hospitals,
+    messages,
+    orders,
+    round_files,
+    rounds,
+    tokens,
+    utc_now,
+)
+from protocol.errors import (
+    BadRequest,
+    Conflict,
+    ConsiliumError,
+    NotFound,
+    OrderStopped,
+    OrderWaits,
+    Unavailable,
+)
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, canonical
 
@@ -184,11 +203,16 @@ class Store(ScheduleStore, PlaceStore):
 
     def hospital_names(self) -> dict[int, str]:
         with self._engine.begin() as db:
-            return {row.user_id: row.name for row in db.execute(sa.select(hospitals).order_by(hospitals.c.user_id))}
+            return {
+                row.user_id: row.name
+                for row in db.execute(sa.select(hospitals).order_by(hospitals.c.user_id))
+            }
 
     def list_hospitals(self) -> list[dict[str, Any]]:
         with self._engine.begin() as db:
-            return [dict(row._mapping) for row in db.execute(sa.select(hospitals).order_by(hospitals.c.user_id))]
+            return [
+                dict(row._mapping) for row in db.execute(sa.select(hospitals).order_by(hospitals.c.user_id))
+            ]
 
     def enrol(
         self,
@@ -236,14 +260,18 @@ class Store(ScheduleStore, PlaceStore):
 
     def _touch(self, user_id: int, **values: Any) -> None:
         with self._engine.begin() as db:
-            db.execute(hospitals.update().where(hospitals.c.user_id == user_id).values(last_seen=utc_now(), **values))
+            db.execute(
+                hospitals.update().where(hospitals.c.user_id == user_id).values(last_seen=utc_now(), **values)
+            )
 
     # Tokens
 
     def add_token(self, token: str, role: str, user_id: int | None) -> None:
         with self._engine.begin() as db:
             db.execute(
-                tokens.insert().values(digest=token_digest(token), role=role, user_id=user_id, created=utc_now())
+                tokens.insert().values(
+                    digest=token_digest(token), role=role, user_id=user_id, created=utc_now()
+                )
             )
 
     def revoke_tokens(self, role: str, user_id: int | None) -> int:
@@ -347,7 +375,9 @@ class Store(ScheduleStore, PlaceStore):
 
     def set_order(self, order_id: int, **values: Any) -> None:
         with self._engine.begin() as db:
-            db.execute(orders.update().where(orders.c.order_id == order_id).values(updated=utc_now(), **values))
+            db.execute(
+                orders.update().where(orders.c.order_id == order_id).values(updated=utc_now(), **values)
+            )
 
     def leave_pending(self, order_id: int, state: str) -> None:
         """The state of an order that begins. One that has begun, or ended meanwhile, keeps its own: an order that came
@@ -394,7 +424,9 @@ class Store(ScheduleStore, PlaceStore):
     def active_orders(self) -> list[dict[str, Any]]:
         """Those that Prefect works on and that have not ended."""
         with self._engine.begin() as db:
-            found = db.execute(sa.select(orders).where(orders.c.state.not_in(ENDED), orders.c.kind != "external"))
+            found = db.execute(
+                sa.select(orders).where(orders.c.state.not_in(ENDED), orders.c.kind != "external")
+            )
             return [dict(row._mapping) for row in found]
 
     def boxes(self, order_id: int) -> dict[int, tuple[bytes, str]]:
@@ -446,7 +478,13 @@ class Store(ScheduleStore, PlaceStore):
             self._put_report(db, order_id, fold, round_, loss, dict(report))
 
     def _put_report(
-        self, db: sa.Connection, order_id: int, fold: int, round_: int, loss: float | None, report: dict[str, Any]
+        self,
+        db: sa.Connection,
+        order_id: int,
+        fold: int,
+        round_: int,
+        loss: float | None,
+        report: dict[str, Any],
     ) -> None:
         key = _report_key(order_id, fold, round_)
         earlier = db.scalar(sa.select(rounds.c.report).where(key)) or {}
@@ -454,7 +492,12 @@ class Store(ScheduleStore, PlaceStore):
         db.execute(rounds.delete().where(key))
         db.execute(
             rounds.insert().values(
-                order_id=order_id, fold=fold, round=round_, loss=loss, report=added | report, recorded=utc_now()
+                order_id=order_id,
+                fold=fold,
+                round=round_,
+                loss=loss,
+                report=added | report,
+                recorded=utc_now(),
             )
         )
 
@@ -468,7 +511,9 @@ class Store(ScheduleStore, PlaceStore):
             report = db.scalar(sa.select(rounds.c.report).where(key).with_for_update())
             if report is None:
                 raise NotFound(
-                    f"Round {round_} of order {order_id} is not recorded.", remedy="Record it first.", code="round"
+                    f"Round {round_} of order {order_id} is not recorded.",
+                    remedy="Record it first.",
+                    code="round",
                 )
             report["leave_one_out"] = {**report.get("leave_one_out", {}), **clients}
             db.execute(rounds.update().where(key).values(report=report))
@@ -478,7 +523,11 @@ class Store(ScheduleStore, PlaceStore):
 
         Without the first `skip` of them."""
         last = sa.case((rounds.c.fold == 0, 1), else_=0)
-        query = sa.select(rounds).where(rounds.c.order_id == order_id).order_by(last, rounds.c.fold, rounds.c.round)
+        query = (
+            sa.select(rounds)
+            .where(rounds.c.order_id == order_id)
+            .order_by(last, rounds.c.fold, rounds.c.round)
+        )
         query = query.offset(skip) if skip else query
         with self._engine.begin() as db:
             return [dict(row._mapping) for row in db.execute(query)]
@@ -499,7 +548,9 @@ class Store(ScheduleStore, PlaceStore):
 
     def newest_report(self, order_id: int, part: str) -> tuple[int, dict[str, Any]] | None:
         """The newest round of the final model whose report has this part, and the report."""
-        query = sa.select(rounds.c.round, rounds.c.report).where(rounds.c.order_id == order_id, rounds.c.fold == 0)
+        query = sa.select(rounds.c.round, rounds.c.report).where(
+            rounds.c.order_id == order_id, rounds.c.fold == 0
+        )
         with self._engine.begin() as db:
             found = db.execute(query.order_by(rounds.c.round.desc()))
             return next(((row.round, row.report) for row in found if row.report.get(part)), None)
@@ -534,7 +585,9 @@ class Store(ScheduleStore, PlaceStore):
             row = db.execute(query.order_by(round_files.c.round.desc()).limit(1)).first()
         return RoundEntry(**row._mapping) if row else None
 
-    def round_files(self, order_id: int, *, limit: int = 10**6, before: int | None = None) -> list[RoundEntry]:
+    def round_files(
+        self, order_id: int, *, limit: int = 10**6, before: int | None = None
+    ) -> list[RoundEntry]:
         """Newest first; `before` is the round to go on from."""
         query = sa.select(round_files).where(round_files.c.order_id == order_id)
         if before is not None:
@@ -548,7 +601,9 @@ class Store(ScheduleStore, PlaceStore):
         with self._engine.begin() as db:
             return list(db.scalars(query.order_by(round_files.c.round)))
 
-    def newest_order_with(self, what: str, may_read: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+    def newest_order_with(
+        self, what: str, may_read: Callable[[dict[str, Any]], bool]
+    ) -> dict[str, Any] | None:
         """The newest order with recorded `files` (gradients, or their geometry) or `reports` (the model's metrics)."""
         table, recorded = (round_files, sa.true()) if what == "files" else (rounds, rounds.c.fold == 0)
         has = sa.exists().where(table.c.order_id == orders.c.order_id, recorded)
@@ -591,7 +646,9 @@ class Store(ScheduleStore, PlaceStore):
             )
         return False
 
-    def _insert_message(self, db: sa.Connection, address: Address, sender: int, recipient: int, body: bytes) -> None:
+    def _insert_message(
+        self, db: sa.Connection, address: Address, sender: int, recipient: int, body: bytes
+    ) -> None:
         db.execute(
             messages.insert().values(
                 run=address.run,
@@ -647,7 +704,8 @@ class Store(ScheduleStore, PlaceStore):
             raise stop_of(run, row.state, row.stop)
         if takes_place and row.kind in PLACED and row.admitted is None:
             raise OrderWaits(
-                f"Order {run} waits for places at its hospitals.", remedy="It goes on by itself when it has them."
+                f"Order {run} waits for places at its hospitals.",
+                remedy="It goes on by itself when it has them.",
             )
 
 
@@ -711,7 +769,9 @@ def _opening(place: str) -> Iterator[None]:
         cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
         if getattr(cause, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise Conflict(
-                f"The store in {place} is damaged ({cause}).", remedy="Restore it from the backup.", code="store"
+                f"The store in {place} is damaged ({cause}).",
+                remedy="Restore it from the backup.",
+                code="store",
             ) from None
         why = str(cause).strip().split("\n")[0]
         raise Unavailable(

@@ -58,7 +58,9 @@ class PlaceStore:
         with self._alone() as db:
             free = _free_places(db)
             admitted: list[int] = []
-            behind: dict[int, list[sa.Row[Any]]] = defaultdict(list)  # by hospital, older ones that go on waiting
+            behind: dict[int, list[sa.Row[Any]]] = defaultdict(
+                list
+            )  # by hospital, older ones that go on waiting
             overtaken: Counter[int] = Counter()
             kept: set[int] = set()
             for order in _waiting(db):
@@ -140,7 +142,11 @@ class PlaceStore:
                 if earlier is None:
                     asked[str(user)] = {"run": None, "decided": False}
                 elif earlier["decided"]:
-                    asked[str(user)] = {"run": None, "decided": False, "attempt": earlier.get("attempt", 0) + 1}
+                    asked[str(user)] = {
+                        "run": None,
+                        "decided": False,
+                        "attempt": earlier.get("attempt", 0) + 1,
+                    }
             is_open = sa.and_(orders.c.order_id == order_id, orders.c.state.not_in(ENDED))
             db.execute(orders.update().where(is_open).values(asked=asked, admitted=None))
 
@@ -176,7 +182,9 @@ def who_decides(db: sa.Connection, hospital_ids: Collection[int], initiator: int
     """
     found = db.execute(sa.select(hospitals.c.user_id, hospitals.c.policy))
     policies = {row.user_id: row.policy or {} for row in found if row.user_id in hospital_ids}
-    manual = {user for user, policy in policies.items() if policy.get("orders", {}).get("approval") == "manual"}
+    manual = {
+        user for user, policy in policies.items() if policy.get("orders", {}).get("approval") == "manual"
+    }
     if not manual:
         return None
     return {str(user): {"run": None, "decided": False} for user in sorted(manual | {initiator})}
@@ -197,7 +205,9 @@ def _asked(db: sa.Connection, order_id: int) -> dict[str, Any]:
     return dict(db.scalar(sa.select(orders.c.asked).where(orders.c.order_id == order_id)) or {})
 
 
-def _change_asked(db: sa.Connection, order_id: int, asked: dict[str, Any], user_id: int, **change: Any) -> None:
+def _change_asked(
+    db: sa.Connection, order_id: int, asked: dict[str, Any], user_id: int, **change: Any
+) -> None:
     asked[str(user_id)] = {**asked[str(user_id)], **change}
     db.execute(orders.update().where(orders.c.order_id == order_id).values(asked=asked))
 

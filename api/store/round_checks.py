@@ -75,7 +75,9 @@ class StoredFacts(BaseModel):
     kind: Literal["open", "sealed"]
     clients: Annotated[list[Count], Field(min_length=1, max_length=MOST_CLIENTS)]
     sizes: list[Count] | None = None
-    members: Annotated[list[Count], Field(min_length=1)] | None = None  # whose gradients are in the sum; None: all
+    members: Annotated[list[Count], Field(min_length=1)] | None = (
+        None  # whose gradients are in the sum; None: all
+    )
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def check_round(path: Path, *, allowed: set[int] | None = None) -> Checked:
                 return _check_external(file, metadata)
             return _check_stored(file, metadata, allowed)
     except SafetensorError:
-        raise _bad("The body is not a whole safetensors file.", "Write it with a safetensors library.") from None
+        raise _bad(
+            "The body is not a whole safetensors file.", "Write it with a safetensors library."
+        ) from None
 
 
 def _check_external(file: Any, metadata: Any) -> Checked:
@@ -132,7 +136,9 @@ def _check_external(file: Any, metadata: Any) -> Checked:
 def _check_stored(file: Any, metadata: Any, allowed: set[int]) -> Checked:
     facts = parse_facts(StoredFacts, metadata)
     if not set(facts.clients) <= allowed or len(set(facts.clients)) < len(facts.clients):
-        raise _bad("The round's clients are not hospitals of the order, each once.", "Name those of the order.")
+        raise _bad(
+            "The round's clients are not hospitals of the order, each once.", "Name those of the order."
+        )
     names = _names(file, facts.kind)
     if facts.kind == "sealed":
         layers = _layers_of_factors(file, names, len(facts.clients))
@@ -154,8 +160,12 @@ def _check_members(facts: StoredFacts) -> None:
     members = facts.clients if facts.members is None else facts.members
     if not set(members) <= set(facts.clients) or len(set(members)) < len(members):
         raise _bad("The members are not clients of the round, each once.", "Name clients with gradients.")
-    if facts.sizes and not any(dict(zip(facts.clients, facts.sizes, strict=True))[client] for client in members):
-        raise _bad("The members' sizes are all 0, so there is no average.", "Give row counts, or leave sizes out.")
+    if facts.sizes and not any(
+        dict(zip(facts.clients, facts.sizes, strict=True))[client] for client in members
+    ):
+        raise _bad(
+            "The members' sizes are all 0, so there is no average.", "Give row counts, or leave sizes out."
+        )
 
 
 def _names(file: Any, kind: str) -> dict[str, re.Match[str]]:
@@ -167,7 +177,9 @@ def _names(file: Any, kind: str) -> dict[str, re.Match[str]]:
     if not names:
         raise _bad("The file holds no tensor.", _FORM[kind])
     if len({name.partition("/")[0] for name in names} & {"gradient", "gradients"}) > 1:
-        raise _bad("Some gradients stand under gradient/ and some under gradients/.", "Name all of them gradients/.")
+        raise _bad(
+            "Some gradients stand under gradient/ and some under gradients/.", "Name all of them gradients/."
+        )
     return {name: found for name, found in names.items() if found is not None}
 
 
@@ -191,7 +203,10 @@ def _layers_of_gradients(file: Any, names: Mapping[str, re.Match[str]]) -> dict[
     layers = _check_layers(by_client)
     for name, length in average.items():
         if layers.get(name) != length:
-            raise _bad(f"average/{name} has {length} values; the gradients: {layers.get(name, 'none')}.", "Match them.")
+            raise _bad(
+                f"average/{name} has {length} values; the gradients: {layers.get(name, 'none')}.",
+                "Match them.",
+            )
     return layers
 
 
@@ -221,7 +236,9 @@ def _check_layers(by_client: Mapping[int, Mapping[str, int]]) -> dict[str, int]:
 def _check_pairs(n_clients: int, n_layers: int) -> None:
     most = MOST_PAIRS // n_clients**2
     if n_layers > most:
-        raise _bad(f"With {n_clients} clients a round has at most {most} layers; here are {n_layers}.", "Join some.")
+        raise _bad(
+            f"With {n_clients} clients a round has at most {most} layers; here are {n_layers}.", "Join some."
+        )
 
 
 def _vector_length(file: Any, name: str) -> int:
@@ -241,10 +258,15 @@ def _layers_of_factors(file: Any, names: Mapping[str, re.Match[str]], n: int) ->
         wanted = [n, n] if found[1] == "factor" else [n, 4]
         piece = file.get_slice(name)
         if piece.get_dtype() != "F64" or list(piece.get_shape()) != wanted:
-            raise _bad(f"The tensor {shown(name)} is not a float64 matrix of {wanted[0]} x {wanted[1]}.", "Send that.")
+            raise _bad(
+                f"The tensor {shown(name)} is not a float64 matrix of {wanted[0]} x {wanted[1]}.",
+                "Send that.",
+            )
     factors = {found[2] for found in names.values() if found[1] == "factor"}
     if not factors or len(factors) > MOST_LAYERS:
-        raise _bad(f"A round has factors of 1 to {MOST_LAYERS} layers; here are {len(factors)}.", "Send those.")
+        raise _bad(
+            f"A round has factors of 1 to {MOST_LAYERS} layers; here are {len(factors)}.", "Send those."
+        )
     _check_pairs(n, len(factors))
     return dict.fromkeys(sorted(factors), n)
 
@@ -252,7 +274,8 @@ def _layers_of_factors(file: Any, names: Mapping[str, re.Match[str]], n: int) ->
 def _check_clients(what: str, given: Mapping[str, Any], clients: list[int]) -> None:
     if strangers := sorted({int(client) for client in given} - set(clients)):
         raise _bad(
-            f"{what} names client {strangers[0]}, who has no gradient in this round.", "Name clients with gradients."
+            f"{what} names client {strangers[0]}, who has no gradient in this round.",
+            "Name clients with gradients.",
         )
 
 
@@ -270,18 +293,24 @@ def _digest(file: Any, names: Mapping[str, Any], rest: Any) -> str:
     """SHA-256 of the content, however the file or JSON was laid out. Reads every value once, and checks it."""
     digest = hashlib.sha256(canonical(rest).encode())
     for name in names:
-        digest.update(f"\n{name.replace('gradients/', 'gradient/', 1)}\n{file.get_slice(name).get_dtype()}\n".encode())
+        digest.update(
+            f"\n{name.replace('gradients/', 'gradient/', 1)}\n{file.get_slice(name).get_dtype()}\n".encode()
+        )
         for block in _pieces(file, name):
             if not np.all(_is_taken(block)) and not _is_missing(name, block):
                 raise not_finite(name)
             if name.startswith("between/") and (block[:, [0, 1, 3]] < 0).any():
-                raise _bad(f"{shown(name)} holds a negative length.", "Columns 0, 1 and 3 are lengths, 0 or more.")
+                raise _bad(
+                    f"{shown(name)} holds a negative length.", "Columns 0, 1 and 3 are lengths, 0 or more."
+                )
             digest.update(np.ascontiguousarray(block).data)
     return digest.hexdigest()
 
 
 def not_finite(name: str) -> ConsiliumError:
-    return _bad(f"{shown(name)} holds a value that is not a finite number up to {LARGEST:g}.", "Send finite numbers.")
+    return _bad(
+        f"{shown(name)} holds a value that is not a finite number up to {LARGEST:g}.", "Send finite numbers."
+    )
 
 
 def _pieces(file: Any, name: str) -> Iterator[Any]:
@@ -320,7 +349,9 @@ def parse_json(text: bytes | str) -> Any:
     except _NotTaken as error:
         raise InvalidInput(str(error), remedy="Send each name once, and finite numbers.") from None
     except (ValueError, RecursionError):
-        raise InvalidInput("The body is not JSON.", remedy="Send a JSON object as docs/api.md describes it.") from None
+        raise InvalidInput(
+            "The body is not JSON.", remedy="Send a JSON object as docs/api.md describes it."
+        ) from None
 
 
 class _NotTaken(ValueError):
@@ -342,7 +373,8 @@ def parse_facts(model: type[Model], value: Any) -> Model:
     """What is told beside the numbers. Its length bounds how many mistakes there can be to describe."""
     if _length(value) > MOST_FACTS_BYTES:
         raise TooLarge(
-            f"What stands beside the gradients has more than {MOST_FACTS_BYTES} bytes.", remedy="Leave out the rest."
+            f"What stands beside the gradients has more than {MOST_FACTS_BYTES} bytes.",
+            remedy="Leave out the rest.",
         )
     try:
         return model.model_validate(value)
@@ -354,4 +386,6 @@ def _length(value: Any) -> int:
     try:
         return len(canonical(value))
     except (ValueError, RecursionError):  # infinity, from a number of many digits; nesting
-        raise InvalidInput("The body is not JSON.", remedy="Send a JSON object as docs/api.md describes it.") from None
+        raise InvalidInput(
+            "The body is not JSON.", remedy="Send a JSON object as docs/api.md describes it."
+        ) from None

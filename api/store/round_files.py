@@ -139,7 +139,12 @@ class RoundFiles:
                 path.unlink(missing_ok=True)
 
     def publish(
-        self, part: Path, entry: RoundEntry, *, loss: float | None = None, report: Mapping[str, Any] | None = None
+        self,
+        part: Path,
+        entry: RoundEntry,
+        *,
+        loss: float | None = None,
+        report: Mapping[str, Any] | None = None,
     ) -> RoundEntry:
         """Makes a checked, whole file visible; returns the entry that stands for the round, this or an earlier one.
 
@@ -183,7 +188,9 @@ class RoundFiles:
 
     def factor(self, entry: RoundEntry, layer: str) -> Floats:
         """R (n, n) float64 of a layer: column i holds client i's coordinates, in the order of the entry's clients."""
-        return self._kept.get(("factor", entry.order_id, entry.digest, layer), lambda: self._read_factor(entry, layer))
+        return self._kept.get(
+            ("factor", entry.order_id, entry.digest, layer), lambda: self._read_factor(entry, layer)
+        )
 
     def _read_factor(self, entry: RoundEntry, layer: str) -> Floats:
         with self.open(entry) as file:
@@ -221,7 +228,11 @@ class RoundFiles:
         squares = np.zeros((len(entry.clients), 4))
         with self.open(entry) as file, self.open(before) as earlier:
             width = max(1, BLOCK_VALUES // max(len(entry.clients), len(before.clients)))
-            pieces = (file.blocks(layer, width), earlier.blocks(layer, width, both), earlier.average(layer, width))
+            pieces = (
+                file.blocks(layer, width),
+                earlier.blocks(layer, width, both),
+                earlier.average(layer, width),
+            )
             for now, then, mean in zip(*pieces, strict=True):
                 now = now.astype(np.float64)
                 squares[rows, 0] += _row_squares(now[rows] - then)
@@ -244,7 +255,9 @@ class RoundReader:
     def __init__(self, entry: RoundEntry, file: Any) -> None:
         self._entry, self._file = entry, file
         self.names = frozenset(file.keys())
-        self._spelling = "gradients" if any(name.startswith("gradients/") for name in self.names) else "gradient"
+        self._spelling = (
+            "gradients" if any(name.startswith("gradients/") for name in self.names) else "gradient"
+        )
 
     def tensor(self, name: str) -> Floats:
         return np.array(self._file.get_tensor(name), dtype=np.float64)
@@ -266,7 +279,9 @@ class RoundReader:
         """(width,) float64: the average as it was recorded, else the members' mean weighted by row counts."""
         if f"average/{layer}" in self.names:
             recorded = self._file.get_slice(f"average/{layer}")
-            yield from (np.asarray(recorded[start:stop], np.float64) for start, stop in self._columns(layer, width))
+            yield from (
+                np.asarray(recorded[start:stop], np.float64) for start, stop in self._columns(layer, width)
+            )
         else:
             shares = self.shares()
             yield from (shares @ block.astype(np.float64) for block in self.blocks(layer, width))
@@ -276,7 +291,9 @@ class RoundReader:
         clients, sizes = self._entry.clients, self._entry.sizes
         told = json.loads((self._file.metadata() or {}).get("round", "{}")).get("members")
         members = set(clients if told is None else told)
-        weights = np.array(sizes or [1] * len(clients), np.float64) * [client in members for client in clients]
+        weights = np.array(sizes or [1] * len(clients), np.float64) * [
+            client in members for client in clients
+        ]
         shares: Floats = weights / weights.sum()
         return shares
 

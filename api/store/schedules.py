@@ -26,7 +26,9 @@ class ScheduleStore:
                 schedule_id = int(made[0])  # type: ignore[index]
                 for user, (box, text) in boxes.items():
                     db.execute(
-                        schedule_boxes.insert().values(schedule_id=schedule_id, user_id=user, box=box, commitment=text)
+                        schedule_boxes.insert().values(
+                            schedule_id=schedule_id, user_id=user, box=box, commitment=text
+                        )
                     )
                 return schedule_id, True
         except sa.exc.IntegrityError:
@@ -57,13 +59,17 @@ class ScheduleStore:
             row = db.execute(sa.select(schedules).where(schedules.c.schedule_id == schedule_id)).first()
         if row is None or (row.deleted and not or_deleted):
             raise NotFound(
-                f"There is no schedule {schedule_id}.", remedy="GET /statistics/schedules lists them.", code="schedule"
+                f"There is no schedule {schedule_id}.",
+                remedy="GET /statistics/schedules lists them.",
+                code="schedule",
             )
         return dict(row._mapping)
 
     def list_schedules(self, *, hospital: int | None, limit: int, before: int | None) -> list[dict[str, Any]]:
         """Newest first, without deleted ones; `hospital` keeps those in which it takes part."""
-        query = sa.select(schedules).where(schedules.c.deleted.is_(None)).order_by(schedules.c.schedule_id.desc())
+        query = (
+            sa.select(schedules).where(schedules.c.deleted.is_(None)).order_by(schedules.c.schedule_id.desc())
+        )
         if before is not None:
             query = query.where(schedules.c.schedule_id < before)
         with self._engine.begin() as db:
@@ -105,7 +111,12 @@ class ScheduleStore:
 
     def skip(self, schedule_id: int, scheduled: datetime.datetime, sentence: str) -> None:
         """Enters a time at which nothing was asked, and why. A time that has its entry keeps it."""
-        values = {"schedule_id": schedule_id, "scheduled": scheduled, "started": utc_now(), "skipped": sentence}
+        values = {
+            "schedule_id": schedule_id,
+            "scheduled": scheduled,
+            "started": utc_now(),
+            "skipped": sentence,
+        }
         if self.firing(schedule_id, scheduled) is None:
             with self._engine.begin() as db:
                 db.execute(firings.insert().values(**values))
@@ -126,7 +137,11 @@ class ScheduleStore:
 
     def history(self, schedule_id: int, *, limit: int, before: int | None) -> list[dict[str, Any]]:
         """Entries newest first; `before` is the firing_id to go on from."""
-        query = sa.select(firings).where(firings.c.schedule_id == schedule_id).order_by(firings.c.firing_id.desc())
+        query = (
+            sa.select(firings)
+            .where(firings.c.schedule_id == schedule_id)
+            .order_by(firings.c.firing_id.desc())
+        )
         if before is not None:
             query = query.where(firings.c.firing_id < before)
         with self._engine.begin() as db:

@@ -63,7 +63,9 @@ orders = sa.Table(
     sa.Column("stage", sa.JSON),
     sa.Column("schedule_id", sa.Integer, index=True),
     sa.Column("admitted", sa.DateTime),  # since when it has its places; null while it waits for them
-    sa.Column("overtaken", sa.Integer, nullable=False, server_default="0"),  # younger orders that went before it
+    sa.Column(
+        "overtaken", sa.Integer, nullable=False, server_default="0"
+    ),  # younger orders that went before it
     sa.Column("asked", sa.JSON),  # where a person decides first: by hospital, see api/store/places.py
     sa.Column("runs", sa.JSON),  # its hospitals' flow runs in Prefect, by hospital
 )

@@ -44,7 +44,9 @@ async def _answer(settings: Settings, sites: list[Site], body: dict[str, Any]) -
         "submitted": submitted,
         "finished": finished,
         "again": again,
-        "round_ends": [datetime.fromisoformat(row["recorded"]).timestamp() for row in rounds if not row["final"]],
+        "round_ends": [
+            datetime.fromisoformat(row["recorded"]).timestamp() for row in rounds if not row["final"]
+        ],
         "weights": list(model["layers"]["dense"]),
     }
     print(json.dumps(answer), flush=True)

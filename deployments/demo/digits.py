@@ -59,7 +59,10 @@ def _owners(digits: Any, n_hospitals: int) -> Any:
 
 def _tables(own: pd.DataFrame) -> dict[str, pd.DataFrame]:
     tested = np.arange(len(own)) % 5 == 4
-    return {name: own[rows].reset_index(drop=True) for name, rows in (("digits", ~tested), ("digits_test", tested))}
+    return {
+        name: own[rows].reset_index(drop=True)
+        for name, rows in (("digits", ~tested), ("digits_test", tested))
+    }
 
 
 def digits_order(hospitals: Sequence[int] = HOSPITALS, **params: Any) -> dict[str, Any]:

@@ -79,7 +79,9 @@ def _patients(user_id: int) -> list[int]:
 def _prices() -> pd.DataFrame:
     patients = _patients(0)
     cents = np.random.default_rng([_SEED, 0, 1]).integers(1_800, 2_600, len(patients))
-    return pd.DataFrame({"id_col": patients, "unit_price": [f"{cent // 100}.{cent % 100:02}" for cent in cents]})
+    return pd.DataFrame(
+        {"id_col": patients, "unit_price": [f"{cent // 100}.{cent % 100:02}" for cent in cents]}
+    )
 
 
 def _units(user_id: int) -> pd.DataFrame:

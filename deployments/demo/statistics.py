@@ -63,7 +63,9 @@ def document_request(names: Names) -> dict[str, Any]:
 def pooled_request(names: Names, method: str, column: str, **fields: Any) -> dict[str, Any]:
     """One statistic of a laboratory value over all three, for the last of them."""
     return {
-        "data_providers": [{**_place(name, LAB_VALUES[user]), "key_column": column} for user, name in names.items()],
+        "data_providers": [
+            {**_place(name, LAB_VALUES[user]), "key_column": column} for user, name in names.items()
+        ],
         "result_receivers": [list(names.values())[-1]],
         "method": method,
         "result_alias": f"{method}_{column}",
@@ -73,7 +75,9 @@ def pooled_request(names: Names, method: str, column: str, **fields: Any) -> dic
 
 def threshold_request(names: Names) -> dict[str, Any]:
     """Whose units at all three hospitals together reach the dose limit."""
-    places = [{**_place(name, UNITS), "key_column": "id_col", "value_column": "units"} for name in names.values()]
+    places = [
+        {**_place(name, UNITS), "key_column": "id_col", "value_column": "units"} for name in names.values()
+    ]
     return {
         "data_providers": places,
         "result_receivers": [list(names.values())[-1]],
@@ -93,7 +97,9 @@ def questions(names: Names) -> list[Question]:
         Question(first, "df1.unit_price * df2.units", document_request(names)),
         Question(last, "avg of ldl", pooled_request(names, "avg", "ldl")),
         Question(last, "var of ldl", pooled_request(names, "var", "ldl")),
-        Question(last, "avg of glucose by age", pooled_request(names, "avg", "glucose", group_by=["age_group"])),
+        Question(
+            last, "avg of glucose by age", pooled_request(names, "avg", "glucose", group_by=["age_group"])
+        ),
         Question(last, f"units at all three reach {DOSE_LIMIT}", threshold_request(names)),
     ]
 
@@ -108,7 +114,9 @@ async def show(console: Console, settings: Settings, sites: Sequence[Site], time
     began = time.monotonic()
     async with httpx.AsyncClient(base_url=url, timeout=LONGEST_SECONDS, trust_env=False) as client:
         asked = questions(names)
-        say_request(console, f"POST {url}{PATH}", "the request document's own, asked by " + names[asked[0].user_id])
+        say_request(
+            console, f"POST {url}{PATH}", "the request document's own, asked by " + names[asked[0].user_id]
+        )
         console.print(json.dumps(asked[0].body) + "\n", markup=False)
         answers, runs = await _ask_all(console, client, _tokens(settings), asked, names)
     times["questions"] = time.monotonic() - began
@@ -132,8 +140,12 @@ async def _ask_all(
     """One question after the other, while a schedule asks another; every answer, and the schedule's runs."""
     columns = (SpinnerColumn(finished_text="+"), TextColumn("{task.description:60}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        timed = progress.add_task(f"sum of glucose, every {INTERVAL_SECONDS} seconds, {N_RUNS} times", total=1)
-        scheduled = asyncio.create_task(_schedule(client, headers[max(names)], pooled_request(names, "sum", "glucose")))
+        timed = progress.add_task(
+            f"sum of glucose, every {INTERVAL_SECONDS} seconds, {N_RUNS} times", total=1
+        )
+        scheduled = asyncio.create_task(
+            _schedule(client, headers[max(names)], pooled_request(names, "sum", "glucose"))
+        )
         scheduled.add_done_callback(lambda task: progress.update(timed, completed=int(not task.cancelled())))
         answers = []
         try:
@@ -148,16 +160,22 @@ async def _ask_all(
 
 
 async def _ask(client: httpx.AsyncClient, headers: dict[str, str], body: dict[str, Any]) -> Answer:
-    answer = (await client.post(PATH, json={**body, "timeout_seconds": LONGEST_SECONDS}, headers=headers)).json()
+    answer = (
+        await client.post(PATH, json={**body, "timeout_seconds": LONGEST_SECONDS}, headers=headers)
+    ).json()
     if answer["status"] != 200:
         raise ConsiliumError(f"The question was not answered: {answer['msg']}", remedy="")
     return dict(answer)
 
 
-async def _schedule(client: httpx.AsyncClient, headers: dict[str, str], body: dict[str, Any]) -> list[dict[str, Any]]:
+async def _schedule(
+    client: httpx.AsyncClient, headers: dict[str, str], body: dict[str, Any]
+) -> list[dict[str, Any]]:
     """Makes a schedule, waits until it has answers, and deletes it; its runs that were no skipped ones."""
     made = await client.post(
-        "/statistics/schedules", json={**body, "schedule": {"interval_seconds": INTERVAL_SECONDS}}, headers=headers
+        "/statistics/schedules",
+        json={**body, "schedule": {"interval_seconds": INTERVAL_SECONDS}},
+        headers=headers,
     )
     if made.json()["code"] != 200:
         raise ConsiliumError(f"The schedule was not made: {made.json()['message']}", remedy="")
@@ -172,10 +190,14 @@ async def _runs(client: httpx.AsyncClient, headers: dict[str, str], schedule_id:
     """Its answers, oldest first; the history is asked each second, since nothing announces a schedule's order."""
     async with asyncio.timeout(LONGEST_SECONDS):
         while True:
-            history = await client.get("/statistics/history", params={"schedule_id": schedule_id}, headers=headers)
+            history = await client.get(
+                "/statistics/history", params={"schedule_id": schedule_id}, headers=headers
+            )
             runs: list[dict[str, Any]] = history.json()["data"]["runs"]
             if failed := [run for run in runs if run["state"] in ("failed", "refused", "cancelled")]:
-                raise ConsiliumError(f"A scheduled question was not answered: {failed[0]['sentence']}", remedy="")
+                raise ConsiliumError(
+                    f"A scheduled question was not answered: {failed[0]['sentence']}", remedy=""
+                )
             done = [run for run in runs if run["state"] == "success"]
             if len(done) >= N_RUNS:
                 return done[::-1][:N_RUNS]

@@ -72,7 +72,9 @@ class Report:
 
     def _frame(self, user_id: int, file: str, **options: Any) -> pd.DataFrame:
         path = self._sites[user_id].data_folder / file
-        return duckdb.read_parquet(str(path)).df() if path.suffix == ".parquet" else pd.read_csv(path, **options)
+        return (
+            duckdb.read_parquet(str(path)).df() if path.suffix == ".parquet" else pd.read_csv(path, **options)
+        )
 
     def _pooled(self, **options: Any) -> list[pd.DataFrame]:
         return [self._frame(user, file, **options) for user, file in LAB_VALUES.items()]
@@ -105,7 +107,9 @@ class Report:
 
     def _numbers(self, mean: Result, variance: Result, runs: Sequence[dict[str, Any]]) -> None:
         """Single numbers over all rows, and the schedule's, whose exact value is the same each time."""
-        ldl, glucose = (pd.concat([frame[column] for frame in self._pooled()]) for column in ("ldl", "glucose"))
+        ldl, glucose = (
+            pd.concat([frame[column] for frame in self._pooled()]) for column in ("ldl", "glucose")
+        )
         exact = {column: self._exact(column) for column in ("ldl", "glucose")}
         n, centre = len(exact["ldl"]), sum(exact["ldl"]) / len(exact["ldl"])
         squares = sum((value - centre) ** 2 for value in exact["ldl"]) / (n - 1)
@@ -117,7 +121,9 @@ class Report:
         self._add(table, "var of ldl", variance, float(ldl.var()), squares)
         for run in runs:
             name = f"sum, {run['scheduled'][11:19]}"
-            self._add(table, name, read_result(mean.path.parents[1], run["order_id"]), float(glucose.sum()), total)
+            self._add(
+                table, name, read_result(mean.path.parents[1], run["order_id"]), float(glucose.sum()), total
+            )
         self._console.print(table)
 
     def _exact(self, column: str) -> list[Fraction]:
@@ -142,7 +148,9 @@ class Report:
             pandas = repr(float(by_pandas[name])) if value else ""
             table.add_row(name, f"[bold]{value or ''}[/]", pandas, row.get("withheld") or "")
         self._console.print(table)
-        told = [f"{', '.join(one['group'])}: {one['reason']}" for one in result.notes["withheld"] if one["group"]]
+        told = [
+            f"{', '.join(one['group'])}: {one['reason']}" for one in result.notes["withheld"] if one["group"]
+        ]
         self._console.print(" ".join([*result.notes["notes"], *told]))
 
     def _reached(self, result: Result) -> None:

@@ -61,7 +61,9 @@ def document_order(
         "party_id": [user for user in ids if user != INITIATOR],
         "data_info": {str(user): f"SELECT * FROM data.{table};" for user, table in tables.items()},  # noqa: S608
         "unique_id": "id",
-        "attributes": [f"x{i}" for i in range(1, features + 1)] if features < 30 else [f"x{i}" for i in range(30)],
+        "attributes": [f"x{i}" for i in range(1, features + 1)]
+        if features < 30
+        else [f"x{i}" for i in range(30)],
         "label_name": "y",
     }
 
@@ -110,7 +112,9 @@ def _check(args: argparse.Namespace) -> None:
     if args.statistics and args.hospitals != 3:
         raise BadRequest("--statistics asks the three named hospitals.", remedy="Leave --hospitals out.")
     if not 3 <= args.hospitals <= 50:
-        raise BadRequest("--hospitals is out of range.", remedy="Give 3 to 50; fewer could subtract themselves.")
+        raise BadRequest(
+            "--hospitals is out of range.", remedy="Give 3 to 50; fewer could subtract themselves."
+        )
     if not 1 <= args.features <= 30:
         raise BadRequest("--features is out of range.", remedy="Give 1 to 30.")
     if not 1 <= args.rounds <= 10_000:
@@ -124,7 +128,9 @@ async def _run(
     headers = {"Authorization": f"Bearer {token}"}
     url = f"http://{settings.host}:{settings.port}"
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=90, trust_env=False) as client:
-        say_request(console, f"POST {url}/model/train", f"the order of hospital {INITIATOR}, method {_method(body)}")
+        say_request(
+            console, f"POST {url}/model/train", f"the order of hospital {INITIATOR}, method {_method(body)}"
+        )
         began = time.monotonic()
         answer = (await client.post("/model/train", json=body)).json()
         say_answer(console, answer["code"], answer["data"])
@@ -201,7 +207,9 @@ def _metrics(console: Console, order: dict[str, Any], names: dict[int, str]) -> 
 async def _scores(console: Console, client: httpx.AsyncClient, order_id: int, names: dict[int, str]) -> None:
     """Who stands out and who contributes, of a round of which the coordinator has seen no coordinate."""
     report = (await client.get("/anomaly/report", params={"order_id": order_id})).json()
-    drift = (await client.get("/contribution/grad_diff/", params={"order_id": order_id})).json().get("data") or {}
+    drift = (await client.get("/contribution/grad_diff/", params={"order_id": order_id})).json().get(
+        "data"
+    ) or {}
     table = make_table(f"Scores of round {report['round']}, from lengths and angles of the gradients")
     shown = {"krum": "Krum", "foolsgold": "FoolsGold", "geometric_median": "from the median"}
     for column in ("hospital", *shown.values(), "contribution"):
@@ -233,7 +241,9 @@ def _report(
     n_files, n_bytes, found = search_disk(
         [settings.folder, settings.home / "prefect"], [float(value) for value in weights[INITIATOR]]
     )
-    secret = "[bold green]nothing of the model[/]" if not found else f"[bold red]the model[/] ({', '.join(found)})"
+    secret = (
+        "[bold green]nothing of the model[/]" if not found else f"[bold red]the model[/] ({', '.join(found)})"
+    )
     console.print(
         f"The coordinator's disk ({n_files} files, {n_bytes / 2**20:.1f} MiB) was searched for the weights,\n"
         f"as 8-byte floats and as text: it holds {secret}.\n"

@@ -30,9 +30,17 @@ def part_of_site(site: Site) -> Part:
 def _one_authority(settings: Settings, sites: list[Site]) -> dict[str, str]:
     """For a worker and agents that speak plain HTTP and DuckDB only: one authority in place of the usual many, which
     Prefect's client reads six times in each flow process nevertheless."""
-    urls = [settings.prefect_url, *(site.coordinator_url for site in sites), *(site.prefect_url for site in sites)]
+    urls = [
+        settings.prefect_url,
+        *(site.coordinator_url for site in sites),
+        *(site.prefect_url for site in sites),
+    ]
     is_plain = bool(sites) and all(url.startswith("http://") for url in urls)
-    if "SSL_CERT_FILE" in os.environ or not is_plain or not all(site.data_url.startswith("duckdb:") for site in sites):
+    if (
+        "SSL_CERT_FILE" in os.environ
+        or not is_plain
+        or not all(site.data_url.startswith("duckdb:") for site in sites)
+    ):
         return {}
     path = settings.folder / "authority.pem"
     first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")

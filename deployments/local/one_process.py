@@ -23,7 +23,12 @@ from protocol.errors import ConsiliumError, OrderStopped
 from protocol.exchange import Address, Exchange, MemoryTransport
 from protocol.messages import COORDINATOR, EVERYONE, HospitalSql
 from protocol.sealing import KEY_BYTES
-from protocol.statistics_request import StatisticsRequest, parse_statistics_request, resolve, statistics_document
+from protocol.statistics_request import (
+    StatisticsRequest,
+    parse_statistics_request,
+    resolve,
+    statistics_document,
+)
 from protocol.training_request import TrainingRequest, order_document, parse_training_request
 from tasks.coordinator import statistics
 from tasks.coordinator.training import open_desk
@@ -41,7 +46,8 @@ class Outcome:
 def pin_each_other(sites: Mapping[int, Settings]) -> dict[int, Settings]:
     """Every site pins every other: what people do by telephone, for who owns all sites."""
     partners = {
-        user: Partner(user, site.name, Vault(site.vault).identity().public.fingerprint) for user, site in sites.items()
+        user: Partner(user, site.name, Vault(site.vault).identity().public.fingerprint)
+        for user, site in sites.items()
     }
     return {user: replace(site, partners=partners) for user, site in sites.items()}
 
@@ -68,9 +74,13 @@ def run_order(
     return Outcome(models, transport.facts[order_id], transport.traffic)
 
 
-def submit(transport: MemoryTransport, request: TrainingRequest, sites: Mapping[int, Settings], order_id: int) -> None:
+def submit(
+    transport: MemoryTransport, request: TrainingRequest, sites: Mapping[int, Settings], order_id: int
+) -> None:
     """What the coordinator's API does with a request: the document for all, the SQL sealed to each."""
-    own = {user: HospitalSql(secrets.token_bytes(KEY_BYTES), request.sql_of(user)) for user in request.hospitals}
+    own = {
+        user: HospitalSql(secrets.token_bytes(KEY_BYTES), request.sql_of(user)) for user in request.hospitals
+    }
     for user, sql in own.items():
         seal_key = Vault(sites[user].vault).identity().public.seal_key
         transport.put(Address(order_id, "sql"), COORDINATOR, user, sql.seal(user, seal_key))

@@ -129,7 +129,9 @@ def _pin(sites: list[Site]) -> None:
     """What people compare by telephone, written by who owns all sites."""
     prints = {site.user_id: (site.name, Vault(site.vault).identity().public.fingerprint) for site in sites}
     for site in sites:
-        write_secret(site.state / "partners.toml", _partners({k: v for k, v in prints.items() if k != site.user_id}))
+        write_secret(
+            site.state / "partners.toml", _partners({k: v for k, v in prints.items() if k != site.user_id})
+        )
 
 
 def _partners(prints: Mapping[int, tuple[str, str]]) -> str:

@@ -17,7 +17,9 @@ LARGEST_ERROR_SECONDS = 5
 class Clock:
     """How many seconds the coordinator's clock is ahead of this site's, as its latest answers allow."""
 
-    def __init__(self, *, own: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, own: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic
+    ) -> None:
         self._own, self._steady = own, steady
         self.ahead_seconds = 0.0
         self._heard = False

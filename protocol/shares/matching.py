@@ -89,7 +89,9 @@ def intersect(parts: Sequence[Tags]) -> list[Bitmap]:
     order = np.lexsort((together[:, 1], together[:, 0]))
     ordered = together[order]
     # Every provider has a tag once at most, so a tag of all fills n_parts places in a row, and no other does.
-    firsts = np.flatnonzero((ordered[n_parts - 1 :] == ordered[: max(0, len(ordered) - n_parts + 1)]).all(axis=1))
+    firsts = np.flatnonzero(
+        (ordered[n_parts - 1 :] == ordered[: max(0, len(ordered) - n_parts + 1)]).all(axis=1)
+    )
     is_common = np.zeros(len(together), dtype=np.bool_)
     for place in range(n_parts):
         is_common[order[firsts + place]] = True

@@ -72,7 +72,9 @@ class Ring:
         """The signed integers of a vector (n_limbs, n)."""
         data = np.ascontiguousarray(limbs[: self.n_limbs].T, dtype="<u4").tobytes()
         width = self.bits // 8
-        return [int.from_bytes(data[i : i + width], "little", signed=True) for i in range(0, len(data), width)]
+        return [
+            int.from_bytes(data[i : i + width], "little", signed=True) for i in range(0, len(data), width)
+        ]
 
     def from_bytes_by_row(self, data: bytes) -> Limbs:
         by_row = np.frombuffer(data, dtype="<u4").reshape(-1, self.n_limbs)

@@ -165,7 +165,9 @@ class Sharing:
         while len(made) > 1:
             pairs = len(made) // 2
             upper, lower = slice(1, 2 * pairs, 2), slice(0, 2 * pairs, 2)
-            both = self._and(pool, np.concatenate([passed[upper]] * 2), np.concatenate([made[lower], passed[lower]]))
+            both = self._and(
+                pool, np.concatenate([passed[upper]] * 2), np.concatenate([made[lower], passed[lower]])
+            )
             made = np.concatenate([made[upper] ^ both[:pairs], made[2 * pairs :]])
             passed = np.concatenate([both[pairs:], passed[2 * pairs :]])
         carry: Words = made[0]
@@ -184,11 +186,15 @@ class Sharing:
         order = triples.uniform_order(self._group_stream(_ORDER, index), buckets.n_dealt)
         a, b, c = (words[order] for words in (dealt.a, dealt.b, dealt.c))
         rest, shape = slice(buckets.size, None), (buckets.size, buckets.n_buckets)
-        first, *others = (BitTriples(*t) for t in zip(*(w[rest].reshape(shape) for w in (a, b, c)), strict=True))
+        first, *others = (
+            BitTriples(*t) for t in zip(*(w[rest].reshape(shape) for w in (a, b, c)), strict=True)
+        )
         self._check_bits(index, first, others, opened=BitTriples(*(w[: buckets.size] for w in (a, b, c))))
         return _Pool(first)
 
-    def _check_bits(self, index: int, first: BitTriples, others: list[BitTriples], *, opened: BitTriples) -> None:
+    def _check_bits(
+        self, index: int, first: BitTriples, others: list[BitTriples], *, opened: BitTriples
+    ) -> None:
         masked = [word for other in others for word in (first.a ^ other.a, first.b ^ other.b)]
         a, b, *masked = self._open_words(opened.a, opened.b, *masked)
         found = [opened.c ^ (a & b) if self._is_first else opened.c]

@@ -95,7 +95,9 @@ def number_correction(seeds: Mapping[int, bytes], index: int, *, ring: Ring, cou
     return b"".join(map(ring.to_bytes, own))
 
 
-def bit_triples(seed: bytes, index: int, *, provider: int, count: int, correction: bytes | None) -> BitTriples:
+def bit_triples(
+    seed: bytes, index: int, *, provider: int, count: int, correction: bytes | None
+) -> BitTriples:
     """`provider`'s `count` words of bit triples number `index`. Same roles and errors as `number_triples`."""
     stream = _stream(seed, _BITS, index, provider)
     a, b = stream.words(count), stream.words(count)

@@ -55,7 +55,13 @@ class Terms:
 
 
 def seal(
-    values: Sequence[int], terms: Terms, *, me: int, pair_keys: Mapping[int, bytes], tag_key: bytes, seed: bytes
+    values: Sequence[int],
+    terms: Terms,
+    *,
+    me: int,
+    pair_keys: Mapping[int, bytes],
+    tag_key: bytes,
+    seed: bytes,
 ) -> bytes:
     """One provider's part. A provider runs it, once for each `terms` of an order: sealed again with other values, the
     difference of the two would be in clear.

@@ -44,9 +44,13 @@ class FixedPoint:
 
     def __post_init__(self) -> None:
         if self.n_rows_total < 1:
-            raise BadRequest("The hospitals hold no row together.", remedy="Widen the selection.", code="no_rows")
+            raise BadRequest(
+                "The hospitals hold no row together.", remedy="Widen the selection.", code="no_rows"
+            )
         if not (np.isfinite(self.bound) and self.bound > 0):
-            raise BadRequest("The bound is not a positive number.", remedy="Leave it at its default.", code="bound")
+            raise BadRequest(
+                "The bound is not a positive number.", remedy="Leave it at its default.", code="bound"
+            )
         if self.fraction_bits < MIN_FRACTION_BITS:
             raise BadRequest(
                 f"Rows times bound leave {self.fraction_bits} fraction bits; {MIN_FRACTION_BITS} are needed.",
@@ -54,7 +58,9 @@ class FixedPoint:
                 code="headroom",
             )
         if self._unit.denominator != 1:
-            raise BadRequest("The bound is too fine.", remedy="Give a whole number or a power of two.", code="bound")
+            raise BadRequest(
+                "The bound is too fine.", remedy="Give a whole number or a power of two.", code="bound"
+            )
 
     @property
     def fraction_bits(self) -> int:
@@ -94,11 +100,15 @@ class FixedPoint:
         One conversion, one division and one shift of the exponent, each correctly rounded by IEEE 754:
         all processors give the same bits.
         """
-        return np.ldexp(np.asarray(sums).astype(np.float64) / np.float64(self.n_rows_total), -self.fraction_bits)
+        return np.ldexp(
+            np.asarray(sums).astype(np.float64) / np.float64(self.n_rows_total), -self.fraction_bits
+        )
 
     def _check_weight(self, n_rows: int) -> None:
         if not 0 <= n_rows <= self.n_rows_total:
-            raise BadRequest("A weight is not between 0 and all rows.", remedy="Count the rows again.", code="weight")
+            raise BadRequest(
+                "A weight is not between 0 and all rows.", remedy="Count the rows again.", code="weight"
+            )
 
     def _check_bound(self, values: NDArray[np.float64]) -> None:
         outside = ~(np.abs(values) <= self.bound)  # NaN compares false, so it is outside too

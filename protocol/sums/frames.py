@@ -61,7 +61,9 @@ def _haar(stream: Stream, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         norm = np.sqrt(np.einsum("ij,ij->i", axis, axis))[:, None]
         axis[:, :1] += sign * norm
         tail = turned[:, width - k :]
-        along = np.einsum("ij,ij->i", axis, tail)[:, None] / (norm * np.abs(axis[:, :1]))  # 2 <axis, tail> / |axis|^2
+        along = np.einsum("ij,ij->i", axis, tail)[:, None] / (
+            norm * np.abs(axis[:, :1])
+        )  # 2 <axis, tail> / |axis|^2
         turned[:, width - k :] = sign * (along * axis - tail)
     return turned
 
@@ -71,7 +73,9 @@ def _axes(stream: Stream, n_rows: int, width: int) -> Iterator[NDArray[np.float6
     k = 1
     while k <= width:
         group = range(k, min(width, k + max(1, _DRAWN_AT_ONCE // (n_rows * k))) + 1)
-        drawn = np.split(stream.normals(n_rows * sum(group)), np.cumsum([n_rows * size for size in group])[:-1])
+        drawn = np.split(
+            stream.normals(n_rows * sum(group)), np.cumsum([n_rows * size for size in group])[:-1]
+        )
         yield from (normals.reshape(n_rows, size) for normals, size in zip(drawn, group, strict=True))
         k = group[-1] + 1
 

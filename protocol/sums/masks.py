@@ -162,7 +162,9 @@ class Stream:
 
     def __init__(self, key: bytes, tag: bytes, info: bytes) -> None:
         if len(key) != KEY_BYTES:
-            raise ProtocolViolation(f"A mask key is not {KEY_BYTES} bytes long.", remedy="Set up the order again.")
+            raise ProtocolViolation(
+                f"A mask key is not {KEY_BYTES} bytes long.", remedy="Set up the order again."
+            )
         derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=tag + b"\0" + info).derive(key)
         self._encryptor = Cipher(algorithms.AES256(derived), modes.CTR(bytes(16))).encryptor()
 

@@ -61,7 +61,9 @@ def public_from_bytes(data: bytes) -> PaillierPublicKey:
     """Inverse of `public_to_bytes`, at every party. ProtocolViolation when it is no modulus of an allowed length."""
     n = int.from_bytes(data, "big")
     if 8 * len(data) not in KEY_LENGTHS or n.bit_length() != 8 * len(data) or n % 4 != 1:
-        raise ProtocolViolation("The public key is not a modulus of an allowed length.", remedy="Order again.")
+        raise ProtocolViolation(
+            "The public key is not a modulus of an allowed length.", remedy="Order again."
+        )
     return PaillierPublicKey(n)
 
 
@@ -76,7 +78,9 @@ def private_from_bytes(data: bytes) -> PaillierPrivateKey:
     half = len(data) // 2
     p, q = int.from_bytes(data[:half], "big"), int.from_bytes(data[half:], "big")
     if 8 * len(data) not in KEY_LENGTHS or not _are_key_primes(p, q, bits=8 * len(data)):
-        raise ProtocolViolation("The private key in the vault is damaged.", remedy="Restore the vault or order again.")
+        raise ProtocolViolation(
+            "The private key in the vault is damaged.", remedy="Restore the vault or order again."
+        )
     return PaillierPrivateKey(PaillierPublicKey(p * q), p, q)
 
 
@@ -88,7 +92,9 @@ def key_bits(public: PaillierPublicKey) -> int:
 def _check_length(bits: int) -> None:
     if bits not in KEY_LENGTHS:
         raise BadRequest(
-            "This Paillier key length is not allowed.", remedy="Give key_length 2048, 3072 or 4096.", code="key_length"
+            "This Paillier key length is not allowed.",
+            remedy="Give key_length 2048, 3072 or 4096.",
+            code="key_length",
         )
 
 
@@ -221,7 +227,9 @@ class _Comb:
 
     def power(self, exponent: bytes) -> int:
         """base^x modulo the modulus, x little-endian."""
-        rows = np.unpackbits(np.frombuffer(exponent, np.uint8), bitorder="little").reshape(TEETH, self._n_columns)
+        rows = np.unpackbits(np.frombuffer(exponent, np.uint8), bitorder="little").reshape(
+            TEETH, self._n_columns
+        )
         digits = np.packbits(rows, axis=0, bitorder="little")[0].tolist()
         power = gmpy2.mpz(1)
         for column in reversed(range(self._width)):
@@ -275,7 +283,9 @@ def encrypt(public: PaillierPublicKey, plaintexts: Sequence[int], obfuscators: O
     n, modulus = gmpy2.mpz(public.n), gmpy2.mpz(public.nsquare)
     _check_range(plaintexts, low=0, high=public.n)
     if obfuscators.public != public:
-        raise ProtocolViolation("The obfuscators belong to another key.", remedy="Make them for this order's key.")
+        raise ProtocolViolation(
+            "The obfuscators belong to another key.", remedy="Make them for this order's key."
+        )
     taken = obfuscators.take_many(len(plaintexts))
     return [int((1 + n * m) * r % modulus) for m, r in zip(plaintexts, taken, strict=True)]
 
@@ -287,7 +297,9 @@ def add(public: PaillierPublicKey, contributions: Sequence[Sequence[int]]) -> li
     lengths differ or a ciphertext is out of range.
     """
     if not contributions or len({len(c) for c in contributions}) != 1:
-        raise ProtocolViolation("The contributions differ in length.", remedy="Order again with equal models.")
+        raise ProtocolViolation(
+            "The contributions differ in length.", remedy="Order again with equal models."
+        )
     for contribution in contributions:
         _check_range(contribution, low=1, high=public.nsquare)
     modulus = gmpy2.mpz(public.nsquare)
@@ -362,7 +374,9 @@ def unpack(plaintexts: Sequence[int], d: int, *, weight: int, offset: int, bits:
     contribution is missing, doubled, masked otherwise or altered.
     """
     n_slots = slots_per_plaintext(bits)
-    if len(plaintexts) != n_plaintexts(d, bits) or any(m >> SLOT_BITS * n_slots != weight for m in plaintexts):
+    if len(plaintexts) != n_plaintexts(d, bits) or any(
+        m >> SLOT_BITS * n_slots != weight for m in plaintexts
+    ):
         raise sum_mismatch()
     raw = b"".join((m & ((1 << SLOT_BITS * n_slots) - 1)).to_bytes(8 * n_slots, "little") for m in plaintexts)
     words = (np.frombuffer(raw, dtype="<u8") - np.uint64(offset)).astype(np.uint64, copy=False).view(np.int64)

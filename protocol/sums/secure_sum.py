@@ -93,8 +93,13 @@ class SumKeys:
 
     def __post_init__(self) -> None:
         _require(self.method in get_args(Method), "The method is not Paillier, Mask or None.")
-        _require(bool(self.members) and list(self.members) == sorted(set(self.members)), "Members are not sorted.")
-        _require(self.members[0] >= 0 and len(self.members) < 2**16, "A member's id or their number is out of range.")
+        _require(
+            bool(self.members) and list(self.members) == sorted(set(self.members)), "Members are not sorted."
+        )
+        _require(
+            self.members[0] >= 0 and len(self.members) < 2**16,
+            "A member's id or their number is out of range.",
+        )
         _require(set(self.n_rows) == set(self.members), "The row counts are not those of the members.")
         _require(min(self.n_rows.values()) >= 0, "A row count is negative.")
         _require(self.method != "Paillier" or self.public is not None, "The order's public key is missing.")
@@ -146,10 +151,14 @@ def seal_counts(keys: SumKeys, counts: NDArray[np.int64], *, info: bytes) -> byt
     keys.own_rows()
     counts = np.asarray(counts)
     if counts.dtype.kind not in "iu" or counts.ndim != 1:
-        raise BadRequest("Counts are not one flat vector of integers.", remedy="Round and flatten them.", code="shape")
+        raise BadRequest(
+            "Counts are not one flat vector of integers.", remedy="Round and flatten them.", code="shape"
+        )
     limit = _SUM_LIMIT // len(keys.members)
     if ((counts > limit) | (counts < -limit)).any():
-        raise BadRequest("A count is too large to add exactly.", remedy="Count fewer rows.", code="bound_exceeded")
+        raise BadRequest(
+            "A count is too large to add exactly.", remedy="Count fewer rows.", code="bound_exceeded"
+        )
     return _seal(keys, counts.astype(np.int64), kind=Kind.COUNTS, info=info)
 
 
@@ -227,7 +236,9 @@ def _tag_words(keys: SumKeys, words: NDArray[np.int64], kind: Kind, terms: bytes
 def _strip_tag(keys: SumKeys, tagged: NDArray[np.int64], kind: Kind, terms: bytes) -> NDArray[np.int64]:
     """The sums without the tag, once they fit it."""
     sums, (low, high) = tagged[:-_TAG_WORDS], tagged[-_TAG_WORDS:].tolist()
-    pads = sum(masks.tag_pad(keys.group_key, member, terms) for member in keys.members if _weight(keys, kind, member))
+    pads = sum(
+        masks.tag_pad(keys.group_key, member, terms) for member in keys.members if _weight(keys, kind, member)
+    )
     expected = (masks.tag(keys.group_key, sums, terms) + pads) % masks.TAG_MODULUS
     found = (low + (high << _HALF_BITS)) % masks.TAG_MODULUS
     if not hmac.compare_digest(expected.to_bytes(_WORD_BYTES, "big"), found.to_bytes(_WORD_BYTES, "big")):
@@ -301,7 +312,11 @@ def _offset(keys: SumKeys, kind: Kind, weight: int) -> int:
 def _terms(keys: SumKeys, *, kind: Kind, d: int, info: bytes) -> bytes:
     """SHA-256 over all that the members must agree on: whoever differs in one has other masks and tags."""
     members = b"".join(struct.pack(">QQ", member, keys.n_rows[member]) for member in keys.members)
-    public = b"" if keys.public is None else int(keys.public.n).to_bytes(paillier.key_bits(keys.public) // 8, "big")
+    public = (
+        b""
+        if keys.public is None
+        else int(keys.public.n).to_bytes(paillier.key_bits(keys.public) // 8, "big")
+    )
     scale = struct.pack(">BBId", _CODES[keys.method], kind, d, keys.bound)
     digest = hashlib.sha256(_TERMS)
     for part in (scale, members, public, info):
@@ -333,7 +348,14 @@ class _Payload:
             raise _bad_payload("A payload is shorter than its header.")
         version, code, kind, zero, n_members, d, size = _HEADER.unpack_from(data)
         methods = {code: method for method, code in _CODES.items()}
-        if version != VERSION or zero or code not in methods or kind not in list(Kind) or not n_members or not d:
+        if (
+            version != VERSION
+            or zero
+            or code not in methods
+            or kind not in list(Kind)
+            or not n_members
+            or not d
+        ):
             raise _bad_payload("A payload's header is not one of this version.")
         message = _Payload(methods[code], Kind(kind), n_members, d, data[_HEADER.size :])
         if size != len(message.body) or size != _body_bytes(message.method, d, public):

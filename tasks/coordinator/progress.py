@@ -66,7 +66,9 @@ class Progress:
             self._changed.wait()
             self._changed.clear()
             try:
-                bar = bar or create_progress_artifact(0.0, key=f"{key}-progress", description=f"Progress of {key}")
+                bar = bar or create_progress_artifact(
+                    0.0, key=f"{key}-progress", description=f"Progress of {key}"
+                )
                 percent = self._picture.percent(self._records) if self._records else 0.0
                 update_progress_artifact(bar, progress=percent)  # type: ignore[arg-type]
             except Exception as error:  # noqa: BLE001 (a picture that cannot be drawn must not stop an order)
@@ -77,7 +79,9 @@ class Progress:
     def _draw_result(self, key: str) -> None:
         try:
             create_table_artifact(
-                self._picture.table(self._records), key=f"{key}-metrics", description="What each hospital said"
+                self._picture.table(self._records),
+                key=f"{key}-metrics",
+                description="What each hospital said",
             )
             create_markdown_artifact(self._picture.summary(self._records), key=f"{key}-summary")
         except Exception as error:  # noqa: BLE001
@@ -156,7 +160,9 @@ class StatisticsPicture:
 
     def summary(self, records: list[dict[str, Any]]) -> str:
         request, last = self._desk.request, records[-1] if records else {}
-        told = "; ".join(f"{s['groups']} group(s) by {s['rule']} {s['threshold']}" for s in last.get("suppressed", []))
+        told = "; ".join(
+            f"{s['groups']} group(s) by {s['rule']} {s['threshold']}" for s in last.get("suppressed", [])
+        )
         return (
             f"# Order {self.order_id}\n\n"
             f"{request.method} over hospital {', '.join(map(str, request.providers))}, for hospital "

@@ -70,7 +70,9 @@ def choose(exchange: Exchange, address: Address, shown: Shown, request: Training
     """The members of a round's sum, told to all hospitals; a choice that was told before stands."""
     if not request.chooses:
         return Choice(shown.users)
-    told = exchange.insist(lambda: exchange.transport.gather(address, (COORDINATOR,), EVERYONE, wait_seconds=0))
+    told = exchange.insist(
+        lambda: exchange.transport.gather(address, (COORDINATOR,), EVERYONE, wait_seconds=0)
+    )
     if told is not None:
         return Choice.decode(told[COORDINATOR])
     choice = _choice(shown, request)
@@ -103,7 +105,8 @@ def answer(
     stacked, n_rows = _of_members(shown, members)
     if address.fold == 0 and request.compares_openly(len(members), stacked.shape[1]):
         without = [
-            _aggregate(np.delete(stacked, i, axis=0), np.delete(n_rows, i), request) for i in range(len(members))
+            _aggregate(np.delete(stacked, i, axis=0), np.delete(n_rows, i), request)
+            for i in range(len(members))
         ]
         exchange.put(replace(address, topic="without"), EVERYONE, _bytes(np.array(without)))
 
@@ -120,7 +123,9 @@ def _aggregate(vectors: Floats, n_rows: Floats, request: TrainingRequest) -> Flo
     if request.aggregation == "median":
         return aggregation.median(vectors)
     if request.aggregation == "trimmed_mean":
-        return aggregation.trimmed_mean(vectors, n_attackers=min(request.assumed_attackers, (len(vectors) - 1) // 2))
+        return aggregation.trimmed_mean(
+            vectors, n_attackers=min(request.assumed_attackers, (len(vectors) - 1) // 2)
+        )
     total = np.zeros(vectors.shape[1])
     for weight, vector in zip(n_rows, vectors, strict=True):
         total = total + weight * vector
@@ -169,7 +174,9 @@ def leave_one_out(reports: dict[int, dict[str, Any]], *, is_open: bool) -> dict[
 def _over_all_rows(reports: list[dict[str, Any]]) -> dict[str, Any]:
     users = sorted({user for report in reports for user in report["leave_one_out"]}, key=int)
     with_all = [(report["n_test_rows"], report["test"]) for report in reports]
-    without = {user: [(report["n_test_rows"], report["leave_one_out"][user]) for report in reports] for user in users}
+    without = {
+        user: [(report["n_test_rows"], report["leave_one_out"][user]) for report in reports] for user in users
+    }
     return {user: {**_mean(entries), "all": _mean(with_all)} for user, entries in without.items()}
 
 

@@ -52,7 +52,9 @@ class Desk:
     def told(self, address: Address, recipient: int) -> bytes | None:
         """What an earlier process of this run has put there; None if none has."""
         transport = self.exchange.transport
-        found = self.exchange.insist(lambda: transport.gather(address, (COORDINATOR,), recipient, wait_seconds=0))
+        found = self.exchange.insist(
+            lambda: transport.gather(address, (COORDINATOR,), recipient, wait_seconds=0)
+        )
         return None if found is None else found[COORDINATOR]
 
 
@@ -80,7 +82,9 @@ def collect_acceptances(desk: Desk) -> None:
     for user, envelope in desk.exchange.gather(address, desk.hospitals, EVERYONE).items():
         desk.n_rows[user] = Acceptance.decode(peek_envelope(envelope, kind="acceptance", sender=user)).n_rows
     desk.peek("public_key", [desk.request.initiator])
-    desk.exchange.record(desk.order_id, state="running", n_rows={str(user): n for user, n in desk.n_rows.items()})
+    desk.exchange.record(
+        desk.order_id, state="running", n_rows={str(user): n for user, n in desk.n_rows.items()}
+    )
 
 
 @step("aggregation", lambda desk, round_, show: f"round {round_}")
@@ -146,7 +150,8 @@ def collect_reports(desk: Desk) -> dict[str, Any]:
     """Waits until the receivers hold the result; what may be said of it, which is no value."""
     request = desk.request
     reports = {
-        user: statistics_messages.read_report(body) for user, body in desk.peek("report", desk.hospitals).items()
+        user: statistics_messages.read_report(body)
+        for user, body in desk.peek("report", desk.hospitals).items()
     }
     received = reports[request.receivers[0]]
     return {

@@ -72,7 +72,9 @@ def collect_acceptances(desk: Desk) -> None:
         desk.n_test_rows[user_id] = acceptance.n_test_rows
     key = peek(desk, "public_key", [desk.request.user_id])[desk.request.user_id]
     desk.public = paillier.public_from_bytes(key) if key else None
-    desk.exchange.record(desk.order_id, state="running", n_rows={str(user): n for user, n in desk.n_rows.items()})
+    desk.exchange.record(
+        desk.order_id, state="running", n_rows={str(user): n for user, n in desk.n_rows.items()}
+    )
 
 
 @step("aggregation")
@@ -146,7 +148,11 @@ def _look(desk: Desk, address: Address) -> Shown | None:
 
 def _about_last_round(desk: Desk, address: Address, reports: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """What the reports of this round say of the one before: how its model would have been without single hospitals."""
-    found = scoring.leave_one_out(reports, is_open=desk.request.is_open) if address.round and not address.fold else {}
+    found = (
+        scoring.leave_one_out(reports, is_open=desk.request.is_open)
+        if address.round and not address.fold
+        else {}
+    )
     return {"leave_one_out": {"round": address.round - 1, "clients": found}} if found else {}
 
 
@@ -154,7 +160,11 @@ def _forget_round(desk: Desk, address: Address) -> None:
     """Who contributes to a round has taken the step before it, so what belongs to that one is used."""
     desk.exchange.discard(_total(address), desk.request.user_id)
     request = desk.request
-    told = {"check": request.is_scored, "choice": request.chooses, "without": request.is_open and request.is_scored}
+    told = {
+        "check": request.is_scored,
+        "choice": request.chooses,
+        "without": request.is_open and request.is_scored,
+    }
     for topic in (f"opening-{address.topic}", *(topic for topic, is_there in told.items() if is_there)):
         desk.exchange.discard(replace(address, topic=topic), EVERYONE)
 
@@ -201,20 +211,30 @@ def _check_tags(contributions: dict[int, Contribution], round_: int) -> None:
 
 def _check_reports(desk: Desk, fold: int, contributions: dict[int, Contribution]) -> None:
     """What is shown of a round is what hospitals say: at least it has the rows they have counted, and numbers."""
-    compared = {tuple(c.report["leave_one_out"]) for c in contributions.values() if c.report.get("leave_one_out")}
+    compared = {
+        tuple(c.report["leave_one_out"]) for c in contributions.values() if c.report.get("leave_one_out")
+    }
     for user, contribution in contributions.items():
         n_rows = desk.n_rows[user]
         n_trained = n_rows - n_held_out(desk.request, n_rows, fold)
         report = contribution.report
         fits = _are_numbers(report.get("train"), desk, required=True) and _compares_well(report, desk, user)
         if report.get("n_rows") != n_trained or not fits or (desk.request.is_open and len(compared) > 1):
-            raise _wrong_report(f"The metrics of hospital {user} are not those of its {n_trained} training rows.", user)
+            raise _wrong_report(
+                f"The metrics of hospital {user} are not those of its {n_trained} training rows.", user
+            )
         n_tested = _n_tested(desk, user, fold)
         if not _tests_well(report, desk, n_tested):
-            raise _wrong_report(f"The metrics of hospital {user} are not those of its {n_tested} held-out rows.", user)
-    n_classes = {len(c.report["test"].get("confusion", ())) for c in contributions.values() if "test" in c.report}
+            raise _wrong_report(
+                f"The metrics of hospital {user} are not those of its {n_tested} held-out rows.", user
+            )
+    n_classes = {
+        len(c.report["test"].get("confusion", ())) for c in contributions.values() if "test" in c.report
+    }
     if len(n_classes) > 1:
-        raise _wrong_report("The hospitals' confusion counts are not of the same classes.", *sorted(contributions))
+        raise _wrong_report(
+            "The hospitals' confusion counts are not of the same classes.", *sorted(contributions)
+        )
 
 
 def _wrong_report(sentence: str, *hospitals: int) -> ProtocolViolation:
@@ -331,7 +351,10 @@ def _read_pooled(desk: Desk, fold: int) -> dict[str, Any]:
     wrong = _wrong_report(f"Hospital {initiator} tells no metrics of all hospitals' rows.", initiator)
     try:
         told = json.loads(peek(desk, "pooled", [initiator], fold)[initiator])
-        parts = [told["training"], *(told[name] for name in ("held_out", "all_folds") if told.get(name) is not None)]
+        parts = [
+            told["training"],
+            *(told[name] for name in ("held_out", "all_folds") if told.get(name) is not None),
+        ]
         values = [(name, value) for part in parts for name, value in part.items()]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise wrong from None

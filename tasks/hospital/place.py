@@ -81,9 +81,13 @@ def _refuse(place: Place, error: ConsiliumError, settings: Settings) -> tuple[St
 
     It is not where it is no order of this hospital's to refuse: marked as ended, its number could never be used here.
     """
-    told = type(error)(f"{settings.name}: {error.sentence}", remedy=error.remedy, code=error.code, **error.detail)
+    told = type(error)(
+        f"{settings.name}: {error.sentence}", remedy=error.remedy, code=error.code, **error.detail
+    )
     try:
-        Ledger(settings.ledger).write("refused", order_id=place.order_id, rule=error.code, sentence=error.sentence)
+        Ledger(settings.ledger).write(
+            "refused", order_id=place.order_id, rule=error.code, sentence=error.sentence
+        )
         place.exchange.refuse(place.order_id, told)
     except OrderStopped as stop:
         return state_of(stop), True

@@ -86,7 +86,9 @@ def _tell_round(trainer: Trainer, fold: Fold) -> None:
     point, order_id = fold.checkpoint, trainer.party.order_id
     where = f" of fold {point.fold}" if point.fold else ""
     n_rounds = trainer.params.max_iter
-    log.info("Order %s: round %s of %s%s, loss %.4g", order_id, point.round - 1, n_rounds, where, point.mean_loss)
+    log.info(
+        "Order %s: round %s of %s%s, loss %.4g", order_id, point.round - 1, n_rounds, where, point.mean_loss
+    )
 
 
 @step("final metrics", _round)

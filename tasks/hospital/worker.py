@@ -115,7 +115,9 @@ class HospitalWorker(FlowWorker):
             is_due = time.monotonic() - told_at > TELL_AGAIN_SECONDS
             if self._condition() == self._condition_told and not is_due:
                 continue
-            with contextlib.suppress(httpx.HTTPError, KeyError, ValueError):  # `listen` says who does not answer
+            with contextlib.suppress(
+                httpx.HTTPError, KeyError, ValueError
+            ):  # `listen` says who does not answer
                 await self._tell_condition()
                 told_at = time.monotonic()
                 if was_full and not self._condition_told["disk_full"]:
@@ -189,7 +191,9 @@ class HospitalWorker(FlowWorker):
 
     async def withdraw(self, order_id: int) -> None:
         reason = OrderStopped(
-            f"{self._settings.name} withdrew.", remedy="Ask the hospital, then send the order again.", code="withdrawn"
+            f"{self._settings.name} withdrew.",
+            remedy="Ask the hospital, then send the order again.",
+            code="withdrawn",
         )
         answer = await self._post.send("POST", f"/orders/{order_id}/refuse", reason.to_json())
         answer.raise_for_status()

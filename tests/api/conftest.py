@@ -63,7 +63,9 @@ class StandInRuns:
     async def cancel_waiting(self, order_id: int) -> None:
         """None of its runs is known to wait."""
 
-    async def deploy_schedule(self, schedule_id: int, timing: dict[str, Any], *, active: bool, about: str) -> None:
+    async def deploy_schedule(
+        self, schedule_id: int, timing: dict[str, Any], *, active: bool, about: str
+    ) -> None:
         self.deployed[schedule_id] = (timing, active)
 
     async def schedules(self, schedule_ids: list[int], *, now: datetime) -> dict[int, Deployed]:

@@ -22,7 +22,9 @@ SITE, USER = "zhejiang-zdey", 3
 def opened(browser: Browser, federation: RunningFederation) -> Iterator[None]:
     """The page, as its link opens it on the hospital's own machine."""
     command = [sys.executable, "-m", "deployments.agent", "show", "--site", str(federation.sites / SITE)]
-    with subprocess.Popen(command, cwd=ROOT, env=federation.env, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=federation.env, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         link = process.stdout.readline().strip()
         browser.driver.get(link)

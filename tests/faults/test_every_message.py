@@ -166,10 +166,17 @@ def models(sites: dict[int, Settings], order_id: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_everybody_dies_at_every_message(sites: dict[int, Settings], method: str, mortal_vaults: Fate) -> None:
+def test_everybody_dies_at_every_message(
+    sites: dict[int, Settings], method: str, mortal_vaults: Fate
+) -> None:
     body = order_body(
         (4, 2, 3),
-        model_params={"encrypt_param": {"method": method}, "max_iter": 2, "learning_rate": 0.3, "standardize": True},
+        model_params={
+            "encrypt_param": {"method": method},
+            "max_iter": 2,
+            "learning_rate": 0.3,
+            "standardize": True,
+        },
         scoring="full",
         aggregation="minimum_diameter",
         validation_fraction=0.3,
@@ -196,7 +203,10 @@ def test_everybody_dies_at_every_message(sites: dict[int, Settings], method: str
 def test_cross_validation_dies_between_folds_too(sites: dict[int, Settings], mortal_vaults: Fate) -> None:
     body = order_body(
         (4, 2, 3),
-        model_params={"max_iter": 1, "cv_param": {"need_cv": True, "n_splits": 2, "shuffle": True, "random_seed": 7}},
+        model_params={
+            "max_iter": 1,
+            "cv_param": {"need_cv": True, "n_splits": 2, "shuffle": True, "random_seed": 7},
+        },
     )
     run_mortally(sites, body, 11)
     with pytest.MonkeyPatch.context() as patch:

@@ -76,7 +76,9 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Hospitals:
     made.allow(row_level=["id", "x"], row_expressions=True, exact_quantiles=True)
     for user in PROVIDERS:
         rows = range(user, user + 20)
-        frame = pd.DataFrame({"id": rows, "x": [row * row / 4 for row in rows], "g": [row % 2 for row in rows]})
+        frame = pd.DataFrame(
+            {"id": rows, "x": [row * row / 4 for row in rows], "g": [row % 2 for row in rows]}
+        )
         made.write(user, "rows.csv", frame)
     return made
 
@@ -89,14 +91,22 @@ def fate(monkeypatch: pytest.MonkeyPatch) -> Iterator[SampledFate]:
     def mortal(owner: Any, name: str, moment: Callable[..., Any]) -> None:
         deed = getattr(owner, name)
         monkeypatch.setattr(
-            owner, name, lambda *args, **named: fate.meet(moment(*args, **named), lambda: deed(*args, **named))
+            owner,
+            name,
+            lambda *args, **named: fate.meet(moment(*args, **named), lambda: deed(*args, **named)),
         )
 
     for module in (vault, results):
         mortal(module, "write_durably", lambda path, data: place(path))
     mortal(dataset, "_write_snapshot", lambda rows, path: place(path))
-    mortal(StatisticsLedger, "remember", lambda ledger, *args, order_id, **named: (place(ledger.path), order_id))
-    mortal(StatisticsLedger, "remember_threshold", lambda ledger, *args, **named: (place(ledger.path), "threshold"))
+    mortal(
+        StatisticsLedger, "remember", lambda ledger, *args, order_id, **named: (place(ledger.path), order_id)
+    )
+    mortal(
+        StatisticsLedger,
+        "remember_threshold",
+        lambda ledger, *args, **named: (place(ledger.path), "threshold"),
+    )
     with no_waiting_for_disks():
         yield fate
 
@@ -121,7 +131,9 @@ class Run:
         def life() -> None:
             self.look(user)
             try:
-                answer_locally(open_party(StatisticsParty, self.sites[user], self.order_id, self.mortal(user)))
+                answer_locally(
+                    open_party(StatisticsParty, self.sites[user], self.order_id, self.mortal(user))
+                )
             except OrderStopped as stop:
                 Vault(self.sites[user].vault).end_order(self.order_id, stop.code)
                 raise
@@ -151,7 +163,9 @@ def files(site: Settings, order_id: int) -> list[Path]:
     return sorted((site.results_folder / str(order_id)).glob("*"))
 
 
-def run_mortally(hospitals: Hospitals, fate: SampledFate, method: str, **fields: Any) -> tuple[Run, Counter[int]]:
+def run_mortally(
+    hospitals: Hospitals, fate: SampledFate, method: str, **fields: Any
+) -> tuple[Run, Counter[int]]:
     """The order, with the deaths of each party in place of its threads."""
     runs: list[Run] = []
     deaths: Counter[int] = Counter()

@@ -24,7 +24,17 @@ from tests.made_sites import make_sites
 pytestmark = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.timeout(1200)]
 
 HOSPITALS = (2, 3, 4, 5, 6)
-PARTIES = [(2, 3, 4), (3, 4, 5), (4, 5, 6), (2, 5, 6), (2, 3, 6), (2, 4, 6), (3, 5, 6), (2, 3, 4, 5), (3, 4, 5, 6)]
+PARTIES = [
+    (2, 3, 4),
+    (3, 4, 5),
+    (4, 5, 6),
+    (2, 5, 6),
+    (2, 3, 6),
+    (2, 4, 6),
+    (3, 5, 6),
+    (2, 3, 4, 5),
+    (3, 4, 5, 6),
+]
 N_ORDERS, ROWS_OF_EACH = 30, 40
 SITES = {user: NAMED[user - 2] if user < 5 else f"hospital-{user}" for user in HOSPITALS}
 TABLE = '\n[tables."data.many"]\ncolumns = ["*"]\nfilter_columns = ["block"]\n'

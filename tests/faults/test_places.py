@@ -89,7 +89,9 @@ def test_a_site_that_is_not_ready_lets_others_work_and_its_order_goes_on_when_it
             first = narrow.submit(rounds_of((2, 3, 4), 5))
             second = narrow.submit(rounds_of((2, 4, 5), 5))
             assert narrow.wait_for(second, seconds=120)["state"] == "success"
-            assert [(one["user_id"], one["cause"]) for one in narrow.order(first)["waiting_for"]] == [(3, "site")]
+            assert [(one["user_id"], one["cause"]) for one in narrow.order(first)["waiting_for"]] == [
+                (3, "site")
+            ]
             assert taken(narrow) == {}
         finally:
             settings.write_text(readable)

@@ -30,7 +30,18 @@ def demo(home: Path, *options: str) -> str:
 
 def test_four_hospitals_with_every_other_option(tmp_path: Path) -> None:
     picture = tmp_path / "demo.svg"
-    options = ("--hospitals", "4", "--rounds", "3", "--features", "6", "--method", "Mask", "--picture", str(picture))
+    options = (
+        "--hospitals",
+        "4",
+        "--rounds",
+        "3",
+        "--features",
+        "6",
+        "--method",
+        "Mask",
+        "--picture",
+        str(picture),
+    )
     shown = demo(tmp_path / "home", *options)
     assert "hospital-5 (5)" in shown
     assert "x6" in shown

@@ -37,7 +37,11 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospitals]:
     made.allow(row_level=["id", "x"], exact_quantiles=True)
     for user in PROVIDERS:
         rows = range(user, user + 20)
-        made.write(user, "rows.csv", pd.DataFrame({"id": rows, "x": [r * r for r in rows], "g": [r % 2 for r in rows]}))
+        made.write(
+            user,
+            "rows.csv",
+            pd.DataFrame({"id": rows, "x": [r * r for r in rows], "g": [r % 2 for r in rows]}),
+        )
     with no_waiting_for_disks():
         yield made
 
@@ -45,10 +49,14 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospitals]:
 def ended(hospitals: Hospitals, method: str, swap: Swap, monkeypatch: pytest.MonkeyPatch) -> ConsiliumError:
     open_party = one_process.open_party
     monkeypatch.setattr(
-        one_process, "open_party", lambda kind, site, number, t: open_party(kind, site, number, t.seen_by(site.user_id))
+        one_process,
+        "open_party",
+        lambda kind, site, number, t: open_party(kind, site, number, t.seen_by(site.user_id)),
     )
     data = dict.fromkeys(PROVIDERS, "rows.csv")
-    return hospitals.refused(method, data, receivers=[3, 5], transport=CheatingTransport(swap), **ORDERS[method])
+    return hospitals.refused(
+        method, data, receivers=[3, 5], transport=CheatingTransport(swap), **ORDERS[method]
+    )
 
 
 def on(
@@ -120,7 +128,11 @@ ATTACKS: dict[str, tuple[str, Swap, str]] = {
     "a statement of groups with another bit": ("var", on("statement", flip_last, sender=4), "bad_signature"),
     "pivots with another bit": ("median", on("pivots", flip_last, round=3), "bad_signature"),
     "another question to one hospital": ("var", on("document", another_question, reader=4), "order_altered"),
-    "another question to who only receives": ("var", on("document", another_question, reader=5), "order_altered"),
+    "another question to who only receives": (
+        "var",
+        on("document", another_question, reader=5),
+        "order_altered",
+    ),
     "another data path": ("var", on("sql", flip_last, reader=3), "cannot_unseal"),
 }
 
@@ -131,7 +143,9 @@ def test_a_cheating_coordinator(hospitals: Hospitals, monkeypatch: pytest.Monkey
     assert ended(hospitals, method, swap, monkeypatch).code == code
 
 
-def test_one_provider_s_part_as_the_total_is_not_opened(hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_provider_s_part_as_the_total_is_not_opened(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A receiver holds all masks that are sealed to receivers, and would learn that provider's own sum."""
     kept: dict[str, bytes] = {}
 
@@ -143,11 +157,16 @@ def test_one_provider_s_part_as_the_total_is_not_opened(hospitals: Hospitals, mo
     assert ended(hospitals, "var", alone, monkeypatch).code == "sum_mismatch"
 
 
-def test_a_receiver_that_asks_more_finely_than_it_may(hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receiver_that_asks_more_finely_than_it_may(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The receiver that names the pivots names others; the other one sees that they do not follow."""
     encode = quantile_rounds._encode
     monkeypatch.setattr(pooled, "_encode", lambda pivots: encode([one[::2] for one in pivots]))
-    assert ended(hospitals, "median", lambda address, sender, reader, body: body, monkeypatch).code == "bad_message"
+    assert (
+        ended(hospitals, "median", lambda address, sender, reader, body: body, monkeypatch).code
+        == "bad_message"
+    )
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
@@ -212,7 +231,9 @@ def test_the_only_receiver_names_other_pivots_than_follow(
     naming(monkeypatch, receiver, change)
     rows = counted(monkeypatch)
     try:
-        error = hospitals.refused("median", dict.fromkeys(PROVIDERS, "rows.csv"), receivers=[receiver], key="x")
+        error = hospitals.refused(
+            "median", dict.fromkeys(PROVIDERS, "rows.csv"), receivers=[receiver], key="x"
+        )
     finally:
         hospitals.allow(row_level=["id", "x"], exact_quantiles=True)
     assert error.code == "bad_message"
@@ -297,7 +318,11 @@ def test_whether_numbers_are_whole_is_stated_where_single_ones_may_be_told(
     """The bit may hang on one row; a policy that keeps single values back lets it not out."""
     said = stated(monkeypatch, {})
     data = dict.fromkeys(PROVIDERS, "rows.csv")
-    allowed: dict[str, dict[str, Any]] = {"median": {"extremes": True}, "max": {}, "avg": {"exact_quantiles": True}}
+    allowed: dict[str, dict[str, Any]] = {
+        "median": {"extremes": True},
+        "max": {},
+        "avg": {"exact_quantiles": True},
+    }
     try:
         for method, rules in allowed.items():
             hospitals.allow((2,), max_share=1, **rules)
@@ -322,7 +347,10 @@ def test_a_provider_that_says_a_last_result_stands_where_there_is_none(
         send(party, what, said, **rest)
 
     monkeypatch.setattr(module, "send", repeat)
-    assert ended(hospitals, method, lambda address, sender, reader, body: body, monkeypatch).code == "bad_message"
+    assert (
+        ended(hospitals, method, lambda address, sender, reader, body: body, monkeypatch).code
+        == "bad_message"
+    )
 
 
 OTHER_KEYS: dict[str, Callable[[list[str]], list[str]]] = {
@@ -347,7 +375,10 @@ def test_the_first_provider_names_other_people_in_the_result(
         send(party, kind, (lambda: renamed(make())) if kind == "keys" else make, **rest)
 
     monkeypatch.setattr(joined, "send", rename)
-    assert ended(hospitals, "custom", lambda address, sender, reader, body: body, monkeypatch).code == "keys_differ"
+    assert (
+        ended(hospitals, "custom", lambda address, sender, reader, body: body, monkeypatch).code
+        == "keys_differ"
+    )
 
 
 def test_providers_that_announce_other_types_than_they_hold(
@@ -356,7 +387,9 @@ def test_providers_that_announce_other_types_than_they_hold(
     """Fewer digits than the column has: nothing is cut."""
     types = joined.type_of
     monkeypatch.setattr(joined, "type_of", lambda data, column, digits: types(data, column, (2, 0)))
-    assert ended(hospitals, "custom", lambda address, sender, reader, body: body, monkeypatch).code == "digits"
+    assert (
+        ended(hospitals, "custom", lambda address, sender, reader, body: body, monkeypatch).code == "digits"
+    )
 
 
 @pytest.mark.parametrize(

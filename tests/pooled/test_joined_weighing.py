@@ -102,7 +102,9 @@ def test_a_hospital_that_is_only_added_decides_for_itself(hospitals: Hospitals) 
         hospitals.allow((2, 3), row_level=["id", "x", "z"])
 
 
-def test_the_circuit_that_is_computed_is_asked_too(hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_circuit_that_is_computed_is_asked_too(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever was said before types were announced: before a key is matched, the rule is asked again."""
     monkeypatch.setattr(party, "_sketched_plan", lambda request: None)
     assert code_of(hospitals, "var(a.u + b.x)") == "row_expressions"

@@ -72,7 +72,9 @@ class Secrets:
             found |= dict.fromkeys(float_needles(number), "gradient or weight")
         scale = FixedPoint(sum(n_rows.values()))
         for user, vector in self.gradients:
-            found |= dict.fromkeys(word_needles(scale.encode(vector, n_rows[user])), "gradient in fixed point")
+            found |= dict.fromkeys(
+                word_needles(scale.encode(vector, n_rows[user])), "gradient in fixed point"
+            )
         for weights in self.weights:
             found |= dict.fromkeys(word_needles(scale.encode(weights, 1)), "weight in fixed point")
         return found
@@ -91,7 +93,9 @@ def float_needles(number: float) -> list[bytes]:
 
 
 def word_needles(words: Any) -> list[bytes]:
-    return [struct.pack(order, int(word)) for word in words if abs(int(word)) > 2**20 for order in ("<q", ">q")]
+    return [
+        struct.pack(order, int(word)) for word in words if abs(int(word)) > 2**20 for order in ("<q", ">q")
+    ]
 
 
 def canary_needles() -> list[bytes]:
@@ -124,14 +128,18 @@ def words_in_clear(payload: bytes) -> tuple[int, ...]:
 
 def _part_of(envelope: bytes) -> bytes:
     """A contribution's part of the sum: what stands between header and signature, behind tag and report."""
-    return Contribution.decode(envelope[len(Header("gradient", 2, COORDINATOR).encode()) : -SIGNATURE_BYTES]).part
+    return Contribution.decode(
+        envelope[len(Header("gradient", 2, COORDINATOR).encode()) : -SIGNATURE_BYTES]
+    ).part
 
 
 # --- the traffic ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def sites(federation_tables: dict[int, dict[str, pd.DataFrame]], tmp_path_factory: Any) -> dict[int, Settings]:
+def sites(
+    federation_tables: dict[int, dict[str, pd.DataFrame]], tmp_path_factory: Any
+) -> dict[int, Settings]:
     return make_sites(tmp_path_factory.mktemp("sites"), federation_tables)
 
 
@@ -142,7 +150,9 @@ def federation_tables(federation: RunningFederation) -> dict[int, dict[str, pd.D
     for user, name in HOSPITALS.items():
         path = federation.home / "sites" / name / "hospital.duckdb"
         with duckdb.connect(str(path), read_only=True) as database:
-            tables[user] = {table: database.execute(f"SELECT * FROM data.{table}").df() for table in ("rows", "canary")}
+            tables[user] = {
+                table: database.execute(f"SELECT * FROM data.{table}").df() for table in ("rows", "canary")
+            }
     return tables
 
 
@@ -155,7 +165,9 @@ def recorded(sites: dict[int, Settings]) -> dict[str, tuple[Outcome, Secrets]]:
         with pytest.MonkeyPatch.context() as patch:
             local_round = trainers.local_round
 
-            def noted(trainer: Any, fold: Any, local_round: Any = local_round, secrets: Secrets = secrets) -> Any:
+            def noted(
+                trainer: Any, fold: Any, local_round: Any = local_round, secrets: Secrets = secrets
+            ) -> Any:
                 report = local_round(trainer, fold)
                 secrets.note(trainer, fold)
                 return report
@@ -192,7 +204,9 @@ def test_the_traffic_holds_nothing(recorded: dict[str, tuple[Outcome, Secrets]],
 
 
 @pytest.mark.slow
-def test_the_same_search_finds_the_gradients_of_method_none(recorded: dict[str, tuple[Outcome, Secrets]]) -> None:
+def test_the_same_search_finds_the_gradients_of_method_none(
+    recorded: dict[str, tuple[Outcome, Secrets]],
+) -> None:
     outcome, secrets = recorded["None"]
     traffic = b"\0".join(outcome.traffic)
     assert found_in(traffic, secrets.needles(N_ROWS)) == {"gradient in fixed point", "gradient or weight"}
@@ -272,7 +286,9 @@ def test_prefect_shows_nothing(
         )
     assert len(told["flow_runs"]) > 1000
     assert {kind: found_in(data, needles) for kind, data in told.items() if found_in(data, needles)} == {}
-    assert {tuple(run["parameters"]) for run in runs if f"order-{trained['Mask']}" in run["tags"]} == {("order_id",)}
+    assert {tuple(run["parameters"]) for run in runs if f"order-{trained['Mask']}" in run["tags"]} == {
+        ("order_id",)
+    }
 
 
 def pages(client: Any, path: str) -> Iterator[bytes]:

@@ -50,7 +50,9 @@ def test_a_selection_leaves_out_as_many_as_it_bears(name, n):
         assert len(chosen) == n - f
         assert all(type(i) is int for i in chosen)
     for bad in (most + 1, -1, 0.5):
-        with pytest.raises(ValueError, match=f"n_attackers is {bad}; with {n} clients 0 to {most} is allowed"):
+        with pytest.raises(
+            ValueError, match=f"n_attackers is {bad}; with {n} clients 0 to {most} is allowed"
+        ):
             SELECTIONS[name](points, n_attackers=bad)
 
 

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import analytics.training.optimizers
-from analytics.training.optimizers import OPTIMIZERS, converged, decayed_rate, initial_state, penalty_value, step
+from analytics.training.optimizers import (
+    OPTIMIZERS,
+    converged,
+    decayed_rate,
+    initial_state,
+    penalty_value,
+    step,
+)
 
 PENALISED = np.array([True, True, True, False])
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
@@ -87,7 +94,14 @@ def test_position_and_length_do_not_change_a_bit(name):
     options = {"learning_rate": 0.15, "penalty": "L1", "alpha": 0.01}
     whole, _ = step(name, weights, gradient, initial_state(1003), penalised=np.ones(1003, bool), **options)
     pieces = [
-        step(name, weights[i : i + 1], gradient[i : i + 1], initial_state(1), penalised=np.ones(1, bool), **options)[0]
+        step(
+            name,
+            weights[i : i + 1],
+            gradient[i : i + 1],
+            initial_state(1),
+            penalised=np.ones(1, bool),
+            **options,
+        )[0]
         for i in range(1003)
     ]
     assert whole.tobytes() == np.concatenate(pieces).tobytes()
@@ -208,7 +222,9 @@ def test_decayed_rate_refuses(change, field):
 
 def test_penalty_value():
     weights = np.array([1.0, -2.0, 3.0, 100.0])
-    values = {p: penalty_value(weights, penalty=p, alpha=0.1, penalised=PENALISED) for p in ("L1", "L2", None)}
+    values = {
+        p: penalty_value(weights, penalty=p, alpha=0.1, penalised=PENALISED) for p in ("L1", "L2", None)
+    }
     assert values == pytest.approx({"L1": 0.6, "L2": 0.7, None: 0.0})
 
 
@@ -258,5 +274,12 @@ def test_weight_diff_is_relative_to_the_new_weights(before, after, expected):
 def test_converged_refuses(change, field):
     with pytest.raises(ValueError, match=field):
         converged(
-            **{"method": "diff", "eps": 0.1, "losses": [1.0], "before": np.ones(1), "after": np.ones(1), **change}
+            **{
+                "method": "diff",
+                "eps": 0.1,
+                "losses": [1.0],
+                "before": np.ones(1),
+                "after": np.ones(1),
+                **change,
+            }
         )

@@ -19,7 +19,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # What the modules of a room may import beside themselves and their own room; the longest name that fits counts.
 CORE = {"analytics", "protocol"}
-SIDES = {"tasks.steps", "tasks.worker", "tasks.ending", "tasks.exit_codes", "tasks.flow_process", "tasks.quiet"}
+SIDES = {
+    "tasks.steps",
+    "tasks.worker",
+    "tasks.ending",
+    "tasks.exit_codes",
+    "tasks.flow_process",
+    "tasks.quiet",
+}
 ALLOWED = {
     "analytics": set(),
     "analytics.training": {"analytics.arrays"},
@@ -56,7 +63,15 @@ ALLOWED = {
     "api.auth": CORE | {"api.store"},
     "api.prefect_runs": CORE | {"api.due_times"},
     "api.routes": CORE
-    | {"api.store", "api.live", "api.conditions", "api.answers", "api.due_times", "api.auth", "api.prefect_runs"},
+    | {
+        "api.store",
+        "api.live",
+        "api.conditions",
+        "api.answers",
+        "api.due_times",
+        "api.auth",
+        "api.prefect_runs",
+    },
     "api.pages": CORE | {"api.store", "api.live", "api.auth", "api.routes"},
     "api.client": {"protocol"},
     "api.app": CORE | {"api"},
@@ -76,7 +91,17 @@ READERS = {
 # The one place that imports by a computed name: the process of a flow run, which is given the names by the flow's own
 # object in the worker that started it.
 BY_COMPUTED_NAME = {"tasks/flow_process.py"}
-UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle", "pty"}
+UNSAFE_MODULES = {
+    "pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "marshal",
+    "shelve",
+    "jsonpickle",
+    "pty",
+}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
 UNSAFE_METHODS = {
     ("os", "system"),
@@ -213,9 +238,13 @@ def test_the_two_sides_never_import_each_other() -> None:
     for module in graph:
         reached = {".".join(name.split(".")[:2]) for name in nx.descendants(graph, module)}
         if module.startswith(("tasks.coordinator", "flows.coordinator")):
-            assert not any(name.startswith(("agents", "tasks.hospital", "flows.hospital")) for name in reached)
+            assert not any(
+                name.startswith(("agents", "tasks.hospital", "flows.hospital")) for name in reached
+            )
         if module.startswith(("agents", "tasks.hospital", "flows.hospital")):
-            assert not any(name.startswith(("api", "tasks.coordinator", "flows.coordinator")) for name in reached)
+            assert not any(
+                name.startswith(("api", "tasks.coordinator", "flows.coordinator")) for name in reached
+            )
 
 
 def test_only_a_flow_s_process_imports_by_a_computed_name() -> None:
@@ -259,7 +288,9 @@ def found_in_a_fresh_process(module: str, *, tops: list[str], rooms: list[str]) 
 def test_the_coordinator_s_flows_bring_no_hospital_code_along() -> None:
     """Arrows on paper are one thing; this is what the memory of a process of its flow runs holds."""
     tops = ["agents", "api", "pandas", "duckdb", "sqlalchemy", "fastapi", "nicegui"]
-    found = found_in_a_fresh_process("flows.coordinator_runs", tops=tops, rooms=["tasks.hospital", "flows.hospital"])
+    found = found_in_a_fresh_process(
+        "flows.coordinator_runs", tops=tops, rooms=["tasks.hospital", "flows.hospital"]
+    )
     assert found == "[] []"
 
 
@@ -284,7 +315,13 @@ PARTS = {
         "flows/__init__.py",
         "deployments/__init__.py",
     ),
-    "agent": ("agents/", "tasks/hospital/", "flows/hospital.py", "flows/hospital_runs.py", "deployments/agent.py"),
+    "agent": (
+        "agents/",
+        "tasks/hospital/",
+        "flows/hospital.py",
+        "flows/hospital_runs.py",
+        "deployments/agent.py",
+    ),
     "client": ("api/client/",),
     "server": (
         "api/__init__.py",
@@ -354,7 +391,18 @@ def test_mathematics_and_protocol_need_no_server_and_no_database(package: str) -
 
 
 def test_analytics_has_no_clock_and_no_secret() -> None:
-    forbidden = {"os", "time", "datetime", "secrets", "random", "pathlib", "io", "httpx", "cryptography", "logging"}
+    forbidden = {
+        "os",
+        "time",
+        "datetime",
+        "secrets",
+        "random",
+        "pathlib",
+        "io",
+        "httpx",
+        "cryptography",
+        "logging",
+    }
     wrong = [
         f"{name_of(path)}:{line} imports {module}"
         for path in modules("analytics")
@@ -430,7 +478,9 @@ def test_only_the_release_door_writes_envelopes() -> None:
 def test_only_the_release_door_seals_what_leaves_a_hospital() -> None:
     """The other user is the coordinator's side: SQL texts, sealed to each hospital by protocol.messages."""
     assert users_of("seal_to") == {"agents/order/release.py", "protocol/messages.py"}
-    assert {name_of(p) for p in every_module() if "seal_to" in p.read_text("utf-8")} - {"protocol/sealing.py"} == {
+    assert {name_of(p) for p in every_module() if "seal_to" in p.read_text("utf-8")} - {
+        "protocol/sealing.py"
+    } == {
         "agents/order/release.py",
         "protocol/messages.py",
     }
@@ -442,7 +492,8 @@ def test_only_the_release_door_puts_a_hospital_s_messages() -> None:
         name_of(path)
         for path in every_module()
         for node, (owner, name) in calls(path)
-        if name == "put" and (owner in ("exchange", "transport") or owner_name(node) in ("exchange", "transport"))
+        if name == "put"
+        and (owner in ("exchange", "transport") or owner_name(node) in ("exchange", "transport"))
     }
     assert putting == {
         "agents/order/release.py",

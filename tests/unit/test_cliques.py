@@ -125,5 +125,7 @@ def largest_clique_by_milp(near):
     n, pairs = len(near), np.argwhere(np.triu(~near, 1))
     rows = np.zeros((len(pairs), n))
     rows[np.arange(len(pairs))[:, None], pairs] = 1
-    found = milp(-np.ones(n), constraints=LinearConstraint(rows, ub=1), bounds=Bounds(0, 1), integrality=np.ones(n))
+    found = milp(
+        -np.ones(n), constraints=LinearConstraint(rows, ub=1), bounds=Bounds(0, 1), integrality=np.ones(n)
+    )
     return round(-found.fun)

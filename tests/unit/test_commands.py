@@ -29,7 +29,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-@pytest.mark.parametrize("main", [deployments.agent.main, deployments.local.command.main, deployments.server.main])
+@pytest.mark.parametrize(
+    "main", [deployments.agent.main, deployments.local.command.main, deployments.server.main]
+)
 def test_help_is_help(main: object, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])  # type: ignore[operator]
@@ -61,7 +63,9 @@ def test_a_hospital_is_added_gets_other_tokens_and_may_present_other_keys(
 def test_a_hospitals_page_is_at_the_port_that_was_asked_for(tmp_path: Path) -> None:
     site, port = make_site(tmp_path, 2, {}, policy_text([2, 3, 4], [])).site, free_port()
     command = [sys.executable, "-m", "deployments.agent", "show", "--port", str(port), "--site", str(site)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as page:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as page:
         assert page.stdout is not None
         told = next(line for line in page.stdout if "http://" in line)
         page.terminate()

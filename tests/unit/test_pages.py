@@ -49,7 +49,9 @@ def said_directly() -> Iterator[str]:
     """Every text that a page hands to its translation where it is written."""
     for path in PAGES.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            name = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+            name = (
+                getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+            )
             if name == "t" and isinstance(node.args[0], ast.Constant):
                 yield node.args[0].value
 
@@ -66,7 +68,13 @@ def said_by_tables() -> Iterator[str]:
     yield from (text for texts in protection.WORDS.values() for text in texts)
     yield from (*protection.LEARNT.values(), *protection.WITHHELD.values())
     yield from (text for score in scores.SCORES.values() for text in (score.sees, score.misses))
-    yield from (order_timeline.WAITING, scores.CAUTION, statistics.WHERE, serving.TOKEN, *serving.REASONS.values())
+    yield from (
+        order_timeline.WAITING,
+        scores.CAUTION,
+        statistics.WHERE,
+        serving.TOKEN,
+        *serving.REASONS.values(),
+    )
 
 
 def test_every_text_is_there_in_chinese_with_the_same_values() -> None:
@@ -88,7 +96,9 @@ def codes_in_table(text: str) -> set[str]:
 
 def test_every_error_code_has_a_chinese_sentence() -> None:
     """docs/errors.md has every code of the source, as test_documents.py holds."""
-    documented = codes_in_table((DOCS / "errors.md").read_text("utf-8").split("## The order as it was sent")[1])
+    documented = codes_in_table(
+        (DOCS / "errors.md").read_text("utf-8").split("## The order as it was sent")[1]
+    )
     assert len(documented) > 150
     assert sorted(documented - set(CHINESE_ERRORS)) == []
     assert sorted(set(CHINESE_ERRORS) - documented) == []
@@ -122,7 +132,11 @@ def test_an_answer_of_joint_statistics_gets_its_code_from_the_status() -> None:
 
 def test_a_hospitals_troubles_stand_beside_its_state() -> None:
     visit: Any = SimpleNamespace(t=lambda text: text, waiting=lambda one: one["message"])
-    row = {"online": True, "last_seen": None, "troubles": [{"cause": "disk", "message": "The disk of <x> is full."}]}
+    row = {
+        "online": True,
+        "last_seen": None,
+        "troubles": [{"cause": "disk", "message": "The disk of <x> is full."}],
+    }
     cell = hospitals._state(visit, row)
     assert "online" in cell
     assert "The disk of &lt;x&gt; is full." in cell
@@ -170,7 +184,9 @@ def test_a_number_stays_one() -> None:
     assert frame._cell(-1.5) == -1.5
 
 
-@pytest.mark.parametrize("address", ["http://elsewhere", "//elsewhere", "/\\elsewhere", "javascript:x", "", None])
+@pytest.mark.parametrize(
+    "address", ["http://elsewhere", "//elsewhere", "/\\elsewhere", "javascript:x", "", None]
+)
 def test_nobody_is_led_elsewhere_after_signing_in(address: str | None) -> None:
     assert local(address) == "/"
 

@@ -141,7 +141,9 @@ def test_a_search_ends_after_eleven_rounds_whatever_the_rows_are() -> None:
 
 
 @given(st.lists(finite, min_size=1, max_size=30), st.integers(1, 5), st.data())
-def test_a_round_has_63_pivots_for_each_rank_at_most(values: list[float], min_rows: int, data: st.DataObject) -> None:
+def test_a_round_has_63_pivots_for_each_rank_at_most(
+    values: list[float], min_rows: int, data: st.DataObject
+) -> None:
     ranks = data.draw(st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=4, unique=True))
     search, n_rounds = Search(ranks, n_rows=len(values), min_rows=min_rows), 0
     while len(pivots := search.pivots()):
@@ -169,7 +171,8 @@ def test_wrong_ranks_are_refused() -> None:
 
 
 @given(
-    st.lists(finite, min_size=1, max_size=30), st.one_of(st.floats(0, 1), st.integers(0, 100).map(lambda i: i / 100))
+    st.lists(finite, min_size=1, max_size=30),
+    st.one_of(st.floats(0, 1), st.integers(0, 100).map(lambda i: i / 100)),
 )
 def test_interpolation_is_numpy_s(values: list[float], q: float) -> None:
     low, high, share = quantile_ranks(q, len(values))
@@ -221,7 +224,9 @@ def test_long_numbers_are_interpolated_in_rational_arithmetic(values: list[int],
     if abs(exact) > LARGEST_WHOLE:
         assert Fraction(ours) == exact
     else:
-        assert abs(Fraction(ours) - exact) <= Fraction(1, 2**40) * max(1, abs(ordered[below]), abs(ordered[above]))
+        assert abs(Fraction(ours) - exact) <= Fraction(1, 2**40) * max(
+            1, abs(ordered[below]), abs(ordered[above])
+        )
 
 
 def test_how_interpolated_whole_numbers_are_told() -> None:

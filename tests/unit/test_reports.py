@@ -59,7 +59,15 @@ def test_metrics_of_held_out_rows_that_nobody_counted_end_the_order(
 
 @pytest.mark.parametrize(
     "told",
-    [b"[]", b"{}", b'{"training": null}', b'{"training": {"auc": "a"}}', b'{"training": {"x": 1}}', b"{", b'{"a":NaN}'],
+    [
+        b"[]",
+        b"{}",
+        b'{"training": null}',
+        b'{"training": {"auc": "a"}}',
+        b'{"training": {"x": 1}}',
+        b"{",
+        b'{"a":NaN}',
+    ],
 )
 def test_pooled_metrics_that_are_no_numbers_end_the_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bytes

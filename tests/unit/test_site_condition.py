@@ -186,7 +186,9 @@ def test_a_run_is_given_back_as_one_without_room(
     (tmp_path / "token").chmod(0o600)
     monkeypatch.setattr(hospital_place, "open_party", lambda *_: None)
     place: Any = (
-        hospital_place.at_hospital(3, TrainingParty) if where == "hospital" else coordinator_place.at_coordinator(3)
+        hospital_place.at_hospital(3, TrainingParty)
+        if where == "hospital"
+        else coordinator_place.at_coordinator(3)
     )
     with pytest.raises(SystemExit), place:
         raise error
@@ -203,7 +205,9 @@ def test_a_lock_that_cannot_be_made_is_no_crash(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("tasks.flow_process.signal.pthread_sigmask", lambda *_: None)
     monkeypatch.setattr(flow_process, "_run_locked", full)
     with pytest.raises(SystemExit) as caught:
-        flow_process.run_in_child(str(uuid4()), "flows.hospital_runs", "x", "order_id", str(tmp_path / "x.lock"))
+        flow_process.run_in_child(
+            str(uuid4()), "flows.hospital_runs", "x", "order_id", str(tmp_path / "x.lock")
+        )
     assert caught.value.code == ExitCode.DISK_FULL
 
 
@@ -230,7 +234,9 @@ def test_runs_that_find_no_room_wait_without_end_and_the_coordinator_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each try ends at once for want of room, more often than a run may crash; then there is room."""
-    settings = Settings(tmp_path, 2, "here", "http://coordinator", "http://prefect", "duckdb://", tmp_path / "state")
+    settings = Settings(
+        tmp_path, 2, "here", "http://coordinator", "http://prefect", "duckdb://", tmp_path / "state"
+    )
     settings.vault.parent.mkdir(mode=0o700)
     monkeypatch.setattr(tasks.worker, "has_room", lambda folder: True)
     monkeypatch.setattr(tasks.worker, "LOOK_AT_ROOM_SECONDS", 0.0)
@@ -240,7 +246,9 @@ def test_runs_that_find_no_room_wait_without_end_and_the_coordinator_is_told(
     async def run() -> None:
         transport = httpx.MockTransport(told.answer)
         async with httpx.AsyncClient(transport=transport, base_url="http://coordinator") as client:
-            worker = HospitalWorker(settings, flows=ModuleType("no_flows"), post=Post(client, lambda: "a-token"))
+            worker = HospitalWorker(
+                settings, flows=ModuleType("no_flows"), post=Post(client, lambda: "a-token")
+            )
             following = asyncio.create_task(worker._follow_condition())
 
             async def one_process(*_: Any) -> int:

@@ -62,7 +62,9 @@ def set_store(settings: Settings, content: bytes | None) -> None:
 # Secrets
 
 
-@pytest.mark.parametrize("text", ["", " \n", "consilium", "consilium:", ":password", "a:b\nc", "\xb1:\xb1", "a:\0"])
+@pytest.mark.parametrize(
+    "text", ["", " \n", "consilium", "consilium:", ":password", "a:b\nc", "\xb1:\xb1", "a:\0"]
+)
 def test_prefect_is_never_started_without_a_password(started: Settings, text: str) -> None:
     path = started.folder / "prefect_auth"
     path.write_bytes(text.encode("latin-1"))
@@ -114,7 +116,19 @@ def up(settings: Settings) -> Settings:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "{", "[]", "null", "{}", '{"2": "abc"}', '{"operator": ""}', '{"operator": 5}', "\xff", "[" * 9999],
+    [
+        "",
+        " ",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '{"2": "abc"}',
+        '{"operator": ""}',
+        '{"operator": 5}',
+        "\xff",
+        "[" * 9999,
+    ],
 )
 def test_damaged_tokens_are_not_replaced(up: Settings, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     state.tokens_path(up).write_bytes(text.encode("latin-1"))
@@ -279,7 +293,9 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("name", ["CONSILIUM_API_PORT", "CONSILIUM_PREFECT_PORT"])
 @pytest.mark.parametrize("port", ["70000", "65536", "0", "-1", "http"])
-@pytest.mark.parametrize("main", [lambda: server.main([]), lambda: command_module.main(["up"])], ids=["server", "up"])
+@pytest.mark.parametrize(
+    "main", [lambda: server.main([]), lambda: command_module.main(["up"])], ids=["server", "up"]
+)
 def test_a_port_that_is_none(
     settings: Settings,
     main: Callable[[], int],
@@ -293,9 +309,14 @@ def test_a_port_that_is_none(
     assert one_line(capsys).startswith(name)
 
 
-@pytest.mark.parametrize("main", [lambda: server.main([]), lambda: command_module.main(["up"])], ids=["server", "up"])
+@pytest.mark.parametrize(
+    "main", [lambda: server.main([]), lambda: command_module.main(["up"])], ids=["server", "up"]
+)
 def test_one_port_for_two(
-    settings: Settings, main: Callable[[], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: Settings,
+    main: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("CONSILIUM_PREFECT_PORT", str(settings.port))
     assert main() == ExitCode.NOT_READY
@@ -303,7 +324,9 @@ def test_one_port_for_two(
 
 
 @pytest.mark.parametrize("name", ["CONSILIUM_API_PORT", "CONSILIUM_PREFECT_PORT"])
-@pytest.mark.parametrize("main", [lambda: server.main([]), lambda: command_module.main(["up"])], ids=["server", "up"])
+@pytest.mark.parametrize(
+    "main", [lambda: server.main([]), lambda: command_module.main(["up"])], ids=["server", "up"]
+)
 def test_a_port_that_is_taken(
     settings: Settings,
     main: Callable[[], int],
@@ -326,7 +349,9 @@ def test_a_prefect_elsewhere_is_an_address(settings: Settings, monkeypatch: pyte
     assert caught.value.code == "CONSILIUM_PREFECT_URL"
 
 
-def test_a_home_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_home_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("CONSILIUM_HOME", "/proc/nowhere")
     assert server.main([]) == 2
     assert "/proc/nowhere" in one_line(capsys)

@@ -56,7 +56,9 @@ def test_the_identity_is_made_once(vault: Vault) -> None:
     assert Vault(vault.folder).identity() == first
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"sign_key": "ab"}', '{"sign_key": "ab", "open_key": 5}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", '{"sign_key": "ab"}', '{"sign_key": "ab", "open_key": 5}']
+)
 def test_a_damaged_identity_is_not_replaced(vault: Vault, text: str) -> None:
     path = vault.folder / "identity.json"
     path.write_text(text)
@@ -138,7 +140,9 @@ def test_of_two_ends_at_one_moment_the_first_stands(vault: Vault, monkeypatch: p
         write(path, data)
 
     monkeypatch.setattr(vault_module, "write_durably", meet_before_the_mark)
-    threads = [threading.Thread(target=vault.end_order, args=(1, outcome)) for outcome in ("failed", "cancelled")]
+    threads = [
+        threading.Thread(target=vault.end_order, args=(1, outcome)) for outcome in ("failed", "cancelled")
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -209,7 +213,13 @@ def test_what_a_crash_left_of_an_ended_order_goes_with_the_next(vault: Vault) ->
 
 
 LAYERS = {"dense": [0.1, 1 / 3, -5e-324, 0.0, -0.0, 1e22], "bias": [1.5e-05]}
-MODEL = {"model_id": 12, "model_type": "lr", "attributes": ["x1", "年龄"], "fit_intercept": True, "layers": LAYERS}
+MODEL = {
+    "model_id": 12,
+    "model_type": "lr",
+    "attributes": ["x1", "年龄"],
+    "fit_intercept": True,
+    "layers": LAYERS,
+}
 
 
 def every_flip(data: bytes) -> Iterator[bytes]:

@@ -11,7 +11,18 @@ from api.settings import load_settings
 from protocol import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("agents", "analytics", "api", "benchmarks", "deployments", "docs", "flows", "protocol", "tasks", ".github")
+FOLDERS = (
+    "agents",
+    "analytics",
+    "api",
+    "benchmarks",
+    "deployments",
+    "docs",
+    "flows",
+    "protocol",
+    "tasks",
+    ".github",
+)
 ENDINGS = {".py", ".md", ".toml", ".yaml", ".yml", ".html", ".json", ".service", ".conf", ".cfg"}
 HOME, RECORD = ROOT / "protocol" / "__init__.py", ROOT / "CHANGELOG.md"
 A_VERSION = re.compile(r"""\b(?:__version__|version|VERSION)\b["']?\s*[:=]\s*["']\d+\.\d+""")

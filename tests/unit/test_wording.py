@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 WIDTH = 120
 CHINESE_README = ROOT / "README.zh-CN.md"
 """Not wrapped: a line is a sentence or several."""
-DOCUMENTS = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "tests" / "README.md"} - {CHINESE_README})
+DOCUMENTS = sorted(
+    {*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "tests" / "README.md"} - {CHINESE_README}
+)
 HAN = "[\u4e00-\u9fff]"
 ENDS_A_SENTENCE = ("。", "？", "！", "。）")
 FENCE = "```"

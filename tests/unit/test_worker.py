@@ -63,7 +63,9 @@ FLOW_IDS = {name: uuid4() for name in installed_flows(hospital_runs)}
 
 
 def entry_of(flow: str, order_id: int) -> WorkerFlowRunResponse:
-    flow_run = FlowRun(id=uuid4(), flow_id=FLOW_IDS[flow], name=f"order-{order_id}", parameters={"order_id": order_id})
+    flow_run = FlowRun(
+        id=uuid4(), flow_id=FLOW_IDS[flow], name=f"order-{order_id}", parameters={"order_id": order_id}
+    )
     return WorkerFlowRunResponse(work_pool_id=uuid4(), work_queue_id=uuid4(), flow_run=flow_run)
 
 
@@ -78,9 +80,13 @@ def test_inferences_that_wait_for_a_person_keep_no_order_from_its_place(tmp_path
     waiting, order, another = entry_of("infer", 1), entry_of("hospital-train", 2), entry_of("infer", 3)
 
     async def begun() -> tuple[set[Any], set[Any]]:
-        async with httpx.AsyncClient(transport=httpx.MockTransport(all_may_begin), base_url="http://api") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.MockTransport(all_may_begin), base_url="http://api"
+        ) as client:
             post = Post(client, lambda: "a-token")
-            site = Settings(tmp_path, 2, "here", "http://api", "http://api", "duckdb://", tmp_path, max_orders=1)
+            site = Settings(
+                tmp_path, 2, "here", "http://api", "http://api", "duckdb://", tmp_path, max_orders=1
+            )
             worker = HospitalWorker(site, flows=hospital_runs, post=post)
             worker._flow_names = {number: name for name, number in FLOW_IDS.items()}
             worker._limiter = anyio.CapacityLimiter(1)
@@ -141,7 +147,10 @@ def test_what_is_no_verdict_of_the_coordinator_begins_nothing_and_ends_no_agent(
         ({"schedule_id": True}, None),
         ({"schedule_id": "3"}, None),
         ({"schedule_id": 2**31 - 1}, 2**31 - 1),
-        ({"schedule_id": 2**31}, None),  # Prefect carries it; no order has it, and the coordinator's API takes it not
+        (
+            {"schedule_id": 2**31},
+            None,
+        ),  # Prefect carries it; no order has it, and the coordinator's API takes it not
         ({}, None),
     ],
 )
@@ -172,7 +181,9 @@ class Coordinator:
 async def telling(tmp_path: Path, coordinator: Coordinator) -> AsyncIterator[HospitalWorker]:
     """A hospital's worker whose policy is followed; no Prefect, no orders."""
     (tmp_path / "policy.toml").write_text(POLICY)
-    settings = Settings(tmp_path, 2, "here", "http://coordinator", "http://prefect", "duckdb://", tmp_path / "state")
+    settings = Settings(
+        tmp_path, 2, "here", "http://coordinator", "http://prefect", "duckdb://", tmp_path / "state"
+    )
     settings.vault.parent.mkdir(mode=0o700)
     transport = httpx.MockTransport(coordinator.answer)
     async with httpx.AsyncClient(transport=transport, base_url="http://coordinator") as client:
@@ -201,9 +212,15 @@ def test_a_change_of_the_policy_is_told_even_if_the_coordinator_fails_at_first(
         async with telling(tmp_path, coordinator):
             assert [news["scoring"] for news in coordinator.told] == ["none"]
             coordinator.n_failures = 2
-            (tmp_path / "policy.toml").write_text(POLICY.replace("sign = true", 'sign = true\nscoring = "round"'))
+            (tmp_path / "policy.toml").write_text(
+                POLICY.replace("sign = true", 'sign = true\nscoring = "round"')
+            )
             await until(lambda: len(coordinator.told) == 2)
-            assert coordinator.told[-1]["scoring"] == coordinator.told[-1]["policy"]["orders"]["scoring"] == "round"
+            assert (
+                coordinator.told[-1]["scoring"]
+                == coordinator.told[-1]["policy"]["orders"]["scoring"]
+                == "round"
+            )
             (tmp_path / "policy.toml").write_text("[orders]\n")
             await until(lambda: len(coordinator.told) == 3)
             assert (coordinator.told[-1]["scoring"], coordinator.told[-1]["policy"]) == ("none", None)

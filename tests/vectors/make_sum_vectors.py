@@ -79,7 +79,11 @@ def contributions(method: Method) -> dict[int, bytes]:
 
 
 def fixed_point_vectors() -> list[dict[str, Any]]:
-    cases = [(1047, 8.0, 40, [1.5, -8.0, 0.1, 1e-300]), (3, 2.0**20, 3, [2.0**20, -1 / 3]), (1, 0.25, 1, [0.25, 1e-20])]
+    cases = [
+        (1047, 8.0, 40, [1.5, -8.0, 0.1, 1e-300]),
+        (3, 2.0**20, 3, [2.0**20, -1 / 3]),
+        (1, 0.25, 1, [0.25, 1e-20]),
+    ]
     return [
         {
             "n_rows_total": total,

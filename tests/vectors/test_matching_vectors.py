@@ -24,7 +24,9 @@ def test_the_script_still_writes_these_vectors() -> None:
 @pytest.mark.parametrize("user", VECTORS["providers"])
 def test_tags_are_what_their_docstring_says(user: str) -> None:
     case = VECTORS["providers"][user]
-    digests = sorted(hashlib.blake2b(text.encode(), key=KEY, digest_size=16).digest() for text in case["keys"])
+    digests = sorted(
+        hashlib.blake2b(text.encode(), key=KEY, digest_size=16).digest() for text in case["keys"]
+    )
     assert bytes.fromhex(case["tags"]) == len(digests).to_bytes(8, "big") + b"".join(digests)
 
 
