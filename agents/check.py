@@ -207,7 +207,10 @@ def _pin_problems(settings: Settings) -> Iterator[Finding]:
     for partner in settings.partners.values():
         name = f"{partner.name} ({partner.user_id})"
         if not _FINGERPRINT.fullmatch(partner.fingerprint):
-            remedy = "Eight groups of four hexadecimal digits; ask by telephone for what `./run agent keys` prints there."
+            remedy = (
+                "Eight groups of four hexadecimal digits; ask by telephone for what `./run agent keys`"
+                " prints there."
+            )
             yield Finding("partners", WRONG, f"The fingerprint of {name} is not one.", remedy)
         elif partner.fingerprint in seen:
             remedy = "Ask for its own fingerprint by telephone; each hospital has another one."

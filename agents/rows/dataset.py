@@ -317,9 +317,8 @@ class _Rows:
         checked = self._checked(text, source.dialect)
         if self.columns is not None:
             names = ", ".join(_marked(name, mark) for name in self.columns)
-            checked = replace(
-                checked, sql=f"SELECT {names} FROM ({checked.sql.rstrip('; ')}) AS checked_rows"
-            )  # noqa: S608
+            inner = checked.sql.rstrip("; ")
+            checked = replace(checked, sql=f"SELECT {names} FROM ({inner}) AS checked_rows")  # noqa: S608
         if source.dialect == "duckdb":
             connection = self._from_duckdb(source, checked)
         else:
@@ -423,7 +422,8 @@ def _number_or_text(name: str, kind: str) -> str:
 
 def _stripped(text: str) -> str:
     """A text without blanks around it; NULL where nothing is left. To look first is ten times as fast."""
-    trimmed = f"CASE WHEN regexp_matches({text}, '^[{_BLANKS}]|[{_BLANKS}]$') THEN trim({text}, '{_BLANKS}') ELSE {text} END"
+    has_blanks = f"regexp_matches({text}, '^[{_BLANKS}]|[{_BLANKS}]$')"
+    trimmed = f"CASE WHEN {has_blanks} THEN trim({text}, '{_BLANKS}') ELSE {text} END"
     return f"nullif({trimmed}, '')"
 
 
@@ -457,9 +457,8 @@ def _into_snapshot(columns: Mapping[str, str]) -> str:
 def _from_snapshot(connection: Any, path: Path) -> str:
     """What follows SELECT: the columns with the types that they were written from, and the snapshot."""
     file = _text(str(path))
-    told = connection.execute(
-        f"SELECT value FROM parquet_kv_metadata({file}) WHERE key = '{_TYPES}'"
-    ).fetchall()  # noqa: S608
+    sql = f"SELECT value FROM parquet_kv_metadata({file}) WHERE key = '{_TYPES}'"  # noqa: S608
+    told = connection.execute(sql).fetchall()
     if not told:  # an order that began under an earlier version goes on with the types that it began with
         return f"* FROM read_parquet({file})"
     names = [str(row[0]) for row in connection.execute(f"DESCRIBE FROM read_parquet({file})").fetchall()]
@@ -476,7 +475,8 @@ def _write_snapshot(dataset: Dataset, path: Path) -> None:
     temporary = _temporary(path)
     descriptor = os.open(temporary, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600)
     try:
-        options = f"FORMAT parquet, USE_TMP_FILE false, KV_METADATA {{{_TYPES}: {_text(';'.join(dataset.columns.values()))}}}"
+        types = _text(";".join(dataset.columns.values()))
+        options = f"FORMAT parquet, USE_TMP_FILE false, KV_METADATA {{{_TYPES}: {types}}}"
         dataset.query(f"COPY ({_into_snapshot(dataset.columns)}) TO {_text(str(temporary))} ({options})")
         put_in_place(temporary, path)
     finally:

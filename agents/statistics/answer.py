@@ -153,7 +153,10 @@ def repeat_answer(party: StatisticsParty, providers: Sequence[int]) -> Answer:
         )
     table = _cells(last)
     columns = list(table[0]) if table else [party.request.result_alias]
-    note = f"Fewer rows of hospital {whose} have changed than its policy asks for: the result of order {earlier} stands."
+    note = (
+        f"Fewer rows of hospital {whose} have changed than its policy asks for:"
+        f" the result of order {earlier} stands."
+    )
     rows = [list(row.values()) for row in table]
     return Answer(columns, rows, notes=[*last.notes.get("notes", []), note], repeats=earlier)
 

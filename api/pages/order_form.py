@@ -63,8 +63,9 @@ def example_order(user_id: int | None, hospitals: list[int]) -> dict[str, Any]:
         "user_id": own,
         "party_id": [user for user in tables if user != own],
         "data_info": {
-            str(user): f"SELECT * FROM data.breast_homo_{table};" for user, table in tables.items()
-        },  # noqa: S608
+            str(user): f"SELECT * FROM data.breast_homo_{table};"  # noqa: S608
+            for user, table in tables.items()
+        },
         **EXAMPLE,
     }
 

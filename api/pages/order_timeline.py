@@ -19,7 +19,10 @@ from protocol.errors import ConsiliumError
 AROUND = "around"
 REST_SECONDS = 3.0
 """While an order runs, Prefect has better things to do than to be asked more often."""
-WAITING = "The coordinator's parts last until all hospitals have sent theirs; each hospital's times are by its own clock."
+WAITING = (
+    "The coordinator's parts last until all hospitals have sent theirs; each hospital's times are by its own"
+    " clock."
+)
 
 
 class Timeline:

@@ -85,8 +85,10 @@ class Visit:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
         async with httpx.AsyncClient(
-            transport=transport, base_url="http://coordinator", timeout=None
-        ) as client:  # noqa: S113
+            transport=transport,
+            base_url="http://coordinator",
+            timeout=None,  # noqa: S113 (it is this very process)
+        ) as client:
             response = await client.request(method, path, headers=headers, **options)
         if response.status_code >= 400:
             raise _told(response)

@@ -51,7 +51,10 @@ class Disk:
     def trouble(self) -> Unavailable:
         """What is wrong, how much is needed, and what ends it."""
         free, needed = self.free_bytes(), self.needed_bytes
-        sentence = f"The coordinator's disk is full: {_megabytes(free)} MB are free and {_megabytes(needed)} MB are needed."
+        sentence = (
+            f"The coordinator's disk is full: {_megabytes(free)} MB are free and"
+            f" {_megabytes(needed)} MB are needed."
+        )
         if free >= needed:  # a store that a setting has put elsewhere
             sentence = "The coordinator's store has found its own disk full."
         return Unavailable(
