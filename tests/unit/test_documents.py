@@ -57,7 +57,7 @@ def name_of_call(call: ast.Call) -> str:
 
 def error_codes() -> set[str]:
     """Every word that the code gives as an error's code: by keyword, by position, or as a class's default."""
-    found: set[str] = {"missing_column", "missing_table"}  # agents.rows.database composes these two
+    found: set[str] = {"missing_column", "missing_table"}  # agents.rows.faults composes these two
     for node in (node for tree in trees() for node in ast.walk(tree)):
         if isinstance(node, ast.Call):
             found |= {
