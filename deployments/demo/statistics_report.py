@@ -73,9 +73,11 @@ class Report:
 
     def _frame(self, user_id: int, file: str, **options: Any) -> pd.DataFrame:
         path = self._sites[user_id].data_folder / file
+        frame: pd.DataFrame
         if path.suffix == ".parquet":
-            return duckdb.read_parquet(str(path)).df()
-        frame: pd.DataFrame = pd.read_csv(path, **options)
+            frame = duckdb.read_parquet(str(path)).df()
+        else:
+            frame = pd.read_csv(path, **options)
         return frame
 
     def _pooled(self, **options: Any) -> list[pd.DataFrame]:
