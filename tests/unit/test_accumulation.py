@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.rows import exact_totals
@@ -28,6 +28,7 @@ from agents.rows.exact_totals import counts, counts_below, joint_moments, moment
 from agents.site.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
 from agents.site.settings import Settings
 from protocol.errors import BadRequest, TooLarge
+from tests.examples import few
 from tests.made_moments import joint_moments_of, moments_of
 
 OWN, OTHER = 2, 4
@@ -124,7 +125,7 @@ def test_sums_are_exact(tmp_path: Path, numbers: str, kind: str, monkeypatch: py
         }
 
 
-@settings(max_examples=30)
+@few
 @given(
     rows=st.lists(
         st.tuples(
@@ -402,7 +403,7 @@ def test_too_many_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60))
-@settings(max_examples=20)
+@few
 def test_the_largest_share_is_never_told_too_small(
     tmp_path_factory: pytest.TempPathFactory, values: list[float]
 ) -> None:
