@@ -27,6 +27,7 @@ from agents.columns import is_whole
 from agents.dataset import Dataset, open_dataset
 from agents.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
 from agents.settings import Settings
+from analytics import exact_arrays
 from analytics.exact import joint_moments_of, moments_of
 from protocol.errors import BadRequest, TooLarge
 
@@ -106,7 +107,7 @@ def doubles(kind: str, n: int, rng: np.random.Generator) -> list[float]:
 @pytest.mark.parametrize("kind", ["parquet", "csv", "json"])
 @pytest.mark.parametrize("numbers", DOUBLES)
 def test_sums_are_exact(tmp_path: Path, numbers: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accumulation, "STREAMED_ROWS", 20)
+    monkeypatch.setattr(exact_arrays, "BLOCK_ROWS", 20)
     rng = np.random.default_rng(len(numbers))
     x = doubles(numbers, 300, rng)
     y = doubles("normal", len(x), rng)
@@ -242,9 +243,10 @@ def test_a_missing_column_and_dates(tmp_path: Path) -> None:
             assert caught.value.code == code
 
 
-def test_more_rows_than_doubles_can_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_rows_than_an_int64_can_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = doubles("normal", 1000, np.random.default_rng(1))
-    monkeypatch.setattr(accumulation, "_EXACT_ROWS", 100)
+    monkeypatch.setattr(exact_arrays, "BLOCK_ROWS", 20)
+    monkeypatch.setattr(exact_arrays, "CARRY_BLOCKS", 5)
     with table_of(tmp_path, {"x": x}) as dataset:
         assert moments(dataset, "x")[()].moments == moments_of(x)
 
