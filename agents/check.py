@@ -16,14 +16,14 @@ from typing import Any
 
 import httpx
 
-from agents.clock import LARGEST_ERROR_SECONDS
-from agents.disk import has_room
-from agents.policy import Policy, TableRules, load_policy
-from agents.settings import Settings, load_settings
-from agents.source import TableDescription, open_source
-from agents.vault import Vault
+from agents.rows.database import TableDescription, open_source
+from agents.site.policy import Policy, TableRules, load_policy
+from agents.site.settings import Settings, load_settings
+from agents.site.vault import Vault
 from protocol import VERSION
 from protocol.errors import ConsiliumError, Refused
+from protocol.machine.clock import LARGEST_ERROR_SECONDS
+from protocol.machine.disk import has_room
 
 OK, WARN, WRONG = "ok", "warn", "wrong"
 _FINGERPRINT = re.compile(r"([0-9a-f]{4}-){7}[0-9a-f]{4}")
@@ -97,7 +97,9 @@ def check_folders(settings: Settings) -> Iterator[Finding]:
     paths = (settings.state, settings.vault, settings.vault / "identity.json", settings.ledger)
     open_paths = [path for path in paths if path.exists() and path.stat().st_mode & 0o077]
     for path in open_paths:
-        yield Finding("state", WRONG, f"{path} is open to other users of this machine.", f"Run: chmod go= {path}")
+        yield Finding(
+            "state", WRONG, f"{path} is open to other users of this machine.", f"Run: chmod go= {path}"
+        )
     if not open_paths:
         yield Finding("state", OK, f"{settings.state} is for its owner alone.")
 
@@ -108,7 +110,9 @@ def check_disk(settings: Settings) -> Iterator[Finding]:
         yield Finding("disk", OK, f"There is room below {settings.state}.")
     else:
         remedy = "Make room there; orders that wait for it go on by themselves."
-        yield Finding("disk", WRONG, f"Nothing can be written below {settings.state}: its disk is full.", remedy)
+        yield Finding(
+            "disk", WRONG, f"Nothing can be written below {settings.state}: its disk is full.", remedy
+        )
 
 
 def check_token(settings: Settings) -> Iterator[Finding]:
@@ -120,7 +124,9 @@ def check_token(settings: Settings) -> Iterator[Finding]:
 def _policy_findings(path: Path) -> list[Finding]:
     def found() -> Iterator[Finding]:
         policy = load_policy(path)
-        yield Finding("policy", OK, f"Opens {', '.join(policy.tables)} for {', '.join(policy.orders.methods)}.")
+        yield Finding(
+            "policy", OK, f"Opens {', '.join(policy.tables)} for {', '.join(policy.orders.methods)}."
+        )
         if "None" in policy.orders.methods:
             yield Finding(
                 "policy",
@@ -138,10 +144,14 @@ def check_database(settings: Settings) -> Iterator[Finding]:
     present = source.describe()
     yield Finding("database", OK, f"Answers read-only, with {len(present)} tables and views.")
     with contextlib.suppress(Refused):  # the policy's own check says what is wrong with it
-        yield from check_tables(load_policy(settings.policy), present, is_case_exact=source.dialect == "postgres")
+        yield from check_tables(
+            load_policy(settings.policy), present, is_case_exact=source.dialect == "postgres"
+        )
 
 
-def check_tables(policy: Policy, present: list[TableDescription], *, is_case_exact: bool) -> Iterator[Finding]:
+def check_tables(
+    policy: Policy, present: list[TableDescription], *, is_case_exact: bool
+) -> Iterator[Finding]:
     """Each of the policy's tables is there with the columns that it names."""
 
     def fold(name: str) -> str:
@@ -156,7 +166,9 @@ def check_tables(policy: Policy, present: list[TableDescription], *, is_case_exa
             yield Finding("tables", WRONG, f"The database has no table {rules.name}.", remedy)
             continue
         columns = {fold(column) for column in found[0].columns}
-        yield _columns_finding(rules, [name for name in _named_columns(rules) if fold(name) not in columns], found[0])
+        yield _columns_finding(
+            rules, [name for name in _named_columns(rules) if fold(name) not in columns], found[0]
+        )
 
 
 def _named_columns(rules: TableRules) -> list[str]:
@@ -185,7 +197,9 @@ def check_partners(settings: Settings) -> Iterator[Finding]:
     problems = [*_pin_problems(settings), *_unpinned(settings)]
     yield from problems
     if not problems:
-        yield Finding("partners", OK, f"Pinned: {', '.join(p.name for p in settings.partners.values()) or 'nobody'}.")
+        yield Finding(
+            "partners", OK, f"Pinned: {', '.join(p.name for p in settings.partners.values()) or 'nobody'}."
+        )
 
 
 def _pin_problems(settings: Settings) -> Iterator[Finding]:
@@ -194,7 +208,8 @@ def _pin_problems(settings: Settings) -> Iterator[Finding]:
         name = f"{partner.name} ({partner.user_id})"
         if not _FINGERPRINT.fullmatch(partner.fingerprint):
             remedy = (
-                "Eight groups of four hexadecimal digits; ask by telephone for what `./run agent keys` prints there."
+                "Eight groups of four hexadecimal digits; ask by telephone for what `./run agent keys`"
+                " prints there."
             )
             yield Finding("partners", WRONG, f"The fingerprint of {name} is not one.", remedy)
         elif partner.fingerprint in seen:
@@ -232,7 +247,9 @@ def _ask_prefect(settings: Settings) -> Iterator[Finding]:
         yield from check_prefect(client, settings)
 
 
-def check_coordinator(client: httpx.Client, settings: Settings, *, now: Callable[[], datetime]) -> Iterator[Finding]:
+def check_coordinator(
+    client: httpx.Client, settings: Settings, *, now: Callable[[], datetime]
+) -> Iterator[Finding]:
     """It answers, in time and version, takes the token, and shows the keys that are pinned here."""
     yield from _check_encrypted("coordinator", "coordinator_url", client)
     health = _get(client, "health")
@@ -270,7 +287,9 @@ def _health_finding(answer: httpx.Response) -> Finding:
             "coordinator", WARN, f"Answers, but is not ready yet. {why}".strip(), "Wait, or ask the operator."
         )
     sentence = f"What answers is no coordinator (HTTP status {answer.status_code})."
-    return Finding("coordinator", WRONG, sentence, "Check coordinator_url, and what stands between (proxy, TLS).")
+    return Finding(
+        "coordinator", WRONG, sentence, "Check coordinator_url, and what stands between (proxy, TLS)."
+    )
 
 
 def check_clock(date: str | None, *, now: datetime) -> Finding:
@@ -279,7 +298,9 @@ def check_clock(date: str | None, *, now: datetime) -> Finding:
     try:
         seconds = (now - parsedate_to_datetime(date or "")).total_seconds()
     except (TypeError, ValueError):
-        return Finding("clock", WARN, "The coordinator did not tell its time.", "Compare the clocks yourself.")
+        return Finding(
+            "clock", WARN, "The coordinator did not tell its time.", "Compare the clocks yourself."
+        )
     if abs(int(seconds)) <= LARGEST_ERROR_SECONDS:
         return Finding("clock", OK, "Agrees with the coordinator's.")
     word = "ahead of" if seconds > 0 else "behind"
@@ -292,7 +313,9 @@ def check_version(health: httpx.Response) -> Finding:
     data = _body(health).get("data")
     version = data.get("version") if isinstance(data, dict) else None
     if version is None:
-        return Finding("version", WARN, f"This is {VERSION}; the coordinator did not tell its version.", "Check later.")
+        return Finding(
+            "version", WARN, f"This is {VERSION}; the coordinator did not tell its version.", "Check later."
+        )
     if version == VERSION:
         return Finding("version", OK, f"{VERSION}, as at the coordinator.")
     sentence = f"This is {VERSION}, the coordinator runs {version}."
@@ -300,11 +323,15 @@ def check_version(health: httpx.Response) -> Finding:
 
 
 def _check_membership(client: httpx.Client, settings: Settings) -> Iterator[Finding]:
-    answer = _get(client, "hospitals", options={"headers": {"Authorization": f"Bearer {settings.secret('token')}"}})
+    answer = _get(
+        client, "hospitals", options={"headers": {"Authorization": f"Bearer {settings.secret('token')}"}}
+    )
     if isinstance(answer, Finding):
         yield answer
     elif answer.status_code in (401, 403):
-        remedy = f"Ask the operator for a new agent token and put it into {settings.state / 'token'}, mode 0600."
+        remedy = (
+            f"Ask the operator for a new agent token and put it into {settings.state / 'token'}, mode 0600."
+        )
         yield Finding("token", WRONG, "The coordinator does not accept this token.", remedy)
     elif answer.status_code != 200:
         remedy = "Ask the operator for the coordinator's log."
@@ -374,7 +401,9 @@ def _pool_finding(answer: httpx.Response, settings: Settings) -> Finding:
         remedy = "Ask the operator to make it again with `./run server add-hospital`."
         return Finding("pool", WRONG, f"{settings.pool} is no work pool of type hospital.", remedy)
     if body.get("is_paused"):
-        return Finding("pool", WARN, f"The work pool {settings.pool} is paused.", "Ask the operator to resume it.")
+        return Finding(
+            "pool", WARN, f"The work pool {settings.pool} is paused.", "Ask the operator to resume it."
+        )
     return Finding("pool", OK, f"Work pool {settings.pool} is there.")
 
 

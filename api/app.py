@@ -19,20 +19,31 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import admission, analytics, exchange, hospitals, inference, orders, schedules, statistics, timeline, uploads
+from api.answers import failure_at
 from api.auth import Rate
 from api.conditions import Conditions
-from api.desk import Desk
-from api.disk import Disk, is_full
-from api.envelope import failure_at
-from api.exchange import Bell, Inbox, Presence, Waits
-from api.rounds import RoundFiles
-from api.runs import open_runs
+from api.live import Bell, Inbox, Presence, Waits
+from api.prefect_runs import open_runs
+from api.routes import (
+    admission,
+    exchange,
+    hospitals,
+    inference,
+    orders,
+    rounds,
+    schedules,
+    scores,
+    statistics,
+    timeline,
+)
+from api.routes.services import Desk
 from api.settings import Settings
-from api.store import Store
+from api.store.disk import Disk, is_full
+from api.store.orders import Store
+from api.store.round_files import RoundFiles
 from protocol import VERSION
 from protocol.errors import ConsiliumError, InvalidInput, NotFound, TooLarge
-from protocol.order import describe
+from protocol.training_request import describe
 
 log = logging.getLogger("consilium.api")
 
@@ -83,8 +94,8 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
     app.include_router(schedules.router)
     app.include_router(inference.router)
     app.include_router(exchange.router)
-    app.include_router(uploads.router)
-    app.include_router(analytics.router)
+    app.include_router(rounds.router)
+    app.include_router(scores.router)
     app.include_router(hospitals.router)
     _add_error_handlers(app)
     app.add_middleware(Limits, settings=settings)
@@ -122,10 +133,16 @@ def _add_error_handlers(app: FastAPI) -> None:
         if isinstance(error, _TooMuch):
             return failure_at(path, error.known)
         if error.status_code == 404:
-            return failure_at(path, NotFound("There is no such address.", remedy="See /docs for what there is."))
-        if error.status_code == 400:  # FastAPI's word for a body that json.loads gave up on: depth, digits, encoding
+            return failure_at(
+                path, NotFound("There is no such address.", remedy="See /docs for what there is.")
+            )
+        if (
+            error.status_code == 400
+        ):  # FastAPI's word for a body that json.loads gave up on: depth, digits, encoding
             return failure_at(path, _not_json())
-        return failure_at(path, InvalidInput(f"{error.detail}.", remedy="See /docs."), status=error.status_code)
+        return failure_at(
+            path, InvalidInput(f"{error.detail}.", remedy="See /docs."), status=error.status_code
+        )
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, _error: ClientDisconnect) -> JSONResponse:
@@ -137,7 +154,9 @@ def _add_error_handlers(app: FastAPI) -> None:
         if is_full(error):
             return failure_at(request.url.path, request.app.state.disk.noted())
         log.error("Unplanned error", exc_info=error)
-        problem = ConsiliumError("The coordinator met an unplanned error.", remedy="Its log has the full text.")
+        problem = ConsiliumError(
+            "The coordinator met an unplanned error.", remedy="Its log has the full text."
+        )
         return failure_at(request.url.path, problem, status=500)
 
 
@@ -159,7 +178,9 @@ def describe_request(error: RequestValidationError) -> ConsiliumError:
 
 
 def _not_json() -> InvalidInput:
-    return InvalidInput("The body is not JSON.", remedy="Send a JSON object, with Content-Type: application/json.")
+    return InvalidInput(
+        "The body is not JSON.", remedy="Send a JSON object, with Content-Type: application/json."
+    )
 
 
 class Limits:

@@ -8,7 +8,7 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import Depends, Request
 
-from api.store import Caller, Store
+from api.store.orders import Caller, Store
 from protocol.errors import Forbidden, TooManyRequests, Unauthenticated
 
 OPERATOR, HOSPITAL, AGENT, COORDINATOR_ROLE, OPEN = "operator", "hospital", "agent", "coordinator", "open"
@@ -29,7 +29,8 @@ class Rate:
         left = min(self._burst, left + (now - at) * self._per_second)
         if left < 1:
             raise TooManyRequests(
-                f"This token makes more than {self._per_second:g} calls a second.", remedy="Wait a second, then go on."
+                f"This token makes more than {self._per_second:g} calls a second.",
+                remedy="Wait a second, then go on.",
             )
         self._buckets[who] = (left - 1, now)
 
@@ -43,7 +44,8 @@ async def current_caller(request: Request) -> Caller:
         return ANYBODY
     if scheme.lower() != "bearer" or not token.strip():
         raise Unauthenticated(
-            "This address needs a token.", remedy="Send the header Authorization: Bearer <token>; see docs/api.md."
+            "This address needs a token.",
+            remedy="Send the header Authorization: Bearer <token>; see docs/api.md.",
         )
     store: Store = state.store
     caller = await to_thread.run_sync(store.caller, token.strip())
@@ -62,7 +64,8 @@ def require_role(caller: Caller, *roles: str) -> None:
     """Forbidden unless the caller has one of the roles. ANYBODY (authentication off) passes."""
     if caller.role not in (*roles, OPEN):
         raise Forbidden(
-            f"A token of role {caller.role} may not do this.", remedy=f"It takes a token of role {' or '.join(roles)}."
+            f"A token of role {caller.role} may not do this.",
+            remedy=f"It takes a token of role {' or '.join(roles)}.",
         )
 
 
@@ -71,7 +74,8 @@ def require_owner(caller: Caller, user_id: int) -> None:
     require_role(caller, HOSPITAL)
     if caller.role != OPEN and caller.user_id != user_id:
         raise Forbidden(
-            f"This token belongs to another hospital than {user_id}.", remedy="Use a token of the hospital itself."
+            f"This token belongs to another hospital than {user_id}.",
+            remedy="Use a token of the hospital itself.",
         )
 
 
@@ -79,4 +83,6 @@ def require_reader(caller: Caller, hospitals: list[int]) -> None:
     """Forbidden unless the caller is an operator or a party of the order."""
     if caller.role in (OPEN, OPERATOR, COORDINATOR_ROLE) or caller.user_id in hospitals:
         return
-    raise Forbidden("This order is not one of this hospital's.", remedy="Ask a party of the order or the operator.")
+    raise Forbidden(
+        "This order is not one of this hospital's.", remedy="Ask a party of the order or the operator."
+    )

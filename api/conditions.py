@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.exchange import Bell
+from api.live import Bell
 
 LONGEST_CLOCK_SECONDS = 10**10
 

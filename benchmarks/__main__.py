@@ -25,10 +25,16 @@ BENCHMARKS = {
 def main() -> int:
     """Runs the benchmarks one after another, each under its own heading."""
     parser = argparse.ArgumentParser(prog="./run bench", description="Benchmarks, printed as ratios.")
-    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument(
+        "names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME", help=", ".join(BENCHMARKS)
+    )
     parser.add_argument("--full", action="store_true", help="rounds: 500 instead of 20")
-    parser.add_argument("--peers", action="store_true", help="one order beside Flower, which is installed for it")
-    parser.add_argument("--rounds", type=int, default=comparison.ROUNDS, help="peers: %(default)s unless told")
+    parser.add_argument(
+        "--peers", action="store_true", help="one order beside Flower, which is installed for it"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=comparison.ROUNDS, help="peers: %(default)s unless told"
+    )
     args = parser.parse_args()
     if args.peers:
         return _compare(rounds=args.rounds)

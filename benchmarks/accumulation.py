@@ -18,11 +18,11 @@ from typing import Any
 
 import duckdb
 
-from agents import accumulation
-from agents.dataset import THREADS, open_dataset
-from agents.policy import CohortRules, OrderRules, Policy, StatisticsRules
-from agents.settings import Settings
-from analytics import exact
+from agents.rows import exact_totals
+from agents.rows.dataset import THREADS, open_dataset
+from agents.site.policy import CohortRules, OrderRules, Policy, StatisticsRules
+from agents.site.settings import Settings
+from analytics.statistics import exact
 
 N_ROWS = 10_000_000
 RUNS = 3
@@ -47,11 +47,14 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as fresh:
         for name, expression in {**COLUMNS, **WIDE}.items():
             own, ours, megabytes, *answers = fresh.apply(measure, (fresh.apply(write, (expression,)),))
-            print(f"  {name:18}{own:9.3f}{ours:9.3f}{ours / own:8.2f}{megabytes:9.0f}   {answers[0]!r}, {answers[1]!r}")
+            print(
+                f"  {name:18}{own:9.3f}{ours:9.3f}{ours / own:8.2f}{megabytes:9.0f}   {answers[0]!r}, {answers[1]!r}"
+            )
             ratios += [ours / own] if name in COLUMNS else []
             sizes.append(megabytes)
     verdicts = [
-        "met" if is_met else "MISSED" for is_met in (max(ratios) <= TARGET_RATIO, max(sizes) < TARGET_MEGABYTES)
+        "met" if is_met else "MISSED"
+        for is_met in (max(ratios) <= TARGET_RATIO, max(sizes) < TARGET_MEGABYTES)
     ]
     print(f"ratio at most {max(ratios):.2f} (target {TARGET_RATIO:g}, {verdicts[0]})", end="; ")
     print(f"memory at most {max(sizes):.0f} MB more (target {TARGET_MEGABYTES}, {verdicts[1]})")
@@ -64,7 +67,9 @@ def write(expression: str) -> Path:
     with duckdb.connect(config={"threads": THREADS}) as connection:
         connection.execute("SET enable_progress_bar = false; SELECT setseed(0.5)")
         path = folder / "data" / "numbers.parquet"
-        connection.execute(f"COPY (SELECT {expression} AS x FROM range({N_ROWS})) TO '{path}' (FORMAT parquet)")
+        connection.execute(
+            f"COPY (SELECT {expression} AS x FROM range({N_ROWS})) TO '{path}' (FORMAT parquet)"
+        )
     return folder
 
 
@@ -73,13 +78,13 @@ def measure(folder: Path) -> tuple[float, float, float, float, float | None]:
     before = _peak_megabytes()
     own_sql = OWN_SQL.format(folder / "data" / "numbers.parquet")
     with _opened(folder) as dataset:
-        found = accumulation.moments(dataset, "x")[()].moments  # first, so that the memory is its own
+        found = exact_totals.moments(dataset, "x")[()].moments  # first, so that the memory is its own
         megabytes = _peak_megabytes() - before
         with duckdb.connect(config={"threads": THREADS}) as connection:
             connection.execute("SET enable_progress_bar = false")
             own_variance = connection.execute(own_sql).fetchall()[0][2]
             own, ours = _shortest(
-                lambda: connection.execute(own_sql).fetchall(), lambda: accumulation.moments(dataset, "x")
+                lambda: connection.execute(own_sql).fetchall(), lambda: exact_totals.moments(dataset, "x")
             )
     shutil.rmtree(folder)
     return own, ours, megabytes, own_variance, exact.variance(found)

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.datasets import load_digits
 
-from analytics import anomaly
-from analytics.checks import Floats, Ints
-from analytics.models import Model, initial_weights, local_gradient, local_loss
+from analytics.arrays import Floats, Ints
+from analytics.scores import anomaly
+from analytics.training.models import Model, initial_weights, local_gradient, local_loss
 
 N_HOSPITALS, N_ATTACKERS, N_TRIALS = 10, 3, 200
 ROUND, LEARNING_RATE, LEAST_ROWS = 5, 0.5, 20
@@ -41,7 +41,9 @@ SCORES: dict[str, Callable[[Attacked], Floats]] = {
     "krum k=5": lambda a: anomaly.krum(a.points, k=5),
     "foolsgold k=2": lambda a: anomaly.foolsgold(a.points, k=2),
     "foolsgold k=5": lambda a: anomaly.foolsgold(a.points, k=5),
-    "zeno p=1": lambda a: anomaly.zeno(a.loss_before, a.loss, np.linalg.norm(a.points - a.before, axis=1), p=1),
+    "zeno p=1": lambda a: anomaly.zeno(
+        a.loss_before, a.loss, np.linalg.norm(a.points - a.before, axis=1), p=1
+    ),
     "auror k=1": lambda a: anomaly.auror(a.points, k=1),
     "auror k=2": lambda a: anomaly.auror(a.points, k=2),
     "auror k=4": lambda a: anomaly.auror(a.points, k=4),

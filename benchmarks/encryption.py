@@ -9,15 +9,14 @@ is made once per order and hospital; a first round of 6,200 values, table includ
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from protocol import paillier, secure_sum
-from protocol.paillier import Obfuscators
-from protocol.secure_sum import Method, SumKeys
+from benchmarks.clock import timed
+from protocol.sums import paillier, secure_sum
+from protocol.sums.paillier import Obfuscators
+from protocol.sums.secure_sum import Method, SumKeys
 
 KEY_BITS = 2048
 ROWS = {1: 400, 2: 300, 3: 50}
@@ -38,7 +37,9 @@ def main() -> None:
         print(f"  {name:38}{seconds * 1e6:12.3f}")
     report("encryption", phe_encrypt / ours["packed encryption"])
     report("decryption", phe_decrypt / ours["packed decryption"])
-    print(f"first round, table included: {phe_encrypt / ours['  in the first round, table included']:.0f} times")
+    print(
+        f"first round, table included: {phe_encrypt / ours['  in the first round, table included']:.0f} times"
+    )
     compare_methods(private)
 
 
@@ -50,21 +51,24 @@ def report(name: str, ratio: float) -> None:
 def phe_seconds_per_value(private: Any) -> tuple[float, float]:
     """Encryption and decryption of one float by phe's own interface, with gmpy2 beneath it."""
     values = np.random.default_rng(0).normal(size=N_PHE).tolist()
-    encrypted, encrypt = timed(lambda: [private.public_key.encrypt(value) for value in values])
-    _, decrypt = timed(lambda: [private.decrypt(number) for number in encrypted])
+    encrypt, encrypted = timed(lambda: [private.public_key.encrypt(value) for value in values])
+    decrypt, _ = timed(lambda: [private.decrypt(number) for number in encrypted])
     return encrypt / N_PHE, decrypt / N_PHE
 
 
 def paillier_seconds_per_value(private: Any) -> dict[str, float]:
     """The same for a packed vector: from words to ciphertexts and back."""
     public, words = private.public_key, np.arange(N_PAILLIER) - N_PAILLIER // 2
-    count, form = paillier.n_plaintexts(N_PAILLIER, KEY_BITS), {"weight": 7, "offset": 2**60, "bits": KEY_BITS}
-    stock, base = timed(lambda: Obfuscators(public))
-    _, first = timed(lambda: stock.prepare(count))
+    count, form = (
+        paillier.n_plaintexts(N_PAILLIER, KEY_BITS),
+        {"weight": 7, "offset": 2**60, "bits": KEY_BITS},
+    )
+    base, stock = timed(lambda: Obfuscators(public))
+    first, _ = timed(lambda: stock.prepare(count))
     stock.take_many(count)
-    _, later = timed(lambda: stock.prepare(count))
-    ciphertexts, waiting = timed(lambda: paillier.encrypt(public, paillier.pack(words, **form), stock))
-    sums, decrypt = timed(lambda: paillier.unpack(paillier.decrypt(private, ciphertexts), N_PAILLIER, **form))
+    later, _ = timed(lambda: stock.prepare(count))
+    waiting, ciphertexts = timed(lambda: paillier.encrypt(public, paillier.pack(words, **form), stock))
+    decrypt, sums = timed(lambda: paillier.unpack(paillier.decrypt(private, ciphertexts), N_PAILLIER, **form))
     if sums.tolist() != words.tolist():
         raise SystemExit("The packed scheme did not give the words back.")
     seconds = {
@@ -84,15 +88,17 @@ def compare_methods(private: Any) -> None:
     for method, (*seconds, size) in costs.items():
         print(f"  {method:20}" + "".join(f"{s * 1e6:11.3f}" for s in seconds) + f"{size:18.2f}")
     ratio = sum(costs["Paillier"][:3]) / sum(costs["Mask"][:3])
-    print(f"Mask: {ratio:.0f} times less work than Paillier; phe per value: {2 * KEY_BITS / 8:.0f} bytes per value")
+    print(
+        f"Mask: {ratio:.0f} times less work than Paillier; phe per value: {2 * KEY_BITS / 8:.0f} bytes per value"
+    )
 
 
 def method_seconds_per_value(method: Method, d: int, private: Any) -> tuple[float, float, float, float]:
     keys = {me: sum_keys(method, me, private) for me in ROWS}
     values = np.random.default_rng(0).normal(size=d)
-    payloads, seal = timed(lambda: {me: secure_sum.seal(keys[me], values, info=INFO) for me in ROWS})
-    total, add = timed(lambda: secure_sum.add(method, payloads, public=keys[1].public))
-    _, opened = timed(lambda: secure_sum.open_sum(keys[1], total, info=INFO, private_key=private))
+    seal, payloads = timed(lambda: {me: secure_sum.seal(keys[me], values, info=INFO) for me in ROWS})
+    add, total = timed(lambda: secure_sum.add(method, payloads, public=keys[1].public))
+    opened, _ = timed(lambda: secure_sum.open_sum(keys[1], total, info=INFO, private_key=private))
     return seal / len(ROWS) / d, add / d, opened / d, len(payloads[1]) / d
 
 
@@ -115,13 +121,6 @@ def with_table(public: Any) -> Obfuscators:
     obfuscators = Obfuscators(public)
     obfuscators.take()
     return obfuscators
-
-
-def timed(action: Callable[[], Any]) -> tuple[Any, float]:
-    """The result of an action and the seconds it took."""
-    start = time.perf_counter()
-    result = action()
-    return result, time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from agents.settings import Settings as Site
+from agents.site.settings import Settings as Site
 from benchmarks.sites import open_sites, site
-from deployments.breast_cancer import breast_cancer_tables, make_database
-from deployments.demo import document_order
-from deployments.local_sites import NAMED, sites_folder
-from deployments.one_process import run_order
+from deployments.demo.breast_cancer import breast_cancer_tables, make_database
+from deployments.demo.training import document_order
+from deployments.local.one_process import run_order
+from deployments.local.sites import NAMED, sites_folder
 
 COUNTS = (3, 10, 30)
 ROUNDS = 10
@@ -32,7 +32,10 @@ def main() -> None:
                 seconds = time.perf_counter() - began
                 shares = ROUNDS * n_hospitals
                 n_bytes = sum(map(len, outcome.traffic)) / shares
-                print(f"  {n_hospitals:9} {method:>10} {1000 * seconds / shares:18.1f} {n_bytes:21.0f}", flush=True)
+                print(
+                    f"  {n_hospitals:9} {method:>10} {1000 * seconds / shares:18.1f} {n_bytes:21.0f}",
+                    flush=True,
+                )
 
 
 def make_sites(folder: Path, n_hospitals: int) -> dict[int, Site]:

@@ -8,8 +8,6 @@ DuckDB's over the three files: what hospitals could do that give their rows away
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,11 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from agents.settings import Settings, load_settings
-from deployments.one_process import pin_each_other, run_statistics
-from protocol import matching
+from agents.site.settings import Settings, load_settings
+from benchmarks.clock import timed
+from deployments.local.one_process import pin_each_other, run_statistics
 from protocol.exchange import MemoryTransport
+from protocol.shares import matching
 
 N_ROWS = 1_000_000
 HOSPITALS = (2, 3, 4)
@@ -56,9 +55,11 @@ def main(n_rows: int = N_ROWS) -> None:
 
 def _matching(n_rows: int) -> None:
     keys = [str(i) for i in range(n_rows)]
-    seconds, tags = _timed(lambda: [matching.tags(bytes(32), keys)[0] for _ in HOSPITALS])
-    both, _ = _timed(lambda: matching.intersect(tags))
-    print(f"matching {n_rows:,} keys of {len(HOSPITALS)} hospitals: tags {seconds:.1f} s, intersection {both:.1f} s,")
+    seconds, tags = timed(lambda: [matching.tags(bytes(32), keys)[0] for _ in HOSPITALS])
+    both, _ = timed(lambda: matching.intersect(tags))
+    print(
+        f"matching {n_rows:,} keys of {len(HOSPITALS)} hospitals: tags {seconds:.1f} s, intersection {both:.1f} s,"
+    )
     print(f"  {len(matching.encode_tags(tags[0])) / n_rows:.0f} bytes per key to the coordinator")
 
 
@@ -68,7 +69,9 @@ def _sites(folder: Path, n_rows: int) -> dict[int, Settings]:
     for user in HOSPITALS:
         site = folder / f"hospital-{user}"
         site.mkdir()
-        (site / "settings.toml").write_text(f'user_id = {user}\nname = "hospital-{user}"\nstate = "{site / "state"}"\n')
+        (site / "settings.toml").write_text(
+            f'user_id = {user}\nname = "hospital-{user}"\nstate = "{site / "state"}"\n'
+        )
         (site / "policy.toml").write_text(POLICY)
         sites[user] = replace(load_settings(site), max_rows=10 * n_rows)
         sites[user].data_folder.mkdir(parents=True, exist_ok=True)
@@ -85,19 +88,31 @@ def _write(path: Path, seed: int, n_rows: int) -> None:
     database.execute(f"COPY ({query}) TO '{path}'")
 
 
-def _order(sites: dict[int, Settings], number: int, method: str, question: dict[str, Any], n_rows: int) -> None:
+def _order(
+    sites: dict[int, Settings], number: int, method: str, question: dict[str, Any], n_rows: int
+) -> None:
     plain = question.pop("plain")
     provider = {"data_path": "people.parquet", "data_type": "parquet", "key_column": "id"}
     named = {"value_column": "value"} if method == "is_investor_accredited" else {}
     providers = [{"name": user, **provider, **named} for user in HOSPITALS]
-    body = {"data_providers": providers, "result_receivers": [2], "method": method, "result_alias": "r", **question}
+    body = {
+        "data_providers": providers,
+        "result_receivers": [2],
+        "method": method,
+        "result_alias": "r",
+        **question,
+    }
     transport = MemoryTransport()
-    seconds, _ = _timed(lambda: run_statistics(sites, body, initiator=2, order_id=number, transport=transport))
-    joined, _ = _timed(lambda: _plain_join(sites, plain))
+    seconds, _ = timed(lambda: run_statistics(sites, body, initiator=2, order_id=number, transport=transport))
+    joined, _ = timed(lambda: _plain_join(sites, plain))
     n_bytes = sum(map(len, transport.traffic))
     verdict = "met" if seconds <= TARGET_SECONDS[method] else "MISSED"
-    print(f"{method}: {seconds:.1f} s for {n_rows:,} people (target {TARGET_SECONDS[method]:.0f} s, {verdict}),")
-    print(f"  {n_bytes / n_rows:.0f} bytes per person in all messages; {seconds / joined:.0f} times a plain join")
+    print(
+        f"{method}: {seconds:.1f} s for {n_rows:,} people (target {TARGET_SECONDS[method]:.0f} s, {verdict}),"
+    )
+    print(
+        f"  {n_bytes / n_rows:.0f} bytes per person in all messages; {seconds / joined:.0f} times a plain join"
+    )
 
 
 def _plain_join(sites: dict[int, Settings], expression: str) -> None:
@@ -105,9 +120,3 @@ def _plain_join(sites: dict[int, Settings], expression: str) -> None:
     query = f"SELECT a.id, {expression} FROM {a} a JOIN {b} b USING (id) JOIN {c} c USING (id)"
     with tempfile.NamedTemporaryFile(suffix=".csv") as file:
         duckdb.connect(config={"threads": 2}).execute(f"COPY ({query}) TO '{file.name}'")
-
-
-def _timed(action: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    result = action()
-    return time.perf_counter() - start, result

@@ -18,11 +18,11 @@ from typing import Any
 
 import httpx
 
-from agents.settings import Settings as Site
+from agents.site.settings import Settings as Site
 from api.settings import Settings
-from deployments.demo import INITIATOR, document_order
-from deployments.federation import choose_ports, federation
-from deployments.local_sites import prepare
+from deployments.demo.training import INITIATOR, document_order
+from deployments.local.federation import choose_ports, federation
+from deployments.local.sites import prepare
 
 N_ORDERS = 3
 ROUNDS, FEATURES = 30, 30
@@ -62,7 +62,9 @@ async def _compare(settings: Settings, sites: list[Site]) -> None:
         print(f"  {method:10}{medians[method]:8.2f}   ({', '.join(f'{t:.2f}' for t in times)})")
     ratio = medians["Paillier"] / medians["None"]
     print(f"Paillier to None: {ratio:.2f} ({_verdict(ratio, TARGET_RATIO)} {TARGET_RATIO})")
-    print(f"Paillier: {medians['Paillier']:.1f} s ({_verdict(medians['Paillier'], TARGET_SECONDS)} {TARGET_SECONDS} s)")
+    print(
+        f"Paillier: {medians['Paillier']:.1f} s ({_verdict(medians['Paillier'], TARGET_SECONDS)} {TARGET_SECONDS} s)"
+    )
     _breakdown(next(site for site in sites if site.user_id == INITIATOR), medians["Paillier"])
     print(
         f"the document's order, {ROUNDS} rounds, Paillier, {sites[0].max_orders} places at each of {len(sites)} agents"
@@ -127,7 +129,9 @@ async def _send(settings: Settings, body: dict[str, Any], posts: list[float]) ->
 
 def _breakdown(initiator: Site, total: float) -> None:
     """Medians over the Paillier orders, at the initiator; what its own process does not see is dispatch."""
-    lines = [line for line in (initiator.state / "agent.log").read_text().splitlines() if "Times of order" in line]
+    lines = [
+        line for line in (initiator.state / "agent.log").read_text().splitlines() if "Times of order" in line
+    ]
     every = [json.loads(line.split(": ", 2)[-1]) for line in lines]
     orders = every[1:][0::3]  # the warm-up goes first; then Paillier, Mask, None in turn
     parts = _parts({name: statistics.median(times[name] for times in orders) for name in orders[0]})
@@ -143,7 +147,9 @@ def _parts(times: dict[str, Any]) -> dict[str, float]:
     return {
         "extraction": times["data SQL extraction"],
         "gradient and metrics": times["local gradient"],
-        "encryption, vault and ledger": max(0.0, times["encryption"] + times["final metrics"] - times["sending"]),
+        "encryption, vault and ledger": max(
+            0.0, times["encryption"] + times["final metrics"] - times["sending"]
+        ),
         "HTTP (sending)": times["sending"],
         "waiting for the others": times["waiting"],
         "Prefect's task engine": times["Prefect"],

@@ -26,13 +26,21 @@ import numpy as np
 from safetensors.numpy import save
 
 from api.settings import load_settings
-from api.store import Store
-from deployments.federation import choose_ports
+from api.store.orders import Store
+from deployments.local.federation import choose_ports
 
 N_ROUNDS, N_FULL = 20, 500
 N_CLIENTS, N_VALUES = 35, 50_000
 TARGETS = {"PUT": 2.0, "first score": 2.0, "second score": 0.2, "listing": 1.0}
-SCORES = ["krum?k=5", "foolsgold?k=5", "auror?k=3", "sniper?p=.8", "pca?k=2", "true_krum?n_attackers=5", "report"]
+SCORES = [
+    "krum?k=5",
+    "foolsgold?k=5",
+    "auror?k=3",
+    "sniper?p=.8",
+    "pca?k=2",
+    "true_krum?n_attackers=5",
+    "report",
+]
 
 
 def main(*, full: bool = False) -> None:
@@ -40,16 +48,25 @@ def main(*, full: bool = False) -> None:
     n_rounds = N_FULL if full else N_ROUNDS
     with tempfile.TemporaryDirectory() as folder, _served(Path(folder)) as client:
         order_id = client.post("/orders", json={"kind": "external", "name": "benchmark"}).json()["order_id"]
-        print(f"{n_rounds} rounds, {N_CLIENTS} clients, {N_VALUES} float32 values each; seconds: median (longest)")
+        print(
+            f"{n_rounds} rounds, {N_CLIENTS} clients, {N_VALUES} float32 values each; seconds: median (longest)"
+        )
         _report("PUT", [_put(client, order_id, round_) for round_ in range(n_rounds)])
         n_bytes = sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors"))
-        print(f"  on disk: {n_bytes / 2**20:.0f} MiB, {n_bytes / n_rounds / N_CLIENTS / N_VALUES:.2f} bytes per value")
+        print(
+            f"  on disk: {n_bytes / 2**20:.0f} MiB, {n_bytes / n_rounds / N_CLIENTS / N_VALUES:.2f} bytes per value"
+        )
         asked = list(range(0, n_rounds, max(1, n_rounds // 20)))
         _report("first score", [_seconds(client, f"/anomaly/krum?k=5&round={round_}") for round_ in asked])
         _report("second score", [_seconds(client, f"/anomaly/{score}") for score in SCORES])
         compared = [round_ for round_ in asked if round_]
-        _report("first grad_diff", [_seconds(client, f"/contribution/grad_diff?round={round_}") for round_ in compared])
-        _report("listing", [_seconds(client, path) for path in (f"/orders/{order_id}", "/performance", "/orders")])
+        _report(
+            "first grad_diff",
+            [_seconds(client, f"/contribution/grad_diff?round={round_}") for round_ in compared],
+        )
+        _report(
+            "listing", [_seconds(client, path) for path in (f"/orders/{order_id}", "/performance", "/orders")]
+        )
         _report("one round's metrics", [_seconds(client, "/performance?round=5")])
         _report("/client_grad", [_seconds(client, "/client_grad")])
         _report("/avg_grad", [_seconds(client, "/avg_grad")])

@@ -11,7 +11,6 @@ take the slower way through QR and are shown beside it, without a target.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,9 +21,10 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from analytics import anomaly
-from analytics.checks import Floats
-from analytics.geometry import triangular_factor
+from analytics.arrays import Floats
+from analytics.scores import anomaly
+from analytics.scores.geometry import triangular_factor
+from benchmarks.clock import timed
 
 N_CLIENTS, N_VALUES = 100, 1_000_000
 BLOCK_COLUMNS = 2**14
@@ -65,7 +65,9 @@ def compare_with_product(name: str, gradients: NDArray[np.float32], *, target: b
 
 
 def time_each(points: Floats) -> None:
-    for name, seconds in zip(SCORES, fastest(*(partial(score, points) for score in SCORES.values())), strict=True):
+    for name, seconds in zip(
+        SCORES, fastest(*(partial(score, points) for score in SCORES.values())), strict=True
+    ):
         print(f"  {name:12}{seconds * 1e3:8.1f} ms of it")
 
 
@@ -86,27 +88,28 @@ def sniper_rounds(rng: np.random.Generator) -> dict[str, Floats]:
     """Gaussian gradients of few and of many values, and clusters of clients with noise of some sizes."""
     gaussian = {f"Gaussian, {d} values": rng.normal(size=(N_CLIENTS, d)) for d in (2, 10, 100, 3000)}
     centres = rng.normal(size=(5, 100))[np.arange(N_CLIENTS) % 5]
-    clustered = {f"5 clusters, noise {s}": centres + s * rng.normal(size=(N_CLIENTS, 100)) for s in (0.1, 0.5, 1.0)}
-    halves = {"2 clusters, 60 and 40": 9.0 * (np.arange(N_CLIENTS) < 40)[:, None] + rng.normal(size=(N_CLIENTS, 100))}
+    clustered = {
+        f"5 clusters, noise {s}": centres + s * rng.normal(size=(N_CLIENTS, 100)) for s in (0.1, 0.5, 1.0)
+    }
+    halves = {
+        "2 clusters, 60 and 40": 9.0 * (np.arange(N_CLIENTS) < 40)[:, None]
+        + rng.normal(size=(N_CLIENTS, 100))
+    }
     return {**gaussian, **clustered, **halves}
 
 
 def time_sniper(name: str, points: Floats) -> None:
     (seconds,) = fastest(lambda: anomaly.sniper(points, p=0.8))
     verdict = "met" if seconds <= SNIPER_SECONDS else "MISSED"
-    print(f"Sniper, 100 clients, p = 0.8, {name:22}{seconds * 1e3:8.1f} ms (target {SNIPER_SECONDS:.0f} s, {verdict})")
+    print(
+        f"Sniper, 100 clients, p = 0.8, {name:22}{seconds * 1e3:8.1f} ms (target {SNIPER_SECONDS:.0f} s, {verdict})"
+    )
 
 
 def fastest(*actions: Callable[[], Any]) -> list[float]:
     """The seconds of each action, the best of REPETITIONS; the actions take turns, so that both see the same load."""
-    seconds = [[timed(action) for action in actions] for _ in range(REPETITIONS)]
+    seconds = [[timed(action)[0] for action in actions] for _ in range(REPETITIONS)]
     return [min(column) for column in zip(*seconds, strict=True)]
-
-
-def timed(action: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import resource
 import sys
-import time
-from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.joined import reveal
-from analytics.circuit import Plan, plan
-from analytics.expression import Expression, compare_sum, parse_expression
-from analytics.rowwise import Column, Fixed
+from agents.statistics.shared_expression import reveal
+from analytics.statistics.circuit import Plan, plan
+from analytics.statistics.expression import Expression, compare_sum, parse_expression
+from analytics.statistics.rowwise import Column, Fixed
+from benchmarks.clock import timed
 from tests.made_providers import hall_of, shares_of
 
 N_ROWS = 1_000_000
@@ -45,12 +43,16 @@ def expressions() -> dict[str, Expression]:
 def main(n_rows: int = N_ROWS) -> None:
     """Print times, bytes per row and whether the targets are met."""
     values = drawn(n_rows)
-    columns = {OWNERS[alias]: {f"{alias}.v": Column(v, np.ones(n_rows, dtype=bool))} for alias, v in values.items()}
+    columns = {
+        OWNERS[alias]: {f"{alias}.v": Column(v, np.ones(n_rows, dtype=bool))} for alias, v in values.items()
+    }
     types = {f"{alias}.v": Fixed.decimal(18, 6, nullable=False) for alias in OWNERS}
     print(f"{n_rows:,} joined rows, {len(OWNERS)} providers")
     for name, expression in expressions().items():
         measure(name, plan(expression, types, OWNERS), columns, n_rows)
-    print(f"largest resident set of everybody together: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MB")
+    print(
+        f"largest resident set of everybody together: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MB"
+    )
 
 
 def drawn(n_rows: int) -> dict[str, NDArray[np.int64]]:
@@ -65,7 +67,9 @@ def measure(name: str, made: Plan, columns: dict[int, dict[str, Column]], n_rows
     computing, shares = timed(lambda: shares_of(made, columns, n_rows, hall))
     reading, _ = timed(lambda: reveal(made, shares))
     total, target = dealing + computing + reading, TARGET_SECONDS.get(name)
-    verdict = "no target" if target is None else f"target {target:.0f} s, {'met' if total <= target else 'MISSED'}"
+    verdict = (
+        "no target" if target is None else f"target {target:.0f} s, {'met' if total <= target else 'MISSED'}"
+    )
     print(f"{name} ({made.bits(n_rows)} bits): {total:.1f} s ({verdict})")
     print(f"  dealing {dealing:.2f} s, three providers {computing:.2f} s, a receiver {reading:.2f} s")
     sent, dealt = max(hall.n_bytes.values()), sum(map(len, hall.dealt.values()))
@@ -74,12 +78,6 @@ def measure(name: str, made: Plan, columns: dict[int, dict[str, Column]], n_rows
         f"  bytes per row: a provider sends {sent / n_rows:.1f} to the others and {share / n_rows:.1f} to a receiver,"
         f" the coordinator deals {dealt / n_rows:.1f} to one provider"
     )
-
-
-def timed(action: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    result = action()
-    return time.perf_counter() - start, result
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from agents.settings import Settings as Site
-from deployments.one_process import pin_each_other
+from agents.site.settings import Settings as Site
+from deployments.local.one_process import pin_each_other
 
 
 def open_sites(folder: Path, n_hospitals: int) -> dict[int, Site]:

@@ -1,78 +1,201 @@
-"""The worker of pool `coordinator`: the same worker as a hospital's, with the coordinator's flows."""
+"""The coordinator's parts as processes: Prefect, the API and the worker, started in order and kept running."""
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
-from uuid import UUID
+import contextlib
+import fcntl
+import os
+import sys
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import StateType
-from prefect.client.schemas.responses import WorkerFlowRunResponse
 
-from agents.worker import FlowWorker, Post, preload, work_until_signal
 from api.settings import Settings
+from deployments.processes import TIED, Federation, Part, end_on_signals, running
+from deployments.serving import check_port
+from deployments.state import (
+    coordinator_token,
+    make_prefect_auth,
+    open_store,
+    page_key,
+    prefect_auth,
+)
+from protocol.errors import Conflict, ConsiliumError
 
-FLOWS = {
-    "train-order": "flows.runs.train_order",
-    "joint-statistics": "flows.runs.answer_jointly",
-    "scheduled-statistics": "flows.runs.run_schedule",
-}
-OF_SCHEDULES = ("scheduled-statistics",)
-
-
-class CoordinatorWorker(FlowWorker):
-    """As a hospital's worker, for the coordinator's own pool. Its flow ends after those of the hospitals."""
-
-    type = "coordinator"
-    stop_grace_seconds = 30.0
-    _description = "Runs the coordinator's flow of an order."
-
-    async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
-        """Prefect's list, which is cut at 200 and may be full of orders that wait, and beside it the runs of all orders
-        that have their places."""
-        listed = await super()._get_scheduled_flow_runs()
-        answer = await self.ask_coordinator("GET", "/exchange/admitted")
-        admitted = {UUID(flow_run_id) for flow_run_id in answer["flow_run_ids"]}
-        unlisted = admitted - {entry.flow_run.id for entry in listed} - set(self._work)
-        if not unlisted:
-            return listed
-        wanted = FlowRunFilter(
-            id=FlowRunFilterId(any_=list(unlisted)),
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-        )
-        for flow_run in await self.client.read_flow_runs(flow_run_filter=wanted):
-            assert flow_run.work_pool_id is not None
-            assert flow_run.work_queue_id is not None
-            entry = WorkerFlowRunResponse(
-                work_pool_id=flow_run.work_pool_id, work_queue_id=flow_run.work_queue_id, flow_run=flow_run
-            )
-            listed.append(entry)
-        return listed
-
-    async def withdraw(self, order_id: int) -> None:
-        (await self._post.send("POST", f"/orders/{order_id}/cancel")).raise_for_status()
+START_SECONDS = 120.0
 
 
-def main(settings: Settings) -> None:
-    """Runs until SIGINT or SIGTERM."""
-    preload({entrypoint.rpartition(".")[0] for entrypoint in FLOWS.values()})
-    asyncio.run(_work(settings))
+def parts_of_coordinator(settings: Settings, *, expected: int) -> list[Part]:
+    """Prefect (unless another address is given), the API and the worker, in the order in which they start."""
+    python, log = sys.executable, settings.folder / "log"
+    auth = prefect_auth(settings)
+    parts = []
+    if starts_prefect():
+        port = str(prefect_port(settings))
+        home = settings.home / "prefect"
+        server = {
+            "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_LOGGING_LEVEL": "WARNING",
+            "PREFECT_UI_API_URL": settings.prefect_url,
+            **_frugal(local=expected > 0),
+            **({"PREFECT_SERVER_API_AUTH_STRING": auth} if auth else {}),
+        }
+        command = [
+            python,
+            "-m",
+            "deployments.prefect_server",
+            "server",
+            "start",
+            "--host",
+            settings.host,
+            "--port",
+            port,
+        ]
+        parts.append(Part("prefect", command, home / "server.log", server))
+    own_home = {"PREFECT_HOME": str(settings.folder / "prefect-client"), "PREFECT_LOGGING_LEVEL": "WARNING"}
+    api = [python, "-m", "deployments.server", "api", "--expect-agents", str(expected)]
+    worker = [python, "-m", "deployments.server", "worker"]
+    parts.append(Part("api", api, log / "api.log", own_home))
+    parts.append(Part("worker", worker, log / "worker.log", own_home))
+    return parts
 
 
-async def _work(settings: Settings) -> None:
-    async with httpx.AsyncClient(base_url=f"http://{settings.host}:{settings.port}", trust_env=False) as client:
-        worker = CoordinatorWorker(
-            "coordinator",
-            flows=FLOWS,
-            of_schedules=OF_SCHEDULES,
-            post=Post(client, lambda: Path(settings.folder / "token").read_text().strip()),
-            locks=settings.folder / "runs",
-        )
-        await work_until_signal(worker)
+def starts_prefect() -> bool:
+    """Unless another server's address is given."""
+    return "CONSILIUM_PREFECT_URL" not in os.environ
+
+
+def prefect_port(settings: Settings) -> int:
+    return urlsplit(settings.prefect_url).port or 0
+
+
+def _frugal(*, local: bool) -> dict[str, str]:
+    """Prefect writes each task's states in batches, not one by one: on SQLite single writes lock each other out.
+
+    On one machine its event feed and automations, a third of its time, are off; nobody looks at them there.
+    """
+    own = {
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    }
+    if local:
+        own["PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED"] = "false"
+        own["PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED"] = "false"
+    return {name: os.environ.get(name, value) for name, value in own.items()}
+
+
+def make_ready(settings: Settings) -> list[int]:
+    """What the coordinator's parts need before they start, made where it is missing; the hospitals' user ids.
+
+    Conflict for what is damaged or was lost (codes of `deployments.state`).
+    """
+    if starts_prefect():
+        make_prefect_auth(settings)
+    store = open_store(settings)
+    coordinator_token(settings, store)
+    page_key(settings)
+    hospital_ids = list(store.hospital_names())
+    store.close()
+    return hospital_ids
+
+
+@contextlib.asynccontextmanager
+async def coordinator(
+    settings: Settings,
+    *,
+    agents: Sequence[Part] = (),
+    environment: Mapping[str, str] | None = None,
+    restart: bool,
+) -> AsyncIterator[Federation]:
+    """The coordinator's parts, and agents of this machine beside them, that can take an order; nothing is left running.
+
+    `environment` is added to that of the coordinator's worker and of the agents.
+    """
+    hospital_ids = make_ready(settings)
+    async with running(restart=restart) as parts, httpx.AsyncClient(trust_env=False) as client:
+        *servers, worker = parts_of_coordinator(settings, expected=len(agents))
+        for part in servers:
+            await parts.add(part)
+        await _until(client, f"{settings.prefect_url}/health", parts)
+        await _deploy(settings, hospital_ids)
+        for part in (worker, *agents):
+            await parts.add(replace(part, environment={**part.environment, **(environment or {})}))
+        await _until(client, f"http://{settings.host}:{settings.port}/health", parts)
+        yield parts
+
+
+async def _until(client: httpx.AsyncClient, url: str, parts: Federation) -> None:
+    """Waits until an address answers 200. There is no event to wait for: the process is only starting."""
+    deadline = asyncio.get_running_loop().time() + START_SECONDS
+    while True:
+        with contextlib.suppress(httpx.HTTPError):
+            if (await client.get(url, timeout=5)).status_code == 200:
+                return
+        parts.check()
+        if parts.died.is_set() or asyncio.get_running_loop().time() > deadline:
+            raise ConsiliumError(f"{url} does not answer.", remedy="Read the logs of the parts named above.")
+        await asyncio.sleep(0.1)
+
+
+async def _deploy(settings: Settings, hospital_ids: list[int]) -> None:
+    """In a process of its own: Prefect reads its settings when it is imported."""
+    environment = {**os.environ, "PREFECT_HOME": str(settings.folder / "prefect-client")}
+    command = [*TIED, str(os.getpid()), sys.executable, "-m", "deployments.server", "deploy"]
+    process = await asyncio.create_subprocess_exec(
+        *command, env=environment, stdout=asyncio.subprocess.DEVNULL
+    )
+    if await process.wait():
+        raise ConsiliumError("Prefect's deployments could not be made.", remedy="The lines above say why.")
+
+
+@contextlib.contextmanager
+def alone(settings: Settings) -> Iterator[None]:
+    """One federation for each CONSILIUM_HOME."""
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (settings.home / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(
+                f"A federation runs in {settings.home} already.",
+                remedy="Stop it, or set CONSILIUM_HOME to another folder.",
+            ) from None
+        yield
+
+
+def serve(settings: Settings) -> int:
+    """`./run server`: the coordinator's half in production; hospitals are elsewhere."""
+
+    async def run() -> None:
+        async with coordinator(settings, restart=True) as parts:
+            say_addresses(settings)
+            await parts.run()
+
+    with alone(settings):
+        check_port(settings.host, settings.port, "CONSILIUM_API_PORT")
+        if starts_prefect():
+            check_port(settings.host, prefect_port(settings), "CONSILIUM_PREFECT_PORT")
+        asyncio.run(until_signal(run()))
+    return 0
+
+
+async def until_signal(work: Coroutine[Any, Any, None]) -> None:
+    """Runs `work` until SIGINT or SIGTERM, which may also come while it is still starting."""
+    end_on_signals()
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
+
+
+def say_addresses(settings: Settings) -> None:
+    """Where the coordinator and Prefect are reached."""
+    print(f"Coordinator  http://{settings.host}:{settings.port}  (API at /docs)", file=sys.stderr)
+    print(
+        f"Prefect      {settings.prefect_page}  (auth string in {settings.folder / 'prefect_auth'})",
+        file=sys.stderr,
+    )

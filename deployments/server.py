@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
 import json
 import logging
 import os
@@ -12,45 +11,12 @@ import socket
 import sys
 
 from api.settings import Settings, load_settings
-from deployments.parts import NOT_READY
+from deployments.serving import check_port, exit_code, said
 from deployments.state import begin_store, new_token, open_store, page_key, prefect_auth, read_secret
-from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound, Unavailable
+from protocol.errors import BadRequest, ConsiliumError, NotFound
 from protocol.messages import COORDINATOR
 
 SERVING = (None, "start", "api", "worker")
-
-
-def exit_code(error: ConsiliumError) -> int:
-    """Of a part that cannot start: whoever keeps it running is told whether to try again."""
-    return NOT_READY if isinstance(error, BadRequest | Conflict) else 2
-
-
-def said(error: OSError) -> ConsiliumError:
-    """A full disk or a wrong owner, in a sentence."""
-    where = error.filename or "A file"
-    return Unavailable(
-        f"{where} cannot be read or written ({error.strerror or type(error).__name__}).",
-        remedy="Make room on the disk, or correct owner and mode; then start again.",
-        code="disk",
-    )
-
-
-def check_port(host: str, port: int, name: str) -> None:
-    """BadRequest (code `name`, the variable that sets it) for a port that nothing can listen on here."""
-    if (why := why_not(host, port)) is not None:
-        raise BadRequest(f"Port {port} of {host} {why}.", remedy=f"Set {name} to a free one.", code=name)
-
-
-def why_not(host: str, port: int) -> str | None:
-    """Why nothing can listen on a port; None where something can."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-    return None
 
 
 def serve_api(settings: Settings, *, expected: int) -> None:
@@ -99,7 +65,7 @@ def serve_worker(settings: Settings) -> None:
         "CONSILIUM_COORDINATOR_TOKEN_FILE": str(settings.folder / "token"),
         **({"PREFECT_API_AUTH_STRING": auth} if auth else {}),
     }
-    from deployments.coordinator import main
+    from deployments.coordinator_worker import main
 
     main(settings)
 
@@ -113,7 +79,10 @@ def _add_hospital(settings: Settings, args: argparse.Namespace) -> None:
             code="user",
         )
     store.add_hospital(args.user_id, args.name)
-    tokens = {"user": new_token(store, "hospital", args.user_id), "agent": new_token(store, "agent", args.user_id)}
+    tokens = {
+        "user": new_token(store, "hospital", args.user_id),
+        "agent": new_token(store, "agent", args.user_id),
+    }
     print(json.dumps({"user_id": args.user_id, "name": args.name, "tokens": tokens}, indent=2))
     print("Now run: ./run server deploy", file=sys.stderr)
 
@@ -122,9 +91,13 @@ def _token(settings: Settings, args: argparse.Namespace) -> None:
     store = open_store(settings)
     role = {"user": "hospital"}.get(args.role, args.role)
     if (role == "operator") != (args.user_id is None):
-        raise BadRequest("An operator has no user_id, a user or agent needs one.", remedy="Correct --user-id.")
+        raise BadRequest(
+            "An operator has no user_id, a user or agent needs one.", remedy="Correct --user-id."
+        )
     if args.user_id is not None and args.user_id not in store.hospital_names():
-        raise NotFound(f"There is no hospital {args.user_id}.", remedy="Run: ./run server add-hospital", code="user")
+        raise NotFound(
+            f"There is no hospital {args.user_id}.", remedy="Run: ./run server add-hospital", code="user"
+        )
     if args.action in ("revoke", "rotate"):
         print(f"{store.revoke_tokens(role, args.user_id)} revoked", file=sys.stderr)
     if args.action in ("issue", "rotate"):
@@ -134,7 +107,9 @@ def _token(settings: Settings, args: argparse.Namespace) -> None:
 def _new_store(settings: Settings) -> None:
     store = begin_store(settings)
     print(f"An empty store is in {store.place}; orders are numbered from 1.", file=sys.stderr)
-    print("Register every hospital: ./run server add-hospital (./run up does it for its own).", file=sys.stderr)
+    print(
+        "Register every hospital: ./run server add-hospital (./run up does it for its own).", file=sys.stderr
+    )
     store.close()
 
 
@@ -153,7 +128,9 @@ def _deploy(settings: Settings) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="./run server", description="The coordinator: Prefect, API and worker.")
+    parser = argparse.ArgumentParser(
+        prog="./run server", description="The coordinator: Prefect, API and worker."
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("start", help="Prefect, the API and the worker, until Ctrl-C (the default)")
     api = commands.add_parser("api", help="the REST API alone")
@@ -164,7 +141,9 @@ def _parser() -> argparse.ArgumentParser:
     hospital.add_argument("--user-id", type=int, required=True)
     hospital.add_argument("--name", required=True)
     commands.add_parser("new-store", help="begin with an empty store where an earlier one was lost for good")
-    forget = commands.add_parser("forget-keys", help="let a hospital that lost its vault present new keys, once")
+    forget = commands.add_parser(
+        "forget-keys", help="let a hospital that lost its vault present new keys, once"
+    )
     forget.add_argument("--user-id", type=int, required=True)
     token = commands.add_parser("token", help="issue, rotate or revoke tokens")
     token.add_argument("action", choices=("issue", "rotate", "revoke"))
@@ -200,7 +179,7 @@ def main(argv: list[str] | None = None) -> int:
             case "token":
                 _token(settings, args)
             case _:
-                from deployments.federation import serve
+                from deployments.coordinator import serve
 
                 return serve(settings)
     except (ConsiliumError, OSError) as caught:

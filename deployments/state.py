@@ -21,10 +21,10 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from agents.vault import make_private_folder, write_durably
 from api.settings import Settings
-from api.store import Store
+from api.store.orders import Store
 from protocol.errors import Conflict
+from protocol.machine.disk import make_private_folder, write_durably
 
 TOKEN_BYTES = 32
 PAGE_KEY_BYTES = 32
@@ -65,7 +65,9 @@ def prefect_auth(settings: Settings) -> str | None:
     Conflict (code secret) for a file without one: Prefect, which is told an empty one, asks for no password at all.
     """
     path = _prefect_auth_path(settings)
-    remedy = "Restore it from the backup, or write one line user:password, mode 0600, and hand it to all agents."
+    remedy = (
+        "Restore it from the backup, or write one line user:password, mode 0600, and hand it to all agents."
+    )
     text = read_secret(path, remedy)
     if text is not None:
         user, _, password = text.partition(":")

@@ -20,9 +20,16 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from protocol import outage as outages
-from protocol.errors import Conflict, ConsiliumError, OrderStopped, ProtocolViolation, TooManyRequests, Unavailable
-from protocol.outage import outage
+from protocol.errors import (
+    Conflict,
+    ConsiliumError,
+    OrderStopped,
+    ProtocolViolation,
+    TooManyRequests,
+    Unavailable,
+)
+from protocol.machine import outage as outages
+from protocol.machine.outage import outage
 
 LONGEST_WAIT_SECONDS = 25.0
 LONGEST_PAUSE_SECONDS = 5.0
@@ -136,7 +143,9 @@ class Exchange:
         with self._timed("sending"):
             self.insist(lambda: self.transport.put(address, self.me, recipient, body))
 
-    def gather(self, address: Address, senders: Iterable[int], recipient: int | None = None) -> dict[int, bytes]:
+    def gather(
+        self, address: Address, senders: Iterable[int], recipient: int | None = None
+    ) -> dict[int, bytes]:
         """Waits until every sender's message for `recipient` (default: oneself) is there.
 
         Raises OrderStopped, and ProtocolViolation when the answer has more or fewer senders: a coordinator that could
@@ -362,7 +371,9 @@ class MemoryTransport:
                 del self._messages[key]
 
     def refuse(self, run: int, error: ConsiliumError) -> None:
-        self.stop(run, OrderStopped(error.sentence, remedy=error.remedy, code="failed", cause=error.to_json()))
+        self.stop(
+            run, OrderStopped(error.sentence, remedy=error.remedy, code="failed", cause=error.to_json())
+        )
 
     def record(self, run: int, facts: dict[str, Any]) -> None:
         with self._changed:

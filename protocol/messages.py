@@ -112,8 +112,8 @@ class Header:
     def decode(cls, data: bytes) -> Header:
         if len(data) < _HEADER.size:
             raise _violation("is shorter than its header")
-        magic, version, context, kind, fold, round_, attempt, sender, recipient, members, length, seal = _HEADER.unpack(
-            data[: _HEADER.size]
+        magic, version, context, kind, fold, round_, attempt, sender, recipient, members, length, seal = (
+            _HEADER.unpack(data[: _HEADER.size])
         )
         if magic != _MAGIC or version != _VERSION:
             raise _violation("is not of this version")
@@ -168,7 +168,9 @@ def write_envelope(
     associated = header.encode()
     body = payload
     if header.seal:
-        body = sealing.seal(_message_key(session, header), payload, associated=associated, random_bytes=random_bytes)
+        body = sealing.seal(
+            _message_key(session, header), payload, associated=associated, random_bytes=random_bytes
+        )
     return associated + body + identity.sign(_signed_bytes(associated, body))
 
 
@@ -270,7 +272,9 @@ class SignedOrder:
     identity: PublicIdentity
 
     def encode(self) -> bytes:
-        return _to_json({"document": self.document, "nonce": self.nonce.hex(), "identity": self.identity.encode()})
+        return _to_json(
+            {"document": self.document, "nonce": self.nonce.hex(), "identity": self.identity.encode()}
+        )
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -305,7 +309,9 @@ class Acceptance:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        values = _from_json(data, {"order": str, "n_rows": int, "n_test_rows": int, "ephemeral": str, "identity": str})
+        values = _from_json(
+            data, {"order": str, "n_rows": int, "n_test_rows": int, "ephemeral": str, "identity": str}
+        )
         if not all(0 <= values[name] <= _MOST_ROWS for name in ("n_rows", "n_test_rows")):
             raise _violation("counts fewer than no rows, or more than there can be")
         return cls(
@@ -388,7 +394,11 @@ class Vectors:
         lengths = [[name, len(values)] for name, values in self.layers.items()]
         head = _to_json({"layers": lengths, "between": list(self.between), "readers": self.readers})
         numbers = [*self.layers.values(), *self.between.values()]
-        return struct.pack(">I", len(head)) + head + b"".join(values.astype(">f8").tobytes() for values in numbers)
+        return (
+            struct.pack(">I", len(head))
+            + head
+            + b"".join(values.astype(">f8").tobytes() for values in numbers)
+        )
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -415,7 +425,9 @@ def _are_lengths(layers: list[Any]) -> bool:
     )
 
 
-def _split_numbers(data: bytes, lengths: dict[str, int], between: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split_numbers(
+    data: bytes, lengths: dict[str, int], between: list[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     counts = [*lengths.values(), *(len(BETWEEN) for _ in between)]
     if len(data) != 8 * sum(counts):
         raise _violation("of kind vectors has another length than it says")

@@ -108,7 +108,8 @@ class Identity:
                 code="bad_length",
             )
         return cls(
-            _from_hex(data["sign_key"], KEY_BYTES, "sign_key"), _from_hex(data["open_key"], KEY_BYTES, "open_key")
+            _from_hex(data["sign_key"], KEY_BYTES, "sign_key"),
+            _from_hex(data["open_key"], KEY_BYTES, "open_key"),
         )
 
 
@@ -138,10 +139,14 @@ def exchange_public(private: bytes) -> bytes:
 def agree(private: bytes, public: bytes) -> bytes:
     """X25519 shared secret, 32 bytes; a low-order public key is a ProtocolViolation."""
     try:
-        return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+        return X25519PrivateKey.from_private_bytes(private).exchange(
+            X25519PublicKey.from_public_bytes(public)
+        )
     except ValueError:
         raise ProtocolViolation(
-            "A partner's key is not a usable X25519 key.", remedy="Ask the partner to renew its keys.", code="bad_key"
+            "A partner's key is not a usable X25519 key.",
+            remedy="Ask the partner to renew its keys.",
+            code="bad_key",
         ) from None
 
 
@@ -164,7 +169,11 @@ def unseal(key: bytes, sealed: bytes, *, associated: bytes) -> bytes:
 
 
 def seal_to(
-    public: bytes, plaintext: bytes, *, associated: bytes, random_bytes: Callable[[int], bytes] = secrets.token_bytes
+    public: bytes,
+    plaintext: bytes,
+    *,
+    associated: bytes,
+    random_bytes: Callable[[int], bytes] = secrets.token_bytes,
 ) -> bytes:
     """Anonymous box to an X25519 key: ephemeral public key (32) || sealed bytes.
 
@@ -213,7 +222,9 @@ class Session:
         """32 bytes that every party can derive and the coordinator cannot."""
         if self.order_secret is None:
             raise ProtocolViolation(
-                "The order secret has not arrived yet.", remedy="Wait for the initiator's set-up.", code="no_secret"
+                "The order secret has not arrived yet.",
+                remedy="Wait for the initiator's set-up.",
+                code="no_secret",
             )
         return derive_key(self.order_secret, salt=self.context, info=b"group/" + info)
 

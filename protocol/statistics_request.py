@@ -11,15 +11,15 @@ import json
 import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from protocol.errors import BadRequest, NotFound
 from protocol.messages import canonical
-from protocol.order import Column, Number, Strict, UserId, Whole, any_case, describe, printable
+from protocol.training_request import Column, Number, Strict, UserId, Whole, any_case, describe, printable
 
-POOLED = (
+Pooled = Literal[
     "sum",
     "avg",
     "var",
@@ -34,16 +34,22 @@ POOLED = (
     "corr",
     "frequency",
     "crosstab",
-)
+]
+POOLED: tuple[str, ...] = get_args(Pooled)
 """Over the rows of all providers, one below the other (formulas.md 5.1)."""
 
-JOINED = ("custom", "is_investor_accredited")
+Joined = Literal["custom", "is_investor_accredited"]
+JOINED: tuple[str, ...] = get_args(Joined)
 """Over the rows of the same person at several providers (formulas.md 5.2)."""
 
+Method = Literal[Pooled, Joined]
+DataType = Literal["csv", "parquet", "json", "table", "sql"]
+DATA_TYPES: tuple[str, ...] = get_args(DataType)
+Normalisation = Literal["text", "integer", "casefold"]
+ResultType = Literal["csv", "json"]
 RANKED = ("min", "max", "median", "quantile")
 TALLIED = ("histogram", "frequency", "crosstab")
 OF_TWO_COLUMNS = ("cov", "corr", "crosstab")
-DATA_TYPES = ("csv", "parquet", "json", "table", "sql")
 THRESHOLD = "3000000"
 DIGITS = (18, 6)
 MOST_NAME_BYTES = 200
@@ -79,9 +85,13 @@ def _alias(text: str) -> str:
 
 def _file_name(text: str) -> str:
     if text.startswith(".") or any(letter in text for letter in '/\\:*?"<>|') or text != text.strip():
-        raise ValueError("must be usable as a file's name: without / \\ : * ? \" < > |, no dot or blank at its start")
+        raise ValueError(
+            "must be usable as a file's name: without / \\ : * ? \" < > |, no dot or blank at its start"
+        )
     if not text.isprintable() or len(text.encode()) > MOST_NAME_BYTES:
-        raise ValueError(f"must be usable as a file's name: at most {MOST_NAME_BYTES} bytes that can be printed")
+        raise ValueError(
+            f"must be usable as a file's name: at most {MOST_NAME_BYTES} bytes that can be printed"
+        )
     return text
 
 
@@ -127,7 +137,7 @@ class Provider(Strict):
 
     name: Party
     data_path: Annotated[str, Field(max_length=20_000)]
-    data_type: Annotated[Literal["csv", "parquet", "json", "table", "sql"], any_case(*DATA_TYPES)]
+    data_type: Annotated[DataType, any_case(DataType)]
     key_column: Column
     data_alias: Annotated[str, AfterValidator(_alias)] | None = None
     value_column: Column | None = None
@@ -139,27 +149,7 @@ class StatisticsRequest(Strict):
 
     data_providers: Annotated[list[Provider], Field(min_length=1, max_length=100)]
     result_receivers: Annotated[list[Party], Field(min_length=1, max_length=100)]
-    method: Annotated[
-        Literal[
-            "sum",
-            "avg",
-            "var",
-            "std",
-            "count",
-            "min",
-            "max",
-            "median",
-            "quantile",
-            "histogram",
-            "cov",
-            "corr",
-            "frequency",
-            "crosstab",
-            "custom",
-            "is_investor_accredited",
-        ],
-        any_case(*POOLED, *JOINED),
-    ]
+    method: Annotated[Method, any_case(Method)]
     expression: Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(printable)] | None = None
     result_alias: Annotated[
         str, Field(min_length=1, max_length=100), AfterValidator(printable), AfterValidator(_file_name)
@@ -169,12 +159,12 @@ class StatisticsRequest(Strict):
     ddof: Annotated[Whole, Field(ge=0, le=1)] | None = None
     threshold: Annotated[str, BeforeValidator(_decimal)] | None = None
     comparison: Literal[">=", ">", "<=", "<"] | None = None
-    quantile: Annotated[list[Share], BeforeValidator(_as_list), Field(min_length=1, max_length=20)] | None = None
+    quantile: Annotated[list[Share], BeforeValidator(_as_list), Field(min_length=1, max_length=20)] | None = (
+        None
+    )
     bins: Edges | None = None
-    key_normalisation: (
-        Annotated[Literal["text", "integer", "casefold"], any_case("text", "integer", "casefold")] | None
-    ) = None
-    result_type: Annotated[Literal["csv", "json"], any_case("csv", "json")] = "csv"
+    key_normalisation: Annotated[Normalisation, any_case(Normalisation)] | None = None
+    result_type: Annotated[ResultType, any_case(ResultType)] = "csv"
     timeout_seconds: Annotated[Number, Field(ge=1, le=86_400)] | None = None
     disclose: bool = False
     user_id: UserId | None = None
@@ -186,8 +176,19 @@ class StatisticsRequest(Strict):
         """Empty texts are fields left out; a result without a name is called as its method."""
         if not isinstance(body, Mapping):
             return body
-        optional = {"expression", "columns", "group_by", "threshold", "comparison", "quantile", "bins", "result_alias"}
-        kept = {name: value for name, value in body.items() if name not in optional or value not in ("", None, [])}
+        optional = {
+            "expression",
+            "columns",
+            "group_by",
+            "threshold",
+            "comparison",
+            "quantile",
+            "bins",
+            "result_alias",
+        }
+        kept = {
+            name: value for name, value in body.items() if name not in optional or value not in ("", None, [])
+        }
         method = kept.get("method")
         return {"result_alias": method.lower(), **kept} if isinstance(method, str) and method else kept
 
@@ -261,7 +262,9 @@ def parse_statistics_request(body: Any) -> StatisticsRequest:
 def _check_names(request: StatisticsRequest) -> None:
     names = [provider.name for provider in request.data_providers]
     if len(set(names)) < len(names):
-        raise _bad("data_providers", "data_providers names a hospital twice.", "Give each hospital one entry.")
+        raise _bad(
+            "data_providers", "data_providers names a hospital twice.", "Give each hospital one entry."
+        )
     if len(set(request.result_receivers)) < len(request.result_receivers):
         raise _bad("result_receivers", "result_receivers names a hospital twice.", "Name each hospital once.")
     aliases = [provider.data_alias or f"df{i}" for i, provider in enumerate(request.data_providers, start=1)]
@@ -272,16 +275,22 @@ def _check_names(request: StatisticsRequest) -> None:
 def _check_fields(request: StatisticsRequest) -> None:
     for name, methods in _DOES_NOT_FIT.items():
         if getattr(request, name) is not None and request.method not in methods:
-            raise _bad(name, f"{name} is given, and means nothing for {request.method}.", f"Leave {name} out.")
+            raise _bad(
+                name, f"{name} is given, and means nothing for {request.method}.", f"Leave {name} out."
+            )
     for name, methods in _NEEDED.items():
         if getattr(request, name) is None and request.method in methods:
-            raise _bad(name, f"{name} is missing, and {request.method} needs it.", f"Give {name}; see docs/api.md.")
+            raise _bad(
+                name, f"{name} is missing, and {request.method} needs it.", f"Give {name}; see docs/api.md."
+            )
     if request.columns and request.columns[0] == request.columns[1]:
         raise _bad("columns", "columns names one column twice.", "Name two different columns.")
     if request.group_by and len(set(request.group_by)) < len(request.group_by):
         raise _bad("group_by", "group_by names a column twice.", "Name each column once.")
     if request.result_alias in [*request.label_columns, WITHHELD]:
-        raise _bad("result_alias", "result_alias is the name of another column of the result.", "Choose another.")
+        raise _bad(
+            "result_alias", "result_alias is the name of another column of the result.", "Choose another."
+        )
     named = [*request.label_columns, *([] if request.is_joined else [WITHHELD])]
     if twice := [name for name in named if named.count(name) > 1]:
         raise _bad(
@@ -294,11 +303,17 @@ def _check_fields(request: StatisticsRequest) -> None:
 
 def _check_joined_fields(request: StatisticsRequest) -> None:
     if not request.is_joined and any(provider.digits for provider in request.data_providers):
-        raise _bad("digits", f"digits is given, and {request.method} takes every number as it is.", "Leave it out.")
+        raise _bad(
+            "digits", f"digits is given, and {request.method} takes every number as it is.", "Leave it out."
+        )
     if request.method != "is_investor_accredited" and any(p.value_column for p in request.data_providers):
-        raise _bad("value_column", f"value_column is given, and means nothing for {request.method}.", "Leave it out.")
+        raise _bad(
+            "value_column", f"value_column is given, and means nothing for {request.method}.", "Leave it out."
+        )
     if request.is_joined and len(request.data_providers) < 2:
-        raise _bad("data_providers", f"{request.method} joins the data of two providers or more.", "Add a provider.")
+        raise _bad(
+            "data_providers", f"{request.method} joins the data of two providers or more.", "Add a provider."
+        )
 
 
 def resolve(request: StatisticsRequest, names: Mapping[int, str], *, initiator: int) -> StatisticsRequest:

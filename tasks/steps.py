@@ -15,8 +15,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
-from agents.disk import is_full
 from protocol.errors import ConsiliumError, Unavailable
+from protocol.machine.disk import is_full
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents.settings import Settings
+from agents.site.settings import Settings
 from api.settings import load_settings
-from deployments.local_sites import NAMED, sites_folder
-from deployments.local_sites import prepare as prepare_sites
+from deployments.local.sites import NAMED, sites_folder
+from deployments.local.sites import prepare as prepare_sites
 
 SECRET_TEXT = "Zhang-San-90210"  # stands in rows; no answer, log or ledger may repeat it
 SECRET_NUMBER = 73_519.4375

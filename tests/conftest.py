@@ -24,13 +24,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
-from deployments.parts import TIED
+from deployments.processes import TIED
 from tests import bad_tables
 
 ROOT = Path(__file__).parent.parent
 
 # How long an example takes depends on the machine's load, and says nothing about the code.
-settings.register_profile("untimed", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "untimed", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("untimed")
 
 # Every federation here speaks plain HTTP; a client that reads the public authorities first takes ten times as long.
@@ -143,7 +145,15 @@ class RunningFederation:
 
     def start(self) -> None:
         self._take_prefects_tables()
-        command = [*TIED, str(os.getpid()), sys.executable, "-m", "deployments.federation", "up", *self.options]
+        command = [
+            *TIED,
+            str(os.getpid()),
+            sys.executable,
+            "-m",
+            "deployments.local.command",
+            "up",
+            *self.options,
+        ]
         with (self.home.parent / f"{self.home.name}.log").open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
         self.wait_until_ready()
@@ -161,7 +171,12 @@ class RunningFederation:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
-                if httpx.get(f"{self.url}/health", timeout=5, verify=NO_AUTHORITY, trust_env=False).status_code == 200:
+                if (
+                    httpx.get(
+                        f"{self.url}/health", timeout=5, verify=NO_AUTHORITY, trust_env=False
+                    ).status_code
+                    == 200
+                ):
                     return
             except httpx.HTTPError:
                 pass
@@ -186,18 +201,24 @@ class RunningFederation:
     def client(self, who: str | int | None = 4) -> httpx.Client:
         """HTTP as the user of a hospital, as "operator", or as nobody (None)."""
         headers = {} if who is None else {"Authorization": f"Bearer {self.tokens()[str(who)]}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=200, verify=NO_AUTHORITY, trust_env=False)
+        return httpx.Client(
+            base_url=self.url, headers=headers, timeout=200, verify=NO_AUTHORITY, trust_env=False
+        )
 
     def agent_client(self, site: str) -> httpx.Client:
         token = (self.home / "sites" / site / "token").read_text().strip()
         headers = {"Authorization": f"Bearer {token}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=200, verify=NO_AUTHORITY, trust_env=False)
+        return httpx.Client(
+            base_url=self.url, headers=headers, timeout=200, verify=NO_AUTHORITY, trust_env=False
+        )
 
     def prefect(self) -> httpx.Client:
         """Prefect's API, asked again while its database is locked, as Prefect's own client does."""
         user, _, password = (self.home / "coordinator" / "prefect_auth").read_text().partition(":")
         transport = _AskAgain(verify=NO_AUTHORITY, trust_env=False)
-        return httpx.Client(base_url=self.prefect_url, auth=(user, password), timeout=120, transport=transport)
+        return httpx.Client(
+            base_url=self.prefect_url, auth=(user, password), timeout=120, transport=transport
+        )
 
     def submit(self, body: dict[str, Any], who: int | None = None) -> int:
         """Sends an order and returns its number; fails with the answer when it is refused."""
@@ -212,7 +233,10 @@ class RunningFederation:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
-                with self.client("operator") as client, client.stream("GET", f"/orders/{order_id}/events") as stream:
+                with (
+                    self.client("operator") as client,
+                    client.stream("GET", f"/orders/{order_id}/events") as stream,
+                ):
                     for line in stream.iter_lines():
                         if line.startswith("data:") and "state" in line:
                             states.append(json.loads(line[5:])["state"])
@@ -231,7 +255,7 @@ class RunningFederation:
 
     def agent(self, site: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`./run agent ...` for one of the three sites."""
-        command = [sys.executable, "-m", "agents", *arguments, "--site", str(self.sites / site)]
+        command = [sys.executable, "-m", "deployments.agent", *arguments, "--site", str(self.sites / site)]
         return subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=60)
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from deployments import federation, local_sites, state
+from deployments import coordinator as coordinator_module
+from deployments import state
+from deployments.local import sites
 from protocol.errors import ConsiliumError
 
 DIED, FULL, REFUSED = 9, 28, 78
@@ -23,19 +25,21 @@ _context.set_forkserver_preload([__name__])
 
 def coordinator(settings: Any) -> None:
     """`./run server`, before its parts start."""
-    federation.make_ready(settings)
+    coordinator_module.make_ready(settings)
 
 
 def everything(settings: Any) -> None:
     """`./run up` with one hospital, before its parts start."""
-    local_sites.prepare(settings, n_hospitals=1)
-    federation.make_ready(settings)
+    sites.prepare(settings, n_hospitals=1)
+    coordinator_module.make_ready(settings)
 
 
 def start(first: Callable[[Any], None], settings: Any, *, at: int = 0, full: bool = False) -> tuple[int, int]:
     """Exit code and number of steps. At step `at`, counted from 1, the process dies, or from there its disk is full."""
     told, telling = _context.Pipe(duplex=False)
-    process: BaseProcess = _context.Process(target=_run, args=(first, settings, at, full, telling, dict(os.environ)))
+    process: BaseProcess = _context.Process(
+        target=_run, args=(first, settings, at, full, telling, dict(os.environ))
+    )
     process.start()
     telling.close()
     try:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from agents.joined import JoinedResult, evaluate, reveal
-from analytics.circuit import Plan
-from analytics.rowwise import Column
-from tasks.dealing import Dealt, deal
+from agents.statistics.shared_expression import JoinedResult, evaluate, reveal
+from analytics.statistics.circuit import Plan
+from analytics.statistics.rowwise import Column
+from tasks.coordinator.dealing import Dealt, deal
 
 Tamper = Callable[[Dealt], bytes]
 
@@ -89,7 +89,12 @@ def hall_of(plan: Plan, n_rows: int, *, tamper: Tamper | None = None, context: s
 
 
 def shares_of(
-    plan: Plan, columns: Mapping[int, Mapping[str, Column]], n_rows: int, hall: Hall, *, context: str = "order"
+    plan: Plan,
+    columns: Mapping[int, Mapping[str, Column]],
+    n_rows: int,
+    hall: Hall,
+    *,
+    context: str = "order",
 ) -> dict[int, bytes]:
     """Every provider's share; the first error that is not another's echo is raised."""
 
@@ -122,4 +127,6 @@ def compute_jointly(
 def column(values: list[int | None]) -> Column:
     """Integers at the column's scale; None where one is missing."""
     filled: Any = [0 if value is None else value for value in values]
-    return Column(np.array([*filled, None], dtype=object)[:-1], np.array([v is not None for v in values], dtype=bool))
+    return Column(
+        np.array([*filled, None], dtype=object)[:-1], np.array([v is not None for v in values], dtype=bool)
+    )

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from agents.settings import Settings, load_settings
-from deployments.breast_cancer import make_database
-from deployments.one_process import pin_each_other
+from agents.site.settings import Settings, load_settings
+from deployments.demo.breast_cancer import make_database
+from deployments.local.one_process import pin_each_other
 
 Tables = Mapping[str, pd.DataFrame]
 

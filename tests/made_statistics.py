@@ -16,9 +16,9 @@ import duckdb
 import pandas as pd
 import pytest
 
-from agents.ledger import Ledger
-from agents.settings import Settings
-from deployments.one_process import run_statistics
+from agents.site.ledger import Ledger
+from agents.site.settings import Settings
+from deployments.local.one_process import run_statistics
 from protocol.errors import ConsiliumError
 from protocol.exchange import MemoryTransport
 from protocol.statistics_request import JOINED, POOLED

@@ -42,7 +42,9 @@ def draw(traffic: Traffic) -> Picture:
     n_days = len(traffic.days)
     every = max(1, math.ceil(n_days / 6))
     marks = [(LABEL_WIDTH + DAY_WIDTH * k, f"{traffic.days[k]:%m-%d}") for k in range(0, n_days, every)]
-    return Picture(LABEL_WIDTH + DAY_WIDTH * max(n_days, 3) + 24, TOP + ROW_HEIGHT * len(rows) + 8, rows, marks)
+    return Picture(
+        LABEL_WIDTH + DAY_WIDTH * max(n_days, 3) + 24, TOP + ROW_HEIGHT * len(rows) + 8, rows, marks
+    )
 
 
 def _bars(traffic: Traffic, kind: str, bottom: int) -> list[Bar]:

@@ -25,19 +25,19 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agents.approval import MOST_REASON, Approvals, person
-from agents.disk import has_free_bytes
-from agents.export import FORMATS, export_model
-from agents.ledger import Ledger
+from agents.order.approval import MOST_REASON, Approvals, person
 from agents.page import tables
 from agents.page.door import Door
 from agents.page.picture import LABEL_WIDTH, draw, size_of
 from agents.page.tables import Table
 from agents.page.words import LANGUAGES, preferred, say, word_of
-from agents.results import list_results, read_result
-from agents.settings import Settings
-from agents.vault import Vault
+from agents.site.ledger import Ledger
+from agents.site.settings import Settings
+from agents.site.vault import Vault
+from agents.statistics.results import list_results, read_result
+from agents.training.export import FORMATS, export_model
 from protocol.errors import BadRequest, Conflict, ConsiliumError, Forbidden
+from protocol.machine.disk import has_free_bytes
 
 log = logging.getLogger("consilium.page")
 
@@ -65,7 +65,12 @@ def serve(settings: Settings, port: int, tell: Callable[[str], None]) -> None:
     with _listening(port) as listener:
         at, door = f"{LOOPBACK}:{listener.getsockname()[1]}", Door()
         app = make_page(settings, door, at=at)
-        options: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "ws": "none"}
+        options: dict[str, Any] = {
+            "log_level": "warning",
+            "access_log": False,
+            "server_header": False,
+            "ws": "none",
+        }
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", proxy_headers=False, **options))
         tell(f"http://{at}{door.folder}/open?key={door.key}")
         server.run(sockets=[listener])
@@ -80,7 +85,9 @@ def _listening(port: int) -> socket.socket:
     except (OSError, OverflowError):
         listener.close()
         raise BadRequest(
-            f"Port {port} of this machine cannot be used.", remedy="Give another --port, or none.", code="port"
+            f"Port {port} of this machine cannot be used.",
+            remedy="Give another --port, or none.",
+            code="port",
         ) from None
     return listener
 
@@ -118,7 +125,9 @@ class _Guard:
         if request.headers.get("host", "") not in self._hosts:
             return Response("This address is not this page's.\n", status_code=421, media_type="text/plain")
         page = self._page
-        if request.url.path != f"{page.door.folder}/open" and not page.door.is_in(request.cookies.get(SESSION)):
+        if request.url.path != f"{page.door.folder}/open" and not page.door.is_in(
+            request.cookies.get(SESSION)
+        ):
             return page.message(request, "error.link", status=401)
         return None
 
@@ -128,8 +137,14 @@ class Page:
 
     def __init__(self, settings: Settings, door: Door) -> None:
         self.settings, self.door = settings, door
-        self._vault, self._ledger, self._approvals = Vault(settings.vault), Ledger(settings.ledger), Approvals(settings)
-        self._templates = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined)
+        self._vault, self._ledger, self._approvals = (
+            Vault(settings.vault),
+            Ledger(settings.ledger),
+            Approvals(settings),
+        )
+        self._templates = Environment(
+            loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined
+        )
         self._templates.filters["pretty"] = lambda value: json.dumps(value, ensure_ascii=False)
 
     def routes(self) -> list[Route]:
@@ -151,7 +166,10 @@ class Page:
         forms = {"/models/{number:int}": self.export, "/approvals/{number:int}": self.decide}
         return [
             *(Route(f"{self.door.folder}{path}", shown, methods=["GET"]) for path, shown in own.items()),
-            *(Route(f"{self.door.folder}{path}", self._form(taken), methods=["POST"]) for path, taken in forms.items()),
+            *(
+                Route(f"{self.door.folder}{path}", self._form(taken), methods=["POST"])
+                for path, taken in forms.items()
+            ),
         ]
 
     def handlers(self) -> dict[Any, Any]:
@@ -274,7 +292,9 @@ class Page:
         content = json.dumps(exported, indent=2, allow_nan=False).encode()
         return _download(content, f"model-{number}-{file_format}.json", "application/json")
 
-    def _form(self, taken: Callable[[Request, dict[str, str]], Response]) -> Callable[[Request], Awaitable[Response]]:
+    def _form(
+        self, taken: Callable[[Request, dict[str, str]], Response]
+    ) -> Callable[[Request], Awaitable[Response]]:
         """Only what a form of this page has sent, with its token, gets further."""
 
         async def answer(request: Request) -> Response:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
-from agents.results import Result
+from agents.statistics.results import Result
 from protocol.messages import COORDINATOR, EVERYONE
 
 Entry = Mapping[str, Any]
@@ -48,7 +48,9 @@ def _inert(cell: str) -> str:
     return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 
-def _rows(entries: Iterable[Entry], events: Iterable[str], row: Callable[[Entry], Iterable[Any]]) -> list[Any]:
+def _rows(
+    entries: Iterable[Entry], events: Iterable[str], row: Callable[[Entry], Iterable[Any]]
+) -> list[Any]:
     wanted = set(events)
     found = [tuple(map(_text, row(entry))) for entry in entries if entry.get("event") in wanted]
     return found[::-1]
@@ -97,7 +99,14 @@ def left(entries: Iterable[Entry], names: Names) -> Table:
 
     def row(entry: Entry) -> Iterable[Any]:
         to = name_of(entry.get("recipient"), names)
-        return entry.get("at"), _number(entry), entry.get("kind"), to, entry.get("n_bytes"), entry.get("sha256")
+        return (
+            entry.get("at"),
+            _number(entry),
+            entry.get("kind"),
+            to,
+            entry.get("n_bytes"),
+            entry.get("sha256"),
+        )
 
     return Table("left", ("at", "order", "kind", "to", "bytes", "sha256"), _rows(entries, ["left"], row))
 
@@ -105,7 +114,12 @@ def left(entries: Iterable[Entry], names: Names) -> Table:
 def models(stored: Iterable[Entry]) -> Table:
     """Models in the vault; the newest number first."""
     rows = [
-        (str(m["model_id"]), str(m["model_type"]), str(len(m["attributes"])), ", ".join(map(str, m["attributes"])))
+        (
+            str(m["model_id"]),
+            str(m["model_type"]),
+            str(len(m["attributes"])),
+            ", ".join(map(str, m["attributes"])),
+        )
         for m in stored
     ]
     return Table("models", ("order", "model_type", "n_attributes", "attributes"), rows[::-1])
@@ -114,7 +128,8 @@ def models(stored: Iterable[Entry]) -> Table:
 def results(found: Iterable[Result]) -> Table:
     """Results of joint statistics in the results folder; no value of them."""
     rows = [
-        (str(r.order_id), str(r.notes.get("method", "")), r.path.name, str(r.notes.get("n_rows", ""))) for r in found
+        (str(r.order_id), str(r.notes.get("method", "")), r.path.name, str(r.notes.get("n_rows", "")))
+        for r in found
     ]
     return Table("results", ("order", "method", "file", "n_rows"), rows[::-1])
 
@@ -161,7 +176,10 @@ def traffic(entries: Iterable[Entry], *, n_days: int | None = None) -> Traffic:
         return Traffic([], {})
     first = days[0] if n_days is None else max(days[0], days[-1] - timedelta(days=n_days - 1))
     shown = [first + timedelta(days=k) for k in range((days[-1] - first).days + 1)]
-    kept = {kind: {day: sent for day, sent in by_day.items() if day >= first} for kind, by_day in sorted(sums.items())}
+    kept = {
+        kind: {day: sent for day, sent in by_day.items() if day >= first}
+        for kind, by_day in sorted(sums.items())
+    }
     return Traffic(shown, {kind: by_day for kind, by_day in kept.items() if by_day})
 
 

@@ -61,7 +61,12 @@ class Connection:
     something carries a key of its own, so that it makes one thing only."""
 
     def __init__(
-        self, url: str, token: str | None, *, timeout_seconds: float, transport: httpx.BaseTransport | None = None
+        self,
+        url: str,
+        token: str | None,
+        *,
+        timeout_seconds: float,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._url = url
         self._http = httpx.Client(
@@ -76,7 +81,9 @@ class Connection:
 
     def get(self, path: str, **query: Any) -> Answer:
         """Query arguments that are None are left out."""
-        return self._call("GET", path, params={name: value for name, value in query.items() if value is not None})
+        return self._call(
+            "GET", path, params={name: value for name, value in query.items() if value is not None}
+        )
 
     def make(self, path: str, body: Json | None = None) -> Answer:
         """POST of what makes an order or a schedule."""
@@ -132,7 +139,8 @@ class Connection:
     def _away(self, error: httpx.TransportError) -> Unavailable:
         reason = str(error).rstrip(".") or type(error).__name__
         return Unavailable(
-            f"{self._url} does not answer: {reason}.", remedy="Check the address, and whether the coordinator runs."
+            f"{self._url} does not answer: {reason}.",
+            remedy="Check the address, and whether the coordinator runs.",
         )
 
 

@@ -68,7 +68,9 @@ def follow(
                 raise
         left = deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError(f"Order {order_id} has not ended after {timeout_seconds:g} seconds; it goes on.")
+            raise TimeoutError(
+                f"Order {order_id} has not ended after {timeout_seconds:g} seconds; it goes on."
+            )
         time.sleep(min(RECONNECT_SECONDS, left))
 
 

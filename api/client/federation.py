@@ -127,7 +127,10 @@ class Federation:
         >>> stand_in().statistics(method="avg", result_alias="mean_cost").path  # and who has the data
         '41/mean_cost.csv'
         """
-        body = {**self._request(request, fields), "timeout_seconds": 1}  # the rest of the wait is told of by events
+        body = {
+            **self._request(request, fields),
+            "timeout_seconds": 1,
+        }  # the rest of the wait is told of by events
         try:
             answer = self._connection.make("/runModelTrainTask", body)
         except ConsiliumError as error:
@@ -163,7 +166,8 @@ class Federation:
     def schedules(self, limit: int = 100) -> pd.DataFrame:
         """The schedules of one's hospital, newest first."""
         rows = [
-            _schedule_row(told) for told in self._connection.pages("/statistics/schedules", "schedules", limit=limit)
+            _schedule_row(told)
+            for told in self._connection.pages("/statistics/schedules", "schedules", limit=limit)
         ]
         return results.table(rows, "schedule_id", SCHEDULES)
 
@@ -177,7 +181,11 @@ class Federation:
 
     def _order(self, order_id: int, message: str | None = None) -> Order:
         return Order(
-            self._connection, order_id, user_id=self._user_id, patience_seconds=self._patience, message=message
+            self._connection,
+            order_id,
+            user_id=self._user_id,
+            patience_seconds=self._patience,
+            message=message,
         )
 
 
@@ -204,7 +212,10 @@ def read_token(path: Path, user: int | str | None) -> str:
 
 def _schedule_row(told: Json) -> Json:
     return {
-        **{name: told[name] for name in ("schedule_id", "name", "user_id", "schedule", "active", "created", "updated")},
+        **{
+            name: told[name]
+            for name in ("schedule_id", "name", "user_id", "schedule", "active", "created", "updated")
+        },
         "method": told["request"]["method"],
         "next_run": pd.Timestamp(told["next_runs"][0]) if told["next_runs"] else None,
         "last_state": told["last_run"]["state"] if told["last_run"] else None,

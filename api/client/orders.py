@@ -82,7 +82,9 @@ class Order:
 
     def events(self, *, timeout_seconds: float | None = None) -> Iterator[Event]:
         """What happens, from the beginning until it has ended; a broken connection is made again meanwhile."""
-        told = follow(self._connection, self.order_id, timeout_seconds=timeout_seconds, patience_seconds=self._patience)
+        told = follow(
+            self._connection, self.order_id, timeout_seconds=timeout_seconds, patience_seconds=self._patience
+        )
         for event in told:
             self._state = event.data["state"] if event.name == "state" else self._state
             yield event
@@ -110,7 +112,9 @@ class Order:
         told = self.info()
         if told["state"] != "cancelled" and told["refusal"]:
             return ConsiliumError.from_json(told["refusal"])
-        return OrderStopped(f"Order {self.order_id} is {told['state']}.", remedy="Rerun it if it should go on.")
+        return OrderStopped(
+            f"Order {self.order_id} is {told['state']}.", remedy="Rerun it if it should go on."
+        )
 
     def _most_rounds(self) -> int | None:
         if self.info()["kind"] != "train":
@@ -180,7 +184,9 @@ class Order:
             for user, own in data.items()
         }
 
-    def average_gradient(self, round: int | None = None, *, layers: list[str] | str | None = None) -> Mapping[str, Any]:
+    def average_gradient(
+        self, round: int | None = None, *, layers: list[str] | str | None = None
+    ) -> Mapping[str, Any]:
         """{layer: values} of the round's average."""
         told = self._connection.get("/avg_grad", order_id=self.order_id, round=round, layers=layers).body
         data = told["data"] if round is None else told
@@ -203,7 +209,9 @@ class Order:
     def _predicted(self, told: Json) -> pd.DataFrame:
         """Waits at the coordinator's door: an order of inference ends when somebody takes its answer."""
         while told["result"] is None:
-            told = self._connection.get("/model/infer_status", order_id=self.order_id, wait=LONGEST_WAIT_SECONDS).data
+            told = self._connection.get(
+                "/model/infer_status", order_id=self.order_id, wait=LONGEST_WAIT_SECONDS
+            ).data
         frame = results.predictions(told["result"])
         frame.attrs["order_id"] = self.order_id
         return frame
@@ -211,7 +219,9 @@ class Order:
     def result(self, *, timeout_seconds: float | None = None, progress: bool = True) -> StatisticsResult:
         """The answer of an order of joint statistics, when it is there."""
         self.wait(timeout_seconds=timeout_seconds, progress=progress)
-        return StatisticsResult.of(self._connection.get("/statistics/result", order_id=self.order_id).body["result"])
+        return StatisticsResult.of(
+            self._connection.get("/statistics/result", order_id=self.order_id).body["result"]
+        )
 
     # Pictures
 
@@ -244,7 +254,9 @@ class Order:
         """Records a round of an external order: {client: {layer: values}}, and `sizes`, `average`, `performance`,
         `leave_one_out` of PUT /orders/{order_id}/rounds/{round}."""
         vectors = {
-            str(client): {layer: np.asarray(values, dtype=np.float64).ravel().tolist() for layer, values in own.items()}
+            str(client): {
+                layer: np.asarray(values, dtype=np.float64).ravel().tolist() for layer, values in own.items()
+            }
             for client, own in gradients.items()
         }
         body = {"gradients": vectors, **facts}
@@ -257,4 +269,6 @@ class Order:
 
 def _column_by_column(report: Mapping[str, Mapping[str, Json]], what: str) -> pd.DataFrame:
     names = next(iter(report.values()))
-    return results.by_hospital({name: {user: own[name][what] for user, own in report.items()} for name in names})
+    return results.by_hospital(
+        {name: {user: own[name][what] for user, own in report.items()} for name in names}
+    )

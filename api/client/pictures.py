@@ -36,7 +36,9 @@ def plot_scores(scores: Scores, axes: Axes | None = None, *, title: str = "") ->
     frame = pd.concat([scores.anomaly, scores.contribution], axis=1)
     shades = (frame - frame.min()) / (frame.max() - frame.min())
     if axes is None:
-        axes = plt.subplots(figsize=(2 + 0.9 * len(frame.columns), 2 + 0.4 * len(frame)), layout="constrained")[1]
+        axes = plt.subplots(
+            figsize=(2 + 0.9 * len(frame.columns), 2 + 0.4 * len(frame)), layout="constrained"
+        )[1]
     axes.imshow(shades.fillna(0.0), cmap="Oranges", vmin=0, vmax=1.5, aspect="auto")
     for row, values in enumerate(frame.to_numpy()):
         for column, value in enumerate(values):

@@ -60,7 +60,9 @@ class Progress:
         self._width = len(line)
 
     def _line(self) -> str:
-        return f"{self._title} {self._bar()}{self._words}{self._state}, {time.monotonic() - self._began:.0f} s"
+        return (
+            f"{self._title} {self._bar()}{self._words}{self._state}, {time.monotonic() - self._began:.0f} s"
+        )
 
     def _bar(self) -> str:
         done, of = self._done

@@ -137,7 +137,11 @@ def metrics(rounds: Iterable[Json]) -> pd.DataFrame:
             "hospital": int(user),
             "n_rows": own.get("n_rows"),
             "loss": entry["loss"],
-            **{f"{part}_{name}": value for part in ("train", "test") for name, value in (own.get(part) or {}).items()},
+            **{
+                f"{part}_{name}": value
+                for part in ("train", "test")
+                for name, value in (own.get(part) or {}).items()
+            },
             "left_out": entry["left_out"].get(user),
         }
         for entry in rounds

@@ -28,7 +28,9 @@ def answer(request: httpx.Request) -> httpx.Response:
     if told is None:
         number = path.rpartition("/")[2]
         error = NotFound(f"There is no order {number}.", remedy="GET /orders lists them.")
-        return httpx.Response(404, json={"code": 404, "data": {"error": error.to_json()}, "message": str(error)})
+        return httpx.Response(
+            404, json={"code": 404, "data": {"error": error.to_json()}, "message": str(error)}
+        )
     return httpx.Response(200, json={"code": 200, "data": told, "message": None})
 
 
@@ -53,7 +55,14 @@ def _order(order_id: int, kind: str) -> Json:
 def _run(order_id: int | None, state: str) -> Json:
     empty = dict.fromkeys(("path", "type", "rows_used", "repeats", "sentence"))
     moment = "2026-11-20T06:00:00Z"
-    return {"schedule_id": 3, "scheduled": moment, "started": moment, "order_id": order_id, "state": state, **empty}
+    return {
+        "schedule_id": 3,
+        "scheduled": moment,
+        "started": moment,
+        "order_id": order_id,
+        "state": state,
+        **empty,
+    }
 
 
 EVENTS = """\

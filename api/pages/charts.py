@@ -6,7 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-COLOURS = ["#0b84d8", "#d9480f", "#2b9348", "#9c36b5", "#c99700", "#0b7285", "#c2255c", "#5f6b7a", "#6741d9", "#7a5b2e"]
+COLOURS = [
+    "#0b84d8",
+    "#d9480f",
+    "#2b9348",
+    "#9c36b5",
+    "#c99700",
+    "#0b7285",
+    "#c2255c",
+    "#5f6b7a",
+    "#6741d9",
+    "#7a5b2e",
+]
 WEAK, STRONG = "#dbe9f6", "#b3261e"
 MANY_LINES = 8
 
@@ -48,7 +59,12 @@ def bars(
     return {
         **_common(is_dark),
         "tooltip": {"trigger": "axis", "confine": True},
-        "xAxis": {"type": "category", "data": [str(name) for name in names], **_axis(is_dark), **_below(x_name)},
+        "xAxis": {
+            "type": "category",
+            "data": [str(name) for name in names],
+            **_axis(is_dark),
+            **_below(x_name),
+        },
         "yAxis": {"type": "value", "name": y_name, **_axis(is_dark)},
         "series": [{"type": "bar", "data": list(values), "barMaxWidth": 48}],
     }
@@ -82,7 +98,9 @@ def spans(parts: Sequence[Span], *, x_name: str, is_dark: bool) -> dict[str, Any
     bars: list[list[Any]] = [[None] * len(lanes) for _ in range(most)]
     for at, lane in enumerate(lanes):
         end = zero
-        for n, part in enumerate(sorted((one for one in parts if one.who == lane), key=lambda one: one.began)):
+        for n, part in enumerate(
+            sorted((one for one in parts if one.who == lane), key=lambda one: one.began)
+        ):
             began = max(part.began, end)
             gaps[n][at], end = began - end, max(part.ended, began)
             style = {"color": colour(kinds.index(part.what))}
@@ -107,7 +125,10 @@ def heat_map(
 ) -> dict[str, Any]:
     """A cell for each y (row) and x (column); cells without a value stay empty."""
     data = [
-        [column, row, value] for row, line in enumerate(cells) for column, value in enumerate(line) if value is not None
+        [column, row, value]
+        for row, line in enumerate(cells)
+        for column, value in enumerate(line)
+        if value is not None
     ]
     known = [value for _, _, value in data]
     low, high = min(known, default=0.0), max(known, default=1.0)

@@ -92,7 +92,9 @@ class Fields:
             return [read(word.strip()) for word in str(text or "").split(",") if word.strip()]
 
         def joined(found: Any) -> str:
-            return ", ".join(map(str, found)) if isinstance(found, list) else "" if found is None else str(found)
+            return (
+                ", ".join(map(str, found)) if isinstance(found, list) else "" if found is None else str(found)
+            )
 
         return self._bind(ui.input(label), path, read=split, write=joined)
 
@@ -110,7 +112,9 @@ class Fields:
             field.value = value if known is None or value in known else None
 
         show()
-        field.on_value_change(lambda event: None if self.draft.is_telling else self.draft.put(path, read(event.value)))
+        field.on_value_change(
+            lambda event: None if self.draft.is_telling else self.draft.put(path, read(event.value))
+        )
         self.draft.watch(show)
         return field
 
@@ -131,7 +135,11 @@ def number_or_text(word: str) -> Any:
 def show_body(visit: Visit, draft: Draft, path: Callable[[], str]) -> None:
     """The body as JSON, for every field that the form has not, and the call of the API that does the same."""
     t = visit.t
-    with ui.expansion(t("The body as JSON: every field of the API")).props("default-opened=false").classes("wide"):
+    with (
+        ui.expansion(t("The body as JSON: every field of the API"))
+        .props("default-opened=false")
+        .classes("wide")
+    ):
         text = ui.textarea(label="JSON", value=_pretty(draft.body)).props("autogrow spellcheck=false")
         text.style("width:100%;font-family:monospace")
         wrong = html("")
@@ -183,7 +191,7 @@ def show_buttons(visit: Visit, draft: Draft, *, check: Check, send: Callable[[],
         try:
             await check(draft.body)
         except ConsiliumError as error:
-            said.set_content(note(error, "bad"))
+            said.set_content(note(visit.error(error), "bad"))
             return False
         said.set_content(note(t("Nothing is wrong with it. The hospitals check it again."), "good"))
         return True
@@ -196,7 +204,7 @@ def show_buttons(visit: Visit, draft: Draft, *, check: Check, send: Callable[[],
         try:
             await send()
         except ConsiliumError as error:
-            said.set_content(note(error, "bad"))
+            said.set_content(note(visit.error(error), "bad"))
         finally:
             sending.props(remove="loading")
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from nicegui import background_tasks, ui
 
-from api.exchange import _rang
+from api.live import rang
 from api.pages.visit import Visit
 from protocol.errors import ConsiliumError
 
@@ -116,7 +116,9 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str =
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> Safe:
     """Small tiles, each with a name and what it is."""
-    tiles = "".join(f'<div><span class="soft">{shown(name)}</span><b>{shown(value)}</b></div>' for name, value in pairs)
+    tiles = "".join(
+        f'<div><span class="soft">{shown(name)}</span><b>{shown(value)}</b></div>' for name, value in pairs
+    )
     return Safe(f'<div class="facts">{tiles}</div>')
 
 
@@ -149,13 +151,15 @@ def frame(visit: Visit, title: str) -> Iterator[None]:
         try:
             yield
         except ConsiliumError as error:
-            html(note(error, "bad"))
+            html(note(visit.error(error), "bad"))
 
 
 def _head(visit: Visit, title: str) -> None:
     ui.page_title(f"{title} - Consilium")
     ui.dark_mode(visit.is_dark)
-    ui.colors(primary="#7ab8ff" if visit.is_dark else "#0b5cad", negative="#ff8a80" if visit.is_dark else "#b3261e")
+    ui.colors(
+        primary="#7ab8ff" if visit.is_dark else "#0b5cad", negative="#ff8a80" if visit.is_dark else "#b3261e"
+    )
     dark = "html{background:#12181f}" if visit.is_dark else ""
     tongue = "zh-CN" if visit.language == "zh" else "en"
     ui.add_head_html(f'<style>{STYLE}{dark}</style><script>document.documentElement.lang="{tongue}"</script>')
@@ -181,7 +185,11 @@ def _switches(visit: Visit) -> str:
     ]
     if visit.token:
         ways.append(f'<a href="/page/sign-out">{shown(visit.t("Sign out"))}</a>')
-    who = f"{visit.t('Hospital')} {visit.caller.user_id}" if visit.caller.user_id else visit.t(visit.caller.role)
+    who = (
+        f"{visit.t('Hospital')} {visit.caller.user_id}"
+        if visit.caller.user_id
+        else visit.t(visit.caller.role)
+    )
     return f'<span class="soft">{shown(who)}</span>' + "".join(ways)
 
 
@@ -198,30 +206,30 @@ def follow(visit: Visit, key: Any, refresh: Callable[[], Awaitable[bool | None]]
             while not event.over:
                 event.clear()
                 with client:
-                    if await _refreshed(refresh) is False:
+                    if await _refreshed(visit, refresh) is False:
                         return
                 await asyncio.sleep(REST_SECONDS)
-                await _rang(event, time.monotonic() + LOOK_SECONDS)
+                await rang(event, time.monotonic() + LOOK_SECONDS)
 
     task = background_tasks.create(run(), name=f"follow {key}")
     client.on_delete(lambda: task.cancel())
 
 
-async def _refreshed(refresh: Callable[[], Awaitable[bool | None]]) -> bool | None:
+async def _refreshed(visit: Visit, refresh: Callable[[], Awaitable[bool | None]]) -> bool | None:
     try:
         return await refresh()
     except ConsiliumError as error:
-        ui.notify(str(error), type="negative", timeout=0, close_button=True)
+        ui.notify(visit.error(error), type="negative", timeout=0, close_button=True)
         return False
 
 
 @contextlib.contextmanager
-def told_as_notice() -> Iterator[None]:
+def told_as_notice(visit: Visit) -> Iterator[None]:
     """A refusal of the API, as a notice on the page."""
     try:
         yield
     except ConsiliumError as error:
-        ui.notify(str(error), type="negative", timeout=0, close_button=True, multi_line=True)
+        ui.notify(visit.error(error), type="negative", timeout=0, close_button=True, multi_line=True)
 
 
 async def asked(visit: Visit, question: str) -> bool:

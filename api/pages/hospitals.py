@@ -84,7 +84,7 @@ def _grid(visit: Visit, found: list[dict[str, Any]]) -> Safe:
 def _state(visit: Visit, row: dict[str, Any]) -> Safe:
     """Whether it is there, and what its agent says is wrong, in the API's own sentences."""
     state = "online" if row["online"] else "away" if row["last_seen"] else "never connected"
-    return _lines([chip(visit, state), *(one["message"] for one in row["troubles"])])
+    return _lines([chip(visit, state), *(visit.waiting(one) for one in row["troubles"])])
 
 
 def _policies(visit: Visit, found: list[dict[str, Any]]) -> Safe:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from nicegui import ui
 from pydantic import ValidationError
 
-from api import orders
 from api.pages.form import Draft, Fields, show_body, show_buttons
 from api.pages.frame import frame, html, note, shown
 from api.pages.order_view import number_of
 from api.pages.visit import Visit
-from protocol.order import KEY_LENGTHS, MODEL_NAMES, TrainingRequest, describe
+from api.routes import orders
+from protocol.training_request import (
+    KEY_LENGTHS,
+    MODEL_NAMES,
+    Aggregation,
+    EncryptMethod,
+    Optimizer,
+    Penalty,
+    Scoring,
+    TrainingRequest,
+    describe,
+)
 
 PATH = "/model/train"
 GUEST = 4
@@ -52,7 +62,10 @@ def example_order(user_id: int | None, hospitals: list[int]) -> dict[str, Any]:
     return {
         "user_id": own,
         "party_id": [user for user in tables if user != own],
-        "data_info": {str(user): f"SELECT * FROM data.breast_homo_{table};" for user, table in tables.items()},  # noqa: S608
+        "data_info": {
+            str(user): f"SELECT * FROM data.breast_homo_{table};"  # noqa: S608
+            for user, table in tables.items()
+        },
         **EXAMPLE,
     }
 
@@ -93,16 +106,14 @@ def _show_fields(fields: Fields, names: dict[int, str]) -> None:
         fields.number(("model_params", "learning_rate"), t("Learning rate"))
         fields.number(("model_params", "decay"), t("Decay of the rate"))
         fields.number(("model_params", "batch_size"), t("Rows of a mini-batch (-1: all)"))
-        fields.choice(("model_params", "penalty"), t("Penalty"), ["L1", "L2", "None"])
+        fields.choice(("model_params", "penalty"), t("Penalty"), [*get_args(Penalty), "None"])
         fields.number(("model_params", "alpha"), t("Weight of the penalty"))
-        optimizers = ["sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"]
-        fields.choice(("model_params", "optimizer"), t("Optimizer"), optimizers)
+        fields.choice(("model_params", "optimizer"), t("Optimizer"), list(get_args(Optimizer)))
         encrypt = ("model_params", "encrypt_param")
-        fields.choice((*encrypt, "method"), t("Protection"), ["Paillier", "Mask", "None"])
+        fields.choice((*encrypt, "method"), t("Protection"), list(get_args(EncryptMethod)))
         fields.choice((*encrypt, "key_length"), t("Key length (Paillier)"), [None, *KEY_LENGTHS])
-        fields.choice(("scoring",), t("Scoring"), [None, "none", "round", "full"])
-        aggregations = ["mean", "multi_krum", "minimum_diameter", "median", "trimmed_mean"]
-        fields.choice(("aggregation",), t("Aggregation"), [None, *aggregations])
+        fields.choice(("scoring",), t("Scoring"), [None, *get_args(Scoring)])
+        fields.choice(("aggregation",), t("Aggregation"), [None, *get_args(Aggregation)])
         fields.text(("unique_id",), t("Column of the patient's number"))
         fields.words(("attributes",), t("Feature columns, with commas between"))
         fields.text(("label_name",), t("Column of the label"))
@@ -125,7 +136,9 @@ class Party:
             self.box = ui.checkbox(f"{self.name} ({self.user})", value=self.is_in)
             self.box.on_value_change(lambda event: None if draft.is_telling else self.set(event.value))
             label = t("SELECT for {name}", name=self.name)
-            self.sql = self.fields.text(("data_info", str(self.user)), label, is_wide=True).style("width:100%")
+            self.sql = self.fields.text(("data_info", str(self.user)), label, is_wide=True).style(
+                "width:100%"
+            )
             self.follow()
             draft.watch(self.follow)
 

@@ -84,6 +84,20 @@ def _ways(visit: Visit, older: int | None, before: int | None) -> str:
 
 
 def _numbers(found: dict[str, Any]) -> list[list[Any]]:
-    names = ["order_id", "kind", "name", "state", "user_id", "model_type", "method", "hospitals", "created", "updated"]
+    names = [
+        "order_id",
+        "kind",
+        "name",
+        "state",
+        "user_id",
+        "model_type",
+        "method",
+        "hospitals",
+        "created",
+        "updated",
+    ]
     cells = [[order[name] for name in names] for order in found["orders"]]
-    return [names, *([" ".join(map(str, cell)) if isinstance(cell, list) else cell for cell in row] for row in cells)]
+    return [
+        names,
+        *([" ".join(map(str, cell)) if isinstance(cell, list) else cell for cell in row] for row in cells),
+    ]

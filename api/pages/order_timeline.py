@@ -13,14 +13,15 @@ from api.pages.charts import Span
 from api.pages.frame import Safe, figure, html, note, shown
 from api.pages.order_list import named
 from api.pages.visit import Visit
-from api.tables import ENDED
+from api.store.tables import ENDED
 from protocol.errors import ConsiliumError
 
 AROUND = "around"
 REST_SECONDS = 3.0
 """While an order runs, Prefect has better things to do than to be asked more often."""
 WAITING = (
-    "The coordinator's parts last until all hospitals have sent theirs; each hospital's times are by its own clock."
+    "The coordinator's parts last until all hospitals have sent theirs; each hospital's times are by its own"
+    " clock."
 )
 
 
@@ -35,7 +36,9 @@ class Timeline:
         self.is_chosen, self.shown = False, ""
         t = visit.t
         with ui.element("div").classes("row"):
-            self.choice = ui.select(self._options(), value=self._newest(), label=t("Parts of"), on_change=self.choose)
+            self.choice = ui.select(
+                self._options(), value=self._newest(), label=t("Parts of"), on_change=self.choose
+            )
             self.choice.style("min-width:260px")
         self.said = html("")
         name = f"order-{self.order_id}-timeline"
@@ -47,7 +50,9 @@ class Timeline:
     def news(self, order: dict[str, Any], rounds: list[dict[str, Any]]) -> None:
         """The order has gone on: a visitor who has chosen nothing sees its newest round, when the clock ticks."""
         self.rounds, self.is_over = rounds, order["state"] in ENDED
-        self.choice.set_options(self._options(), value=self.choice.value if self.is_chosen else self._newest())
+        self.choice.set_options(
+            self._options(), value=self.choice.value if self.is_chosen else self._newest()
+        )
 
     async def choose(self) -> None:
         self.is_chosen = self.choice.value != self._newest()
@@ -68,7 +73,7 @@ class Timeline:
         try:
             parts = (await self.visit.data(f"/orders/{self.order_id}/timeline", **asked))["parts"]
         except ConsiliumError as error:
-            self.said.set_content(note(error, "bad"))
+            self.said.set_content(note(self.visit.error(error), "bad"))
             return
         if self.shown != choice:
             return
@@ -82,7 +87,9 @@ class Timeline:
         names = {}
         for one in reversed(self.rounds):
             name = t("Final metrics") if one["final"] else t("Round {n}", n=one["round"])
-            names[f"{one['fold']}/{one['round']}"] = f"{t('Fold {n}', n=one['fold'])}: {name}" if one["fold"] else name
+            names[f"{one['fold']}/{one['round']}"] = (
+                f"{t('Fold {n}', n=one['fold'])}: {name}" if one["fold"] else name
+            )
         return {AROUND: t("Before and after the rounds" if self.has_rounds else "The whole order"), **names}
 
     def _newest(self) -> str:
@@ -93,7 +100,8 @@ class Timeline:
         began = [_seconds(one["began"]) for one in parts]
         ended = [_seconds(one["ended"]) if one["ended"] else time.time() for one in parts]
         found = [
-            Span(self._who(one), self.visit.t(one["what"]), a, b) for one, a, b in zip(parts, began, ended, strict=True)
+            Span(self._who(one), self.visit.t(one["what"]), a, b)
+            for one, a, b in zip(parts, began, ended, strict=True)
         ]
         options = charts.spans(found, x_name=self.visit.t("seconds"), is_dark=self.visit.is_dark)
         rows = [["user_id", "part", "began", "ended", "state"]]
@@ -101,7 +109,9 @@ class Timeline:
         return options, rows
 
     def _who(self, part: dict[str, Any]) -> str:
-        return named(self.visit, part["user_id"], self.names) if part["user_id"] else self.visit.t("coordinator")
+        return (
+            named(self.visit, part["user_id"], self.names) if part["user_id"] else self.visit.t("coordinator")
+        )
 
 
 def _legend(visit: Visit, parts: list[dict[str, Any]]) -> Safe:

@@ -32,7 +32,8 @@ from api.pages.order_timeline import Timeline
 from api.pages.pooled import pooled_metrics
 from api.pages.protection import protection_words, suppression_words
 from api.pages.visit import Visit
-from api.tables import ENDED
+from api.store.tables import ENDED
+from protocol.errors import ConsiliumError
 
 FIRST = ("loss", "accuracy", "auc", "ks", "f1", "f1_macro", "mse", "rmse", "mae", "r2")
 
@@ -86,7 +87,7 @@ class OrderView:
             pairs.append((t("Loss on training rows"), number(order["loss"])))
         notes = [note(self.waiting())] if order["waiting_for"] else []
         if order["refusal"]:
-            notes.append(note(f"{order['refusal']['sentence']} {order['refusal']['remedy']}", "bad"))
+            notes.append(note(self.visit.error(ConsiliumError.from_json(order["refusal"])), "bad"))
         if order["kind"] == "statistics":
             notes.append(self.statistics())
         return Safe(facts(pairs) + "".join(notes))
@@ -95,7 +96,10 @@ class OrderView:
         """Who is waited for, and why, in the API's own sentences."""
         waiting = self.order["waiting_for"]
         names = ", ".join(self.visit.t(str(one["name"] or one["user_id"])) for one in waiting)
-        said = [self.visit.t("Waiting for {names}.", names=names), *(one["message"] for one in waiting)]
+        said = [
+            self.visit.t("Waiting for {names}.", names=names),
+            *(self.visit.waiting(one) for one in waiting),
+        ]
         return " ".join(said)
 
     def statistics(self) -> Safe:
@@ -136,7 +140,9 @@ class OrderView:
 
     def events(self) -> Safe:
         t, order = self.visit.t, self.order
-        events = [(order["created"], t("Sent by {name}", name=named(self.visit, order["user_id"], self.names)))]
+        events = [
+            (order["created"], t("Sent by {name}", name=named(self.visit, order["user_id"], self.names)))
+        ]
         counted = [user for user, n_rows in order["data_volum"].items() if n_rows is not None]
         if counted and order["kind"] != "external":
             names = ", ".join(named(self.visit, int(user), self.names) for user in counted)
@@ -146,9 +152,13 @@ class OrderView:
             events.append((self.rounds[-1]["recorded"], t("Newest round: {n}", n=self.rounds[-1]["round"])))
         if order["state"] in ENDED:
             events.append((order["updated"], t("Ended: {state}", state=t(order["state"]))))
-        more = [link(order["prefect_run"], t("The run in Prefect"), is_new=True)] if order["prefect_run"] else []
+        more = (
+            [link(order["prefect_run"], t("The run in Prefect"), is_new=True)] if order["prefect_run"] else []
+        )
         if order["rerun_of"]:
-            more.append(link(f"/page/orders/{order['rerun_of']}", t("Runs order {n} again", n=order["rerun_of"])))
+            more.append(
+                link(f"/page/orders/{order['rerun_of']}", t("Runs order {n} again", n=order["rerun_of"]))
+            )
         if order["gradients"]:
             more.append(link(f"/page/scores?order_id={order['order_id']}", t("Scores of this order")))
         rows = [(moment(when) if when else "", what) for when, what in events]
@@ -165,7 +175,8 @@ class OrderView:
         users = sorted({user for one in found for user in one["hospitals"]}, key=int)
         series = {
             named(self.visit, int(user), self.names): [
-                _plain((one["hospitals"].get(user, {}).get(self.part) or {}).get(self.metric)) for one in found
+                _plain((one["hospitals"].get(user, {}).get(self.part) or {}).get(self.metric))
+                for one in found
             ]
             for user in users
         }
@@ -182,22 +193,33 @@ class OrderView:
             bold=joint,
         )
         columns = list(series.values())
-        rows = [["round", *series], *([n, *(column[at] for column in columns)] for at, n in enumerate(numbers))]
+        rows = [
+            ["round", *series],
+            *([n, *(column[at] for column in columns)] for at, n in enumerate(numbers)),
+        ]
         return options, rows
 
     def pace_figure(self) -> tuple[dict[str, Any], list[list[Any]]]:
         times = [datetime.fromisoformat(one["recorded"]) for one in self.rounds]
         seconds = [round((b - a).total_seconds(), 3) for a, b in itertools.pairwise(times)]
-        names = [f"{one['fold']}/{one['round']}" if one["fold"] else str(one["round"]) for one in self.rounds[1:]]
+        names = [
+            f"{one['fold']}/{one['round']}" if one["fold"] else str(one["round"]) for one in self.rounds[1:]
+        ]
         options = charts.bars(
-            names, seconds, x_name=self.visit.t("Round"), y_name=self.visit.t("seconds"), is_dark=self.visit.is_dark
+            names,
+            seconds,
+            x_name=self.visit.t("Round"),
+            y_name=self.visit.t("seconds"),
+            is_dark=self.visit.is_dark,
         )
         return options, [["round", "seconds"], *map(list, zip(names, seconds, strict=True))]
 
     def _choices(self) -> None:
         t = self.visit.t
         with ui.element("div").classes("row"):
-            self.parts["metric"] = ui.select(self.metrics(), value="loss", label=t("Metric"), on_change=self.choose)
+            self.parts["metric"] = ui.select(
+                self.metrics(), value="loss", label=t("Metric"), on_change=self.choose
+            )
             self.parts["part"] = ui.select(
                 {"train": t("training rows"), "test": t("held-out rows")},
                 value="train",
@@ -210,13 +232,19 @@ class OrderView:
 
     def metrics(self) -> dict[str, str]:
         there = {
-            name for one in self.rounds[-1:] for own in one["hospitals"].values() for name in (own.get("train") or {})
+            name
+            for one in self.rounds[-1:]
+            for own in one["hospitals"].values()
+            for name in (own.get("train") or {})
         }
         return {name: self.visit.t(name) for name in FIRST if name in there or name == "loss"}
 
     def folds(self) -> dict[int, str]:
         numbers = sorted({one["fold"] for one in self.rounds} | {0})
-        return {fold: self.visit.t("Fold {n}", n=fold) if fold else self.visit.t("Final model") for fold in numbers}
+        return {
+            fold: self.visit.t("Fold {n}", n=fold) if fold else self.visit.t("Final model")
+            for fold in numbers
+        }
 
     def choose(self) -> None:
         self.metric, self.part = self.parts["metric"].value, self.parts["part"].value
@@ -228,27 +256,31 @@ class OrderView:
     def _buttons(self) -> None:
         t = self.visit.t
         with ui.element("div").classes("row"):
-            self.parts["cancel"] = ui.button(t("Cancel"), on_click=self.cancel).props("no-caps outline color=negative")
+            self.parts["cancel"] = ui.button(t("Cancel"), on_click=self.cancel).props(
+                "no-caps outline color=negative"
+            )
             self.parts["rerun"] = ui.button(t("Run again"), on_click=self.rerun).props("no-caps outline")
         self._allow()
 
     def _allow(self) -> None:
         caller, order = self.visit.caller, self.order
         is_owner = caller.user_id == order["user_id"] or caller.role == "open"
-        self.parts["cancel"].set_visibility(order["state"] not in ENDED and (is_owner or caller.role == "operator"))
+        self.parts["cancel"].set_visibility(
+            order["state"] not in ENDED and (is_owner or caller.role == "operator")
+        )
         self.parts["rerun"].set_visibility(is_owner and order["kind"] in ("train", "statistics"))
 
     async def cancel(self) -> None:
         number_ = self.order["order_id"]
         if not await asked(self.visit, self.visit.t("Cancel order {n} for all hospitals?", n=number_)):
             return
-        with told_as_notice():
+        with told_as_notice(self.visit):
             await self.visit.call("POST", f"/orders/{number_}/cancel")
 
     async def rerun(self) -> None:
         self.parts["rerun"].props("loading")
         try:
-            with told_as_notice():
+            with told_as_notice(self.visit):
                 response = await self.visit.call("POST", f"/orders/{self.order['order_id']}/rerun")
                 ui.navigate.to(f"/page/orders/{number_of(response)}")
         finally:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.orders import SCORED
 from api.pages.frame import Safe, shown
 from api.pages.visit import Visit
+from api.routes.orders import SCORED
 
 WORDS = {
     "Paillier": [
@@ -70,7 +70,9 @@ def protection_words(visit: Visit, order: dict[str, Any], names: dict[int, str])
     scoring = [text for level, text in LEARNT.items() if said.get("scoring") == SCORED[level]]
     sentences += [visit.t(text) for text in scoring if said["method"] != "None"]
     items = "".join(f"<li>{shown(text)}</li>" for text in sentences)
-    return Safe(f'<ul>{items}</ul><p class="soft">{shown(said["method"])}: {shown(said["who_could_decrypt"])}</p>')
+    return Safe(
+        f'<ul>{items}</ul><p class="soft">{shown(said["method"])}: {shown(said["who_could_decrypt"])}</p>'
+    )
 
 
 def _receivers(said: dict[str, Any]) -> str:

@@ -107,7 +107,9 @@ class Asked:
     """What the address asks for; each choice is an address of its own."""
 
     def __init__(self, question: Any) -> None:
-        self.order_id, self.round, self.last = (question.number(name) for name in ("order_id", "round", "last"))
+        self.order_id, self.round, self.last = (
+            question.number(name) for name in ("order_id", "round", "last")
+        )
         self.score = question.text("score", "geometric_median")
         if self.score not in SCORES:
             self.score = "geometric_median"
@@ -146,7 +148,9 @@ CAUTION = (
 class ScoreView:
     """The page of one order."""
 
-    def __init__(self, visit: Visit, asked: Asked, found: list[dict[str, Any]], names: dict[int, str]) -> None:
+    def __init__(
+        self, visit: Visit, asked: Asked, found: list[dict[str, Any]], names: dict[int, str]
+    ) -> None:
         self.visit, self.asked, self.found, self.names = visit, asked, found, names
 
     def name(self, client: int) -> str:
@@ -162,9 +166,15 @@ class ScoreView:
         layers = list(self.found[0]["layers"]) if self.found else []
         numbers = [one["round"] for one in self.found]
         with ui.element("div").classes("row"):
-            self._select(t("Score"), {name: name for name in SCORES}, asked.score, "score", k="", p="", n_attackers="")
+            self._select(
+                t("Score"), {name: name for name in SCORES}, asked.score, "score", k="", p="", n_attackers=""
+            )
             if len(layers) > 1:
-                every = {"": t("as the default"), ",".join(layers): t("all layers"), **{name: name for name in layers}}
+                every = {
+                    "": t("as the default"),
+                    ",".join(layers): t("all layers"),
+                    **{name: name for name in layers},
+                }
                 self._select(t("Layers"), every, asked.layers, "layers")
             for name in SCORES[asked.score].takes:
                 self._entry(name)
@@ -185,8 +195,12 @@ class ScoreView:
         ui.select(options, label=label, value=known, on_change=go).style("min-width:170px")
 
     def _entry(self, name: str) -> None:
-        entry = ui.input(name, value=self.asked.given.get(name, ""), placeholder=self.visit.t("as the default"))
-        entry.style("width:120px").on("change", lambda: ui.navigate.to(self.asked.address(**{name: entry.value})))
+        entry = ui.input(
+            name, value=self.asked.given.get(name, ""), placeholder=self.visit.t("as the default")
+        )
+        entry.style("width:120px").on(
+            "change", lambda: ui.navigate.to(self.asked.address(**{name: entry.value}))
+        )
 
     def explained(self) -> Safe:
         t, score = self.visit.t, SCORES[self.asked.score]
@@ -210,7 +224,7 @@ class ScoreView:
                 columns.append((await self.visit.call("GET", score.address, params=sent)).json()["data"])
             except ConsiliumError as error:
                 columns.append({})
-                missing[number_] = str(error)
+                missing[number_] = self.visit.error(error)
         clients = sorted({int(client) for column in columns for client in column})
         if not clients and missing:
             html(note(next(iter(missing.values())), "bad"))
@@ -225,7 +239,9 @@ class ScoreView:
         def go(event: Any) -> None:
             ui.navigate.to(asked.address(round=numbers[event.value[0]]))
 
-        made = figure(self.visit, f"order-{asked.order_id}-{asked.score}", options, rows, label=label, on_click=go)
+        made = figure(
+            self.visit, f"order-{asked.order_id}-{asked.score}", options, rows, label=label, on_click=go
+        )
         made.chart.style(f"height:{max(260, 130 + 22 * len(names))}px")
         if missing:
             html(
@@ -243,7 +259,11 @@ class ScoreView:
         turned = [list(line) for line in zip(*cells, strict=True)]
         names = [self.name(int(client)) for client in clients]
         options = charts.heat_map(
-            kinds, names, turned, x_name=t("from the lowest (0) to the highest (1)"), is_dark=self.visit.is_dark
+            kinds,
+            names,
+            turned,
+            x_name=t("from the lowest (0) to the highest (1)"),
+            is_dark=self.visit.is_dark,
         )
         options["xAxis"]["axisLabel"] |= {"rotate": 35, "hideOverlap": False}
         options["xAxis"]["nameGap"] = 76
@@ -253,14 +273,18 @@ class ScoreView:
             *([name, *(data[c][k]["score"] for k in kinds)] for name, c in zip(names, clients, strict=True)),
         ]
         label = t("All scores of round {n}", n=report["round"])
-        made = figure(self.visit, f"order-{self.asked.order_id}-round-{report['round']}", options, rows, label=label)
+        made = figure(
+            self.visit, f"order-{self.asked.order_id}-round-{report['round']}", options, rows, label=label
+        )
         made.chart.style(f"height:{max(320, 230 + 22 * len(names))}px")
         cells_ = [
             (name, *(f"{number(data[c][k]['score'])} ({data[c][k]['rank'] or '-'})" for k in kinds))
             for name, c in zip(names, clients, strict=True)
         ]
         html(table([t("Client"), *kinds], cells_, caption=t("Score, and its rank; 1 is the most anomalous")))
-        why = "".join(f"<li>{shown(kind)}: {shown(text)}</li>" for kind, text in report["unavailable"].items())
+        why = "".join(
+            f"<li>{shown(kind)}: {shown(text)}</li>" for kind, text in report["unavailable"].items()
+        )
         if why:
             html(f'<ul class="soft">{why}</ul>')
 

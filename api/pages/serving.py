@@ -160,12 +160,17 @@ def _add_doors(app: FastAPI, door: Door) -> None:
 
     @router.post("/page/sign-in", include_in_schema=False)
     async def sign_in(request: Request) -> Response:
-        form = {name: values[0] for name, values in parse_qs((await request.body()).decode("utf-8", "replace")).items()}
+        form = {
+            name: values[0]
+            for name, values in parse_qs((await request.body()).decode("utf-8", "replace")).items()
+        }
         token, back = form.get("token", "").strip(), local(form.get("back"))
         try:
             await current_caller(request_of(app, token if token.isascii() else "?"))
         except ConsiliumError as error:
-            return RedirectResponse(f"/page/sign-in?back={quote(back, safe='')}&why={error.code}", status_code=303)
+            return RedirectResponse(
+                f"/page/sign-in?back={quote(back, safe='')}&why={error.code}", status_code=303
+            )
         response = RedirectResponse(back, status_code=303)
         is_secure = request.url.scheme == "https"
         response.set_cookie(SESSION, door.seal(token), max_age=SESSION_SECONDS, secure=is_secure, **COOKIE)

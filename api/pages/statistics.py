@@ -57,7 +57,9 @@ WHERE = (
 
 
 async def _runs(visit: Visit, schedule_id: int | None, before: int | None) -> dict[str, Any]:
-    found: dict[str, Any] = await visit.data("/statistics/history", schedule_id=schedule_id, limit=PAGE, before=before)
+    found: dict[str, Any] = await visit.data(
+        "/statistics/history", schedule_id=schedule_id, limit=PAGE, before=before
+    )
     return found
 
 
@@ -147,13 +149,15 @@ class Schedules:
         t = self.visit.t
 
         async def turn() -> None:
-            with told_as_notice():
-                await self.visit.call("PATCH", f"/statistics/schedules/{number}", json={"active": not is_active})
+            with told_as_notice(self.visit):
+                await self.visit.call(
+                    "PATCH", f"/statistics/schedules/{number}", json={"active": not is_active}
+                )
                 await self.show()
 
         async def delete() -> None:
             if await asked(self.visit, t("Delete schedule {n}? Its orders stay.", n=number)):
-                with told_as_notice():
+                with told_as_notice(self.visit):
                     await self.visit.call("DELETE", f"/statistics/schedules/{number}")
                     await self.show()
 

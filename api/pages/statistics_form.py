@@ -7,13 +7,12 @@ from typing import Any
 from nicegui import ui
 from pydantic import ValidationError
 
-from api import schedules, statistics
 from api.pages.form import Draft, Fields, number_or_text, show_body, show_buttons
 from api.pages.frame import frame, html, note, shown
 from api.pages.order_view import number_of
 from api.pages.visit import Visit
-from api.schedules import ScheduleRequest
-from protocol.order import describe
+from api.routes import schedules, statistics
+from api.routes.schedules import ScheduleRequest
 from protocol.statistics_request import (
     DATA_TYPES,
     JOINED,
@@ -21,6 +20,7 @@ from protocol.statistics_request import (
     POOLED,
     StatisticsRequest,
 )
+from protocol.training_request import describe
 
 PATH, SCHEDULES = "/runModelTrainTask", "/statistics/schedules"
 KEEPS_PARQUET = 4
@@ -108,7 +108,9 @@ def _show_question(fields: Fields) -> None:
             "bins": fields.words(("bins",), t("Edges of the bins"), number_or_text),
             "threshold": fields.text(("threshold",), t("Threshold")),
             "comparison": fields.choice(("comparison",), t("Comparison"), [None, ">=", ">", "<=", "<"]),
-            "expression": fields.text(("expression",), t("Expression, such as df1.price * df2.units"), is_wide=True),
+            "expression": fields.text(
+                ("expression",), t("Expression, such as df1.price * df2.units"), is_wide=True
+            ),
         }
         fields.text(("purpose",), t("Purpose (stands in every hospital's ledger)"))
 
@@ -187,7 +189,9 @@ class Provider:
         for key, field in self.inputs.items():
             value = (own or {}).get(key)
             field.value = value if key != "data_type" or value in DATA_TYPES else "csv"
-        self.inputs["value_column"].set_visibility(self.fields.draft.body.get("method") == "is_investor_accredited")
+        self.inputs["value_column"].set_visibility(
+            self.fields.draft.body.get("method") == "is_investor_accredited"
+        )
 
     def change(self, how: Any) -> None:
         if not self.fields.draft.is_telling:
@@ -196,7 +200,11 @@ class Provider:
 
     def bring(self, is_in: bool) -> None:
         others = [one for one in self.providers if one.get("name") != self.name]
-        like = others[0] if others else {"data_path": "lab_values.csv", "data_type": "csv", "key_column": "glucose"}
+        like = (
+            others[0]
+            if others
+            else {"data_path": "lab_values.csv", "data_type": "csv", "key_column": "glucose"}
+        )
         self.fields.draft.body["data_providers"] = [*others, {**like, "name": self.name}] if is_in else others
 
     def get(self, is_in: bool) -> None:

@@ -16,15 +16,30 @@ from cryptography.fernet import Fernet, InvalidToken
 from fastapi import FastAPI, Request
 
 from api.auth import current_caller
-from api.desk import Desk
+from api.pages.error_words import CHINESE_CAUSES, CHINESE_ERRORS, with_chinese
 from api.pages.words import LANGUAGES, translated
-from api.store import Caller
+from api.routes.services import Desk
+from api.store.orders import Caller
 from protocol.errors import ConsiliumError, Unauthenticated
 
 SESSION, LANGUAGE, THEME = "consilium_session", "consilium_language", "consilium_theme"
 SESSION_SECONDS = 43_200
 KEPT_SECONDS = 31_536_000
 COOKIE: dict[str, Any] = {"httponly": True, "samesite": "strict", "path": "/"}
+CODES_BY_STATUS: dict[int, str] = {
+    400: "bad_request",
+    401: "unauthenticated",
+    403: "refused",
+    404: "not_found",
+    409: "conflict",
+    410: "order_stopped",
+    413: "too_large",
+    422: "invalid_input",
+    429: "too_many_requests",
+    500: "unplanned",
+    503: "unavailable",
+}
+"""The code for an answer in the form of joint statistics, which has a status and a sentence and no code."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +72,23 @@ class Visit:
         """The text in the visitor's language, with its values filled in."""
         return translated(text, self.language).format(**values) if values else translated(text, self.language)
 
+    def error(self, error: ConsiliumError) -> str:
+        """The API's sentence; for a reader of Chinese the Chinese one of its code, with the API's in brackets."""
+        return with_chinese(CHINESE_ERRORS, error.code, str(error), self.language)
+
+    def waiting(self, one: Mapping[str, Any]) -> str:
+        """The same for an entry of the API's that names a cause and says why a hospital is waited for."""
+        return with_chinese(CHINESE_CAUSES, one["cause"], one["message"], self.language)
+
     async def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         """The API's answer to this visitor. ConsiliumError with its own sentence when it is an error."""
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://coordinator", timeout=None) as client:  # noqa: S113
+        async with httpx.AsyncClient(
+            transport=transport,
+            base_url="http://coordinator",
+            timeout=None,  # noqa: S113 (it is this very process)
+        ) as client:
             response = await client.request(method, path, headers=headers, **options)
         if response.status_code >= 400:
             raise _told(response)
@@ -79,10 +106,13 @@ def _told(response: httpx.Response) -> ConsiliumError:
         body = response.json()
         error = (body.get("data") or {}).get("error")
     except (ValueError, AttributeError):
-        return ConsiliumError("The coordinator met an unplanned error.", remedy="Its log has the full text.")
+        return ConsiliumError(
+            "The coordinator met an unplanned error.", remedy="Its log has the full text.", code="unplanned"
+        )
     if isinstance(error, Mapping):
         return ConsiliumError.from_json(dict(error))
-    return ConsiliumError(str(body.get("msg") or body.get("message")), remedy="")
+    code = CODES_BY_STATUS.get(response.status_code)
+    return ConsiliumError(str(body.get("msg") or body.get("message")), remedy="", code=code)
 
 
 def request_of(app: FastAPI, token: str | None) -> Request:
@@ -104,7 +134,9 @@ class Door:
         token = self._token(request.cookies.get(SESSION))
         caller = await current_caller(request_of(self.app, token))
         language, theme = preferences(request)
-        return Visit(self.app, token, caller, language, theme, str(request.base_url).rstrip("/"), here(request))
+        return Visit(
+            self.app, token, caller, language, theme, str(request.base_url).rstrip("/"), here(request)
+        )
 
     def _token(self, cookie: str | None) -> str | None:
         if not cookie:
@@ -131,6 +163,9 @@ def here(request: Request) -> str:
 def local(address: str | None) -> str:
     """An address of this coordinator to go on to; the start page for any other."""
     is_ours = (
-        bool(address) and address is not None and address.startswith("/") and not address.startswith(("//", "/\\"))
+        bool(address)
+        and address is not None
+        and address.startswith("/")
+        and not address.startswith(("//", "/\\"))
     )
     return quote(str(address), safe="/?=&%") if is_ours else "/"

@@ -25,15 +25,15 @@ from typing import Any
 
 import numpy as np
 
-from analytics.checks import Floats
-from analytics.models import Model
-from analytics.training import Part, joint_loss
+from analytics.arrays import Floats
+from analytics.training.descent import Part, joint_loss
+from analytics.training.models import Model
 from benchmarks.hospitals import make_sites
 from benchmarks.peers import environment
 from benchmarks.peers.processes import Descendants
-from deployments.breast_cancer import breast_cancer_tables
-from deployments.demo import document_order, pooled_weights
-from deployments.parts import TIED
+from deployments.demo.breast_cancer import breast_cancer_tables
+from deployments.demo.training import document_order, pooled_weights
+from deployments.processes import TIED
 from protocol.errors import Unavailable
 
 ROUNDS, FEATURES = 30, 30
@@ -96,7 +96,9 @@ def main(*, rounds: int = ROUNDS) -> None:
     pooled_loss = _loss(pooled_weights(body), body, parts)
     n_rows = sum(len(y) for _, y in parts)
     print(f"{rounds} rounds, {FEATURES + 1} coefficients, {len(parts)} hospitals, {n_rows} rows; pooled loss")
-    print(f"{pooled_loss:.9f}; the machine's load at the end {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    print(
+        f"{pooled_loss:.9f}; the machine's load at the end {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    )
     _print_table(systems)
     _print_ratios(systems)
 
@@ -110,7 +112,9 @@ def _order(method: str, rounds: int) -> dict[str, Any]:
 def _parts(body: Mapping[str, Any]) -> list[Part]:
     """The hospitals' rows, in the order of `data_info`."""
     tables = breast_cancer_tables()
-    frames = [tables["guest" if "guest" in sql else "host"].sort_values("id") for sql in body["data_info"].values()]
+    frames = [
+        tables["guest" if "guest" in sql else "host"].sort_values("id") for sql in body["data_info"].values()
+    ]
     return [(frame[body["attributes"]].to_numpy(), frame["y"].to_numpy(dtype=np.float64)) for frame in frames]
 
 
@@ -128,7 +132,9 @@ def _flower(python: Path, folder: Path, body: Mapping[str, Any], parts: Sequence
     return _measured(answer, body, parts, began=began, peak_mib=peak_mib)
 
 
-def _consilium(name: str, module: str, folder: Path, body: Mapping[str, Any], parts: Sequence[Part]) -> Measured:
+def _consilium(
+    name: str, module: str, folder: Path, body: Mapping[str, Any], parts: Sequence[Part]
+) -> Measured:
     if module == "one_process_order":
         folder.mkdir()
         make_sites(folder, len(parts))
@@ -162,7 +168,12 @@ def _run(
 
 
 def _measured(
-    answer: Mapping[str, Any], body: Mapping[str, Any], parts: Sequence[Part], *, began: float, peak_mib: float
+    answer: Mapping[str, Any],
+    body: Mapping[str, Any],
+    parts: Sequence[Part],
+    *,
+    began: float,
+    peak_mib: float,
 ) -> Measured:
     ends, n_rounds = answer["round_ends"], body["model_params"]["max_iter"]
     if len(ends) != n_rounds:
@@ -185,7 +196,17 @@ def _loss(weights: Floats, body: Mapping[str, Any], parts: Sequence[Part]) -> fl
 
 
 def _print_table(systems: Mapping[str, Measured]) -> None:
-    titles = ("start-up s", "order s", "again s", "whole s", "round s", "bytes/round", "MiB", "final loss", "- Flower")
+    titles = (
+        "start-up s",
+        "order s",
+        "again s",
+        "whole s",
+        "round s",
+        "bytes/round",
+        "MiB",
+        "final loss",
+        "- Flower",
+    )
     widths = (11, 9, 9, 9, 9, 12, 8, 13, 10)
     print(f"{'':27}" + "".join(f"{title:>{width}}" for title, width in zip(titles, widths, strict=True)))
     for name, m in systems.items():
@@ -194,8 +215,12 @@ def _print_table(systems: Mapping[str, Measured]) -> None:
         n_bytes = "the same" if m.n_bytes is None else f"{m.n_bytes:,.0f}"
         cells = [*seconds, f"{m.round:.3f}", n_bytes, f"{m.peak_mib:,.0f}", f"{m.loss:.9f}", difference]
         print(f"{name:27}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
-    print("order: from submission to the model; whole: from command to the model; bytes/round: for each hospital,")
-    print("messages both ways without their transport; MiB: resident sets of all processes added up, at the peak")
+    print(
+        "order: from submission to the model; whole: from command to the model; bytes/round: for each hospital,"
+    )
+    print(
+        "messages both ways without their transport; MiB: resident sets of all processes added up, at the peak"
+    )
     print("what the server sees:")
     for name, words in SAW.items():
         print(f"  {name:10}{words}")
@@ -208,8 +233,12 @@ def _print_ratios(systems: Mapping[str, Measured]) -> None:
     for name, row in ratios.items():
         print(f"{name:27}" + "".join(f"{ratio:9.2f}" for ratio in row.values()))
     for place in PLACES:
-        verdicts = (f"{what} {_verdict(r >= TARGET_RATIO)}" for what, r in ratios[f"Paillier, {place}"].items())
-        print(f"at least {TARGET_RATIO:g} times faster than Flower while encrypted, {place}: {', '.join(verdicts)}")
+        verdicts = (
+            f"{what} {_verdict(r >= TARGET_RATIO)}" for what, r in ratios[f"Paillier, {place}"].items()
+        )
+        print(
+            f"at least {TARGET_RATIO:g} times faster than Flower while encrypted, {place}: {', '.join(verdicts)}"
+        )
     worst = max(abs(m.loss - systems[FLOWER].loss) for m in systems.values())
     is_met = worst <= TARGET_LOSS_DIFFERENCE
     print(f"final losses within {TARGET_LOSS_DIFFERENCE:g} of Flower's: {worst:.1e}, {_verdict(is_met)}")

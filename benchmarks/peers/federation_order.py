@@ -11,11 +11,12 @@ from typing import Any
 
 import httpx
 
-from agents.settings import Settings as Site
-from agents.vault import Vault
+from agents.site.settings import Settings as Site
+from agents.site.vault import Vault
 from api.settings import Settings
-from deployments.federation import choose_ports, federation, until_signal
-from deployments.local_sites import prepare
+from deployments.coordinator import until_signal
+from deployments.local.federation import choose_ports, federation
+from deployments.local.sites import prepare
 
 
 def main() -> None:
@@ -43,7 +44,9 @@ async def _answer(settings: Settings, sites: list[Site], body: dict[str, Any]) -
         "submitted": submitted,
         "finished": finished,
         "again": again,
-        "round_ends": [datetime.fromisoformat(row["recorded"]).timestamp() for row in rounds if not row["final"]],
+        "round_ends": [
+            datetime.fromisoformat(row["recorded"]).timestamp() for row in rounds if not row["final"]
+        ],
         "weights": list(model["layers"]["dense"]),
     }
     print(json.dumps(answer), flush=True)

@@ -36,7 +36,9 @@ class WatchedFedAvg(FedAvg):
         self.messages += sent
         return sent
 
-    def aggregate_train(self, server_round: int, replies: Any) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def aggregate_train(
+        self, server_round: int, replies: Any
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         received = list(replies)
         self.messages += received
         aggregate = super().aggregate_train(server_round, received)

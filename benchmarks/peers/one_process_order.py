@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.sites import open_sites
-from deployments.one_process import run_order
+from deployments.local.one_process import run_order
 from protocol.exchange import Address, MemoryTransport
 from protocol.messages import COORDINATOR
 

@@ -41,7 +41,9 @@ SCORES: dict[str, dict[str, Any]] = {
 
 def main(client: httpx.Client) -> dict[str, dict[str, float]]:
     """Trains, records each round, prints and returns the scores of the last one."""
-    order_id = ask(client.post("/orders", json={"kind": "external", "name": "digits by SGDClassifier"}))["order_id"]
+    order_id = ask(client.post("/orders", json={"kind": "external", "name": "digits by SGDClassifier"}))[
+        "order_id"
+    ]
     (parts, test), model = data(), new_model()
     for round_ in range(N_ROUNDS):
         updates, facts = train_round(model, parts, test)
@@ -84,7 +86,9 @@ def new_model() -> SGDClassifier:
     return model
 
 
-def train_round(model: SGDClassifier, parts: list[tuple[Any, Any]], test: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def train_round(
+    model: SGDClassifier, parts: list[tuple[Any, Any]], test: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """(each client's update, what is recorded beside it)."""
     updates, train = {}, {}
     for user, (X, y) in enumerate(parts):

@@ -47,7 +47,9 @@ def main(hospital_4: Federation, hospital_2: Federation) -> list[StatisticsResul
         print(f"\n{result.path}, rows {result.extra['rows_used']}", *result.extra["notes"], sep="\n  ")
         print("In the receivers' folders." if result.values is None else result.values)
 
-    schedule = hospital_4.schedule_statistics(GLUCOSE, cron="0 6 * * *", timezone="Asia/Shanghai", name="each morning")
+    schedule = hospital_4.schedule_statistics(
+        GLUCOSE, cron="0 6 * * *", timezone="Asia/Shanghai", name="each morning"
+    )
     print(f"\n{hospital_4.schedules()[['name', 'active', 'next_run']]}")
     schedule.pause().delete()
     print(f"\n{hospital_4.history(limit=5)[['started', 'state', 'path']]}")
@@ -56,5 +58,8 @@ def main(hospital_4: Federation, hospital_2: Federation) -> list[StatisticsResul
 
 if __name__ == "__main__":
     url, token_file = sys.argv[1:] or ("http://127.0.0.1:5000", ".consilium/tokens.json")
-    with Federation(url, token_file=token_file, user=4) as four, Federation(url, token_file=token_file, user=2) as two:
+    with (
+        Federation(url, token_file=token_file, user=4) as four,
+        Federation(url, token_file=token_file, user=2) as two,
+    ):
         main(four, two)

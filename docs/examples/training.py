@@ -36,7 +36,12 @@ def main(federation: Federation) -> Order:
     print(f"\n{order}, rows {info['data_volum']}\n{info['protection']['who_could_decrypt']}\n")
     metrics = order.metrics()
     print(metrics.pivot(index="round", columns="hospital", values="train_accuracy"), "\n")
-    print(metrics[metrics["final"]].set_index("hospital")[["n_rows", "train_auc", "test_accuracy", "test_loss"]], "\n")
+    print(
+        metrics[metrics["final"]].set_index("hospital")[
+            ["n_rows", "train_auc", "test_accuracy", "test_loss"]
+        ],
+        "\n",
+    )
     print(order.timeline(round=0), "\n")
     print(order.infer("SELECT * FROM data.breast_homo_guest WHERE id < 20"))
     order.plot_loss().figure.savefig("loss.png")

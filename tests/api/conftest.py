@@ -18,11 +18,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.runs import Deployed, Part
+from api.due_times import due_after
+from api.prefect_runs import Deployed, Part
 from api.settings import Settings, load_settings
-from api.store import Store
-from api.timing import due_after
-from deployments.demo import document_order
+from api.store.orders import Store
+from deployments.demo.training import document_order
 from deployments.server import new_token
 from protocol.sealing import Identity
 
@@ -30,7 +30,7 @@ NAMES = {2: "suzhou-szslyy", 3: "zhejiang-zdey", 4: "shanxi-xbfy", 5: "elsewhere
 
 
 class StandInRuns:
-    """`api.runs.Runs` without Prefect: runs are only noted."""
+    """`api.prefect_runs.Runs` without Prefect: runs are only noted."""
 
     def __init__(self) -> None:
         self.started: list[tuple[Any, ...]] = []
@@ -63,7 +63,9 @@ class StandInRuns:
     async def cancel_waiting(self, order_id: int) -> None:
         """None of its runs is known to wait."""
 
-    async def deploy_schedule(self, schedule_id: int, timing: dict[str, Any], *, active: bool, about: str) -> None:
+    async def deploy_schedule(
+        self, schedule_id: int, timing: dict[str, Any], *, active: bool, about: str
+    ) -> None:
         self.deployed[schedule_id] = (timing, active)
 
     async def schedules(self, schedule_ids: list[int], *, now: datetime) -> dict[int, Deployed]:

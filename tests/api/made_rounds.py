@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from analytics import geometry
-from deployments.demo import document_order
+from analytics.scores import geometry
+from deployments.demo.training import document_order
 from tests.api.conftest import Coordinator
 
 SAFETENSORS = {"Content-Type": "application/octet-stream"}
 # Six clients of the golden values, and the average of the first five as that of the round before.
 GOLDEN = np.array(
-    [[1, 2, 3, 4, 0], [1, 2, 3, 5, 0], [2, 2, 3, 4, 1], [1, 3, 3, 4, 0], [0, 2, 2, 4, 1], [-9, 8, -7, 6, -5]], float
+    [[1, 2, 3, 4, 0], [1, 2, 3, 5, 0], [2, 2, 3, 4, 1], [1, 3, 3, 4, 0], [0, 2, 2, 4, 1], [-9, 8, -7, 6, -5]],
+    float,
 )
 Layers = Mapping[str, Any]
 
@@ -52,7 +53,9 @@ def golden_order(coordinator: Coordinator) -> int:
     record(coordinator, order_id, 0, {**before, "performance": performance(1.0)})
     left_out = {str(client): {"accuracy": 0.5 - client / 10, "loss": 1.5 + client} for client in range(6)}
     now = {"gradients": as_json(GOLDEN), "performance": performance(0.25), "leave_one_out": left_out}
-    record(coordinator, order_id, 1, {**now, "sizes": {str(client): 100 * (client + 1) for client in range(6)}})
+    record(
+        coordinator, order_id, 1, {**now, "sizes": {str(client): 100 * (client + 1) for client in range(6)}}
+    )
     return order_id
 
 
@@ -71,7 +74,10 @@ def training_order(coordinator: Coordinator, method: str) -> int:
 
 
 def open_file(
-    gradients: Mapping[int, Layers], sizes: list[int] | None = None, average: Layers | None = None, **told: Any
+    gradients: Mapping[int, Layers],
+    sizes: list[int] | None = None,
+    average: Layers | None = None,
+    **told: Any,
 ) -> bytes:
     """As the flow writes it with method None."""
     tensors = {f"gradient/{user}/{layer}": v for user, own in gradients.items() for layer, v in own.items()}
@@ -100,7 +106,9 @@ def _metadata(kind: str, clients: list[int], sizes: list[int] | None, **told: An
 
 def external_file(gradients: Any, facts: Mapping[str, Any] | None = None, layer: str = "dense") -> bytes:
     """As an external trainer sends it: (n, d) of one layer."""
-    tensors = {f"gradients/{client}/{layer}": np.ascontiguousarray(row) for client, row in enumerate(gradients)}
+    tensors = {
+        f"gradients/{client}/{layer}": np.ascontiguousarray(row) for client, row in enumerate(gradients)
+    }
     return save(tensors, metadata={"round": json.dumps(facts or {})})
 
 
@@ -108,7 +116,9 @@ def report_round(
     coordinator: Coordinator, order_id: int, round_: int, losses: Mapping[int, float], **more: Any
 ) -> None:
     """As the flow reports a round's metrics."""
-    hospitals = {str(user): {"n_rows": 100, "train": {"loss": loss, "accuracy": 0.5}} for user, loss in losses.items()}
+    hospitals = {
+        str(user): {"n_rows": 100, "train": {"loss": loss, "accuracy": 0.5}} for user, loss in losses.items()
+    }
     entry = {"fold": 0, "round": round_, "loss": 1.0, "final": False, "hospitals": hospitals, **more}
     answer = coordinator.call("POST", f"/orders/{order_id}/progress", "coordinator", json={"round": entry})
     assert answer.status_code == 200, answer.text

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from api.arguments import _split
-from api.asked import _ranges, normalized, ranked
+from api.routes.score_arguments import _split
+from api.routes.score_request import _ranges, normalized, ranked
 from tests.api.conftest import Coordinator, serve, settings_in
 from tests.api.made_rounds import (
     GOLDEN,
@@ -80,7 +80,9 @@ def test_golden_values(coordinator: Coordinator, golden: int, path: str, expecte
     assert list(answer.json()["data"]) == ["0", "1", "2", "3", "4", "5"]
     np.testing.assert_allclose(list(answer.json()["data"].values()), expected, atol=2e-6)
     assert answer.headers["X-Order-Id"] == str(golden)
-    assert get(coordinator, of(golden, path.replace("/?", "?"))).text == answer.text, "with and without a slash"
+    assert get(coordinator, of(golden, path.replace("/?", "?"))).text == answer.text, (
+        "with and without a slash"
+    )
     assert get(coordinator, of(golden, path) + "&round=1").text == answer.text
 
 
@@ -115,7 +117,9 @@ def test_raw_data_has_the_documents_shapes(coordinator: Coordinator, golden: int
     newest = get(coordinator, of(golden, "/avg_grad/")).json()
     assert newest["round"] == 1
     np.testing.assert_allclose(newest["data"]["dense"], mean, rtol=1e-14)
-    assert get(coordinator, of(golden, "/avg_grad?round=0")).json() == {"dense": GOLDEN[:5].mean(axis=0).tolist()}
+    assert get(coordinator, of(golden, "/avg_grad?round=0")).json() == {
+        "dense": GOLDEN[:5].mean(axis=0).tolist()
+    }
 
 
 def test_performance_of_one_round_of_some_and_of_all(coordinator: Coordinator, golden: int) -> None:
@@ -131,14 +135,27 @@ def test_performance_of_one_round_of_some_and_of_all(coordinator: Coordinator, g
 def test_trained_clients_are_numbers_by_round(coordinator: Coordinator, golden: int) -> None:
     everybody = [0, 1, 2, 3, 4, 5]
     assert get(coordinator, of(golden, "/trained_clients/?round=1&number=1")).json() == {"1": everybody}
-    assert get(coordinator, of(golden, "/trained_clients?round=1&number=5")).json() == {"0": everybody, "1": everybody}
+    assert get(coordinator, of(golden, "/trained_clients?round=1&number=5")).json() == {
+        "0": everybody,
+        "1": everybody,
+    }
 
 
 def test_the_report_has_all_scores_side_by_side(coordinator: Coordinator, golden: int) -> None:
     report = get(coordinator, of(golden, "/anomaly/report/")).json()
     assert report["round"] == 1
     assert report["unavailable"] == {}
-    names = {"krum", "foolsgold", "auror", "sniper", "pca", "true_krum", "multi_krum", "geometric_median", "zeno"}
+    names = {
+        "krum",
+        "foolsgold",
+        "auror",
+        "sniper",
+        "pca",
+        "true_krum",
+        "multi_krum",
+        "geometric_median",
+        "zeno",
+    }
     assert all(set(row) == {*names, "foolsgold_weight"} for row in report["data"].values())
     assert report["parameters"]["n_attackers"] == 1
     assert report["parameters"]["k"] == 3
@@ -362,7 +379,10 @@ def test_an_order_that_is_none(coordinator: Coordinator, order_id: str) -> None:
 def test_one_client_alone(coordinator: Coordinator) -> None:
     order_id = open_order(coordinator)
     for round_ in (0, 1):
-        body = {"gradients": {"8": {"dense": [3.0, 4.0 + round_]}}, "performance": {"train": {"8": {"loss": 2.0}}}}
+        body = {
+            "gradients": {"8": {"dense": [3.0, 4.0 + round_]}},
+            "performance": {"train": {"8": {"loss": 2.0}}},
+        }
         record(coordinator, order_id, round_, body)
     for path, score in {
         "/anomaly/krum?k=3": 0.0,
@@ -394,7 +414,10 @@ def test_clients_that_come_and_go(coordinator: Coordinator) -> None:
     drift = scores_of(coordinator, of(order_id, "/contribution/grad_diff?round=1"))
     assert drift == pytest.approx({"2": np.hypot(0.5, 1), "3": np.hypot(1.5, 1)})
     assert_refused(get(coordinator, of(order_id, "/anomaly/zeno?p=10")), 400, "round is 5")
-    assert get(coordinator, of(order_id, "/trained_clients?round=5&number=5")).json() == {"1": [2, 3], "5": [1, 3]}
+    assert get(coordinator, of(order_id, "/trained_clients?round=5&number=5")).json() == {
+        "1": [2, 3],
+        "5": [1, 3],
+    }
     report = get(coordinator, of(order_id, "/anomaly/report?round=1")).json()["data"]
     assert report["3"]["zeno"] == {"score": None, "rank": None}
 
@@ -433,7 +456,12 @@ def test_huge_numbers_give_no_nan(coordinator: Coordinator) -> None:
     losses = {"performance": {"train": {"0": {"loss": 1e308}, "1": {"loss": -1e308}}}}
     for round_, value in ((0, 1e100), (1, -1e100)):
         record(coordinator, order_id, round_, {"gradients": as_json([[value, 0.0], [0.0, value]]), **losses})
-    for path in ("/anomaly/zeno?p=1e300", "/anomaly/krum?k=1", "/anomaly/report", "/contribution/grad_diff?metric=cos"):
+    for path in (
+        "/anomaly/zeno?p=1e300",
+        "/anomaly/krum?k=1",
+        "/anomaly/report",
+        "/contribution/grad_diff?metric=cos",
+    ):
         answer = get(coordinator, of(order_id, path))
         assert answer.status_code in (200, 400), answer.text
         assert "NaN" not in answer.text
@@ -548,14 +576,18 @@ def test_sealed_gradients_show_lengths_and_angles_and_no_coordinate(coordinator:
     order_id = record_training(coordinator, "Paillier", gradients)
     answer = get(coordinator, of(order_id, "/client_grad"), "user-2")
     assert answer.headers["X-Gradient-Frame"] == "sealed"
-    assert answer.text == get(coordinator, of(order_id, "/client_grad"), "user-2").text, "the same bytes every time"
+    assert answer.text == get(coordinator, of(order_id, "/client_grad"), "user-2").text, (
+        "the same bytes every time"
+    )
     shown = np.array([row["dense"] for row in answer.json()["data"].values()])
     assert shown.shape == (3, 3)
     np.testing.assert_allclose(shown @ shown.T, gradients[-1] @ gradients[-1].T, atol=1e-12)
     assert abs(shown[0, 1]) > 1e-9, "not the triangular factor itself"
     mean = get(coordinator, of(order_id, "/avg_grad?round=2"))
     assert mean.headers["X-Gradient-Frame"] == "sealed"
-    np.testing.assert_allclose(mean.json()["dense"], np.average(shown, axis=0, weights=[228, 228, 227]), atol=1e-14)
+    np.testing.assert_allclose(
+        mean.json()["dense"], np.average(shown, axis=0, weights=[228, 228, 227]), atol=1e-14
+    )
     earlier = get(coordinator, of(order_id, "/client_grad?round=0")).json()
     assert set(earlier) == {"2", "3", "4"}
 
@@ -576,7 +608,9 @@ def test_with_method_none_a_hospital_reads_its_own_gradient(coordinator: Coordin
     np.testing.assert_allclose(mean, np.average(gradients[0], axis=0, weights=[228, 228, 227]))
 
 
-@pytest.mark.parametrize(("members", "weights"), [(None, [10, 20, 30]), ([2, 4], [10, 0, 30]), ([3], [0, 1, 0])])
+@pytest.mark.parametrize(
+    ("members", "weights"), [(None, [10, 20, 30]), ([2, 4], [10, 0, 30]), ([3], [0, 1, 0])]
+)
 def test_the_average_of_a_sealed_round_is_that_of_those_in_its_sum(
     coordinator: Coordinator, members: list[int] | None, weights: list[int]
 ) -> None:
@@ -584,7 +618,9 @@ def test_the_average_of_a_sealed_round_is_that_of_those_in_its_sum(
     own = {user: {"dense": GOLDEN[user]} for user in (2, 3, 4)}
     told = {} if members is None else {"members": members}
     record(coordinator, order_id, 0, sealed_file(own, [10, 20, 30], **told), "coordinator")
-    shown = np.array([row["dense"] for row in get(coordinator, of(order_id, "/client_grad?round=0")).json().values()])
+    shown = np.array(
+        [row["dense"] for row in get(coordinator, of(order_id, "/client_grad?round=0")).json().values()]
+    )
     mean = get(coordinator, of(order_id, "/avg_grad?round=0")).json()["dense"]
     np.testing.assert_allclose(mean, np.average(shown, axis=0, weights=weights), atol=1e-13)
 
@@ -633,7 +669,11 @@ def test_sealed_rounds_without_scalars_are_not_compared(coordinator: Coordinator
 def test_performance_of_a_training_order(coordinator: Coordinator) -> None:
     order_id = training_order(coordinator, "Paillier")
     hospitals = {str(user): {"n_rows": 100 * user, "train": {"loss": 0.5, "mse": 0.25}} for user in (2, 3, 4)}
-    tested = {user: {**own, "test": {"loss": 1.0, "accuracy": 0.5}} for user, own in hospitals.items() if user != "3"}
+    tested = {
+        user: {**own, "test": {"loss": 1.0, "accuracy": 0.5}}
+        for user, own in hospitals.items()
+        if user != "3"
+    }
     for round_, own, final in ((0, hospitals, False), (1, {**hospitals, **tested}, True)):
         report_round(coordinator, order_id, round_, {}, hospitals=own, final=final)
     first = get(coordinator, of(order_id, "/performance?round=0"), "user-2").json()
@@ -643,10 +683,17 @@ def test_performance_of_a_training_order(coordinator: Coordinator) -> None:
     trained = get(coordinator, of(order_id, "/trained_clients?round=1&number=2")).json()
     assert trained == {"0": [2, 3, 4], "1": []}
     assert_refused(
-        get(coordinator, of(order_id, "/contribution/perf_diff")), 409, "test rows", "scoring full", "before the last"
+        get(coordinator, of(order_id, "/contribution/perf_diff")),
+        409,
+        "test rows",
+        "scoring full",
+        "before the last",
     )
     assert_refused(get(coordinator, of(order_id, "/anomaly/krum?k=1")), 404, "no gradients of that order")
-    clients = {"2": {"accuracy": 0.25, "all": {"accuracy": 0.5}}, "4": {"accuracy": float("1e999"), "loss": 3.0}}
+    clients = {
+        "2": {"accuracy": 0.25, "all": {"accuracy": 0.5}},
+        "4": {"accuracy": float("1e999"), "loss": 3.0},
+    }
     told = json.dumps({"leave_one_out": {"round": 1, "clients": clients}}).replace("Infinity", '"high"')
     headers = {"Content-Type": "application/json"}
     path = f"/orders/{order_id}/progress"
@@ -660,7 +707,9 @@ def test_performance_of_a_training_order(coordinator: Coordinator) -> None:
 def test_inference_orders_have_no_rounds(coordinator: Coordinator) -> None:
     order_id, _ = coordinator.store.add_order(kind="infer", initiator=4, hospital_ids=[4], body={})
     assert_refused(get(coordinator, of(order_id, "/anomaly/krum?k=1")), 404)
-    answer = coordinator.call("PUT", f"/orders/{order_id}/rounds/0", json={"gradients": {"0": {"dense": [1.0]}}})
+    answer = coordinator.call(
+        "PUT", f"/orders/{order_id}/rounds/0", json={"gradients": {"0": {"dense": [1.0]}}}
+    )
     assert_refused(answer, 404)
 
 
@@ -676,14 +725,23 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-def test_the_worked_example_runs_and_sees_its_attacker(own: Coordinator, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_worked_example_runs_and_sees_its_attacker(
+    own: Coordinator, capsys: pytest.CaptureFixture[str]
+) -> None:
     example = load(ROOT / "docs" / "examples" / "external_rounds.py")
     own.client.headers["Authorization"] = f"Bearer {own.tokens['user-4']}"
     scores = example.main(own.client)
     assert set(scores) == set(example.SCORES)
-    for path in ("/anomaly/krum/", "/anomaly/foolsgold/", "/anomaly/geometric_median/", "/anomaly/true_krum/"):
+    for path in (
+        "/anomaly/krum/",
+        "/anomaly/foolsgold/",
+        "/anomaly/geometric_median/",
+        "/anomaly/true_krum/",
+    ):
         assert max(scores[path], key=scores[path].get) == str(example.ATTACKER)
-    assert min(scores["/contribution/perf_diff/"].items(), key=lambda item: item[1])[0] == str(example.ATTACKER)
+    assert min(scores["/contribution/perf_diff/"].items(), key=lambda item: item[1])[0] == str(
+        example.ATTACKER
+    )
     assert "/anomaly/krum/" in capsys.readouterr().out
 
 

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from api.envelope import STATISTICS_PATHS
-from deployments.demo import document_order
+from api.answers import STATISTICS_PATHS
+from deployments.demo.training import document_order
 from protocol.exchange import Address
 from tests.api.conftest import Coordinator
 
@@ -52,7 +52,9 @@ def assert_refused(answer: Any, status: int, *needles: str) -> dict[str, Any]:
 
 def n_orders(coordinator: Coordinator) -> tuple[int, int]:
     """In the store, and handed to Prefect."""
-    return len(coordinator.store.list_orders(hospital=None, limit=100, before=None)), len(coordinator.runs.started)
+    return len(coordinator.store.list_orders(hospital=None, limit=100, before=None)), len(
+        coordinator.runs.started
+    )
 
 
 SQL = "SELECT * FROM data.t"
@@ -66,12 +68,22 @@ MALFORMED: list[tuple[str, dict[str, Any], int, str]] = [
     ("party that is no list", {"party_id": 2}, 422, "party_id"),
     ("parties beyond counting", {"party_id": list(range(2, 2000))}, 422, "party_id"),
     ("unknown party", {"party_id": [2, 77], "data_info": {"2": SQL, "4": SQL, "77": SQL}}, 404, "77"),
-    ("party that never connected", {"party_id": [2, 5], "data_info": {"2": SQL, "4": SQL, "5": SQL}}, 409, "elsewhere"),
+    (
+        "party that never connected",
+        {"party_id": [2, 5], "data_info": {"2": SQL, "4": SQL, "5": SQL}},
+        409,
+        "elsewhere",
+    ),
     ("initiator among the parties", {"party_id": [2, 3, 4]}, 400, "initiator"),
     ("duplicate parties", {"party_id": [2, 3, 3]}, 400, "twice"),
     ("no parties' SQL", {"data_info": {"4": SQL}}, 400, "2, 3"),
     ("SQL for a stranger", {"data_info": {"2": SQL, "3": SQL, "4": SQL, "9": SQL}}, 400, "9"),
-    ("SQL for one party in two spellings", {"data_info": {"2": SQL, "02": SQL, "3": SQL, "4": SQL}}, 422, "data_info"),
+    (
+        "SQL for one party in two spellings",
+        {"data_info": {"2": SQL, "02": SQL, "3": SQL, "4": SQL}},
+        422,
+        "data_info",
+    ),
     ("SQL that is empty", {"data_info": {"2": "", "3": SQL, "4": SQL}}, 422, "data_info"),
     ("SQL that is a number", {"data_info": {"2": 7, "3": SQL, "4": SQL}}, 422, "data_info"),
     ("SQL beyond all length", {"data_info": {"2": SQL + " " * 30_000, "3": SQL, "4": SQL}}, 422, "data_info"),
@@ -85,7 +97,12 @@ MALFORMED: list[tuple[str, dict[str, Any], int, str]] = [
     ("label that is the id", {"label_name": "id"}, 400, "label_name"),
     ("unknown field", {"party_ids": [2, 3]}, 422, "party_ids"),
     ("validation beyond one", {"validation_fraction": 1.0}, 422, "validation_fraction"),
-    ("two test parts", {"validation_fraction": 0.2, "test_data_info": {"2": SQL}}, 400, "validation_fraction"),
+    (
+        "two test parts",
+        {"validation_fraction": 0.2, "test_data_info": {"2": SQL}},
+        400,
+        "validation_fraction",
+    ),
     ("no rounds", {"model_params": params(max_iter=0)}, 422, "max_iter"),
     ("rounds without end", {"model_params": params(max_iter=10**9)}, 422, "max_iter"),
     ("rounds beyond integers", {"model_params": params(max_iter=10**40)}, 422, "max_iter"),
@@ -107,7 +124,9 @@ MALFORMED: list[tuple[str, dict[str, Any], int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("what", "changes", "status", "needle"), MALFORMED, ids=[case[0] for case in MALFORMED])
+@pytest.mark.parametrize(
+    ("what", "changes", "status", "needle"), MALFORMED, ids=[case[0] for case in MALFORMED]
+)
 def test_an_order_that_cannot_be_honoured(
     coordinator: Coordinator, what: str, changes: dict[str, Any], status: int, needle: str
 ) -> None:
@@ -168,7 +187,9 @@ def test_a_body_sent_in_pieces_is_measured_too(coordinator: Coordinator) -> None
         for _ in range(300):
             yield b" " * 4096
 
-    answer = coordinator.call("POST", "/model/train", content=pieces(), headers={"Content-Type": "application/json"})
+    answer = coordinator.call(
+        "POST", "/model/train", content=pieces(), headers={"Content-Type": "application/json"}
+    )
     assert_refused(answer, 413)
 
 
@@ -230,7 +251,9 @@ def test_an_idempotency_key_has_a_length(coordinator: Coordinator, key: str) -> 
 
 def test_an_identity_that_is_no_pair_of_keys(coordinator: Coordinator) -> None:
     for identity in ("", "zz", "00" * 63, "00" * 65, "é" * 10):
-        answer = coordinator.call("PUT", "/hospitals/me", "agent-2", json={"identity": identity, "version": "1"})
+        answer = coordinator.call(
+            "PUT", "/hospitals/me", "agent-2", json={"identity": identity, "version": "1"}
+        )
         assert 400 <= answer.status_code < 500
         assert_refused(answer, answer.status_code)
 
@@ -314,14 +337,21 @@ INFERENCES: list[tuple[str, Callable[[int], dict[str, Any]], int, str]] = [
     ("a model id that is none", lambda model: {"model_id": "x"}, 422, "model_id"),
     ("a model id beyond integers", lambda model: {"model_id": 10**30}, 422, "model_id"),
     ("an unfinished order", lambda model: {"model_id": model}, 409, "pending"),
-    ("somebody else's rows", lambda model: {"input_data": {"user_id": 3, "data_sql": SQL}}, 403, "another hospital"),
+    (
+        "somebody else's rows",
+        lambda model: {"input_data": {"user_id": 3, "data_sql": SQL}},
+        403,
+        "another hospital",
+    ),
     ("no SQL", lambda model: {"input_data": {"user_id": 4}}, 422, "data_sql"),
     ("SQL that is empty", lambda model: {"input_data": {"user_id": 4, "data_sql": ""}}, 422, "data_sql"),
     ("a field that is unknown", lambda model: {"labels": "y"}, 422, "labels"),
 ]
 
 
-@pytest.mark.parametrize(("what", "changes", "status", "needle"), INFERENCES, ids=[case[0] for case in INFERENCES])
+@pytest.mark.parametrize(
+    ("what", "changes", "status", "needle"), INFERENCES, ids=[case[0] for case in INFERENCES]
+)
 def test_an_inference_that_cannot_be_made(
     coordinator_with_order: tuple[Coordinator, int],
     what: str,

@@ -72,7 +72,14 @@ def refuse(coordinator: Coordinator, order_id: int) -> None:
 def round_of(number: int) -> dict[str, Any]:
     own = {"n_rows": 100, "train": {"loss": 0.5, "accuracy": 0.75}}
     hospitals = dict.fromkeys(("2", "3", "4"), own)
-    return {"fold": 0, "round": number, "loss": 0.5, "final": number == 1, "hospitals": hospitals, "left_out": {}}
+    return {
+        "fold": 0,
+        "round": number,
+        "loss": 0.5,
+        "final": number == 1,
+        "hospitals": hospitals,
+        "left_out": {},
+    }
 
 
 # What it needs
@@ -116,7 +123,9 @@ def test_a_token_file_cut_short_is_a_sentence(tmp_path: Path, text: str) -> None
 # Errors are those of REST
 
 
-def test_errors_have_the_api_s_class_sentence_and_remedy(coordinator: Coordinator, federation: Federation) -> None:
+def test_errors_have_the_api_s_class_sentence_and_remedy(
+    coordinator: Coordinator, federation: Federation
+) -> None:
     with pytest.raises(NotFound) as caught:
         federation.order(10_000).info()
     said = coordinator.call("GET", "/orders/10000").json()
@@ -133,7 +142,9 @@ def test_errors_have_the_api_s_class_sentence_and_remedy(coordinator: Coordinato
     assert malformed.value.remedy
 
 
-def test_a_hospital_s_refusal_of_a_question_is_told_whole(coordinator: Coordinator, federation: Federation) -> None:
+def test_a_hospital_s_refusal_of_a_question_is_told_whole(
+    coordinator: Coordinator, federation: Federation
+) -> None:
     order_id = coordinator.call("POST", "/runModelTrainTask", json=question()).headers["X-Order-Id"]
     waiting = threading.Timer(0.3, refuse, (coordinator, int(order_id) + 1))
     waiting.start()
@@ -146,13 +157,17 @@ def test_a_hospital_s_refusal_of_a_question_is_told_whole(coordinator: Coordinat
 
 def test_no_connection_is_unavailable_and_names_the_address() -> None:
     with (
-        Federation("http://127.0.0.1:1", "token", transport=httpx.HTTPTransport(trust_env=False)) as federation,
+        Federation(
+            "http://127.0.0.1:1", "token", transport=httpx.HTTPTransport(trust_env=False)
+        ) as federation,
         pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:1 does not answer"),
     ):
         federation.orders()
 
 
-@pytest.mark.parametrize("response", [httpx.Response(502, text="Bad gateway"), httpx.Response(200, text="<html>")])
+@pytest.mark.parametrize(
+    "response", [httpx.Response(502, text="Bad gateway"), httpx.Response(200, text="<html>")]
+)
 def test_words_of_somebody_else_are_unavailable(response: httpx.Response) -> None:
     federation = Federation("http://x", "token", transport=httpx.MockTransport(lambda _: response))
     with pytest.raises(Unavailable, match="not in Consilium's words"):
@@ -198,13 +213,19 @@ def test_wait_tells_progress_until_success(
     assert set(metrics["train_accuracy"]) == {0.75}
 
 
-def test_pooled_metrics_tell_training_rows_from_held_out_ones(coordinator: Coordinator, federation: Federation) -> None:
+def test_pooled_metrics_tell_training_rows_from_held_out_ones(
+    coordinator: Coordinator, federation: Federation
+) -> None:
     """As the API gives them, and none before the end."""
     order = federation.submit(ORDER, model_params={"max_iter": 1})
     assert list(order.pooled_metrics().columns) == ["fold", "rows", "n_rows", "loss"]
     held_out = {"n_rows": 60, "loss": 0.5, "accuracy": 0.75, "auc": None, "ks": None}
     training = {"n_rows": 140, "loss": 0.4, "accuracy": 0.9, "auc": 0.95, "ks": 0.8}
-    summary = {"1": {**training, "held_out": held_out}, "0": {**training, "held_out": None}, "held_out": held_out}
+    summary = {
+        "1": {**training, "held_out": held_out},
+        "0": {**training, "held_out": None},
+        "held_out": held_out,
+    }
     report(coordinator, order, state="running", round=round_of(0))
     report(coordinator, order, end="success", summary=summary)
     assert order.info()["summary"] == summary
@@ -321,7 +342,9 @@ def test_an_external_order_s_scores(federation: Federation) -> None:
 
 
 def test_a_schedule_is_made_paused_changed_and_deleted(federation: Federation) -> None:
-    schedule = federation.schedule_statistics(question(), cron="0 6 * * *", timezone="Asia/Shanghai", name="mornings")
+    schedule = federation.schedule_statistics(
+        question(), cron="0 6 * * *", timezone="Asia/Shanghai", name="mornings"
+    )
     assert repr(schedule) == f"<Schedule {schedule.schedule_id}: active>"
     row = federation.schedules().loc[schedule.schedule_id]
     assert (row["name"], row["method"], row["active"]) == ("mornings", "sum", True)

@@ -49,7 +49,9 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinator]:
 
 
 def test_every_operation_is_fuzzed() -> None:
-    described = {f"{method.upper()} {path}" for path, methods in DESCRIPTION["paths"].items() for method in methods}
+    described = {
+        f"{method.upper()} {path}" for path, methods in DESCRIPTION["paths"].items() for method in methods
+    }
     assert described - set(OPERATIONS) == {f"GET {STREAM}"}
 
 
@@ -83,7 +85,10 @@ def test_no_call_is_a_fault_of_ours(fuzzed: Coordinator, label: str, mode: Gener
             for who in ("user-4", "operator"):
                 bearer = {"Authorization": f"Bearer {fuzzed.tokens[who]}"}
                 answer = case.call(base_url=str(fuzzed.client.base_url), headers=bearer, session=session)
-                assert answer.status_code < 500 or is_no_prefect(label, answer), (case.as_curl_command(), answer.text)
+                assert answer.status_code < 500 or is_no_prefect(label, answer), (
+                    case.as_curl_command(),
+                    answer.text,
+                )
                 assert_strict_json(answer)
 
         call()

@@ -19,12 +19,12 @@ from fastapi import Request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.admission import forget_lost_runs
-from api.desk import Desk
-from api.orders import _look_after
-from api.place_store import MOST_OVERTAKEN, USUAL_PLACES
-from api.store import Prepared, Store
-from deployments.demo import document_order
+from api.routes.admission import forget_lost_runs
+from api.routes.orders import _look_after
+from api.routes.services import Desk
+from api.store.orders import Prepared, Store
+from api.store.places import MOST_OVERTAKEN, USUAL_PLACES
+from deployments.demo.training import document_order
 from protocol.errors import Refused, Unavailable
 from protocol.sealing import Identity
 from tests.api.conftest import NAMES, Coordinator, serve, settings_in
@@ -71,7 +71,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield f"sqlite:///{tmp_path / 'store.sqlite'}"
         return
     try:
-        connection = psycopg.connect(f"postgresql://{POSTGRESQL}/postgres", autocommit=True, connect_timeout=5)
+        connection = psycopg.connect(
+            f"postgresql://{POSTGRESQL}/postgres", autocommit=True, connect_timeout=5
+        )
     except psycopg.OperationalError as error:
         if os.environ.get("CI") == "true":
             raise
@@ -289,7 +291,9 @@ def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
 
 
 def ordered(coordinator: Coordinator) -> Any:
-    coordinator.app.state.settings = settings_in(Path(coordinator.app.state.settings.home), accept_seconds=0.05)
+    coordinator.app.state.settings = settings_in(
+        Path(coordinator.app.state.settings.home), accept_seconds=0.05
+    )
     return coordinator.call("POST", "/model/train", json=document_order()).json()
 
 
@@ -300,7 +304,9 @@ def shown(coordinator: Coordinator, order_id: int) -> dict[str, Any]:
 
 def test_who_orders_more_than_fits_is_answered_at_once_and_told_who_is_full(coordinator: Coordinator) -> None:
     first = ordered(coordinator)["data"]["order_id"]
-    coordinator.app.state.settings = settings_in(Path(coordinator.app.state.settings.home), accept_seconds=3600)
+    coordinator.app.state.settings = settings_in(
+        Path(coordinator.app.state.settings.home), accept_seconds=3600
+    )
     answer = coordinator.call("POST", "/model/train", json=document_order()).json()
     assert answer["code"] == 200
     assert answer["data"]["data_volum"] == {"2": None, "3": None, "4": None}
@@ -328,10 +334,14 @@ def test_whoever_works_on_an_order_without_places_is_told_to_wait(coordinator: C
 
 def judge(coordinator: Coordinator, who: str, flow: str, order_id: int, flow_run_id: str = "a-run") -> str:
     body = {"runs": [{"flow_run_id": flow_run_id, "flow": flow, "order_id": order_id}]}
-    return str(coordinator.call("POST", "/exchange/runs", who, json=body).json()["data"]["runs"][flow_run_id]["what"])
+    return str(
+        coordinator.call("POST", "/exchange/runs", who, json=body).json()["data"]["runs"][flow_run_id]["what"]
+    )
 
 
-def test_a_run_begins_only_where_it_is_its_orders_own_and_the_order_has_places(coordinator: Coordinator) -> None:
+def test_a_run_begins_only_where_it_is_its_orders_own_and_the_order_has_places(
+    coordinator: Coordinator,
+) -> None:
     first = ordered(coordinator)["data"]["order_id"]
     second = ordered(coordinator)["data"]["order_id"]
     own = {number: coordinator.store.order(number)["flow_run_id"] for number in (first, second)}
@@ -354,15 +364,22 @@ def test_a_run_begins_only_where_it_is_its_orders_own_and_the_order_has_places(c
     assert judge(coordinator, "coordinator", "train-order", second, own[second]) == "begin", "it ends itself"
 
 
-def test_a_policy_that_turns_manual_gives_the_places_back_until_a_person_has_decided(coordinator: Coordinator) -> None:
+def test_a_policy_that_turns_manual_gives_the_places_back_until_a_person_has_decided(
+    coordinator: Coordinator,
+) -> None:
     order_id = ordered(coordinator)["data"]["order_id"]
     asked = coordinator.call("POST", f"/orders/{order_id}/ask", "agent-3")
     assert asked.json()["data"]["error"]["type"] == "OrderWaits"
     order = coordinator.store.order(order_id)
     assert order["admitted"] is None
     assert coordinator.runs.started[-1][:2] == ("hospital-train-approval/hospital-3", order_id)
-    assert [(one["user_id"], one["cause"]) for one in shown(coordinator, order_id)["waiting_for"]] == [(3, "approval")]
-    assert judge(coordinator, "agent-3", "hospital-train-approval", order_id, order["asked"]["3"]["run"]) == "begin"
+    assert [(one["user_id"], one["cause"]) for one in shown(coordinator, order_id)["waiting_for"]] == [
+        (3, "approval")
+    ]
+    assert (
+        judge(coordinator, "agent-3", "hospital-train-approval", order_id, order["asked"]["3"]["run"])
+        == "begin"
+    )
     assert judge(coordinator, "agent-2", "hospital-train-approval", order_id) == "end"
     assert coordinator.call("POST", f"/orders/{order_id}/decided", "agent-3").status_code == 200
     assert coordinator.store.order(order_id)["admitted"]
@@ -375,7 +392,9 @@ def test_a_person_is_asked_in_a_new_run_where_the_first_one_has_ended(coordinato
     for _ in range(2):
         coordinator.call("POST", f"/orders/{order_id}/ask", "agent-3")
         runs.append(coordinator.store.order(order_id)["asked"]["3"]["run"])
-        coordinator.call("POST", f"/orders/{order_id}/ask", "agent-3")  # the answer was lost, and it asks again
+        coordinator.call(
+            "POST", f"/orders/{order_id}/ask", "agent-3"
+        )  # the answer was lost, and it asks again
         assert coordinator.store.order(order_id)["asked"]["3"]["run"] == runs[-1], "that one is not over"
         coordinator.call("POST", f"/orders/{order_id}/decided", "agent-3")
         assert coordinator.store.order(order_id)["admitted"]
@@ -416,7 +435,9 @@ def test_an_order_whose_rows_are_counted_is_answered_with_them_while_it_waits_an
     coordinator: Coordinator,
 ) -> None:
     headers = {"Idempotency-Key": "once"}
-    coordinator.app.state.settings = settings_in(Path(coordinator.app.state.settings.home), accept_seconds=0.05)
+    coordinator.app.state.settings = settings_in(
+        Path(coordinator.app.state.settings.home), accept_seconds=0.05
+    )
 
     def sent() -> Any:
         return coordinator.call("POST", "/model/train", json=document_order(), headers=headers).json()

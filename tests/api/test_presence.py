@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from api.exchange import Bell, Presence
+from api.live import Bell, Presence
 
 
 class HurriedPresence(Presence):

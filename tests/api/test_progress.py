@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from api.desk import progress
-from api.exchange import Bell
+from api.live import Bell
+from api.routes.services import progress
 from tests.api.conftest import Coordinator
 
 Running = tuple[Coordinator, int]
@@ -37,7 +37,9 @@ def test_who_has_rounds_gets_the_newer_ones(coordinator_with_order: Running) -> 
     assert coordinator.call("GET", f"/orders/{order_id}?rounds_from=-1").status_code == 422
 
 
-def test_the_list_has_the_same_progress_and_says_how_an_order_is_protected(coordinator_with_order: Running) -> None:
+def test_the_list_has_the_same_progress_and_says_how_an_order_is_protected(
+    coordinator_with_order: Running,
+) -> None:
     coordinator, order_id = coordinator_with_order
     listed = coordinator.call("GET", "/orders").json()["data"]["orders"]
     one = coordinator.call("GET", f"/orders/{order_id}").json()["data"]
@@ -50,8 +52,18 @@ def test_the_list_has_the_same_progress_and_says_how_an_order_is_protected(coord
         ({"kind": "train", "body": {}}, 0, 0, 100),
         ({"kind": "train", "body": {}}, 7, 6, 100),
         ({"kind": "train", "body": {"model_params": {"max_iter": 3}}}, 4, 3, 3),
-        ({"kind": "train", "body": {"model_params": {"max_iter": 3, "cv_param": {"need_cv": True}}}}, 4, 3, 18),
-        ({"kind": "train", "body": {"model_params": {"max_iter": 3, "cv_param": {"need_cv": True}}}}, 24, 18, 18),
+        (
+            {"kind": "train", "body": {"model_params": {"max_iter": 3, "cv_param": {"need_cv": True}}}},
+            4,
+            3,
+            18,
+        ),
+        (
+            {"kind": "train", "body": {"model_params": {"max_iter": 3, "cv_param": {"need_cv": True}}}},
+            24,
+            18,
+            18,
+        ),
         ({"kind": "statistics", "stage": None}, 0, 0, None),
         ({"kind": "statistics", "stage": {"what": "sums", "done": 2, "of": 5}}, 0, 2, 5),
         ({"kind": "external"}, 12, 12, None),

@@ -21,10 +21,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from safetensors.numpy import save
 
-from api import round_content, rounds
-from api.rounds import Kept, RoundFiles, frame
-from api.store import RoundEntry, Store
-from api.tables import metadata
+from api.store import round_checks, round_files
+from api.store.orders import RoundEntry, Store
+from api.store.round_files import Kept, RoundFiles, frame
+from api.store.tables import metadata
 from tests.api.conftest import Coordinator, serve, settings_in
 from tests.api.made_rounds import (
     GOLDEN,
@@ -106,7 +106,9 @@ def test_nobody_works_on_an_external_order(coordinator: Coordinator) -> None:
     assert not [run for run in coordinator.runs.started if order_id in run]
     assert_refused(coordinator.call("POST", f"/orders/{order_id}/rerun"), 404)
     assert_refused(coordinator.call("GET", f"/model/info?model_id={order_id}"), 404)
-    assert_refused(coordinator.call("POST", f"/orders/{order_id}/refuse", "agent-4", json={"sentence": "No."}), 409)
+    assert_refused(
+        coordinator.call("POST", f"/orders/{order_id}/refuse", "agent-4", json={"sentence": "No."}), 409
+    )
 
 
 def test_a_closed_order_takes_no_further_round_and_is_still_read(coordinator: Coordinator) -> None:
@@ -141,7 +143,9 @@ def test_a_round_is_recorded_once_in_whatever_form_it_comes(coordinator: Coordin
         {"gradients": TWO},
         {"gradients": TWO, **facts, "sizes": {"0": 5, "1": 8}},
         {"gradients": {**TWO, "1": {"dense": [3.0, 4.000000001]}}, **facts},
-        save({name: v.astype(np.float32) for name, v in tensors.items()}, metadata={"round": json.dumps(facts)}),
+        save(
+            {name: v.astype(np.float32) for name, v in tensors.items()}, metadata={"round": json.dumps(facts)}
+        ),
     ]
     for body in others:
         assert_refused(put(coordinator, order_id, 3, body), 409, "other content")
@@ -238,7 +242,9 @@ BAD_JSON: list[tuple[str, Any, int, str]] = [
 
 
 @pytest.mark.parametrize(("what", "body", "status", "needle"), BAD_JSON, ids=[case[0] for case in BAD_JSON])
-def test_a_round_that_is_none(coordinator: Coordinator, what: str, body: Any, status: int, needle: str) -> None:
+def test_a_round_that_is_none(
+    coordinator: Coordinator, what: str, body: Any, status: int, needle: str
+) -> None:
     order_id = open_order(coordinator)
     assert_refused(put(coordinator, order_id, 0, body), status, needle)
     assert files_of(coordinator, order_id) == []
@@ -255,7 +261,11 @@ TEXTS: list[tuple[str, str, int]] = [
     ("an integer of many digits", '{"gradients": {"0": {"dense": [' + "7" * 10_000 + "]}}}", 422),
     ("nested beyond the stack", '{"gradients": ' + DEEP + "}", 422),
     ("half a surrogate pair", '{"gradients": {"\\ud800": {"dense": [1.0]}}}', 422),
-    ("half a surrogate pair beside it", '{"gradients": {"0": {"dense": [1.0]}}, "sizes": {"\\ud800": 1}}', 422),
+    (
+        "half a surrogate pair beside it",
+        '{"gradients": {"0": {"dense": [1.0]}}, "sizes": {"\\ud800": 1}}',
+        422,
+    ),
     ("a nested field", '{"gradients": {"0": {"dense": [1.0]}}, "sizes": ' + "[" * 900 + "]" * 900 + "}", 422),
 ]
 
@@ -268,8 +278,8 @@ def test_a_text_that_is_no_round(coordinator: Coordinator, what: str, text: str,
 
 
 def test_many_clients_have_fewer_layers(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert round_content.MOST_PAIRS >= 100**2 * round_content.MOST_LAYERS
-    monkeypatch.setattr(round_content, "MOST_PAIRS", 2**2 * 3)
+    assert round_checks.MOST_PAIRS >= 100**2 * round_checks.MOST_LAYERS
+    monkeypatch.setattr(round_checks, "MOST_PAIRS", 2**2 * 3)
     order_id = open_order(coordinator)
 
     def send(n_layers: int) -> Any:
@@ -328,7 +338,10 @@ BAD_FILES: list[tuple[str, bytes]] = [
     ("metadata that is no JSON", save({"gradients/0/dense": np.ones(2)}, metadata={"round": "x"})),
     ("metadata that is a list", save({"gradients/0/dense": np.ones(2)}, metadata={"round": "[]"})),
     ("metadata that is nested", save({"gradients/0/dense": np.ones(2)}, metadata={"round": DEEP})),
-    ("metadata with NaN", save({"gradients/0/dense": np.ones(2)}, metadata={"round": '{"sizes": {"0": NaN}}'})),
+    (
+        "metadata with NaN",
+        save({"gradients/0/dense": np.ones(2)}, metadata={"round": '{"sizes": {"0": NaN}}'}),
+    ),
     ("an average alone", save({"average/dense": np.ones(2)})),
 ]
 
@@ -355,10 +368,14 @@ def test_no_damage_of_a_file_is_a_fault_of_ours(coordinator: Coordinator) -> Non
     assert refused > N_HEADER / 2
 
 
-@pytest.mark.parametrize("kind", ["", "text/plain", "multipart/form-data", "application/x-www-form-urlencoded"])
+@pytest.mark.parametrize(
+    "kind", ["", "text/plain", "multipart/form-data", "application/x-www-form-urlencoded"]
+)
 def test_a_content_type_that_no_round_has(coordinator: Coordinator, kind: str) -> None:
     order_id = open_order(coordinator)
-    answer = coordinator.call("PUT", f"/orders/{order_id}/rounds/0", content=GOOD, headers={"Content-Type": kind})
+    answer = coordinator.call(
+        "PUT", f"/orders/{order_id}/rounds/0", content=GOOD, headers={"Content-Type": kind}
+    )
     assert_refused(answer, 422, "Content-Type")
 
 
@@ -391,7 +408,9 @@ def test_a_round_larger_than_other_bodies_is_taken(coordinator: Coordinator) -> 
     big = [0.25] * 2_900_000
     answer = put(coordinator, order_id, 1, {"gradients": {"0": {"dense": big}}})
     assert answer.status_code == 200, answer.text
-    assert_refused(put(coordinator, order_id, 2, {"gradients": {"0": {"dense": [*big, *big[:900_000]]}}}), 413)
+    assert_refused(
+        put(coordinator, order_id, 2, {"gradients": {"0": {"dense": [*big, *big[:900_000]]}}}), 413
+    )
 
 
 def test_a_disk_that_is_full_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,7 +419,7 @@ def test_a_disk_that_is_full_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     with serve(settings_in(tmp_path)) as coordinator:
         order_id = open_order(coordinator)
-        monkeypatch.setattr(rounds, "_sync", full)
+        monkeypatch.setattr(round_files, "_sync", full)
         assert_refused(put(coordinator, order_id, 0, {"gradients": TWO}), 503, "disk full", "makes room")
         monkeypatch.undo()
         assert files_of(coordinator, order_id) == []
@@ -455,7 +474,9 @@ def test_a_round_that_the_flow_would_not_send(coordinator: Coordinator, what: st
     assert files_of(coordinator, order_id) == []
 
 
-def test_leave_one_out_is_added_to_a_round_and_survives_its_being_recorded_again(coordinator: Coordinator) -> None:
+def test_leave_one_out_is_added_to_a_round_and_survives_its_being_recorded_again(
+    coordinator: Coordinator,
+) -> None:
     order_id = training_order(coordinator, "Paillier")
 
     def add(round_: int, clients: dict[str, Any]) -> Any:
@@ -490,7 +511,9 @@ def test_a_start_removes_what_a_crash_left(tmp_path: Path) -> None:
     (folder.parent / "999" / "0-0123456789abcdef.safetensors").write_bytes(GOOD)
     with serve(settings_in(tmp_path), tokens) as second:
         assert files_of(second, order_id) == [kept]
-        assert len(files_of(second, 999)) == 1, "files of an order that the store does not know are left alone"
+        assert len(files_of(second, 999)) == 1, (
+            "files of an order that the store does not know are left alone"
+        )
         assert second.call("GET", "/client_grad?round=0").json() == TWO
 
 
@@ -520,7 +543,10 @@ def test_old_files_are_pruned_and_their_metrics_stay(coordinator: Coordinator) -
     assert files.prune(now + timedelta(hours=1)) == 1
     assert files_of(coordinator, order_id) == []
     assert_refused(coordinator.call("GET", f"/client_grad?order_id={order_id}&round=0"), 404)
-    assert coordinator.call("GET", f"/performance?order_id={order_id}&round=0").json()["train"]["0"]["loss"] == 1.0
+    assert (
+        coordinator.call("GET", f"/performance?order_id={order_id}&round=0").json()["train"]["0"]["loss"]
+        == 1.0
+    )
 
 
 def test_an_older_store_is_brought_up_to_this_version(tmp_path: Path) -> None:
@@ -532,7 +558,9 @@ def test_an_older_store_is_brought_up_to_this_version(tmp_path: Path) -> None:
         db.execute(sa.text(f"INSERT INTO orders ({names}) VALUES ({facts})"))
     store.migrate("0003")
     with store._engine.begin() as db:
-        db.execute(sa.text("INSERT INTO hospitals (user_id, name, scoring) VALUES (4, 'shanxi-xbfy', 'full')"))
+        db.execute(
+            sa.text("INSERT INTO hospitals (user_id, name, scoring) VALUES (4, 'shanxi-xbfy', 'full')")
+        )
     store.migrate()
     assert store.order(1)["score_readers"] is None
     assert [(row["scoring"], row["policy"]) for row in store.list_hospitals()] == [("full", None)]
@@ -581,11 +609,13 @@ def count_opens(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         opened.append(path)
         return original(path, **options)
 
-    monkeypatch.setattr(rounds, "safe_open", counting)
+    monkeypatch.setattr(round_files, "safe_open", counting)
     return opened
 
 
-def test_a_second_score_of_a_round_reads_nothing(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_score_of_a_round_reads_nothing(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     order_id = open_order(coordinator)
     for round_ in (0, 1):
         record(coordinator, order_id, round_, {"gradients": as_json(GOLDEN + round_)})
@@ -636,9 +666,11 @@ def test_what_is_kept_is_bounded_and_an_error_is_not_kept() -> None:
 
 
 @pytest.mark.parametrize("block", [1, 2, 7, 100])
-def test_blocks_do_not_change_an_answer(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(rounds, "BLOCK_VALUES", block)
-    monkeypatch.setattr(rounds, "PIECE_VALUES", block)
+def test_blocks_do_not_change_an_answer(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(round_files, "BLOCK_VALUES", block)
+    monkeypatch.setattr(round_files, "PIECE_VALUES", block)
     random = np.random.default_rng(3)
     first, second = random.normal(size=(5, 11)), random.normal(size=(4, 11)).astype(np.float32)
     order_id = open_order(coordinator)
@@ -667,7 +699,11 @@ def test_the_frame_is_orthogonal_fresh_and_the_same_at_every_call(n: int) -> Non
     np.testing.assert_allclose(q @ q.T, np.eye(n), atol=1e-13)
     assert np.array_equal(q, frame(entry_of(n), "dense"))
     if n > 1:
-        others = [frame(entry_of(n, 1), "dense"), frame(entry_of(n), "conv1"), frame(entry_of(n, 0, "cd"), "dense")]
+        others = [
+            frame(entry_of(n, 1), "dense"),
+            frame(entry_of(n), "conv1"),
+            frame(entry_of(n, 0, "cd"), "dense"),
+        ]
         assert not any(np.allclose(q, other) for other in others)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from api import schedules
-from api.timing import Timing, check_timing, due_after, latest_due
+from api.due_times import Timing, check_timing, due_after, latest_due
+from api.routes import schedules
 from protocol.errors import BadRequest, Refused, Unavailable
 from protocol.statistics_request import read_statistics_document
 from tests.api.conftest import Coordinator, StandInRuns, serve, settings_in
@@ -44,7 +44,9 @@ def now() -> datetime:
 def fire(coordinator: Coordinator, schedule_id: int, scheduled: datetime, wait: float = 0) -> dict[str, Any]:
     """What the schedule's flow run does at its time."""
     body = {"scheduled": scheduled.isoformat(), "wait": wait}
-    answer = coordinator.call("POST", f"/statistics/schedules/{schedule_id}/firings", "coordinator", json=body)
+    answer = coordinator.call(
+        "POST", f"/statistics/schedules/{schedule_id}/firings", "coordinator", json=body
+    )
     assert answer.status_code == 200, answer.text
     told: dict[str, Any] = answer.json()["data"]
     return told
@@ -177,7 +179,9 @@ def test_a_deleted_schedule_leaves_its_orders_and_their_history(coordinator: Coo
     assert coordinator.call("GET", f"/orders/{order_id}").status_code == 200
 
 
-def test_what_prefect_does_not_take_is_not_kept(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_prefect_does_not_take_is_not_kept(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def away(*_: object, **__: object) -> None:
         raise Unavailable("Prefect does not answer.", remedy="Check it.")
 
@@ -200,7 +204,9 @@ def test_what_prefect_does_not_take_is_not_kept(coordinator: Coordinator, monkey
 def test_an_idempotency_key_makes_one_schedule(coordinator: Coordinator) -> None:
     def send(**changes: Any) -> Any:
         body = {**question(), "schedule": EVERY_MINUTE, **changes}
-        return coordinator.call("POST", "/statistics/schedules", json=body, headers={"Idempotency-Key": "once"})
+        return coordinator.call(
+            "POST", "/statistics/schedules", json=body, headers={"Idempotency-Key": "once"}
+        )
 
     assert send().json()["data"]["schedule_id"] == send().json()["data"]["schedule_id"]
     assert_refused(send(method="avg"), 409, "Idempotency-Key")
@@ -240,7 +246,9 @@ def test_the_last_order_with_a_result_is_named_to_the_next(coordinator: Coordina
             succeed(coordinator, numbers[-1], repeats=numbers[0] if i else None)
         else:
             record(coordinator, numbers[-1], end="failed")
-    documents = [read_statistics_document(coordinator.store.order(number)["document"], number) for number in numbers]
+    documents = [
+        read_statistics_document(coordinator.store.order(number)["document"], number) for number in numbers
+    ]
     assert [document.repeats for document in documents] == [None, numbers[0], numbers[0]]
     runs = history(coordinator, schedule_id=schedule_id)
     assert [run["order_id"] for run in runs] == numbers[::-1]
@@ -305,7 +313,9 @@ def test_make_up_asks_once_for_all_that_was_missed(coordinator: Coordinator) -> 
         pytest.skip("within the first minute of an hour the last time is not late")
     missed = [latest - timedelta(hours=hours) for hours in (3, 2)]
     made_up = [fire(coordinator, schedule_id, due) for due in missed]
-    assert made_up[0]["order_id"] == made_up[1]["order_id"] == fire(coordinator, schedule_id, latest)["order_id"]
+    assert (
+        made_up[0]["order_id"] == made_up[1]["order_id"] == fire(coordinator, schedule_id, latest)["order_id"]
+    )
     runs = {run["scheduled"][:13]: run for run in history(coordinator, schedule_id=schedule_id)}
     assert [runs[due.isoformat()[:13]]["state"] for due in missed] == ["skipped", "skipped"]
     assert runs[latest.isoformat()[:13]]["state"] == "waiting"

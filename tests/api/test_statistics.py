@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from fastapi import Request
 
-from api.desk import Desk
-from api.orders import _look_after
+from api.routes.orders import _look_after
+from api.routes.services import Desk
 from protocol.errors import OrderStopped, Refused, Unavailable
 from protocol.exchange import Address
 from protocol.messages import HospitalSql
@@ -115,7 +115,8 @@ def test_one_request_one_answer(coordinator: Coordinator, path: str) -> None:
     assert extra == {
         "order_id": order_id,
         **{
-            name: told[name] for name in ("rows_used", "rows_suppressed", "rows_null", "suppressed", "notes", "repeats")
+            name: told[name]
+            for name in ("rows_used", "rows_suppressed", "rows_null", "suppressed", "notes", "repeats")
         },
     }
     assert answer.headers["X-Order-Id"] == str(order_id)
@@ -123,13 +124,21 @@ def test_one_request_one_answer(coordinator: Coordinator, path: str) -> None:
     assert result(coordinator, order_id, "user-2").json() == body
 
 
-def test_an_answer_that_is_not_there_in_time_is_202_and_says_who_is_waited_for(coordinator: Coordinator) -> None:
+def test_an_answer_that_is_not_there_in_time_is_202_and_says_who_is_waited_for(
+    coordinator: Coordinator,
+) -> None:
     answer = ask(coordinator)
     body = answer.json()
     assert answer.status_code == body["status"] == 202
     order_id = json.loads(body["result"]["extra"])["order_id"]
     assert body["result"]["path"] == f"{order_id}/total.csv"
-    for needle in ("suzhou-szslyy", "zhejiang-zdey", "shanxi-xbfy", "away", f"/statistics/result?order_id={order_id}"):
+    for needle in (
+        "suzhou-szslyy",
+        "zhejiang-zdey",
+        "shanxi-xbfy",
+        "away",
+        f"/statistics/result?order_id={order_id}",
+    ):
         assert needle in body["msg"]
     coordinator.give_places()
     record(coordinator, order_id, state="running", n_rows={"2": 5, "3": 6, "4": 7})
@@ -163,12 +172,20 @@ def test_a_refusal_is_the_answer(coordinator: Coordinator) -> None:
 @pytest.mark.parametrize(
     ("stop", "status"),
     [
-        ({"type": "UnplannedError", "code": "unplanned", "sentence": "A fault.", "remedy": "See the log."}, 500),
-        ({"type": "BadRequest", "code": "columns", "sentence": "No such column.", "remedy": "Name one."}, 400),
+        (
+            {"type": "UnplannedError", "code": "unplanned", "sentence": "A fault.", "remedy": "See the log."},
+            500,
+        ),
+        (
+            {"type": "BadRequest", "code": "columns", "sentence": "No such column.", "remedy": "Name one."},
+            400,
+        ),
         ({"type": "ProtocolViolation", "code": "false_triple", "sentence": "False.", "remedy": "Stop."}, 409),
     ],
 )
-def test_how_an_order_failed_is_the_answer(coordinator: Coordinator, stop: dict[str, Any], status: int) -> None:
+def test_how_an_order_failed_is_the_answer(
+    coordinator: Coordinator, stop: dict[str, Any], status: int
+) -> None:
     order_id = asked(coordinator)
     record(coordinator, order_id, end="failed", stop=stop)
     assert_refused(result(coordinator, order_id), status, stop["sentence"], stop["remedy"])
@@ -209,17 +226,26 @@ def test_a_receiver_that_provides_nothing_gets_no_box(coordinator: Coordinator) 
     order_id = asked(coordinator, data_providers=[provider(2), provider(3)])
     assert set(coordinator.store.boxes(order_id)) == {2, 3}
     assert coordinator.store.order(order_id)["hospitals"] == [2, 3, 4]
-    assert coordinator.call("GET", f"/orders/{order_id}").json()["data"]["data_volum"] == {"2": None, "3": None}
+    assert coordinator.call("GET", f"/orders/{order_id}").json()["data"]["data_volum"] == {
+        "2": None,
+        "3": None,
+    }
 
 
 def test_the_flow_is_started_with_the_orders_number_alone(coordinator: Coordinator) -> None:
     order_id = asked(coordinator)
-    assert coordinator.runs.started[-1] == ("joint-statistics/joint-statistics", order_id, ["statistics", "sum"])
+    assert coordinator.runs.started[-1] == (
+        "joint-statistics/joint-statistics",
+        order_id,
+        ["statistics", "sum"],
+    )
 
 
 def test_an_idempotency_key_makes_one_order(coordinator: Coordinator) -> None:
     def send(**changes: Any) -> Any:
-        return coordinator.call("POST", PATHS[0], json=question(**changes), headers={"Idempotency-Key": "once"})
+        return coordinator.call(
+            "POST", PATHS[0], json=question(**changes), headers={"Idempotency-Key": "once"}
+        )
 
     first, again = send(), send()
     assert first.headers["X-Order-Id"] == again.headers["X-Order-Id"]
@@ -330,7 +356,9 @@ def test_events_tell_stages_and_states(coordinator: Coordinator) -> None:
     assert lines[3:5] == ["event: state", f'data: {{"order_id": {order_id}, "state": "success"}}']
 
 
-@pytest.mark.parametrize("stage", [{"what": "sum"}, {"what": "sum", "done": -1, "of": 2}, {"what": "x" * 101}, [], 3])
+@pytest.mark.parametrize(
+    "stage", [{"what": "sum"}, {"what": "sum", "done": -1, "of": 2}, {"what": "x" * 101}, [], 3]
+)
 def test_a_stage_that_is_none(coordinator: Coordinator, stage: Any) -> None:
     order_id = asked(coordinator)
     answer = coordinator.call("POST", f"/orders/{order_id}/progress", "coordinator", json={"stage": stage})
@@ -394,8 +422,18 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("a name that is a path", {"result_alias": "../../etc/passwd"}, 400, "result_alias"),
     ("a name too long for a file", {"result_alias": "\u7edf" * 67}, 400, "result_alias"),
     ("a name with a line separator", {"result_alias": "a\u2028b"}, 400, "result_alias"),
-    ("a group that quantiles name", {"method": "quantile", "quantile": 0.5, "group_by": ["q"]}, 400, "columns q"),
-    ("a group that bins name", {"method": "histogram", "bins": [0, 1], "group_by": ["upper"]}, 400, "two columns"),
+    (
+        "a group that quantiles name",
+        {"method": "quantile", "quantile": 0.5, "group_by": ["q"]},
+        400,
+        "columns q",
+    ),
+    (
+        "a group that bins name",
+        {"method": "histogram", "bins": [0, 1], "group_by": ["upper"]},
+        400,
+        "two columns",
+    ),
     ("a group that says what is withheld", {"group_by": ["withheld"]}, 400, "two columns"),
 ]
 
@@ -441,7 +479,9 @@ def test_every_error_has_the_documents_form(
     assert_refused(call(coordinator), status)
 
 
-def test_an_unplanned_error_has_the_documents_form(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unplanned_error_has_the_documents_form(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any) -> Any:
         raise RuntimeError(SECRET)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from api.settings import load_settings
-from deployments.demo import document_order
+from deployments.demo.training import document_order
 from protocol.errors import BadRequest, Unavailable
 from protocol.exchange import Address
 from protocol.sealing import Identity, seal_to
@@ -77,7 +77,8 @@ EVERYWHERE: list[tuple[str, str]] = [
 ]
 QUESTION = {
     "data_providers": [
-        {"name": user, "data_path": "visits.csv", "data_type": "csv", "key_column": "cost"} for user in (2, 3, 4)
+        {"name": user, "data_path": "visits.csv", "data_type": "csv", "key_column": "cost"}
+        for user in (2, 3, 4)
     ],
     "result_receivers": [4],
     "method": "sum",
@@ -176,7 +177,11 @@ FORBIDDEN: list[tuple[str, str, str]] = [
         for method, path in EVERYWHERE
         if path.startswith(("/client", "/avg", "/perf", "/trained"))
     ),
-    *(("user-5", method, path) for method, path in EVERYWHERE if path.startswith(("/anomaly", "/contribution"))),
+    *(
+        ("user-5", method, path)
+        for method, path in EVERYWHERE
+        if path.startswith(("/anomaly", "/contribution"))
+    ),
     ("user-5", "GET", "/orders/1/rounds"),
     # The exchange is for agents and the coordinator's flow, each with its own.
     ("user-2", "GET", f"{ORDER}/sql/0/0/0?senders=1&recipient=2&wait=0"),
@@ -233,7 +238,9 @@ ALLOWED: list[tuple[str, str, str]] = [
 
 
 @pytest.mark.parametrize(("who", "method", "path"), ALLOWED)
-def test_what_a_token_may_do(coordinator_with_order: tuple[Coordinator, int], who: str, method: str, path: str) -> None:
+def test_what_a_token_may_do(
+    coordinator_with_order: tuple[Coordinator, int], who: str, method: str, path: str
+) -> None:
     coordinator, _ = coordinator_with_order
     coordinator.give_places()
     assert send(coordinator, method, path, who).status_code == 200
@@ -273,8 +280,12 @@ def test_tokens_are_stored_hashed(tmp_path: Path) -> None:
     assert not [token for token in tokens if token.encode() in stored]
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.25.105", "coordinator.example", "127.0.0.1.evil"])
-def test_without_authentication_nobody_else_may_reach_the_server(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "", "192.168.25.105", "coordinator.example", "127.0.0.1.evil"]
+)
+def test_without_authentication_nobody_else_may_reach_the_server(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
     monkeypatch.setenv("CONSILIUM_AUTH", "off")
     monkeypatch.setenv("CONSILIUM_HOST", host)
     with pytest.raises(BadRequest, match="CONSILIUM_AUTH"):
@@ -342,7 +353,9 @@ def test_the_first_keys_of_a_hospital_stand_until_the_operator_lets_others_in(
     thief = Identity.generate().public.encode()
 
     def present(identity: str) -> Any:
-        return coordinator.call("PUT", "/hospitals/me", "agent-3", json={"identity": identity, "version": "1"})
+        return coordinator.call(
+            "PUT", "/hospitals/me", "agent-3", json={"identity": identity, "version": "1"}
+        )
 
     assert present(known).status_code == 200
     assert_refused(present(thief), 409, "forget-keys")
@@ -375,7 +388,10 @@ def test_a_prefect_that_is_away_costs_no_predictions(tmp_path: Path, monkeypatch
             for _ in range(2):
                 assert_refused(coordinator.call("GET", "/model/infer_status?order_id=2"), 503)
         assert coordinator.call("GET", "/orders/2").json()["data"]["state"] == "success"
-        assert coordinator.call("GET", "/model/infer_status?order_id=2").json()["data"]["infer_status"] == "pending"
+        assert (
+            coordinator.call("GET", "/model/infer_status?order_id=2").json()["data"]["infer_status"]
+            == "pending"
+        )
         answer_as_agent(coordinator, 2, predictions)
         assert coordinator.call("GET", "/model/infer_status?order_id=2").json() == first
 
@@ -388,6 +404,8 @@ def test_predictions_end_no_order_but_an_inference(coordinator_with_order: tuple
     """A hospital of a training order must not end it as a success by sending something under that name."""
     coordinator, order_id = coordinator_with_order
     coordinator.give_places()
-    put = coordinator.call("PUT", f"/exchange/{order_id}/predictions/0/0/0/3/1", "agent-3", content=b"nothing")
+    put = coordinator.call(
+        "PUT", f"/exchange/{order_id}/predictions/0/0/0/3/1", "agent-3", content=b"nothing"
+    )
     assert put.status_code == 201
     assert coordinator.store.order(order_id)["state"] == "pending"

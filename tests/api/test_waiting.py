@@ -12,7 +12,9 @@ from tests.conftest import NO_AUTHORITY
 
 
 def shown(coordinator: Coordinator, order_id: int, path: str = "") -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = coordinator.call("GET", f"/orders/{order_id}{path}").json()["data"]["waiting_for"]
+    found: list[dict[str, Any]] = coordinator.call("GET", f"/orders/{order_id}{path}").json()["data"][
+        "waiting_for"
+    ]
     return found
 
 

@@ -27,10 +27,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from api import tables
-from api.store import Store
-from deployments.demo import document_order
-from deployments.parts import TIED
+from api.store import tables
+from api.store.orders import Store
+from deployments.demo.training import document_order
+from deployments.processes import TIED
 from deployments.server import new_token
 from tests.conftest import ROOT, free_port
 
@@ -65,7 +65,9 @@ class Browser:
 
         def ready() -> WebElement | None:
             field = self.driver.switch_to.active_element
-            return field if field.get_attribute("id") == "token" and not field.get_attribute("value") else None
+            return (
+                field if field.get_attribute("id") == "token" and not field.get_attribute("value") else None
+            )
 
         self.wait(ready, "the form to sign in").send_keys(token, Keys.ENTER)
 
@@ -216,7 +218,10 @@ def _fill(store: Store) -> int:
     long_order, _ = store.add_order(kind="train", initiator=4, hospital_ids=ids, body=body)
     with store._engine.begin() as db:
         order = dict(db.execute(sa.select(tables.orders)).one()._mapping)
-        others = [{**order, "order_id": n, "hospitals": [2, 3, 4], "state": "success"} for n in range(2, N_ORDERS + 1)]
+        others = [
+            {**order, "order_id": n, "hospitals": [2, 3, 4], "state": "success"}
+            for n in range(2, N_ORDERS + 1)
+        ]
         db.execute(tables.orders.insert(), others)
         db.execute(tables.rounds.insert(), [_round(long_order, number, ids) for number in range(N_ROUNDS)])
     return long_order

@@ -40,7 +40,9 @@ def test_500_rounds_of_35_clients(browser: Browser, full_coordinator: FullCoordi
     assert browser.complaints() == []
 
 
-def test_a_token_that_is_revoked_opens_nothing_more(browser: Browser, full_coordinator: FullCoordinator) -> None:
+def test_a_token_that_is_revoked_opens_nothing_more(
+    browser: Browser, full_coordinator: FullCoordinator
+) -> None:
     """Also for who is signed in: at the next click, and on a page that follows the news."""
     token = new_token(full_coordinator.store, "hospital", 7)
     browser.sign_in(full_coordinator.url, token)
@@ -50,7 +52,9 @@ def test_a_token_that_is_revoked_opens_nothing_more(browser: Browser, full_coord
     agent = new_token(full_coordinator.store, "agent", 8)
     headers = {"Authorization": f"Bearer {agent}"}
     url = f"{full_coordinator.url}/exchange/inbox"
-    httpx.get(url, params={"wait": 0}, headers=headers, trust_env=False)  # hospital 8 comes, and the page would show it
+    httpx.get(
+        url, params={"wait": 0}, headers=headers, trust_env=False
+    )  # hospital 8 comes, and the page would show it
     browser.see("token is not known or was revoked")
     assert "\tonline\t" not in browser.text
     browser.open("/page/orders")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from deployments.demo import document_order
+from deployments.demo.training import document_order
 from tests.browser.conftest import Browser
 from tests.conftest import ROOT, RunningFederation
 
@@ -21,8 +21,10 @@ SITE, USER = "zhejiang-zdey", 3
 @contextmanager
 def opened(browser: Browser, federation: RunningFederation) -> Iterator[None]:
     """The page, as its link opens it on the hospital's own machine."""
-    command = [sys.executable, "-m", "agents", "show", "--site", str(federation.sites / SITE)]
-    with subprocess.Popen(command, cwd=ROOT, env=federation.env, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "deployments.agent", "show", "--site", str(federation.sites / SITE)]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=federation.env, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         link = process.stdout.readline().strip()
         browser.driver.get(link)

@@ -37,9 +37,13 @@ def picture(browser: Browser, name: str) -> None:
     """The page from its head to the end of what it holds."""
     if PICTURES:
         browser.wait(lambda: not browser.all(".q-transition--scale, .q-notification"), "the page at rest")
-        height = browser.driver.execute_script("return document.getElementById('main').getBoundingClientRect().bottom")
+        height = browser.driver.execute_script(
+            "return document.getElementById('main').getBoundingClientRect().bottom"
+        )
         clip = {"x": 0, "y": 0, "width": 1280, "height": min(height, 1400), "scale": 1}
-        taken = browser.driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
+        taken = browser.driver.execute_cdp_cmd(
+            "Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True}
+        )
         (Path(PICTURES) / f"{name}.png").write_bytes(base64.b64decode(taken["data"]))
 
 
@@ -72,7 +76,9 @@ def order(browser: Browser, federation: RunningFederation) -> dict[str, Any]:
     browser.wait(lambda: "/model/train" not in browser.text, "the closed part")
     picture(browser, "page-new-order")
     browser.press("Send")
-    browser.wait(lambda: browser.path.startswith("/page/orders/") and browser.path[13:].isdecimal(), "the order's page")
+    browser.wait(
+        lambda: browser.path.startswith("/page/orders/") and browser.path[13:].isdecimal(), "the order's page"
+    )
     order_id = int(browser.path[13:])
     browser.see("Ended: success", seconds=120)
     browser.see("10 / 10")
@@ -81,7 +87,9 @@ def order(browser: Browser, federation: RunningFederation) -> dict[str, Any]:
     return federation.order(order_id)
 
 
-def test_the_documents_order_is_what_the_form_has_sent(order: dict[str, Any], federation: RunningFederation) -> None:
+def test_the_documents_order_is_what_the_form_has_sent(
+    order: dict[str, Any], federation: RunningFederation
+) -> None:
     assert order["state"] == "success"
     assert order["data_volum"] == {"2": 228, "3": 228, "4": 227}
     assert order["rounds"][-1]["round"] == 10
@@ -93,7 +101,9 @@ def test_the_documents_order_is_what_the_form_has_sent(order: dict[str, Any], fe
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_view_opens_on_a_phone_too(visitor: Browser, order: dict[str, Any], language: str, theme: str) -> None:
+def test_every_view_opens_on_a_phone_too(
+    visitor: Browser, order: dict[str, Any], language: str, theme: str
+) -> None:
     visitor.open(f"/page/preferences?language={language}&theme={theme}&back=/")
     for view in VIEWS:
         visitor.desk()
@@ -207,7 +217,9 @@ def test_a_question_that_cannot_be_asked_is_told_in_the_apis_sentence(visitor: B
     assert visitor.path == "/page/statistics/new"
 
 
-def test_the_timeline_is_the_apis(visitor: Browser, order: dict[str, Any], federation: RunningFederation) -> None:
+def test_the_timeline_is_the_apis(
+    visitor: Browser, order: dict[str, Any], federation: RunningFederation
+) -> None:
     order_id = order["order_id"]
     visitor.open(f"/page/orders/{order_id}")
     visitor.see("local gradient")
@@ -224,7 +236,9 @@ def test_the_timeline_is_the_apis(visitor: Browser, order: dict[str, Any], feder
     visitor.see("save model")
 
 
-def test_hospitals_are_there_with_what_their_policies_allow(visitor: Browser, federation: RunningFederation) -> None:
+def test_hospitals_are_there_with_what_their_policies_allow(
+    visitor: Browser, federation: RunningFederation
+) -> None:
     visitor.open("/page/hospitals")
     visitor.see("3 / 3")
     assert visitor.text.count("\tonline\t") == 3
@@ -258,7 +272,9 @@ def test_a_wrong_token_is_told_and_a_page_brings_back_after_signing_in(
     assert browser.complaints() == []
 
 
-def test_the_cookie_is_no_token_and_no_script_reads_it(visitor: Browser, federation: RunningFederation) -> None:
+def test_the_cookie_is_no_token_and_no_script_reads_it(
+    visitor: Browser, federation: RunningFederation
+) -> None:
     cookie = visitor.driver.get_cookie("consilium_session")
     assert cookie["httpOnly"]
     assert cookie["sameSite"] == "Strict"
@@ -305,7 +321,16 @@ def test_everything_is_reached_with_the_tab_key(visitor: Browser) -> None:
                 "const e = document.activeElement; return e.getAttribute('aria-label') || e.innerText || ''"
             ).strip()
         )
-    wanted = ["To the content", "Orders", "Hospitals", "Sign out", "Model", "Rounds at the most", "Check", "Send"]
+    wanted = [
+        "To the content",
+        "Orders",
+        "Hospitals",
+        "Sign out",
+        "Model",
+        "Rounds at the most",
+        "Check",
+        "Send",
+    ]
     assert [name for name in wanted if name not in reached] == [], reached
 
 

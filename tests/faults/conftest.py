@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from agents.vault import Vault
-from deployments.demo import document_order
+from agents.site.vault import Vault
+from deployments.demo.training import document_order
 from tests import bad_tables
 from tests.conftest import RunningFederation
 from tests.faults import processes

@@ -27,7 +27,9 @@ def started_again(fragile: Faulty, command: list[str], name: str) -> Iterator[su
     """A part, started as its own people would; it stays until the block ends."""
     environment = {**fragile.env, "PREFECT_LOGGING_LEVEL": "WARNING"}
     with (fragile.home / f"{name}-again.log").open("ab") as log:
-        process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
     try:
         yield process
     finally:
@@ -36,7 +38,7 @@ def started_again(fragile: Faulty, command: list[str], name: str) -> Iterator[su
 
 
 def agent_command(user_id: int) -> list[str]:
-    return ["agents", "start", "--site", str(ROOT / "deployments" / "sites" / SITES[user_id])]
+    return ["deployments.agent", "start", "--site", str(ROOT / "deployments" / "sites" / SITES[user_id])]
 
 
 def cancel(fragile: Faulty, order_id: int) -> None:
@@ -178,7 +180,9 @@ def test_the_logs(fragile: Faulty) -> None:
 def test_a_signal_while_it_still_starts(tmp_path: Path) -> None:
     """`up` ends with 0 and leaves nothing, also where it was only starting."""
     early = Faulty(tmp_path / "home")
-    process = subprocess.Popen([sys.executable, "-m", "deployments.federation", "up"], cwd=ROOT, env=early.env)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deployments.local.command", "up"], cwd=ROOT, env=early.env
+    )
     early.process = process
     wait_until(lambda: processes.part(process.pid, "api"), "the API's process", seconds=60)
     below = processes.descendants(process.pid)

@@ -16,18 +16,21 @@ from typing import Any
 
 import pytest
 
-from agents import cohort, vault
-from agents.party import open_training
-from agents.settings import Settings
-from agents.vault import Vault
-from deployments.breast_cancer import breast_cancer_tables
-from deployments.one_process import run_order, submit
-from flows.training import coordinate_training, train_locally
+from agents.rows import cohort
+from agents.site import vault
+from agents.site.settings import Settings
+from agents.site.vault import Vault
+from agents.training.party import open_training
+from deployments.demo.breast_cancer import breast_cancer_tables
+from deployments.local.one_process import run_order, submit
+from flows.coordinator import coordinate_training
+from flows.hospital import train_locally
 from protocol.errors import OrderStopped
 from protocol.exchange import Address, Exchange, MemoryTransport
+from protocol.machine import disk
 from protocol.messages import COORDINATOR
-from protocol.order import parse_training_request
-from tasks.coordinator import open_desk
+from protocol.training_request import parse_training_request
+from tasks.coordinator.training import open_desk
 from tests.made_sites import make_sites, order_body
 
 METHODS = ("Paillier", "Mask", "None")
@@ -91,7 +94,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Settings]:
 @pytest.fixture
 def mortal_vaults(monkeypatch: pytest.MonkeyPatch) -> Fate:
     """Every file of a vault has two deaths at its first writing."""
-    fate, write = Fate(), vault.write_durably
+    fate, write = Fate(), disk.write_durably
 
     def write_or_die(path: Path, data: bytes) -> None:
         fate.meet(path, lambda: write(path, data))
@@ -142,7 +145,7 @@ def run_mortally(sites: dict[int, Settings], body: dict[str, Any], order_id: int
 
 
 def _as_in_its_flow(site: Settings, order_id: int, transport: MortalTransport) -> None:
-    """What `tasks.places.at_hospital` puts around a hospital's part."""
+    """What `tasks.coordinator.place.at_hospital` puts around a hospital's part."""
     try:
         train_locally(open_training(site, order_id, transport))  # type: ignore[arg-type]
     except OrderStopped as stop:
@@ -163,10 +166,17 @@ def models(sites: dict[int, Settings], order_id: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_everybody_dies_at_every_message(sites: dict[int, Settings], method: str, mortal_vaults: Fate) -> None:
+def test_everybody_dies_at_every_message(
+    sites: dict[int, Settings], method: str, mortal_vaults: Fate
+) -> None:
     body = order_body(
         (4, 2, 3),
-        model_params={"encrypt_param": {"method": method}, "max_iter": 2, "learning_rate": 0.3, "standardize": True},
+        model_params={
+            "encrypt_param": {"method": method},
+            "max_iter": 2,
+            "learning_rate": 0.3,
+            "standardize": True,
+        },
         scoring="full",
         aggregation="minimum_diameter",
         validation_fraction=0.3,
@@ -193,7 +203,10 @@ def test_everybody_dies_at_every_message(sites: dict[int, Settings], method: str
 def test_cross_validation_dies_between_folds_too(sites: dict[int, Settings], mortal_vaults: Fate) -> None:
     body = order_body(
         (4, 2, 3),
-        model_params={"max_iter": 1, "cv_param": {"need_cv": True, "n_splits": 2, "shuffle": True, "random_seed": 7}},
+        model_params={
+            "max_iter": 1,
+            "cv_param": {"need_cv": True, "n_splits": 2, "shuffle": True, "random_seed": 7},
+        },
     )
     run_mortally(sites, body, 11)
     with pytest.MonkeyPatch.context() as patch:

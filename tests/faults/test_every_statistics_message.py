@@ -17,18 +17,21 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from agents import dataset, results, vault
-from agents.party import open_party
-from agents.settings import Settings
-from agents.statistics import StatisticsParty
-from agents.statistics_ledger import StatisticsLedger
-from agents.vault import Vault
-from deployments import one_process
-from flows.joint_statistics import answer_locally, coordinate_statistics
+from agents.gate.earlier_questions import StatisticsLedger
+from agents.order.party import open_party
+from agents.rows import dataset
+from agents.site import vault
+from agents.site.settings import Settings
+from agents.site.vault import Vault
+from agents.statistics import results
+from agents.statistics.party import StatisticsParty
+from deployments.local import one_process
+from flows.coordinator import coordinate_statistics
+from flows.hospital import answer_locally
 from protocol.errors import OrderStopped
 from protocol.exchange import Address, Exchange, MemoryTransport
 from protocol.messages import COORDINATOR
-from tasks.joint_statistics import open_desk
+from tasks.coordinator.statistics import open_desk
 from tests.faults.test_every_message import Fate, MortalTransport, until_it_lives
 from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks
 
@@ -73,7 +76,9 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Hospitals:
     made.allow(row_level=["id", "x"], row_expressions=True, exact_quantiles=True)
     for user in PROVIDERS:
         rows = range(user, user + 20)
-        frame = pd.DataFrame({"id": rows, "x": [row * row / 4 for row in rows], "g": [row % 2 for row in rows]})
+        frame = pd.DataFrame(
+            {"id": rows, "x": [row * row / 4 for row in rows], "g": [row % 2 for row in rows]}
+        )
         made.write(user, "rows.csv", frame)
     return made
 
@@ -86,14 +91,22 @@ def fate(monkeypatch: pytest.MonkeyPatch) -> Iterator[SampledFate]:
     def mortal(owner: Any, name: str, moment: Callable[..., Any]) -> None:
         deed = getattr(owner, name)
         monkeypatch.setattr(
-            owner, name, lambda *args, **named: fate.meet(moment(*args, **named), lambda: deed(*args, **named))
+            owner,
+            name,
+            lambda *args, **named: fate.meet(moment(*args, **named), lambda: deed(*args, **named)),
         )
 
     for module in (vault, results):
         mortal(module, "write_durably", lambda path, data: place(path))
     mortal(dataset, "_write_snapshot", lambda rows, path: place(path))
-    mortal(StatisticsLedger, "remember", lambda ledger, *args, order_id, **named: (place(ledger.path), order_id))
-    mortal(StatisticsLedger, "remember_threshold", lambda ledger, *args, **named: (place(ledger.path), "threshold"))
+    mortal(
+        StatisticsLedger, "remember", lambda ledger, *args, order_id, **named: (place(ledger.path), order_id)
+    )
+    mortal(
+        StatisticsLedger,
+        "remember_threshold",
+        lambda ledger, *args, **named: (place(ledger.path), "threshold"),
+    )
     with no_waiting_for_disks():
         yield fate
 
@@ -118,7 +131,9 @@ class Run:
         def life() -> None:
             self.look(user)
             try:
-                answer_locally(open_party(StatisticsParty, self.sites[user], self.order_id, self.mortal(user)))
+                answer_locally(
+                    open_party(StatisticsParty, self.sites[user], self.order_id, self.mortal(user))
+                )
             except OrderStopped as stop:
                 Vault(self.sites[user].vault).end_order(self.order_id, stop.code)
                 raise
@@ -148,7 +163,9 @@ def files(site: Settings, order_id: int) -> list[Path]:
     return sorted((site.results_folder / str(order_id)).glob("*"))
 
 
-def run_mortally(hospitals: Hospitals, fate: SampledFate, method: str, **fields: Any) -> tuple[Run, Counter[int]]:
+def run_mortally(
+    hospitals: Hospitals, fate: SampledFate, method: str, **fields: Any
+) -> tuple[Run, Counter[int]]:
     """The order, with the deaths of each party in place of its threads."""
     runs: list[Run] = []
     deaths: Counter[int] = Counter()

@@ -88,7 +88,9 @@ def test_a_lost_store_is_not_a_first_start(new_home: Callable[[], Settings]) -> 
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", disk], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", disk], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip(f"No file system can be mounted here: {mounted.stderr.decode().strip()}")
     yield disk

@@ -95,7 +95,9 @@ def test_a_run_that_prefect_could_not_let_be_taken_is_taken_soon(filling: tuple[
         order_id = federation.submit(thirty_rounds(max_iter=2))
         assert federation.order(order_id)["prefect_run"]
         disk.fill()
-        wait_until(lambda: prefect_has_no_room(federation), "Prefect has used up the room within its own files")
+        wait_until(
+            lambda: prefect_has_no_room(federation), "Prefect has used up the room within its own files"
+        )
     finally:
         os.kill(worker, signal.SIGCONT)
     time.sleep(6)  # the worker has heard and tried; what it says of that may find no room either

@@ -21,20 +21,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents.cohort import CohortLedger
-from agents.extraction import extract, split
-from agents.party import TrainingParty, open_party, open_training, read_order
-from agents.pooling import read_rows
-from agents.settings import Settings
-from agents.statistics import StatisticsParty
-from agents.statistics_ledger import StatisticsLedger
-from agents.vault import Vault
-from deployments.breast_cancer import make_database
-from deployments.one_process import submit, submit_statistics
+from agents.gate.cohort_gate import CohortLedger
+from agents.gate.earlier_questions import StatisticsLedger
+from agents.order.party import open_party, read_order
+from agents.site.settings import Settings
+from agents.site.vault import Vault
+from agents.statistics.party import StatisticsParty
+from agents.statistics.pooled import read_rows
+from agents.training.cohorts import extract, split
+from agents.training.party import TrainingParty, open_training
+from deployments.demo.breast_cancer import make_database
+from deployments.local.one_process import submit, submit_statistics
 from protocol.errors import Refused
 from protocol.exchange import MemoryTransport
-from protocol.order import parse_training_request
 from protocol.statistics_request import parse_statistics_request, resolve
+from protocol.training_request import parse_training_request
 from tests.made_sites import make_sites, order_body
 
 INITIATOR, HOSPITAL = 4, 2
@@ -84,13 +85,17 @@ def with_folds_marked(site: Settings, rows: pd.DataFrame) -> pd.DataFrame:
     request = parse_training_request(order_body(ASKED, model_params=FOLDS))
     held_out = split(request, N_ROWS, 1, CohortLedger(Vault(site.vault).cohorts).key)
     kept = np.setdiff1d(np.arange(N_ROWS), held_out)
-    return rows.assign(fold=rows["id"].isin(kept).astype(int), fold_but_one=rows["id"].isin(kept[1:]).astype(int))
+    return rows.assign(
+        fold=rows["id"].isin(kept).astype(int), fold_but_one=rows["id"].isin(kept[1:]).astype(int)
+    )
 
 
 def training(train: str, *, test: str | None = None, **params: Any) -> dict[str, Any]:
     """An order of hospital 4 for these rows of hospital 2."""
     tested = {} if test is None else {"test_data_info": {str(INITIATOR): ALL, str(HOSPITAL): test}}
-    return order_body(ASKED, model_params=params, data_info={str(INITIATOR): ALL, str(HOSPITAL): train}, **tested)
+    return order_body(
+        ASKED, model_params=params, data_info={str(INITIATOR): ALL, str(HOSPITAL): train}, **tested
+    )
 
 
 def statistics(sql: str, **fields: Any) -> dict[str, Any]:
@@ -179,7 +184,9 @@ def answer_in_its_process(sites: Sites, order_id: int, body: dict[str, Any]) -> 
     return let_through(lambda: found.append(read_rows(party).withheld)) or found[0]
 
 
-def at_one_moment(deed: Callable[..., Any], sites: Sites, bodies: tuple[dict[str, Any], dict[str, Any]]) -> list[Any]:
+def at_one_moment(
+    deed: Callable[..., Any], sites: Sites, bodies: tuple[dict[str, Any], dict[str, Any]]
+) -> list[Any]:
     """What two processes at the same hospital came to. They must not have met between their check and their write."""
     context = multiprocessing.get_context("spawn")
     own = Meeting(context.Barrier(2), context.Barrier(2), context.Event())
@@ -198,7 +205,9 @@ def at_one_moment(deed: Callable[..., Any], sites: Sites, bodies: tuple[dict[str
         pytest.param((training(ALL, **FOLDS), training(FOLD_BUT_ONE)), id="rows of a fold"),
     ],
 )
-def test_two_training_orders_at_one_moment(sites: Sites, bodies: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_two_training_orders_at_one_moment(
+    sites: Sites, bodies: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
     assert sorted(at_one_moment(train_in_its_process, sites, bodies)) == ["", "earlier_cohort"]
 
 

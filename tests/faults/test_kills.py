@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deployments.demo import document_order
+from deployments.demo.training import document_order
 from tests.faults import processes
 from tests.faults.conftest import Faulty, Watcher, thirty_rounds
 from tests.faults.processes import SITES, kill, wait_until
@@ -36,7 +36,9 @@ def undisturbed(faulty: Faulty) -> list[Any]:
 
 
 @pytest.mark.parametrize("kills", KILLS, ids=lambda kills: "+".join(str(name) for _, name in kills))
-def test_an_order_survives(faulty: Faulty, undisturbed: list[Any], kills: list[tuple[int, str | int]]) -> None:
+def test_an_order_survives(
+    faulty: Faulty, undisturbed: list[Any], kills: list[tuple[int, str | int]]
+) -> None:
     order_id = faulty.submit(thirty_rounds())
     with Watcher(faulty, order_id) as watcher:
         for round_, killed in kills:
@@ -88,7 +90,9 @@ def asked(federation: Faulty) -> list[dict[str, Any]]:
     return list(json.loads(federation.agent(SITES[2], "approvals", "--json").stdout))
 
 
-def test_an_order_that_waits_for_a_person_waits_on_and_a_decision_made_meanwhile_stands(deciding: Faulty) -> None:
+def test_an_order_that_waits_for_a_person_waits_on_and_a_decision_made_meanwhile_stands(
+    deciding: Faulty,
+) -> None:
     with deciding.client(4) as client:
         answer = client.post("/model/train", json=document_order(method="Mask", rounds=2)).json()
     assert answer["code"] == 200
@@ -98,7 +102,8 @@ def test_an_order_that_waits_for_a_person_waits_on_and_a_decision_made_meanwhile
     (question,) = wait_until(lambda: asked(deciding), "an order that waits", seconds=60)
     assert question["order_id"] == number
     wait_until(
-        lambda: [entry["user_id"] for entry in deciding.order(number)["waiting_for"]] == [2], "hospital 2 waited for"
+        lambda: [entry["user_id"] for entry in deciding.order(number)["waiting_for"]] == [2],
+        "hospital 2 waited for",
     )
     kill(wait_until(lambda: deciding.flows(2), "a flow process")[0])
     agent = deciding.pid(2)
@@ -108,7 +113,9 @@ def test_an_order_that_waits_for_a_person_waits_on_and_a_decision_made_meanwhile
     assert deciding.wait_for(number)["state"] == "success"
     assert asked(deciding) == []
     again = deciding.submit(document_order(method="Mask", rounds=2))  # answers without hospital 2's count
-    flow = wait_until(lambda: asked(deciding) and deciding.flows(2), "a flow process that waits", seconds=60)[0]
+    flow = wait_until(lambda: asked(deciding) and deciding.flows(2), "a flow process that waits", seconds=60)[
+        0
+    ]
     kill(flow)
     wait_until(lambda: [pid for pid in deciding.flows(2) if pid != flow], "another flow process")
     assert deciding.order(again)["state"] in ("pending", "running")

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from api.store import Store
-from deployments.demo import document_order
-from deployments.local_sites import NAMED, sites_folder
-from deployments.one_process import run_order
+from api.store.orders import Store
+from deployments.demo.training import document_order
+from deployments.local.one_process import run_order
+from deployments.local.sites import NAMED, sites_folder
 from tests.faults.conftest import Faulty, running
 from tests.faults.processes import kill, wait_until
 from tests.made_sites import make_sites
@@ -24,7 +24,17 @@ from tests.made_sites import make_sites
 pytestmark = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.timeout(1200)]
 
 HOSPITALS = (2, 3, 4, 5, 6)
-PARTIES = [(2, 3, 4), (3, 4, 5), (4, 5, 6), (2, 5, 6), (2, 3, 6), (2, 4, 6), (3, 5, 6), (2, 3, 4, 5), (3, 4, 5, 6)]
+PARTIES = [
+    (2, 3, 4),
+    (3, 4, 5),
+    (4, 5, 6),
+    (2, 5, 6),
+    (2, 3, 6),
+    (2, 4, 6),
+    (3, 5, 6),
+    (2, 3, 4, 5),
+    (3, 4, 5, 6),
+]
 N_ORDERS, ROWS_OF_EACH = 30, 40
 SITES = {user: NAMED[user - 2] if user < 5 else f"hospital-{user}" for user in HOSPITALS}
 TABLE = '\n[tables."data.many"]\ncolumns = ["*"]\nfilter_columns = ["block"]\n'

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from api.store import Store
-from deployments.demo import document_order
-from deployments.local_sites import NAMED, sites_folder
+from api.store.orders import Store
+from deployments.demo.training import document_order
+from deployments.local.sites import NAMED, sites_folder
 from tests.faults import processes
 from tests.faults.conftest import Faulty, running
 from tests.faults.processes import kill, wait_until
@@ -89,7 +89,9 @@ def test_a_site_that_is_not_ready_lets_others_work_and_its_order_goes_on_when_it
             first = narrow.submit(rounds_of((2, 3, 4), 5))
             second = narrow.submit(rounds_of((2, 4, 5), 5))
             assert narrow.wait_for(second, seconds=120)["state"] == "success"
-            assert [(one["user_id"], one["cause"]) for one in narrow.order(first)["waiting_for"]] == [(3, "site")]
+            assert [(one["user_id"], one["cause"]) for one in narrow.order(first)["waiting_for"]] == [
+                (3, "site")
+            ]
             assert taken(narrow) == {}
         finally:
             settings.write_text(readable)

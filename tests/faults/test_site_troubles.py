@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from agents.vault import Vault
+from agents.site.vault import Vault
 from tests.conftest import ROOT
 from tests.faults.conftest import Faulty, thirty_rounds
 from tests.faults.disks import small_disk
@@ -37,7 +37,11 @@ def end_agent_of_2(fragile: Faulty) -> None:
 
 @contextlib.contextmanager
 def agent_of_2(
-    fragile: Faulty, folder: Path, *, settings: dict[str, str] | None = None, environment: dict[str, str] | None = None
+    fragile: Faulty,
+    folder: Path,
+    *,
+    settings: dict[str, str] | None = None,
+    environment: dict[str, str] | None = None,
 ) -> Iterator[Path]:
     """Hospital 2's agent with other settings, in place of the one that was there; its log."""
     end_agent_of_2(fragile)
@@ -45,7 +49,7 @@ def agent_of_2(
     shutil.copytree(fragile.sites / SITES[2], site)
     lines = [f'{key} = "{value}"\n' for key, value in (settings or {}).items()]
     (site / "settings.toml").write_text("".join(lines) + (site / "settings.toml").read_text())
-    command = [sys.executable, "-m", "agents", "start", "--site", str(site)]
+    command = [sys.executable, "-m", "deployments.agent", "start", "--site", str(site)]
     variables = {**fragile.env, "PREFECT_LOGGING_LEVEL": "WARNING", **(environment or {})}
     with log.open("ab") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=file, stderr=file)
@@ -70,7 +74,9 @@ def causes(fragile: Faulty, order_id: int) -> list[tuple[int, str]]:
 def when_taken(fragile: Faulty, order_id: int, user_id: int) -> float:
     """When a hospital's run was seen to be no longer one that waits for its agent, by this machine's steady clock."""
     name = f"order-{order_id}-hospital-{user_id}"
-    wait_until(lambda: fragile.runs(order_id).get(name, "SCHEDULED") != "SCHEDULED", f"{name} is taken", seconds=90)
+    wait_until(
+        lambda: fragile.runs(order_id).get(name, "SCHEDULED") != "SCHEDULED", f"{name} is taken", seconds=90
+    )
     return time.monotonic()
 
 
@@ -98,7 +104,11 @@ def test_a_link_that_is_cut_leaves_one_line_and_one_when_it_is_back(fragile: Fau
                 link.mend()
             for order_id in running:
                 fragile.until_round(order_id, int(fragile.order(order_id)["round"]) + 3)
-            wait_until(lambda: b"answers again" in log.read_bytes()[n_before:], "the line that all is well", seconds=20)
+            wait_until(
+                lambda: b"answers again" in log.read_bytes()[n_before:],
+                "the line that all is well",
+                seconds=20,
+            )
             said = log.read_bytes()[n_before:].decode().splitlines()
             cancel(fragile, *running)
             fragile.assert_no_folder(running[0], 2)
@@ -110,7 +120,9 @@ def test_a_link_that_is_cut_leaves_one_line_and_one_when_it_is_back(fragile: Fau
 
 
 @pytest.mark.parametrize("ahead_seconds", [-86_400, -45, 3600])
-def test_a_wrong_clock_delays_nothing_and_is_told(fragile: Faulty, tmp_path: Path, ahead_seconds: int) -> None:
+def test_a_wrong_clock_delays_nothing_and_is_told(
+    fragile: Faulty, tmp_path: Path, ahead_seconds: int
+) -> None:
     """Prefect's worker asks for what is due by its own clock, of which nothing is due at a site a day behind."""
     path = os.pathsep.join([str(Path(__file__).parent / "wrong_clock"), str(ROOT)])
     wrong = {"PYTHONPATH": path, "CONSILIUM_TEST_CLOCK_SECONDS": str(ahead_seconds)}
@@ -142,7 +154,9 @@ def test_a_hospitals_full_disk_is_told_and_its_order_goes_on(fragile: Faulty, tm
             assert "disk of suzhou-szslyy is full" in fragile.order(order_id)["waiting_for"][0]["message"]
             assert [one["cause"] for one in hospital_2(fragile)["troubles"]] == ["disk"]
             later = fragile.submit(thirty_rounds(max_iter=2))
-            wait_until(lambda: (2, "disk") in causes(fragile, later), "the disk as the cause of the later order")
+            wait_until(
+                lambda: (2, "disk") in causes(fragile, later), "the disk as the cause of the later order"
+            )
             time.sleep(12)  # longer than any pause between two tries: the order must wait, not end
             assert fragile.status(order_id) == "running"
             at = int(fragile.order(order_id)["round"])

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from agents import approval
-from agents.approval import Approvals
-from agents.ledger import Ledger
-from agents.party import open_training
-from agents.settings import Settings
-from api.store import Store
-from deployments import one_process
-from deployments.breast_cancer import breast_cancer_tables
-from deployments.demo import document_order
-from deployments.one_process import run_order, run_statistics
+from agents.order import approval
+from agents.order.approval import Approvals
+from agents.site.ledger import Ledger
+from agents.site.settings import Settings
+from agents.training.party import open_training
+from api.store.orders import Store
+from deployments.demo.breast_cancer import breast_cancer_tables
+from deployments.demo.training import document_order
+from deployments.local import one_process
+from deployments.local.one_process import run_order, run_statistics
 from protocol.errors import OrderStopped, Refused
 from protocol.exchange import MemoryTransport
 from tests.conftest import RunningFederation
@@ -70,7 +70,11 @@ def until_waiting(settings: Settings, seconds: float = 60) -> approval.Question:
 
 def rows_read(settings: Settings, order_id: int = 1) -> list[str]:
     folder = settings.vault / "orders" / str(order_id)
-    return [path.name for path in folder.glob("*") if path.suffix in (".npz", ".parquet") or path.name == "reading"]
+    return [
+        path.name
+        for path in folder.glob("*")
+        if path.suffix in (".npz", ".parquet") or path.name == "reading"
+    ]
 
 
 def test_an_order_waits_is_approved_and_goes_on(sites: dict[int, Settings]) -> None:
@@ -170,14 +174,18 @@ def test_a_hospital_that_is_killed_waits_on(
 
 
 @pytest.mark.parametrize("receivers", [[4], [2]])
-def test_joint_statistics_wait_at_providers_and_receivers(sites: dict[int, Settings], receivers: list[int]) -> None:
+def test_joint_statistics_wait_at_providers_and_receivers(
+    sites: dict[int, Settings], receivers: list[int]
+) -> None:
     """Hospital 2 provides, or in the second order only receives."""
     providers = HOSPITALS if receivers == [4] else (3, 4)
     if receivers == [2]:
         for user in providers:
             text = sites[user].policy.read_text().replace(STATISTICS, STATISTICS + "min_providers = 2\n")
             sites[user].policy.write_text(text)
-    entries = [{"name": user, "data_path": "rows.csv", "data_type": "csv", "key_column": "x"} for user in providers]
+    entries = [
+        {"name": user, "data_path": "rows.csv", "data_type": "csv", "key_column": "x"} for user in providers
+    ]
     body = {"method": "sum", "data_providers": entries, "result_receivers": receivers, "purpose": "Beds"}
     with under_way(lambda: run_statistics(sites, body, initiator=4)) as outcome:
         question = until_waiting(sites[2])
@@ -224,7 +232,12 @@ def post(federation: RunningFederation, path: str, body: dict[str, Any], *, user
 @pytest.mark.slow
 def test_an_order_and_an_inference_wait_for_a_person(federation: RunningFederation) -> None:
     with deciding(federation):
-        body = {**document_order(method="Mask", rounds=2), "user_id": 2, "party_id": [3, 4], "purpose": "Ward 3"}
+        body = {
+            **document_order(method="Mask", rounds=2),
+            "user_id": 2,
+            "party_id": [3, 4],
+            "purpose": "Ward 3",
+        }
         answer = post(federation, "/model/train", body, user=2)
         assert answer["data"]["data_volum"] == {"2": None, "3": None, "4": None}
         assert f"{SITE} is asked first" in answer["message"]
@@ -253,7 +266,9 @@ def test_a_refusal_is_told_to_who_ordered(federation: RunningFederation) -> None
         order = federation.wait_for(number)
     assert order["state"] == "failed"
     assert order["refusal"]["code"] == "approval"
-    assert order["refusal"]["sentence"].startswith(f"{SITE}: A person at this hospital refused the order: No vote yet.")
+    assert order["refusal"]["sentence"].startswith(
+        f"{SITE}: A person at this hospital refused the order: No vote yet."
+    )
     until_final_in_prefect(federation, number)
 
 

@@ -17,12 +17,11 @@ from typing import Any
 import httpx
 import pytest
 
-from agents.settings import Settings
-from agents.vault import Vault, read_checked
-from agents.worker import NOTHING_RUN
-from deployments import one_process
-from deployments.breast_cancer import breast_cancer_tables
-from deployments.one_process import run_order
+from agents.site.settings import Settings
+from agents.site.vault import Vault, read_checked
+from deployments.demo.breast_cancer import breast_cancer_tables
+from deployments.local import one_process
+from deployments.local.one_process import run_order
 from protocol.errors import ConsiliumError
 from protocol.exchange import Address, MemoryTransport
 from protocol.messages import (
@@ -35,6 +34,7 @@ from protocol.messages import (
     write_envelope,
 )
 from protocol.sealing import Identity, exchange_public
+from tasks.worker import NOTHING_RUN
 from tests.conftest import ROOT, RunningFederation
 from tests.federation.test_refusals import SITES, open_runs, order
 from tests.made_sites import make_sites, order_body
@@ -77,13 +77,19 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Settings]:
 
 
 def cheated(
-    sites: dict[int, Settings], swap: Swap, monkeypatch: pytest.MonkeyPatch, *, body: dict[str, Any] | None = None
+    sites: dict[int, Settings],
+    swap: Swap,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    body: dict[str, Any] | None = None,
 ) -> tuple[ConsiliumError, CheatingTransport, int]:
     """The error with which an order under a cheating coordinator ends."""
     transport, order_id = CheatingTransport(swap), secrets.randbelow(2**31)
     open_training = one_process.open_training
     monkeypatch.setattr(
-        one_process, "open_training", lambda site, number, t: open_training(site, number, t.seen_by(site.user_id))
+        one_process,
+        "open_training",
+        lambda site, number, t: open_training(site, number, t.seen_by(site.user_id)),
     )
     with pytest.raises(ConsiliumError) as caught:
         run_order(sites, body or order_body(HOSPITALS), order_id=order_id, transport=transport)
@@ -103,7 +109,9 @@ def assert_no_secret(sites: dict[int, Settings], order_id: int, transport: Cheat
             assert secret.hex().encode() not in everything
 
 
-def on(topic: str, change: Callable[[int, bytes], bytes], *, sender: int | None = None, reader: int = 3) -> Swap:
+def on(
+    topic: str, change: Callable[[int, bytes], bytes], *, sender: int | None = None, reader: int = 3
+) -> Swap:
     """Changes what one hospital reads of a topic."""
 
     def swap(address: Address, who: int, asks: int, body: bytes) -> bytes:
@@ -155,7 +163,9 @@ class AcceptanceSwap:
         told = replace(told, ephemeral=exchange_public(self.private))
         if self.own_identity:
             told = replace(told, identity=ATTACKER.public)
-        return write_envelope(ATTACKER, Header("acceptance", 3, EVERYONE, context=self.context), told.encode())
+        return write_envelope(
+            ATTACKER, Header("acceptance", 3, EVERYONE, context=self.context), told.encode()
+        )
 
 
 ATTACKS: dict[str, tuple[Swap, str]] = {
@@ -201,7 +211,9 @@ def test_other_sql_than_was_ordered(sites: dict[int, Settings], monkeypatch: pyt
     assert_no_secret(sites, order_id, transport)
 
 
-def test_keys_of_the_coordinator_at_enrolment(sites: dict[int, Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_of_the_coordinator_at_enrolment(
+    sites: dict[int, Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SQL that is sealed to the coordinator's own key instead of a hospital's: that hospital takes no part."""
 
     def sealed_to_attacker(transport: Any, request: Any, known: Any, order_id: int) -> None:
@@ -370,7 +382,9 @@ def test_an_altered_deployment_runs_nothing_of_it(federation: RunningFederation,
         names = ["hospital-train/hospital-2", "train-order/train-order"]
         for name in names:
             altered = deployment(client, name)
-            kept = {key: altered[key] for key in ("name", "flow_id", "work_pool_name", "parameter_openapi_schema")}
+            kept = {
+                key: altered[key] for key in ("name", "flow_id", "work_pool_name", "parameter_openapi_schema")
+            }
             answer = client.post("/deployments/", json={**kept, **changes})
             assert answer.status_code in (200, 201), answer.text
             assert deployment(client, name)["entrypoint"] == changes["entrypoint"]
@@ -415,7 +429,9 @@ def test_a_flow_run_that_is_none_of_the_installed_ones(federation: RunningFedera
                 if state["type"] not in ("SCHEDULED", "PENDING", "RUNNING"):
                     states[what] = state
             time.sleep(0.3)
-        tasks = client.post("/task_runs/filter", json={"flow_runs": {"id": {"any_": list(made.values())}}}).json()
+        tasks = client.post(
+            "/task_runs/filter", json={"flow_runs": {"id": {"any_": list(made.values())}}}
+        ).json()
     assert {what: state["type"] for what, state in states.items()} == dict.fromkeys(FLOW_RUNS, "FAILED")
     assert {state["message"] for state in states.values()} == {
         f"This flow is not installed here. {NOTHING_RUN}",

@@ -22,7 +22,7 @@ def demo(home: Path, *options: str) -> str:
         "CONSILIUM_API_PORT": str(free_port()),
         "CONSILIUM_PREFECT_PORT": str(free_port()),
     }
-    command = [sys.executable, "-m", "deployments.federation", "demo", *options]
+    command = [sys.executable, "-m", "deployments.local.command", "demo", *options]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=380)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
@@ -30,7 +30,18 @@ def demo(home: Path, *options: str) -> str:
 
 def test_four_hospitals_with_every_other_option(tmp_path: Path) -> None:
     picture = tmp_path / "demo.svg"
-    options = ("--hospitals", "4", "--rounds", "3", "--features", "6", "--method", "Mask", "--picture", str(picture))
+    options = (
+        "--hospitals",
+        "4",
+        "--rounds",
+        "3",
+        "--features",
+        "6",
+        "--method",
+        "Mask",
+        "--picture",
+        str(picture),
+    )
     shown = demo(tmp_path / "home", *options)
     assert "hospital-5 (5)" in shown
     assert "x6" in shown

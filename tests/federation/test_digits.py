@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from agents.cohort import CohortLedger, id_digests
-from agents.ledger import Ledger
-from agents.party import open_training
-from agents.predictor import predict
-from deployments.one_process import run_order
+from agents.gate.cohort_gate import CohortLedger, id_digests
+from agents.site.ledger import Ledger
+from agents.training.inference import predict
+from agents.training.party import open_training
+from deployments.local.one_process import run_order
 from protocol.exchange import MemoryTransport
 from tests.made_sites import order_body
 from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks
@@ -24,7 +24,10 @@ from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disk
 pytestmark = pytest.mark.slow
 
 SCHEMA = f"consilium_digits_{os.getpid()}"
-SERVERS = {3: "postgresql+psycopg://postgres@127.0.0.1:5432/postgres", 4: "mysql+pymysql://root@127.0.0.1:3306/"}
+SERVERS = {
+    3: "postgresql+psycopg://postgres@127.0.0.1:5432/postgres",
+    4: "mysql+pymysql://root@127.0.0.1:3306/",
+}
 WIDE = {2: "HUGEINT", 3: "NUMERIC(39, 0)", 4: "BIGINT UNSIGNED"}
 BASE = 110_105_194_912_310_000  # a national id of 18 digits; there doubles are 16 apart
 LARGEST = 2**64 - 1
@@ -111,7 +114,14 @@ def fill(url: str, user: int) -> None:
     rows = ", ".join(str(tuple(row.values())) for row in people(user))
     table = f"{SCHEMA}.people"
     try:
-        run(url, [f"CREATE SCHEMA {SCHEMA}", f"CREATE TABLE {table} ({columns})", f"INSERT INTO {table} VALUES {rows}"])
+        run(
+            url,
+            [
+                f"CREATE SCHEMA {SCHEMA}",
+                f"CREATE TABLE {table} ({columns})",
+                f"INSERT INTO {table} VALUES {rows}",
+            ],
+        )
     except sa.exc.OperationalError as error:
         if os.environ.get("CI") == "true":
             raise
@@ -208,7 +218,9 @@ def test_sums_are_those_of_rational_arithmetic(databases: Databases, column: str
     assert databases.hospitals.ask("var", data, key=column).number == float(variance(values))
 
 
-def told(databases: Databases, method: str, column: str, users: tuple[int, ...] = (2, 3, 4), **fields: Any) -> str:
+def told(
+    databases: Databases, method: str, column: str, users: tuple[int, ...] = (2, 3, 4), **fields: Any
+) -> str:
     """The one value of an answer, as it is written."""
     (row,) = databases.hospitals.ask(method, databases.data(*users), key=column, **fields).rows
     return row[method]
@@ -274,12 +286,16 @@ def test_groups_have_every_digit(databases: Databases) -> None:
 
 def joined(databases: Databases, users: tuple[int, int], key: str, expression: str) -> list[dict[str, str]]:
     extra = {user: {"data_alias": alias} for user, alias in zip(users, "ab", strict=True)}
-    asked = databases.hospitals.ask("custom", databases.data(*users), key=key, expression=expression, extra=extra)
+    asked = databases.hospitals.ask(
+        "custom", databases.data(*users), key=key, expression=expression, extra=extra
+    )
     return asked.rows
 
 
 @pytest.mark.parametrize("users", [(2, 3), (3, 4)])
-def test_persons_whose_ids_round_to_one_double_are_not_joined(databases: Databases, users: tuple[int, int]) -> None:
+def test_persons_whose_ids_round_to_one_double_are_not_joined(
+    databases: Databases, users: tuple[int, int]
+) -> None:
     extra = {user: {"data_alias": alias} for user, alias in zip(users, "ab", strict=True)}
     data = databases.data(*users)
     asked = {"key": "id", "expression": "a.amount + b.amount", "extra": extra}
@@ -293,7 +309,9 @@ def test_keys_and_values_of_joined_rows_have_every_digit(databases: Databases, k
     assert [row[key] for row in rows] == databases.ids(2, key)
     assert {row["custom"] for row in rows} == {"0"}
     rows = joined(databases, (2, 4), key, "a.amount + b.amount")
-    assert {row[key]: int(row["custom"]) for row in rows} == {person: 2 * amount for person, amount in amounts.items()}
+    assert {row[key]: int(row["custom"]) for row in rows} == {
+        person: 2 * amount for person, amount in amounts.items()
+    }
 
 
 @pytest.mark.parametrize("users", [(2, 4), (3, 2), (4, 3)])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.demo import document_order, pooled_weights
+from deployments.demo.training import document_order, pooled_weights
 from tests.conftest import RunningFederation
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,9 @@ def test_train_answers_as_the_document_says(ordered: tuple[dict[str, Any], int])
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_train_status_and_info(federation: RunningFederation, ordered: tuple[dict[str, Any], int], slash: str) -> None:
+def test_train_status_and_info(
+    federation: RunningFederation, ordered: tuple[dict[str, Any], int], slash: str
+) -> None:
     _, order_id = ordered
     with federation.client(4) as client:
         status = client.get(f"/model/train_status{slash}", params={"order_id": order_id}).json()

@@ -29,7 +29,9 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 def client(federation: RunningFederation, user: int = 4) -> Federation:
     transport = httpx.HTTPTransport(verify=NO_AUTHORITY, trust_env=False)
-    return Federation(federation.url, token_file=federation.home / "tokens.json", user=user, transport=transport)
+    return Federation(
+        federation.url, token_file=federation.home / "tokens.json", user=user, transport=transport
+    )
 
 
 def example(name: str) -> ModuleType:
@@ -62,7 +64,12 @@ def test_gradient_analytics(federation: RunningFederation) -> None:
         sealed, external = module.main(own)
     assert list(sealed.anomaly.index) == [2, 3, 4]
     assert {"krum", "geometric_median", "zeno"} <= set(sealed.anomaly)
-    assert list(sealed.contribution) == ["grad_diff_eu", "grad_diff_cos", "perf_diff_accuracy", "perf_diff_loss"]
+    assert list(sealed.contribution) == [
+        "grad_diff_eu",
+        "grad_diff_cos",
+        "perf_diff_accuracy",
+        "perf_diff_loss",
+    ]
     assert external.ranks["true_krum"].idxmin() == module.ATTACKER
     assert "perf_diff_loss" in external.unavailable
     assert Path("scores.png").read_bytes().startswith(b"\x89PNG")

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from agents.cohort import build_cohort
-from agents.policy import Policy, parse_policy
-from agents.source import Source, open_source
-from agents.sql import CheckedQuery, check_sql
+from agents.rows.allowed_sql import CheckedQuery, check_sql
+from agents.rows.cohort import build_cohort
+from agents.rows.database import Source, open_source
+from agents.site.policy import Policy, parse_policy
 from protocol.errors import BadRequest, TooLarge, Unavailable
 
 pytestmark = pytest.mark.slow
@@ -62,13 +62,16 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
         yield address
     finally:
         with engine.begin() as connection:
-            connection.exec_driver_sql(f"DROP SCHEMA {SCHEMA}" + (" CASCADE" if request.param == "postgres" else ""))
+            connection.exec_driver_sql(
+                f"DROP SCHEMA {SCHEMA}" + (" CASCADE" if request.param == "postgres" else "")
+            )
 
 
 def _fill(engine: sa.Engine) -> None:
     table = f"{SCHEMA}.patients"
     rows = [
-        (i, i % 2, i * 1.25, f"{i}.5", "f" if i % 3 else "m", 20 + i, "50%" if i % 2 else "O'Brien") for i in range(40)
+        (i, i % 2, i * 1.25, f"{i}.5", "f" if i % 3 else "m", 20 + i, "50%" if i % 2 else "O'Brien")
+        for i in range(40)
     ]
     with engine.begin() as connection:
         connection.exec_driver_sql(
@@ -167,7 +170,11 @@ def test_a_slow_statement_is_stopped(url: str) -> None:
 def test_a_value_in_the_drivers_error_is_dropped(url: str) -> None:
     source = open_source(url)
     with pytest.raises((BadRequest, Unavailable)) as caught:
-        source.read(CheckedQuery((), f"SELECT x1 FROM {SCHEMA}.patients WHERE age = DATE 'O-Brien'", source.dialect, 9))
+        source.read(
+            CheckedQuery(
+                (), f"SELECT x1 FROM {SCHEMA}.patients WHERE age = DATE 'O-Brien'", source.dialect, 9
+            )
+        )
     assert "Brien" not in str(caught.value)
     assert caught.value.__suppress_context__
 

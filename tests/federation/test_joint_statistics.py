@@ -13,8 +13,8 @@ import httpx
 import pandas as pd
 import pytest
 
-from deployments.demo_statistics import document_request, pooled_request, threshold_request
-from deployments.joint_data import DOSE_LIMIT, LAB_VALUES, PRICES, UNITS
+from deployments.demo.joint_data import DOSE_LIMIT, LAB_VALUES, PRICES, UNITS
+from deployments.demo.statistics import document_request, pooled_request, threshold_request
 from tests.conftest import RunningFederation
 
 pytestmark = pytest.mark.slow
@@ -67,7 +67,9 @@ def read_file(federation: RunningFederation, user: int, name: str, **options: An
 def exact(federation: RunningFederation, column: str) -> list[Fraction]:
     """Of all three, as the files have them: decimals in text, doubles in parquet."""
     values = (
-        value for user, name in LAB_VALUES.items() for value in read_file(federation, user, name, dtype=str)[column]
+        value
+        for user, name in LAB_VALUES.items()
+        for value in read_file(federation, user, name, dtype=str)[column]
     )
     return [Fraction(value) if isinstance(value, str) else Fraction(float(value)) for value in values]
 
@@ -112,7 +114,9 @@ def test_nobody_else_holds_it(federation: RunningFederation, document: dict[str,
     assert {path.stat().st_mode & 0o777 for path in [folder, *folder.iterdir()]} == {0o700, 0o600}
 
 
-def test_the_agent_prints_it_at_receivers_only(federation: RunningFederation, document: dict[str, Any]) -> None:
+def test_the_agent_prints_it_at_receivers_only(
+    federation: RunningFederation, document: dict[str, Any]
+) -> None:
     path = document["result"]["path"]
     order_id = path.split("/")[0]
     shown = federation.agent(NAMES[3], "results", "show", order_id)
@@ -123,7 +127,9 @@ def test_the_agent_prints_it_at_receivers_only(federation: RunningFederation, do
     assert "holds no result" in refused.stderr
 
 
-def test_mean_and_variance_of_three_hospitals_are_the_pooled_ones_rounded_once(federation: RunningFederation) -> None:
+def test_mean_and_variance_of_three_hospitals_are_the_pooled_ones_rounded_once(
+    federation: RunningFederation,
+) -> None:
     values = exact(federation, "ldl")
     mean = sum(values) / Fraction(len(values))
     variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
@@ -143,7 +149,10 @@ def test_small_groups_are_withheld_and_said_to_be(federation: RunningFederation)
     shown = frame[frame["withheld"].isna()]["avg_glucose"]
     assert dict(shown) == {name: expected[name] for name in ("30-39", "40-49", "50-59", "60-69")}
     assert dict(frame["withheld"].dropna()) == {"20-29": "complement 10"}
-    assert {entry["rule"] for entry in json.loads(result["extra"])["suppressed"]} == {"complement", "min_rows"}
+    assert {entry["rule"] for entry in json.loads(result["extra"])["suppressed"]} == {
+        "complement",
+        "min_rows",
+    }
 
 
 def test_a_threshold_tells_yes_or_no_for_each_common_key(federation: RunningFederation) -> None:
@@ -156,7 +165,13 @@ def test_a_threshold_tells_yes_or_no_for_each_common_key(federation: RunningFede
 
 def provider(column: str, user: int, **fields: Any) -> dict[str, Any]:
     kind = Path(LAB_VALUES[user]).suffix[1:]
-    return {"name": NAMES[user], "data_path": LAB_VALUES[user], "data_type": kind, "key_column": column, **fields}
+    return {
+        "name": NAMES[user],
+        "data_path": LAB_VALUES[user],
+        "data_type": kind,
+        "key_column": column,
+        **fields,
+    }
 
 
 REFUSED = {
@@ -173,7 +188,11 @@ REFUSED = {
     "a missing file": (
         400,
         {
-            "data_providers": [provider("ldl", 2), provider("ldl", 3, data_path="gone.csv"), provider("ldl", 4)],
+            "data_providers": [
+                provider("ldl", 2),
+                provider("ldl", 3, data_path="gone.csv"),
+                provider("ldl", 4),
+            ],
             "result_receivers": [4],
             "method": "avg",
         },
@@ -182,7 +201,11 @@ REFUSED = {
     "a file outside of the data folder": (
         403,
         {
-            "data_providers": [provider("ldl", 2), provider("ldl", 3, data_path="../token"), provider("ldl", 4)],
+            "data_providers": [
+                provider("ldl", 2),
+                provider("ldl", 3, data_path="../token"),
+                provider("ldl", 4),
+            ],
             "result_receivers": [4],
             "method": "avg",
         },

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deployments.demo import document_order
+from deployments.demo.training import document_order
 from tests.conftest import RunningFederation
 
 pytestmark = pytest.mark.slow
@@ -38,11 +38,16 @@ def test_rerun_makes_a_new_order_of_the_same_request(federation: RunningFederati
     with federation.client(4) as client:
         answer = client.post(f"/orders/{first}/rerun").json()
     again = answer["data"]["order_id"]
-    assert answer["data"] == {"data_volum": {"2": 228, "3": 228, "4": 227}, "model_id": again, "order_id": again}
+    assert answer["data"] == {
+        "data_volum": {"2": 228, "3": 228, "4": 227},
+        "model_id": again,
+        "order_id": again,
+    }
     assert again != first
     assert federation.wait_for(again)["rerun_of"] == first
     exported = [
-        json.loads(federation.agent("zhejiang-zdey", "export", "--model", str(n)).stdout) for n in (first, again)
+        json.loads(federation.agent("zhejiang-zdey", "export", "--model", str(n)).stdout)
+        for n in (first, again)
     ]
     assert exported[0]["dense"] == exported[1]["dense"]
 
@@ -86,7 +91,9 @@ def test_the_timeline_says_which_part_ran_where_and_when(federation: RunningFede
         *((what, user) for what in ("local gradient", "scoring", "encryption") for user in (2, 3, 4)),
         ("aggregation", None),
     }
-    assert {("acceptances", None), ("data SQL extraction", 2)} <= {(one["what"], one["user_id"]) for one in around}
+    assert {("acceptances", None), ("data SQL extraction", 2)} <= {
+        (one["what"], one["user_id"]) for one in around
+    }
     assert all(order["created"] < one["began"] <= one["ended"] for one in [*around, *second])
     assert [one["began"] for one in around] == sorted(one["began"] for one in around)
     assert {one["state"] for one in [*around, *second]} == {"success"}
@@ -95,13 +102,17 @@ def test_the_timeline_says_which_part_ran_where_and_when(federation: RunningFede
         assert client.get(f"/orders/{2**30}/timeline").status_code == 404
 
 
-def test_an_agent_tells_its_people_the_numbers_that_the_coordinator_shows(federation: RunningFederation) -> None:
+def test_an_agent_tells_its_people_the_numbers_that_the_coordinator_shows(
+    federation: RunningFederation,
+) -> None:
     order_id = federation.submit(order_of())
     order = federation.wait_for(order_id)
     log = (federation.home / "sites" / "suzhou-szslyy" / "agent.log").read_text()
     told = re.findall(rf"Order {order_id}: round (\d+) of 3, loss (\S+)\n", log)
     losses = [row["loss"] for row in order["rounds"] if not row["final"]]
-    assert [int(number) for number, _ in told] == [row["round"] for row in order["rounds"] if not row["final"]]
+    assert [int(number) for number, _ in told] == [
+        row["round"] for row in order["rounds"] if not row["final"]
+    ]
     assert [float(loss) for _, loss in told] == pytest.approx(losses, rel=5e-4)
     assert f"order-{order_id}-hospital-2: data SQL extraction\n" in log
     assert order["progress"] == {"done": 3, "of": 3}
@@ -117,7 +128,11 @@ def test_lists_are_paged_and_show_a_hospital_its_own_orders(federation: RunningF
             older = client.get("/orders", params={"limit": 1, "before": newest["next"]}).json()["data"]
             assert older["orders"][0]["order_id"] < order_id
         hospitals = client.get("/hospitals/").json()["data"]["hospitals"]
-    assert {h["user_id"]: h["name"] for h in hospitals} == {2: "suzhou-szslyy", 3: "zhejiang-zdey", 4: "shanxi-xbfy"}
+    assert {h["user_id"]: h["name"] for h in hospitals} == {
+        2: "suzhou-szslyy",
+        3: "zhejiang-zdey",
+        4: "shanxi-xbfy",
+    }
     assert all(h["online"] and h["last_seen"] and h["fingerprint"] for h in hospitals)
 
 
@@ -157,7 +172,8 @@ def test_the_other_models_by_the_same_path(federation: RunningFederation, model_
     sql = "SELECT * FROM data.breast_homo_guest WHERE id < 100"
     with federation.client(4) as client:
         answer = client.post(
-            "/model/infer", json={"model_id": order["order_id"], "input_data": {"user_id": 4, "data_sql": sql}}
+            "/model/infer",
+            json={"model_id": order["order_id"], "input_data": {"user_id": 4, "data_sql": sql}},
         ).json()
     first = answer["data"]["result"][0]
     if model_type == "softmax":

@@ -11,7 +11,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from deployments.demo import document_order, pooled_weights
+from deployments.demo.training import document_order, pooled_weights
 from tests.conftest import RunningFederation
 
 pytestmark = pytest.mark.slow

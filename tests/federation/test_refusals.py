@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from agents.settings import Settings
-from deployments.breast_cancer import breast_cancer_tables
-from deployments.demo import document_order
-from deployments.one_process import run_order
+from agents.site.settings import Settings
+from deployments.demo.breast_cancer import breast_cancer_tables
+from deployments.demo.training import document_order
+from deployments.local.one_process import run_order
 from protocol.errors import ConsiliumError
 from tests import bad_tables
 from tests.conftest import RunningFederation
@@ -148,7 +148,10 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Settings]:
     return {
         user: replace(site, name=SITES[user])
         for user, site in make_sites(
-            tmp_path_factory.mktemp("sites"), tables, opened=opened, filter_columns=[f"x{i}" for i in range(30)]
+            tmp_path_factory.mktemp("sites"),
+            tables,
+            opened=opened,
+            filter_columns=[f"x{i}" for i in range(30)],
         ).items()
     }
 
@@ -182,7 +185,9 @@ def ledger(federation: RunningFederation, user_id: int) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SENT)
-def test_the_sender_hears_why(federation: RunningFederation, answers: dict[str, httpx.Response], name: str) -> None:
+def test_the_sender_hears_why(
+    federation: RunningFederation, answers: dict[str, httpx.Response], name: str
+) -> None:
     _, user_id, status, code, words = CASES[name]
     answer, told = answers[name], answers[name].json()
     assert (answer.status_code, told["code"]) == (status, status), told
@@ -257,9 +262,13 @@ def open_runs(federation: RunningFederation, orders: list[int], *, seconds: floa
 
 
 def messages_of(federation: RunningFederation, orders: list[int]) -> int:
-    with sqlite3.connect(f"file:{federation.home / 'coordinator' / 'store.sqlite'}?mode=ro", uri=True) as store:
+    with sqlite3.connect(
+        f"file:{federation.home / 'coordinator' / 'store.sqlite'}?mode=ro", uri=True
+    ) as store:
         marks = ",".join("?" * len(orders))
-        return int(store.execute(f"SELECT COUNT(*) FROM messages WHERE run IN ({marks})", orders).fetchone()[0])
+        return int(
+            store.execute(f"SELECT COUNT(*) FROM messages WHERE run IN ({marks})", orders).fetchone()[0]
+        )
 
 
 # --- a cohort that comes too near to an earlier one ----------------------------------------------------------------
@@ -339,13 +348,15 @@ def test_an_inference_that_the_hospital_refuses(
         shown = client.get(f"/orders/{order_id}").json()["data"]
     assert again.json() == told
     assert shown["refusal"]["code"] == code
-    assert [e["rule"] for e in ledger(federation, 4) if e.get("order_id") == order_id and e["event"] == "refused"] == [
-        code
-    ]
+    assert [
+        e["rule"] for e in ledger(federation, 4) if e.get("order_id") == order_id and e["event"] == "refused"
+    ] == [code]
 
 
 @pytest.mark.slow
-def test_few_rows_and_no_label_are_fine_for_ones_own_patients(federation: RunningFederation, model: int) -> None:
+def test_few_rows_and_no_label_are_fine_for_ones_own_patients(
+    federation: RunningFederation, model: int
+) -> None:
     told = infer(federation, model, "SELECT id, x4, x3, x2, x1 FROM data.few").json()
     assert told["data"]["infer_status"] == "success"
     assert len(told["data"]["result"]) == 9
@@ -409,7 +420,10 @@ def test_an_order_under_another_policy(federation: RunningFederation) -> None:
         answer = client.post("/model/train", json=order(params={"encrypt_param": {"method": "None"}}))
     assert answer.status_code == 403
     assert answer.json()["data"]["error"]["code"] == "methods"
-    with policy(federation, SITES[3], "initiators = [2, 3, 4]", "initiators = [2, 3]"), federation.client(4) as client:
+    with (
+        policy(federation, SITES[3], "initiators = [2, 3, 4]", "initiators = [2, 3]"),
+        federation.client(4) as client,
+    ):
         answer = client.post("/model/train", json=order())
     assert answer.json()["data"]["error"]["code"] == "initiators"
     with policy(federation, SITES[3], "[orders]", "[ordres]"), federation.client(4) as client:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.demo import document_order
+from deployments.demo.training import document_order
 from tests.conftest import RunningFederation
 
 pytestmark = pytest.mark.slow
@@ -89,7 +89,9 @@ def test_a_sealed_frame_shows_geometry_and_no_coordinate(
     assert not np.isclose(np.abs(told[:, :, None]), np.abs(gradients[:, None, :]), rtol=1e-6).any()
 
 
-def test_an_open_order_shows_a_hospital_its_own_gradient_only(federation: RunningFederation, opened: int) -> None:
+def test_an_open_order_shows_a_hospital_its_own_gradient_only(
+    federation: RunningFederation, opened: int
+) -> None:
     everybody, own = (get(federation, "/client_grad", opened, who, round=0) for who in ("operator", 4))
     assert sorted(everybody) == ["2", "3", "4"]
     assert own == {"4": everybody["4"]}
@@ -128,7 +130,9 @@ def test_performance_without_each_hospital(
     assert metric == "accuracy" or any(abs(value) > 1e-4 for value in own.values())
 
 
-def test_without_test_rows_there_is_no_performance_to_compare(federation: RunningFederation, sealed: int) -> None:
+def test_without_test_rows_there_is_no_performance_to_compare(
+    federation: RunningFederation, sealed: int
+) -> None:
     with federation.client(4) as client:
         answer = client.get("/contribution/perf_diff/", params={"order_id": sealed})
     assert answer.status_code == 409

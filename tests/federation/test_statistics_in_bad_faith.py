@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents import joining, pooling, statements
-from analytics.quantiles import Pivots
-from deployments import one_process
-from protocol import matching
+from agents.statistics import groups, joined, pooled, quantile_rounds
+from analytics.statistics.quantiles import Pivots
+from deployments.local import one_process
+from protocol import statistics_messages
 from protocol.errors import ConsiliumError
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR
+from protocol.shares import matching
 from tests.federation.test_bad_faith import CheatingTransport, Swap, flip
 from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks
 
@@ -36,7 +37,11 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospitals]:
     made.allow(row_level=["id", "x"], exact_quantiles=True)
     for user in PROVIDERS:
         rows = range(user, user + 20)
-        made.write(user, "rows.csv", pd.DataFrame({"id": rows, "x": [r * r for r in rows], "g": [r % 2 for r in rows]}))
+        made.write(
+            user,
+            "rows.csv",
+            pd.DataFrame({"id": rows, "x": [r * r for r in rows], "g": [r % 2 for r in rows]}),
+        )
     with no_waiting_for_disks():
         yield made
 
@@ -44,10 +49,14 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospitals]:
 def ended(hospitals: Hospitals, method: str, swap: Swap, monkeypatch: pytest.MonkeyPatch) -> ConsiliumError:
     open_party = one_process.open_party
     monkeypatch.setattr(
-        one_process, "open_party", lambda kind, site, number, t: open_party(kind, site, number, t.seen_by(site.user_id))
+        one_process,
+        "open_party",
+        lambda kind, site, number, t: open_party(kind, site, number, t.seen_by(site.user_id)),
     )
     data = dict.fromkeys(PROVIDERS, "rows.csv")
-    return hospitals.refused(method, data, receivers=[3, 5], transport=CheatingTransport(swap), **ORDERS[method])
+    return hospitals.refused(
+        method, data, receivers=[3, 5], transport=CheatingTransport(swap), **ORDERS[method]
+    )
 
 
 def on(
@@ -119,7 +128,11 @@ ATTACKS: dict[str, tuple[str, Swap, str]] = {
     "a statement of groups with another bit": ("var", on("statement", flip_last, sender=4), "bad_signature"),
     "pivots with another bit": ("median", on("pivots", flip_last, round=3), "bad_signature"),
     "another question to one hospital": ("var", on("document", another_question, reader=4), "order_altered"),
-    "another question to who only receives": ("var", on("document", another_question, reader=5), "order_altered"),
+    "another question to who only receives": (
+        "var",
+        on("document", another_question, reader=5),
+        "order_altered",
+    ),
     "another data path": ("var", on("sql", flip_last, reader=3), "cannot_unseal"),
 }
 
@@ -130,7 +143,9 @@ def test_a_cheating_coordinator(hospitals: Hospitals, monkeypatch: pytest.Monkey
     assert ended(hospitals, method, swap, monkeypatch).code == code
 
 
-def test_one_provider_s_part_as_the_total_is_not_opened(hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_provider_s_part_as_the_total_is_not_opened(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A receiver holds all masks that are sealed to receivers, and would learn that provider's own sum."""
     kept: dict[str, bytes] = {}
 
@@ -142,23 +157,28 @@ def test_one_provider_s_part_as_the_total_is_not_opened(hospitals: Hospitals, mo
     assert ended(hospitals, "var", alone, monkeypatch).code == "sum_mismatch"
 
 
-def test_a_receiver_that_asks_more_finely_than_it_may(hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receiver_that_asks_more_finely_than_it_may(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The receiver that names the pivots names others; the other one sees that they do not follow."""
-    encode = pooling._encode
-    monkeypatch.setattr(pooling, "_encode", lambda pivots: encode([one[::2] for one in pivots]))
-    assert ended(hospitals, "median", lambda address, sender, reader, body: body, monkeypatch).code == "bad_message"
+    encode = quantile_rounds._encode
+    monkeypatch.setattr(pooled, "_encode", lambda pivots: encode([one[::2] for one in pivots]))
+    assert (
+        ended(hospitals, "median", lambda address, sender, reader, body: body, monkeypatch).code
+        == "bad_message"
+    )
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Which provider counts rows below how many pivots, from now on."""
     found: list[tuple[int, int]] = []
-    count_below = pooling._count_below
+    count_below = quantile_rounds._count_below
 
     def counting(party: Any, dataset: Any, pivots: Any) -> list[int]:
         found.append((party.me, sum(map(len, pivots.values()))))
         return count_below(party, dataset, pivots)
 
-    monkeypatch.setattr(pooling, "_count_below", counting)
+    monkeypatch.setattr(pooled, "_count_below", counting)
     return found
 
 
@@ -170,14 +190,14 @@ def naming(
     whole: bool = False,
 ) -> None:
     """What one hospital names in the place of a round's pivots; it is content with what it has named itself."""
-    send, agree = pooling.send, pooling._agree_on_pivots
+    send, agree = pooled.send, quantile_rounds._agree_on_pivots
     named: dict[tuple[int, int], list[Pivots]] = {}
 
     def name(party: Any, kind: str, make: Any, **rest: Any) -> None:
         if kind == "pivots" and party.me == who:
-            pivots = change(rest["round"], pooling._decode(make(), whole=whole))
+            pivots = change(rest["round"], quantile_rounds._decode(make(), whole=whole))
             named[party.order_id, rest["round"]] = pivots
-            send(party, kind, lambda: pooling._encode(pivots), **rest)
+            send(party, kind, lambda: quantile_rounds._encode(pivots), **rest)
         else:
             send(party, kind, make, **rest)
 
@@ -188,8 +208,8 @@ def naming(
             agree(party, searches, round_)
         return named[party.order_id, round_]
 
-    monkeypatch.setattr(pooling, "send", name)
-    monkeypatch.setattr(pooling, "_agree_on_pivots", be_content)
+    monkeypatch.setattr(pooled, "send", name)
+    monkeypatch.setattr(pooled, "_agree_on_pivots", be_content)
 
 
 GREEDY: dict[str, tuple[int, Callable[[int, list[Pivots]], list[Pivots]]]] = {
@@ -211,7 +231,9 @@ def test_the_only_receiver_names_other_pivots_than_follow(
     naming(monkeypatch, receiver, change)
     rows = counted(monkeypatch)
     try:
-        error = hospitals.refused("median", dict.fromkeys(PROVIDERS, "rows.csv"), receivers=[receiver], key="x")
+        error = hospitals.refused(
+            "median", dict.fromkeys(PROVIDERS, "rows.csv"), receivers=[receiver], key="x"
+        )
     finally:
         hospitals.allow(row_level=["id", "x"], exact_quantiles=True)
     assert error.code == "bad_message"
@@ -247,14 +269,14 @@ def test_other_pivots_than_follow_among_whole_numbers(
 def stated(monkeypatch: pytest.MonkeyPatch, changes: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
     """What providers state from now on, filled as they do; some of them state something else."""
     found: dict[int, dict[str, Any]] = {}
-    send = statements.send
+    send = groups.send
 
     def state(party: Any, kind: str, make: Any, **rest: Any) -> None:
         found[party.me] = json.loads(make()) | changes.get(party.me, {})
         kept = {name: value for name, value in found[party.me].items() if value is not None}
         send(party, kind, lambda: json.dumps(kept).encode(), **rest)
 
-    monkeypatch.setattr(statements, "send", state)
+    monkeypatch.setattr(groups, "send", state)
     return found
 
 
@@ -296,7 +318,11 @@ def test_whether_numbers_are_whole_is_stated_where_single_ones_may_be_told(
     """The bit may hang on one row; a policy that keeps single values back lets it not out."""
     said = stated(monkeypatch, {})
     data = dict.fromkeys(PROVIDERS, "rows.csv")
-    allowed: dict[str, dict[str, Any]] = {"median": {"extremes": True}, "max": {}, "avg": {"exact_quantiles": True}}
+    allowed: dict[str, dict[str, Any]] = {
+        "median": {"extremes": True},
+        "max": {},
+        "avg": {"exact_quantiles": True},
+    }
     try:
         for method, rules in allowed.items():
             hospitals.allow((2,), max_share=1, **rules)
@@ -312,7 +338,7 @@ def test_a_provider_that_says_a_last_result_stands_where_there_is_none(
     hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """Only a schedule has a last result, and this order is of none."""
-    kind, module = {"var": ("statement", statements), "custom": ("types", joining)}[method]
+    kind, module = {"var": ("statement", groups), "custom": ("types", joined)}[method]
     send = module.send
 
     def repeat(party: Any, what: str, make: Any, **rest: Any) -> None:
@@ -321,7 +347,10 @@ def test_a_provider_that_says_a_last_result_stands_where_there_is_none(
         send(party, what, said, **rest)
 
     monkeypatch.setattr(module, "send", repeat)
-    assert ended(hospitals, method, lambda address, sender, reader, body: body, monkeypatch).code == "bad_message"
+    assert (
+        ended(hospitals, method, lambda address, sender, reader, body: body, monkeypatch).code
+        == "bad_message"
+    )
 
 
 OTHER_KEYS: dict[str, Callable[[list[str]], list[str]]] = {
@@ -337,7 +366,7 @@ def test_the_first_provider_names_other_people_in_the_result(
     hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """The values would stand beside the names of others; all providers have said which people are common."""
-    send = joining.send
+    send = joined.send
 
     def renamed(body: bytes) -> bytes:
         return json.dumps({"keys": OTHER_KEYS[what](json.loads(body)["keys"])}).encode()
@@ -345,17 +374,22 @@ def test_the_first_provider_names_other_people_in_the_result(
     def rename(party: Any, kind: str, make: Any, **rest: Any) -> None:
         send(party, kind, (lambda: renamed(make())) if kind == "keys" else make, **rest)
 
-    monkeypatch.setattr(joining, "send", rename)
-    assert ended(hospitals, "custom", lambda address, sender, reader, body: body, monkeypatch).code == "keys_differ"
+    monkeypatch.setattr(joined, "send", rename)
+    assert (
+        ended(hospitals, "custom", lambda address, sender, reader, body: body, monkeypatch).code
+        == "keys_differ"
+    )
 
 
 def test_providers_that_announce_other_types_than_they_hold(
     hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fewer digits than the column has: nothing is cut."""
-    types = joining.type_of
-    monkeypatch.setattr(joining, "type_of", lambda data, column, digits: types(data, column, (2, 0)))
-    assert ended(hospitals, "custom", lambda address, sender, reader, body: body, monkeypatch).code == "digits"
+    types = joined.type_of
+    monkeypatch.setattr(joined, "type_of", lambda data, column, digits: types(data, column, (2, 0)))
+    assert (
+        ended(hospitals, "custom", lambda address, sender, reader, body: body, monkeypatch).code == "digits"
+    )
 
 
 @pytest.mark.parametrize(
@@ -369,14 +403,14 @@ def test_a_provider_that_announces_types_of_another_s_columns_or_none_that_is_on
     hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch, columns: dict[str, Any], code: str
 ) -> None:
     """The other provider would be told that its own column does not fit."""
-    send = joining.send
+    send = joined.send
 
     def announce(party: Any, kind: str, make: Any, **rest: Any) -> None:
         if kind == "types" and party.me == 4:
-            types = joining.Types(repeats=False, columns=columns)
+            types = statistics_messages.Types(repeats=False, columns=columns)
             send(party, kind, lambda: types.model_dump_json().encode(), **rest)
         else:
             send(party, kind, make, **rest)
 
-    monkeypatch.setattr(joining, "send", announce)
+    monkeypatch.setattr(joined, "send", announce)
     assert ended(hospitals, "custom", lambda address, sender, reader, body: body, monkeypatch).code == code

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from agents import pooling
+from agents.statistics import pooled
 from protocol.errors import ConsiliumError
 from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks
 
@@ -53,14 +53,22 @@ REQUESTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "an unknown column": ("avg", {"key": "weight"}, "missing_column"),
     "an unknown group": ("avg", {"group_by": ["h"]}, "missing_column"),
     "an unknown alias": ("custom", {**CUSTOM, "expression": "df1.x * df9.x"}, "expression"),
-    "an unknown column in the expression": ("custom", {**CUSTOM, "expression": "sum(df1.x * df2.z)"}, "missing_column"),
+    "an unknown column in the expression": (
+        "custom",
+        {**CUSTOM, "expression": "sum(df1.x * df2.z)"},
+        "missing_column",
+    ),
     "a column of nobody": ("custom", {**CUSTOM, "expression": "x * 2"}, "expression"),
     "a function": ("custom", {**CUSTOM, "expression": "df1.x + read_csv('/etc/passwd')"}, "expression"),
     "another function": ("custom", {**CUSTOM, "expression": "exp(df1.x) + df2.x"}, "expression"),
     "a subquery": ("custom", {**CUSTOM, "expression": "df1.x + (SELECT max(x) FROM rows)"}, "expression"),
     "a statement": ("custom", {**CUSTOM, "expression": "df1.x; DROP TABLE rows"}, "expression"),
     "python": ("custom", {**CUSTOM, "expression": "__import__('os').getpid()"}, "expression"),
-    "a division over two hospitals' rows": ("custom", {**CUSTOM, "expression": "df1.x / df2.x"}, "expression"),
+    "a division over two hospitals' rows": (
+        "custom",
+        {**CUSTOM, "expression": "df1.x / df2.x"},
+        "expression",
+    ),
     "a text in an expression": ("custom", {**CUSTOM, "expression": "sum(df1.t + df2.x)"}, "not_numeric"),
     "no expression": ("custom", {"key": "id"}, "expression"),
     "a threshold for an average": ("avg", {"threshold": 3}, "threshold"),
@@ -221,7 +229,9 @@ def test_a_quantile_s_providers_are_receivers_of_its_counts(strict: Hospitals) -
 @pytest.mark.parametrize(
     ("method", "fields"), [("sum", {}), ("custom", {"key": "id", "expression": "sum(df1.x + df2.x)"})]
 )
-def test_the_same_question_with_one_row_fewer(hospitals: Hospitals, method: str, fields: dict[str, Any]) -> None:
+def test_the_same_question_with_one_row_fewer(
+    hospitals: Hospitals, method: str, fields: dict[str, Any]
+) -> None:
     """The difference would be that person's value; who asks for others' rows sees that a rule holds, no more."""
     data = dict.fromkeys((2, 3), f"{method}.csv")
     for user in data:
@@ -248,7 +258,9 @@ def test_a_quantile_has_been_told_to_every_provider(
     data = dict.fromkeys((2, 3, 4), name)
     hospitals.ask("median", data, receivers=[5], initiator=4, **fields)
     hospitals.write(4, name, rows(40).assign(g=["a", "b"] * 20).drop(index=7))
-    assert hospitals.refused("median", data, receivers=[5], initiator=asker, **fields).code == "earlier_cohort"
+    assert (
+        hospitals.refused("median", data, receivers=[5], initiator=asker, **fields).code == "earlier_cohort"
+    )
 
 
 def test_a_sum_has_been_told_to_who_asked(hospitals: Hospitals) -> None:
@@ -273,16 +285,18 @@ def test_a_database_with_one_row_fewer(hospitals: Hospitals) -> None:
     assert hospitals.refused("sum", {2: "data.pooled", 3: sql}).code == "earlier_cohort"
 
 
-def test_two_orders_at_once_with_one_row_between_them(hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_orders_at_once_with_one_row_between_them(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both have been compared with earlier orders before either is written down."""
-    both, tally = threading.Barrier(2), pooling._tally
+    both, tally = threading.Barrier(2), pooled._tally
 
     def tally_together(dataset: Any, request: Any, user_id: int) -> Any:
         if user_id == 3:
             both.wait(60)
         return tally(dataset, request, user_id)
 
-    monkeypatch.setattr(pooling, "_tally", tally_together)
+    monkeypatch.setattr(pooled, "_tally", tally_together)
     hospitals.write(2, "at-once.csv", rows(40))
     hospitals.write(3, "data.pooled", rows(40).assign(x=rows(40).x + 1000))
     refused: list[str] = []
@@ -312,7 +326,9 @@ def test_the_same_column_by_groups_with_one_row_fewer(hospitals: Hospitals) -> N
 
 
 @pytest.mark.parametrize(("n_more", "is_told"), [(1, False), (9, False), (30, True)])
-def test_a_group_of_which_a_few_rows_changed_among_many(hospitals: Hospitals, n_more: int, is_told: bool) -> None:
+def test_a_group_of_which_a_few_rows_changed_among_many(
+    hospitals: Hospitals, n_more: int, is_told: bool
+) -> None:
     """The rows as a whole have changed enough, and yet the group's two sums would tell who has come."""
     name, before = f"near-group{n_more}.csv", rows(90).assign(g=["a", "b", "c"] * 30)
     for user in (2, 3):
@@ -362,7 +378,10 @@ def test_people_that_another_hospital_chooses(hospitals: Hospitals) -> None:
     hospitals.write(3, "all-but-one.csv", rows().drop(index=7))
     fields: dict[str, Any] = {"key": "id", "expression": "sum(df1.x + df2.x)"}
     hospitals.ask("custom", {3: "all.csv", 2: "people.csv"}, **fields)
-    assert hospitals.refused("custom", {3: "all-but-one.csv", 2: "people.csv"}, **fields).code == "earlier_cohort"
+    assert (
+        hospitals.refused("custom", {3: "all-but-one.csv", 2: "people.csv"}, **fields).code
+        == "earlier_cohort"
+    )
 
 
 @pytest.mark.parametrize(
@@ -376,7 +395,9 @@ def test_people_that_another_hospital_chooses(hospitals: Hospitals) -> None:
         ("count(df1.x > 5) + count(df2.x > 5)", False),
     ],
 )
-def test_joined_rows_that_two_people_dominate(hospitals: Hospitals, expression: str, is_refused: bool) -> None:
+def test_joined_rows_that_two_people_dominate(
+    hospitals: Hospitals, expression: str, is_refused: bool
+) -> None:
     name = f"two-people-{abs(hash(expression))}.csv"
     hospitals.write(2, name, rows())
     hospitals.write(3, name, rows().assign(x=[4000, -5000] + [35] * 28))
@@ -397,7 +418,9 @@ MISSING = {
 
 
 @pytest.mark.parametrize("what", MISSING)
-@pytest.mark.parametrize(("n_values", "code"), [(1, "min_rows"), (9, "min_rows"), (29, "earlier_cohort"), (20, "")])
+@pytest.mark.parametrize(
+    ("n_values", "code"), [(1, "min_rows"), (9, "min_rows"), (29, "earlier_cohort"), (20, "")]
+)
 def test_people_that_missing_values_choose(hospitals: Hospitals, what: str, n_values: int, code: str) -> None:
     """Hospital 3 brings all keys, and values of few people or of all but one: x of hospital 2 is told of no one."""
     missing = 0 if "zero" in what else None
@@ -411,7 +434,11 @@ def test_people_that_missing_values_choose(hospitals: Hospitals, what: str, n_va
         assert hospitals.refused("custom", {2: f"{what}.csv", 3: name}, initiator=3, **order).code == code
         return
     answer = hospitals.ask("custom", {2: f"{what}.csv", 3: name}, initiator=3, **order)
-    other = {"a missing value": 2 * n_values, "a division by zero": n_values, "a value counted by itself": n_values}
+    other = {
+        "a missing value": 2 * n_values,
+        "a division by zero": n_values,
+        "a value counted by itself": n_values,
+    }
     assert answer.number == rows().x[:n_values].sum() + other[what]
     assert answer.summary["rows_null"] == {"2": 0, "3": 30 - n_values}
 

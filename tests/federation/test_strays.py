@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from agents.vault import Vault
-from deployments.demo import document_order
+from agents.site.vault import Vault
+from deployments.demo.training import document_order
 from tests.conftest import RunningFederation
 
 pytestmark = pytest.mark.slow
@@ -67,7 +67,12 @@ def test_a_run_in_another_hospitals_pool_ends_alone(federation: RunningFederatio
     with federation.prefect() as prefect:
         moved = prefect.get("/deployments/name/hospital-train/hospital-3").json()
         try:
-            assert prefect.patch(f"/deployments/{moved['id']}", json={"work_pool_name": "hospital-2"}).status_code < 300
+            assert (
+                prefect.patch(
+                    f"/deployments/{moved['id']}", json={"work_pool_name": "hospital-2"}
+                ).status_code
+                < 300
+            )
             state = until_final(prefect, start(prefect, "hospital-train", "hospital-3", external))
         finally:
             back = {"work_pool_name": "hospital-3"}

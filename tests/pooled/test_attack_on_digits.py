@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from agents import trainer as trainers
-from agents.settings import Settings
-from agents.trainer import Fold, Trainer
-from analytics import anomaly
-from deployments.digits import GATE, HOSPITALS, digits_order, digits_tables
-from deployments.one_process import run_order
+from agents.site.settings import Settings
+from agents.training import trainer as trainers
+from agents.training.trainer import Fold, Trainer
+from analytics.scores import anomaly
+from deployments.demo.digits import GATE, HOSPITALS, digits_order, digits_tables
+from deployments.local.one_process import run_order
 from protocol.exchange import MemoryTransport
 from tests.made_sites import make_sites
 from tests.pooled.test_scored_orders import points_of
@@ -24,12 +24,16 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Settings]:
     return make_sites(tmp_path_factory.mktemp("sites"), digits_tables(), cohort=GATE)
 
 
-def accuracy(sites: dict[int, Settings], order_id: int, method: str, **changes: Any) -> tuple[float, MemoryTransport]:
+def accuracy(
+    sites: dict[int, Settings], order_id: int, method: str, **changes: Any
+) -> tuple[float, MemoryTransport]:
     """Over all hospitals' rows that nobody trained on."""
     body = digits_order(encrypt_param={"method": method})
     tests = {str(user): "SELECT * FROM data.digits_test" for user in HOSPITALS}
     transport = MemoryTransport()
-    outcome = run_order(sites, {**body, "test_data_info": tests, **changes}, order_id=order_id, transport=transport)
+    outcome = run_order(
+        sites, {**body, "test_data_info": tests, **changes}, order_id=order_id, transport=transport
+    )
     reports = [fact["round"] for fact in outcome.facts if "round" in fact][-1]["hospitals"].values()
     right = sum(report["n_test_rows"] * report["test"]["accuracy"] for report in reports)
     return right / sum(report["n_test_rows"] for report in reports), transport
@@ -50,7 +54,9 @@ def test_multi_krum_under_paillier_comes_within_two_points(
 
     monkeypatch.setattr(trainers, "local_round", local_round)
     attacked, _ = accuracy(sites, 2, "Mask")
-    defended, transport = accuracy(sites, 3, "Paillier", aggregation="multi_krum", n_attackers=1, scoring="round")
+    defended, transport = accuracy(
+        sites, 3, "Paillier", aggregation="multi_krum", n_attackers=1, scoring="round"
+    )
     assert attacked < undisturbed - 0.02 <= defended
     left_out = [fact["round"]["left_out"] for fact in transport.facts[3] if "round" in fact]
     assert all(list(reasons) == [str(ATTACKER)] for reasons in left_out[:-1])

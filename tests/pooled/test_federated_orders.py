@@ -9,17 +9,17 @@ import pandas as pd
 import pytest
 import sklearn.metrics as skm
 
-from agents import trainer
-from agents.cohort import CohortLedger
-from agents.extraction import split
-from agents.settings import Settings
-from agents.vault import Vault
-from analytics import standardization
-from analytics.models import Model, scores
-from analytics.training import train
-from deployments.breast_cancer import breast_cancer_tables
-from deployments.one_process import Outcome, run_order
-from protocol.order import parse_training_request
+from agents.gate.cohort_gate import CohortLedger
+from agents.site.settings import Settings
+from agents.site.vault import Vault
+from agents.training import trainer
+from agents.training.cohorts import split
+from analytics.training import standardization
+from analytics.training.descent import train
+from analytics.training.models import Model, scores
+from deployments.demo.breast_cancer import breast_cancer_tables
+from deployments.local.one_process import Outcome, run_order
+from protocol.training_request import parse_training_request
 from tests.made_sites import make_sites, order_body
 
 HOSPITALS = (2, 3, 4, 5, 6)
@@ -37,7 +37,9 @@ def frames() -> dict[int, pd.DataFrame]:
     """The breast cancer rows over five hospitals: one tiny, one with a single class; with a class and a value each."""
     everything = pd.concat(breast_cancer_tables().values()).sort_values("id").reset_index(drop=True)
     everything["value"] = 2 * everything.x1 - everything.x3 + 0.5
-    everything["kind"] = np.where(everything.y == 1, CLASSES[0], np.where(everything.x2 > 0, CLASSES[1], CLASSES[2]))
+    everything["kind"] = np.where(
+        everything.y == 1, CLASSES[0], np.where(everything.x2 > 0, CLASSES[1], CLASSES[2])
+    )
     ones = everything[everything.y == 1].head(60)
     rest = everything.drop(ones.index)
     parts = [rest.iloc[:200], ones, rest.iloc[200:220], rest.iloc[220:360], rest.iloc[360:]]
@@ -48,7 +50,8 @@ def frames() -> dict[int, pd.DataFrame]:
 def sites(frames: dict[int, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory) -> dict[int, Settings]:
     """Policies that say so: one hospital may be a federation, and a single class or a fold of a few rows is fine."""
     tables = {
-        user: {"rows": frame, "late": frame.sort_values("id").tail(len(frame) // 2)} for user, frame in frames.items()
+        user: {"rows": frame, "late": frame.sort_values("id").tail(len(frame) // 2)}
+        for user, frame in frames.items()
     }
     gate = "min_rows = 1\nmin_varying = 1\nmax_parameter_share = 5"
     return make_sites(tmp_path_factory.mktemp("sites"), tables, min_hospitals=1, cohort=gate)
@@ -81,7 +84,9 @@ class Runner:
         X, y = np.vstack([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
         if scaled:
             X = (X - X.mean(axis=0)) / X.std(axis=0)
-        return train(model_of(body), [(X, y if body["model_type"] == "softmax" else y.astype(float))], **options(body))
+        return train(
+            model_of(body), [(X, y if body["model_type"] == "softmax" else y.astype(float))], **options(body)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +121,14 @@ def options(body: dict[str, Any]) -> dict[str, Any]:
 
 def params(**changes: Any) -> dict[str, Any]:
     method = changes.pop("method", "Mask")
-    base = {"alpha": 0.01, "decay": 1, "decay_sqrt": True, "learning_rate": 0.15, "optimizer": "sgd", "max_iter": 5}
+    base = {
+        "alpha": 0.01,
+        "decay": 1,
+        "decay_sqrt": True,
+        "learning_rate": 0.15,
+        "optimizer": "sgd",
+        "max_iter": 5,
+    }
     return {**base, "encrypt_param": {"method": method}, **changes}
 
 
@@ -242,9 +254,21 @@ def by_scikit_learn(body: dict[str, Any], parts: list[tuple[list[tuple[Any, Any]
     loss, confusion = skm.log_loss(y, score, labels=labels), skm.confusion_matrix(y, called, labels=labels)
     found = {"n_rows": len(y), "loss": loss, "accuracy": skm.accuracy_score(y, called)}
     if body["model_type"] == "softmax":
-        return {**found, "f1_macro": skm.f1_score(y, called, average="macro"), "confusion": confusion.tolist()}
+        return {
+            **found,
+            "f1_macro": skm.f1_score(y, called, average="macro"),
+            "confusion": confusion.tolist(),
+        }
     (tn, fp), (fn, tp) = confusion.tolist()
-    return {**found, **of_bins(y, score), "f1": skm.f1_score(y, called), "tp": tp, "fp": fp, "tn": tn, "fn": fn}
+    return {
+        **found,
+        **of_bins(y, score),
+        "f1": skm.f1_score(y, called),
+        "tp": tp,
+        "fp": fp,
+        "tn": tn,
+        "fn": fn,
+    }
 
 
 def of_bins(y: Any, score: Any) -> dict[str, float | None]:

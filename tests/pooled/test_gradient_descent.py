@@ -9,11 +9,11 @@ from scipy.special import expit
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.linear_model import Lasso, LogisticRegression, Ridge
 
-from analytics.metrics import binary_metrics, histogram_metrics, metrics, score_histogram
-from analytics.models import Model, local_gradient, scores
-from analytics.training import joint_gradient, joint_loss, train
+from analytics.training.descent import joint_gradient, joint_loss, train
+from analytics.training.metrics import binary_metrics, histogram_metrics, metrics, score_histogram
+from analytics.training.models import Model, local_gradient, scores
 
-SPLIT = Path(__file__).parents[2] / "deployments" / "breast_cancer_split.json"
+SPLIT = Path(__file__).parents[2] / "deployments" / "demo" / "breast_cancer_split.json"
 ALL_OPTIMIZERS = ["sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"]
 TOLERANCE = {"sgd": 1e-9, "nesterov_momentum_sgd": 1e-9}
 LR, LINEAR, SOFTMAX = Model("lr", 4), Model("linear", 4), Model("softmax", 4, classes=("s", "ve", "vi"))
@@ -58,7 +58,14 @@ def table_of(model):
 def test_federated_equals_pooled(model, optimizer, penalty, cuts):
     """Parts of a single row lack classes; adaptive optimizers are compared over their first rounds."""
     table = table_of(model)
-    options = {"learning_rate": 0.15, "decay": 1, "decay_sqrt": True, "alpha": 0.01, "max_iter": 10, "eps": 0.0}
+    options = {
+        "learning_rate": 0.15,
+        "decay": 1,
+        "decay_sqrt": True,
+        "alpha": 0.01,
+        "max_iter": 10,
+        "eps": 0.0,
+    }
     options |= {"optimizer": optimizer, "penalty": penalty}
     one, several = train(model, [table], **options), train(model, cut(table, cuts), **options)
     tolerance = TOLERANCE.get(optimizer, 1e-6)
@@ -80,7 +87,9 @@ def test_a_hospital_named_twice_counts_as_its_rows_doubled():
     guest, host = breast_part("guest"), breast_part("host")
     options = {"learning_rate": 0.15, "max_iter": 30, "penalty": "L2", "alpha": 0.01, "eps": 0.0}
     twice = train(LR, [guest, host, host], **options).weights
-    np.testing.assert_allclose(twice, train(LR, [guest, pooled([host, host])], **options).weights, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        twice, train(LR, [guest, pooled([host, host])], **options).weights, rtol=0, atol=1e-12
+    )
 
 
 def test_the_aggregate_is_weighted_by_rows_not_by_hospitals():
@@ -146,7 +155,9 @@ def test_long_lr_training_meets_scikit_learn():
 
 def test_long_softmax_training_meets_scikit_learn():
     X, y = table_of(SOFTMAX)
-    found = train(SOFTMAX, cut((X, y), [50]), learning_rate=1.0, max_iter=3000, penalty="L2", alpha=0.01, eps=0.0)
+    found = train(
+        SOFTMAX, cut((X, y), [50]), learning_rate=1.0, max_iter=3000, penalty="L2", alpha=0.01, eps=0.0
+    )
     fitted = LogisticRegression(C=1 / (0.01 * len(y)), tol=1e-10, max_iter=1000).fit(X, y)
     np.testing.assert_allclose(scores(SOFTMAX, found.weights, X), fitted.predict_proba(X), atol=1e-5)
 
@@ -154,7 +165,9 @@ def test_long_softmax_training_meets_scikit_learn():
 @pytest.mark.parametrize("penalty", ["L1", "L2"])
 def test_long_linear_training_meets_lasso_and_ridge(penalty):
     X, y = table_of(LINEAR)
-    found = train(LINEAR, cut((X, y), [1, 70]), learning_rate=0.3, max_iter=3000, penalty=penalty, alpha=0.1, eps=0.0)
+    found = train(
+        LINEAR, cut((X, y), [1, 70]), learning_rate=0.3, max_iter=3000, penalty=penalty, alpha=0.1, eps=0.0
+    )
     reference = Lasso(0.1, tol=1e-12, max_iter=100_000) if penalty == "L1" else Ridge(0.1 * len(y))
     fitted = reference.fit(X, y)
     np.testing.assert_allclose(found.weights, np.append(fitted.coef_, fitted.intercept_), atol=1e-7)
@@ -200,7 +213,9 @@ def test_training_stops_after_the_round_that_converges():
     ("converge_func", "eps", "n_rounds"), [("abs", 0.7, 1), ("weight_diff", 10.0, 1), ("diff", 10.0, 2)]
 )
 def test_first_rounds_of_each_convergence_test(converge_func, eps, n_rounds):
-    found = train(LR, [breast_part("guest")], learning_rate=0.1, max_iter=5, converge_func=converge_func, eps=eps)
+    found = train(
+        LR, [breast_part("guest")], learning_rate=0.1, max_iter=5, converge_func=converge_func, eps=eps
+    )
     assert found.n_rounds == n_rounds
 
 
@@ -217,7 +232,12 @@ def test_mini_batches_of_one_hospital_are_plain_stochastic_descent():
 def test_columns_of_scale_a_million_train_without_a_warning():
     X, y = breast_part("guest")
     found = train(
-        LR, cut((X * 1e6, y), [50]), learning_rate=0.15, max_iter=20, eps=0.0, optimizer="nesterov_momentum_sgd"
+        LR,
+        cut((X * 1e6, y), [50]),
+        learning_rate=0.15,
+        max_iter=20,
+        eps=0.0,
+        optimizer="nesterov_momentum_sgd",
     )
     assert np.isfinite(found.weights).all()
     assert np.isfinite(found.losses).all()

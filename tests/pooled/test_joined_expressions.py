@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.joined import JoinedResult
-from analytics import circuit
-from analytics.circuit import Plan, Product, Sign, plan
-from analytics.expression import ExpressionError, compare_sum, parse_expression
-from analytics.rowwise import Fixed
+from agents.statistics.shared_expression import JoinedResult
+from analytics.statistics import circuit
+from analytics.statistics.circuit import Plan, Product, Sign, plan
+from analytics.statistics.expression import ExpressionError, compare_sum, parse_expression
+from analytics.statistics.rowwise import Fixed
 from protocol.errors import ProtocolViolation
-from protocol.ring import Ring
-from protocol.sharing import SEED
-from tasks.dealing import Dealt
+from protocol.shares.ring import Ring
+from protocol.shares.sharing import SEED
+from tasks.coordinator.dealing import Dealt
 from tests.made_providers import column, compute_jointly, hall_of, shares_of
 
 TYPES = {
@@ -157,7 +157,9 @@ def owners_of(aliases: tuple[str, ...]) -> dict[str, int]:
     return {alias: 40 - 7 * i for i, alias in enumerate(aliases)}
 
 
-def run(made: Plan, table: dict[str, list[int | None]], aliases: tuple[str, ...], **options: Any) -> JoinedResult:
+def run(
+    made: Plan, table: dict[str, list[int | None]], aliases: tuple[str, ...], **options: Any
+) -> JoinedResult:
     n_rows = len(next(iter(table.values())))
     columns = {
         owner: {name: column(values) for name, values in table.items() if name.startswith(f"{alias}.")}
@@ -223,7 +225,9 @@ def test_aggregates_and_their_quotients(n_providers: int, data: st.DataObject) -
     assert run(made_plan(text, aliases), table, aliases).values == [expected], text
 
 
-def complete(table: dict[str, list[int | None]], text: str, parts: tuple[Made, ...]) -> dict[str, list[int | None]]:
+def complete(
+    table: dict[str, list[int | None]], text: str, parts: tuple[Made, ...]
+) -> dict[str, list[int | None]]:
     """What matching leaves: the rows that miss no column that is named, and have every value that is counted."""
     named = [name for name in table if re.search(rf"\b{re.escape(name)}\b", text)]
     kept = [
@@ -237,7 +241,9 @@ def complete(table: dict[str, list[int | None]], text: str, parts: tuple[Made, .
 @pytest.mark.parametrize("text", ["sum(df1.x + df2.k)", "avg(df1.x / df1.k)", "var(df2.d)"])
 def test_an_aggregate_over_a_row_without_a_value_is_not_computed(text: str) -> None:
     """Such a row would count as zero: matching leaves it out, and nobody computes with it all the same."""
-    table: dict[str, list[int | None]] = {f"{alias}.{name}": [1, 2] for alias in aliases_of(2) for name in TYPES}
+    table: dict[str, list[int | None]] = {
+        f"{alias}.{name}": [1, 2] for alias in aliases_of(2) for name in TYPES
+    }
     run(made_plan(text, aliases_of(2)), table, aliases_of(2))
     table |= {"df1.k": [0, 1] if "/" in text else [1, 2], "df2.k": [None, 3], "df2.d": [None, 3]}
     with pytest.raises(ExpressionError, match="without a value"):
@@ -254,7 +260,9 @@ def test_a_threshold_is_exact_to_the_unit(n_providers: int, comparison: str) -> 
     for threshold in (0, 3_000_000 * 10**6, -1, n_providers * largest, -n_providers * largest):
         sums = [s for s in range(threshold - 1, threshold + 2) if abs(s) <= n_providers * largest]
         values = [[split(s, n_providers, largest)[i] for s in sums] for i in range(n_providers)]
-        expression = compare_sum([(a, "v") for a in aliases], comparison, threshold=Fraction(threshold, 10**6))
+        expression = compare_sum(
+            [(a, "v") for a in aliases], comparison, threshold=Fraction(threshold, 10**6)
+        )
         made = plan(expression, types, owners_of(aliases))
         table = {f"{alias}.v": list(v) for alias, v in zip(aliases, values, strict=True)}
         expected = [
@@ -313,7 +321,9 @@ def test_a_false_number_triple_is_found(what: str, row: int) -> None:
     place = 4 * (limb * 3 + row) + (ring.n_bytes(3) if what == "the check" else 0)
 
     def tamper(dealt: Dealt) -> bytes:
-        return flipped(dealt.data, 8 * place + (31 if limb else 0)) if is_for(dealt, "numbers") else dealt.data
+        return (
+            flipped(dealt.data, 8 * place + (31 if limb else 0)) if is_for(dealt, "numbers") else dealt.data
+        )
 
     assert code_of(tamper) == "false_triple"
 
@@ -361,7 +371,9 @@ def code_of(tamper: Callable[[Dealt], bytes]) -> str:
 # What is sent
 
 
-def sent(table: dict[str, list[int | None]], context: str) -> tuple[dict[int, dict[int, bytes]], dict[int, bytes]]:
+def sent(
+    table: dict[str, list[int | None]], context: str
+) -> tuple[dict[int, dict[int, bytes]], dict[int, bytes]]:
     hall = hall_of(FALSE, 3, context=context)
     columns = {
         owner: {name: column(v) for name, v in table.items() if name.startswith(alias)}

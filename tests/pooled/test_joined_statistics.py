@@ -82,7 +82,9 @@ def test_unmatched_keys_are_counted_at_home_only(hospitals: Hospitals, sold: pd.
 
 AGGREGATES: dict[str, Any] = {
     "sum(df1.unit_price * df2.units)": lambda p, u: sum(a * b for a, b in zip(p, u, strict=True)),
-    "avg(df1.unit_price - df2.units / 4)": lambda p, u: sum(a - b / 4 for a, b in zip(p, u, strict=True)) / len(p),
+    "avg(df1.unit_price - df2.units / 4)": lambda p, u: (
+        sum(a - b / 4 for a, b in zip(p, u, strict=True)) / len(p)
+    ),
     "var(df1.unit_price + df2.units)": lambda p, u: Fraction(
         np.var([float(a + b) for a, b in zip(p, u, strict=True)], ddof=1)
     ),
@@ -124,7 +126,11 @@ def test_division_by_zero_is_null_and_counted(hospitals: Hospitals) -> None:
 
 KEYS = {
     "text": ([f" P{i}é " for i in range(12)] + ["007"], [f"P{i}e\u0301" for i in range(12)] + ["7"], 12),
-    "casefold": ([f"Straße {i}" for i in range(12)] + ["x"], [f"STRASSE {i} " for i in range(12)] + ["X"], 13),
+    "casefold": (
+        [f"Straße {i}" for i in range(12)] + ["x"],
+        [f"STRASSE {i} " for i in range(12)] + ["X"],
+        13,
+    ),
     "integer": ([f"{i:06}" for i in range(12)] + ["+12"], [str(i) for i in range(12)] + ["0012"], 13),
 }
 
@@ -150,7 +156,9 @@ def test_keys_that_are_written_differently(hospitals: Hospitals, normalisation: 
 def test_numbers_as_keys_are_the_same_in_every_type(hospitals: Hospitals) -> None:
     """5 in a csv, 5.0 in a parquet, 5 in a table: one person; without a key no person."""
     keys = [float(i) for i in range(11)]
-    hospitals.write(2, "typed.csv", pd.DataFrame({"id": [*range(11), None], "x": range(12)}).astype({"id": "Int64"}))
+    hospitals.write(
+        2, "typed.csv", pd.DataFrame({"id": [*range(11), None], "x": range(12)}).astype({"id": "Int64"})
+    )
     hospitals.write(3, "typed.parquet", pd.DataFrame({"id": [*keys, None], "x": range(12)}))
     hospitals.write(4, "data.pooled", pd.DataFrame({"id": range(11), "x": range(11)}))
     answer = hospitals.ask(
@@ -220,7 +228,12 @@ def write_assets(hospitals: Hospitals, name: str, sums: list[int]) -> None:
 
 
 SUMS = [3_000_000 + d for d in (-1, 0, 1)] * 4
-EXPECTED = {">=": "false true true", ">": "false false true", "<=": "true true false", "<": "true false false"}
+EXPECTED = {
+    ">=": "false true true",
+    ">": "false false true",
+    "<=": "true true false",
+    "<": "true false false",
+}
 
 
 @pytest.mark.parametrize("comparison", EXPECTED)
@@ -262,5 +275,7 @@ def test_thresholds_of_decimals_over_two_hospitals(hospitals: Hospitals) -> None
     """0.1 + 0.2 reaches 0.3: decimals are the decimals that are written."""
     for user, value in ((2, "0.1"), (3, "0.2")):
         hospitals.write(user, "tenths.csv", pd.DataFrame({"id": range(12), "x": [value] * 12}))
-    answer = hospitals.ask("is_investor_accredited", dict.fromkeys((2, 3), "tenths.csv"), key="id", threshold=0.3)
+    answer = hospitals.ask(
+        "is_investor_accredited", dict.fromkeys((2, 3), "tenths.csv"), key="id", threshold=0.3
+    )
     assert [row["is_investor_accredited"] for row in answer.rows] == ["true"] * 12

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from agents import statistics
+from agents.statistics import party
 from protocol.errors import ConsiliumError
 from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks
 
@@ -102,9 +102,11 @@ def test_a_hospital_that_is_only_added_decides_for_itself(hospitals: Hospitals) 
         hospitals.allow((2, 3), row_level=["id", "x", "z"])
 
 
-def test_the_circuit_that_is_computed_is_asked_too(hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_circuit_that_is_computed_is_asked_too(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever was said before types were announced: before a key is matched, the rule is asked again."""
-    monkeypatch.setattr(statistics, "_sketched_plan", lambda request: None)
+    monkeypatch.setattr(party, "_sketched_plan", lambda request: None)
     assert code_of(hospitals, "var(a.u + b.x)") == "row_expressions"
     assert not any(hospitals.ledger(user, hospitals.last, "matched") for user in (2, 3))
 

@@ -88,7 +88,13 @@ def make_visits() -> dict[int, pd.DataFrame]:
     """One hospital is tiny and has group a only; one lacks group c; x and z lack values, h a label."""
     rng = np.random.default_rng(7)
     frames = {}
-    for user, (n, groups) in {2: (70, "abc"), 3: (12, "a"), 4: (80, "ab"), 5: (90, "abc"), 6: (60, "abc")}.items():
+    for user, (n, groups) in {
+        2: (70, "abc"),
+        3: (12, "a"),
+        4: (80, "ab"),
+        5: (90, "abc"),
+        6: (60, "abc"),
+    }.items():
         x, z = rng.normal(size=n), np.round(rng.normal(5, 3, n), 2)
         g = np.array([groups[i % len(groups)] for i in range(n)])
         h = np.where(np.arange(n) % 2 == 0, "young", None) if n > 12 else np.array(["young"] * n)
@@ -119,7 +125,9 @@ def with_exact(frame: pd.DataFrame, *, is_text: bool) -> pd.DataFrame:
     def number(value: float) -> Fraction | None:
         return None if np.isnan(value) else Fraction(repr(value) if is_text else value)
 
-    return frame.assign(**{f"exact {name}": frame[name].map(number) for name in frame.columns.intersection(["x", "z"])})
+    return frame.assign(
+        **{f"exact {name}": frame[name].map(number) for name in frame.columns.intersection(["x", "z"])}
+    )
 
 
 def ask(hospitals: Hospitals, method: str, users: tuple[int, ...], **fields: Any) -> Answered:
@@ -139,7 +147,9 @@ def test_a_number_over_five_hospitals(hospitals: Hospitals, method: str) -> None
     assert answer.text.startswith(f"{method}\n")
     if method not in ("cov", "corr"):
         assert answer.summary["rows_used"] == {str(user): frame.x.count() for user, frame in VISITS.items()}
-        assert answer.summary["rows_null"] == {str(user): frame.x.isna().sum() for user, frame in VISITS.items()}
+        assert answer.summary["rows_null"] == {
+            str(user): frame.x.isna().sum() for user, frame in VISITS.items()
+        }
 
 
 @pytest.mark.parametrize("users", [(4,), (3, 5), (2, 3, 6)], ids=str)
@@ -175,7 +185,9 @@ def test_a_histogram_is_numpy_s_within_its_edges(hospitals: Hospitals, users: tu
 
 @pytest.mark.parametrize("users", [(2,), (2, 3, 4, 5, 6)], ids=str)
 def test_counts_of_values(hospitals: Hospitals, users: tuple[int, ...]) -> None:
-    assert ask(hospitals, "frequency", users, key="h").by("h", value="frequency") == joined_counts(pooled(users), "h")
+    assert ask(hospitals, "frequency", users, key="h").by("h", value="frequency") == joined_counts(
+        pooled(users), "h"
+    )
     crossed = ask(hospitals, "crosstab", users, columns=["g", "h"])
     assert crossed.by("g", "h", value="crosstab") == joined_counts(pooled(users), "g", "h")
 
@@ -234,7 +246,10 @@ def hard(hospitals: Hospitals) -> pd.DataFrame:
     hospitals.write(2, "hard.csv", first.map(repr).replace("nan", ""))
     hospitals.write(3, "hard.parquet", second)
     return pd.concat(
-        [first.map(lambda v: Fraction(repr(v)) if v == v else None), second.map(lambda v: v if v == v else None)]
+        [
+            first.map(lambda v: Fraction(repr(v)) if v == v else None),
+            second.map(lambda v: v if v == v else None),
+        ]
     )
 
 
@@ -321,7 +336,9 @@ def test_quantiles_of_small_whole_numbers_are_written_as_those_of_doubles(keepin
         assert keeping_visits.ask("median", data).text == f"median\n{np.median(values)}\n"
         assert keeping_visits.ask("max", data).text == f"max\n{float(values[-1])}\n"
     assert texts[0] == texts[1]
-    assert [float(row.split(",")[1]) for row in texts[0].splitlines()[1:]] == np.quantile(values, QUANTILES).tolist()
+    assert [float(row.split(",")[1]) for row in texts[0].splitlines()[1:]] == np.quantile(
+        values, QUANTILES
+    ).tolist()
 
 
 def test_what_is_told_of_long_numbers_without_leave_has_not_become_finer(keeping_visits: Hospitals) -> None:
@@ -382,7 +399,9 @@ def careful(hospitals: Hospitals) -> Any:
 
 
 @pytest.mark.parametrize(("method", "q"), [("min", 0.05), ("max", 0.95), ("median", 0.5)])
-def test_without_leave_quantiles_are_places_among_min_rows_rows(careful: Hospitals, method: str, q: float) -> None:
+def test_without_leave_quantiles_are_places_among_min_rows_rows(
+    careful: Hospitals, method: str, q: float
+) -> None:
     """One hospital of two says no: the value lies where at least ten rows lie, and near the true one."""
     careful.allow((2,), extremes=True, exact_quantiles=True, max_share=1)
     answer = ask(careful, method, (2, 5))

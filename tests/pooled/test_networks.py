@@ -10,20 +10,20 @@ import pandas as pd
 import pytest
 import sklearn.metrics as skm
 
-from agents.export import export_model
-from agents.extraction import ordered_model
-from agents.party import open_training
-from agents.predictor import model_of, predict, weights_of
-from agents.settings import Settings
-from agents.vault import Vault
-from analytics.checks import Floats
-from analytics.models import scores
-from analytics.training import train
-from deployments.digits import GATE, HOSPITALS, PIXELS, digits_order, digits_tables
-from deployments.one_process import Outcome, run_order
+from agents.site.settings import Settings
+from agents.site.vault import Vault
+from agents.training.cohorts import ordered_model
+from agents.training.export import export_model
+from agents.training.inference import model_of, predict, weights_of
+from agents.training.party import open_training
+from analytics.arrays import Floats
+from analytics.training.descent import train
+from analytics.training.models import scores
+from deployments.demo.digits import GATE, HOSPITALS, PIXELS, digits_order, digits_tables
+from deployments.local.one_process import Outcome, run_order
 from protocol.errors import ConsiliumError, Refused
 from protocol.exchange import MemoryTransport
-from protocol.order import parse_training_request
+from protocol.training_request import parse_training_request
 from tests.made_sites import make_sites
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -84,7 +84,9 @@ def assert_all_hold(outcome: Outcome, expected: Floats) -> None:
 
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize(("n_hospitals", "method"), [(1, "Mask"), (2, "Mask"), (3, "Mask"), (3, "Paillier")])
-def test_full_batches_train_what_pooled_rows_train(runner: Runner, kind: str, n_hospitals: int, method: str) -> None:
+def test_full_batches_train_what_pooled_rows_train(
+    runner: Runner, kind: str, n_hospitals: int, method: str
+) -> None:
     body = network_order(kind, n_hospitals, encrypt_param={"method": method})
     outcome = runner.run(body)
     assert_all_hold(outcome, trained_on(pooled(runner.parts(outcome)), body))
@@ -106,7 +108,9 @@ def test_a_hospital_s_own_answers_are_the_model_s(runner: Runner, kind: str) -> 
     entries = predict(party, runner.n_orders, "SELECT * FROM data.digits_test")
     model, X = outcome.models[3], runner.tables[3]["digits_test"][PIXELS].to_numpy()
     expected = scores(model_of(model), weights_of(model), X)
-    np.testing.assert_allclose([list(entry["probabilities"].values()) for entry in entries], expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        [list(entry["probabilities"].values()) for entry in entries], expected, rtol=1e-12
+    )
     assert [entry["label"] for entry in entries] == expected.argmax(axis=1).tolist()
     exported = export_model(model, "json")
     assert [name for name in exported if name in model["layers"]] == list(model_of(model).layers)
@@ -115,10 +119,14 @@ def test_a_hospital_s_own_answers_are_the_model_s(runner: Runner, kind: str) -> 
 def test_the_round_s_metrics_are_those_of_classes(runner: Runner) -> None:
     outcome = runner.run(network_order("cnn", 3, max_iter=1))
     reports = [facts["round"] for facts in outcome.facts if "round" in facts][-1]["hospitals"]
-    assert all(set(report["test"]) == {"loss", "accuracy", "f1_macro", "confusion"} for report in reports.values())
+    assert all(
+        set(report["test"]) == {"loss", "accuracy", "f1_macro", "confusion"} for report in reports.values()
+    )
     summary = next(facts["summary"] for facts in outcome.facts if "summary" in facts)["0"]
     n_rows = {user: report["n_rows"] for user, report in reports.items()}
-    expected = sum(n_rows[user] * reports[user]["train"]["accuracy"] for user in reports) / sum(n_rows.values())
+    expected = sum(n_rows[user] * reports[user]["train"]["accuracy"] for user in reports) / sum(
+        n_rows.values()
+    )
     assert summary["accuracy"] == pytest.approx(expected)
 
 
@@ -155,7 +163,7 @@ def test_images_do_not_pass_a_policy_for_tables(tmp_path: Path) -> None:
 
 
 def test_ten_hospitals_read_digits(runner: Runner) -> None:
-    """The recipe of `deployments.digits`, and a hospital's own answers for rows that nobody trained on."""
+    """The recipe of `deployments.demo.digits`, and a hospital's own answers for rows that nobody trained on."""
     outcome = runner.run(digits_order(encrypt_param={"method": "Mask"}))
     reports = [facts["round"] for facts in outcome.facts if "round" in facts][-1]["hospitals"].values()
     n_rows = sum(report["n_test_rows"] for report in reports)

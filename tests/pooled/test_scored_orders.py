@@ -11,19 +11,19 @@ import pandas as pd
 import pytest
 import safetensors.numpy
 
-from agents import scoring
-from agents import trainer as trainers
-from agents.settings import Settings
-from agents.trainer import Fold, Trainer
-from analytics import anomaly, contribution
-from analytics.checks import Floats
-from analytics.geometry import combine_factors, triangular_factor
-from deployments.breast_cancer import breast_cancer_tables
-from deployments.one_process import Outcome, run_order
+from agents.site.settings import Settings
+from agents.training import shown_gradients
+from agents.training import trainer as trainers
+from agents.training.trainer import Fold, Trainer
+from analytics.arrays import Floats
+from analytics.scores import anomaly, contribution
+from analytics.scores.geometry import combine_factors, triangular_factor
+from deployments.demo.breast_cancer import breast_cancer_tables
+from deployments.local.one_process import Outcome, run_order
 from protocol.errors import BadRequest, ProtocolViolation, Refused
 from protocol.exchange import MemoryTransport
-from protocol.order import parse_training_request
-from tasks import scoring as at_coordinator
+from protocol.training_request import parse_training_request
+from tasks.coordinator import scoring as at_coordinator
 from tests.made_sites import make_sites, order_body
 
 HOSPITALS = (2, 3, 4, 5, 6)
@@ -42,7 +42,9 @@ def frames() -> dict[int, pd.DataFrame]:
 @pytest.fixture(scope="module")
 def sites(frames: dict[int, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory) -> dict[int, Settings]:
     tables = {user: {"rows": frame} for user, frame in frames.items()}
-    return make_sites(tmp_path_factory.mktemp("sites"), tables, min_hospitals=1, cohort=GATE, filter_columns=["x1"])
+    return make_sites(
+        tmp_path_factory.mktemp("sites"), tables, min_hospitals=1, cohort=GATE, filter_columns=["x1"]
+    )
 
 
 class Runner:
@@ -51,7 +53,13 @@ class Runner:
 
     def run(self, method: str, **changes: Any) -> tuple[Outcome, dict[int, bytes]]:
         self.n_orders += 1
-        params = {"max_iter": 4, "eps": 0, "learning_rate": 0.5, "alpha": 0.01, "encrypt_param": {"method": method}}
+        params = {
+            "max_iter": 4,
+            "eps": 0,
+            "learning_rate": 0.5,
+            "alpha": 0.01,
+            "encrypt_param": {"method": method},
+        }
         body = {"scoring": "full", "attributes": ["x1", "x2", "x3", "x4"], **changes}
         hospitals = body.pop("hospitals", HOSPITALS)
         order = order_body(hospitals, model_params={**params, **body.pop("model_params", {})}, **body)
@@ -103,12 +111,16 @@ def test_sealed_scores_are_the_open_ones(runner: Runner, method: str, model: str
         assert about_round(file)["sizes"] == [150, 150, 150, 20, 240]
         expected = all_scores(points_of(open_[round_])[1])
         for name, scores in all_scores(points).items():
-            np.testing.assert_allclose(scores, expected[name], rtol=0, atol=1e-9, err_msg=f"{name} in round {round_}")
+            np.testing.assert_allclose(
+                scores, expected[name], rtol=0, atol=1e-9, err_msg=f"{name} in round {round_}"
+            )
 
 
 def test_what_compares_rounds_is_what_open_gradients_say(runner: Runner) -> None:
     sealed, open_ = runner.run("Mask")[1], runner.run("None")[1]
-    gradients = [np.array([safetensors.numpy.load(open_[t])[f"gradient/{u}/dense"] for u in HOSPITALS]) for t in (1, 2)]
+    gradients = [
+        np.array([safetensors.numpy.load(open_[t])[f"gradient/{u}/dense"] for u in HOSPITALS]) for t in (1, 2)
+    ]
     mean = np.average(gradients[0], axis=0, weights=[150, 150, 150, 20, 240])
     step, drift, dot, norm = safetensors.numpy.load(sealed[2])["between/dense"].T
     np.testing.assert_allclose(step, np.linalg.norm(gradients[1] - gradients[0], axis=1), atol=1e-9)
@@ -215,7 +227,7 @@ def flipped(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
                 fold.gradient = factor * fold.gradient
             return report
 
-        monkeypatch.setattr("tasks.hospital.trainers.local_round", local_round)
+        monkeypatch.setattr("tasks.hospital.training.trainers.local_round", local_round)
 
     return flip
 
@@ -239,9 +251,13 @@ def test_an_attacker_is_left_out_of_the_sum(
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed_mean"])
-def test_coordinate_wise_rules_in_the_open(runner: Runner, flipped: Callable[[int, float], None], rule: str) -> None:
+def test_coordinate_wise_rules_in_the_open(
+    runner: Runner, flipped: Callable[[int, float], None], rule: str
+) -> None:
     flipped(5, 1000.0)
-    outcome, rounds = runner.run("None", aggregation=rule, n_attackers=1, model_params={"max_iter": 1, "penalty": None})
+    outcome, rounds = runner.run(
+        "None", aggregation=rule, n_attackers=1, model_params={"max_iter": 1, "penalty": None}
+    )
     gradients = np.array([safetensors.numpy.load(rounds[0])[f"gradient/{user}/dense"] for user in HOSPITALS])
     middle = np.sort(gradients, axis=0)
     expected = middle[2] if rule == "median" else middle[1:4].mean(axis=0)
@@ -263,7 +279,9 @@ def test_more_scoring_than_a_policy_allows_is_refused(
     frames: dict[int, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory, level: str, allowed: str
 ) -> None:
     tables = {user: {"rows": frame} for user, frame in frames.items()}
-    sites = make_sites(tmp_path_factory.mktemp("quiet"), tables, min_hospitals=1, cohort=GATE, scoring=allowed)
+    sites = make_sites(
+        tmp_path_factory.mktemp("quiet"), tables, min_hospitals=1, cohort=GATE, scoring=allowed
+    )
     with pytest.raises(Refused, match=f"allows scoring '{allowed}'"):
         Runner(sites).run("Mask", scoring=level)
 
@@ -275,7 +293,10 @@ def test_more_scoring_than_a_policy_allows_is_refused(
         ({"aggregation": "median"}, "aggregation"),
         ({"aggregation": "multi_krum", "scoring": "none"}, "scoring"),
         ({"n_attackers": 1}, "n_attackers"),
-        ({"aggregation": "minimum_diameter", "party_id": [3], "data_info": {"2": "x", "3": "x"}}, "aggregation"),
+        (
+            {"aggregation": "minimum_diameter", "party_id": [3], "data_info": {"2": "x", "3": "x"}},
+            "aggregation",
+        ),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_at_submission(changes: dict[str, Any], code: str) -> None:
@@ -291,13 +312,13 @@ def test_what_cannot_be_honoured_is_refused_at_submission(changes: dict[str, Any
 def test_a_hospital_that_shows_another_gradient_than_it_seals_stops_the_order(
     runner: Runner, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    honest = scoring._shown_layers
+    honest = shown_gradients._shown_layers
 
     def shown(trainer: Trainer, fold: Fold, vector: Floats) -> dict[str, Floats]:
         lies = trainer.party.me == 3 and vector is fold.gradient
         return honest(trainer, fold, vector * (1 + 1e-6) if lies else vector)
 
-    monkeypatch.setattr(scoring, "_shown_layers", shown)
+    monkeypatch.setattr(shown_gradients, "_shown_layers", shown)
     with pytest.raises(ProtocolViolation, match="Round 0 does not add up"):
         runner.run(method)
 
@@ -316,7 +337,9 @@ def test_an_initiator_that_passes_on_another_sum_stops_the_order(
         runner.run("Mask")
 
 
-def test_a_coordinator_that_tells_another_mean_stops_the_order(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_coordinator_that_tells_another_mean_stops_the_order(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     honest = at_coordinator._aggregate
     monkeypatch.setattr(at_coordinator, "_aggregate", lambda *args: honest(*args) * (1 + 1e-6))
     with pytest.raises(ProtocolViolation, match="Round 0 does not add up"):
@@ -326,7 +349,9 @@ def test_a_coordinator_that_tells_another_mean_stops_the_order(runner: Runner, m
 # What comes from a hospital or a policy
 
 
-def test_what_compares_rounds_counts_the_members_only(runner: Runner, flipped: Callable[[int, float], None]) -> None:
+def test_what_compares_rounds_counts_the_members_only(
+    runner: Runner, flipped: Callable[[int, float], None]
+) -> None:
     """With a rule that leaves hospitals out, the average of a round is what it stepped by, sealed and open."""
     flipped(5, -20.0)
     changes: dict[str, Any] = {"aggregation": "multi_krum", "n_attackers": 1}
@@ -334,7 +359,9 @@ def test_what_compares_rounds_counts_the_members_only(runner: Runner, flipped: C
     assert about_round(sealed[1])["members"] == [2, 3, 4, 6]
     gradients, average = (safetensors.numpy.load(open_[t]) for t in (2, 1))
     drift = safetensors.numpy.load(sealed[2])["between/dense"][:, 1]
-    told = [np.linalg.norm(gradients[f"gradient/{user}/dense"] - average["average/dense"]) for user in HOSPITALS]
+    told = [
+        np.linalg.norm(gradients[f"gradient/{user}/dense"] - average["average/dense"]) for user in HOSPITALS
+    ]
     np.testing.assert_allclose(drift, told, atol=1e-9)
 
 

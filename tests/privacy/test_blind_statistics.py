@@ -18,16 +18,17 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from agents.statistics import StatisticsParty
-from agents.vault import OrderVault
-from analytics.exact import UNIT, scaled
-from deployments import one_process
-from protocol import exact_sum
+from agents.site.vault import OrderVault
+from agents.statistics.party import StatisticsParty
+from analytics.statistics.exact import UNIT, scaled
+from deployments.local import one_process
 from protocol.errors import ProtocolViolation
-from protocol.exact_sum import Terms
 from protocol.exchange import Address, Exchange, MemoryTransport
 from protocol.messages import COORDINATOR, EVERYONE
-from tasks.joint_statistics import StatisticsPicture, open_desk
+from protocol.sums import exact_sum
+from protocol.sums.exact_sum import Terms
+from tasks.coordinator.progress import StatisticsPicture
+from tasks.coordinator.statistics import open_desk
 from tests.conftest import RunningFederation
 from tests.made_statistics import Answered, Hospitals, make_hospitals, no_waiting_for_disks
 from tests.privacy.test_blind_coordinator import coordinator_side, pages
@@ -110,12 +111,18 @@ class Seen:
         desk.n_rows = dict.fromkeys(PROVIDERS, 24)
         picture, records = StatisticsPicture(desk), [{"what": "result", "final": True, "done": 1, **summary}]
         told = [self.transport.facts, summary, picture.summary(records), picture.table(records)]
-        return b"\0".join([*self.transport.traffic, json.dumps(told, default=str, ensure_ascii=False).encode()])
+        return b"\0".join(
+            [*self.transport.traffic, json.dumps(told, default=str, ensure_ascii=False).encode()]
+        )
 
     def results(self) -> dict[bytes, str]:
         needles = {}
         for row in self.answer.rows:
-            numbers = [Fraction(Decimal(cell)) for name, cell in row.items() if name in ("avg", "total", "q", "median")]
+            numbers = [
+                Fraction(Decimal(cell))
+                for name, cell in row.items()
+                if name in ("avg", "total", "q", "median")
+            ]
             for number in numbers:
                 needles |= dict.fromkeys(number_needles(number), "result")
         return needles
@@ -270,7 +277,9 @@ def asked(federation: RunningFederation) -> list[dict[str, Any]]:
     return [
         ask_for(federation, "avg", COLUMNS["x"], group_by=[COLUMNS["g"]]),
         ask_for(federation, "median", COLUMNS["x"]),
-        ask_for(federation, "custom", COLUMNS["id"], expression="df1.unit_price * df2.unit_price + df3.unit_price"),
+        ask_for(
+            federation, "custom", COLUMNS["id"], expression="df1.unit_price * df2.unit_price + df3.unit_price"
+        ),
         ask_for(federation, "is_investor_accredited", COLUMNS["id"], price, threshold=THRESHOLD),
     ]
 
@@ -280,7 +289,12 @@ def ask_for(
 ) -> dict[str, Any]:
     provider = {"data_path": PATH, "data_type": "csv", "key_column": key, **(more or {})}
     providers = [{"name": name, **provider} for name in SITES.values()]
-    body = {"data_providers": providers, "result_receivers": [SITES[2]], "method": method, "result_alias": "r"}
+    body = {
+        "data_providers": providers,
+        "result_receivers": [SITES[2]],
+        "method": method,
+        "result_alias": "r",
+    }
     with federation.client(2) as client:
         answer = client.post("/runModelTrainTask", json={**body, **fields, "timeout_seconds": 120})
     assert answer.status_code == 200, answer.text
@@ -302,7 +316,9 @@ def test_the_coordinators_disk_logs_prefect_and_answers_hold_nothing(
 ) -> None:
     needles = canaries() | received(federation, asked)
     searched = {str(path): data for path, data in coordinator_side(federation)}
-    assert {"store.sqlite", "prefect.db", "server.log", "api.log", "worker.log"} <= {Path(p).name for p in searched}
+    assert {"store.sqlite", "prefect.db", "server.log", "api.log", "worker.log"} <= {
+        Path(p).name for p in searched
+    }
     with federation.prefect() as client:
         for kind in ("flow_runs", "task_runs", "logs", "artifacts"):
             searched[kind] = b"".join(pages(client, f"/{kind}/filter"))

@@ -21,15 +21,15 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents import accumulation
-from agents.accumulation import counts, counts_below, joint_moments, moments, sketch, whole_counts_below
-from agents.columns import is_whole
-from agents.dataset import Dataset, open_dataset
-from agents.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
-from agents.settings import Settings
-from analytics import exact_arrays
-from analytics.exact import joint_moments_of, moments_of
+from agents.rows import exact_totals
+from agents.rows.column_text import is_whole
+from agents.rows.dataset import Dataset, open_dataset
+from agents.rows.exact_totals import counts, counts_below, joint_moments, moments, sketch, whole_counts_below
+from agents.site.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
+from agents.site.settings import Settings
+from analytics.statistics import exact_arrays
 from protocol.errors import BadRequest, TooLarge
+from tests.made_moments import joint_moments_of, moments_of
 
 OWN, OTHER = 2, 4
 SCHEMA = f"consilium_sums_{os.getpid()}"
@@ -55,7 +55,9 @@ def policy(min_rows: int = 10) -> Policy:
 
 
 @contextmanager
-def opened(folder: Path, path: str, kind: str, *, requester: int = OWN, url: str | None = None) -> Iterator[Dataset]:
+def opened(
+    folder: Path, path: str, kind: str, *, requester: int = OWN, url: str | None = None
+) -> Iterator[Dataset]:
     options = {"data_path": path, "data_type": kind, "requester": requester}
     with open_dataset(site(folder, url), policy(), **options) as dataset:  # type: ignore[arg-type]
         yield dataset
@@ -126,12 +128,16 @@ def test_sums_are_exact(tmp_path: Path, numbers: str, kind: str, monkeypatch: py
 @settings(max_examples=30)
 @given(
     rows=st.lists(
-        st.tuples(st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False)), st.sampled_from("ab")),
+        st.tuples(
+            st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False)), st.sampled_from("ab")
+        ),
         min_size=1,
         max_size=30,
     )
 )
-def test_any_doubles_with_and_without_nulls(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:
+def test_any_doubles_with_and_without_nulls(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Any]
+) -> None:
     x, g = zip(*rows, strict=True)
     frame = {"x": pd.array(list(x), dtype="Float64"), "g": list(g)}
     with table_of(tmp_path_factory.mktemp("t"), frame) as dataset:
@@ -145,7 +151,14 @@ def test_any_doubles_with_and_without_nulls(tmp_path_factory: pytest.TempPathFac
     "kind",
     [
         *("TINYINT", "UBIGINT", "BIGINT", "HUGEINT", "UHUGEINT", "BOOLEAN", "FLOAT"),
-        *("DECIMAL(4,1)", "DECIMAL(15,15)", "DECIMAL(18,6)", "DECIMAL(38,0)", "DECIMAL(38,10)", "DECIMAL(38,38)"),
+        *(
+            "DECIMAL(4,1)",
+            "DECIMAL(15,15)",
+            "DECIMAL(18,6)",
+            "DECIMAL(38,0)",
+            "DECIMAL(38,10)",
+            "DECIMAL(38,38)",
+        ),
     ],
 )
 def test_every_type_of_number(tmp_path: Path, kind: str) -> None:
@@ -154,7 +167,9 @@ def test_every_type_of_number(tmp_path: Path, kind: str) -> None:
         if "DECIMAL" in kind:
             whole, digits = (int(n) for n in kind[8:-1].split(","))
             numbers = [
-                format(Decimal(f"{sign * (10**whole - i)}E-{digits}"), "f") for i in (1, 7, 123) for sign in (1, -1)
+                format(Decimal(f"{sign * (10**whole - i)}E-{digits}"), "f")
+                for i in (1, 7, 123)
+                for sign in (1, -1)
             ]
         else:
             edges = {"BOOLEAN": ["true", "false"], "FLOAT": ["0.1", "-3e38", "1e-45"]}
@@ -162,8 +177,12 @@ def test_every_type_of_number(tmp_path: Path, kind: str) -> None:
                 str(connection.execute(f"SELECT {end}::{kind}").fetchall()[0][0]) for end in ends(kind)
             ]
         values = ", ".join(f"('{number}'::{kind})" for number in numbers)
-        connection.execute(f"COPY (SELECT * FROM (VALUES {values}, (NULL)) AS t (x)) TO '{path}' (FORMAT parquet)")
-        stored = [row[0] for row in connection.execute(f"SELECT x FROM '{path}' WHERE x IS NOT NULL").fetchall()]
+        connection.execute(
+            f"COPY (SELECT * FROM (VALUES {values}, (NULL)) AS t (x)) TO '{path}' (FORMAT parquet)"
+        )
+        stored = [
+            row[0] for row in connection.execute(f"SELECT x FROM '{path}' WHERE x IS NOT NULL").fetchall()
+        ]
     exact = [Fraction(value) for value in stored]
     with opened(tmp_path, "t.parquet", "parquet") as dataset:
         part = moments(dataset, "x")[()]
@@ -214,7 +233,9 @@ def test_decimals_in_text_are_the_decimals_that_are_written(tmp_path: Path) -> N
 )
 @pytest.mark.parametrize("n_bad", [9, 10, 11])
 def test_texts_that_cannot_be_added(tmp_path: Path, text: str, code: str, n_bad: int) -> None:
-    with table_of(tmp_path, {"x": ["1.5"] * 20 + [text] * n_bad, "y": ["2"] * (20 + n_bad)}, "csv") as dataset:
+    with table_of(
+        tmp_path, {"x": ["1.5"] * 20 + [text] * n_bad, "y": ["2"] * (20 + n_bad)}, "csv"
+    ) as dataset:
         foreign = Dataset(**{**vars(dataset), "min_rows": 10})
         with pytest.raises(BadRequest) as caught:
             moments(foreign, "x")
@@ -261,10 +282,13 @@ def rows_of_a_table() -> tuple[list[int], list[float], list[str], list[str | Non
 
 
 def fill(execute: Any, double: str) -> None:
-    execute(f"CREATE TABLE {SCHEMA}.t (i BIGINT, x {double}, f REAL, d DECIMAL(20, 2), g VARCHAR(5), b BOOLEAN)")
+    execute(
+        f"CREATE TABLE {SCHEMA}.t (i BIGINT, x {double}, f REAL, d DECIMAL(20, 2), g VARCHAR(5), b BOOLEAN)"
+    )
     rows = zip(*rows_of_a_table(), strict=True)
     values = ", ".join(
-        f"({i}, {x!r}, 0.1, {d}, {'NULL' if g is None else repr(g)}, {'true' if g else 'false'})" for i, x, d, g in rows
+        f"({i}, {x!r}, 0.1, {d}, {'NULL' if g is None else repr(g)}, {'true' if g else 'false'})"
+        for i, x, d, g in rows
     )
     execute(f"INSERT INTO {SCHEMA}.t VALUES {values}")
 
@@ -280,7 +304,9 @@ def check_table(folder: Path, url: str | None) -> None:
         assert joint_moments(dataset, "x", "d")[()].moments == joint_moments_of(zip(x, d, strict=True))
         grouped = moments(dataset, "d", group_by=["g"])
         own = {label: [v for v, group in zip(d, g, strict=True) if group == label[0]] for label in grouped}
-        assert {label: part.moments for label, part in grouped.items()} == {k: moments_of(v) for k, v in own.items()}
+        assert {label: part.moments for label, part in grouped.items()} == {
+            k: moments_of(v) for k, v in own.items()
+        }
         assert set(own) == {(None,), ("a",), ("b",)}
         assert counts(dataset, ["b"]) in ({("true",): 40, ("false",): 20}, {("1",): 40, ("0",): 20})
 
@@ -318,9 +344,9 @@ def test_a_table_of_a_server(tmp_path: Path, address: str) -> None:
 
 def test_labels_are_the_same_from_every_source(tmp_path: Path) -> None:
     path = site(tmp_path).data_folder / "n.parquet"
-    duckdb.sql("SELECT unnest([5, 5.5, NULL])::DOUBLE AS a, unnest([5, 5.5, NULL])::DECIMAL(9,3) AS b").write_parquet(
-        str(path)
-    )
+    duckdb.sql(
+        "SELECT unnest([5, 5.5, NULL])::DOUBLE AS a, unnest([5, 5.5, NULL])::DECIMAL(9,3) AS b"
+    ).write_parquet(str(path))
     with opened(tmp_path, path.name, "parquet") as dataset:
         expected = {("5",): 1, ("5.5",): 1, (None,): 1}
         assert counts(dataset, ["a"]) == counts(dataset, ["b"]) == expected
@@ -336,7 +362,9 @@ def test_whole_numbers_have_one_label_whatever_type_holds_them(tmp_path: Path) -
     numbers = [10**16, 110105194912310000, 2**100, -(10**16), 5]
     kinds = ("DOUBLE", "DECIMAL(38, 2)", "DECIMAL(38, 0)")
     cells = ", ".join(f"unnest({numbers}::{kind}[]) AS c{i}" for i, kind in enumerate(kinds))
-    duckdb.sql(f"SELECT {cells}, unnest({[float(n) for n in numbers]}::FLOAT[]) AS f").write_parquet(str(path))
+    duckdb.sql(f"SELECT {cells}, unnest({[float(n) for n in numbers]}::FLOAT[]) AS f").write_parquet(
+        str(path)
+    )
     with opened(tmp_path, path.name, "parquet") as dataset:
         for i in range(len(kinds)):
             assert set(counts(dataset, [f"c{i}"])) == {(str(number),) for number in numbers}
@@ -355,14 +383,26 @@ def test_values_below_pivots_are_compared_as_their_nearest_doubles(tmp_path: Pat
             [(number, str(Decimal(number).scaleb(-24))) for number in numbers],
         )
     with opened(tmp_path, "data.t", "table") as dataset:
-        for column, exact in (("h", map(float, numbers)), ("d", (float(Fraction(n, 10**24)) for n in numbers))):
+        for column, exact in (
+            ("h", map(float, numbers)),
+            ("d", (float(Fraction(n, 10**24)) for n in numbers)),
+        ):
             pivots = np.unique([*exact])
             (below,) = counts_below(dataset, column, {(): pivots}).values()
             assert below.tolist() == list(range(len(pivots)))
 
 
+def test_a_column_may_have_the_name_that_a_label_has_in_the_query(tmp_path: Path) -> None:
+    with table_of(tmp_path, {"g0": [1.5, 2.5, 4.0], "code": list("aab"), "c0": [1, 1, 2]}) as dataset:
+        parts = moments(dataset, "g0", group_by=["code", "c0"])
+        assert {label: part.moments for label, part in parts.items()} == {
+            ("a", "1"): moments_of([1.5, 2.5]),
+            ("b", "2"): moments_of([4.0]),
+        }
+
+
 def test_too_many_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accumulation, "MAX_GROUPS", 10)
+    monkeypatch.setattr(exact_totals, "MAX_GROUPS", 10)
     for n, fits in ((9, True), (10, True), (11, False)):
         with table_of(tmp_path, {"x": [1.0] * n, "g": list(range(n))}) as dataset:
             if fits:
@@ -458,7 +498,10 @@ def test_what_is_a_column_of_whole_numbers(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         *((text, True) for text in ("5", "-5", "+5", "5.0", "5.", "007", "-0", str(LEAST), str(MOST), "")),
-        *((text, False) for text in ("5.5", "1e3", ".5", str(LEAST - 1), str(MOST + 1), "9" * 60, f"{MOST}.5")),
+        *(
+            (text, False)
+            for text in ("5.5", "1e3", ".5", str(LEAST - 1), str(MOST + 1), "9" * 60, f"{MOST}.5")
+        ),
     ],
 )
 def test_what_is_a_text_of_a_whole_number(tmp_path: Path, text: str, expected: bool) -> None:
@@ -470,8 +513,12 @@ def test_what_is_a_text_of_a_whole_number(tmp_path: Path, text: str, expected: b
 def test_whole_numbers_wider_than_64_bits_are_none_that_are_searched_among(tmp_path: Path) -> None:
     with duckdb.connect(str(site(tmp_path).state / "hospital.duckdb")) as connection:
         connection.execute("CREATE SCHEMA data")
-        connection.execute("CREATE TABLE data.t (a HUGEINT, b HUGEINT, c UHUGEINT, d UHUGEINT, e DECIMAL(38, 0))")
-        connection.execute(f"INSERT INTO data.t VALUES ({MOST}, {MOST + 1}, {MOST}, {2**128 - 1}, {LEAST - 1})")
+        connection.execute(
+            "CREATE TABLE data.t (a HUGEINT, b HUGEINT, c UHUGEINT, d UHUGEINT, e DECIMAL(38, 0))"
+        )
+        connection.execute(
+            f"INSERT INTO data.t VALUES ({MOST}, {MOST + 1}, {MOST}, {2**128 - 1}, {LEAST - 1})"
+        )
     with opened(tmp_path, "data.t", "table") as dataset:
         assert [is_whole(dataset, name) for name in "abcde"] == [True, False, True, False, False]
 

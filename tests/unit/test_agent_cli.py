@@ -22,8 +22,6 @@ import pandas as pd
 import pytest
 from sklearn import linear_model
 
-from agents.__main__ import main
-from agents.approval import Approvals, person
 from agents.check import (
     Finding,
     check_clock,
@@ -32,14 +30,16 @@ from agents.check import (
     check_site,
     guarded,
 )
-from agents.export import export_model
-from agents.ledger import Ledger
-from agents.party import open_training
-from agents.predictor import model_of, predict
-from agents.results import write_result
-from agents.settings import Settings, load_settings
-from agents.vault import Vault
-from analytics.models import scores
+from agents.order.approval import Approvals, person
+from agents.site.ledger import Ledger
+from agents.site.settings import Settings, load_settings
+from agents.site.vault import Vault
+from agents.statistics.results import write_result
+from agents.training.export import export_model
+from agents.training.inference import model_of, predict
+from agents.training.party import open_training
+from analytics.training.models import scores
+from deployments.agent import main
 from protocol import VERSION
 from protocol.errors import BadRequest, NotFound, Refused
 from protocol.exchange import MemoryTransport
@@ -67,9 +67,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CONSILIUM_HOME", str(tmp_path / "home"))
     folder = tmp_path / "north"
     folder.mkdir()
-    settings = (
-        'user_id = 2\nname = "协和"\ncoordinator_url = "http://127.0.0.1:9"\nprefect_url = "http://127.0.0.1:9/api"\n'
-    )
+    settings = 'user_id = 2\nname = "协和"\ncoordinator_url = "http://127.0.0.1:9"\nprefect_url = "http://127.0.0.1:9/api"\n'
     partner = f'[[partners]]\nuser_id = 3\nname = "East"\nfingerprint = "{PARTNER}"\n'
     (folder / "settings.toml").write_text(settings + partner, "utf-8")
     (folder / "policy.toml").write_text(POLICY)
@@ -125,7 +123,9 @@ def stored(kind: str, dense: list[float], **changes: Any) -> dict[str, Any]:
 SCALE = [[10.0, -3.0, 1e3], [2.0, 0.1, 400.0]]
 LR = stored("lr", [0.1, 1 / 3, -0.002, 0.7])
 LINEAR = stored("linear", [1.5, -2.0, 1 / 7, 4.0], standardize=SCALE)
-SOFTMAX = stored("softmax", [0.3, -1, 2, 0.1, 1, 1, -1, -0.2, 0.0, 0.4, 0.5, 0.6], classes=[0, 1, 5], standardize=SCALE)
+SOFTMAX = stored(
+    "softmax", [0.3, -1, 2, 0.1, 1, 1, -1, -0.2, 0.0, 0.4, 0.5, 0.6], classes=[0, 1, 5], standardize=SCALE
+)
 
 
 @pytest.fixture
@@ -149,8 +149,10 @@ def ledger(site: Path) -> list[dict[str, Any]]:
 
 
 def test_a_real_process_prints_json_only(site: Path) -> None:
-    command = [sys.executable, "-m", "agents", "--site", str(site), "export", "--model", "1"]
-    done = subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[2], check=True, env=os.environ)
+    command = [sys.executable, "-m", "deployments.agent", "--site", str(site), "export", "--model", "1"]
+    done = subprocess.run(
+        command, capture_output=True, cwd=Path(__file__).parents[2], check=True, env=os.environ
+    )
     assert json.loads(done.stdout)["dense"] == LR["layers"]["dense"]
     assert done.stderr == b""
 
@@ -166,7 +168,9 @@ def test_without_a_site(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.count("Add --site") == 2
 
 
-@pytest.mark.parametrize("words", [["nothing"], ["export"], ["infer", "--model", "1"], ["keys", "--model", "1"]])
+@pytest.mark.parametrize(
+    "words", [["nothing"], ["export"], ["infer", "--model", "1"], ["keys", "--model", "1"]]
+)
 def test_words_that_are_no_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
@@ -256,7 +260,10 @@ def test_json_holds_every_layer_at_full_precision(run: Run, site: Path) -> None:
     assert found["dense"] == [0.1, 1 / 3, -0.002, 0.7]
     assert (found["model_id"], found["model_type"], found["attributes"]) == (1, "lr", ATTRIBUTES)
     assert found["standardize"] is None
-    assert json.loads(run("export", "--model", "2")[1])["standardize"] == {"mean": SCALE[0], "deviation": SCALE[1]}
+    assert json.loads(run("export", "--model", "2")[1])["standardize"] == {
+        "mean": SCALE[0],
+        "deviation": SCALE[1],
+    }
 
 
 def test_every_export_is_in_the_ledger(run: Run, site: Path) -> None:
@@ -295,12 +302,20 @@ TWO = {"classes": ["a", "b"], "layers": {"dense": [0.3, -1, 2, 0.1, 1, 1, -1, -0
 
 @pytest.mark.parametrize("scale", [None, SCALE])
 @pytest.mark.parametrize("fit_intercept", [True, False])
-@pytest.mark.parametrize("entry", [LR, SOFTMAX, {**SOFTMAX, **TWO}, {**SOFTMAX, "classes": ["甲", "丙", "z"]}])
+@pytest.mark.parametrize(
+    "entry", [LR, SOFTMAX, {**SOFTMAX, **TWO}, {**SOFTMAX, "classes": ["甲", "丙", "z"]}]
+)
 def test_scikit_learn_gives_the_same_probabilities(entry: Any, fit_intercept: bool, scale: Any) -> None:
     dense = np.array(entry["layers"]["dense"]).reshape(-1, 4)
     layers = {"dense": (dense if fit_intercept else dense[:, :3]).ravel().tolist()}
     classes = sorted(entry["classes"])
-    entry = {**entry, "layers": layers, "fit_intercept": fit_intercept, "standardize": scale, "classes": classes}
+    entry = {
+        **entry,
+        "layers": layers,
+        "fit_intercept": fit_intercept,
+        "standardize": scale,
+        "classes": classes,
+    }
     X = table() if scale else (table() - SCALE[0]) / SCALE[1]
     exported = json.loads(json.dumps(export_model(entry, "sklearn")))
     estimator = fitted(exported)
@@ -377,7 +392,9 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("sql", "rule", "words"), REFUSALS)
-def test_infer_says_what_is_wrong_and_writes_it_down(run: Run, site: Path, sql: str, rule: str, words: str) -> None:
+def test_infer_says_what_is_wrong_and_writes_it_down(
+    run: Run, site: Path, sql: str, rule: str, words: str
+) -> None:
     code, out, err = run("infer", "--model", "1", "--sql", sql)
     assert (code, out) == (2, "")
     assert words in err
@@ -481,7 +498,9 @@ def fill_results(site: Path) -> Path:
     folder = load_settings(site).results_folder
     notes = {"method": "sum", "providers": [2, 3], "withheld": []}
     named = {"alias": "total", "notes": notes}
-    write_result(folder, 37, type="csv", columns=["sex", "total"], rows=[["女\x1b[2J", 1.5], [None, 2]], **named)
+    write_result(
+        folder, 37, type="csv", columns=["sex", "total"], rows=[["女\x1b[2J", 1.5], [None, 2]], **named
+    )
     write_result(folder, 38, type="json", columns=["total"], rows=[[0.1]], **named)
     return folder
 
@@ -596,7 +615,17 @@ def test_an_installation_without_fault(site: Path, net: Net) -> None:
     local = states(check_site(site))
     assert local.pop("coordinator") == local.pop("prefect") == "wrong"  # nobody listens on port 9
     assert set(local.values()) == {"ok"}
-    assert set(local) == {"settings", "state", "disk", "token", "policy", "database", "tables", "keys", "partners"}
+    assert set(local) == {
+        "settings",
+        "state",
+        "disk",
+        "token",
+        "policy",
+        "database",
+        "tables",
+        "keys",
+        "partners",
+    }
     assert states(net.coordinator()) == {"coordinator": "ok", "clock": "ok", "version": "ok", "token": "ok"}
     assert states(net.prefect()) == {"prefect": "ok", "pool": "ok"}
     assert net.asked[1].headers["Authorization"] == "Bearer abc"
@@ -722,8 +751,18 @@ def test_a_time_that_is_none(date: str | None) -> None:
 @pytest.mark.parametrize(
     ("path", "answer", "check", "state"),
     [
-        ("/health", httpx.Response(200, json={"data": {"version": "0.9"}}, headers=_date(NOW)), "version", "wrong"),
-        ("/health", httpx.Response(503, json={"data": {"ready": False}}, headers=_date(NOW)), "coordinator", "warn"),
+        (
+            "/health",
+            httpx.Response(200, json={"data": {"version": "0.9"}}, headers=_date(NOW)),
+            "version",
+            "wrong",
+        ),
+        (
+            "/health",
+            httpx.Response(503, json={"data": {"ready": False}}, headers=_date(NOW)),
+            "coordinator",
+            "warn",
+        ),
         ("/health", httpx.Response(502, text="<html>", headers=_date(NOW)), "coordinator", "wrong"),
         ("/health", httpx.Response(307, headers=_date(NOW)), "coordinator", "wrong"),
         ("/hospitals", httpx.Response(401), "token", "wrong"),
@@ -744,7 +783,9 @@ def test_a_time_that_is_none(date: str | None) -> None:
         ),
     ],
 )
-def test_what_the_other_side_answers(net: Net, path: str, answer: httpx.Response, check: str, state: str) -> None:
+def test_what_the_other_side_answers(
+    net: Net, path: str, answer: httpx.Response, check: str, state: str
+) -> None:
     net.answers[path] = answer
     findings = net.prefect() if path.startswith("/api") else net.coordinator()
     assert states(findings)[check] == state
@@ -763,7 +804,9 @@ def test_prefect_is_asked_with_its_auth_string(net: Net) -> None:
     path.write_text("consilium:a:b\n")
     path.chmod(0o600)
     net.prefect()
-    assert [httpx.BasicAuth("consilium", "a:b")._auth_header] * 2 == [r.headers["Authorization"] for r in net.asked]
+    assert [httpx.BasicAuth("consilium", "a:b")._auth_header] * 2 == [
+        r.headers["Authorization"] for r in net.asked
+    ]
 
 
 def test_a_secret_over_plain_http_is_worth_a_look(net: Net) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import trim_mean
 
-from analytics.aggregation import (
+from analytics.scores.aggregation import (
     AGGREGATIONS,
     median,
     most_attackers,
@@ -17,7 +17,7 @@ from analytics.aggregation import (
     select_multi_krum,
     trimmed_mean,
 )
-from analytics.geometry import triangular_factor
+from analytics.scores.geometry import triangular_factor
 
 SELECTIONS = {"multi_krum": select_multi_krum, "minimum_diameter": select_minimum_diameter}
 
@@ -50,7 +50,9 @@ def test_a_selection_leaves_out_as_many_as_it_bears(name, n):
         assert len(chosen) == n - f
         assert all(type(i) is int for i in chosen)
     for bad in (most + 1, -1, 0.5):
-        with pytest.raises(ValueError, match=f"n_attackers is {bad}; with {n} clients 0 to {most} is allowed"):
+        with pytest.raises(
+            ValueError, match=f"n_attackers is {bad}; with {n} clients 0 to {most} is allowed"
+        ):
             SELECTIONS[name](points, n_attackers=bad)
 
 

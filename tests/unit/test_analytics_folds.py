@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
-from analytics.folds import fold_indices, validation_indices
+from analytics.training.folds import fold_indices, validation_indices
 
 
 @given(n_splits=st.integers(2, 9), extra=st.integers(0, 50), shuffle=st.booleans(), seed=st.integers(0, 99))

@@ -17,7 +17,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from analytics.metrics import (
+from analytics.training.metrics import (
     binary_metrics,
     histogram_metrics,
     metrics,
@@ -26,7 +26,7 @@ from analytics.metrics import (
     round_metrics,
     score_histogram,
 )
-from analytics.models import Model, local_loss
+from analytics.training.models import Model, local_loss
 
 labels_and_scores = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 12)), min_size=1, max_size=60).map(
     lambda pairs: (np.array([y for y, _ in pairs]), np.array([s / 12 for _, s in pairs]))
@@ -116,9 +116,21 @@ def test_metrics_of_a_model_carry_its_loss_and_are_plain_json(model):
 
 
 def test_round_metrics_keeps_six_significant_digits_of_floats_only():
-    given_metrics = {"a": 1 / 3, "b": [123456789, 1234567.89], "c": None, "d": {"e": np.float64(1e-9 / 3)}, "f": True}
+    given_metrics = {
+        "a": 1 / 3,
+        "b": [123456789, 1234567.89],
+        "c": None,
+        "d": {"e": np.float64(1e-9 / 3)},
+        "f": True,
+    }
     found = round_metrics(given_metrics)
-    assert found == {"a": 0.333333, "b": [123456789, 1234570.0], "c": None, "d": {"e": 3.33333e-10}, "f": True}
+    assert found == {
+        "a": 0.333333,
+        "b": [123456789, 1234570.0],
+        "c": None,
+        "d": {"e": 3.33333e-10},
+        "f": True,
+    }
     assert round_metrics(0.123456, 2) == 0.12
 
 

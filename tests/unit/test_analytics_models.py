@@ -13,7 +13,7 @@ from scipy.special import softmax as scipy_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, mean_squared_error
 
-from analytics.models import Model, initial_weights, local_gradient, local_loss, scores, split_layers
+from analytics.training.models import Model, initial_weights, local_gradient, local_loss, scores, split_layers
 
 MODELS = [
     Model("lr", 3),
@@ -32,7 +32,9 @@ def rows(model, n_rows=40, seed=0):
     X = rng.normal(size=(n_rows, model.n_features))
     if model.kind == "lr":
         return X, rng.integers(0, 2, n_rows).astype(float)
-    return X, rng.normal(size=n_rows) if model.kind == "linear" else rng.integers(0, len(model.classes), n_rows)
+    return X, rng.normal(size=n_rows) if model.kind == "linear" else rng.integers(
+        0, len(model.classes), n_rows
+    )
 
 
 def some_weights(model, seed=1):

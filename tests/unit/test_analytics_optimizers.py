@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import analytics.optimizers
-from analytics.optimizers import (
+import analytics.training.optimizers
+from analytics.training.optimizers import (
     OPTIMIZERS,
     converged,
     decayed_rate,
@@ -94,14 +94,21 @@ def test_position_and_length_do_not_change_a_bit(name):
     options = {"learning_rate": 0.15, "penalty": "L1", "alpha": 0.01}
     whole, _ = step(name, weights, gradient, initial_state(1003), penalised=np.ones(1003, bool), **options)
     pieces = [
-        step(name, weights[i : i + 1], gradient[i : i + 1], initial_state(1), penalised=np.ones(1, bool), **options)[0]
+        step(
+            name,
+            weights[i : i + 1],
+            gradient[i : i + 1],
+            initial_state(1),
+            penalised=np.ones(1, bool),
+            **options,
+        )[0]
         for i in range(1003)
     ]
     assert whole.tobytes() == np.concatenate(pieces).tobytes()
 
 
 def test_only_correctly_rounded_operations_are_used():
-    tree = ast.parse(Path(analytics.optimizers.__file__).read_text())
+    tree = ast.parse(Path(analytics.training.optimizers.__file__).read_text())
     nodes = list(ast.walk(tree))
     of_numpy = {n.attr for n in nodes if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "np"}
     of_math = {n.attr for n in nodes if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "math"}
@@ -215,7 +222,9 @@ def test_decayed_rate_refuses(change, field):
 
 def test_penalty_value():
     weights = np.array([1.0, -2.0, 3.0, 100.0])
-    values = {p: penalty_value(weights, penalty=p, alpha=0.1, penalised=PENALISED) for p in ("L1", "L2", None)}
+    values = {
+        p: penalty_value(weights, penalty=p, alpha=0.1, penalised=PENALISED) for p in ("L1", "L2", None)
+    }
     assert values == pytest.approx({"L1": 0.6, "L2": 0.7, None: 0.0})
 
 
@@ -265,5 +274,12 @@ def test_weight_diff_is_relative_to_the_new_weights(before, after, expected):
 def test_converged_refuses(change, field):
     with pytest.raises(ValueError, match=field):
         converged(
-            **{"method": "diff", "eps": 0.1, "losses": [1.0], "before": np.ones(1), "after": np.ones(1), **change}
+            **{
+                "method": "diff",
+                "eps": 0.1,
+                "losses": [1.0],
+                "before": np.ones(1),
+                "after": np.ones(1),
+                **change,
+            }
         )

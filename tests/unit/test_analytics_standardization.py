@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import StandardScaler
 
-from analytics.standardization import deviation, local_mean, local_variance, standardize
+from analytics.training.standardization import deviation, local_mean, local_variance, standardize
 
 
 def joint(parts):
@@ -21,7 +21,9 @@ def test_joint_standardisation_is_the_pooled_one(cuts):
     mean, scale = joint(np.split(X, cuts))
     np.testing.assert_allclose(mean, X.mean(axis=0), rtol=1e-12, atol=1e-20)
     np.testing.assert_allclose(scale, X.std(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(standardize(X, mean, scale), StandardScaler().fit_transform(X), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        standardize(X, mean, scale), StandardScaler().fit_transform(X), rtol=1e-9, atol=1e-12
+    )
 
 
 def test_a_large_offset_costs_no_digits():

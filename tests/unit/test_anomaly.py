@@ -13,8 +13,8 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics.pairwise import cosine_similarity
 
-from analytics import anomaly
-from analytics.anomaly import (
+from analytics.scores import anomaly
+from analytics.scores.anomaly import (
     auror,
     foolsgold,
     foolsgold_weight,
@@ -26,7 +26,7 @@ from analytics.anomaly import (
     true_krum,
     zeno,
 )
-from analytics.geometry import triangular_factor
+from analytics.scores.geometry import triangular_factor
 
 GOLDEN = np.array(
     [[1, 2, 3, 4, 0], [1, 2, 3, 5, 0], [2, 2, 3, 4, 1], [1, 3, 3, 4, 0], [0, 2, 2, 4, 1], [-9, 8, -7, 6, -5]],
@@ -51,7 +51,9 @@ SCORES = [
     (geometric_median_distance, {}),
     (foolsgold_weight, {}),
 ]
-every_score = pytest.mark.parametrize(("score", "options"), SCORES, ids=lambda value: getattr(value, "__name__", ""))
+every_score = pytest.mark.parametrize(
+    ("score", "options"), SCORES, ids=lambda value: getattr(value, "__name__", "")
+)
 
 
 def gaussian(n, d, seed=0):
@@ -129,7 +131,9 @@ def test_one_client_alone_is_not_anomalous(score, options):
 
 
 @every_score
-@pytest.mark.parametrize("points", [np.zeros((0, 3)), np.zeros((3, 0)), np.zeros(3), np.array([[np.nan], [1.0]])])
+@pytest.mark.parametrize(
+    "points", [np.zeros((0, 3)), np.zeros((3, 0)), np.zeros(3), np.array([[np.nan], [1.0]])]
+)
 def test_points_that_are_none_are_refused(score, options, points):
     with pytest.raises(ValueError, match="points"):
         score(points, **options)
@@ -173,7 +177,11 @@ def test_foolsgold_is_scikit_learns_cosine_distance():
 
 
 def test_zeno():
-    before, now, step = np.array([1.0, 2.0, np.nan, 1.0]), np.array([0.5, 3.0, 1.0, 1.0]), np.array([1, 2, 3, np.nan])
+    before, now, step = (
+        np.array([1.0, 2.0, np.nan, 1.0]),
+        np.array([0.5, 3.0, 1.0, 1.0]),
+        np.array([1, 2, 3, np.nan]),
+    )
     np.testing.assert_array_equal(zeno(before, now, step, p=0.5), [0.0, 2.0, np.nan, np.nan])
     np.testing.assert_array_equal(zeno(before, now, step, p=0), [-0.5, 1.0, np.nan, np.nan])
     now[1] = np.nan
@@ -236,7 +244,9 @@ def test_auror_with_fewer_distinct_clients_than_clusters():
 # sniper
 
 
-@pytest.mark.parametrize(("n", "p", "size"), [(5, 0.8, 4), (100, 0.55, 55), (10, 0.7, 7), (3, 1 / 3, 1), (6, 0.81, 5)])
+@pytest.mark.parametrize(
+    ("n", "p", "size"), [(5, 0.8, 4), (100, 0.55, 55), (10, 0.7, 7), (3, 1 / 3, 1), (6, 0.81, 5)]
+)
 def test_sniper_rounds_the_share_up_but_not_its_rounding(n, p, size):
     """Clients on a line, ever farther apart: the tightest group of s is the first s."""
     points = np.cumsum(np.arange(n, dtype=float))[:, None]
@@ -312,9 +322,12 @@ def test_pca_refuses_k(k):
 def test_true_krum_is_the_formula_of_the_paper():
     points, n, f = gaussian(9, 4), 9, 3
     squares = [
-        sorted(float(((x - y) ** 2).sum()) for j, y in enumerate(points) if j != i) for i, x in enumerate(points)
+        sorted(float(((x - y) ** 2).sum()) for j, y in enumerate(points) if j != i)
+        for i, x in enumerate(points)
     ]
-    np.testing.assert_allclose(true_krum(points, n_attackers=f), [sum(s[: n - f - 2]) for s in squares], rtol=1e-12)
+    np.testing.assert_allclose(
+        true_krum(points, n_attackers=f), [sum(s[: n - f - 2]) for s in squares], rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize(("n", "most"), [(1, 0), (2, 0), (3, 0), (4, 0), (5, 1), (8, 2), (9, 3)])
@@ -323,7 +336,9 @@ def test_krum_bears_so_many_attackers(n, most):
     assert true_krum(points, n_attackers=most).shape == (n,)
     assert (multi_krum(points, n_attackers=most) == 1).sum() == most
     for bad in (most + 1, -1, 0.5):
-        with pytest.raises(ValueError, match=rf"n_attackers is {bad}; with {n} clients 0 to {most} is allowed"):
+        with pytest.raises(
+            ValueError, match=rf"n_attackers is {bad}; with {n} clients 0 to {most} is allowed"
+        ):
             true_krum(points, n_attackers=bad)
 
 
@@ -352,7 +367,9 @@ def test_the_geometric_median_is_where_the_sum_of_distances_is_least(n, d, seed,
     points = gaussian(n, d, seed) * np.exp(skew * gaussian(n, 1, seed + 1))
     found = geometric_median_distance(points)
     start = points[np.argmin(found)]
-    other = minimize(lambda z: np.linalg.norm(points - z, axis=1).sum(), start, method="Nelder-Mead", tol=1e-10)
+    other = minimize(
+        lambda z: np.linalg.norm(points - z, axis=1).sum(), start, method="Nelder-Mead", tol=1e-10
+    )
     assert found.sum() <= other.fun * (1 + 1e-12)
 
 
@@ -369,12 +386,21 @@ def test_at_the_geometric_median_the_unit_vectors_cancel(n, d, seed):
 
 @pytest.mark.parametrize(
     ("line", "median"),
-    [([0, 4], 2), ([0, 1, 9], 1), ([0, 1, 3, 9], 2), ([0, 0, 0, 7, 9], 0), ([0, 0, 1, 1], 0.5), ([-5, 0, 1, 1], 0.5)],
+    [
+        ([0, 4], 2),
+        ([0, 1, 9], 1),
+        ([0, 1, 3, 9], 2),
+        ([0, 0, 0, 7, 9], 0),
+        ([0, 0, 1, 1], 0.5),
+        ([-5, 0, 1, 1], 0.5),
+    ],
 )
 def test_geometric_medians_of_clients_on_a_line(line, median):
     points = np.outer(line, [3.0, 4.0, 0.0]) / 5 + [7, 0, 1]
     np.testing.assert_allclose(geometric_median_distance(points), np.abs(np.array(line) - median), atol=1e-9)
-    np.testing.assert_allclose(geometric_median_distance(factor(points)), np.abs(np.array(line) - median), atol=1e-9)
+    np.testing.assert_allclose(
+        geometric_median_distance(factor(points)), np.abs(np.array(line) - median), atol=1e-9
+    )
 
 
 def test_the_geometric_median_bears_almost_half_of_far_attackers():

@@ -13,13 +13,21 @@ from typing import Any, cast
 
 import pytest
 
-from agents import approval
-from agents.approval import Approvals, await_decision, person
-from agents.ledger import Ledger
-from agents.party import Party
-from agents.settings import Settings, load_settings
-from agents.vault import Vault
-from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound, OrderStopped, ProtocolViolation, Refused
+from agents.order import approval
+from agents.order.approval import Approvals, await_decision, person
+from agents.order.party import Party
+from agents.site.ledger import Ledger
+from agents.site.settings import Settings, load_settings
+from agents.site.vault import Vault
+from protocol.errors import (
+    BadRequest,
+    Conflict,
+    ConsiliumError,
+    NotFound,
+    OrderStopped,
+    ProtocolViolation,
+    Refused,
+)
 from protocol.exchange import Exchange, MemoryTransport
 
 DIGEST = b"d" * 32
@@ -61,7 +69,9 @@ def events(settings: Settings) -> list[tuple[str, Any]]:
 # Asking
 
 
-def test_what_is_asked_is_for_the_owner_alone_and_says_everything(settings: Settings, approvals: Approvals) -> None:
+def test_what_is_asked_is_for_the_owner_alone_and_says_everything(
+    settings: Settings, approvals: Approvals
+) -> None:
     ask(approvals, 7)
     path = settings.vault / "approvals" / "7.json"
     assert path.stat().st_mode & 0o777 == 0o600
@@ -203,7 +213,9 @@ def test_a_forged_decision_lets_nothing_pass(settings: Settings, approvals: Appr
     assert caught.value.code == "bad_signature"
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '{"decision": {}, "signature": ""}', '{"decision": 1, "signature": "zz"}'])
+@pytest.mark.parametrize(
+    "text", ["{", "{}", '{"decision": {}, "signature": ""}', '{"decision": 1, "signature": "zz"}']
+)
 def test_a_damaged_decision_lets_nothing_pass(settings: Settings, approvals: Approvals, text: str) -> None:
     ask(approvals, 7)
     (settings.vault / "approvals" / "7.decision.json").write_text(text)

@@ -6,27 +6,102 @@ Imports within functions count, and so do modules that are imported by a name in
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+
+# What the modules of a room may import beside themselves and their own room; the longest name that fits counts.
+CORE = {"analytics", "protocol"}
+SIDES = {
+    "tasks.steps",
+    "tasks.worker",
+    "tasks.ending",
+    "tasks.exit_codes",
+    "tasks.flow_process",
+    "tasks.quiet",
+}
 ALLOWED = {
     "analytics": set(),
-    "protocol": set(),
-    "agents": {"analytics", "protocol"},
-    "tasks": {"analytics", "protocol", "agents"},
-    "flows": {"tasks", "analytics", "protocol"},
-    "api": {"analytics", "protocol"},
+    "analytics.training": {"analytics.arrays"},
+    "analytics.scores": {"analytics.arrays"},
+    "analytics.statistics": {"analytics.arrays"},
+    "protocol": {"analytics", "protocol"},
+    "protocol.machine": {"protocol.errors"},
+    "protocol.sums": {"protocol.errors", "analytics"},
+    "protocol.shares": {"protocol.errors", "protocol.sums", "analytics"},
+    "agents": set(),
+    "agents.site": CORE,
+    "agents.rows": CORE | {"agents.site"},
+    "agents.gate": CORE | {"agents.site", "agents.rows"},
+    "agents.order": CORE | {"agents.site"},
+    "agents.training": CORE | {"agents.site", "agents.rows", "agents.gate", "agents.order"},
+    "agents.statistics": CORE | {"agents.site", "agents.rows", "agents.gate", "agents.order"},
+    "agents.page": CORE | {"agents.site", "agents.order", "agents.training", "agents.statistics"},
+    "agents.check": CORE | {"agents.site", "agents.rows"},
+    "tasks": CORE | SIDES,
+    "tasks.coordinator": CORE | SIDES,
+    "tasks.hospital": CORE | SIDES | {"agents"},
+    "flows": set(),
+    "flows.coordinator": CORE | {"tasks.coordinator"},
+    "flows.coordinator_runs": CORE | {"tasks.coordinator", "flows.coordinator"},
+    "flows.hospital": CORE | {"tasks.hospital"},
+    "flows.hospital_runs": CORE | {"tasks.hospital", "flows.hospital"},
+    "api": set(),
+    "api.settings": CORE,
+    "api.answers": CORE,
+    "api.live": CORE,
+    "api.due_times": CORE,
+    "api.store": CORE,
+    "api.conditions": CORE | {"api.live"},
+    "api.auth": CORE | {"api.store"},
+    "api.prefect_runs": CORE | {"api.due_times"},
+    "api.routes": CORE
+    | {
+        "api.store",
+        "api.live",
+        "api.conditions",
+        "api.answers",
+        "api.due_times",
+        "api.auth",
+        "api.prefect_runs",
+    },
+    "api.pages": CORE | {"api.store", "api.live", "api.auth", "api.routes"},
+    "api.client": {"protocol"},
+    "api.app": CORE | {"api"},
     "deployments": {"analytics", "protocol", "agents", "tasks", "flows", "api"},
 }
-PACKAGES = sorted(ALLOWED)
+PACKAGES = sorted(name for name in ALLOWED if "." not in name)
 NOT_PACKAGES = {"tests", "benchmarks"}
 PURE = {"analytics", "protocol"}
-UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle", "pty"}
+# Which rooms may read patients' rows and speak SQL. The demonstration makes the hospitals' tables itself, and compares
+# with the pooled ones; it is in no installed part. A person at a notebook gets tables of scores as pandas frames.
+READERS = {
+    "pandas": ("agents/rows/", "api/client/", "api/pages/", "deployments/demo/"),
+    "duckdb": ("agents/rows/", "deployments/demo/"),
+    "sqlalchemy": ("agents/rows/", "api/store/"),
+    "alembic": ("api/store/",),
+}
+# The one place that imports by a computed name: the process of a flow run, which is given the names by the flow's own
+# object in the worker that started it.
+BY_COMPUTED_NAME = {"tasks/flow_process.py"}
+UNSAFE_MODULES = {
+    "pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "marshal",
+    "shelve",
+    "jsonpickle",
+    "pty",
+}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
 UNSAFE_METHODS = {
     ("os", "system"),
@@ -53,6 +128,7 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@functools.cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"), filename=str(path))
 
@@ -89,26 +165,217 @@ def calls(path: Path) -> Iterator[tuple[ast.Call, tuple[str, str]]]:
             yield node, called(node)
 
 
-def test_every_folder_with_modules_has_its_arrows() -> None:
-    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    assert folders - NOT_PACKAGES == set(PACKAGES)
+def module_of(path: Path) -> str:
+    """ "agents.site.vault"; of a package's own file, "agents.site"."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_imports_only_what_its_arrows_allow(package: str) -> None:
-    others = set(PACKAGES) - {package} - ALLOWED[package]
+def rooms_of(module: str) -> list[str]:
+    """ "agents.site.vault", "agents.site" and "agents"."""
+    parts = module.split(".")
+    return [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+
+
+def room_of(module: str) -> str:
+    """The longest name that has arrows of its own."""
+    return next(room for room in rooms_of(module) if room in ALLOWED)
+
+
+MODULES = {module_of(path): path for path in every_module()}
+
+
+@functools.cache
+def own_imports(module: str) -> list[tuple[int, str]]:
+    """(line, module) of every module of ours that one imports."""
+    found = []
+    for line, name in imported(tree_of(MODULES[module])):
+        owner = next((room for room in rooms_of(name) if room in MODULES), None)
+        if owner is not None and owner != module:
+            found.append((line, owner))
+        elif name.split(".")[0] in NOT_PACKAGES:
+            found.append((line, name))
+    return found
+
+
+def test_every_room_has_its_arrows() -> None:
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} - NOT_PACKAGES == set(PACKAGES)
+    inside = {module for module in MODULES if module.split(".")[0] in ("agents", "api", "flows")}
+    without = {module for module in inside if "." in module and "." not in room_of(module)}
+    assert without == set()
+    assert set(ALLOWED) <= set(MODULES)
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_a_room_imports_only_what_its_arrows_allow(room: str) -> None:
     wrong = [
-        f"{name_of(path)}:{line} imports {module}"
-        for path in modules(package)
-        for line, module in imported(tree_of(path))
-        if module.split(".")[0] in others | NOT_PACKAGES
+        f"{module}:{line} imports {name}"
+        for module in MODULES
+        if room_of(module) == room
+        for line, name in own_imports(module)
+        if room_of(name) != room and not ALLOWED[room] & set(rooms_of(name))
     ]
     assert wrong == []
 
 
+def test_nothing_imports_in_a_circle() -> None:
+    graph = nx.DiGraph((module, name) for module in MODULES for _, name in own_imports(module))
+    assert [sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1] == []
+
+
 def test_agents_and_api_never_import_each_other() -> None:
-    assert "api" not in ALLOWED["agents"] | ALLOWED["tasks"] | ALLOWED["flows"]
-    assert not ALLOWED["api"] & {"agents", "tasks", "flows", "deployments"}
+    reached = {room: {name.split(".")[0] for name in allowed} for room, allowed in ALLOWED.items()}
+    for room, tops in reached.items():
+        if room.split(".")[0] in ("agents", "tasks", "flows"):
+            assert "api" not in tops
+        if room.split(".")[0] == "api":
+            assert not tops & {"agents", "tasks", "flows", "deployments"}
+
+
+def test_the_two_sides_never_import_each_other() -> None:
+    """Nothing of a hospital's runs at the coordinator, and nothing of the coordinator's at a hospital."""
+    graph = nx.DiGraph((module, name) for module in MODULES for _, name in own_imports(module))
+    for module in graph:
+        reached = {".".join(name.split(".")[:2]) for name in nx.descendants(graph, module)}
+        if module.startswith(("tasks.coordinator", "flows.coordinator")):
+            assert not any(
+                name.startswith(("agents", "tasks.hospital", "flows.hospital")) for name in reached
+            )
+        if module.startswith(("agents", "tasks.hospital", "flows.hospital")):
+            assert not any(
+                name.startswith(("api", "tasks.coordinator", "flows.coordinator")) for name in reached
+            )
+
+
+def test_only_a_flow_s_process_imports_by_a_computed_name() -> None:
+    """Everything else is an import that this test and every other tool sees."""
+    computed = {
+        name_of(path)
+        for path in every_module()
+        for node, (_, name) in calls(path)
+        if name in ("import_module", "find_spec", "__import__", "set_forkserver_preload")
+        if not (node.args and isinstance(node.args[0], ast.Constant))
+    }
+    assert computed == BY_COMPUTED_NAME
+
+
+@pytest.mark.parametrize("reader", sorted(READERS))
+def test_only_the_rooms_of_rows_and_of_the_store_read_tables(reader: str) -> None:
+    reading = {
+        name_of(path)
+        for path in every_module()
+        for _, module in imported(tree_of(path))
+        if module.split(".")[0] == reader
+    }
+    assert [path for path in sorted(reading) if not path.startswith(READERS[reader])] == []
+
+
+FRESH = """
+import sys
+import {module}
+names = set(sys.modules)
+tops = {{name.split(".")[0] for name in names}}
+print(sorted(tops & set({tops!r})), sorted(name for name in names if name.startswith(tuple({rooms!r}))))
+"""
+
+
+def found_in_a_fresh_process(module: str, *, tops: list[str], rooms: list[str]) -> str:
+    code = FRESH.format(module=module, tops=tops, rooms=rooms)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_the_coordinator_s_flows_bring_no_hospital_code_along() -> None:
+    """Arrows on paper are one thing; this is what the memory of a process of its flow runs holds."""
+    tops = ["agents", "api", "pandas", "duckdb", "sqlalchemy", "fastapi", "nicegui"]
+    found = found_in_a_fresh_process(
+        "flows.coordinator_runs", tops=tops, rooms=["tasks.hospital", "flows.hospital"]
+    )
+    assert found == "[] []"
+
+
+def test_a_hospital_s_flows_bring_no_code_of_the_coordinator_along() -> None:
+    tops = ["api", "nicegui", "alembic"]
+    rooms = ["tasks.coordinator", "flows.coordinator"]
+    assert found_in_a_fresh_process("flows.hospital_runs", tops=tops, rooms=rooms) == "[] []"
+
+
+# The parts that are installed apart: each is a set of whole folders or files, and no file is in two of them.
+PARTS = {
+    "core": (
+        "analytics/",
+        "protocol/",
+        "tasks/__init__.py",
+        "tasks/steps.py",
+        "tasks/worker.py",
+        "tasks/flow_process.py",
+        "tasks/ending.py",
+        "tasks/exit_codes.py",
+        "tasks/quiet.py",
+        "flows/__init__.py",
+        "deployments/__init__.py",
+    ),
+    "agent": (
+        "agents/",
+        "tasks/hospital/",
+        "flows/hospital.py",
+        "flows/hospital_runs.py",
+        "deployments/agent.py",
+    ),
+    "client": ("api/client/",),
+    "server": (
+        "api/__init__.py",
+        "api/answers.py",
+        "api/app.py",
+        "api/auth.py",
+        "api/conditions.py",
+        "api/due_times.py",
+        "api/live.py",
+        "api/pages/",
+        "api/prefect_runs.py",
+        "api/routes/",
+        "api/settings.py",
+        "api/store/",
+        "tasks/coordinator/",
+        "flows/coordinator.py",
+        "flows/coordinator_runs.py",
+        "deployments/coordinator.py",
+        "deployments/coordinator_worker.py",
+        "deployments/die_with_parent.py",
+        "deployments/pools.py",
+        "deployments/prefect_server.py",
+        "deployments/processes.py",
+        "deployments/server.py",
+        "deployments/serving.py",
+        "deployments/state.py",
+    ),
+    "tree": ("deployments/local/", "deployments/demo/"),  # a federation on one machine: of a checkout only
+}
+REACHES = {
+    "core": {"core"},
+    "agent": {"core", "agent"},
+    "client": {"core", "client"},
+    "server": {"core", "server"},
+    "tree": {"core", "agent", "client", "server", "tree"},
+}
+
+
+def parts_of(path: Path) -> list[str]:
+    return [part for part, files in PARTS.items() if name_of(path).startswith(files)]
+
+
+def test_every_file_is_in_one_installable_part() -> None:
+    assert {name_of(path): parts_of(path) for path in every_module() if len(parts_of(path)) != 1} == {}
+
+
+def test_a_part_needs_no_other_but_the_core() -> None:
+    wrong = [
+        f"{module}:{line} imports {name}"
+        for module, path in MODULES.items()
+        for line, name in own_imports(module)
+        if parts_of(MODULES[name])[0] not in REACHES[parts_of(path)[0]]
+    ]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("package", sorted(PURE))
@@ -124,7 +391,18 @@ def test_mathematics_and_protocol_need_no_server_and_no_database(package: str) -
 
 
 def test_analytics_has_no_clock_and_no_secret() -> None:
-    forbidden = {"os", "time", "datetime", "secrets", "random", "pathlib", "io", "httpx", "cryptography", "logging"}
+    forbidden = {
+        "os",
+        "time",
+        "datetime",
+        "secrets",
+        "random",
+        "pathlib",
+        "io",
+        "httpx",
+        "cryptography",
+        "logging",
+    }
     wrong = [
         f"{name_of(path)}:{line} imports {module}"
         for path in modules("analytics")
@@ -194,14 +472,16 @@ def users_of(function: str) -> set[str]:
 
 
 def test_only_the_release_door_writes_envelopes() -> None:
-    assert users_of("write_envelope") == {"agents/release.py"}
+    assert users_of("write_envelope") == {"agents/order/release.py"}
 
 
 def test_only_the_release_door_seals_what_leaves_a_hospital() -> None:
     """The other user is the coordinator's side: SQL texts, sealed to each hospital by protocol.messages."""
-    assert users_of("seal_to") == {"agents/release.py", "protocol/messages.py"}
-    assert {name_of(p) for p in every_module() if "seal_to" in p.read_text("utf-8")} - {"protocol/sealing.py"} == {
-        "agents/release.py",
+    assert users_of("seal_to") == {"agents/order/release.py", "protocol/messages.py"}
+    assert {name_of(p) for p in every_module() if "seal_to" in p.read_text("utf-8")} - {
+        "protocol/sealing.py"
+    } == {
+        "agents/order/release.py",
         "protocol/messages.py",
     }
 
@@ -212,15 +492,16 @@ def test_only_the_release_door_puts_a_hospital_s_messages() -> None:
         name_of(path)
         for path in every_module()
         for node, (owner, name) in calls(path)
-        if name == "put" and (owner in ("exchange", "transport") or owner_name(node) in ("exchange", "transport"))
+        if name == "put"
+        and (owner in ("exchange", "transport") or owner_name(node) in ("exchange", "transport"))
     }
     assert putting == {
-        "agents/release.py",
+        "agents/order/release.py",
         "protocol/exchange.py",
-        "tasks/coordinator.py",
-        "tasks/joint_statistics.py",
-        "tasks/scoring.py",
-        "deployments/one_process.py",
+        "tasks/coordinator/training.py",
+        "tasks/coordinator/statistics.py",
+        "tasks/coordinator/scoring.py",
+        "deployments/local/one_process.py",
     }
 
 
@@ -232,7 +513,7 @@ def owner_name(node: ast.Call) -> str:
 
 def test_nothing_is_signed_but_envelopes_and_what_people_decide() -> None:
     assert {name_of(p) for p in every_module() for n, (_, name) in calls(p) if name == "sign" and n.args} == {
-        "agents/approval.py",
+        "agents/order/approval.py",
         "protocol/messages.py",
         "protocol/sealing.py",
     }
@@ -248,33 +529,12 @@ def test_in_the_api_only_runs_asks_prefect() -> None:
         for _, module in imported(tree_of(path))
         if module.split(".")[0] == "prefect"
     }
-    assert asking == {"api/runs.py", "api/timing.py"}
-
-
-def test_only_the_store_speaks_sql_at_the_coordinator() -> None:
-    speaking = {
-        name_of(path)
-        for path in modules("api")
-        for _, module in imported(tree_of(path))
-        if module.split(".")[0] in ("sqlalchemy", "alembic") and "migrations" not in path.parts
-    }
-    assert speaking == {"api/store.py", "api/place_store.py", "api/schedule_store.py", "api/tables.py"}
-
-
-@pytest.mark.parametrize("reader", ["pandas", "duckdb", "sqlalchemy"])
-def test_only_source_cohort_and_dataset_see_rows_at_a_hospital(reader: str) -> None:
-    reading = {
-        name_of(path)
-        for path in modules("agents")
-        for _, module in imported(tree_of(path))
-        if module.split(".")[0] == reader
-    }
-    assert reading <= {"agents/source.py", "agents/cohort.py", "agents/dataset.py"}
+    assert asking == {"api/prefect_runs.py", "api/due_times.py"}
 
 
 def test_a_federation_in_one_process_needs_no_prefect() -> None:
     """Nor what else takes long to import: simulations start at once."""
     heavy = "{'prefect', 'fastapi', 'nicegui', 'sklearn', 'scipy', 'networkx', 'matplotlib'}"
-    code = f"import sys, deployments.one_process; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, deployments.local.one_process; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 
+import networkx as nx
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.spatial.distance import pdist, squareform
 
-from analytics.cliques import tightest_clique
+from analytics.scores.cliques import conflict_graph, tightest_clique
 
 
 def listed(between, size):
@@ -70,6 +71,22 @@ def test_a_million_equally_good_cliques_are_not_listed():
     assert tightest_clique(of_points(points), 80) == [*range(20), *range(40, 100)]
 
 
+def test_conflicts_without_a_common_client_are_solved_one_by_one():
+    """Twenty cycles of five clients: networkx alone does not end; of each cycle two clients fit together."""
+    conflicts = nx.disjoint_union_all([nx.cycle_graph(5) for _ in range(20)])
+    between = 1 - np.eye(100) + nx.to_numpy_array(conflicts)
+    assert tightest_clique(between, 40) == [v for v in range(100) if v % 5 in (0, 2)]
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "flat", "clustered", "two clusters", "signs"])
+def test_networkx_finds_no_larger_clique(kind):
+    between = of_points(round_of(kind, 60, 2))
+    clique = tightest_clique(between, 30)
+    conflicts = conflict_graph(between, between[np.ix_(clique, clique)].max())
+    _, largest = nx.max_weight_clique(nx.complement(conflicts), weight=None)
+    assert len(clique) == largest
+
+
 def round_of(kind, n, seed):
     rng = np.random.default_rng(seed)
     if kind == "gaussian":
@@ -108,5 +125,7 @@ def largest_clique_by_milp(near):
     n, pairs = len(near), np.argwhere(np.triu(~near, 1))
     rows = np.zeros((len(pairs), n))
     rows[np.arange(len(pairs))[:, None], pairs] = 1
-    found = milp(-np.ones(n), constraints=LinearConstraint(rows, ub=1), bounds=Bounds(0, 1), integrality=np.ones(n))
+    found = milp(
+        -np.ones(n), constraints=LinearConstraint(rows, ub=1), bounds=Bounds(0, 1), integrality=np.ones(n)
+    )
     return round(-found.fun)

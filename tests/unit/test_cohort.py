@@ -23,21 +23,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from agents import source as source_module
-from agents.cohort import (
-    Cohort,
-    CohortLedger,
-    build_cohort,
-    check_gate,
-    decode_cohort,
-    encode_cohort,
-    id_digests,
-    load_cohort,
-    save_cohort,
-)
-from agents.policy import TableRules
-from agents.source import open_source
-from agents.sql import CheckedQuery
+from agents.gate.cohort_gate import CohortLedger, check_gate, id_digests
+from agents.rows import database as source_module
+from agents.rows.allowed_sql import CheckedQuery
+from agents.rows.cohort import Cohort, build_cohort, decode_cohort, encode_cohort, load_cohort, save_cohort
+from agents.rows.database import open_source
+from agents.site.policy import TableRules
 from protocol.errors import BadRequest, Conflict, NotFound, Refused, TooLarge, Unavailable
 
 RULES = TableRules("data.t", ("*",))
@@ -55,7 +46,9 @@ def build(rows: pd.DataFrame, **changes: Any) -> Cohort:
 
 
 def cohort_of(n: int, *, first: int = 0, X: Any = None) -> Cohort:
-    values = np.arange(n, dtype=float).reshape(-1, 1) if X is None else np.asarray(X, dtype=float).reshape(n, -1)
+    values = (
+        np.arange(n, dtype=float).reshape(-1, 1) if X is None else np.asarray(X, dtype=float).reshape(n, -1)
+    )
     names = tuple(f"x{i}" for i in range(values.shape[1]))
     return Cohort([str(first + i) for i in range(n)], names, values, None)
 
@@ -346,7 +339,13 @@ def test_missing_and_damaged_snapshots_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         load_cohort(tmp_path / "none.npz")
     data = encode_cohort(cohort_of(10))
-    for damaged in (b"", b"x", data[:-30], data[: len(data) // 2], data.replace(b'"version": 1', b'"version": 9')):
+    for damaged in (
+        b"",
+        b"x",
+        data[:-30],
+        data[: len(data) // 2],
+        data.replace(b'"version": 1', b'"version": 9'),
+    ):
         with pytest.raises(Conflict):
             decode_cohort(damaged)
 
@@ -382,7 +381,9 @@ def test_a_duckdb_file_becomes_a_cohort(file: Path) -> None:
 
 
 def test_large_whole_numbers_keep_their_last_digit(file: Path) -> None:
-    rows = open_source(f"duckdb:///{file}").read(query("SELECT id + 9007199254740993 AS id, y, x1 FROM data.t"))
+    rows = open_source(f"duckdb:///{file}").read(
+        query("SELECT id + 9007199254740993 AS id, y, x1 FROM data.t")
+    )
     assert build(rows).unique_ids[:2] == ["9007199254740993", "9007199254740994"]
 
 
@@ -422,7 +423,9 @@ def test_two_columns_of_one_name_are_told(file: Path) -> None:
         ("true", False),
     ],
 )
-def test_a_feature_or_numeric_label_that_loses_digits_is_named(file: Path, sql: str, is_rounded: bool) -> None:
+def test_a_feature_or_numeric_label_that_loses_digits_is_named(
+    file: Path, sql: str, is_rounded: bool
+) -> None:
     rows = open_source(f"duckdb:///{file}").read(query(f"SELECT id, y, x1, {sql} AS z FROM data.t"))
     named = ("z",) if is_rounded else ()
     for changes in ({"attributes": ["x1", "z"]}, {"label_name": "z", "model_type": "linear"}):
@@ -432,7 +435,9 @@ def test_a_feature_or_numeric_label_that_loses_digits_is_named(file: Path, sql: 
 
 
 def test_classes_lose_no_digits_and_are_not_named(file: Path) -> None:
-    rows = open_source(f"duckdb:///{file}").read(query("SELECT id, id + 9007199254740993 AS y, x1 FROM data.t"))
+    rows = open_source(f"duckdb:///{file}").read(
+        query("SELECT id, id + 9007199254740993 AS y, x1 FROM data.t")
+    )
     assert build(rows, model_type="softmax").rounded == ()
 
 
@@ -484,7 +489,9 @@ def test_a_frame_in_the_caller_is_no_table(file: Path) -> None:
 def test_a_slow_statement_is_interrupted(file: Path) -> None:
     source = open_source(f"duckdb:///{file}", statement_timeout_seconds=0.3)
     with pytest.raises(TooLarge) as caught:
-        source.read(query("SELECT count(*) FROM data.t a, data.t b, data.t c WHERE hash(a.id, b.id, c.id) = 1"))
+        source.read(
+            query("SELECT count(*) FROM data.t a, data.t b, data.t c WHERE hash(a.id, b.id, c.id) = 1")
+        )
     assert caught.value.code == "statement_timeout"
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-import agents.__main__
 import benchmarks.__main__
-import deployments.federation
+import deployments.agent
+import deployments.local.command
 import deployments.server
-from agents.policy import load_policy
-from agents.settings import load_settings as load_site
+from agents.site.policy import load_policy
+from agents.site.settings import load_settings as load_site
 from api.settings import load_settings
-from api.store import Store
+from api.store.orders import Store
 from benchmarks.peers import comparison
-from deployments.local_sites import NAMED, prepare
+from deployments.local.sites import NAMED, prepare
 from tests.conftest import ROOT, free_port
 from tests.made_sites import make_site, policy_text
 
@@ -29,7 +29,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-@pytest.mark.parametrize("main", [agents.__main__.main, deployments.federation.main, deployments.server.main])
+@pytest.mark.parametrize(
+    "main", [deployments.agent.main, deployments.local.command.main, deployments.server.main]
+)
 def test_help_is_help(main: object, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])  # type: ignore[operator]
@@ -60,8 +62,10 @@ def test_a_hospital_is_added_gets_other_tokens_and_may_present_other_keys(
 @pytest.mark.slow
 def test_a_hospitals_page_is_at_the_port_that_was_asked_for(tmp_path: Path) -> None:
     site, port = make_site(tmp_path, 2, {}, policy_text([2, 3, 4], [])).site, free_port()
-    command = [sys.executable, "-m", "agents", "show", "--port", str(port), "--site", str(site)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as page:
+    command = [sys.executable, "-m", "deployments.agent", "show", "--port", str(port), "--site", str(site)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as page:
         assert page.stdout is not None
         told = next(line for line in page.stdout if "http://" in line)
         page.terminate()

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from analytics.contribution import grad_diff, perf_diff
-from analytics.geometry import triangular_factor
+from analytics.scores.contribution import grad_diff, perf_diff
+from analytics.scores.geometry import triangular_factor
 
 GOLDEN = np.array(
     [[1, 2, 3, 4, 0], [1, 2, 3, 5, 0], [2, 2, 3, 4, 1], [1, 3, 3, 4, 0], [0, 2, 2, 4, 1], [-9, 8, -7, 6, -5]],
@@ -28,14 +28,23 @@ def scalars(gradients, average):
 @pytest.mark.parametrize("metric", ["eu", "cos"])
 def test_golden_values(metric):
     average = GOLDEN[:5].mean(axis=0)
-    np.testing.assert_allclose(grad_diff(*scalars(GOLDEN, average), metric=metric), EXPECTED[metric], atol=5e-7)
+    np.testing.assert_allclose(
+        grad_diff(*scalars(GOLDEN, average), metric=metric), EXPECTED[metric], atol=5e-7
+    )
     turned = triangular_factor([np.vstack([GOLDEN, average])], 7).T
-    np.testing.assert_allclose(grad_diff(*scalars(turned[:6], turned[6]), metric=metric), EXPECTED[metric], atol=5e-7)
+    np.testing.assert_allclose(
+        grad_diff(*scalars(turned[:6], turned[6]), metric=metric), EXPECTED[metric], atol=5e-7
+    )
 
 
 def test_cosine_of_zero_vectors():
     zero, other = np.zeros((1, 3)), np.ones((1, 3))
-    for gradient, average, expected in ((zero, zero, 0), (zero, other, 1), (other, zero, 1), (other, -other, 2)):
+    for gradient, average, expected in (
+        (zero, zero, 0),
+        (zero, other, 1),
+        (other, zero, 1),
+        (other, -other, 2),
+    ):
         found = grad_diff(*scalars(gradient, average[0]), metric="cos")
         np.testing.assert_allclose(found, expected, atol=1e-15)
     assert grad_diff(*scalars(3e-9 * other, 1e9 * other[0]), metric="cos")[0] <= 1e-15

@@ -10,10 +10,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from agents import data_files
-from agents.dataset import Dataset, open_dataset, quoted
-from agents.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
-from agents.settings import Settings
+from agents.rows import files as data_files
+from agents.rows.dataset import Dataset, open_dataset, quoted
+from agents.site.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
+from agents.site.settings import Settings
 from protocol.errors import BadRequest, ConsiliumError, Refused, TooLarge, Unavailable
 
 OWN, OTHER = 2, 4
@@ -35,7 +35,9 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
-def policy(*, files: tuple[str, ...] = ("*",), columns: tuple[str, ...] = ("id", "x"), max_rows: int = 1000) -> Policy:
+def policy(
+    *, files: tuple[str, ...] = ("*",), columns: tuple[str, ...] = ("id", "x"), max_rows: int = 1000
+) -> Policy:
     return Policy(
         orders=OrderRules((OWN, OTHER), (OWN, OTHER), ("Mask",), ("lr",), True),
         cohort=CohortRules(max_rows=max_rows),
@@ -327,7 +329,12 @@ def test_a_file_without_rights(settings: Settings) -> None:
 
 
 def test_json_numbers_keep_their_digits(settings: Settings) -> None:
-    lines = ['{"x": 0.1000000000000000000000000000000000001}', "", '{"x": 1E400, "z": {"a": [1]}}', '{"y": true}']
+    lines = [
+        '{"x": 0.1000000000000000000000000000000000001}',
+        "",
+        '{"x": 1E400, "z": {"a": [1]}}',
+        '{"y": true}',
+    ]
     write(settings, "a.json", "\n".join(lines))
     found = rows_of(settings, "a.json", "json", columns=["x", "y"])
     assert found == [("0.1000000000000000000000000000000000001", None), ("1E400", None), (None, "true")]
@@ -355,7 +362,9 @@ def test_bad_json_says_what_to_change(settings: Settings, content: str | bytes, 
 
 def test_parquet_has_its_types(settings: Settings) -> None:
     sql = "SELECT 1::DECIMAL(9, 2) AS d, 2::BIGINT AS i, 0.5::FLOAT AS f, true AS b,"
-    duckdb.sql(sql + " DATE '2024-05-06' AS t, 'a'::BLOB AS s").write_parquet(str(settings.data_folder / "a.parquet"))
+    duckdb.sql(sql + " DATE '2024-05-06' AS t, 'a'::BLOB AS s").write_parquet(
+        str(settings.data_folder / "a.parquet")
+    )
     options = {"data_path": "a.parquet", "data_type": "parquet", "requester": OWN}
     with open_dataset(settings, policy(), **options) as dataset:  # type: ignore[arg-type]
         kinds = ["DECIMAL(9,2)", "BIGINT", "FLOAT", "BOOLEAN", "VARCHAR", "VARCHAR"]
@@ -441,7 +450,9 @@ def test_the_database_is_free_again_once_the_rows_are_read(table: Settings) -> N
 def test_a_snapshot_is_read_when_the_data_have_gone(table: Settings, kind: str) -> None:
     path = {"csv": "a.csv", "parquet": "a.parquet", "table": "data.visits"}[kind]
     write(table, "a.csv", "id,x\n" + "".join(f"{i},{i}.50\n" for i in range(40)))
-    duckdb.sql("SELECT range AS id, range / 8 AS x FROM range(40)").write_parquet(str(table.data_folder / "a.parquet"))
+    duckdb.sql("SELECT range AS id, range / 8 AS x FROM range(40)").write_parquet(
+        str(table.data_folder / "a.parquet")
+    )
     snapshot = table.state / "vault" / "rows.parquet"
 
     def read() -> tuple[str, dict[str, str], list[tuple[object, ...]]]:

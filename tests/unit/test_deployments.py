@@ -1,24 +1,21 @@
-"""prefect.yaml, the workers and the flows say the same."""
+"""prefect.yaml and the flows that the workers run say the same."""
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 
-from agents.worker import HOSPITAL_FLOWS
-from deployments.coordinator import FLOWS
 from deployments.pools import planned
+from flows import coordinator_runs, hospital_runs
+from tasks.flow_process import installed_flows
 
 ENTRIES = planned([2])
-INSTALLED = {**HOSPITAL_FLOWS, **FLOWS}
+INSTALLED = installed_flows(hospital_runs) | installed_flows(coordinator_runs)
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry["flow_name"])
 def test_a_deployment_names_its_flow(entry: dict[str, str]) -> None:
-    module, _, name = entry["entrypoint"].rpartition(".")
-    assert getattr(importlib.import_module(module), name).name == entry["flow_name"]
-    assert INSTALLED[entry["flow_name"]] == entry["entrypoint"]
+    flow = INSTALLED[entry["flow_name"]]
+    assert entry["entrypoint"] == f"{flow.module}.{flow.function}"
 
 
 def test_every_installed_flow_but_that_of_schedules_has_a_deployment() -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.disclosure import (
+from agents.gate.disclosure import (
     MOST_GROUPS,
     GroupFacts,
     Hidden,
@@ -28,7 +28,7 @@ from agents.disclosure import (
     shown_groups,
     withhold,
 )
-from agents.policy import StatisticsRules
+from agents.site.policy import StatisticsRules
 from protocol.errors import BadRequest, ProtocolViolation, Refused
 
 RULES = StatisticsRules(methods=("sum", "custom"), row_level=("units",))
@@ -122,7 +122,9 @@ def test_a_group_at_its_minimum(n_rows: int, is_told: bool) -> None:
     assert {why.threshold for why in found.values()} <= {"10"}
 
 
-@pytest.mark.parametrize(("share", "is_told"), [("89/100", True), ("9/10", True), ("91/100", False), ("1", False)])
+@pytest.mark.parametrize(
+    ("share", "is_told"), [("89/100", True), ("9/10", True), ("91/100", False), ("1", False)]
+)
 def test_dominance_at_its_threshold(share: str, is_told: bool) -> None:
     groups = {("a",): GroupFacts(100, Fraction(share)), ("b",): GroupFacts(100, None)}
     found = withhold(groups, RULES)
@@ -161,14 +163,20 @@ def statement(groups: dict[Label, GroupFacts], rules: StatisticsRules = RULES, k
     return encode_statement(groups, withhold(groups, rules), key=key)
 
 
-def joint(parts: dict[int, dict[Label, GroupFacts]], min_providers: int = 3, n_columns: int = 1) -> tuple[Any, Any]:
-    stated = decode_statements({user: statement(part) for user, part in parts.items()}, n_columns=n_columns, key=KEY)
+def joint(
+    parts: dict[int, dict[Label, GroupFacts]], min_providers: int = 3, n_columns: int = 1
+) -> tuple[Any, Any]:
+    stated = decode_statements(
+        {user: statement(part) for user, part in parts.items()}, n_columns=n_columns, key=KEY
+    )
     withheld = joint_withheld(stated, min_providers)
     return withheld, shown_groups(stated, withheld)
 
 
 def test_what_one_hospital_withholds_all_withhold() -> None:
-    withheld, shown = joint({2: facts(a=9, b=20, c=30), 3: facts(a=50, b=50, c=50), 4: facts(a=50, b=50, c=50)})
+    withheld, shown = joint(
+        {2: facts(a=9, b=20, c=30), 3: facts(a=50, b=50, c=50), 4: facts(a=50, b=50, c=50)}
+    )
     assert rules_of(withheld) == {"a": "min_rows", "b": "complement"}
     assert shown == [("c",)]
 
@@ -210,7 +218,11 @@ counts = st.dictionaries(
 
 def slices(labels: set[Label]) -> list[set[Label]]:
     """All labels, and those that agree in the first or in the second column."""
-    lines = [{label for label in labels if label[i] == value} for i in (0, 1) for value in {lbl[i] for lbl in labels}]
+    lines = [
+        {label for label in labels if label[i] == value}
+        for i in (0, 1)
+        for value in {lbl[i] for lbl in labels}
+    ]
     return [labels, *lines]
 
 
@@ -223,7 +235,9 @@ def test_no_hospital_leaves_few_rows_over(part: dict[Label, GroupFacts]) -> None
     withheld = set(withhold(part, RULES))
     for members in slices(set(part)):
         inside = members & withheld
-        assert not inside or inside == members or (len(inside) > 1 and rows_in(part, inside) >= RULES.min_rows)
+        assert (
+            not inside or inside == members or (len(inside) > 1 and rows_in(part, inside) >= RULES.min_rows)
+        )
 
 
 @given(st.dictionaries(st.integers(2, 6), counts, min_size=2), st.integers(1, 4))
@@ -235,7 +249,9 @@ def test_no_withheld_group_is_a_total_minus_the_others(
     for label in shown:
         having = [part[label] for part in parts.values() if label in part]
         assert len(having) >= min_providers
-        assert all(f.n_rows >= 10 and (f.largest_share is None or f.largest_share <= RULES.max_share) for f in having)
+        assert all(
+            f.n_rows >= 10 and (f.largest_share is None or f.largest_share <= RULES.max_share) for f in having
+        )
     everything = {label for part in parts.values() for label in part}
     for members in slices(everything):
         rest = members - shown
@@ -282,7 +298,10 @@ def test_under_another_key_a_hidden_group_is_nobodys() -> None:
 
 def test_the_number_of_groups_at_its_limit() -> None:
     labels: list[Label] = [(str(i),) for i in range(MOST_GROUPS + 1)]
-    assert len(decode_statements({2: encode_statement(labels[1:], {}, key=KEY)}, n_columns=1, key=KEY)[2]) == 10_000
+    assert (
+        len(decode_statements({2: encode_statement(labels[1:], {}, key=KEY)}, n_columns=1, key=KEY)[2])
+        == 10_000
+    )
     with pytest.raises(BadRequest) as caught:
         encode_statement(labels, {}, key=KEY)
     assert caught.value.code == "group_by"

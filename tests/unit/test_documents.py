@@ -12,10 +12,10 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-from agents import policy, settings
-from agents.__main__ import _COMMANDS as AGENT_COMMANDS
+from agents.site import policy, settings
 from api.app import create_app
 from api.settings import load_settings
+from deployments.agent import _COMMANDS as AGENT_COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("agents", "analytics", "api", "deployments", "flows", "protocol", "tasks")
@@ -57,13 +57,17 @@ def name_of_call(call: ast.Call) -> str:
 
 def error_codes() -> set[str]:
     """Every word that the code gives as an error's code: by keyword, by position, or as a class's default."""
-    found: set[str] = {"missing_column", "missing_table"}  # agents.source composes these two
+    found: set[str] = {"missing_column", "missing_table"}  # agents.rows.database composes these two
     for node in (node for tree in trees() for node in ast.walk(tree)):
         if isinstance(node, ast.Call):
-            found |= {word for key in node.keywords if key.arg in ("code", "rule") for word in strings(key.value)}
+            found |= {
+                word for key in node.keywords if key.arg in ("code", "rule") for word in strings(key.value)
+            }
             if name_of_call(node) in CODED_BY_POSITION and node.args:
                 found |= {word for word in strings(node.args[0]) if A_WORD.fullmatch(word)}
-        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["default_code"]:
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [
+            "default_code"
+        ]:
             found |= set(strings(node.value))
     return found - {"error"}
 
@@ -86,7 +90,9 @@ def test_every_environment_variable_of_the_code_is_in_the_table_and_none_else() 
 
 def test_every_key_of_settings_toml_is_in_the_table_and_none_else() -> None:
     section = text_of("docs/settings.md").split("## settings.toml")[1].split("## policy.toml")[0]
-    documented = {word.strip("[]") for line in section.splitlines() for word in re.findall(r"^\| `([^`]+)`", line)}
+    documented = {
+        word.strip("[]") for line in section.splitlines() for word in re.findall(r"^\| `([^`]+)`", line)
+    }
     assert documented == set(settings._KEYS)
 
 
@@ -116,7 +122,10 @@ def test_every_public_route_has_its_place_in_the_api_page() -> None:
     assert len(routes) >= 12
     assert [route for route in sorted(routes) if route not in text] == []
     named = set(re.findall(r"\b(?:GET|POST|PUT|DELETE) /[\w/{}.]*[\w}]", text))
-    assert {name for name in named if name.removesuffix("/") not in routes} <= {"GET /docs", "GET /openapi.json"}
+    assert {name for name in named if name.removesuffix("/") not in routes} <= {
+        "GET /docs",
+        "GET /openapi.json",
+    }
 
 
 def test_every_deployment_is_in_the_architecture() -> None:
@@ -150,7 +159,9 @@ def test_commands_in_documents_exist(path: Path) -> None:
 def test_both_readmes_have_the_same_headings_pictures_and_commands() -> None:
     english, chinese = (path.read_text("utf-8") for path in READMES)
     for pattern in (r"^#+ ", r"^\|", r"!\[", r"^- "):
-        assert len(re.findall(pattern, english, re.MULTILINE)) == len(re.findall(pattern, chinese, re.MULTILINE))
+        assert len(re.findall(pattern, english, re.MULTILINE)) == len(
+            re.findall(pattern, chinese, re.MULTILINE)
+        )
     assert FENCE.findall(english) == FENCE.findall(chinese)
 
 
@@ -180,7 +191,9 @@ def test_python_and_toml_blocks_parse(path: Path) -> None:
             tomllib.loads(block)
 
 
-@pytest.mark.parametrize("name", ["SECURITY.md", "DECISIONS.md", "ARCHITECTURE.md"])
+@pytest.mark.parametrize(
+    "name", ["SECURITY.md", "DECISIONS.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "GLOSSARY.md"]
+)
 def test_files_that_documents_name_exist(name: str) -> None:
     named = {word for word in code_words(text_of(name)) if re.fullmatch(r"[\w.-]+/[\w./-]*", word)}
     ours = {word for word in named if word.split("/")[0] in (*PACKAGES, "tests", "docs", "benchmarks")}
@@ -205,7 +218,11 @@ def first_cell_words(line: str) -> list[str]:
 
 def test_every_option_that_a_page_names_is_run_by_a_test() -> None:
     pages = (*READMES, *(ROOT / "docs").glob("*.md"))
-    named = {option for page in pages for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text("utf-8"))}
+    named = {
+        option
+        for page in pages
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text("utf-8"))
+    }
     sources = [path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
     run = {option for option in named for source in sources if f'"{option}"' in source}
     named.discard("--thorough")  # what runs the tests themselves
@@ -216,6 +233,10 @@ def test_every_error_type_is_listed_with_its_status() -> None:
     text = text_of("docs/errors.md")
     for tree in trees():
         for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef) and [ast.unparse(base) for base in node.bases] == ["ConsiliumError"]:
-                status = next(a.value for a in node.body if isinstance(a, ast.Assign) and "status" in ast.unparse(a))
+            if isinstance(node, ast.ClassDef) and [ast.unparse(base) for base in node.bases] == [
+                "ConsiliumError"
+            ]:
+                status = next(
+                    a.value for a in node.body if isinstance(a, ast.Assign) and "status" in ast.unparse(a)
+                )
                 assert f"| `{node.name}` | {ast.unparse(status)} |" in text

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics import exact
-from analytics.exact import JointMoments, Moments, joint_moments_of, moments_of, told
+from analytics.statistics import exact
+from analytics.statistics.exact import JointMoments, Moments, told
+from tests.made_moments import joint_moments_of, moments_of
 
 # --- NIST Statistical Reference Datasets, univariate ----------------------------------------------------------------
 # Lew (steel-concrete beam deflections), Lottery, Michelso (speed of light), Mavro (filter transmittance); PiDigits and
@@ -150,7 +151,9 @@ def test_joint_answers_are_the_pooled_ones_rounded_once(n_providers: int, values
 @pytest.mark.parametrize("n_providers", [1, 2, 3, 5])
 @given(values=st.lists(st.tuples(near, near), min_size=2, max_size=20))
 def test_joint_covariance_is_the_pooled_one(n_providers: int, values: list[tuple[float, float]]) -> None:
-    joint = reduce(add, (joint_moments_of(values[i::n_providers]) for i in range(n_providers)), JointMoments())
+    joint = reduce(
+        add, (joint_moments_of(values[i::n_providers]) for i in range(n_providers)), JointMoments()
+    )
     x, y = ([Fraction(pair[i]) for pair in values] for i in (0, 1))
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     spread = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
@@ -187,7 +190,10 @@ def test_fewer_rows_than_an_answer_needs() -> None:
 
 
 def test_perfect_correlation_is_one() -> None:
-    assert exact.correlation(joint_moments_of((i / 10, 3 * i / 10) for i in range(5))) in (1.0, 0.9999999999999999)
+    assert exact.correlation(joint_moments_of((i / 10, 3 * i / 10) for i in range(5))) in (
+        1.0,
+        0.9999999999999999,
+    )
     assert exact.correlation(joint_moments_of((i, -7 * i) for i in range(5))) == -1
 
 
@@ -213,7 +219,9 @@ def test_a_float_and_its_digits(value: float) -> None:
     assert Fraction(exact.scaled(repr(value)), exact.UNIT) == Fraction(repr(value))
 
 
-@pytest.mark.parametrize("text", ["1e308", "17e307", "-1.5E+2", ".5", "5.", "+0007", " 2 ", "0e-9999", "1e-400"])
+@pytest.mark.parametrize(
+    "text", ["1e308", "17e307", "-1.5E+2", ".5", "5.", "+0007", " 2 ", "0e-9999", "1e-400"]
+)
 def test_decimals_as_files_write_them(text: str) -> None:
     assert Fraction(exact.scaled(text), exact.UNIT) == Fraction(text)
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import exact_sum
 from protocol.errors import ProtocolViolation
-from protocol.exact_sum import Terms
+from protocol.sums import exact_sum
+from protocol.sums.exact_sum import Terms
 
 WIDTH = 3200
 
@@ -18,16 +18,22 @@ WIDTH = 3200
 class Parties:
     """Providers' keys: one for each pair, one for all, and each provider's own seed."""
 
-    def __init__(self, n_providers: int, *, width: int = WIDTH, count: int = 2, name: bytes = b"order") -> None:
+    def __init__(
+        self, n_providers: int, *, width: int = WIDTH, count: int = 2, name: bytes = b"order"
+    ) -> None:
         self.terms = Terms(tuple(range(2, 2 + n_providers)), width, count, name)
         self.tag_key = secrets.token_bytes(32)
         self.seeds = {provider: secrets.token_bytes(32) for provider in self.terms.providers}
-        self.pairs = {frozenset((a, b)): secrets.token_bytes(32) for a in self.seeds for b in self.seeds if a < b}
+        self.pairs = {
+            frozenset((a, b)): secrets.token_bytes(32) for a in self.seeds for b in self.seeds if a < b
+        }
 
     def seal(self, provider: int, values: list[int], terms: Terms | None = None) -> bytes:
         keys = {other: self.pairs[frozenset((provider, other))] for other in self.seeds if other != provider}
         seed = self.seeds[provider]
-        return exact_sum.seal(values, terms or self.terms, me=provider, pair_keys=keys, tag_key=self.tag_key, seed=seed)
+        return exact_sum.seal(
+            values, terms or self.terms, me=provider, pair_keys=keys, tag_key=self.tag_key, seed=seed
+        )
 
     def open(self, total: bytes) -> list[int]:
         return exact_sum.open_total(total, self.terms, tag_key=self.tag_key, seeds=self.seeds)

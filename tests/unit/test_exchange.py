@@ -39,11 +39,15 @@ Handler = Callable[[httpx.Request], httpx.Response]
 
 
 def http(handler: Handler) -> HttpTransport:
-    return HttpTransport(httpx.Client(transport=httpx.MockTransport(handler), base_url="http://coordinator"), "secret")
+    return HttpTransport(
+        httpx.Client(transport=httpx.MockTransport(handler), base_url="http://coordinator"), "secret"
+    )
 
 
 def envelope(error: ConsiliumError) -> httpx.Response:
-    return httpx.Response(error.status, json={"code": error.status, "data": {"error": error.to_json()}, "message": ""})
+    return httpx.Response(
+        error.status, json={"code": error.status, "data": {"error": error.to_json()}, "message": ""}
+    )
 
 
 class Naps:
@@ -187,7 +191,9 @@ def test_the_pause_grows_and_stays_bounded() -> None:
     assert 3.5 <= naps.seconds[-1] <= 5.0
 
 
-@pytest.mark.parametrize("kind", [BadRequest, Conflict, Forbidden, Unauthenticated, OrderStopped, ProtocolViolation])
+@pytest.mark.parametrize(
+    "kind", [BadRequest, Conflict, Forbidden, Unauthenticated, OrderStopped, ProtocolViolation]
+)
 def test_the_coordinator_s_error_is_the_same_here(kind: type[ConsiliumError]) -> None:
     sent, calls = kind("Sentence.", remedy="Remedy.", code="word", rows=3), []
 
@@ -202,7 +208,9 @@ def test_the_coordinator_s_error_is_the_same_here(kind: type[ConsiliumError]) ->
 
 
 def test_an_error_of_an_unknown_type_is_still_an_error() -> None:
-    body = {"data": {"error": {"type": "SystemExit", "sentence": "s", "remedy": "r", "code": "c", "detail": 5}}}
+    body = {
+        "data": {"error": {"type": "SystemExit", "sentence": "s", "remedy": "r", "code": "c", "detail": 5}}
+    }
     with pytest.raises(ConsiliumError) as caught:
         Exchange(http(lambda request: httpx.Response(400, json=body)), 2).put(ADDRESS, 1, b"")
     assert type(caught.value) is ConsiliumError
@@ -221,8 +229,12 @@ def test_refusal_progress_and_requests_have_their_own_addresses() -> None:
     seen: dict[str, Any] = {}
 
     def handler(request: httpx.Request) -> httpx.Response:
-        seen[f"{request.method} {request.url.path}"] = json.loads(request.content) if request.content else None
-        data: Any = [{"round": 1}] if request.url.path.endswith("progress") else {"document": "{}", "box": "00ff"}
+        seen[f"{request.method} {request.url.path}"] = (
+            json.loads(request.content) if request.content else None
+        )
+        data: Any = (
+            [{"round": 1}] if request.url.path.endswith("progress") else {"document": "{}", "box": "00ff"}
+        )
         return httpx.Response(200, json={"data": data})
 
     exchange = Exchange(http(handler), 2)
@@ -260,7 +272,13 @@ def test_the_same_bytes_again_are_fine_and_others_are_not() -> None:
 
 def test_messages_are_told_apart_by_every_part_of_their_name() -> None:
     transport = MemoryTransport()
-    names = [(37, "a", 0, 0, 0), (38, "a", 0, 0, 0), (37, "b", 0, 0, 0), (37, "a", 1, 0, 0), (37, "a", 0, 1, 0)]
+    names = [
+        (37, "a", 0, 0, 0),
+        (38, "a", 0, 0, 0),
+        (37, "b", 0, 0, 0),
+        (37, "a", 1, 0, 0),
+        (37, "a", 0, 1, 0),
+    ]
     for number, name in enumerate([*names, (37, "a", 0, 0, 1)]):
         transport.put(Address(*name), 2, 1, bytes([number]))
         assert Exchange(transport, 1).get(Address(*name), 2) == bytes([number])

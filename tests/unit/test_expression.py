@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.joined import text_of
-from analytics.circuit import Leaf, Part, Plan, Product, Sign, plan
-from analytics.expression import Expression, ExpressionError, compare_sum, parse_expression
-from analytics.rowwise import Column, Fixed, compute, kind_of
+from agents.statistics.shared_expression import text_of
+from analytics.statistics.circuit import Leaf, Part, Plan, Product, Sign, plan
+from analytics.statistics.expression import Expression, ExpressionError, compare_sum, parse_expression
+from analytics.statistics.rowwise import Column, Fixed, compute, kind_of
 
 COLUMNS = {"a": None, "b": ["x", "y"], "订单": None}
 OWNERS = {"a": 2, "b": 3, "订单": 9}
@@ -255,7 +255,9 @@ def test_an_aggregate_is_the_same_circuit_where_values_may_be_missing(aggregate:
 
 
 def numbers(values: list[Any]) -> Column:
-    return Column(np.array([0 if v is None else v for v in values]), np.array([v is not None for v in values]))
+    return Column(
+        np.array([0 if v is None else v for v in values]), np.array([v is not None for v in values])
+    )
 
 
 def computed(text: str, **columns: list[Any]) -> list[Fraction | bool | None]:
@@ -263,7 +265,9 @@ def computed(text: str, **columns: list[Any]) -> list[Fraction | bool | None]:
     node, n_rows = parse(text).root, len(next(iter(columns.values())))
     done = compute(node, {f"a.{name}": numbers(v) for name, v in columns.items()}, types, n_rows=n_rows)
     scale = 1 if node.is_boolean else kind_of(node, types).scale
-    return [v * scale if ok else None for v, ok in zip(done.values.tolist(), done.valid.tolist(), strict=True)]
+    return [
+        v * scale if ok else None for v, ok in zip(done.values.tolist(), done.valid.tolist(), strict=True)
+    ]
 
 
 @given(st.lists(st.tuples(*[st.integers(-(2**62), 2**62)] * 2), min_size=1, max_size=9))
@@ -275,7 +279,9 @@ def test_a_quotient_is_the_nearest_double(pairs: list[tuple[int, int]]) -> None:
 
 def test_small_quotients_are_rounded_to_a_multiple_of_two_to_the_minus_128() -> None:
     assert computed("a.x / a.y / 1e30", x=[1], y=[3]) == [Fraction(1 / 3) / 10**30]
-    assert computed("a.x / (a.y * 1e30)", x=[1], y=[3]) == [Fraction(round(Fraction(2**128, 3 * 10**30)), 2**128)]
+    assert computed("a.x / (a.y * 1e30)", x=[1], y=[3]) == [
+        Fraction(round(Fraction(2**128, 3 * 10**30)), 2**128)
+    ]
     assert computed("a.x / (a.y * 1e300)", x=[1], y=[3]) == [0]
 
 

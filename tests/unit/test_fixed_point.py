@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import BadRequest
-from protocol.fixed_point import MIN_FRACTION_BITS, FixedPoint
+from protocol.sums.fixed_point import MIN_FRACTION_BITS, FixedPoint
 
 ROWS = st.lists(st.integers(1, 100_000), min_size=1, max_size=5)
 
@@ -41,7 +41,9 @@ def test_extreme_sums_stay_within_2_to_62(rows: list[int], bound: float) -> None
         assert 2 * point.offset(sum(rows)) <= 2**63
 
 
-@pytest.mark.parametrize(("n_rows", "bound", "bits"), [(1, 1.0, 62), (3, 1.0, 60), (4, 1.0, 60), (5, 1.0, 59)])
+@pytest.mark.parametrize(
+    ("n_rows", "bound", "bits"), [(1, 1.0, 62), (3, 1.0, 60), (4, 1.0, 60), (5, 1.0, 59)]
+)
 def test_fraction_bits_round_the_logarithm_up(n_rows: int, bound: float, bits: int) -> None:
     assert FixedPoint(n_rows, bound).fraction_bits == bits
 

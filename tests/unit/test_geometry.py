@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 
-from analytics.geometry import RELATIVE_ZERO, combine_factors, cosine_distances, distances, lengths, triangular_factor
+from analytics.scores.geometry import (
+    RELATIVE_ZERO,
+    combine_factors,
+    cosine_distances,
+    distances,
+    lengths,
+    triangular_factor,
+)
 
 WIDE = 5_000  # 60 vectors of it take the way over the Gram matrix
 

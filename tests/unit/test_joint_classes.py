@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deployments.one_process import run_order
+from deployments.local.one_process import run_order
 from protocol.errors import BadRequest, ConsiliumError, Refused
 from tests.made_sites import make_sites, order_body
 
@@ -20,11 +20,17 @@ N_ROWS = 24
 def run(folder: Path, labels: dict[int, list[Any]], **changes: Any) -> Any:
     x1 = np.arange(N_ROWS) / 7
     tables = {
-        user: {"rows": pd.DataFrame({"id": range(N_ROWS), "x1": x1 + user, "kind": np.resize(np.array(own), N_ROWS)})}
+        user: {
+            "rows": pd.DataFrame(
+                {"id": range(N_ROWS), "x1": x1 + user, "kind": np.resize(np.array(own), N_ROWS)}
+            )
+        }
         for user, own in labels.items()
     }
     sites = make_sites(folder, tables)
-    return run_order(sites, order_body(labels, model_type="softmax", attributes=["x1"], label_name="kind", **changes))
+    return run_order(
+        sites, order_body(labels, model_type="softmax", attributes=["x1"], label_name="kind", **changes)
+    )
 
 
 def refusal(folder: Path, labels: dict[int, list[Any]], **changes: Any) -> ConsiliumError:

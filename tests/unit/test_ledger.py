@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.ledger import Ledger
+from agents.site.ledger import Ledger
 from protocol.errors import Conflict
 
 MIDNIGHT = datetime(2025, 1, 2, tzinfo=UTC)
@@ -134,7 +134,8 @@ def _write_many(path: Path, writer: int) -> None:
 
 def test_several_processes_write_one_chain(ledger: Ledger) -> None:
     processes = [
-        multiprocessing.get_context("spawn").Process(target=_write_many, args=(ledger.path, i)) for i in (1, 2)
+        multiprocessing.get_context("spawn").Process(target=_write_many, args=(ledger.path, i))
+        for i in (1, 2)
     ]
     for process in processes:
         process.start()
@@ -150,14 +151,21 @@ def test_several_processes_write_one_chain(ledger: Ledger) -> None:
 def test_an_emptied_ledger_is_no_new_one(ledger: Ledger) -> None:
     fill(ledger, 2)
     ledger.path.write_bytes(b"")
-    for use in (lambda: ledger.write("left"), ledger.first_broken_line, ledger.head, lambda: list(ledger.entries())):
+    for use in (
+        lambda: ledger.write("left"),
+        ledger.first_broken_line,
+        ledger.head,
+        lambda: list(ledger.entries()),
+    ):
         with pytest.raises(Conflict, match="backup") as caught:
             use()
         assert caught.value.code == "ledger"
     assert ledger.path.read_bytes() == b""
 
 
-def test_a_ledger_begins_with_a_whole_line_or_not_at_all(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_begins_with_a_whole_line_or_not_at_all(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

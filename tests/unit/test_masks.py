@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from protocol.errors import ProtocolViolation
-from protocol.masks import (
+from protocol.sums.masks import (
     TAG_MODULUS,
     _inner_product,
     group_modulo,
@@ -38,7 +38,9 @@ def pair_keys(me: int, members: range) -> dict[int, bytes]:
 @given(info=st.binary(max_size=40), count=st.integers(0, 6))
 def test_masks_cancel_over_all_members(n_members: int, info: bytes, count: int) -> None:
     members = range(3, 3 + n_members)
-    words = sum((mask_words(pair_keys(m, members), m, count, info) for m in members), np.zeros(count, dtype=np.uint64))
+    words = sum(
+        (mask_words(pair_keys(m, members), m, count, info) for m in members), np.zeros(count, dtype=np.uint64)
+    )
     assert not words.any()
     columns = [mask_modulo(pair_keys(m, members), m, MODULUS, count, info) for m in members]
     assert [sum(column) % MODULUS for column in zip(*columns, strict=True)] == [0] * count
@@ -72,7 +74,9 @@ def test_a_longer_mask_begins_with_the_shorter() -> None:
 
 def test_masks_modulo_are_in_range_and_spread_evenly() -> None:
     modulus = 3 << 200  # far from a power of two: the plain stream modulo 2^202 would be lopsided
-    values = mask_modulo({2: key_of(1)}, 1, modulus, 3000, b"") + group_modulo(key_of(1), 1, modulus, 3000, b"")
+    values = mask_modulo({2: key_of(1)}, 1, modulus, 3000, b"") + group_modulo(
+        key_of(1), 1, modulus, 3000, b""
+    )
     thirds = np.bincount([value // (1 << 200) for value in values], minlength=3)
     assert thirds.size == 3
     assert abs(thirds - 2000).max() < 150
@@ -98,7 +102,9 @@ def test_a_pair_key_with_oneself_is_refused() -> None:
 
 # Tags
 
-WORDS = st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0, 1, -1, 2**62, -(2**62), 2**63 - 1, -(2**63), 2**16 - 1])
+WORDS = st.integers(-(2**63), 2**63 - 1) | st.sampled_from(
+    [0, 1, -1, 2**62, -(2**62), 2**63 - 1, -(2**63), 2**16 - 1]
+)
 FACTORS = st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**64 - 1, TAG_MODULUS, 2**48 - 1])
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import ProtocolViolation
-from protocol.matching import (
+from protocol.shares.matching import (
     check_digests,
     common_digest,
     common_rows,
@@ -32,7 +32,10 @@ def matched(parts: list[list[str]], key: bytes = KEY) -> list[list[str]]:
     """The common keys as each provider would list its rows, after every message has been written and read."""
     own = [tags(key, part) for part in parts]
     bitmaps = intersect([decode_tags(encode_tags(found)) for found, _ in own])
-    told = [decode_bitmap(encode_bitmap(bits), n_tags=len(part)) for bits, part in zip(bitmaps, parts, strict=True)]
+    told = [
+        decode_bitmap(encode_bitmap(bits), n_tags=len(part))
+        for bits, part in zip(bitmaps, parts, strict=True)
+    ]
     check_digests({i: common_digest(own[i][0], common) for i, common in enumerate(told)})
     return [[parts[i][row] for row in common_rows(own[i][1], common)] for i, common in enumerate(told)]
 

@@ -13,15 +13,15 @@ from scipy.special import softmax
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import LabelBinarizer
 
-from agents.export import export_model
-from agents.extraction import ordered_model
-from agents.predictor import model_of
-from analytics import networks
-from analytics.metrics import metrics
-from analytics.models import Model, initial_weights, local_gradient, local_loss, scores, split_layers
-from deployments.digits import HOSPITALS, PIXELS, digits_order, digits_tables
+from agents.training.cohorts import ordered_model
+from agents.training.export import export_model
+from agents.training.inference import model_of
+from analytics.training import networks
+from analytics.training.metrics import metrics
+from analytics.training.models import Model, initial_weights, local_gradient, local_loss, scores, split_layers
+from deployments.demo.digits import HOSPITALS, PIXELS, digits_order, digits_tables
 from protocol.errors import BadRequest, ConsiliumError, InvalidInput
-from protocol.order import order_document, parse_training_request, read_order_document
+from protocol.training_request import order_document, parse_training_request, read_order_document
 
 MLP = Model("mlp", 6, classes=("a", "b", "c"), hidden=(5, 4))
 CNN = Model("cnn", 35, classes=(0, 1, 2), hidden=(2, 3), shape=(5, 7))
@@ -126,7 +126,9 @@ def test_every_layer_s_gradient_matches_central_differences(model: Model) -> Non
 def test_mlp_probabilities_and_gradient_are_scikit_learn_s() -> None:
     """The gradient is what one full-batch step of its plain gradient descent takes away."""
     (X, y), weights, rate = rows(MLP), some_weights(MLP), 0.5
-    other = MLPClassifier(MLP.hidden, solver="sgd", alpha=0.0, learning_rate_init=rate, momentum=0.0, batch_size=len(X))
+    other = MLPClassifier(
+        MLP.hidden, solver="sgd", alpha=0.0, learning_rate_init=rate, momentum=0.0, batch_size=len(X)
+    )
     other.partial_fit(X, y, classes=[0, 1, 2])
     other.coefs_ = [coef.T.copy() for coef, _ in tables(MLP, weights)]
     other.intercepts_ = [intercept.copy() for _, intercept in tables(MLP, weights)]
@@ -284,7 +286,8 @@ def test_what_is_left_out_can_be_trained_and_is_signed() -> None:
     assert (params["hidden"], params["shape"]) == ([8, 16], [8, 8])
     assert params["init_param"]["init_method"] == "random_normal"
     assert (
-        order_document(1, read_order_document(document, 1)[0], dict.fromkeys(request.hospitals, "0" * 64)) == document
+        order_document(1, read_order_document(document, 1)[0], dict.fromkeys(request.hospitals, "0" * 64))
+        == document
     )
 
 
@@ -294,10 +297,16 @@ def test_words_in_any_case(word: str) -> None:
 
 
 def test_sizes_of_an_order_reach_the_model() -> None:
-    request = parse_training_request(order(model_params={"hidden": [3, 5], "init_param": {"fit_intercept": False}}))
+    request = parse_training_request(
+        order(model_params={"hidden": [3, 5], "init_param": {"fit_intercept": False}})
+    )
     model = ordered_model(request, ("a", "b"))
     assert model == Model("cnn", 64, False, ("a", "b"), (3, 5), (8, 8))
-    assert ordered_model(parse_training_request(order(model_params={"shape": [4, 4, 4]})), (0, 1)).shape == (4, 4, 4)
+    assert ordered_model(parse_training_request(order(model_params={"shape": [4, 4, 4]})), (0, 1)).shape == (
+        4,
+        4,
+        4,
+    )
 
 
 @pytest.mark.parametrize(
@@ -328,7 +337,9 @@ def test_orders_that_no_network_could_follow(body: dict[str, Any], code: str) ->
 
 
 @pytest.mark.parametrize("name", ["hidden", "shape"])
-@pytest.mark.parametrize("value", [[], [8], [8, 8, 8, 8], [8, 0], [8, -8], [8, 8.5], [True, 64], "8x8", 64, [10**9, 8]])
+@pytest.mark.parametrize(
+    "value", [[], [8], [8, 8, 8, 8], [8, 0], [8, -8], [8, 8.5], [True, 64], "8x8", 64, [10**9, 8]]
+)
 def test_sizes_that_are_none(name: str, value: Any) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_training_request(order(model_params={name: value}))
@@ -378,7 +389,11 @@ def test_scikit_learn_gives_the_same_answers(model: Model, scale: Any) -> None:
     assert exported["estimator"] == "sklearn.neural_network.MLPClassifier"
     estimator = MLPClassifier()
     for name, value in exported["attributes"].items():
-        setattr(estimator, name, [np.array(table) for table in value] if name in ("coefs_", "intercepts_") else value)
+        setattr(
+            estimator,
+            name,
+            [np.array(table) for table in value] if name in ("coefs_", "intercepts_") else value,
+        )
     X = rows(model)[0]
     frame = pd.DataFrame(X, columns=estimator.feature_names_in_)
     expected = scores(model, some_weights(model), (X - SCALE[0]) / SCALE[1] if scale else X)

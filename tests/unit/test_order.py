@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import BadRequest, ConsiliumError, InvalidInput
-from protocol.order import (
+from protocol.training_request import (
     TrainingRequest,
     order_document,
     parse_training_request,
@@ -96,7 +96,11 @@ def test_ids_are_numbers_or_the_same_as_strings() -> None:
 def test_what_is_left_out_has_the_documented_default() -> None:
     found = parse_training_request(without_field("model_params")).model_params
     assert (found.tolerance, found.convergence, found.encrypt_param.method) == (1e-4, "diff", "Paillier")
-    assert (found.init_param.fit_intercept, found.cv_param.n_splits, found.cv_param.random_seed) == (True, 5, 1)
+    assert (found.init_param.fit_intercept, found.cv_param.n_splits, found.cv_param.random_seed) == (
+        True,
+        5,
+        1,
+    )
 
 
 @pytest.mark.parametrize("name", ["eps", "tol"])
@@ -116,7 +120,9 @@ def test_early_stop_is_converge_func(name: str, value: str) -> None:
     assert parse_training_request(body).model_params.convergence == value.lower()
 
 
-@pytest.mark.parametrize(("first", "second", "value"), [("eps", "tol", 0.5), ("converge_func", "early_stop", "abs")])
+@pytest.mark.parametrize(
+    ("first", "second", "value"), [("eps", "tol", 0.5), ("converge_func", "early_stop", "abs")]
+)
 def test_both_names_may_stand_when_they_agree(first: str, second: str, value: Any) -> None:
     body = with_field(f"model_params.{first}", value)
     body["model_params"][second] = value
@@ -149,7 +155,10 @@ def test_no_encryption_is_a_choice_that_has_to_be_written(value: Any) -> None:
     ("path", "value"),
     [
         *[("model_type", kind) for kind in ("lr", "linear", "softmax")],
-        *[("model_params.optimizer", name) for name in ("sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad")],
+        *[
+            ("model_params.optimizer", name)
+            for name in ("sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad")
+        ],
         *[
             ("model_params.init_param.init_method", name)
             for name in ("zeros", "ones", "const", "random_normal", "random_uniform")
@@ -363,7 +372,10 @@ def test_a_body_that_is_no_order_is_refused(body: Any) -> None:
         ({"attributes": ["x1", "y"]}, "attributes"),
         ({"label_name": "id"}, "label_name"),
         ({"validation_fraction": 0.2, "test_data_info": {"2": MARK}}, "validation_fraction"),
-        ({"validation_fraction": 0.2, "model_params": {"cv_param": {"need_cv": True}}}, "validation_fraction"),
+        (
+            {"validation_fraction": 0.2, "model_params": {"cv_param": {"need_cv": True}}},
+            "validation_fraction",
+        ),
     ],
 )
 def test_a_combination_that_cannot_be_honoured_is_refused(changes: dict[str, Any], code: str) -> None:
@@ -376,7 +388,12 @@ def test_a_combination_that_cannot_be_honoured_is_refused(changes: dict[str, Any
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["4", "lr", 2, 3, 4, 1e400]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["4", "lr", 2, 3, 4, 1e400]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=8,
 )
@@ -403,7 +420,9 @@ def test_any_json_in_any_field_is_taken_or_refused(path: str, value: Any) -> Non
 
 
 def test_the_document_comes_back_without_sql() -> None:
-    request = parse_training_request({**DOCUMENT, "test_data_info": {"3": "SELECT 3"}, "purpose": "\u4f1a\u8bca"})
+    request = parse_training_request(
+        {**DOCUMENT, "test_data_info": {"3": "SELECT 3"}, "purpose": "\u4f1a\u8bca"}
+    )
     text = order_document(37, request, COMMITMENTS, rerun_of=36)
     assert "SELECT" not in text
     found, commitments = read_order_document(text, 37)

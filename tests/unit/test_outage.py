@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from agents import quiet
 from protocol import exchange
 from protocol.exchange import Address, Exchange, HttpTransport
-from protocol.outage import COORDINATOR, PREFECT, Outage
+from protocol.machine.outage import COORDINATOR, PREFECT, Outage
+from tasks import quiet
 
 
 class Ticking:
@@ -143,7 +143,9 @@ def test_many_messages_that_are_tried_again_leave_one_line(
 
     with httpx.Client(transport=httpx.MockTransport(handler), base_url="http://coordinator") as client:
         for _ in range(3):
-            Exchange(HttpTransport(client, "token"), 2, sleep=lambda seconds: None).put(Address(1, "setup"), 1, b"")
+            Exchange(HttpTransport(client, "token"), 2, sleep=lambda seconds: None).put(
+                Address(1, "setup"), 1, b""
+            )
     assert [line[:34] for line in lines(caplog)] == [
         "The coordinator does not answer; t",
         "The coordinator answers again afte",

@@ -22,16 +22,16 @@ import httpx
 import pytest
 from starlette.requests import Request
 
-from agents.approval import MOST_REASON, Approvals, person
-from agents.ledger import Ledger
+from agents.order.approval import MOST_REASON, Approvals, person
 from agents.page import server, tables
 from agents.page.door import Door
 from agents.page.picture import BAR_HEIGHT, draw, height_of, size_of
 from agents.page.server import N_DAYS, serve
 from agents.page.words import _WORDS, LANGUAGES, preferred, say, word_of
-from agents.results import write_result
-from agents.settings import Settings, load_settings
-from agents.vault import Vault
+from agents.site.ledger import Ledger
+from agents.site.settings import Settings, load_settings
+from agents.site.vault import Vault
+from agents.statistics.results import write_result
 from protocol.errors import BadRequest
 from protocol.messages import KINDS
 
@@ -68,13 +68,24 @@ def fill(settings: Settings) -> None:
     ledger.write("answered", order_id=6, initiator=3, purpose=FORMULA)
     for recipient in (0, 1, 3):
         ledger.write(
-            "left", order_id=5, kind="gradient", fold=0, round=1, recipient=recipient, n_bytes=5310, sha256="e" * 64
+            "left",
+            order_id=5,
+            kind="gradient",
+            fold=0,
+            round=1,
+            recipient=recipient,
+            n_bytes=5310,
+            sha256="e" * 64,
         )
     ledger.write("refused", order_id=8, rule="min_rows", sentence=f"Too few. {HOSTILE}")
     notes = {"method": "sum", "withheld": [["<b>", "min_rows"]]}
     rows = [[HOSTILE, 1.5], [FORMULA, None], *([str(k), k] for k in range(600))]
-    write_result(settings.results_folder, 9, alias="总 和", type="csv", columns=["<h>", "x"], rows=rows, notes=notes)
-    write_result(settings.results_folder, 10, alias="j", type="json", columns=["x"], rows=[[HOSTILE]], notes=notes)
+    write_result(
+        settings.results_folder, 9, alias="总 和", type="csv", columns=["<h>", "x"], rows=rows, notes=notes
+    )
+    write_result(
+        settings.results_folder, 10, alias="j", type="json", columns=["x"], rows=[[HOSTILE]], notes=notes
+    )
     for number in (11, 12, 13):
         approvals.ask(number, DIGEST, TERMS)
 
@@ -117,7 +128,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     )
     settings = load_settings(folder)
     fill(settings)
-    command = [sys.executable, "-m", "agents", "show", "--site", str(folder)]
+    command = [sys.executable, "-m", "deployments.agent", "show", "--site", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -143,7 +154,10 @@ def test_it_listens_on_loopback_only(shown: Shown) -> None:
     assert shown.link.startswith("http://127.0.0.1:")
     with socket.socket() as probe:
         probe.settimeout(2)
-        elsewhere = ("127.0.0.2", int(shown.origin.rpartition(":")[2]))  # this machine too, by another address
+        elsewhere = (
+            "127.0.0.2",
+            int(shown.origin.rpartition(":")[2]),
+        )  # this machine too, by another address
         assert probe.connect_ex(elsewhere) != 0
 
 
@@ -182,7 +196,9 @@ def test_the_cookie_is_for_these_pages_alone(shown: Shown) -> None:
     assert "samesite=strict" in said
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "127.0.0.1:1", "localhost.evil.example", "", "[::1]"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1", "127.0.0.1:1", "localhost.evil.example", "", "[::1]"]
+)
 def test_another_host_is_refused(shown: Shown, host: str) -> None:
     answer = shown.get("/", headers={"host": host})
     assert answer.status_code in (400, 421)
@@ -216,7 +232,17 @@ def test_a_door_opens_once_whoever_comes_first() -> None:
 
 # Headers and markup
 
-PAGES = ["/", "/asked", "/refused", "/left", "/models", "/results", "/results/9", "/results/10", "/approvals/11"]
+PAGES = [
+    "/",
+    "/asked",
+    "/refused",
+    "/left",
+    "/models",
+    "/results",
+    "/results/9",
+    "/results/10",
+    "/approvals/11",
+]
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/style.css", "/asked.csv", "/nothing", "/results/77"])
@@ -258,7 +284,9 @@ def test_texts_of_others_are_text(shown: Shown, path: str, language: str) -> Non
     assert answer.status_code == 200
     assert not {"script", "b", "i", "u", "style", "iframe", "img"} & set(page.tags)
     assert not any(name.startswith("on") or name == "style" for name, _ in page.attributes)
-    assert not any((value or "").lower().startswith(("http", "//", "javascript")) for _, value in page.attributes)
+    assert not any(
+        (value or "").lower().startswith(("http", "//", "javascript")) for _, value in page.attributes
+    )
     assert ("lang", "zh-CN" if language == "zh" else "en") in page.attributes
     if path in ("/", "/asked", "/refused", "/results/9", "/approvals/11"):
         assert HOSTILE in page.text
@@ -270,13 +298,17 @@ def test_pages_can_be_used_by_keyboard_and_by_ear(shown: Shown) -> None:
         assert page.tags.count("h1") == 1
         assert page.tags.count("main") == page.tags.count("nav") == 1
         assert ("href", "#content") in page.attributes
-        assert page.tags.count("input") <= page.tags.count("label") + sum(v == "hidden" for _, v in page.attributes)
+        assert page.tags.count("input") <= page.tags.count("label") + sum(
+            v == "hidden" for _, v in page.attributes
+        )
         ids = [value for name, value in page.attributes if name == "id"]
         assert len(ids) == len(set(ids))
 
 
 def test_the_language_is_the_browser_s_or_the_one_that_was_chosen(shown: Shown) -> None:
-    shown.client.cookies.delete("consilium-language") if "consilium-language" in shown.client.cookies else None
+    shown.client.cookies.delete(
+        "consilium-language"
+    ) if "consilium-language" in shown.client.cookies else None
     assert "离开的内容" in shown.get("/", headers={"accept-language": "zh-CN,zh;q=0.9,en;q=0.5"}).text
     assert "What left" in shown.get("/", headers={"accept-language": "fr"}).text
     assert "离开的内容" in shown.get("/?language=zh").text
@@ -296,7 +328,9 @@ def test_the_overview_tells_what_waits_what_left_and_whether_the_record_is_whole
 
 
 @pytest.mark.parametrize("has_room", [True, False])
-def test_the_overview_says_that_the_disk_is_full(shown: Shown, monkeypatch: pytest.MonkeyPatch, has_room: bool) -> None:
+def test_the_overview_says_that_the_disk_is_full(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch, has_room: bool
+) -> None:
     monkeypatch.setattr(server, "has_free_bytes", lambda folder: has_room)
     page = server.Page(shown.settings, Door())
     for language, sentence in (("en", "The disk is full. Make room below"), ("zh", "磁盘已满")):
@@ -395,11 +429,22 @@ def test_bad_input_does_nothing(shown: Shown) -> None:
 
 def test_the_approval_says_everything_and_its_buttons_decide(shown: Shown) -> None:
     page = Marks(shown.get("/approvals/12?language=en").text)
-    for text in (HOSTILE, TERMS["data"]["train"], "id, <b>y</b>", "Mask", "3 <East>", "2 North, 3 <East>", person()):
+    for text in (
+        HOSTILE,
+        TERMS["data"]["train"],
+        "id, <b>y</b>",
+        "Mask",
+        "3 <East>",
+        "2 North, 3 <East>",
+        person(),
+    ):
         assert text in page.text
     form = {"token": shown.token(), "digest": DIGEST, "decision": "refuse", "reason": " 没有批准 "}
     answer = shown.post("/approvals/12", form)
-    assert (answer.status_code, answer.headers["location"]) == (303, f"/{shown.base.rpartition('/')[2]}/asked")
+    assert (answer.status_code, answer.headers["location"]) == (
+        303,
+        f"/{shown.base.rpartition('/')[2]}/asked",
+    )
     made = Approvals(shown.settings).decision(12, DIGEST)
     assert made is not None
     assert (made.decision, made.reason, made.person) == ("refused", "没有批准", person())
@@ -480,7 +525,8 @@ def test_bars_grow_with_bytes_and_stay_in_their_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_bytes", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (5_310_000, "5.3 MB"), (10**13, "10000.0 GB")]
+    ("n_bytes", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (5_310_000, "5.3 MB"), (10**13, "10000.0 GB")],
 )
 def test_sizes_are_readable(n_bytes: int, text: str) -> None:
     assert size_of(n_bytes) == text

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from cryptography.fernet import Fernet
 from fastapi import FastAPI
 
-from api import timeline
 from api.pages import (
     charts,
     form,
@@ -27,15 +27,18 @@ from api.pages import (
     serving,
     statistics,
 )
+from api.pages.error_words import CHINESE_CAUSES, CHINESE_ERRORS
 from api.pages.order_form import example_order
-from api.pages.visit import Door, Visit, local
+from api.pages.visit import CODES_BY_STATUS, Door, Visit, _told, local
 from api.pages.words import CHINESE
-from api.store import Caller
-from deployments.demo import document_order
-from protocol.errors import Unauthenticated
-from protocol.order import parse_training_request
+from api.routes import timeline
+from api.store.orders import Caller
+from deployments.demo.training import document_order
+from protocol.errors import Refused, Unauthenticated
+from protocol.training_request import parse_training_request
 
 PAGES = Path(serving.__file__).parent
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def visit(language: str = "en") -> Visit:
@@ -46,7 +49,9 @@ def said_directly() -> Iterator[str]:
     """Every text that a page hands to its translation where it is written."""
     for path in PAGES.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            name = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+            name = (
+                getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+            )
             if name == "t" and isinstance(node.args[0], ast.Constant):
                 yield node.args[0].value
 
@@ -63,7 +68,13 @@ def said_by_tables() -> Iterator[str]:
     yield from (text for texts in protection.WORDS.values() for text in texts)
     yield from (*protection.LEARNT.values(), *protection.WITHHELD.values())
     yield from (text for score in scores.SCORES.values() for text in (score.sees, score.misses))
-    yield from (order_timeline.WAITING, scores.CAUTION, statistics.WHERE, serving.TOKEN, *serving.REASONS.values())
+    yield from (
+        order_timeline.WAITING,
+        scores.CAUTION,
+        statistics.WHERE,
+        serving.TOKEN,
+        *serving.REASONS.values(),
+    )
 
 
 def test_every_text_is_there_in_chinese_with_the_same_values() -> None:
@@ -74,16 +85,65 @@ def test_every_text_is_there_in_chinese_with_the_same_values() -> None:
         assert set(re.findall(r"{\w+}", text)) == set(re.findall(r"{\w+}", chinese)), text
 
 
+# Errors, which a reader of Chinese gets in both languages
+
+
+def codes_in_table(text: str) -> set[str]:
+    """The backticked words in the first cell of each row."""
+    first_cells = (line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    return {code for cell in first_cells for code in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_every_error_code_has_a_chinese_sentence() -> None:
+    """docs/errors.md has every code of the source, as test_documents.py holds."""
+    documented = codes_in_table(
+        (DOCS / "errors.md").read_text("utf-8").split("## The order as it was sent")[1]
+    )
+    assert len(documented) > 150
+    assert sorted(documented - set(CHINESE_ERRORS)) == []
+    assert sorted(set(CHINESE_ERRORS) - documented) == []
+    assert [code for code, text in CHINESE_ERRORS.items() if not text.endswith("。")] == []
+    assert set(CODES_BY_STATUS.values()) <= documented
+
+
+def test_every_cause_of_waiting_has_a_chinese_sentence() -> None:
+    table = (DOCS / "api.md").read_text("utf-8").split("| `cause` | meaning |")[1].split("\n\n")[0]
+    assert codes_in_table(table) == set(CHINESE_CAUSES)
+
+
+def test_a_reader_of_chinese_sees_both_sentences() -> None:
+    error = Refused("The table data.visits is not open.", remedy="Name another one.", code="tables")
+    assert visit("en").error(error) == "The table data.visits is not open. Name another one."
+    assert visit("zh").error(error) == (
+        "医院的策略没有开放此表。（The table data.visits is not open. Name another one.）"
+    )
+    of_a_later_version = Refused("No.", remedy="", code="of_a_later_version")
+    assert visit("zh").error(of_a_later_version) == "No."
+    assert visit("zh").waiting({"cause": "disk", "message": "The disk is full."}) == (
+        "磁盘已满，腾出空间后会自动继续。（The disk is full.）"
+    )
+
+
+def test_an_answer_of_joint_statistics_gets_its_code_from_the_status() -> None:
+    answer = httpx.Response(409, json={"status": 409, "result": None, "msg": "It stands with other content."})
+    error = _told(answer)
+    assert (error.code, str(error)) == ("conflict", "It stands with other content.")
+
+
 def test_a_hospitals_troubles_stand_beside_its_state() -> None:
-    visit: Any = SimpleNamespace(t=lambda text: text)
-    row = {"online": True, "last_seen": None, "troubles": [{"cause": "disk", "message": "The disk of <x> is full."}]}
+    visit: Any = SimpleNamespace(t=lambda text: text, waiting=lambda one: one["message"])
+    row = {
+        "online": True,
+        "last_seen": None,
+        "troubles": [{"cause": "disk", "message": "The disk of <x> is full."}],
+    }
     cell = hospitals._state(visit, row)
     assert "online" in cell
     assert "The disk of &lt;x&gt; is full." in cell
 
 
 def test_every_score_of_the_api_is_explained() -> None:
-    from api.analytics import router
+    from api.routes.scores import router
 
     calls = {route.path for route in router.routes if route.path.startswith(("/anomaly/", "/contribution/"))}
     assert {score.address for score in scores.SCORES.values()} == calls - {"/anomaly/report"}
@@ -124,7 +184,9 @@ def test_a_number_stays_one() -> None:
     assert frame._cell(-1.5) == -1.5
 
 
-@pytest.mark.parametrize("address", ["http://elsewhere", "//elsewhere", "/\\elsewhere", "javascript:x", "", None])
+@pytest.mark.parametrize(
+    "address", ["http://elsewhere", "//elsewhere", "/\\elsewhere", "javascript:x", "", None]
+)
 def test_nobody_is_led_elsewhere_after_signing_in(address: str | None) -> None:
     assert local(address) == "/"
 

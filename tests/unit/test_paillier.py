@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from phe.paillier import EncryptedNumber, PaillierPrivateKey
 
-from protocol import paillier
 from protocol.errors import BadRequest, ProtocolViolation
-from protocol.fixed_point import FixedPoint
-from protocol.paillier import Obfuscators
+from protocol.sums import paillier
+from protocol.sums.fixed_point import FixedPoint
+from protocol.sums.paillier import Obfuscators
 
 BITS = 512
 
@@ -158,12 +158,19 @@ def test_obfuscators_are_not_copied(double: object) -> None:
         double(stock())
 
 
-@given(st.lists(st.integers(1, 10_000), min_size=1, max_size=5), st.integers(1, 70), st.sampled_from([256, 512, 2048]))
+@given(
+    st.lists(st.integers(1, 10_000), min_size=1, max_size=5),
+    st.integers(1, 70),
+    st.sampled_from([256, 512, 2048]),
+)
 def test_slots_do_not_carry_at_the_bound(rows: list[int], d: int, bits: int) -> None:
     point = FixedPoint(sum(rows), 3.0)
     extreme = np.where(np.arange(d) % 3 == 0, 3.0, -3.0)
     words = [point.encode(extreme, n) for n in rows]
-    packed = [paillier.pack(w, weight=n, offset=point.offset(n), bits=bits) for w, n in zip(words, rows, strict=True)]
+    packed = [
+        paillier.pack(w, weight=n, offset=point.offset(n), bits=bits)
+        for w, n in zip(words, rows, strict=True)
+    ]
     sums = [sum(column) for column in zip(*packed, strict=True)]
     assert len(sums) == paillier.n_plaintexts(d, bits)
     assert max(sums) < 2 ** (bits - 1)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from agents.policy import STATISTICS as METHODS_OF_STATISTICS
-from agents.policy import Policy, StatisticsRules, load_policy, parse_policy
-from api.hospitals import PolicyTold
+from agents.site.policy import STATISTICS as METHODS_OF_STATISTICS
+from agents.site.policy import Policy, StatisticsRules, load_policy, parse_policy
+from api.routes.hospitals import PolicyTold
 from protocol.errors import Refused
 
 EXAMPLE = Path(__file__).parents[2] / "deployments/sites/policy.example.toml"
@@ -94,7 +94,9 @@ def test_the_defaults_of_statistics_are_the_strict_ones() -> None:
 
 def test_statistics_take_min_rows_of_the_cohort_unless_they_have_their_own() -> None:
     cohort = "[cohort]\nmin_rows = 25\n"
-    by_default, by_itself = (policy(SMALLEST + cohort + STATISTICS + own).statistics for own in ("", "min_rows = 5"))
+    by_default, by_itself = (
+        policy(SMALLEST + cohort + STATISTICS + own).statistics for own in ("", "min_rows = 5")
+    )
     assert by_default is not None
     assert by_itself is not None
     assert (by_default.min_rows, by_itself.min_rows) == (25, 5)

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from api.desk import progress
-from deployments.demo import document_order
-from protocol.order import folds, parse_training_request
-from tasks.joint_statistics import StatisticsPicture
-from tasks.progress import TrainingPicture
+from api.routes.services import progress
+from deployments.demo.training import document_order
+from protocol.training_request import folds, parse_training_request
+from tasks.coordinator.progress import StatisticsPicture, TrainingPicture
 
 
 @pytest.mark.parametrize("n_splits", [None, 3])
@@ -22,7 +21,9 @@ def test_the_bar_in_prefect_is_at_the_apis_number(n_splits: int | None) -> None:
     desk: Any = SimpleNamespace(order_id=1, request=parse_training_request(body))
     picture = TrainingPicture(desk)
     records = [
-        {"fold": fold, "round": round_, "final": round_ == 4} for fold in folds(desk.request) for round_ in range(5)
+        {"fold": fold, "round": round_, "final": round_ == 4}
+        for fold in folds(desk.request)
+        for round_ in range(5)
     ]
     for n_records in range(1, len(records) + 1):
         told = progress({"kind": "train", "body": body}, n_records)
@@ -32,7 +33,9 @@ def test_the_bar_in_prefect_is_at_the_apis_number(n_splits: int | None) -> None:
 
 def test_the_bar_is_full_where_training_has_converged() -> None:
     desk: Any = SimpleNamespace(order_id=1, request=parse_training_request(document_order(rounds=10)))
-    assert TrainingPicture(desk).percent([{"fold": 0, "round": n, "final": n == 3} for n in range(4)]) == 100.0
+    assert (
+        TrainingPicture(desk).percent([{"fold": 0, "round": n, "final": n == 3} for n in range(4)]) == 100.0
+    )
 
 
 @pytest.mark.parametrize(("done", "of"), [(0, 5), (2, 5), (5, 5), (0, None), (3, None)])

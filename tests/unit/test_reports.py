@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents import trainer
-from agents.settings import Settings
-from deployments.one_process import run_order
+from agents.site.settings import Settings
+from agents.training import trainer
+from deployments.local.one_process import run_order
 from protocol.errors import ProtocolViolation
 from tests.made_sites import make_sites, order_body
 
@@ -59,7 +59,15 @@ def test_metrics_of_held_out_rows_that_nobody_counted_end_the_order(
 
 @pytest.mark.parametrize(
     "told",
-    [b"[]", b"{}", b'{"training": null}', b'{"training": {"auc": "a"}}', b'{"training": {"x": 1}}', b"{", b'{"a":NaN}'],
+    [
+        b"[]",
+        b"{}",
+        b'{"training": null}',
+        b'{"training": {"auc": "a"}}',
+        b'{"training": {"x": 1}}',
+        b"{",
+        b'{"a":NaN}',
+    ],
 )
 def test_pooled_metrics_that_are_no_numbers_end_the_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bytes

@@ -14,15 +14,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents import results
-from agents.results import Result, list_results, read_result, write_result
+from agents.statistics import results
+from agents.statistics.results import Result, list_results, read_result, write_result
 from protocol.errors import BadRequest, Conflict, NotFound
 
-NOTES = {"method": "sum", "providers": [2, 3], "withheld": [{"group": ["f"], "rule": "min_rows", "threshold": "10"}]}
+NOTES = {
+    "method": "sum",
+    "providers": [2, 3],
+    "withheld": [{"group": ["f"], "rule": "min_rows", "threshold": "10"}],
+}
 
 
 def write(folder: Path, order_id: int = 37, **changes: Any) -> str:
-    given = {"alias": "total", "type": "csv", "columns": ["sex", "total"], "rows": [["f", 0.1], [None, 2**70]]}
+    given = {
+        "alias": "total",
+        "type": "csv",
+        "columns": ["sex", "total"],
+        "rows": [["f", 0.1], [None, 2**70]],
+    }
     return write_result(folder, order_id, **{**given, "notes": NOTES, **changes})
 
 
@@ -58,7 +67,11 @@ def test_any_text_and_float_is_read_as_it_was(tmp_path_factory: Any, rows: list[
         write(folder, type=kind, rows=finite)
         with (folder / f"37/total.{kind}").open(newline="", encoding="utf-8") as file:
             found = list(csv.DictReader(file)) if kind == "csv" else json.load(file)
-        kept = [row for row in zip(found, finite, strict=True) if kind == "json" or row[1][0][:1] not in FORMULA_SIGNS]
+        kept = [
+            row
+            for row in zip(found, finite, strict=True)
+            if kind == "json" or row[1][0][:1] not in FORMULA_SIGNS
+        ]
         assert all((row["sex"], float(row["total"])) == given for row, given in kept)
 
 
@@ -104,7 +117,22 @@ def test_columns_and_rows_that_do_not_fit(tmp_path: Path, changes: dict[str, Any
         write(tmp_path, **changes)
 
 
-ALIASES = ["", ".", "..", "../x", "a/b", "/etc/passwd", "a\\b", "a\0b", ".hidden", " a", "a ", "a\nb", "\x1b[2J", "C:x"]
+ALIASES = [
+    "",
+    ".",
+    "..",
+    "../x",
+    "a/b",
+    "/etc/passwd",
+    "a\\b",
+    "a\0b",
+    ".hidden",
+    " a",
+    "a ",
+    "a\nb",
+    "\x1b[2J",
+    "C:x",
+]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import ProtocolViolation
-from protocol.masks import Stream
-from protocol.ring import Ring, n_words, pack, unpack
+from protocol.shares.ring import Ring, n_words, pack, unpack
+from protocol.sums.masks import Stream
 
 SIZES = st.integers(1, 6)
 NUMBERS = st.lists(st.integers(-(2**200), 2**200), min_size=1, max_size=5)
@@ -40,14 +40,18 @@ def test_operations_are_those_of_integers(n_limbs: int, x: list[int], y: list[in
 def test_words_and_integers_encode_alike(n_limbs: int, x: list[int]) -> None:
     ring = Ring(n_limbs)
     assert ring.decode(ring.encode(np.array(x, dtype=np.int64))) == [signed(value, ring.bits) for value in x]
-    assert ring.decode(ring.encode(np.array([*x, None], dtype=object)[:-1])) == [signed(v, ring.bits) for v in x]
+    assert ring.decode(ring.encode(np.array([*x, None], dtype=object)[:-1])) == [
+        signed(v, ring.bits) for v in x
+    ]
 
 
 @given(n_limbs=SIZES, x=NUMBERS)
 def test_a_vector_is_reduced_by_leaving_limbs_out(n_limbs: int, x: list[int]) -> None:
     large, small = Ring(n_limbs + 2), Ring(n_limbs)
     assert small.decode(large.encode(x)) == [signed(value, small.bits) for value in x]
-    assert small.decode(small.multiply(large.encode(x), large.encode(x))) == [signed(v * v, small.bits) for v in x]
+    assert small.decode(small.multiply(large.encode(x), large.encode(x))) == [
+        signed(v * v, small.bits) for v in x
+    ]
 
 
 def test_a_short_factor_is_unsigned() -> None:

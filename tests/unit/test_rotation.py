@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from protocol.errors import ProtocolViolation
-from protocol.rotation import BLOCK, HAAR_LIMIT, rotate
+from protocol.sums.frames import BLOCK, HAAR_LIMIT, rotate
 
 KEY = bytes(range(32))
 SIZES = [1, 2, 3, 31, 63, 64, 65, 500, HAAR_LIMIT, HAAR_LIMIT + 1, 20_000]

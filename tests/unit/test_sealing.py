@@ -90,7 +90,12 @@ def test_a_pin_matches_its_identity_in_any_case() -> None:
 
 @pytest.mark.parametrize(
     ("pinned", "code"),
-    [(None, "pin_missing"), (TWO.public.fingerprint, "pin_mismatch"), ("", "pin_mismatch"), ("0000", "pin_mismatch")],
+    [
+        (None, "pin_missing"),
+        (TWO.public.fingerprint, "pin_mismatch"),
+        ("", "pin_mismatch"),
+        ("0000", "pin_mismatch"),
+    ],
 )
 def test_no_trust_on_first_use(pinned: str | None, code: str) -> None:
     with pytest.raises(Refused) as caught:

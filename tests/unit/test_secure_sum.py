@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from phe.paillier import PaillierPrivateKey
 
-from protocol import masks, paillier, secure_sum
 from protocol.errors import BadRequest, ConsiliumError, ProtocolViolation
-from protocol.paillier import Obfuscators
-from protocol.secure_sum import Method, SumKeys
+from protocol.sums import masks, paillier, secure_sum
+from protocol.sums.paillier import Obfuscators
+from protocol.sums.secure_sum import Method, SumKeys
 
 METHODS: list[Method] = ["Paillier", "Mask", "None"]
 INFO = b"train fold 0 round 3 attempt 0"
@@ -31,7 +31,9 @@ def private(bits: int) -> PaillierPrivateKey:
     return paillier._generate_keys(bits, secrets.token_bytes)
 
 
-def keys_of(method: Method, rows: dict[int, int], *, bits: int = 512, bound: float = 8.0) -> dict[int, SumKeys]:
+def keys_of(
+    method: Method, rows: dict[int, int], *, bits: int = 512, bound: float = 8.0
+) -> dict[int, SumKeys]:
     """The keys of every hospital of an order."""
     public = private(bits).public_key if method == "Paillier" else None
     stock = Obfuscators(public) if public else None
@@ -144,16 +146,6 @@ def test_an_initiator_outside_the_sum_can_open_but_not_seal() -> None:
     assert open_total(outsider, total_of(keys)).size == 9
     assert_refused(lambda: secure_sum.seal(outsider, np.zeros(1), info=INFO), "sum_keys")
     assert_refused(lambda: secure_sum.seal_counts(outsider, np.zeros(1, int), info=INFO), "sum_keys")
-
-
-def test_method_none_is_read_by_whoever_holds_it() -> None:
-    keys, values = keys_of("None", ROWS), vectors(ROWS, 9)
-    words, weight = secure_sum.read_clear(secure_sum.seal(keys[3], values[3], info=INFO))
-    assert weight == ROWS[3]
-    assert words.shape == (9,)
-    np.testing.assert_allclose(words / weight / 2.0 ** keys[3].fixed_point.fraction_bits, values[3], atol=1e-12)
-    masked = secure_sum.seal(keys_of("Mask", ROWS)[3], values[3], info=INFO)
-    assert_refused(lambda: secure_sum.read_clear(masked), "payload")
 
 
 # What is not the sum of all members is refused ----------------------------------------------------------------
@@ -271,7 +263,9 @@ def test_contributions_of_different_shape_are_refused() -> None:
 def test_paillier_needs_its_keys() -> None:
     keys = keys_of("Paillier", ROWS)
     total = total_of(keys)
-    assert_refused(lambda: secure_sum.add("Paillier", {2: secure_sum.seal(keys[2], np.zeros(1), info=INFO)}), "payload")
+    assert_refused(
+        lambda: secure_sum.add("Paillier", {2: secure_sum.seal(keys[2], np.zeros(1), info=INFO)}), "payload"
+    )
     for wrong in (None, private(256)):
         with pytest.raises(ProtocolViolation, match="private key"):
             secure_sum.open_sum(keys[2], total, info=INFO, private_key=wrong)
@@ -344,7 +338,9 @@ def _shifted_slots(keys: SumKeys, total: bytes, deltas: dict[int, int]) -> bytes
 @pytest.mark.parametrize("delta", [1, -1, 2**32, -(2**32), 2**61 - 1, 1 - 2**61])
 def test_a_number_added_to_one_word_is_refused(method: Method, position: int, delta: int) -> None:
     keys = keys_of(method, ROWS)
-    assert_refused(lambda: open_total(keys[2], shifted(keys, total_of(keys), {position: delta})), "sum_mismatch")
+    assert_refused(
+        lambda: open_total(keys[2], shifted(keys, total_of(keys), {position: delta})), "sum_mismatch"
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -361,7 +357,9 @@ def test_a_number_added_to_a_count_is_refused(method: Method, position: int) -> 
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=15)
 @given(
-    deltas=st.dictionaries(st.integers(0, D - 1), st.integers(-(2**63), 2**63).filter(bool), min_size=1, max_size=D),
+    deltas=st.dictionaries(
+        st.integers(0, D - 1), st.integers(-(2**63), 2**63).filter(bool), min_size=1, max_size=D
+    ),
     tag_delta=st.integers(-(2**63), 2**63),
 )
 def test_any_shift_of_values_is_refused_whatever_is_added_to_the_tag(
@@ -401,14 +399,21 @@ def _clear(keys: SumKeys, values: NDArray[np.float64]) -> bytes:
 def test_two_ciphertexts_swapped_are_refused() -> None:
     keys = keys_of("Paillier", ROWS)
     total = total_of(keys, d=14)
-    swapped = total[:HEADER] + total[HEADER + 128 : HEADER + 256] + total[HEADER : HEADER + 128] + total[HEADER + 256 :]
+    swapped = (
+        total[:HEADER]
+        + total[HEADER + 128 : HEADER + 256]
+        + total[HEADER : HEADER + 128]
+        + total[HEADER + 256 :]
+    )
     assert_refused(lambda: open_total(keys[2], swapped), "sum_mismatch")
 
 
 def test_a_masked_total_with_two_words_exchanged_is_refused() -> None:
     keys = keys_of("Mask", ROWS)
     total = total_of(keys)
-    swapped = total[:HEADER] + total[HEADER + 8 : HEADER + 16] + total[HEADER : HEADER + 8] + total[HEADER + 16 :]
+    swapped = (
+        total[:HEADER] + total[HEADER + 8 : HEADER + 16] + total[HEADER : HEADER + 8] + total[HEADER + 16 :]
+    )
     assert_refused(lambda: open_total(keys[2], swapped), "sum_mismatch")
 
 
@@ -416,7 +421,10 @@ def test_a_masked_total_with_two_words_exchanged_is_refused() -> None:
 def test_another_combination_of_clear_contributions_is_refused(factors: tuple[int, int, int]) -> None:
     """Method None shows words and tags; check words are set at will. Without the pad the tags would combine as well."""
     keys, values = keys_of("None", ROWS), vectors(ROWS, D)
-    bodies = [np.frombuffer(secure_sum.seal(keys[me], values[me] / 4, info=INFO)[HEADER:], dtype="<i8") for me in ROWS]
+    bodies = [
+        np.frombuffer(secure_sum.seal(keys[me], values[me] / 4, info=INFO)[HEADER:], dtype="<i8")
+        for me in ROWS
+    ]
     combined = sum(factor * body for factor, body in zip(factors, bodies, strict=True))
     combined[-2:] = [sum(ROWS.values()), len(ROWS)]
     header = total_of(keys)[:HEADER]
@@ -428,7 +436,9 @@ def test_a_single_clear_value_does_not_give_the_factors_away() -> None:
     keys = keys_of("None", dict.fromkeys(ROWS, 1))
     tags = set()
     for me in ROWS:
-        words = np.frombuffer(secure_sum.seal_counts(keys[me], np.array([1]), info=INFO)[HEADER:], dtype="<i8")
+        words = np.frombuffer(
+            secure_sum.seal_counts(keys[me], np.array([1]), info=INFO)[HEADER:], dtype="<i8"
+        )
         tags.add(int(words[1]) + (int(words[2]) << 32))
     assert len(tags) == 3
 
@@ -463,7 +473,9 @@ def test_rows_that_leave_no_room_for_a_tag_are_refused(method: Method) -> None:
 
 @pytest.mark.parametrize("kind", list(secure_sum.Kind))
 @pytest.mark.parametrize("rows", [{1: 2**20}, {1: 3, 2: 4}, dict.fromkeys(range(1, 8), 1)])
-def test_the_modulus_exceeds_every_difference_of_two_sums(kind: secure_sum.Kind, rows: dict[int, int]) -> None:
+def test_the_modulus_exceeds_every_difference_of_two_sums(
+    kind: secure_sum.Kind, rows: dict[int, int]
+) -> None:
     keys = keys_of("Mask", rows)[1]
     assert 2 * secure_sum._offset(keys, kind, secure_sum._total_weight(keys, kind)) < masks.TAG_MODULUS
 
@@ -480,7 +492,9 @@ def test_one_ciphertext_opened_with_the_private_key_is_noise() -> None:
     keys, n = keys_of("Paillier", ROWS), private(512).public_key.n
     payload = secure_sum.seal(keys[3], np.zeros(7 * 200), info=INFO)
     body = payload[HEADER:]
-    plain = paillier.decrypt(private(512), [int.from_bytes(body[i : i + 128], "big") for i in range(0, len(body), 128)])
+    plain = paillier.decrypt(
+        private(512), [int.from_bytes(body[i : i + 128], "big") for i in range(0, len(body), 128)]
+    )
     terms = secure_sum._terms(keys[3], kind=secure_sum.Kind.MEAN, d=1400, info=INFO)
     group = secure_sum.masks.group_modulo(keys[3].group_key, 3, n, len(plain), terms)
     assert len(plain) == 201

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.settings import Settings, load_settings
+from agents.site.settings import Settings, load_settings
 from protocol.errors import BadRequest
 
 PRINT = "0123-4567-89ab-cdef-0123-4567-89ab-cdef"

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol import triples
 from protocol.errors import ProtocolViolation
-from protocol.masks import Stream
-from protocol.ring import Ring, unpack
-from protocol.sharing import SEED, ResultShare, Sharing, n_conjunctions, open_result, rings
-from protocol.triples import Buckets, linear_digest, uniform_order
+from protocol.shares import triples
+from protocol.shares.ring import Ring, unpack
+from protocol.shares.sharing import SEED, ResultShare, Sharing, n_conjunctions, open_result, rings
+from protocol.shares.triples import Buckets, linear_digest, uniform_order
+from protocol.sums.masks import Stream
 from tests.made_providers import Hall, MadeKeys, seeds_of
 
 RING = Ring(3)
@@ -54,13 +54,17 @@ def test_bit_triples_are_conjunctions() -> None:
 
 def test_triples_of_another_number_seed_or_provider_differ() -> None:
     drawn = [
-        triples.number_triples(seed, index, provider=provider, ring=RING, count=3, correction=None).a.tobytes()
+        triples.number_triples(
+            seed, index, provider=provider, ring=RING, count=3, correction=None
+        ).a.tobytes()
         for seed in (bytes(32), b"1" * 32)
         for index in (0, 1)
         for provider in (2, 3)
     ]
     assert len(set(drawn)) == 8
-    parts = vars(triples.number_triples(bytes(32), 0, provider=2, ring=RING, count=3, correction=None)).values()
+    parts = vars(
+        triples.number_triples(bytes(32), 0, provider=2, ring=RING, count=3, correction=None)
+    ).values()
     assert len({part.tobytes() for part in parts}) == 5
 
 
@@ -74,7 +78,9 @@ def test_false_words_pass_all_buckets_rarely_enough(n_words: int) -> None:
     buckets = Buckets.of(n_words)
     assert buckets.n_buckets >= n_words
     n, size, dealt = buckets.n_buckets, buckets.size, buckets.n_dealt
-    places = range(1, n + 1) if n < 5001 else [*range(1, 200), *range(200, n, n // 500), *range(n - 200, n + 1)]
+    places = (
+        range(1, n + 1) if n < 5001 else [*range(1, 200), *range(200, n, n // 500), *range(n - 200, n + 1)]
+    )
     worst = max(log2_comb(n, t) - log2_comb(dealt, size * t) for t in places)
     assert worst <= -40
     smaller = n * (size - 1)
@@ -128,7 +134,11 @@ def test_places_with_equal_words_stand_in_an_order_of_their_own() -> None:
 
         def words(self, count: int) -> Any:
             self.calls += 1
-            return np.zeros(count, dtype=np.uint64) if self.calls == 1 else np.arange(count, 0, -1, dtype=np.uint64)
+            return (
+                np.zeros(count, dtype=np.uint64)
+                if self.calls == 1
+                else np.arange(count, 0, -1, dtype=np.uint64)
+            )
 
     stream: Any = Equal()
     assert uniform_order(stream, 6).tolist() == [5, 4, 3, 2, 1, 0]
@@ -188,7 +198,9 @@ def test_products_of_shares(n: int) -> None:
         z = sharing.product(sharing.number(own[0], 5), sharing.number(own[1], 5))
         return sharing.product(z, sharing.constant(-1, 5)), sharing.total(z)
 
-    shares = together(n, 100, lambda s: [triples.number_correction(s, i, ring=checked, count=5) for i in (0, 1)], act)
+    shares = together(
+        n, 100, lambda s: [triples.number_correction(s, i, ring=checked, count=5) for i in (0, 1)], act
+    )
     expected = [p * q for p, q in zip(x, y, strict=True)]
     assert numbers.decode(reduce(numbers.add, [z for z, _ in shares])) == [-e for e in expected]
     assert sum(total for _, total in shares) % 2**numbers.bits == sum(expected) % 2**numbers.bits
@@ -227,7 +239,9 @@ def test_a_result_is_the_sum_of_its_shares(n: int) -> None:
     assert numbers == [-5, 7]
     assert bits.tolist() == [[True, False, True]]
     if n > 1:
-        assert all(share.numbers.all() and share.bits.all() for share in shares), "a share shows what it is of"
+        assert all(share.numbers.all() and share.bits.all() for share in shares), (
+            "a share shows what it is of"
+        )
 
 
 def test_shares_of_another_result_are_refused() -> None:

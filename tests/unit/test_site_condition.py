@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -16,17 +16,22 @@ import duckdb
 import httpx
 import pytest
 
-import agents.worker
-from agents.clock import Clock
-from agents.dataset import _safe_error as dataset_error
-from agents.disk import DISK_FULL, has_room, is_full
-from agents.settings import Settings
-from agents.source import _safe_error as source_error
-from agents.worker import FlowWorker, HospitalWorker, Post
+import tasks.worker
+from agents.rows.database import _safe_error as source_error
+from agents.rows.dataset import _safe_error as dataset_error
+from agents.site.settings import Settings
 from protocol.errors import Unavailable
-from tasks import places
-from tasks.hospital import TrainingParty
+from protocol.machine.clock import Clock
+from protocol.machine.disk import has_room, is_full
+from tasks import flow_process
+from tasks.coordinator import place as coordinator_place
+from tasks.exit_codes import ExitCode
+from tasks.flow_process import InstalledFlow
+from tasks.hospital import place as hospital_place
+from tasks.hospital.training import TrainingParty
+from tasks.hospital.worker import HospitalWorker
 from tasks.steps import step
+from tasks.worker import FlowWorker, Post
 
 NO_ROOM = OSError(errno.ENOSPC, "No space left on device", "/state/vault/secret-name")
 POST: Any = None
@@ -56,7 +61,7 @@ def test_a_worker_asks_prefect_by_the_coordinators_clock(tmp_path: Path, wrong_b
         return []
 
     truth = datetime.now(UTC)
-    worker = FlowWorker("hospital-2", flows={}, post=POST, locks=tmp_path)
+    worker = FlowWorker("hospital-2", flows=ModuleType("no_flows"), post=POST, locks=tmp_path)
     worker._clock = Clock(own=lambda: truth.timestamp() + wrong_by)
     worker._client = SimpleNamespace(get_scheduled_flow_runs_for_work_pool=read)  # type: ignore[assignment]
     worker._clock.heard(truth.timestamp(), asked=worker._clock._steady())
@@ -74,7 +79,7 @@ def test_a_run_that_is_put_back_is_due_by_the_coordinators_clock(tmp_path: Path,
         said.append(state)
 
     truth = datetime.now(UTC)
-    worker = FlowWorker("hospital-2", flows={}, post=POST, locks=tmp_path)
+    worker = FlowWorker("hospital-2", flows=ModuleType("no_flows"), post=POST, locks=tmp_path)
     worker._clock = Clock(own=lambda: truth.timestamp() + wrong_by)
     worker._clock.heard(truth.timestamp(), asked=worker._clock._steady())
     worker._client = SimpleNamespace(set_flow_run_state=say)  # type: ignore[assignment]
@@ -131,7 +136,7 @@ def test_a_step_that_finds_the_disk_full_says_so_without_a_path() -> None:
         fails()
     assert caught.value.code == "disk"
     assert "secret-name" not in str(caught.value)
-    assert "disk" in places.MENDABLE
+    assert "disk" in hospital_place.MENDABLE
 
 
 class DiskFull(Exception):
@@ -171,19 +176,23 @@ def test_a_run_is_given_back_as_one_without_room(
         codes.append(code)
         raise SystemExit
 
-    monkeypatch.setattr("tasks.places.os._exit", leave)
+    monkeypatch.setattr("tasks.ending.os._exit", leave)
     (tmp_path / "token").write_text("a-token")
-    monkeypatch.setenv(places.COORDINATOR_URL, "http://127.0.0.1:9")
-    monkeypatch.setenv(places.COORDINATOR_TOKEN, str(tmp_path / "token"))
-    monkeypatch.setenv(places.SITE, str(tmp_path))
+    monkeypatch.setenv(coordinator_place.COORDINATOR_URL, "http://127.0.0.1:9")
+    monkeypatch.setenv(coordinator_place.COORDINATOR_TOKEN, str(tmp_path / "token"))
+    monkeypatch.setenv(hospital_place.SITE, str(tmp_path))
     settings = Settings(tmp_path, 2, "here", "http://127.0.0.1:9", "", "duckdb://", tmp_path)
-    monkeypatch.setattr(places, "load_settings", lambda site: settings)
+    monkeypatch.setattr(hospital_place, "load_settings", lambda site: settings)
     (tmp_path / "token").chmod(0o600)
-    monkeypatch.setattr(places, "open_party", lambda *_: None)
-    place: Any = places.at_hospital(3, TrainingParty) if where == "hospital" else places.at_coordinator(3)
+    monkeypatch.setattr(hospital_place, "open_party", lambda *_: None)
+    place: Any = (
+        hospital_place.at_hospital(3, TrainingParty)
+        if where == "hospital"
+        else coordinator_place.at_coordinator(3)
+    )
     with pytest.raises(SystemExit), place:
         raise error
-    assert codes == [DISK_FULL]
+    assert codes == [ExitCode.DISK_FULL]
     assert not caplog.records
 
 
@@ -192,12 +201,14 @@ def test_a_lock_that_cannot_be_made_is_no_crash(tmp_path: Path, monkeypatch: pyt
         raise NO_ROOM
 
     for name in ("_die_with_agent", "_log_to_stderr"):
-        monkeypatch.setattr(agents.worker, name, lambda: None)
-    monkeypatch.setattr("agents.worker.signal.pthread_sigmask", lambda *_: None)
-    monkeypatch.setattr(agents.worker, "_run_locked", full)
+        monkeypatch.setattr(flow_process, name, lambda: None)
+    monkeypatch.setattr("tasks.flow_process.signal.pthread_sigmask", lambda *_: None)
+    monkeypatch.setattr(flow_process, "_run_locked", full)
     with pytest.raises(SystemExit) as caught:
-        agents.worker.run_in_child(str(uuid4()), "flows.runs.x", "order_id", str(tmp_path / "x.lock"))
-    assert caught.value.code == DISK_FULL
+        flow_process.run_in_child(
+            str(uuid4()), "flows.hospital_runs", "x", "order_id", str(tmp_path / "x.lock")
+        )
+    assert caught.value.code == ExitCode.DISK_FULL
 
 
 class Told:
@@ -223,17 +234,21 @@ def test_runs_that_find_no_room_wait_without_end_and_the_coordinator_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each try ends at once for want of room, more often than a run may crash; then there is room."""
-    settings = Settings(tmp_path, 2, "here", "http://coordinator", "http://prefect", "duckdb://", tmp_path / "state")
+    settings = Settings(
+        tmp_path, 2, "here", "http://coordinator", "http://prefect", "duckdb://", tmp_path / "state"
+    )
     settings.vault.parent.mkdir(mode=0o700)
-    monkeypatch.setattr(agents.worker, "has_room", lambda folder: True)
-    monkeypatch.setattr(agents.worker, "LOOK_AT_ROOM_SECONDS", 0.0)
-    codes = [DISK_FULL] * (3 * agents.worker.MAX_CRASHES)
+    monkeypatch.setattr(tasks.worker, "has_room", lambda folder: True)
+    monkeypatch.setattr(tasks.worker, "LOOK_AT_ROOM_SECONDS", 0.0)
+    codes = [ExitCode.DISK_FULL] * (3 * tasks.worker.MAX_CRASHES)
     told = Told()
 
     async def run() -> None:
         transport = httpx.MockTransport(told.answer)
         async with httpx.AsyncClient(transport=transport, base_url="http://coordinator") as client:
-            worker = HospitalWorker(settings, flows={}, post=Post(client, lambda: "a-token"))
+            worker = HospitalWorker(
+                settings, flows=ModuleType("no_flows"), post=Post(client, lambda: "a-token")
+            )
             following = asyncio.create_task(worker._follow_condition())
 
             async def one_process(*_: Any) -> int:
@@ -244,7 +259,7 @@ def test_runs_that_find_no_room_wait_without_end_and_the_coordinator_is_told(
 
             monkeypatch.setattr(worker, "_one_process", one_process)
             flow_run: Any = SimpleNamespace(id=uuid4(), name="order-3-hospital-2")
-            await worker._until_final(flow_run, agents.worker.Work(3), "", "order_id")
+            await worker._until_final(flow_run, tasks.worker.Work(3), InstalledFlow("", ""), "order_id")
             await until(lambda: len(told.conditions) == 2)
             following.cancel()
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.policy import parse_policy
-from agents.sql import DIALECTS, CheckedQuery, check_plain, check_sql
+from agents.rows.allowed_sql import DIALECTS, CheckedQuery, check_plain, check_sql
+from agents.site.policy import parse_policy
 from protocol.errors import BadRequest, ConsiliumError, Refused
 
 POLICY = parse_policy("""
@@ -34,12 +34,18 @@ columns = ["*"]
 SECRET = "Wagner-1947"
 
 
-def foreign(text: str, dialect: str = "duckdb", *, unique_id: str = "id", label: str | None = "y") -> CheckedQuery:
-    return check_sql(text, policy=POLICY, requester=4, own_user_id=2, unique_id=unique_id, label=label, dialect=dialect)
+def foreign(
+    text: str, dialect: str = "duckdb", *, unique_id: str = "id", label: str | None = "y"
+) -> CheckedQuery:
+    return check_sql(
+        text, policy=POLICY, requester=4, own_user_id=2, unique_id=unique_id, label=label, dialect=dialect
+    )
 
 
 def own(text: str, dialect: str = "duckdb") -> CheckedQuery:
-    return check_sql(text, policy=POLICY, requester=2, own_user_id=2, unique_id="id", label="y", dialect=dialect)
+    return check_sql(
+        text, policy=POLICY, requester=2, own_user_id=2, unique_id="id", label="y", dialect=dialect
+    )
 
 
 def refusal(text: str, dialect: str = "duckdb", *, mine: bool = False) -> ConsiliumError:
@@ -76,7 +82,10 @@ def refusal(text: str, dialect: str = "duckdb", *, mine: bool = False) -> Consil
             "SELECT * FROM data.t WHERE age < DATE '2020-02-01' AND sex = TRUE",
             'SELECT * FROM "data"."t" WHERE (("age" < DATE \'2020-02-01\') AND ("sex" = TRUE))',
         ),
-        ("SELECT * FROM data.narrow WHERE age = 1", 'SELECT "id", "y", "X1" FROM "data"."narrow" WHERE ("Age" = 1)'),
+        (
+            "SELECT * FROM data.narrow WHERE age = 1",
+            'SELECT "id", "y", "X1" FROM "data"."narrow" WHERE ("Age" = 1)',
+        ),
     ],
 )
 def test_plain_queries_are_written_anew(text: str, written: str, dialect: str) -> None:
@@ -86,7 +95,8 @@ def test_plain_queries_are_written_anew(text: str, written: str, dialect: str) -
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize(
-    "test", ["age NOT IN (1)", "age NOT BETWEEN 1 AND 2", "age IS NOT NULL", "sex NOT LIKE 'a%'", "NOT age = 1"]
+    "test",
+    ["age NOT IN (1)", "age NOT BETWEEN 1 AND 2", "age IS NOT NULL", "sex NOT LIKE 'a%'", "NOT age = 1"],
 )
 def test_a_negation_is_never_lost(test: str, dialect: str) -> None:
     assert "(NOT (" in foreign(f"SELECT * FROM data.t WHERE {test}", dialect).sql
@@ -409,10 +419,16 @@ WORDS = st.sampled_from([*VOCABULARY.split(), "\x00", "\u00a0"])
 CONSTANTS = st.sampled_from(["1", "-3", "2.5", "'f'", "'O''B'", "TRUE", "DATE '2020-01-01'", "0", "40"])
 COLUMNS = st.sampled_from(["age", "sex", "AGE", '"sex"', "t.age", "data.t.sex"])
 TESTS = st.one_of(
-    st.builds("{} {} {}".format, COLUMNS, st.sampled_from(["=", "<>", "!=", "<", "<=", ">", ">="]), CONSTANTS),
+    st.builds(
+        "{} {} {}".format, COLUMNS, st.sampled_from(["=", "<>", "!=", "<", "<=", ">", ">="]), CONSTANTS
+    ),
     st.builds("{} {} ({}, {})".format, COLUMNS, st.sampled_from(["IN", "NOT IN"]), CONSTANTS, CONSTANTS),
-    st.builds("{} {} {} AND {}".format, COLUMNS, st.sampled_from(["BETWEEN", "NOT BETWEEN"]), CONSTANTS, CONSTANTS),
-    st.builds("{} {}".format, COLUMNS, st.sampled_from(["IS NULL", "IS NOT NULL", "LIKE 'f%'", "NOT LIKE '_'"])),
+    st.builds(
+        "{} {} {} AND {}".format, COLUMNS, st.sampled_from(["BETWEEN", "NOT BETWEEN"]), CONSTANTS, CONSTANTS
+    ),
+    st.builds(
+        "{} {}".format, COLUMNS, st.sampled_from(["IS NULL", "IS NOT NULL", "LIKE 'f%'", "NOT LIKE '_'"])
+    ),
 )
 CONDITIONS = st.recursive(
     TESTS,
@@ -503,7 +519,11 @@ def test_a_text_constant_stays_one_constant(text: str, table: duckdb.DuckDBPyCon
 
 @pytest.mark.parametrize(
     "text",
-    ["SELECT * FROM data.t;", "SELECT id, x1 FROM data.t WHERE id = 0", 'SELECT "id", t.x1 FROM data.t AS t LIMIT 3'],
+    [
+        "SELECT * FROM data.t;",
+        "SELECT id, x1 FROM data.t WHERE id = 0",
+        'SELECT "id", t.x1 FROM data.t AS t LIMIT 3',
+    ],
 )
 def test_plain_sql_of_an_inference_order(text: str) -> None:
     check_plain(text, dialect="duckdb")

@@ -17,11 +17,13 @@ import pytest
 import sqlalchemy as sa
 
 from api.settings import Settings, load_settings
-from api.store import Store
-from deployments import federation, server, state
-from deployments.local_sites import prepare
-from deployments.parts import NOT_READY, Federation, Part
+from api.store.orders import Store
+from deployments import coordinator_worker, server, serving, state
+from deployments.local import command as command_module
+from deployments.local.sites import prepare
+from deployments.processes import Federation, Part
 from protocol.errors import BadRequest, Conflict, Unavailable
+from tasks.exit_codes import ExitCode
 from tests.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +43,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 @pytest.fixture
 def started(settings: Settings) -> Settings:
     """A home in which a coordinator has run."""
-    federation.make_ready(settings)
+    coordinator_worker.make_ready(settings)
     return settings
 
 
@@ -60,11 +62,13 @@ def set_store(settings: Settings, content: bytes | None) -> None:
 # Secrets
 
 
-@pytest.mark.parametrize("text", ["", " \n", "consilium", "consilium:", ":password", "a:b\nc", "\xb1:\xb1", "a:\0"])
+@pytest.mark.parametrize(
+    "text", ["", " \n", "consilium", "consilium:", ":password", "a:b\nc", "\xb1:\xb1", "a:\0"]
+)
 def test_prefect_is_never_started_without_a_password(started: Settings, text: str) -> None:
     path = started.folder / "prefect_auth"
     path.write_bytes(text.encode("latin-1"))
-    for use in (state.prefect_auth, state.make_prefect_auth, federation.make_ready):
+    for use in (state.prefect_auth, state.make_prefect_auth, coordinator_worker.make_ready):
         with pytest.raises(Conflict, match="Restore it") as caught:
             use(started)
         assert caught.value.code == "secret"
@@ -77,10 +81,10 @@ def test_a_secret_that_is_none_is_not_replaced_silently(started: Settings, name:
     path = started.folder / name
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(Conflict, match="Remove it") as caught:
-        federation.make_ready(started)
+        coordinator_worker.make_ready(started)
     assert caught.value.code == "secret"
     path.unlink()
-    federation.make_ready(started)
+    coordinator_worker.make_ready(started)
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -112,11 +116,23 @@ def up(settings: Settings) -> Settings:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "{", "[]", "null", "{}", '{"2": "abc"}', '{"operator": ""}', '{"operator": 5}', "\xff", "[" * 9999],
+    [
+        "",
+        " ",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '{"2": "abc"}',
+        '{"operator": ""}',
+        '{"operator": 5}',
+        "\xff",
+        "[" * 9999,
+    ],
 )
 def test_damaged_tokens_are_not_replaced(up: Settings, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     state.tokens_path(up).write_bytes(text.encode("latin-1"))
-    assert federation.main(["up", "--hospitals", "1"]) == NOT_READY
+    assert command_module.main(["up", "--hospitals", "1"]) == ExitCode.NOT_READY
     assert "remove it" in one_line(capsys)
     assert state.tokens_path(up).read_bytes() == text.encode("latin-1")
 
@@ -143,7 +159,7 @@ def test_a_home_of_an_earlier_version_starts_as_before(up: Settings) -> None:
     identity.write_text(json.dumps(keys))
     tokens = state.read_tokens(up)
     prepare(up, n_hospitals=2)
-    federation.make_ready(up)
+    coordinator_worker.make_ready(up)
     assert json.loads(identity.read_text())["content"] == keys
     assert state.read_tokens(up).items() > tokens.items()
     assert (up.folder / "store_made").exists()
@@ -179,13 +195,13 @@ def test_a_first_start_that_had_no_store_yet_goes_on(settings: Settings) -> None
 def test_the_operator_may_begin_anew(started: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     set_store(started, None)
     for command in (["start"], ["api"]):
-        assert server.main(command) == NOT_READY
+        assert server.main(command) == ExitCode.NOT_READY
         assert "./run server new-store" in one_line(capsys)
     assert server.main(["token", "issue", "operator"]) == 2
-    assert federation.main(["up", "--hospitals", "1"]) == NOT_READY
+    assert command_module.main(["up", "--hospitals", "1"]) == ExitCode.NOT_READY
     assert capsys.readouterr().err.count("./run server new-store") == 2
     assert server.main(["new-store"]) == 0
-    federation.make_ready(started)
+    coordinator_worker.make_ready(started)
     capsys.readouterr()
     assert server.main(["new-store"]) == 2
     assert "not empty; nothing was changed" in one_line(capsys)
@@ -208,7 +224,7 @@ def test_a_damaged_store_is_a_sentence(
     damaged = damage(store_of(started).read_bytes())
     set_store(started, damaged)
     for command in (["start"], ["api"]):
-        assert server.main(command) == NOT_READY
+        assert server.main(command) == ExitCode.NOT_READY
         assert "is damaged" in one_line(capsys)
     assert server.main(["new-store"]) == 2
     assert store_of(started).read_bytes() == damaged
@@ -237,7 +253,7 @@ def test_a_database_that_is_away_may_come_back(settings: Settings) -> None:
     with pytest.raises(Unavailable) as caught:
         state.open_store(replace(settings, store_url=url))
     assert "geheim" not in str(caught.value)
-    assert server.exit_code(caught.value) == 2
+    assert serving.exit_code(caught.value) == 2
 
 
 @pytest.fixture
@@ -277,7 +293,9 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("name", ["CONSILIUM_API_PORT", "CONSILIUM_PREFECT_PORT"])
 @pytest.mark.parametrize("port", ["70000", "65536", "0", "-1", "http"])
-@pytest.mark.parametrize("main", [lambda: server.main([]), lambda: federation.main(["up"])], ids=["server", "up"])
+@pytest.mark.parametrize(
+    "main", [lambda: server.main([]), lambda: command_module.main(["up"])], ids=["server", "up"]
+)
 def test_a_port_that_is_none(
     settings: Settings,
     main: Callable[[], int],
@@ -287,21 +305,28 @@ def test_a_port_that_is_none(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv(name, port)
-    assert main() == NOT_READY
+    assert main() == ExitCode.NOT_READY
     assert one_line(capsys).startswith(name)
 
 
-@pytest.mark.parametrize("main", [lambda: server.main([]), lambda: federation.main(["up"])], ids=["server", "up"])
+@pytest.mark.parametrize(
+    "main", [lambda: server.main([]), lambda: command_module.main(["up"])], ids=["server", "up"]
+)
 def test_one_port_for_two(
-    settings: Settings, main: Callable[[], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: Settings,
+    main: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("CONSILIUM_PREFECT_PORT", str(settings.port))
-    assert main() == NOT_READY
+    assert main() == ExitCode.NOT_READY
     assert "Set one of them" in one_line(capsys)
 
 
 @pytest.mark.parametrize("name", ["CONSILIUM_API_PORT", "CONSILIUM_PREFECT_PORT"])
-@pytest.mark.parametrize("main", [lambda: server.main([]), lambda: federation.main(["up"])], ids=["server", "up"])
+@pytest.mark.parametrize(
+    "main", [lambda: server.main([]), lambda: command_module.main(["up"])], ids=["server", "up"]
+)
 def test_a_port_that_is_taken(
     settings: Settings,
     main: Callable[[], int],
@@ -313,7 +338,7 @@ def test_a_port_that_is_taken(
         other.bind(("127.0.0.1", 0))
         other.listen()
         monkeypatch.setenv(name, str(other.getsockname()[1]))
-        assert main() == NOT_READY
+        assert main() == ExitCode.NOT_READY
     assert f"is taken. Set {name}" in one_line(capsys)
 
 
@@ -324,7 +349,9 @@ def test_a_prefect_elsewhere_is_an_address(settings: Settings, monkeypatch: pyte
     assert caught.value.code == "CONSILIUM_PREFECT_URL"
 
 
-def test_a_home_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_home_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("CONSILIUM_HOME", "/proc/nowhere")
     assert server.main([]) == 2
     assert "/proc/nowhere" in one_line(capsys)
@@ -351,8 +378,15 @@ def test_a_part_that_needs_a_person_is_not_started_again(tmp_path: Path) -> None
 def test_an_agent_that_needs_a_person_says_so_once(up: Settings, name: str) -> None:
     site = next((up.home / "sites").iterdir())
     (site / name).write_bytes(b"")
-    command = [sys.executable, "-m", "agents", "start", "--site", str(ROOT / "deployments" / "sites" / site.name)]
+    command = [
+        sys.executable,
+        "-m",
+        "deployments.agent",
+        "start",
+        "--site",
+        str(ROOT / "deployments" / "sites" / site.name),
+    ]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == NOT_READY
+    assert ended.returncode == ExitCode.NOT_READY
     assert str(site / name) in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr

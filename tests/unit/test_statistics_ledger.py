@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.disclosure import check_sketch
-from agents.policy import StatisticsRules
-from agents.statistics_ledger import StatisticsLedger, digest_of, sketch_of
+from agents.gate.disclosure import check_sketch
+from agents.gate.earlier_questions import StatisticsLedger, digest_of, sketch_of
+from agents.site.policy import StatisticsRules
 from protocol.errors import Refused
 
 NOW = datetime(2025, 3, 4, 5, 6, 7, tzinfo=UTC)

@@ -12,8 +12,8 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, StateType, TaskRun
 
 from api.pages.charts import Span, spans
-from api.runs import parts_of
-from api.timeline import ORDER_PARTS, ROUND_PARTS, part_names
+from api.prefect_runs import parts_of
+from api.routes.timeline import ORDER_PARTS, ROUND_PARTS, part_names
 
 TASKS = Path(__file__).resolve().parents[2] / "tasks"
 START = datetime(2026, 11, 20, 8, tzinfo=UTC)
@@ -22,9 +22,11 @@ START = datetime(2026, 11, 20, 8, tzinfo=UTC)
 def steps(*, in_rounds: bool) -> set[str]:
     """The names given to @step, with a second argument where the part belongs to a round."""
     found = set()
-    for path in TASKS.glob("*.py"):
+    for path in TASKS.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            is_step = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "step"
+            is_step = (
+                isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "step"
+            )
             if is_step and (len(node.args) > 1) == in_rounds:
                 found.add(ast.literal_eval(node.args[0]))
     return found
@@ -79,7 +81,11 @@ def told(tasks: list[TaskRun], runs: list[FlowRun], *, now: float = 3600) -> lis
 
 
 def test_parts_stand_by_time_with_the_hospital_of_their_run() -> None:
-    hospital, coordinator, infer = flow_run("hospital", "hospital-3"), flow_run("lr"), flow_run("infer", "hospital-4")
+    hospital, coordinator, infer = (
+        flow_run("hospital", "hospital-3"),
+        flow_run("lr"),
+        flow_run("infer", "hospital-4"),
+    )
     tasks = [
         task_run(coordinator.id, "aggregation, round 1", 2, 4),
         task_run(hospital.id, "encryption, round 1", 1, 3),
@@ -127,4 +133,6 @@ def test_the_picture_has_a_lane_for_each_and_its_bars_where_they_were() -> None:
         [("x", 2), ("y", 0.5)],
         [("y", 1), None],
     ]
-    assert bars[0]["data"][1]["itemStyle"] == bars[1]["data"][0]["itemStyle"], "one colour for one kind of part"
+    assert bars[0]["data"][1]["itemStyle"] == bars[1]["data"][0]["itemStyle"], (
+        "one colour for one kind of part"
+    )

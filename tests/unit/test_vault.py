@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents import vault as vault_module
-from agents.vault import OrderVault, Vault, locked, make_private_folder, write_durably, write_once
+from agents.site import vault as vault_module
+from agents.site.vault import OrderVault, Vault
 from protocol.errors import Conflict, NotFound, Refused
+from protocol.machine import disk
+from protocol.machine.disk import locked, make_private_folder, write_durably, write_once
 
 
 @pytest.fixture
@@ -54,7 +56,9 @@ def test_the_identity_is_made_once(vault: Vault) -> None:
     assert Vault(vault.folder).identity() == first
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"sign_key": "ab"}', '{"sign_key": "ab", "open_key": 5}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", '{"sign_key": "ab"}', '{"sign_key": "ab", "open_key": 5}']
+)
 def test_a_damaged_identity_is_not_replaced(vault: Vault, text: str) -> None:
     path = vault.folder / "identity.json"
     path.write_text(text)
@@ -126,7 +130,7 @@ def test_write_once_keeps_what_is_there(tmp_path: Path) -> None:
 def test_of_two_ends_at_one_moment_the_first_stands(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its flow process says how an order ended, and so does the agent that heard of it; a third reads the mark."""
     vault.order(1).once("document", lambda: b"{}")
-    both, met, write = threading.Barrier(2), threading.Event(), vault_module.write_durably
+    both, met, write = threading.Barrier(2), threading.Event(), disk.write_durably
 
     def meet_before_the_mark(path: Path, data: bytes) -> None:
         if path.parent.name == "ended":
@@ -136,7 +140,9 @@ def test_of_two_ends_at_one_moment_the_first_stands(vault: Vault, monkeypatch: p
         write(path, data)
 
     monkeypatch.setattr(vault_module, "write_durably", meet_before_the_mark)
-    threads = [threading.Thread(target=vault.end_order, args=(1, outcome)) for outcome in ("failed", "cancelled")]
+    threads = [
+        threading.Thread(target=vault.end_order, args=(1, outcome)) for outcome in ("failed", "cancelled")
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -207,7 +213,13 @@ def test_what_a_crash_left_of_an_ended_order_goes_with_the_next(vault: Vault) ->
 
 
 LAYERS = {"dense": [0.1, 1 / 3, -5e-324, 0.0, -0.0, 1e22], "bias": [1.5e-05]}
-MODEL = {"model_id": 12, "model_type": "lr", "attributes": ["x1", "年龄"], "fit_intercept": True, "layers": LAYERS}
+MODEL = {
+    "model_id": 12,
+    "model_type": "lr",
+    "attributes": ["x1", "年龄"],
+    "fit_intercept": True,
+    "layers": LAYERS,
+}
 
 
 def every_flip(data: bytes) -> Iterator[bytes]:

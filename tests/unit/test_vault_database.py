@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from agents.cohort import CohortLedger
-from agents.statistics_ledger import StatisticsLedger
-from agents.vault_database import open_database, open_keyed
+from agents.gate.cohort_gate import CohortLedger
+from agents.gate.earlier_questions import StatisticsLedger
+from agents.site.vault_database import open_database, open_keyed
 from protocol.errors import Conflict
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS numbers (n INTEGER);"
@@ -31,7 +31,9 @@ def damages(whole: bytes) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kind", ["empty", "half", "no page whole", "random", "text"])
 @pytest.mark.parametrize("ledger", [CohortLedger, StatisticsLedger])
-def test_what_was_asked_before_is_not_forgotten(tmp_path: Path, ledger: Callable[[Path], Any], kind: str) -> None:
+def test_what_was_asked_before_is_not_forgotten(
+    tmp_path: Path, ledger: Callable[[Path], Any], kind: str
+) -> None:
     path = ledger(tmp_path).path
     damaged = damages(path.read_bytes())[kind]
     path.write_bytes(damaged)
@@ -54,7 +56,9 @@ def test_a_full_disk_is_what_it_is_elsewhere(tmp_path: Path) -> None:
         fill()
 
 
-def test_dying_while_it_is_made_leaves_no_file_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dying_while_it_is_made_leaves_no_file_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def dies(*_: object) -> None:
         raise KeyboardInterrupt
 

@@ -12,10 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analytics.circuit import Conjunction, Exclusive, Leaf, Linear, Part, Plan, Product, Sign, Total, plan
-from analytics.expression import parse_expression
-from analytics.rowwise import Column, Fixed, compute
-from analytics.weighing import Weighing, weighing
+from analytics.statistics.circuit import (
+    Conjunction,
+    Exclusive,
+    Leaf,
+    Linear,
+    Part,
+    Plan,
+    Product,
+    Sign,
+    Total,
+    plan,
+)
+from analytics.statistics.expression import parse_expression
+from analytics.statistics.rowwise import Column, Fixed, compute
+from analytics.statistics.weighing import Weighing, weighing
 from tests.pooled.test_joined_expressions import booleans, numbers
 
 OWNERS = {"df1": 7, "df2": 2, "df3": 5}
@@ -92,7 +103,8 @@ def test_types_change_nothing(text: str) -> None:
     """So that what is refused before types are announced is what would be refused after."""
     expression = parse_expression(text, dict.fromkeys(OWNERS))
     types = [
-        {name: Fixed(i, i, 5 + i, nullable=i % 2 == 0) for i, name in enumerate(NAMES, start)} for start in (0, 11)
+        {name: Fixed(i, i, 5 + i, nullable=i % 2 == 0) for i, name in enumerate(NAMES, start)}
+        for start in (0, 11)
     ]
     types.append(dict.fromkeys(NAMES, Fixed(0, 0, 1, nullable=False)))
     found = [[weighing(plan(expression, one, OWNERS), user) for user in OWNERS.values()] for one in types]
@@ -198,7 +210,9 @@ def test_columns_that_are_added_once_pass_however_they_are_written(
 ) -> None:
     text = "0"
     for column in columns:
-        shape = st.sampled_from(["({} + {})", "({} - {})", "-({} - {})", "({0} + 2.5) - 3 * {1} / 3 + 0 * {1}"])
+        shape = st.sampled_from(
+            ["({} + {})", "({} - {})", "-({} - {})", "({0} + 2.5) - 3 * {1} / 3 + 0 * {1}"]
+        )
         text = data.draw(shape).format(text, column)
     circuit = made(f"{aggregate}({text})")
     assert [weighing(circuit, user) for user in OWNERS.values()] == [None] * 3

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import BadRequest
-from protocol.wide import LIMB_BITS, N_LIMBS, from_limbs, to_limbs
+from protocol.sums.limbs import LIMB_BITS, N_LIMBS, from_limbs, to_limbs
 
 VALUES = st.floats(-1e25, 1e25, allow_nan=False, allow_subnormal=False)
 
@@ -18,9 +18,13 @@ VALUES = st.floats(-1e25, 1e25, allow_nan=False, allow_subnormal=False)
 @given(st.lists(st.tuples(VALUES, st.integers(1, 10**6)), min_size=1, max_size=5))
 def test_the_mean_over_hospitals_is_the_exact_one_rounded_once(parts: list[tuple[float, int]]) -> None:
     n_rows = sum(weight for _, weight in parts)
-    sums = sum((to_limbs(np.array([value]), weight) for value, weight in parts), np.zeros(N_LIMBS, dtype=np.int64))
+    sums = sum(
+        (to_limbs(np.array([value]), weight) for value, weight in parts), np.zeros(N_LIMBS, dtype=np.int64)
+    )
     exact = sum((Fraction(value) * weight for value, weight in parts), Fraction(0)) / n_rows
-    assert abs(Fraction(float(from_limbs(sums, n_rows)[0])) - exact) <= abs(exact) * Fraction(2) ** -53 + 2**-90
+    assert (
+        abs(Fraction(float(from_limbs(sums, n_rows)[0])) - exact) <= abs(exact) * Fraction(2) ** -53 + 2**-90
+    )
 
 
 @given(st.lists(VALUES, min_size=1, max_size=8), st.integers(1, 10**6))

@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -18,9 +18,13 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import WorkerFlowRunResponse
 
-import agents.worker
-from agents.settings import Settings
-from agents.worker import COORDINATOR, HOSPITAL_FLOWS, FlowWorker, HospitalWorker, Post, Work, _drivers, _number_of
+import tasks.hospital.worker
+import tasks.worker
+from agents.site.settings import Settings
+from flows import hospital_runs
+from tasks.flow_process import installed_flows, number_of
+from tasks.hospital.worker import APPROVALS, INFERENCES, HospitalWorker, _drivers
+from tasks.worker import COORDINATOR, FlowWorker, Post, Work
 
 POLICY = """
 [orders]
@@ -32,11 +36,17 @@ sign = true
 columns = ["x"]
 """
 
+NO_FLOWS = ModuleType("no_flows")
+
+
+def test_flows_with_a_place_of_their_own_are_flows_of_a_hospital() -> None:
+    assert {*APPROVALS, *INFERENCES} < set(installed_flows(hospital_runs))
+
 
 def test_a_run_that_two_polls_heard_of_is_begun_once(tmp_path: Path) -> None:
     """The later poll's answer is stale: the run is under way, and holds its place in the limit."""
     post: Any = None
-    worker = FlowWorker("hospital-2", flows={}, post=post, locks=tmp_path, limit=2)
+    worker = FlowWorker("hospital-2", flows=NO_FLOWS, post=post, locks=tmp_path, limit=2)
     worker._limiter = anyio.CapacityLimiter(2)
     entry: Any = SimpleNamespace(flow_run=SimpleNamespace(id=uuid4()))
 
@@ -49,11 +59,13 @@ def test_a_run_that_two_polls_heard_of_is_begun_once(tmp_path: Path) -> None:
     assert anyio.run(second_poll) == []
 
 
-FLOW_IDS = {name: uuid4() for name in HOSPITAL_FLOWS}
+FLOW_IDS = {name: uuid4() for name in installed_flows(hospital_runs)}
 
 
 def entry_of(flow: str, order_id: int) -> WorkerFlowRunResponse:
-    flow_run = FlowRun(id=uuid4(), flow_id=FLOW_IDS[flow], name=f"order-{order_id}", parameters={"order_id": order_id})
+    flow_run = FlowRun(
+        id=uuid4(), flow_id=FLOW_IDS[flow], name=f"order-{order_id}", parameters={"order_id": order_id}
+    )
     return WorkerFlowRunResponse(work_pool_id=uuid4(), work_queue_id=uuid4(), flow_run=flow_run)
 
 
@@ -68,10 +80,14 @@ def test_inferences_that_wait_for_a_person_keep_no_order_from_its_place(tmp_path
     waiting, order, another = entry_of("infer", 1), entry_of("hospital-train", 2), entry_of("infer", 3)
 
     async def begun() -> tuple[set[Any], set[Any]]:
-        async with httpx.AsyncClient(transport=httpx.MockTransport(all_may_begin), base_url="http://api") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.MockTransport(all_may_begin), base_url="http://api"
+        ) as client:
             post = Post(client, lambda: "a-token")
-            site = Settings(tmp_path, 2, "here", "http://api", "http://api", "duckdb://", tmp_path, max_orders=1)
-            worker = HospitalWorker(site, flows=HOSPITAL_FLOWS, post=post)
+            site = Settings(
+                tmp_path, 2, "here", "http://api", "http://api", "duckdb://", tmp_path, max_orders=1
+            )
+            worker = HospitalWorker(site, flows=hospital_runs, post=post)
             worker._flow_names = {number: name for name, number in FLOW_IDS.items()}
             worker._limiter = anyio.CapacityLimiter(1)
             worker.get_flow_run_logger = lambda _: logging.getLogger("prefect.worker")  # type: ignore[method-assign,assignment]
@@ -102,7 +118,7 @@ def test_what_is_no_verdict_of_the_coordinator_begins_nothing_and_ends_no_agent(
 ) -> None:
     """Nor is Prefect, which answered, said to be away."""
     entry, missed = entry_of("hospital-train", 1), []
-    monkeypatch.setattr(agents.worker.outage, "missed", lambda who, *_, **__: missed.append(who))
+    monkeypatch.setattr(tasks.worker.outage, "missed", lambda who, *_, **__: missed.append(who))
 
     async def listed(_worker: Any) -> list[Any]:
         return [entry]
@@ -112,7 +128,7 @@ def test_what_is_no_verdict_of_the_coordinator_begins_nothing_and_ends_no_agent(
     async def begun() -> tuple[list[Any], bool]:
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://api") as client:
             post = Post(client, lambda: "a-token")
-            worker = FlowWorker("hospital-2", flows=HOSPITAL_FLOWS, post=post, locks=tmp_path)
+            worker = FlowWorker("hospital-2", flows=hospital_runs, post=post, locks=tmp_path)
             worker._flow_names = {number: name for name, number in FLOW_IDS.items()}
             worker._has_successfully_synced = True
             return await worker.get_and_submit_flow_runs(), worker._left.is_set()
@@ -131,13 +147,16 @@ def test_what_is_no_verdict_of_the_coordinator_begins_nothing_and_ends_no_agent(
         ({"schedule_id": True}, None),
         ({"schedule_id": "3"}, None),
         ({"schedule_id": 2**31 - 1}, 2**31 - 1),
-        ({"schedule_id": 2**31}, None),  # Prefect carries it; no order has it, and the coordinator's API takes it not
+        (
+            {"schedule_id": 2**31},
+            None,
+        ),  # Prefect carries it; no order has it, and the coordinator's API takes it not
         ({}, None),
     ],
 )
 def test_a_run_has_one_number_and_nothing_else(parameters: dict[str, Any], number: int | None) -> None:
     flow_run: Any = SimpleNamespace(parameters=parameters)
-    assert _number_of(flow_run, "schedule_id") == number
+    assert number_of(flow_run, "schedule_id") == number
 
 
 # A hospital tells its policy
@@ -162,11 +181,13 @@ class Coordinator:
 async def telling(tmp_path: Path, coordinator: Coordinator) -> AsyncIterator[HospitalWorker]:
     """A hospital's worker whose policy is followed; no Prefect, no orders."""
     (tmp_path / "policy.toml").write_text(POLICY)
-    settings = Settings(tmp_path, 2, "here", "http://coordinator", "http://prefect", "duckdb://", tmp_path / "state")
+    settings = Settings(
+        tmp_path, 2, "here", "http://coordinator", "http://prefect", "duckdb://", tmp_path / "state"
+    )
     settings.vault.parent.mkdir(mode=0o700)
     transport = httpx.MockTransport(coordinator.answer)
     async with httpx.AsyncClient(transport=transport, base_url="http://coordinator") as client:
-        worker = HospitalWorker(settings, flows={}, post=Post(client, lambda: "a-token"))
+        worker = HospitalWorker(settings, flows=NO_FLOWS, post=Post(client, lambda: "a-token"))
         await worker.connected()
         following = asyncio.create_task(worker._follow_policy())
         yield worker
@@ -184,16 +205,22 @@ def test_a_change_of_the_policy_is_told_even_if_the_coordinator_fails_at_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether it is heard, or seen when the file is compared."""
-    monkeypatch.setattr(agents.worker, "COMPARE_POLICY_MS", 500)
+    monkeypatch.setattr(tasks.hospital.worker, "COMPARE_POLICY_MS", 500)
 
     async def run() -> None:
         coordinator = Coordinator(0)
         async with telling(tmp_path, coordinator):
             assert [news["scoring"] for news in coordinator.told] == ["none"]
             coordinator.n_failures = 2
-            (tmp_path / "policy.toml").write_text(POLICY.replace("sign = true", 'sign = true\nscoring = "round"'))
+            (tmp_path / "policy.toml").write_text(
+                POLICY.replace("sign = true", 'sign = true\nscoring = "round"')
+            )
             await until(lambda: len(coordinator.told) == 2)
-            assert coordinator.told[-1]["scoring"] == coordinator.told[-1]["policy"]["orders"]["scoring"] == "round"
+            assert (
+                coordinator.told[-1]["scoring"]
+                == coordinator.told[-1]["policy"]["orders"]["scoring"]
+                == "round"
+            )
             (tmp_path / "policy.toml").write_text("[orders]\n")
             await until(lambda: len(coordinator.told) == 3)
             assert (coordinator.told[-1]["scoring"], coordinator.told[-1]["policy"]) == ("none", None)

@@ -14,7 +14,13 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from protocol.matching import common_digest, encode_bitmap, encode_tags, intersect, tags  # noqa: E402
+from protocol.shares.matching import (  # noqa: E402
+    common_digest,
+    encode_bitmap,
+    encode_tags,
+    intersect,
+    tags,
+)
 
 PATH = Path(__file__).with_name("matching.json")
 KEY = bytes(range(32))

@@ -17,15 +17,28 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from agents.joined import reveal, text_of  # noqa: E402
-from analytics.circuit import Plan, plan  # noqa: E402
-from analytics.expression import parse_expression  # noqa: E402
-from analytics.rowwise import Fixed  # noqa: E402
-from protocol import triples  # noqa: E402
-from protocol.masks import Stream  # noqa: E402
-from protocol.ring import Ring  # noqa: E402
-from protocol.triples import Buckets, linear_digest, uniform_order  # noqa: E402
-from tasks.dealing import Dealt, deal  # noqa: E402
+from agents.statistics.shared_expression import (  # noqa: E402
+    reveal,
+    text_of,
+)
+from analytics.statistics.circuit import (  # noqa: E402
+    Plan,
+    plan,
+)
+from analytics.statistics.expression import parse_expression  # noqa: E402
+from analytics.statistics.rowwise import Fixed  # noqa: E402
+from protocol.shares import triples  # noqa: E402
+from protocol.shares.ring import Ring  # noqa: E402
+from protocol.shares.triples import (  # noqa: E402
+    Buckets,
+    linear_digest,
+    uniform_order,
+)
+from protocol.sums.masks import Stream  # noqa: E402
+from tasks.coordinator.dealing import (  # noqa: E402
+    Dealt,
+    deal,
+)
 from tests.made_providers import column, hall_of, seeds_of, shares_of  # noqa: E402
 
 PATH = Path(__file__).with_name("sharing_vectors.json")
@@ -89,7 +102,9 @@ def triple_vectors() -> dict[str, Any]:
         "seeds": {str(provider): seed.hex() for provider, seed in seeds.items()},
         "numbers": triples.number_correction(seeds, 1, ring=Ring(3), count=2).hex(),
         "bits": triples.bit_correction(seeds, 2, count=3).hex(),
-        "buckets": {str(n): [Buckets.of(n).n_buckets, Buckets.of(n).size] for n in (1, 1024, 5000, 2**19, 2**22)},
+        "buckets": {
+            str(n): [Buckets.of(n).n_buckets, Buckets.of(n).size] for n in (1, 1024, 5000, 2**19, 2**22)
+        },
         "order": uniform_order(stream, 12).tolist(),
         "digest": hex(linear_digest(stream, np.arange(100, dtype=np.uint64))),
     }
@@ -106,7 +121,9 @@ def run_vectors(name: str) -> dict[str, Any]:
         "steps": [repr(step) for step in made.steps],
         "bits": made.bits(n_rows),
         "dealt": {f"{number} to {provider}": digest(data) for (number, provider), data in hall.dealt.items()},
-        "opened": {str(n): {str(p): digest(d) for p, d in sorted(by.items())} for n, by in sorted(hall.sent.items())},
+        "opened": {
+            str(n): {str(p): digest(d) for p, d in sorted(by.items())} for n, by in sorted(hall.sent.items())
+        },
         "shares": {str(provider): share.hex() for provider, share in sorted(shares.items())},
         "values": [written(value) for value in result.values],
     }
@@ -126,10 +143,18 @@ def must_fail() -> list[dict[str, Any]]:
         ("a correction that is cut", "product", 1, None, "dealt"),
         ("a seed that is cut", "comparison", 0, None, "dealt"),
     ]
-    shares = [("a version of its own", 0, 255), ("one limb more", 3, 1), ("one row more", 11, 1), ("one number", 19, 1)]
+    shares = [
+        ("a version of its own", 0, 255),
+        ("one limb more", 3, 1),
+        ("one row more", 11, 1),
+        ("one number", 19, 1),
+    ]
     return [
         *({"what": w, "run": r, "number": n, "at": at, "code": code} for w, r, n, at, code in dealt),
-        *({"what": w, "run": "product", "share": at, "xor": x, "code": "result_share"} for w, at, x in shares),
+        *(
+            {"what": w, "run": "product", "share": at, "xor": x, "code": "result_share"}
+            for w, at, x in shares
+        ),
     ]
 
 

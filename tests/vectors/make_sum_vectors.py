@@ -19,10 +19,17 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from protocol import masks, paillier, secure_sum  # noqa: E402
-from protocol.fixed_point import FixedPoint  # noqa: E402
-from protocol.paillier import Obfuscators  # noqa: E402
-from protocol.secure_sum import Method, SumKeys  # noqa: E402
+from protocol.sums import (  # noqa: E402
+    masks,
+    paillier,
+    secure_sum,
+)
+from protocol.sums.fixed_point import FixedPoint  # noqa: E402
+from protocol.sums.paillier import Obfuscators  # noqa: E402
+from protocol.sums.secure_sum import (  # noqa: E402
+    Method,
+    SumKeys,
+)
 
 PATH = Path(__file__).with_name("sum_vectors.json")
 INFO = b"vector train fold 1 round 2 attempt 0"
@@ -72,7 +79,11 @@ def contributions(method: Method) -> dict[int, bytes]:
 
 
 def fixed_point_vectors() -> list[dict[str, Any]]:
-    cases = [(1047, 8.0, 40, [1.5, -8.0, 0.1, 1e-300]), (3, 2.0**20, 3, [2.0**20, -1 / 3]), (1, 0.25, 1, [0.25, 1e-20])]
+    cases = [
+        (1047, 8.0, 40, [1.5, -8.0, 0.1, 1e-300]),
+        (3, 2.0**20, 3, [2.0**20, -1 / 3]),
+        (1, 0.25, 1, [0.25, 1e-20]),
+    ]
     return [
         {
             "n_rows_total": total,

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from make_byzfl_vectors import PATH, round_of
 
-from analytics.aggregation import median, select_minimum_diameter, trimmed_mean
-from analytics.anomaly import geometric_median_distance, multi_krum, true_krum
-from analytics.geometry import triangular_factor
+from analytics.scores.aggregation import median, select_minimum_diameter, trimmed_mean
+from analytics.scores.anomaly import geometric_median_distance, multi_krum, true_krum
+from analytics.scores.geometry import triangular_factor
 
 CASES: list[dict[str, Any]] = json.loads(PATH.read_text())["cases"]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{len(case['vectors'])}-{case['f']}")
@@ -46,7 +46,9 @@ def test_multi_krum(case: dict[str, Any]) -> None:
     vectors, both = vectors_and_points(case)
     for points in both:
         score = multi_krum(points, n_attackers=case["f"] - 1, n_selected=len(vectors) - case["f"])
-        np.testing.assert_allclose(vectors[score == 0].mean(axis=0), case["answers"]["multi_krum"], rtol=1e-14)
+        np.testing.assert_allclose(
+            vectors[score == 0].mean(axis=0), case["answers"]["multi_krum"], rtol=1e-14
+        )
 
 
 @every_case
@@ -54,7 +56,9 @@ def test_minimum_diameter(case: dict[str, Any]) -> None:
     vectors, both = vectors_and_points(case)
     for points in both:
         chosen = select_minimum_diameter(points, n_attackers=case["f"])
-        np.testing.assert_allclose(vectors[chosen].mean(axis=0), case["answers"]["minimum_diameter"], rtol=1e-14)
+        np.testing.assert_allclose(
+            vectors[chosen].mean(axis=0), case["answers"]["minimum_diameter"], rtol=1e-14
+        )
 
 
 @every_case
@@ -68,5 +72,7 @@ def test_distance_to_the_geometric_median(case: dict[str, Any]) -> None:
 @every_case
 def test_median_and_trimmed_mean(case: dict[str, Any]) -> None:
     vectors, answers = np.array(case["vectors"]), case["answers"]
-    np.testing.assert_allclose(trimmed_mean(vectors, n_attackers=case["f"]), answers["trimmed_mean"], rtol=1e-14)
+    np.testing.assert_allclose(
+        trimmed_mean(vectors, n_attackers=case["f"]), answers["trimmed_mean"], rtol=1e-14
+    )
     np.testing.assert_allclose(median(vectors), answers["median"], rtol=1e-14)

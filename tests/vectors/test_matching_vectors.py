@@ -11,7 +11,7 @@ import pytest
 from make_matching_vectors import KEY, PATH, all_vectors
 
 from protocol.errors import ProtocolViolation
-from protocol.matching import common_digest, common_rows, decode_bitmap, decode_tags
+from protocol.shares.matching import common_digest, common_rows, decode_bitmap, decode_tags
 
 VECTORS: dict[str, Any] = json.loads(PATH.read_text("utf-8"))
 BAD = [(kind, case) for kind, cases in VECTORS["must_fail"].items() for case in cases]
@@ -24,7 +24,9 @@ def test_the_script_still_writes_these_vectors() -> None:
 @pytest.mark.parametrize("user", VECTORS["providers"])
 def test_tags_are_what_their_docstring_says(user: str) -> None:
     case = VECTORS["providers"][user]
-    digests = sorted(hashlib.blake2b(text.encode(), key=KEY, digest_size=16).digest() for text in case["keys"])
+    digests = sorted(
+        hashlib.blake2b(text.encode(), key=KEY, digest_size=16).digest() for text in case["keys"]
+    )
     assert bytes.fromhex(case["tags"]) == len(digests).to_bytes(8, "big") + b"".join(digests)
 
 

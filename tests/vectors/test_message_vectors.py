@@ -89,7 +89,11 @@ def test_setup_contribution_and_opening() -> None:
     contribution = Contribution.decode(bytes.fromhex(PAYLOADS["contribution"]))
     assert (contribution.part, contribution.report["n_rows"]) == (b"part", 7)
     opening = Opening.decode(bytes.fromhex(PAYLOADS["opening"]))
-    assert (opening.stop, opening.sums.dtype, opening.sums.tolist()) == (True, np.int64, [0, -1, 2**62, -(2**62)])
+    assert (opening.stop, opening.sums.dtype, opening.sums.tolist()) == (
+        True,
+        np.int64,
+        [0, -1, 2**62, -(2**62)],
+    )
 
 
 def test_sql_is_opened_by_its_hospital_only() -> None:

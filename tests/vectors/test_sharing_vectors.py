@@ -16,10 +16,10 @@ from make_sharing_vectors import (
     written,
 )
 
-from agents.joined import reveal
+from agents.statistics.shared_expression import reveal
 from protocol.errors import ProtocolViolation
-from protocol.ring import Ring
-from tasks.dealing import Dealt
+from protocol.shares.ring import Ring
+from tasks.coordinator.dealing import Dealt
 from tests.made_providers import compute_jointly
 
 VECTORS: dict[str, Any] = json.loads(PATH.read_text())

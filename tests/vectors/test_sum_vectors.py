@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from make_sum_vectors import INFO, PATH, ROWS, all_vectors, small_key, sum_keys
 
-from protocol import masks, paillier, secure_sum
 from protocol.errors import ProtocolViolation
-from protocol.fixed_point import FixedPoint
-from protocol.secure_sum import Method
+from protocol.sums import masks, paillier, secure_sum
+from protocol.sums.fixed_point import FixedPoint
+from protocol.sums.secure_sum import Method
 
 VECTORS: dict[str, Any] = json.loads(PATH.read_text())
 METHODS: list[Method] = ["Paillier", "Mask", "None"]
@@ -34,7 +34,11 @@ def test_fixed_point(case: dict[str, Any]) -> None:
 def test_masks() -> None:
     case = VECTORS["masks"]
     pair = {int(peer): bytes.fromhex(key) for peer, key in case["pair_keys"].items()}
-    group, modulus, info = bytes.fromhex(case["group_key"]), int(case["modulus"], 16), bytes.fromhex(case["info"])
+    group, modulus, info = (
+        bytes.fromhex(case["group_key"]),
+        int(case["modulus"], 16),
+        bytes.fromhex(case["info"]),
+    )
     assert [hex(m) for m in masks.mask_modulo(pair, 3, modulus, 2, info)] == case["mask_modulo"]
     assert [hex(m) for m in masks.mask_words(pair, 3, 3, info).tolist()] == case["mask_words"]
     assert [hex(m) for m in masks.group_modulo(group, 3, modulus, 2, info)] == case["group_modulo"]

@@ -1,0 +1,1 @@
+"""What may be told of a hospital's rows, beside everything told before."""

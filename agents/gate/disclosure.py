@@ -1,0 +1,438 @@
+"""What an answer may tell of this hospital's rows: the rules of `[statistics]`, each applied before anything leaves.
+
+A check returns or raises Refused with the rule as code. Groups are not refused but withheld, and said to be: those
+below min_rows, those that two rows dominate, those of too few hospitals; and further ones where a total minus the
+groups that are shown would tell a withheld one. Totals are those over all groups and, with several group columns, over
+each choice of fewer columns. What other combinations of answers tell is not followed here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.site.policy import StatisticsRules
+from analytics.statistics.circuit import Plan
+from analytics.statistics.weighing import Weighing, weighing
+from protocol.errors import BadRequest, ProtocolViolation, Refused
+from protocol.messages import canonical
+
+Sketch = NDArray[np.uint64]
+"""(65536,): two sets of rows that differ by d rows differ in d cells at most."""
+
+Label = tuple[str | None, ...]
+"""A group's values of the group columns; NULL is None."""
+
+MOST_GROUPS = 10_000
+_KEY_BYTES = 32
+_TAG_BYTES = 16
+_THRESHOLD = re.compile(r"[1-9][0-9]{0,39}(/[1-9][0-9]{0,39})?")
+_REASONS = {
+    "min_rows": "A hospital has fewer than {} such rows.",
+    "max_share": "Two rows make more than {} of a hospital's part.",
+    "earlier_cohort": "Fewer than {} such rows of a hospital have changed since an earlier answer.",
+    "min_providers": "Fewer than {} hospitals have such rows.",
+    "complement": "Without it, the total minus the groups that are shown would tell a withheld one.",
+}
+"""By the order in which they are told, where several hold."""
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """What decides about one group of this hospital's rows.
+
+    largest_share: of the sum of |x|, what its two largest values make; None where nothing is summed. is_near: a few of
+    its rows have changed since an earlier answer, which could be found by comparing the two.
+    """
+
+    n_rows: int
+    largest_share: Fraction | None = None
+    is_near: bool = False
+
+
+@dataclass(frozen=True)
+class Withheld:
+    """Why a group is not told: a rule of `_REASONS`, and its threshold as the policy writes it."""
+
+    rule: str
+    threshold: str
+
+    @property
+    def reason(self) -> str:
+        """One sentence for who reads the answer."""
+        return _REASONS[self.rule].format(self.threshold)
+
+
+@dataclass(frozen=True, order=True)
+class Hidden:
+    """A group that nobody has enough rows of to name it: the tag of its label under a key of the order's hospitals."""
+
+    tag: str
+
+
+_Group = TypeVar("_Group", bound=Label | Hidden)
+
+
+# --- the request ---------------------------------------------------------------------------------------------------
+
+
+def check_request(
+    rules: StatisticsRules | None,
+    *,
+    method: str,
+    n_providers: int,
+    row_level_columns: Sequence[str],
+    disclose: bool,
+) -> None:
+    """Refuse a request that this hospital's policy does not allow, before a row is read.
+
+    n_providers counts this hospital too; `row_level_columns` are its columns of which the answer would hold a value
+    for each person, spelled as in the policy; `disclose` asks for the numbers in the coordinator's answer.
+
+    Raises Refused with code statistics, methods, min_providers, row_level or disclose.
+    """
+    if rules is None:
+        raise _refused(
+            "statistics", "This hospital takes part in no joint statistics.", "to add that section"
+        )
+    if method not in rules.methods:
+        sentence = f"This hospital does not take part in the statistic {method}; it does in {', '.join(rules.methods)}."
+        raise _refused("methods", sentence, f"to add {method} to methods")
+    if n_providers < rules.min_providers:
+        sentence = f"Rows of {n_providers} provider(s) are fewer than this hospital's minimum of {rules.min_providers}."
+        raise _refused("min_providers", sentence, "to lower min_providers", threshold=rules.min_providers)
+    check_row_level(row_level_columns, rules)
+    if disclose and not rules.disclose:
+        sentence = "This hospital's answers go to the receivers' files only, not through the coordinator."
+        raise _refused("disclose", sentence, "to allow disclose, or order without it")
+
+
+def check_row_level(columns: Sequence[str], rules: StatisticsRules) -> None:
+    """Refuse an answer that holds something of these columns for each person, unless the policy lists them."""
+    if closed := sorted(set(columns) - set(rules.row_level)):
+        sentence = (
+            f"The answer would hold a value for each person, made of {', '.join(closed)} of this hospital."
+        )
+        raise _refused("row_level", sentence, "to list the column in row_level", columns=closed)
+
+
+def check_weighing(circuit: Plan, me: int, rules: StatisticsRules) -> None:
+    """Refuse an aggregate over joined rows that does more than add columns up, this hospital's among them, unless the
+    policy allows `row_expressions` (code row_expressions).
+
+    Whoever brings another column with it, or chooses a factor, could make its total that of one person, or of one
+    hospital. Asked of the circuit before rows are read, and again of the one that is computed.
+    """
+    if rules.row_expressions:
+        return
+    allow = "ask the hospital to allow row_expressions, under [statistics] in its policy.toml."
+    match weighing(circuit, me):
+        case Weighing.COMBINED:
+            raise Refused(
+                "The answer multiplies, compares or divides this hospital's rows, which can single out one of them.",
+                remedy=f"Add up plain columns, or {allow}",
+                code="row_expressions",
+            )
+        case Weighing.SCALED:
+            raise Refused(
+                "The answer adds columns with factors other than 1 and -1, and its digits can tell their sums apart.",
+                remedy=f"Convert units in a view and add the columns as they are, or {allow}",
+                code="row_expressions",
+            )
+
+
+def check_joined(n_rows: int, rules: StatisticsRules) -> None:
+    """Refuse an answer over fewer than min_rows people that all providers know (code min_rows); no count is told."""
+    if n_rows < rules.min_rows:
+        sentence = (
+            f"The providers have fewer people in common than this hospital's minimum of {rules.min_rows}."
+        )
+        raise _refused(
+            "min_rows", sentence, "to lower min_rows, or check the key columns", threshold=rules.min_rows
+        )
+
+
+def check_share(largest_share: Fraction, rules: StatisticsRules) -> None:
+    """Refuse a sum over joined rows of which two of them make more than max_share here (code max_share)."""
+    if largest_share > rules.max_share:
+        sentence = f"Two people make more than {rules.max_share} of this hospital's part of a sum."
+        raise _refused(
+            "max_share",
+            sentence,
+            "to raise max_share, or ask for more people",
+            threshold=str(rules.max_share),
+        )
+
+
+def check_rows(n_rows: int, rules: StatisticsRules) -> None:
+    """Refuse an answer over fewer than min_rows rows of this hospital (code min_rows); no count is told."""
+    if n_rows < rules.min_rows:
+        sentence = f"This hospital has fewer than its minimum of {rules.min_rows} rows for this answer."
+        raise _refused(
+            "min_rows", sentence, "to lower min_rows, or ask for more rows", threshold=rules.min_rows
+        )
+
+
+def check_sketch(sketch: Sketch, earlier: Iterable[Sketch], rules: StatisticsRules) -> bool:
+    """Refuse rows that differ in 1 to min_rows - 1 cells from those of an earlier order (code earlier_cohort).
+
+    `earlier` are the sketches of the requester's orders on these data, the latest last. Returns whether the rows are
+    those of the latest one.
+
+    Disclosure: a refusal tells that a few rows have changed since, not how many.
+    """
+    n_changed = -1
+    for other in earlier:
+        n_changed = int(np.count_nonzero(sketch != other))
+        if 0 < n_changed < rules.min_rows:
+            raise Refused(
+                f"These rows differ from those of an earlier order by fewer than {rules.min_rows}, which could be found"
+                " by comparing the two answers.",
+                remedy="Use the answer of the earlier order until more rows have changed.",
+                code="earlier_cohort",
+                threshold=rules.min_rows,
+            )
+    return n_changed == 0
+
+
+def _refused(rule: str, sentence: str, what: str, **detail: Any) -> Refused:
+    remedy = f"Change the order, or ask the hospital {what}, under [statistics] in its policy.toml."
+    return Refused(sentence, remedy=remedy, code=rule, **detail)
+
+
+# --- groups of one hospital ----------------------------------------------------------------------------------------
+
+
+def withhold(groups: Mapping[Label, GroupFacts], rules: StatisticsRules) -> dict[Label, Withheld]:
+    """Which of this hospital's groups are withheld, and why.
+
+    Below min_rows, or with two values that make more than max_share; then, in all rows and in every slice of them that
+    has a total, the next smallest groups until two are withheld that have min_rows rows together, or all are.
+    """
+    withheld = {label: why for label, facts in groups.items() if (why := _own_reason(facts, rules))}
+
+    def is_safe(inside: Sequence[Label]) -> bool:
+        return len(inside) > 1 and sum(groups[label].n_rows for label in inside) >= rules.min_rows
+
+    def smallest(_inside: Sequence[Label], rest: Sequence[Label]) -> Label:
+        return min(rest, key=lambda label: (groups[label].n_rows, _sort_key(label)))
+
+    why = Withheld("complement", str(rules.min_rows))
+    _withhold_complements(withheld, list(groups), why=why, is_safe=is_safe, choose=smallest)
+    return withheld
+
+
+def _own_reason(facts: GroupFacts, rules: StatisticsRules) -> Withheld | None:
+    if facts.n_rows < rules.min_rows:
+        return Withheld("min_rows", str(rules.min_rows))
+    if facts.largest_share is not None and facts.largest_share > rules.max_share:
+        return Withheld("max_share", str(rules.max_share))
+    return Withheld("earlier_cohort", str(rules.min_rows)) if facts.is_near else None
+
+
+def _withhold_complements(
+    withheld: dict[_Group, Withheld],
+    labels: Sequence[_Group],
+    *,
+    why: Withheld,
+    is_safe: Callable[[Sequence[_Group]], bool],
+    choose: Callable[[Sequence[_Group], Sequence[_Group]], _Group],
+) -> None:
+    n_before = -1
+    while len(withheld) > n_before:  # what one slice withholds can lay a group of another slice open
+        n_before = len(withheld)
+        for members in _slices(labels):
+            inside = [label for label in members if label in withheld]
+            rest = [label for label in members if label not in withheld]
+            while inside and rest and not is_safe(inside):
+                chosen = choose(inside, rest)
+                withheld[chosen] = why
+                inside.append(chosen)
+                rest.remove(chosen)
+
+
+def _slices(labels: Sequence[_Group]) -> Iterator[list[_Group]]:
+    """All groups; then, for each choice of fewer columns than all, the groups that agree in these."""
+    named = [label for label in labels if not isinstance(label, Hidden)]
+    width = len(named[0]) if named else 1
+    if width:  # without group columns there is one group, and it is the total
+        yield list(labels)
+    for kept in itertools.chain.from_iterable(
+        itertools.combinations(range(width), k) for k in range(1, width)
+    ):
+        found: dict[Label, list[_Group]] = defaultdict(list)
+        for label in named:
+            found[tuple(label[column] for column in kept)].append(label)
+        yield from found.values()
+
+
+def _sort_key(label: Label | Hidden) -> tuple[Any, ...]:
+    """The order of groups: named ones by their values with NULL first, then hidden ones by tag."""
+    if isinstance(label, Hidden):
+        return (1, label.tag)
+    return (0, tuple((value is not None, value or "") for value in label))
+
+
+# --- groups of all hospitals ---------------------------------------------------------------------------------------
+
+
+def joint_withheld(
+    stated: Mapping[int, Mapping[Label | Hidden, Withheld | None]], min_providers: int
+) -> dict[Label | Hidden, Withheld]:
+    """Which groups the answer withholds, by what every provider stated: the same at every one of them.
+
+    `stated` is as `decode_statements` gives it, `min_providers` the largest of all policies. Withheld is what one
+    provider withholds, what fewer than min_providers have; then, in all rows and in every slice that has a total, more
+    groups until two are withheld that min_providers have rows of, or all are. So of every provider that has min_rows
+    rows in a slice, a total minus the groups that are shown tells about none or about min_rows of its rows.
+    """
+    owners: dict[Label | Hidden, set[int]] = defaultdict(set)
+    reasons: dict[Label | Hidden, list[Withheld]] = defaultdict(list)
+    for provider, groups in stated.items():
+        for label, why in groups.items():
+            owners[label].add(provider)
+            reasons[label] += [why] if why else []
+    too_few = Withheld("min_providers", str(min_providers))
+    for label, providers in owners.items():
+        reasons[label] += [too_few] if len(providers) < min_providers else []
+    withheld = {label: min(found, key=_rank) for label, found in reasons.items() if found}
+    _withhold_joint_complements(withheld, owners, min_providers)
+    return {label: withheld[label] for label in sorted(withheld, key=_sort_key)}
+
+
+def _withhold_joint_complements(
+    withheld: dict[Label | Hidden, Withheld], owners: Mapping[Label | Hidden, set[int]], min_providers: int
+) -> None:
+    def having(inside: Sequence[Label | Hidden]) -> set[int]:
+        return set().union(*(owners[label] for label in inside))
+
+    def is_safe(inside: Sequence[Label | Hidden]) -> bool:
+        return len(inside) > 1 and len(having(inside)) >= min_providers
+
+    def widest(inside: Sequence[Label | Hidden], rest: Sequence[Label | Hidden]) -> Label | Hidden:
+        """The group that brings most further providers, and of those the one that fewest have."""
+        known = having(inside)
+        return min(
+            rest, key=lambda label: (-len(owners[label] - known), len(owners[label]), _sort_key(label))
+        )
+
+    why = Withheld("complement", str(min_providers))
+    _withhold_complements(withheld, sorted(owners, key=_sort_key), why=why, is_safe=is_safe, choose=widest)
+
+
+def _rank(why: Withheld) -> tuple[int, Fraction]:
+    """The reason that is told: the first of `_REASONS`, with the largest threshold."""
+    return list(_REASONS).index(why.rule), -Fraction(why.threshold)
+
+
+def shown_groups(
+    stated: Mapping[int, Mapping[Label | Hidden, Withheld | None]],
+    withheld: Mapping[Label | Hidden, Withheld],
+) -> list[Label]:
+    """The groups of the answer in its order, the same at every hospital; one that a provider lacks counts as empty."""
+    known = {label for groups in stated.values() for label in groups if not isinstance(label, Hidden)}
+    return sorted(known - withheld.keys(), key=_sort_key)
+
+
+# --- what providers tell each other of their groups ----------------------------------------------------------------
+
+
+def encode_statement(groups: Iterable[Label], withheld: Mapping[Label, Withheld], *, key: bytes) -> bytes:
+    """This hospital's groups, each with why it is withheld or null, as canonical JSON.
+
+    `key` is a group key of the order, 32 bytes. BadRequest (code group_by) for more than MOST_GROUPS groups.
+
+    Disclosure: to the order's hospitals, sealed to the group: the labels that at least min_rows rows have. A label of
+    fewer rows goes as a keyed tag, which says something only to who has that label too, or guesses it.
+    """
+    entries = [_entry(label, withheld.get(label), key) for label in groups]
+    if len(entries) > MOST_GROUPS:
+        raise BadRequest(
+            f"group_by makes more than {MOST_GROUPS} groups at a hospital.",
+            remedy="Group by columns with fewer different values.",
+            code="group_by",
+        )
+    return canonical({"groups": sorted(entries, key=canonical)}).encode()
+
+
+def _entry(label: Label, why: Withheld | None, key: bytes) -> list[Any]:
+    is_hidden = why is not None and why.rule == "min_rows"
+    return [_tag(label, key) if is_hidden else list(label), why and [why.rule, why.threshold]]
+
+
+def _tag(label: Label, key: bytes) -> str:
+    if len(key) != _KEY_BYTES:
+        raise _violation(f"has a key of other than {_KEY_BYTES} bytes")
+    return hashlib.blake2b(canonical(list(label)).encode(), key=key, digest_size=_TAG_BYTES).hexdigest()
+
+
+def decode_statements(
+    statements: Mapping[int, bytes], *, n_columns: int, key: bytes
+) -> dict[int, dict[Label | Hidden, Withheld | None]]:
+    """What every provider stated, by its user id: hidden groups under their label where anybody names it.
+
+    Every hospital decodes the same bytes, its own among them, so all come to the same. ProtocolViolation for anything
+    but what `encode_statement` writes for labels of `n_columns` values.
+    """
+    stated = {user: _decode_statement(data, n_columns) for user, data in statements.items()}
+    named = {label for groups in stated.values() for label in groups if not isinstance(label, Hidden)}
+    of_tag: dict[Label | Hidden, Label] = {Hidden(_tag(label, key)): label for label in named}
+    found = {user: {of_tag.get(label, label): why for label, why in stated[user].items()} for user in stated}
+    if any(len(found[user]) < len(stated[user]) for user in stated):
+        raise _violation("names a group twice")
+    return found
+
+
+def _decode_statement(data: bytes, n_columns: int) -> dict[Label | Hidden, Withheld | None]:
+    try:
+        entries = json.loads(data)["groups"]
+        found = {_group(label, n_columns): _why(why) for label, why in entries}
+        is_canonical = canonical({"groups": sorted(entries, key=canonical)}).encode() == data
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise _violation("cannot be read") from None
+    is_hidden_as_ruled = all(
+        isinstance(label, Hidden) == (why is not None and why.rule == "min_rows")
+        for label, why in found.items()
+    )
+    if not (is_canonical and is_hidden_as_ruled and len(found) == len(entries) <= MOST_GROUPS):
+        raise _violation("is not written as it should be")
+    return found
+
+
+def _group(label: Any, n_columns: int) -> Label | Hidden:
+    if isinstance(label, str) and re.fullmatch(r"[0-9a-f]{32}", label):
+        return Hidden(label)
+    if not (isinstance(label, list) and len(label) == n_columns):
+        raise ValueError
+    if not all(value is None or isinstance(value, str) for value in label):
+        raise ValueError
+    return tuple(label)
+
+
+def _why(why: Any) -> Withheld | None:
+    if why is None:
+        return None
+    rule, threshold = why
+    if rule not in ("min_rows", "max_share", "earlier_cohort", "complement") or not _THRESHOLD.fullmatch(
+        threshold
+    ):
+        raise ValueError
+    return Withheld(rule, threshold)
+
+
+def _violation(what: str) -> ProtocolViolation:
+    return ProtocolViolation(
+        f"A statement of groups {what}.",
+        remedy="Nothing was computed. Run the same version at all hospitals.",
+        code="bad_message",
+    )

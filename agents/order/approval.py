@@ -1,0 +1,352 @@
+"""A person's word on an order: asked before any row is read, where this hospital's policy says `approval = "manual"`.
+
+    approvals/<order_id>.json            what is asked, written when the order has been verified
+    approvals/<order_id>.decision.json   approved or refused, by whom, when and why, signed; written once, for good
+
+An order that waits holds a pipe of its own (a FIFO in its vault folder) open, and sleeps until it hears something
+there; whoever decides writes the decision first, then rings. So nothing is looked at again and again, and a decision
+that was made while no process waited is found by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import pwd
+import select
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from agents.order.party import Party
+from agents.site.ledger import Ledger
+from agents.site.settings import Settings
+from agents.site.vault import OrderVault, Vault, damaged, encode_kept, read_kept
+from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound, Refused
+from protocol.exchange import Address, Exchange
+from protocol.machine.disk import locked, write_durably
+from protocol.messages import EVERYONE, canonical
+from protocol.sealing import Identity
+
+log = logging.getLogger("consilium.approval")
+
+APPROVED, REFUSED = "approved", "refused"
+MOST_REASON = 500
+_SIGN_DOMAIN = b"consilium/v1/decision"
+_BELL = "decided"
+_NO_LOGIN = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a person decides on. `digest` binds it to the verified order; `terms` are what the order says."""
+
+    order_id: int
+    digest: str
+    asked_at: str
+    terms: dict[str, Any]
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """All of it, a name and a text each, as a person reads it."""
+        said = {name: value for name, value in self.terms.items() if name not in ("names", "data", "details")}
+        for name, value in said.items():
+            yield (
+                name,
+                self._named(value) if name in ("initiator", "parties", "receivers") else _as_text(value),
+            )
+        yield from ((f"data: {name}", str(text)) for name, text in self.terms["data"].items())
+        for name, value in self.terms["details"].items():
+            yield name, self._named(value) if name in ("providers", "openers") else _as_text(value)
+
+    def _named(self, users: int | list[int]) -> str:
+        names = self.terms["names"]
+        return ", ".join(
+            f"{user} {names.get(str(user), '')}".rstrip()
+            for user in ([users] if isinstance(users, int) else users)
+        )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A hospital's word on one order. `digest` is the question's; `person` an operating-system user."""
+
+    order_id: int
+    user_id: int
+    digest: str
+    decision: str
+    person: str
+    at: str
+    reason: str = ""
+
+    @property
+    def is_approved(self) -> bool:
+        return self.decision == APPROVED
+
+    def sign(self, identity: Identity) -> str:
+        """Ed25519 over a domain tag and the decision, 128 hex digits."""
+        return identity.sign(self._signed_bytes()).hex()
+
+    def verify(self, identity: Identity, signature: str) -> None:
+        """Raises ProtocolViolation (code bad_signature) unless this hospital's own key signed it."""
+        identity.public.verify(self._signed_bytes(), bytes.fromhex(signature))
+
+    def _signed_bytes(self) -> bytes:
+        return _SIGN_DOMAIN + canonical(asdict(self)).encode()
+
+
+def person() -> str:
+    """Who sits here: the login that the kernel remembers through sudo and su, else the owner of this process."""
+    try:
+        login = int(Path("/proc/self/loginuid").read_text())
+    except (OSError, ValueError):
+        login = _NO_LOGIN
+    uid = os.getuid() if login == _NO_LOGIN else login
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+# An order waits
+
+
+def is_needed(party: Party) -> bool:
+    """Whether a person decides: the policy says so now, or said so when this order was first asked about."""
+    return party.policy.orders.approval == "manual" or Approvals(party.settings).has_asked(party.order_id)
+
+
+def await_decision(party: Party, digest: bytes, terms: Mapping[str, Any]) -> None:
+    """Returns when a person at this hospital has approved the order; at once where one has, or where nobody is asked.
+
+    To be called when document, signature and policy have been verified, and before any row is read. `digest` is of
+    what was verified (32 bytes). Meanwhile the coordinator shows that this hospital is waited for, because nothing of
+    it is there yet. Raises Refused (code approval) when a person has refused, OrderStopped when the order ends first,
+    and OrderWaits where the order had places, which it gives back.
+
+    Disclosure: that a person refused, who may add a reason, to the order's parties and the coordinator.
+    """
+    if not is_needed(party):
+        return
+    approvals = Approvals(party.settings)
+    names = {party.me: party.settings.name, **{user: p.name for user, p in party.settings.partners.items()}}
+    approvals.ask(party.order_id, digest.hex(), {**terms, "names": {str(k): v for k, v in names.items()}})
+
+    def made() -> Decision | None:
+        return approvals.decision(party.order_id, digest.hex())
+
+    if made() is None:
+        # A person may take days: the order must not keep others from working meanwhile.
+        party.exchange.ask_first(party.order_id)
+    decision = _heard(party, made)
+    if not decision.is_approved:
+        told = f": {decision.reason}" if decision.reason else "."
+        raise Refused(
+            f"A person at this hospital refused the order{told}",
+            remedy="Talk to the hospital; an order that it agrees with is sent as a new one.",
+            code="approval",
+        )
+
+
+def _heard(party: Party, decision: Callable[[], Decision | None]) -> Decision:
+    """Sleeps until the decision stands in the vault, or the order has ended."""
+    with _listening(party.store) as bell, _watch(party) as (over, ended):
+        while True:
+            if (found := decision()) is not None:
+                return found
+            if ended:
+                raise ended[0]
+            log.warning("Order %s waits for a person: ./run agent approvals", party.order_id)
+            rung, _, _ = select.select([bell, over], [], [])
+            if (
+                bell in rung and decision() is None
+            ):  # rung for nothing; else it rings on, for who else may wait
+                os.read(bell, 4096)
+
+
+@contextlib.contextmanager
+def _listening(store: OrderVault) -> Iterator[int]:
+    """The reading end of this order's pipe. Open for both, it never tells an end, and never waits to be opened."""
+    path = store.folder / _BELL
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(path, 0o600)
+    bell = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        yield bell
+    finally:
+        os.close(bell)
+
+
+def _ring(store_folder: Path) -> None:
+    """Wakes who waits for this order; nobody does while the agent is not running."""
+    with contextlib.suppress(OSError):
+        bell = os.open(store_folder / _BELL, os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            os.write(bell, b"!")
+        finally:
+            os.close(bell)
+
+
+@contextlib.contextmanager
+def _watch(party: Party) -> Iterator[tuple[int, list[ConsiliumError]]]:
+    """Beside the waiting: the exchange says at once when the order has ended. A descriptor that is then readable, and
+    a list that then holds what it said.
+
+    It is asked for this hospital's own acceptance, which comes when the waiting is over and lets the thread end.
+    """
+    over, tell = os.pipe()
+    ended: list[ConsiliumError] = []
+    own_acceptance, exchange = (
+        Address(party.order_id, "acceptance"),
+        Exchange(party.exchange.transport, party.me),
+    )
+
+    def listen() -> None:
+        try:
+            exchange.gather(own_acceptance, (party.me,), EVERYONE)
+        except ConsiliumError as error:
+            ended.append(error)
+        finally:
+            os.close(tell)
+
+    threading.Thread(target=listen, name=f"order-{party.order_id}", daemon=True).start()
+    try:
+        yield over, ended
+    finally:
+        os.close(over)
+
+
+# A person decides
+
+
+class Approvals:
+    """The questions and decisions of one hospital."""
+
+    def __init__(
+        self, settings: Settings, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._settings, self._now = settings, now
+        self._vault, self._ledger = Vault(settings.vault), Ledger(settings.ledger)
+
+    def ask(self, order_id: int, digest: str, terms: Mapping[str, Any]) -> None:
+        """Writes down what is asked; the second time nothing. Refused if the number has been another order's."""
+        with locked(self._vault.approvals):
+            earlier = self._question(order_id)
+            if earlier is None:
+                question = Question(order_id, digest, self._time(), dict(terms))
+                self._ledger.write(
+                    "asked", order_id=order_id, kind=terms["kind"], initiator=terms["initiator"]
+                )
+                write_durably(self._path(order_id), encode_kept(asdict(question)))
+        if earlier is not None and earlier.digest != digest:
+            raise Refused(
+                f"This hospital was asked about another order with the number {order_id}.",
+                remedy="The coordinator has lost its store and counts anew: restore its backup.",
+                code="order_number",
+            )
+
+    def has_asked(self, order_id: int) -> bool:
+        """Whether somebody was asked about this order; its decision stands whatever the policy says by now."""
+        return self._path(order_id).exists()
+
+    def waiting(self) -> list[Question]:
+        """What is not decided yet, of orders that have not ended; the lowest number first."""
+        numbers = sorted(int(p.stem) for p in self._vault.approvals.glob("*.json") if p.stem.isdecimal())
+        open_ones = (number for number in numbers if not self._is_over(number))
+        return [question for number in open_ones if (question := self._question(number)) is not None]
+
+    def question(self, order_id: int) -> Question:
+        """One that waits. NotFound (code no_approval) or, once decided, Conflict (code decided)."""
+        question = self._question(order_id)
+        if question is not None and (made := self._made(order_id)) is not None:
+            raise Conflict(
+                f"Order {order_id} was {made.decision} by {made.person} at {made.at}.",
+                remedy="A decision stands. To end a running order, its initiator or the operator cancels it.",
+                code="decided",
+            )
+        if question is None or self._is_over(order_id):
+            raise NotFound(
+                f"No order {order_id} waits for a decision here.",
+                remedy="`./run agent approvals` lists those that do.",
+                code="no_approval",
+            )
+        return question
+
+    def decide(self, order_id: int, *, approve: bool, reason: str = "", person: str) -> Decision:
+        """Signs a person's decision, writes it into ledger and vault, and wakes the order.
+
+        Of two people at once the first one's stands. Raises as `question`; BadRequest for a reason that is too long
+        or has control characters.
+        """
+        _check_reason(reason)
+        with locked(self._vault.approvals):
+            question = self.question(order_id)
+            word = APPROVED if approve else REFUSED
+            digest, user = question.digest, self._settings.user_id
+            decision = Decision(order_id, user, digest, word, person, self._time(), reason)
+            signature = decision.sign(self._vault.identity())
+            said = asdict(decision)
+            self._ledger.write("decided", **said, signature=signature)
+            stored = json.dumps({"decision": said, "signature": signature}).encode()
+            write_durably(self._path(order_id, ".decision"), stored)
+        _ring(self._vault.folder / "orders" / str(order_id))
+        return decision
+
+    def decision(self, order_id: int, digest: str) -> Decision | None:
+        """The decision on this very order, its signature verified; None while nobody has decided."""
+        made = self._made(order_id)
+        if made is None or made.digest == digest:
+            return made
+        raise damaged(self._path(order_id, ".decision"))
+
+    def _made(self, order_id: int) -> Decision | None:
+        path = self._path(order_id, ".decision")
+        if not path.exists():
+            return None
+        try:
+            stored = json.loads(path.read_text("utf-8"))
+            decision, signature = Decision(**stored["decision"]), str(stored["signature"])
+            is_own = (decision.order_id, decision.user_id) == (order_id, self._settings.user_id)
+            if not is_own or decision.decision not in (APPROVED, REFUSED):
+                raise ValueError
+            decision.verify(self._vault.identity(), signature)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise damaged(path) from None
+        return decision
+
+    def _question(self, order_id: int) -> Question | None:
+        return read_kept(self._path(order_id), lambda stored: Question(**stored))
+
+    def _is_over(self, order_id: int) -> bool:
+        return self._vault.has_ended(order_id) or self._path(order_id, ".decision").exists()
+
+    def _path(self, order_id: int, suffix: str = "") -> Path:
+        return self._vault.approvals / f"{order_id}{suffix}.json"
+
+    def _time(self) -> str:
+        return self._now().isoformat(timespec="milliseconds")
+
+
+def _check_reason(reason: str) -> None:
+    if len(reason) > MOST_REASON or not reason.isprintable():
+        raise BadRequest(
+            f"The reason is longer than {MOST_REASON} characters, or holds line breaks or control characters.",
+            remedy="Write one short line; everybody in the order reads it.",
+            code="reason",
+        )
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return ", ".join(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def digest_of(*parts: str) -> bytes:
+    """SHA-256 over texts, for an order that nobody signs."""
+    return hashlib.sha256(_SIGN_DOMAIN + canonical(list(parts)).encode()).digest()

@@ -1,0 +1,94 @@
+"""The one door: only here are bytes made that leave a hospital.
+
+For every message: check that it may leave, write the ledger, seal and sign, keep the sealed bytes in the outbox, send.
+After a crash the bytes in the outbox are sent again; nothing that was made is made anew, because other randomness
+would be refused by the exchange and, under masks, would be a two-time pad.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agents.site.ledger import Ledger
+from agents.site.policy import Policy
+from agents.site.vault import OrderVault
+from protocol.errors import Conflict, Refused
+from protocol.exchange import Address, Exchange
+from protocol.messages import COORDINATOR, EVERYONE, KINDS, Header, write_envelope
+from protocol.sealing import Identity, Session, seal_to
+
+
+@dataclass
+class Release:
+    """The door of one hospital for one order.
+
+    Clear kinds hold what the coordinator may read: the signed order, row counts, sealed parts of sums, metrics.
+    """
+
+    order_id: int
+    identity: Identity
+    ledger: Ledger
+    vault: OrderVault
+    exchange: Exchange
+    policy: Policy
+
+    def send(
+        self, header: Header, make: Callable[[], bytes], *, address: Address, session: Session | None = None
+    ) -> None:
+        """Lets one message out. `make` gives its payload and is not called when the message was made before."""
+        if KINDS.get(header.kind) != header.seal:
+            raise Refused(
+                f"A message of kind {header.kind} may not leave like this.",
+                remedy="Update the agent.",
+                code="release",
+            )
+        name = _outbox_name(address, header.recipient)
+        envelope = self.vault.once(name, lambda: self._seal(header, make(), session, address))
+        self.exchange.put(address, header.recipient, envelope)
+
+    def send_predictions(self, make: Callable[[], bytes], *, address: Address, reply_key: bytes) -> None:
+        """Lets predictions out, sealed to the one-time key of the request's owner, to the coordinator's memory.
+
+        Refused where the policy does not let predictions be returned.
+        """
+        self.policy.check_return_predictions()
+        self._reply(make, address, reply_key)
+
+    def send_values(self, make: Callable[[], bytes], *, address: Address, reply_key: bytes) -> None:
+        """Lets the values of an answer out that this receiver asked to see at once, sealed to its one-time key.
+
+        Every provider's policy has allowed it before it took part.
+        """
+        self._reply(make, address, reply_key)
+
+    def _reply(self, make: Callable[[], bytes], address: Address, reply_key: bytes) -> None:
+        def box() -> bytes:
+            payload = make()
+            self._note(address.topic, address, EVERYONE, payload)
+            return seal_to(reply_key, payload, associated=b"%s/%d" % (address.topic.encode(), address.run))
+
+        with contextlib.suppress(Conflict):  # sealed anew after a crash: the box that was sent first stands
+            self.exchange.put(address, COORDINATOR, self.vault.once(_outbox_name(address, COORDINATOR), box))
+
+    def _seal(self, header: Header, payload: bytes, session: Session | None, address: Address) -> bytes:
+        self._note(header.kind, address, header.recipient, payload)
+        return write_envelope(self.identity, header, payload, session=session)
+
+    def _note(self, kind: str, address: Address, recipient: int, payload: bytes) -> None:
+        self.ledger.write(
+            "left",
+            order_id=self.order_id,
+            kind=kind,
+            fold=address.fold,
+            round=address.round,
+            recipient=recipient,
+            n_bytes=len(payload),
+            sha256=hashlib.sha256(payload).hexdigest(),
+        )
+
+
+def _outbox_name(address: Address, recipient: int) -> str:
+    return f"outbox/{address.topic}-{address.fold}-{address.round}-{address.attempt}-{recipient}"

@@ -1,0 +1,1 @@
+"""What is set, allowed, kept and written down at a hospital: settings, policy, vault, ledger."""

@@ -1,0 +1,273 @@
+"""One hospital's installation: settings.toml in its site folder, and where its state lives."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from protocol.errors import BadRequest
+from protocol.exchange import authorities
+from protocol.machine.disk import make_private_folder
+
+_KEYS = {
+    "user_id": int,
+    "name": str,
+    "coordinator_url": str,
+    "prefect_url": str,
+    "data_url": str,
+    "state": str,
+    "ca_file": str,
+    "proxy": str,
+    "max_orders": int,
+    "statement_timeout_seconds": int,
+    "max_rows": int,
+    "partners": list,
+}
+_LEAST = {"user_id": 2, "max_orders": 1, "statement_timeout_seconds": 1, "max_rows": 1}
+
+
+@dataclass(frozen=True)
+class Partner:
+    """A hospital that this one works with, and the fingerprint that was compared by telephone."""
+
+    user_id: int
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where everything of one site is. `state` holds vault, ledger, log, data and results; nobody else reads it."""
+
+    site: Path
+    user_id: int
+    name: str
+    coordinator_url: str
+    prefect_url: str
+    data_url: str = field(repr=False)  # may hold a password
+    state: Path
+    ca_file: str | None = None
+    proxy: str | None = field(default=None, repr=False)
+    max_orders: int = 4
+    statement_timeout_seconds: int = 300
+    max_rows: int = 10_000_000
+    partners: Mapping[int, Partner] = field(default_factory=dict)
+
+    @property
+    def pool(self) -> str:
+        return f"hospital-{self.user_id}"
+
+    @property
+    def vault(self) -> Path:
+        return self.state / "vault"
+
+    @property
+    def ledger(self) -> Path:
+        return self.state / "ledger.jsonl"
+
+    @property
+    def policy(self) -> Path:
+        return self.site / "policy.toml"
+
+    @property
+    def data_folder(self) -> Path:
+        """Files that joint statistics may read; nothing outside of it is ever opened for them."""
+        return self.state / "data"
+
+    @property
+    def results_folder(self) -> Path:
+        """What this hospital received of joint statistics: a folder for each order."""
+        return self.state / "results"
+
+    def secret(self, name: str) -> str:
+        """A secret from a file of mode 0600 below the state folder. BadRequest when missing, empty or open."""
+        path = self.state / name
+        if not path.is_file():
+            raise _wrong(
+                name, f"{path} is missing.", "Put the secret that the operator gave you there, mode 0600."
+            )
+        if path.stat().st_mode & 0o077:
+            raise _wrong(name, f"{path} can be read by others.", f"Run: chmod 600 {path}")
+        text = _text(path).strip()
+        if not text or not text.isascii() or not text.isprintable():
+            remedy = "Put the one line that the operator gave you there, or remove it if you were given none."
+            raise _wrong(name, f"{path} holds no secret.", remedy)
+        return text
+
+    def client(self, base_url: str | None = None) -> httpx.Client:
+        """HTTP to the coordinator (or to `base_url`), through the site's proxy and private CA where it has them."""
+        url = base_url or self.coordinator_url
+        return httpx.Client(base_url=url, verify=self._verify(url), proxy=self.proxy, trust_env=False)
+
+    def async_client(self) -> httpx.AsyncClient:
+        """The same for the worker's event loop."""
+        url = self.coordinator_url
+        return httpx.AsyncClient(base_url=url, verify=self._verify(url), proxy=self.proxy, trust_env=False)
+
+    def _verify(self, url: str) -> ssl.SSLContext | bool:
+        if self.ca_file is None:
+            return authorities(url)
+        try:
+            return ssl.create_default_context(cafile=self.ca_file)
+        except OSError:  # ssl.SSLError is one
+            raise _wrong(
+                "ca_file", f"{self.ca_file} holds no certificates.", "Give the PEM file of the private CA."
+            ) from None
+
+    def environment(self) -> dict[str, str]:
+        """What Prefect and the flow processes of this site read; to be set before Prefect is imported."""
+        auth = {"PREFECT_API_AUTH_STRING": self.prefect_auth} if self.prefect_auth else {}
+        through = {"HTTP_PROXY": self.proxy, "HTTPS_PROXY": self.proxy} if self.proxy else {}
+        authority = {"PREFECT_API_SSL_CERT_FILE": self.ca_file} if self.ca_file else {}
+        return {
+            "CONSILIUM_SITE": str(self.site),
+            "PREFECT_API_URL": self.prefect_url,
+            "PREFECT_HOME": str(self.state / "prefect"),
+            "PREFECT_WORKER_QUERY_SECONDS": "30",  # the coordinator's word comes first; this is for when it is away
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",  # a line for each event that a lost connection loses
+            **auth,
+            **authority,
+            **through,
+        }
+
+    @property
+    def prefect_auth(self) -> str | None:
+        """Prefect's own auth string, `user:password`; None when the file is missing. BadRequest as `secret`."""
+        return self.secret("prefect_auth") if (self.state / "prefect_auth").exists() else None
+
+
+def home() -> Path:
+    """CONSILIUM_HOME: all state of what runs on this machine."""
+    return Path(os.environ.get("CONSILIUM_HOME", ".consilium")).absolute()
+
+
+def load_settings(site: Path) -> Settings:
+    """Reads a site folder. BadRequest names the file, the key and what to write.
+
+    Addresses that are not given are those of a federation on this machine (CONSILIUM_API_PORT and
+    CONSILIUM_PREFECT_PORT); a state folder that is not given is $CONSILIUM_HOME/sites/<name of the site folder>.
+    """
+    site = site.absolute()
+    values = _read(site / "settings.toml")
+    state = _state_folder(Path(values.get("state", home() / "sites" / site.name)).expanduser().absolute())
+    port, prefect_port = (
+        os.environ.get("CONSILIUM_API_PORT", "5000"),
+        os.environ.get("CONSILIUM_PREFECT_PORT", "4200"),
+    )
+    return Settings(
+        site=site,
+        user_id=_required(values, "user_id", site),
+        name=_required(values, "name", site),
+        coordinator_url=_url(values, "coordinator_url", f"http://127.0.0.1:{port}"),
+        prefect_url=_url(values, "prefect_url", f"http://127.0.0.1:{prefect_port}/api"),
+        data_url=values.get("data_url", "duckdb:///{state}/hospital.duckdb").replace("{state}", str(state)),
+        state=state,
+        partners=_partners(values, state),
+        **{
+            key: values[key]
+            for key in ("ca_file", "proxy", "max_orders", "statement_timeout_seconds", "max_rows")
+            if key in values
+        },
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise _wrong("site", f"There is no {path}.", "Copy one from deployments/sites and fill it in.")
+    try:
+        values = tomllib.loads(_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise _wrong("settings", f"{path} is not TOML ({error}).", "Correct that line.") from None
+    for key, value in values.items():
+        if key not in _KEYS:
+            raise _wrong(key, f"{path} has an unknown key {key}.", f"Known keys: {', '.join(_KEYS)}.")
+        if type(value) is not _KEYS[key]:
+            raise _wrong(key, f"{key} in {path} has the wrong type.", f"Write a {_KEYS[key].__name__}.")
+        if key in _LEAST and values[key] < _LEAST[key]:
+            raise _wrong(key, f"{key} in {path} is {values[key]}.", f"Write {_LEAST[key]} or more.")
+    return values
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _wrong(
+            "settings", f"{path} cannot be read ({type(error).__name__}).", "Make it a readable UTF-8 file."
+        ) from None
+
+
+def _state_folder(state: Path) -> Path:
+    try:
+        for folder in ("data", "results"):
+            make_private_folder(state / folder)
+    except OSError as error:
+        raise _wrong(
+            "state",
+            f"{state} cannot be made ({type(error).__name__}).",
+            "Give a folder that the agent may write to.",
+        ) from None
+    return state
+
+
+def _url(values: dict[str, Any], key: str, default: str) -> str:
+    url = str(values.get(key, default))
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise _wrong(key, f"{key} is no address.", "Write https://host:port, as the operator gave it to you.")
+    return url
+
+
+def _required(values: dict[str, Any], key: str, site: Path) -> Any:
+    if key not in values:
+        raise _wrong(key, f"{site / 'settings.toml'} lacks {key}.", "Write what the operator gave you.")
+    return values[key]
+
+
+def _partners(values: dict[str, Any], state: Path) -> dict[int, Partner]:
+    """Pins typed in by a person, and those that a one-machine federation writes for the sites it owns."""
+    entries = [*values.get("partners", []), *_written_partners(state / "partners.toml")]
+    try:
+        partners = [
+            Partner(int(e["user_id"]), str(e["name"]), str(e["fingerprint"]).strip().lower()) for e in entries
+        ]
+    except (KeyError, TypeError, ValueError):
+        raise _wrong(
+            "partners", "A [[partners]] entry is not complete.", "Give user_id, name and fingerprint."
+        ) from None
+    pinned: dict[int, Partner] = {}
+    for partner in partners:
+        if pinned.setdefault(partner.user_id, partner).fingerprint != partner.fingerprint:
+            raise _wrong(
+                "partners",
+                f"Hospital {partner.user_id} is pinned twice, with different fingerprints.",
+                "Compare the fingerprint by telephone again and keep the right entry, in settings.toml.",
+            )
+    return pinned
+
+
+def _written_partners(path: Path) -> list[Any]:
+    if not path.exists():
+        return []
+    try:
+        entries = tomllib.loads(_text(path)).get("partners", [])
+    except tomllib.TOMLDecodeError:
+        raise _wrong("partners", f"{path} is not TOML.", "Remove it, and pin in settings.toml.") from None
+    return entries if isinstance(entries, list) else [entries]
+
+
+def _wrong(code: str, sentence: str, remedy: str) -> BadRequest:
+    return BadRequest(sentence, remedy=remedy, code=code)

@@ -1,0 +1,293 @@
+"""The hospital's vault: everything an agent must not lose, on its own disk, mode 0600 in folders of mode 0700.
+
+    identity.json            long-lived keys, made at first start
+    orders/<id>/             one running order: session keys, cohort snapshot, outbox, checkpoints
+    ended/<id>.json          how an order ended here; its number is never used again
+    models/<id>.json         trained models
+    predictions/<id>.json    answers of inference
+    cohorts/                 digests of earlier cohorts' id sets (agents.rows.cohort)
+    approvals/               what a person was asked, and the signed decisions (agents.order.approval)
+
+Every write is whole or not at all: temporary file, fsync, rename, fsync of the folder. What is made once stays what
+the first process made it, even if two start at the same moment.
+
+JSON is kept with its own SHA-256, {"sha256": ..., "content": ...}, and what belongs to a running order behind 32 bytes
+of it, so that a bit that a disk has turned is noticed and never used: an identity with one other bit is another
+identity. JSON of an earlier version, which is the content alone, gets its checksum when it is first read. An empty or
+altered file is an error (code vault_damaged), not a new beginning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol.errors import Conflict, NotFound, ProtocolViolation, Refused
+from protocol.machine.disk import locked, make_private_folder, sync_folder, write_durably, write_once
+from protocol.sealing import Identity
+
+T = TypeVar("T")
+_DIGEST_BYTES = hashlib.sha256().digest_size
+_CHECKED = frozenset({"sha256", "content"})
+
+
+def damaged(path: Path) -> Conflict:
+    """What is told of a file of the vault that cannot be read as what it should be."""
+    return Conflict(
+        f"{path} is damaged.", remedy="Restore it from the backup of the vault.", code="vault_damaged"
+    )
+
+
+def encode_kept(value: Mapping[str, Any]) -> bytes:
+    """A JSON object with its checksum, as `read_kept` reads it.
+
+    The checksum is SHA-256 over the object's JSON with sorted keys, no blanks and ASCII only.
+    """
+    content = json.loads(json.dumps(value))  # as it will be read: with keys that are texts
+    return json.dumps({"sha256": _checksum(content), "content": content}, sort_keys=True).encode()
+
+
+def read_kept(path: Path, parse: Callable[[dict[str, Any]], T]) -> T | None:
+    """What `parse` makes of the object that was kept at `path`, or None where there is no file.
+
+    Raises Conflict (code vault_damaged) for a file that is empty, cut short, no JSON object, has another content than
+    its checksum says, or of which `parse` can make nothing. A file without a checksum, of an earlier version, is given
+    one.
+    """
+    try:
+        stored = json.loads(path.read_bytes())
+        is_checked = not _CHECKED.isdisjoint(stored)
+        content = _checked(stored) if is_checked else stored
+        found = parse(content)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, RecursionError, ProtocolViolation):
+        raise damaged(path) from None
+    if not is_checked:
+        _add_checksum(path, content)
+    return found
+
+
+def _checked(stored: dict[str, Any]) -> dict[str, Any]:
+    """The content. One of the two names alone is a turned bit in the other one, and no file of an earlier version."""
+    if stored.keys() != _CHECKED or stored["sha256"] != _checksum(stored["content"]):
+        raise ValueError
+    content: dict[str, Any] = stored["content"]
+    return content
+
+
+def add_digest(data: bytes) -> bytes:
+    """Bytes with their SHA-256 before them, as `read_checked` reads them."""
+    return hashlib.sha256(data).digest() + data
+
+
+def read_checked(path: Path) -> bytes:
+    """The bytes that were kept with their digest. Conflict (code vault_damaged) for other ones; FileNotFoundError."""
+    stored = path.read_bytes()
+    data = stored[_DIGEST_BYTES:]
+    if hashlib.sha256(data).digest() != stored[:_DIGEST_BYTES]:
+        raise damaged(path)
+    return data
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError
+    return value
+
+
+def _checksum(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _add_checksum(path: Path, content: dict[str, Any]) -> None:
+    """What can be read is read, though the disk be full or read-only; the next reading tries again.
+
+    So it does where the folder is locked, which this very call may be within.
+    """
+    with contextlib.suppress(OSError), locked(path.parent, waits=False):
+        # Another process may have replaced the file since: only what was read gets its checksum.
+        if json.loads(path.read_bytes()) == content:
+            write_durably(path, encode_kept(content))
+
+
+class Vault:
+    """One hospital's durable state."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = make_private_folder(folder)
+
+    def identity(self) -> Identity:
+        """The long-lived keys; made and kept at the first call. Conflict (code vault_damaged) if unreadable."""
+        path = self.folder / "identity.json"
+        if not path.exists():
+            write_once(path, encode_kept(Identity.generate().to_json()))
+        identity = read_kept(path, Identity.from_json)
+        if identity is None:
+            raise damaged(path)
+        return identity
+
+    @property
+    def cohorts(self) -> Path:
+        return make_private_folder(self.folder / "cohorts")
+
+    @property
+    def approvals(self) -> Path:
+        return make_private_folder(self.folder / "approvals")
+
+    def order(self, order_id: int) -> OrderVault:
+        return OrderVault(self.folder / "orders" / str(order_id))
+
+    def orders(self) -> list[int]:
+        """The orders of which something is kept here: those under way, and those whose end was not heard of."""
+        return sorted(int(path.name) for path in (self.folder / "orders").glob("*") if path.name.isdecimal())
+
+    def end_order(self, order_id: int, outcome: str) -> None:
+        """Marks an order as ended here, for good, and forgets its keys, snapshots and outbox. The first mark stands.
+
+        Before the mark all is kept and after it nothing is needed, so that a restart at any point knows where it
+        stands; and another order under the same number is never taken part in.
+        """
+        order = self.order(order_id)
+        digest = order.digest_of_document()
+        folder = make_private_folder(self.folder / "ended")
+        mark = folder / f"{order_id}.json"
+        write_once(mark, encode_kept({"outcome": outcome, "document": digest}))
+        order.destroy()
+
+    def has_ended(self, order_id: int) -> bool:
+        """Whether an order with this number has ended here."""
+        return (self.folder / "ended" / f"{order_id}.json").exists()
+
+    def outcome(self, order_id: int, document: bytes) -> str | None:
+        """success, failed or cancelled for an order that has ended here; None for one that has not.
+
+        Refused when an order with another document has had this number: the same keys and cohorts twice would show
+        the difference of the two. Conflict (code vault_damaged) when nothing can be told.
+        """
+        path = self.folder / "ended" / f"{order_id}.json"
+        ended = read_kept(path, lambda stored: (str(stored["outcome"]), str(stored["document"])))
+        if ended is None:
+            return None
+        outcome, digest = ended
+        if digest != hashlib.sha256(document).hexdigest():
+            raise Refused(
+                f"This hospital has had another order with the number {order_id}.",
+                remedy="The coordinator has lost its store and counts anew: restore its backup.",
+                code="order_number",
+            )
+        return outcome
+
+    def save_model(self, model_id: int, model: dict[str, Any]) -> None:
+        self._save("models", model_id, model)
+
+    def model(self, model_id: int) -> dict[str, Any]:
+        """A trained model; NotFound if this hospital holds none of that number."""
+        found = self._load("models", model_id)
+        if found is None:
+            raise NotFound(
+                f"This hospital holds no model {model_id}.",
+                remedy="Only hospitals of an order that ended with success hold its model.",
+                code="no_model",
+            )
+        return found
+
+    def models(self) -> list[int]:
+        """The ids of the models that this hospital holds."""
+        return sorted(
+            int(path.stem) for path in (self.folder / "models").glob("*.json") if path.stem.isdecimal()
+        )
+
+    def save_predictions(self, order_id: int, result: dict[str, Any]) -> dict[str, Any]:
+        """Keeps them, unless another process has done so first; what is kept, which alone may be told."""
+        self._save("predictions", order_id, result, once=True)
+        kept = self.predictions(order_id)
+        assert kept is not None
+        return kept
+
+    def predictions(self, order_id: int) -> dict[str, Any] | None:
+        return self._load("predictions", order_id)
+
+    def _save(self, kind: str, number: int, value: dict[str, Any], *, once: bool = False) -> None:
+        folder = make_private_folder(self.folder / kind)
+        write = write_once if once else write_durably
+        write(folder / f"{number}.json", encode_kept(value))
+
+    def _load(self, kind: str, number: int) -> dict[str, Any] | None:
+        return read_kept(self.folder / kind / f"{number}.json", _object)
+
+
+class OrderVault:
+    """What one running order needs to go on after any crash; removed when the order has ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = make_private_folder(folder)
+        self.outbox = make_private_folder(folder / "outbox")
+
+    def once(self, name: str, make: Callable[[], bytes]) -> bytes:
+        """The bytes kept under `name`; made and kept by the first call, and never made anew.
+
+        Where a process that should be dead still runs beside its successor, both get what the first one kept.
+        """
+        path = self.folder / name
+        if not path.exists():
+            write_once(path, add_digest(make()))
+        return read_checked(path)
+
+    def kept(self, name: str) -> bytes:
+        """What is kept under `name`. Conflict (code vault_damaged) where it is another than was kept."""
+        return read_checked(self.folder / name)
+
+    def digest_of_document(self) -> str:
+        """SHA-256 of the order's document, 64 hex digits; empty where none is kept or it cannot be read.
+
+        An order can be ended whatever has become of its files. A mark without a digest lets no order in.
+        """
+        try:
+            return hashlib.sha256(self.kept("document")).hexdigest()
+        except (FileNotFoundError, Conflict):
+            return ""
+
+    def forget_outbox(self, prefix: str) -> None:
+        """Drops messages that were sent and that nobody will ask for again."""
+        for path in self.outbox.glob(f"{prefix}*"):
+            path.unlink(missing_ok=True)
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).exists()
+
+    def save_arrays(self, name: str, **arrays: npt.NDArray[Any]) -> None:
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        write_durably(self.folder / name, add_digest(buffer.getvalue()))
+
+    def load_arrays(self, name: str) -> dict[str, npt.NDArray[Any]] | None:
+        """None where nothing was saved; Conflict (code vault_damaged) for a file that is cut short or altered."""
+        path = self.folder / name
+        if not path.exists():
+            return None
+        with np.load(io.BytesIO(read_checked(path)), allow_pickle=False) as stored:
+            return {key: stored[key] for key in stored.files}
+
+    def destroy(self) -> None:
+        """Forgets session keys, order secret, snapshot and outbox: all at once, and then the bytes.
+
+        A crash leaves the whole folder or none under its name, never an outbox without the keys that belong to it;
+        what it leaves under another name goes with the next order that ends.
+        """
+        orders = self.folder.parent
+        with contextlib.suppress(FileNotFoundError):
+            self.folder.rename(orders / f".{self.folder.name}.{secrets.token_hex(4)}.ended")
+        for ended in orders.glob(".*.ended"):
+            shutil.rmtree(ended, ignore_errors=True)
+        sync_folder(orders)

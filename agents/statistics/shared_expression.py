@@ -1,0 +1,185 @@
+"""A provider's part in an expression over joined rows, and how a receiver reads the result.
+
+The rows are matched already: every provider holds those of the common keys, in one order. Batch by batch it computes
+its own leaves in clear and the rest on shares, and after the last one the triples are verified; only then is there a
+share to release. A receiver adds the shares of all providers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from analytics.statistics.circuit import Conjunction, Exclusive, Leaf, Linear, Part, Plan, Product, Sign, Step
+from analytics.statistics.exact import text_of as text_of
+from analytics.statistics.expression import ExpressionError
+from analytics.statistics.rowwise import Column, Computed, compute
+from protocol.errors import ProtocolViolation
+from protocol.shares.ring import Limbs, Words, n_words
+from protocol.shares.sharing import Channel, Keys, ResultShare, Sharing, open_result
+
+Shares = list[Any]
+"""A batch's registers: numbers (n_limbs, n) or booleans (ceil(n / 64),)."""
+
+
+def evaluate(
+    plan: Plan, columns: Mapping[str, Column], *, keys: Keys, channel: Channel, n_rows: int
+) -> bytes:
+    """This provider's share of the result, a `ResultShare`, for each receiver alike.
+
+    `columns` holds this provider's own ones by "alias.column", their rows in the order of the common keys. Every call
+    with the same keys, columns and dealt material sends the same bytes. Raises ExpressionError where a column holds
+    what its type does not, ProtocolViolation `false_triple` when the coordinator dealt falsely, `opening` or `dealt`
+    when a message has another length.
+
+    Disclosure: messages to other providers are masked and sealed; the share says nothing without all others'. Together
+    they give the result, for receivers only: release it through the door, pair-sealed.
+    """
+    return _Evaluation(plan, columns, keys, channel, n_rows).share()
+
+
+class _Evaluation:
+    """One run of a plan at one provider."""
+
+    def __init__(
+        self, plan: Plan, columns: Mapping[str, Column], keys: Keys, channel: Channel, n_rows: int
+    ) -> None:
+        self._plan, self._columns, self._me, self._n_rows = plan, columns, keys.me, n_rows
+        self._sharing = Sharing(keys, channel, providers=plan.providers, bits=plan.bits(n_rows))
+        self._numbers: list[Limbs] = []
+        self._bits: list[list[Words]] = [[] for bit in _bits(plan)]
+        self._totals = [0] * len(plan.totals)
+        self._n_divisions_by_zero = 0
+
+    def share(self) -> bytes:
+        for rows in self._plan.batches(self._n_rows):
+            self._keep(self._registers(rows))
+        self._sharing.verify()
+        ring = self._sharing.ring
+        numbers = [
+            *self._numbers,
+            ring.encode(np.array([*self._totals, self._n_divisions_by_zero], dtype=object)),
+        ]
+        bits = np.array([np.concatenate(batches) for batches in self._bits if batches], dtype=np.uint64)
+        shaped = bits.reshape(len(self._bits), n_words(self._n_rows))
+        return self._sharing.result(np.concatenate(numbers, axis=1), shaped, n_rows=self._n_rows).encode()
+
+    def _keep(self, registers: Shares) -> None:
+        """What a batch adds to the result."""
+        for i, total in enumerate(self._plan.totals):
+            self._totals[i] += self._sharing.total(registers[total.register])
+        if self._plan.value is not None and not self._plan.is_boolean:
+            self._numbers.append(registers[self._plan.value])
+        for kept, bit in zip(self._bits, _bits(self._plan), strict=True):
+            kept.append(registers[bit])
+
+    def _registers(self, rows: slice) -> Shares:
+        count = rows.stop - rows.start
+        columns = {name: column[rows] for name, column in self._columns.items()}
+        registers: Shares = []
+        by_zero = np.zeros(count, dtype=bool)
+        for step in self._plan.steps:
+            if isinstance(step, Leaf):
+                own = self._own(step, columns, count)
+                by_zero |= False if own is None else own.divided_by_zero
+                registers.append(self._leaf(step, own, count))
+            else:
+                registers.append(self._joint(step, registers, count))
+        self._n_divisions_by_zero += int(by_zero.sum())
+        return registers
+
+    def _own(self, leaf: Leaf, columns: Mapping[str, Column], count: int) -> Computed | None:
+        if leaf.provider != self._me:
+            return None
+        done = compute(leaf.node, columns, self._plan.types, n_rows=count)
+        if not self._plan.is_row_level and not done.valid.all():
+            raise ExpressionError(
+                "An aggregate is over a row without a value.", "Leave such rows out before."
+            )
+        return done
+
+    def _leaf(self, leaf: Leaf, own: Computed | None, count: int) -> Limbs | Words:
+        values = None if own is None else own.values
+        if leaf.node.is_boolean:
+            return self._sharing.boolean(values, count)
+        return self._sharing.number(values, count)
+
+    def _joint(self, step: Step, registers: Shares, count: int) -> Any:
+        sharing = self._sharing
+        match step:
+            case Linear(terms=terms, constant=constant):
+                numbers = [(registers[register], factor) for register, factor in terms]
+                return sharing.linear(numbers, constant=sharing.constant(constant, count))
+            case Product(left=left, right=right):
+                return sharing.product(registers[left], registers[right])
+            case Sign(number=number, width=width):
+                return sharing.is_negative(registers[number], width)
+            case Exclusive(bits=bits, constant=inverted):
+                return sharing.exclusive([registers[bit] for bit in bits], constant=inverted)
+            case Conjunction(left=left, right=right):
+                return sharing.conjunction(registers[left], registers[right])
+            case Part(bit=bit, provider=provider):
+                return sharing.part(registers[bit], provider, count)
+        raise TypeError(f"{step} is no step of shares")
+
+
+def _bits(plan: Plan) -> list[int]:
+    """The registers of the booleans that are opened per row: the value if it is one, and whether there is one."""
+    value = [plan.value] if plan.is_boolean and plan.value is not None else []
+    return value + ([] if plan.valid is None else [plan.valid])
+
+
+@dataclass(frozen=True)
+class JoinedResult:
+    """What a receiver learns: a value per joined row in their order, or one; None where there is none.
+
+    n_missing: rows without a value, at row level, else 0. n_divisions_by_zero: rows that miss one for that reason,
+    added over the providers.
+    """
+
+    values: list[Fraction | bool | None]
+    n_rows: int
+    n_missing: int
+    n_divisions_by_zero: int
+
+
+def reveal(plan: Plan, shares: Mapping[int, bytes]) -> JoinedResult:
+    """The result of all providers' shares. A receiver runs it; ProtocolViolation `result_share` if one is unfit."""
+    if set(shares) != set(plan.providers):
+        raise ProtocolViolation(
+            "The shares of the result are not those of all providers.",
+            remedy="Wait for every provider's share.",
+            code="result_share",
+        )
+    read = [ResultShare.decode(shares[provider]) for provider in plan.providers]
+    n_rows = read[0].n_rows
+    _require_shape(plan, read)
+    numbers, bits = open_result(read)
+    if not plan.is_row_level:
+        return JoinedResult([plan.finish(numbers[:-1], n_rows)], n_rows, 0, numbers[-1])
+    valid = np.ones(n_rows, dtype=bool) if plan.valid is None else bits[-1]
+    found = bits[0].tolist() if plan.is_boolean else _scaled(numbers[:-1], plan.kind.scale)
+    values = [value if exists else None for value, exists in zip(found, valid.tolist(), strict=True)]
+    return JoinedResult(values, n_rows, int((~valid).sum()), numbers[-1])
+
+
+def _scaled(numbers: Sequence[int], scale: Fraction) -> list[Fraction]:
+    up, down = scale.as_integer_ratio()
+    return [Fraction(number * up, down) for number in numbers]
+
+
+def _require_shape(plan: Plan, shares: Sequence[ResultShare]) -> None:
+    for share in shares:
+        n_numbers = len(plan.totals) + 1
+        if plan.is_row_level and not plan.is_boolean:
+            n_numbers += share.n_rows
+        if share.numbers.shape[1] != n_numbers or len(share.bits) != len(_bits(plan)):
+            raise ProtocolViolation(
+                "A provider's share of the result is not one of this expression.",
+                remedy="Use one version of Consilium at all parties.",
+                code="result_share",
+            )

@@ -1,0 +1,87 @@
+"""Aggregates that bear some attackers: which vectors a round averages, or medians in the place of the average."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analytics.arrays import Floats, check_name, check_result
+from analytics.scores.anomaly import check_attackers, multi_krum
+from analytics.scores.geometry import check_points, distances
+
+AGGREGATIONS = ("mean", "multi_krum", "minimum_diameter", "median", "trimmed_mean")
+
+
+def most_attackers(aggregation: str, n: int) -> int:
+    """The largest n_attackers f that a rule bears with n hospitals.
+
+    mean 0; multi_krum 2 f + 3 <= n (Blanchard et al. 2017, proposition 4.2); minimum_diameter (El Mhamdi et al. 2018),
+    median and trimmed_mean (Yin et al. 2018) 2 f < n. Raises ValueError for another name or n below 1.
+
+    >>> [most_attackers(name, 10) for name in AGGREGATIONS]
+    [0, 3, 4, 4, 4]
+    """
+    check_name("aggregation", aggregation, AGGREGATIONS)
+    if n < 1:
+        raise ValueError(f"n is {n}; 1 or more is allowed.")
+    if aggregation == "mean":
+        return 0
+    return max((n - 3) // 2, 0) if aggregation == "multi_krum" else (n - 1) // 2
+
+
+def select_multi_krum(points: Floats, *, n_attackers: int) -> list[int]:
+    """The n - n_attackers clients with the lowest Krum score, ascending indices: those to be averaged.
+
+    Blanchard et al. 2017, section 4; points (n, m) and ties as in `anomaly.multi_krum`. Raises ValueError
+    unless n_attackers <= most_attackers("multi_krum", n).
+
+    >>> select_multi_krum(np.array([[0.0], [1.0], [9.0], [2.0], [1.5]]), n_attackers=1)
+    [0, 1, 3, 4]
+    """
+    return [int(i) for i in np.flatnonzero(multi_krum(points, n_attackers=n_attackers) == 0)]
+
+
+def select_minimum_diameter(points: Floats, *, n_attackers: int) -> list[int]:
+    """n - n_attackers clients or more with the smallest largest distance between two, ascending indices.
+
+    El Mhamdi et al. 2018, section 2 (Brute). Where several sets have that diameter: the largest set, of these the one
+    of the smallest sum of distances, then the smallest clients, as in `anomaly.sniper`. Raises ValueError
+    unless n_attackers <= most_attackers("minimum_diameter", n).
+
+    >>> select_minimum_diameter(np.array([[0.0], [1.0], [9.0]]), n_attackers=1)
+    [0, 1]
+    """
+    from analytics.scores.cliques import tightest_clique  # networkx takes long to import
+
+    check_points(points)
+    n = len(points)
+    f = check_attackers(n_attackers, n, most=most_attackers("minimum_diameter", n))
+    return tightest_clique(distances(points), n - f)
+
+
+def median(vectors: Floats) -> Floats:
+    """The median of every coordinate of vectors (n, d): float64 (d,); for even n the mean of the middle two.
+
+    Yin et al. 2018, definition 1. Raises ValueError for no vectors or a number that is not finite.
+
+    >>> median(np.array([[1.0, 0.0], [2.0, 5.0], [90.0, 1.0]])).tolist()
+    [2.0, 1.0]
+    """
+    return trimmed_mean(vectors, n_attackers=most_attackers("median", len(vectors)) if len(vectors) else 0)
+
+
+def trimmed_mean(vectors: Floats, *, n_attackers: int) -> Floats:
+    """The mean of every coordinate without its n_attackers largest and smallest values: (n, d) to float64 (d,).
+
+    Yin et al. 2018, definition 2. Independent of the vectors' order, to the last bit. Raises ValueError unless
+    2 n_attackers < n.
+
+    >>> trimmed_mean(np.array([[1.0], [2.0], [3.0], [90.0]]), n_attackers=1).tolist()
+    [2.5]
+    """
+    check_points(vectors, field="vectors")
+    n = len(vectors)
+    f = check_attackers(n_attackers, n, most=most_attackers("trimmed_mean", n))
+    with np.errstate(over="ignore"):
+        mean: Floats = np.sort(vectors, axis=0)[f : n - f].mean(axis=0)
+    check_result("The mean", mean)
+    return mean

@@ -1,0 +1,345 @@
+"""Which hospital's vector of a round is unlike the others: one score for each, higher = more anomalous.
+
+`points` (n, m) float64 holds a row of coordinates for each of n clients: the gradients themselves or the columns of
+their triangular factor (`geometry`). The scores depend on lengths and angles only, so both give the same.
+Every score is float64 (n,), deterministic and finite. A ValueError names the argument, its value and what is allowed.
+docs/scores.md says which score sees which attack, measured.
+
+Disclosure: scores say how a hospital's gradient lies among the others. They go to the order's parties, as policy says.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from analytics.arrays import Floats, Ints, check_at_least, check_finite, check_result, check_same_rows
+from analytics.scores.geometry import (
+    MARGIN,
+    RELATIVE_ZERO,
+    check_points,
+    cosine_distances,
+    distances,
+    lengths,
+    single_threads,
+    to_unit_scale,
+    triangular_factor,
+)
+
+_KMEANS_SEED, _KMEANS_STARTS = 0, 10
+_MOST_STEPS, _MOST_HALVINGS = 200, 60
+_MOST_EFFORT = 2**24  # seconds; a hundred clients with p of a half, or thirty with any, take a fiftieth of it
+
+
+def krum(points: Floats, *, k: int) -> Floats:
+    """Mean Euclidean distance to the min(k, n - 1) nearest other clients; 0 for n = 1.
+
+    A variant of the score of Blanchard et al. 2017 (`true_krum`). Raises ValueError unless k is whole and at least 1.
+
+    >>> krum(np.array([[0.0], [1.0], [5.0]]), k=1).tolist()
+    [1.0, 1.0, 4.0]
+    """
+    check_points(points)
+    return _finite(_mean_of_nearest(distances(points), _whole("k", k)))
+
+
+def foolsgold(points: Floats, *, k: int) -> Floats:
+    """Mean cosine distance, 1 - cos in [0, 2], to the min(k, n - 1) nearest other clients; 0 for n = 1.
+
+    Two zero vectors are at distance 0, a zero and another vector at 1. It flags directions unlike the others, while
+    the weight of Fung et al. 2020 flags equal ones (`foolsgold_weight`). Raises ValueError unless k is whole and >= 1.
+
+    >>> foolsgold(np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]), k=1).round(9).tolist()
+    [0.0, 0.0, 1.0]
+    """
+    check_points(points)
+    return _mean_of_nearest(cosine_distances(points), _whole("k", k))
+
+
+def zeno(loss_before: Floats, loss_now: Floats, step: Floats, *, p: float) -> Floats:
+    """-((loss_i(t-1) - loss_i(t)) - p |g_i(t) - g_i(t-1)|), from arrays (n,): a loss that fell little, a large step.
+
+    `step` is the norm. NaN, a client without a loss in one of the rounds or missing from the round before, gives NaN.
+    After the descent score of Xie et al. 2019, definition 2, with the client's own training loss and the change of its
+    gradient in the place of the server's loss and the gradient's square. Raises ValueError unless p is finite and >= 0.
+
+    >>> zeno(np.array([1.0]), np.array([0.5]), np.array([2.0]), p=0.125).tolist()
+    [-0.25]
+    """
+    check_at_least("p", p, 0)
+    for field, values in (("loss_before", loss_before), ("loss_now", loss_now), ("step", step)):
+        check_same_rows(field, values, len(loss_now))
+        check_finite(field, values[~np.isnan(values)])
+    with np.errstate(over="ignore", invalid="ignore"):
+        score = p * step - (loss_before - loss_now)
+    check_result("zeno", score[~(np.isnan(loss_before) | np.isnan(loss_now) | np.isnan(step))])
+    return score
+
+
+def auror(points: Floats, *, k: int) -> Floats:
+    """Euclidean distance of each client to the mean of its own cluster, of k clusters by k-means.
+
+    After Shen et al. 2016, who cluster single features. k-means by scikit-learn: Lloyd's steps until nothing moves,
+    the best of 10 greedy k-means++ starts with one fixed seed, on one thread. With k at or above the number of
+    distinct vectors every score is 0. Raises ValueError unless 1 <= k <= n.
+
+    >>> auror(np.array([[0.0], [2.0], [9.0]]), k=2).tolist()
+    [1.0, 1.0, 0.0]
+    """
+    check_points(points)
+    n_clusters = _whole("k", k, len(points))
+    same = np.tril(distances(points) == 0, -1).any(axis=1)
+    if n_clusters >= len(points) - same.sum():
+        return np.zeros(len(points))
+    scaled, scale = to_unit_scale(points)
+    labels = _clusters(scaled, n_clusters)
+    centres = np.array([scaled[labels == label].mean(axis=0) for label in labels])
+    return _finite(scale * lengths(scaled - centres))
+
+
+def sniper(points: Floats, *, p: float) -> Floats:
+    """0 for the members of the tightest large group, 1 for the others.
+
+    t is the smallest pairwise distance such that {d_ij <= t} has a clique of at least ceil(p n) clients; the largest
+    clique at t scores 0 (`cliques`; ties: the smallest sum of distances, then the smallest clients). After
+    Cao et al. 2019, section III. Raises ValueError unless 0 < p <= 1, and where finding the group would take too long:
+    with hundreds of clients and a p far below 1.
+
+    >>> sniper(np.array([[0.0], [1.0], [2.0], [9.0]]), p=0.75).tolist()
+    [0.0, 0.0, 0.0, 1.0]
+    """
+    from analytics.scores.cliques import SearchTooLong, tightest_clique  # networkx takes long to import
+
+    check_points(points)
+    if not 0 < p <= 1:
+        raise ValueError(f"p is {p}; a number above 0, at most 1, is allowed.")
+    # 0.55 * 100 is 55.00000000000001.
+    size = max(math.ceil(p * len(points) - 1e-9), 1)
+    try:
+        return _all_but(tightest_clique(distances(points), size, most_effort=_MOST_EFFORT), len(points))
+    except SearchTooLong:
+        raise ValueError(
+            f"p is {p}; with these {len(points)} clients the search for the group takes too long, a p nearer to 1 is "
+            "allowed."
+        ) from None
+
+
+def pca(points: Floats, *, k: float) -> Floats:
+    """Euclidean distance of each client to its reconstruction from the top principal directions.
+
+    The reconstruction is mean + projection of (x_i - mean) on the directions. k whole (3 or 3.0): so many directions;
+    0 < k < 1: the fewest whose explained variance is at least k of the whole. k at or above the rank: all 0. After
+    Tolpegin et al. 2020, who look at updates in their first two components. Raises ValueError for another k.
+
+    >>> pca(np.array([[0.0, 0.0], [4.0, 0.0], [2.0, 3.0]]), k=1).round(9).tolist()
+    [1.0, 1.0, 2.0]
+    """
+    check_points(points)
+    _check_components(k)
+    scaled, scale = to_unit_scale(points)
+    left, sizes, _ = np.linalg.svd(scaled - scaled.mean(axis=0), full_matrices=False)
+    rank = int((sizes > RELATIVE_ZERO * np.linalg.norm(scaled)).sum())
+    kept = int(min(k, rank)) if k >= 1 else _n_explaining(k, sizes[:rank])
+    return (
+        _finite(scale * lengths(left[:, kept:rank] * sizes[kept:rank]))
+        if kept < rank
+        else np.zeros(len(points))
+    )
+
+
+def true_krum(points: Floats, *, n_attackers: int) -> Floats:
+    """Sum of squared distances to the n - f - 2 nearest other clients, f = n_attackers.
+
+    Blanchard et al. 2017, section 4; the rule Krum takes the vector of the lowest score. Raises ValueError unless
+    2 f + 3 <= n or f = 0.
+
+    >>> true_krum(np.array([[0.0], [1.0], [3.0], [9.0]]), n_attackers=0).tolist()
+    [10.0, 5.0, 13.0, 100.0]
+    """
+    check_points(points)
+    n, f = len(points), check_attackers(n_attackers, len(points), most=(len(points) - 3) // 2)
+    with np.errstate(over="ignore"):
+        squares = distances(points) ** 2
+        return _finite(_nearest(squares, max(n - f - 2, 0)).sum(axis=1))
+
+
+def multi_krum(points: Floats, *, n_attackers: int, n_selected: int | None = None) -> Floats:
+    """0 for the n_selected clients of the lowest `true_krum` score, 1 for the others; by default n - n_attackers.
+
+    Blanchard et al. 2017, section 4 (Multi-Krum averages the selected ones). Scores equal within a relative 1e-9 are
+    tied; of tied clients the first ones are selected. Raises ValueError as `true_krum`, and unless
+    1 <= n_selected <= n.
+
+    >>> multi_krum(np.array([[0.0], [1.0], [3.0], [9.0]]), n_attackers=0, n_selected=3).tolist()
+    [0.0, 0.0, 0.0, 1.0]
+    """
+    check_points(points)
+    score, n = true_krum(to_unit_scale(points)[0], n_attackers=n_attackers), len(points)
+    count = n - n_attackers if n_selected is None else _whole("n_selected", n_selected, n)
+    last = np.sort(score)[count - 1]
+    sure, tied = score < last * (1 - MARGIN), np.abs(score - last) <= last * MARGIN
+    return _all_but([*np.flatnonzero(sure), *np.flatnonzero(tied)][:count], n)
+
+
+def geometric_median_distance(points: Floats) -> Floats:
+    """Distance of each client to the geometric median, the point with the smallest sum of distances to all.
+
+    It moves little while fewer than half of the clients deviate, however far (Pillutla et al. 2022, RFA). Where
+    the point is not unique (clients on one line, an even number), it is the middle of the possible ones.
+
+    >>> geometric_median_distance(np.array([[0.0], [1.0], [9.0]])).tolist()
+    [1.0, 0.0, 8.0]
+    """
+    check_points(points)
+    scaled, scale = to_unit_scale(points)
+    if scaled.shape[1] > len(scaled):
+        scaled = triangular_factor([scaled], len(scaled)).T
+    return _finite(scale * lengths(scaled - _geometric_median(scaled)))
+
+
+def foolsgold_weight(points: Floats) -> Floats:
+    """1 - weight, the weight being FoolsGold's in [0, 1]: near 1 for clients that point the same way as another.
+
+    Fung et al. 2020, algorithm 1, over this round's vectors in the place of their sums over all rounds and without
+    its optional choice of features: v_i = max_j cos_ij, cos_ij is multiplied by v_i / v_j where v_j > v_i (pardoning),
+    alpha_i = 1 - max_j cos_ij, divided by the largest alpha, weight = ln(alpha / (1 - alpha)) + 0.5 within [0, 1].
+    If all point the same way every weight is 0; one client alone has the weight 1.
+
+    >>> foolsgold_weight(np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])).tolist()
+    [1.0, 1.0, 0.0]
+    """
+    check_points(points)
+    # As in the paper's code a client's own entry and the floor of each maximum are 0, that is a distance of 1.
+    similar = 1.0 - cosine_distances(points) - np.eye(len(points))
+    most = similar.max(axis=1)
+    pardon = np.divide(most[:, None], most, out=np.ones_like(similar), where=most > most[:, None])
+    alpha = np.clip(1.0 - (similar * pardon).max(axis=1), 0.0, 1.0)
+    alpha = alpha / (alpha.max() or 1.0)
+    with np.errstate(divide="ignore"):
+        weight: Floats = np.clip(np.log(alpha) - np.log1p(-alpha) + 0.5, 0.0, 1.0)
+    return 1.0 - weight
+
+
+def check_attackers(n_attackers: int, n: int, *, most: int) -> int:
+    """n_attackers as an int. Raise ValueError unless it is whole and 0 <= n_attackers <= max(most, 0)."""
+    if not _is_whole(n_attackers) or not 0 <= n_attackers <= max(most, 0):
+        raise ValueError(f"n_attackers is {n_attackers}; with {n} clients 0 to {max(most, 0)} is allowed.")
+    return int(n_attackers)
+
+
+def _is_whole(value: float) -> bool:
+    return not isinstance(value, bool) and math.isfinite(value) and value == int(value)
+
+
+def _whole(field: str, value: float, most: int | None = None) -> int:
+    if not _is_whole(value) or value < 1 or (most is not None and value > most):
+        allowed = "1 or more" if most is None else f"from 1 to {most}"
+        raise ValueError(f"{field} is {value}; a whole number, {allowed}, is allowed.")
+    return int(value)
+
+
+def _finite(score: Floats) -> Floats:
+    check_result("A distance", score)
+    return score
+
+
+def _all_but(chosen: list[int], n: int) -> Floats:
+    score = np.ones(n)
+    score[chosen] = 0.0
+    return score
+
+
+def _nearest(between: Floats, k: int) -> Floats:
+    """The k smallest distances to others in each row, ascending, (n, min(k, n - 1))."""
+    others = between.copy()
+    np.fill_diagonal(others, np.inf)
+    return np.sort(others, axis=1)[:, : min(k, len(between) - 1)]
+
+
+def _mean_of_nearest(between: Floats, k: int) -> Floats:
+    nearest = _nearest(between, k)
+    return np.asarray(nearest.mean(axis=1)) if nearest.shape[1] else np.zeros(len(between))
+
+
+def _clusters(points: Floats, k: int) -> Ints:
+    """The cluster of each row. tol=0: the default stops earlier, by a variance that depends on unused coordinates."""
+    from sklearn.cluster import (
+        KMeans,
+    )  # takes a second, in every process of a federation, and only auror needs it
+
+    model = KMeans(k, n_init=_KMEANS_STARTS, tol=0.0, random_state=_KMEANS_SEED)
+    with single_threads():
+        return np.asarray(model.fit(points).labels_, dtype=np.int64)
+
+
+def _check_components(k: float) -> None:
+    if not (0 < k < 1 or (_is_whole(k) and k >= 1)):
+        raise ValueError(
+            f"k is {k}; a whole number of components, or a share of the variance above 0, is allowed."
+        )
+
+
+def _n_explaining(share: float, sizes: Floats) -> int:
+    explained = np.cumsum(sizes**2) / max(float((sizes**2).sum()), 5e-324)
+    return int(np.searchsorted(explained, share * (1 - RELATIVE_ZERO))) + 1
+
+
+def _geometric_median(points: Floats) -> Floats:
+    """The geometric median (m,) of points (n, m), m <= n.
+
+    First whether it is one of the points, then Newton's method on the sum of distances f, from a point where f is
+    below its value at all points, so that f is smooth on the way; steps are halved until f does not grow.
+    """
+    among = _median_among(points)
+    if among is not None:
+        return among
+    median = _first_descent(points)
+    reach = lengths(points).max()
+    for _ in range(_MOST_STEPS):
+        moved = _newton_step(points, median)
+        if np.abs(moved - median).max() <= 1e-15 * reach:
+            break
+        median = moved
+    return median
+
+
+def _median_among(points: Floats) -> Floats | None:
+    """x_k is optimal if the unit vectors to all others add up to at most the number of points at x_k (Kuhn 1973).
+
+    Several distinct optimal points are the ends of an interval of them: then its middle.
+    """
+    between = distances(points)
+    at_it = (between == 0).sum(axis=1)
+    optimal = [k for k in range(len(points)) if np.linalg.norm(_pull(points, between, k)) <= at_it[k] + 1e-11]
+    return np.asarray(np.average(points[optimal], axis=0, weights=1 / at_it[optimal])) if optimal else None
+
+
+def _pull(points: Floats, between: Floats, k: int) -> Floats:
+    away = between[k] > 0
+    pull: Floats = ((points[away] - points[k]) / between[k, away, None]).sum(axis=0)
+    return pull
+
+
+def _first_descent(points: Floats) -> Floats:
+    """One step from the best of the points, downhill (Vardi and Zhang 2000, equation 2.6)."""
+    between = distances(points)
+    best = int(between.sum(axis=1).argmin())
+    away, pull = between[best] > 0, _pull(points, between, best)
+    share = min(1.0, float((~away).sum() / np.linalg.norm(pull)))
+    target: Floats = np.average(points[away], axis=0, weights=1 / between[best, away])
+    return np.asarray((1 - share) * target + share * points[best])
+
+
+def _newton_step(points: Floats, median: Floats) -> Floats:
+    """The next point: f has the gradient sum u_i and the Hessian sum (I - u_i u_i^T) / r_i, u_i = (z - x_i) / r_i."""
+    reach = lengths(median - points)
+    units = (median - points) / reach[:, None]
+    hessian = (1 / reach).sum() * np.eye(len(median)) - (units / reach[:, None]).T @ units
+    step: Floats = np.linalg.solve(hessian, units.sum(axis=0))
+    before = reach.sum()
+    for _ in range(_MOST_HALVINGS):
+        if lengths(median - step - points).sum() <= before * (1 + 1e-15):
+            break
+        step = step / 2
+    return median - step

@@ -1,0 +1,256 @@
+"""The geometry of a round: the lengths of the hospitals' vectors and the angles between them, and nothing else.
+
+Every score of `anomaly` is unchanged by a rotation of all vectors. So a round of n vectors of any length is
+kept as its triangular factor R, n x n: column i holds n coordinates of vector i, with all distances and angles.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from analytics.arrays import Bools, Floats, check_finite, check_result
+
+Block = (
+    NDArray[Any] | Sequence[NDArray[Any]]
+)  # n vectors over some columns: an array (n, b), or n arrays (b,)
+Blocks = Iterable[Block] | Callable[[], Iterable[Block]]
+
+# Vectors nearer than this, measured by their lengths, are the same: sixteen digits do not carry more, and rotated
+# copies of equal vectors must stay equal.
+RELATIVE_ZERO = 1e-12
+# A threshold or a tie lies exactly on a distance by construction; without a margin rounding would decide about it.
+MARGIN = 1e-9
+
+# A Gram matrix loses (length / distance)^2 * 1e-16 of a distance. Up to this ratio that is 1e-10.
+_SAFE_RATIO = 1e-3
+_SAFE_SQUARES = (1e-200, 1e200)
+_SMALL = 2**18  # so many values are decomposed at once
+_THREADS = 2
+_PIECE = 2**14  # columns a thread takes; fixed, so that the sum does not depend on the number of threads
+_COPY = 2**12  # columns converted to float64 and multiplied at once
+_QR_COLUMNS = 2**10
+_ONE_USER = threading.Lock()
+
+
+def triangular_factor(blocks: Blocks, n: int) -> Floats:
+    """R float64 (n, n), upper triangular with diagonal >= 0, where R^T R = G G^T for n vectors G (n, d).
+
+    `blocks` are the columns of G cut anywhere, float32 or float64: arrays (n, b) or lists of n arrays (b,), which may
+    be views of a file, and are not changed afterwards. Column i of R belongs to vector i; for full rank R is unique.
+
+    A first pass sums G G^T in float64 and decomposes it (Cholesky): as fast as one matrix product. R_jj is the distance
+    of vector j from the span of those before. Where one is below a thousandth of its vector's length, squares would
+    lose the small distances, so a second pass does a QR of the columns in turn (Golub and Van Loan 2013, section
+    5.2.2), which keeps distances to 1e-15 of the vectors' lengths. For that pass `blocks` is a collection or a
+    callable that starts again; an iterator can be read only once and is decomposed by QR at once.
+
+    Raises ValueError for n below 1, blocks of another shape, a number that is not finite, and lengths outside float64.
+
+    Disclosure: lengths and angles of the hospitals' gradients, no coordinate in their frame. With few vectors of few
+    values, or beside one hospital's rows, that may be nearly the gradients.
+
+    >>> triangular_factor([np.array([[3.0, 4.0], [6.0, 8.0]])], 2).round(9).tolist()
+    [[5.0, 10.0], [0.0, 0.0]]
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}; 1 or more is allowed.")
+    with single_threads():
+        if not callable(blocks) and iter(blocks) is blocks:
+            return _by_qr(blocks, n)
+        again: Callable[[], Iterable[Block]] = blocks if callable(blocks) else lambda: blocks
+        gram, n_columns = _gram_matrix(again(), n)
+        factor = _by_cholesky(gram) if n * n_columns > _SMALL else None
+        return _by_qr(again(), n) if factor is None else factor
+
+
+def combine_factors(factors: Iterable[Floats]) -> Floats:
+    """The factor of several layers together, (n, n): the QR of their factors one under the other.
+
+    One after the other, R = qr([R; next]), so two are held at a time. The squares of distances add up over layers, to
+    1e-15 of the whole vectors' lengths: a layer of huge values hides the digits of the others. Raises ValueError for
+    no factors or different shapes.
+
+    >>> combine_factors([np.array([[3.0]]), np.array([[4.0]])]).tolist()
+    [[5.0]]
+    """
+    together: Floats | None = None
+    for factor in factors:
+        shape = factor.shape if together is None else together.shape
+        if factor.shape != shape or len(shape) != 2 or shape[0] != shape[1]:
+            raise ValueError(
+                f"A factor has the shape {factor.shape}; one square shape for all layers is expected."
+            )
+        together = (
+            factor if together is None else _finished(_reduced(np.vstack([together, factor])), len(factor))
+        )
+    if together is None:
+        raise ValueError("There are no factors; one square shape for all layers is expected.")
+    return together
+
+
+@contextmanager
+def single_threads() -> Iterator[None]:
+    """Within, numpy's and scikit-learn's libraries use no threads of their own, for one user at a time.
+
+    Their threads add in any order, and for n x n results of long vectors they mostly wait for each other: two threads
+    of ours, each with its own columns, take less than half of the time. The limit holds for the whole process;
+    without the lock two users would each restore what the other had set.
+    """
+    with _ONE_USER, threadpool_limits(1):
+        yield
+
+
+def check_points(points: Floats, *, field: str = "points") -> None:
+    """Raise ValueError unless points is an array (n, m) of finite numbers with n and m at least 1."""
+    if points.ndim != 2 or 0 in points.shape:
+        raise ValueError(
+            f"{field} has the shape {points.shape}; a row of coordinates for each client is expected."
+        )
+    check_finite(field, points)
+
+
+def lengths(points: Floats) -> Floats:
+    """|x_i| of each row of points (n, m), float64 (n,), without overflow or underflow on the way."""
+    scaled, scale = to_unit_scale(points)
+    squares: Floats = np.einsum("ij,ij->i", scaled, scaled)
+    return scale * np.sqrt(squares)
+
+
+def distances(points: Floats) -> Floats:
+    """|x_i - x_j| of the rows of points (n, m): float64 (n, n), symmetric, diagonal 0.
+
+    Taken from the differences, not from inner products. A distance of at most RELATIVE_ZERO (|x_i| + |x_j|) is 0.
+    """
+    from scipy.spatial.distance import (
+        pdist,
+        squareform,
+    )  # a third of a second, which most processes do without
+
+    scaled, scale = to_unit_scale(points)
+    between, reach = squareform(pdist(scaled), checks=False), lengths(scaled)
+    between[between <= RELATIVE_ZERO * (reach[:, None] + reach)] = 0.0
+    return scale * between
+
+
+def cosine_distances(points: Floats) -> Floats:
+    """1 - cos of the angles between the rows of points (n, m): float64 (n, n) in [0, 2], diagonal 0.
+
+    It is half the squared distance of the unit vectors, so small angles keep their digits. Two zero vectors are at
+    distance 0, a zero and another vector at 1.
+    """
+    zero = (points == 0).all(axis=1)
+    _, exponents = np.frexp(np.abs(points).max(axis=1, keepdims=True))
+    scaled = np.ldexp(points, -exponents)
+    units = scaled / np.where(zero, 1.0, lengths(scaled))[:, None]
+    between = np.minimum(distances(units) ** 2 / 2, 2.0)
+    between[zero[:, None] != zero] = 1.0
+    return between
+
+
+def to_unit_scale(points: Floats) -> tuple[Floats, float]:
+    """The points divided by a power of two, so that the largest coordinate is in [0.5, 1), and that power of two."""
+    _, exponent = np.frexp(np.abs(points).max())
+    exponent = int(np.clip(exponent, -1000, 1000))
+    return np.ldexp(points, -exponent), float(np.ldexp(1.0, exponent))
+
+
+def _pieces(
+    work: Callable[[Block, slice], Floats], blocks: Iterable[Block], n: int
+) -> Iterator[tuple[int, Floats]]:
+    """The result of `work` on each piece of the columns with its width, in the order of the columns.
+
+    While the pool works on one block, the next one is read.
+    """
+    waiting: list[tuple[int, Future[Floats]]] = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for block in blocks:
+            width = _checked_width(block, n)
+            parts = [slice(start, min(start + _PIECE, width)) for start in range(0, width, _PIECE)]
+            begun = [(part.stop - part.start, pool.submit(work, block, part)) for part in parts]
+            yield from ((size, done.result()) for size, done in waiting)
+            waiting = begun
+        yield from ((size, done.result()) for size, done in waiting)
+
+
+def _gram_matrix(blocks: Iterable[Block], n: int) -> tuple[Floats, int]:
+    """G G^T (n, n) and the number of columns."""
+    total, n_columns = np.zeros((n, n)), 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for width, part in _pieces(_piece_gram, blocks, n):
+            total, n_columns = total + part, n_columns + width
+    return total, n_columns
+
+
+def _piece_gram(block: Block, columns: slice) -> Floats:
+    """The Gram matrix of some columns, through a float64 copy that stays in the processor's cache."""
+    n = len(block)
+    total, copy = np.zeros((n, n)), np.empty((n, _COPY))
+    for left in range(columns.start, columns.stop, _COPY):
+        right = min(left + _COPY, columns.stop)
+        for row, vector in enumerate(block):
+            copy[row, : right - left] = vector[left:right]
+        tile = copy[:, : right - left]
+        with np.errstate(over="ignore", invalid="ignore"):
+            total += tile @ tile.T
+    return total
+
+
+def _checked_width(block: Block, n: int) -> int:
+    shapes = {np.shape(vector) for vector in block}
+    if len(block) != n or len(shapes) != 1 or len(shape := shapes.pop()) != 1:
+        raise ValueError(f"A block holds {len(block)} vectors; {n} of one length are expected.")
+    return int(shape[0])
+
+
+def _by_cholesky(gram: Floats) -> Floats | None:
+    """The factor of a Gram matrix, or None where its squares do not carry enough digits."""
+    squares, (least, most) = gram.diagonal(), _SAFE_SQUARES
+    if not ((squares > least) & (squares < most)).all():
+        return None
+    try:
+        factor = np.ascontiguousarray(np.linalg.cholesky(gram).T, dtype=np.float64)
+    except np.linalg.LinAlgError:
+        return None
+    return factor if (factor.diagonal() >= _SAFE_RATIO * np.sqrt(squares)).all() else None
+
+
+def _by_qr(blocks: Iterable[Block], n: int) -> Floats:
+    factor = np.zeros((0, n))
+    for _, part in _pieces(_piece_factor, blocks, n):
+        factor = _reduced(np.vstack([factor, part]))
+    return _finished(factor, n)
+
+
+def _piece_factor(block: Block, columns: slice) -> Floats:
+    """The triangular factor of some columns."""
+    factor = np.zeros((0, len(block)))
+    for left in range(columns.start, columns.stop, _QR_COLUMNS):
+        values = [vector[left : min(left + _QR_COLUMNS, columns.stop)] for vector in block]
+        rows = np.array(values, dtype=np.float64).T
+        check_finite("A gradient", rows)
+        factor = _reduced(np.vstack([factor, rows]))
+    return factor
+
+
+def _reduced(rows: Floats) -> Floats:
+    """The triangular factor of rows (r, n), at most n rows of it."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        factor = np.asarray(np.linalg.qr(rows, mode="r"), dtype=np.float64)
+    check_result("The length of a gradient", factor)
+    return factor
+
+
+def _finished(factor: Floats, n: int) -> Floats:
+    """Padded with zero rows to (n, n), every row turned so that its diagonal is not negative."""
+    square = np.zeros((n, n))
+    square[: len(factor)] = np.triu(factor)
+    negative: Bools = square.diagonal() < 0
+    return np.where(negative[:, None], -square, square) + 0.0

@@ -1,0 +1,1 @@
+"""Exact sums and moments, quantiles, and the expressions over joined rows."""

@@ -1,0 +1,251 @@
+"""Exact sums of numbers, and what follows from them: each answer is rounded once, to the nearest double, or not at all.
+
+Every finite double is an integer times 2^-1074, every decimal of at most 400 digits after the point an integer times
+10^-400. Both are whole multiples of 1 / UNIT, UNIT = 2^1074 5^400, so that sums of x and of x^2 are exact integers
+whatever the order, the split into hospitals or the offset: 1e9 + {1, 2, 3} has the variance 1.
+
+Bounds: |x| < 2^1024, n <= 2^40, 5^400 < 2^929. So |sum x| UNIT < 2^3067 and |sum x y| UNIT^2 < 2^6094; SUM_BITS and
+SQUARE_BITS hold them with their sign in whole 64-bit words. They are the same for all data, which they say nothing of.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from math import isqrt
+
+Number = float | int | Decimal
+Tell = Callable[[Fraction], Number]
+"""How a rational number is told: `nearest`, or `told`."""
+
+TWO_DIGITS = 1_074
+FIVE_DIGITS = 400
+UNIT: int = 2**TWO_DIGITS * 5**FIVE_DIGITS
+SUM_BITS = 3_072
+SQUARE_BITS = 6_144
+MAX_ROWS = 2**40
+MOST_DECIMALS = 60
+LARGEST_WHOLE = 2**53  # up to here every whole number is a double
+_LONGEST_WHOLE = 10**60
+_LIMIT = UNIT << 1_024  # a number at or above it lies outside the range of doubles
+
+DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
+"""A number as csv and json files write it."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """n rows; total = UNIT sum x, squares = UNIT^2 sum x^2, both exact. Those of two sets of rows add up with +.
+
+    Disclosure: as much as the sums say of the rows; they leave a hospital sealed in a joint sum only.
+    """
+
+    n: int = 0
+    total: int = 0
+    squares: int = 0
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.n + other.n, self.total + other.total, self.squares + other.squares)
+
+
+@dataclass(frozen=True)
+class JointMoments:
+    """The same of two columns, over the rows that have a value in both; products = UNIT^2 sum x y."""
+
+    n: int = 0
+    total_x: int = 0
+    total_y: int = 0
+    squares_x: int = 0
+    squares_y: int = 0
+    products: int = 0
+
+    def __add__(self, other: JointMoments) -> JointMoments:
+        return JointMoments(*(a + b for a, b in zip(self.numbers, other.numbers, strict=True)))
+
+    @property
+    def numbers(self) -> tuple[int, int, int, int, int, int]:
+        return self.n, self.total_x, self.total_y, self.squares_x, self.squares_y, self.products
+
+    @property
+    def x(self) -> Moments:
+        return Moments(self.n, self.total_x, self.squares_x)
+
+    @property
+    def y(self) -> Moments:
+        return Moments(self.n, self.total_y, self.squares_y)
+
+
+# --- numbers as multiples of 1 / UNIT --------------------------------------------------------------------------------
+
+
+def scaled(value: int | float | Fraction | str) -> int:
+    """UNIT times a number; a text is the decimal that is written there.
+
+    >>> scaled("0.1") * 10 == scaled(1) != scaled(0.1) * 10
+    True
+
+    Raises ValueError for what is no finite number, is 2^1024 or more in size, or no multiple of 1 / UNIT (more than
+    400 digits after the point). The sentence holds no value.
+    """
+    number = _decimal(value) if isinstance(value, str) else _scaled_ratio(*_ratio(value))
+    if abs(number) >= _LIMIT:
+        raise ValueError("A number is outside the range of doubles.")
+    return number
+
+
+def _ratio(value: int | float | Fraction) -> tuple[int, int]:
+    try:
+        return value.as_integer_ratio()
+    except (ValueError, OverflowError):
+        raise ValueError("A number is not finite.") from None
+
+
+def _scaled_ratio(numerator: int, denominator: int) -> int:
+    quotient, remainder = divmod(numerator * UNIT, denominator)
+    if remainder:
+        raise ValueError(f"A number has more than {FIVE_DIGITS} digits after the point.")
+    return quotient
+
+
+def _decimal(text: str) -> int:
+    text = text.strip()
+    if not DECIMAL.fullmatch(text) or len(text) > 2_000:
+        raise ValueError("A text is no number.")
+    mantissa, _, exponent = text.lower().partition("e")
+    whole, _, decimals = mantissa.partition(".")
+    digits, shift = int(whole + decimals), int(exponent or 0) - len(decimals)
+    power = int(10 ** abs(shift))
+    return _scaled_ratio(digits * (power if shift > 0 else 1), 1 if shift > 0 else power) if digits else 0
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+def nearest(value: Fraction) -> float:
+    """The double nearest to a rational number, ties to even. ValueError if it lies outside the range of doubles."""
+    try:
+        return value.numerator / value.denominator
+    except OverflowError:
+        raise ValueError("The result is too large for a double (above 1.8e308).") from None
+
+
+def told(value: Fraction) -> Number:
+    """A result as an answer tells it: the nearest double, between 2^53 and 10^60 with all its digits if it ends.
+
+    There doubles are further apart than whole numbers, and the last digits of a sum of long numbers would go. No
+    database has longer whole numbers than that: what is larger comes of doubles.
+
+    >>> told(Fraction(2**53 + 1)), told(Fraction(2**54 + 1, 2)), told(Fraction(2**60 + 1, 3)), told(Fraction(1, 8))
+    (9007199254740993, Decimal('9007199254740992.5'), 3.843071682022823e+17, 0.125)
+
+    ValueError outside the range of doubles.
+    """
+    if not LARGEST_WHOLE < abs(value) < _LONGEST_WHOLE:
+        return nearest(value)
+    if value.denominator == 1:
+        return value.numerator
+    return nearest(value) if _n_decimals(value.denominator) is None else Decimal(text_of(value))
+
+
+def sum_of(moments: Moments, tell: Tell = nearest) -> Number:
+    """sum x. ValueError outside the range of doubles."""
+    return tell(Fraction(moments.total, UNIT))
+
+
+def mean(moments: Moments, tell: Tell = nearest) -> Number | None:
+    """sum x / n; None without rows."""
+    return tell(Fraction(moments.total, UNIT * moments.n)) if moments.n else None
+
+
+def variance(moments: Moments, ddof: int = 1, tell: Tell = nearest) -> Number | None:
+    """(sum x^2 - (sum x)^2 / n) / (n - ddof); None for n <= ddof. ValueError outside the range of doubles."""
+    exact = _covariance(moments.n, moments.squares, moments.total, moments.total, ddof)
+    return None if exact is None else tell(exact)
+
+
+def std(moments: Moments, ddof: int = 1) -> float | None:
+    """The double nearest to the true square root of the true variance; None for n <= ddof."""
+    exact = _covariance(moments.n, moments.squares, moments.total, moments.total, ddof)
+    return None if exact is None else nearest_root(exact)
+
+
+def covariance(moments: JointMoments, ddof: int = 1, tell: Tell = nearest) -> Number | None:
+    """(sum x y - sum x sum y / n) / (n - ddof); None for n <= ddof. ValueError outside the range of doubles."""
+    exact = _covariance(moments.n, moments.products, moments.total_x, moments.total_y, ddof)
+    return None if exact is None else tell(exact)
+
+
+def correlation(moments: JointMoments) -> float | None:
+    """Pearson's coefficient, the double nearest to its true value; None where a column is constant or n < 2."""
+    n = moments.n
+    if n < 2:
+        return None
+    products = n * moments.products - moments.total_x * moments.total_y
+    spread_x = n * moments.squares_x - moments.total_x**2
+    spread_y = n * moments.squares_y - moments.total_y**2
+    if not spread_x or not spread_y:
+        return None
+    size = nearest_root(Fraction(products**2, spread_x * spread_y))
+    return size if products >= 0 else -size
+
+
+def nearest_root(value: Fraction) -> float:
+    """The double nearest to the square root of a rational number >= 0.
+
+    The integer root of the number shifted to 128 bits or more, and one more bit that says whether anything is left.
+    """
+    shift = max(0, 128 - value.numerator.bit_length() + value.denominator.bit_length())
+    dividend = value.numerator << 2 * shift
+    root = isqrt(dividend // value.denominator)
+    is_inexact = root * root * value.denominator != dividend
+    return nearest(Fraction(2 * root + is_inexact, 2 << shift))
+
+
+def _covariance(n: int, products: int, total_x: int, total_y: int, ddof: int) -> Fraction | None:
+    return Fraction(n * products - total_x * total_y, n * (n - ddof) * UNIT**2) if n > ddof and n else None
+
+
+# --- as text ---------------------------------------------------------------------------------------------------------
+
+
+def text_of(value: Fraction) -> str:
+    """A number for a file: whole, the shortest text of its double where it is one, its exact decimal text, or, with
+    more than 60 digits after the point, the shortest text of the nearest double.
+
+    >>> text_of(Fraction(1, 8)), text_of(Fraction(-7, 10)), text_of(Fraction(2, 3)), text_of(Fraction(0.1))
+    ('0.125', '-0.7', '0.6666666666666666', '0.1')
+    """
+    if value.denominator == 1:
+        return str(value.numerator)
+    if (nearest := _double(value)) is not None and Fraction(nearest) == value:
+        return repr(nearest)
+    digits = _n_decimals(value.denominator)
+    if digits is not None:
+        return _decimal_text(value.numerator * (10**digits // value.denominator), digits)
+    if nearest is None:
+        return str(round(value))
+    return repr(nearest)
+
+
+def _double(value: Fraction) -> float | None:
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def _n_decimals(denominator: int) -> int | None:
+    """The digits after the point of a number that ends, if they are at most MOST_DECIMALS."""
+    twos = (denominator & -denominator).bit_length() - 1
+    rest, fives = denominator >> twos, 0
+    while rest % 5 == 0 and fives <= MOST_DECIMALS:
+        rest, fives = rest // 5, fives + 1
+    return max(twos, fives) if rest == 1 and max(twos, fives) <= MOST_DECIMALS else None
+
+
+def _decimal_text(number: int, digits: int) -> str:
+    whole, fraction = divmod(abs(number), 10**digits)
+    return f"{'-' if number < 0 else ''}{whole}.{fraction:0{digits}d}"

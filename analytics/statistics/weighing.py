@@ -1,0 +1,158 @@
+"""What the opened totals of a circuit are made of: whether columns are added up in them, or weighed by each other.
+
+    sum(a.w + b.x)            w + x
+    var(b.x)                  x, and x^2
+    var(a.w + b.x)            w + x, and its square, in which w x stands: where w is 0 or 1, it chooses rows
+    sum(a.w + 1e-20 * b.x)    w + 10^-20 x: two columns, each in digits of its own
+
+The circuit is asked, since that is what is computed, and not the text: one total can be written in many ways, and an
+aggregate that is new has to add columns too, or it does not pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from fractions import Fraction
+
+from analytics.statistics.circuit import (
+    Conjunction,
+    Exclusive,
+    Leaf,
+    Linear,
+    Part,
+    Plan,
+    Product,
+    Sign,
+    Step,
+    Total,
+)
+from analytics.statistics.expression import Node, multiply
+from analytics.statistics.rowwise import kind_of, name
+
+Coefficients = Mapping[tuple[int, str], Fraction]
+"""(provider, alias.column) to what the column's numbers are multiplied by: never zero. Constants are left out."""
+
+
+class Weighing(Enum):
+    """How a total does more than add columns up; the first that holds is told."""
+
+    COMBINED = "It multiplies, compares or divides columns."
+    SCALED = "It gives columns other factors than 1 and -1."
+
+
+def weighing(plan: Plan, provider: int) -> Weighing | None:
+    """How the totals of a plan weigh this provider's columns; None where they do not.
+
+    A total that they go into must be c + sum of s_j x_j over columns x_j of any providers, s_j = 1 or -1; or else, in
+    a variance over this provider's columns alone, the square of such a sum. Which rows count may depend on such sums
+    only, too: a division by zero leaves rows out, and so would choose them.
+
+    Results of a value per row have no totals, and pass.
+    """
+    sources, sums = _sources(plan), _sums(plan)
+    found = []
+    for total in plan.totals:
+        if provider in sources[total.register]:
+            found.append(_judged(_coefficients(plan, total, sums), provider))
+    for leaf in plan.needed:
+        if leaf.provider == provider and _affine(leaf.node, provider) is None:
+            found.append(Weighing.COMBINED)
+    return next((why for why in Weighing if why in found), None)
+
+
+def _judged(coefficients: Coefficients | None, provider: int) -> Weighing | None:
+    if coefficients is None:
+        return Weighing.COMBINED
+    is_in = provider in {owner for owner, _ in coefficients}
+    is_scaled = any(abs(factor) != 1 for factor in coefficients.values())
+    return Weighing.SCALED if is_in and is_scaled else None
+
+
+def _coefficients(plan: Plan, total: Total, sums: list[Coefficients | None]) -> Coefficients | None:
+    """Those of a total's sum, or of the sum whose square it is; None where it is neither."""
+    step = plan.steps[total.register]
+    if total.of == "squares" and isinstance(step, Leaf) and step.node == multiply(total.node, total.node):
+        return _affine(total.node, step.provider)
+    found = sums[total.register]
+    return None if found is None else _times(found, total.kind.scale)
+
+
+def _sources(plan: Plan) -> list[frozenset[int]]:
+    """For each register, the providers whose columns stand behind it, even where they cancel."""
+    found: list[frozenset[int]] = []
+    for step in plan.steps:
+        if isinstance(step, Leaf):
+            found.append(frozenset({step.provider} if step.node.aliases else ()))
+        else:
+            found.append(frozenset().union(*(found[register] for register in _inputs(step))))
+    return found
+
+
+def _inputs(step: Step) -> tuple[int, ...]:
+    match step:
+        case Leaf():
+            return ()
+        case Linear(terms=terms):
+            return tuple(register for register, _ in terms)
+        case Product(left=left, right=right) | Conjunction(left=left, right=right):
+            return left, right
+        case Sign(number=number):
+            return (number,)
+        case Exclusive(bits=bits):
+            return bits
+        case Part(bit=bit):
+            return (bit,)
+
+
+def _sums(plan: Plan) -> list[Coefficients | None]:
+    """For each register, of which columns its integer is a sum; None where it is more than a sum of columns."""
+    found: list[Coefficients | None] = []
+    for step in plan.steps:
+        match step:
+            case Leaf():
+                found.append(_of_leaf(plan, step))
+            case Linear(terms=terms):
+                found.append(_added((found[register], Fraction(factor)) for register, factor in terms))
+            case _:
+                found.append(None)
+    return found
+
+
+def _of_leaf(plan: Plan, leaf: Leaf) -> Coefficients | None:
+    own = _affine(leaf.node, leaf.provider)
+    return None if own is None else _times(own, 1 / kind_of(leaf.node, plan.types).scale)
+
+
+def _affine(node: Node, provider: int) -> Coefficients | None:
+    """Of which columns a node over one provider's is a sum; None where it multiplies or divides them, or compares."""
+    match node.op:
+        case "column":
+            return {(provider, name(node)): Fraction(1)}
+        case "constant":
+            return {}
+        case "+":
+            return _added((_affine(arg, provider), Fraction(1)) for arg in node.args)
+        case "*":
+            numbers = [arg.value for arg in node.args if arg.op == "constant"]
+            factors = [arg for arg in node.args if arg.op != "constant"]
+            if len(factors) == 1:
+                return _added([(_affine(factors[0], provider), math.prod(numbers, start=Fraction(1)))])
+    return None
+
+
+def _added(terms: Iterable[tuple[Coefficients | None, Fraction]]) -> Coefficients | None:
+    """The sum of all terms, each times its factor. Like columns are added first, and what cancels is not there."""
+    found: dict[tuple[int, str], Fraction] = defaultdict(Fraction)
+    for coefficients, factor in terms:
+        if coefficients is None:
+            return None
+        for column, coefficient in coefficients.items():
+            found[column] += factor * coefficient
+    return {column: coefficient for column, coefficient in found.items() if coefficient}
+
+
+def _times(coefficients: Coefficients, factor: Fraction) -> Coefficients:
+    return {column: factor * coefficient for column, coefficient in coefficients.items()}

@@ -1,0 +1,105 @@
+"""Federated gradient descent in one process: what the flows do, without walls, keys or fixed point.
+
+With one part it is the pooled run that tests and demos compare with; with one full batch per round every split of
+the same rows gives the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from analytics.arrays import Floats, Labels, check_at_least
+from analytics.training.models import Model, initial_weights, local_gradient, local_loss
+from analytics.training.optimizers import converged, decayed_rate, initial_state, penalty_value, step
+
+Part = tuple[Floats, Labels]  # the rows X (n, d) and labels y (n,) of one hospital
+
+
+class Trained(NamedTuple):
+    """The final weights (n_weights,), the loss of each round at its starting model, and how many rounds ran."""
+
+    weights: Floats
+    losses: list[float]
+    n_rounds: int
+
+
+def train(
+    model: Model,
+    parts: Sequence[Part],
+    *,
+    learning_rate: float,
+    max_iter: int,
+    optimizer: str = "sgd",
+    decay: float = 0.0,
+    decay_sqrt: bool = False,
+    penalty: str | None = None,
+    alpha: float = 0.0,
+    batch_size: int = -1,
+    eps: float = 1e-4,
+    converge_func: str = "diff",
+    init_method: str = "zeros",
+    init_const: float = 0.0,
+    random_seed: int = 1,
+) -> Trained:
+    """Train on the rows of several hospitals by the order of events of a federated order.
+
+    Round t = 0, 1, ...: the joint loss, penalty included, at the round's starting model; each part's
+    `local_gradient` at the round's rate; their mean weighted by row counts; one optimizer step with the penalty; then
+    the test of convergence. At most max_iter rounds. `joint_loss` of the result is the final loss.
+
+    Raises ValueError as the functions it calls, for no parts, and for a max_iter below 1.
+
+    Disclosure: takes the rows of all parts in one process; for tests, simulation and one owner's pooled table only.
+    """
+    if not parts:
+        raise ValueError("parts is empty; one or more hospitals are needed.")
+    check_at_least("max_iter", max_iter, 1)
+    weights = initial_weights(model, method=init_method, const=init_const, seed=random_seed)
+    state, losses = initial_state(model.n_weights), list[float]()
+    for t in range(max_iter):
+        rate = decayed_rate(learning_rate, decay=decay, decay_sqrt=decay_sqrt, round=t)
+        losses.append(joint_loss(model, weights, parts, penalty=penalty, alpha=alpha))
+        gradient = joint_gradient(model, weights, parts, batch_size=batch_size, learning_rate=rate)
+        before = weights
+        weights, state = step(
+            optimizer, before, gradient, state,
+            learning_rate=rate, penalty=penalty, alpha=alpha, penalised=model.penalised,
+        )  # fmt: skip
+        if converged(converge_func, eps=eps, losses=losses, before=before, after=weights):
+            break
+    return Trained(weights, losses, len(losses))
+
+
+def joint_loss(
+    model: Model, weights: Floats, parts: Sequence[Part], *, penalty: str | None, alpha: float
+) -> float:
+    """sum_i n_i loss_i / sum_i n_i plus the penalty once: the loss of a round.
+
+    Disclosure: as `train`; a federation adds the n_i loss_i sealed and the penalty at the hospitals.
+    """
+    total = math.fsum(len(y) * local_loss(model, weights, X, y) for X, y in parts)
+    return total / _n_rows(parts) + penalty_value(
+        weights, penalty=penalty, alpha=alpha, penalised=model.penalised
+    )
+
+
+def joint_gradient(
+    model: Model, weights: Floats, parts: Sequence[Part], *, batch_size: int, learning_rate: float
+) -> Floats:
+    """sum_i n_i g_i / sum_i n_i, (n_weights,): the aggregate of a round, without penalty.
+
+    Disclosure: as `train`; a federation adds the n_i g_i under masks.
+    """
+    total = np.zeros(model.n_weights)
+    for X, y in parts:
+        gradient = local_gradient(model, weights, X, y, batch_size=batch_size, learning_rate=learning_rate)
+        total = total + len(y) * gradient
+    return total / _n_rows(parts)
+
+
+def _n_rows(parts: Sequence[Part]) -> int:
+    return sum(len(y) for _, y in parts)

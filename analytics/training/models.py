@@ -1,0 +1,411 @@
+"""The models that are trained by gradients: logistic, linear and softmax regression, and two small neural networks.
+
+A model's parameters are one flat float64 vector, the concatenation of its named layers:
+
+    lr, linear   dense                  [w_1 .. w_d, b]                      (d + 1,)
+    softmax      dense                  a row [w_1 .. w_d, b] for each class (K, d + 1), flattened row by row
+    mlp          dense1, dense2, dense  a row [w_1 .. , b] for each unit, of the last layer for each class
+    cnn          conv1, conv2, dense    the same; a convolution's unit is a channel, its w a 3x3 patch
+
+Without `fit_intercept` the b are left out. Nothing here needs to be bit-identical between processors (that is
+`analytics.training.optimizers`); a hospital's own numbers are made once and sent from its outbox.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analytics.arrays import (
+    Bools,
+    Floats,
+    Labels,
+    check_at_least,
+    check_class_index,
+    check_finite,
+    check_name,
+    check_result,
+    check_same_rows,
+)
+from analytics.training import networks
+
+NETWORKS = ("mlp", "cnn")
+CLASSIFIERS = ("softmax", *NETWORKS)
+KINDS = ("lr", "linear", *CLASSIFIERS)
+INIT_METHODS = ("zeros", "ones", "const", "random_normal", "random_uniform")
+
+# Beyond this a margin is held: a probability is 0 or 1 long before, and sums over 10**8 rows stay finite.
+_LARGEST_MARGIN = 1e300
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is trained: the kind of model and the shape of its parameters.
+
+    `classes` is for softmax, mlp and cnn: the class set that all hospitals agreed on, sorted, two or more; the y of the
+    functions below is an index into it. `hidden` is for mlp and cnn: the units of the two hidden layers, of a cnn the
+    channels. `shape` is for cnn: (height, width) or (height, width, channels), whose product is n_features; the
+    features are the pixels, row by row, the channels of each pixel together. Raises ValueError for an unknown kind, no
+    features, another class set, and sizes that are missing, for another kind or do not fit.
+
+    >>> Model("lr", 4).layers
+    {'dense': (5,)}
+    >>> Model("softmax", 4, classes=("a", "b", "c")).n_weights
+    15
+    >>> Model("cnn", 64, classes=(0, 1), hidden=(8, 16), shape=(8, 8)).layers
+    {'conv1': (8, 10), 'conv2': (16, 73), 'dense': (2, 65)}
+    """
+
+    kind: str
+    n_features: int
+    fit_intercept: bool = True
+    classes: tuple[int | str, ...] = ()
+    hidden: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_name("kind", self.kind, KINDS)
+        if self.n_features < 1:
+            raise ValueError(f"n_features is {self.n_features}; 1 or more is allowed.")
+        if self.kind in CLASSIFIERS:
+            _check_classes(self.classes)
+        elif self.classes:
+            raise ValueError(f"classes is for softmax models and networks, not for {self.kind}.")
+        _check_hidden(self)
+        _check_shape(self)
+
+    @property
+    def layers(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each layer, in the order of the flat vector."""
+        if not self.classes:
+            return {"dense": (self._width,)}
+        extra = int(self.fit_intercept)
+        return {name: (n_units, n_inputs + extra) for name, (n_units, n_inputs) in self._sizes.items()}
+
+    @property
+    def n_weights(self) -> int:
+        """Length of the flat parameter vector."""
+        return sum(math.prod(shape) for shape in self.layers.values())
+
+    @property
+    def penalised(self) -> Bools:
+        """Which parameters a penalty is for, bool (n_weights,): every coefficient, no intercept."""
+        rows = (
+            np.tile(np.arange(n_inputs + int(self.fit_intercept)) < n_inputs, n_units)
+            for n_units, n_inputs in self._sizes.values()
+        )
+        return np.concatenate(list(rows))
+
+    @property
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        """Name, number of units and number of inputs of each layer."""
+        if self.hidden:
+            return networks.layer_sizes(
+                self.n_features, len(self.classes), hidden=self.hidden, shape=self._image
+            )
+        return {"dense": (max(1, len(self.classes)), self.n_features)}
+
+    @property
+    def _image(self) -> tuple[int, ...]:
+        """(height, width, channels), or () for what is no image."""
+        return (*self.shape, 1)[:3] if self.shape else ()
+
+    @property
+    def _width(self) -> int:
+        return self.n_features + int(self.fit_intercept)
+
+
+def split_layers(model: Model, weights: Floats) -> dict[str, Floats]:
+    """The flat vector (n_weights,) as name -> flat float64 values of that layer, for export.
+
+    Raises ValueError if the length is not the model's.
+
+    >>> split_layers(Model("lr", 1), np.array([0.5, -1.0]))
+    {'dense': array([ 0.5, -1. ])}
+    """
+    _check_weights(model, weights)
+    sizes = [math.prod(shape) for shape in model.layers.values()]
+    parts = np.split(np.asarray(weights, dtype=np.float64), np.cumsum(sizes)[:-1])
+    return dict(zip(model.layers, parts, strict=True))
+
+
+def scores(model: Model, weights: Floats, X: Floats) -> Floats:
+    """What the model says of each row of X (n, d).
+
+    lr: the probability of class 1, 1 / (1 + exp(-(Xw + b))), (n,); linear: the predicted value Xw + b, (n,);
+    softmax, mlp and cnn: the probability of each class, (n, K), rows adding up to 1. lr and softmax stay in [0, 1] for
+    any finite input. Raises ValueError if X or weights have another shape or hold a number that is not finite, and for
+    a linear value or a network's margin outside float64's range.
+
+    Disclosure: one number per row. It may leave a hospital only as an answer to that hospital's own user.
+    """
+    _check_rows(model, weights, X)
+    margins = _margins(model, weights, X)
+    if model.classes:
+        return _softmax(margins)
+    return _sigmoid(margins[:, 0]) if model.kind == "lr" else margins[:, 0]
+
+
+def local_loss(model: Model, weights: Floats, X: Floats, y: Labels) -> float:
+    """The mean loss over the rows of X (n, d), y (n,), without penalty.
+
+    lr: mean log(1 + exp(-z)) with z = Xw + b, negated where y = 0; linear: mean (z - y)^2 / 2; softmax, mlp
+    and cnn: mean log(sum_k exp(z_k)) - z_y, the largest z_k taken out first. y is 0 or 1 (float64) for lr, any finite
+    number for linear, else a class index. Raises ValueError for other shapes, labels or numbers, and for a linear loss
+    or a network's margin outside float64's range.
+
+    Disclosure: one sum over rows. It leaves through the release door only, rounded as a metric or sealed.
+    """
+    _check_rows(model, weights, X)
+    _check_labels(model, y, len(X))
+    return float(np.mean(_row_losses(model, _margins(model, weights, X), y)))
+
+
+def local_gradient(
+    model: Model, weights: Floats, X: Floats, y: Labels, *, batch_size: int, learning_rate: float
+) -> Floats:
+    """The pseudo-gradient (n_weights,) of one walk over the rows in mini-batches.
+
+    With w_0 = weights and g_b the mean gradient of batch b's unpenalised loss, w_b = w_{b-1} - learning_rate * g_b;
+    the answer is (w_0 - w_last) / learning_rate, computed as the sum of the g_b, so nothing cancels and one full batch
+    (`batch_size` -1, or the number of rows or more) gives exactly the mean gradient. The last batch may be smaller.
+    Rows are taken as they come: the caller sorts them by unique_id. (McMahan et al. 2017, algorithm 1, E = 1.)
+
+    Raises ValueError for other shapes, labels or numbers, a batch_size that is neither -1 nor at least 1, a
+    learning_rate that is not above 0, and a walk that leaves float64's range.
+
+    Disclosure: a combination of the rows' features, and with few rows nearly the rows. It leaves only through
+    the release door: summed under masks, or rotated for the coordinator.
+    """
+    _check_rows(model, weights, X)
+    _check_labels(model, y, len(X))
+    _check_walk(batch_size, learning_rate)
+    total = np.zeros(model.n_weights)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for rows in _batches(len(X), batch_size):
+            total = total + _mean_gradient(model, weights - learning_rate * total, X[rows], y[rows])
+            check_result("The gradient", total)
+    return total
+
+
+def initial_weights(model: Model, *, method: str, const: float, seed: int) -> Floats:
+    """The weights (n_weights,) that training starts from.
+
+    zeros, ones, const (every weight `const`), random_normal (standard normal), random_uniform ([0, 1)), the intercept
+    treated as every other weight. A network's intercepts start at 0 and its coefficients are scaled by layer, so that
+    signals keep their size: random_normal has variance 2 / n_inputs (He et al. 2015, equation 10), random_uniform is
+    from -a to a with a^2 = 6 / (n_inputs + n_outputs) (Glorot and Bengio 2010, equation 16; n_outputs of a convolution
+    is 9 for each channel). Drawn from numpy's default generator with `seed`, once, by the initiator.
+
+    Raises ValueError for an unknown method, a const that is not finite, a negative seed, and zeros, ones or const for a
+    network: the units of a hidden layer that are equal at the start stay equal.
+    """
+    check_name("init_method", method, ("random_normal", "random_uniform") if model.hidden else INIT_METHODS)
+    check_finite("init_const", np.asarray(const))
+    check_at_least("random_seed", seed, 0)
+    if model.hidden:
+        return _initial_network(model, method, np.random.default_rng(seed))
+    if method.startswith("random"):
+        rng = np.random.default_rng(seed)
+        return (
+            rng.standard_normal(model.n_weights) if method == "random_normal" else rng.random(model.n_weights)
+        )
+    return np.full(model.n_weights, {"zeros": 0.0, "ones": 1.0}.get(method, float(const)))
+
+
+def _initial_network(model: Model, method: str, rng: np.random.Generator) -> Floats:
+    layers = []
+    for name, (n_units, n_inputs) in model._sizes.items():
+        if method == "random_normal":
+            coef = rng.standard_normal((n_units, n_inputs)) * np.sqrt(2 / n_inputs)
+        else:
+            n_outputs = 9 * n_units if name.startswith("conv") else n_units
+            coef = (2 * rng.random((n_units, n_inputs)) - 1) * np.sqrt(6 / (n_inputs + n_outputs))
+        layers.append(networks.Layer(coef, np.zeros(n_units)))
+    return _flat(model, layers)
+
+
+def _layers(model: Model, weights: Floats) -> list[networks.Layer]:
+    """A network's flat vector as what `analytics.training.networks` computes with."""
+    parts = (part.reshape(model.layers[name]) for name, part in split_layers(model, weights).items())
+    if model.fit_intercept:
+        return [networks.Layer(table[:, :-1], table[:, -1]) for table in parts]
+    return [networks.Layer(table, np.zeros(len(table))) for table in parts]
+
+
+def _flat(model: Model, layers: Sequence[networks.Layer]) -> Floats:
+    """The transpose of `_layers`."""
+    tables = (np.column_stack(layer) if model.fit_intercept else layer.coef for layer in layers)
+    return np.concatenate([table.ravel() for table in tables])
+
+
+def _margins(model: Model, weights: Floats, X: Floats) -> Floats:
+    """Xw + b for each output, (n, n_outputs); finite for any finite input of lr and softmax. A network's last layer."""
+    if model.hidden:
+        return _network_margins(model, weights, X)
+    table = weights.reshape(-1, model._width)
+    with np.errstate(all="ignore"):
+        margins = _affine(model, table, X)
+        beyond = ~np.isfinite(margins).all(axis=1)
+        if beyond.any():
+            margins[beyond] = _scaled_margins(model, table, X[beyond])
+    if model.kind == "linear":
+        check_result("The predicted value", margins)
+    return margins if model.kind == "linear" else np.clip(margins, -_LARGEST_MARGIN, _LARGEST_MARGIN)
+
+
+def _network_margins(model: Model, weights: Floats, X: Floats) -> Floats:
+    layers, image = _layers(model, weights), model._image
+    chunks = _batches(len(X), networks.rows_at_once(layers, shape=image))
+    with np.errstate(all="ignore"):
+        margins = np.concatenate([networks.forward(layers, X[rows], shape=image)[0] for rows in chunks])
+    check_result("The network's margin", margins)
+    return margins
+
+
+def _affine(model: Model, table: Floats, X: Floats) -> Floats:
+    margins: Floats = X @ table[:, : model.n_features].T
+    return margins + table[:, -1] if model.fit_intercept else margins
+
+
+def _scaled_margins(model: Model, table: Floats, X: Floats) -> Floats:
+    """The margins again, formed near 1 and multiplied out at the end, so that no partial sum is inf - inf."""
+    row_scale, weight_scale = max(1.0, float(np.abs(X).max())), max(1.0, float(np.abs(table).max()))
+    scaled = table / weight_scale
+    if model.fit_intercept:
+        scaled[:, -1] /= row_scale
+    return _affine(model, scaled, X / row_scale) * row_scale * weight_scale
+
+
+def _sigmoid(z: Floats) -> Floats:
+    result: Floats = np.exp(-np.logaddexp(0.0, -z))
+    return result
+
+
+def _log_softmax(margins: Floats) -> Floats:
+    shifted = margins - margins.max(axis=1, keepdims=True)
+    result: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
+
+
+def _softmax(margins: Floats) -> Floats:
+    # exp of logarithms near -1e300 is 0; no row is all zeros, its largest logarithm is at least -log(K).
+    result: Floats = np.exp(_log_softmax(margins))
+    return result
+
+
+def _row_losses(model: Model, margins: Floats, y: Labels) -> Floats:
+    if model.classes:
+        return -_log_softmax(margins)[np.arange(len(y)), y]
+    if model.kind == "lr":
+        losses: Floats = np.logaddexp(0.0, -_signs(y) * margins[:, 0])
+        return losses
+    with np.errstate(over="ignore"):
+        squares = 0.5 * (margins[:, 0] - y) ** 2
+        check_result("The loss", squares, squares.sum())
+    return squares
+
+
+def _signs(y: Labels) -> Floats:
+    """Labels 0 and 1 as -1 and +1."""
+    result: Floats = 2.0 * y - 1.0
+    return result
+
+
+def _mean_gradient(model: Model, weights: Floats, X: Floats, y: Labels) -> Floats:
+    if model.hidden:
+        return _network_gradient(model, weights, X, y)
+    # Divided by n before the rows are summed: the sum stays within the largest row.
+    residuals = _residuals(model, _margins(model, weights, X), y) / len(X)
+    table: Floats = residuals.T @ X
+    if model.fit_intercept:
+        table = np.column_stack([table, residuals.sum(axis=0)])
+    return table.ravel()
+
+
+def _network_gradient(model: Model, weights: Floats, X: Floats, y: Labels) -> Floats:
+    layers, image, total = _layers(model, weights), model._image, np.zeros(model.n_weights)
+    for rows in _batches(len(X), networks.rows_at_once(layers, shape=image)):
+        margins, kept = networks.forward(layers, X[rows], shape=image)
+        check_result("The network's margin", margins)
+        residuals = _residuals(model, margins, y[rows]) / len(X)
+        total = total + _flat(model, networks.backward(layers, kept, residuals))
+    return total
+
+
+def _residuals(model: Model, margins: Floats, y: Labels) -> Floats:
+    """The derivative of each row's loss by its margins, (n, n_outputs)."""
+    if model.kind == "lr":
+        signs = _signs(y)
+        return (-signs * _sigmoid(-signs * margins[:, 0]))[:, None]
+    if model.kind == "linear":
+        return margins - np.asarray(y, dtype=np.float64)[:, None]
+    own_class: Bools = np.asarray(y)[:, None] == np.arange(margins.shape[1])
+    return _softmax(margins) - own_class
+
+
+def _batches(n_rows: int, batch_size: int) -> Iterator[slice]:
+    size = n_rows if batch_size == -1 else min(batch_size, n_rows)
+    return (slice(start, start + size) for start in range(0, n_rows, size))
+
+
+def _check_classes(classes: Sequence[Any]) -> None:
+    if len(classes) < 2:
+        raise ValueError("classes needs two or more classes for a softmax model or a network.")
+    if len({isinstance(c, str) for c in classes}) > 1:
+        raise ValueError("classes mixes numbers and texts.")
+    if list(classes) != sorted(set(classes)):
+        raise ValueError("classes must be sorted and each class given once.")
+
+
+def _check_hidden(model: Model) -> None:
+    if model.kind not in NETWORKS and model.hidden:
+        raise ValueError(f"hidden is for networks, not for {model.kind}.")
+    if model.kind in NETWORKS and (len(model.hidden) != 2 or min(model.hidden) < 1):
+        raise ValueError(f"hidden is {model.hidden}; two numbers of 1 or more are allowed.")
+
+
+def _check_shape(model: Model) -> None:
+    if model.kind != "cnn" and model.shape:
+        raise ValueError(f"shape is for cnn models, not for {model.kind}.")
+    if model.kind == "cnn" and (
+        len(model.shape) not in (2, 3) or min(model.shape[:2]) < 4 or min(model.shape) < 1
+    ):
+        raise ValueError(f"shape is {model.shape}; height and width of 4 or more, and channels, are allowed.")
+    if model.kind == "cnn" and math.prod(model.shape) != model.n_features:
+        raise ValueError(f"shape is {model.shape}, whose product is not n_features, {model.n_features}.")
+
+
+def _check_weights(model: Model, weights: Floats) -> None:
+    if weights.shape != (model.n_weights,):
+        raise ValueError(f"weights has the shape {weights.shape}; ({model.n_weights},) is expected.")
+    check_finite("weights", weights)
+
+
+def _check_rows(model: Model, weights: Floats, X: Floats) -> None:
+    _check_weights(model, weights)
+    if X.ndim != 2 or X.shape[1] != model.n_features:
+        raise ValueError(f"X has the shape {X.shape}; (n_rows, {model.n_features}) is expected.")
+    if len(X) < 1:
+        raise ValueError("X: there are no rows.")
+    check_finite("X", X)
+
+
+def _check_labels(model: Model, y: Labels, n_rows: int) -> None:
+    check_same_rows("y", y, n_rows)
+    check_finite("y", y)
+    if model.kind == "lr" and not np.isin(y, (0, 1)).all():
+        raise ValueError("y holds a label other than 0 and 1.")
+    if model.classes:
+        check_class_index(y, len(model.classes))
+
+
+def _check_walk(batch_size: int, learning_rate: float) -> None:
+    if batch_size != -1 and batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; -1 (all rows) or 1 or more is allowed.")
+    if not (np.isfinite(learning_rate) and learning_rate > 0):
+        raise ValueError(f"learning_rate is {learning_rate}; a finite number above 0 is allowed.")

@@ -1,0 +1,149 @@
+"""Two small neural networks, forward and derivative: what analytics/training/models.py needs for `mlp` and `cnn`.
+
+    mlp   dense1 -> relu -> dense2 -> relu -> dense
+    cnn   conv1 -> relu -> mean of 2x2 -> conv2 -> relu -> mean of 2x2 -> dense
+
+Each layer is a `Layer`: coefficients (n_units, n_inputs) and an intercept for each unit. A convolution is the same
+affine map, applied to the 3x3 patch around each pixel (LeCun et al. 1998); beyond the edge there are zeros, so an image
+keeps its size. Inputs of a patch are in the order row, column, channel. A mean of 2x2 leaves out the last row or column
+of an odd size. `shape` is (height, width, channels) of an image, or () for an mlp. All numbers are float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from analytics.arrays import Bools, Floats
+
+_OFFSETS = [(row, column) for row in range(3) for column in range(3)]
+_CORNERS = [(row, column) for row in range(2) for column in range(2)]
+
+# So many float64 values a layer may read at once; more would only leave the processor's cache.
+_VALUES_AT_ONCE = 2**18
+
+
+class Layer(NamedTuple):
+    """Coefficients (n_units, n_inputs) and intercepts (n_units,), or the loss's derivatives by them."""
+
+    coef: Floats
+    intercept: Floats
+
+
+class Kept(NamedTuple):
+    """What the derivative needs of a forward pass: each layer's inputs, and where its relu let something through."""
+
+    inputs: list[Floats]
+    active: list[Bools]
+
+
+def layer_sizes(
+    n_features: int, n_outputs: int, *, hidden: tuple[int, ...], shape: tuple[int, ...]
+) -> dict[str, tuple[int, int]]:
+    """Name, number of units and number of inputs of each layer.
+
+    >>> layer_sizes(64, 10, hidden=(32, 16), shape=())
+    {'dense1': (32, 64), 'dense2': (16, 32), 'dense': (10, 16)}
+    >>> layer_sizes(64, 10, hidden=(8, 16), shape=(8, 8, 1))
+    {'conv1': (8, 9), 'conv2': (16, 72), 'dense': (10, 64)}
+    """
+    first, second = hidden
+    if not shape:
+        return {"dense1": (first, n_features), "dense2": (second, first), "dense": (n_outputs, second)}
+    height, width, channels = shape
+    n_pooled = (height // 4) * (width // 4) * second
+    return {"conv1": (first, 9 * channels), "conv2": (second, 9 * first), "dense": (n_outputs, n_pooled)}
+
+
+def rows_at_once(layers: Sequence[Layer], *, shape: tuple[int, ...]) -> int:
+    """How many rows one `forward` should take, so that memory stays small whatever the number of rows."""
+    n_pixels = [shape[0] * shape[1], shape[0] * shape[1] // 4, 1] if shape else [1, 1, 1]
+    largest = max(n * layer.coef.shape[1] for n, layer in zip(n_pixels, layers, strict=True))
+    return max(1, _VALUES_AT_ONCE // int(largest))
+
+
+def forward(layers: Sequence[Layer], X: Floats, *, shape: tuple[int, ...]) -> tuple[Floats, Kept]:
+    """The margins (n, n_outputs) of rows X (n, d), and what `backward` needs.
+
+    Disclosure: as rows. It stays within the function that called.
+    """
+    inputs, active, held = list[Floats](), list[Bools](), X.reshape(-1, *shape) if shape else X
+    for layer in layers[:-1]:
+        inputs.append(_patches(held) if shape else held)
+        values = _affine(layer, inputs[-1])
+        active.append(values > 0)
+        held = _pooled(np.maximum(values, 0)) if shape else np.maximum(values, 0)
+    inputs.append(held.reshape(len(X), -1))
+    return _affine(layers[-1], inputs[-1]), Kept(inputs, active)
+
+
+def backward(layers: Sequence[Layer], kept: Kept, residuals: Floats) -> list[Layer]:
+    """The derivatives of a loss by each layer, from its derivatives by the margins, `residuals` (n, n_outputs).
+
+    A relu's derivative at 0 is 0. (Rumelhart, Hinton and Williams 1986.)
+
+    Disclosure: a combination of the rows' features; see `analytics.training.models.local_gradient`.
+    """
+    found = [_derivative(kept.inputs[-1], residuals)]
+    for place in reversed(range(len(kept.active))):
+        residuals = np.tensordot(residuals, layers[place + 1].coef, axes=1)
+        if kept.active[place].ndim == 4:
+            residuals = _through_pooling(residuals, kept.active[place].shape)
+        residuals = residuals * kept.active[place]
+        found.append(_derivative(kept.inputs[place], residuals))
+    return found[::-1]
+
+
+def _affine(layer: Layer, inputs: Floats) -> Floats:
+    """Over the last axis, as one product of matrices."""
+    result: Floats = np.tensordot(inputs, layer.coef.T, axes=1) + layer.intercept
+    return result
+
+
+def _derivative(inputs: Floats, residuals: Floats) -> Layer:
+    flat = residuals.reshape(-1, residuals.shape[-1])
+    return Layer(flat.T @ inputs.reshape(len(flat), -1), flat.sum(axis=0))
+
+
+def _through_pooling(residuals: Floats, shape: tuple[int, ...]) -> Floats:
+    """Derivatives by the relu's output (n, height, width, channels), from those by the next layer's inputs."""
+    if residuals.ndim == 4:
+        return _unpooled(_folded(residuals, shape[-1]), shape)
+    n_rows, height, width, channels = shape
+    return _unpooled(residuals.reshape(n_rows, height // 2, width // 2, channels), shape)
+
+
+def _patches(images: Floats) -> Floats:
+    """The 3x3 neighbours of each pixel: (n, height, width, c) to (n, height, width, 9 c)."""
+    height, width = images.shape[1:3]
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return np.concatenate([padded[:, i : i + height, j : j + width] for i, j in _OFFSETS], axis=-1)
+
+
+def _folded(patches: Floats, n_channels: int) -> Floats:
+    """The transpose of `_patches`: each pixel gets back what all its neighbours' patches hold for it."""
+    n_rows, height, width, _ = patches.shape
+    padded = np.zeros((n_rows, height + 2, width + 2, n_channels))
+    for place, (i, j) in enumerate(_OFFSETS):
+        padded[:, i : i + height, j : j + width] += patches[
+            ..., place * n_channels : (place + 1) * n_channels
+        ]
+    return padded[:, 1:-1, 1:-1]
+
+
+def _pooled(images: Floats) -> Floats:
+    """The mean of each 2x2 pixels."""
+    height, width = images.shape[1] // 2 * 2, images.shape[2] // 2 * 2
+    total: Floats = sum(images[:, i:height:2, j:width:2] for i, j in _CORNERS)  # type: ignore[assignment]
+    return total / 4
+
+
+def _unpooled(residuals: Floats, shape: tuple[int, ...]) -> Floats:
+    """The transpose of `_pooled`, for images of this shape."""
+    height, width = shape[1] // 2 * 2, shape[2] // 2 * 2
+    images = np.zeros(shape)
+    for i, j in _CORNERS:
+        images[:, i:height:2, j:width:2] = residuals / 4
+    return images

@@ -1,0 +1,197 @@
+"""The step that every party takes with the aggregate gradient, and when training has converged.
+
+Replicated state: all hospitals apply these functions to the same decoded integers and must hold the same bits
+afterwards, whatever their processor. So only elementwise + - * / and sqrt (IEEE 754 rounds each correctly), exact
+comparisons, `math.fsum` (correctly rounded whatever the order) and Python floats are used; dot, norm, exp, log and
+power differ in the last bit between processors and libraries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analytics.arrays import Bools, Floats, check_at_least, check_name, check_result
+
+PENALTIES = ("L1", "L2", None)
+CONVERGENCE_METHODS = ("diff", "abs", "weight_diff")
+
+
+@dataclass(frozen=True, eq=False)
+class OptimizerState:
+    """What an optimizer remembers between rounds: the steps taken and two float64 vectors (n_weights,).
+
+    `first` is nesterov's velocity or adam's mean; `second` adam's, rmsprop's or adagrad's mean or sum of squares;
+    zeros where the optimizer has no use for one.
+    """
+
+    step: int
+    first: Floats
+    second: Floats
+
+
+Move = Callable[[Floats, OptimizerState, float], tuple[Floats, OptimizerState]]
+
+
+def initial_state(n_weights: int) -> OptimizerState:
+    """The state before the first step: zeros."""
+    return OptimizerState(0, np.zeros(n_weights), np.zeros(n_weights))
+
+
+def decayed_rate(learning_rate: float, *, decay: float, decay_sqrt: bool, round: int) -> float:
+    """The learning rate of round t = 0, 1, ...: lr / sqrt(1 + decay t) with `decay_sqrt`, else lr / (1 + decay t).
+
+    Raises ValueError if learning_rate is not above 0, or decay or round is negative.
+
+    >>> decayed_rate(0.15, decay=1, decay_sqrt=True, round=3)
+    0.075
+    """
+    _check_rate(learning_rate)
+    check_at_least("decay", decay, 0)
+    check_at_least("round", round, 0)
+    divisor = 1.0 + decay * round
+    return learning_rate / (math.sqrt(divisor) if decay_sqrt else divisor)
+
+
+def step(
+    name: str,
+    weights: Floats,
+    gradient: Floats,
+    state: OptimizerState,
+    *,
+    learning_rate: float,
+    penalty: str | None,
+    alpha: float,
+    penalised: Bools,
+) -> tuple[Floats, OptimizerState]:
+    """One step from `weights` (n_weights,) with the aggregate gradient; the new weights and the new state.
+
+    g = gradient, plus alpha w on the `penalised` coordinates for L2; then, with lr the rate of the round,
+    sgd: w - lr g; nesterov_momentum_sgd: v' = 0.9 v - lr g, w - 0.9 v + 1.9 v'; adam (Kingma and Ba 2015, algorithm
+    1; 0.9, 0.999, 1e-8): w - lr m / (sqrt(s) + 1e-8), both bias-corrected; rmsprop: s' = 0.99 s + 0.01 g^2,
+    w - lr g / sqrt(s' + 1e-6); adagrad (Duchi et al. 2011): s' = s + g^2, w - lr g / (sqrt(s') + 1e-7).
+    L1 is the proximal step (Parikh and Boyd 2014, section 6.5.2): afterwards each penalised weight moves
+    alpha lr towards 0 and stops there. The arguments are left as they are.
+
+    Raises ValueError for an unknown name or penalty, a negative alpha, a rate that is not above 0, vectors of
+    different lengths, and a step that leaves float64's range.
+    """
+    check_name("optimizer", name, OPTIMIZERS)
+    check_name("penalty", penalty, PENALTIES)
+    check_at_least("alpha", alpha, 0)
+    _check_rate(learning_rate)
+    _check_lengths(weights, gradient, state.first, state.second, penalised)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if penalty == "L2":
+            gradient = np.where(penalised, gradient + alpha * weights, gradient)
+        move, after = _MOVES[name](gradient, state, learning_rate)
+        weights = weights + move
+    if penalty == "L1":
+        weights = np.where(penalised, _soft_threshold(weights, alpha * learning_rate), weights)
+    check_result("The step", weights, after.first, after.second)
+    return weights, after
+
+
+def penalty_value(weights: Floats, *, penalty: str | None, alpha: float, penalised: Bools) -> float:
+    """What the penalty adds to the loss: alpha / 2 * sum w^2 (L2), alpha * sum |w| (L1) or 0, over penalised w.
+
+    Raises ValueError for an unknown penalty, a negative alpha or vectors of different lengths.
+
+    >>> penalty_value(np.array([3.0, -4.0, 9.0]), penalty="L2", alpha=0.1, penalised=np.array([True, True, False]))
+    1.25
+    """
+    check_name("penalty", penalty, PENALTIES)
+    check_at_least("alpha", alpha, 0)
+    _check_lengths(weights, penalised)
+    coef = weights[penalised].tolist()
+    if penalty == "L2":
+        return alpha / 2 * math.fsum(w * w for w in coef)
+    return alpha * math.fsum(abs(w) for w in coef) if penalty == "L1" else 0.0
+
+
+def converged(method: str, *, eps: float, losses: Sequence[float], before: Floats, after: Floats) -> bool:
+    """Whether training stops after a round; `losses` are those of all rounds so far, penalty included.
+
+    diff: |losses[-2] - losses[-1]| < eps, never in the first round; abs: losses[-1] <= eps; weight_diff:
+    ||before - after||_2 < eps * max(||after||_2, 1), before and after the round's step. Raises ValueError for an
+    unknown method, a negative eps, no loss or vectors of different lengths.
+    """
+    check_name("converge_func", method, CONVERGENCE_METHODS)
+    check_at_least("eps", eps, 0)
+    _check_lengths(before, after)
+    if not losses:
+        raise ValueError("losses is empty; convergence is tested after a round.")
+    if method == "diff":
+        return len(losses) > 1 and abs(losses[-2] - losses[-1]) < eps
+    return losses[-1] <= eps if method == "abs" else _length(before - after) < eps * max(_length(after), 1.0)
+
+
+def _sgd(gradient: Floats, state: OptimizerState, rate: float) -> tuple[Floats, OptimizerState]:
+    return -rate * gradient, OptimizerState(state.step + 1, state.first, state.second)
+
+
+def _nesterov(gradient: Floats, state: OptimizerState, rate: float) -> tuple[Floats, OptimizerState]:
+    velocity = 0.9 * state.first - rate * gradient
+    return 1.9 * velocity - 0.9 * state.first, OptimizerState(state.step + 1, velocity, state.second)
+
+
+def _adam(gradient: Floats, state: OptimizerState, rate: float) -> tuple[Floats, OptimizerState]:
+    after = OptimizerState(
+        state.step + 1,
+        0.9 * state.first + (1 - 0.9) * gradient,
+        0.999 * state.second + (1 - 0.999) * (gradient * gradient),
+    )
+    mean = after.first / (1.0 - _product(0.9, after.step))
+    square = after.second / (1.0 - _product(0.999, after.step))
+    return -rate * (mean / (np.sqrt(square) + 1e-8)), after
+
+
+def _rmsprop(gradient: Floats, state: OptimizerState, rate: float) -> tuple[Floats, OptimizerState]:
+    square = 0.99 * state.second + (1 - 0.99) * (gradient * gradient)
+    return -rate * (gradient / np.sqrt(square + 1e-6)), OptimizerState(state.step + 1, state.first, square)
+
+
+def _adagrad(gradient: Floats, state: OptimizerState, rate: float) -> tuple[Floats, OptimizerState]:
+    square = state.second + gradient * gradient
+    return -rate * (gradient / (np.sqrt(square) + 1e-7)), OptimizerState(state.step + 1, state.first, square)
+
+
+_MOVES: dict[str, Move] = {
+    "sgd": _sgd,
+    "nesterov_momentum_sgd": _nesterov,
+    "adam": _adam,
+    "rmsprop": _rmsprop,
+    "adagrad": _adagrad,
+}
+OPTIMIZERS = tuple(_MOVES)
+
+
+def _product(factor: float, n_times: int) -> float:
+    """factor ** n_times by multiplication: pow differs in the last bit between C libraries."""
+    result = 1.0
+    for _ in range(n_times):
+        result *= factor
+    return result
+
+
+def _soft_threshold(weights: Floats, threshold: float) -> Floats:
+    # By comparisons: maximum(-0.0, 0.0) may be either zero, depending on the processor.
+    lowered = np.where(weights > threshold, weights - threshold, 0.0)
+    return np.where(weights < -threshold, weights + threshold, lowered)
+
+
+def _length(vector: Floats) -> float:
+    return math.sqrt(math.fsum(v * v for v in vector.tolist()))
+
+
+def _check_rate(learning_rate: float) -> None:
+    if not (math.isfinite(learning_rate) and learning_rate > 0):
+        raise ValueError(f"learning_rate is {learning_rate}; a finite number above 0 is allowed.")
+
+
+def _check_lengths(*vectors: Floats | Bools) -> None:
+    if len({v.shape for v in vectors}) > 1 or vectors[0].ndim != 1:
+        raise ValueError("weights, gradient, state and penalised are vectors of one length.")

@@ -1,0 +1,196 @@
+"""The exchange's REST face: put once, read by long polling that wakes at once.
+
+A hospital puts in its own name and reads what is for it or for everyone. What is for the coordinator is read by the
+coordinator's own flow, by nobody else, and dropped when used.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+
+from api.auth import AGENT, COORDINATOR_ROLE, OPEN, CallerOf, require_role
+from api.live import Inbox, rang
+from api.store.orders import BOXES, Caller, Store
+from protocol.errors import Forbidden, InvalidInput
+from protocol.exchange import LONGEST_WAIT_SECONDS, Address, encode_frames
+from protocol.messages import COORDINATOR, EVERYONE, KINDS
+
+router = APIRouter(prefix="/exchange", include_in_schema=False)
+
+Number = Annotated[int, Path(ge=0, lt=2**31)]
+Recipient = Annotated[int, Query(ge=0, lt=2**31)]
+Wait = Annotated[float, Query(ge=0, allow_inf_nan=False)]
+Topic = Annotated[str, Path(max_length=32, pattern=r"^[a-z_-]+$")]
+
+
+def _address(run: Number, topic: Topic, fold: Number, round_: Number, attempt: Number) -> Address:
+    """The part of every path that names a set of messages."""
+    return Address(run, topic, fold, round_, attempt)
+
+
+AddressOf = Annotated[Address, Depends(_address)]
+
+
+@router.get("/inbox")
+async def read_inbox(
+    request: Request,
+    caller: CallerOf,
+    boot: str = "",
+    cursor: Annotated[int, Query(ge=0)] = 0,
+    wait: Wait = LONGEST_WAIT_SECONDS,
+) -> dict[str, Any]:
+    """News for an agent or the coordinator's worker; waits until there is some. Marks the hospital as seen."""
+    require_role(caller, AGENT, COORDINATOR_ROLE)
+    state, user_id = request.app.state, COORDINATOR if caller.user_id is None else caller.user_id
+    inbox: Inbox = state.inbox
+    if caller.user_id is None:
+        return await _news(request, inbox, user_id, boot, cursor, wait)
+    await to_thread.run_sync(state.store.seen, user_id)
+    with state.presence.poll(user_id):
+        news = await _news(request, inbox, user_id, boot, cursor, wait)
+        if await request.is_disconnected():
+            state.presence.gone(user_id)
+    return news
+
+
+async def _news(
+    request: Request, inbox: Inbox, user_id: int, boot: str, cursor: int, wait: float
+) -> dict[str, Any]:
+    if boot != inbox.boot:
+        return _told(inbox, inbox.since(user_id, 0)[0], [{"what": "look", "order_id": 0}])
+    deadline = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
+    with inbox.bell.listening(user_id) as event:
+        while True:
+            event.clear()
+            end, news = inbox.since(user_id, cursor)
+            is_last = time.monotonic() > deadline or event.over
+            if news or is_last or await request.is_disconnected():
+                return _told(inbox, end, news)
+            await rang(event, min(deadline, time.monotonic() + 1.0))
+
+
+def _told(inbox: Inbox, cursor: int, news: list[dict[str, Any]]) -> dict[str, Any]:
+    """News, and our time: an agent looks at Prefect by this clock, so that a wrong one of its own delays nothing."""
+    return {"boot": inbox.boot, "cursor": cursor, "news": news, "time": time.time()}
+
+
+@router.put("/{run}/{topic}/{fold}/{round_}/{attempt}/{sender}/{recipient}")
+async def put_message(
+    request: Request,
+    caller: CallerOf,
+    address: AddressOf,
+    sender: Number,
+    recipient: Number,
+    takes_place: bool = True,
+) -> Response:
+    """Keeps a message; the same bytes again are fine, other bytes are a conflict.
+
+    Who works on an order before it has places says `takes_place=false`; everybody else hears OrderWaits then.
+    """
+    _check_sender(caller, sender)
+    _check_topic(caller, address.topic)
+    state, run = request.app.state, address.run
+    await _require_party(state.store, caller, run)
+    body = await request.body()
+    new = await to_thread.run_sync(
+        lambda: state.store.put_message(address, sender, recipient, body, takes_place=takes_place)
+    )
+    state.bell.ring(run)
+    if address.topic == "acceptance":
+        state.bell.ring(("order", run))
+    if address.topic == "predictions":
+        await to_thread.run_sync(state.store.end_inference, run)
+    return Response(status_code=201 if new else 200)
+
+
+@router.get("/{run}/{topic}/{fold}/{round_}/{attempt}")
+async def gather_messages(
+    request: Request,
+    caller: CallerOf,
+    address: AddressOf,
+    senders: Annotated[str, Query(max_length=20_000)],
+    recipient: Recipient,
+    wait: Wait = LONGEST_WAIT_SECONDS,
+    takes_place: bool = True,
+) -> Response:
+    """All senders' messages for one recipient, or 204 when they are not all there in time."""
+    _check_recipient(caller, recipient, senders)
+    state, run = request.app.state, address.run
+    await _require_party(state.store, caller, run)
+    wanted = _user_ids(senders)
+    deadline = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
+    is_coordinator = caller.role == COORDINATOR_ROLE and wait > 0
+    with state.bell.listening(run) as event:
+        while True:
+            event.clear()
+            found = await to_thread.run_sync(
+                lambda: state.store.gather(address, wanted, recipient, takes_place=takes_place)
+            )
+            if is_coordinator:
+                state.waits.note(run, set(wanted) - set(found))
+            if len(found) == len(wanted):
+                break
+            if not await rang(event, deadline):
+                return Response(status_code=204)
+    return Response(encode_frames(found), media_type="application/octet-stream")
+
+
+@router.delete("/{run}/{topic}/{fold}/{round_}/{attempt}")
+async def discard_messages(
+    request: Request,
+    caller: CallerOf,
+    address: AddressOf,
+    recipient: Recipient,
+) -> Response:
+    """Drops what was for the coordinator alone."""
+    require_role(caller, COORDINATOR_ROLE)
+    await to_thread.run_sync(request.app.state.store.discard, address, recipient)
+    return Response(status_code=204)
+
+
+def _check_sender(caller: Caller, sender: int) -> None:
+    require_role(caller, AGENT, COORDINATOR_ROLE)
+    own = COORDINATOR if caller.role == COORDINATOR_ROLE else caller.user_id
+    if caller.role != OPEN and sender != own:
+        raise Forbidden(
+            "A message is put in one's own name only.", remedy="Use this hospital's own agent token."
+        )
+
+
+def _check_topic(caller: Caller, topic: str) -> None:
+    """A hospital sends only the kinds of messages that there are."""
+    if caller.role == AGENT and topic not in (*KINDS, *BOXES):
+        raise Forbidden(f"There are no messages of kind {topic}.", remedy="Update the agent.", code="topic")
+
+
+def _check_recipient(caller: Caller, recipient: int, senders: str) -> None:
+    require_role(caller, AGENT, COORDINATOR_ROLE)
+    if caller.role == COORDINATOR_ROLE:
+        allowed = recipient in (COORDINATOR, EVERYONE) or senders == str(COORDINATOR)
+    else:
+        allowed = caller.role == OPEN or recipient in (caller.user_id, EVERYONE)
+    if not allowed:
+        raise Forbidden(
+            "This message is for somebody else.", remedy="Read what is addressed to this hospital."
+        )
+
+
+async def _require_party(store: Store, caller: Caller, run: int) -> None:
+    """An agent takes part only in orders of its hospital."""
+    if caller.role == AGENT:
+        order = await to_thread.run_sync(store.order_hospitals, run)
+        if caller.user_id not in order:
+            raise Forbidden("This order is not one of this hospital's.", remedy="Nothing is to be done here.")
+
+
+def _user_ids(senders: str) -> list[int]:
+    parts = senders.split(",")
+    if not all(part.isdecimal() and len(part) <= 10 for part in parts) or len(set(parts)) < len(parts):
+        raise InvalidInput(
+            "senders is not a list of user ids.", remedy="Write each once, with commas between."
+        )
+    return [int(part) for part in parts]

@@ -1,0 +1,639 @@
+"""Orders over REST: the request document's endpoints, and what people need beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, Query, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.answers import answer, failure
+from api.auth import AGENT, COORDINATOR_ROLE, HOSPITAL, OPERATOR, CallerOf, require_owner, require_role
+from api.live import rang
+from api.routes import statistics
+from api.routes.admission import PLACES, begin, forget_lost_runs, give_back_if_stuck
+from api.routes.services import (
+    FLOWS,
+    Before,
+    Desk,
+    IdempotencyKey,
+    Limit,
+    OrderId,
+    OrderInPath,
+    data_volum,
+    identities,
+    progress,
+    readable,
+    waiting_for,
+    waiting_told,
+)
+from api.store.orders import Caller, Once, Prepared, cause_of
+from api.store.places import is_begun
+from api.store.tables import ENDED
+from protocol.errors import Conflict, ConsiliumError, NotFound, Unavailable
+from protocol.messages import COORDINATOR, HospitalSql
+from protocol.sealing import KEY_BYTES, PublicIdentity
+from protocol.training_request import MODEL_NAMES, TrainingRequest, check_training_request, order_document
+
+router = APIRouter()
+log = logging.getLogger("consilium.api")
+
+WATCH_SECONDS, LOST_SECONDS = 2.0, 30.0
+SCORING = ("none", "round", "full")
+
+# Submission
+
+
+@router.post("/model/train")
+async def train(
+    request: Request, caller: CallerOf, body: TrainingRequest, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """Submits a training order and answers when the hospitals have counted their rows."""
+    desk = Desk(request)
+    keys = await checked(desk, caller, body)
+    once = Once.of(caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True))
+    order_id, made = await _add(desk, await _with_scoring(desk, body), keys, once)
+    if made:
+        await begin(desk, await desk.read("order", order_id))
+    return await _answer_with_rows(desk, order_id)
+
+
+async def checked(desk: Desk, caller: Caller, body: TrainingRequest) -> dict[int, PublicIdentity]:
+    """The keys to seal an order with, when it may be sent: all that is checked before the hospitals see it."""
+    require_owner(caller, body.user_id)
+    check_training_request(body)
+    return await identities(desk, body.hospitals)
+
+
+async def _with_scoring(desk: Desk, body: TrainingRequest) -> TrainingRequest:
+    """The order with `scoring` written out, for its document: unsaid, it is the most that every party's policy allows.
+
+    Method None shows the coordinator every gradient: it is round at least. Full would show them to the hospitals too.
+    """
+    if body.scoring is not None:
+        return body
+    levels = [
+        row["scoring"] or "none"
+        for row in await desk.read("list_hospitals")
+        if row["user_id"] in body.hospitals
+    ]
+    level = min(levels, key=SCORING.index)
+    if level == "none" and (body.is_open or body.aggregation != "mean"):
+        level = "round"  # which a hospital that forbids it refuses, by name, where the method hides gradients
+    return body.model_copy(update={"scoring": level})
+
+
+async def _add(
+    desk: Desk, body: TrainingRequest, keys: dict[int, PublicIdentity], once: Once | None
+) -> tuple[int, bool]:
+    sql = {user: HospitalSql(secrets.token_bytes(KEY_BYTES), body.sql_of(user)) for user in body.hospitals}
+    sealed = {user: (own.seal(user, keys[user].seal_key), own.commitment) for user, own in sql.items()}
+    return await _keep(desk, body, sealed, once=once)
+
+
+async def _keep(
+    desk: Desk,
+    body: TrainingRequest,
+    sealed: Mapping[int, tuple[bytes, str]],
+    *,
+    once: Once | None = None,
+    rerun_of: int | None = None,
+) -> tuple[int, bool]:
+    commitments = {user: text for user, (_, text) in sealed.items()}
+
+    def prepare(order_id: int) -> Prepared:
+        return Prepared(order_document(order_id, body, commitments, rerun_of=rerun_of), sealed)
+
+    kept: tuple[int, bool] = await desk.read(
+        "add_order",
+        kind="train",
+        initiator=body.user_id,
+        hospital_ids=body.hospitals,
+        body=_without_sql(body),
+        prepare=prepare,
+        once=once,
+        rerun_of=rerun_of,
+    )
+    return kept
+
+
+def _without_sql(body: TrainingRequest) -> dict[str, Any]:
+    """The request as it was sent, but for the SQL texts: which hospitals have some is all that is kept."""
+    sent = body.model_dump(mode="json", exclude_unset=True, exclude={"data_info", "test_data_info"})
+    return {**sent, "tested": sorted(body.test_data_info)}
+
+
+async def watch_orders(desk: Desk) -> None:
+    """What no request brings: orders kept while Prefect was away are started, those whose run somebody cancelled in
+    Prefect are ended, whether a worker is there or not, and those of an agent that stays away give their places back.
+    """
+    looked_for_lost = time.monotonic()
+    while True:
+        try:
+            active = await desk.read("active_orders")
+            await _look_after(desk, active)
+            if time.monotonic() - looked_for_lost > LOST_SECONDS:
+                looked_for_lost = time.monotonic()
+                await forget_lost_runs(desk, active)
+        except Unavailable as trouble:
+            log.info("%s Orders are looked after when that has passed", trouble.sentence)
+        except Exception:
+            log.exception("Unplanned error")
+        await asyncio.sleep(WATCH_SECONDS)
+
+
+async def _look_after(desk: Desk, active: list[dict[str, Any]]) -> None:
+    """Making runs comes last: for each order it may take as long as Prefect's answer does, or fail."""
+    for order in active:
+        await give_back_if_stuck(desk, order)
+    cancelled = await desk.runs.cancelled([order["order_id"] for order in active]) if active else set()
+    for order in active:
+        if order["order_id"] in cancelled:
+            await _cancel(desk, order)
+        elif order["kind"] in FLOWS and not is_begun(order):
+            await _begin_again(desk, order)
+
+
+async def _begin_again(desk: Desk, order: dict[str, Any]) -> None:
+    """What is wrong with one order keeps no other from being looked after."""
+    try:
+        await begin(desk, order)
+    except Unavailable:
+        raise
+    except Exception:
+        log.exception("Order %s could not be begun; it is tried again", order["order_id"])
+
+
+async def _answer_with_rows(desk: Desk, order_id: int) -> JSONResponse:
+    """data_volum as the hospitals counted it; a refusal fails the request with that hospital's reason.
+
+    An order that cannot have its places now is answered at once: nobody counts rows for it before it has them.
+    """
+    order, missing = await _wait_for_rows(desk, order_id)
+    data = {"data_volum": await data_volum(desk, order), "model_id": order_id, "order_id": order_id}
+    if order["state"] in ("failed", "cancelled"):
+        return failure(cause_of(order), data={"order_id": order_id, "model_id": order_id})
+    return answer(data, message=await _say_rows(desk, order, missing))
+
+
+async def _say_rows(desk: Desk, order: dict[str, Any], missing: list[str]) -> str | None:
+    """Who has not counted yet and what the order waits for; None when there is nothing to say."""
+    uncounted = f"No count yet from hospital {', '.join(missing)}; the order" if missing else "The order"
+    if order["admitted"] is None and order["state"] not in ENDED:
+        why = " ".join(one.message for one in await waiting_for(desk, order))
+        return f"{uncounted} waits for its places. {why}".strip()
+    return f"{uncounted} waits for it." if missing else None
+
+
+async def _wait_for_rows(desk: Desk, order_id: int) -> tuple[dict[str, Any], list[str]]:
+    deadline = time.monotonic() + desk.settings.accept_seconds
+    with desk.bell.listening(("order", order_id)) as event:
+        while True:
+            event.clear()
+            order = await desk.read("order", order_id)
+            missing = [user for user, n_rows in (await data_volum(desk, order)).items() if n_rows is None]
+            agreed = not missing and order["state"] != "pending"
+            is_over = agreed or order["admitted"] is None or order["state"] in ENDED
+            if is_over or not await rang(event, deadline):
+                return order, missing
+
+
+class ExternalOrder(BaseModel):
+    """The body of POST /orders."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["external"]
+    name: Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+
+
+@router.post("/orders")
+async def open_external_order(
+    request: Request, caller: CallerOf, body: ExternalOrder, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """An order into which any trainer records its rounds; it belongs to the user's hospital, or to the operator."""
+    require_role(caller, HOSPITAL, OPERATOR)
+    owner = caller.user_id if caller.role == HOSPITAL else None
+    order_id, _ = await Desk(request).read(
+        "add_order",
+        kind="external",
+        initiator=COORDINATOR if owner is None else owner,
+        hospital_ids=[] if owner is None else [owner],
+        body={"name": body.name},
+        once=Once.of(caller, idempotency_key, body.model_dump(mode="json")),
+    )
+    return JSONResponse({"order_id": order_id})
+
+
+# What became of it
+
+
+@router.get("/model/train_status")
+async def train_status(request: Request, caller: CallerOf, order_id: OrderId) -> JSONResponse:
+    """pending, running, success, failed or cancelled."""
+    desk = Desk(request)
+    order = await readable(desk, caller, order_id)
+    return answer({"model_id": order_id, "train_status": await _status(desk, order)})
+
+
+@router.get("/model/info")
+async def model_info(request: Request, caller: CallerOf, model_id: OrderId) -> JSONResponse:
+    """What was ordered: parameters as sent, with attributes, label_name and unique_id among them."""
+    desk = Desk(request)
+    order = await readable(desk, caller, model_id, kind="train", what="model")
+    body = order["body"]
+    merged = {key: body[key] for key in ("attributes", "label_name", "unique_id")}
+    return answer(
+        {
+            "data_volum": await data_volum(desk, order),
+            "model_params": {**body.get("model_params", {}), **merged},
+            "model_type": MODEL_NAMES[body["model_type"]],
+            "party_id": body["party_id"],
+            "user_id": body["user_id"],
+        }
+    )
+
+
+async def _status(desk: Desk, order: dict[str, Any]) -> str:
+    """Prefect's word, unless the order has ended (then its record) or Prefect is away (then its last state)."""
+    state = str(order["state"])
+    if state in ENDED or not order["flow_run_id"]:
+        return state
+    try:
+        status = await desk.runs.status(order["flow_run_id"])
+    except Unavailable:
+        return state
+    return state if status in ("success", "failed") else str(status)
+
+
+@router.get("/orders")
+async def list_orders(
+    request: Request,
+    caller: CallerOf,
+    limit: Limit = 50,
+    before: Before = None,
+) -> JSONResponse:
+    """Newest first; `before` is the order_id to go on from."""
+    desk = Desk(request)
+    own = caller.user_id if caller.role in (HOSPITAL, AGENT) else None
+    found = await desk.read("list_orders", hospital=own, limit=limit, before=before)
+    counts = await desk.read("round_counts", [order["order_id"] for order in found])
+    rows = [_summary(order, counts.get(order["order_id"], 0)) for order in found]
+    return answer({"orders": rows, "next": rows[-1]["order_id"] if len(rows) == limit else None})
+
+
+def _summary(order: dict[str, Any], n_recorded: int) -> dict[str, Any]:
+    return {
+        "order_id": order["order_id"],
+        "kind": order["kind"],
+        "name": order["body"].get("name"),
+        "state": order["state"],
+        "user_id": None if order["initiator"] == COORDINATOR else order["initiator"],
+        "hospitals": order["hospitals"],
+        "model_type": order["body"].get("model_type"),
+        "method": method_of(order) if order["kind"] == "train" else order["body"].get("method"),
+        "progress": progress(order, n_recorded),
+        "schedule_id": order["schedule_id"],
+        "created": order["created"].isoformat() + "Z",
+        "updated": order["updated"].isoformat() + "Z",
+        "rerun_of": order["rerun_of"],
+    }
+
+
+@router.get("/orders/{order_id}")
+async def show_order(
+    request: Request,
+    caller: CallerOf,
+    order_id: OrderInPath,
+    rounds_from: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+) -> JSONResponse:
+    """Everything that may be known of an order: state, rounds, metrics, who is waited for, and how it is protected.
+
+    `rounds_from` leaves so many of the first recorded rounds out, for who has them already."""
+    desk = Desk(request)
+    order = await readable(desk, caller, order_id)
+    known = max(0, rounds_from - 1)  # the last of those left out may be the newest that there is
+    recorded = await desk.read("rounds", order_id, skip=known)
+    last = recorded[-1] if recorded else None
+    return answer(
+        {
+            **_summary(order, known + len(recorded)),
+            "state": await _status(desk, order),
+            "data_volum": await data_volum(desk, order),
+            "round": last["round"] if last else None,
+            "fold": last["fold"] if last else None,
+            "loss": last["loss"] if last else None,
+            "rounds": [_round(row) for row in recorded[rounds_from - known :]],
+            "stage": order["stage"],
+            "summary": order["summary"],
+            "gradients": await _gradients(desk, order),
+            "waiting_for": await waiting_told(desk, order),
+            "refusal": order["stop"],
+            "protection": _protection(order),
+            "prefect_run": _prefect_page(desk, order),
+        }
+    )
+
+
+async def _gradients(desk: Desk, order: dict[str, Any]) -> dict[str, Any] | None:
+    """What analytics can answer from: in which frame, how many rounds, and for whom."""
+    newest = await desk.read("round_file", order["order_id"], None)
+    if newest is None:
+        return None
+    return {
+        "frame": newest.kind,
+        "rounds": len(await desk.read("round_numbers", order["order_id"])),
+        "newest_round": newest.round,
+        "layers": newest.layers,
+        "score_readers": order["score_readers"] or "parties",
+    }
+
+
+def _round(row: dict[str, Any]) -> dict[str, Any]:
+    report = row["report"]
+    return {
+        "fold": row["fold"],
+        "round": row["round"],
+        "loss": row["loss"],
+        "final": report["final"],
+        "hospitals": report["hospitals"],
+        "left_out": report.get("left_out", {}),
+        "recorded": row["recorded"].isoformat() + "Z",
+    }
+
+
+def _prefect_page(desk: Desk, order: dict[str, Any]) -> str | None:
+    run = order["flow_run_id"]
+    return f"{desk.settings.prefect_page}/runs/flow-run/{run}" if run else None
+
+
+def method_of(order: dict[str, Any]) -> str:
+    """Paillier, Mask or None, as the training order says it."""
+    encrypt = order["body"].get("model_params", {}).get("encrypt_param", {})
+    method = str(encrypt.get("method") or ("None" if "method" in encrypt else "Paillier"))
+    return {word.lower(): word for word in ("Paillier", "Mask", "None")}.get(method.lower(), method)
+
+
+def _protection(order: dict[str, Any]) -> dict[str, Any]:
+    """Who could decrypt what, in plain words."""
+    if order["kind"] == "external":
+        return {
+            "method": "None",
+            "who_could_decrypt": "Nothing is encrypted: gradients are kept as they were recorded.",
+        }
+    if order["kind"] == "statistics":
+        return statistics.protection(order)
+    if order["kind"] != "train":
+        return {"method": "sealed to the one who asked", "who_could_decrypt": "the owner of the token"}
+    encrypt = order["body"].get("model_params", {}).get("encrypt_param", {})
+    method, initiator = method_of(order), order["initiator"]
+    if method == "None":
+        return {
+            "method": "None",
+            "key_bits": None,
+            "key_holder": None,
+            "who_could_decrypt": "Nothing is encrypted: the coordinator sees gradients and can compute the model.",
+        }
+    holder = f"hospital {initiator}"
+    return {
+        "method": method,
+        "key_bits": encrypt.get("key_length", 2048) if method == "Paillier" else None,
+        "key_holder": holder if method == "Paillier" else "each pair of hospitals",
+        "who_could_decrypt": (
+            f"Only sums over {_members(order)} hospitals can be opened, by {holder}. Nobody can open one "
+            "hospital's gradient, and the coordinator can open nothing."
+        ),
+        "scoring": SCORED[order["body"].get("scoring") or "none"],
+    }
+
+
+def _members(order: dict[str, Any]) -> str:
+    whole = f"all {len(order['hospitals'])}"
+    return whole if order["body"].get("aggregation", "mean") == "mean" else f"the chosen of {whole}"
+
+
+SCORED = {
+    "none": "The coordinator learns nothing of single gradients.",
+    "round": "The coordinator learns the lengths of the gradients of a round and the angles between them.",
+    "full": (
+        "The coordinator learns the lengths of the gradients of a round, the angles between them, "
+        "and how far each moved since the round before."
+    ),
+}
+
+
+@router.post("/orders/{order_id}/cancel")
+async def cancel_order(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
+    """Ends an order. Everybody who works on it hears of it at once; its messages are deleted."""
+    desk = Desk(request)
+    order = await readable(desk, caller, order_id)
+    if caller.role not in (OPERATOR, COORDINATOR_ROLE):
+        require_owner(caller, order["initiator"])
+    if not await _cancel(desk, order) and order["state"] != "cancelled":
+        raise Conflict(
+            f"Order {order_id} has ended already ({order['state']}).", remedy="There is nothing to cancel."
+        )
+    if order["flow_run_id"]:
+        with contextlib.suppress(Unavailable):
+            await desk.runs.cancel_waiting(order_id)
+    return answer({"order_id": order_id, "state": "cancelled"})
+
+
+async def _cancel(desk: Desk, order: dict[str, Any]) -> bool:
+    """False when it had ended before."""
+    order_id = order["order_id"]
+    reason = ConsiliumError(
+        f"Order {order_id} was cancelled.", remedy="Rerun it if it was a mistake.", code="cancelled"
+    )
+    is_new = bool(await desk.read("end_order", order_id, "cancelled", reason))
+    _tell_ended(desk, order)
+    return is_new
+
+
+def _tell_ended(desk: Desk, order: dict[str, Any]) -> None:
+    """Wakes all who wait for the order, and has the agents see to it that nothing of it goes on."""
+    order_id = order["order_id"]
+    desk.waits.note(order_id, ())
+    desk.bell.ring(order_id)
+    desk.bell.ring(("order", order_id))
+    desk.bell.ring(PLACES)
+    if order[
+        "flow_run_id"
+    ]:  # one that has not begun is begun now, and ends in Prefect with the order's own word
+        desk.inbox.tell(COORDINATOR, "look", order_id)
+    for user in () if order["kind"] == "external" else (COORDINATOR, *order["hospitals"]):
+        desk.inbox.tell(user, "stop", order_id)
+
+
+@router.post("/orders/{order_id}/rerun")
+async def rerun_order(
+    request: Request, caller: CallerOf, order_id: OrderInPath, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """Makes a new order of the same request, with the sealed SQL that is there, and answers as the first one did."""
+    desk = Desk(request)
+    order = await readable(desk, caller, order_id)
+    if order["kind"] not in FLOWS:
+        raise NotFound(f"There is no order {order_id} to run again.", remedy="Send the request again.")
+    require_owner(caller, order["initiator"])
+    if order["kind"] == "statistics":
+        return await statistics.ask_again(desk, caller, order, idempotency_key)
+    sent = {key: value for key, value in order["body"].items() if key != "tested"}
+    withheld = dict.fromkeys(order["hospitals"], "withheld")
+    body = TrainingRequest.model_validate(
+        {**sent, "data_info": withheld, "test_data_info": dict.fromkeys(order["body"]["tested"], "withheld")}
+    )
+    sealed = await desk.read("boxes", order_id)
+    once = Once.of(caller, idempotency_key, {"rerun_of": order_id})
+    again, made = await _keep(desk, body, sealed, once=once, rerun_of=order_id)
+    if made:
+        await begin(desk, await desk.read("order", again))
+    return await _answer_with_rows(desk, again)
+
+
+@router.get("/orders/{order_id}/events", response_class=StreamingResponse)
+async def order_events(request: Request, caller: CallerOf, order_id: OrderInPath) -> StreamingResponse:
+    """Server-sent events: `state`, `round` (fold, round, loss) and `stage` (what, done, of), from the beginning until
+    the order has ended."""
+    desk = Desk(request)
+    await readable(desk, caller, order_id)
+    return StreamingResponse(_events(desk, order_id), media_type="text/event-stream")
+
+
+async def _events(desk: Desk, order_id: int) -> AsyncIterator[str]:
+    told, state, stage = 0, "", None
+    with desk.bell.listening(("order", order_id)) as event:
+        while True:
+            event.clear()
+            order = await desk.read("order", order_id)
+            recorded = await desk.read("rounds", order_id)
+            for row in recorded[told:]:
+                yield _event("round", {key: row[key] for key in ("fold", "round", "loss")})
+            told = len(recorded)
+            if order["stage"] != stage:
+                stage = order["stage"]
+                yield _event("stage", stage)
+            if order["state"] != state:
+                state = order["state"]
+                yield _event("state", {"order_id": order_id, "state": state})
+            if state in ENDED:
+                return
+            if not await rang(event, time.monotonic() + 15):
+                yield ": still here\n\n"
+
+
+def _event(name: str, data: dict[str, Any]) -> str:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+# What agents and the coordinator's flow report
+
+
+@router.post("/orders/{order_id}/refuse", include_in_schema=False)
+async def refuse_order(
+    request: Request, caller: CallerOf, order_id: OrderInPath, error: Annotated[dict[str, Any], Body()]
+) -> JSONResponse:
+    """A hospital of the order ends it with its reason."""
+    require_role(caller, AGENT)
+    desk = Desk(request)
+    order = await readable(desk, caller, order_id)
+    if order["kind"] == "external":
+        raise Conflict(f"Order {order_id} asks nothing of a hospital.", remedy="Its owner can cancel it.")
+    cause = ConsiliumError.from_json(error)
+    cause.detail["user_id"] = caller.user_id
+    if await desk.read("end_order", order_id, "failed", cause):
+        _tell_ended(desk, order)
+    return answer({"order_id": order_id})
+
+
+class LeaveOneOut(BaseModel):
+    """What a round's model is worth without each hospital; added to that round's report."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    round: int
+    clients: dict[str, dict[str, Any]]
+
+
+class Stage(BaseModel):
+    """How far an order of joint statistics is: which step, and how many of its parts are done; `of` may be unknown."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    what: Annotated[str, Field(max_length=100)]
+    done: Annotated[int, Field(ge=0)]
+    of: Annotated[int, Field(ge=0)] | None
+
+
+class Report(BaseModel):
+    """What the coordinator's flow tells: any part of it, each part idempotent."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: str | None = None
+    n_rows: dict[str, int] | None = None
+    round: dict[str, Any] | None = None
+    stage: Stage | None = None
+    summary: dict[str, Any] | None = None
+    runs: dict[str, Annotated[str, Field(max_length=36)]] | None = None
+    end: str | None = None
+    stop: dict[str, Any] | None = None
+    leave_one_out: LeaveOneOut | None = None
+    score_readers: Literal["parties", "operator"] | None = None
+
+
+@router.post("/orders/{order_id}/progress", include_in_schema=False)
+async def report_progress(
+    request: Request, caller: CallerOf, order_id: OrderInPath, report: Report
+) -> JSONResponse:
+    """Keeps what the coordinator's flow reports, and wakes who waits for it."""
+    require_role(caller, COORDINATOR_ROLE)
+    desk = Desk(request)
+    order: dict[str, Any] = await desk.read("order", order_id)
+    told: dict[str, Any] = {
+        "n_rows": report.n_rows,
+        "summary": report.summary,
+        "score_readers": report.score_readers,
+    }
+    if order["score_readers"] == "operator":  # a policy that was opened later opens no earlier round
+        told["score_readers"] = None
+    told["stage"] = report.stage and report.stage.model_dump()
+    values: dict[str, Any] = {key: value for key, value in told.items() if value is not None}
+    if values:
+        await desk.read("set_order", order_id, **values)
+    if report.state:
+        await desk.read("leave_pending", order_id, report.state)
+    if report.round:
+        entry = report.round
+        await desk.read(
+            "record_round", order_id, entry["fold"], entry["round"], loss=entry["loss"], report=entry
+        )
+    if left := report.leave_one_out:
+        await desk.read("add_leave_one_out", order_id, left.round, left.clients)
+    stop = ConsiliumError.from_json(report.stop) if report.stop else None
+    if report.runs:
+        await desk.read("set_order", order_id, runs=report.runs)
+        for user in order["hospitals"]:
+            desk.inbox.tell(user, "look", order_id)
+    if report.end and await desk.read("end_order", order_id, report.end, stop):
+        desk.bell.ring(PLACES)
+        if report.end != "success":
+            _tell_ended(desk, order)
+    desk.bell.ring(order_id)
+    desk.bell.ring(("order", order_id))
+    return answer({"order_id": order_id})
+
+
+@router.get("/orders/{order_id}/progress", include_in_schema=False)
+async def read_progress(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
+    """The rounds recorded so far, for a coordinator's flow that starts again."""
+    require_role(caller, COORDINATOR_ROLE)
+    recorded = await Desk(request).read("rounds", order_id)
+    return answer([row["report"] for row in recorded])

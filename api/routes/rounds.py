@@ -1,0 +1,307 @@
+"""Recording rounds over REST: by an external trainer, or by the coordinator's own flow.
+
+A body is brought to disk under a temporary name, checked whole, and only then made visible. Small rounds come as JSON,
+large ones as safetensors.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import safetensors.numpy
+from anyio import to_thread
+from fastapi import APIRouter, Query, Request
+from fastapi import Path as InPath
+from fastapi.responses import JSONResponse
+from numpy.typing import NDArray
+from starlette.requests import ClientDisconnect
+
+from api.answers import answer
+from api.auth import COORDINATOR_ROLE, OPERATOR, CallerOf, require_owner, require_role
+from api.routes.services import Desk, OrderInPath, readable
+from api.store.orders import Caller, RoundEntry, stop_of
+from api.store.round_checks import (
+    LAYER,
+    MOST_JSON_BYTES,
+    NAMES,
+    Checked,
+    Facts,
+    check_round,
+    not_finite,
+    parse_facts,
+    parse_json,
+    shown,
+)
+from api.store.round_files import RoundFiles
+from api.store.tables import ENDED
+from protocol.errors import Conflict, InvalidInput, NotFound, TooLarge
+from protocol.messages import canonical
+
+router = APIRouter()
+
+WRITE_BYTES = 2**20
+SAFETENSORS = "application/octet-stream"
+RoundInPath = Annotated[int, InPath(alias="round", ge=0, lt=2**31)]
+
+
+def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """A JSON schema without references, which could not be followed inside the OpenAPI description."""
+    if isinstance(schema, list):
+        return [_inlined(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rsplit("/", 1)[1]], definitions)
+    return {key: _inlined(part, definitions) for key, part in schema.items() if key != "$defs"}
+
+
+def _round_schema() -> Any:
+    """The JSON body of PUT /orders/{order_id}/rounds/{round}."""
+    vector = {"type": "array", "items": {"type": "number"}, "minItems": 1}
+    vectors = {"type": "object", "propertyNames": {"pattern": f"^{LAYER}$"}, "additionalProperties": vector}
+    clients = {"pattern": "^(0|[1-9][0-9]{0,9})$"}
+    gradients = {
+        "type": "object",
+        "propertyNames": clients,
+        "additionalProperties": vectors,
+        "minProperties": 1,
+    }
+    facts = Facts.model_json_schema()
+    schema = _inlined(facts, facts.get("$defs", {}))
+    schema["properties"] = {"gradients": gradients, "average": vectors, **schema["properties"]}
+    return {**schema, "required": ["gradients"], "title": "ExternalRound"}
+
+
+ROUND_SCHEMA = _round_schema()
+
+
+# Routes
+
+
+@router.put(
+    "/orders/{order_id}/rounds/{round}",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": ROUND_SCHEMA},
+                SAFETENSORS: {"schema": {"type": "string", "format": "binary"}},
+            },
+        }
+    },
+)
+async def put_round(
+    request: Request, caller: CallerOf, order_id: OrderInPath, round_: RoundInPath
+) -> JSONResponse:
+    """Records a round of an external order. The same content again is fine, other content is a conflict."""
+    desk = Desk(request)
+    order = await desk.read("order", order_id)
+    _require_recorder(caller, order)
+    standing = await desk.read("round_file", order_id, round_)
+    is_flow = order["kind"] == "train"
+    if standing is None and order["state"] in ENDED:
+        raise stop_of(order_id, order["state"], order["stop"])
+    if standing is None or not is_flow:
+        standing = await _record(request, order, round_)
+        desk.bell.ring(("order", order_id))
+    return JSONResponse({"order_id": order_id, "round": round_, **_entry(standing)})
+
+
+async def _record(request: Request, order: dict[str, Any], round_: int) -> RoundEntry:
+    """Takes the body to disk, checks it, and keeps it; returns what stands for the round."""
+    files: RoundFiles = request.app.state.round_files
+    is_flow = order["kind"] == "train"
+    allowed = set(order["hospitals"]) if is_flow else None
+    with files.part(order["order_id"]) as part:
+        await _receive(request, part, is_flow=is_flow)
+        checked = await to_thread.run_sync(lambda: check_round(part, allowed=allowed))
+        entry = _as_entry(order["order_id"], round_, checked, part.stat().st_size)
+        loss, report = (None, None) if checked.facts is None else _as_report(round_, checked)
+        standing = await to_thread.run_sync(lambda: files.publish(part, entry, loss=loss, report=report))
+    if standing.digest != entry.digest and not is_flow:
+        raise Conflict(
+            f"Round {round_} of order {order['order_id']} was recorded with other content.",
+            remedy="A round is recorded once; record this one under another number, or in a new order.",
+            code="round_stands",
+        )
+    return standing
+
+
+def _require_recorder(caller: Caller, order: dict[str, Any]) -> None:
+    """Rounds of a training order come from the coordinator's flow, of an external one from its owner or an operator."""
+    if order["kind"] == "train":
+        require_role(caller, COORDINATOR_ROLE)
+    elif order["kind"] != "external":
+        raise NotFound(
+            f"Order {order['order_id']} has no rounds.",
+            remedy="Make an order of kind external: POST /orders.",
+            code="no_rounds",
+        )
+    elif caller.role != OPERATOR:
+        require_owner(caller, order["initiator"])
+
+
+@router.get("/orders/{order_id}/rounds")
+async def list_rounds(
+    request: Request,
+    caller: CallerOf,
+    order_id: OrderInPath,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    before: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
+) -> JSONResponse:
+    """The recorded round files, newest first; `before` is the round to go on from."""
+    desk = Desk(request)
+    await readable(desk, caller, order_id)
+    found = await desk.read("round_files", order_id, limit=limit, before=before)
+    rows = [{"round": entry.round, **_entry(entry)} for entry in found]
+    return answer({"rounds": rows, "next": rows[-1]["round"] if len(rows) == limit else None})
+
+
+def _entry(entry: RoundEntry) -> dict[str, Any]:
+    sizes: list[int | None] = [*entry.sizes] if entry.sizes else [None] * len(entry.clients)
+    return {
+        "kind": entry.kind,
+        "clients": entry.clients,
+        "sizes": {str(client): size for client, size in zip(entry.clients, sizes, strict=True)},
+        "layers": entry.layers,
+        "n_bytes": entry.n_bytes,
+        "digest": entry.digest,
+        "recorded": entry.recorded.isoformat() + "Z",
+    }
+
+
+# What was sent, to disk
+
+
+async def _receive(request: Request, part: Path, *, is_flow: bool) -> None:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if kind == SAFETENSORS:
+            await _stream(request, part)
+        elif kind == "application/json" and not is_flow:
+            body = await _read_json(request)
+            await to_thread.run_sync(_write_json_round, body, part)
+        else:
+            raise InvalidInput(
+                "The Content-Type is none that a round can have.",
+                remedy=f"Send application/json, or safetensors as {SAFETENSORS}.",
+            )
+    except ClientDisconnect:
+        raise InvalidInput("The body was cut short.", remedy="Send the round again.") from None
+
+
+async def _stream(request: Request, part: Path) -> None:
+    """Writes the body as it comes; memory holds WRITE_BYTES of it."""
+    waiting = bytearray()
+    with part.open("wb", buffering=0) as file:
+        async for chunk in request.stream():
+            waiting += chunk
+            if len(waiting) >= WRITE_BYTES:
+                await to_thread.run_sync(file.write, bytes(waiting))
+                waiting.clear()
+        await to_thread.run_sync(file.write, bytes(waiting))
+
+
+async def _read_json(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_JSON_BYTES:
+            raise TooLarge(
+                f"A round as JSON has at most {MOST_JSON_BYTES} bytes.",
+                remedy=f"Send it as safetensors, with Content-Type: {SAFETENSORS}.",
+            )
+    return bytes(body)
+
+
+def _write_json_round(body: bytes, part: Path) -> None:
+    """The same file as an external trainer would have sent."""
+    sent = parse_json(body)
+    gradients = sent.pop("gradients", None) if isinstance(sent, dict) else None
+    if not isinstance(gradients, dict) or not all(
+        isinstance(own, dict) and own for own in gradients.values()
+    ):
+        raise InvalidInput(
+            "gradients has to be an object of clients, each an object of layers.",
+            remedy='Send {"gradients": {"0": {"dense": [0.5, 1.5]}}}.',
+        )
+    tensors: dict[str, NDArray[np.float64]] = {}
+    for client, layers in gradients.items():
+        tensors |= _vectors(f"gradients/{client}", layers)
+    tensors |= _vectors("average", sent.pop("average", None) or {})
+    facts = parse_facts(Facts, sent).model_dump(mode="json")
+    part.write_bytes(safetensors.numpy.save(tensors, metadata={"round": canonical(facts)}))
+
+
+def _vectors(owner: str, layers: Any) -> dict[str, NDArray[np.float64]]:
+    """By tensor name."""
+    if not isinstance(layers, dict):
+        raise InvalidInput(f"{owner} has to be an object of layers.", remedy='Send {"dense": [0.5, 1.5]}.')
+    found = {}
+    for layer, values in layers.items():
+        name = f"{owner}/{layer}"
+        if not NAMES["external"].fullmatch(name):
+            raise InvalidInput(
+                f"{shown(name)} is no name of a client and a layer.",
+                remedy="Clients are whole numbers below 2^31, layers at most 100 letters, digits and _ . : / -",
+            )
+        if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+            raise InvalidInput(
+                f"{shown(name)} has to be a list of numbers.", remedy="Send a flat list of numbers."
+            )
+        found[name] = _as_floats(name, values)
+    return found
+
+
+def _as_floats(name: str, values: list[float]) -> NDArray[np.float64]:
+    try:
+        return np.array(values, dtype=np.float64)
+    except OverflowError:
+        raise not_finite(name) from None
+
+
+def _as_entry(order_id: int, round_: int, checked: Checked, n_bytes: int) -> RoundEntry:
+    return RoundEntry(
+        order_id=order_id,
+        round=round_,
+        kind=checked.kind,
+        clients=checked.clients,
+        sizes=checked.sizes,
+        layers=checked.layers,
+        frame=secrets.token_hex(32),
+        digest=checked.digest,
+        n_bytes=n_bytes,
+        recorded=datetime.now(UTC).replace(tzinfo=None),
+    )
+
+
+def _as_report(round_: int, checked: Checked) -> tuple[float | None, dict[str, Any]]:
+    """(loss, report) in the form of a training order's round: the row-weighted mean of the training losses."""
+    assert checked.facts is not None
+    given = checked.facts.model_dump(mode="json", exclude_none=True)
+    clients: dict[str, dict[str, Any]] = {str(client): {} for client in checked.clients}
+    for client, size in (given.get("sizes") or {}).items():
+        clients[client]["n_rows"] = size
+    for part, metrics in given["performance"].items():
+        for client, own in metrics.items():
+            clients[client][part] = own
+    losses = [own.get("train", {}).get("loss") for own in clients.values()]
+    loss = _weighted(losses, checked.sizes or [1] * len(losses))
+    report = {"fold": 0, "round": round_, "loss": loss, "final": False, "hospitals": clients}
+    return loss, {**report, "leave_one_out": given["leave_one_out"]}
+
+
+def _weighted(values: list[float | None], weights: list[int]) -> float | None:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    total = sum(weights)
+    # Halves, because the sum of shares of the largest numbers may leave the range of float64.
+    mean = 2 * math.fsum(value / 2 * (weight / total) for value, weight in zip(known, weights, strict=True))
+    return mean if math.isfinite(mean) else None

@@ -1,0 +1,445 @@
+"""Questions of joint statistics that are asked again and again, and what became of each time.
+
+A schedule is a question, its sealed places and a timing, kept in the store, and one deployment in Prefect, which says
+when. Each time its flow run asks here for an order; the hospitals check and answer that order as any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import JSONResponse
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+from api.answers import answer
+from api.auth import (
+    AGENT,
+    COORDINATOR_ROLE,
+    HOSPITAL,
+    OPERATOR,
+    CallerOf,
+    require_owner,
+    require_reader,
+    require_role,
+)
+from api.due_times import Timing, check_timing, due_after, latest_due
+from api.live import rang
+from api.prefect_runs import Deployed
+from api.routes.services import Before, Desk, IdempotencyKey, Limit, ended_order, waiting_for
+from api.routes.statistics import add_order, resolved, seal_places, summary_of, why_waiting, without_places
+from api.store.orders import Caller, Firing, Once, cause_of
+from protocol.errors import BadRequest, ConsiliumError, Unavailable
+from protocol.exchange import LONGEST_WAIT_SECONDS
+from protocol.messages import COORDINATOR
+from protocol.statistics_request import StatisticsRequest, parse_statistics_request
+from protocol.training_request import printable
+
+router = APIRouter(prefix="/statistics")
+log = logging.getLogger("consilium.api")
+
+LATE_SECONDS = 60.0
+SETTLE_SECONDS = 15.0
+LOOK_SECONDS = 60.0
+CHANGED = "schedules"
+
+ScheduleId = Annotated[int, Path(ge=1, lt=2**31)]
+Name = Annotated[str, Field(max_length=200), AfterValidator(printable)]
+
+
+class ScheduleRequest(StatisticsRequest):
+    """The body of POST /statistics/schedules: a question, and when it is asked."""
+
+    schedule: Timing
+    name: Name = ""
+
+
+class ScheduleChange(BaseModel):
+    """The body of PATCH /statistics/schedules/{schedule_id}."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    active: bool | None = None
+    schedule: Timing | None = None
+    name: Name | None = None
+
+
+class Due(BaseModel):
+    """What the flow run of a schedule asks with: the time it is for, and how long it waits for the order's end."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scheduled: AwareDatetime
+    wait: Annotated[float, Field(ge=0, le=LONGEST_WAIT_SECONDS)] = 0
+
+
+# Making and changing
+
+
+@router.post("/schedules")
+async def add_schedule(
+    request: Request, caller: CallerOf, body: ScheduleRequest, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """A question that is asked again and again from now on."""
+    desk = Desk(request)
+    timing, asked = await checked(desk, caller, body)
+    once = Once.of(caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True))
+    schedule_id, made = await desk.read(
+        "add_schedule",
+        await seal_places(desk, asked),
+        name=body.name,
+        initiator=asked.initiator,
+        hospitals=asked.hospitals,
+        body=without_places(asked),
+        timing=timing,
+        **(vars(once) if once else {}),
+    )
+    if made:
+        try:
+            await _deploy(desk, await desk.read("schedule", schedule_id), active=True)
+        except ConsiliumError:
+            await desk.read("drop_schedule", schedule_id)
+            raise
+    return answer(await _shown(desk, await desk.read("schedule", schedule_id)))
+
+
+async def checked(
+    desk: Desk, caller: Caller, body: ScheduleRequest
+) -> tuple[dict[str, Any], StatisticsRequest]:
+    """When it is asked, and the question alone. Nobody waits for the answer, so there is nobody to tell values to."""
+    said = body.model_dump(mode="json", exclude_none=True, exclude={"schedule", "name", "timeout_seconds"})
+    asked = await resolved(desk, caller, StatisticsRequest.model_validate(said))
+    if asked.disclose:
+        raise BadRequest(
+            "disclose is true, and nobody waits for a schedule's answers.",
+            remedy="Leave disclose out; each result is in the receivers' folders.",
+            code="disclose",
+        )
+    return check_timing(body.schedule, now=_now()), asked
+
+
+async def _deploy(desk: Desk, schedule: dict[str, Any], *, active: bool) -> None:
+    about = f"{schedule['name'] or schedule['body']['result_alias']}: {schedule['body']['method']}"
+    await desk.runs.deploy_schedule(schedule["schedule_id"], schedule["timing"], active=active, about=about)
+    desk.bell.ring(CHANGED)
+
+
+@router.get("/schedules")
+async def list_schedules(
+    request: Request, caller: CallerOf, limit: Annotated[int, Query(ge=1, le=100)] = 50, before: Before = None
+) -> JSONResponse:
+    """Newest first; `before` is the schedule_id to go on from."""
+    desk = Desk(request)
+    found = await desk.read("list_schedules", hospital=_own(caller), limit=limit, before=before)
+    deployed, message = await _deployed(desk, found)
+    rows = [await _shown_as(desk, schedule, deployed) for schedule in found]
+    return answer(
+        {"schedules": rows, "next": rows[-1]["schedule_id"] if len(rows) == limit else None}, message=message
+    )
+
+
+def _own(caller: Caller) -> int | None:
+    return caller.user_id if caller.role in (HOSPITAL, AGENT) else None
+
+
+@router.get("/schedules/{schedule_id}")
+async def show_schedule(request: Request, caller: CallerOf, schedule_id: ScheduleId) -> JSONResponse:
+    """What is asked, when, and whether Prefect has it switched on."""
+    desk = Desk(request)
+    schedule = await desk.read("schedule", schedule_id)
+    require_reader(caller, schedule["hospitals"])
+    deployed, message = await _deployed(desk, [schedule])
+    return answer(await _shown_as(desk, schedule, deployed), message=message)
+
+
+@router.patch("/schedules/{schedule_id}")
+async def change_schedule(
+    request: Request, caller: CallerOf, schedule_id: ScheduleId, body: ScheduleChange
+) -> JSONResponse:
+    """Pauses it or goes on, at other times or under another name."""
+    desk = Desk(request)
+    schedule = await desk.read("schedule", schedule_id)
+    require_owner(caller, schedule["initiator"])
+    if body.active is None and body.schedule is None and body.name is None:
+        raise BadRequest(
+            "Nothing is to be changed.", remedy="Give active, schedule or name.", code="schedule"
+        )
+    deployed, _ = await _deployed(desk, [schedule])
+    was = schedule["active"] if deployed is None else schedule_id in deployed and deployed[schedule_id].active
+    active = was if body.active is None else body.active
+    changed = {
+        "active": active,
+        "timing": schedule["timing"] if body.schedule is None else check_timing(body.schedule, now=_now()),
+        "name": schedule["name"] if body.name is None else body.name,
+    }
+    await _deploy(desk, {**schedule, **changed}, active=active)
+    await desk.read("set_schedule", schedule_id, **changed)
+    desk.bell.ring(CHANGED)
+    return answer(await _shown(desk, await desk.read("schedule", schedule_id)))
+
+
+@router.delete("/schedules/{schedule_id}")
+async def delete_schedule(request: Request, caller: CallerOf, schedule_id: ScheduleId) -> JSONResponse:
+    """Ends it. Its orders and their history stay."""
+    desk = Desk(request)
+    schedule = await desk.read("schedule", schedule_id)
+    require_owner(caller, schedule["initiator"])
+    await desk.runs.delete_schedule(schedule_id)
+    await desk.read("delete_schedule", schedule_id)
+    desk.bell.ring(CHANGED)
+    return answer({"schedule_id": schedule_id, "deleted": True})
+
+
+# What is shown
+
+
+async def _deployed(desk: Desk, found: list[dict[str, Any]]) -> tuple[dict[int, Deployed] | None, str | None]:
+    """What Prefect says of these schedules; None and a sentence while it does not answer."""
+    if not found:
+        return {}, None
+    try:
+        return await desk.runs.schedules([schedule["schedule_id"] for schedule in found], now=_now()), None
+    except Unavailable as error:
+        return None, f"{error.sentence} What it was told last is shown."
+
+
+async def _shown(desk: Desk, schedule: dict[str, Any]) -> dict[str, Any]:
+    deployed, _ = await _deployed(desk, [schedule])
+    return await _shown_as(desk, schedule, deployed)
+
+
+async def _shown_as(
+    desk: Desk, schedule: dict[str, Any], deployed: dict[int, Deployed] | None
+) -> dict[str, Any]:
+    schedule_id, timing = schedule["schedule_id"], dict(schedule["timing"])
+    timing.pop("anchor", None)
+    here = (deployed or {}).get(schedule_id)
+    newest = await desk.read("history", schedule_id, limit=1, before=None)
+    return {
+        "schedule_id": schedule_id,
+        "name": schedule["name"],
+        "user_id": schedule["initiator"],
+        "hospitals": schedule["hospitals"],
+        "request": schedule["body"],
+        "schedule": timing,
+        "active": schedule["active"] if deployed is None else here is not None and here.active,
+        "next_runs": None if deployed is None else [_text(due) for due in (here.next_runs if here else [])],
+        "last_run": await _entry(desk, newest[0]) if newest else None,
+        "prefect_deployment": f"{desk.settings.prefect_page}/deployments/deployment/{here.deployment_id}"
+        if here
+        else None,
+        "created": _text(schedule["created"]),
+        "updated": _text(schedule["updated"]),
+    }
+
+
+@router.get("/history")
+async def history(
+    request: Request,
+    caller: CallerOf,
+    schedule_id: Annotated[int | None, Query(ge=1, lt=2**31)] = None,
+    limit: Limit = 50,
+    before: Before = None,
+) -> JSONResponse:
+    """What became of each time of a schedule, or of all statistics orders that the token may read; newest first."""
+    require_role(caller, HOSPITAL, AGENT, OPERATOR)
+    desk = Desk(request)
+    if schedule_id is None:
+        rows, last = await _all_orders(desk, _own(caller), limit, before)
+    else:
+        schedule = await desk.read("schedule", schedule_id, or_deleted=True)
+        require_reader(caller, schedule["hospitals"])
+        found = await desk.read("history", schedule_id, limit=limit, before=before)
+        rows, last = (
+            [await _entry(desk, firing) for firing in found],
+            found[-1]["firing_id"] if found else None,
+        )
+    return answer({"runs": rows, "next": last if len(rows) == limit else None})
+
+
+async def _all_orders(
+    desk: Desk, hospital: int | None, limit: int, before: int | None
+) -> tuple[list[dict[str, Any]], int | None]:
+    orders = await desk.read("list_orders", hospital=hospital, limit=limit, before=before, kind="statistics")
+    times = await desk.read("scheduled_times", [order["order_id"] for order in orders])
+    rows = [await _run(desk, order, times.get(order["order_id"])) for order in orders]
+    return rows, orders[-1]["order_id"] if orders else None
+
+
+async def _entry(desk: Desk, firing: dict[str, Any]) -> dict[str, Any]:
+    if firing["order_id"] is not None:
+        return await _run(desk, await desk.read("order", firing["order_id"]), firing["scheduled"])
+    return {
+        "schedule_id": firing["schedule_id"],
+        "scheduled": _text(firing["scheduled"]),
+        "started": _text(firing["started"]),
+        "order_id": None,
+        "state": "skipped",
+        "path": None,
+        "type": None,
+        "rows_used": None,
+        "repeats": None,
+        "sentence": firing["skipped"],
+    }
+
+
+async def _run(desk: Desk, order: dict[str, Any], scheduled: datetime | None) -> dict[str, Any]:
+    """One order as an entry of the history."""
+    summary, state = summary_of(order), order["state"]
+    sentence = None
+    if state in ("failed", "cancelled"):
+        cause = cause_of(order)
+        state, sentence = "refused" if cause.status == 403 else state, str(cause)
+    elif state != "success":
+        missing = await waiting_for(desk, order)
+        state, sentence = "waiting" if state == "pending" else state, await why_waiting(desk, order, missing)
+    has_result = state == "success"
+    return {
+        "schedule_id": order["schedule_id"],
+        "scheduled": _text(scheduled) if scheduled else None,
+        "started": _text(order["created"]),
+        "order_id": order["order_id"],
+        "state": state,
+        "path": summary["path"] if has_result else None,
+        "type": summary["type"] if has_result else None,
+        "rows_used": summary["rows_used"] if has_result else None,
+        "repeats": summary["repeats"],
+        "sentence": sentence,
+    }
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat() + "Z"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+# Its times
+
+
+@router.post("/schedules/{schedule_id}/firings", include_in_schema=False)
+async def fire(request: Request, caller: CallerOf, schedule_id: ScheduleId, body: Due) -> JSONResponse:
+    """The order for one time of a schedule, or why there is none; waits for the order's end. Asked again for the same
+    time, it is the same order."""
+    require_role(caller, COORDINATOR_ROLE)
+    desk = Desk(request)
+    schedule = await desk.read("schedule", schedule_id)
+    due = Firing(schedule_id, body.scheduled.astimezone(UTC).replace(tzinfo=None))
+    if schedule["timing"]["missed"] == "skip" and _away(desk, schedule):
+        await asyncio.sleep(max(0.0, request.app.state.started + SETTLE_SECONDS - time.monotonic()))
+    async with request.app.state.firing:
+        entry = await _fired(desk, schedule, due)
+    if entry["order_id"] is None:
+        return answer({"order_id": None, "state": "skipped", "sentence": entry["skipped"]})
+    order = await ended_order(desk, entry["order_id"], body.wait)
+    run = await _run(desk, order, due.scheduled)
+    return answer({"order_id": order["order_id"], "state": order["state"], "sentence": run["sentence"]})
+
+
+async def _fired(desk: Desk, schedule: dict[str, Any], due: Firing) -> dict[str, Any]:
+    """The entry of the history for this time, made if there is none."""
+    if earlier := await _standing(desk, due):
+        return earlier
+    if not schedule["active"] and await _is_paused(desk, schedule):
+        return {"order_id": None, "skipped": "The schedule is paused."}
+    late = _now() - due.scheduled
+    if late > timedelta(seconds=LATE_SECONDS):
+        if schedule["timing"]["missed"] == "skip":
+            return await _skip(
+                desk, due, f"It came {late.total_seconds():.0f} seconds late: a part was away."
+            )
+        due = await _made_up(desk, schedule, due)
+        if earlier := await _standing(desk, due):
+            return earlier
+    if reason := await _obstacle(desk, schedule):
+        return await _skip(desk, due, reason)
+    return await _start(desk, schedule, due)
+
+
+async def _standing(desk: Desk, due: Firing) -> dict[str, Any] | None:
+    entry: dict[str, Any] | None = await desk.read("firing", due.schedule_id, due.scheduled)
+    return entry
+
+
+async def _skip(desk: Desk, due: Firing, sentence: str) -> dict[str, Any]:
+    await desk.read("skip", due.schedule_id, due.scheduled, sentence)
+    return {"order_id": None, "skipped": sentence}
+
+
+async def _is_paused(desk: Desk, schedule: dict[str, Any]) -> bool:
+    """Whether Prefect has it switched off too: somebody may have switched it on again there."""
+    deployed, _ = await _deployed(desk, [schedule])
+    here = (deployed or {}).get(schedule["schedule_id"])
+    return here is None or not here.active
+
+
+async def _made_up(desk: Desk, schedule: dict[str, Any], due: Firing) -> Firing:
+    """Of the times that were missed while a part was away, the last one, which is asked for once for all of them."""
+    latest = latest_due(schedule["timing"], _now())
+    if latest is None or latest <= due.scheduled:
+        return due
+    await _skip(
+        desk, due, f"It was missed while a part was away; the run of {_text(latest)} makes up for it."
+    )
+    return Firing(due.schedule_id, latest)
+
+
+async def _obstacle(desk: Desk, schedule: dict[str, Any]) -> str | None:
+    """Why nothing is asked this time, if so."""
+    order_id = await desk.read("unended_order", schedule["schedule_id"])
+    if order_id is not None:
+        order = await desk.read("order", order_id)
+        return f"Order {order_id} of an earlier time has not ended: " + await why_waiting(
+            desk, order, await waiting_for(desk, order)
+        )
+    away = _away(desk, schedule) if schedule["timing"]["missed"] == "skip" else []
+    if not away:
+        return None
+    names = await desk.read("hospital_names")
+    return (
+        f"{', '.join(names.get(user, str(user)) for user in away)} {'is' if len(away) == 1 else 'are'} away."
+    )
+
+
+def _away(desk: Desk, schedule: dict[str, Any]) -> list[int]:
+    return [user for user in schedule["hospitals"] if not desk.presence.is_there(user)]
+
+
+async def _start(desk: Desk, schedule: dict[str, Any], due: Firing) -> dict[str, Any]:
+    order_id = await add_order(
+        desk,
+        parse_statistics_request(schedule["body"]),
+        await desk.read("schedule_boxes", schedule["schedule_id"]),
+        firing=due,
+        repeats=await desk.read("last_success", schedule["schedule_id"]),
+    )
+    return {"order_id": order_id, "skipped": None}
+
+
+async def wake_worker(desk: Desk) -> None:
+    """Tells the coordinator's worker to look at its pool whenever a schedule falls due: it looks by itself only now
+    and then."""
+    while True:
+        try:
+            await _wake_when_due(desk)
+        except Exception:
+            log.exception("Unplanned error")
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _wake_when_due(desk: Desk) -> None:
+    with desk.bell.listening(CHANGED) as event:
+        now = _now()
+        dates = [due for timing in await desk.read("active_timings") for due in due_after(timing, now)]
+        pause = min([LOOK_SECONDS, *((due - now).total_seconds() for due in dates)])
+        if await rang(event, time.monotonic() + pause) or pause == LOOK_SECONDS:
+            await asyncio.sleep(LOOK_SECONDS if event.over else 0)
+            return
+    desk.inbox.tell(COORDINATOR, "look", 0)
+    await asyncio.sleep(1.0)  # within the second in which it fell due it would be due again

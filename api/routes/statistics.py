@@ -1,0 +1,334 @@
+"""Joint statistics over REST: one request, one answer, in the form of its request document.
+
+Where a provider's data are goes sealed to that provider; neither the store nor a document has it. The answer says
+where at the receivers the result lies; the values themselves pass through this process's memory only where the
+receiver who asks wants them (`disclose`), sealed to a one-time key that is made here for each request.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+
+from api.answers import refusal, told
+from api.auth import HOSPITAL, OPEN, CallerOf, require_role
+from api.routes.admission import begin
+from api.routes.services import (
+    Desk,
+    IdempotencyKey,
+    OrderId,
+    Waiting,
+    ended_order,
+    identities,
+    readable,
+    waiting_for,
+)
+from api.store.orders import Caller, Firing, Once, Prepared, cause_of
+from api.store.tables import ENDED
+from protocol.errors import BadRequest, Forbidden, ProtocolViolation
+from protocol.exchange import Address
+from protocol.messages import COORDINATOR, HospitalSql, canonical
+from protocol.sealing import KEY_BYTES, exchange_public, unseal_from
+from protocol.statistics_request import (
+    JOINED,
+    RANKED,
+    StatisticsRequest,
+    parse_statistics_request,
+    read_statistics_document,
+    resolve,
+    statistics_document,
+)
+
+router = APIRouter()
+
+Sealed = Mapping[int, tuple[bytes, str]]
+"""By provider: the box that only its hospital opens, and the commitment to what is in it."""
+
+RECEIVERS_ONLY = (
+    "Only the receivers, {receivers}, can open the result. Nobody else can open one hospital's part, and the "
+    "coordinator can open nothing."
+)
+ADDED = "Masked numbers are added over {providers} hospitals. " + RECEIVERS_ONLY
+SEARCHED = (
+    "Masked counts are added over {providers} hospitals. The receivers, {receivers}, can open them, and so can "
+    "every provider, which counts its rows only where the search leads. Of two providers, each then knows how many "
+    "rows of the other lie below every value that was searched at. The coordinator can open nothing."
+)
+SHARED = (
+    "Each value is split into random shares among {providers} hospitals. "
+    + RECEIVERS_ONLY
+    + " The coordinator learns how many keys each hospital has and how many are common; each hospital learns which of "
+    "its own keys are common."
+)
+
+
+@router.post("/runModelTrainTask")
+@router.post("/runJointStatisticalAnalysisTask")
+async def run_statistics(
+    request: Request, caller: CallerOf, body: StatisticsRequest, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """Asks a question of joint statistics, and answers when the receivers have the result, or after
+    timeout_seconds with status 202."""
+    desk = Desk(request)
+    asked = await resolved(desk, caller, body)
+    once = Once.of(caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True))
+    order_id = await add_order(desk, asked, await seal_places(desk, asked), once=once)
+    return await _answer(desk, order_id, await _patience(desk, asked), is_initiator=True)
+
+
+@router.get("/statistics/result")
+async def statistics_result(
+    request: Request, caller: CallerOf, order_id: OrderId, wait: Annotated[float, Query(ge=0, le=60)] = 0
+) -> JSONResponse:
+    """The same answer, for the order's parties who did not wait for it."""
+    require_role(caller, HOSPITAL)
+    desk = Desk(request)
+    order = await readable(desk, caller, order_id, kind="statistics", what="statistics order")
+    is_initiator = caller.role == OPEN or caller.user_id == order["initiator"]
+    return await _answer(desk, order_id, wait, is_initiator=is_initiator)
+
+
+async def ask_again(
+    desk: Desk, caller: Caller, order: dict[str, Any], idempotency_key: str | None
+) -> JSONResponse:
+    """A new order of the same question, with the sealed places that are there; answers as the first one did."""
+    asked = read_statistics_document(order["document"], order["order_id"]).request
+    once = Once.of(caller, idempotency_key, {"rerun_of": order["order_id"]})
+    boxes = await desk.read("boxes", order["order_id"])
+    again = await add_order(desk, asked, boxes, once=once, rerun_of=order["order_id"])
+    return await _answer(desk, again, await _patience(desk, asked), is_initiator=True)
+
+
+def protection(order: Mapping[str, Any]) -> dict[str, Any]:
+    """Who could decrypt what, in plain words."""
+    body = order["body"]
+    method, sentence = "additive masks", ADDED
+    if body["method"] in JOINED:
+        method, sentence = "additive secret sharing", SHARED
+    elif body["method"] in RANKED:
+        method, sentence = "additive masks, opened by all", SEARCHED
+    receivers = ", ".join(f"hospital {user}" for user in body["result_receivers"])
+    return {
+        "method": method,
+        "key_bits": 256,
+        "key_holder": "each pair of hospitals",
+        "who_could_decrypt": sentence.format(providers=len(body["data_providers"]), receivers=receivers),
+    }
+
+
+# Making an order
+
+
+async def resolved(desk: Desk, caller: Caller, body: StatisticsRequest) -> StatisticsRequest:
+    """The checked question with user ids for names, in the name of the caller's hospital."""
+    if caller.role not in (HOSPITAL, OPEN):
+        raise Forbidden(
+            f"An order of joint statistics is signed by a hospital, and this token's role is {caller.role}.",
+            remedy="Use the token of a hospital's user.",
+        )
+    sent = parse_statistics_request(body.model_dump(mode="json", exclude_none=True))
+    names = await desk.read("hospital_names")
+    asked = resolve(sent, names, initiator=_initiator(caller, sent, names))
+    if asked.disclose and asked.initiator not in asked.receivers:
+        raise BadRequest(
+            f"disclose is true, and hospital {asked.initiator} is no receiver.",
+            remedy="Leave disclose out, or name the hospital in result_receivers.",
+            code="disclose",
+        )
+    return asked
+
+
+def _initiator(caller: Caller, sent: StatisticsRequest, names: Mapping[int, str]) -> int:
+    """The caller's hospital; with authentication off, the one that the body names, or its first receiver."""
+    if caller.user_id is not None:
+        if sent.user_id not in (None, caller.user_id):
+            raise Forbidden(
+                f"This token belongs to another hospital than {sent.user_id}.",
+                remedy="Use a token of the hospital itself, or leave user_id out.",
+            )
+        return caller.user_id
+    known = {str(user): user for user in names} | {name: user for user, name in names.items()}
+    return known.get(str(sent.user_id or sent.result_receivers[0]), 0)
+
+
+async def seal_places(desk: Desk, asked: StatisticsRequest) -> Sealed:
+    """Each provider's data_path, sealed to it. NotFound and Conflict for hospitals that nothing can be sealed to."""
+    keys = await identities(desk, asked.hospitals)
+    places = {
+        user: HospitalSql(secrets.token_bytes(KEY_BYTES), {"data": asked.provider(user).data_path})
+        for user in asked.providers
+    }
+    return {user: (place.seal(user, keys[user].seal_key), place.commitment) for user, place in places.items()}
+
+
+def without_places(asked: StatisticsRequest) -> dict[str, Any]:
+    """The request as the store keeps it: nobody there learns where a provider's data are."""
+    kept = asked.model_dump(mode="json", exclude_none=True)
+    kept["data_providers"] = [{**provider, "data_path": ""} for provider in kept["data_providers"]]
+    return kept
+
+
+async def add_order(
+    desk: Desk,
+    asked: StatisticsRequest,
+    sealed: Sealed,
+    *,
+    once: Once | None = None,
+    rerun_of: int | None = None,
+    firing: Firing | None = None,
+    repeats: int | None = None,
+) -> int:
+    """The number of the order, which is made, and started, unless it was asked for `once` before."""
+    reply = secrets.token_bytes(KEY_BYTES) if asked.disclose else None
+    commitments = {user: text for user, (_, text) in sealed.items()}
+
+    def prepare(order_id: int) -> Prepared:
+        document = statistics_document(
+            order_id,
+            asked,
+            commitments,
+            schedule_id=firing.schedule_id if firing else None,
+            repeats=repeats,
+            reply_key=exchange_public(reply).hex() if reply else None,
+        )
+        return Prepared(document, sealed)
+
+    order_id, made = await desk.read(
+        "add_order",
+        kind="statistics",
+        initiator=asked.initiator,
+        hospital_ids=asked.hospitals,
+        body=without_places(asked),
+        prepare=prepare,
+        once=once,
+        rerun_of=rerun_of,
+        firing=firing,
+    )
+    if made:
+        if reply:
+            desk.keep_key(order_id, reply)
+        await begin(desk, await desk.read("order", order_id))
+    return int(order_id)
+
+
+# The answer
+
+
+async def _patience(desk: Desk, asked: StatisticsRequest) -> float:
+    return desk.settings.statistics_seconds if asked.timeout_seconds is None else asked.timeout_seconds
+
+
+async def _answer(desk: Desk, order_id: int, seconds: float, *, is_initiator: bool) -> JSONResponse:
+    order = await ended_order(desk, order_id, seconds)
+    if order["state"] == "success":
+        return await _success(desk, order, is_initiator=is_initiator)
+    if order["state"] in ENDED:
+        return _failure(order)
+    return await _not_yet(desk, order, seconds)
+
+
+async def _success(desk: Desk, order: dict[str, Any], *, is_initiator: bool) -> JSONResponse:
+    summary = summary_of(order)
+    extra = {"order_id": order["order_id"], **summary}
+    result: dict[str, Any] = {"path": extra.pop("path"), "type": extra.pop("type")}
+    if is_initiator and order["body"].get("disclose"):
+        values = await _values(desk, order)
+        if values is None:
+            extra["notes"] = [*extra["notes"], GONE.format(path=result["path"])]
+        else:
+            result["values"] = values
+    return told({**result, "extra": canonical(extra)}, order_id=order["order_id"])
+
+
+GONE = (
+    "The values cannot be shown again: the coordinator keeps their key in memory only. They are in the receiver's "
+    "results folder, {path}."
+)
+
+
+def summary_of(order: Mapping[str, Any]) -> dict[str, Any]:
+    """What the coordinator's flow has recorded of a result, with everything that an answer says of it."""
+    body, recorded = order["body"], order["summary"].get("statistics", {})
+    plain = {
+        "path": f"{order['order_id']}/{body['result_alias']}.{body['result_type']}",
+        "type": body["result_type"],
+        "rows_used": order["n_rows"],
+        "rows_suppressed": {},
+        "rows_null": {},
+        "suppressed": [],
+        "notes": [],
+        "repeats": None,
+    }
+    return {**plain, **{name: recorded[name] for name in plain if name in recorded}}
+
+
+async def _values(desk: Desk, order: Mapping[str, Any]) -> Any:
+    """The result's rows as the initiator's agent has sealed them to this process; None when the key is gone."""
+    order_id = order["order_id"]
+    reply, attempt = desk.reply_keys.get(order_id, (b"", 0))
+    address = Address(order_id, "values", attempt=attempt)
+    box = (await desk.read("read_box", address, order["initiator"], COORDINATOR)) if reply else None
+    if box is None:
+        return None
+    try:
+        return json.loads(
+            unseal_from(reply, box, associated=b"values/%d" % order_id), parse_constant=_no_number
+        )
+    except (ValueError, RecursionError):
+        raise ProtocolViolation(
+            "The receiver's values are not readable.",
+            remedy="They are in its results folder.",
+            code="bad_message",
+        ) from None
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _failure(order: Mapping[str, Any]) -> JSONResponse:
+    cause = cause_of(order)
+    status = {"cancelled": 410, "unplanned": 500}.get(cause.code)
+    return refusal(cause, status=status, order_id=order["order_id"])
+
+
+async def _not_yet(desk: Desk, order: dict[str, Any], seconds: float) -> JSONResponse:
+    summary, order_id = summary_of(order), order["order_id"]
+    missing = await waiting_for(desk, order)
+    extra = {
+        "order_id": order_id,
+        "state": order["state"],
+        "waiting_for": _numbers(missing),
+        "stage": order["stage"],
+    }
+    msg = (
+        f"Order {order_id} has not ended after {seconds:g} seconds: {await why_waiting(desk, order, missing)} "
+        f"GET /statistics/result?order_id={order_id} gives the answer."
+    )
+    result = {"path": summary["path"], "type": summary["type"], "extra": canonical(extra)}
+    return told(result, msg=msg, status=202, order_id=order_id)
+
+
+def _numbers(missing: list[Waiting]) -> list[int]:
+    return [one.user_id for one in missing]
+
+
+async def why_waiting(desk: Desk, order: Mapping[str, Any], missing: list[Waiting]) -> str:
+    """Who or what an order waits for, as a sentence."""
+    if not order["flow_run_id"]:
+        return "Prefect does not answer, and the order is started when it does."
+    if not missing:
+        return "it is under way."
+    names = {COORDINATOR: "the coordinator", **await desk.read("hospital_names")}
+    told_names = ", ".join(names.get(one.user_id, str(one.user_id)) for one in missing)
+    causes = {one.cause for one in missing}
+    if causes == {"away"}:
+        return f"it waits for {told_names}, which {'is' if len(missing) == 1 else 'are'} away."
+    if causes == {"working"}:
+        return f"it waits for {told_names}."
+    return f"it waits for {told_names}. " + " ".join(one.message for one in missing if one.cause != "working")

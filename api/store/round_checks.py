@@ -1,0 +1,391 @@
+"""What a round may hold: the checks that every upload passes before anything of it is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from protocol.errors import BadRequest, ConsiliumError, InvalidInput, TooLarge
+from protocol.messages import canonical
+from protocol.training_request import describe
+
+MOST_CLIENTS, MOST_LAYERS = 1000, 1000
+MOST_PAIRS = 2**26  # of clients, over all layers: what a score of all layers reads and decomposes
+MOST_JSON_BYTES, MOST_HEADER_BYTES, MOST_FACTS_BYTES = 2**24, 2**25, 2**20
+LARGEST = 1e100  # squares of larger values leave the range of float64
+CHECK_VALUES = 2**20
+LAYER = r"[\w.:/-]{1,100}"
+NAMES = {
+    "external": re.compile(rf"(gradients?)/(0|[1-9][0-9]{{0,9}})/({LAYER})|(average)/({LAYER})"),
+    "open": re.compile(rf"(gradient)/(0|[1-9][0-9]{{0,9}})/({LAYER})|(average)/({LAYER})"),
+    "sealed": re.compile(rf"(factor|between)/({LAYER})"),
+}
+
+Model = TypeVar("Model", bound=BaseModel)
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
+Client = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
+NullIsEmpty = BeforeValidator(lambda value: {} if value is None else value)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Metrics(_Strict):
+    """One client's metrics; what a model has not is left out or null."""
+
+    accuracy: Number | None = None
+    loss: Number | None = None
+
+
+class LeftOut(Metrics):
+    """The metrics of the model without this client; `all`: those with it, on the same rows."""
+
+    all: Metrics | None = None
+
+
+class Performance(_Strict):
+    train: dict[Client, Metrics] = {}
+    test: dict[Client, Metrics] = {}
+
+
+class Facts(_Strict):
+    """What is told of an external round beside its gradients."""
+
+    sizes: dict[Client, Count] | None = None
+    performance: Annotated[Performance, NullIsEmpty] = Performance()
+    leave_one_out: Annotated[dict[Client, LeftOut], NullIsEmpty] = {}
+
+
+class StoredFacts(BaseModel):
+    """The metadata of a round file that the coordinator's flow wrote."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    kind: Literal["open", "sealed"]
+    clients: Annotated[list[Count], Field(min_length=1, max_length=MOST_CLIENTS)]
+    sizes: list[Count] | None = None
+    members: Annotated[list[Count], Field(min_length=1)] | None = (
+        None  # whose gradients are in the sum; None: all
+    )
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A round that may be kept."""
+
+    kind: str
+    clients: list[int]
+    sizes: list[int] | None
+    layers: dict[str, int]
+    digest: str
+    facts: Facts | None = None
+
+
+# Checks of a whole file
+
+
+def check_round(path: Path, *, allowed: set[int] | None = None) -> Checked:
+    """Reads a whole round file and says what it holds; BadRequest or InvalidInput names what is wrong.
+
+    With `allowed` it is of the stored form, of these hospitals; without, an external trainer's.
+    """
+    with path.open("rb") as opened:
+        n_header = int.from_bytes(opened.read(8), "little")
+    if n_header > MOST_HEADER_BYTES:
+        raise _bad(f"The safetensors header is longer than {MOST_HEADER_BYTES} bytes.", "Join layers.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = parse_json((file.metadata() or {}).get("round", "{}"))
+            if allowed is None:
+                return _check_external(file, metadata)
+            return _check_stored(file, metadata, allowed)
+    except SafetensorError:
+        raise _bad(
+            "The body is not a whole safetensors file.", "Write it with a safetensors library."
+        ) from None
+
+
+def _check_external(file: Any, metadata: Any) -> Checked:
+    facts = parse_facts(Facts, metadata)
+    names = _names(file, "external")
+    layers = _layers_of_gradients(file, names)
+    clients = sorted({int(found[2]) for found in names.values() if found[2]})
+    for what, given in (
+        ("sizes", facts.sizes),
+        ("performance.train", facts.performance.train),
+        ("performance.test", facts.performance.test),
+        ("leave_one_out", facts.leave_one_out),
+    ):
+        _check_clients(what, given or {}, clients)
+    sizes = _sizes(facts.sizes, clients)
+    digest = _digest(file, names, [clients, facts.model_dump(mode="json")])
+    return Checked("open", clients, sizes, layers, digest, facts)
+
+
+def _check_stored(file: Any, metadata: Any, allowed: set[int]) -> Checked:
+    facts = parse_facts(StoredFacts, metadata)
+    if not set(facts.clients) <= allowed or len(set(facts.clients)) < len(facts.clients):
+        raise _bad(
+            "The round's clients are not hospitals of the order, each once.", "Name those of the order."
+        )
+    names = _names(file, facts.kind)
+    if facts.kind == "sealed":
+        layers = _layers_of_factors(file, names, len(facts.clients))
+    else:
+        layers = _layers_of_gradients(file, names)
+        if {int(found[2]) for found in names.values() if found[2]} != set(facts.clients):
+            raise _bad("The gradients are not those of the round's clients.", "Send one of each.")
+    sizes = None
+    if facts.sizes is not None:
+        if len(facts.sizes) != len(facts.clients):
+            raise _bad("sizes and clients differ in length.", "Give each client its size.")
+        sizes = _sizes(dict(zip(map(str, facts.clients), facts.sizes, strict=True)), facts.clients)
+    _check_members(facts)
+    digest = _digest(file, names, facts.model_dump(mode="json"))
+    return Checked(facts.kind, facts.clients, sizes, layers, digest)
+
+
+def _check_members(facts: StoredFacts) -> None:
+    members = facts.clients if facts.members is None else facts.members
+    if not set(members) <= set(facts.clients) or len(set(members)) < len(members):
+        raise _bad("The members are not clients of the round, each once.", "Name clients with gradients.")
+    if facts.sizes and not any(
+        dict(zip(facts.clients, facts.sizes, strict=True))[client] for client in members
+    ):
+        raise _bad(
+            "The members' sizes are all 0, so there is no average.", "Give row counts, or leave sizes out."
+        )
+
+
+def _names(file: Any, kind: str) -> dict[str, re.Match[str]]:
+    """Every tensor's name, taken apart. All gradients are spelt one way."""
+    names = {name: NAMES[kind].fullmatch(name) for name in sorted(file.keys())}
+    for name, found in names.items():
+        if found is None:
+            raise _bad(f"The tensor {shown(name)} has no name of a round's.", _FORM[kind])
+    if not names:
+        raise _bad("The file holds no tensor.", _FORM[kind])
+    if len({name.partition("/")[0] for name in names} & {"gradient", "gradients"}) > 1:
+        raise _bad(
+            "Some gradients stand under gradient/ and some under gradients/.", "Name all of them gradients/."
+        )
+    return {name: found for name, found in names.items() if found is not None}
+
+
+_FORM = {
+    "external": "Names are gradients/<client>/<layer> and average/<layer>, clients whole numbers below 2^31, layers of "
+    "at most 100 letters, digits and _ . : / -",
+    "open": "Names are gradient/<client>/<layer> and average/<layer>.",
+    "sealed": "Names are factor/<layer> and between/<layer>.",
+}
+
+
+def _layers_of_gradients(file: Any, names: Mapping[str, re.Match[str]]) -> dict[str, int]:
+    by_client: dict[int, dict[str, int]] = {}
+    average: dict[str, int] = {}
+    for name, found in names.items():
+        length = _vector_length(file, name)
+        if found[4]:
+            average[found[5]] = length
+        else:
+            by_client.setdefault(int(found[2]), {})[found[3]] = length
+    layers = _check_layers(by_client)
+    for name, length in average.items():
+        if layers.get(name) != length:
+            raise _bad(
+                f"average/{name} has {length} values; the gradients: {layers.get(name, 'none')}.",
+                "Match them.",
+            )
+    return layers
+
+
+def _check_layers(by_client: Mapping[int, Mapping[str, int]]) -> dict[str, int]:
+    """The layers, which all clients must have alike."""
+    if not 0 < len(by_client) <= MOST_CLIENTS or max(by_client) >= 2**31:
+        raise _bad(
+            f"A round has 1 to {MOST_CLIENTS} clients with numbers below 2^31; here are {len(by_client)}.",
+            "Send a gradient for each client.",
+        )
+    first = min(by_client)
+    layers = dict(sorted(by_client[first].items()))
+    if not 0 < len(layers) <= MOST_LAYERS:
+        raise _bad(f"A client has 1 to {MOST_LAYERS} layers; client {first} has {len(layers)}.", "Join some.")
+    _check_pairs(len(by_client), len(layers))
+    for client, own in by_client.items():
+        for name in sorted({*layers, *own}):
+            if own.get(name) != layers.get(name):
+                raise _bad(
+                    f"The layer {name} has {layers.get(name, 'no')} values for client {first} and "
+                    f"{own.get(name, 'no')} for client {client}.",
+                    "A layer has the same length for every client of a round.",
+                )
+    return layers
+
+
+def _check_pairs(n_clients: int, n_layers: int) -> None:
+    most = MOST_PAIRS // n_clients**2
+    if n_layers > most:
+        raise _bad(
+            f"With {n_clients} clients a round has at most {most} layers; here are {n_layers}.", "Join some."
+        )
+
+
+def _vector_length(file: Any, name: str) -> int:
+    piece = file.get_slice(name)
+    shape, dtype = piece.get_shape(), piece.get_dtype()
+    if dtype not in ("F32", "F64") or len(shape) != 1 or shape[0] == 0:
+        raise _bad(
+            f"The tensor {shown(name)} is of type {dtype} and shape {list(shape)}.",
+            "A layer is one vector of float32 or float64 with at least one value.",
+        )
+    return int(shape[0])
+
+
+def _layers_of_factors(file: Any, names: Mapping[str, re.Match[str]], n: int) -> dict[str, int]:
+    """A sealed layer shows n values of each client: its coordinates in the coordinator's frame."""
+    for name, found in names.items():
+        wanted = [n, n] if found[1] == "factor" else [n, 4]
+        piece = file.get_slice(name)
+        if piece.get_dtype() != "F64" or list(piece.get_shape()) != wanted:
+            raise _bad(
+                f"The tensor {shown(name)} is not a float64 matrix of {wanted[0]} x {wanted[1]}.",
+                "Send that.",
+            )
+    factors = {found[2] for found in names.values() if found[1] == "factor"}
+    if not factors or len(factors) > MOST_LAYERS:
+        raise _bad(
+            f"A round has factors of 1 to {MOST_LAYERS} layers; here are {len(factors)}.", "Send those."
+        )
+    _check_pairs(n, len(factors))
+    return dict.fromkeys(sorted(factors), n)
+
+
+def _check_clients(what: str, given: Mapping[str, Any], clients: list[int]) -> None:
+    if strangers := sorted({int(client) for client in given} - set(clients)):
+        raise _bad(
+            f"{what} names client {strangers[0]}, who has no gradient in this round.",
+            "Name clients with gradients.",
+        )
+
+
+def _sizes(given: Mapping[str, int] | None, clients: list[int]) -> list[int] | None:
+    if given is None:
+        return None
+    if missing := [client for client in clients if str(client) not in given]:
+        raise _bad(f"sizes has none for client {missing[0]}.", "Give every client's, or leave sizes out.")
+    if not any(given.values()):
+        raise _bad("sizes are all 0, so there is no average.", "Give row counts, or leave sizes out.")
+    return [given[str(client)] for client in clients]
+
+
+def _digest(file: Any, names: Mapping[str, Any], rest: Any) -> str:
+    """SHA-256 of the content, however the file or JSON was laid out. Reads every value once, and checks it."""
+    digest = hashlib.sha256(canonical(rest).encode())
+    for name in names:
+        digest.update(
+            f"\n{name.replace('gradients/', 'gradient/', 1)}\n{file.get_slice(name).get_dtype()}\n".encode()
+        )
+        for block in _pieces(file, name):
+            if not np.all(_is_taken(block)) and not _is_missing(name, block):
+                raise not_finite(name)
+            if name.startswith("between/") and (block[:, [0, 1, 3]] < 0).any():
+                raise _bad(
+                    f"{shown(name)} holds a negative length.", "Columns 0, 1 and 3 are lengths, 0 or more."
+                )
+            digest.update(np.ascontiguousarray(block).data)
+    return digest.hexdigest()
+
+
+def not_finite(name: str) -> ConsiliumError:
+    return _bad(
+        f"{shown(name)} holds a value that is not a finite number up to {LARGEST:g}.", "Send finite numbers."
+    )
+
+
+def _pieces(file: Any, name: str) -> Iterator[Any]:
+    piece = file.get_slice(name)
+    rows = piece.get_shape()[0]
+    step = CHECK_VALUES if len(piece.get_shape()) == 1 else max(1, CHECK_VALUES // rows)
+    return (piece[start : min(start + step, rows)] for start in range(0, rows, step))
+
+
+def _is_taken(values: Any) -> Any:
+    return np.abs(values) <= min(LARGEST, float(np.finfo(values.dtype).max))  # false for NaN
+
+
+def _is_missing(name: str, block: Any) -> bool:
+    """A hospital that was not in the round before has NaN for its step, and nothing else that is not finite."""
+    if not name.startswith("between/"):
+        return False
+    steps, others = block[:, 0], block[:, 1:]
+    return bool(np.all(_is_taken(others)) and np.all(np.isnan(steps) | _is_taken(steps)))
+
+
+def shown(name: str) -> str:
+    """A name of the sender's as an answer may hold it."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _bad(sentence: str, remedy: str) -> ConsiliumError:
+    return BadRequest(sentence, remedy=remedy, code="round_file")
+
+
+def parse_json(text: bytes | str) -> Any:
+    """JSON of a sender who may be hostile: no NaN, no name twice, no nesting beyond the stack."""
+    try:
+        return json.loads(text, object_pairs_hook=_once_each, parse_constant=_no_constant)
+    except _NotTaken as error:
+        raise InvalidInput(str(error), remedy="Send each name once, and finite numbers.") from None
+    except (ValueError, RecursionError):
+        raise InvalidInput(
+            "The body is not JSON.", remedy="Send a JSON object as docs/api.md describes it."
+        ) from None
+
+
+class _NotTaken(ValueError):
+    """JSON to Python, but not to us."""
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _NotTaken("The body has a name twice in one object.")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise _NotTaken(f"The body holds {name}, which is no JSON number.")
+
+
+def parse_facts(model: type[Model], value: Any) -> Model:
+    """What is told beside the numbers. Its length bounds how many mistakes there can be to describe."""
+    if _length(value) > MOST_FACTS_BYTES:
+        raise TooLarge(
+            f"What stands beside the gradients has more than {MOST_FACTS_BYTES} bytes.",
+            remedy="Leave out the rest.",
+        )
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise describe(error) from None
+
+
+def _length(value: Any) -> int:
+    try:
+        return len(canonical(value))
+    except (ValueError, RecursionError):  # infinity, from a number of many digits; nesting
+        raise InvalidInput(
+            "The body is not JSON.", remedy="Send a JSON object as docs/api.md describes it."
+        ) from None

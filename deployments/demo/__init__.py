@@ -1,0 +1,1 @@
+"""The demonstrations, their data, and what they show on the screen."""

@@ -1,0 +1,274 @@
+"""`./run demo`: the request document's own order on this machine, shown as it goes, and what came of it.
+
+With `--statistics` it is questions of joint statistics instead (deployments.demo.statistics).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import httpx
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from agents.site.settings import Settings as Site
+from agents.site.vault import Vault
+from analytics.training.descent import train
+from analytics.training.models import Model
+from api.settings import Settings
+from deployments.demo import statistics
+from deployments.demo.breast_cancer import breast_cancer_tables
+from deployments.demo.disk_search import search_disk
+from deployments.demo.screen import make_table, open_console, save_picture, say_answer, say_request
+from deployments.local.federation import federation
+from deployments.state import read_tokens
+from protocol.errors import BadRequest, ConsiliumError
+
+INITIATOR = 4
+
+
+def document_order(
+    hospitals: Iterable[int] = (2, 3, 4), *, rounds: int = 10, features: int = 4, method: str = "Paillier"
+) -> dict[str, Any]:
+    """The body of POST /model/train in the request document; hospital 4 holds the guest table, others the host's."""
+    ids = sorted(hospitals)
+    tables = {user: "breast_homo_guest" if user == INITIATOR else "breast_homo_host" for user in ids}
+    return {
+        "user_id": INITIATOR,
+        "model_type": "lr",
+        "model_params": {
+            "penalty": "L2",
+            "optimizer": "sgd",
+            "eps": 1e-4,
+            "alpha": 0.01,
+            "max_iter": rounds,
+            "converge_func": "diff",
+            "batch_size": 500,
+            "learning_rate": 0.15,
+            "decay": 1,
+            "decay_sqrt": True,
+            "init_param": {"init_method": "zeros"},
+            "encrypt_param": {"method": method},
+            "cv_param": {"need_cv": False},
+        },
+        "party_id": [user for user in ids if user != INITIATOR],
+        "data_info": {str(user): f"SELECT * FROM data.{table};" for user, table in tables.items()},  # noqa: S608
+        "unique_id": "id",
+        "attributes": [f"x{i}" for i in range(1, features + 1)]
+        if features < 30
+        else [f"x{i}" for i in range(30)],
+        "label_name": "y",
+    }
+
+
+async def show(settings: Settings, sites: list[Site], args: argparse.Namespace) -> int:
+    """Starts a federation, asks and shows, and ends everything. Exit code 0 when all went well."""
+    _check(args)
+    console, started = open_console(args.picture), time.monotonic()
+    task = asyncio.current_task()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)  # type: ignore[union-attr]
+    console.print(f"Starting Prefect, the coordinator and {len(sites)} hospital agents ...\n")
+    try:
+        async with federation(settings, sites, restart=False):
+            times = {"start": time.monotonic() - started}
+            if args.statistics:
+                await statistics.show(console, settings, sites, times)
+            else:
+                await _train(console, settings, sites, args, times)
+            _say_end(console, settings, times)
+    except asyncio.CancelledError:
+        console.print("Stopped; nothing is left running.")
+        return 130
+    if args.picture:
+        title = "./run demo --statistics" if args.statistics else "./run demo"
+        save_picture(console, args.picture, title=title)
+    return 0
+
+
+async def _train(
+    console: Console, settings: Settings, sites: list[Site], args: argparse.Namespace, times: dict[str, float]
+) -> None:
+    hospitals = [site.user_id for site in sites]
+    body = document_order(hospitals, rounds=args.rounds, features=args.features, method=args.method)
+    order_id = await _run(console, settings, sites, body, times)
+    _report(console, settings, sites, body, order_id)
+
+
+def _say_end(console: Console, settings: Settings, times: dict[str, float]) -> None:
+    console.print("Times: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in times.items()))
+    console.print(f"Coordinator http://{settings.host}:{settings.port}/docs, Prefect {settings.prefect_page}")
+    console.print("Both end with this demo; ./run up keeps them running.")
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.statistics and args.hospitals != 3:
+        raise BadRequest("--statistics asks the three named hospitals.", remedy="Leave --hospitals out.")
+    if not 3 <= args.hospitals <= 50:
+        raise BadRequest(
+            "--hospitals is out of range.", remedy="Give 3 to 50; fewer could subtract themselves."
+        )
+    if not 1 <= args.features <= 30:
+        raise BadRequest("--features is out of range.", remedy="Give 1 to 30.")
+    if not 1 <= args.rounds <= 10_000:
+        raise BadRequest("--rounds is out of range.", remedy="Give 1 to 10000.")
+
+
+async def _run(
+    console: Console, settings: Settings, sites: list[Site], body: dict[str, Any], times: dict[str, float]
+) -> int:
+    token = read_tokens(settings)[str(INITIATOR)]
+    headers = {"Authorization": f"Bearer {token}"}
+    url = f"http://{settings.host}:{settings.port}"
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=90, trust_env=False) as client:
+        say_request(
+            console, f"POST {url}/model/train", f"the order of hospital {INITIATOR}, method {_method(body)}"
+        )
+        began = time.monotonic()
+        answer = (await client.post("/model/train", json=body)).json()
+        say_answer(console, answer["code"], answer["data"])
+        if answer["code"] != 200:
+            raise ConsiliumError(answer["message"], remedy="")
+        order_id = int(answer["data"]["order_id"])
+        times["rows counted"] = time.monotonic() - began
+        await _follow(console, client, order_id, body["model_params"]["max_iter"])
+        times["order"] = time.monotonic() - began
+        order = (await client.get(f"/orders/{order_id}")).json()["data"]
+        names = {site.user_id: site.name for site in sites}
+        _metrics(console, order, names)
+        await _scores(console, client, order_id, names)
+        infer = {
+            "model_id": str(order_id),
+            "input_data": {"user_id": "4", "data_sql": "SELECT * FROM data.breast_homo_guest where id=133;"},
+        }
+        answer = (await client.post("/model/infer", json=infer)).json()
+        say_request(console, f"POST {url}/model/infer", f"one row of hospital {INITIATOR}'s own")
+        say_answer(console, answer["code"], answer["data"])
+    return order_id
+
+
+def _method(body: dict[str, Any]) -> str:
+    return str(body["model_params"]["encrypt_param"]["method"])
+
+
+async def _follow(console: Console, client: httpx.AsyncClient, order_id: int, rounds: int) -> None:
+    """A progress bar fed by the order's server-sent events."""
+    columns = (
+        TextColumn("order {task.fields[order]}"),
+        BarColumn(40),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TimeElapsedColumn(),
+    )
+    state = "pending"
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=rounds, order=order_id, loss="-")
+        async with client.stream("GET", f"/orders/{order_id}/events") as stream:
+            event = ""
+            async for line in stream.aiter_lines():
+                if line.startswith("event:"):
+                    event = line.removeprefix("event:").strip()
+                elif line.startswith("data:"):
+                    data = json.loads(line.removeprefix("data:"))
+                    if event == "round":
+                        progress.update(bar, completed=data["round"], loss=f"{data['loss']:.6f}")
+                    else:
+                        state = data["state"]
+        if state == "success":
+            progress.update(bar, completed=progress.tasks[0].completed, total=progress.tasks[0].completed)
+    if state != "success":
+        order = (await client.get(f"/orders/{order_id}")).json()["data"]
+        raise ConsiliumError(f"The order ended as {state}: {order['refusal']}", remedy="")
+
+
+def _metrics(console: Console, order: dict[str, Any], names: dict[int, str]) -> None:
+    last = order["rounds"][-1]
+    console.print("\n" + order["protection"]["who_could_decrypt"].replace(". ", ".\n"))
+    table = make_table(f"Order {order['order_id']} after {last['round']} rounds, on training rows")
+    for column in ("hospital", "rows", "AUC", "KS", "accuracy", "loss"):
+        table.add_column(column, justify="left" if column == "hospital" else "right")
+    for user, report in last["hospitals"].items():
+        own = report["train"]
+        numbers = [f"{own[name]:.4f}" for name in ("auc", "ks", "accuracy", "loss")]
+        table.add_row(f"{names[int(user)]} ({user})", str(report["n_rows"]), *numbers)
+    pooled = order["summary"]["0"]
+    numbers = [f"{pooled[name]:.4f}" for name in ("auc", "ks", "accuracy", "loss")]
+    table.add_row("all, from sums", str(pooled["n_rows"]), *numbers, style="bold")
+    console.print(table)
+
+
+async def _scores(console: Console, client: httpx.AsyncClient, order_id: int, names: dict[int, str]) -> None:
+    """Who stands out and who contributes, of a round of which the coordinator has seen no coordinate."""
+    report = (await client.get("/anomaly/report", params={"order_id": order_id})).json()
+    drift = (await client.get("/contribution/grad_diff/", params={"order_id": order_id})).json().get(
+        "data"
+    ) or {}
+    table = make_table(f"Scores of round {report['round']}, from lengths and angles of the gradients")
+    shown = {"krum": "Krum", "foolsgold": "FoolsGold", "geometric_median": "from the median"}
+    for column in ("hospital", *shown.values(), "contribution"):
+        table.add_column(column, justify="left" if column == "hospital" else "right")
+    for user, scores in report["data"].items():
+        numbers = [scores[name]["score"] for name in shown] + [drift.get(user)]
+        table.add_row(names[int(user)], *("-" if number is None else f"{number:.6f}" for number in numbers))
+    console.print(table)
+
+
+def _report(
+    console: Console,
+    settings: Settings,
+    sites: list[Site],
+    body: dict[str, Any],
+    order_id: int,
+) -> None:
+    weights = {site.user_id: np.array(Vault(site.vault).model(order_id)["layers"]["dense"]) for site in sites}
+    pooled = pooled_weights(body)
+    table = make_table("Federated against pooled weights")
+    for column in ("", *body["attributes"][:8], "intercept"):
+        table.add_column(column, justify="right" if column else "left")
+    shown = [*range(min(8, len(body["attributes"]))), -1]
+    for name, values in (("federated", weights[INITIATOR]), ("pooled", pooled)):
+        table.add_row(name, *(f"{values[i]:.6f}" for i in shown))
+    console.print(table)
+    worst = max(float(np.abs(own - pooled).max()) for own in weights.values())
+    console.print(f"Largest difference, any hospital, any weight: [bold]{worst:.1e}[/]\n")
+    n_files, n_bytes, found = search_disk(
+        [settings.folder, settings.home / "prefect"], [float(value) for value in weights[INITIATOR]]
+    )
+    secret = (
+        "[bold green]nothing of the model[/]" if not found else f"[bold red]the model[/] ({', '.join(found)})"
+    )
+    console.print(
+        f"The coordinator's disk ({n_files} files, {n_bytes / 2**20:.1f} MiB) was searched for the weights,\n"
+        f"as 8-byte floats and as text: it holds {secret}.\n"
+    )
+
+
+def pooled_weights(body: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """Plain gradient descent on the pooled rows of the order's tables, in this process."""
+    tables, params = breast_cancer_tables(), body["model_params"]
+    parts = []
+    for sql in body["data_info"].values():
+        frame = tables["guest" if "guest" in sql else "host"].sort_values("id")
+        parts.append((frame[body["attributes"]].to_numpy(), frame["y"].to_numpy(dtype=np.float64)))
+    X, y = np.vstack([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    trained = train(
+        Model("lr", len(body["attributes"])),
+        [(X, y)],
+        optimizer=params["optimizer"],
+        learning_rate=params["learning_rate"],
+        decay=params["decay"],
+        decay_sqrt=params["decay_sqrt"],
+        penalty=params["penalty"],
+        alpha=params["alpha"],
+        max_iter=params["max_iter"],
+        eps=params["eps"],
+        converge_func=params["converge_func"],
+    )
+    return trained.weights

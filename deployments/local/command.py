@@ -1,0 +1,74 @@
+"""The command line of a federation on one machine: `./run up` and `./run demo`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+from agents.site.settings import Settings as Site
+from api.settings import Settings
+from deployments.coordinator import alone, say_addresses, until_signal
+from deployments.local.federation import choose_ports, federation
+from deployments.local.sites import prepare
+from deployments.serving import exit_code, said
+from deployments.state import (
+    read_tokens,
+    tokens_path,
+)
+from protocol.errors import ConsiliumError
+
+
+async def _up(settings: Settings, sites: list[Site], *, restart: bool) -> None:
+    async with federation(settings, sites, restart=restart) as parts:
+        say_addresses(settings)
+        print(f"Tokens       {tokens_path(settings)}", file=sys.stderr)
+        for user_id, token in read_tokens(settings).items():
+            print(f"  {user_id:>8}  {token}", file=sys.stderr)
+        print("Ready. Ctrl-C ends it.", file=sys.stderr)
+        await parts.run()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="./run")
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", help="keep a federation of local hospitals running")
+    up.add_argument("--hospitals", type=int, default=3)
+    up.add_argument("--no-restart", action="store_true", help="do not start a part again that dies")
+    demo = commands.add_parser("demo", help="run the request document's order from end to end")
+    demo.add_argument("--hospitals", type=int, default=3, help="3 or more")
+    demo.add_argument("--rounds", type=int, default=10)
+    demo.add_argument("--features", type=int, default=4, help="1 to 30 of x1, x2, ...")
+    demo.add_argument("--method", choices=("Paillier", "Mask", "None"), default="Paillier")
+    demo.add_argument("--statistics", action="store_true", help="ask for joint statistics instead")
+    demo.add_argument("--picture", type=Path, help="write what is shown to this file too, as an SVG")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `up` or `demo`; a known error is one sentence on stderr.
+
+    Exit code 78 where a person has to put something right first, else 2.
+    """
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING)
+    try:
+        settings = choose_ports(any_free=args.command == "demo")
+        with alone(settings):
+            sites = prepare(settings, n_hospitals=args.hospitals)
+            if args.command == "up":
+                asyncio.run(until_signal(_up(settings, sites, restart=not args.no_restart)))
+                return 0
+            from deployments.demo.training import show
+
+            return asyncio.run(show(settings, sites, args))
+    except (ConsiliumError, OSError) as caught:
+        error = said(caught) if isinstance(caught, OSError) else caught
+        print(error, file=sys.stderr)
+        return exit_code(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""A federation in one process: the same parties, messages and rounds, over memory instead of HTTP, without Prefect.
+
+For simulations, tests and cost estimates. Every hospital is a thread; the coordinator is another.
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agents.order.party import open_party
+from agents.site.settings import Partner, Settings
+from agents.site.vault import Vault
+from agents.statistics.party import StatisticsParty
+from agents.training.party import open_training
+from flows.coordinator import coordinate_statistics, coordinate_training
+from flows.hospital import answer_locally, train_locally
+from protocol.errors import ConsiliumError, OrderStopped
+from protocol.exchange import Address, Exchange, MemoryTransport
+from protocol.messages import COORDINATOR, EVERYONE, HospitalSql
+from protocol.sealing import KEY_BYTES
+from protocol.statistics_request import (
+    StatisticsRequest,
+    parse_statistics_request,
+    resolve,
+    statistics_document,
+)
+from protocol.training_request import TrainingRequest, order_document, parse_training_request
+from tasks.coordinator import statistics
+from tasks.coordinator.training import open_desk
+
+
+@dataclass
+class Outcome:
+    """What an order left: each hospital's model, what the coordinator recorded, and every byte it saw."""
+
+    models: dict[int, dict[str, Any]]
+    facts: list[dict[str, Any]]
+    traffic: list[bytes]
+
+
+def pin_each_other(sites: Mapping[int, Settings]) -> dict[int, Settings]:
+    """Every site pins every other: what people do by telephone, for who owns all sites."""
+    partners = {
+        user: Partner(user, site.name, Vault(site.vault).identity().public.fingerprint)
+        for user, site in sites.items()
+    }
+    return {user: replace(site, partners=partners) for user, site in sites.items()}
+
+
+def run_order(
+    sites: Mapping[int, Settings],
+    body: Mapping[str, Any],
+    *,
+    order_id: int = 1,
+    transport: MemoryTransport | None = None,
+) -> Outcome:
+    """Runs one order to its end. Raises the ConsiliumError with which a hospital or the coordinator ended it."""
+    request, transport = parse_training_request(dict(body)), transport or MemoryTransport()
+    submit(transport, request, sites, order_id)
+
+    def hospital(user: int) -> None:
+        train_locally(open_training(sites[user], order_id, transport))
+
+    def coordinator() -> None:
+        coordinate_training(open_desk(order_id, Exchange(transport, COORDINATOR)), lambda record: None)
+
+    _run(transport, order_id, request.hospitals, hospital, coordinator)
+    models = {user: Vault(sites[user].vault).model(order_id) for user in request.hospitals}
+    return Outcome(models, transport.facts[order_id], transport.traffic)
+
+
+def submit(
+    transport: MemoryTransport, request: TrainingRequest, sites: Mapping[int, Settings], order_id: int
+) -> None:
+    """What the coordinator's API does with a request: the document for all, the SQL sealed to each."""
+    own = {
+        user: HospitalSql(secrets.token_bytes(KEY_BYTES), request.sql_of(user)) for user in request.hospitals
+    }
+    for user, sql in own.items():
+        seal_key = Vault(sites[user].vault).identity().public.seal_key
+        transport.put(Address(order_id, "sql"), COORDINATOR, user, sql.seal(user, seal_key))
+    document = order_document(order_id, request, {user: sql.commitment for user, sql in own.items()})
+    transport.put(Address(order_id, "document"), COORDINATOR, EVERYONE, document.encode())
+
+
+def run_statistics(
+    sites: Mapping[int, Settings],
+    body: Mapping[str, Any],
+    *,
+    initiator: int,
+    order_id: int = 1,
+    transport: MemoryTransport | None = None,
+    repeats: int | None = None,
+) -> dict[str, Any]:
+    """Runs one order of joint statistics; what the coordinator may tell of it. The answer is in the receivers' folders.
+
+    Raises the ConsiliumError with which a hospital or the coordinator ended it.
+    """
+    request = resolve(parse_statistics_request(dict(body)), _names(sites), initiator=initiator)
+    transport = transport or MemoryTransport()
+    submit_statistics(transport, request, sites, order_id, repeats=repeats)
+
+    def hospital(user: int) -> None:
+        answer_locally(open_party(StatisticsParty, sites[user], order_id, transport))
+
+    def coordinator() -> None:
+        desk = statistics.open_desk(order_id, Exchange(transport, COORDINATOR))
+        coordinate_statistics(desk, lambda record: None)
+
+    _run(transport, order_id, request.hospitals, hospital, coordinator)
+    summary: dict[str, Any] = transport.facts[order_id][-1]["summary"]["statistics"]
+    return summary
+
+
+def _names(sites: Mapping[int, Settings]) -> dict[int, str]:
+    return {user: site.name for user, site in sites.items()}
+
+
+def submit_statistics(
+    transport: MemoryTransport,
+    request: StatisticsRequest,
+    sites: Mapping[int, Settings],
+    order_id: int,
+    *,
+    repeats: int | None = None,
+) -> None:
+    """As `submit`: the document for all, where the data are sealed to each provider."""
+    commitments = {}
+    for user in request.providers:
+        own = HospitalSql(secrets.token_bytes(KEY_BYTES), {"data": request.provider(user).data_path})
+        seal_key = Vault(sites[user].vault).identity().public.seal_key
+        transport.put(Address(order_id, "sql"), COORDINATOR, user, own.seal(user, seal_key))
+        commitments[user] = own.commitment
+    document = statistics_document(order_id, request, commitments, repeats=repeats)
+    transport.put(Address(order_id, "document"), COORDINATOR, EVERYONE, document.encode())
+
+
+def _run(
+    transport: MemoryTransport,
+    order_id: int,
+    hospitals: Iterable[int],
+    hospital: Callable[[int], None],
+    coordinator: Callable[[], None],
+) -> None:
+    """Every party in a thread of its own; raises what ended the order, where anything did."""
+
+    def part(work: Callable[[], None]) -> None:
+        with _ending(transport, order_id):
+            work()
+
+    parts = [functools.partial(hospital, user) for user in hospitals]
+    with ThreadPoolExecutor(len(parts) + 1, thread_name_prefix="party") as pool:
+        running = [pool.submit(part, work) for work in (*parts, coordinator)]
+        failures = [error for future in running if (error := future.exception())]
+    causes = [e for e in failures if not isinstance(e, OrderStopped)] or failures
+    if causes:
+        raise causes[0]
+
+
+class _ending:
+    """Whoever fails ends the order for all, so that no thread waits for ever."""
+
+    def __init__(self, transport: MemoryTransport, order_id: int) -> None:
+        self._transport, self._order_id = transport, order_id
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None:
+            known = error if isinstance(error, ConsiliumError) else ConsiliumError(repr(error), remedy="")
+            self._transport.refuse(self._order_id, known)

@@ -1,0 +1,149 @@
+"""Starts the processes of a federation, starts again what dies, and ends them all.
+
+A part never outlives the process that started it, not even where that is killed: `die_with_parent.py` has
+the kernel see to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from protocol.errors import Conflict
+from tasks.exit_codes import ExitCode
+
+STOP_SECONDS = 15.0
+_LAST_BYTES = 4096
+TIED = (sys.executable, "-I", "-S", str(Path(__file__).with_name("die_with_parent.py")))
+
+
+@dataclass
+class Part:
+    """One process: what it is called, how it starts, and where its output goes."""
+
+    name: str
+    argv: Sequence[str]
+    log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> asyncio.subprocess.Process:
+        self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        try:
+            self.process = await asyncio.create_subprocess_exec(
+                *TIED,
+                str(os.getpid()),
+                *self.argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
+                env={**os.environ, **self.environment},
+                start_new_session=True,
+            )
+        finally:
+            os.close(descriptor)
+        return self.process
+
+    def last_words(self) -> str:
+        """The last line of its output."""
+        with self.log.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_BYTES))
+            lines = log.read().decode("utf-8", "replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+class Federation:
+    """Running parts. Each stands in a session of its own, so that Ctrl-C reaches this process alone."""
+
+    def __init__(self, *, restart: bool) -> None:
+        self.parts: dict[str, Part] = {}
+        self._restart, self._stopping = restart, False
+        self._keepers: list[asyncio.Task[None]] = []
+        self.died = asyncio.Event()
+        self.not_ready = asyncio.Event()
+        self._why = ""
+
+    def check(self) -> None:
+        """Conflict (code not_ready) where a part has said that a person has to put something right first."""
+        if self.not_ready.is_set():
+            raise Conflict(self._why, remedy="Then start again.", code="not_ready")
+
+    async def run(self) -> None:
+        """Until it is cancelled, or a part is not ready. Raises as `check`."""
+        await self.not_ready.wait()
+        self.check()
+
+    async def add(self, part: Part) -> None:
+        """Starts a part and keeps it running."""
+        self.parts[part.name] = part
+        process = await part.start()
+        self._keepers.append(asyncio.create_task(self._keep(part, process)))
+
+    async def _keep(self, part: Part, process: asyncio.subprocess.Process) -> None:
+        pause = 0.5
+        while True:
+            code = await process.wait()
+            if self._stopping:
+                return
+            print(f"{part.name} ended with code {code}; its output is in {part.log}", file=sys.stderr)
+            if code == ExitCode.NOT_READY:  # started again, it would say the same again
+                self._why = f"{part.name} cannot run. {part.last_words()}"
+                self.not_ready.set()
+            if code == ExitCode.NOT_READY or not self._restart:
+                self.died.set()
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 10.0)
+            process = await part.start()
+
+    async def stop(self) -> None:
+        """SIGTERM for all, the coordinator's and Prefect's parts last; SIGKILL for who does not listen."""
+        self._stopping = True
+        for keeper in self._keepers:
+            keeper.cancel()
+        for part in reversed(list(self.parts.values())):
+            _signal(part, signal.SIGTERM)
+        waiting = [asyncio.create_task(p.process.wait()) for p in self.parts.values() if p.process]
+        if waiting:
+            await asyncio.wait(waiting, timeout=STOP_SECONDS)
+        for part in self.parts.values():
+            _signal(part, signal.SIGKILL)
+        await asyncio.gather(*waiting)
+
+
+def _signal(part: Part, number: signal.Signals) -> None:
+    if part.process is not None and part.process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            part.process.send_signal(number)
+
+
+@contextlib.asynccontextmanager
+async def running(*, restart: bool) -> AsyncIterator[Federation]:
+    """A federation whose parts are all ended at the end, however it comes."""
+    federation = Federation(restart=restart)
+    try:
+        yield federation
+    finally:
+        await asyncio.shield(federation.stop())
+
+
+def end_on_signals() -> None:
+    """The first SIGINT or SIGTERM cancels the task that calls this, wherever it stands; further ones do not disturb
+    its ending."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+
+    def end() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, lambda: None)
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end)

@@ -1,0 +1,64 @@
+"""The coordinator's Prefect flows: which runs an order has, and how its own run ends.
+
+The order of events stands in flows/coordinator.py, which a federation in one process runs without Prefect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from flows.coordinator import coordinate_statistics, coordinate_training
+from protocol.exchange import Exchange
+from tasks.coordinator import schedules, statistics, training
+from tasks.coordinator.place import at_coordinator, dispatch, withdraw
+from tasks.coordinator.progress import Picture, Progress, StatisticsPicture, TrainingPicture
+
+D = TypeVar("D", training.Desk, statistics.Desk)
+
+
+@flow(name="train-order", log_prints=False, persist_result=False, validate_parameters=True)
+def train_order(order_id: int) -> State[Any] | None:
+    """The coordinator's run of a training order: one hospital run for each party, then the rounds."""
+    return _coordinate(order_id, training.open_desk, "hospital-train", TrainingPicture, coordinate_training)
+
+
+@flow(name="joint-statistics", log_prints=False, persist_result=False, validate_parameters=True)
+def answer_jointly(order_id: int) -> State[Any] | None:
+    """The coordinator's run of joint statistics: one hospital run for each party, then sums or shares."""
+    open_desk = statistics.open_desk
+    return _coordinate(order_id, open_desk, "hospital-statistics", StatisticsPicture, coordinate_statistics)
+
+
+@flow(
+    name="scheduled-statistics",
+    flow_run_name="schedule-{schedule_id}",
+    log_prints=False,
+    persist_result=False,
+)
+def run_schedule(schedule_id: int) -> State[Any]:
+    """Asks for the order of the time at which this run was due, and lasts until that order has ended.
+
+    A time at which nothing is asked ends as Skipped.
+    """
+    return schedules.fire(schedule_id)
+
+
+def _coordinate(
+    order_id: int,
+    open_desk: Callable[[int, Exchange], D],
+    hospital_flow: str,
+    picture: Callable[[D], Picture],
+    coordinate: Callable[[D, Callable[[dict[str, Any]], None]], None],
+) -> State[Any] | None:
+    """An order of any kind: one hospital run for each party, then its events, drawn as they go."""
+    with at_coordinator(order_id) as place:
+        desk = open_desk(order_id, place.exchange)
+        dispatch(place, hospital_flow, desk.hospitals)
+        with Progress(picture(desk)) as progress:
+            coordinate(desk, progress.show)
+    withdraw(place)
+    return place.outcome

@@ -1,0 +1,173 @@
+"""Which people several hospitals have in common, found by one who cannot tell who they are.
+
+    tag(key, text) = BLAKE2b(text, keyed, 16 bytes)
+
+Every provider sends the tags of its keys to the coordinator only, sorted by value, so that their order tells nothing.
+The coordinator has no key: it compares tags in memory, tells each provider which of its own are common, and forgets
+them. The providers, who have the key, never see each other's tags, so none can try out names on another's. They
+compare a digest of the common tags, sealed for them, and stop where it differs.
+
+    tags   = number of tags (8 bytes) || tags (16 bytes each), strictly ascending
+    bitmap = number of tags (8 bytes) || a bit for each, the first tag in the highest bit, rest of the last byte zero
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.errors import ProtocolViolation
+
+KEY_BYTES = 32
+TAG_BYTES = 16
+DIGEST_BYTES = 32
+_COUNT_BYTES = 8
+_DIGEST_TAG = b"consilium/match/common/1"
+
+Tags = NDArray[np.uint64]
+"""(n, 2): the high and the low half of each tag, ascending, each tag once."""
+Bitmap = NDArray[np.bool_]
+
+
+def tags(key: bytes, keys: Sequence[str]) -> tuple[Tags, NDArray[np.intp]]:
+    """The tags of canonical key texts, uint64 (n, 2) ascending, and intp (n,): which key each tag belongs to.
+
+    A provider runs it. `key` is session.group_key(b"match"), 32 bytes, else ProtocolViolation. The keys all differ,
+    else ValueError; two that differ have equal tags with probability n^2 2^-129.
+
+    Disclosure: to the coordinator, which lacks the key, the number of keys and, compared with other providers' tags
+    of the run, how many they share; to who has the key, whether a given text is among them.
+    """
+    if len(key) != KEY_BYTES:
+        raise _violation(f"A matching key is not {KEY_BYTES} bytes long.")
+    found = _from_bytes(keyed_hashes(key, keys))
+    order = np.lexsort((found[:, 1], found[:, 0]))
+    found = found[order]
+    if not _is_ascending(found):
+        raise ValueError("a key stands there twice")
+    return found, order
+
+
+def keyed_hashes(key: bytes, texts: Iterable[str]) -> bytes:
+    """BLAKE2b of each text, keyed, TAG_BYTES of it, one behind the other. Disclosure: none to who lacks the key."""
+    keyed = hashlib.blake2b(key=key, digest_size=TAG_BYTES)
+    return b"".join(_tag(keyed, text) for text in texts)
+
+
+def _tag(keyed: hashlib.blake2b, text: str) -> bytes:
+    state = keyed.copy()  # the key is taken in once
+    state.update(text.encode())
+    return state.digest()
+
+
+def encode_tags(found: Tags) -> bytes:
+    """Tags as bytes: a provider to the coordinator alone."""
+    return _count(len(found)) + found.astype(">u8").tobytes()
+
+
+def decode_tags(data: bytes) -> Tags:
+    """Inverse of `encode_tags`; ProtocolViolation for a wrong length, or tags that do not ascend."""
+    body = _checked(data, lambda n: TAG_BYTES * n)
+    found = _from_bytes(body)
+    if not _is_ascending(found):
+        raise _violation("Tags of keys are not in order, or one stands there twice.")
+    return found
+
+
+def intersect(parts: Sequence[Tags]) -> list[Bitmap]:
+    """For each provider which of its tags all providers have: bool (n_i,), in the order of its tags.
+
+    The coordinator runs it, in memory. `parts` are two or more arrays as `decode_tags` gives them, else ValueError.
+    """
+    n_parts = len(parts)
+    if n_parts < 2:
+        raise ValueError("one provider has nothing to match")
+    together = np.concatenate(parts)
+    order = np.lexsort((together[:, 1], together[:, 0]))
+    ordered = together[order]
+    # Every provider has a tag once at most, so a tag of all fills n_parts places in a row, and no other does.
+    firsts = np.flatnonzero(
+        (ordered[n_parts - 1 :] == ordered[: max(0, len(ordered) - n_parts + 1)]).all(axis=1)
+    )
+    is_common = np.zeros(len(together), dtype=np.bool_)
+    for place in range(n_parts):
+        is_common[order[firsts + place]] = True
+    return np.split(is_common, np.cumsum([len(part) for part in parts])[:-1])
+
+
+def encode_bitmap(common: Bitmap) -> bytes:
+    """Which of a provider's tags are common, as bytes: the coordinator to that provider."""
+    return _count(len(common)) + np.packbits(common).tobytes()
+
+
+def decode_bitmap(data: bytes, *, n_tags: int) -> Bitmap:
+    """Inverse of `encode_bitmap` for `n_tags` tags; ProtocolViolation for another number or length, or bits beyond."""
+    bits = np.unpackbits(np.frombuffer(_checked(data, lambda n: (n + 7) // 8), dtype=np.uint8))
+    if int.from_bytes(data[:_COUNT_BYTES], "big") != n_tags or bits[n_tags:].any():
+        raise _violation("What is common is told of other tags than were sent.")
+    return bits[:n_tags].astype(np.bool_)
+
+
+def n_common(data: bytes) -> int:
+    """How many tags an encoded bitmap says are common."""
+    body = _checked(data, lambda n: (n + 7) // 8)
+    return int(np.unpackbits(np.frombuffer(body, dtype=np.uint8)).sum())
+
+
+def common_digest(found: Tags, common: Bitmap) -> bytes:
+    """SHA-256 over the common tags in order, 32 bytes: equal at all providers, or they mean different people.
+
+    Disclosure: with the matching key it lets a set of people be guessed, so it goes sealed, to the group only.
+    """
+    chosen = found[common]
+    return hashlib.sha256(_DIGEST_TAG + _count(len(chosen)) + chosen.astype(">u8").tobytes()).digest()
+
+
+def check_digests(digests: Mapping[int, bytes]) -> None:
+    """Every provider's `common_digest` by its user id is the same 32 bytes, else ProtocolViolation keys_differ.
+
+    It detects a coordinator that tells providers different sets; one that leaves the same people out everywhere it
+    cannot detect. That one learns no result, and the number of rows is checked against each provider's policy.
+    """
+    if len(set(digests.values())) > 1 or any(len(digest) != DIGEST_BYTES for digest in digests.values()):
+        raise ProtocolViolation(
+            "The hospitals were not told the same common keys, so rows of different people would be joined.",
+            remedy="Nothing was computed. Send the order again; if it repeats, the coordinator is broken or deviates.",
+            code="keys_differ",
+            hospitals=sorted(digests),
+        )
+
+
+def common_rows(order: NDArray[np.intp], common: Bitmap) -> NDArray[np.intp]:
+    """The places of the common keys among a provider's keys, in the order that is the same at all providers."""
+    return order[common]
+
+
+def _from_bytes(data: bytes) -> Tags:
+    return np.frombuffer(data, dtype=">u8").astype(np.uint64).reshape(-1, 2)
+
+
+def _is_ascending(found: Tags) -> bool:
+    high, low = found[:, 0], found[:, 1]
+    return bool(((high[:-1] < high[1:]) | ((high[:-1] == high[1:]) & (low[:-1] < low[1:]))).all())
+
+
+def _count(n: int) -> bytes:
+    return n.to_bytes(_COUNT_BYTES, "big")
+
+
+def _checked(data: bytes, length: Callable[[int], int]) -> bytes:
+    """What follows the count, if it is as long as the count says."""
+    body = data[_COUNT_BYTES:]
+    if len(data) < _COUNT_BYTES or len(body) != length(int.from_bytes(data[:_COUNT_BYTES], "big")):
+        raise _violation("A message of the matching has another length than it says.")
+    return body
+
+
+def _violation(sentence: str) -> ProtocolViolation:
+    return ProtocolViolation(
+        sentence, remedy="Nothing of it was used. Run the same version at all sides.", code="bad_message"
+    )

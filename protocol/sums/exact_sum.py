@@ -1,0 +1,150 @@
+"""Exact integers of several providers, added by a coordinator that cannot read them and opened by the receivers only.
+
+    seal(keys, values, ...)     at each provider    v_i + pair masks + own mask   modulo 2^(width + 64)
+    add(parts)                  at the coordinator  the sum of what it cannot read
+    open_total(keys, total, ..) at each receiver    own masks taken off, the tag checked
+
+Pair masks cancel in the sum over all providers. Each provider's own mask comes from a 32-byte seed that it seals to
+the receivers alone, so a provider that receives nothing cannot open the sum either.
+
+Behind the values stands a tag, sum_j a_j v_j modulo 2^(width + 64) with a_j of 64 bits from the group key, which the
+coordinator lacks. Values are below 2^(width - 1) in size. A coordinator that adds d to a value must add a_j d to the
+tag: where 2^width does not divide d it guesses at least 64 bits (as in SPDZ2k, Cramer et al. 2018); where it does, the
+value leaves its range.
+
+The width is fixed by the kind of number, never by the data, whose magnitude it would show.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from protocol.errors import ProtocolViolation
+from protocol.sums import masks
+
+TAG_BITS = 64
+_VERSION = 1
+_HEADER = struct.Struct(">BxHI")
+_INFO = b"consilium/exact-sum/1"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What all parties of a sum must agree on: the providers (sorted), bits of a value, how many values, which sum.
+
+    Whoever differs in one has other masks and tags, and the sum is noise that its tag shows.
+    """
+
+    providers: tuple[int, ...]
+    width: int
+    count: int
+    name: bytes
+
+    @property
+    def modulus(self) -> int:
+        return 1 << (self.width + TAG_BITS)
+
+    @property
+    def info(self) -> bytes:
+        members = b"".join(struct.pack(">Q", provider) for provider in self.providers)
+        numbers = struct.pack(">HII", self.width, self.count, len(self.providers))
+        return hashlib.sha256(_INFO + numbers + members + self.name).digest()
+
+
+def seal(
+    values: Sequence[int],
+    terms: Terms,
+    *,
+    me: int,
+    pair_keys: Mapping[int, bytes],
+    tag_key: bytes,
+    seed: bytes,
+) -> bytes:
+    """One provider's part. A provider runs it, once for each `terms` of an order: sealed again with other values, the
+    difference of the two would be in clear.
+
+    values: `terms.count` integers, |sum over providers| < 2^(width - 1); pair_keys: 32 bytes for each other provider;
+    tag_key: 32 bytes that all parties hold; seed: 32 bytes that this provider sealed to the receivers.
+    ProtocolViolation when a value or the number of values does not fit.
+    """
+    if len(values) != terms.count or any(abs(value) >> (terms.width - 1) for value in values):
+        raise _bad("A sum's values are not of the size that all parties agreed on.")
+    tagged = [*values, _tag(values, terms, tag_key)]
+    pair = masks.mask_modulo(pair_keys, me, terms.modulus, len(tagged), terms.info)
+    own = masks.group_modulo(seed, me, terms.modulus, len(tagged), terms.info)
+    masked = [(v + p + o) % terms.modulus for v, p, o in zip(tagged, pair, own, strict=True)]
+    return _encode(masked, terms.width)
+
+
+def add(parts: Mapping[int, bytes]) -> bytes:
+    """The sum of all providers' parts. The coordinator runs it; it sees uniform numbers."""
+    decoded = [_decode(part) for part in parts.values()]
+    width, first = decoded[0]
+    if any((w, len(numbers)) != (width, len(first)) for w, numbers in decoded):
+        raise _bad("The providers' parts of a sum are of different sizes.")
+    modulus = 1 << (width + TAG_BITS)
+    return _encode([sum(column) % modulus for column in zip(*(n for _, n in decoded), strict=True)], width)
+
+
+def open_total(total: bytes, terms: Terms, *, tag_key: bytes, seeds: Mapping[int, bytes]) -> list[int]:
+    """The sums, `terms.count` signed integers. A receiver runs it, with every provider's seed.
+
+    ProtocolViolation (code sum_mismatch) unless it is the sum of exactly these providers' parts, unaltered.
+    """
+    width, numbers = _decode(total)
+    if (width, len(numbers)) != (terms.width, terms.count + 1) or set(seeds) != set(terms.providers):
+        raise _mismatch()
+    for provider, seed in seeds.items():
+        own = masks.group_modulo(seed, provider, terms.modulus, len(numbers), terms.info)
+        numbers = [(n - o) % terms.modulus for n, o in zip(numbers, own, strict=True)]
+    *values, tag = [_signed(number, terms.modulus) for number in numbers]
+    in_range = not any(abs(value) >> (terms.width - 1) for value in values)
+    if not in_range or (_tag(values, terms, tag_key) - tag) % terms.modulus:
+        raise _mismatch()
+    return values
+
+
+def _tag(values: Sequence[int], terms: Terms, tag_key: bytes) -> int:
+    factors = masks.Stream(tag_key, b"consilium/exact-sum/tag/1", terms.info).words(terms.count).tolist()
+    return int(sum(factor * value for factor, value in zip(factors, values, strict=True))) % terms.modulus
+
+
+def _signed(number: int, modulus: int) -> int:
+    return number - modulus if number >= modulus // 2 else number
+
+
+def _encode(numbers: Sequence[int], width: int) -> bytes:
+    """version (1), 0 (1), width (2), count (4), big-endian; the numbers, each of (width + 64) / 8 bytes."""
+    size = _bytes(width)
+    return _HEADER.pack(_VERSION, width, len(numbers)) + b"".join(n.to_bytes(size, "big") for n in numbers)
+
+
+def _decode(data: bytes) -> tuple[int, list[int]]:
+    if len(data) < _HEADER.size:
+        raise _bad("A part of a sum is shorter than its header.")
+    version, width, count = _HEADER.unpack_from(data)
+    size = _bytes(width)
+    if version != _VERSION or data[1] or width % 8 or not width or not count:
+        raise _bad("A part of a sum has a header that is not of this version.")
+    if len(data) != _HEADER.size + count * size:
+        raise _bad("A part of a sum is not as long as its header says.")
+    return width, [int.from_bytes(data[i : i + size], "big") for i in range(_HEADER.size, len(data), size)]
+
+
+def _bytes(width: int) -> int:
+    return (width + TAG_BITS) // 8
+
+
+def _bad(sentence: str) -> ProtocolViolation:
+    return ProtocolViolation(sentence, remedy="Use one version of Consilium at all parties.", code="payload")
+
+
+def _mismatch() -> ProtocolViolation:
+    return ProtocolViolation(
+        "A sum is not that of exactly these providers' parts.",
+        remedy="Nothing of it was used. Send the order again; if this repeats, the coordinator alters sums.",
+        code="sum_mismatch",
+    )

@@ -1,0 +1,135 @@
+"""Real vectors as integers that add without overflow, whatever the hospitals hold.
+
+With N rows over all hospitals and B the largest coordinate the order allows,
+
+    f    = 62 - ceil(log2(N B))                     fraction bits
+    w_i  = round(n_i v_i 2^f)                       words of hospital i, |w_i| <= n_i B 2^f
+    mean = sum_i w_i / (N 2^f)                      |sum_i w_i| <= N B 2^f <= 2^62
+
+so a sum fits a signed 64-bit word, and with the offset n_i B 2^f every word is a slot in [0, 2^63]. The weights
+are the integer row counts themselves: no hospital rounds a quotient n_i / N. Over K hospitals the mean's error
+stays below K B 2^-62, plus the last bit of the float64 it is given in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.errors import BadRequest
+
+SUM_BITS = 62
+"""A signed sum stays within 2^SUM_BITS, which leaves the sign and one bit for the offset."""
+
+MIN_FRACTION_BITS = 16
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """The scale that all hospitals of an order share.
+
+    `n_rows_total` is N >= 1, `bound` is B > 0: a whole number or a power of two, so that B 2^f is an integer.
+    The headroom is computed here, before an order starts: BadRequest `headroom` when fewer than
+    MIN_FRACTION_BITS bits would be left for the fraction, `bound` when B cannot be used.
+
+    >>> FixedPoint(1000).fraction_bits
+    32
+    """
+
+    n_rows_total: int
+    bound: float = 2.0**20
+
+    def __post_init__(self) -> None:
+        if self.n_rows_total < 1:
+            raise BadRequest(
+                "The hospitals hold no row together.", remedy="Widen the selection.", code="no_rows"
+            )
+        if not (np.isfinite(self.bound) and self.bound > 0):
+            raise BadRequest(
+                "The bound is not a positive number.", remedy="Leave it at its default.", code="bound"
+            )
+        if self.fraction_bits < MIN_FRACTION_BITS:
+            raise BadRequest(
+                f"Rows times bound leave {self.fraction_bits} fraction bits; {MIN_FRACTION_BITS} are needed.",
+                remedy="Order a smaller bound, or fewer rows.",
+                code="headroom",
+            )
+        if self._unit.denominator != 1:
+            raise BadRequest(
+                "The bound is too fine.", remedy="Give a whole number or a power of two.", code="bound"
+            )
+
+    @property
+    def fraction_bits(self) -> int:
+        """f = 62 - ceil(log2(N B)), by integer arithmetic."""
+        return SUM_BITS - _ceil_log2(self.n_rows_total * Fraction(self.bound))
+
+    @property
+    def _unit(self) -> Fraction:
+        """B 2^f, the largest word of one row."""
+        return Fraction(self.bound) * Fraction(2) ** self.fraction_bits
+
+    def offset(self, n_rows: int) -> int:
+        """n_rows B 2^f: added to a word of `n_rows` rows it makes a slot in [0, 2 n_rows B 2^f] (any role)."""
+        return n_rows * int(self._unit)
+
+    def encode(self, values: NDArray[np.float64], n_rows: int) -> NDArray[np.int64]:
+        """round(n_rows * value * 2^f), elementwise, half to even. A hospital runs it on its own vector.
+
+        `values` is float64 (d,), `n_rows` in 0..N; the result is int64 (d,) with |word| <= n_rows B 2^f.
+        The product is formed exactly (not in float64, whose last bit weighs 2^9 here), correct to
+        1/2 + n_rows 2^-54 of a word. Nothing is clipped and nothing wraps: BadRequest `bound_exceeded` when
+        a coordinate is not finite or beyond the bound, `weight` when n_rows is not in 0..N.
+        """
+        values = np.asarray(values, dtype=np.float64)
+        _require_vector(values)
+        self._check_weight(n_rows)
+        self._check_bound(values)
+        scaled = np.ldexp(values, self.fraction_bits)
+        whole = np.rint(scaled)
+        rest = np.rint((scaled - whole) * n_rows)
+        words: NDArray[np.int64] = whole.astype(np.int64) * np.int64(n_rows) + rest.astype(np.int64)
+        return words
+
+    def decode(self, sums: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The weighted mean sum / (N 2^f), float64 (d,) from int64 (d,). Every hospital runs it.
+
+        One conversion, one division and one shift of the exponent, each correctly rounded by IEEE 754:
+        all processors give the same bits.
+        """
+        return np.ldexp(
+            np.asarray(sums).astype(np.float64) / np.float64(self.n_rows_total), -self.fraction_bits
+        )
+
+    def _check_weight(self, n_rows: int) -> None:
+        if not 0 <= n_rows <= self.n_rows_total:
+            raise BadRequest(
+                "A weight is not between 0 and all rows.", remedy="Count the rows again.", code="weight"
+            )
+
+    def _check_bound(self, values: NDArray[np.float64]) -> None:
+        outside = ~(np.abs(values) <= self.bound)  # NaN compares false, so it is outside too
+        if outside.any():
+            raise BadRequest(
+                f"Coordinate {int(np.argmax(outside))} of {values.size} is not finite or exceeds the bound.",
+                remedy="Standardise the features, scale a large label, order smaller steps, or order a larger bound.",
+                code="bound_exceeded",
+                position=int(np.argmax(outside)),
+                bound=self.bound,
+            )
+
+
+def _require_vector(values: NDArray[np.float64]) -> None:
+    if values.ndim != 1:
+        raise BadRequest("A contribution is not one flat vector.", remedy="Flatten the layers.", code="shape")
+
+
+def _ceil_log2(x: Fraction) -> int:
+    """The smallest k with 2^k >= x > 0."""
+    k = x.numerator.bit_length() - x.denominator.bit_length() - 1
+    while Fraction(2) ** k < x:
+        k += 1
+    return k

@@ -1,0 +1,194 @@
+"""Masks that hide a contribution and cancel in the sum, and tags that show that nobody altered it.
+
+Pairwise (Bonawitz et al. 2017, without dropout recovery): hospitals i < j share a 32-byte key k_ij;
+i adds PRF(k_ij), j subtracts it. Over all members the sum is zero. One group mask per sender, from the order
+secret all members hold, hides the sum itself from the coordinator and is taken off by whoever opens.
+
+    stream(key, info) = AES-256-CTR(HKDF-SHA256(key, tag | info)), counter from zero
+
+A key and info give one pad: the same info must never mask two different vectors.
+
+Tags (the homomorphic one-time authenticator of Carter and Wegman 1981) are sums as well. With q = 2^64 - 59, and
+factors r_j and a pad s_i per sender drawn from the group key,
+
+    t_i = sum_j r_j m_ij + s_i  mod q,        sum_i t_i = sum_j r_j sum_i m_ij + sum_i s_i  mod q
+
+Who does not hold the group key sees uniform tags, learns nothing of r from them whatever else it sees of the words,
+and so makes another sum fit with probability 2^-63 at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
+
+from protocol.errors import ProtocolViolation
+
+KEY_BYTES = 32
+EXCESS_BITS = 128
+"""Stream bits beyond the modulus, so that the reduced value is within 2^-128 of uniform."""
+
+PAIR_MODULO = b"consilium/mask/pair/modulo/1"
+PAIR_WORDS = b"consilium/mask/pair/words/1"
+GROUP_MODULO = b"consilium/mask/group/modulo/1"
+GROUP_WORDS = b"consilium/mask/group/words/1"
+TAG_FACTORS = b"consilium/mask/tag/factors/1"
+TAG_PAD = b"consilium/mask/tag/pad/1"
+
+TAG_MODULUS = (1 << 64) - 59
+"""A prime above 2^63, the largest difference of two sums within 2^62: a smaller q could be added to a word unseen."""
+
+_LIMBS = 4
+_LIMB_BITS = 16
+_CHUNK = 1 << 14
+"""Words at a time: what they take stays in the processor's cache."""
+
+
+def mask_modulo(pair_keys: Mapping[int, bytes], me: int, modulus: int, count: int, info: bytes) -> list[int]:
+    """sum_{j > me} PRF(k_j, info) - sum_{j < me} PRF(k_j, info) modulo `modulus`: `count` values.
+
+    A hospital runs it. `pair_keys` maps each peer's id to the 32-byte key shared with it (`me` is not among
+    them), `modulus` > 1. With at least one honest peer the values are uniform to everybody else. Over all
+    members the masks of one `info` add up to zero. ProtocolViolation when a key has another length.
+    """
+    totals = [0] * count
+    for peer, key in pair_keys.items():
+        sign = _sign(me, peer)
+        for i, value in enumerate(_integers(key, PAIR_MODULO, info, modulus=modulus, count=count)):
+            totals[i] += sign * value
+    return [total % modulus for total in totals]
+
+
+def mask_words(pair_keys: Mapping[int, bytes], me: int, count: int, info: bytes) -> NDArray[np.uint64]:
+    """The masks of `mask_modulo` in Z_2^64: uint64 (count,). Same roles, pre-conditions and errors."""
+    total = np.zeros(count, dtype=np.uint64)
+    for peer, key in pair_keys.items():
+        words = _words(key, PAIR_WORDS, info, count=count)
+        total = total + words if _sign(me, peer) > 0 else total - words
+    return total
+
+
+def group_modulo(group_key: bytes, sender: int, modulus: int, count: int, info: bytes) -> list[int]:
+    """`count` values uniform modulo `modulus` that every holder of the 32-byte group key can make.
+
+    A hospital adds its own, the initiator takes off those of all members: a sum opened under other `info`
+    or another member list becomes noise. ProtocolViolation when the key has another length.
+    """
+    values = _integers(group_key, GROUP_MODULO, _of_sender(sender, info), modulus=modulus, count=count)
+    return [value % modulus for value in values]
+
+
+def group_words(group_key: bytes, sender: int, count: int, info: bytes) -> NDArray[np.uint64]:
+    """The masks of `group_modulo` in Z_2^64: uint64 (count,). Same roles, pre-conditions and errors."""
+    return _words(group_key, GROUP_WORDS, _of_sender(sender, info), count=count)
+
+
+def tag(group_key: bytes, words: NDArray[np.int64], info: bytes) -> int:
+    """sum_j r_j words_j mod TAG_MODULUS, the r_j uniform in [0, 2^64) from the 32-byte group key and `info`.
+
+    A hospital tags its own words (d,), the initiator the sums. Linear as long as no sum of words wraps. A tag that
+    leaves a hospital needs its `tag_pad`: as many bare tags as words give r away. ProtocolViolation when the key
+    has another length.
+    """
+    return _inner_product(words, _words(group_key, TAG_FACTORS, info, count=words.size)) % TAG_MODULUS
+
+
+def tag_pad(group_key: bytes, sender: int, info: bytes) -> int:
+    """s_i, uniform modulo TAG_MODULUS, of one sender. A hospital adds its own, the initiator takes off those of all.
+
+    ProtocolViolation when the key has another length.
+    """
+    (value,) = _integers(group_key, TAG_PAD, _of_sender(sender, info), modulus=TAG_MODULUS, count=1)
+    return value % TAG_MODULUS
+
+
+def _inner_product(words: NDArray[np.int64], factors: NDArray[np.uint64]) -> int:
+    """sum_j words_j factors_j as an exact integer, whatever the signs.
+
+    Both are cut into limbs of 16 bits, the words' highest one signed: a product of limbs is within 2^32, so 2^14 of
+    them add up within 2^46 in int64.
+    """
+    total = 0
+    for start in range(0, words.size, _CHUNK):
+        part = np.ascontiguousarray(words[start : start + _CHUNK], dtype="<i8")
+        left, right = _limbs(part), _limbs(factors[start : start + _CHUNK])
+        left[:, -1] = part.view("<i2")[_LIMBS - 1 :: _LIMBS]
+        products = (left.T @ right).tolist()
+        total += sum(products[a][b] << _LIMB_BITS * (a + b) for a in range(_LIMBS) for b in range(_LIMBS))
+    return total
+
+
+def _limbs(words: NDArray[np.int64] | NDArray[np.uint64]) -> NDArray[np.int64]:
+    little = words.astype(words.dtype.newbyteorder("<"), copy=False)
+    return little.view("<u2").reshape(-1, _LIMBS).astype(np.int64)
+
+
+def _sign(me: int, peer: int) -> int:
+    """+1 towards a higher id, -1 towards a lower one: the two ends of a pair cancel."""
+    if me == peer:
+        raise ProtocolViolation("A hospital has a pair key with itself.", remedy="Set up the order again.")
+    return 1 if me < peer else -1
+
+
+def _of_sender(sender: int, info: bytes) -> bytes:
+    return sender.to_bytes(8, "big") + info
+
+
+def _integers(key: bytes, tag: bytes, info: bytes, *, modulus: int, count: int) -> list[int]:
+    """`count` integers with EXCESS_BITS more bits than the modulus, not yet reduced."""
+    width = (modulus.bit_length() + EXCESS_BITS + 7) // 8
+    stream = _stream(key, tag, info, width * count)
+    return [int.from_bytes(stream[i : i + width], "little") for i in range(0, len(stream), width)]
+
+
+def _words(key: bytes, tag: bytes, info: bytes, *, count: int) -> NDArray[np.uint64]:
+    return Stream(key, tag, info).words(count)
+
+
+def _stream(key: bytes, tag: bytes, info: bytes, length: int) -> bytes:
+    return Stream(key, tag, info).read(length)
+
+
+class Stream:
+    """Bytes of AES-256-CTR, and numbers made of them. The key is used for this tag and info alone: counter from 0.
+
+    ProtocolViolation when the key is not 32 bytes long.
+    """
+
+    def __init__(self, key: bytes, tag: bytes, info: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise ProtocolViolation(
+                f"A mask key is not {KEY_BYTES} bytes long.", remedy="Set up the order again."
+            )
+        derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=tag + b"\0" + info).derive(key)
+        self._encryptor = Cipher(algorithms.AES256(derived), modes.CTR(bytes(16))).encryptor()
+
+    def read(self, length: int) -> bytes:
+        return self._encryptor.update(bytes(length))
+
+    def words(self, count: int) -> NDArray[np.uint64]:
+        """Uniform 64-bit words."""
+        return np.frombuffer(self.read(8 * count), dtype="<u8").astype(np.uint64, copy=False)
+
+    def signs(self, count: int) -> NDArray[np.float64]:
+        """+1 or -1."""
+        bits = np.unpackbits(np.frombuffer(self.read((count + 7) // 8), dtype=np.uint8), count=count)
+        signs: NDArray[np.float64] = 1.0 - 2.0 * bits.astype(np.float64)
+        return signs
+
+    def permutation(self, count: int) -> NDArray[np.intp]:
+        """A uniform order of `count` places; two equal words out of 2^64 would favour the earlier place."""
+        return np.argsort(self.words(count), kind="stable")
+
+    def normals(self, count: int) -> NDArray[np.float64]:
+        """Standard normal numbers by Box and Muller (1958), from 53 bits each."""
+        half = (count + 1) // 2
+        uniform = (self.words(2 * half) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        radius = np.sqrt(-2.0 * np.log1p(-uniform[:half]))
+        angle = 2.0 * np.pi * uniform[half:]
+        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]

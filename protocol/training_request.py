@@ -1,0 +1,561 @@
+"""The training order: every field a data scientist may send, checked before anything runs.
+
+One class serves both sides: the coordinator checks a request with it, and every hospital checks the signed document
+with it again, because a hospital believes nothing that the coordinator says.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from protocol.errors import BadRequest, ConsiliumError, InvalidInput
+from protocol.messages import COORDINATOR, canonical
+
+MODEL_NAMES = {
+    "lr": "Logistic Regression",
+    "linear": "Linear Regression",
+    "softmax": "Softmax Regression",
+    "mlp": "Multilayer Perceptron",
+    "cnn": "Convolutional Neural Network",
+}
+# Units, or channels, of a network's two hidden layers unless an order says otherwise.
+HIDDEN: dict[str, tuple[int, ...]] = {"mlp": (32, 16), "cnn": (8, 16)}
+KEY_LENGTHS = (2048, 3072, 4096)
+ModelType = Literal["lr", "linear", "softmax", "mlp", "cnn"]
+InitMethod = Literal["zeros", "ones", "const", "random_normal", "random_uniform"]
+EncryptMethod = Literal["Paillier", "Mask", "None"]
+Penalty = Literal["L1", "L2"]
+Optimizer = Literal["sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"]
+Convergence = Literal["diff", "abs", "weight_diff"]
+Scoring = Literal["none", "round", "full"]
+Aggregation = Literal["mean", "multi_krum", "minimum_diameter", "median", "trimmed_mean"]
+CHOOSING = ("multi_krum", "minimum_diameter")
+MOST_COMPARED_BYTES = 2**27
+DEFAULT_BOUND = 2.0**20
+_DIGITS = re.compile("[0-9]{1,10}")
+
+
+def _user_id(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError("must be a user id: a whole number, or the same as a string")
+    if isinstance(value, str) and not _DIGITS.fullmatch(value.strip()):
+        raise ValueError("must be a user id: a whole number of at most ten digits")
+    number = int(value)
+    if not 2 <= number < 2**31:
+        raise ValueError(f"must be a hospital's user id (2 or more; {COORDINATOR} is the coordinator)")
+    return number
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+def any_case(words: Any) -> BeforeValidator:
+    """Accepts the words of a Literal in any case: "l2" and "L2", "paillier" and "Paillier" are the same."""
+    table = {word.lower(): word for word in get_args(words)}
+
+    def match(value: Any) -> Any:
+        return table.get(value.lower(), value) if isinstance(value, str) else value
+
+    return BeforeValidator(match)
+
+
+def printable(text: str) -> str:
+    """A control character in a name has no meaning, and PostgreSQL cannot keep a NUL."""
+    if any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in text):
+        raise ValueError("must not hold a control character")
+    return text
+
+
+def _none_word(value: Any) -> Any:
+    return None if isinstance(value, str) and value.lower() in ("none", "null", "") else value
+
+
+def _method_word(value: Any) -> Any:
+    return "None" if value is None else value
+
+
+def _each_once(value: Any) -> Any:
+    """Keys that are one user id in two spellings: nobody could say which of the two SQL texts was meant."""
+    if isinstance(value, Mapping) and len({str(key).strip().lstrip("0") for key in value}) < len(value):
+        raise ValueError("names a hospital twice; give each its SQL once")
+    return value
+
+
+UserId = Annotated[int, BeforeValidator(_user_id)]
+Number = Annotated[float, BeforeValidator(_number), AfterValidator(_finite)]
+Whole = Annotated[int, BeforeValidator(_number)]
+Column = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)]
+Sql = Annotated[str, Field(min_length=1, max_length=20_000)]
+SqlByHospital = Annotated[dict[UserId, Sql], BeforeValidator(_each_once)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class InitParam(Strict):
+    init_method: Annotated[InitMethod | None, any_case(InitMethod)] = None
+    init_const: Number = 1.0
+    random_seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 1
+    fit_intercept: bool = True
+
+
+class EncryptParam(Strict):
+    method: Annotated[EncryptMethod, any_case(EncryptMethod), BeforeValidator(_method_word)] = "Paillier"
+    key_length: Annotated[Whole, Field()] = 2048
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> EncryptParam:
+        if self.key_length not in KEY_LENGTHS:
+            raise ValueError(
+                f"key_length must be one of {', '.join(map(str, KEY_LENGTHS))} bits; fewer are not safe"
+            )
+        return self
+
+
+class CrossValidation(Strict):
+    need_cv: bool = False
+    n_splits: Annotated[Whole, Field(ge=2, le=50)] = 5
+    shuffle: bool = True
+    random_seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 1
+
+
+class ModelParams(Strict):
+    """How the model is trained (docs/api.md). `tol` is `eps`, `early_stop` is `converge_func`."""
+
+    penalty: Annotated[Penalty | None, any_case(Penalty), BeforeValidator(_none_word)] = "L2"
+    optimizer: Annotated[Optimizer, any_case(Optimizer)] = "sgd"
+    eps: Annotated[Number, Field(ge=0)] | None = None
+    tol: Annotated[Number, Field(ge=0)] | None = None
+    alpha: Annotated[Number, Field(ge=0, le=1e6)] = 0.01
+    max_iter: Annotated[Whole, Field(ge=1, le=10_000)] = 100
+    converge_func: Annotated[Convergence, any_case(Convergence)] | None = None
+    early_stop: Annotated[Convergence, any_case(Convergence)] | None = None
+    batch_size: Annotated[Whole, Field(ge=-1, le=2**31)] = -1
+    learning_rate: Annotated[Number, Field(gt=0, le=1e6)] = 0.15
+    decay: Annotated[Number, Field(ge=0, le=1e6)] = 0.0
+    decay_sqrt: bool = True
+    hidden: (
+        Annotated[list[Annotated[Whole, Field(ge=1, le=1024)]], Field(min_length=2, max_length=2)] | None
+    ) = None
+    shape: (
+        Annotated[list[Annotated[Whole, Field(ge=1, le=10_000)]], Field(min_length=2, max_length=3)] | None
+    ) = None
+    init_param: InitParam = InitParam()
+    encrypt_param: EncryptParam = EncryptParam()
+    cv_param: CrossValidation = CrossValidation()
+    standardize: bool = False
+    bound: Annotated[Number, Field(ge=1, le=2.0**40)] = DEFAULT_BOUND
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelParams:
+        if self.batch_size == 0:
+            raise ValueError("batch_size must be -1 (all rows) or at least 1")
+        for name, other in (("eps", "tol"), ("converge_func", "early_stop")):
+            if None not in (getattr(self, name), getattr(self, other)) and getattr(self, name) != getattr(
+                self, other
+            ):
+                raise ValueError(
+                    f"{name} and {other} are two names for one thing and differ; give one of them"
+                )
+        return self
+
+    @property
+    def tolerance(self) -> float:
+        return next(value for value in (self.eps, self.tol, 1e-4) if value is not None)
+
+    @property
+    def convergence(self) -> str:
+        return self.converge_func or self.early_stop or "diff"
+
+
+class TrainingRequest(Strict):
+    """The body of POST /model/train."""
+
+    user_id: UserId
+    model_type: Annotated[ModelType, any_case(ModelType)]
+    model_params: ModelParams = ModelParams()
+    party_id: Annotated[list[UserId], Field(max_length=1000)]
+    data_info: SqlByHospital
+    test_data_info: SqlByHospital = {}
+    validation_fraction: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    scoring: Annotated[Scoring, any_case(Scoring)] | None = None
+    aggregation: Annotated[Aggregation, any_case(Aggregation)] = "mean"
+    n_attackers: Annotated[Whole, Field(ge=1, le=1000)] | None = None
+    unique_id: Column
+    attributes: Annotated[list[Column], Field(min_length=1, max_length=10_000)]
+    label_name: Column
+    purpose: Annotated[str, Field(max_length=500), AfterValidator(printable)] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lift(cls, body: Any) -> Any:
+        """How gradients are scored and combined may stand beside the other model_params, too."""
+        params = body.get("model_params") if isinstance(body, Mapping) else None
+        names = [
+            name
+            for name in ("scoring", "aggregation", "n_attackers")
+            if isinstance(params, Mapping) and name in params
+        ]
+        for name in names:
+            if body.get(name, params[name]) != params[name]:  # type: ignore[index]
+                raise ValueError(
+                    f"{name} stands in the order and in model_params, and differs; give one of them"
+                )
+        rest = {key: value for key, value in params.items() if key not in names} if names else params  # type: ignore[union-attr]
+        return {**body, "model_params": rest, **{name: params[name] for name in names}} if names else body  # type: ignore[index]
+
+    @property
+    def initiator(self) -> int:
+        return self.user_id
+
+    @property
+    def hospitals(self) -> list[int]:
+        """Everybody who takes part, the initiator included, sorted."""
+        return sorted({self.user_id, *self.party_id})
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the coordinator may see every gradient: the initiator's choice, which every policy must allow."""
+        return self.model_params.encrypt_param.method == "None"
+
+    @property
+    def is_scored(self) -> bool:
+        return self.scoring in ("round", "full")
+
+    def compares_openly(self, n_members: int, n_weights: int) -> bool:
+        """Whether a round's aggregates without each member go to all hospitals, so that all test rows count.
+
+        They hold every member's gradient, so only with method None, and scoring full that every policy must allow.
+        """
+        is_tested = bool(self.test_data_info) or self.validation_fraction is not None
+        is_small = 8 * n_members * n_weights <= MOST_COMPARED_BYTES
+        return self.is_open and self.scoring == "full" and is_tested and is_small
+
+    @property
+    def chooses(self) -> bool:
+        """Whether each round's sum is over the hospitals that the coordinator chooses by their rotated gradients."""
+        return self.aggregation in CHOOSING
+
+    @property
+    def most_left_out(self) -> int:
+        """How many hospitals a round's sum may be without."""
+        return self.assumed_attackers if self.chooses else 0
+
+    @property
+    def assumed_attackers(self) -> int:
+        """`n_attackers`, by default as many as the rule bears with so many hospitals; 0 for the mean."""
+        return self.n_attackers or most_attackers(self.aggregation, len(self.hospitals))
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Units of the hidden layers; none for a model without."""
+        given = self.model_params.hidden
+        return HIDDEN.get(self.model_type, ()) if given is None else tuple(given)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width and perhaps channels of an image; nothing for a model of no images."""
+        return tuple(self.model_params.shape or ())
+
+    @property
+    def init_method(self) -> str:
+        """As ordered, or else one that this model type can train from."""
+        return self.model_params.init_param.init_method or ("random_normal" if self.hidden else "zeros")
+
+    def sql_of(self, user_id: int) -> dict[str, str]:
+        """One hospital's own SQL texts, by what they are for."""
+        texts = {"train": self.data_info[user_id]}
+        if user_id in self.test_data_info:
+            texts["test"] = self.test_data_info[user_id]
+        return texts
+
+
+def rounds_done(n_recorded: int, max_iter: int) -> int:
+    """The rounds whose step has been taken, of so many records: each is made before its round's step, and the last one
+    of a fold, after at most `max_iter` steps, is the trained model's."""
+    return n_recorded - -(-n_recorded // (max_iter + 1))
+
+
+def folds(request: TrainingRequest) -> list[int]:
+    """1..n_splits for cross-validation, then 0: the final model on all rows."""
+    cv = request.model_params.cv_param
+    return [*range(1, cv.n_splits + 1), 0] if cv.need_cv else [0]
+
+
+def n_held_out(request: TrainingRequest, n_rows: int, fold: int) -> int:
+    """How many of a hospital's rows a fold holds out: known to all from the row count; which ones, to nobody else."""
+    if fold > 0:
+        n_splits = request.model_params.cv_param.n_splits
+        return n_rows // n_splits + (fold <= n_rows % n_splits)
+    return 0 if request.validation_fraction is None else round(request.validation_fraction * n_rows)
+
+
+def has_held_out(request: TrainingRequest, fold: int) -> bool:
+    """Whether rows that did not train a fold's model test it, at any hospital: known to all from the document."""
+    return fold > 0 or request.validation_fraction is not None or bool(request.test_data_info)
+
+
+def parse_training_request(body: Any) -> TrainingRequest:
+    """A checked request. InvalidInput for a malformed field, BadRequest for a combination that cannot be honoured."""
+    try:
+        request = TrainingRequest.model_validate(body)
+    except ValidationError as error:
+        raise describe(error) from None
+    check_training_request(request)
+    return request
+
+
+def check_training_request(request: TrainingRequest) -> None:
+    """BadRequest for a combination of fields that cannot be honoured."""
+    _check_parties(request)
+    _check_columns(request)
+    _check_layers(request)
+    _check_combination(request)
+    _check_aggregation(request)
+
+
+def _check_parties(request: TrainingRequest) -> None:
+    if request.user_id in request.party_id:
+        raise _bad(
+            "party_id", f"party_id holds the initiator {request.user_id}.", "List only the other hospitals."
+        )
+    if len(set(request.party_id)) != len(request.party_id):
+        raise _bad("party_id", "party_id names a hospital twice.", "Name each hospital once.")
+    _check_owners("data_info", set(request.data_info), set(request.hospitals), complete=True)
+    _check_owners("test_data_info", set(request.test_data_info), set(request.hospitals), complete=False)
+
+
+def _check_owners(field: str, given: set[int], hospitals: set[int], *, complete: bool) -> None:
+    if given - hospitals:
+        raise _bad(
+            field,
+            f"{field} has SQL for {_listed(given - hospitals)}, not in this order.",
+            "Remove it or add the party.",
+        )
+    if complete and hospitals - given:
+        raise _bad(
+            field, f"{field} has no SQL for {_listed(hospitals - given)}.", "Give each hospital its SQL."
+        )
+
+
+def _check_columns(request: TrainingRequest) -> None:
+    names = request.attributes
+    if len(set(names)) != len(names):
+        raise _bad("attributes", "attributes names a column twice.", "Name each column once.")
+    for field in ("unique_id", "label_name"):
+        if getattr(request, field) in names:
+            raise _bad("attributes", f"attributes holds the {field} column.", "A column has one role.")
+    if request.unique_id == request.label_name:
+        raise _bad("label_name", "label_name and unique_id are the same column.", "A column has one role.")
+
+
+def _check_layers(request: TrainingRequest) -> None:
+    params, is_network = request.model_params, request.model_type in HIDDEN
+    if params.hidden is not None and not is_network:
+        raise _bad(
+            "hidden",
+            "hidden is given for a model without hidden layers.",
+            "Leave it out, or order mlp or cnn.",
+        )
+    if is_network and not request.init_method.startswith("random"):
+        raise _bad(
+            "init_method",
+            "A network whose initial weights are all equal cannot be trained: its hidden units stay equal.",
+            "Use random_normal or random_uniform, or leave init_method out.",
+        )
+    if request.model_type == "cnn":
+        _check_shape(request)
+    elif params.shape is not None:
+        raise _bad(
+            "shape", "shape is given for a model that is not for images.", "Leave it out, or order cnn."
+        )
+
+
+def _check_shape(request: TrainingRequest) -> None:
+    shape, n_attributes = request.shape, len(request.attributes)
+    if not shape:
+        raise _bad(
+            "shape",
+            "A cnn needs the shape of its images.",
+            "Give [height, width], or with channels as third.",
+        )
+    if min(shape[:2]) < 4:
+        raise _bad("shape", "A cnn halves its images twice.", "Give a height and a width of 4 or more.")
+    if math.prod(shape) != n_attributes:
+        raise _bad(
+            "shape",
+            f"shape is for {math.prod(shape)} pixel values, and there are {n_attributes} attributes.",
+            "List the attributes pixel by pixel, row by row, the channels of each pixel together.",
+        )
+
+
+def _check_combination(request: TrainingRequest) -> None:
+    params = request.model_params
+    if request.validation_fraction is not None and request.test_data_info:
+        raise _bad(
+            "validation_fraction",
+            "validation_fraction and test_data_info both say which rows test the model.",
+            "Give one of them.",
+        )
+    init, encrypt = params.init_param, params.encrypt_param
+    if init.init_method != "const" and init.init_const != InitParam().init_const:
+        raise _bad(
+            "init_const",
+            "init_const is given, and init_method is not const.",
+            "Leave it out, or choose const.",
+        )
+    if encrypt.method != "Paillier" and encrypt.key_length != EncryptParam().key_length:
+        raise _bad(
+            "key_length", "key_length is given for a method without keys of a length.", "Leave it out."
+        )
+    if params.cv_param.need_cv and request.validation_fraction is not None:
+        raise _bad(
+            "validation_fraction",
+            "validation_fraction and cross-validation both hold rows back.",
+            "Set need_cv to false or leave validation_fraction out.",
+        )
+    if params.convergence == "abs" and params.tolerance == 0:
+        raise _bad("eps", "converge_func abs with eps 0 can never be met.", "Give eps above 0.")
+
+
+def most_attackers(aggregation: str, n_hospitals: int) -> int:
+    """How many attackers a rule bears: multi_krum 2f + 3 <= n (Blanchard et al. 2017), the others 2f < n, mean none."""
+    spare = {"mean": 0, "multi_krum": n_hospitals - 3}.get(aggregation, n_hospitals - 1)
+    return max(0, spare // 2)
+
+
+def _check_aggregation(request: TrainingRequest) -> None:
+    rule, most = request.aggregation, most_attackers(request.aggregation, len(request.hospitals))
+    if rule == "mean":
+        if request.n_attackers is not None:
+            raise _bad(
+                "n_attackers", "n_attackers is given, and the mean bears none.", "Choose another aggregation."
+            )
+        return
+    if most < 1:
+        raise _bad(
+            "aggregation",
+            f"{rule} bears no attacker among so few hospitals.",
+            "Add hospitals, or order mean.",
+        )
+    if request.assumed_attackers > most:
+        raise _bad(
+            "n_attackers", f"{rule} bears {most} attackers among these hospitals.", "Give fewer n_attackers."
+        )
+    if request.scoring == "none":
+        raise _bad(
+            "scoring",
+            f"{rule} looks at the hospitals' gradients, and scoring is none.",
+            "Order scoring round.",
+        )
+    if not request.chooses and not request.is_open:
+        raise _bad(
+            "aggregation",
+            f"{rule} needs every gradient in clear, and the method hides them.",
+            "Order multi_krum or minimum_diameter, or method None where all policies allow it.",
+        )
+
+
+def _listed(user_ids: set[int]) -> str:
+    return "hospital " + ", ".join(str(user_id) for user_id in sorted(user_ids))
+
+
+def _bad(code: str, sentence: str, remedy: str) -> BadRequest:
+    return BadRequest(sentence, remedy=remedy, code=code)
+
+
+def describe(error: ValidationError) -> ConsiliumError:
+    """One sentence that names each field and its problem, without echoing what was sent."""
+    problems = []
+    for item in error.errors(include_input=False, include_url=False, include_context=False)[:5]:
+        parts = item["loc"][:-2] if item["loc"][-1:] == ("[key]",) else item["loc"]
+        where = ".".join(_shown(part) for part in parts if not str(part).startswith("function-")) or "body"
+        problems.append(f"{where}: {item['msg'].removeprefix('Value error, ')}")
+    return InvalidInput(
+        "; ".join(problems) + ".",
+        remedy="See /docs for every field and its range.",
+        fields=[p.split(":")[0] for p in problems],
+    )
+
+
+def _shown(part: int | str) -> str:
+    """A field's name as an answer and a log may hold it: what was sent in its place may be long or unprintable."""
+    text = "".join(letter if letter.isprintable() and letter != "\ufffd" else "?" for letter in str(part))
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def order_document(
+    order_id: int, request: TrainingRequest, commitments: Mapping[int, str], *, rerun_of: int | None = None
+) -> str:
+    """What the initiator's agent signs and every hospital checks: the whole order, with commitments for the SQL."""
+    return canonical(
+        {
+            "version": 1,
+            "kind": "train",
+            "order_id": order_id,
+            "rerun_of": rerun_of,
+            "request": _written_out(request),
+            "tested": sorted(request.test_data_info),
+            "sql": {str(user): commitments[user] for user in request.hospitals},
+        }
+    )
+
+
+def _written_out(request: TrainingRequest) -> dict[str, Any]:
+    """The request without SQL: what was left out of it as what that means, without fields for other model types."""
+    body = request.model_dump(mode="json", exclude={"data_info", "test_data_info"})
+    params = body["model_params"]
+    params["init_param"]["init_method"] = request.init_method
+    layers = {"hidden": list(request.hidden), "shape": list(request.shape)}
+    body["model_params"] = {name: value for name, value in {**params, **layers}.items() if value != []}
+    unsaid = {"scoring": None, "aggregation": "mean", "n_attackers": None}
+    return {name: value for name, value in body.items() if name not in unsaid or value != unsaid[name]}
+
+
+def read_order_document(text: str, order_id: int) -> tuple[TrainingRequest, dict[int, str]]:
+    """The request inside a document, checked again at a hospital, and each hospital's SQL commitment.
+
+    The request comes back without SQL texts: a hospital sees its own only, from its sealed Request.
+    """
+    try:
+        document = json.loads(text)
+        body, commitments = (
+            document["request"],
+            {int(user): str(value) for user, value in document["sql"].items()},
+        )
+        tested = [int(user) for user in document["tested"]]
+        body = {**body, "data_info": dict.fromkeys(commitments, "withheld")}
+        body["test_data_info"] = dict.fromkeys(tested, "withheld")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        raise _bad("document", "The order's document is not readable.", "Send the order again.") from None
+    if (
+        document.get("version") != 1
+        or document.get("kind") != "train"
+        or document.get("order_id") != order_id
+    ):
+        raise _bad("document", "The document belongs to another order or version.", "Send the order again.")
+    return parse_training_request(body), commitments

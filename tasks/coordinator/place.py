@@ -1,0 +1,137 @@
+"""Where the coordinator's run of an order stands, and the runs that it makes at the hospitals."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Failed
+
+from protocol.errors import OrderStopped, OrderWaits, Unavailable
+from protocol.exchange import LONGEST_PAUSE_SECONDS, Exchange, HttpTransport, authorities
+from protocol.machine.outage import PREFECT, outage
+from protocol.messages import COORDINATOR
+from tasks.ending import Place, give_back, is_out_of_room, known, state_of, wait_for_places
+
+T = TypeVar("T")
+
+COORDINATOR_URL = "CONSILIUM_COORDINATOR_URL"
+COORDINATOR_TOKEN = "CONSILIUM_COORDINATOR_TOKEN_FILE"  # noqa: S105 (the name of a variable that names a file)
+
+
+@contextmanager
+def at_coordinator(order_id: int) -> Iterator[Place]:
+    """The coordinator's place. What goes wrong here ends the order with a sentence, a full disk excepted: the worker
+    starts the run again when there is room."""
+    place = Place(order_id, Exchange(HttpTransport(coordinator_client(), coordinator_token()), COORDINATOR))
+    try:
+        yield place
+    except OrderWaits as waits:
+        wait_for_places(waits)
+    except OrderStopped as stop:
+        place.outcome = state_of(stop)
+    except Exception as error:  # noqa: BLE001
+        if is_out_of_room(error):
+            give_back(error)
+        cause = known(error)
+        place.exchange.record(order_id, end="failed", stop=cause.to_json())
+        place.outcome = Failed(message=str(cause))
+
+
+def coordinator_client() -> httpx.Client:
+    url = os.environ[COORDINATOR_URL]
+    return httpx.Client(base_url=url, verify=authorities(url), trust_env=False)
+
+
+def coordinator_token() -> str:
+    return Path(os.environ[COORDINATOR_TOKEN]).read_text().strip()
+
+
+# Sub-runs
+
+
+def dispatch(place: Place, flow_name: str, hospitals: list[int]) -> None:
+    """One linked sub-run on each hospital's pool. Idempotent after a restart.
+
+    The coordinator's API keeps which runs these are, wakes the agents, and lets them begin no others of this order.
+    """
+    runs = {}
+    for user_id in hospitals:
+        runs[str(user_id)] = _persist(functools.partial(_start, place.order_id, flow_name, user_id))
+    place.exchange.record(place.order_id, runs=runs)
+
+
+def _start(order_id: int, flow_name: str, user_id: int) -> str:
+    """The flow run's id. Unavailable while the hospital has no deployment yet: the operator makes it, and the order
+    goes on."""
+    try:
+        return _run_deployment(order_id, flow_name, user_id)
+    except ObjectNotFound:
+        raise Unavailable(
+            f"Prefect knows no deployment {flow_name}/hospital-{user_id}.", remedy="Run: ./run server deploy"
+        ) from None
+
+
+def _run_deployment(order_id: int, flow_name: str, user_id: int) -> str:
+    flow_run: Any = run_deployment(
+        f"{flow_name}/hospital-{user_id}",
+        parameters={"order_id": order_id},
+        flow_run_name=f"order-{order_id}-hospital-{user_id}",
+        tags=["hospital", f"order-{order_id}", f"hospital-{user_id}"],
+        idempotency_key=f"order-{order_id}-hospital-{user_id}",
+        timeout=0,
+    )
+    return str(flow_run.id)
+
+
+def _persist(call: Callable[[], T]) -> T:
+    """Prefect may be away for a while; the order is not lost for that."""
+    pause = 0.5
+    while True:
+        asked = time.monotonic()
+        try:
+            answer = call()
+        except (httpx.HTTPError, OSError, Unavailable) as error:
+            why = error if isinstance(error, Unavailable) else type(error).__name__
+            outage.missed(PREFECT, why, asked=asked)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        else:
+            outage.answered(PREFECT)
+            return answer
+
+
+def withdraw(place: Place, *, patience_seconds: float = 12.0) -> None:
+    """After an order that did not succeed: its hospital runs end before this one does.
+
+    A run whose agent is away never started and is cancelled here; one under way ends itself, or its agent ends it;
+    what is left after `patience_seconds` was under way at an agent that is away, and is cancelled here too.
+    """
+    if place.outcome is None:
+        return
+    deadline = time.monotonic() + patience_seconds
+    message = place.outcome.message
+    while not _persist(lambda: _end_runs(place.order_id, message, late=time.monotonic() > deadline)):
+        time.sleep(0.2)
+
+
+def _end_runs(order_id: int, message: str | None, *, late: bool) -> bool:
+    """Cancels an order's hospital runs that nobody works on; whether none is left."""
+    own = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"order-{order_id}", "hospital"]))
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(flow_run_filter=own)
+        under_way = [run for run in runs if run.state and not run.state.is_final()]
+        for run in under_way:
+            if late or run.state.is_scheduled():  # type: ignore[union-attr]
+                client.set_flow_run_state(run.id, Cancelled(message=message), force=True)
+    return late or not under_way

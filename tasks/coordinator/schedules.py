@@ -1,0 +1,72 @@
+"""The coordinator's step in a schedule of joint statistics: at its time, it has the order made and waits for it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
+
+from protocol.errors import ConsiliumError
+from protocol.exchange import LONGEST_WAIT_SECONDS, Exchange, HttpTransport
+from protocol.messages import COORDINATOR
+from tasks.coordinator.place import coordinator_client, coordinator_token
+from tasks.steps import hidden
+
+log = logging.getLogger("consilium.flows")
+
+UNDER_WAY = ("pending", "running")
+
+
+def fire(schedule_id: int) -> State[Any]:
+    """The state in which the schedule's run ends: that of its order, or Skipped with the reason. It never raises."""
+    try:
+        told = _ask(schedule_id, wait=0)
+        _tag(told["order_id"])
+        while told["state"] in UNDER_WAY:
+            told = _ask(schedule_id, wait=LONGEST_WAIT_SECONDS)
+    except ConsiliumError as error:
+        return Failed(message=str(error))
+    except Exception as error:  # noqa: BLE001
+        return Failed(message=str(hidden("flow run", error)))
+    return _state_of(told)
+
+
+def _ask(schedule_id: int, *, wait: float) -> dict[str, Any]:
+    """What the coordinator's API says of this run's time: order_id, state, sentence. Waits while it is away."""
+    body = {"scheduled": flow_run.scheduled_start_time.isoformat(), "wait": wait}
+    with coordinator_client() as client:
+        transport = HttpTransport(client, coordinator_token())
+        path = f"/statistics/schedules/{schedule_id}/firings"
+        call = functools.partial(transport.request, "POST", path, json=body, timeout=wait + 60)
+        told: dict[str, Any] = Exchange(transport, COORDINATOR).insist(call).json()["data"]
+    return told
+
+
+def _tag(order_id: int | None) -> None:
+    """Who cancels this run in Prefect cancels its order: the coordinator's API finds both by this tag."""
+    if order_id is None:
+        return
+    try:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(flow_run.id, tags=[*flow_run.tags, f"order-{order_id}"])
+    except httpx.HTTPError as error:
+        log.warning("The run could not be tagged (%s)", type(error).__name__)
+
+
+def _state_of(told: dict[str, Any]) -> State[Any]:
+    message = f"Order {told['order_id']}" + (f": {told['sentence']}" if told["sentence"] else "")
+    match told["state"]:
+        case "success":
+            return Completed(message=message)
+        case "skipped":
+            return Completed(name="Skipped", message=told["sentence"])
+        case "cancelled":
+            return Cancelled(message=message)
+        case _:
+            return Failed(message=message)

@@ -1,0 +1,69 @@
+"""How a flow run stands in the world and how it ends, at the coordinator and at a hospital alike.
+
+A flow's only parameter is an order number. Everything else comes from the place where it runs: a hospital's site
+folder, or the coordinator's address and token, set by the worker that started the process. However an order ends, the
+run returns a state with one safe sentence; it never raises, so no traceback reaches Prefect.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Failed
+
+from protocol.errors import ConsiliumError, OrderStopped, OrderWaits, Unavailable
+from protocol.exchange import Exchange
+from protocol.machine.disk import is_full
+from tasks.exit_codes import ExitCode
+from tasks.steps import hidden
+
+log = logging.getLogger("consilium.flows")
+
+
+@dataclass
+class Place:
+    """Where a flow run stands: the order, its end of the exchange, and how it came out."""
+
+    order_id: int
+    exchange: Exchange
+    outcome: State[Any] | None = None
+
+
+def wait_for_places(waits: OrderWaits) -> NoReturn:
+    """Ends this process at once; the worker begins the run again when its order has places."""
+    log.info("%s", waits.sentence)
+    logging.shutdown()
+    os._exit(ExitCode.NO_PLACES)
+
+
+def give_back(error: Exception) -> NoReturn:
+    """Ends this process at once; the agent starts the run again, after a while, as long as the order goes on.
+
+    Of a full disk the agent itself speaks, once for all its orders.
+    """
+    is_full_disk = is_out_of_room(error)
+    if not is_full_disk:
+        log.error("This site is not ready: %s; the run is started again", error)
+    logging.shutdown()
+    os._exit(ExitCode.DISK_FULL if is_full_disk else ExitCode.NOT_READY)
+
+
+def is_out_of_room(error: Exception) -> bool:
+    """Whether a disk of this machine was full: as the system said it, or as a step or the data's reader told it."""
+    return is_full(error) or (isinstance(error, Unavailable) and error.code == "disk")
+
+
+def known(error: Exception) -> ConsiliumError:
+    """An error whose sentence may be read by others: itself, or a safe one in its place."""
+    return error if isinstance(error, ConsiliumError) else hidden("flow run", error)
+
+
+def state_of(stop: OrderStopped) -> State[Any] | None:
+    """Prefect's state for the run of an order that has ended; None for success."""
+    if stop.code == "success":
+        return None
+    return Cancelled(message=str(stop)) if stop.code == "cancelled" else Failed(message=str(stop))

@@ -1,0 +1,1 @@
+"""The steps of a hospital, each visible in Prefect."""
