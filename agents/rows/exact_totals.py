@@ -38,253 +38,142 @@ _HALF = 2**63  # the first whole number that no int64 holds
 
 @dataclass(frozen=True)
 class Part:
-    """One group of this provider's rows: n_rows in all, n_null of them without a value.
-
-    largest_share: of sum |x|, what its two largest make; never less than the truth, and the truth (to 12 digits)
-    where it is above SHARE_OF_INTEREST.
-    """
+    """One group of this provider's rows."""
 
     n_rows: int
-    n_null: int
+    n_null: int  # so many of them have no value
     moments: Moments
+    # Of sum |x|, what its two largest make: never less than the truth, and the truth (to 12 digits) where it
+    # is above SHARE_OF_INTEREST.
     largest_share: Fraction
 
 
 @dataclass(frozen=True)
 class JointPart:
-    """The same for two columns; n_null rows lack a value in one of them. Shares are those of x and of y."""
+    """The same for two columns."""
 
     n_rows: int
-    n_null: int
+    n_null: int  # so many of them lack a value in one of the two
     moments: JointMoments
-    largest_share: Fraction
+    largest_share: Fraction  # the larger one of x and of y
 
 
-def moments(dataset: Dataset, column: str, *, group_by: Sequence[str] = ()) -> dict[Label, Part]:
-    """n, sum x and sum x^2 of a column, exact, by groups: labels are canonical texts in the order of `group_by`.
+def moments(
+    dataset: Dataset,
+    column: str,
+    *,
+    group_by: Sequence[str] = (),
+) -> dict[Label, Part]:
+    """n, sum x and sum x^2 of a column, exact, by group; labels are canonical texts in order of `group_by`.
 
-    Ungrouped, the one label is (). A group without any value is there with n = 0. Raises BadRequest as `number_of`,
-    TooLarge (code groups) above MAX_GROUPS.
+    Ungrouped, the one label is (). A group without any value is there with n = 0. Raises BadRequest as
+    `number_of`, TooLarge (code groups) above MAX_GROUPS.
 
     Disclosure: sums of rows; they leave through agents.gate.disclosure and the sealed sum only.
     """
     number = number_of(dataset, column)
     groups = _groups_of(dataset, [number], group_by)
     sums = _exact_sums(dataset, [number], groups)
-    of_group = [sums.moments(0, code, n=group.n_complete) for code, group in enumerate(groups.found)]
-    shares = _largest_shares(dataset, number, groups, of_group, where=_complete([number]))
-    return {
-        group.label: Part(group.n_rows, group.n_rows - group.n_complete, found, share)
-        for group, found, share in zip(groups.found, of_group, shares, strict=True)
-    }
+    of_groups = [sums.moments(0, code, n=group.n_complete) for code, group in enumerate(groups.found)]
+    complete = _complete([number])
+    shares = _largest_shares(dataset, number, groups, of_groups, where=complete)
+    parts: dict[Label, Part] = {}
+    for code, group in enumerate(groups.found):
+        parts[group.label] = Part(
+            n_rows=group.n_rows,
+            n_null=group.n_rows - group.n_complete,
+            moments=of_groups[code],
+            largest_share=shares[code],
+        )
+    return parts
 
 
 def joint_moments(
-    dataset: Dataset, x: str, y: str, *, group_by: Sequence[str] = ()
+    dataset: Dataset,
+    x: str,
+    y: str,
+    *,
+    group_by: Sequence[str] = (),
 ) -> dict[Label, JointPart]:
-    """The sums of two columns and of their products, exact, over the rows that have a value in both; as `moments`."""
-    numbers = [number_of(dataset, x), number_of(dataset, y)]
-    groups = _groups_of(dataset, numbers, group_by)
-    sums = _exact_sums(dataset, numbers, groups)
-    of_group = [sums.joint_moments(code, n=group.n_complete) for code, group in enumerate(groups.found)]
-    both = _complete(numbers)
-    of_x = _largest_shares(dataset, numbers[0], groups, [found.x for found in of_group], where=both)
-    of_y = _largest_shares(dataset, numbers[1], groups, [found.y for found in of_group], where=both)
-    return {
-        group.label: JointPart(group.n_rows, group.n_rows - group.n_complete, found, max(share_x, share_y))
-        for group, found, share_x, share_y in zip(groups.found, of_group, of_x, of_y, strict=True)
-    }
+    """The sums of two columns and of their products, exact, over rows with a value in both; as `moments`."""
+    number_x = number_of(dataset, x)
+    number_y = number_of(dataset, y)
+    both = [number_x, number_y]
+    groups = _groups_of(dataset, both, group_by)
+    sums = _exact_sums(dataset, both, groups)
+    of_groups = [sums.joint_moments(code, n=group.n_complete) for code, group in enumerate(groups.found)]
+    of_x = [found.x for found in of_groups]
+    of_y = [found.y for found in of_groups]
+    complete = _complete(both)
+    shares_x = _largest_shares(dataset, number_x, groups, of_x, where=complete)
+    shares_y = _largest_shares(dataset, number_y, groups, of_y, where=complete)
+    parts: dict[Label, JointPart] = {}
+    for code, group in enumerate(groups.found):
+        parts[group.label] = JointPart(
+            n_rows=group.n_rows,
+            n_null=group.n_rows - group.n_complete,
+            moments=of_groups[code],
+            largest_share=max(shares_x[code], shares_y[code]),
+        )
+    return parts
 
 
 def counts(dataset: Dataset, columns: Sequence[str]) -> dict[Label, int]:
-    """How many rows have each combination of labels: frequencies, cross tables, sizes of groups; NULL is a label.
+    """How many rows have each combination of labels: frequencies, cross tables, sizes of groups.
 
-    TooLarge (code groups) above MAX_GROUPS. Disclosure: as `moments`.
+    NULL is a label. TooLarge (code groups) above MAX_GROUPS. Disclosure: as `moments`.
     """
-    return {group.label: group.n_rows for group in _groups_of(dataset, [], columns).found}
+    groups = _groups_of(dataset, [], columns)
+    return {group.label: group.n_rows for group in groups.found}
 
 
-# --- counts below pivots ---------------------------------------------------------------------------------------------
-
-
-def counts_below(
-    dataset: Dataset, column: str, pivots: Mapping[Label, Floats], *, group_by: Sequence[str] = ()
-) -> dict[Label, Ints]:
-    """For each group that has pivots (float64, rising), how many of its values lie below each: int64, as many.
-
-    A decimal counts as the double nearest to it. One pass, a batch of rows in memory. Disclosure: as `moments`.
-    """
-    number = number_of(dataset, column)
-
-    def places(rising: Floats, rows: Any) -> Ints:
-        return np.searchsorted(rising, _finite(rows["x"], number), side="right")
-
-    selected = ", ".join([*_labels(dataset, group_by), f"{number.double} AS x"])
-    sql = f"SELECT {selected} FROM rows WHERE {number.cell} IS NOT NULL"  # noqa: S608
-    return _counts_below(dataset, sql, pivots, places, n_groups=len(group_by))
-
-
-def whole_counts_below(
-    dataset: Dataset, column: str, pivots: Mapping[Label, Sequence[int]], *, group_by: Sequence[str] = ()
-) -> dict[Label, Ints]:
-    """The same of a column for which `is_whole` holds, below rising whole numbers of 64 bits, signed or not.
-
-    Every digit counts, though neither a double nor an int64 holds them all: what is 2^63 or more is compared by
-    itself, 2^64 lower. Disclosure: as `moments`.
-    """
-    labelled = ", ".join([*_labels(dataset, group_by), f"{whole_sql(dataset, column)} AS v"])
-    is_large = f"v >= {wide(_HALF)}"
-    lowered = f"v - CASE WHEN {is_large} THEN {wide(2 * _HALF)} ELSE {wide(0)} END"
-    selected = ", ".join([*_names(group_by), f"CAST({lowered} AS BIGINT) AS x", f"{is_large} AS is_large"])
-    sql = f"SELECT {selected} FROM (SELECT {labelled} FROM rows) WHERE v IS NOT NULL"  # noqa: S608
-    return _counts_below(dataset, sql, pivots, _whole_places, n_groups=len(group_by))
-
-
-def _whole_places(rising: Sequence[int], rows: Any) -> Ints:
-    x = rows["x"].to_numpy(dtype=np.int64)
-    is_large = rows["is_large"].to_numpy(dtype=bool)
-    small = np.array([pivot for pivot in rising if pivot < _HALF], dtype=np.int64)
-    large = np.array([pivot - 2 * _HALF for pivot in rising if pivot >= _HALF], dtype=np.int64)
-    among_small = np.searchsorted(small, x, side="right")
-    among_large = len(small) + np.searchsorted(large, x, side="right")
-    places: Ints = np.where(is_large, among_large, among_small)
-    return places
-
-
-def _counts_below(
-    dataset: Dataset,
-    sql: str,
-    pivots: Mapping[Label, Any],
-    places: Callable[[Any, Any], Ints],
-    *,
-    n_groups: int,
-) -> dict[Label, Ints]:
-    """sql: rows of n_groups labels and of a value; places: how many of its group's pivots are no larger than a row."""
-    at_place = {label: np.zeros(len(rising) + 1, dtype=np.int64) for label, rising in pivots.items()}
-    names = [f"g{i}" for i in range(n_groups)]
-    for frame in dataset.frames(sql):
-        values = [name for name in frame.columns if name not in names]
-        groups = frame.groupby(names, dropna=False, sort=False)[values] if names else [((), frame)]
-        for key, rows in groups:
-            # pandas has NaN where DuckDB has NULL
-            label = tuple(part if isinstance(part, str) else None for part in key)
-            if label in at_place:
-                found = at_place[label]
-                found += np.bincount(places(pivots[label], rows), minlength=len(found))
-    return {label: np.cumsum(found)[:-1] for label, found in at_place.items()}
-
-
-def _finite(values: Any, number: Number) -> Floats:
-    found: Floats = values.to_numpy(dtype=np.float64)
-    if not np.isfinite(found).all():
-        raise not_finite(number.name)
-    return found
-
-
-# --- sketches of rows ------------------------------------------------------------------------------------------------
-
-
-def sketch(dataset: Dataset, columns: Sequence[str], *, complete: Sequence[str] = ()) -> tuple[Cells, int]:
-    """uint64 (65536,) of the rows that have a value in every one of `complete`: a row's hash h adds h to the cell
-    h % 65536, modulo 2^64. And how many rows these are.
-
-    Two sets of rows that differ in d rows differ in at most d cells. h is DuckDB's hash of the values in the order of
-    `columns`: sketches of two versions are compared, and a test holds that the hash has not changed.
-
-    Disclosure: which rows two orders share, to who has both sketches; they stay in the vault.
-    """
-    hashes = f"SELECT {_hash(dataset, columns)} AS h FROM rows WHERE {_present(dataset, complete)}"  # noqa: S608
-    sql = f"SELECT h % {SKETCH_CELLS}, sum(CAST(h AS HUGEINT)), count(*) FROM ({hashes}) GROUP BY 1"  # noqa: S608
-    cells = np.zeros(SKETCH_CELLS, dtype=np.uint64)
-    n_rows = 0
-    for cell, total, n in dataset.query(sql):
-        cells[cell] = int(total) % 2**64
-        n_rows += int(n)
-    return cells, n_rows
-
-
-def group_sketches(
-    dataset: Dataset, columns: Sequence[str], *, complete: Sequence[str], group_by: Sequence[str]
-) -> dict[Label, Cells]:
-    """By group, uint64 (1 + 256,): how many rows it has, and a sketch of them as `sketch` makes one, of 256 cells.
-
-    Disclosure: as `sketch`.
-    """
-    selected = ", ".join([*_labels(dataset, group_by), f"{_hash(dataset, columns)} AS h"])
-    hashes = f"SELECT {selected} FROM rows WHERE {_present(dataset, complete)}"  # noqa: S608
-    keys = ", ".join([*_names(group_by), f"h % {GROUP_CELLS}"])
-    sql = f"SELECT {keys}, sum(CAST(h AS HUGEINT)), count(*) FROM ({hashes}) GROUP BY {keys}"  # noqa: S608
-    sketches: dict[Label, Cells] = {}
-    for *label, cell, total, n in dataset.query(sql):
-        cells = sketches.setdefault(tuple(label), np.zeros(1 + GROUP_CELLS, dtype=np.uint64))
-        cells[0] += np.uint64(n)
-        cells[1 + cell] = int(total) % 2**64
-    return sketches
-
-
-def _hash(dataset: Dataset, columns: Sequence[str]) -> str:
-    # with a constant before them, so that the hash of one column, or of none, is of this form too
-    cells = ["''", *(quoted(name) for name in columns if dataset.check_column(name))]
-    return f"hash({', '.join(cells)})"
-
-
-def _present(dataset: Dataset, columns: Sequence[str]) -> str:
-    return (
-        " AND ".join(f"{quoted(name)} IS NOT NULL" for name in columns if dataset.check_column(name))
-        or "true"
-    )
-
-
-def _labels(dataset: Dataset, group_by: Sequence[str]) -> list[str]:
-    return [f"{label_sql(dataset, name)} AS g{i}" for i, name in enumerate(group_by)]
-
-
-def _names(group_by: Sequence[str]) -> list[str]:
-    return [f"g{i}" for i in range(len(group_by))]
-
-
-# --- groups ----------------------------------------------------------------------------------------------------------
+# --- groups ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Rows of one label: n_rows in all, n_complete of them with a value in every column that is summed."""
+    """The rows of one label."""
 
     label: Label
     n_rows: int
-    n_complete: int
+    n_complete: int  # so many of them have a value in every column that is summed
 
 
 @dataclass(frozen=True)
 class _Groups:
-    """The groups of a dataset's rows. A group's place in `found` is its code; cells: each column of labels, as SQL.
+    """The groups of a dataset's rows. A group's code is its place in `found`.
 
-    For each code, DuckDB's table `groups` holds the labels g0, g1, ...; without cells there is one group, of all rows,
-    and no table.
+    DuckDB's table `groups` holds each code with its labels, g0, g1, ... Where nothing is grouped there is no
+    table; one group, of all rows, has the code 0.
     """
 
-    cells: list[str]
+    cells: list[str]  # the columns of labels, as SQL; none where nothing is grouped
     found: list[_Group]
 
 
-def _groups_of(dataset: Dataset, numbers: Sequence[Number], group_by: Sequence[str]) -> _Groups:
-    """Finds the groups, and leaves them in DuckDB so that it can name a row's group by a small number."""
+def _groups_of(
+    dataset: Dataset,
+    numbers: Sequence[Number],
+    group_by: Sequence[str],
+) -> _Groups:
+    """Finds the groups, and leaves them in DuckDB, so that a row can come with a code in place of labels."""
     complete = _complete(numbers)
     if not group_by:
         if len(numbers) == 1:
             n_complete = numbers[0].n
         else:
             n_complete = dataset.query(f"SELECT count(*) FROM rows WHERE {complete}")[0][0]  # noqa: S608
-        return _Groups([], [_Group((), dataset.n_rows, n_complete)])
+        return _Groups(cells=[], found=[_Group((), dataset.n_rows, n_complete)])
     cells = [label_sql(dataset, name) for name in group_by]
-    # grouped by places, as a column of the data may be called g0 itself
-    places = ", ".join(str(1 + i) for i in range(len(cells)))
+    named = ", ".join(_named("g", cells))
+    # Grouped by places and not by names, as a column of the data may be called g0 itself.
+    places = ", ".join(str(place) for place in range(1, 1 + len(cells)))
     counted = (
-        f"SELECT {_named('g', cells)}, count(*), count(*) FILTER ({complete})"  # noqa: S608
+        f"SELECT {named}, count(*), count(*) FILTER ({complete})"  # noqa: S608
         f" FROM rows GROUP BY {places} LIMIT {MAX_GROUPS + 1}"
     )
-    numbered = f"SELECT row_number() OVER () - 1 AS code, * FROM ({counted})"  # noqa: S608
-    dataset.query(f"CREATE OR REPLACE TEMP TABLE groups AS {numbered}")
+    coded = f"SELECT row_number() OVER () - 1 AS code, * FROM ({counted})"  # noqa: S608
+    dataset.query(f"CREATE OR REPLACE TEMP TABLE groups AS {coded}")
     rows = dataset.query("SELECT * EXCLUDE code FROM groups ORDER BY code")
     if len(rows) > MAX_GROUPS:
         raise TooLarge(
@@ -292,81 +181,62 @@ def _groups_of(dataset: Dataset, numbers: Sequence[Number], group_by: Sequence[s
             remedy="Group by columns of fewer values.",
             code="groups",
         )
-    return _Groups(cells, [_Group(tuple(label), n_rows, n_complete) for *label, n_rows, n_complete in rows])
+    found = [_Group(tuple(label), n_rows, n_complete) for *label, n_rows, n_complete in rows]
+    return _Groups(cells, found)
 
 
 def _complete(numbers: Sequence[Number]) -> str:
     """Whether a row has a value in every column, as SQL."""
-    return " AND ".join(f"{number.cell} IS NOT NULL" for number in numbers) or "true"
+    conditions = [f"{number.cell} IS NOT NULL" for number in numbers]
+    return " AND ".join(conditions) or "true"
 
 
-def _named(prefix: str, cells: Sequence[str]) -> str:
-    return ", ".join(f"{cell} AS {prefix}{i}" for i, cell in enumerate(cells))
+def _named(prefix: str, cells: Sequence[str]) -> list[str]:
+    return [f"{cell} AS {prefix}{i}" for i, cell in enumerate(cells)]
 
 
-def _rows_sql(labels: Sequence[str], cells: Sequence[str], where: str) -> str:
-    """A SELECT of some cells, as c0, c1, ..., of the rows for which `where` holds; before them the code of its group.
+def _rows_sql(
+    labels: Sequence[str],
+    cells: Sequence[str],
+    where: str,
+) -> str:
+    """A SELECT of cells, as c0, c1, ..., of the rows for which `where` holds; before them the group's code.
 
     >>> print(_rows_sql([], ["x", "2 * y"], where="x > 0"))
     SELECT x AS c0, 2 * y AS c1 FROM rows WHERE x > 0
     >>> print(_rows_sql(["city"], ["x"], where="x > 0"))
-    SELECT code, c0 FROM (SELECT city AS g0, x AS c0 FROM rows WHERE x > 0) AS labelled
+    SELECT code, c0
+    FROM (SELECT city AS g0, x AS c0 FROM rows WHERE x > 0) AS labelled
     JOIN groups ON labelled.g0 IS NOT DISTINCT FROM groups.g0
     """
+    named = [*_named("g", labels), *_named("c", cells)]
+    labelled = f"SELECT {', '.join(named)} FROM rows WHERE {where}"  # noqa: S608
     if not labels:
-        return f"SELECT {_named('c', cells)} FROM rows WHERE {where}"  # noqa: S608
-    labelled = f"SELECT {_named('g', labels)}, {_named('c', cells)} FROM rows WHERE {where}"  # noqa: S608
-    names = ", ".join(f"c{i}" for i in range(len(cells)))
-    # NULL is a label as any other, which = would not find
-    is_same = " AND ".join(f"labelled.g{i} IS NOT DISTINCT FROM groups.g{i}" for i in range(len(labels)))
-    return f"SELECT code, {names} FROM ({labelled}) AS labelled\nJOIN groups ON {is_same}"  # noqa: S608
+        return labelled
+    wanted = ["code", *_names("c", len(cells))]
+    # NULL is a label as any other, which = would not find.
+    is_same = [f"labelled.{name} IS NOT DISTINCT FROM groups.{name}" for name in _names("g", len(labels))]
+    return (
+        f"SELECT {', '.join(wanted)}\nFROM ({labelled}) AS labelled\nJOIN groups ON {' AND '.join(is_same)}"
+    )
 
 
-# --- what the largest rows make of a sum -----------------------------------------------------------------------------
+def _names(prefix: str, n: int) -> list[str]:
+    return [f"{prefix}{i}" for i in range(n)]
 
 
-def _largest_shares(
-    dataset: Dataset, number: Number, groups: _Groups, moments: Sequence[Moments], *, where: str
-) -> list[Fraction]:
-    """By group, what the two largest |x| make of sum |x|."""
-    if len(moments) == 1:
-        bound = _share_bound(number, moments[0])
-        if bound is not None and bound <= SHARE_OF_INTEREST:
-            return [bound]
-    # at most 1 in size, so that no sum of them overflows
-    size = f"abs({number.double}) * CAST('{2.0 ** -max(number.top, -1000)!r}' AS DOUBLE)"
-    sizes = _rows_sql(groups.cells, [size], where)
-    if groups.cells:
-        sql = f"SELECT code, max(c0, 2), sum(c0) FROM ({sizes}) GROUP BY code"  # noqa: S608
-    else:
-        sql = f"SELECT 0, max(c0, 2), sum(c0) FROM ({sizes})"  # noqa: S608
-    shares = [Fraction(0)] * len(moments)
-    for code, two_largest, total in dataset.query(sql):
-        if total:
-            share = Fraction(str(round(sum(two_largest) / total, 12)))
-            shares[code] = min(Fraction(1), share)
-        elif moments[code].squares:
-            # all so much smaller than those of other groups that nothing is known: the rule must hold them back
-            shares[code] = Fraction(1)
-    return shares
-
-
-def _share_bound(number: Number, moments: Moments) -> Fraction | None:
-    """2 max^2 / sum x^2: no less than the share, since sum |x| >= sum x^2 / max. It needs no look at the rows."""
-    if not moments.squares:
-        return None
-    return 2 * Fraction(4) ** number.top * Fraction(UNIT**2, moments.squares)
-
-
-# --- exact sums ------------------------------------------------------------------------------------------------------
+# --- exact sums --------------------------------------------------------------------------------------------
 
 
 class _Sums:
-    """UNIT sum x_i of some numbers, and UNIT^2 sum x_i x_j of each pair i <= j, by the code of a group."""
+    """What some numbers add up to, by the code of a group; each list has one whole number for every code."""
 
     def __init__(self, n_numbers: int, n_groups: int) -> None:
+        pairs = combinations_with_replacement(range(n_numbers), 2)
+        # UNIT sum x_i
         self.totals = [[0] * n_groups for _ in range(n_numbers)]
-        self.products = {pair: [0] * n_groups for pair in combinations_with_replacement(range(n_numbers), 2)}
+        # UNIT^2 sum x_i x_j, for i <= j
+        self.products = {pair: [0] * n_groups for pair in pairs}
 
     def add_row(self, code: int, values: Sequence[int]) -> None:
         for i, value in enumerate(values):
@@ -375,7 +245,11 @@ class _Sums:
             products[code] += values[i] * values[j]
 
     def moments(self, i: int, code: int, *, n: int) -> Moments:
-        return Moments(n, self.totals[i][code], self.products[i, i][code])
+        return Moments(
+            n=n,
+            total=self.totals[i][code],
+            squares=self.products[i, i][code],
+        )
 
     def joint_moments(self, code: int, *, n: int) -> JointMoments:
         return JointMoments(
@@ -388,72 +262,119 @@ class _Sums:
         )
 
 
-def _exact_sums(dataset: Dataset, numbers: Sequence[Number], groups: _Groups) -> _Sums:
+def _exact_sums(
+    dataset: Dataset,
+    numbers: Sequence[Number],
+    groups: _Groups,
+) -> _Sums:
     """Over the rows with a value in every column: what doubles hold in arrays, the rest one by one."""
     sums = _Sums(len(numbers), len(groups.found))
     complete = _complete(numbers)
-    regular = " AND ".join(number.regular for number in numbers if number.regular) or "true"
-    n_added = _add_arrays(dataset, numbers, groups, sums, where=f"{complete} AND ({regular})")
-    if n_added < sum(group.n_complete for group in groups.found):
-        _add_one_by_one(dataset, numbers, groups, sums, where=f"{complete} AND NOT ({regular})")
+    conditions = [number.regular for number in numbers if number.regular]
+    regular = " AND ".join(conditions) or "true"
+    n_added = _add_arrays(
+        dataset,
+        numbers,
+        groups,
+        sums,
+        where=f"{complete} AND ({regular})",
+    )
+    n_complete = sum(group.n_complete for group in groups.found)
+    if n_added < n_complete:
+        _add_one_by_one(
+            dataset,
+            numbers,
+            groups,
+            sums,
+            where=f"{complete} AND NOT ({regular})",
+        )
     return sums
 
 
 @dataclass(frozen=True)
 class _OwnedPiece:
-    """A piece of a number. owner: which of the numbers; unit: in which 1 / UNIT it counts."""
+    """A piece of a number: a column of doubles."""
 
-    owner: int
+    owner: int  # the number that it is a piece of
     sql: str
-    unit: int
+    unit: int  # it counts in units of unit / UNIT
 
 
 def _add_arrays(
-    dataset: Dataset, numbers: Sequence[Number], groups: _Groups, sums: _Sums, *, where: str
+    dataset: Dataset,
+    numbers: Sequence[Number],
+    groups: _Groups,
+    sums: _Sums,
+    *,
+    where: str,
 ) -> int:
-    """Adds rows of which doubles hold every number; returns how many they are."""
-    pieces = [
-        _OwnedPiece(owner, piece.sql, piece.unit)
-        for owner, number in enumerate(numbers)
-        for piece in number.pieces
-    ]
+    """Adds the rows in which doubles hold every number; returns how many they are."""
+    pieces: list[_OwnedPiece] = []
+    for owner, number in enumerate(numbers):
+        for piece in number.pieces:
+            pieces.append(_OwnedPiece(owner, piece.sql, piece.unit))
     exact = ExactSums(len(pieces), len(groups.found))
     n_rows = 0
-    for frame in dataset.frames(_rows_sql(groups.cells, [piece.sql for piece in pieces], where)):
+    cells = [piece.sql for piece in pieces]
+    for frame in dataset.frames(_rows_sql(groups.cells, cells, where)):
         columns = [_finite(frame[f"c{i}"], numbers[piece.owner]) for i, piece in enumerate(pieces)]
-        codes = frame["code"].to_numpy() if groups.cells else np.zeros(len(frame), dtype=np.int64)
-        exact.add(columns, codes)
+        exact.add(columns, _codes(frame, groups))
         n_rows += len(frame)
+    _put_together(pieces, exact, sums)
+    return n_rows
+
+
+def _codes(frame: Any, groups: _Groups) -> Ints:
+    """The code of each row's group: int64 (n_rows,)."""
+    if not groups.cells:
+        return np.zeros(len(frame), dtype=np.int64)
+    codes: Ints = frame["code"].to_numpy(dtype=np.int64)
+    return codes
+
+
+def _put_together(
+    pieces: Sequence[_OwnedPiece],
+    exact: ExactSums,
+    sums: _Sums,
+) -> None:
+    """Sums of numbers, of those of their pieces: x = a + b gives x^2 = a^2 + 2 a b + b^2, x y = a y + b y."""
     for i, piece in enumerate(pieces):
         totals = sums.totals[piece.owner]
         for code, total in enumerate(exact.totals(i)):
             totals[code] += _whole(total * piece.unit, -LEAST_EXPONENT)
-    for i, j in combinations_with_replacement(range(len(pieces)), 2):
-        a, b = pieces[i], pieces[j]
-        products = sums.products[a.owner, b.owner]
-        # (a + b)^2 has a b twice; a and b of two numbers meet once
-        times = 2 if a.owner == b.owner and i != j else 1
-        unit = times * a.unit * b.unit
-        for code, product in enumerate(exact.products(i, j)):
-            products[code] += _whole(product * unit, -2 * LEAST_EXPONENT)
-    return n_rows
+    for i, left in enumerate(pieces):
+        for j, right in enumerate(pieces[i:], start=i):
+            unit = left.unit * right.unit
+            if i != j and left.owner == right.owner:
+                unit *= 2
+            products = sums.products[left.owner, right.owner]
+            for code, product in enumerate(exact.products(i, j)):
+                products[code] += _whole(product * unit, -2 * LEAST_EXPONENT)
 
 
 def _whole(number: int, bits: int) -> int:
     """number / 2^bits, which is whole, as all that is summed are multiples of 1 / UNIT."""
-    assert number & ((1 << bits) - 1) == 0, "a number is no multiple of 1 / UNIT"
-    return number >> bits
+    quotient, rest = divmod(number, 1 << bits)
+    assert rest == 0, "a number is no multiple of 1 / UNIT"
+    return quotient
 
 
 def _add_one_by_one(
-    dataset: Dataset, numbers: Sequence[Number], groups: _Groups, sums: _Sums, *, where: str
+    dataset: Dataset,
+    numbers: Sequence[Number],
+    groups: _Groups,
+    sums: _Sums,
+    *,
+    where: str,
 ) -> None:
-    """Adds rows with a number that is read from its text, such as 1e-300 or one of fifty digits."""
-    for batch in dataset.batches(_rows_sql(groups.cells, [number.exact for number in numbers], where)):
+    """Adds the rows with a number that is read from its text, such as 1e-300 or one of fifty digits."""
+    cells = [number.exact for number in numbers]
+    for batch in dataset.batches(_rows_sql(groups.cells, cells, where)):
         for row in batch:
             code = row[0] if groups.cells else 0
-            cells = row[1:] if groups.cells else row
-            sums.add_row(code, [_scaled(cell, number) for cell, number in zip(cells, numbers, strict=True)])
+            values = row[-len(numbers) :]
+            scaled_values = [_scaled(value, number) for value, number in zip(values, numbers, strict=True)]
+            sums.add_row(code, scaled_values)
 
 
 def _scaled(value: float | str, number: Number) -> int:
@@ -465,3 +386,227 @@ def _scaled(value: float | str, number: Number) -> int:
             remedy="Round it: below 1.8e308, at most 400 digits after the point.",
             code="digits",
         ) from None
+
+
+def _finite(values: Any, number: Number) -> Floats:
+    found: Floats = values.to_numpy(dtype=np.float64)
+    if not np.isfinite(found).all():
+        raise not_finite(number.name)
+    return found
+
+
+# --- what the largest rows make of a sum -------------------------------------------------------------------
+
+
+def _largest_shares(
+    dataset: Dataset,
+    number: Number,
+    groups: _Groups,
+    moments: Sequence[Moments],
+    *,
+    where: str,
+) -> list[Fraction]:
+    """By group, what the two largest |x| make of sum |x|."""
+    if len(moments) == 1:
+        bound = _share_bound(number, moments[0])
+        if bound <= SHARE_OF_INTEREST:
+            return [bound]
+    # Of sizes of at most 1 no sum overflows.
+    scale = 2.0 ** -max(number.top, -1_000)
+    size = f"abs({number.double}) * CAST('{scale!r}' AS DOUBLE)"
+    sizes = _rows_sql(groups.cells, [size], where)
+    if groups.cells:
+        sql = f"SELECT code, max(c0, 2), sum(c0) FROM ({sizes}) GROUP BY code"  # noqa: S608
+    else:
+        sql = f"SELECT 0, max(c0, 2), sum(c0) FROM ({sizes})"  # noqa: S608
+    shares = [Fraction(0)] * len(moments)
+    for code, two_largest, total in dataset.query(sql):
+        if total:
+            share = round(sum(two_largest) / total, 12)
+            shares[code] = min(Fraction(1), Fraction(str(share)))
+        elif moments[code].squares:
+            # So much smaller than other groups that nothing is known: the rule has to withhold them.
+            shares[code] = Fraction(1)
+    return shares
+
+
+def _share_bound(number: Number, moments: Moments) -> Fraction:
+    """2 max^2 / sum x^2, without a look at the rows: no less than the share, as sum |x| >= sum x^2 / max."""
+    largest = Fraction(2) ** number.top
+    squares = Fraction(moments.squares, UNIT**2)
+    return 2 * largest**2 / squares if squares else Fraction(1)
+
+
+# --- counts below pivots -----------------------------------------------------------------------------------
+
+
+def counts_below(
+    dataset: Dataset,
+    column: str,
+    pivots: Mapping[Label, Floats],
+    *,
+    group_by: Sequence[str] = (),
+) -> dict[Label, Ints]:
+    """For each group that has pivots (float64, rising), how many of its values lie below each: int64.
+
+    A decimal counts as the double nearest to it. One pass, a batch of rows in memory.
+
+    Disclosure: as `moments`.
+    """
+    number = number_of(dataset, column)
+
+    def places(rising: Floats, rows: Any) -> Ints:
+        x = _finite(rows["x"], number)
+        return np.searchsorted(rising, x, side="right")
+
+    labels = _labels(dataset, group_by)
+    selected = ", ".join([*labels, f"{number.double} AS x"])
+    sql = f"SELECT {selected} FROM rows WHERE {number.cell} IS NOT NULL"  # noqa: S608
+    return _counts_below(dataset, sql, pivots, places, n_labels=len(group_by))
+
+
+def whole_counts_below(
+    dataset: Dataset,
+    column: str,
+    pivots: Mapping[Label, Sequence[int]],
+    *,
+    group_by: Sequence[str] = (),
+) -> dict[Label, Ints]:
+    """The same of a column for which `is_whole` holds, below rising whole numbers of 64 bits, signed or not.
+
+    Every digit counts, though neither a double nor an int64 holds them all: what is 2^63 or more is compared
+    by itself, 2^64 lower. Disclosure: as `moments`.
+    """
+    labels = _labels(dataset, group_by)
+    value = whole_sql(dataset, column)
+    labelled = ", ".join([*labels, f"{value} AS v"])
+    is_large = f"v >= {wide(_HALF)}"
+    shift = f"CASE WHEN {is_large} THEN {wide(2 * _HALF)} ELSE {wide(0)} END"
+    names = _names("g", len(group_by))
+    selected = ", ".join([*names, f"CAST(v - {shift} AS BIGINT) AS x", f"{is_large} AS is_large"])
+    sql = f"SELECT {selected} FROM (SELECT {labelled} FROM rows) WHERE v IS NOT NULL"  # noqa: S608
+    return _counts_below(dataset, sql, pivots, _whole_places, n_labels=len(group_by))
+
+
+def _whole_places(rising: Sequence[int], rows: Any) -> Ints:
+    x = rows["x"].to_numpy(dtype=np.int64)
+    is_large = rows["is_large"].to_numpy(dtype=bool)
+    small = [pivot for pivot in rising if pivot < _HALF]
+    lowered = [pivot - 2 * _HALF for pivot in rising if pivot >= _HALF]
+    among_small = _places(small, x)
+    among_large = _places(lowered, x)
+    places: Ints = np.where(is_large, len(small) + among_large, among_small)
+    return places
+
+
+def _places(rising: Sequence[int], x: Ints) -> Ints:
+    pivots = np.array(rising, dtype=np.int64)
+    return np.searchsorted(pivots, x, side="right")
+
+
+def _counts_below(
+    dataset: Dataset,
+    sql: str,
+    pivots: Mapping[Label, Any],
+    places: Callable[[Any, Any], Ints],
+    *,
+    n_labels: int,
+) -> dict[Label, Ints]:
+    """sql: rows of labels and a value; places: how many of its group's pivots are no larger than a value."""
+    at_place: dict[Label, Ints] = {}
+    for label, rising in pivots.items():
+        at_place[label] = np.zeros(len(rising) + 1, dtype=np.int64)
+    names = _names("g", n_labels)
+    for frame in dataset.frames(sql):
+        groups: Any = [((), frame)]
+        if names:
+            values = [name for name in frame.columns if name not in names]
+            groups = frame.groupby(names, dropna=False, sort=False)[values]
+        for key, rows in groups:
+            # pandas has NaN where DuckDB has NULL
+            label = tuple(text if isinstance(text, str) else None for text in key)
+            if label in at_place:
+                found = at_place[label]
+                of_rows = places(pivots[label], rows)
+                found += np.bincount(of_rows, minlength=len(found))
+    return {label: np.cumsum(found)[:-1] for label, found in at_place.items()}
+
+
+# --- sketches of rows --------------------------------------------------------------------------------------
+
+
+def sketch(
+    dataset: Dataset,
+    columns: Sequence[str],
+    *,
+    complete: Sequence[str] = (),
+) -> tuple[Cells, int]:
+    """uint64 (65536,) of the rows that have a value in every one of `complete`, and how many rows these are.
+
+    A row's hash h adds h to the cell h % 65536, modulo 2^64. So two sets of rows that differ in d rows differ
+    in at most d cells. h is DuckDB's hash of the values in the order of `columns`: sketches of two versions
+    are compared, and a test holds that the hash has not changed.
+
+    Disclosure: which rows two orders share, to who has both sketches; they stay in the vault.
+    """
+    row_hash = _hash(dataset, columns)
+    present = _present(dataset, complete)
+    hashes = f"SELECT {row_hash} AS h FROM rows WHERE {present}"  # noqa: S608
+    sums = "sum(CAST(h AS HUGEINT)), count(*)"
+    sql = f"SELECT h % {SKETCH_CELLS}, {sums} FROM ({hashes}) GROUP BY 1"  # noqa: S608
+    cells = np.zeros(SKETCH_CELLS, dtype=np.uint64)
+    n_rows = 0
+    for cell, total, n in dataset.query(sql):
+        cells[cell] = int(total) % 2**64
+        n_rows += int(n)
+    return cells, n_rows
+
+
+def group_sketches(
+    dataset: Dataset,
+    columns: Sequence[str],
+    *,
+    complete: Sequence[str],
+    group_by: Sequence[str],
+) -> dict[Label, Cells]:
+    """By group, uint64 (1 + 256,): how many rows it has, and a sketch of them as of `sketch`, in 256 cells.
+
+    Disclosure: as `sketch`.
+    """
+    labels = _labels(dataset, group_by)
+    row_hash = _hash(dataset, columns)
+    present = _present(dataset, complete)
+    selected = ", ".join([*labels, f"{row_hash} AS h"])
+    hashes = f"SELECT {selected} FROM rows WHERE {present}"  # noqa: S608
+    names = _names("g", len(group_by))
+    keys = ", ".join([*names, f"h % {GROUP_CELLS}"])
+    sums = "sum(CAST(h AS HUGEINT)), count(*)"
+    sql = f"SELECT {keys}, {sums} FROM ({hashes}) GROUP BY {keys}"  # noqa: S608
+    sketches: dict[Label, Cells] = {}
+    for *label, cell, total, n in dataset.query(sql):
+        empty = np.zeros(1 + GROUP_CELLS, dtype=np.uint64)
+        cells = sketches.setdefault(tuple(label), empty)
+        cells[0] += np.uint64(n)
+        cells[1 + cell] = int(total) % 2**64
+    return sketches
+
+
+def _hash(dataset: Dataset, columns: Sequence[str]) -> str:
+    # The constant makes a hash of no column possible, and is part of all sketches that are kept.
+    cells = ["''"]
+    for name in columns:
+        dataset.check_column(name)
+        cells.append(quoted(name))
+    return f"hash({', '.join(cells)})"
+
+
+def _present(dataset: Dataset, columns: Sequence[str]) -> str:
+    conditions: list[str] = []
+    for name in columns:
+        dataset.check_column(name)
+        conditions.append(f"{quoted(name)} IS NOT NULL")
+    return " AND ".join(conditions) or "true"
+
+
+def _labels(dataset: Dataset, group_by: Sequence[str]) -> list[str]:
+    return _named("g", [label_sql(dataset, name) for name in group_by])

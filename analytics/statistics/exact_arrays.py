@@ -1,18 +1,18 @@
 """Exact sums of columns of doubles, and of their products, by group.
 
 A double is written in the base 2^20, as 1234 is in the base ten: with digits, each on a place. A sum of
-numbers is then a sum of digits on each place, and a sum of products is a sum of products of two digits on each
-place, as in long multiplication. A digit is a whole number of at most 2^19 in size, and a block has 2^15 rows,
-so that all that is added up in doubles are whole numbers of at most 2^53. A double holds each of them: numpy
-makes no error, in whatever order it adds.
+numbers is then a sum of digits on each place, and a sum of products is a sum of products of two digits on
+each place, as in long multiplication. A digit is a whole number of at most 2^19 in size, and a block has 2^15
+rows, so that all that is added up in doubles are whole numbers of at most 2^53. A double holds each of them:
+numpy makes no error, in whatever order it adds.
 
-After the error-free matrix products of Ozaki, Ogita, Oishi and Rump (2012). `analytics.statistics.exact` makes
-the answers.
+After the error-free matrix products of Ozaki, Ogita, Oishi and Rump (2012). To read next: what receivers make
+of the sums, `analytics.statistics.exact`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from math import frexp, isfinite
@@ -33,7 +33,7 @@ CARRY_BLOCKS = 2**7  # so many blocks add up to less than 2^63, seven products o
 
 
 class ExactSums:
-    """By group, sum x_i of each column and sum x_i x_j of each pair of columns; rows come in any number of batches.
+    """By group, sum x_i of each column and sum x_i x_j of each pair of columns, whatever the batches of rows.
 
     >>> sums = ExactSums(n_columns=1)
     >>> sums.add([np.array([1e300, 3.0, -1e300])], np.zeros(3, dtype=np.int64))
@@ -56,9 +56,12 @@ class ExactSums:
         ValueError for a number that is not finite.
         """
         rows = _Rows(list(columns), groups)
+        # In blocks: their digits stay in the processor's cache, and their sums within 2^53.
         for start in range(0, len(groups), BLOCK_ROWS):
-            for part in _similar(rows.at(slice(start, start + BLOCK_ROWS))):
+            block = rows.at(slice(start, start + BLOCK_ROWS))
+            for part in _similar(block):
                 self._add_part(part)
+            # An int64 holds the sums of so many blocks and no more.
             self._n_blocks += 1
             if self._n_blocks % CARRY_BLOCKS == 0:
                 self._carry()
@@ -72,17 +75,22 @@ class ExactSums:
         return self._products[a, b].whole()
 
     def _add_part(self, part: _Rows) -> None:
-        columns = [digits_of(column) for column in part.columns]
-        for totals, digits in zip(self._totals, columns, strict=True):
-            for digit in digits:
-                totals.add(digit.place, self._sum(digit.values, part.groups))
-        for (a, b), products in self._products.items():
-            for i, left in enumerate(columns[a]):
-                # of a square, left x right and right x left are the same: one of them, twice
-                first = i if a == b else 0
-                for j, right in enumerate(columns[b][first:], start=first):
-                    found = self._sum(left.values * right.values, part.groups)
-                    products.add(left.place + right.place, found * 2 if a == b and i != j else found)
+        digits = [digits_of(column) for column in part.columns]
+        for column, sums in enumerate(self._totals):
+            self._add_digits(sums, digits[column], part.groups)
+        for (a, b), sums in self._products.items():
+            products = _squares(digits[a]) if a == b else _products(digits[a], digits[b])
+            self._add_digits(sums, products, part.groups)
+
+    def _add_digits(
+        self,
+        sums: _PlaceSums,
+        digits: Iterable[Digit],
+        groups: Ints,
+    ) -> None:
+        for digit in digits:
+            by_group = self._sum(digit.values, groups)
+            sums.add(digit.place, by_group)
 
     def _sum(self, values: Floats, groups: Ints) -> Floats:
         if self._n_groups == 1:
@@ -91,8 +99,10 @@ class ExactSums:
         return np.asarray(by_group, dtype=np.float64)
 
     def _carry(self) -> None:
-        for sums in [*self._totals, *self._products.values()]:
-            sums.carry()
+        for totals in self._totals:
+            totals.carry()
+        for products in self._products.values():
+            products.carry()
 
 
 @dataclass(frozen=True)
@@ -102,8 +112,9 @@ class _Rows:
     columns: list[Floats]
     groups: Ints
 
-    def at(self, rows: slice | Bools) -> _Rows:
-        return _Rows([column[rows] for column in self.columns], self.groups[rows])
+    def at(self, where: slice | Bools) -> _Rows:
+        columns = [column[where] for column in self.columns]
+        return _Rows(columns, self.groups[where])
 
 
 def _similar(rows: _Rows, column: int = 0) -> Iterator[_Rows]:
@@ -119,7 +130,8 @@ def _similar(rows: _Rows, column: int = 0) -> Iterator[_Rows]:
         largest = sizes.max()
         if not isfinite(largest):
             raise ValueError("A number is not finite.")
-        is_far = (sizes < largest * 2.0**-SPREAD_BITS) & (sizes > 0)
+        bound = largest * 2.0**-SPREAD_BITS
+        is_far = (sizes < bound) & (sizes > 0)
         if not is_far.any():
             yield from _similar(rows, column + 1)
             return
@@ -136,19 +148,21 @@ class Digit:
 
 
 def digits_of(numbers: Floats) -> list[Digit]:
-    """Finite doubles in the base 2^20, from the first place on which one of them has a digit down to the last.
-
-    To round to the nearest whole number, rather than down, gives digits of either sign, half as large.
+    """Finite doubles in the base 2^20, from the first place on which one has a digit down to the last.
 
     >>> [(digit.place, digit.values.tolist()) for digit in digits_of(np.array([2.0**20 + 5, -3.0]))]
     [(55, [1.0, -0.0]), (54, [5.0, -3.0])]
     """
-    _, exponent = frexp(np.abs(numbers).max(initial=0.0))
-    # Every number is below 2^exponent, and so below 2^18 on this place. To scale by a power of two is exact.
+    largest = np.abs(numbers).max(initial=0.0)
+    _, exponent = frexp(largest)
+    # Every number is below 2^exponent, and so below 2^18 on this place.
     place = (exponent + 1 - LEAST_EXPONENT) // DIGIT_BITS
-    rest = np.ldexp(numbers, -(DIGIT_BITS * place + LEAST_EXPONENT))
+    unit_exponent = DIGIT_BITS * place + LEAST_EXPONENT
+    # To scale by a power of two is exact, and so is every step that follows: bits move, and none is lost.
+    rest = np.ldexp(numbers, -unit_exponent)
     digits: list[Digit] = []
     while rest.any():
+        # To the nearest whole number, which leaves at most a half: a next digit of at most 2^19.
         values = np.rint(rest)
         digits.append(Digit(place, values))
         rest -= values
@@ -157,13 +171,30 @@ def digits_of(numbers: Floats) -> list[Digit]:
     return digits
 
 
+def _products(left: list[Digit], right: list[Digit]) -> Iterator[Digit]:
+    """The products of two columns, as sums of digits up to 2^38: long multiplication."""
+    for a in left:
+        for b in right:
+            yield Digit(a.place + b.place, a.values * b.values)
+
+
+def _squares(digits: list[Digit]) -> Iterator[Digit]:
+    """The same of a column with itself: a b and b a at once, as an even digit, whose sum is as exact."""
+    for i, a in enumerate(digits):
+        yield Digit(2 * a.place, a.values * a.values)
+        twice = 2 * a.values
+        for b in digits[i + 1 :]:
+            yield Digit(a.place + b.place, twice * b.values)
+
+
 class _PlaceSums:
-    """One whole number by group, as sums on places that are not carried yet: they may exceed a digit."""
+    """A whole number for each group, as sums on places that are not carried yet: they may exceed a digit."""
 
     def __init__(self, n_groups: int) -> None:
         self._n_groups = n_groups
         self._places: dict[int, Ints] = {}
-        self._carried: NDArray[Any] = np.zeros(n_groups, dtype=object)  # Python's whole numbers, of any size
+        # Python's whole numbers, of any size
+        self._carried: NDArray[Any] = np.zeros(n_groups, dtype=object)
 
     def add(self, place: int, by_group: Floats) -> None:
         if place not in self._places:

@@ -393,7 +393,8 @@ def test_values_below_pivots_are_compared_as_their_nearest_doubles(tmp_path: Pat
 
 
 def test_a_column_may_have_the_name_that_a_label_has_in_the_query(tmp_path: Path) -> None:
-    with table_of(tmp_path, {"g0": [1.5, 2.5, 4.0], "code": list("aab"), "c0": [1, 1, 2]}) as dataset:
+    columns: dict[str, Any] = {"g0": [1.5, 2.5, 4.0], "code": ["a", "a", "b"], "c0": [1, 1, 2]}
+    with table_of(tmp_path, columns) as dataset:
         parts = moments(dataset, "g0", group_by=["code", "c0"])
         assert {label: part.moments for label, part in parts.items()} == {
             ("a", "1"): moments_of([1.5, 2.5]),
