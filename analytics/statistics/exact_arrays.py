@@ -2,7 +2,7 @@
 
 A double is written in the base 2^20, as 1234 is in the base ten: with digits, each on a place. A sum of
 numbers is then a sum of digits on each place, and a sum of products is a sum of products of two digits on
-each place, as in long multiplication. A digit is a whole number of at most 2^19 in size, and a block has 2^15
+each place, as in long multiplication. A digit is a whole number of at most 2^19 in size, and a block has 2^14
 rows, so that all that is added up in doubles are whole numbers of at most 2^53. A double holds each of them:
 numpy makes no error, in whatever order it adds.
 
@@ -27,9 +27,11 @@ DIGIT_BITS = 20
 LEAST_EXPONENT = -1_080
 """A digit on place 0 counts 2^-1080: the first multiple of the base below the smallest double, 2^-1074."""
 
-BLOCK_ROWS = 2**15
+# An array of 128 kB: memory for larger ones is given back after each step, and to ask for it again takes as
+# long as all of the arithmetic.
+BLOCK_ROWS = 2**14
 SPREAD_BITS = 64  # the numbers of a part of a block have seven digits at most: they reach over 64 + 53 bits
-CARRY_BLOCKS = 2**7  # so many blocks add up to less than 2^63, seven products of 2^53 on a place in each
+CARRY_BLOCKS = 2**7  # so many blocks add up to less than 2^63, at most 7 x 2^53 on a place in each
 
 
 class ExactSums:
@@ -179,7 +181,7 @@ def _products(left: list[Digit], right: list[Digit]) -> Iterator[Digit]:
 
 
 def _squares(digits: list[Digit]) -> Iterator[Digit]:
-    """The same of a column with itself: a b and b a at once, as an even digit, whose sum is as exact."""
+    """The same of a column with itself, up to 2^39: a b and b a are added at once."""
     for i, a in enumerate(digits):
         yield Digit(2 * a.place, a.values * a.values)
         twice = 2 * a.values

@@ -53,9 +53,11 @@ def test_sums_of_any_doubles(rows: list[tuple[float, float, int]], n_batches: in
 
 @pytest.mark.parametrize("n_groups", [1, 2])
 def test_a_full_block_of_the_largest_digits(n_groups: int) -> None:
-    """2^15 products of 2^38 are 2^53, the last whole number up to which doubles hold every one."""
-    x = np.full(exact_arrays.BLOCK_ROWS, 2.5)
-    assert [digit.values[0] for digit in digits_of(x)] == [2, 2 ** (DIGIT_BITS - 1)]
+    """2^14 times 2 x 2^38 are 2^53, the last whole number up to which doubles hold every one."""
+    assert exact_arrays.BLOCK_ROWS * 2 * (2 ** (DIGIT_BITS - 1)) ** 2 <= 2**53
+    x = np.full(exact_arrays.BLOCK_ROWS, 2.5 + 2.0 ** (-DIGIT_BITS - 1))
+    largest = 2 ** (DIGIT_BITS - 1)
+    assert [abs(digit.values[0]) for digit in digits_of(x)] == [3, largest, largest]
     check([x, -x], np.arange(len(x)) % n_groups, n_groups)
 
 
