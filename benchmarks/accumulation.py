@@ -3,7 +3,8 @@
 .venv/bin/python -m benchmarks.accumulation
 
 DuckDB gets two threads, as a provider's data get, and all the memory it wants. The file: 10,000,000 doubles. The
-targets are for columns within a few powers of ten; what spans twenty-five of them needs more limbs and is shown beside.
+targets are for columns within a few powers of ten; what spans twenty-five of them needs more digits and is shown
+beside.
 """
 
 from __future__ import annotations

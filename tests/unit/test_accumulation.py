@@ -27,6 +27,7 @@ from agents.rows.dataset import Dataset, open_dataset
 from agents.rows.exact_totals import counts, counts_below, joint_moments, moments, sketch, whole_counts_below
 from agents.site.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
 from agents.site.settings import Settings
+from analytics.statistics import exact_arrays
 from protocol.errors import BadRequest, TooLarge
 from tests.examples import few
 from tests.made_moments import joint_moments_of, moments_of
@@ -109,7 +110,7 @@ def doubles(kind: str, n: int, rng: np.random.Generator) -> list[float]:
 @pytest.mark.parametrize("kind", ["parquet", "csv", "json"])
 @pytest.mark.parametrize("numbers", DOUBLES)
 def test_sums_are_exact(tmp_path: Path, numbers: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact_totals, "STREAMED_ROWS", 20)
+    monkeypatch.setattr(exact_arrays, "BLOCK_ROWS", 20)
     rng = np.random.default_rng(len(numbers))
     x = doubles(numbers, 300, rng)
     y = doubles("normal", len(x), rng)
@@ -264,9 +265,10 @@ def test_a_missing_column_and_dates(tmp_path: Path) -> None:
             assert caught.value.code == code
 
 
-def test_more_rows_than_doubles_can_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_rows_than_an_int64_can_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = doubles("normal", 1000, np.random.default_rng(1))
-    monkeypatch.setattr(exact_totals, "_EXACT_ROWS", 100)
+    monkeypatch.setattr(exact_arrays, "BLOCK_ROWS", 20)
+    monkeypatch.setattr(exact_arrays, "CARRY_BLOCKS", 5)
     with table_of(tmp_path, {"x": x}) as dataset:
         assert moments(dataset, "x")[()].moments == moments_of(x)
 
@@ -389,6 +391,16 @@ def test_values_below_pivots_are_compared_as_their_nearest_doubles(tmp_path: Pat
             pivots = np.unique([*exact])
             (below,) = counts_below(dataset, column, {(): pivots}).values()
             assert below.tolist() == list(range(len(pivots)))
+
+
+def test_a_column_may_have_the_name_that_a_label_has_in_the_query(tmp_path: Path) -> None:
+    columns: dict[str, Any] = {"g0": [1.5, 2.5, 4.0], "code": ["a", "a", "b"], "c0": [1, 1, 2]}
+    with table_of(tmp_path, columns) as dataset:
+        parts = moments(dataset, "g0", group_by=["code", "c0"])
+        assert {label: part.moments for label, part in parts.items()} == {
+            ("a", "1"): moments_of([1.5, 2.5]),
+            ("b", "2"): moments_of([4.0]),
+        }
 
 
 def test_too_many_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
