@@ -17,13 +17,14 @@ from typing import Any
 import httpx
 
 from agents.rows.database import TableDescription, open_source
-from agents.site.policy import Policy, TableRules, load_policy
+from agents.site.policy import load_policy
 from agents.site.settings import Settings, load_settings
 from agents.site.vault import Vault
 from protocol import VERSION
 from protocol.errors import ConsiliumError, Refused
 from protocol.machine.clock import LARGEST_ERROR_SECONDS
 from protocol.machine.disk import has_room
+from protocol.policy import Policy, TableRules
 
 OK, WARN, WRONG = "ok", "warn", "wrong"
 _FINGERPRINT = re.compile(r"([0-9a-f]{4}-){7}[0-9a-f]{4}")
@@ -48,7 +49,7 @@ def check_site(site: Path, *, now: Callable[[], datetime] = lambda: datetime.now
     try:
         settings = load_settings(site)
     except ConsiliumError as error:
-        return [_wrong("settings", error), *_policy_findings(site / "policy.toml")]
+        return [_wrong("settings", error), *check_policy(site / "policy.toml")]
     return [
         *check_locally(settings),
         *guarded("coordinator", lambda: _ask_coordinator(settings, now)),
@@ -63,7 +64,7 @@ def check_locally(settings: Settings) -> list[Finding]:
         *guarded("state", lambda: check_folders(settings)),
         *guarded("disk", lambda: check_disk(settings)),
         *guarded("token", lambda: check_token(settings)),
-        *_policy_findings(settings.policy),
+        *check_policy(settings.policy),
         *guarded("database", lambda: check_database(settings)),
         *guarded("keys", lambda: check_keys(settings)),
         *guarded("partners", lambda: check_partners(settings)),
@@ -121,7 +122,9 @@ def check_token(settings: Settings) -> Iterator[Finding]:
     yield Finding("token", OK, "The token is there and only its owner can read it.")
 
 
-def _policy_findings(path: Path) -> list[Finding]:
+def check_policy(path: Path) -> list[Finding]:
+    """What is wrong in a policy file; it needs no site, so a draft can be checked anywhere."""
+
     def found() -> Iterator[Finding]:
         policy = load_policy(path)
         yield Finding(

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from agents.check import OK, WRONG, Finding, check_locally, check_site
+from agents.check import OK, WRONG, Finding, check_locally, check_policy, check_site
 from agents.order.approval import Approvals, Question, person
 from agents.site.ledger import Ledger
 from agents.site.settings import Settings, load_settings
@@ -82,6 +82,9 @@ def _add_site(parser: argparse.ArgumentParser) -> None:
 def _add_options(command: argparse.ArgumentParser, name: str) -> None:
     if name in ("check", "ledger", "results", "approvals"):
         command.add_argument("--json", action="store_true", help="JSON instead of lines")
+    if name == "check":
+        words = "check this policy file alone, without a site"
+        command.add_argument("--policy", type=Path, metavar="FILE", help=words)
     if name == "ledger":
         command.add_argument("--order", type=int, help="this order or model only")
     if name in ("export", "infer"):
@@ -148,12 +151,24 @@ def _log_findings(settings: Settings) -> None:
 
 def run_check(options: argparse.Namespace) -> int:
     """Prints every finding; 1 if anything is wrong."""
-    findings = check_site(_site(options))
+    findings = _findings(options)
     if options.json:
         _print_json([finding.to_json() for finding in findings])
     else:
         _print_lines(_finding_line(finding) for finding in findings)
     return int(any(finding.state == WRONG for finding in findings))
+
+
+def _findings(options: argparse.Namespace) -> list[Finding]:
+    if options.policy is None:
+        return check_site(_site(options))
+    if "site" in options:
+        raise BadRequest(
+            "Both a site and a policy are given.",
+            remedy="Give --site for a whole installation, or --policy for one file.",
+            code="site",
+        )
+    return check_policy(options.policy)
 
 
 def _finding_line(finding: Finding) -> str:

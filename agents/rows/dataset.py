@@ -23,11 +23,11 @@ import pandas as pd
 from agents.rows.allowed_sql import CheckedQuery, check_sql
 from agents.rows.database import Source, attach_read_only, interrupted_after, open_source, safe_errors
 from agents.rows.files import DataFile, changed, csv_header, json_batches, no_column, open_data_file
-from agents.site.policy import Policy
 from agents.site.settings import Settings
 from agents.site.vault import damaged
 from protocol.errors import BadRequest, ConsiliumError, Refused, TooLarge, Unavailable
 from protocol.machine.disk import make_private_folder, put_in_place
+from protocol.policy import Policy
 
 FILE_TYPES = ("csv", "parquet", "json")
 MEMORY_LIMIT = "256MB"
