@@ -2,6 +2,8 @@
 
 Who compares an order with earlier ones must not find an empty past because a crash or a full disk left an empty file:
 then every order would pass. SQLite itself takes an empty file for a new database.
+
+The tables are those of agents.gate.earlier_questions and agents.gate.cohort_gate, which open the file through here.
 """
 
 from __future__ import annotations
