@@ -22,7 +22,7 @@ from protocol.exchange import authorities
 from protocol.machine.disk import make_private_folder
 
 # Every key of the file, with the type that TOML has to give it; any other key is an error.
-_KEYS = {
+_KEYS: dict[str, type[Any]] = {
     "user_id": int,
     "name": str,
     "coordinator_url": str,
