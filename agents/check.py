@@ -79,7 +79,7 @@ def guarded(check: str, findings: Callable[[], Iterable[Finding]]) -> list[Findi
     hold anything."""
     found: list[Finding] = []
     try:
-        for finding in findings():
+        for finding in findings():  # one by one, so that those before an error stay
             found.append(finding)
     except ConsiliumError as error:
         found.append(_wrong(check, error))
@@ -99,8 +99,10 @@ def _wrong(check: str, error: ConsiliumError) -> Finding:
 
 def check_folders(settings: Settings) -> Iterator[Finding]:
     """Nobody but the owner may enter state and vault, or read the keys and the ledger."""
-    private = (settings.state, settings.vault, settings.vault / "identity.json", settings.ledger)
-    open_paths = [path for path in private if path.exists() and path.stat().st_mode & 0o077]
+    keys = settings.vault / "identity.json"
+    private = (settings.state, settings.vault, keys, settings.ledger)
+    present = [path for path in private if path.exists()]
+    open_paths = [path for path in present if path.stat().st_mode & 0o077]
     for path in open_paths:
         sentence = f"{path} is open to other users of this machine."
         yield Finding("state", WRONG, sentence, f"Run: chmod go= {path}")
@@ -142,6 +144,7 @@ def check_policy(path: Path) -> list[Finding]:
 
 def check_database(settings: Settings) -> Iterator[Finding]:
     """The database answers a read-only connection and has every table and column that the policy names."""
+    # Names of tables and columns only: no statement of a check reads a row.
     timeout = settings.statement_timeout_seconds
     source = open_source(settings.data_url, statement_timeout_seconds=timeout)
     present = source.describe()
@@ -158,10 +161,12 @@ def check_tables(
 ) -> Iterator[Finding]:
     """Each of the policy's tables is there with the columns that it names."""
 
+    # PostgreSQL tells "Visits" from "visits", DuckDB does not.
     def fold(name: str) -> str:
         return name if is_case_exact else name.lower()
 
     by_name: dict[str, TableDescription] = {}
+    # A policy may leave the schema out; of two tables of one name the first counts.
     for table in present:
         without_schema = table.name.split(".", 1)[1]
         by_name.setdefault(fold(table.name), table)
@@ -355,16 +360,17 @@ def _check_membership(client: httpx.Client, settings: Settings) -> Iterator[Find
 
 def check_registry(body: dict[str, Any], settings: Settings) -> Iterator[Finding]:
     """The coordinator knows this hospital, and shows the same keys as are pinned here."""
-    shown = {row["user_id"]: row for row in body["data"]["hospitals"]}
+    hospitals = body["data"]["hospitals"]
+    shown = {row["user_id"]: row.get("fingerprint") for row in hospitals}
     if settings.user_id not in shown:
         remedy = f"Check user_id, or ask the operator for `./run server add-hospital` of {settings.user_id}."
         yield Finding("registry", WRONG, f"The coordinator knows no hospital {settings.user_id}.", remedy)
 
     # A coordinator that shows one hospital another's key could read what is sealed to it (decision 16).
-    known = {user_id: partner.fingerprint for user_id, partner in settings.partners.items()}
+    known = {partner.user_id: partner.fingerprint for partner in settings.partners.values()}
     known[settings.user_id] = _own_fingerprint(settings)
     for user_id, fingerprint in known.items():
-        there = shown.get(user_id, {}).get("fingerprint")
+        there = shown.get(user_id)
         if fingerprint and there and there != fingerprint:
             yield _other_key(settings, user_id)
 

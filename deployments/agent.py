@@ -51,7 +51,9 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Python flushes stdout at its end, which would fail a second time.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
     except Exception as caught:  # noqa: BLE001 (its text may hold a row's values, so only its kind and place are shown)
         cause: BaseException = caught
         while isinstance(cause, BaseExceptionGroup):  # what a task group makes of its first task's error
@@ -142,6 +144,7 @@ def start(_options: argparse.Namespace, settings: Settings) -> int:
 
     The self-test runs beside it, so that a slow database delays nothing; a fault of the site ends no agent.
     """
+    # Before anything imports Prefect.
     os.environ.update(settings.environment())
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("consilium").setLevel(logging.INFO)
@@ -227,7 +230,9 @@ def show_ledger(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _is_about(entry: dict[str, Any], number: int | None) -> bool:
-    return number is None or number in (entry.get("order_id"), entry.get("model_id"))
+    if number is None:
+        return True
+    return number in (entry.get("order_id"), entry.get("model_id"))
 
 
 def _entry_line(entry: dict[str, Any]) -> str:
@@ -261,8 +266,11 @@ def list_models(_options: argparse.Namespace, settings: Settings) -> int:
 
 def export(options: argparse.Namespace, settings: Settings) -> int:
     """Prints a model; the ledger says so first."""
-    exported = export_model(Vault(settings.vault).model(options.model), options.format)
-    Ledger(settings.ledger).write("exported", model_id=options.model, format=options.format)
+    model = Vault(settings.vault).model(options.model)
+    exported = export_model(model, options.format)
+    ledger = Ledger(settings.ledger)
+    # First: what cannot be written down is not printed.
+    ledger.write("exported", model_id=options.model, format=options.format)
     _print_json(exported)
     return 0
 

@@ -84,7 +84,8 @@ def _at_most_one(value: Any) -> Fraction:
 
 
 def _table_name(name: str) -> str:
-    if not all(name.split(".")) or name.count(".") > 1:
+    parts = name.split(".")
+    if len(parts) > 2 or "" in parts:
         raise _cross_check(
             "The table name {name} in {file} is not schema.table.",
             'Write [tables."schema.table"].',
@@ -99,12 +100,14 @@ def _tables_apart(tables: dict[str, TableRules]) -> dict[str, TableRules]:
             "{file} opens no table, and silence means no.",
             "Add one as in deployments/sites/policy.example.toml.",
         )
-    if len({name.lower() for name in tables}) < len(tables):
+    lower_names = {name.lower() for name in tables}
+    if len(lower_names) < len(tables):
         raise _cross_check("{file} names a table twice, in upper and in lower case.", "Keep one of them.")
     return tables
 
 
 _A_LIST = Field(strict=False)  # strict means tuples only; TOML and JSON have lists
+_POSITIVE = {"type": "number", "exclusiveMinimum": 0}
 _FRACTION = {"type": "string", "pattern": r"^[0-9.]+(/[0-9.]+)?$"}
 
 Flag = Annotated[bool, Wanted("true or false")]
@@ -122,14 +125,14 @@ Ratio = Annotated[
     Fraction,
     PlainValidator(_positive),
     PlainSerializer(str),
-    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, _FRACTION]}),
+    WithJsonSchema({"anyOf": [_POSITIVE, _FRACTION]}),
     Wanted('a positive number or a fraction such as "1/3"'),
 ]
 Share = Annotated[
     Fraction,
     PlainValidator(_at_most_one),
     PlainSerializer(str),
-    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 1}, _FRACTION]}),
+    WithJsonSchema({"anyOf": [{**_POSITIVE, "maximum": 1}, _FRACTION]}),
     Wanted('a share up to 1, such as "9/10"'),
 ]
 Text = Annotated[str, Field(pattern=r"\S"), Wanted("a column name")]
@@ -178,10 +181,10 @@ TableName = Annotated[str, AfterValidator(_table_name)]
 
 class _Rules(BaseModel):
     model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
+        strict=True,  # true is not 1, and 3.0 is not 3
+        extra="forbid",  # a rule that is misspelled must not be a rule that is not there
         frozen=True,
-        protected_namespaces=(),
+        protected_namespaces=(),  # `model_types` is a key
         use_attribute_docstrings=True,
     )
 
@@ -334,7 +337,8 @@ class StatisticsRules(_Rules):
     @model_validator(mode="after")
     def _check_patterns(self) -> StatisticsRules:
         for pattern in self.files:
-            if pattern.startswith("/") or "\\" in pattern or ".." in pattern.split("/"):
+            leads_out = pattern.startswith("/") or ".." in pattern.split("/")
+            if leads_out or "\\" in pattern:
                 raise _cross_check(
                     "{section}.files in {file} holds {pattern}, which no path below the data folder fits.",
                     'Write patterns as seen from that folder, such as "2025/*.csv".',
@@ -373,18 +377,20 @@ class Policy(_Rules):
         Nothing is checked here: a section that is no table, or a wrong number, is refused where it stands, and
         `[cohort]` is read before what inherits from it.
         """
-        if not isinstance(values, dict) or not isinstance(values.get("cohort", {}), dict):
+        if not isinstance(values, dict):
             return values
         sections = dict(values)
         cohort = sections.get("cohort", {})
-        numbers = {key: cohort[key] for key in GateNumbers.model_fields if key in cohort}
+        if not isinstance(cohort, dict):
+            return values
 
-        if isinstance(sections.get("tables"), dict):
-            sections["tables"] = {
-                name: _with_numbers(table, numbers) for name, table in sections["tables"].items()
-            }
-        if isinstance(sections.get("statistics"), dict) and "min_rows" in numbers:
-            sections["statistics"] = {"min_rows": numbers["min_rows"], **sections["statistics"]}
+        inherited = {key: cohort[key] for key in GateNumbers.model_fields if key in cohort}
+        tables = sections.get("tables")
+        if isinstance(tables, dict):
+            sections["tables"] = {name: _with_numbers(table, inherited) for name, table in tables.items()}
+        statistics = sections.get("statistics")
+        if isinstance(statistics, dict) and "min_rows" in inherited:
+            sections["statistics"] = {"min_rows": inherited["min_rows"], **statistics}
         return sections
 
     @model_validator(mode="after")
@@ -395,10 +401,9 @@ class Policy(_Rules):
 
     def told(self) -> PolicyTold:
         """What the coordinator may show to others: rules that a refusal would name (decision 50)."""
-        orders = {**self.orders.model_dump(), "min_rows": self.cohort.min_rows}
-        inference = self.inference.model_dump()
-        statistics = None if self.statistics is None else self.statistics.model_dump()
-        return PolicyTold.model_validate({"orders": orders, "inference": inference, "statistics": statistics})
+        sections = self.model_dump(include={"orders", "inference", "statistics"})
+        sections["orders"]["min_rows"] = self.cohort.min_rows
+        return PolicyTold.model_validate(sections)
 
     def check_order(
         self,
@@ -456,7 +461,8 @@ class Policy(_Rules):
 
     def check_scoring(self, scoring: str) -> None:
         """Refuse more scoring than `orders.scoring` allows (none < round < full; code scoring)."""
-        if scoring not in SCORING or SCORING.index(scoring) > SCORING.index(self.orders.scoring):
+        allowed = SCORING[: SCORING.index(self.orders.scoring) + 1]
+        if scoring not in allowed:
             raise Refused(
                 f"This hospital allows scoring {self.orders.scoring!r} at the most.",
                 remedy="Order without scoring, or ask the hospital to raise orders.scoring.",

@@ -61,9 +61,11 @@ class Picture:
 def draw(traffic: Traffic) -> Picture:
     """The picture of what left."""
     rows = []
-    for number, (kind, by_day) in enumerate(traffic.by_kind.items(), start=1):
-        bottom = TOP + ROW_HEIGHT * number
-        bars = [_bar(day, sent, traffic, bottom) for day, sent in sorted(by_day.items())]
+    bottom = TOP
+    for kind, by_day in traffic.by_kind.items():
+        bottom += ROW_HEIGHT
+        days = sorted(by_day)
+        bars = [_bar(day, by_day[day], traffic, bottom) for day in days]
         rows.append(Row(kind, bottom, bars))
 
     n_days = len(traffic.days)

@@ -63,6 +63,7 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_RAW_HEADERS = [(name.lower().encode(), text.encode()) for name, text in _HEADERS.items()]
 
 
 def serve(settings: Settings, port: int, tell: Callable[[str], None]) -> None:
@@ -111,6 +112,10 @@ def make_page(settings: Settings, door: Door, *, at: str) -> ASGIApp:
     return _Guard(app, page, at)
 
 
+FormPage = Callable[[Request, dict[str, str]], Response]
+"""What answers a form, with its fields."""
+
+
 class _Guard:
     """Before anything else: the right Host, and a session for everything but the link. Headers on every answer."""
 
@@ -123,8 +128,7 @@ class _Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                own = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
-                message = {**message, "headers": [*message["headers"], *own]}
+                message = {**message, "headers": [*message["headers"], *_RAW_HEADERS]}
             await send(message)
 
         if scope["type"] != "http":
@@ -187,10 +191,11 @@ class Page:
             "/approvals/{number:int}": self.decide,
         }
         routes = []
+        below = self.door.folder
         for path, page in pages.items():
-            routes.append(Route(f"{self.door.folder}{path}", page, methods=["GET"]))
+            routes.append(Route(f"{below}{path}", page, methods=["GET"]))
         for path, form in forms.items():
-            routes.append(Route(f"{self.door.folder}{path}", self._form(form), methods=["POST"]))
+            routes.append(Route(f"{below}{path}", self._form(form), methods=["POST"]))
         return routes
 
     def handlers(self) -> dict[Any, Any]:
@@ -205,7 +210,8 @@ class Page:
     def open(self, request: Request) -> Response:
         """Spends the link, and lets this browser in. Opened again in a browser that is in, it leads to the page."""
         is_in = self.door.is_in(request.cookies.get(SESSION))
-        if not is_in and not self.door.open(request.query_params.get("key", "")):
+        key = request.query_params.get("key", "")
+        if not is_in and not self.door.open(key):
             return self.message(request, "error.spent", status=403)
         answer = self._to("/")
         answer.set_cookie(
@@ -247,10 +253,12 @@ class Page:
         return Response((_FOLDER / "style.css").read_bytes(), media_type="text/css")
 
     def asked(self, request: Request) -> Response:
-        return self._table(request, self._asked(self._ledger.entries()))
+        entries = self._ledger.entries()
+        return self._table(request, self._asked(entries))
 
     def refused(self, request: Request) -> Response:
-        return self._table(request, tables.refused(self._ledger.entries()))
+        entries = self._ledger.entries()
+        return self._table(request, tables.refused(entries))
 
     def left(self, request: Request) -> Response:
         entries = list(self._ledger.entries())
@@ -276,7 +284,13 @@ class Page:
         columns: dict[str, None] = {}  # each once, in the order in which they come up
         for row in rows[:MOST_RESULT_ROWS]:
             columns.update(dict.fromkeys(row))
-        return self._render(request, "result.html", result=found, columns=list(columns), rows=rows)
+        return self._render(
+            request,
+            "result.html",
+            result=found,
+            columns=list(columns),
+            rows=rows,
+        )
 
     def result_file(self, request: Request) -> Response:
         """The file as it was received."""
@@ -319,6 +333,7 @@ class Page:
         word = form.get("decision")
         if word not in ("approve", "refuse"):
             raise HTTPException(400)
+        # The order may have been asked anew, with other contents, while the form was open.
         question = self._approvals.question(number)
         if question.digest != form.get("digest"):
             raise Conflict(say("en", "error.changed"), remedy="", code="decided")
@@ -337,13 +352,12 @@ class Page:
         if file_format not in FORMATS:
             raise HTTPException(400)
         exported = export_model(self._vault.model(number), file_format)
+        # First: what cannot be written down is not given out.
         self._ledger.write("exported", model_id=number, format=file_format)
-        content = json.dumps(exported, indent=2, allow_nan=False).encode()
-        return _download(content, f"model-{number}-{file_format}.json", "application/json")
+        text = json.dumps(exported, indent=2, allow_nan=False)
+        return _download(text.encode(), f"model-{number}-{file_format}.json", "application/json")
 
-    def _form(
-        self, taken: Callable[[Request, dict[str, str]], Response]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def _form(self, taken: FormPage) -> Callable[[Request], Awaitable[Response]]:
         """Only what a form of this page has sent, with its token, gets further."""
 
         async def answer(request: Request) -> Response:
@@ -357,7 +371,8 @@ class Page:
     # What went wrong
 
     def message(self, request: Request, name: str, *, status: int) -> Response:
-        return self._render(request, "message.html", status=status, sentence=say(_language(request), name))
+        sentence = say(_language(request), name)
+        return self._render(request, "message.html", status=status, sentence=sentence)
 
     def _known(self, request: Request, error: ConsiliumError) -> Response:
         return self._render(request, "message.html", status=error.status, sentence=str(error))
@@ -374,8 +389,10 @@ class Page:
 
     @property
     def _names(self) -> dict[int, str]:
-        partners = {user: partner.name for user, partner in self.settings.partners.items()}
-        return {self.settings.user_id: self.settings.name, **partners}
+        names = {self.settings.user_id: self.settings.name}
+        for partner in self.settings.partners.values():
+            names[partner.user_id] = partner.name
+        return names
 
     def _asked(self, entries: Any) -> Table:
         return tables.asked(entries, self._names)
@@ -410,8 +427,15 @@ class Page:
             **shown,
         )
         answer = Response(content, status_code=status, media_type="text/html; charset=utf-8")
-        if is_in and request.query_params.get("language") == language:
-            answer.set_cookie(LANGUAGE, language, path=self.door.folder, httponly=True, samesite="strict")
+        is_chosen = request.query_params.get("language") == language
+        if is_in and is_chosen:
+            answer.set_cookie(
+                LANGUAGE,
+                language,
+                path=self.door.folder,
+                httponly=True,
+                samesite="strict",
+            )
         return answer
 
 
@@ -444,6 +468,7 @@ def _chosen(request: Request, table: Table) -> Table:
 
 
 async def _body(request: Request) -> bytes:
+    """All of it, or 413: it is not read further than a form can be long."""
     body = b""
     async for part in request.stream():
         body += part
@@ -455,12 +480,20 @@ async def _body(request: Request) -> bytes:
 def _fields(body: bytes) -> dict[str, str]:
     """Each field once, as a browser's form sends it."""
     try:
-        found = parse_qs(body.decode("ascii"), keep_blank_values=True, strict_parsing=True, errors="strict")
+        found = parse_qs(
+            body.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+        )
     except ValueError:
         raise HTTPException(400) from None
-    if any(len(values) > 1 for values in found.values()):
-        raise HTTPException(400)
-    return {name: values[0] for name, values in found.items()}
+    fields = {}
+    for name, values in found.items():
+        if len(values) > 1:
+            raise HTTPException(400)
+        fields[name] = values[0]
+    return fields
 
 
 def _download(content: bytes, name: str, kind: str) -> Response:

@@ -53,6 +53,7 @@ class Table:
 
 
 def _inert(cell: str) -> str:
+    # Purposes and sentences are written by other hospitals, and this file is opened by a spreadsheet here.
     return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 
@@ -98,7 +99,14 @@ def asked(entries: Iterable[Entry], names: Names) -> Table:
         who = entry.get("person") or name_of(entry.get("initiator"), names)
         what = entry.get("decision") or entry.get("kind") or entry.get("format")
         why = entry.get("purpose") or entry.get("reason") or entry.get("sentence")
-        return entry.get("at"), _number(entry), entry["event"], what, who, why
+        return (
+            entry.get("at"),
+            _number(entry),
+            entry["event"],
+            what,
+            who,
+            why,
+        )
 
     columns = ("at", "order", "event", "what", "who", "purpose")
     return Table("asked", columns, _rows(entries, _ASKED, facts_of))
@@ -108,7 +116,12 @@ def refused(entries: Iterable[Entry]) -> Table:
     """Every refusal with its rule."""
 
     def facts_of(entry: Entry) -> Iterable[Any]:
-        return entry.get("at"), _number(entry), entry.get("rule"), entry.get("sentence")
+        return (
+            entry.get("at"),
+            _number(entry),
+            entry.get("rule"),
+            entry.get("sentence"),
+        )
 
     columns = ("at", "order", "rule", "sentence")
     return Table("refused", columns, _rows(entries, ["refused"], facts_of))
@@ -144,7 +157,8 @@ def models(stored: Iterable[Entry]) -> Table:
             ", ".join(attributes),
         )
         rows.append(row)
-    return Table("models", ("order", "model_type", "n_attributes", "attributes"), rows[::-1])
+    columns = ("order", "model_type", "n_attributes", "attributes")
+    return Table("models", columns, rows[::-1])
 
 
 def results(found: Iterable[Result]) -> Table:
@@ -158,7 +172,8 @@ def results(found: Iterable[Result]) -> Table:
             str(result.notes.get("n_rows", "")),
         )
         rows.append(row)
-    return Table("results", ("order", "method", "file", "n_rows"), rows[::-1])
+    columns = ("order", "method", "file", "n_rows")
+    return Table("results", columns, rows[::-1])
 
 
 # What left, by day and kind
@@ -184,9 +199,15 @@ class Traffic:
         for day in reversed(self.days):
             for kind, by_day in self.by_kind.items():
                 sent = by_day.get(day)
-                if sent is not None:
-                    row = (day.isoformat(), kind, str(sent.n_messages), str(sent.n_bytes))
-                    rows.append(row)
+                if sent is None:
+                    continue
+                row = (
+                    day.isoformat(),
+                    kind,
+                    str(sent.n_messages),
+                    str(sent.n_bytes),
+                )
+                rows.append(row)
         return Table("traffic", ("day", "kind", "messages", "bytes"), rows)
 
 
@@ -194,13 +215,18 @@ def traffic(entries: Iterable[Entry], *, n_days: int | None = None) -> Traffic:
     """By UTC day; of the last `n_days` up to the last on which anything left, or of all."""
     sums: dict[str, dict[date, Sent]] = defaultdict(dict)
     for entry in entries:
+        if entry.get("event") != "left":
+            continue
         day = _day(entry.get("at"))
         n_bytes = entry.get("n_bytes")
-        if entry.get("event") != "left" or day is None or not isinstance(n_bytes, int):
+        if day is None or not isinstance(n_bytes, int):
             continue
         by_day = sums[str(entry.get("kind"))]
-        so_far = by_day.get(day, Sent())
-        by_day[day] = Sent(so_far.n_bytes + n_bytes, so_far.n_messages + 1)
+        before = by_day.get(day, Sent())
+        by_day[day] = Sent(
+            n_bytes=before.n_bytes + n_bytes,
+            n_messages=before.n_messages + 1,
+        )
     if not sums:
         return Traffic([], {})
 

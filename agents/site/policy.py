@@ -65,7 +65,8 @@ def parse_policy(text: str, *, name: str = "policy.toml") -> Policy:
     try:
         return Policy.model_validate(values)
     except ValidationError as error:
-        raise _first_problem(error.errors(include_url=False, include_input=False), name) from None
+        problems = error.errors(include_url=False, include_input=False)
+        raise _first_problem(problems, name) from None
 
 
 def _first_problem(problems: list[ErrorDetails], name: str) -> Refused:
@@ -74,18 +75,20 @@ def _first_problem(problems: list[ErrorDetails], name: str) -> Refused:
     place = [str(part) for part in problem["loc"]]
 
     if problem["type"] == CROSS_CHECK:
-        names = {**problem["ctx"], "section": ".".join(place), "file": name}
-        return _refusal(names["sentence"].format(**names), names["remedy"])
+        details = problem["ctx"]
+        section = ".".join(place)
+        sentence = details["sentence"].format(**{**details, "section": section, "file": name})
+        return _refusal(sentence, details["remedy"])
 
     if problem["type"] == "extra_forbidden":
-        section = problem["loc"][:-1]
-        unknown = [
-            ".".join(str(part) for part in other["loc"])
-            for other in problems
-            if other["type"] == "extra_forbidden" and other["loc"][:-1] == section
-        ]
+        unknown = []
+        for other in problems:
+            is_beside = other["loc"][:-1] == problem["loc"][:-1]
+            if other["type"] == "extra_forbidden" and is_beside:
+                unknown.append(".".join(str(part) for part in other["loc"]))
+        keys = ", ".join(sorted(unknown))
         return _refusal(
-            f"{name} has unknown keys: {', '.join(sorted(unknown))}.",
+            f"{name} has unknown keys: {keys}.",
             f"Remove them or spell them as in {EXAMPLE}.",
         )
 
@@ -93,7 +96,8 @@ def _first_problem(problems: list[ErrorDetails], name: str) -> Refused:
     # value, such as the third of a list, and the sentence is about the value as a whole.
     depth = 2 if place[0] == "tables" else 1
     key = ".".join(place[: depth + 1])
-    wanted = "a table" if len(place) <= depth else _wanted_at(place[0], place[depth])
+    is_section = len(place) <= depth
+    wanted = "a table" if is_section else _wanted_at(place[0], place[depth])
     remedy = f"Write {wanted}; see {EXAMPLE}."
     if problem["type"] == "missing":
         return _refusal(f"{key} is missing in {name}, and silence means no.", remedy)
@@ -102,7 +106,10 @@ def _first_problem(problems: list[ErrorDetails], name: str) -> Refused:
 
 def _wanted_at(section: str, key: str) -> str:
     field = _SECTIONS[section].model_fields[key]
-    return next(mark.words for mark in field.metadata if isinstance(mark, Wanted))
+    for mark in field.metadata:
+        if isinstance(mark, Wanted):
+            return mark.words
+    raise AssertionError(f"{section}.{key} does not say what it wants")
 
 
 def _refusal(sentence: str, remedy: str) -> Refused:

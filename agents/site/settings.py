@@ -37,7 +37,12 @@ _KEYS: dict[str, type[Any]] = {
     "partners": list,
 }
 # User 1 is the coordinator.
-_LEAST = {"user_id": 2, "max_orders": 1, "statement_timeout_seconds": 1, "max_rows": 1}
+_LEAST = {
+    "user_id": 2,
+    "max_orders": 1,
+    "statement_timeout_seconds": 1,
+    "max_rows": 1,
+}
 # Keys that, left out, have the default of the field of the same name.
 _OPTIONAL = ("ca_file", "proxy", "max_orders", "statement_timeout_seconds", "max_rows")
 
@@ -184,7 +189,8 @@ def load_settings(site: Path) -> Settings:
     """
     site = site.absolute()
     values = _read(site / "settings.toml")
-    state = _state_folder(values.get("state", home() / "sites" / site.name))
+    usual_state = home() / "sites" / site.name
+    state = _state_folder(values.get("state", usual_state))
     api_port = os.environ.get("CONSILIUM_API_PORT", "5000")
     prefect_port = os.environ.get("CONSILIUM_PREFECT_PORT", "4200")
     data_url = values.get("data_url", "duckdb:///{state}/hospital.duckdb")
@@ -254,7 +260,8 @@ def _is_usable(url: str) -> bool:
         port = parts.port
     except ValueError:  # brackets that do not match, a port that is no number
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
+    is_http = parts.scheme in ("http", "https")
+    return is_http and bool(parts.hostname) and port != 0
 
 
 def _required(values: dict[str, Any], key: str, site: Path) -> Any:

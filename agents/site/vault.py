@@ -138,7 +138,10 @@ class _Ended:
 
     @staticmethod
     def read(stored: dict[str, Any]) -> _Ended:
-        return _Ended(str(stored["outcome"]), str(stored["document"]))
+        return _Ended(
+            outcome=str(stored["outcome"]),
+            document_digest=str(stored["document"]),
+        )
 
 
 class Vault:
@@ -173,8 +176,8 @@ class Vault:
 
     def orders(self) -> list[int]:
         """The orders of which something is kept here: those under way, and those whose end was not heard of."""
-        folders = (self.folder / "orders").glob("*")
-        return sorted(int(path.name) for path in folders if path.name.isdecimal())
+        names = [path.name for path in (self.folder / "orders").glob("*")]
+        return sorted(int(name) for name in names if name.isdecimal())  # others are being removed
 
     def end_order(self, order_id: int, outcome: str) -> None:
         """Marks an order as ended here, for good, and forgets its keys, snapshots and outbox. The first mark stands.
@@ -226,8 +229,8 @@ class Vault:
 
     def models(self) -> list[int]:
         """The ids of the models that this hospital holds."""
-        files = (self.folder / "models").glob("*.json")
-        return sorted(int(path.stem) for path in files if path.stem.isdecimal())
+        names = [path.stem for path in (self.folder / "models").glob("*.json")]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def save_predictions(self, order_id: int, result: dict[str, Any]) -> dict[str, Any]:
         """Keeps them, unless another process has done so first; gives what is kept, which alone may be sent."""
@@ -297,7 +300,8 @@ class OrderVault:
         path = self.folder / name
         if not path.exists():
             return None
-        with np.load(io.BytesIO(read_checked(path)), allow_pickle=False) as stored:
+        content = io.BytesIO(read_checked(path))
+        with np.load(content, allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}
 
     def destroy(self) -> None:
