@@ -37,9 +37,6 @@ CROSS_CHECK: Final = "cross_check"
 SCORING: tuple[str, ...] = get_args(Scoring)
 """From the least to the most that the coordinator may learn of single gradients."""
 
-ScoreReaders = Literal["parties", "operator"]
-Approval = Literal["automatic", "manual"]
-
 
 # What each key may hold
 
@@ -159,8 +156,8 @@ StatisticsMethods = Annotated[
     Wanted(f"a list out of {_words_of(Method)}"),
 ]
 ScoringLevel = Annotated[Scoring, Wanted(f"one of {_words_of(Scoring)}")]
-ReadersOfScores = Annotated[ScoreReaders, Wanted(f"one of {_words_of(ScoreReaders)}")]
-ApprovalBy = Annotated[Approval, Wanted(f"one of {_words_of(Approval)}")]
+ScoreReaders = Annotated[Literal["parties", "operator"], Wanted("one of parties, operator")]
+Approval = Annotated[Literal["automatic", "manual"], Wanted("one of automatic, manual")]
 OpenColumns = Annotated[
     tuple[Text, ...],
     _A_LIST,
@@ -213,10 +210,10 @@ class OrderRules(_Rules):
     scoring: ScoringLevel = "none"
     """The most that an order may have the coordinator learn of single gradients."""
 
-    score_readers: ReadersOfScores = "parties"
+    score_readers: ScoreReaders = "parties"
     """Who may read scores; one hospital with operator decides for the order."""
 
-    approval: ApprovalBy = "automatic"
+    approval: Approval = "automatic"
     """With manual, a person here decides on every order that the policy allows."""
 
 
@@ -549,8 +546,8 @@ class OrdersTold(_Told):
     min_hospitals: Count
     min_rows: Count
     scoring: ScoringLevel
-    score_readers: ReadersOfScores
-    approval: ApprovalBy
+    score_readers: ScoreReaders
+    approval: Approval
 
 
 class InferenceTold(_Told):
