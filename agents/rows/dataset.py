@@ -24,11 +24,11 @@ from agents.rows.allowed_sql import CheckedQuery, check_sql
 from agents.rows.database import Source, attach_read_only, interrupted_after, open_source
 from agents.rows.faults import MEMORY_LIMIT, safe_errors, safe_reading
 from agents.rows.files import DataFile, changed, csv_header, json_batches, no_column, open_data_file
-from agents.site.policy import Policy
 from agents.site.settings import Settings
 from agents.site.vault import damaged
 from protocol.errors import BadRequest, Refused, TooLarge
 from protocol.machine.disk import make_private_folder, put_in_place
+from protocol.policy import Policy
 
 FILE_TYPES = ("csv", "parquet", "json")
 THREADS = 2

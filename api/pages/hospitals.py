@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from nicegui import ui
+from pydantic import ValidationError
 
 from api.pages.frame import Safe, chip, facts, follow, frame, html, moment, save_rows, shown, table
 from api.pages.visit import Visit
+from protocol.policy import InferenceTold, OrdersTold, PolicyTold, StatisticsTold
 
 SCORING = {
     "none": "The coordinator learns nothing of single gradients.",
@@ -94,68 +97,82 @@ def _policies(visit: Visit, found: list[dict[str, Any]]) -> Safe:
     heads = ["Hospital", "Orders", "Scores", "Predictions", "Joint statistics"]
     rows = []
     for row in found:
-        said = row["policy"]
-        if said is None:
+        policy = _told(row["policy"])
+        if policy is None:
             rows.append((row["name"], *[t("nothing told")] * 4))
             continue
-        orders, inference, statistics = said["orders"], said["inference"], said["statistics"]
-        cells = (_orders(visit, orders, names), _scores(visit, orders), _inference(visit, inference))
-        rows.append((row["name"], *cells, _statistics(visit, statistics)))
+        cells = (
+            _orders(visit, policy.orders, names),
+            _scores(visit, policy.orders),
+            _inference(visit, policy.inference),
+            _statistics(visit, policy.statistics),
+        )
+        rows.append((row["name"], *cells))
     return table([t(head) for head in heads], rows)
 
 
-def _orders(visit: Visit, rules: dict[str, Any], names: dict[int, str]) -> Safe:
+def _told(policy: Any) -> PolicyTold | None:
+    """The rules that an agent has told; None for what an earlier version of the coordinator stored in another form."""
+    if policy is None:
+        return None
+    try:
+        return PolicyTold.model_validate(policy)
+    except ValidationError:
+        return None
+
+
+def _orders(visit: Visit, rules: OrdersTold, names: dict[int, str]) -> Safe:
     t = visit.t
     lines = [
-        t("From: {names}", names=_users(visit, rules["initiators"], names)),
-        t("Results to: {names}", names=_users(visit, rules["receivers"], names)),
-        t("Methods: {words}", words=_words(visit, rules["methods"])),
-        t("Models: {words}", words=_words(visit, rules["model_types"])),
-        t("At least {n} hospitals in any sum", n=rules["min_hospitals"]),
-        t("At least {n} rows, unless a table sets its own", n=rules["min_rows"]),
+        t("From: {names}", names=_users(visit, rules.initiators, names)),
+        t("Results to: {names}", names=_users(visit, rules.receivers, names)),
+        t("Methods: {words}", words=_words(visit, rules.methods)),
+        t("Models: {words}", words=_words(visit, rules.model_types)),
+        t("At least {n} hospitals in any sum", n=rules.min_hospitals),
+        t("At least {n} rows, unless a table sets its own", n=rules.min_rows),
     ]
-    if rules["approval"] == "manual":
+    if rules.approval == "manual":
         lines.append(t("A person there decides on every order"))
     return _lines(lines)
 
 
-def _scores(visit: Visit, rules: dict[str, Any]) -> Safe:
+def _scores(visit: Visit, rules: OrdersTold) -> Safe:
     t = visit.t
-    lines = [f"{t(rules['scoring'])}: {t(SCORING[rules['scoring']])}"]
-    if rules["score_readers"] == "operator" and rules["scoring"] != "none":
+    lines = [f"{t(rules.scoring)}: {t(SCORING[rules.scoring])}"]
+    if rules.score_readers == "operator" and rules.scoring != "none":
         lines.append(t("Read by the operator only"))
     return _lines(lines)
 
 
-def _inference(visit: Visit, rules: dict[str, Any]) -> Safe:
+def _inference(visit: Visit, rules: InferenceTold) -> Safe:
     t = visit.t
-    if not rules["allowed"]:
+    if not rules.allowed:
         return _lines([t("no")])
     where = (
         "Predictions may pass through the coordinator's memory"
-        if rules["return_predictions"]
+        if rules.return_predictions
         else "Only at the hospital"
     )
     return _lines([t("For its own users"), t(where)])
 
 
-def _statistics(visit: Visit, rules: dict[str, Any] | None) -> Safe:
+def _statistics(visit: Visit, rules: StatisticsTold | None) -> Safe:
     t = visit.t
     if rules is None:
         return _lines([t("no")])
     lines = [
-        t("Methods: {words}", words=_words(visit, rules["methods"])),
-        t("At least {n} hospitals in any answer", n=rules["min_providers"]),
-        t("At least {n} rows", n=rules["min_rows"]),
+        t("Methods: {words}", words=_words(visit, rules.methods)),
+        t("At least {n} hospitals in any answer", n=rules.min_providers),
+        t("At least {n} rows", n=rules.min_rows),
     ]
-    return _lines(lines + [t(text) for name, text in MORE.items() if rules[name]])
+    return _lines(lines + [t(text) for name, text in MORE.items() if getattr(rules, name)])
 
 
-def _users(visit: Visit, users: list[int], names: dict[int, str]) -> str:
+def _users(visit: Visit, users: Sequence[int], names: dict[int, str]) -> str:
     return ", ".join(names.get(user, str(user)) for user in users) or visit.t("none")
 
 
-def _words(visit: Visit, words: list[str]) -> str:
+def _words(visit: Visit, words: Sequence[str]) -> str:
     return ", ".join(words) or visit.t("none")
 
 

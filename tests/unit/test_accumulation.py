@@ -25,10 +25,10 @@ from agents.rows import exact_totals
 from agents.rows.column_text import is_whole
 from agents.rows.dataset import Dataset, open_dataset
 from agents.rows.exact_totals import counts, counts_below, joint_moments, moments, sketch, whole_counts_below
-from agents.site.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
 from agents.site.settings import Settings
 from analytics.statistics import exact_arrays
 from protocol.errors import BadRequest, TooLarge
+from protocol.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
 from tests.examples import few
 from tests.made_moments import joint_moments_of, moments_of
 
@@ -48,9 +48,9 @@ def site(folder: Path, data_url: str | None = None) -> Settings:
 
 def policy(min_rows: int = 10) -> Policy:
     return Policy(
-        orders=OrderRules((OWN,), (OWN,), ("Mask",), ("lr",), True),
+        orders=OrderRules(initiators=(OWN,), methods=("Mask",), model_types=("lr",), sign=True),
         cohort=CohortRules(),
-        tables={f"{schema}.t": TableRules(f"{schema}.t", ("*",)) for schema in ("data", SCHEMA)},
+        tables={f"{schema}.t": TableRules(columns=("*",)) for schema in ("data", SCHEMA)},
         statistics=StatisticsRules(methods=("sum",), files=("*",), min_rows=min_rows),
     )
 
