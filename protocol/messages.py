@@ -16,10 +16,11 @@ import secrets
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ValidationError
 
 from protocol import sealing
 from protocol.errors import ProtocolViolation
@@ -69,6 +70,7 @@ _NO_CONTEXT = bytes(32)
 _MOST_ROWS = 2**40
 
 Random = Callable[[int], bytes]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,12 @@ class Header:
     @classmethod
     def decode(cls, data: bytes) -> Header:
         if len(data) < _HEADER.size:
-            raise _violation("is shorter than its header")
+            raise bad_message("is shorter than its header")
         magic, version, context, kind, fold, round_, attempt, sender, recipient, members, length, seal = (
             _HEADER.unpack(data[: _HEADER.size])
         )
         if magic != _MAGIC or version != _VERSION:
-            raise _violation("is not of this version")
+            raise bad_message("is not of this version")
         header = cls(
             kind.rstrip(b"\0").decode("latin-1"),
             sender,
@@ -130,7 +132,7 @@ class Header:
             seal,
         )
         if not kind.isascii() or header.encode() != data[: _HEADER.size]:
-            raise _violation("has a header that is not written as it should be")
+            raise bad_message("has a header that is not written as it should be")
         return header
 
     @property
@@ -184,7 +186,7 @@ def read_envelope(
     """
     header, body = _split(envelope)
     if header != replace(expected, length=len(body)):
-        raise _violation(f"of kind {expected.kind} is not the one that is waited for")
+        raise bad_message(f"of kind {expected.kind} is not the one that is waited for")
     associated = envelope[: _HEADER.size]
     if identity is not None:
         identity.verify(_signed_bytes(associated, body), envelope[-SIGNATURE_BYTES:])
@@ -198,7 +200,7 @@ def peek_envelope(envelope: bytes, *, kind: str, sender: int, fold: int = 0, rou
     header, body = _split(envelope)
     found = (header.kind, header.sender, header.fold, header.round, header.seal, header.length)
     if found != (kind, sender, fold, round, 0, len(body)):
-        raise _violation(f"of kind {kind} is not the one that is waited for")
+        raise bad_message(f"of kind {kind} is not the one that is waited for")
     return body
 
 
@@ -206,13 +208,13 @@ def _split(envelope: bytes) -> tuple[Header, bytes]:
     """Header and body; what is too short to hold a signature behind its header is no envelope."""
     header = Header.decode(envelope)
     if len(envelope) < _HEADER.size + SIGNATURE_BYTES:
-        raise _violation("is shorter than its header and signature")
+        raise bad_message("is shorter than its header and signature")
     return header, envelope[_HEADER.size : -SIGNATURE_BYTES]
 
 
 def _message_key(session: Session | None, header: Header, *, reading: bool = False) -> bytes:
     if session is None:
-        raise _violation("is sealed, and no session is open for it")
+        raise bad_message("is sealed, and no session is open for it")
     if header.seal == 2:
         return session.group_key(header.info)
     return session.pair_key(header.sender if reading else header.recipient, header.info)
@@ -222,7 +224,11 @@ def _signed_bytes(associated: bytes, body: bytes) -> bytes:
     return _SIGN_DOMAIN + associated + hashlib.sha256(body).digest()
 
 
-def _violation(what: str) -> ProtocolViolation:
+def bad_message(what: str) -> ProtocolViolation:
+    """The error of a message that is not what its receiver waits for: "A message is shorter than its header."
+
+    `what` holds nothing of the message, which may come from somebody hostile.
+    """
     return ProtocolViolation(
         f"A message {what}.",
         remedy="Nothing of it was used. If all sides run the same version, it was altered on its way.",
@@ -248,9 +254,9 @@ class HospitalSql:
     @classmethod
     def unseal(cls, user_id: int, open_key: bytes, box: bytes) -> Self:
         plain = sealing.unseal_from(open_key, box, associated=_sql_tag(user_id))
-        values = _from_json(plain, {"salt": str, "sql": dict})
+        values = read_fields(plain, {"salt": str, "sql": dict})
         if not all(isinstance(text, str) for text in values["sql"].values()):
-            raise _violation("holds SQL that is not text")
+            raise bad_message("holds SQL that is not text")
         return cls(_hex(values["salt"], 32), values["sql"])
 
     @property
@@ -278,7 +284,7 @@ class SignedOrder:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        values = _from_json(data, {"document": str, "nonce": str, "identity": str})
+        values = read_fields(data, {"document": str, "nonce": str, "identity": str})
         return cls(values["document"], _hex(values["nonce"], 32), PublicIdentity.decode(values["identity"]))
 
     @property
@@ -309,11 +315,11 @@ class Acceptance:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        values = _from_json(
+        values = read_fields(
             data, {"order": str, "n_rows": int, "n_test_rows": int, "ephemeral": str, "identity": str}
         )
         if not all(0 <= values[name] <= _MOST_ROWS for name in ("n_rows", "n_test_rows")):
-            raise _violation("counts fewer than no rows, or more than there can be")
+            raise bad_message("counts fewer than no rows, or more than there can be")
         return cls(
             _hex(values["order"], 32),
             values["n_rows"],
@@ -344,7 +350,7 @@ class Setup:
     @classmethod
     def decode(cls, data: bytes) -> Self:
         if len(data) < 32:
-            raise _violation("of kind setup is too short")
+            raise bad_message("of kind setup is too short")
         return cls(data[:32], data[32:])
 
 
@@ -367,13 +373,13 @@ class Contribution:
     @classmethod
     def decode(cls, data: bytes) -> Self:
         if len(data) < 36:
-            raise _violation("of kind contribution is too short")
+            raise bad_message("of kind contribution is too short")
         (length,) = struct.unpack(">I", data[32:36])
         if len(data) < 36 + length:
-            raise _violation("of kind contribution is shorter than it says")
+            raise bad_message("of kind contribution is shorter than it says")
         report = _parse_json(data[36 : 36 + length])
         if not isinstance(report, dict):
-            raise _violation("has a report that is not an object")
+            raise bad_message("has a report that is not an object")
         return cls(data[36 + length :], data[:32], report)
 
 
@@ -403,14 +409,14 @@ class Vectors:
     @classmethod
     def decode(cls, data: bytes) -> Self:
         if len(data) < 4:
-            raise _violation("of kind vectors is too short")
+            raise bad_message("of kind vectors is too short")
         end = 4 + int(struct.unpack(">I", data[:4])[0])
-        head = _from_json(data[4:end], {"layers": list, "between": list, "readers": str})
+        head = read_fields(data[4:end], {"layers": list, "between": list, "readers": str})
         if not _are_lengths(head["layers"]) or head["readers"] not in ("parties", "operator"):
-            raise _violation("of kind vectors has layers or readers that are none")
+            raise bad_message("of kind vectors has layers or readers that are none")
         lengths, between = dict(head["layers"]), head["between"]
         if len(lengths) < len(head["layers"]) or between not in ([], list(lengths)):
-            raise _violation("of kind vectors names a layer twice, or compares others than it has")
+            raise bad_message("of kind vectors names a layer twice, or compares others than it has")
         return cls(*_split_numbers(data[end:], lengths, between), head["readers"])
 
 
@@ -430,10 +436,10 @@ def _split_numbers(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     counts = [*lengths.values(), *(len(BETWEEN) for _ in between)]
     if len(data) != 8 * sum(counts):
-        raise _violation("of kind vectors has another length than it says")
+        raise bad_message("of kind vectors has another length than it says")
     numbers = np.frombuffer(data, dtype=">f8").astype(np.float64)
     if not np.isfinite(numbers).all():
-        raise _violation("of kind vectors holds what is no finite number")
+        raise bad_message("of kind vectors holds what is no finite number")
     parts = np.split(numbers, np.cumsum(counts)[:-1]) if counts else []
     n = len(lengths)
     return dict(zip(lengths, parts[:n], strict=True)), dict(zip(between, parts[n:], strict=True))
@@ -452,12 +458,12 @@ class Choice:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        values = _from_json(data, {"members": list, "left_out": dict})
+        values = read_fields(data, {"members": list, "left_out": dict})
         members, reasons = values["members"], values["left_out"]
         if not all(type(user) is int for user in members) or members != sorted(set(members)):
-            raise _violation("of kind choice has members that are no sorted user ids")
+            raise bad_message("of kind choice has members that are no sorted user ids")
         if not all(user.isdecimal() and isinstance(reason, str) for user, reason in reasons.items()):
-            raise _violation("of kind choice has reasons that are none")
+            raise bad_message("of kind choice has reasons that are none")
         return cls(tuple(members), {int(user): reason for user, reason in reasons.items()})
 
 
@@ -474,10 +480,10 @@ class Opening:
     @classmethod
     def decode(cls, data: bytes) -> Self:
         if len(data) < 9:
-            raise _violation("of kind opening is too short")
+            raise bad_message("of kind opening is too short")
         stop, count = struct.unpack(">BQ", data[:9])
         if stop > 1 or len(data) != 9 + 8 * count:
-            raise _violation("of kind opening has another length than it says")
+            raise bad_message("of kind opening has another length than it says")
         return cls(np.frombuffer(data[9:], dtype=">i8").astype(np.int64), bool(stop))
 
 
@@ -504,16 +510,36 @@ def _parse_json(data: bytes) -> Any:
     try:
         return json.loads(data, parse_constant=refuse)
     except (ValueError, RecursionError):
-        raise _violation("is not JSON") from None
+        raise bad_message("is not JSON") from None
 
 
-def _from_json(data: bytes, fields: dict[str, type]) -> dict[str, Any]:
+def read_json(model: type[Model], data: bytes, *, what: str) -> Model:
+    """A message whose body is one of the protocol's models as JSON.
+
+    ProtocolViolation (code bad_message) for anything else; its sentence names `what` and holds nothing of the message.
+    """
+    try:
+        return model.model_validate_json(data, strict=True)
+    except ValidationError:
+        raise ProtocolViolation(
+            f"{what} cannot be read.",
+            remedy="Nothing of it was used. Run the same version at all hospitals.",
+            code="bad_message",
+        ) from None
+
+
+def read_fields(data: bytes, fields: dict[str, type]) -> dict[str, Any]:
+    """A message whose body is a JSON object with exactly these fields, each exactly of its type.
+
+    For what is no model: texts arrive as they were sent, half surrogate pairs too, which pydantic would not parse.
+    ProtocolViolation (code bad_message) for anything else.
+    """
     values = _parse_json(data)
     if not isinstance(values, dict) or set(values) != set(fields):
-        raise _violation("has other fields than it should")
+        raise bad_message("has other fields than it should")
     for name, kind in fields.items():
         if type(values[name]) is not kind:
-            raise _violation(f"has a field {name} of another type than it should")
+            raise bad_message(f"has a field {name} of another type than it should")
     return values
 
 
@@ -521,7 +547,7 @@ def _hex(text: str, length: int | None = None) -> bytes:
     try:
         data = bytes.fromhex(text)
     except ValueError:
-        raise _violation("has a field that is not hexadecimal") from None
+        raise bad_message("has a field that is not hexadecimal") from None
     if length is not None and len(data) != length:
-        raise _violation("has a field of another length than it should")
+        raise bad_message("has a field of another length than it should")
     return data

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from agents.gate import disclosure
 from agents.gate.disclosure import Hidden, Label, Withheld
 from agents.order.party import receive_all, send
 from agents.statistics.party import Reading, StatisticsParty
-from protocol.errors import ProtocolViolation
-from protocol.messages import EVERYONE
+from protocol.messages import EVERYONE, read_json
 from protocol.statistics_request import StatisticsRequest
 from protocol.training_request import Strict
 
@@ -61,7 +58,8 @@ def agree_on_groups(party: StatisticsParty, reading: Reading | None) -> Agreed:
     if reading is not None:
         send(party, "statement", lambda: _state(party, reading, key), recipient=EVERYONE)
     envelopes = receive_all(party, "statement", request.providers, EVERYONE)
-    said = {user: _read_statement(body) for user, body in envelopes.items()}
+    what = "A provider's statement of its groups"
+    said = {user: read_json(_Statement, body, what=what) for user, body in envelopes.items()}
     groups = {user: statement.groups.encode() for user, statement in said.items()}
     stated = disclosure.decode_statements(groups, n_columns=n_label_columns(request), key=key)
     withheld = disclosure.joint_withheld(stated, max(statement.min_providers for statement in said.values()))
@@ -122,17 +120,6 @@ def _state(party: StatisticsParty, reading: Reading, key: bytes) -> bytes:
         whole=reading.whole,
     )
     return statement.model_dump_json(exclude_defaults=True).encode()
-
-
-def _read_statement(data: bytes) -> _Statement:
-    try:
-        return _Statement.model_validate_json(data, strict=True)
-    except ValidationError:
-        raise ProtocolViolation(
-            "A provider's statement of its groups cannot be read.",
-            remedy="Run the same version at all hospitals.",
-            code="bad_message",
-        ) from None
 
 
 def _label(text: str) -> Label:

@@ -6,7 +6,6 @@ hold the same rows in the same order, and compute the expression on additive sha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -30,9 +29,9 @@ from agents.statistics.shared_expression import JoinedResult, text_of
 from analytics.statistics.circuit import Plan
 from protocol.errors import ProtocolViolation
 from protocol.exchange import Address
-from protocol.messages import COORDINATOR, EVERYONE, canonical
+from protocol.messages import COORDINATOR, EVERYONE
 from protocol.shares import matching
-from protocol.statistics_messages import Types, read_types
+from protocol.statistics_messages import Types, encode_common_keys, read_common_keys, read_types
 from protocol.statistics_plan import agreed_plan
 from protocol.statistics_request import THRESHOLD, StatisticsRequest
 
@@ -130,7 +129,7 @@ def _send_shares(party: StatisticsParty, circuit: Plan, matched: Matched, share:
         send(party, "share", lambda: share, recipient=receiver)
     if circuit.is_row_level and party.me == first_provider(party.request):
         for receiver in others:
-            send(party, "keys", lambda: canonical({"keys": matched.keys}).encode(), recipient=receiver)
+            send(party, "keys", lambda: encode_common_keys(matched.keys), recipient=receiver)
 
 
 # The result, at a receiver
@@ -161,16 +160,8 @@ def _reveal(
 def _receive_keys(party: StatisticsParty, n_rows: int, digest: bytes) -> list[str]:
     """The first provider's word, which must be what all providers have said of the common keys, in the rows' order."""
     body = receive(party, "keys", first_provider(party.request), party.me)
-    try:
-        keys = json.loads(body)["keys"]
-    except (ValueError, KeyError, TypeError):
-        keys = None
-    if not isinstance(keys, list) or len(keys) != n_rows or not all(isinstance(key, str) for key in keys):
-        raise ProtocolViolation(
-            "The keys of the result's rows cannot be read.",
-            remedy="Send the order again.",
-            code="bad_message",
-        )
+    keys = read_common_keys(body, n_rows=n_rows)
+    # Before they stand beside values: a first provider that exchanges two keys would exchange two people's results.
     if not _are_common(party, keys, digest):
         raise ProtocolViolation(
             "The keys of the result's rows are not the ones that the providers have in common.",
