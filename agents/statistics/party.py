@@ -18,11 +18,7 @@ from agents.order.party import Party
 from agents.rows.dataset import FILE_TYPES, Dataset, open_dataset
 from agents.rows.files import check_path
 from agents.site.policy import StatisticsRules
-from analytics.statistics.circuit import Plan, plan
-from analytics.statistics.expression import ExpressionError
-from analytics.statistics.rowwise import Fixed
-from protocol.errors import BadRequest
-from protocol.statistics_plan import ordered_expression
+from protocol.statistics_plan import ordered_expression, sketched_plan
 from protocol.statistics_request import RANKED, StatisticsOrder, StatisticsRequest, read_statistics_document
 from protocol.training_request import Strict
 
@@ -51,7 +47,7 @@ class StatisticsParty(Party):
                 row_level_columns=_row_level_columns(self.request, self.me),
                 disclose=self.request.disclose,
             )
-            circuit = _sketched_plan(self.request)
+            circuit = sketched_plan(self.request)
             if circuit is not None:
                 disclosure.check_weighing(circuit, self.me, self.rules)
 
@@ -144,21 +140,6 @@ def _row_level_columns(request: StatisticsRequest, user_id: int) -> list[str]:
     return columns_of(request, user_id) if is_row_level else []
 
 
-def _sketched_plan(request: StatisticsRequest) -> Plan | None:
-    """The circuit of an expression before anybody has announced types: the one that will be computed but for its sizes.
-
-    So a rule on what is added up refuses before a person is asked and a row is read.
-    """
-    expression = ordered_expression(request)
-    if expression is None:
-        return None
-    types = {f"{alias}.{column}": Fixed(0, 0, 1, nullable=False) for alias, column in expression.columns}
-    try:
-        return plan(expression, types, {request.alias(user): user for user in request.providers})
-    except ExpressionError as error:
-        raise BadRequest(error.sentence, remedy=error.remedy, code="expression") from None
-
-
 # A provider's data, read once
 
 
@@ -201,6 +182,3 @@ def open_data(
 def keep_reading(party: StatisticsParty, make: Callable[[], Reading]) -> Reading:
     """The reading of this order; made by the first call, and found by every later one."""
     return Reading.model_validate_json(party.store.once("reading", lambda: make().model_dump_json().encode()))
-
-
-# Groups

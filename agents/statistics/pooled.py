@@ -22,7 +22,7 @@ from agents.rows.dataset import Dataset
 from agents.statistics.answer import Answer, Answered, grouped_answer, repeat_answer
 from agents.statistics.groups import Agreed, agree_on_groups, bin_label
 from agents.statistics.party import Reading, StatisticsParty, columns_of, keep_reading, open_data
-from agents.statistics.quantile_rounds import _tells_values, rank
+from agents.statistics.quantile_rounds import rank, tells_values
 from agents.statistics.repeats import check_gate, groups_of, remember_groups, remember_rows, rows_of
 from agents.statistics.sums import COUNT_BITS, N_NUMBERS, WIDTHS, Sums, end_sums, occurrences_or_numbers
 from analytics.statistics import exact
@@ -58,7 +58,7 @@ def _read(party: StatisticsParty) -> Reading:
         asked_groups = (
             groups_of(party, dataset, _asked_columns(request, party.me)) if _is_grouped(request) else None
         )
-        whole = _tells_values(request, party.rules) and is_whole(
+        whole = tells_values(request, party.rules) and is_whole(
             dataset, request.provider(party.me).key_column
         )
 

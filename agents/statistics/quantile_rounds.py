@@ -82,12 +82,12 @@ def _shares(request: StatisticsRequest, agreed: Agreed | StatisticsRules) -> lis
 def _search(request: StatisticsRequest, agreed: Agreed, n_rows: int) -> Search:
     shares = _shares(request, agreed)
     ranks = {rank for share in shares for rank in quantile_ranks(share, n_rows)[:2]}
-    if not _tells_values(request, agreed):
+    if not tells_values(request, agreed):
         return Search(sorted(ranks), n_rows=n_rows, min_rows=agreed.min_rows)
     return Search(sorted(ranks), n_rows=n_rows, whole=agreed.whole)
 
 
-def _tells_values(request: StatisticsRequest, agreed: Agreed | StatisticsRules) -> bool:
+def tells_values(request: StatisticsRequest, agreed: Agreed | StatisticsRules) -> bool:
     """Whether all rules, or those of one hospital, let the values at single places be told.
 
     Extremes and exact quantiles are allowed one by one; a quantile near an end is as good as an extreme. What one
