@@ -1,9 +1,9 @@
-"""What an answer may tell of this hospital's rows: the rules of `[statistics]`, each applied before anything leaves.
+"""What an answer may show of this hospital's rows: the rules of `[statistics]`, each applied before anything leaves.
 
 A check returns or raises Refused with the rule as code. Groups are not refused but withheld, and said to be: those
 below min_rows, those that two rows dominate, those of too few hospitals; and further ones where a total minus the
-groups that are shown would tell a withheld one. Totals are those over all groups and, with several group columns, over
-each choice of fewer columns. What other combinations of answers tell is not followed here.
+shown groups would give a withheld one away. Totals are those over all groups and, with several group columns, over
+each choice of fewer columns. What other combinations of answers show is not followed here.
 
 In order: the request, before a row is read; the rows; groups of one hospital; groups of all hospitals; the statements
 by which hospitals agree on the groups. `earlier_questions.py` remembers what was asked before.
@@ -157,7 +157,7 @@ def check_weighing(circuit: Plan, me: int, rules: StatisticsRules) -> None:
 
 
 def check_joined(n_rows: int, rules: StatisticsRules) -> None:
-    """Refuse an answer over fewer than min_rows people that all providers know (code min_rows); no count is told."""
+    """Refuse an answer over fewer than min_rows people that all providers know (code min_rows); no count is shown."""
     if n_rows < rules.min_rows:
         sentence = (
             f"The providers have fewer people in common than this hospital's minimum of {rules.min_rows}."
@@ -175,7 +175,7 @@ def check_share(largest_share: Fraction, rules: StatisticsRules) -> None:
 
 
 def check_rows(n_rows: int, rules: StatisticsRules) -> None:
-    """Refuse an answer over fewer than min_rows rows of this hospital (code min_rows); no count is told."""
+    """Refuse an answer over fewer than min_rows rows of this hospital (code min_rows); no count is shown."""
     if n_rows < rules.min_rows:
         sentence = f"This hospital has fewer than its minimum of {rules.min_rows} rows for this answer."
         what = "to lower min_rows, or ask for more rows"
@@ -188,7 +188,7 @@ def check_sketch(sketch: Sketch, earlier: Iterable[Sketch], rules: StatisticsRul
     `earlier` are the sketches of the requester's orders on these data, the latest last. Returns whether the rows are
     those of the latest one.
 
-    Disclosure: a refusal tells that a few rows have changed since, not how many.
+    Disclosure: a refusal shows that a few rows have changed since, not how many.
     """
     n_changed = -1  # without an earlier order, these rows are no latest one's
     for other in earlier:
@@ -309,7 +309,7 @@ def joint_withheld(
     `stated` is as `decode_statements` gives it, `min_providers` the largest of all policies. Withheld is what one
     provider withholds, what fewer than min_providers have; then, in all rows and in every slice that has a total, more
     groups until two are withheld that min_providers have rows of, or all are. So of every provider that has min_rows
-    rows in a slice, a total minus the groups that are shown tells about none or about min_rows of its rows.
+    rows in a slice, a total minus the groups that are shown is of none or of min_rows of its rows.
     """
     owners: dict[Label | Hidden, set[int]] = defaultdict(set)
     reasons: dict[Label | Hidden, list[Withheld]] = defaultdict(list)

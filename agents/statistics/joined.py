@@ -1,6 +1,6 @@
 """Statistics over the rows of the same person at several providers: matched by key, computed on shares.
 
-Each provider sends tags of its keys to the coordinator, which tells it which of them all have; the providers then
+Each provider sends tags of its keys to the coordinator, which answers which of them all have; the providers then
 hold the same rows in the same order, and compute the expression on additive shares. Only the receivers add these up.
 
 `joined_rows.py` reads a provider's rows, `matched_rows.py` finds the common ones, `shared_expression.py` computes; the

@@ -50,7 +50,7 @@ def match_rows(party: StatisticsParty, dataset: Dataset, circuit: Plan) -> Match
     So the gate sees the very people that an aggregate is made of: a missing value is no way to choose them.
 
     Raises Refused for fewer of them than this provider's minimum (code min_rows) and for a sum of which two make nearly
-    all here (max_share), ProtocolViolation (keys_differ) where the coordinator told the providers different ones.
+    all here (max_share), ProtocolViolation (keys_differ) where the coordinator has named different ones to them.
 
     Disclosure: tags of the keys, which only their holders can make, to the coordinator.
     """

@@ -24,7 +24,7 @@ from agents.rows.dataset import Dataset
 from agents.statistics.answer import Answer, Answered, grouped_answer, repeat_answer
 from agents.statistics.groups import Agreed, agree_on_groups, bin_label
 from agents.statistics.party import Reading, StatisticsParty, columns_of, keep_reading, open_data
-from agents.statistics.quantile_rounds import rank, tells_values
+from agents.statistics.quantile_rounds import rank, shows_values
 from agents.statistics.repeats import check_gate, groups_of, remember_groups, remember_rows, rows_of
 from agents.statistics.sums import COUNT_BITS, N_NUMBERS, WIDTHS, Sums, end_sums, occurrences_or_numbers
 from analytics.statistics import exact
@@ -51,23 +51,25 @@ def _read(party: StatisticsParty) -> Reading:
     columns = columns_of(request, party.me)
     with open_data(party, columns, again=request.method in RANKED) as dataset:
         disclosure.check_rows(dataset.n_rows, party.rules)
-        asked_rows = [
-            rows_of(party, dataset, one.columns, complete=one.complete)
-            for one in _compared_columns(request, party.me)
-        ]
+        asked_rows = []
+        for compared in _compared_columns(request, party.me):
+            asked_rows.append(rows_of(party, dataset, compared.columns, complete=compared.complete))
         if any(check_gate(party, rows) for rows in asked_rows):
             return Reading(n_rows=dataset.n_rows, repeats=True)
-        groups = _tally(dataset, request, party.me)
+        tallies = _tally(dataset, request, party.me)
         asked_groups = None
         if request.group_by is not None and request.method not in TALLIED:
             asked_groups = groups_of(party, dataset, _asked_columns(request, party.me))
         whole = False
-        if tells_values(request, party.rules):
+        if shows_values(request, party.rules):
             whole = is_whole(dataset, request.provider(party.me).key_column)
 
     def withhold(near: set[Label]) -> dict[Label, Withheld]:
-        facts = {label: replace(found, is_near=label in near) for label, (found, _) in groups.items()}
+        facts = {}
+        for label, tally in tallies.items():
+            facts[label] = replace(tally.facts, is_near=label in near)
         withheld = disclosure.withhold(facts, party.rules)
+        # Without group columns the one group has no value to name it.
         if () in withheld:
             raise _refused(withheld[()])
         return withheld
@@ -78,13 +80,13 @@ def _read(party: StatisticsParty) -> Reading:
     else:
         withheld = withhold(set())
         remember_rows(party, *asked_rows)
-    n_with_value = sum(facts.n_rows for facts, _ in groups.values())
+    n_with_value = sum(tally.facts.n_rows for tally in tallies.values())
     return Reading(
         n_rows=dataset.n_rows,
         n_null=dataset.n_rows - n_with_value,
         whole=whole,
-        n_rows_of={_key(label): facts.n_rows for label, (facts, _) in groups.items()},
-        tallies={_key(label): numbers for label, (_, numbers) in groups.items()},
+        n_rows_of={_key(label): tally.facts.n_rows for label, tally in tallies.items()},
+        tallies={_key(label): tally.numbers for label, tally in tallies.items()},
         withheld={_key(label): (why.rule, why.threshold) for label, why in withheld.items()},
     )
 
@@ -136,27 +138,35 @@ def _asked_columns(request: StatisticsRequest, user_id: int) -> list[str]:
 # This provider's integers
 
 
-def _tally(
-    dataset: Dataset, request: StatisticsRequest, user_id: int
-) -> dict[Label, tuple[GroupFacts, list[int]]]:
-    """By group of this provider: what decides about it, and its integers."""
+@dataclass(frozen=True)
+class _Tally:
+    """One group of this provider's rows."""
+
+    # What decides about it.
+    facts: GroupFacts
+    # Its integers, which are added up over the providers (`sums.N_NUMBERS`).
+    numbers: list[int]
+
+
+def _tally(dataset: Dataset, request: StatisticsRequest, user_id: int) -> dict[Label, _Tally]:
+    """The groups of this provider's rows that have a value."""
     column = request.provider(user_id).key_column
     group_by = request.group_by or []
-    tallied: dict[Label, tuple[GroupFacts, list[int]]] = {}
+    tallies: dict[Label, _Tally] = {}
 
     if request.method in ("cov", "corr"):
         assert request.columns is not None
         joint_parts = exact_totals.joint_moments(dataset, *request.columns, group_by=group_by)
         for label, joint in joint_parts.items():
             facts = GroupFacts(joint.moments.n, joint.largest_share)
-            tallied[label] = (facts, list(joint.moments.numbers))
-        return tallied
+            tallies[label] = _Tally(facts, list(joint.moments.numbers))
+        return tallies
 
     if request.method in TALLIED:
         for label, n_rows in _occurrences(dataset, request, user_id).items():
             if n_rows:
-                tallied[label] = (GroupFacts(n_rows), [n_rows])
-        return tallied
+                tallies[label] = _Tally(GroupFacts(n_rows), [n_rows])
+        return tallies
 
     # A count, a quantile and an extreme add no values, so that no row can make most of them.
     is_summed = request.method in N_NUMBERS
@@ -164,10 +174,10 @@ def _tally(
     for label, part in exact_totals.moments(dataset, column, group_by=group_by).items():
         moments = part.moments
         if moments.n:
-            facts = GroupFacts(moments.n, part.largest_share if is_summed else None)
+            largest_share = part.largest_share if is_summed else None
             numbers = [moments.n, moments.total, moments.squares]
-            tallied[label] = (facts, numbers[:n_numbers])
-    return tallied
+            tallies[label] = _Tally(GroupFacts(moments.n, largest_share), numbers[:n_numbers])
+    return tallies
 
 
 def _occurrences(dataset: Dataset, request: StatisticsRequest, user_id: int) -> dict[Label, int]:

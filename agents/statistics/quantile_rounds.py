@@ -96,13 +96,13 @@ def _search(request: StatisticsRequest, agreed: Agreed, n_rows: int) -> Search:
     for share in _shares(request, agreed):
         low, high, _ = quantile_ranks(share, n_rows)
         ranks |= {low, high}
-    if tells_values(request, agreed):
+    if shows_values(request, agreed):
         return Search(sorted(ranks), n_rows=n_rows, whole=agreed.whole)
     # It ends while min_rows rows lie in a bracket, so that no single value is found.
     return Search(sorted(ranks), n_rows=n_rows, min_rows=agreed.min_rows)
 
 
-def tells_values(request: StatisticsRequest, agreed: Agreed | StatisticsRules) -> bool:
+def shows_values(request: StatisticsRequest, agreed: Agreed | StatisticsRules) -> bool:
     """Whether all rules, or those of one hospital, let the values at single places be known.
 
     Extremes and exact quantiles are allowed one by one; a quantile near an end is as good as an extreme. What one
