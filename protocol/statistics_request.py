@@ -150,10 +150,10 @@ Digits = tuple[Annotated[Whole, Field(ge=1, le=300)], Annotated[Whole, Field(ge=
 
 
 class Provider(Strict):
-    """One hospital's data (docs/api.md)."""
+    """One hospital's data. `data_path` is empty in a document: it goes sealed to that hospital."""
 
     name: Party
-    # A file, a table or a SELECT. Empty in a document: it goes sealed to that hospital.
+    # A file, a table or a SELECT.
     data_path: Annotated[str, Field(max_length=20_000)]
     data_type: Annotated[DataType, any_case(DataType)]
     # What rows are joined by; of pooled rows the column that the statistic is of.

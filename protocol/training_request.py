@@ -159,19 +159,24 @@ class ModelParams(Strict):
 
     penalty: Annotated[Penalty | None, any_case(Penalty), BeforeValidator(_none_word)] = "L2"
     optimizer: Annotated[Optimizer, any_case(Optimizer)] = "sgd"
+    # Two names for one thing: `tolerance` reads them.
     eps: Annotated[Number, Field(ge=0)] | None = None
     tol: Annotated[Number, Field(ge=0)] | None = None
     alpha: Annotated[Number, Field(ge=0, le=1e6)] = 0.01
     max_iter: Annotated[Whole, Field(ge=1, le=10_000)] = 100
+    # Two names for one thing: `convergence` reads them.
     converge_func: Annotated[Convergence, any_case(Convergence)] | None = None
     early_stop: Annotated[Convergence, any_case(Convergence)] | None = None
+    # -1: all rows in each round.
     batch_size: Annotated[Whole, Field(ge=-1, le=2**31)] = -1
     learning_rate: Annotated[Number, Field(gt=0, le=1e6)] = 0.15
     decay: Annotated[Number, Field(ge=0, le=1e6)] = 0.0
     decay_sqrt: bool = True
+    # Units, or channels, of the two hidden layers; None for those of HIDDEN.
     hidden: (
         Annotated[list[Annotated[Whole, Field(ge=1, le=1024)]], Field(min_length=2, max_length=2)] | None
     ) = None
+    # Of a cnn's images: height, width and perhaps channels.
     shape: (
         Annotated[list[Annotated[Whole, Field(ge=1, le=10_000)]], Field(min_length=2, max_length=3)] | None
     ) = None
@@ -179,6 +184,7 @@ class ModelParams(Strict):
     encrypt_param: EncryptParam = EncryptParam()
     cv_param: CrossValidation = CrossValidation()
     standardize: bool = False
+    # A larger number in a sum stops the order: the fixed point has no room for it (decision 12).
     bound: Annotated[Number, Field(ge=1, le=2.0**40)] = DEFAULT_BOUND
 
     @model_validator(mode="after")
@@ -209,16 +215,23 @@ class ModelParams(Strict):
 class TrainingRequest(Strict):
     """The body of POST /model/train."""
 
+    # Who orders; its agent signs the order and opens the sums.
     user_id: UserId
     model_type: Annotated[ModelType, any_case(ModelType)]
     model_params: ModelParams = ModelParams()
+    # The other hospitals.
     party_id: Annotated[list[UserId], Field(max_length=1000)]
+    # By hospital its SQL, which goes sealed to that hospital; in the order's document are commitments.
     data_info: SqlByHospital
+    # By hospital, for those that have rows of their own to test on; or the share of the rows that tests.
     test_data_info: SqlByHospital = {}
     validation_fraction: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    # None: the lowest that a policy allows (decision 31).
     scoring: Annotated[Scoring, any_case(Scoring)] | None = None
     aggregation: Annotated[Aggregation, any_case(Aggregation)] = "mean"
+    # None: as many as the aggregation bears (`most_attackers`).
     n_attackers: Annotated[Whole, Field(ge=1, le=1000)] | None = None
+    # What tells patients apart; the policy names it for each table, and it is no attribute (decision 19).
     unique_id: Column
     attributes: Annotated[list[Column], Field(min_length=1, max_length=10_000)]
     label_name: Column
@@ -394,6 +407,7 @@ def _check_columns(request: TrainingRequest) -> None:
 def _check_layers(request: TrainingRequest) -> None:
     params = request.model_params
     is_network = request.model_type in HIDDEN
+    # A field is never ignored: what means nothing for this model is refused.
     if params.hidden is not None and not is_network:
         raise _bad(
             "hidden",
