@@ -35,6 +35,7 @@ def _read(party: StatisticsParty) -> Reading:
     with open_provider_data(party) as dataset:
         disclosure.check_rows(dataset.n_rows, party.rules)
         used = used_columns(request, party.me, dataset)
+        # The column that is_investor_accredited adds up may be known only now, and the policy may close it.
         _check_row_level(party, list(used.values()))
         rows = rows_of(party, dataset, [provider.key_column, *used.values()])
         if check_gate(party, rows):
@@ -44,6 +45,7 @@ def _read(party: StatisticsParty) -> Reading:
             fixed = type_of(dataset, column, provider.digits)
             types[f"{alias}.{name}"] = (fixed.two, fixed.five, fixed.bits, fixed.nullable)
         n_keys = len(join_keys(dataset, *key_of(party)).keys)
+    # When all that could fail has passed: rows of an order without an answer must not stand in a later one's way.
     remember_rows(party, rows)
     return Reading(
         n_rows=dataset.n_rows,
@@ -74,7 +76,8 @@ def used_columns(request: StatisticsRequest, user_id: int, dataset: Dataset) -> 
     provider = request.provider(user_id)
     if provider.value_column:
         return {VALUE: provider.value_column}
-    numeric = [name for name in dataset.columns if name != provider.key_column and is_numeric(dataset, name)]
+    others = [name for name in dataset.columns if name != provider.key_column]
+    numeric = [name for name in others if is_numeric(dataset, name)]
     if len(numeric) != 1:
         raise BadRequest(
             f"value_column is missing, and the data have {len(numeric)} columns of numbers beside the key.",
@@ -85,7 +88,7 @@ def used_columns(request: StatisticsRequest, user_id: int, dataset: Dataset) -> 
 
 
 def _check_row_level(party: StatisticsParty, columns: Sequence[str]) -> None:
-    """Again with the columns that were found: who names none must not get one that the policy closes."""
+    """Refuses columns that the policy closes, where the answer has something of each person."""
     if expression_of(party.request).is_row_level:
         key = party.request.provider(party.me).key_column
         disclosure.check_row_level([key, *columns], party.rules)

@@ -26,7 +26,7 @@ from agents.statistics.groups import Agreed, agree_on_groups, bin_label
 from agents.statistics.party import Reading, StatisticsParty, columns_of, keep_reading, open_data
 from agents.statistics.quantile_rounds import rank, shows_values
 from agents.statistics.repeats import check_gate, groups_of, remember_groups, remember_rows, rows_of
-from agents.statistics.sums import COUNT_BITS, N_NUMBERS, WIDTHS, Sums, end_sums, occurrences_or_numbers
+from agents.statistics.sums import COUNT_BITS, N_NUMBERS, WIDTHS, Sums, end_sums, shown_tallies
 from analytics.statistics import exact
 from analytics.statistics.exact import JointMoments, Moments, Number, told
 from protocol.errors import Refused
@@ -227,7 +227,7 @@ def _add(party: StatisticsParty, reading: Reading | None, agreed: Agreed, sums: 
     n_numbers = N_NUMBERS.get(request.method, 1)
     totals: list[int] = []
     if agreed.shown:
-        own_numbers = functools.partial(occurrences_or_numbers, request, reading, agreed)
+        own_numbers = functools.partial(shown_tallies, request, reading, agreed)
         width = WIDTHS.get(request.method, COUNT_BITS)
         totals = sums.add(own_numbers, count=n_numbers * len(agreed.shown), width=width, round=0)
     end_sums(party, round=1 if agreed.shown else 0)

@@ -23,7 +23,7 @@ from agents.site.policy import StatisticsRules
 from agents.statistics.answer import Answer, grouped_answer
 from agents.statistics.groups import Agreed
 from agents.statistics.party import Reading, StatisticsParty, columns_of, open_data
-from agents.statistics.sums import COUNT_BITS, Sums, end_sums, occurrences_or_numbers
+from agents.statistics.sums import COUNT_BITS, Sums, end_sums, shown_tallies
 from analytics.statistics.exact import Number
 from analytics.statistics.quantiles import Pivots, Search, interpolated, interpolated_whole, quantile_ranks
 from protocol.errors import BadRequest, ProtocolViolation
@@ -58,7 +58,7 @@ def rank(party: StatisticsParty, reading: Reading | None, agreed: Agreed, sums: 
             code="group_by",
         )
     # Round 0: how many rows each group has, at which every search begins.
-    own_n_rows = functools.partial(occurrences_or_numbers, request, reading, agreed)
+    own_n_rows = functools.partial(shown_tallies, request, reading, agreed)
     n_rows = sums.add(own_n_rows, count=len(shown), width=COUNT_BITS, round=0)
     searches = [_search(request, agreed, n) for n in n_rows]
     with _open_ranked(party) as dataset:

@@ -93,7 +93,7 @@ def end_sums(party: StatisticsParty, *, round: int) -> None:
         send(party, "addend", lambda: b"", recipient=COORDINATOR, round=round)
 
 
-def occurrences_or_numbers(request: StatisticsRequest, reading: Reading | None, agreed: Agreed) -> list[int]:
+def shown_tallies(request: StatisticsRequest, reading: Reading | None, agreed: Agreed) -> list[int]:
     """This provider's integers of every shown group, one group after the other."""
     assert reading is not None
     numbers: list[int] = []
