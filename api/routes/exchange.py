@@ -13,7 +13,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from api.auth import AGENT, COORDINATOR_ROLE, OPEN, CallerOf, require_role
-from api.live import Inbox, rang
+from api.live import Inbox, rang, read_until
 from api.store.orders import BOXES, Caller, Store
 from protocol.errors import Forbidden, InvalidInput
 from protocol.exchange import LONGEST_WAIT_SECONDS, Address, encode_frames
@@ -122,20 +122,22 @@ async def gather_messages(
     state, run = request.app.state, address.run
     await _require_party(state.store, caller, run)
     wanted = _user_ids(senders)
-    deadline = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
     is_coordinator = caller.role == COORDINATOR_ROLE and wait > 0
-    with state.bell.listening(run) as event:
-        while True:
-            event.clear()
-            found = await to_thread.run_sync(
-                lambda: state.store.gather(address, wanted, recipient, takes_place=takes_place)
-            )
-            if is_coordinator:
-                state.waits.note(run, set(wanted) - set(found))
-            if len(found) == len(wanted):
-                break
-            if not await rang(event, deadline):
-                return Response(status_code=204)
+
+    async def gather() -> dict[int, bytes]:
+        found: dict[int, bytes] = await to_thread.run_sync(
+            lambda: state.store.gather(address, wanted, recipient, takes_place=takes_place)
+        )
+        if is_coordinator:
+            state.waits.note(run, set(wanted) - set(found))
+        return found
+
+    seconds = min(wait, LONGEST_WAIT_SECONDS)
+    found = await read_until(
+        state.bell, run, gather, is_enough=lambda found: len(found) == len(wanted), seconds=seconds
+    )
+    if len(found) < len(wanted):
+        return Response(status_code=204)
     return Response(encode_frames(found), media_type="application/octet-stream")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.answers import answer, failure
 from api.auth import AGENT, CallerOf, require_owner, require_role
-from api.live import rang
+from api.live import read_until
 from api.routes.services import Desk, IdempotencyKey, OrderId, OrderInPath, identities, readable
 from api.store.orders import Once, Prepared
 from api.store.tables import ENDED
@@ -167,14 +166,17 @@ async def _ask_again(desk: Desk, order: dict[str, Any]) -> None:
 async def _answer(desk: Desk, order_id: int, wait: float) -> JSONResponse:
     reply, attempt = desk.reply_keys.get(order_id, (b"", 0))
     address = Address(order_id, "predictions", attempt=attempt)
-    deadline = time.monotonic() + wait
-    with desk.bell.listening(order_id) as event:
-        while True:
-            event.clear()
-            order = await desk.read("order", order_id)
-            box = (await desk.read("read_box", address, order["initiator"], COORDINATOR)) if reply else None
-            if box is not None or order["state"] in ENDED or not await rang(event, deadline):
-                break
+
+    async def look() -> tuple[dict[str, Any], bytes | None]:
+        order = await desk.read("order", order_id)
+        box = (await desk.read("read_box", address, order["initiator"], COORDINATOR)) if reply else None
+        return order, box
+
+    def is_enough(found: tuple[dict[str, Any], bytes | None]) -> bool:
+        order, box = found
+        return box is not None or order["state"] in ENDED
+
+    order, box = await read_until(desk.bell, order_id, look, is_enough=is_enough, seconds=wait)
     if order["state"] in ("failed", "cancelled"):
         cause = ConsiliumError.from_json(order["stop"] or {})
         return failure(cause, data={"order_id": order_id, "infer_status": order["state"]})

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.answers import answer, failure
 from api.auth import AGENT, COORDINATOR_ROLE, HOSPITAL, OPERATOR, CallerOf, require_owner, require_role
-from api.live import rang
+from api.live import rang, read_until
 from api.routes import statistics
 from api.routes.admission import PLACES, begin, forget_lost_runs, give_back_if_stuck
 from api.routes.services import (
@@ -194,16 +194,20 @@ async def _say_rows(desk: Desk, order: dict[str, Any], missing: list[str]) -> st
 
 
 async def _wait_for_rows(desk: Desk, order_id: int) -> tuple[dict[str, Any], list[str]]:
-    deadline = time.monotonic() + desk.settings.accept_seconds
-    with desk.bell.listening(("order", order_id)) as event:
-        while True:
-            event.clear()
-            order = await desk.read("order", order_id)
-            missing = [user for user, n_rows in (await data_volum(desk, order)).items() if n_rows is None]
-            agreed = not missing and order["state"] != "pending"
-            is_over = agreed or order["admitted"] is None or order["state"] in ENDED
-            if is_over or not await rang(event, deadline):
-                return order, missing
+    """The order and who has not counted: when all have, it has ended or waits for places, or the time is over."""
+
+    async def look() -> tuple[dict[str, Any], list[str]]:
+        order = await desk.read("order", order_id)
+        missing = [user for user, n_rows in (await data_volum(desk, order)).items() if n_rows is None]
+        return order, missing
+
+    def is_enough(found: tuple[dict[str, Any], list[str]]) -> bool:
+        order, missing = found
+        agreed = not missing and order["state"] != "pending"
+        return agreed or order["admitted"] is None or order["state"] in ENDED
+
+    seconds = desk.settings.accept_seconds
+    return await read_until(desk.bell, ("order", order_id), look, is_enough=is_enough, seconds=seconds)
 
 
 class ExternalOrder(BaseModel):

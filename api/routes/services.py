@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ from anyio import to_thread
 from fastapi import Header, Path, Query, Request
 
 from api.auth import require_reader
-from api.live import rang
+from api.live import read_until
 from api.store.orders import Caller
 from api.store.places import PLACED, Queue, is_begun, undecided
 from api.store.tables import ENDED
@@ -100,13 +99,14 @@ async def readable(
 
 async def ended_order(desk: Desk, order_id: int, seconds: float) -> dict[str, Any]:
     """The order when it has ended, or as it is after so many seconds."""
-    deadline = time.monotonic() + seconds
-    with desk.bell.listening(("order", order_id)) as event:
-        while True:
-            event.clear()
-            order: dict[str, Any] = await desk.read("order", order_id)
-            if order["state"] in ENDED or not await rang(event, deadline):
-                return order
+
+    async def look() -> dict[str, Any]:
+        order: dict[str, Any] = await desk.read("order", order_id)
+        return order
+
+    return await read_until(
+        desk.bell, ("order", order_id), look, is_enough=lambda order: order["state"] in ENDED, seconds=seconds
+    )
 
 
 def progress(order: dict[str, Any], n_recorded: int) -> dict[str, int | None]:
