@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import Header, Path, Query, Request
 
 from api.auth import require_reader
-from api.live import rang
-from api.store.orders import Caller
+from api.conditions import Conditions
+from api.live import Bell, Inbox, Presence, Waits, rang
+from api.prefect_runs import Runs
+from api.settings import Settings
+from api.store import Store
+from api.store.disk import Disk
+from api.store.engine import in_thread
+from api.store.hospitals import Caller
 from api.store.places import PLACED, Queue, is_begun, undecided
-from api.store.tables import ENDED
+from api.store.rows import Order
 from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, Acceptance, peek_envelope
@@ -35,28 +41,25 @@ STUCK = ("away", "disk", "site")
 """Causes that hold up the others of an order too."""
 
 
-class Desk:
+class Services:
     """The application's parts, as the routes use them."""
 
     def __init__(self, request: Request) -> None:
         state = request.app.state
-        self.settings, self.store, self.runs = state.settings, state.store, state.runs
-        self.bell, self.inbox, self.waits, self.presence = (
-            state.bell,
-            state.inbox,
-            state.waits,
-            state.presence,
-        )
-        self.conditions, self.disk = state.conditions, state.disk
+        self.settings: Settings = state.settings
+        self.store: Store = state.store
+        self.runs: Runs = state.runs
+        self.bell: Bell = state.bell
+        self.inbox: Inbox = state.inbox
+        self.waits: Waits = state.waits
+        self.presence: Presence = state.presence
+        self.conditions: Conditions = state.conditions
+        self.disk: Disk = state.disk
         self.reply_keys: dict[int, tuple[bytes, int]] = state.reply_keys
 
     def ready(self) -> set[int]:
         """The hospitals that can work on an order now: their agents are there, and nothing holds orders up."""
         return {user for user in self.presence.there() if not self.conditions.held_up_seconds(user)}
-
-    async def read(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """A call of the store, off the event loop."""
-        return await to_thread.run_sync(lambda: getattr(self.store, method)(*args, **kwargs))
 
     def keep_key(self, order_id: int, reply: bytes, *, attempt: int = 0) -> None:
         """Keeps the one-time key to which an order's answer is sealed; in memory only, the newest ones."""
@@ -65,9 +68,9 @@ class Desk:
             self.reply_keys.pop(next(iter(self.reply_keys)))
 
 
-async def identities(desk: Desk, hospitals: list[int]) -> dict[int, PublicIdentity]:
+async def identities(services: Services, hospitals: list[int]) -> dict[int, PublicIdentity]:
     """The public keys to seal to each hospital; says which hospital is unknown or was never there."""
-    known = {row["user_id"]: row for row in await desk.read("list_hospitals")}
+    known = {hospital.user_id: hospital for hospital in await in_thread(services.store.hospitals.all)}
     unknown = [str(user) for user in hospitals if user not in known]
     if unknown:
         raise NotFound(
@@ -75,49 +78,56 @@ async def identities(desk: Desk, hospitals: list[int]) -> dict[int, PublicIdenti
             remedy="GET /hospitals lists them.",
             code="user",
         )
-    absent = [known[user]["name"] for user in hospitals if not known[user]["identity"]]
+    keys: dict[int, PublicIdentity] = {}
+    absent: list[str] = []
+    for user in hospitals:
+        hospital = known[user]
+        if hospital.identity:
+            keys[user] = PublicIdentity.decode(hospital.identity)
+        else:
+            absent.append(hospital.name)
     if absent:
         raise Conflict(
             f"{', '.join(absent)} has never connected, so nothing can be sealed to it.",
             remedy="Its IT starts the agent once: ./run agent --site <folder>.",
             code="not_enrolled",
         )
-    return {user: PublicIdentity.decode(known[user]["identity"]) for user in hospitals}
+    return keys
 
 
 async def readable(
-    desk: Desk, caller: Caller, order_id: int, *, kind: str | None = None, what: str = "order"
-) -> dict[str, Any]:
+    services: Services, caller: Caller, order_id: int, *, kind: str | None = None, what: str = "order"
+) -> Order:
     """An order that the caller may read. NotFound when there is none of this kind."""
-    order: dict[str, Any] = await desk.read("order", order_id)
-    if kind is not None and order["kind"] != kind:
+    order: Order = await in_thread(services.store.orders.get, order_id)
+    if kind is not None and order.kind != kind:
         raise NotFound(
             f"There is no {what} {order_id}.", remedy="GET /orders lists what there is.", code=what
         )
-    require_reader(caller, order["hospitals"])
+    require_reader(caller, order.hospitals)
     return order
 
 
-async def ended_order(desk: Desk, order_id: int, seconds: float) -> dict[str, Any]:
+async def ended_order(services: Services, order_id: int, seconds: float) -> Order:
     """The order when it has ended, or as it is after so many seconds."""
     deadline = time.monotonic() + seconds
-    with desk.bell.listening(("order", order_id)) as event:
+    with services.bell.listening(("order", order_id)) as event:
         while True:
             event.clear()
-            order: dict[str, Any] = await desk.read("order", order_id)
-            if order["state"] in ENDED or not await rang(event, deadline):
+            order: Order = await in_thread(services.store.orders.get, order_id)
+            if order.has_ended or not await rang(event, deadline):
                 return order
 
 
-def progress(order: dict[str, Any], n_recorded: int) -> dict[str, int | None]:
+def progress(order: Order, n_recorded: int) -> dict[str, int | None]:
     """How many rounds, or parts of an order of statistics, are done, of how many there are at the most: an order that
     converges needs fewer. Prefect's progress bar, the clients' and the agents' logs show the same number."""
-    if order["kind"] == "statistics":
-        stage = order["stage"] or {"done": 0, "of": None}
+    if order.kind == "statistics":
+        stage = order.stage or {"done": 0, "of": None}
         return {"done": stage["done"], "of": stage["of"]}
-    if order["kind"] != "train":
+    if order.kind != "train":
         return {"done": n_recorded, "of": None}
-    params = order["body"].get("model_params", {})
+    params = order.body.get("model_params", {})
     folds = params.get("cv_param", {})
     n_folds = folds.get("n_splits", 5) + 1 if folds.get("need_cv") else 1
     max_iter = int(params.get("max_iter", 100))
@@ -127,28 +137,28 @@ def progress(order: dict[str, Any], n_recorded: int) -> dict[str, int | None]:
 # Who has counted, and who is waited for
 
 
-async def data_volum(desk: Desk, order: dict[str, Any]) -> dict[str, int | None]:
+async def data_volum(services: Services, order: Order) -> dict[str, int | None]:
     """Rows by hospital, as recorded once all have counted; before that, what those said that have."""
-    if order["kind"] == "external":
+    if order.kind == "external":
         return {}
-    counts = order["n_rows"]
-    if not counts and order["kind"] in FLOWS and order["state"] not in ENDED:
-        counts = await _accepted(desk, order)
+    counts: Mapping[str, int | None] = order.n_rows
+    if not counts and order.kind in FLOWS and not order.has_ended:
+        counts = await _accepted(services, order)
     return {str(user): counts.get(str(user)) for user in _counting(order)}
 
 
-def _counting(order: dict[str, Any]) -> list[int]:
+def _counting(order: Order) -> list[int]:
     """The hospitals whose rows an order is about: of statistics its providers, else all."""
-    if order["kind"] != "statistics":
-        return list(order["hospitals"])
-    return sorted(provider["name"] for provider in order["body"]["data_providers"])
+    if order.kind != "statistics":
+        return list(order.hospitals)
+    return sorted(provider["name"] for provider in order.body["data_providers"])
 
 
-async def _accepted(desk: Desk, order: dict[str, Any]) -> dict[str, int | None]:
+async def _accepted(services: Services, order: Order) -> dict[str, int | None]:
     """The row counts of those hospitals that have accepted an order."""
     with contextlib.suppress(OrderStopped):
-        address = Address(order["order_id"], "acceptance")
-        envelopes = await desk.read("gather", address, order["hospitals"], EVERYONE)
+        address = Address(order.order_id, "acceptance")
+        envelopes = await in_thread(services.store.messages.gather, address, order.hospitals, EVERYONE)
         return {str(user): _accepted_rows(user, envelope) for user, envelope in envelopes.items()}
     return {}
 
@@ -175,46 +185,46 @@ NOT_BEGUN = (
 )
 
 
-async def waiting_for(desk: Desk, order: dict[str, Any]) -> list[Waiting]:
+async def waiting_for(services: Services, order: Order) -> list[Waiting]:
     """Whom an order has waited for, for a second or more; where some of them are away or have a full disk, those
     alone, because the others may wait for them too. Nobody once it has ended. Before it has places: everybody who
     keeps it from having them."""
-    if order["state"] in ENDED:
+    if order.has_ended:
         return []
-    own = [Waiting(COORDINATOR, "disk", str(desk.disk.trouble()))] if desk.disk.is_full() else []
-    if order["kind"] in PLACED and order["admitted"] is None:
-        return [*own, *await _waiting_for_places(desk, order)]
-    late: list[int] = desk.waits.longer_than(order["order_id"], 1.0)
-    if not late and order["state"] == "pending":
-        accepted = await _accepted(desk, order)
-        late = [user for user in order["hospitals"] if accepted.get(str(user)) is None]
-    names = await desk.read("hospital_names")
-    found = [_waiting(desk, user, names.get(user, f"hospital {user}")) for user in late]
+    own = [Waiting(COORDINATOR, "disk", str(services.disk.trouble()))] if services.disk.is_full() else []
+    if order.kind in PLACED and order.admitted is None:
+        return [*own, *await _waiting_for_places(services, order)]
+    late: list[int] = services.waits.longer_than(order.order_id, 1.0)
+    if not late and order.state == "pending":
+        accepted = await _accepted(services, order)
+        late = [user for user in order.hospitals if accepted.get(str(user)) is None]
+    names = await in_thread(services.store.hospitals.names)
+    found = [_waiting(services, user, names.get(user, f"hospital {user}")) for user in late]
     stuck = [*own, *(one for one in found if one.cause in STUCK)]
     return stuck or found
 
 
-def _waiting(desk: Desk, user: int, name: str) -> Waiting:
-    if not desk.presence.is_there(user):
+def _waiting(services: Services, user: int, name: str) -> Waiting:
+    if not services.presence.is_there(user):
         return Waiting(
             user, "away", f"{name} is away: its agent is not connected. The order goes on when it is."
         )
-    troubles = desk.conditions.troubles(user, name)
+    troubles = services.conditions.troubles(user, name)
     if troubles:
         return Waiting(user, troubles[0].cause, troubles[0].message)
     return Waiting(user, "working", f"{name} is at work: it has not sent its part yet.")
 
 
-async def _waiting_for_places(desk: Desk, order: dict[str, Any]) -> list[Waiting]:
-    names = await desk.read("hospital_names")
-    queues: list[Queue] = await desk.read("queue", order["order_id"], desk.ready())
+async def _waiting_for_places(services: Services, order: Order) -> list[Waiting]:
+    names = await in_thread(services.store.hospitals.names)
+    queues: list[Queue] = await in_thread(services.store.places.queue, order.order_id, services.ready())
     no_place = {queue.user_id: queue for queue in queues if queue.is_full or queue.is_kept}
-    to_decide = undecided(order["asked"])
+    to_decide = undecided(order.asked)
     found = [] if is_begun(order) else [Waiting(COORDINATOR, "prefect", NOT_BEGUN)]
-    for user in order["hospitals"]:
+    for user in order.hospitals:
         name = names.get(user, f"hospital {user}")
-        if user not in desk.ready():
-            found.append(_waiting(desk, user, name))
+        if user not in services.ready():
+            found.append(_waiting(services, user, name))
         elif user in to_decide:
             found.append(
                 Waiting(user, "approval", f"{name} is asked first: a person may have to decide there.")
@@ -233,7 +243,7 @@ def _say_full(name: str, queue: Queue) -> str:
     return f"{takes} Orders before this one there: {queue.n_before}."
 
 
-async def waiting_told(desk: Desk, order: dict[str, Any]) -> list[dict[str, Any]]:
+async def waiting_told(services: Services, order: Order) -> list[dict[str, Any]]:
     """The same as answers show it, with names."""
-    names = {COORDINATOR: "coordinator", **await desk.read("hospital_names")}
-    return [{**asdict(one), "name": names.get(one.user_id)} for one in await waiting_for(desk, order)]
+    names = {COORDINATOR: "coordinator", **await in_thread(services.store.hospitals.names)}
+    return [{**asdict(one), "name": names.get(one.user_id)} for one in await waiting_for(services, order)]

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from api.answers import answer
 from api.auth import CallerOf
 from api.prefect_runs import Part
-from api.routes.services import Desk, OrderInPath, readable, waiting_told
+from api.routes.services import OrderInPath, Services, readable, waiting_told
 
 router = APIRouter()
 
@@ -52,14 +52,14 @@ async def order_timeline(
     Discloses when each hospital began and ended what, and who is waited for and why, to the parties of the order.
     Unavailable while Prefect is away.
     """
-    desk = Desk(request)
-    order = await readable(desk, caller, order_id)
-    has_rounds = order["kind"] == "train"
-    parts = await desk.runs.parts(
+    services = Services(request)
+    order = await readable(services, caller, order_id)
+    has_rounds = order.kind == "train"
+    parts = await services.runs.parts(
         order_id, part_names(round, fold) if has_rounds or round is not None else None
     )
     found = {"fold": fold, "round": round, "parts": [_part(one) for one in parts]}
-    return answer({"order_id": order_id, **found, "waiting_for": await waiting_told(desk, order)})
+    return answer({"order_id": order_id, **found, "waiting_for": await waiting_told(services, order)})
 
 
 def part_names(round_: int | None, fold: int) -> list[str]:
