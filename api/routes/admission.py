@@ -23,7 +23,7 @@ from api.routes.services import FLOWS, OrderInPath, Services, readable
 from api.store.engine import in_thread
 from api.store.hospitals import Caller
 from api.store.places import PLACED
-from api.store.rows import Order, stop_of
+from api.store.rows import OrderRow, stop_of
 from protocol.errors import NotFound, OrderWaits, Unavailable
 from protocol.messages import COORDINATOR
 
@@ -45,7 +45,7 @@ MOST_RUNS = 1000
 # An order begins
 
 
-async def begin(services: Services, order: Order) -> None:
+async def begin(services: Services, order: OrderRow) -> None:
     """Makes the order's flow runs and gives it places if it can have them.
 
     When Prefect is away the order is kept, and `api.routes.orders.watch_orders` calls this again. Idempotent.
@@ -60,7 +60,7 @@ async def begin(services: Services, order: Order) -> None:
     services.bell.ring(("order", order.order_id))
 
 
-async def _make_run(services: Services, order: Order) -> None:
+async def _make_run(services: Services, order: OrderRow) -> None:
     if order.flow_run_id:
         return
     order_id, body = order.order_id, order.body
@@ -71,7 +71,7 @@ async def _make_run(services: Services, order: Order) -> None:
     await in_thread(services.store.orders.change, order_id, flow_run_id=flow_run_id)
 
 
-async def _ask_hospitals(services: Services, order: Order) -> None:
+async def _ask_hospitals(services: Services, order: OrderRow) -> None:
     """One run at each hospital where a person decides first, and at the initiator's, which signs."""
     order_id = order.order_id
     for user, one in (order.asked or {}).items():
@@ -112,7 +112,7 @@ async def admit_when_rung(services: Services, key: str) -> None:
             await event.wait()
 
 
-async def give_back(services: Services, order: Order) -> None:
+async def give_back(services: Services, order: OrderRow) -> None:
     """Takes an order's places from it, because one of its hospitals cannot work on it.
 
     Its processes hear OrderWaits at the exchange, end, and are begun again when it has places again.
@@ -129,7 +129,7 @@ def _wake(services: Services, order_id: int) -> None:
     services.bell.ring(PLACES)
 
 
-async def give_back_if_stuck(services: Services, order: Order) -> None:
+async def give_back_if_stuck(services: Services, order: OrderRow) -> None:
     """An order one of whose agents has been away, or held up, for the grace does not keep others from working."""
     if order.admitted is None or order.kind not in PLACED:
         return
@@ -139,7 +139,7 @@ async def give_back_if_stuck(services: Services, order: Order) -> None:
         await give_back(services, order)
 
 
-async def forget_lost_runs(services: Services, active: list[Order]) -> None:
+async def forget_lost_runs(services: Services, active: list[OrderRow]) -> None:
     """An order whose run Prefect has no longer, because its database was replaced or somebody deleted the run, is begun
     again in a new one: it would wait, and keep its places, for ever."""
     order_of: dict[str, int] = {}
@@ -245,7 +245,7 @@ async def admitted_runs(request: Request, caller: CallerOf) -> JSONResponse:
 async def _judge(services: Services, caller: Caller, run: FoundRun) -> Verdict:
     """Nothing of the order is read or changed for a run of another kind, number or pool."""
     try:
-        order: Order = await in_thread(services.store.orders.get, min(run.order_id, 2**31 - 1))
+        order: OrderRow = await in_thread(services.store.orders.get, min(run.order_id, 2**31 - 1))
     except NotFound:
         return Verdict("end", f"There is no order {run.order_id}.")
     if caller.role == COORDINATOR_ROLE:
@@ -255,13 +255,13 @@ async def _judge(services: Services, caller: Caller, run: FoundRun) -> Verdict:
     return _judge_hospitals(order, run, str(caller.user_id))
 
 
-def _judge_own(order: Order, run: FoundRun) -> Verdict:
+def _judge_own(order: OrderRow, run: FoundRun) -> Verdict:
     if run.flow != COORDINATOR_FLOW.get(order.kind):
         return Verdict("end", f"Order {run.order_id} is not for the flow {run.flow}.")
     return _of_its_own(order, run, order.flow_run_id)
 
 
-def _judge_hospitals(order: Order, run: FoundRun, user: str) -> Verdict:
+def _judge_hospitals(order: OrderRow, run: FoundRun, user: str) -> Verdict:
     if run.flow == APPROVAL_FLOW.get(order.kind):
         asked = (order.asked or {}).get(user)
         if asked is None:
@@ -275,7 +275,7 @@ def _judge_hospitals(order: Order, run: FoundRun, user: str) -> Verdict:
     return _of_its_own(order, run, (order.runs or {}).get(user))
 
 
-def _of_its_own(order: Order, run: FoundRun, own: str | None) -> Verdict:
+def _of_its_own(order: OrderRow, run: FoundRun, own: str | None) -> Verdict:
     """A run whose number has not been noted yet may be the order's own: its worker is told when it is."""
     if own is not None and own != run.flow_run_id:
         return _stray(run)

@@ -17,7 +17,7 @@ from api.conditions import Condition, shown
 from api.routes.services import FLOWS, Services
 from api.store.engine import in_thread
 from api.store.places import USUAL_PLACES
-from api.store.rows import Hospital
+from api.store.rows import HospitalRow
 from protocol import VERSION
 from protocol.sealing import PublicIdentity
 from protocol.training_request import describe
@@ -157,7 +157,7 @@ async def tell_condition(request: Request, caller: CallerOf, condition: Conditio
     return answer({"time": time.time()})
 
 
-def _shown(services: Services, hospital: Hospital, n_orders: int) -> dict[str, Any]:
+def _shown(services: Services, hospital: HospitalRow, n_orders: int) -> dict[str, Any]:
     is_online = services.presence.is_there(hospital.user_id)
     troubles = services.conditions.troubles(hospital.user_id, hospital.name) if is_online else []
     last_seen = hospital.last_seen

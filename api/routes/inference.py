@@ -22,7 +22,7 @@ from api.routes.services import IdempotencyKey, OrderId, OrderInPath, Services, 
 from api.store.engine import in_thread
 from api.store.once import Once
 from api.store.orders import Prepared
-from api.store.rows import Order, SealedBox
+from api.store.rows import OrderRow, SealedBox
 from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, HospitalSql, canonical
@@ -146,7 +146,7 @@ async def _ask(services: Services, order_id: int, user_id: int, *, attempt: int)
     services.inbox.tell(user_id, "look", order_id)
 
 
-async def _ask_again(services: Services, order: Order) -> None:
+async def _ask_again(services: Services, order: OrderRow) -> None:
     """The one-time key was lost with an earlier process: the hospital seals what it has to a new one.
 
     The key stands before anything is waited for, so that who asks at the same moment waits for the same answer. When

@@ -40,7 +40,7 @@ from api.store.hospitals import Caller
 from api.store.once import Once
 from api.store.orders import OrderChange, Prepared
 from api.store.places import is_begun
-from api.store.rows import Order, Round, SealedBox, cause_of
+from api.store.rows import OrderRow, RoundRow, SealedBox, cause_of
 from api.store.tables import ENDED
 from protocol.errors import Conflict, ConsiliumError, NotFound, Unavailable
 from protocol.messages import COORDINATOR, HospitalSql
@@ -152,7 +152,7 @@ async def watch_orders(services: Services) -> None:
         await asyncio.sleep(WATCH_SECONDS)
 
 
-async def _look_after(services: Services, active: list[Order]) -> None:
+async def _look_after(services: Services, active: list[OrderRow]) -> None:
     """Making runs comes last: for each order it may take as long as Prefect's answer does, or fail."""
     for order in active:
         await give_back_if_stuck(services, order)
@@ -164,7 +164,7 @@ async def _look_after(services: Services, active: list[Order]) -> None:
             await _begin_again(services, order)
 
 
-async def _begin_again(services: Services, order: Order) -> None:
+async def _begin_again(services: Services, order: OrderRow) -> None:
     """What is wrong with one order keeps no other from being looked after."""
     try:
         await begin(services, order)
@@ -186,7 +186,7 @@ async def _answer_with_rows(services: Services, order_id: int) -> JSONResponse:
     return answer(data, message=await _say_rows(services, order, missing))
 
 
-async def _say_rows(services: Services, order: Order, missing: list[str]) -> str | None:
+async def _say_rows(services: Services, order: OrderRow, missing: list[str]) -> str | None:
     """Who has not counted yet and what the order waits for; None when there is nothing to say."""
     uncounted = f"No count yet from hospital {', '.join(missing)}; the order" if missing else "The order"
     if order.admitted is None and not order.has_ended:
@@ -195,7 +195,7 @@ async def _say_rows(services: Services, order: Order, missing: list[str]) -> str
     return f"{uncounted} waits for it." if missing else None
 
 
-async def _wait_for_rows(services: Services, order_id: int) -> tuple[Order, list[str]]:
+async def _wait_for_rows(services: Services, order_id: int) -> tuple[OrderRow, list[str]]:
     deadline = time.monotonic() + services.settings.accept_seconds
     with services.bell.listening(("order", order_id)) as event:
         while True:
@@ -264,7 +264,7 @@ async def model_info(request: Request, caller: CallerOf, model_id: OrderId) -> J
     )
 
 
-async def _status(services: Services, order: Order) -> str:
+async def _status(services: Services, order: OrderRow) -> str:
     """Prefect's word, unless the order has ended (then its record) or Prefect is away (then its last state)."""
     state = order.state
     if state in ENDED or not order.flow_run_id:
@@ -292,7 +292,7 @@ async def list_orders(
     return answer({"orders": rows, "next": rows[-1]["order_id"] if len(rows) == limit else None})
 
 
-def _summary(order: Order, n_recorded: int) -> dict[str, Any]:
+def _summary(order: OrderRow, n_recorded: int) -> dict[str, Any]:
     return {
         "order_id": order.order_id,
         "kind": order.kind,
@@ -345,7 +345,7 @@ async def show_order(
     )
 
 
-async def _gradients(services: Services, order: Order) -> dict[str, Any] | None:
+async def _gradients(services: Services, order: OrderRow) -> dict[str, Any] | None:
     """What analytics can answer from: in which frame, how many rounds, and for whom."""
     newest = await in_thread(services.store.rounds.file, order.order_id, None)
     if newest is None:
@@ -359,7 +359,7 @@ async def _gradients(services: Services, order: Order) -> dict[str, Any] | None:
     }
 
 
-def _round(recorded: Round) -> dict[str, Any]:
+def _round(recorded: RoundRow) -> dict[str, Any]:
     report = recorded.report
     return {
         "fold": recorded.fold,
@@ -372,19 +372,19 @@ def _round(recorded: Round) -> dict[str, Any]:
     }
 
 
-def _prefect_page(services: Services, order: Order) -> str | None:
+def _prefect_page(services: Services, order: OrderRow) -> str | None:
     run = order.flow_run_id
     return f"{services.settings.prefect_page}/runs/flow-run/{run}" if run else None
 
 
-def method_of(order: Order) -> str:
+def method_of(order: OrderRow) -> str:
     """Paillier, Mask or None, as the training order says it."""
     encrypt = order.body.get("model_params", {}).get("encrypt_param", {})
     method = str(encrypt.get("method") or ("None" if "method" in encrypt else "Paillier"))
     return {word.lower(): word for word in ("Paillier", "Mask", "None")}.get(method.lower(), method)
 
 
-def _protection(order: Order) -> dict[str, Any]:
+def _protection(order: OrderRow) -> dict[str, Any]:
     """Who could decrypt what, in plain words."""
     if order.kind == "external":
         return {
@@ -417,7 +417,7 @@ def _protection(order: Order) -> dict[str, Any]:
     }
 
 
-def _members(order: Order) -> str:
+def _members(order: OrderRow) -> str:
     whole = f"all {len(order.hospitals)}"
     return whole if order.body.get("aggregation", "mean") == "mean" else f"the chosen of {whole}"
 
@@ -449,7 +449,7 @@ async def cancel_order(request: Request, caller: CallerOf, order_id: OrderInPath
     return answer({"order_id": order_id, "state": "cancelled"})
 
 
-async def _cancel(services: Services, order: Order) -> bool:
+async def _cancel(services: Services, order: OrderRow) -> bool:
     """False when it had ended before."""
     order_id = order.order_id
     reason = ConsiliumError(
@@ -460,7 +460,7 @@ async def _cancel(services: Services, order: Order) -> bool:
     return is_new
 
 
-def _tell_ended(services: Services, order: Order) -> None:
+def _tell_ended(services: Services, order: OrderRow) -> None:
     """Wakes all who wait for the order, and has the agents see to it that nothing of it goes on."""
     order_id = order.order_id
     services.waits.note(order_id, ())

@@ -40,7 +40,7 @@ from api.store.round_checks import (
     shown,
 )
 from api.store.round_files import RoundFiles
-from api.store.rows import Order, RoundEntry, stop_of
+from api.store.rows import OrderRow, RoundEntry, stop_of
 from protocol.errors import Conflict, InvalidInput, NotFound, TooLarge
 from protocol.messages import canonical
 
@@ -114,7 +114,7 @@ async def put_round(
     return JSONResponse({"order_id": order_id, "round": round_, **_entry(standing)})
 
 
-async def _record(request: Request, order: Order, round_: int) -> RoundEntry:
+async def _record(request: Request, order: OrderRow, round_: int) -> RoundEntry:
     """Takes the body to disk, checks it, and keeps it; returns what stands for the round."""
     files: RoundFiles = request.app.state.round_files
     is_flow = order.kind == "train"
@@ -134,7 +134,7 @@ async def _record(request: Request, order: Order, round_: int) -> RoundEntry:
     return standing
 
 
-def _require_recorder(caller: Caller, order: Order) -> None:
+def _require_recorder(caller: Caller, order: OrderRow) -> None:
     """Rounds of a training order come from the coordinator's flow, of an external one from its owner or an operator."""
     if order.kind == "train":
         require_role(caller, COORDINATOR_ROLE)

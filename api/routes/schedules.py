@@ -36,7 +36,7 @@ from api.routes.statistics import add_order, resolved, seal_places, summary_of, 
 from api.store.engine import in_thread
 from api.store.hospitals import Caller
 from api.store.once import Once
-from api.store.rows import DueTime, Firing, Order, Schedule, cause_of
+from api.store.rows import DueTime, FiringRow, OrderRow, ScheduleRow, cause_of
 from protocol.errors import BadRequest, ConsiliumError, Unavailable
 from protocol.exchange import LONGEST_WAIT_SECONDS
 from protocol.messages import COORDINATOR
@@ -126,7 +126,7 @@ async def checked(
     return check_timing(body.schedule, now=_now()), asked
 
 
-async def _deploy(services: Services, schedule: Schedule, *, active: bool) -> None:
+async def _deploy(services: Services, schedule: ScheduleRow, *, active: bool) -> None:
     about = f"{schedule.name or schedule.body['result_alias']}: {schedule.body['method']}"
     await services.runs.deploy_schedule(schedule.schedule_id, schedule.timing, active=active, about=about)
     services.bell.ring(CHANGED)
@@ -202,7 +202,7 @@ async def delete_schedule(request: Request, caller: CallerOf, schedule_id: Sched
 
 
 async def _deployed(
-    services: Services, found: list[Schedule]
+    services: Services, found: list[ScheduleRow]
 ) -> tuple[dict[int, Deployed] | None, str | None]:
     """What Prefect says of these schedules; None and a sentence while it does not answer."""
     if not found:
@@ -213,13 +213,13 @@ async def _deployed(
         return None, f"{error.sentence} What it was told last is shown."
 
 
-async def _shown(services: Services, schedule: Schedule) -> dict[str, Any]:
+async def _shown(services: Services, schedule: ScheduleRow) -> dict[str, Any]:
     deployed, _ = await _deployed(services, [schedule])
     return await _shown_as(services, schedule, deployed)
 
 
 async def _shown_as(
-    services: Services, schedule: Schedule, deployed: dict[int, Deployed] | None
+    services: Services, schedule: ScheduleRow, deployed: dict[int, Deployed] | None
 ) -> dict[str, Any]:
     schedule_id, timing = schedule.schedule_id, dict(schedule.timing)
     timing.pop("anchor", None)
@@ -278,7 +278,7 @@ async def _all_orders(
     return rows, orders[-1].order_id if orders else None
 
 
-async def _entry(services: Services, firing: Firing) -> dict[str, Any]:
+async def _entry(services: Services, firing: FiringRow) -> dict[str, Any]:
     if firing.order_id is not None:
         return await _run(
             services, await in_thread(services.store.orders.get, firing.order_id), firing.scheduled
@@ -297,7 +297,7 @@ async def _entry(services: Services, firing: Firing) -> dict[str, Any]:
     }
 
 
-async def _run(services: Services, order: Order, scheduled: datetime | None) -> dict[str, Any]:
+async def _run(services: Services, order: OrderRow, scheduled: datetime | None) -> dict[str, Any]:
     """One order as an entry of the history."""
     summary, state = summary_of(order), order.state
     sentence = None
@@ -365,7 +365,7 @@ class Outcome:
     skipped: str | None = None  # why nothing was asked
 
 
-async def _fired(services: Services, schedule: Schedule, due: DueTime) -> Outcome:
+async def _fired(services: Services, schedule: ScheduleRow, due: DueTime) -> Outcome:
     """What the history has for this time; it is entered if there is nothing yet."""
     earlier = await _earlier(services, due)
     if earlier is not None:
@@ -398,14 +398,14 @@ async def _skip(services: Services, due: DueTime, sentence: str) -> Outcome:
     return Outcome(None, sentence)
 
 
-async def _is_paused(services: Services, schedule: Schedule) -> bool:
+async def _is_paused(services: Services, schedule: ScheduleRow) -> bool:
     """Whether Prefect has it switched off too: somebody may have switched it on again there."""
     deployed, _ = await _deployed(services, [schedule])
     here = (deployed or {}).get(schedule.schedule_id)
     return here is None or not here.active
 
 
-async def _made_up(services: Services, schedule: Schedule, due: DueTime) -> DueTime:
+async def _made_up(services: Services, schedule: ScheduleRow, due: DueTime) -> DueTime:
     """Of the times that were missed while a part was away, the last one, which is asked for once for all of them."""
     latest = latest_due(schedule.timing, _now())
     if latest is None or latest <= due.scheduled:
@@ -416,7 +416,7 @@ async def _made_up(services: Services, schedule: Schedule, due: DueTime) -> DueT
     return DueTime(due.schedule_id, latest)
 
 
-async def _obstacle(services: Services, schedule: Schedule) -> str | None:
+async def _obstacle(services: Services, schedule: ScheduleRow) -> str | None:
     """Why nothing is asked this time, if so."""
     order_id = await in_thread(services.store.schedules.unended_order, schedule.schedule_id)
     if order_id is not None:
@@ -432,11 +432,11 @@ async def _obstacle(services: Services, schedule: Schedule) -> str | None:
     return f"{away_names} {verb} away."
 
 
-def _away(services: Services, schedule: Schedule) -> list[int]:
+def _away(services: Services, schedule: ScheduleRow) -> list[int]:
     return [user for user in schedule.hospitals if not services.presence.is_there(user)]
 
 
-async def _start(services: Services, schedule: Schedule, due: DueTime) -> Outcome:
+async def _start(services: Services, schedule: ScheduleRow, due: DueTime) -> Outcome:
     question = parse_statistics_request(schedule.body)
     boxes = await in_thread(services.store.schedules.boxes, schedule.schedule_id)
     repeats = await in_thread(services.store.schedules.last_success, schedule.schedule_id)

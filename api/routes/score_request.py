@@ -18,7 +18,7 @@ from api.routes.services import Services
 from api.store.engine import in_thread
 from api.store.hospitals import Caller
 from api.store.round_files import RoundFiles
-from api.store.rows import Order, RoundEntry
+from api.store.rows import OrderRow, RoundEntry
 from protocol.errors import BadRequest, Forbidden, NotFound
 
 DEFAULT_LAYERS = ["dense"]
@@ -38,14 +38,14 @@ class Asked:
         self.order_id = given.integer("order_id", order_id, least=1)
         self.round = given.integer("round", round_, least=0)
 
-    async def order(self, what: Literal["files", "reports"] = "files", *, is_score: bool = True) -> Order:
+    async def order(self, what: Literal["files", "reports"] = "files", *, is_score: bool = True) -> OrderRow:
         """The order whose `files` or `reports` are asked for. NotFound, or Forbidden when it is not the caller's."""
         if self.order_id is not None:
             order = await in_thread(self.services.store.orders.get, self.order_id)
             _require_reader(self.caller, order, is_score=is_score)
             return order
 
-        def may_read(found: Order) -> bool:
+        def may_read(found: OrderRow) -> bool:
             try:
                 _require_reader(self.caller, found, is_score=is_score)
             except Forbidden:
@@ -61,7 +61,7 @@ class Asked:
             )
         return newest
 
-    async def entry(self, order: Order) -> RoundEntry:
+    async def entry(self, order: OrderRow) -> RoundEntry:
         """The index entry of the round that is asked for, or of the newest."""
         entry = await in_thread(self.services.store.rounds.file, order.order_id, self.round)
         if entry is not None:
@@ -100,7 +100,7 @@ class Scoring(Asked):
         return known_layers(entry, self.layers or DEFAULT_LAYERS)
 
     def answer(
-        self, order: Order, round_: int, scores: Mapping[int, float | None], **headers: str
+        self, order: OrderRow, round_: int, scores: Mapping[int, float | None], **headers: str
     ) -> JSONResponse:
         """{"round", "data"}: a score or null for each client."""
         values = normalized(scores) if self.normalize else scores
@@ -120,7 +120,7 @@ def _told(task: Callable[[], T]) -> T:
         raise BadRequest(f"{sentence}.", remedy="Correct the argument.", code="argument") from None
 
 
-def _require_reader(caller: Caller, order: Order, *, is_score: bool) -> None:
+def _require_reader(caller: Caller, order: OrderRow, *, is_score: bool) -> None:
     """Parties, owner and operators; of scores the operator only, where a hospital's policy says so."""
     require_reader(caller, order.hospitals)
     if is_score and order.score_readers == "operator" and caller.role in (HOSPITAL, AGENT):
@@ -160,7 +160,7 @@ def known_layers(entry: RoundEntry, wanted: list[str]) -> list[str]:
     return wanted
 
 
-def bare(order: Order, data: Any, **headers: str) -> JSONResponse:
+def bare(order: OrderRow, data: Any, **headers: str) -> JSONResponse:
     """An answer in the document's shape; which order it is about stands in a header."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return JSONResponse(data, headers={"X-Order-Id": str(order.order_id), **named})

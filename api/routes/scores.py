@@ -48,7 +48,7 @@ from api.routes.score_request import (
 )
 from api.store.engine import in_thread
 from api.store.round_files import Floats, RoundFiles
-from api.store.rows import Order, RoundEntry
+from api.store.rows import OrderRow, RoundEntry
 from protocol.errors import BadRequest, Conflict
 
 router = APIRouter()
@@ -83,7 +83,7 @@ async def avg_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
     )
 
 
-async def _stream(asked: Asked, order: Order, entry: RoundEntry, pieces: Iterator[str]) -> Response:
+async def _stream(asked: Asked, order: OrderRow, entry: RoundEntry, pieces: Iterator[str]) -> Response:
     """Pieces of JSON as they are read: the whole may be larger than memory. What fails to open fails before that."""
     first = await asked.work(lambda: next(pieces))
     head, tail = ("", "") if asked.round is not None else (f'{{"round":{entry.round},"data":', "}")
@@ -157,7 +157,7 @@ async def performance(asked: AskedOf, number: NumberOf = None) -> JSONResponse:
     return bare(order, shown)
 
 
-async def _reports(asked: Asked, order: Order, count: int | None) -> dict[int, dict[str, Any]]:
+async def _reports(asked: Asked, order: OrderRow, count: int | None) -> dict[int, dict[str, Any]]:
     """By round: the `count` rounds (default 1) that end with the one asked for; without one, the last, or all."""
     order_id, last = order.order_id, asked.round
     if last is None:
@@ -472,7 +472,7 @@ async def perf_diff(asked: ScoringOf, metric: MetricOf = None) -> JSONResponse:
     return asked.answer(order, round_, shown, **_said_by(order))
 
 
-async def _left_out(asked: Asked, order: Order) -> tuple[int, dict[str, Any]]:
+async def _left_out(asked: Asked, order: OrderRow) -> tuple[int, dict[str, Any]]:
     """The round that is asked for, or the newest in which models without each client were measured."""
     order_id = order.order_id
     if asked.round is None:
@@ -516,6 +516,6 @@ def _pooled(report: dict[str, Any], metric: str) -> float | None:
     return finite(2 * math.fsum(value / 2 * (weight / total) for value, weight in values)) if total else None
 
 
-def _said_by(order: Order) -> dict[str, str]:
+def _said_by(order: OrderRow) -> dict[str, str]:
     """In a sealed order each hospital measures the models itself."""
     return {"X_Self_Reported": "true"} if order.kind == "train" and method_of(order) != "None" else {}

@@ -20,7 +20,7 @@ from api.store.disk import Disk
 from api.store.engine import in_thread
 from api.store.hospitals import Caller
 from api.store.places import PLACED, Queue, is_begun, undecided
-from api.store.rows import Order
+from api.store.rows import OrderRow
 from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, Acceptance, peek_envelope
@@ -97,9 +97,9 @@ async def identities(services: Services, hospitals: list[int]) -> dict[int, Publ
 
 async def readable(
     services: Services, caller: Caller, order_id: int, *, kind: str | None = None, what: str = "order"
-) -> Order:
+) -> OrderRow:
     """An order that the caller may read. NotFound when there is none of this kind."""
-    order: Order = await in_thread(services.store.orders.get, order_id)
+    order: OrderRow = await in_thread(services.store.orders.get, order_id)
     if kind is not None and order.kind != kind:
         raise NotFound(
             f"There is no {what} {order_id}.", remedy="GET /orders lists what there is.", code=what
@@ -108,18 +108,18 @@ async def readable(
     return order
 
 
-async def ended_order(services: Services, order_id: int, seconds: float) -> Order:
+async def ended_order(services: Services, order_id: int, seconds: float) -> OrderRow:
     """The order when it has ended, or as it is after so many seconds."""
     deadline = time.monotonic() + seconds
     with services.bell.listening(("order", order_id)) as event:
         while True:
             event.clear()
-            order: Order = await in_thread(services.store.orders.get, order_id)
+            order: OrderRow = await in_thread(services.store.orders.get, order_id)
             if order.has_ended or not await rang(event, deadline):
                 return order
 
 
-def progress(order: Order, n_recorded: int) -> dict[str, int | None]:
+def progress(order: OrderRow, n_recorded: int) -> dict[str, int | None]:
     """How many rounds, or parts of an order of statistics, are done, of how many there are at the most: an order that
     converges needs fewer. Prefect's progress bar, the clients' and the agents' logs show the same number."""
     if order.kind == "statistics":
@@ -137,7 +137,7 @@ def progress(order: Order, n_recorded: int) -> dict[str, int | None]:
 # Who has counted, and who is waited for
 
 
-async def data_volum(services: Services, order: Order) -> dict[str, int | None]:
+async def data_volum(services: Services, order: OrderRow) -> dict[str, int | None]:
     """Rows by hospital, as recorded once all have counted; before that, what those said that have."""
     if order.kind == "external":
         return {}
@@ -147,14 +147,14 @@ async def data_volum(services: Services, order: Order) -> dict[str, int | None]:
     return {str(user): counts.get(str(user)) for user in _counting(order)}
 
 
-def _counting(order: Order) -> list[int]:
+def _counting(order: OrderRow) -> list[int]:
     """The hospitals whose rows an order is about: of statistics its providers, else all."""
     if order.kind != "statistics":
         return list(order.hospitals)
     return sorted(provider["name"] for provider in order.body["data_providers"])
 
 
-async def _accepted(services: Services, order: Order) -> dict[str, int | None]:
+async def _accepted(services: Services, order: OrderRow) -> dict[str, int | None]:
     """The row counts of those hospitals that have accepted an order."""
     with contextlib.suppress(OrderStopped):
         address = Address(order.order_id, "acceptance")
@@ -185,7 +185,7 @@ NOT_BEGUN = (
 )
 
 
-async def waiting_for(services: Services, order: Order) -> list[Waiting]:
+async def waiting_for(services: Services, order: OrderRow) -> list[Waiting]:
     """Whom an order has waited for, for a second or more; where some of them are away or have a full disk, those
     alone, because the others may wait for them too. Nobody once it has ended. Before it has places: everybody who
     keeps it from having them."""
@@ -215,7 +215,7 @@ def _waiting(services: Services, user: int, name: str) -> Waiting:
     return Waiting(user, "working", f"{name} is at work: it has not sent its part yet.")
 
 
-async def _waiting_for_places(services: Services, order: Order) -> list[Waiting]:
+async def _waiting_for_places(services: Services, order: OrderRow) -> list[Waiting]:
     names = await in_thread(services.store.hospitals.names)
     queues: list[Queue] = await in_thread(services.store.places.queue, order.order_id, services.ready())
     no_place = {queue.user_id: queue for queue in queues if queue.is_full or queue.is_kept}
@@ -243,7 +243,7 @@ def _say_full(name: str, queue: Queue) -> str:
     return f"{takes} Orders before this one there: {queue.n_before}."
 
 
-async def waiting_told(services: Services, order: Order) -> list[dict[str, Any]]:
+async def waiting_told(services: Services, order: OrderRow) -> list[dict[str, Any]]:
     """The same as answers show it, with names."""
     names = {COORDINATOR: "coordinator", **await in_thread(services.store.hospitals.names)}
     return [{**asdict(one), "name": names.get(one.user_id)} for one in await waiting_for(services, order)]

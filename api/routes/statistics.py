@@ -32,7 +32,7 @@ from api.store.engine import in_thread
 from api.store.hospitals import Caller
 from api.store.once import Once
 from api.store.orders import Prepared
-from api.store.rows import DueTime, Order, SealedBox, cause_of
+from api.store.rows import DueTime, OrderRow, SealedBox, cause_of
 from protocol.errors import BadRequest, Forbidden, ProtocolViolation
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, HospitalSql, canonical
@@ -97,7 +97,7 @@ async def statistics_result(
 
 
 async def ask_again(
-    services: Services, caller: Caller, order: Order, idempotency_key: str | None
+    services: Services, caller: Caller, order: OrderRow, idempotency_key: str | None
 ) -> JSONResponse:
     """A new order of the same question, with the sealed places that are there; answers as the first one did."""
     asked = read_statistics_document(order.document, order.order_id).request
@@ -107,7 +107,7 @@ async def ask_again(
     return await _answer(services, again, await _patience(services, asked), is_initiator=True)
 
 
-def protection(order: Order) -> dict[str, Any]:
+def protection(order: OrderRow) -> dict[str, Any]:
     """Who could decrypt what, in plain words."""
     body = order.body
     method, sentence = "additive masks", ADDED
@@ -238,7 +238,7 @@ async def _answer(services: Services, order_id: int, seconds: float, *, is_initi
     return await _not_yet(services, order, seconds)
 
 
-async def _success(services: Services, order: Order, *, is_initiator: bool) -> JSONResponse:
+async def _success(services: Services, order: OrderRow, *, is_initiator: bool) -> JSONResponse:
     summary = summary_of(order)
     extra = {"order_id": order.order_id, **summary}
     result: dict[str, Any] = {"path": extra.pop("path"), "type": extra.pop("type")}
@@ -257,7 +257,7 @@ GONE = (
 )
 
 
-def summary_of(order: Order) -> dict[str, Any]:
+def summary_of(order: OrderRow) -> dict[str, Any]:
     """What the coordinator's flow has recorded of a result, with everything that an answer says of it."""
     body, recorded = order.body, order.summary.get("statistics", {})
     plain = {
@@ -273,7 +273,7 @@ def summary_of(order: Order) -> dict[str, Any]:
     return {**plain, **{name: recorded[name] for name in plain if name in recorded}}
 
 
-async def _values(services: Services, order: Order) -> Any:
+async def _values(services: Services, order: OrderRow) -> Any:
     """The result's rows as the initiator's agent has sealed them to this process; None when the key is gone."""
     order_id = order.order_id
     reply, attempt = services.reply_keys.get(order_id, (b"", 0))
@@ -301,13 +301,13 @@ def _no_number(constant: str) -> None:
     raise ValueError(constant)
 
 
-def _failure(order: Order) -> JSONResponse:
+def _failure(order: OrderRow) -> JSONResponse:
     cause = cause_of(order)
     status = {"cancelled": 410, "unplanned": 500}.get(cause.code)
     return refusal(cause, status=status, order_id=order.order_id)
 
 
-async def _not_yet(services: Services, order: Order, seconds: float) -> JSONResponse:
+async def _not_yet(services: Services, order: OrderRow, seconds: float) -> JSONResponse:
     summary, order_id = summary_of(order), order.order_id
     missing = await waiting_for(services, order)
     extra = {
@@ -328,7 +328,7 @@ def _numbers(missing: list[Waiting]) -> list[int]:
     return [one.user_id for one in missing]
 
 
-async def why_waiting(services: Services, order: Order, missing: list[Waiting]) -> str:
+async def why_waiting(services: Services, order: OrderRow, missing: list[Waiting]) -> str:
     """Who or what an order waits for, as a sentence."""
     if not order.flow_run_id:
         return "Prefect does not answer, and the order is started when it does."

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from api.store.engine import Database
-from api.store.rows import Hospital
+from api.store.rows import HospitalRow
 from api.store.tables import hospitals, tokens, utc_now
 from protocol.errors import Conflict, Unavailable
 
@@ -47,11 +47,11 @@ class HospitalStore:
                 )
             db.execute(hospitals.insert().values(user_id=user_id, name=name))
 
-    def all(self) -> list[Hospital]:
+    def all(self) -> list[HospitalRow]:
         """By user id."""
         with self._database.begin() as db:
             found = db.execute(sa.select(hospitals).order_by(hospitals.c.user_id))
-            return [Hospital(**row._mapping) for row in found]
+            return [HospitalRow(**row._mapping) for row in found]
 
     def names(self) -> dict[int, str]:
         return {hospital.user_id: hospital.name for hospital in self.all()}

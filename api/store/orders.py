@@ -16,7 +16,7 @@ from api.store.engine import Database
 from api.store.messages import BOXES, delete_messages, insert_message
 from api.store.once import Once
 from api.store.places import PLACED, who_decides
-from api.store.rows import DueTime, Order, SealedBox
+from api.store.rows import DueTime, OrderRow, SealedBox
 from api.store.tables import ENDED, boxes, firings, orders, utc_now
 from protocol.errors import ConsiliumError, NotFound
 from protocol.exchange import Address
@@ -118,13 +118,13 @@ class OrderStore:
 
     # Reading
 
-    def get(self, order_id: int) -> Order:
+    def get(self, order_id: int) -> OrderRow:
         """NotFound when there is none."""
         with self._database.begin() as db:
             row = db.execute(sa.select(orders).where(orders.c.order_id == order_id)).first()
         if row is None:
             raise NotFound(f"There is no order {order_id}.", remedy="GET /orders lists what there is.")
-        return Order(**row._mapping)
+        return OrderRow(**row._mapping)
 
     def exists(self, order_id: int) -> bool:
         with self._database.begin() as db:
@@ -138,27 +138,27 @@ class OrderStore:
 
     def newest(
         self, *, hospital: int | None, limit: int, before: int | None, kind: str | None = None
-    ) -> list[Order]:
+    ) -> list[OrderRow]:
         """Newest first; `hospital` keeps those in which it takes part, `kind` those of one kind."""
         query = sa.select(orders).order_by(orders.c.order_id.desc())
         if kind is not None:
             query = query.where(orders.c.kind == kind)
         if before is not None:
             query = query.where(orders.c.order_id < before)
-        found: list[Order] = []
+        found: list[OrderRow] = []
         with self._database.begin() as db:
             for row in db.execute(query):
                 if hospital is None or hospital in row.hospitals:
-                    found.append(Order(**row._mapping))
+                    found.append(OrderRow(**row._mapping))
                 if len(found) == limit:
                     break
         return found
 
-    def active(self) -> list[Order]:
+    def active(self) -> list[OrderRow]:
         """Those that Prefect works on and that have not ended."""
         query = sa.select(orders).where(orders.c.state.not_in(ENDED), orders.c.kind != "external")
         with self._database.begin() as db:
-            return [Order(**row._mapping) for row in db.execute(query)]
+            return [OrderRow(**row._mapping) for row in db.execute(query)]
 
     def boxes(self, order_id: int) -> dict[int, SealedBox]:
         """Each hospital's sealed SQL and its commitment."""

@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from api.store.engine import Database
-from api.store.rows import Order
+from api.store.rows import OrderRow
 from api.store.tables import ENDED, hospitals, orders, utc_now
 
 PLACED = ("train", "statistics")
@@ -190,7 +190,7 @@ def undecided(asked: Mapping[str, Any] | None) -> list[int]:
     return [int(user) for user, asking in (asked or {}).items() if not asking["decided"]]
 
 
-def is_begun(order: Order) -> bool:
+def is_begun(order: OrderRow) -> bool:
     """Whether Prefect has all flow runs that an order needs before its places."""
     has_runs_that_ask = all(asking["run"] for asking in (order.asked or {}).values())
     return bool(order.flow_run_id) and has_runs_that_ask

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from api.store.engine import Database
-from api.store.rows import Order, Round, RoundEntry
+from api.store.rows import OrderRow, RoundEntry, RoundRow
 from api.store.tables import orders, round_files, rounds, utc_now
 from protocol.errors import NotFound
 
@@ -55,7 +55,7 @@ class RoundStore:
             report[ADDED_LATER] = {**report.get(ADDED_LATER, {}), **clients}
             db.execute(rounds.update().where(key).values(report=report))
 
-    def of_order(self, order_id: int, *, skip: int = 0) -> list[Round]:
+    def of_order(self, order_id: int, *, skip: int = 0) -> list[RoundRow]:
         """Recorded rounds in the order they were trained: folds 1, 2, ... and then fold 0, the final model.
 
         Without the first `skip` of them."""
@@ -68,7 +68,7 @@ class RoundStore:
         if skip:
             query = query.offset(skip)
         with self._database.begin() as db:
-            return [Round(**row._mapping) for row in db.execute(query)]
+            return [RoundRow(**row._mapping) for row in db.execute(query)]
 
     def counts(self, order_ids: Iterable[int]) -> dict[int, int]:
         """How many rounds each of these orders has recorded, where it has any."""
@@ -105,8 +105,8 @@ class RoundStore:
         return None
 
     def newest_order_with(
-        self, what: Literal["files", "reports"], may_read: Callable[[Order], bool]
-    ) -> Order | None:
+        self, what: Literal["files", "reports"], may_read: Callable[[OrderRow], bool]
+    ) -> OrderRow | None:
         """The newest order with recorded `files` (gradients, or their geometry) or `reports` (the model's metrics)."""
         if what == "files":
             recorded = sa.exists().where(round_files.c.order_id == orders.c.order_id)
@@ -115,7 +115,7 @@ class RoundStore:
         query = sa.select(orders).where(recorded).order_by(orders.c.order_id.desc())
         with self._database.begin() as db:
             for row in db.execute(query):
-                order = Order(**row._mapping)
+                order = OrderRow(**row._mapping)
                 if may_read(order):
                     return order
         return None

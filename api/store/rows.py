@@ -15,7 +15,7 @@ from protocol.errors import ConsiliumError, OrderStopped
 
 
 @dataclass(frozen=True, slots=True)
-class Hospital:
+class HospitalRow:
     """One that takes part, and what its agent has said of itself."""
 
     user_id: int
@@ -36,7 +36,7 @@ class SealedBox(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class OrderRow:
     """One order of any kind."""
 
     order_id: int
@@ -69,7 +69,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class RoundRow:
     """One recorded round of an order, with what was measured in it."""
 
     order_id: int
@@ -97,7 +97,7 @@ class RoundEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class ScheduleRow:
     """A question of joint statistics that is asked again and again."""
 
     schedule_id: int
@@ -123,7 +123,7 @@ class DueTime:
 
 
 @dataclass(frozen=True, slots=True)
-class Firing:
+class FiringRow:
     """What became of one time of a schedule: an order, or a reason why nothing was asked."""
 
     firing_id: int
@@ -145,7 +145,7 @@ def stop_of(order_id: int, state: str, stop: Mapping[str, Any] | None) -> OrderS
     )
 
 
-def cause_of(order: Order) -> ConsiliumError:
+def cause_of(order: OrderRow) -> ConsiliumError:
     """Why an order failed or was cancelled, as whoever ended it said."""
     if order.stop:
         return ConsiliumError.from_json(order.stop)

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import sqlalchemy as sa
 
 from api.store.engine import Database
 from api.store.once import Once
-from api.store.rows import DueTime, Firing, Schedule, SealedBox
+from api.store.rows import DueTime, FiringRow, ScheduleRow, SealedBox
 from api.store.tables import ENDED, firings, orders, schedule_boxes, schedules, utc_now
 from protocol.errors import NotFound
-
-
-class ScheduleChange(TypedDict, total=False):
-    """What its initiator may change of a schedule."""
-
-    active: bool
-    timing: dict[str, Any]
-    name: str
 
 
 class ScheduleStore:
@@ -83,7 +75,7 @@ class ScheduleStore:
             db.execute(schedule_boxes.delete().where(schedule_boxes.c.schedule_id == schedule_id))
             db.execute(schedules.delete().where(schedules.c.schedule_id == schedule_id))
 
-    def get(self, schedule_id: int, *, or_deleted: bool = False) -> Schedule:
+    def get(self, schedule_id: int, *, or_deleted: bool = False) -> ScheduleRow:
         """NotFound when there is none, or it was deleted."""
         with self._database.begin() as db:
             row = db.execute(sa.select(schedules).where(schedules.c.schedule_id == schedule_id)).first()
@@ -93,20 +85,20 @@ class ScheduleStore:
                 remedy="GET /statistics/schedules lists them.",
                 code="schedule",
             )
-        return Schedule(**row._mapping)
+        return ScheduleRow(**row._mapping)
 
-    def newest(self, *, hospital: int | None, limit: int, before: int | None) -> list[Schedule]:
+    def newest(self, *, hospital: int | None, limit: int, before: int | None) -> list[ScheduleRow]:
         """Newest first, without deleted ones; `hospital` keeps those in which it takes part."""
         query = (
             sa.select(schedules).where(schedules.c.deleted.is_(None)).order_by(schedules.c.schedule_id.desc())
         )
         if before is not None:
             query = query.where(schedules.c.schedule_id < before)
-        found: list[Schedule] = []
+        found: list[ScheduleRow] = []
         with self._database.begin() as db:
             for row in db.execute(query):
                 if hospital is None or hospital in row.hospitals:
-                    found.append(Schedule(**row._mapping))
+                    found.append(ScheduleRow(**row._mapping))
                 if len(found) == limit:
                     break
         return found
@@ -117,10 +109,11 @@ class ScheduleStore:
         with self._database.begin() as db:
             return list(db.scalars(sa.select(schedules.c.timing).where(is_wanted)))
 
-    def change(self, schedule_id: int, **change: Unpack[ScheduleChange]) -> None:
+    def change(self, schedule_id: int, *, active: bool, timing: Mapping[str, Any], name: str) -> None:
         own = schedules.update().where(schedules.c.schedule_id == schedule_id)
+        values = {"active": active, "timing": timing, "name": name, "updated": utc_now()}
         with self._database.begin() as db:
-            db.execute(own.values(updated=utc_now(), **change))
+            db.execute(own.values(**values))
 
     def delete(self, schedule_id: int) -> None:
         """Its history stays; what was sealed for it goes."""
@@ -138,11 +131,11 @@ class ScheduleStore:
 
     # What became of each time
 
-    def firing(self, due: DueTime) -> Firing | None:
+    def firing(self, due: DueTime) -> FiringRow | None:
         is_due = sa.and_(firings.c.schedule_id == due.schedule_id, firings.c.scheduled == due.scheduled)
         with self._database.begin() as db:
             row = db.execute(sa.select(firings).where(is_due)).first()
-        return Firing(**row._mapping) if row else None
+        return FiringRow(**row._mapping) if row else None
 
     def skip(self, due: DueTime, sentence: str) -> None:
         """Enters a time at which nothing was asked, and why. A time that has its entry keeps it."""
@@ -172,7 +165,7 @@ class ScheduleStore:
             order_id: int | None = db.scalar(sa.select(sa.func.max(orders.c.order_id)).where(is_wanted))
         return order_id
 
-    def history(self, schedule_id: int, *, limit: int, before: int | None) -> list[Firing]:
+    def history(self, schedule_id: int, *, limit: int, before: int | None) -> list[FiringRow]:
         """Entries newest first; `before` is the firing_id to go on from."""
         query = (
             sa.select(firings)
@@ -182,7 +175,7 @@ class ScheduleStore:
         if before is not None:
             query = query.where(firings.c.firing_id < before)
         with self._database.begin() as db:
-            return [Firing(**row._mapping) for row in db.execute(query.limit(limit))]
+            return [FiringRow(**row._mapping) for row in db.execute(query.limit(limit))]
 
     def scheduled_times(self, order_ids: list[int]) -> dict[int, datetime.datetime]:
         """When the orders of schedules were due."""

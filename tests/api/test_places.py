@@ -25,7 +25,7 @@ from api.routes.services import Services
 from api.store import Store
 from api.store.orders import Prepared
 from api.store.places import MOST_OVERTAKEN, USUAL_PLACES
-from api.store.rows import Order
+from api.store.rows import OrderRow
 from deployments.demo.training import document_order
 from protocol.errors import Refused, Unavailable
 from protocol.sealing import Identity
@@ -421,7 +421,7 @@ def test_an_order_cancelled_while_its_flow_reports_stays_cancelled(
     order_id = ordered(coordinator)["data"]["order_id"]
     read = coordinator.store.orders.get
 
-    def read_and_cancelled(number: int) -> Order:
+    def read_and_cancelled(number: int) -> OrderRow:
         found = read(number)
         coordinator.store.orders.end(number, "cancelled")
         return found

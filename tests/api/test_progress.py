@@ -8,7 +8,7 @@ import pytest
 
 from api.live import Bell
 from api.routes.services import progress
-from api.store.rows import Order
+from api.store.rows import OrderRow
 from api.store.tables import utc_now
 from tests.api.conftest import Coordinator
 
@@ -48,10 +48,12 @@ def test_the_list_has_the_same_progress_and_says_how_an_order_is_protected(
     assert [(row["progress"], row["method"]) for row in listed] == [(one["progress"], "Paillier")]
 
 
-def order_of(*, kind: str, body: dict[str, Any] | None = None, stage: dict[str, Any] | None = None) -> Order:
+def order_of(
+    *, kind: str, body: dict[str, Any] | None = None, stage: dict[str, Any] | None = None
+) -> OrderRow:
     """An order as far as its progress depends on it."""
     now = utc_now()
-    return Order(
+    return OrderRow(
         order_id=1,
         kind=kind,
         initiator=2,
