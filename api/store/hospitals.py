@@ -71,6 +71,7 @@ class HospitalStore:
         """
         with self._database.begin() as db:
             row = db.execute(sa.select(hospitals).where(hospitals.c.user_id == user_id)).first()
+        # Whoever has a token but not the vault cannot take a hospital's place (decision 24).
         first_identity = None if row is None else row.identity
         if first_identity not in (None, identity):
             raise Conflict(
@@ -86,9 +87,8 @@ class HospitalStore:
             "policy": policy,
             "max_orders": max_orders,
         }
-        is_nothing_new = row is not None and all(row._mapping[name] == value for name, value in news.items())
-        if is_nothing_new:
-            self.seen(user_id)
+        if row is not None and all(row._mapping[name] == value for name, value in news.items()):
+            self.seen(user_id)  # nothing new: this is no reason to turn it away while the disk is full
         else:
             self._touch(user_id, news)
 
@@ -116,13 +116,13 @@ class HospitalStore:
 
     def revoke_tokens(self, role: str, user_id: int | None) -> int:
         """Revokes every token of a role (and hospital); returns how many."""
-        mine = sa.and_(
+        is_meant = sa.and_(
             tokens.c.role == role,
             tokens.c.user_id.is_not_distinct_from(user_id),
             tokens.c.revoked.is_(None),
         )
         with self._database.begin() as db:
-            return db.execute(tokens.update().where(mine).values(revoked=utc_now())).rowcount
+            return db.execute(tokens.update().where(is_meant).values(revoked=utc_now())).rowcount
 
     def caller(self, token: str) -> Caller | None:
         """Whose token this is; None for an unknown or revoked one."""

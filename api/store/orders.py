@@ -71,6 +71,7 @@ class OrderStore:
         being with the entry of its due time in the history. Unavailable (code disk) while the disk is short.
         """
         disk = self._database.disk
+        # A new order would fill the disk that those under way need; an order that exists is no new one.
         if disk and disk.is_short():
             earlier = self._earlier(once)
             if earlier is None:
@@ -97,8 +98,9 @@ class OrderStore:
             with self._database.begin() as db:
                 if kind in PLACED:
                     values["asked"] = who_decides(db, hospitals, initiator)
-                order_id = int(db.execute(orders.insert().values(**values)).inserted_primary_key[0])  # type: ignore[index]
-                if prepare:
+                inserted = db.execute(orders.insert().values(**values))
+                order_id = int(inserted.inserted_primary_key[0])  # type: ignore[index]
+                if prepare:  # the document and the commitments in it name the order's number
                     _add_prepared(db, order_id, prepare(order_id))
                 if due:
                     _add_firing(db, order_id, due)
@@ -148,7 +150,8 @@ class OrderStore:
         found: list[OrderRow] = []
         with self._database.begin() as db:
             for row in db.execute(query):
-                if hospital is None or hospital in row.hospitals:
+                takes_part = hospital is None or hospital in row.hospitals
+                if takes_part:
                     found.append(OrderRow(**row._mapping))
                 if len(found) == limit:
                     break
@@ -161,7 +164,7 @@ class OrderStore:
             return [OrderRow(**row._mapping) for row in db.execute(query)]
 
     def boxes(self, order_id: int) -> dict[int, SealedBox]:
-        """Each hospital's sealed SQL and its commitment."""
+        """Each hospital's sealed SQL and its commitment; a rerun uses them again (decision 6)."""
         with self._database.begin() as db:
             found = db.execute(sa.select(boxes).where(boxes.c.order_id == order_id))
             return {row.user_id: SealedBox(row.box, row.commitment) for row in found}
@@ -183,11 +186,13 @@ class OrderStore:
     def end(self, order_id: int, state: str, stop: ConsiliumError | None = None) -> bool:
         """Ends an order once; False when it had ended before. Its messages go with it: nothing is left behind."""
         is_open = sa.and_(orders.c.order_id == order_id, orders.c.state.not_in(ENDED))
-        values = {"state": state, "stop": stop.to_json() if stop else None, "updated": utc_now()}
+        reason = stop.to_json() if stop else None
+        outlives = BOXES if state == "success" else ()
         with self._database.begin() as db:
-            is_new = bool(db.execute(orders.update().where(is_open).values(**values)).rowcount)
+            update = orders.update().where(is_open).values(state=state, stop=reason, updated=utc_now())
+            is_new = bool(db.execute(update).rowcount)
             if is_new:
-                delete_messages(db, order_id, but=BOXES if state == "success" else ())
+                delete_messages(db, order_id, but=outlives)
         if is_new:
             self._database.empty_log()
         return is_new

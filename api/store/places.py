@@ -55,6 +55,8 @@ class PlaceStore:
         a full hospital which it does not need itself, but not more than MOST_OVERTAKEN times.
         """
         with self._database.begin_alone() as db:
+            # Orders are looked at from the oldest to the youngest. One that can have its places takes them at once;
+            # one that cannot stays in front of all younger ones that need a hospital of its own.
             free = _free_places(db)
             admitted: list[int] = []
             older_at: dict[int, list[WaitingOrder]] = defaultdict(
@@ -175,7 +177,7 @@ def who_decides(db: sa.Connection, hospital_ids: Collection[int], initiator: int
 
     The initiator's agent among them, because it signs the order that the others verify before they ask anybody.
     """
-    manual = set()
+    manual: set[int] = set()
     for row in db.execute(sa.select(hospitals.c.user_id, hospitals.c.policy)):
         order_rules = (row.policy or {}).get("orders", {})
         if row.user_id in hospital_ids and order_rules.get("approval") == "manual":

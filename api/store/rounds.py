@@ -45,6 +45,7 @@ class RoundStore:
         """
         key = _report_key(order_id, FINAL, round_)
         with self._database.begin() as db:
+            # Locked: two hospitals' words that come at the same time both stay.
             report = db.scalar(sa.select(rounds.c.report).where(key).with_for_update())
             if report is None:
                 raise NotFound(
@@ -134,7 +135,7 @@ class RoundStore:
                 db.execute(round_files.insert().values(**asdict(entry)))
                 if report is not None:
                     _put_report(db, entry.order_id, FINAL, entry.round, loss, report)
-        except sa.exc.IntegrityError:
+        except sa.exc.IntegrityError:  # of two that came at the same time, this is the second
             standing = self.file(entry.order_id, entry.round)
             if standing is None:
                 raise
@@ -194,6 +195,7 @@ def _put_report(
     report: Mapping[str, Any],
 ) -> None:
     key = _report_key(order_id, fold, round_)
+    # A flow that died after others had added to its round records the round again: what they added stays.
     earlier = db.scalar(sa.select(rounds.c.report).where(key)) or {}
     added = {ADDED_LATER: earlier[ADDED_LATER]} if ADDED_LATER in earlier else {}
     db.execute(rounds.delete().where(key))

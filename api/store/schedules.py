@@ -1,4 +1,8 @@
-"""Schedules of joint statistics: what is asked, when, and what became of each time."""
+"""Schedules of joint statistics: what is asked, when, and what became of each time (decision 45).
+
+The times themselves are Prefect's to keep; here stands what is asked for at each, and one entry for every time that
+has passed, so that no time gives two orders. Next: api/routes/schedules.py.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +52,8 @@ class ScheduleStore:
         }
         try:
             with self._database.begin() as db:
-                made = db.execute(schedules.insert().values(**values)).inserted_primary_key
-                schedule_id = int(made[0])  # type: ignore[index]
+                inserted = db.execute(schedules.insert().values(**values))
+                schedule_id = int(inserted.inserted_primary_key[0])  # type: ignore[index]
                 for user, sealed in boxes.items():
                     db.execute(
                         schedule_boxes.insert().values(
@@ -60,7 +64,7 @@ class ScheduleStore:
                         )
                     )
                 return schedule_id, True
-        except sa.exc.IntegrityError:
+        except sa.exc.IntegrityError:  # the key was used before
             if once is None:
                 raise
             with self._database.begin() as db:
@@ -97,7 +101,8 @@ class ScheduleStore:
         found: list[ScheduleRow] = []
         with self._database.begin() as db:
             for row in db.execute(query):
-                if hospital is None or hospital in row.hospitals:
+                takes_part = hospital is None or hospital in row.hospitals
+                if takes_part:
                     found.append(ScheduleRow(**row._mapping))
                 if len(found) == limit:
                     break
