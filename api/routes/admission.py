@@ -1,8 +1,8 @@
-"""How an order begins: its run in Prefect, who decides first, and its places at all of its hospitals.
+"""How an order begins: its run in Prefect, who decides first, and its places at all of its hospitals (decision 53).
 
 The run is made at once and stays Scheduled in Prefect until the order has its places: the coordinator's worker asks
 here which runs it may begin, and so does each agent. So a waiting order holds no process and no place, and none waits
-for places that another waiting order holds.
+for places that another waiting order holds. How places are given stands in api/store/places.py.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ COORDINATOR_FLOW = {kind: deployment.partition("/")[0] for kind, deployment in F
 HOSPITAL_FLOW = {"train": "hospital-train", "statistics": "hospital-statistics", "infer": "infer"}
 
 MOST_RUNS = 1000
+"""In one request of a worker."""
+
+LARGEST_ORDER_ID = 2**31 - 1
 
 
 # An order begins
@@ -55,7 +58,7 @@ async def begin(services: Services, order: OrderRow) -> None:
         await _ask_hospitals(services, await in_thread(services.store.orders.get, order.order_id))
     try:
         await admit(services)
-    except Unavailable:  # of a full disk; the order is there, and whoever sent it shall hear so
+    except Unavailable:  # of a full disk; the order exists, and whoever sent it shall hear so
         services.bell.ring(PLACES)
     services.bell.ring(("order", order.order_id))
 
@@ -63,24 +66,26 @@ async def begin(services: Services, order: OrderRow) -> None:
 async def _make_run(services: Services, order: OrderRow) -> None:
     if order.flow_run_id:
         return
-    order_id, body = order.order_id, order.body
+    body = order.body
     tags = [body["model_type"]] if order.kind == "train" else [order.kind, body["method"]]
     if order.schedule_id:
         tags.append(f"schedule-{order.schedule_id}")
-    flow_run_id = await services.runs.start(FLOWS[order.kind], order_id, tags)
-    await in_thread(services.store.orders.change, order_id, flow_run_id=flow_run_id)
+    flow_run_id = await services.runs.start(FLOWS[order.kind], order.order_id, tags)
+    await in_thread(services.store.orders.change, order.order_id, flow_run_id=flow_run_id)
 
 
 async def _ask_hospitals(services: Services, order: OrderRow) -> None:
     """One run at each hospital where a person decides first, and at the initiator's, which signs."""
     order_id = order.order_id
-    for user, one in (order.asked or {}).items():
-        if one["run"] is None:
-            tags = ["hospital", f"hospital-{user}"]
-            deployment, attempt = f"{APPROVAL_FLOW[order.kind]}/hospital-{user}", one.get("attempt", 0)
-            run = await services.runs.start(deployment, order_id, tags, attempt=attempt)
-            await in_thread(services.store.places.note_asking, order_id, int(user), run, attempt=attempt)
-            services.inbox.tell(int(user), "look", order_id)
+    for user, asking in (order.asked or {}).items():
+        if asking["run"] is not None:
+            continue
+        deployment = f"{APPROVAL_FLOW[order.kind]}/hospital-{user}"
+        tags = ["hospital", f"hospital-{user}"]
+        attempt = asking.get("attempt", 0)
+        run = await services.runs.start(deployment, order_id, tags, attempt=attempt)
+        await in_thread(services.store.places.note_asking, order_id, int(user), run, attempt=attempt)
+        services.inbox.tell(int(user), "look", order_id)
 
 
 # Places
@@ -135,7 +140,8 @@ async def give_back_if_stuck(services: Services, order: OrderRow) -> None:
         return
     away = [services.presence.away_seconds(user) for user in order.hospitals]
     held_up = [services.conditions.held_up_seconds(user) for user in order.hospitals]
-    if max(away + held_up) > services.settings.grace_seconds:
+    longest_seconds = max(away + held_up)
+    if longest_seconds > services.settings.grace_seconds:
         await give_back(services, order)
 
 
@@ -158,7 +164,7 @@ async def forget_lost_runs(services: Services, active: list[OrderRow]) -> None:
 
 @router.post("/orders/{order_id}/ask")
 async def ask_first(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
-    """An agent that works on an order finds that a person has to decide: its policy has changed since it was told.
+    """An agent that works on an order finds that a person has to decide: its policy is not the one reported.
 
     The order gives its places back, the agent is asked in a run of its own, and this process ends. An inference holds
     no places: its process waits.
@@ -191,7 +197,7 @@ async def decided(request: Request, caller: CallerOf, order_id: OrderInPath) -> 
     return answer({"order_id": order_id})
 
 
-# Which runs may begin
+# Which runs may begin (decision 54)
 
 
 class FoundRun(BaseModel):
@@ -212,12 +218,12 @@ class FoundRuns(BaseModel):
     runs: Annotated[list[FoundRun], Field(max_length=MOST_RUNS)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a worker does with a run: begin it, leave it for now, or end it with this sentence."""
+    """What a worker does with a run."""
 
-    what: Literal["begin", "wait", "end"]
-    sentence: str = ""
+    what: Literal["begin", "wait", "end"]  # wait: leave it for now
+    sentence: str = ""  # why it ends
 
 
 @router.post("/exchange/runs")
@@ -225,7 +231,7 @@ async def judge_runs(request: Request, caller: CallerOf, body: FoundRuns) -> JSO
     """By flow run id, what to do with it. A run that is not its order's own ends, and nothing of the order with it."""
     require_role(caller, AGENT, COORDINATOR_ROLE)
     services = Services(request)
-    verdicts = {}
+    verdicts: dict[str, dict[str, str]] = {}
     for run in body.runs:
         verdict = await _judge(services, caller, run)
         verdicts[run.flow_run_id] = {"what": verdict.what, "sentence": verdict.sentence}
@@ -237,15 +243,20 @@ async def admitted_runs(request: Request, caller: CallerOf) -> JSONResponse:
     """The coordinator's flow runs of all orders that have places: Prefect's own list is cut at 200, and may be full of
     orders that wait. An order of the version before may have its places and no run yet."""
     require_role(caller, COORDINATOR_ROLE)
-    active = await in_thread(Services(request).store.orders.active)
-    placed = [order for order in active if order.kind in PLACED and order.admitted]
-    return answer({"flow_run_ids": [order.flow_run_id for order in placed if order.flow_run_id]})
+    flow_run_ids: list[str] = []
+    for order in await in_thread(Services(request).store.orders.active):
+        has_places = order.kind in PLACED and order.admitted is not None
+        if has_places and order.flow_run_id:
+            flow_run_ids.append(order.flow_run_id)
+    return answer({"flow_run_ids": flow_run_ids})
 
 
 async def _judge(services: Services, caller: Caller, run: FoundRun) -> Verdict:
     """Nothing of the order is read or changed for a run of another kind, number or pool."""
     try:
-        order: OrderRow = await in_thread(services.store.orders.get, min(run.order_id, 2**31 - 1))
+        # Anybody with a token of Prefect's can make a run of any number; the database takes no larger one.
+        order_id = min(run.order_id, LARGEST_ORDER_ID)
+        order = await in_thread(services.store.orders.get, order_id)
     except NotFound:
         return Verdict("end", f"There is no order {run.order_id}.")
     if caller.role == COORDINATOR_ROLE:
@@ -263,11 +274,11 @@ def _judge_own(order: OrderRow, run: FoundRun) -> Verdict:
 
 def _judge_hospitals(order: OrderRow, run: FoundRun, user: str) -> Verdict:
     if run.flow == APPROVAL_FLOW.get(order.kind):
-        asked = (order.asked or {}).get(user)
-        if asked is None:
+        asking = (order.asked or {}).get(user)
+        if asking is None:
             return Verdict("end", f"Nobody at this hospital is asked about order {run.order_id}.")
-        is_known = asked["run"] in (None, run.flow_run_id)
-        return Verdict("begin") if is_known else _stray(run)
+        may_be_its_own = asking["run"] in (None, run.flow_run_id)
+        return Verdict("begin") if may_be_its_own else _stray(run)
     if run.flow != HOSPITAL_FLOW.get(order.kind):
         return Verdict("end", f"Order {run.order_id} is not for the flow {run.flow}.")
     if order.kind == "infer":  # each new one-time key has a run of its own
@@ -276,12 +287,14 @@ def _judge_hospitals(order: OrderRow, run: FoundRun, user: str) -> Verdict:
 
 
 def _of_its_own(order: OrderRow, run: FoundRun, own: str | None) -> Verdict:
-    """A run whose number has not been noted yet may be the order's own: its worker is told when it is."""
+    """A run whose number has not been noted yet may be the order's own: its worker hears when it is."""
     if own is not None and own != run.flow_run_id:
         return _stray(run)
     if order.has_ended:  # it finds that out, and ends with the order's own word
         return Verdict("begin")
-    return Verdict("begin") if own and order.admitted else Verdict("wait")
+    if own is None or order.admitted is None:
+        return Verdict("wait")
+    return Verdict("begin")
 
 
 def _stray(run: FoundRun) -> Verdict:

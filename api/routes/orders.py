@@ -1,4 +1,8 @@
-"""Orders over REST: the request document's endpoints, and what people need beside them."""
+"""Orders over REST: the request document's endpoints, and what people need beside them.
+
+Orders of training and of an external trainer are made here; those of joint statistics in api/routes/statistics.py, of
+inference in inference.py. How an order begins is in admission.py, what its routes share in services.py.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ from api.routes.services import (
     progress,
     readable,
     waiting_for,
-    waiting_told,
+    waiting_shown,
 )
 from api.store.engine import in_thread
 from api.store.hospitals import Caller
@@ -41,7 +45,6 @@ from api.store.once import Once
 from api.store.orders import OrderChange, Prepared
 from api.store.places import is_begun
 from api.store.rows import OrderRow, RoundRow, SealedBox, cause_of
-from api.store.tables import ENDED
 from protocol.errors import Conflict, ConsiliumError, NotFound, Unavailable
 from protocol.messages import COORDINATOR, HospitalSql
 from protocol.sealing import KEY_BYTES, PublicIdentity
@@ -50,8 +53,15 @@ from protocol.training_request import MODEL_NAMES, TrainingRequest, check_traini
 router = APIRouter()
 log = logging.getLogger("consilium.api")
 
-WATCH_SECONDS, LOST_SECONDS = 2.0, 30.0
+WATCH_SECONDS = 2.0
+LOST_SECONDS = 30.0
+"""How often it is looked whether Prefect still has the runs of all orders."""
+
+STILL_HERE_SECONDS = 15.0
+"""How often a stream of events says something when there is no news, so that no proxy closes it."""
+
 SCORING = ("none", "round", "full")
+"""The levels, from the one that shows nothing of single gradients to the one that shows most."""
 
 # Submission
 
@@ -78,7 +88,8 @@ async def checked(services: Services, caller: Caller, body: TrainingRequest) -> 
 
 
 async def _with_scoring(services: Services, body: TrainingRequest) -> TrainingRequest:
-    """The order with `scoring` written out, for its document: unsaid, it is the most that every party's policy allows.
+    """The order with `scoring` written out, for its document: unsaid, it is the most that every party's policy allows
+    (decision 31).
 
     Method None shows the coordinator every gradient: it is round at least. Full would show them to the hospitals too.
     """
@@ -87,7 +98,8 @@ async def _with_scoring(services: Services, body: TrainingRequest) -> TrainingRe
     hospitals = await in_thread(services.store.hospitals.all)
     levels = [hospital.scoring or "none" for hospital in hospitals if hospital.user_id in body.hospitals]
     level = min(levels, key=SCORING.index)
-    if level == "none" and (body.is_open or body.aggregation != "mean"):
+    needs_scores = body.is_open or body.aggregation != "mean"
+    if level == "none" and needs_scores:
         level = "round"  # which a hospital that forbids it refuses, by name, where the method hides gradients
     return body.model_copy(update={"scoring": level})
 
@@ -95,10 +107,11 @@ async def _with_scoring(services: Services, body: TrainingRequest) -> TrainingRe
 async def _add(
     services: Services, body: TrainingRequest, keys: dict[int, PublicIdentity], once: Once | None
 ) -> tuple[int, bool]:
-    sql = {user: HospitalSql(secrets.token_bytes(KEY_BYTES), body.sql_of(user)) for user in body.hospitals}
-    sealed = {
-        user: SealedBox(own.seal(user, keys[user].seal_key), own.commitment) for user, own in sql.items()
-    }
+    sealed: dict[int, SealedBox] = {}
+    for user in body.hospitals:
+        # The salt keeps whoever sees the commitment from trying likely texts; it goes into the box with the SQL.
+        sql = HospitalSql(secrets.token_bytes(KEY_BYTES), body.sql_of(user))
+        sealed[user] = SealedBox(sql.seal(user, keys[user].seal_key), sql.commitment)
     return await _keep(services, body, sealed, once=once)
 
 
@@ -113,7 +126,8 @@ async def _keep(
     commitments = {user: own.commitment for user, own in sealed.items()}
 
     def prepare(order_id: int) -> Prepared:
-        return Prepared(order_document(order_id, body, commitments, rerun_of=rerun_of), sealed)
+        document = order_document(order_id, body, commitments, rerun_of=rerun_of)
+        return Prepared(document, sealed)
 
     return await in_thread(
         services.store.orders.add,
@@ -156,7 +170,9 @@ async def _look_after(services: Services, active: list[OrderRow]) -> None:
     """Making runs comes last: for each order it may take as long as Prefect's answer does, or fail."""
     for order in active:
         await give_back_if_stuck(services, order)
-    cancelled = await services.runs.cancelled([order.order_id for order in active]) if active else set()
+    if not active:
+        return
+    cancelled = await services.runs.cancelled([order.order_id for order in active])
     for order in active:
         if order.order_id in cancelled:
             await _cancel(services, order)
@@ -180,19 +196,22 @@ async def _answer_with_rows(services: Services, order_id: int) -> JSONResponse:
     An order that cannot have its places now is answered at once: nobody counts rows for it before it has them.
     """
     order, missing = await _wait_for_rows(services, order_id)
-    data = {"data_volum": await data_volum(services, order), "model_id": order_id, "order_id": order_id}
     if order.state in ("failed", "cancelled"):
         return failure(cause_of(order), data={"order_id": order_id, "model_id": order_id})
+    volume = await data_volum(services, order)
+    data = {"data_volum": volume, "model_id": order_id, "order_id": order_id}
     return answer(data, message=await _say_rows(services, order, missing))
 
 
 async def _say_rows(services: Services, order: OrderRow, missing: list[str]) -> str | None:
     """Who has not counted yet and what the order waits for; None when there is nothing to say."""
-    uncounted = f"No count yet from hospital {', '.join(missing)}; the order" if missing else "The order"
+    subject = "The order"
+    if missing:
+        subject = f"No count yet from hospital {', '.join(missing)}; the order"
     if order.admitted is None and not order.has_ended:
-        why = " ".join(one.message for one in await waiting_for(services, order))
-        return f"{uncounted} waits for its places. {why}".strip()
-    return f"{uncounted} waits for it." if missing else None
+        causes = [waiting.message for waiting in await waiting_for(services, order)]
+        return f"{subject} waits for its places. {' '.join(causes)}".strip()
+    return f"{subject} waits for it." if missing else None
 
 
 async def _wait_for_rows(services: Services, order_id: int) -> tuple[OrderRow, list[str]]:
@@ -201,10 +220,11 @@ async def _wait_for_rows(services: Services, order_id: int) -> tuple[OrderRow, l
         while True:
             event.clear()
             order = await in_thread(services.store.orders.get, order_id)
-            missing = [user for user, n_rows in (await data_volum(services, order)).items() if n_rows is None]
-            agreed = not missing and order.state != "pending"
-            is_over = agreed or order.admitted is None or order.has_ended
-            if is_over or not await rang(event, deadline):
+            volume = await data_volum(services, order)
+            missing = [user for user, n_rows in volume.items() if n_rows is None]
+            all_have_agreed = not missing and order.state != "pending"
+            nobody_counts = order.admitted is None or order.has_ended
+            if all_have_agreed or nobody_counts or not await rang(event, deadline):
                 return order, missing
 
 
@@ -252,11 +272,11 @@ async def model_info(request: Request, caller: CallerOf, model_id: OrderId) -> J
     services = Services(request)
     order = await readable(services, caller, model_id, kind="train", what="model")
     body = order.body
-    merged = {key: body[key] for key in ("attributes", "label_name", "unique_id")}
+    columns = {key: body[key] for key in ("attributes", "label_name", "unique_id")}
     return answer(
         {
             "data_volum": await data_volum(services, order),
-            "model_params": {**body.get("model_params", {}), **merged},
+            "model_params": {**body.get("model_params", {}), **columns},
             "model_type": MODEL_NAMES[body["model_type"]],
             "party_id": body["party_id"],
             "user_id": body["user_id"],
@@ -267,7 +287,7 @@ async def model_info(request: Request, caller: CallerOf, model_id: OrderId) -> J
 async def _status(services: Services, order: OrderRow) -> str:
     """Prefect's word, unless the order has ended (then its record) or Prefect is away (then its last state)."""
     state = order.state
-    if state in ENDED or not order.flow_run_id:
+    if order.has_ended or not order.flow_run_id:
         return state
     try:
         status = await services.runs.status(order.flow_run_id)
@@ -289,16 +309,18 @@ async def list_orders(
     found = await in_thread(services.store.orders.newest, hospital=own, limit=limit, before=before)
     counts = await in_thread(services.store.rounds.counts, [order.order_id for order in found])
     rows = [_summary(order, counts.get(order.order_id, 0)) for order in found]
-    return answer({"orders": rows, "next": rows[-1]["order_id"] if len(rows) == limit else None})
+    goes_on_from = found[-1].order_id if len(found) == limit else None
+    return answer({"orders": rows, "next": goes_on_from})
 
 
 def _summary(order: OrderRow, n_recorded: int) -> dict[str, Any]:
+    is_operators = order.initiator == COORDINATOR
     return {
         "order_id": order.order_id,
         "kind": order.kind,
         "name": order.body.get("name"),
         "state": order.state,
-        "user_id": None if order.initiator == COORDINATOR else order.initiator,
+        "user_id": None if is_operators else order.initiator,
         "hospitals": order.hospitals,
         "model_type": order.body.get("model_type"),
         "method": method_of(order) if order.kind == "train" else order.body.get("method"),
@@ -337,7 +359,7 @@ async def show_order(
             "stage": order.stage,
             "summary": order.summary,
             "gradients": await _gradients(services, order),
-            "waiting_for": await waiting_told(services, order),
+            "waiting_for": await waiting_shown(services, order),
             "refusal": order.stop,
             "protection": _protection(order),
             "prefect_run": _prefect_page(services, order),
@@ -350,9 +372,10 @@ async def _gradients(services: Services, order: OrderRow) -> dict[str, Any] | No
     newest = await in_thread(services.store.rounds.file, order.order_id, None)
     if newest is None:
         return None
+    numbers = await in_thread(services.store.rounds.file_numbers, order.order_id)
     return {
         "frame": newest.kind,
-        "rounds": len(await in_thread(services.store.rounds.file_numbers, order.order_id)),
+        "rounds": len(numbers),
         "newest_round": newest.round,
         "layers": newest.layers,
         "score_readers": order.score_readers or "parties",
@@ -378,10 +401,12 @@ def _prefect_page(services: Services, order: OrderRow) -> str | None:
 
 
 def method_of(order: OrderRow) -> str:
-    """Paillier, Mask or None, as the training order says it."""
+    """Paillier, Mask or None, as the training order says it in any case; null is None, and unsaid it is Paillier."""
     encrypt = order.body.get("model_params", {}).get("encrypt_param", {})
-    method = str(encrypt.get("method") or ("None" if "method" in encrypt else "Paillier"))
-    return {word.lower(): word for word in ("Paillier", "Mask", "None")}.get(method.lower(), method)
+    unsaid = "None" if "method" in encrypt else "Paillier"
+    method = str(encrypt.get("method") or unsaid)
+    spellings = {word.lower(): word for word in ("Paillier", "Mask", "None")}
+    return spellings.get(method.lower(), method)
 
 
 def _protection(order: OrderRow) -> dict[str, Any]:
@@ -396,7 +421,7 @@ def _protection(order: OrderRow) -> dict[str, Any]:
     if order.kind != "train":
         return {"method": "sealed to the one who asked", "who_could_decrypt": "the owner of the token"}
     encrypt = order.body.get("model_params", {}).get("encrypt_param", {})
-    method, initiator = method_of(order), order.initiator
+    method = method_of(order)
     if method == "None":
         return {
             "method": "None",
@@ -404,13 +429,14 @@ def _protection(order: OrderRow) -> dict[str, Any]:
             "key_holder": None,
             "who_could_decrypt": "Nothing is encrypted: the coordinator sees gradients and can compute the model.",
         }
-    holder = f"hospital {initiator}"
+    is_paillier = method == "Paillier"
+    initiator = f"hospital {order.initiator}"
     return {
         "method": method,
-        "key_bits": encrypt.get("key_length", 2048) if method == "Paillier" else None,
-        "key_holder": holder if method == "Paillier" else "each pair of hospitals",
+        "key_bits": encrypt.get("key_length", 2048) if is_paillier else None,
+        "key_holder": initiator if is_paillier else "each pair of hospitals",
         "who_could_decrypt": (
-            f"Only sums over {_members(order)} hospitals can be opened, by {holder}. Nobody can open one "
+            f"Only sums over {_members(order)} hospitals can be opened, by {initiator}. Nobody can open one "
             "hospital's gradient, and the coordinator can open nothing."
         ),
         "scoring": SCORED[order.body.get("scoring") or "none"],
@@ -419,7 +445,8 @@ def _protection(order: OrderRow) -> dict[str, Any]:
 
 def _members(order: OrderRow) -> str:
     whole = f"all {len(order.hospitals)}"
-    return whole if order.body.get("aggregation", "mean") == "mean" else f"the chosen of {whole}"
+    takes_everybody = order.body.get("aggregation", "mean") == "mean"
+    return whole if takes_everybody else f"the chosen of {whole}"
 
 
 SCORED = {
@@ -471,7 +498,9 @@ def _tell_ended(services: Services, order: OrderRow) -> None:
         order.flow_run_id
     ):  # one that has not begun is begun now, and ends in Prefect with the order's own word
         services.inbox.tell(COORDINATOR, "look", order_id)
-    for user in () if order.kind == "external" else (COORDINATOR, *order.hospitals):
+    if order.kind == "external":  # nobody works on it
+        return
+    for user in (COORDINATOR, *order.hospitals):
         services.inbox.tell(user, "stop", order_id)
 
 
@@ -487,11 +516,11 @@ async def rerun_order(
     require_owner(caller, order.initiator)
     if order.kind == "statistics":
         return await statistics.ask_again(services, caller, order, idempotency_key)
+    # The SQL is in the hospitals' boxes only (decision 6); the request's form wants a text for each.
     sent = {key: value for key, value in order.body.items() if key != "tested"}
-    withheld = dict.fromkeys(order.hospitals, "withheld")
-    body = TrainingRequest.model_validate(
-        {**sent, "data_info": withheld, "test_data_info": dict.fromkeys(order.body["tested"], "withheld")}
-    )
+    sent["data_info"] = dict.fromkeys(order.hospitals, "withheld")
+    sent["test_data_info"] = dict.fromkeys(order.body["tested"], "withheld")
+    body = TrainingRequest.model_validate(sent)
     sealed = await in_thread(services.store.orders.boxes, order_id)
     once = Once.of(caller, idempotency_key, {"rerun_of": order_id})
     again, made = await _keep(services, body, sealed, once=once, rerun_of=order_id)
@@ -510,24 +539,24 @@ async def order_events(request: Request, caller: CallerOf, order_id: OrderInPath
 
 
 async def _events(services: Services, order_id: int) -> AsyncIterator[str]:
-    told, state, stage = 0, "", None
+    n_sent, state, stage = 0, "", None
     with services.bell.listening(("order", order_id)) as event:
         while True:
             event.clear()
             order = await in_thread(services.store.orders.get, order_id)
             recorded = await in_thread(services.store.rounds.of_order, order_id)
-            for row in recorded[told:]:
-                yield _event("round", {"fold": row.fold, "round": row.round, "loss": row.loss})
-            told = len(recorded)
+            for new in recorded[n_sent:]:
+                yield _event("round", {"fold": new.fold, "round": new.round, "loss": new.loss})
+            n_sent = len(recorded)
             if order.stage is not None and order.stage != stage:
                 stage = order.stage
                 yield _event("stage", stage)
             if order.state != state:
                 state = order.state
                 yield _event("state", {"order_id": order_id, "state": state})
-            if state in ENDED:
+            if order.has_ended:
                 return
-            if not await rang(event, time.monotonic() + 15):
+            if not await rang(event, time.monotonic() + STILL_HERE_SECONDS):
                 yield ": still here\n\n"
 
 
@@ -575,7 +604,7 @@ class Stage(BaseModel):
 
 
 class Report(BaseModel):
-    """What the coordinator's flow tells: any part of it, each part idempotent."""
+    """What the coordinator's flow reports: any part of it, each part idempotent."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -623,8 +652,9 @@ async def report_progress(
             loss=entry["loss"],
             report=entry,
         )
-    if left := report.leave_one_out:
-        await in_thread(services.store.rounds.add_leave_one_out, order_id, left.round, left.clients)
+    left_out = report.leave_one_out
+    if left_out is not None:
+        await in_thread(services.store.rounds.add_leave_one_out, order_id, left_out.round, left_out.clients)
     stop = ConsiliumError.from_json(report.stop) if report.stop else None
     if report.runs:
         await in_thread(services.store.orders.change, order_id, runs=report.runs)
@@ -646,4 +676,4 @@ async def read_progress(request: Request, caller: CallerOf, order_id: OrderInPat
     """The rounds recorded so far, for a coordinator's flow that starts again."""
     require_role(caller, COORDINATOR_ROLE)
     recorded = await in_thread(Services(request).store.rounds.of_order, order_id)
-    return answer([one.report for one in recorded])
+    return answer([recorded_round.report for recorded_round in recorded])

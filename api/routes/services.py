@@ -1,8 +1,10 @@
-"""What the routes of all kinds of orders share: the application's parts, who is asked, and who is waited for."""
+"""What the routes of all kinds of orders share: the application's parts, who is asked, and who is waited for.
+
+Next: api/routes/orders.py and statistics.py, which make orders, and admission.py, which begins them.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -37,6 +39,11 @@ FLOWS = {"train": "train-order/train-order", "statistics": "joint-statistics/joi
 """The coordinator's deployment for each kind of order that it runs itself."""
 
 MOST_KEYS = 1000
+"""So many one-time keys are kept; what was sealed to an older one is asked for again."""
+
+NAMED_AFTER_SECONDS = 1.0
+"""Whoever has been waited for so long is named."""
+
 STUCK = ("away", "disk", "site")
 """Causes that hold up the others of an order too."""
 
@@ -65,12 +72,14 @@ class Services:
         """Keeps the one-time key to which an order's answer is sealed; in memory only, the newest ones."""
         self.reply_keys[order_id] = (reply, attempt)
         while len(self.reply_keys) > MOST_KEYS:
-            self.reply_keys.pop(next(iter(self.reply_keys)))
+            oldest = next(iter(self.reply_keys))
+            self.reply_keys.pop(oldest)
 
 
 async def identities(services: Services, hospitals: list[int]) -> dict[int, PublicIdentity]:
     """The public keys to seal to each hospital; says which hospital is unknown or was never there."""
-    known = {hospital.user_id: hospital for hospital in await in_thread(services.store.hospitals.all)}
+    registered = await in_thread(services.store.hospitals.all)
+    known = {hospital.user_id: hospital for hospital in registered}
     unknown = [str(user) for user in hospitals if user not in known]
     if unknown:
         raise NotFound(
@@ -128,10 +137,12 @@ def progress(order: OrderRow, n_recorded: int) -> dict[str, int | None]:
     if order.kind != "train":
         return {"done": n_recorded, "of": None}
     params = order.body.get("model_params", {})
-    folds = params.get("cv_param", {})
-    n_folds = folds.get("n_splits", 5) + 1 if folds.get("need_cv") else 1
     max_iter = int(params.get("max_iter", 100))
-    return {"done": rounds_done(n_recorded, max_iter), "of": n_folds * max_iter}
+    validation = params.get("cv_param", {})
+    n_models = 1
+    if validation.get("need_cv"):
+        n_models += validation.get("n_splits", 5)
+    return {"done": rounds_done(n_recorded, max_iter), "of": n_models * max_iter}
 
 
 # Who has counted, and who is waited for
@@ -142,7 +153,8 @@ async def data_volum(services: Services, order: OrderRow) -> dict[str, int | Non
     if order.kind == "external":
         return {}
     counts: Mapping[str, int | None] = order.n_rows
-    if not counts and order.kind in FLOWS and not order.has_ended:
+    is_counting = order.kind in FLOWS and not order.has_ended
+    if not counts and is_counting:
         counts = await _accepted(services, order)
     return {str(user): counts.get(str(user)) for user in _counting(order)}
 
@@ -156,27 +168,30 @@ def _counting(order: OrderRow) -> list[int]:
 
 async def _accepted(services: Services, order: OrderRow) -> dict[str, int | None]:
     """The row counts of those hospitals that have accepted an order."""
-    with contextlib.suppress(OrderStopped):
-        address = Address(order.order_id, "acceptance")
+    address = Address(order.order_id, "acceptance")
+    try:
         envelopes = await in_thread(services.store.messages.gather, address, order.hospitals, EVERYONE)
-        return {str(user): _accepted_rows(user, envelope) for user, envelope in envelopes.items()}
-    return {}
+    except OrderStopped:  # it has ended since it was read
+        return {}
+    return {str(user): _accepted_rows(user, envelope) for user, envelope in envelopes.items()}
 
 
 def _accepted_rows(user_id: int, envelope: bytes) -> int | None:
+    """Nothing is verified here: who takes part in the order does that."""
     try:
-        return Acceptance.decode(peek_envelope(envelope, kind="acceptance", sender=user_id)).n_rows
+        content = peek_envelope(envelope, kind="acceptance", sender=user_id)
+        return Acceptance.decode(content).n_rows
     except ConsiliumError:
         return None  # the order's parties will say what is wrong with it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Waiting:
-    """One whom an order waits for, why, and the same as a sentence with what ends it; COORDINATOR is ours itself."""
+    """One whom an order waits for, and why."""
 
-    user_id: int
-    cause: str
-    message: str
+    user_id: int  # COORDINATOR for the coordinator itself
+    cause: str  # disk, prefect, away, approval, full, working, or what an agent reports of its site
+    message: str  # the same as a sentence, with what ends it
 
 
 NOT_BEGUN = (
@@ -191,24 +206,26 @@ async def waiting_for(services: Services, order: OrderRow) -> list[Waiting]:
     keeps it from having them."""
     if order.has_ended:
         return []
-    own = [Waiting(COORDINATOR, "disk", str(services.disk.trouble()))] if services.disk.is_full() else []
+    own: list[Waiting] = []
+    if services.disk.is_full():
+        own.append(Waiting(COORDINATOR, "disk", str(services.disk.trouble())))
     if order.kind in PLACED and order.admitted is None:
-        return [*own, *await _waiting_for_places(services, order)]
-    late: list[int] = services.waits.longer_than(order.order_id, 1.0)
+        return own + await _waiting_for_places(services, order)
+    late = services.waits.longer_than(order.order_id, NAMED_AFTER_SECONDS)
     if not late and order.state == "pending":
+        # Before the coordinator's flow waits for anybody, the hospitals count their rows.
         accepted = await _accepted(services, order)
         late = [user for user in order.hospitals if accepted.get(str(user)) is None]
     names = await in_thread(services.store.hospitals.names)
     found = [_waiting(services, user, names.get(user, f"hospital {user}")) for user in late]
-    stuck = [*own, *(one for one in found if one.cause in STUCK)]
+    stuck = own + [waiting for waiting in found if waiting.cause in STUCK]
     return stuck or found
 
 
 def _waiting(services: Services, user: int, name: str) -> Waiting:
     if not services.presence.is_there(user):
-        return Waiting(
-            user, "away", f"{name} is away: its agent is not connected. The order goes on when it is."
-        )
+        message = f"{name} is away: its agent is not connected. The order goes on when it is."
+        return Waiting(user, "away", message)
     troubles = services.conditions.troubles(user, name)
     if troubles:
         return Waiting(user, troubles[0].cause, troubles[0].message)
@@ -217,33 +234,38 @@ def _waiting(services: Services, user: int, name: str) -> Waiting:
 
 async def _waiting_for_places(services: Services, order: OrderRow) -> list[Waiting]:
     names = await in_thread(services.store.hospitals.names)
-    queues: list[Queue] = await in_thread(services.store.places.queue, order.order_id, services.ready())
+    queues = await in_thread(services.store.places.queue, order.order_id, services.ready())
     no_place = {queue.user_id: queue for queue in queues if queue.is_full or queue.is_kept}
     to_decide = undecided(order.asked)
-    found = [] if is_begun(order) else [Waiting(COORDINATOR, "prefect", NOT_BEGUN)]
+    found: list[Waiting] = []
+    if not is_begun(order):
+        found.append(Waiting(COORDINATOR, "prefect", NOT_BEGUN))
+    # Each hospital is named once, with what has to pass first.
     for user in order.hospitals:
         name = names.get(user, f"hospital {user}")
         if user not in services.ready():
             found.append(_waiting(services, user, name))
         elif user in to_decide:
-            found.append(
-                Waiting(user, "approval", f"{name} is asked first: a person may have to decide there.")
-            )
+            message = f"{name} is asked first: a person may have to decide there."
+            found.append(Waiting(user, "approval", message))
         elif user in no_place:
             found.append(Waiting(user, "full", _say_full(name, no_place[user])))
     return found
 
 
 def _say_full(name: str, queue: Queue) -> str:
-    takes = f"{name} has no free place: it takes {queue.places} orders at once."
+    why = f"{name} has no free place: it takes {queue.places} orders at once."
     if queue.is_kept:
-        takes = f"{name} keeps its free places for an order that waits for another hospital too."
+        why = f"{name} keeps its free places for an order that waits for another hospital too."
     if queue.n_before == 0:
-        return f"{takes} This order is the next there."
-    return f"{takes} Orders before this one there: {queue.n_before}."
+        return f"{why} This order is the next there."
+    return f"{why} Orders before this one there: {queue.n_before}."
 
 
-async def waiting_told(services: Services, order: OrderRow) -> list[dict[str, Any]]:
+async def waiting_shown(services: Services, order: OrderRow) -> list[dict[str, Any]]:
     """The same as answers show it, with names."""
     names = {COORDINATOR: "coordinator", **await in_thread(services.store.hospitals.names)}
-    return [{**asdict(one), "name": names.get(one.user_id)} for one in await waiting_for(services, order)]
+    rows = []
+    for waiting in await waiting_for(services, order):
+        rows.append({**asdict(waiting), "name": names.get(waiting.user_id)})
+    return rows

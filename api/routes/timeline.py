@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from api.answers import answer
 from api.auth import CallerOf
 from api.prefect_runs import Part
-from api.routes.services import OrderInPath, Services, readable, waiting_told
+from api.routes.services import OrderInPath, Services, readable, waiting_shown
 
 router = APIRouter()
 
@@ -59,7 +59,7 @@ async def order_timeline(
         order_id, part_names(round, fold) if has_rounds or round is not None else None
     )
     found = {"fold": fold, "round": round, "parts": [_part(one) for one in parts]}
-    return answer({"order_id": order_id, **found, "waiting_for": await waiting_told(services, order)})
+    return answer({"order_id": order_id, **found, "waiting_for": await waiting_shown(services, order)})
 
 
 def part_names(round_: int | None, fold: int) -> list[str]:
