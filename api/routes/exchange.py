@@ -24,6 +24,9 @@ from protocol.messages import COORDINATOR, EVERYONE, KINDS
 
 router = APIRouter(prefix="/exchange", include_in_schema=False)
 
+MOST_DIGITS = 10
+"""Of a user id."""
+
 Number = Annotated[int, Path(ge=0, lt=2**31)]
 Recipient = Annotated[int, Query(ge=0, lt=2**31)]
 Wait = Annotated[float, Query(ge=0, allow_inf_nan=False)]
@@ -63,20 +66,22 @@ async def read_inbox(
 async def _news(
     request: Request, inbox: Inbox, user_id: int, boot: str, cursor: int, wait: float
 ) -> dict[str, Any]:
-    if boot != inbox.boot:
-        return _told(inbox, inbox.since(user_id, 0)[0], [{"what": "look", "order_id": 0}])
+    if boot != inbox.boot:  # an earlier process's cursor says nothing: it has to look at everything
+        newest, _ = inbox.since(user_id, 0)
+        return _as_answer(inbox, newest, [{"what": "look", "order_id": 0}])
     deadline = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
     with inbox.bell.listening(user_id) as event:
         while True:
             event.clear()
             end, news = inbox.since(user_id, cursor)
-            is_last = time.monotonic() > deadline or event.over
-            if news or is_last or await request.is_disconnected():
-                return _told(inbox, end, news)
+            is_over = time.monotonic() > deadline or event.over
+            # Nobody hears the news of a closed connection; its agent asks again, and gets them then.
+            if news or is_over or await request.is_disconnected():
+                return _as_answer(inbox, end, news)
             await rang(event, min(deadline, time.monotonic() + 1.0))
 
 
-def _told(inbox: Inbox, cursor: int, news: list[dict[str, Any]]) -> dict[str, Any]:
+def _as_answer(inbox: Inbox, cursor: int, news: list[dict[str, Any]]) -> dict[str, Any]:
     """News, and our time: an agent looks at Prefect by this clock, so that a wrong one of its own delays nothing."""
     return {"boot": inbox.boot, "cursor": cursor, "news": news, "time": time.time()}
 
@@ -126,14 +131,15 @@ async def gather_messages(
     await _require_party(services.store, caller, run)
     wanted = _user_ids(senders)
     deadline = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
-    is_coordinator = caller.role == COORDINATOR_ROLE and wait > 0
+    # Whom the coordinator's flow waits for is whom the order waits for; a mere look is no waiting.
+    is_waiting_flow = caller.role == COORDINATOR_ROLE and wait > 0
     with services.bell.listening(run) as event:
         while True:
             event.clear()
             found = await in_thread(
                 services.store.messages.gather, address, wanted, recipient, takes_place=takes_place
             )
-            if is_coordinator:
+            if is_waiting_flow:
                 services.waits.note(run, set(wanted) - set(found))
             if len(found) == len(wanted):
                 break
@@ -192,7 +198,9 @@ async def _require_party(store: Store, caller: Caller, run: int) -> None:
 
 def _user_ids(senders: str) -> list[int]:
     parts = senders.split(",")
-    if not all(part.isdecimal() and len(part) <= 10 for part in parts) or len(set(parts)) < len(parts):
+    are_numbers = all(part.isdecimal() and len(part) <= MOST_DIGITS for part in parts)
+    has_doubles = len(set(parts)) < len(parts)
+    if not are_numbers or has_doubles:
         raise InvalidInput(
             "senders is not a list of user ids.", remedy="Write each once, with commas between."
         )

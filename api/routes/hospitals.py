@@ -1,4 +1,4 @@
-"""Who takes part, what each one's policy lets others do, and whether all is ready."""
+"""Who takes part, what each one's policy lets others do (decision 50), and whether all is ready."""
 
 from __future__ import annotations
 
@@ -104,11 +104,11 @@ async def health(request: Request) -> JSONResponse:
     if state.disk.is_short():
         trouble = state.disk.trouble()
         return _not_ready(str(trouble), cause="disk", **trouble.detail)
-    if not ready or present < state.expected:
-        what = (
-            "Prefect and its deployments" if not ready else f"{state.expected - present} of the local agents"
-        )
-        return _not_ready(f"Waiting for {what}.", cause="agents" if ready else "prefect")
+    if not ready:
+        return _not_ready("Waiting for Prefect and its deployments.", cause="prefect")
+    n_missing = state.expected - present
+    if n_missing > 0:
+        return _not_ready(f"Waiting for {n_missing} of the local agents.", cause="agents")
     return answer({"ready": True, "version": VERSION, "prefect": installed("prefect")})
 
 

@@ -1,7 +1,8 @@
 """Inference over REST: it runs at the hospital, and its answer passes through this process's memory only.
 
 For each request a one-time key pair is made here; the hospital seals its predictions to it. What is kept in the store
-is that box; the key stays in memory. After a restart the hospital is asked to seal the same predictions again.
+is that box; the key stays in memory (decision 7). After a restart the hospital is asked to seal the same predictions
+again.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ async def infer_status(
     services = Services(request)
     order = await readable(services, caller, order_id, kind="infer", what="inference order")
     require_owner(caller, order.initiator)
-    if order_id not in services.reply_keys and order.state not in ("failed", "cancelled"):
+    has_key = order_id in services.reply_keys
+    if not has_key and order.state not in ("failed", "cancelled"):
         wait = max(wait, services.settings.accept_seconds)
         await _ask_again(services, order)
     return await _answer(services, order_id, wait)
@@ -152,22 +154,27 @@ async def _ask_again(services: Services, order: OrderRow) -> None:
     The key stands before anything is waited for, so that who asks at the same moment waits for the same answer. When
     Prefect does not answer the key goes again, so that who asks later is not told to wait for nothing.
     """
+    order_id = order.order_id
     document = json.loads(order.document)
-    reply, attempt = secrets.token_bytes(KEY_BYTES), document["attempt"] + 1
-    services.keep_key(order.order_id, reply, attempt=attempt)
-    renewed = _document(
-        order.order_id, document["model_id"], document["user_id"], document["sql"], reply, attempt=attempt
-    )
-    await in_thread(services.store.orders.change, order.order_id, document=renewed, state="pending")
+    user_id = document["user_id"]
+    attempt = document["attempt"] + 1
+    reply = secrets.token_bytes(KEY_BYTES)
+    services.keep_key(order_id, reply, attempt=attempt)
+    renewed = _document(order_id, document["model_id"], user_id, document["sql"], reply, attempt=attempt)
+    await in_thread(services.store.orders.change, order_id, document=renewed, state="pending")
     try:
-        await _ask(services, order.order_id, document["user_id"], attempt=attempt)
+        await _ask(services, order_id, user_id, attempt=attempt)
     except ConsiliumError:
-        services.reply_keys.pop(order.order_id, None)
-        await in_thread(services.store.orders.change, order.order_id, state=order.state)
+        services.reply_keys.pop(order_id, None)
+        await in_thread(services.store.orders.change, order_id, state=order.state)
         raise
 
 
 async def _answer(services: Services, order_id: int, wait: float) -> JSONResponse:
+    """The predictions, as soon as the hospital has sealed them to the order's one-time key; or the state after `wait`.
+
+    Discloses the predictions to who asked, and to this process's memory.
+    """
     reply, attempt = services.reply_keys.get(order_id, (b"", 0))
     address = Address(order_id, "predictions", attempt=attempt)
     deadline = time.monotonic() + wait
@@ -175,24 +182,24 @@ async def _answer(services: Services, order_id: int, wait: float) -> JSONRespons
         while True:
             event.clear()
             order = await in_thread(services.store.orders.get, order_id)
-            box = (
-                (await in_thread(services.store.messages.read_box, address, order.initiator, COORDINATOR))
-                if reply
-                else None
-            )
+            box: bytes | None = None
+            if reply:
+                box = await in_thread(services.store.messages.read_box, address, order.initiator, COORDINATOR)
             if box is not None or order.has_ended or not await rang(event, deadline):
                 break
     if order.state in ("failed", "cancelled"):
         cause = ConsiliumError.from_json(order.stop or {})
         return failure(cause, data={"order_id": order_id, "infer_status": order.state})
     if box is None:
+        # It has ended with an answer that was sealed to an earlier key: the hospital is asked again.
         state = "pending" if order.state == "success" else order.state
         return answer(
             {"order_id": order_id, "infer_status": state, "result": None},
             message="The hospital has not answered yet.",
         )
     await in_thread(services.store.orders.end, order_id, "success")
-    result = json.loads(unseal_from(reply, box, associated=b"predictions/%d" % order_id))
+    plain = unseal_from(reply, box, associated=b"predictions/%d" % order_id)
+    result = json.loads(plain)
     return answer({"order_id": order_id, "infer_status": "success", "result": result})
 
 

@@ -1,4 +1,4 @@
-"""Questions of joint statistics that are asked again and again, and what became of each time.
+"""Questions of joint statistics that are asked again and again, and what became of each time (decision 45).
 
 A schedule is a question, its sealed places and a timing, kept in the store, and one deployment in Prefect, which says
 when. Each time its flow run asks here for an order; the hospitals check and answer that order as any other.
@@ -47,9 +47,16 @@ router = APIRouter(prefix="/statistics")
 log = logging.getLogger("consilium.api")
 
 LATE_SECONDS = 60.0
+"""A time that is asked for later than this was missed: a part was away."""
+
 SETTLE_SECONDS = 15.0
+"""So long after the start agents may not have come back yet; none counts as away."""
+
 LOOK_SECONDS = 60.0
+"""The longest that the due times are not looked at again."""
+
 CHANGED = "schedules"
+"""Rung when a schedule is made, changed or deleted."""
 
 ScheduleId = Annotated[int, Path(ge=1, lt=2**31)]
 Name = Annotated[str, Field(max_length=200), AfterValidator(printable)]
@@ -92,9 +99,10 @@ async def add_schedule(
     services = Services(request)
     timing, asked = await checked(services, caller, body)
     once = Once.of(caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True))
+    boxes = await seal_places(services, asked)
     schedule_id, made = await in_thread(
         services.store.schedules.add,
-        await seal_places(services, asked),
+        boxes,
         name=body.name,
         initiator=asked.initiator,
         hospitals=asked.hospitals,
@@ -102,21 +110,23 @@ async def add_schedule(
         timing=timing,
         once=once,
     )
+    schedule = await in_thread(services.store.schedules.get, schedule_id)
     if made:
         try:
-            await _deploy(services, await in_thread(services.store.schedules.get, schedule_id), active=True)
-        except ConsiliumError:
+            await _deploy(services, schedule, active=True)
+        except ConsiliumError:  # whoever sent it hears that there is no schedule, so there is none
             await in_thread(services.store.schedules.drop, schedule_id)
             raise
-    return answer(await _shown(services, await in_thread(services.store.schedules.get, schedule_id)))
+    return answer(await _shown(services, schedule))
 
 
 async def checked(
     services: Services, caller: Caller, body: ScheduleRequest
 ) -> tuple[dict[str, Any], StatisticsRequest]:
-    """When it is asked, and the question alone. Nobody waits for the answer, so there is nobody to tell values to."""
-    said = body.model_dump(mode="json", exclude_none=True, exclude={"schedule", "name", "timeout_seconds"})
-    asked = await resolved(services, caller, StatisticsRequest.model_validate(said))
+    """When it is asked, and the question alone. Nobody waits for the answer, so there is nobody to show values to."""
+    not_asked = {"schedule", "name", "timeout_seconds"}
+    question = body.model_dump(mode="json", exclude_none=True, exclude=not_asked)
+    asked = await resolved(services, caller, StatisticsRequest.model_validate(question))
     if asked.disclose:
         raise BadRequest(
             "disclose is true, and nobody waits for a schedule's answers.",
@@ -127,7 +137,8 @@ async def checked(
 
 
 async def _deploy(services: Services, schedule: ScheduleRow, *, active: bool) -> None:
-    about = f"{schedule.name or schedule.body['result_alias']}: {schedule.body['method']}"
+    name = schedule.name or schedule.body["result_alias"]
+    about = f"{name}: {schedule.body['method']}"
     await services.runs.deploy_schedule(schedule.schedule_id, schedule.timing, active=active, about=about)
     services.bell.ring(CHANGED)
 
@@ -143,9 +154,8 @@ async def list_schedules(
     )
     deployed, message = await _deployed(services, found)
     rows = [await _shown_as(services, schedule, deployed) for schedule in found]
-    return answer(
-        {"schedules": rows, "next": rows[-1]["schedule_id"] if len(rows) == limit else None}, message=message
-    )
+    goes_on_from = found[-1].schedule_id if len(found) == limit else None
+    return answer({"schedules": rows, "next": goes_on_from}, message=message)
 
 
 def _own(caller: Caller) -> int | None:
@@ -175,8 +185,7 @@ async def change_schedule(
             "Nothing is to be changed.", remedy="Give active, schedule or name.", code="schedule"
         )
     deployed, _ = await _deployed(services, [schedule])
-    was = schedule.active if deployed is None else schedule_id in deployed and deployed[schedule_id].active
-    active = was if body.active is None else body.active
+    active = _is_active(schedule, deployed) if body.active is None else body.active
     timing = schedule.timing if body.schedule is None else check_timing(body.schedule, now=_now())
     name = schedule.name if body.name is None else body.name
     changed = replace(schedule, active=active, timing=timing, name=name)
@@ -207,10 +216,19 @@ async def _deployed(
     """What Prefect says of these schedules; None and a sentence while it does not answer."""
     if not found:
         return {}, None
+    numbers = [schedule.schedule_id for schedule in found]
     try:
-        return await services.runs.schedules([schedule.schedule_id for schedule in found], now=_now()), None
+        return await services.runs.schedules(numbers, now=_now()), None
     except Unavailable as error:
         return None, f"{error.sentence} What it was told last is shown."
+
+
+def _is_active(schedule: ScheduleRow, deployed: dict[int, Deployed] | None) -> bool:
+    """By Prefect, where somebody may have switched it on or off; by the store's last state while it does not answer."""
+    if deployed is None:
+        return schedule.active
+    here = deployed.get(schedule.schedule_id)
+    return here is not None and here.active
 
 
 async def _shown(services: Services, schedule: ScheduleRow) -> dict[str, Any]:
@@ -221,10 +239,17 @@ async def _shown(services: Services, schedule: ScheduleRow) -> dict[str, Any]:
 async def _shown_as(
     services: Services, schedule: ScheduleRow, deployed: dict[int, Deployed] | None
 ) -> dict[str, Any]:
-    schedule_id, timing = schedule.schedule_id, dict(schedule.timing)
-    timing.pop("anchor", None)
-    here = (deployed or {}).get(schedule_id)
+    schedule_id = schedule.schedule_id
+    timing = dict(schedule.timing)
+    timing.pop("anchor", None)  # ours: from when an interval counts
+    next_runs: list[str] | None = None if deployed is None else []
+    prefect_page: str | None = None
+    if deployed is not None and schedule_id in deployed:
+        here = deployed[schedule_id]
+        next_runs = [_text(due) for due in here.next_runs]
+        prefect_page = f"{services.settings.prefect_page}/deployments/deployment/{here.deployment_id}"
     newest = await in_thread(services.store.schedules.history, schedule_id, limit=1, before=None)
+    last_run = await _entry(services, newest[0]) if newest else None
     return {
         "schedule_id": schedule_id,
         "name": schedule.name,
@@ -232,12 +257,10 @@ async def _shown_as(
         "hospitals": schedule.hospitals,
         "request": schedule.body,
         "schedule": timing,
-        "active": schedule.active if deployed is None else here is not None and here.active,
-        "next_runs": None if deployed is None else [_text(due) for due in (here.next_runs if here else [])],
-        "last_run": await _entry(services, newest[0]) if newest else None,
-        "prefect_deployment": f"{services.settings.prefect_page}/deployments/deployment/{here.deployment_id}"
-        if here
-        else None,
+        "active": _is_active(schedule, deployed),
+        "next_runs": next_runs,
+        "last_run": last_run,
+        "prefect_deployment": prefect_page,
         "created": _text(schedule.created),
         "updated": _text(schedule.updated),
     }
@@ -260,10 +283,8 @@ async def history(
         schedule = await in_thread(services.store.schedules.get, schedule_id, or_deleted=True)
         require_reader(caller, schedule.hospitals)
         found = await in_thread(services.store.schedules.history, schedule_id, limit=limit, before=before)
-        rows, last = (
-            [await _entry(services, firing) for firing in found],
-            found[-1].firing_id if found else None,
-        )
+        rows = [await _entry(services, firing) for firing in found]
+        last = found[-1].firing_id if found else None
     return answer({"runs": rows, "next": last if len(rows) == limit else None})
 
 
@@ -280,9 +301,8 @@ async def _all_orders(
 
 async def _entry(services: Services, firing: FiringRow) -> dict[str, Any]:
     if firing.order_id is not None:
-        return await _run(
-            services, await in_thread(services.store.orders.get, firing.order_id), firing.scheduled
-        )
+        order = await in_thread(services.store.orders.get, firing.order_id)
+        return await _run(services, order, firing.scheduled)
     return {
         "schedule_id": firing.schedule_id,
         "scheduled": _text(firing.scheduled),
@@ -299,18 +319,20 @@ async def _entry(services: Services, firing: FiringRow) -> dict[str, Any]:
 
 async def _run(services: Services, order: OrderRow, scheduled: datetime | None) -> dict[str, Any]:
     """One order as an entry of the history."""
-    summary, state = summary_of(order), order.state
-    sentence = None
-    if state in ("failed", "cancelled"):
+    summary = summary_of(order)
+    has_result = order.state == "success"
+    state = order.state
+    sentence: str | None = None
+    if order.state in ("failed", "cancelled"):
         cause = cause_of(order)
-        state, sentence = "refused" if cause.status == 403 else state, str(cause)
-    elif state != "success":
+        sentence = str(cause)
+        if cause.status == 403:
+            state = "refused"
+    elif not has_result:
         missing = await waiting_for(services, order)
-        state, sentence = (
-            "waiting" if state == "pending" else state,
-            await why_waiting(services, order, missing),
-        )
-    has_result = state == "success"
+        sentence = await why_waiting(services, order, missing)
+        if order.state == "pending":
+            state = "waiting"
     return {
         "schedule_id": order.schedule_id,
         "scheduled": _text(scheduled) if scheduled else None,
@@ -347,7 +369,9 @@ async def fire(
     schedule = await in_thread(services.store.schedules.get, schedule_id)
     due = DueTime(schedule_id, body.scheduled.astimezone(UTC).replace(tzinfo=None))
     if schedule.timing["missed"] == "skip" and _away(services, schedule):
-        await asyncio.sleep(max(0.0, request.app.state.started + SETTLE_SECONDS - time.monotonic()))
+        settled = request.app.state.started + SETTLE_SECONDS
+        await asyncio.sleep(max(0.0, settled - time.monotonic()))
+    # One at a time: of two runs for one time, the second finds the entry of the first.
     async with request.app.state.firing:
         outcome = await _fired(services, schedule, due)
     if outcome.order_id is None:
@@ -375,9 +399,8 @@ async def _fired(services: Services, schedule: ScheduleRow, due: DueTime) -> Out
     late = _now() - due.scheduled
     if late > timedelta(seconds=LATE_SECONDS):
         if schedule.timing["missed"] == "skip":
-            return await _skip(
-                services, due, f"It came {late.total_seconds():.0f} seconds late: a part was away."
-            )
+            why = f"It came {late.total_seconds():.0f} seconds late: a part was away."
+            return await _skip(services, due, why)
         due = await _made_up(services, schedule, due)
         earlier = await _earlier(services, due)
         if earlier is not None:
@@ -401,8 +424,7 @@ async def _skip(services: Services, due: DueTime, sentence: str) -> Outcome:
 async def _is_paused(services: Services, schedule: ScheduleRow) -> bool:
     """Whether Prefect has it switched off too: somebody may have switched it on again there."""
     deployed, _ = await _deployed(services, [schedule])
-    here = (deployed or {}).get(schedule.schedule_id)
-    return here is None or not here.active
+    return not _is_active(schedule, deployed)
 
 
 async def _made_up(services: Services, schedule: ScheduleRow, due: DueTime) -> DueTime:
@@ -410,9 +432,8 @@ async def _made_up(services: Services, schedule: ScheduleRow, due: DueTime) -> D
     latest = latest_due(schedule.timing, _now())
     if latest is None or latest <= due.scheduled:
         return due
-    await _skip(
-        services, due, f"It was missed while a part was away; the run of {_text(latest)} makes up for it."
-    )
+    why = f"It was missed while a part was away; the run of {_text(latest)} makes up for it."
+    await _skip(services, due, why)
     return DueTime(due.schedule_id, latest)
 
 
@@ -423,7 +444,9 @@ async def _obstacle(services: Services, schedule: ScheduleRow) -> str | None:
         order = await in_thread(services.store.orders.get, order_id)
         why = await why_waiting(services, order, await waiting_for(services, order))
         return f"Order {order_id} of an earlier time has not ended: {why}"
-    away = _away(services, schedule) if schedule.timing["missed"] == "skip" else []
+    if schedule.timing["missed"] != "skip":  # its order waits for whoever is away
+        return None
+    away = _away(services, schedule)
     if not away:
         return None
     names = await in_thread(services.store.hospitals.names)
@@ -457,13 +480,12 @@ async def wake_worker(services: Services) -> None:
 async def _wake_when_due(services: Services) -> None:
     with services.bell.listening(CHANGED) as event:
         now = _now()
-        dates = [
-            due
-            for timing in await in_thread(services.store.schedules.active_timings)
-            for due in due_after(timing, now)
-        ]
-        pause = min([LOOK_SECONDS, *((due - now).total_seconds() for due in dates)])
-        if await rang(event, time.monotonic() + pause) or pause == LOOK_SECONDS:
+        pause = LOOK_SECONDS
+        for timing in await in_thread(services.store.schedules.active_timings):
+            for due in due_after(timing, now):
+                pause = min(pause, (due - now).total_seconds())
+        has_changed = await rang(event, time.monotonic() + pause)
+        if has_changed or pause == LOOK_SECONDS:
             await asyncio.sleep(LOOK_SECONDS if event.over else 0)
             return
     services.inbox.tell(COORDINATOR, "look", 0)

@@ -80,8 +80,9 @@ async def run_statistics(
     services = Services(request)
     asked = await resolved(services, caller, body)
     once = Once.of(caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True))
-    order_id = await add_order(services, asked, await seal_places(services, asked), once=once)
-    return await _answer(services, order_id, await _patience(services, asked), is_initiator=True)
+    sealed = await seal_places(services, asked)
+    order_id = await add_order(services, asked, sealed, once=once)
+    return await _answer_in_time(services, asked, order_id)
 
 
 @router.get("/statistics/result")
@@ -104,7 +105,7 @@ async def ask_again(
     once = Once.of(caller, idempotency_key, {"rerun_of": order.order_id})
     boxes = await in_thread(services.store.orders.boxes, order.order_id)
     again = await add_order(services, asked, boxes, once=once, rerun_of=order.order_id)
-    return await _answer(services, again, await _patience(services, asked), is_initiator=True)
+    return await _answer_in_time(services, asked, again)
 
 
 def protection(order: OrderRow) -> dict[str, Any]:
@@ -155,21 +156,23 @@ def _initiator(caller: Caller, sent: StatisticsRequest, names: Mapping[int, str]
                 remedy="Use a token of the hospital itself, or leave user_id out.",
             )
         return caller.user_id
-    known = {str(user): user for user in names} | {name: user for user, name in names.items()}
-    return known.get(str(sent.user_id or sent.result_receivers[0]), 0)
+    by_number = {str(user): user for user in names}
+    by_name = {name: user for user, name in names.items()}
+    wanted = str(sent.user_id or sent.result_receivers[0])
+    return (by_number | by_name).get(wanted, 0)
 
 
 async def seal_places(services: Services, asked: StatisticsRequest) -> Sealed:
-    """Each provider's data_path, sealed to it. NotFound and Conflict for hospitals that nothing can be sealed to."""
+    """Each provider's data_path, sealed to it (decision 40).
+
+    NotFound and Conflict for hospitals that nothing can be sealed to.
+    """
     keys = await identities(services, asked.hospitals)
-    places = {
-        user: HospitalSql(secrets.token_bytes(KEY_BYTES), {"data": asked.provider(user).data_path})
-        for user in asked.providers
-    }
-    return {
-        user: SealedBox(place.seal(user, keys[user].seal_key), place.commitment)
-        for user, place in places.items()
-    }
+    sealed: dict[int, SealedBox] = {}
+    for user in asked.providers:
+        place = HospitalSql(secrets.token_bytes(KEY_BYTES), {"data": asked.provider(user).data_path})
+        sealed[user] = SealedBox(place.seal(user, keys[user].seal_key), place.commitment)
+    return sealed
 
 
 def without_places(asked: StatisticsRequest) -> dict[str, Any]:
@@ -190,6 +193,7 @@ async def add_order(
     repeats: int | None = None,
 ) -> int:
     """The number of the order, which is made, and started, unless it was asked for `once` before."""
+    # The receiver who asks seals the values to this one-time key (decision 7).
     reply = secrets.token_bytes(KEY_BYTES) if asked.disclose else None
     commitments = {user: place.commitment for user, place in sealed.items()}
 
@@ -225,8 +229,11 @@ async def add_order(
 # The answer
 
 
-async def _patience(services: Services, asked: StatisticsRequest) -> float:
-    return services.settings.statistics_seconds if asked.timeout_seconds is None else asked.timeout_seconds
+async def _answer_in_time(services: Services, asked: StatisticsRequest, order_id: int) -> JSONResponse:
+    seconds = asked.timeout_seconds
+    if seconds is None:
+        seconds = services.settings.statistics_seconds
+    return await _answer(services, order_id, seconds, is_initiator=True)
 
 
 async def _answer(services: Services, order_id: int, seconds: float, *, is_initiator: bool) -> JSONResponse:
@@ -239,8 +246,7 @@ async def _answer(services: Services, order_id: int, seconds: float, *, is_initi
 
 
 async def _success(services: Services, order: OrderRow, *, is_initiator: bool) -> JSONResponse:
-    summary = summary_of(order)
-    extra = {"order_id": order.order_id, **summary}
+    extra = {"order_id": order.order_id, **summary_of(order)}
     result: dict[str, Any] = {"path": extra.pop("path"), "type": extra.pop("type")}
     if is_initiator and order.body.get("disclose"):
         values = await _values(services, order)
@@ -259,8 +265,9 @@ GONE = (
 
 def summary_of(order: OrderRow) -> dict[str, Any]:
     """What the coordinator's flow has recorded of a result, with everything that an answer says of it."""
-    body, recorded = order.body, order.summary.get("statistics", {})
-    plain = {
+    body = order.body
+    recorded = order.summary.get("statistics", {})
+    known: dict[str, Any] = {
         "path": f"{order.order_id}/{body['result_alias']}.{body['result_type']}",
         "type": body["result_type"],
         "rows_used": order.n_rows,
@@ -270,25 +277,25 @@ def summary_of(order: OrderRow) -> dict[str, Any]:
         "notes": [],
         "repeats": None,
     }
-    return {**plain, **{name: recorded[name] for name in plain if name in recorded}}
+    for name in known:
+        if name in recorded:
+            known[name] = recorded[name]
+    return known
 
 
 async def _values(services: Services, order: OrderRow) -> Any:
     """The result's rows as the initiator's agent has sealed them to this process; None when the key is gone."""
     order_id = order.order_id
     reply, attempt = services.reply_keys.get(order_id, (b"", 0))
+    if not reply:
+        return None
     address = Address(order_id, "values", attempt=attempt)
-    box = (
-        (await in_thread(services.store.messages.read_box, address, order.initiator, COORDINATOR))
-        if reply
-        else None
-    )
+    box = await in_thread(services.store.messages.read_box, address, order.initiator, COORDINATOR)
     if box is None:
         return None
     try:
-        return json.loads(
-            unseal_from(reply, box, associated=b"values/%d" % order_id), parse_constant=_no_number
-        )
+        plain = unseal_from(reply, box, associated=b"values/%d" % order_id)
+        return json.loads(plain, parse_constant=_no_number)
     except (ValueError, RecursionError):
         raise ProtocolViolation(
             "The receiver's values are not readable.",
@@ -298,6 +305,7 @@ async def _values(services: Services, order: OrderRow) -> Any:
 
 
 def _no_number(constant: str) -> None:
+    """NaN and the infinities are no JSON."""
     raise ValueError(constant)
 
 
@@ -308,24 +316,22 @@ def _failure(order: OrderRow) -> JSONResponse:
 
 
 async def _not_yet(services: Services, order: OrderRow, seconds: float) -> JSONResponse:
-    summary, order_id = summary_of(order), order.order_id
+    order_id = order.order_id
+    summary = summary_of(order)
     missing = await waiting_for(services, order)
     extra = {
         "order_id": order_id,
         "state": order.state,
-        "waiting_for": _numbers(missing),
+        "waiting_for": [waiting.user_id for waiting in missing],
         "stage": order.stage,
     }
+    why = await why_waiting(services, order, missing)
     msg = (
-        f"Order {order_id} has not ended after {seconds:g} seconds: {await why_waiting(services, order, missing)} "
+        f"Order {order_id} has not ended after {seconds:g} seconds: {why} "
         f"GET /statistics/result?order_id={order_id} gives the answer."
     )
     result = {"path": summary["path"], "type": summary["type"], "extra": canonical(extra)}
     return told(result, msg=msg, status=202, order_id=order_id)
-
-
-def _numbers(missing: list[Waiting]) -> list[int]:
-    return [one.user_id for one in missing]
 
 
 async def why_waiting(services: Services, order: OrderRow, missing: list[Waiting]) -> str:
@@ -335,10 +341,12 @@ async def why_waiting(services: Services, order: OrderRow, missing: list[Waiting
     if not missing:
         return "it is under way."
     names = {COORDINATOR: "the coordinator", **await in_thread(services.store.hospitals.names)}
-    told_names = ", ".join(names.get(one.user_id, str(one.user_id)) for one in missing)
-    causes = {one.cause for one in missing}
+    waited_for = ", ".join(names.get(waiting.user_id, str(waiting.user_id)) for waiting in missing)
+    causes = {waiting.cause for waiting in missing}
     if causes == {"away"}:
-        return f"it waits for {told_names}, which {'is' if len(missing) == 1 else 'are'} away."
+        verb = "is" if len(missing) == 1 else "are"
+        return f"it waits for {waited_for}, which {verb} away."
     if causes == {"working"}:
-        return f"it waits for {told_names}."
-    return f"it waits for {told_names}. " + " ".join(one.message for one in missing if one.cause != "working")
+        return f"it waits for {waited_for}."
+    troubles = [waiting.message for waiting in missing if waiting.cause != "working"]
+    return f"it waits for {waited_for}. {' '.join(troubles)}"
