@@ -49,9 +49,9 @@ class HospitalStore:
 
     def all(self) -> list[HospitalRow]:
         """By user id."""
+        query = sa.select(hospitals).order_by(hospitals.c.user_id)
         with self._database.begin() as db:
-            found = db.execute(sa.select(hospitals).order_by(hospitals.c.user_id))
-            return [HospitalRow(**row._mapping) for row in found]
+            return [HospitalRow(**row._mapping) for row in db.execute(query)]
 
     def names(self) -> dict[int, str]:
         return {hospital.user_id: hospital.name for hospital in self.all()}
@@ -69,8 +69,9 @@ class HospitalStore:
 
         Conflict for other keys than those: a stolen token must not draw later orders' SQL to the thief.
         """
+        query = sa.select(hospitals).where(hospitals.c.user_id == user_id)
         with self._database.begin() as db:
-            row = db.execute(sa.select(hospitals).where(hospitals.c.user_id == user_id)).first()
+            row = db.execute(query).first()
         # Whoever has a token but not the vault cannot take a hospital's place (decision 24).
         first_identity = None if row is None else row.identity
         if first_identity not in (None, identity):
@@ -94,8 +95,9 @@ class HospitalStore:
 
     def forget_keys(self, user_id: int) -> None:
         """The hospital may present new keys once."""
+        update = hospitals.update().where(hospitals.c.user_id == user_id)
         with self._database.begin() as db:
-            db.execute(hospitals.update().where(hospitals.c.user_id == user_id).values(identity=None))
+            db.execute(update.values(identity=None))
 
     def seen(self, user_id: int) -> None:
         """When it was seen is not kept while the disk is full: nobody is turned away for that."""
@@ -103,9 +105,9 @@ class HospitalStore:
             self._touch(user_id, {})
 
     def _touch(self, user_id: int, news: Mapping[str, Any]) -> None:
-        own = hospitals.update().where(hospitals.c.user_id == user_id)
+        update = hospitals.update().where(hospitals.c.user_id == user_id)
         with self._database.begin() as db:
-            db.execute(own.values(last_seen=utc_now(), **news))
+            db.execute(update.values(last_seen=utc_now(), **news))
 
     # Tokens
 
@@ -121,14 +123,16 @@ class HospitalStore:
             tokens.c.user_id.is_not_distinct_from(user_id),
             tokens.c.revoked.is_(None),
         )
+        update = tokens.update().where(is_meant).values(revoked=utc_now())
         with self._database.begin() as db:
-            return db.execute(tokens.update().where(is_meant).values(revoked=utc_now())).rowcount
+            return db.execute(update).rowcount
 
     def caller(self, token: str) -> Caller | None:
         """Whose token this is; None for an unknown or revoked one."""
         digest = token_digest(token)
+        query = sa.select(tokens).where(tokens.c.digest == digest)
         with self._database.begin() as db:
-            row = db.execute(sa.select(tokens).where(tokens.c.digest == digest)).first()
+            row = db.execute(query).first()
         if row is None or row.revoked is not None:
             return None
         if not hmac.compare_digest(row.digest, digest):

@@ -122,20 +122,23 @@ class OrderStore:
 
     def get(self, order_id: int) -> OrderRow:
         """NotFound when there is none."""
+        query = sa.select(orders).where(orders.c.order_id == order_id)
         with self._database.begin() as db:
-            row = db.execute(sa.select(orders).where(orders.c.order_id == order_id)).first()
+            row = db.execute(query).first()
         if row is None:
             raise NotFound(f"There is no order {order_id}.", remedy="GET /orders lists what there is.")
         return OrderRow(**row._mapping)
 
     def exists(self, order_id: int) -> bool:
+        query = sa.select(sa.exists().where(orders.c.order_id == order_id))
         with self._database.begin() as db:
-            return db.scalar(sa.select(sa.exists().where(orders.c.order_id == order_id))) or False
+            return bool(db.scalar(query))
 
     def hospitals_of(self, order_id: int) -> list[int]:
         """Who takes part; nobody for an order that does not exist."""
+        query = sa.select(orders.c.hospitals).where(orders.c.order_id == order_id)
         with self._database.begin() as db:
-            row = db.execute(sa.select(orders.c.hospitals).where(orders.c.order_id == order_id)).first()
+            row = db.execute(query).first()
         return list(row.hospitals) if row else []
 
     def newest(
@@ -159,38 +162,42 @@ class OrderStore:
 
     def active(self) -> list[OrderRow]:
         """Those that Prefect works on and that have not ended."""
-        query = sa.select(orders).where(orders.c.state.not_in(ENDED), orders.c.kind != "external")
+        is_active = sa.and_(orders.c.state.not_in(ENDED), orders.c.kind != "external")
+        query = sa.select(orders).where(is_active)
         with self._database.begin() as db:
             return [OrderRow(**row._mapping) for row in db.execute(query)]
 
     def boxes(self, order_id: int) -> dict[int, SealedBox]:
         """Each hospital's sealed SQL and its commitment; a rerun uses them again (decision 6)."""
+        query = sa.select(boxes).where(boxes.c.order_id == order_id)
         with self._database.begin() as db:
-            found = db.execute(sa.select(boxes).where(boxes.c.order_id == order_id))
+            found = db.execute(query)
             return {row.user_id: SealedBox(row.box, row.commitment) for row in found}
 
     # Changing
 
     def change(self, order_id: int, **change: Unpack[OrderChange]) -> None:
-        own = orders.update().where(orders.c.order_id == order_id)
+        update = orders.update().where(orders.c.order_id == order_id)
         with self._database.begin() as db:
-            db.execute(own.values(updated=utc_now(), **change))
+            db.execute(update.values(updated=utc_now(), **change))
 
     def leave_pending(self, order_id: int, state: str) -> None:
         """The state of an order that begins. One that has begun, or ended meanwhile, keeps its own: an order that came
         back from its end would hold its places for ever."""
         is_pending = sa.and_(orders.c.order_id == order_id, orders.c.state == "pending")
+        update = orders.update().where(is_pending)
         with self._database.begin() as db:
-            db.execute(orders.update().where(is_pending).values(updated=utc_now(), state=state))
+            db.execute(update.values(updated=utc_now(), state=state))
 
     def end(self, order_id: int, state: str, stop: ConsiliumError | None = None) -> bool:
         """Ends an order once; False when it had ended before. Its messages go with it: nothing is left behind."""
         is_open = sa.and_(orders.c.order_id == order_id, orders.c.state.not_in(ENDED))
         reason = stop.to_json() if stop else None
         outlives = BOXES if state == "success" else ()
+        update = orders.update().where(is_open).values(state=state, stop=reason, updated=utc_now())
         with self._database.begin() as db:
-            update = orders.update().where(is_open).values(state=state, stop=reason, updated=utc_now())
-            is_new = bool(db.execute(update).rowcount)
+            n_changed = db.execute(update).rowcount
+            is_new = n_changed > 0
             if is_new:
                 delete_messages(db, order_id, but=outlives)
         if is_new:
@@ -204,7 +211,8 @@ class OrderStore:
 
 
 def _add_prepared(db: sa.Connection, order_id: int, prepared: Prepared) -> None:
-    db.execute(orders.update().where(orders.c.order_id == order_id).values(document=prepared.document))
+    update = orders.update().where(orders.c.order_id == order_id)
+    db.execute(update.values(document=prepared.document))
     for user, sealed in prepared.boxes.items():
         db.execute(
             boxes.insert().values(

@@ -59,11 +59,11 @@ class PlaceStore:
             # one that cannot stays in front of all younger ones that need a hospital of its own.
             free = _free_places(db)
             admitted: list[int] = []
-            older_at: dict[int, list[WaitingOrder]] = defaultdict(
+            waiting_at: dict[int, list[WaitingOrder]] = defaultdict(
                 list
             )  # by hospital, those that go on waiting
-            overtaken: Counter[int] = Counter()
-            kept: set[int] = set()
+            overtaken: Counter[int] = Counter()  # by order, how many go before it now
+            kept: set[int] = set()  # hospitals that take no younger orders
             for order in _waiting(db):
                 if not order.is_ready(present):
                     continue
@@ -72,19 +72,23 @@ class PlaceStore:
                     free.subtract(order.hospitals)
                     admitted.append(order.order_id)
                     # Each older order that waits at one of these hospitals is overtaken, and once only.
-                    waits_on = {older.order_id: older for user in order.hospitals for older in older_at[user]}
+                    waits_on: dict[int, WaitingOrder] = {}
+                    for user in order.hospitals:
+                        waits_on |= {older.order_id: older for older in waiting_at[user]}
                     overtaken.update(waits_on.keys())
                 else:
                     waits_on = {order.order_id: order}
                     for user in order.hospitals:
-                        older_at[user].append(order)
+                        waiting_at[user].append(order)
                 # From here on nobody takes a place that an order needs which has been overtaken enough.
                 for older in waits_on.values():
-                    if older.overtaken + overtaken[older.order_id] >= MOST_OVERTAKEN:
+                    n_overtaken = older.overtaken + overtaken[older.order_id]
+                    if n_overtaken >= MOST_OVERTAKEN:
                         kept.update(older.hospitals)
             _add_overtaken(db, overtaken)
-            db.execute(orders.update().where(orders.c.order_id.in_(admitted)).values(admitted=utc_now()))
-            return admitted
+            update = orders.update().where(orders.c.order_id.in_(admitted))
+            db.execute(update.values(admitted=utc_now()))
+        return admitted
 
     def give_back(self, order_id: int) -> bool:
         """Takes an order's places from it; it keeps its age and everything that was made. False if it had none."""
@@ -94,19 +98,22 @@ class PlaceStore:
             orders.c.state.not_in(ENDED),
             orders.c.kind.in_(PLACED),
         )
+        update = orders.update().where(has_places).values(admitted=None)
         with self._database.begin() as db:
-            return bool(db.execute(orders.update().where(has_places).values(admitted=None)).rowcount)
+            n_changed = db.execute(update).rowcount
+        return n_changed > 0
 
     def forget_runs(self, order_id: int, flow_run_id: str) -> bool:
         """Prefect has lost the order's run: it is made anew, and so are those in which agents are asked. What the order
         has made, its places and its age stay. False where the order has another run by now."""
+        has_that_run = sa.and_(orders.c.order_id == order_id, orders.c.flow_run_id == flow_run_id)
+        update = orders.update().where(has_that_run)
         with self._database.begin_alone() as db:
-            is_lost = sa.and_(orders.c.order_id == order_id, orders.c.flow_run_id == flow_run_id)
             asked = _asked(db, order_id)
             for asking in asked.values():
                 asking["run"] = None
-            values = {"flow_run_id": None, "runs": None, "asked": asked or None}
-            return bool(db.execute(orders.update().where(is_lost).values(**values)).rowcount)
+            changed = db.execute(update.values(flow_run_id=None, runs=None, asked=asked or None))
+        return changed.rowcount > 0
 
     def queue(self, order_id: int, present: Collection[int]) -> list[Queue]:
         """Where a waiting order stands at each of its hospitals; nothing for one that has its places."""
@@ -154,7 +161,8 @@ class PlaceStore:
                     attempt = earlier.get("attempt", 0) + 1
                     asked[str(user)] = {"run": None, "decided": False, "attempt": attempt}
             is_open = sa.and_(orders.c.order_id == order_id, orders.c.state.not_in(ENDED))
-            db.execute(orders.update().where(is_open).values(asked=asked, admitted=None))
+            update = orders.update().where(is_open)
+            db.execute(update.values(asked=asked, admitted=None))
 
     def note_asking(self, order_id: int, user_id: int, flow_run_id: str, *, attempt: int = 0) -> None:
         """The flow run in which a hospital's agent is asked; nothing changes when that is a later attempt by now."""
@@ -199,14 +207,16 @@ def is_begun(order: OrderRow) -> bool:
 
 
 def _asked(db: sa.Connection, order_id: int) -> dict[str, Any]:
-    return dict(db.scalar(sa.select(orders.c.asked).where(orders.c.order_id == order_id)) or {})
+    query = sa.select(orders.c.asked).where(orders.c.order_id == order_id)
+    return dict(db.scalar(query) or {})
 
 
 def _change_asked(
     db: sa.Connection, order_id: int, asked: dict[str, Any], user_id: int, **change: Any
 ) -> None:
     asked[str(user_id)] = {**asked[str(user_id)], **change}
-    db.execute(orders.update().where(orders.c.order_id == order_id).values(asked=asked))
+    update = orders.update().where(orders.c.order_id == order_id)
+    db.execute(update.values(asked=asked))
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +242,8 @@ def _waiting(db: sa.Connection) -> list[WaitingOrder]:
         orders.c.flow_run_id.is_not(None),
     )
     columns = (orders.c.order_id, orders.c.hospitals, orders.c.overtaken, orders.c.asked)
-    found = db.execute(sa.select(*columns).where(waits).order_by(orders.c.order_id))
-    return [WaitingOrder(**row._mapping) for row in found]
+    query = sa.select(*columns).where(waits).order_by(orders.c.order_id)
+    return [WaitingOrder(**row._mapping) for row in db.execute(query)]
 
 
 def _kept(all_older: Iterable[WaitingOrder]) -> set[int]:

@@ -73,9 +73,11 @@ class RoundStore:
 
     def counts(self, order_ids: Iterable[int]) -> dict[int, int]:
         """How many rounds each of these orders has recorded, where it has any."""
-        wanted = rounds.c.order_id.in_(list(order_ids))
-        n_rounds = sa.func.count().label("n_rounds")
-        query = sa.select(rounds.c.order_id, n_rounds).where(wanted).group_by(rounds.c.order_id)
+        query = (
+            sa.select(rounds.c.order_id, sa.func.count().label("n_rounds"))
+            .where(rounds.c.order_id.in_(list(order_ids)))
+            .group_by(rounds.c.order_id)
+        )
         with self._database.begin() as db:
             return {row.order_id: row.n_rounds for row in db.execute(query)}
 
@@ -110,10 +112,10 @@ class RoundStore:
     ) -> OrderRow | None:
         """The newest order with recorded `files` (gradients, or their geometry) or `reports` (the model's metrics)."""
         if what == "files":
-            recorded = sa.exists().where(round_files.c.order_id == orders.c.order_id)
+            belongs = round_files.c.order_id == orders.c.order_id
         else:
-            recorded = sa.exists().where(rounds.c.order_id == orders.c.order_id, rounds.c.fold == FINAL)
-        query = sa.select(orders).where(recorded).order_by(orders.c.order_id.desc())
+            belongs = sa.and_(rounds.c.order_id == orders.c.order_id, rounds.c.fold == FINAL)
+        query = sa.select(orders).where(sa.exists().where(belongs)).order_by(orders.c.order_id.desc())
         with self._database.begin() as db:
             for row in db.execute(query):
                 order = OrderRow(**row._mapping)
@@ -147,8 +149,9 @@ class RoundStore:
         query = sa.select(round_files).where(round_files.c.order_id == order_id)
         if round_ is not None:
             query = query.where(round_files.c.round == round_)
+        query = query.order_by(round_files.c.round.desc()).limit(1)
         with self._database.begin() as db:
-            row = db.execute(query.order_by(round_files.c.round.desc()).limit(1)).first()
+            row = db.execute(query).first()
         return RoundEntry(**row._mapping) if row else None
 
     def files(self, order_id: int, *, limit: int = 10**6, before: int | None = None) -> list[RoundEntry]:
@@ -156,21 +159,25 @@ class RoundStore:
         query = sa.select(round_files).where(round_files.c.order_id == order_id)
         if before is not None:
             query = query.where(round_files.c.round < before)
+        query = query.order_by(round_files.c.round.desc()).limit(limit)
         with self._database.begin() as db:
-            found = db.execute(query.order_by(round_files.c.round.desc()).limit(limit))
-            return [RoundEntry(**row._mapping) for row in found]
+            return [RoundEntry(**row._mapping) for row in db.execute(query)]
 
     def file_numbers(self, order_id: int) -> list[int]:
         """The rounds that have a file, ascending."""
-        query = sa.select(round_files.c.round).where(round_files.c.order_id == order_id)
+        query = (
+            sa.select(round_files.c.round)
+            .where(round_files.c.order_id == order_id)
+            .order_by(round_files.c.round)
+        )
         with self._database.begin() as db:
-            return list(db.scalars(query.order_by(round_files.c.round)))
+            return list(db.scalars(query))
 
     def old_files(self, before: datetime.datetime) -> list[RoundEntry]:
         """Of all orders, those that were recorded before."""
+        query = sa.select(round_files).where(round_files.c.recorded < before)
         with self._database.begin() as db:
-            found = db.execute(sa.select(round_files).where(round_files.c.recorded < before))
-            return [RoundEntry(**row._mapping) for row in found]
+            return [RoundEntry(**row._mapping) for row in db.execute(query)]
 
     def forget_file(self, entry: RoundEntry) -> None:
         is_same = sa.and_(
@@ -183,7 +190,11 @@ class RoundStore:
 
 
 def _report_key(order_id: int, fold: int, round_: int) -> sa.ColumnElement[bool]:
-    return sa.and_(rounds.c.order_id == order_id, rounds.c.fold == fold, rounds.c.round == round_)
+    return sa.and_(
+        rounds.c.order_id == order_id,
+        rounds.c.fold == fold,
+        rounds.c.round == round_,
+    )
 
 
 def _put_report(
@@ -197,7 +208,9 @@ def _put_report(
     key = _report_key(order_id, fold, round_)
     # A flow that died after others had added to its round records the round again: what they added stays.
     earlier = db.scalar(sa.select(rounds.c.report).where(key)) or {}
-    added = {ADDED_LATER: earlier[ADDED_LATER]} if ADDED_LATER in earlier else {}
+    added: dict[str, Any] = {}
+    if ADDED_LATER in earlier:
+        added[ADDED_LATER] = earlier[ADDED_LATER]
     db.execute(rounds.delete().where(key))
     db.execute(
         rounds.insert().values(

@@ -81,8 +81,9 @@ class ScheduleStore:
 
     def get(self, schedule_id: int, *, or_deleted: bool = False) -> ScheduleRow:
         """NotFound when there is none, or it was deleted."""
+        query = sa.select(schedules).where(schedules.c.schedule_id == schedule_id)
         with self._database.begin() as db:
-            row = db.execute(sa.select(schedules).where(schedules.c.schedule_id == schedule_id)).first()
+            row = db.execute(query).first()
         if row is None or (row.deleted and not or_deleted):
             raise NotFound(
                 f"There is no schedule {schedule_id}.",
@@ -111,21 +112,24 @@ class ScheduleStore:
     def active_timings(self) -> list[dict[str, Any]]:
         """When the schedules that are neither paused nor deleted fall due."""
         is_wanted = sa.and_(schedules.c.active, schedules.c.deleted.is_(None))
+        query = sa.select(schedules.c.timing).where(is_wanted)
         with self._database.begin() as db:
-            return list(db.scalars(sa.select(schedules.c.timing).where(is_wanted)))
+            return list(db.scalars(query))
 
     def change(self, schedule_id: int, *, active: bool, timing: Mapping[str, Any], name: str) -> None:
-        own = schedules.update().where(schedules.c.schedule_id == schedule_id)
+        update = schedules.update().where(schedules.c.schedule_id == schedule_id)
         values = {"active": active, "timing": timing, "name": name, "updated": utc_now()}
         with self._database.begin() as db:
-            db.execute(own.values(**values))
+            db.execute(update.values(**values))
 
     def delete(self, schedule_id: int) -> None:
         """Its history stays; what was sealed for it goes."""
-        own = schedules.update().where(schedules.c.schedule_id == schedule_id)
+        sealed = schedule_boxes.c.schedule_id == schedule_id
+        update = schedules.update().where(schedules.c.schedule_id == schedule_id)
         with self._database.begin() as db:
-            db.execute(schedule_boxes.delete().where(schedule_boxes.c.schedule_id == schedule_id))
-            db.execute(own.values(deleted=utc_now(), active=False, owner_key=None))
+            db.execute(schedule_boxes.delete().where(sealed))
+            # Its Idempotency-Key is free again: the same request makes a new schedule.
+            db.execute(update.values(deleted=utc_now(), active=False, owner_key=None))
 
     def boxes(self, schedule_id: int) -> dict[int, SealedBox]:
         """Each provider's sealed place and its commitment."""
@@ -137,7 +141,10 @@ class ScheduleStore:
     # What became of each time
 
     def firing(self, due: DueTime) -> FiringRow | None:
-        is_due = sa.and_(firings.c.schedule_id == due.schedule_id, firings.c.scheduled == due.scheduled)
+        is_due = sa.and_(
+            firings.c.schedule_id == due.schedule_id,
+            firings.c.scheduled == due.scheduled,
+        )
         with self._database.begin() as db:
             row = db.execute(sa.select(firings).where(is_due)).first()
         return FiringRow(**row._mapping) if row else None
@@ -166,8 +173,9 @@ class ScheduleStore:
         return self._newest_order(is_wanted)
 
     def _newest_order(self, is_wanted: sa.ColumnElement[bool]) -> int | None:
+        query = sa.select(sa.func.max(orders.c.order_id)).where(is_wanted)
         with self._database.begin() as db:
-            order_id: int | None = db.scalar(sa.select(sa.func.max(orders.c.order_id)).where(is_wanted))
+            order_id: int | None = db.scalar(query)
         return order_id
 
     def history(self, schedule_id: int, *, limit: int, before: int | None) -> list[FiringRow]:
@@ -184,6 +192,7 @@ class ScheduleStore:
 
     def scheduled_times(self, order_ids: list[int]) -> dict[int, datetime.datetime]:
         """When the orders of schedules were due."""
-        query = sa.select(firings.c.order_id, firings.c.scheduled).where(firings.c.order_id.in_(order_ids))
+        is_wanted = firings.c.order_id.in_(order_ids)
+        query = sa.select(firings.c.order_id, firings.c.scheduled).where(is_wanted)
         with self._database.begin() as db:
             return {row.order_id: row.scheduled for row in db.execute(query)}
