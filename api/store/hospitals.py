@@ -39,19 +39,19 @@ class HospitalStore:
     def add(self, user_id: int, name: str) -> None:
         """Conflict when the id or the name is taken."""
         is_taken = sa.or_(hospitals.c.user_id == user_id, hospitals.c.name == name)
-        with self._database.begin() as db:
-            if db.execute(sa.select(hospitals.c.user_id).where(is_taken)).first():
+        with self._database.begin() as connection:
+            if connection.execute(sa.select(hospitals.c.user_id).where(is_taken)).first():
                 raise Conflict(
                     f"Hospital {user_id} or the name {name} is registered already.",
                     remedy="Choose another, or rotate its token.",
                 )
-            db.execute(hospitals.insert().values(user_id=user_id, name=name))
+            connection.execute(hospitals.insert().values(user_id=user_id, name=name))
 
     def all(self) -> list[HospitalRow]:
         """By user id."""
         query = sa.select(hospitals).order_by(hospitals.c.user_id)
-        with self._database.begin() as db:
-            return [HospitalRow(**row._mapping) for row in db.execute(query)]
+        with self._database.begin() as connection:
+            return [HospitalRow(**row._mapping) for row in connection.execute(query)]
 
     def names(self) -> dict[int, str]:
         return {hospital.user_id: hospital.name for hospital in self.all()}
@@ -70,8 +70,8 @@ class HospitalStore:
         Conflict for other keys than those: a stolen token must not draw later orders' SQL to the thief.
         """
         query = sa.select(hospitals).where(hospitals.c.user_id == user_id)
-        with self._database.begin() as db:
-            row = db.execute(query).first()
+        with self._database.begin() as connection:
+            row = connection.execute(query).first()
         # Whoever has a token but not the vault cannot take a hospital's place (decision 24).
         first_identity = None if row is None else row.identity
         if first_identity not in (None, identity):
@@ -96,8 +96,8 @@ class HospitalStore:
     def forget_keys(self, user_id: int) -> None:
         """The hospital may present new keys once."""
         update = hospitals.update().where(hospitals.c.user_id == user_id)
-        with self._database.begin() as db:
-            db.execute(update.values(identity=None))
+        with self._database.begin() as connection:
+            connection.execute(update.values(identity=None))
 
     def seen(self, user_id: int) -> None:
         """When it was seen is not kept while the disk is full: nobody is turned away for that."""
@@ -106,15 +106,17 @@ class HospitalStore:
 
     def _touch(self, user_id: int, news: Mapping[str, Any]) -> None:
         update = hospitals.update().where(hospitals.c.user_id == user_id)
-        with self._database.begin() as db:
-            db.execute(update.values(last_seen=utc_now(), **news))
+        with self._database.begin() as connection:
+            connection.execute(update.values(last_seen=utc_now(), **news))
 
     # Tokens
 
     def add_token(self, token: str, role: str, user_id: int | None) -> None:
         digest = token_digest(token)
-        with self._database.begin() as db:
-            db.execute(tokens.insert().values(digest=digest, role=role, user_id=user_id, created=utc_now()))
+        with self._database.begin() as connection:
+            connection.execute(
+                tokens.insert().values(digest=digest, role=role, user_id=user_id, created=utc_now())
+            )
 
     def revoke_tokens(self, role: str, user_id: int | None) -> int:
         """Revokes every token of a role (and hospital); returns how many."""
@@ -124,15 +126,15 @@ class HospitalStore:
             tokens.c.revoked.is_(None),
         )
         update = tokens.update().where(is_meant).values(revoked=utc_now())
-        with self._database.begin() as db:
-            return db.execute(update).rowcount
+        with self._database.begin() as connection:
+            return connection.execute(update).rowcount
 
     def caller(self, token: str) -> Caller | None:
         """Whose token this is; None for an unknown or revoked one."""
         digest = token_digest(token)
         query = sa.select(tokens).where(tokens.c.digest == digest)
-        with self._database.begin() as db:
-            row = db.execute(query).first()
+        with self._database.begin() as connection:
+            row = connection.execute(query).first()
         if row is None or row.revoked is not None:
             return None
         if not hmac.compare_digest(row.digest, digest):
