@@ -36,10 +36,10 @@ from api.routes import (
     statistics,
     timeline,
 )
-from api.routes.services import Desk
+from api.routes.services import Services
 from api.settings import Settings
+from api.store import Store
 from api.store.disk import Disk, is_full
-from api.store.orders import Store
 from api.store.round_files import RoundFiles
 from protocol import VERSION
 from protocol.errors import ConsiliumError, InvalidInput, NotFound, TooLarge
@@ -66,12 +66,12 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
             app.state.store, app.state.runs = store, runs
             app.state.round_files, app.state.scoring = round_files, CapacityLimiter(SCORED_AT_ONCE)
             pruning = asyncio.create_task(_prune_daily(store, round_files, settings))
-            desk = Desk(Request({"type": "http", "app": app}))
+            services = Services(Request({"type": "http", "app": app}))
             duties = (
-                orders.watch_orders(desk),
-                schedules.wake_worker(desk),
-                admission.admit_when_rung(desk, admission.PLACES),
-                admission.admit_when_rung(desk, "hospitals"),  # who comes may have been waited for
+                orders.watch_orders(services),
+                schedules.wake_worker(services),
+                admission.admit_when_rung(services, admission.PLACES),
+                admission.admit_when_rung(services, "hospitals"),  # who comes may have been waited for
             )
             tasks = [pruning, *map(asyncio.create_task, duties)]
             yield
@@ -106,7 +106,7 @@ async def _prune_daily(store: Store, round_files: RoundFiles, settings: Settings
     """Sealed predictions and round files are kept for some days, so that who asked can ask again."""
     while True:
         for what, prune, days in (
-            ("Predictions", store.prune, settings.retention_days),
+            ("Predictions", store.messages.prune, settings.retention_days),
             ("Round files", round_files.prune, settings.round_retention_days),
         ):
             try:

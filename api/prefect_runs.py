@@ -241,7 +241,8 @@ def parts_of(tasks: Iterable[TaskRun], flow_runs: Iterable[FlowRun], *, now: dat
 
 
 def _part(one: TaskRun, run: FlowRun, begun: list[TaskRun], now: datetime) -> Part:
-    ended, state = one.end_time, STATUS[one.state_type or StateType.RUNNING]
+    ended: datetime | None = one.end_time
+    state = STATUS[one.state_type or StateType.RUNNING]
     if ended is None:
         same = [_began(o) for o in begun if (o.flow_run_id, o.name) == (one.flow_run_id, one.name)]
         over = [began for began in same if began > _began(one)]

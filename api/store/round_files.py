@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from analytics.scores import geometry
+from api.store import Store
 from api.store.disk import Disk, is_full
-from api.store.orders import RoundEntry, Store
+from api.store.rows import RoundEntry
 from protocol.errors import Conflict, NotFound, Unavailable
 
 Floats = NDArray[np.float64]
@@ -107,8 +108,8 @@ class RoundFiles:
         for path in self._folder.glob(f"*/*{PART}"):
             path.unlink(missing_ok=True)
         for folder in self._folder.iterdir():
-            if folder.name.isdecimal() and self._store.order_exists(int(folder.name)):
-                indexed = {self.path(entry) for entry in self._store.round_files(int(folder.name))}
+            if folder.name.isdecimal() and self._store.orders.exists(int(folder.name)):
+                indexed = {self.path(entry) for entry in self._store.rounds.files(int(folder.name))}
                 for path in set(folder.glob(f"*{WHOLE}")) - indexed:
                     path.unlink(missing_ok=True)
 
@@ -154,7 +155,7 @@ class RoundFiles:
         _sync(part)
         os.replace(part, path)
         _sync(path.parent)
-        standing = self._store.add_round_file(entry, loss=loss, report=report)
+        standing = self._store.rounds.add_file(entry, loss=loss, report=report)
         if standing.digest != entry.digest:
             path.unlink(missing_ok=True)
         return standing
@@ -165,9 +166,9 @@ class RoundFiles:
 
     def prune(self, before: datetime.datetime) -> int:
         """Forgets the files that were recorded before: the entry first, so that no entry is without its file."""
-        old = self._store.old_round_files(before)
+        old = self._store.rounds.old_files(before)
         for entry in old:
-            self._store.forget_round_file(entry)
+            self._store.rounds.forget_file(entry)
             self.path(entry).unlink(missing_ok=True)
         return len(old)
 
