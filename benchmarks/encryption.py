@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.clock import timed
-from protocol.sums import paillier, secure_sum
+from protocol.sums import EncryptMethod, paillier, secure_sum
 from protocol.sums.paillier import Obfuscators
 from protocol.sums.secure_sum import SumKeys
-from protocol.training_request import EncryptMethod
 
 KEY_BITS = 2048
 ROWS = {1: 400, 2: 300, 3: 50}

@@ -47,10 +47,9 @@ from numpy.typing import NDArray
 from phe.paillier import PaillierPrivateKey, PaillierPublicKey
 
 from protocol.errors import BadRequest, ProtocolViolation
-from protocol.sums import masks, paillier
+from protocol.sums import EncryptMethod, masks, paillier
 from protocol.sums.fixed_point import SUM_BITS, FixedPoint
 from protocol.sums.paillier import Obfuscators
-from protocol.training_request import EncryptMethod
 
 VERSION = 2
 _CODES: dict[EncryptMethod, int] = {"Paillier": 1, "Mask": 2, "None": 3}

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from phe.paillier import PaillierPrivateKey
 
 from protocol.errors import BadRequest, ConsiliumError, ProtocolViolation
-from protocol.sums import masks, paillier, secure_sum
+from protocol.sums import EncryptMethod, masks, paillier, secure_sum
 from protocol.sums.paillier import Obfuscators
 from protocol.sums.secure_sum import SumKeys
-from protocol.training_request import EncryptMethod
 
 METHODS: list[EncryptMethod] = ["Paillier", "Mask", "None"]
 INFO = b"train fold 0 round 3 attempt 0"

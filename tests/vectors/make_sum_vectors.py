@@ -20,6 +20,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from protocol.sums import (  # noqa: E402
+    EncryptMethod,
     masks,
     paillier,
     secure_sum,
@@ -27,7 +28,6 @@ from protocol.sums import (  # noqa: E402
 from protocol.sums.fixed_point import FixedPoint  # noqa: E402
 from protocol.sums.paillier import Obfuscators  # noqa: E402
 from protocol.sums.secure_sum import SumKeys  # noqa: E402
-from protocol.training_request import EncryptMethod  # noqa: E402
 
 PATH = Path(__file__).with_name("sum_vectors.json")
 INFO = b"vector train fold 1 round 2 attempt 0"

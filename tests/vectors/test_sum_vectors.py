@@ -10,9 +10,8 @@ import pytest
 from make_sum_vectors import INFO, PATH, ROWS, all_vectors, small_key, sum_keys
 
 from protocol.errors import ProtocolViolation
-from protocol.sums import masks, paillier, secure_sum
+from protocol.sums import EncryptMethod, masks, paillier, secure_sum
 from protocol.sums.fixed_point import FixedPoint
-from protocol.training_request import EncryptMethod
 
 VECTORS: dict[str, Any] = json.loads(PATH.read_text())
 METHODS: list[EncryptMethod] = ["Paillier", "Mask", "None"]
