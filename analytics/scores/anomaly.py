@@ -4,7 +4,7 @@
 their triangular factor (`geometry`). The scores depend on lengths and angles only, so both give the same.
 Every score is float64 (n,), deterministic and finite. A ValueError names the argument, its value and what is allowed.
 docs/scores.md says which score sees which attack, measured. Scores of several rounds, and those that need losses or
-the aggregate, take lengths that hospitals computed (`zeno` here, `contribution`). `aggregation` selects members by scores.
+the aggregate, take lengths that hospitals computed (`zeno` here, `contribution`). `aggregation` selects by scores.
 
 Disclosure: scores say how a hospital's gradient lies among the others. They go to the order's parties, as policy says.
 """

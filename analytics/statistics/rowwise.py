@@ -274,8 +274,10 @@ class _Sheet:
         is_nonzero = np.asarray(parts[1].values != 0, dtype=bool)
         exists = valid & is_nonzero
         values = np.zeros(self._n_rows, dtype=object)
-        for row in np.flatnonzero(exists).tolist():
-            values[row] = _nearest(dividends[row], divisors[row])
+        rows = np.flatnonzero(exists)
+        pairs = zip(rows.tolist(), dividends[rows].tolist(), divisors[rows].tolist(), strict=True)
+        for row, dividend, divisor in pairs:
+            values[row] = _nearest(dividend, divisor)
         return Computed(values, exists, zeros | (valid & ~is_nonzero))
 
     def _case(self, node: Node) -> Computed:
