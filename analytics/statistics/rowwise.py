@@ -273,12 +273,9 @@ class _Sheet:
         divisors = parts[1].values.astype(object) * (over.denominator * under.numerator)
         is_nonzero = np.asarray(parts[1].values != 0, dtype=bool)
         exists = valid & is_nonzero
-        values = np.zeros(self._n_rows, dtype=object)
-        rows = np.flatnonzero(exists)
-        pairs = zip(rows.tolist(), dividends[rows].tolist(), divisors[rows].tolist(), strict=True)
-        for row, dividend, divisor in pairs:
-            values[row] = _nearest(dividend, divisor)
-        return Computed(values, exists, zeros | (valid & ~is_nonzero))
+        rows = zip(dividends.tolist(), divisors.tolist(), exists.tolist(), strict=True)
+        quotients = [_nearest(dividend, divisor) if there else 0 for dividend, divisor, there in rows]
+        return Computed(np.array(quotients, dtype=object), exists, zeros | (valid & ~is_nonzero))
 
     def _case(self, node: Node) -> Computed:
         """Row by row the first branch whose condition is true; a condition without a value gives none."""
