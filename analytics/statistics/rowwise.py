@@ -216,8 +216,7 @@ class _Sheet:
             case "*":
                 # As wide as any product of some of the factors may become.
                 large = math.prod(max(1, kind_of(arg, self._types).bound) for arg in node.args)
-                factors = [_wide(part.values, large) for part in parts]
-                return reduce(np.multiply, factors)
+                return reduce(np.multiply, (_wide(part.values, large) for part in parts))
             case "indicator":
                 return parts[0].values.astype(np.int64)
             case "and":
@@ -253,10 +252,11 @@ class _Sheet:
         kinds = [kind_of(node, self._types) for node in nodes]
         into = _common(kinds, sum)
         large = sum(max(1, kind.bound) * multiplier(kind, into) for kind in kinds)
-        terms = [
+        # One after the other, since each is an array of all rows.
+        terms = (
             _wide(part.values, large) * multiplier(kind, into)
             for part, kind in zip(parts, kinds, strict=True)
-        ]
+        )
         return reduce(np.add, terms)
 
     def _compared(self, node: Node, parts: Sequence[Computed]) -> NDArray[Any]:
