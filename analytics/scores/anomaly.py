@@ -233,7 +233,8 @@ def foolsgold_weight(points: Floats) -> Floats:
     largest = alpha.max() or 1.0  # zero if all point the same way
     alpha = alpha / largest
     with np.errstate(divide="ignore"):
-        weight: Floats = np.clip(np.log(alpha) - np.log1p(-alpha) + 0.5, 0.0, 1.0)
+        logit = np.log(alpha) - np.log1p(-alpha)
+        weight: Floats = np.clip(logit + 0.5, 0.0, 1.0)
     return 1.0 - weight
 
 

@@ -351,7 +351,7 @@ def _bounds(problem: _Problem, chosen: Ints, opened: int, n_missing: int) -> _Bo
     those to the nearest compatible vertices of the other groups, as many as are missing beside it.
     """
     groups = [list(_bits(group)) for group in _groups(problem.conflicts, opened, problem.effort)]
-    vertices = np.array([vertex for group in groups for vertex in group])
+    vertices = np.concatenate([np.array(group) for group in groups])
     group_of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
     starts = np.searchsorted(group_of, np.arange(len(groups)))
     # The nearest vertex of each other group, (n_opened, n_groups).

@@ -249,9 +249,14 @@ class _Compiler:
             # Sorted, so that every party writes the same steps.
             found = {node for node in root.every() if node.op in AGGREGATES and node.args}
             aggregates = sorted(found, key=repr)
-            opened = dict.fromkeys((of, node.args[0]) for node in aggregates for of in _OPENED[node.op])
+            # Dicts as ordered sets: sum and avg of one node open one total.
+            opened: dict[tuple[str, Node], None] = {}
+            parts: dict[Node, None] = {}
+            for aggregate in aggregates:
+                summand = aggregate.args[0]
+                opened.update(dict.fromkeys((of, summand) for of in _OPENED[aggregate.op]))
+                parts.update(dict.fromkeys(_local_parts(summand)))
             totals = [self._total(of, node) for of, node in opened]
-            parts = dict.fromkeys(part for node in aggregates for part in _local_parts(node.args[0]))
             needed = [Leaf(self._owners[min(part.aliases)], part) for part in parts]
         return Plan(
             expression=expression,
@@ -374,7 +379,8 @@ class _Compiler:
         register = parts[0]
         for part in parts[1:]:
             both = self._write(Product(register, part))
-            register = self._write(Linear(((register, 1), (part, 1), (both, -2))))
+            terms = ((register, 1), (part, 1), (both, -2))
+            register = self._write(Linear(terms))
         return register
 
     def _boolean(self, node: Node) -> int:
@@ -438,7 +444,10 @@ def _local_parts(node: Node) -> list[Node]:
     """The largest subtrees over one alias."""
     if len(node.aliases) <= 1:
         return [node] if node.aliases else []
-    return [part for arg in node.args for part in _local_parts(arg)]
+    parts: list[Node] = []
+    for arg in node.args:
+        parts += _local_parts(arg)
+    return parts
 
 
 def _grouped(node: Node) -> list[Node]:

@@ -6,7 +6,7 @@ keys; a round asks how many rows lie below some pivots in each bracket, and keep
 pivots to a bracket find any of both kinds in 11 rounds, and after so many a search ends in any case.
 
 Whoever has the counts makes the same brackets and pivots of them. So every hospital whose rows are counted can search
-itself, and need not be told by another one what to count (decision 43; among whole numbers decision 60).
+itself, and need not learn from another one what to count (decision 43; among whole numbers decision 60).
 
 `Search` is the search; `agents/statistics/quantile_rounds.py` counts and sends.
 """
@@ -166,7 +166,8 @@ class Search:
                 left -= 1
             else:
                 right += 1
-        new = Bracket(keys[left], keys[right], counts[left], counts[right] - counts[left])
+        n_within = counts[right] - counts[left]
+        new = Bracket(keys[left], keys[right], counts[left], n_within)
         self.brackets[rank] = new
         width = new.high - new.low
         if width == 1 or 2 * width > old.high - old.low:
@@ -203,7 +204,7 @@ def interpolated(low: float, high: float, share: float) -> float:
 
 
 def interpolated_whole(low: int, high: int, q: float, n_rows: int) -> Number:
-    """The q-quantile between the two whole numbers at the ranks of `quantile_ranks`, told with all its digits.
+    """The q-quantile between the two whole numbers at the ranks of `quantile_ranks`, with all its digits.
 
     Up to 2^53 both are doubles, and the answer is the one of `interpolated`, to the last bit. Beyond it is
     low + (q (n_rows - 1) - rank of low) (high - low) in rational arithmetic, q being the decimal that is written.

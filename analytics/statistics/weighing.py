@@ -81,8 +81,10 @@ def _coefficients(plan: Plan, total: Total, sums: list[Coefficients | None]) -> 
     """Those of a total's sum, or of the sum whose square it is; None where it is neither."""
     step = plan.steps[total.register]
     # A square is judged by its root only where the root is one hospital's own sum: its columns could weigh no others.
-    if total.of == "squares" and isinstance(step, Leaf) and step.node == multiply(total.node, total.node):
-        return _affine(total.node, step.provider)
+    if total.of == "squares" and isinstance(step, Leaf):
+        square = multiply(total.node, total.node)
+        if step.node == square:
+            return _affine(total.node, step.provider)
     found = sums[total.register]
     return None if found is None else _times(found, total.kind.scale)
 

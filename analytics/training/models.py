@@ -423,8 +423,8 @@ def _check_shape(model: Model) -> None:
             raise ValueError(f"shape is for cnn models, not for {model.kind}.")
         return
     # Two means of 2x2 leave one pixel or more of four.
-    is_image = len(model.shape) in (2, 3) and min(model.shape[:2]) >= 4 and min(model.shape) >= 1
-    if not is_image:
+    is_image = len(model.shape) in (2, 3)
+    if not is_image or min(model.shape[:2]) < 4 or min(model.shape) < 1:
         raise ValueError(f"shape is {model.shape}; height and width of 4 or more, and channels, are allowed.")
     if math.prod(model.shape) != model.n_features:
         raise ValueError(f"shape is {model.shape}, whose product is not n_features, {model.n_features}.")

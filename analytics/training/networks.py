@@ -133,7 +133,8 @@ def _through_pooling(residuals: Floats, shape: tuple[int, ...]) -> Floats:
 def _patches(images: Floats) -> Floats:
     """The 3x3 neighbours of each pixel: (n, height, width, c) to (n, height, width, 9 c)."""
     height, width = images.shape[1:3]
-    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    none, one_each_side = (0, 0), (1, 1)
+    padded = np.pad(images, (none, one_each_side, one_each_side, none))
     neighbours = [padded[:, down : down + height, right : right + width] for down, right in _OFFSETS]
     return np.concatenate(neighbours, axis=-1)
 

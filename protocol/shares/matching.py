@@ -2,8 +2,8 @@
 
     tag(key, text) = BLAKE2b(text, keyed, 16 bytes)
 
-Every provider sends the tags of its keys to the coordinator only, sorted by value, so that their order tells nothing.
-The coordinator has no key: it compares tags in memory, tells each provider which of its own are common, and forgets
+Every provider sends the tags of its keys to the coordinator only, sorted by value, so that their order says nothing.
+The coordinator has no key: it compares tags in memory, sends each provider which of its own are common, and forgets
 them. The providers, who have the key, never see each other's tags, so none can try out names on another's. They
 compare a digest of the common tags, sealed for them, and stop where it differs.
 
@@ -55,7 +55,10 @@ def tags(key: bytes, keys: Sequence[str]) -> tuple[Tags, NDArray[np.intp]]:
 
 
 def keyed_hashes(key: bytes, texts: Iterable[str]) -> bytes:
-    """BLAKE2b of each text, keyed, TAG_BYTES of it, one behind the other. Disclosure: none to who lacks the key."""
+    """BLAKE2b of each text, keyed with up to 64 bytes, TAG_BYTES of it, one behind the other. A provider runs it.
+
+    Disclosure: none to who lacks the key.
+    """
     keyed = hashlib.blake2b(key=key, digest_size=TAG_BYTES)
     return b"".join(_tag(keyed, text) for text in texts)
 
@@ -136,8 +139,9 @@ def common_digest(found: Tags, common: Bitmap) -> bytes:
 def check_digests(digests: Mapping[int, bytes]) -> None:
     """Every provider's `common_digest` by its user id is the same 32 bytes, else ProtocolViolation keys_differ.
 
-    It detects a coordinator that tells providers different sets; one that leaves the same people out everywhere it
-    cannot detect. That one learns no result, and the number of rows is checked against each provider's policy.
+    Every provider runs it. It detects a coordinator that sends providers different sets; one that leaves the same
+    people out everywhere it cannot detect. That one learns no result, and the number of rows is checked against each
+    provider's policy.
     """
     differ = len(set(digests.values())) > 1
     if differ or any(len(digest) != DIGEST_BYTES for digest in digests.values()):
@@ -162,7 +166,8 @@ def _is_ascending(found: Tags) -> bool:
     high, low = found[:, 0], found[:, 1]
     is_higher = high[:-1] < high[1:]
     is_equal = high[:-1] == high[1:]
-    return bool((is_higher | (is_equal & (low[:-1] < low[1:]))).all())
+    is_low_higher = low[:-1] < low[1:]
+    return bool((is_higher | (is_equal & is_low_higher)).all())
 
 
 def _count(number: int) -> bytes:

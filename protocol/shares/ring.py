@@ -53,7 +53,8 @@ class Ring:
 
     def encode(self, values: Any) -> Limbs:
         """Integers of any sign and size, modulo 2^K: an array (n,) of int64 or of objects that are int, or a list."""
-        numbers = np.asarray(values) if len(values) else np.zeros(0, dtype=np.int64)
+        # NumPy would make doubles of a list in which a number from 2^63 on stands beside a smaller one.
+        numbers = values if isinstance(values, np.ndarray) else np.array(values, dtype=object)
         if numbers.dtype == np.int64:
             return self._of_words(numbers)
         return self._of_integers(numbers.tolist())
@@ -129,7 +130,8 @@ class Ring:
 
     def _multiply_chunk(self, x: Limbs, y: Limbs) -> Limbs:
         """By hand: limb i times limb j adds its low half to column i + j and its high half to the next one."""
-        columns = np.zeros((self.n_limbs + 1, max(x.shape[1], y.shape[1])), dtype=np.uint64)
+        count = max(x.shape[1], y.shape[1])
+        columns = np.zeros((self.n_limbs + 1, count), dtype=np.uint64)
         y_wide = y.astype(np.uint64)
         for i, limb in enumerate(x.astype(np.uint64)):
             products = limb * y_wide[: self.n_limbs - i]
@@ -155,8 +157,8 @@ class Ring:
         planes = np.zeros((width, 8 * n_words(x.shape[1])), dtype=np.uint8)
         for place in range(width):
             limb = x[place // LIMB_BITS]
-            bits = ((limb >> np.uint32(place % LIMB_BITS)) & np.uint32(1)).astype(np.uint8)
-            packed = np.packbits(bits, bitorder="little")
+            bits = (limb >> np.uint32(place % LIMB_BITS)) & np.uint32(1)
+            packed = np.packbits(bits.astype(np.uint8), bitorder="little")
             planes[place, : packed.size] = packed
         return planes.view("<u8").astype(np.uint64, copy=False)
 

@@ -51,7 +51,7 @@ _DIGEST_BYTES = 8
 
 
 class Keys(Protocol):
-    """Of `protocol.sealing.Session`: keys that are fresh for each run of an order."""
+    """Of `protocol.sealing.Session`: keys of 32 bytes that are fresh for each run of an order."""
 
     @property
     def me(self) -> int: ...
@@ -72,7 +72,7 @@ class Channel(Protocol):
 
 
 class Sharing:
-    """One provider's end of a computation on shares of at most `bits` bits, the sign included.
+    """One provider's end of a computation on shares of at most `bits` bits, the sign included. Each provider has one.
 
     Numbers are uint32 (n_limbs, n), booleans uint64 (ceil(n / 64),). All providers make the same calls in the same
     order. ProtocolViolation `dealt` or `opening` when a message has another length.
@@ -128,8 +128,8 @@ class Sharing:
             correction=self._dealt_correction(index),
         )
         # r_j from the group key, which the dealer lacks: it cannot deal false triples that fit.
-        challenge = self._group_stream(_CHALLENGE, index).words(count).astype("<u8", copy=False).view("<u4")
-        by_row = challenge.reshape(-1, _CHALLENGE_LIMBS)
+        challenge = self._group_stream(_CHALLENGE, index).words(count)
+        by_row = challenge.astype("<u8", copy=False).view("<u4").reshape(-1, _CHALLENGE_LIMBS)
         r = np.ascontiguousarray(by_row.T).astype(np.uint32, copy=False)
         # rho_j = r_j a_j - a'_j, opened together with d = x - a and e = y - b (Damgard et al. 2012).
         d, e, rho = self._open_numbers(
@@ -196,7 +196,8 @@ class Sharing:
     def _save_carries(self, pool: _Pool, x: Words, y: Words, z: Words) -> tuple[Words, Words]:
         """x + y + z = (x ^ y ^ z) + 2 majority(x, y, z)."""
         # majority = ((x ^ z) & (y ^ z)) ^ z takes one `and`; its highest bit would be carried out of the width.
-        majority = self._and(pool, (x ^ z)[:-1], (y ^ z)[:-1]) ^ z[:-1]
+        differs = self._and(pool, (x ^ z)[:-1], (y ^ z)[:-1])
+        majority = differs ^ z[:-1]
         lowest = np.zeros_like(x[:1])
         return x ^ y ^ z, np.concatenate([lowest, majority])
 
@@ -259,7 +260,8 @@ class Sharing:
             differences += [first.a ^ other.a, first.b ^ other.b]
         a, b, *differences = self._open_words(opened.a, opened.b, *differences)
         found = [opened.c ^ (a & b) if self._is_first else opened.c]
-        for other, d, e in zip(others, differences[::2], differences[1::2], strict=True):
+        opened_pairs = zip(differences[::2], differences[1::2], strict=True)
+        for other, (d, e) in zip(others, opened_pairs, strict=True):
             z = first.c ^ other.c ^ (d & other.b) ^ (e & other.a)
             found.append(z ^ (d & e) if self._is_first else z)
         stream = self._group_stream(_DIGEST, index)
@@ -383,13 +385,13 @@ class _Pool:
 
 
 def rings(bits: int) -> tuple[Ring, Ring]:
-    """The ring of numbers, and the larger one in which triples are checked."""
+    """The ring of numbers, and the one in which triples are checked, 40 bits larger. All parties run it alike."""
     numbers = Ring.of_bits(bits)
     return numbers, Ring.of_bits(numbers.bits + SECURITY_BITS)
 
 
 def n_conjunctions(width: int, n_providers: int) -> int:
-    """How many `and` of bit planes the sign of numbers of `width` bits takes."""
+    """How many `and` of bit planes the sign of numbers of `width` bits takes. Providers and dealer run it alike."""
     if n_providers == 1:
         return 0
     below_highest = width - 1

@@ -71,9 +71,11 @@ class BitTriples:
 def number_triples(
     seed: bytes, index: int, *, provider: int, ring: Ring, count: int, correction: bytes | None
 ) -> NumberTriples:
-    """`provider`'s triples number `index` of an order; `correction` is dealt to the last provider only.
+    """`provider`'s triples number `index` of an order. That provider runs it, and the dealer for all.
 
-    The user id is part of the stream: a dealer that gives two providers one seed gives them no common mask.
+    `seed` is 32 bytes, another for each provider; `correction` what `number_correction` gives, 8 n_limbs `count` bytes,
+    for the last provider, None for the others. The user id is part of the stream: a dealer that gives two providers one
+    seed gives them no common mask.
 
     ProtocolViolation `dealt` when seed or correction have another length.
     """
@@ -114,7 +116,10 @@ def number_correction(seeds: Mapping[int, bytes], index: int, *, ring: Ring, cou
 def bit_triples(
     seed: bytes, index: int, *, provider: int, count: int, correction: bytes | None
 ) -> BitTriples:
-    """`provider`'s `count` words of bit triples number `index`. Same roles and errors as `number_triples`."""
+    """`provider`'s `count` words of bit triples number `index`. Same roles and errors as `number_triples`.
+
+    `seed` is 32 bytes, `correction` 8 `count` bytes of `bit_correction` for the last provider, None for the others.
+    """
     stream = _stream(seed, _BITS, index, provider)
     a = stream.words(count)
     b = stream.words(count)
@@ -170,6 +175,7 @@ class Buckets:
 def uniform_order(stream: Stream, count: int) -> NDArray[np.intp]:
     """A uniform order of `count` places, as `Stream.permutation` gives, in a sixth of the time for millions.
 
+    Every provider runs it, on a stream of the group key, `count` below 2^32.
     Sorted are words whose low bits are the places; those whose random bits are equal are put in order by fresh words.
     """
     place_bits = np.uint64(count.bit_length())
@@ -191,7 +197,7 @@ def uniform_order(stream: Stream, count: int) -> NDArray[np.intp]:
 
 def linear_digest(stream: Stream, words: Words) -> int:
     """64 bits of uint64 (n,): a random map that is linear over exclusive or; words that are not all zero give zero
-    with probability 2^-61 at most.
+    with probability 2^-61 at most. Every provider runs it on its shares, on a stream of the group key.
 
     Blocks of 512 bytes become one word by tables, one per place, again and again until one word is left.
     """

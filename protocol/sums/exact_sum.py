@@ -90,7 +90,10 @@ def seal(
 
 
 def add(parts: Mapping[int, bytes]) -> bytes:
-    """The sum of all providers' parts. The coordinator runs it; it sees uniform numbers."""
+    """The sum of all providers' parts. The coordinator runs it; it sees uniform numbers.
+
+    `parts` are one or more by user id, of equal width and count, else ProtocolViolation.
+    """
     decoded = [_decode(part) for part in parts.values()]
     width = decoded[0].width
     sizes = {(part.width, len(part.numbers)) for part in decoded}
@@ -103,6 +106,8 @@ def add(parts: Mapping[int, bytes]) -> bytes:
 
 def open_total(total: bytes, terms: Terms, *, tag_key: bytes, seeds: Mapping[int, bytes]) -> list[int]:
     """The sums, `terms.count` signed integers. A receiver runs it, with every provider's seed.
+
+    tag_key: 32 bytes that all parties hold; seeds: 32 bytes by provider, as each sealed them to the receivers.
 
     ProtocolViolation (code sum_mismatch) unless it is the sum of exactly these providers' parts, unaltered.
     """

@@ -64,7 +64,8 @@ def _haar(stream: Stream, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         axis[:, :1] += sign * norm
         tail = turned[:, width - k :]
         # |axis|^2 = 2 norm |axis_1| now, so that this is 2 <axis, tail> / |axis|^2.
-        along = np.einsum("ij,ij->i", axis, tail)[:, None] / (norm * np.abs(axis[:, :1]))
+        product = np.einsum("ij,ij->i", axis, tail)[:, None]
+        along = product / (norm * np.abs(axis[:, :1]))
         turned[:, width - k :] = sign * (along * axis - tail)
     return turned
 
@@ -89,7 +90,8 @@ def _hadamard(vector: NDArray[np.float64]) -> NDArray[np.float64]:
     width = 1
     while width < vector.size:
         pairs = vector.reshape(-1, 2, width)
-        vector = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1).ravel()
+        first, second = pairs[:, 0], pairs[:, 1]
+        vector = np.stack([first + second, first - second], axis=1).ravel()
         width *= 2
     result: NDArray[np.float64] = vector / np.sqrt(vector.size)
     return result

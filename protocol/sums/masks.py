@@ -153,7 +153,8 @@ def _integers(key: bytes, tag: bytes, info: bytes, *, modulus: int, count: int) 
     """`count` integers with EXCESS_BITS more bits than the modulus, not yet reduced."""
     width = (modulus.bit_length() + EXCESS_BITS + 7) // 8
     data = Stream(key, tag, info).read(width * count)
-    return [int.from_bytes(data[start : start + width], "little") for start in range(0, len(data), width)]
+    starts = range(0, len(data), width)
+    return [int.from_bytes(data[start : start + width], "little") for start in starts]
 
 
 def _words(key: bytes, tag: bytes, info: bytes, *, count: int) -> NDArray[np.uint64]:
@@ -161,9 +162,10 @@ def _words(key: bytes, tag: bytes, info: bytes, *, count: int) -> NDArray[np.uin
 
 
 class Stream:
-    """Bytes of AES-256-CTR, and numbers made of them. The key is used for this tag and info alone: counter from 0.
+    """Bytes of AES-256-CTR, and numbers made of them, each taken once and in order.
 
-    ProtocolViolation when the key is not 32 bytes long.
+    Every holder of the 32-byte key makes the same; `tag` says what for, `info` of which order, round or vector. What is
+    derived of the three is used for nothing else, so the counter begins at 0. ProtocolViolation for another key length.
     """
 
     def __init__(self, key: bytes, tag: bytes, info: bytes) -> None:
@@ -171,7 +173,6 @@ class Stream:
             raise ProtocolViolation(
                 f"A mask key is not {KEY_BYTES} bytes long.", remedy="Set up the order again."
             )
-        # The counter may begin at zero, since the key derived here serves for this tag and info alone.
         derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=tag + b"\0" + info).derive(key)
         cipher = Cipher(algorithms.AES256(derived), modes.CTR(bytes(16)))
         self._encryptor = cipher.encryptor()
@@ -182,7 +183,8 @@ class Stream:
 
     def words(self, count: int) -> NDArray[np.uint64]:
         """Uniform 64-bit words."""
-        return np.frombuffer(self.read(8 * count), dtype="<u8").astype(np.uint64, copy=False)
+        data = self.read(8 * count)
+        return np.frombuffer(data, dtype="<u8").astype(np.uint64, copy=False)
 
     def signs(self, count: int) -> NDArray[np.float64]:
         """+1 or -1."""
@@ -199,7 +201,8 @@ class Stream:
         """Standard normal numbers by Box and Muller (1958), from 53 bits each."""
         half = (count + 1) // 2
         # In [0, 1): log1p(-u) is the logarithm of a number in (0, 1], never of 0.
-        uniform = (self.words(2 * half) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        highest_53_bits = self.words(2 * half) >> np.uint64(11)
+        uniform = highest_53_bits.astype(np.float64) * 2.0**-53
         radius = np.sqrt(-2.0 * np.log1p(-uniform[:half]))
         angle = 2.0 * np.pi * uniform[half:]
         return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]

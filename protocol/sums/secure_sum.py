@@ -419,7 +419,8 @@ def _join(numbers: list[int], width: int) -> bytes:
 
 
 def _split(body: bytes, width: int) -> list[int]:
-    return [int.from_bytes(body[i : i + width], "big") for i in range(0, len(body), width)]
+    starts = range(0, len(body), width)
+    return [int.from_bytes(body[start : start + width], "big") for start in starts]
 
 
 def _words_of(body: bytes) -> NDArray[np.uint64]:
