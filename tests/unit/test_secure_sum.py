@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from phe.paillier import PaillierPrivateKey
 
 from protocol.errors import BadRequest, ConsiliumError, ProtocolViolation
-from protocol.sums import EncryptMethod, masks, paillier, secure_sum
+from protocol.sums import EncryptMethod as Method
+from protocol.sums import masks, paillier, secure_sum
 from protocol.sums.paillier import Obfuscators
 from protocol.sums.secure_sum import SumKeys
 
-METHODS: list[EncryptMethod] = ["Paillier", "Mask", "None"]
+METHODS: list[Method] = ["Paillier", "Mask", "None"]
 INFO = b"train fold 0 round 3 attempt 0"
 ROWS = {2: 40, 3: 7, 5: 1000}
 HEADER = 14
@@ -32,7 +33,7 @@ def private(bits: int) -> PaillierPrivateKey:
 
 
 def keys_of(
-    method: EncryptMethod, rows: dict[int, int], *, bits: int = 512, bound: float = 8.0
+    method: Method, rows: dict[int, int], *, bits: int = 512, bound: float = 8.0
 ) -> dict[int, SumKeys]:
     """The keys of every hospital of an order."""
     public = private(bits).public_key if method == "Paillier" else None
@@ -95,7 +96,7 @@ def assert_refused(action: Callable[[], object], code: str) -> None:
     d=st.integers(1, 20),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_sum_equals_the_plain_sum(method: EncryptMethod, rows: dict[int, int], d: int, seed: int) -> None:
+def test_sum_equals_the_plain_sum(method: Method, rows: dict[int, int], d: int, seed: int) -> None:
     keys, values = keys_of(method, rows), vectors(rows, d, seed)
     opener = next(iter(keys.values()))
     plain = sum(opener.fixed_point.encode(values[me], n).astype(object) for me, n in rows.items())
@@ -110,7 +111,7 @@ def test_sum_equals_the_plain_sum(method: EncryptMethod, rows: dict[int, int], d
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("n_members", [1, 2, 3, 5])
-def test_counts_add_exactly_up_to_their_limit(method: EncryptMethod, n_members: int) -> None:
+def test_counts_add_exactly_up_to_their_limit(method: Method, n_members: int) -> None:
     rows = dict.fromkeys(range(1, n_members + 1), 100)
     limit = 2**62 // n_members
     keys = keys_of(method, rows)
@@ -133,7 +134,7 @@ def test_a_real_key_carries_31_words_to_a_ciphertext_two_of_all_for_the_tag() ->
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_largest_values_of_all_hospitals_do_not_wrap(method: EncryptMethod) -> None:
+def test_the_largest_values_of_all_hospitals_do_not_wrap(method: Method) -> None:
     keys = keys_of(method, ROWS)
     values = np.array([8.0, -8.0])
     total = add_up(keys, {me: secure_sum.seal(keys[me], values, info=INFO) for me in ROWS})
@@ -161,7 +162,7 @@ def test_an_initiator_outside_the_sum_can_open_but_not_seal() -> None:
         {"group_key": bytes(32)},
     ],
 )
-def test_other_terms_at_the_opener_are_refused(method: EncryptMethod, change: dict[str, object]) -> None:
+def test_other_terms_at_the_opener_are_refused(method: Method, change: dict[str, object]) -> None:
     keys = keys_of(method, ROWS)
     total = total_of(keys)
     assert_refused(lambda: open_total(replace(keys[2], **change), total), "sum_mismatch")
@@ -169,20 +170,20 @@ def test_other_terms_at_the_opener_are_refused(method: EncryptMethod, change: di
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("info", [b"", INFO + b" ", b"train fold 0 round 2 attempt 0"])
-def test_a_total_of_another_round_is_refused(method: EncryptMethod, info: bytes) -> None:
+def test_a_total_of_another_round_is_refused(method: Method, info: bytes) -> None:
     keys = keys_of(method, ROWS)
     assert_refused(lambda: open_total(keys[2], total_of(keys, info=info)), "sum_mismatch")
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_one_hospital_with_another_member_list_spoils_the_sum(method: EncryptMethod) -> None:
+def test_one_hospital_with_another_member_list_spoils_the_sum(method: Method) -> None:
     keys = keys_of(method, ROWS)
     keys[3] = replace(keys[3], n_rows={2: 40, 3: 7, 5: 999})
     assert_refused(lambda: open_total(keys[2], total_of(keys)), "sum_mismatch")
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_missing_hospital_is_refused(method: EncryptMethod) -> None:
+def test_a_missing_hospital_is_refused(method: Method) -> None:
     keys, values = keys_of(method, ROWS), vectors(ROWS, 9)
     payloads = {me: secure_sum.seal(keys[me], values[me], info=INFO) for me in (2, 3)}
     total = add_up(keys, payloads)
@@ -192,7 +193,7 @@ def test_a_missing_hospital_is_refused(method: EncryptMethod) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_hospital_counted_twice_for_another_is_refused(method: EncryptMethod) -> None:
+def test_a_hospital_counted_twice_for_another_is_refused(method: Method) -> None:
     keys, values = keys_of(method, ROWS), vectors(ROWS, 9)
     payloads = {me: secure_sum.seal(keys[me], values[me], info=INFO) for me in ROWS}
     payloads[3] = payloads[2]
@@ -200,7 +201,7 @@ def test_a_hospital_counted_twice_for_another_is_refused(method: EncryptMethod) 
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_counts_are_not_opened_as_means(method: EncryptMethod) -> None:
+def test_counts_are_not_opened_as_means(method: Method) -> None:
     keys = keys_of(method, dict.fromkeys(ROWS, 1))  # one row each: the weights are the same in both kinds
     counts = np.arange(9)
     total = add_up(keys, {me: secure_sum.seal_counts(keys[me], counts, info=INFO) for me in ROWS})
@@ -209,7 +210,7 @@ def test_counts_are_not_opened_as_means(method: EncryptMethod) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_flipped_byte_of_the_header_is_refused(method: EncryptMethod) -> None:
+def test_a_flipped_byte_of_the_header_is_refused(method: Method) -> None:
     keys = keys_of(method, ROWS)
     total = total_of(keys)
     for i in (0, 1, 3, 4, 5, 6, 9, 10, 13):
@@ -227,7 +228,7 @@ def test_a_flipped_byte_of_a_ciphertext_is_refused() -> None:
 
 
 @pytest.mark.parametrize("method", ["Mask", "None"])
-def test_a_flipped_byte_of_a_check_word_is_refused(method: EncryptMethod) -> None:
+def test_a_flipped_byte_of_a_check_word_is_refused(method: Method) -> None:
     keys = keys_of(method, ROWS)
     total = total_of(keys)
     for i in range(len(total) - 16, len(total)):
@@ -244,7 +245,7 @@ def test_a_word_out_of_range_is_refused() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("length", [0, 1, HEADER - 1, HEADER, -1])
-def test_a_truncated_payload_is_refused(method: EncryptMethod, length: int) -> None:
+def test_a_truncated_payload_is_refused(method: Method, length: int) -> None:
     keys = keys_of(method, ROWS)
     payload = secure_sum.seal(keys[2], np.zeros(3), info=INFO)
     assert_refused(lambda: add_up(keys, {2: payload[:length]}), "payload")
@@ -336,7 +337,7 @@ def _shifted_slots(keys: SumKeys, total: bytes, deltas: dict[int, int]) -> bytes
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("position", [0, 4, D - 1, TAG_LOW, TAG_HIGH])
 @pytest.mark.parametrize("delta", [1, -1, 2**32, -(2**32), 2**61 - 1, 1 - 2**61])
-def test_a_number_added_to_one_word_is_refused(method: EncryptMethod, position: int, delta: int) -> None:
+def test_a_number_added_to_one_word_is_refused(method: Method, position: int, delta: int) -> None:
     keys = keys_of(method, ROWS)
     assert_refused(
         lambda: open_total(keys[2], shifted(keys, total_of(keys), {position: delta})), "sum_mismatch"
@@ -345,7 +346,7 @@ def test_a_number_added_to_one_word_is_refused(method: EncryptMethod, position: 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("position", [0, 4, D - 1])
-def test_a_number_added_to_a_count_is_refused(method: EncryptMethod, position: int) -> None:
+def test_a_number_added_to_a_count_is_refused(method: Method, position: int) -> None:
     keys = keys_of(method, ROWS)
     total = add_up(keys, {me: secure_sum.seal_counts(keys[me], np.arange(D), info=INFO) for me in ROWS})
     assert open_total(keys[2], shifted(keys, total, {})).tolist() == [3 * i for i in range(D)]
@@ -363,7 +364,7 @@ def test_a_number_added_to_a_count_is_refused(method: EncryptMethod, position: i
     tag_delta=st.integers(-(2**63), 2**63),
 )
 def test_any_shift_of_values_is_refused_whatever_is_added_to_the_tag(
-    method: EncryptMethod, deltas: dict[int, int], tag_delta: int
+    method: Method, deltas: dict[int, int], tag_delta: int
 ) -> None:
     keys = keys_of(method, ROWS)
     high, low = divmod(tag_delta, 2**32)
@@ -373,16 +374,14 @@ def test_any_shift_of_values_is_refused_whatever_is_added_to_the_tag(
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("deltas", [{0: 5, 1: -5}, {0: 1, TAG_LOW: 1}, {3: -7, TAG_HIGH: 7}])
-def test_two_words_altered_against_each_other_are_refused(
-    method: EncryptMethod, deltas: dict[int, int]
-) -> None:
+def test_two_words_altered_against_each_other_are_refused(method: Method, deltas: dict[int, int]) -> None:
     keys = keys_of(method, ROWS)
     assert_refused(lambda: open_total(keys[2], shifted(keys, total_of(keys), deltas)), "sum_mismatch")
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("a", "b"), [(0, 1), (2, D - 1), (TAG_LOW, TAG_HIGH)])
-def test_two_words_swapped_are_refused(method: EncryptMethod, a: int, b: int) -> None:
+def test_two_words_swapped_are_refused(method: Method, a: int, b: int) -> None:
     """Even by a coordinator that guessed their difference."""
     keys, values = keys_of(method, ROWS), vectors(ROWS, D)
     clear = secure_sum.add("None", {me: _clear(keys[me], values[me]) for me in ROWS})
@@ -446,7 +445,7 @@ def test_a_single_clear_value_does_not_give_the_factors_away() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_hospital_without_rows_takes_part(method: EncryptMethod) -> None:
+def test_a_hospital_without_rows_takes_part(method: Method) -> None:
     keys = keys_of(method, {1: 0, 2: 3})
     total = add_up(keys, {me: secure_sum.seal(keys[me], np.array([2.5]), info=INFO) for me in keys})
     assert secure_sum.mean(keys[1], open_total(keys[1], total)).tolist() == [2.5]
@@ -455,7 +454,7 @@ def test_a_hospital_without_rows_takes_part(method: EncryptMethod) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("n_rows", [2**29 - 1, 2**29])
-def test_tags_fit_up_to_half_a_billion_rows(method: EncryptMethod, n_rows: int) -> None:
+def test_tags_fit_up_to_half_a_billion_rows(method: Method, n_rows: int) -> None:
     keys = keys_of(method, {1: 1, 2: n_rows - 1}, bound=1.0)
     values = np.array([1.0, -1.0])
     for info in (bytes([i]) for i in range(10)):  # ten tags, high and low halves
@@ -464,7 +463,7 @@ def test_tags_fit_up_to_half_a_billion_rows(method: EncryptMethod, n_rows: int) 
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_rows_that_leave_no_room_for_a_tag_are_refused(method: EncryptMethod) -> None:
+def test_rows_that_leave_no_room_for_a_tag_are_refused(method: Method) -> None:
     keys = keys_of(method, {1: 1, 2: 2**30}, bound=1.0)
     for me in keys:  # all of them, also those whose own words are large enough
         with pytest.raises(BadRequest) as caught:
