@@ -145,7 +145,8 @@ def pca(points: Floats, *, k: float) -> Floats:
     check_points(points)
     _check_components(k)
     scaled, scale = to_unit_scale(points)
-    left, sizes, _ = np.linalg.svd(scaled - scaled.mean(axis=0), full_matrices=False)
+    centred = scaled - scaled.mean(axis=0)
+    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     rank = int((sizes > RELATIVE_ZERO * np.linalg.norm(scaled)).sum())
     n_kept = int(min(k, rank)) if k >= 1 else _n_explaining(k, sizes[:rank])
     if n_kept >= rank:
@@ -373,7 +374,8 @@ def _newton_step(points: Floats, median: Floats) -> Floats:
     reach = lengths(away)  # r_i
     units = away / reach[:, None]  # u_i
     gradient = units.sum(axis=0)
-    hessian = (1 / reach).sum() * np.eye(len(median)) - (units / reach[:, None]).T @ units
+    outer = (units / reach[:, None]).T @ units  # sum u_i u_i^T / r_i
+    hessian = (1 / reach).sum() * np.eye(len(median)) - outer
     step: Floats = np.linalg.solve(hessian, gradient)
     before = reach.sum()
     for _ in range(_MOST_HALVINGS):

@@ -176,8 +176,10 @@ def _pieces(
     with ThreadPoolExecutor(_THREADS) as pool:
         for block in blocks:
             width = _checked_width(block, n)
-            parts = [slice(start, min(start + _PIECE, width)) for start in range(0, width, _PIECE)]
-            begun = [(part.stop - part.start, pool.submit(work, block, part)) for part in parts]
+            begun = []
+            for start in range(0, width, _PIECE):
+                end = min(start + _PIECE, width)
+                begun.append((end - start, pool.submit(work, block, slice(start, end))))
             for size, running in waiting:
                 yield size, running.result()
             waiting = begun

@@ -213,8 +213,9 @@ class Sharing:
                 np.concatenate([passed[upper], passed[upper]]),
                 np.concatenate([made[lower], passed[lower]]),
             )
-            made = np.concatenate([made[upper] ^ both[:n_pairs], made[2 * n_pairs :]])
-            passed = np.concatenate([both[n_pairs:], passed[2 * n_pairs :]])
+            unpaired = slice(2 * n_pairs, None)
+            made = np.concatenate([made[upper] ^ both[:n_pairs], made[unpaired]])
+            passed = np.concatenate([both[n_pairs:], passed[unpaired]])
         carry: Words = made[0]
         return carry
 
@@ -422,7 +423,9 @@ class ResultShare:
     def encode(self) -> bytes:
         n_limbs, n_numbers = self.numbers.shape
         header = _HEADER.pack(_VERSION, len(self.bits), n_limbs, self.n_rows, n_numbers)
-        return header + Ring(n_limbs).to_bytes(self.numbers) + self.bits.astype("<u8").tobytes()
+        numbers = Ring(n_limbs).to_bytes(self.numbers)
+        bits = self.bits.astype("<u8").tobytes()
+        return header + numbers + bits
 
     @classmethod
     def decode(cls, data: bytes) -> Self:

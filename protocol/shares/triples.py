@@ -220,7 +220,8 @@ def _tables(stream: Stream) -> Words:
     tables = np.zeros((_BLOCK_BYTES, 256), dtype=np.uint64)
     # A byte's word is the exclusive or of its bits' words, so that bytes with one bit more follow from those before.
     for bit in range(8):
-        tables[:, 1 << bit : 2 << bit] = tables[:, : 1 << bit] ^ basis[:, bit : bit + 1]
+        shorter = tables[:, : 1 << bit]
+        tables[:, 1 << bit : 2 << bit] = shorter ^ basis[:, bit : bit + 1]
     return tables
 
 

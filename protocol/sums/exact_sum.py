@@ -175,7 +175,8 @@ def _decode(data: bytes) -> _Part:
     if len(data) != _HEADER.size + count * size:
         raise _bad("A part of a sum is not as long as its header says.")
     starts = range(_HEADER.size, len(data), size)
-    return _Part(width, [int.from_bytes(data[start : start + size], "big") for start in starts])
+    numbers = [int.from_bytes(data[start : start + size], "big") for start in starts]
+    return _Part(width, numbers)
 
 
 def _bytes(width: int) -> int:

@@ -91,8 +91,9 @@ class FixedPoint:
         scaled = np.ldexp(values, self.fraction_bits)
         whole = np.rint(scaled)
         rest = np.rint((scaled - whole) * n_rows)
-        # Exact in two parts, since |whole| <= B 2^f and n |rest| <= n / 2; only the rest's product is rounded.
-        words: NDArray[np.int64] = whole.astype(np.int64) * np.int64(n_rows) + rest.astype(np.int64)
+        # In two parts: n |whole| <= n B 2^f is exact in int64, only the product of the rest is rounded.
+        words: NDArray[np.int64] = whole.astype(np.int64) * np.int64(n_rows)
+        words += rest.astype(np.int64)
         return words
 
     def decode(self, sums: NDArray[np.int64]) -> NDArray[np.float64]:

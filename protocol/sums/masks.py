@@ -173,8 +173,10 @@ class Stream:
             raise ProtocolViolation(
                 f"A mask key is not {KEY_BYTES} bytes long.", remedy="Set up the order again."
             )
-        derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=tag + b"\0" + info).derive(key)
-        cipher = Cipher(algorithms.AES256(derived), modes.CTR(bytes(16)))
+        purpose = tag + b"\0" + info
+        derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=purpose).derive(key)
+        counter_from_zero = bytes(16)
+        cipher = Cipher(algorithms.AES256(derived), modes.CTR(counter_from_zero))
         self._encryptor = cipher.encryptor()
 
     def read(self, length: int) -> bytes:

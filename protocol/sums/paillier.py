@@ -75,7 +75,9 @@ def public_from_bytes(data: bytes) -> PaillierPublicKey:
 def private_to_bytes(private: PaillierPrivateKey) -> bytes:
     """p | q, big-endian, key_bits / 16 bytes each. For the initiator's own vault only: secret."""
     width = key_bits(private.public_key) // 16
-    return int(private.p).to_bytes(width, "big") + int(private.q).to_bytes(width, "big")
+    p = int(private.p).to_bytes(width, "big")
+    q = int(private.q).to_bytes(width, "big")
+    return p + q
 
 
 def private_from_bytes(data: bytes) -> PaillierPrivateKey:
@@ -415,7 +417,8 @@ def unpack(plaintexts: Sequence[int], d: int, *, weight: int, offset: int, bits:
     data = b"".join((plaintext & all_slots).to_bytes(8 * n_slots, "little") for plaintext in plaintexts)
     slots = np.frombuffer(data, dtype="<u8")
     # A slot below the offset wraps to a negative word.
-    words = (slots - np.uint64(offset)).astype(np.uint64, copy=False).view(np.int64)
+    wrapped = slots - np.uint64(offset)
+    words = wrapped.astype(np.uint64, copy=False).view(np.int64)
     if not _within(words, offset) or words[d:].any():
         raise sum_mismatch()
     return words[:d].copy()

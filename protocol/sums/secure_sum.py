@@ -223,7 +223,8 @@ def _seal(keys: SumKeys, words: NDArray[np.int64], *, kind: Kind, info: bytes) -
         body = _seal_paillier(keys, tagged, kind, terms)
     else:
         body = _seal_words(keys, tagged, kind, terms)
-    return _Payload(method=keys.method, kind=kind, n_members=1, d=words.size, body=body).encode()
+    contribution = _Payload(method=keys.method, kind=kind, n_members=1, d=words.size, body=body)
+    return contribution.encode()
 
 
 def _tag_words(keys: SumKeys, words: NDArray[np.int64], kind: Kind, terms: bytes) -> NDArray[np.int64]:
@@ -280,7 +281,8 @@ def _seal_paillier(keys: SumKeys, words: NDArray[np.int64], kind: Kind, terms: b
 
 def _seal_words(keys: SumKeys, words: NDArray[np.int64], kind: Kind, terms: bytes) -> bytes:
     """Words and check words modulo 2^64; under Mask plus pair and group masks. A hospital runs it."""
-    check_words = np.array([_weight(keys, kind, keys.me), 1], dtype=np.int64)
+    weight = _weight(keys, kind, keys.me)
+    check_words = np.array([weight, 1], dtype=np.int64)
     sealed = np.append(words, check_words).view(np.uint64)
     if keys.method == "Mask":
         sealed = sealed + masks.mask_words(keys.peers(), keys.me, sealed.size, terms)
