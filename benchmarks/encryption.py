@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.clock import timed
-from protocol.sums import paillier, secure_sum
+from protocol.sums import EncryptMethod, paillier, secure_sum
 from protocol.sums.paillier import Obfuscators
-from protocol.sums.secure_sum import Method, SumKeys
+from protocol.sums.secure_sum import SumKeys
 
 KEY_BITS = 2048
 ROWS = {1: 400, 2: 300, 3: 50}
@@ -83,7 +83,7 @@ def paillier_seconds_per_value(private: Any) -> dict[str, float]:
 def compare_methods(private: Any) -> None:
     """A whole sealed sum by Paillier and by Mask: one hospital's, the coordinator's and the initiator's work."""
     print("whole sum of 3 hospitals      seal        add       open   us/value;  bytes/value")
-    methods: dict[Method, int] = {"Paillier": N_PAILLIER, "Mask": N_MASK, "None": N_MASK}
+    methods: dict[EncryptMethod, int] = {"Paillier": N_PAILLIER, "Mask": N_MASK, "None": N_MASK}
     costs = {method: method_seconds_per_value(method, d, private) for method, d in methods.items()}
     for method, (*seconds, size) in costs.items():
         print(f"  {method:20}" + "".join(f"{s * 1e6:11.3f}" for s in seconds) + f"{size:18.2f}")
@@ -93,7 +93,9 @@ def compare_methods(private: Any) -> None:
     )
 
 
-def method_seconds_per_value(method: Method, d: int, private: Any) -> tuple[float, float, float, float]:
+def method_seconds_per_value(
+    method: EncryptMethod, d: int, private: Any
+) -> tuple[float, float, float, float]:
     keys = {me: sum_keys(method, me, private) for me in ROWS}
     values = np.random.default_rng(0).normal(size=d)
     seal, payloads = timed(lambda: {me: secure_sum.seal(keys[me], values, info=INFO) for me in ROWS})
@@ -102,7 +104,7 @@ def method_seconds_per_value(method: Method, d: int, private: Any) -> tuple[floa
     return seal / len(ROWS) / d, add / d, opened / d, len(payloads[1]) / d
 
 
-def sum_keys(method: Method, me: int, private: Any) -> SumKeys:
+def sum_keys(method: EncryptMethod, me: int, private: Any) -> SumKeys:
     public = private.public_key if method == "Paillier" else None
     return SumKeys(
         method=method,

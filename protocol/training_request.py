@@ -25,8 +25,11 @@ from pydantic import (
     model_validator,
 )
 
+# Under their own names, for those who make forms of a request.
+from analytics.scores import Aggregation as Aggregation
 from protocol.errors import BadRequest, ConsiliumError, InvalidInput
 from protocol.messages import COORDINATOR, canonical
+from protocol.sums import EncryptMethod as EncryptMethod
 
 MODEL_NAMES = {
     "lr": "Logistic Regression",
@@ -40,12 +43,10 @@ HIDDEN: dict[str, tuple[int, ...]] = {"mlp": (32, 16), "cnn": (8, 16)}
 KEY_LENGTHS = (2048, 3072, 4096)
 ModelType = Literal["lr", "linear", "softmax", "mlp", "cnn"]
 InitMethod = Literal["zeros", "ones", "const", "random_normal", "random_uniform"]
-EncryptMethod = Literal["Paillier", "Mask", "None"]
 Penalty = Literal["L1", "L2"]
 Optimizer = Literal["sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"]
 Convergence = Literal["diff", "abs", "weight_diff"]
 Scoring = Literal["none", "round", "full"]
-Aggregation = Literal["mean", "multi_krum", "minimum_diameter", "median", "trimmed_mean"]
 CHOOSING = ("multi_krum", "minimum_diameter")
 """The aggregations by which the coordinator chooses a round's members (decision 30)."""
 

@@ -1,14 +1,21 @@
-"""Aggregates that bear some attackers: which vectors a round averages, or medians in the place of the average."""
+"""Aggregates that bear some attackers: which vectors a round averages, or medians in the place of the average.
+
+A round averages with one of `AGGREGATIONS`. The coordinator chooses members before anything is sealed (decision 30),
+so rules that select see rotated vectors; medians need the vectors themselves, which method None shows.
+"""
 
 from __future__ import annotations
+
+from typing import get_args
 
 import numpy as np
 
 from analytics.arrays import Floats, check_name, check_result
+from analytics.scores import Aggregation
 from analytics.scores.anomaly import check_attackers, multi_krum
 from analytics.scores.geometry import check_points, distances
 
-AGGREGATIONS = ("mean", "multi_krum", "minimum_diameter", "median", "trimmed_mean")
+AGGREGATIONS = get_args(Aggregation)
 
 
 def most_attackers(aggregation: str, n: int) -> int:
@@ -25,7 +32,9 @@ def most_attackers(aggregation: str, n: int) -> int:
         raise ValueError(f"n is {n}; 1 or more is allowed.")
     if aggregation == "mean":
         return 0
-    return max((n - 3) // 2, 0) if aggregation == "multi_krum" else (n - 1) // 2
+    if aggregation == "multi_krum":
+        return max((n - 3) // 2, 0)
+    return (n - 1) // 2
 
 
 def select_multi_krum(points: Floats, *, n_attackers: int) -> list[int]:
@@ -37,7 +46,8 @@ def select_multi_krum(points: Floats, *, n_attackers: int) -> list[int]:
     >>> select_multi_krum(np.array([[0.0], [1.0], [9.0], [2.0], [1.5]]), n_attackers=1)
     [0, 1, 3, 4]
     """
-    return [int(i) for i in np.flatnonzero(multi_krum(points, n_attackers=n_attackers) == 0)]
+    selected = multi_krum(points, n_attackers=n_attackers) == 0
+    return [int(client) for client in np.flatnonzero(selected)]
 
 
 def select_minimum_diameter(points: Floats, *, n_attackers: int) -> list[int]:
@@ -54,8 +64,8 @@ def select_minimum_diameter(points: Floats, *, n_attackers: int) -> list[int]:
 
     check_points(points)
     n = len(points)
-    f = check_attackers(n_attackers, n, most=most_attackers("minimum_diameter", n))
-    return tightest_clique(distances(points), n - f)
+    n_left_out = check_attackers(n_attackers, n, most=most_attackers("minimum_diameter", n))
+    return tightest_clique(distances(points), n - n_left_out)
 
 
 def median(vectors: Floats) -> Floats:
@@ -66,7 +76,10 @@ def median(vectors: Floats) -> Floats:
     >>> median(np.array([[1.0, 0.0], [2.0, 5.0], [90.0, 1.0]])).tolist()
     [2.0, 1.0]
     """
-    return trimmed_mean(vectors, n_attackers=most_attackers("median", len(vectors)) if len(vectors) else 0)
+    n = len(vectors)
+    # Without vectors `trimmed_mean` says what is wrong. Else one or two values of each coordinate are left.
+    n_trimmed = most_attackers("median", n) if n else 0
+    return trimmed_mean(vectors, n_attackers=n_trimmed)
 
 
 def trimmed_mean(vectors: Floats, *, n_attackers: int) -> Floats:
@@ -80,8 +93,10 @@ def trimmed_mean(vectors: Floats, *, n_attackers: int) -> Floats:
     """
     check_points(vectors, field="vectors")
     n = len(vectors)
-    f = check_attackers(n_attackers, n, most=most_attackers("trimmed_mean", n))
+    n_trimmed = check_attackers(n_attackers, n, most=most_attackers("trimmed_mean", n))
     with np.errstate(over="ignore"):
-        mean: Floats = np.sort(vectors, axis=0)[f : n - f].mean(axis=0)
+        # Sorted, so that the sum is formed in an order that does not depend on the hospitals'.
+        kept = np.sort(vectors, axis=0)[n_trimmed : n - n_trimmed]
+        mean: Floats = kept.mean(axis=0)
     check_result("The mean", mean)
     return mean

@@ -3,7 +3,8 @@
 `points` (n, m) float64 holds a row of coordinates for each of n clients: the gradients themselves or the columns of
 their triangular factor (`geometry`). The scores depend on lengths and angles only, so both give the same.
 Every score is float64 (n,), deterministic and finite. A ValueError names the argument, its value and what is allowed.
-docs/scores.md says which score sees which attack, measured.
+docs/scores.md says which score sees which attack, measured. Scores of several rounds, and those that need losses or
+the aggregate, take lengths that hospitals computed (`zeno` here, `contribution`). `aggregation` selects by scores.
 
 Disclosure: scores say how a hospital's gradient lies among the others. They go to the order's parties, as policy says.
 """
@@ -27,8 +28,10 @@ from analytics.scores.geometry import (
     triangular_factor,
 )
 
-_KMEANS_SEED, _KMEANS_STARTS = 0, 10
-_MOST_STEPS, _MOST_HALVINGS = 200, 60
+_KMEANS_SEED = 0
+_KMEANS_STARTS = 10
+_MOST_STEPS = 200
+_MOST_HALVINGS = 60
 _MOST_EFFORT = 2**24  # seconds; a hundred clients with p of a half, or thirty with any, take a fiftieth of it
 
 
@@ -73,7 +76,8 @@ def zeno(loss_before: Floats, loss_now: Floats, step: Floats, *, p: float) -> Fl
         check_finite(field, values[~np.isnan(values)])
     with np.errstate(over="ignore", invalid="ignore"):
         score = p * step - (loss_before - loss_now)
-    check_result("zeno", score[~(np.isnan(loss_before) | np.isnan(loss_now) | np.isnan(step))])
+    is_missing = np.isnan(loss_before) | np.isnan(loss_now) | np.isnan(step)
+    check_result("zeno", score[~is_missing])
     return score
 
 
@@ -89,13 +93,15 @@ def auror(points: Floats, *, k: int) -> Floats:
     """
     check_points(points)
     n_clusters = _whole("k", k, len(points))
-    same = np.tril(distances(points) == 0, -1).any(axis=1)
-    if n_clusters >= len(points) - same.sum():
+    # A client at the place of an earlier one adds no distinct vector.
+    repeats = np.tril(distances(points) == 0, -1).any(axis=1)
+    n_distinct = len(points) - repeats.sum()
+    if n_clusters >= n_distinct:
         return np.zeros(len(points))
     scaled, scale = to_unit_scale(points)
     labels = _clusters(scaled, n_clusters)
-    centres = np.array([scaled[labels == label].mean(axis=0) for label in labels])
-    return _finite(scale * lengths(scaled - centres))
+    own_centres = np.array([scaled[labels == label].mean(axis=0) for label in labels])
+    return _finite(scale * lengths(scaled - own_centres))
 
 
 def sniper(points: Floats, *, p: float) -> Floats:
@@ -114,15 +120,16 @@ def sniper(points: Floats, *, p: float) -> Floats:
     check_points(points)
     if not 0 < p <= 1:
         raise ValueError(f"p is {p}; a number above 0, at most 1, is allowed.")
-    # 0.55 * 100 is 55.00000000000001.
+    # 0.55 * 100 is 55.00000000000001, and 55 clients are meant.
     size = max(math.ceil(p * len(points) - 1e-9), 1)
     try:
-        return _all_but(tightest_clique(distances(points), size, most_effort=_MOST_EFFORT), len(points))
+        clique = tightest_clique(distances(points), size, most_effort=_MOST_EFFORT)
     except SearchTooLong:
         raise ValueError(
             f"p is {p}; with these {len(points)} clients the search for the group takes too long, a p nearer to 1 is "
             "allowed."
         ) from None
+    return _all_but(clique, len(points))
 
 
 def pca(points: Floats, *, k: float) -> Floats:
@@ -138,14 +145,15 @@ def pca(points: Floats, *, k: float) -> Floats:
     check_points(points)
     _check_components(k)
     scaled, scale = to_unit_scale(points)
-    left, sizes, _ = np.linalg.svd(scaled - scaled.mean(axis=0), full_matrices=False)
+    centred = scaled - scaled.mean(axis=0)
+    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     rank = int((sizes > RELATIVE_ZERO * np.linalg.norm(scaled)).sum())
-    kept = int(min(k, rank)) if k >= 1 else _n_explaining(k, sizes[:rank])
-    return (
-        _finite(scale * lengths(left[:, kept:rank] * sizes[kept:rank]))
-        if kept < rank
-        else np.zeros(len(points))
-    )
+    n_kept = int(min(k, rank)) if k >= 1 else _n_explaining(k, sizes[:rank])
+    if n_kept >= rank:
+        return np.zeros(len(points))
+    # A client's coordinates along the directions left out are what its reconstruction lacks.
+    lacking = left[:, n_kept:rank] * sizes[n_kept:rank]
+    return _finite(scale * lengths(lacking))
 
 
 def true_krum(points: Floats, *, n_attackers: int) -> Floats:
@@ -158,10 +166,12 @@ def true_krum(points: Floats, *, n_attackers: int) -> Floats:
     [10.0, 5.0, 13.0, 100.0]
     """
     check_points(points)
-    n, f = len(points), check_attackers(n_attackers, len(points), most=(len(points) - 3) // 2)
+    n = len(points)
+    n_far = check_attackers(n_attackers, n, most=(n - 3) // 2)
+    n_nearest = max(n - n_far - 2, 0)
     with np.errstate(over="ignore"):
         squares = distances(points) ** 2
-        return _finite(_nearest(squares, max(n - f - 2, 0)).sum(axis=1))
+        return _finite(_nearest(squares, n_nearest).sum(axis=1))
 
 
 def multi_krum(points: Floats, *, n_attackers: int, n_selected: int | None = None) -> Floats:
@@ -175,11 +185,16 @@ def multi_krum(points: Floats, *, n_attackers: int, n_selected: int | None = Non
     [0.0, 0.0, 0.0, 1.0]
     """
     check_points(points)
-    score, n = true_krum(to_unit_scale(points)[0], n_attackers=n_attackers), len(points)
+    n = len(points)
+    scaled, _ = to_unit_scale(points)
+    score = true_krum(scaled, n_attackers=n_attackers)
     count = n - n_attackers if n_selected is None else _whole("n_selected", n_selected, n)
+    # Clients below the last selected score are sure; those tied with it fill what is left, the first ones first.
     last = np.sort(score)[count - 1]
-    sure, tied = score < last * (1 - MARGIN), np.abs(score - last) <= last * MARGIN
-    return _all_but([*np.flatnonzero(sure), *np.flatnonzero(tied)][:count], n)
+    sure = np.flatnonzero(score < last * (1 - MARGIN))
+    tied = np.flatnonzero(np.abs(score - last) <= last * MARGIN)
+    selected = [*sure, *tied][:count]
+    return _all_but(selected, n)
 
 
 def geometric_median_distance(points: Floats) -> Floats:
@@ -212,19 +227,23 @@ def foolsgold_weight(points: Floats) -> Floats:
     check_points(points)
     # As in the paper's code a client's own entry and the floor of each maximum are 0, that is a distance of 1.
     similar = 1.0 - cosine_distances(points) - np.eye(len(points))
-    most = similar.max(axis=1)
-    pardon = np.divide(most[:, None], most, out=np.ones_like(similar), where=most > most[:, None])
+    most = similar.max(axis=1)  # v_i
+    is_pardoned = most > most[:, None]  # v_j > v_i
+    pardon = np.divide(most[:, None], most, out=np.ones_like(similar), where=is_pardoned)
     alpha = np.clip(1.0 - (similar * pardon).max(axis=1), 0.0, 1.0)
-    alpha = alpha / (alpha.max() or 1.0)
+    largest = alpha.max() or 1.0  # zero if all point the same way
+    alpha = alpha / largest
     with np.errstate(divide="ignore"):
-        weight: Floats = np.clip(np.log(alpha) - np.log1p(-alpha) + 0.5, 0.0, 1.0)
+        logit = np.log(alpha) - np.log1p(-alpha)
+        weight: Floats = np.clip(logit + 0.5, 0.0, 1.0)
     return 1.0 - weight
 
 
 def check_attackers(n_attackers: int, n: int, *, most: int) -> int:
     """n_attackers as an int. Raise ValueError unless it is whole and 0 <= n_attackers <= max(most, 0)."""
-    if not _is_whole(n_attackers) or not 0 <= n_attackers <= max(most, 0):
-        raise ValueError(f"n_attackers is {n_attackers}; with {n} clients 0 to {max(most, 0)} is allowed.")
+    allowed = max(most, 0)
+    if not _is_whole(n_attackers) or not 0 <= n_attackers <= allowed:
+        raise ValueError(f"n_attackers is {n_attackers}; with {n} clients 0 to {allowed} is allowed.")
     return int(n_attackers)
 
 
@@ -233,7 +252,8 @@ def _is_whole(value: float) -> bool:
 
 
 def _whole(field: str, value: float, most: int | None = None) -> int:
-    if not _is_whole(value) or value < 1 or (most is not None and value > most):
+    is_beyond = most is not None and value > most
+    if not _is_whole(value) or value < 1 or is_beyond:
         allowed = "1 or more" if most is None else f"from 1 to {most}"
         raise ValueError(f"{field} is {value}; a whole number, {allowed}, is allowed.")
     return int(value)
@@ -259,14 +279,15 @@ def _nearest(between: Floats, k: int) -> Floats:
 
 def _mean_of_nearest(between: Floats, k: int) -> Floats:
     nearest = _nearest(between, k)
-    return np.asarray(nearest.mean(axis=1)) if nearest.shape[1] else np.zeros(len(between))
+    if not nearest.shape[1]:  # one client alone
+        return np.zeros(len(between))
+    return np.asarray(nearest.mean(axis=1))
 
 
 def _clusters(points: Floats, k: int) -> Ints:
     """The cluster of each row. tol=0: the default stops earlier, by a variance that depends on unused coordinates."""
-    from sklearn.cluster import (
-        KMeans,
-    )  # takes a second, in every process of a federation, and only auror needs it
+    # It takes a second, in every process of a federation, and only auror needs it.
+    from sklearn.cluster import KMeans
 
     model = KMeans(k, n_init=_KMEANS_STARTS, tol=0.0, random_state=_KMEANS_SEED)
     with single_threads():
@@ -274,14 +295,19 @@ def _clusters(points: Floats, k: int) -> Ints:
 
 
 def _check_components(k: float) -> None:
-    if not (0 < k < 1 or (_is_whole(k) and k >= 1)):
+    is_share = 0 < k < 1
+    is_count = _is_whole(k) and k >= 1
+    if not is_share and not is_count:
         raise ValueError(
             f"k is {k}; a whole number of components, or a share of the variance above 0, is allowed."
         )
 
 
 def _n_explaining(share: float, sizes: Floats) -> int:
-    explained = np.cumsum(sizes**2) / max(float((sizes**2).sum()), 5e-324)
+    """The fewest directions whose variance is at least that share; `sizes` are the singular values, falling."""
+    variances = sizes**2
+    smallest_double = 5e-324
+    explained = np.cumsum(variances) / max(float(variances.sum()), smallest_double)
     return int(np.searchsorted(explained, share * (1 - RELATIVE_ZERO))) + 1
 
 
@@ -311,13 +337,22 @@ def _median_among(points: Floats) -> Floats | None:
     """
     between = distances(points)
     at_it = (between == 0).sum(axis=1)
-    optimal = [k for k in range(len(points)) if np.linalg.norm(_pull(points, between, k)) <= at_it[k] + 1e-11]
-    return np.asarray(np.average(points[optimal], axis=0, weights=1 / at_it[optimal])) if optimal else None
+    optimal = []
+    for client, n_there in enumerate(at_it):
+        pull = _pull(points, between, client)
+        if np.linalg.norm(pull) <= n_there + 1e-11:
+            optimal.append(client)
+    if not optimal:
+        return None
+    # Each distinct point once, however many clients are at it.
+    return np.asarray(np.average(points[optimal], axis=0, weights=1 / at_it[optimal]))
 
 
-def _pull(points: Floats, between: Floats, k: int) -> Floats:
-    away = between[k] > 0
-    pull: Floats = ((points[away] - points[k]) / between[k, away, None]).sum(axis=0)
+def _pull(points: Floats, between: Floats, client: int) -> Floats:
+    """The sum of the unit vectors from one client to all that are elsewhere."""
+    away = between[client] > 0
+    units = (points[away] - points[client]) / between[client, away, None]
+    pull: Floats = units.sum(axis=0)
     return pull
 
 
@@ -325,21 +360,27 @@ def _first_descent(points: Floats) -> Floats:
     """One step from the best of the points, downhill (Vardi and Zhang 2000, equation 2.6)."""
     between = distances(points)
     best = int(between.sum(axis=1).argmin())
-    away, pull = between[best] > 0, _pull(points, between, best)
-    share = min(1.0, float((~away).sum() / np.linalg.norm(pull)))
+    away = between[best] > 0
+    n_there = (~away).sum()
+    pull = _pull(points, between, best)
+    share = min(1.0, float(n_there / np.linalg.norm(pull)))
     target: Floats = np.average(points[away], axis=0, weights=1 / between[best, away])
     return np.asarray((1 - share) * target + share * points[best])
 
 
 def _newton_step(points: Floats, median: Floats) -> Floats:
     """The next point: f has the gradient sum u_i and the Hessian sum (I - u_i u_i^T) / r_i, u_i = (z - x_i) / r_i."""
-    reach = lengths(median - points)
-    units = (median - points) / reach[:, None]
-    hessian = (1 / reach).sum() * np.eye(len(median)) - (units / reach[:, None]).T @ units
-    step: Floats = np.linalg.solve(hessian, units.sum(axis=0))
+    away = median - points
+    reach = lengths(away)  # r_i
+    units = away / reach[:, None]  # u_i
+    gradient = units.sum(axis=0)
+    outer = (units / reach[:, None]).T @ units  # sum u_i u_i^T / r_i
+    hessian = (1 / reach).sum() * np.eye(len(median)) - outer
+    step: Floats = np.linalg.solve(hessian, gradient)
     before = reach.sum()
     for _ in range(_MOST_HALVINGS):
-        if lengths(median - step - points).sum() <= before * (1 + 1e-15):
+        after = lengths(median - step - points).sum()
+        if after <= before * (1 + 1e-15):
             break
         step = step / 2
     return median - step

@@ -12,6 +12,8 @@ the dozen thresholds, and does not end within a minute where the conflicts are t
 search here takes 0.01 to 0.4 s for p of a half and more, the graphs included.
 
 The module is imported where it is needed: networkx takes long to import, and every process of a federation would.
+
+From the top: `tightest_clique`; the vertex covers that give threshold and size; branch and bound among equals.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import networkx as nx
 import numpy as np
@@ -56,7 +59,7 @@ def tightest_clique(between: Floats, size: int, *, most_effort: float = math.inf
     [0, 1]
     """
     n = len(between)
-    values = np.unique(between[np.triu_indices(n, 1)])
+    values = np.unique(between[np.triu_indices(n, 1)])  # ascending
     if size == n or len(values) < 2:
         return list(range(n))
     effort = _Effort(most_effort)
@@ -76,7 +79,8 @@ def conflict_graph(between: Floats, threshold: float) -> nx.Graph:
     EdgeView([(0, 2)])
     """
     graph = nx.empty_graph(len(between))
-    graph.add_edges_from(np.argwhere(np.triu(between > threshold * (1 + MARGIN))).tolist())
+    is_far = np.triu(between > threshold * (1 + MARGIN))
+    graph.add_edges_from(np.argwhere(is_far).tolist())
     return graph
 
 
@@ -85,11 +89,15 @@ def _smallest_threshold(between: Floats, values: Floats, size: int, effort: _Eff
 
     Each vertex of a clique of `size` has size - 1 others within t, which is where it begins.
     """
-    n, reach = len(between), np.sort(between, axis=1)[:, size - 1]
-    low, high = int(np.searchsorted(values, np.sort(reach)[size - 1] * (1 - MARGIN))), len(values) - 1
+    n = len(between)
+    reach = np.sort(between, axis=1)[:, size - 1]  # of each vertex, itself at 0 included
+    least = np.sort(reach)[size - 1]
+    low = int(np.searchsorted(values, least * (1 - MARGIN)))
+    high = len(values) - 1
     while low < high:
         middle = (low + high) // 2
-        if _smallest_cover(conflict_graph(between, values[middle]), n - size, effort) is not None:
+        conflicts = conflict_graph(between, values[middle])
+        if _smallest_cover(conflicts, n - size, effort) is not None:
             high = middle
         else:
             low = middle + 1
@@ -102,19 +110,21 @@ def _smallest_cover(conflicts: nx.Graph, most: int, effort: _Effort) -> int | No
     components = [conflicts.subgraph(component) for component in nx.connected_components(conflicts)]
     # Of every pair of a matching at least one vertex is removed.
     budgets = [len(nx.maximal_matching(component)) for component in components]
-    for i, component in enumerate(components):
-        vertices = sum(1 << v for v in component)
-        while sum(budgets) <= most and not _coverable(neighbours, vertices, budgets[i], effort):
-            budgets[i] += 1
-    return sum(budgets) if sum(budgets) <= most else None
+    for place, component in enumerate(components):
+        vertices = sum(1 << vertex for vertex in component)
+        while sum(budgets) <= most and not _coverable(neighbours, vertices, budgets[place], effort):
+            budgets[place] += 1
+    n_removed = sum(budgets)
+    return n_removed if n_removed <= most else None
 
 
 def _neighbours(conflicts: nx.Graph) -> list[int]:
     """For each vertex the set of vertices in conflict with it, as bits."""
-    return [sum(1 << other for other in conflicts[v]) for v in range(len(conflicts))]
+    return [sum(1 << other for other in conflicts[vertex]) for vertex in range(len(conflicts))]
 
 
 def _bits(vertices: int) -> Iterator[int]:
+    """The vertices of a set, ascending."""
     while vertices:
         lowest = vertices & -vertices
         yield lowest.bit_length() - 1
@@ -126,29 +136,40 @@ def _coverable(conflicts: Sequence[int], vertices: int, budget: int, effort: _Ef
 
     Bounded search: a vertex of the highest degree is removed, or all its neighbours are.
     """
-    waiting, seen = [(vertices, budget)], set()
+    waiting = [(vertices, budget)]
+    seen = set()
     while waiting:
-        state = _kernel(conflicts, *waiting.pop(), effort)
-        if state is None or state[:2] in seen:
+        left, left_budget = waiting.pop()
+        kernel = _kernel(conflicts, left, left_budget, effort)
+        if kernel is None or (kernel.vertices, kernel.budget) in seen:
             continue
-        vertices, budget, top = state
+        vertices, budget, top = kernel
         if not vertices:
             return True
         seen.add((vertices, budget))
         neighbours = conflicts[top] & vertices
-        if (
-            neighbours.bit_count() > 2
-        ):  # else only cycles are left: of each, some smallest cover holds any vertex
-            if len(_groups(conflicts, vertices, effort)) < vertices.bit_count() - budget:
+        n_neighbours = neighbours.bit_count()
+        without_top = vertices & ~(1 << top)
+        # With at most two neighbours each, only cycles are left: of each, some smallest cover holds any vertex.
+        if n_neighbours > 2:
+            # What stays is without conflict, so that each group of vertices in conflict keeps one at most.
+            n_stay = vertices.bit_count() - budget
+            if len(_groups(conflicts, vertices, effort)) < n_stay:
                 continue
-            waiting.append((vertices & ~neighbours & ~(1 << top), budget - neighbours.bit_count()))
-        waiting.append((vertices & ~(1 << top), budget - 1))
+            waiting.append((without_top & ~neighbours, budget - n_neighbours))
+        waiting.append((without_top, budget - 1))
     return False
 
 
-def _kernel(
-    conflicts: Sequence[int], vertices: int, budget: int, effort: _Effort
-) -> tuple[int, int, int] | None:
+class _Kernel(NamedTuple):
+    """What is left to decide: whether `budget` vertices, removed, leave no conflict within `vertices`."""
+
+    vertices: int  # as bits
+    budget: int
+    top: int  # a vertex of the highest degree
+
+
+def _kernel(conflicts: Sequence[int], vertices: int, budget: int, effort: _Effort) -> _Kernel | None:
     """The same question with fewer vertices, and a vertex of the highest degree; None if the answer is no.
 
     A vertex without conflict stays, the neighbour of a vertex with one is removed, a vertex with more conflicts
@@ -156,20 +177,26 @@ def _kernel(
     """
     while budget >= 0:
         effort.spend(vertices)
-        before, n_pairs, degree, top = budget, 0, 0, 0
-        for v in _bits(vertices):
-            if not vertices >> v & 1:
+        before = budget
+        degree_sum, highest, top = 0, 0, 0
+        for vertex in _bits(vertices):
+            if not vertices >> vertex & 1:  # removed since
                 continue
-            neighbours = conflicts[v] & vertices
-            count = neighbours.bit_count()
-            if count < 2:
-                vertices, budget = vertices & ~neighbours & ~(1 << v), budget - count
-            elif count > budget:
-                vertices, budget = vertices ^ 1 << v, budget - 1
+            neighbours = conflicts[vertex] & vertices
+            degree = neighbours.bit_count()
+            if degree < 2:
+                vertices &= ~neighbours & ~(1 << vertex)
+                budget -= degree
+            elif degree > budget:
+                vertices ^= 1 << vertex
+                budget -= 1
             else:
-                n_pairs, degree, top = n_pairs + count, *max((degree, top), (count, v))
+                degree_sum += degree
+                highest, top = max((highest, top), (degree, vertex))
         if budget == before:
-            return (vertices, budget, top) if n_pairs <= 2 * budget * degree else None
+            # Each vertex removed ends `highest` conflicts at most.
+            is_possible = degree_sum <= 2 * budget * highest
+            return _Kernel(vertices, budget, top) if is_possible else None
     return None
 
 
@@ -178,59 +205,73 @@ def _groups(conflicts: Sequence[int], vertices: int, effort: _Effort) -> list[in
     groups = []
     while vertices:
         effort.spend(vertices)
-        found = min(_bits(vertices), key=lambda v: (conflicts[v] & vertices).bit_count())
-        group, candidates = 1 << found, conflicts[found] & vertices
+        found = _least_in_conflict(conflicts, vertices, vertices)
+        group = 1 << found
+        candidates = conflicts[found] & vertices
         while candidates:
             effort.spend(candidates)
-            found = min(_bits(candidates), key=lambda v: (conflicts[v] & vertices).bit_count())
-            group, candidates = group | 1 << found, candidates & conflicts[found]
+            found = _least_in_conflict(conflicts, candidates, vertices)
+            group |= 1 << found
+            candidates &= conflicts[found]
         groups.append(group)
         vertices &= ~group
     return groups
 
 
+def _least_in_conflict(conflicts: Sequence[int], candidates: int, vertices: int) -> int:
+    """The candidate with the fewest conflicts within `vertices`, the smallest of several."""
+    return min(_bits(candidates), key=lambda vertex: (conflicts[vertex] & vertices).bit_count())
+
+
 @dataclass(frozen=True, eq=False)
 class _Problem:
-    """Distances (n, n), the same with inf at conflicts, the conflicts as bits, and the largest clique's size."""
+    """What branch and bound asks: the clique of `size` vertices with the smallest sum of distances."""
 
-    between: Floats
-    compatible: Floats
-    conflicts: list[int]
-    size: int
+    between: Floats  # (n, n)
+    compatible: Floats  # the same with inf at conflicts
+    conflicts: list[int]  # of each vertex, as bits
+    size: int  # of the largest clique
     effort: _Effort
 
 
 @dataclass(frozen=True)
 class _Node:
-    """A set of cliques: all with the vertices `inside` (their sum is `total`) and others of `opened`.
-
-    `outlier` is the open vertex that costs most above the cheapest of its group.
-    """
+    """A set of cliques: all with the vertices `inside` and others of `opened`; both as bits."""
 
     inside: int
     opened: int
-    total: float
-    outlier: int
+    total: float  # the sum of distances inside
+    outlier: int  # the open vertex that costs most above the cheapest of its group
+
+
+class _Branch(NamedTuple):
+    """A set of cliques as in `_Node`, not yet narrowed."""
+
+    inside: int
+    opened: int
 
 
 def _best_clique(problem: _Problem) -> int:
     """Of the cliques of `size` the one of the smallest sum; of several within MARGIN the smallest vertices."""
-    limit, waiting = _smallest_sum(problem) * (1 + MARGIN), [(0, (1 << len(problem.between)) - 1)]
+    limit = _smallest_sum(problem) * (1 + MARGIN)
+    waiting = [_everything(problem)]
     while True:
-        node = _narrowed(problem, *waiting.pop(), limit=limit)
+        node = _narrowed(problem, waiting.pop(), limit=limit)
         if node is None:
             continue
         if not node.opened:
             return node.inside
-        lowest = (node.opened & -node.opened).bit_length() - 1
+        # The branch with the smallest open vertex first, so that the first clique found has the smallest vertices.
+        lowest = next(_bits(node.opened))
         waiting += [_without(node, lowest), _with(problem, node, lowest)]
 
 
 def _smallest_sum(problem: _Problem) -> float:
     """Depth first, the likelier branch first: leaving out the vertex that costs most."""
-    least, waiting = np.inf, [(0, (1 << len(problem.between)) - 1)]
+    least = np.inf
+    waiting = [_everything(problem)]
     while waiting:
-        node = _narrowed(problem, *waiting.pop(), limit=least * (1 - 1e-13))
+        node = _narrowed(problem, waiting.pop(), limit=least * (1 - 1e-13))
         if node is None:
             continue
         if not node.opened:
@@ -240,68 +281,87 @@ def _smallest_sum(problem: _Problem) -> float:
     return float(least)
 
 
-def _with(problem: _Problem, node: _Node, vertex: int) -> tuple[int, int]:
-    return node.inside | 1 << vertex, node.opened & ~(1 << vertex) & ~problem.conflicts[vertex]
+def _everything(problem: _Problem) -> _Branch:
+    return _Branch(0, (1 << len(problem.between)) - 1)
 
 
-def _without(node: _Node, vertex: int) -> tuple[int, int]:
-    return node.inside, node.opened & ~(1 << vertex)
+def _with(problem: _Problem, node: _Node, vertex: int) -> _Branch:
+    opened = node.opened & ~(1 << vertex) & ~problem.conflicts[vertex]
+    return _Branch(node.inside | 1 << vertex, opened)
 
 
-def _narrowed(problem: _Problem, inside: int, opened: int, *, limit: float) -> _Node | None:
+def _without(node: _Node, vertex: int) -> _Branch:
+    return _Branch(node.inside, node.opened & ~(1 << vertex))
+
+
+def _narrowed(problem: _Problem, branch: _Branch, *, limit: float) -> _Node | None:
     """The node without vertices that no clique of the size and of a sum within the limit has; None if none is left."""
+    inside, opened = branch
     while True:
         problem.effort.spend(opened)
         settled = _settled(problem, inside, opened)
         if settled is None:
             return None
-        inside, opened, n_missing = settled
+        inside, opened = settled
         chosen = np.array(list(_bits(inside)), dtype=np.int64)
         total = float(problem.between[np.ix_(chosen, chosen)].sum() / 2)
         if not opened:
             return _Node(inside, 0, total, -1) if total <= limit else None
-        vertices, least, excess = _bounds(problem, chosen, opened, n_missing)
-        possible = np.isfinite(least) & (total + least <= limit)
-        if possible.all():
-            return _Node(inside, opened, total, int(vertices[excess.argmax()]))
-        opened = sum(1 << int(v) for v in vertices[possible])
+        bounds = _bounds(problem, chosen, opened, problem.size - inside.bit_count())
+        is_possible = np.isfinite(bounds.least) & (total + bounds.least <= limit)
+        if is_possible.all():
+            outlier = bounds.vertices[bounds.excess.argmax()]
+            return _Node(inside, opened, total, int(outlier))
+        opened = sum(1 << int(vertex) for vertex in bounds.vertices[is_possible])
 
 
-def _settled(problem: _Problem, inside: int, opened: int) -> tuple[int, int, int] | None:
-    """Open vertices without conflict go inside, those with too many go; then how many are missing."""
+def _settled(problem: _Problem, inside: int, opened: int) -> _Branch | None:
+    """Open vertices without conflict go inside, those with too many go, until nothing changes; None if no clique of the
+    size is left.
+    """
     while True:
         n_missing = problem.size - inside.bit_count()
-        budget = opened.bit_count() - n_missing
+        budget = opened.bit_count() - n_missing  # so many open vertices may be left out
         if n_missing < 0 or budget < 0:
             return None
-        degrees = {v: (problem.conflicts[v] & opened).bit_count() for v in _bits(opened)}
-        free = sum(1 << v for v, degree in degrees.items() if degree == 0)
-        removed = sum(1 << v for v, degree in degrees.items() if degree > budget)
+        free = removed = 0
+        for vertex in _bits(opened):
+            degree = (problem.conflicts[vertex] & opened).bit_count()
+            if degree == 0:
+                free |= 1 << vertex
+            if degree > budget:
+                removed |= 1 << vertex
         if not free | removed:
-            return (
-                (inside, opened, n_missing)
-                if _coverable(problem.conflicts, opened, budget, problem.effort)
-                else None
-            )
-        inside, opened = inside | free, opened & ~free & ~removed
+            is_left = _coverable(problem.conflicts, opened, budget, problem.effort)
+            return _Branch(inside, opened) if is_left else None
+        inside |= free
+        opened &= ~free & ~removed
 
 
-def _bounds(problem: _Problem, chosen: Ints, opened: int, n_missing: int) -> tuple[Ints, Floats, Floats]:
-    """The open vertices, the least that the sum grows if each is taken, and its excess over the cheapest of its group.
+class _Bounds(NamedTuple):
+    """Of each open vertex, (n_opened,), in the order of their groups."""
 
-    A clique takes at most one vertex of each group. A vertex costs its distances to the chosen ones and half of
+    vertices: Ints
+    least: Floats  # the least that the sum grows if it is taken; inf if it cannot be
+    excess: Floats  # what it costs above the cheapest of its group
+
+
+def _bounds(problem: _Problem, chosen: Ints, opened: int, n_missing: int) -> _Bounds:
+    """A clique takes at most one vertex of each group. A vertex costs its distances to the chosen ones and half of
     those to the nearest compatible vertices of the other groups, as many as are missing beside it.
     """
     groups = [list(_bits(group)) for group in _groups(problem.conflicts, opened, problem.effort)]
-    vertices = np.array([v for group in groups for v in group])
-    of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-    starts = np.searchsorted(of, np.arange(len(groups)))
+    vertices = np.concatenate([np.array(group) for group in groups])
+    group_of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    starts = np.searchsorted(group_of, np.arange(len(groups)))
+    # The nearest vertex of each other group, (n_opened, n_groups).
     nearest = np.minimum.reduceat(problem.compatible[np.ix_(vertices, vertices)], starts, axis=1)
-    nearest[np.arange(len(vertices)), of] = np.inf
+    nearest[np.arange(len(vertices)), group_of] = np.inf
     costs = problem.between[np.ix_(vertices, chosen)].sum(axis=1)
     costs += np.sort(nearest, axis=1)[:, : n_missing - 1].sum(axis=1) / 2
+    # Beside the vertex the cheapest of as many other groups as are missing: without its own, or the dearest of them.
     cheapest = np.minimum.reduceat(costs, starts)
     taken = np.sort(cheapest)[:n_missing]
     with np.errstate(invalid="ignore"):  # inf - inf: nobody of the group can be taken
-        others = taken.sum() - np.minimum(cheapest[of], taken[-1])
-        return vertices, others + costs, costs - cheapest[of]
+        others = taken.sum() - np.minimum(cheapest[group_of], taken[-1])
+        return _Bounds(vertices, others + costs, costs - cheapest[group_of])

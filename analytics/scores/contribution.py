@@ -23,12 +23,15 @@ def grad_diff(norm: Floats, drift: Floats, dot: Floats, norm_before: Floats, *, 
     [1.0]
     """
     check_name("metric", metric, ("eu", "cos"))
-    for field, values in (("norm", norm), ("drift", drift), ("dot", dot), ("norm_before", norm_before)):
+    fields = {"norm": norm, "drift": drift, "dot": dot, "norm_before": norm_before}
+    for field, values in fields.items():
         check_same_rows(field, values, len(norm))
         check_finite(field, values)
         if field != "dot" and (values < 0).any():
             raise ValueError(f"{field} holds a negative number; a length is 0 or more.")
-    return drift.astype(np.float64) if metric == "eu" else _cosine_distance(norm, norm_before, dot)
+    if metric == "eu":
+        return drift.astype(np.float64)
+    return _cosine_distance(norm, norm_before, dot)
 
 
 def perf_diff(all_: Floats, without: Floats, *, metric: str) -> Floats:
@@ -51,9 +54,10 @@ def perf_diff(all_: Floats, without: Floats, *, metric: str) -> Floats:
 
 
 def _cosine_distance(norm: Floats, norm_before: Floats, dot: Floats) -> Floats:
-    zero, zero_before = norm == 0, norm_before == 0
+    is_zero = norm == 0
+    was_zero = norm_before == 0
     # One after the other: the product of two lengths may leave the range of numbers.
-    cosine = dot / np.where(zero, 1.0, norm) / np.where(zero_before, 1.0, norm_before)
-    return np.where(
-        zero | zero_before, np.where(zero & zero_before, 0.0, 1.0), np.clip(1.0 - cosine, 0.0, 2.0)
-    )
+    cosine = dot / np.where(is_zero, 1.0, norm) / np.where(was_zero, 1.0, norm_before)
+    distance = np.clip(1.0 - cosine, 0.0, 2.0)
+    distance = np.where(is_zero | was_zero, 1.0, distance)
+    return np.where(is_zero & was_zero, 0.0, distance)

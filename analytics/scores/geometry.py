@@ -1,7 +1,8 @@
 """The geometry of a round: the lengths of the hospitals' vectors and the angles between them, and nothing else.
 
 Every score of `anomaly` is unchanged by a rotation of all vectors. So a round of n vectors of any length is
-kept as its triangular factor R, n x n: column i holds n coordinates of vector i, with all distances and angles.
+kept as its triangular factor R, n x n: column i holds n coordinates of vector i, with all distances and angles
+(decision 28). `api/store/round_files.py` keeps it; `anomaly` scores its columns.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from analytics.arrays import Bools, Floats, check_finite, check_result
 
-Block = (
-    NDArray[Any] | Sequence[NDArray[Any]]
-)  # n vectors over some columns: an array (n, b), or n arrays (b,)
+# n vectors over some columns: an array (n, b), or n arrays (b,)
+Block = NDArray[Any] | Sequence[NDArray[Any]]
 Blocks = Iterable[Block] | Callable[[], Iterable[Block]]
 
 # Vectors nearer than this, measured by their lengths, are the same: sixteen digits do not carry more, and rotated
@@ -63,12 +63,14 @@ def triangular_factor(blocks: Blocks, n: int) -> Floats:
     if n < 1:
         raise ValueError(f"n is {n}; 1 or more is allowed.")
     with single_threads():
-        if not callable(blocks) and iter(blocks) is blocks:
+        if not callable(blocks) and iter(blocks) is blocks:  # an iterator, which cannot start again
             return _by_qr(blocks, n)
         again: Callable[[], Iterable[Block]] = blocks if callable(blocks) else lambda: blocks
         gram, n_columns = _gram_matrix(again(), n)
         factor = _by_cholesky(gram) if n * n_columns > _SMALL else None
-        return _by_qr(again(), n) if factor is None else factor
+        if factor is None:
+            return _by_qr(again(), n)
+        return factor
 
 
 def combine_factors(factors: Iterable[Floats]) -> Floats:
@@ -88,9 +90,11 @@ def combine_factors(factors: Iterable[Floats]) -> Floats:
             raise ValueError(
                 f"A factor has the shape {factor.shape}; one square shape for all layers is expected."
             )
-        together = (
-            factor if together is None else _finished(_reduced(np.vstack([together, factor])), len(factor))
-        )
+        if together is None:
+            together = factor
+        else:
+            stacked = np.vstack([together, factor])
+            together = _finished(_reduced(stacked), len(factor))
     if together is None:
         raise ValueError("There are no factors; one square shape for all layers is expected.")
     return together
@@ -129,13 +133,12 @@ def distances(points: Floats) -> Floats:
 
     Taken from the differences, not from inner products. A distance of at most RELATIVE_ZERO (|x_i| + |x_j|) is 0.
     """
-    from scipy.spatial.distance import (
-        pdist,
-        squareform,
-    )  # a third of a second, which most processes do without
+    # A third of a second, which most processes do without.
+    from scipy.spatial.distance import pdist, squareform
 
     scaled, scale = to_unit_scale(points)
-    between, reach = squareform(pdist(scaled), checks=False), lengths(scaled)
+    between = squareform(pdist(scaled), checks=False)
+    reach = lengths(scaled)
     between[between <= RELATIVE_ZERO * (reach[:, None] + reach)] = 0.0
     return scale * between
 
@@ -173,26 +176,33 @@ def _pieces(
     with ThreadPoolExecutor(_THREADS) as pool:
         for block in blocks:
             width = _checked_width(block, n)
-            parts = [slice(start, min(start + _PIECE, width)) for start in range(0, width, _PIECE)]
-            begun = [(part.stop - part.start, pool.submit(work, block, part)) for part in parts]
-            yield from ((size, done.result()) for size, done in waiting)
+            begun = []
+            for start in range(0, width, _PIECE):
+                end = min(start + _PIECE, width)
+                begun.append((end - start, pool.submit(work, block, slice(start, end))))
+            for size, running in waiting:
+                yield size, running.result()
             waiting = begun
-        yield from ((size, done.result()) for size, done in waiting)
+        for size, running in waiting:
+            yield size, running.result()
 
 
 def _gram_matrix(blocks: Iterable[Block], n: int) -> tuple[Floats, int]:
     """G G^T (n, n) and the number of columns."""
-    total, n_columns = np.zeros((n, n)), 0
+    total = np.zeros((n, n))
+    n_columns = 0
     with np.errstate(over="ignore", invalid="ignore"):
         for width, part in _pieces(_piece_gram, blocks, n):
-            total, n_columns = total + part, n_columns + width
+            total = total + part
+            n_columns += width
     return total, n_columns
 
 
 def _piece_gram(block: Block, columns: slice) -> Floats:
     """The Gram matrix of some columns, through a float64 copy that stays in the processor's cache."""
     n = len(block)
-    total, copy = np.zeros((n, n)), np.empty((n, _COPY))
+    total = np.zeros((n, n))
+    copy = np.empty((n, _COPY))
     for left in range(columns.start, columns.stop, _COPY):
         right = min(left + _COPY, columns.stop)
         for row, vector in enumerate(block):
@@ -205,21 +215,24 @@ def _piece_gram(block: Block, columns: slice) -> Floats:
 
 def _checked_width(block: Block, n: int) -> int:
     shapes = {np.shape(vector) for vector in block}
-    if len(block) != n or len(shapes) != 1 or len(shape := shapes.pop()) != 1:
+    widths = {shape[0] for shape in shapes if len(shape) == 1}
+    if len(block) != n or len(shapes) != 1 or len(widths) != 1:
         raise ValueError(f"A block holds {len(block)} vectors; {n} of one length are expected.")
-    return int(shape[0])
+    return int(widths.pop())
 
 
 def _by_cholesky(gram: Floats) -> Floats | None:
     """The factor of a Gram matrix, or None where its squares do not carry enough digits."""
-    squares, (least, most) = gram.diagonal(), _SAFE_SQUARES
+    squares = gram.diagonal()
+    least, most = _SAFE_SQUARES
     if not ((squares > least) & (squares < most)).all():
         return None
     try:
         factor = np.ascontiguousarray(np.linalg.cholesky(gram).T, dtype=np.float64)
     except np.linalg.LinAlgError:
         return None
-    return factor if (factor.diagonal() >= _SAFE_RATIO * np.sqrt(squares)).all() else None
+    keeps_digits = factor.diagonal() >= _SAFE_RATIO * np.sqrt(squares)
+    return factor if keeps_digits.all() else None
 
 
 def _by_qr(blocks: Iterable[Block], n: int) -> Floats:
@@ -233,7 +246,8 @@ def _piece_factor(block: Block, columns: slice) -> Floats:
     """The triangular factor of some columns."""
     factor = np.zeros((0, len(block)))
     for left in range(columns.start, columns.stop, _QR_COLUMNS):
-        values = [vector[left : min(left + _QR_COLUMNS, columns.stop)] for vector in block]
+        right = min(left + _QR_COLUMNS, columns.stop)
+        values = [vector[left:right] for vector in block]
         rows = np.array(values, dtype=np.float64).T
         check_finite("A gradient", rows)
         factor = _reduced(np.vstack([factor, rows]))
@@ -253,4 +267,5 @@ def _finished(factor: Floats, n: int) -> Floats:
     square = np.zeros((n, n))
     square[: len(factor)] = np.triu(factor)
     negative: Bools = square.diagonal() < 0
-    return np.where(negative[:, None], -square, square) + 0.0
+    turned = np.where(negative[:, None], -square, square)
+    return turned + 0.0  # no negative zeros

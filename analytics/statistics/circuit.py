@@ -9,6 +9,9 @@ ring needs as many bits as the largest number that is opened or compared:
 With a value per row, rows without one count as zero, by factors 1 or 0 of the hospitals whose values may be missing, so
 that no hospital learns which rows of another are missing. Aggregates are over rows that have every value: those without
 one are left out before anything is computed, so that a total is a sum of the columns themselves.
+
+Steps and `Plan` first, then the compiler that writes them. `weighing` asks a plan what its totals are made of (decision
+44); `agents/statistics/shared_expression.py` computes it on shares.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from analytics.statistics.expression import (
     subtract,
     valid,
 )
-from analytics.statistics.rowwise import Fixed, Kind, can_be_missing, kind_of, multiplier, results
+from analytics.statistics.rowwise import Fixed, Kind, can_be_missing, kind_of, multiplier, results, sign_of
 
 MOST_BITS = 2_048
 MOST_ROWS = 2**40
@@ -48,16 +51,22 @@ class Leaf:
     node: Node
 
 
+Term = tuple[int, int]
+"""(register, coefficient). A pair, since steps are written as text in vectors."""
+
+
 @dataclass(frozen=True)
 class Linear:
-    """constant + sum of coefficient * register over `terms` (register, coefficient)."""
+    """constant + the sum of `terms`."""
 
-    terms: tuple[tuple[int, int], ...]
+    terms: tuple[Term, ...]
     constant: int = 0
 
 
 @dataclass(frozen=True)
 class Product:
+    """left * right, of two registers."""
+
     left: int
     right: int
 
@@ -80,6 +89,8 @@ class Exclusive:
 
 @dataclass(frozen=True)
 class Conjunction:
+    """left and right, of two registers."""
+
     left: int
     right: int
 
@@ -99,27 +110,27 @@ Step = Leaf | Linear | Product | Sign | Exclusive | Conjunction | Part
 class Total:
     """A sum over all rows: of their values (`sum`), or of the squares of these (`squares`)."""
 
-    of: str
-    node: Node
-    register: int
-    kind: Kind
+    of: str  # sum, squares
+    node: Node  # what it is over
+    register: int  # what is added over all rows
+    kind: Kind  # scale and bound of one row's number
 
 
 @dataclass(frozen=True)
 class Plan:
     """The steps in their order, each writing the register of its own number, and what is opened at the end.
 
-    Row level: `value` per row and, where rows may miss one, `valid`. Otherwise: `totals`, over the rows in which every
-    column that is named has a value, and everything that is `needed`; nothing else tells of a row that it is left out.
+    Totals are over the rows in which every column that is named has a value, and everything that is `needed`; nothing
+    else tells of a row that it is left out.
     """
 
     expression: Expression
-    types: Mapping[str, Fixed]
-    providers: tuple[int, ...]
+    types: Mapping[str, Fixed]  # of "alias.column"
+    providers: tuple[int, ...]  # user ids, sorted
     steps: tuple[Step, ...]
-    value: int | None
-    valid: int | None
-    totals: tuple[Total, ...]
+    value: int | None  # row level: the register of each row's value
+    valid: int | None  # row level: the register that says which rows have one, where some may not
+    totals: tuple[Total, ...]  # otherwise
     needed: tuple[Leaf, ...]
 
     @property
@@ -155,31 +166,41 @@ class Plan:
     @property
     def own_bits(self) -> int:
         """The most bits of a number that a hospital computes of its own columns, the sign's bit included."""
-        leaves = [*(step for step in self.steps if isinstance(step, Leaf)), *self.needed]
-        nodes = (node for leaf in leaves for node in leaf.node.every())
-        numbers = (node for node in nodes if not node.is_boolean)
-        return max((kind_of(number, self.types).bound.bit_length() + 1 for number in numbers), default=0)
+        leaves = [step for step in self.steps if isinstance(step, Leaf)]
+        most = 0
+        for leaf in (*leaves, *self.needed):
+            for node in leaf.node.every():
+                if not node.is_boolean:
+                    most = max(most, kind_of(node, self.types).bound.bit_length() + 1)
+        return most
 
     def summed(self, provider: int) -> list[Node]:
         """What this provider computes of its own columns that is added over all rows as it stands."""
+        # A dict as an ordered set: each leaf once, in the order of the totals.
+        registers: dict[int, None] = {}
         added = [total.register for total in self.totals if total.of == "sum"]
-        linear = [step.terms for register in added if isinstance(step := self.steps[register], Linear)]
-        registers = dict.fromkeys([*added, *(register for terms in linear for register, _ in terms)])
-        leaves = [step for register in registers if isinstance(step := self.steps[register], Leaf)]
-        return [leaf.node for leaf in leaves if leaf.provider == provider and leaf.node.aliases]
+        registers.update(dict.fromkeys(added))
+        for register in added:
+            step = self.steps[register]
+            if isinstance(step, Linear):
+                registers.update(dict.fromkeys(added_register for added_register, _ in step.terms))
+        steps = [self.steps[register] for register in registers]
+        leaves = [step for step in steps if isinstance(step, Leaf) and step.provider == provider]
+        return [leaf.node for leaf in leaves if leaf.node.aliases]
 
     def batches(self, n_rows: int) -> Iterator[slice]:
         """The rows that are computed at once, of whole words of 64 but for the last."""
-        bits = self.bits(n_rows) * -(-len(self.providers) // BATCH_PROVIDERS)
-        size = min(BATCH_ROWS, BATCH_BITS // bits // 64 * 64)
+        n_shares = -(-len(self.providers) // BATCH_PROVIDERS)
+        bits_of_row = self.bits(n_rows) * n_shares
+        size = min(BATCH_ROWS, BATCH_BITS // bits_of_row // 64 * 64)
         for start in range(0, n_rows, size):
             yield slice(start, min(start + size, n_rows))
 
     def finish(self, totals: Iterable[int], n_rows: int) -> Fraction | None:
         """The value over all rows of the opened totals; None where nothing counts, or a divisor is zero."""
-        opened = {
-            (t.of, t.node): number * t.kind.scale for t, number in zip(self.totals, totals, strict=True)
-        }
+        opened = {}
+        for total, number in zip(self.totals, totals, strict=True):
+            opened[total.of, total.node] = number * total.kind.scale
         return _finish(self.expression.root, opened, Fraction(n_rows))
 
 
@@ -190,13 +211,13 @@ def plan(expression: Expression, types: Mapping[str, Fixed], owners: Mapping[str
     alias the expression does not name is a provider all the same). Raises ExpressionError where a type is missing or
     the ring would need more than MOST_BITS.
     """
-    untyped = [
-        f"{alias}.{column}" for alias, column in expression.columns if f"{alias}.{column}" not in types
-    ]
+    named = [f"{alias}.{column}" for alias, column in expression.columns]
+    untyped = [column for column in named if column not in types]
     if untyped:
         raise ExpressionError(f"{untyped[0]} has no type.", "Let its provider announce one.")
     made = _Compiler(types, owners).plan(expression)
-    if (bits := max(made.bits(MOST_ROWS), made.own_bits)) > MOST_BITS:
+    bits = max(made.bits(MOST_ROWS), made.own_bits)
+    if bits > MOST_BITS:
         raise ExpressionError(
             f"The expression needs numbers of {bits} bits; {MOST_BITS} are computed.",
             "Multiply fewer columns, or declare fewer digits.",
@@ -208,32 +229,50 @@ class _Compiler:
     """Writes steps; equal nodes share a register."""
 
     def __init__(self, types: Mapping[str, Fixed], owners: Mapping[str, int]) -> None:
-        self._types, self._owners = types, owners
+        self._types = types
+        self._owners = owners
         self._providers = tuple(sorted(set(owners.values())))
         self._steps: list[Step] = []
         self._known: dict[Node, int] = {}
 
     def plan(self, expression: Expression) -> Plan:
-        root, value, exists = expression.root, None, None
+        root = expression.root
+        value: int | None = None
+        exists: int | None = None
         totals: list[Total] = []
         needed: list[Leaf] = []
         if expression.is_row_level:
             flags = self._flags(root)
             value = self._register(self._counted(root))
-            exists = self._register(_all_of("and", flags)) if flags else None
+            exists = self._register(_all_of(flags)) if flags else None
         else:
-            aggregates = sorted({n for n in root.every() if n.op in AGGREGATES and n.args}, key=repr)
-            opened = dict.fromkeys((of, n.args[0]) for n in aggregates for of in _OPENED[n.op])
+            # Sorted, so that every party writes the same steps.
+            found = {node for node in root.every() if node.op in AGGREGATES and node.args}
+            aggregates = sorted(found, key=repr)
+            # Dicts as ordered sets: sum and avg of one node open one total.
+            opened: dict[tuple[str, Node], None] = {}
+            parts: dict[Node, None] = {}
+            for aggregate in aggregates:
+                summand = aggregate.args[0]
+                opened.update(dict.fromkeys((of, summand) for of in _OPENED[aggregate.op]))
+                parts.update(dict.fromkeys(_local_parts(summand)))
             totals = [self._total(of, node) for of, node in opened]
-            parts = dict.fromkeys(part for n in aggregates for part in _local_parts(n.args[0]))
             needed = [Leaf(self._owners[min(part.aliases)], part) for part in parts]
-        steps = tuple(self._steps)
-        kept = dict(self._types)
-        return Plan(expression, kept, self._providers, steps, value, exists, tuple(totals), tuple(needed))
+        return Plan(
+            expression=expression,
+            types=dict(self._types),
+            providers=self._providers,
+            steps=tuple(self._steps),
+            value=value,
+            valid=exists,
+            totals=tuple(totals),
+            needed=tuple(needed),
+        )
 
     def _total(self, of: str, node: Node) -> Total:
         added = node if of == "sum" else multiply(node, node)
-        return Total(of, node, self._register(added), kind_of(added, self._types))
+        register = self._register(added)
+        return Total(of, node, register, kind_of(added, self._types))
 
     def _flags(self, node: Node) -> list[Node]:
         """For each alias whose values may be missing: whether it has all that the node uses."""
@@ -248,18 +287,26 @@ class _Compiler:
         flags = self._flags(node)
         if len(node.aliases) <= 1 or not flags:
             return node
-        return _all_of("and", [*flags, node]) if node.is_boolean else multiply(*map(indicator, flags), node)
+        if node.is_boolean:
+            return _all_of([*flags, node])
+        # Times 1 or 0, so that nobody learns which rows of another hospital have no value (decision 36).
+        factors = [indicator(flag) for flag in flags]
+        return multiply(*factors, node)
 
     def _register(self, node: Node) -> int:
         """Where the node's value stands; joint nodes of one alias at most are leaves."""
-        if node not in self._known:
-            if len(node.aliases) <= 1 and node.op != "constant":
-                alias = next(iter(node.aliases), None)
-                provider = self._providers[0] if alias is None else self._owners[alias]
-                self._known[node] = self._write(Leaf(provider, node))
-            else:
-                self._known[node] = self._boolean(node) if node.is_boolean else self._number(node)
-        return self._known[node]
+        if node in self._known:
+            return self._known[node]
+        if len(node.aliases) <= 1 and node.op != "constant":
+            alias = next(iter(node.aliases), None)
+            provider = self._providers[0] if alias is None else self._owners[alias]
+            register = self._write(Leaf(provider, node))
+        elif node.is_boolean:
+            register = self._boolean(node)
+        else:
+            register = self._number(node)
+        self._known[node] = register
+        return register
 
     def _write(self, step: Step) -> int:
         self._steps.append(step)
@@ -268,7 +315,7 @@ class _Compiler:
     def _number(self, node: Node) -> int:
         match node.op:
             case "constant":
-                return self._write(Linear((), (node.value > 0) - (node.value < 0)))
+                return self._write(Linear((), sign_of(node.value)))
             case "+":
                 return self._sum(node)
             case "*":
@@ -280,38 +327,47 @@ class _Compiler:
         raise ExpressionError(f"{node.op} over several providers is not computed.", "Divide aggregates only.")
 
     def _sum(self, node: Node) -> int:
-        into, terms, number = kind_of(node, self._types), [], 0
+        """Each term's integer times what brings it to the sum's scale; a constant is its sign at its own scale."""
+        into = kind_of(node, self._types)
+        terms: list[Term] = []
+        constant = 0
         for part in _grouped(node):
             lift = multiplier(kind_of(part, self._types), into)
             if part.op == "constant":
-                number = lift if part.value > 0 else -lift
+                constant = lift if part.value > 0 else -lift
             else:
                 terms.append((self._register(part), lift))
-        return self._write(Linear(tuple(terms), number))
+        return self._write(Linear(tuple(terms), constant))
 
     def _product(self, node: Node) -> int:
         """Factor by factor; a constant's size is in the scale, so that only its sign is left."""
-        sign, register = 1, None
+        sign = 1
+        register: int | None = None
         for part in _grouped(node):
             if part.op == "constant":
-                sign = (part.value > 0) - (part.value < 0)
-            else:
-                factor = self._register(part)
-                register = factor if register is None else self._write(Product(register, factor))
+                sign = sign_of(part.value)
+                continue
+            factor = self._register(part)
+            register = factor if register is None else self._write(Product(register, factor))
         if register is None:
             raise ExpressionError("A product has no factor.", "Name a column.")
-        return register if sign == 1 else self._write(Linear(((register, sign),)))
+        if sign == 1:
+            return register
+        return self._write(Linear(((register, sign),)))
 
     def _choice(self, node: Node) -> int:
         """case: else + c (result - else), from the last branch to the first."""
         into = kind_of(node, self._types)
-        *given, default = [
-            (self._register(r), multiplier(kind_of(r, self._types), into)) for r in results(node)
+        into = kind_of(node, self._types)
+        *branches, default = [
+            (self._register(result), multiplier(kind_of(result, self._types), into))
+            for result in results(node)
         ]
         register = self._write(Linear((default,)))
-        for condition, (branch, lift) in zip(node.args[-3::-2], reversed(given), strict=True):
+        conditions = node.args[-3::-2]  # the last one first
+        for condition, branch in zip(conditions, reversed(branches), strict=True):
             flag = self._register(indicator(condition))
-            difference = self._write(Linear(((branch, lift), (register, -1))))
+            difference = self._write(Linear((branch, (register, -1))))
             change = self._write(Product(flag, difference))
             register = self._write(Linear(((register, 1), (change, 1))))
         return register
@@ -323,7 +379,8 @@ class _Compiler:
         register = parts[0]
         for part in parts[1:]:
             both = self._write(Product(register, part))
-            register = self._write(Linear(((register, 1), (part, 1), (both, -2))))
+            terms = ((register, 1), (part, 1), (both, -2))
+            register = self._write(Linear(terms))
         return register
 
     def _boolean(self, node: Node) -> int:
@@ -334,7 +391,7 @@ class _Compiler:
                 return self._write(Exclusive((self._register(node.args[0]),), constant=True))
             case "and":
                 return self._conjunction([self._register(part) for part in _grouped(node)])
-            case "or":
+            case "or":  # not (not a and not b)
                 inverted = [self._inverse(self._register(part)) for part in _grouped(node)]
                 return self._inverse(self._conjunction(inverted))
             case "case":
@@ -344,7 +401,8 @@ class _Compiler:
     def _comparison(self, node: Node) -> int:
         """a < b is the sign of a - b; a = b the one of a - b - 1 without that of a - b."""
         difference = subtract(*node.args)
-        register, bound = self._register(difference), kind_of(difference, self._types).bound
+        register = self._register(difference)
+        bound = kind_of(difference, self._types).bound
         below = self._write(Sign(register, bound.bit_length() + 1))
         if node.op == "<":
             return below
@@ -362,8 +420,10 @@ class _Compiler:
         return self._write(Exclusive((bit,), constant=True))
 
     def _boolean_choice(self, node: Node) -> int:
-        *given, register = [self._register(result) for result in results(node)]
-        for condition, branch in zip(node.args[-3::-2], reversed(given), strict=True):
+        """case: else xor (c and (result xor else)), from the last branch to the first."""
+        *branches, register = [self._register(result) for result in results(node)]
+        conditions = node.args[-3::-2]  # the last one first
+        for condition, branch in zip(conditions, reversed(branches), strict=True):
             differs = self._write(Exclusive((branch, register)))
             change = self._write(Conjunction(self._register(condition), differs))
             register = self._write(Exclusive((register, change)))
@@ -374,27 +434,39 @@ _OPENED = {"sum": ("sum",), "avg": ("sum",), "var": ("sum", "squares"), "count":
 """The totals behind each aggregate; how many rows there are is known."""
 
 
-def _all_of(op: str, nodes: list[Node]) -> Node:
-    return nodes[0] if len(nodes) == 1 else multiply(*nodes) if op == "*" else Node(op, tuple(nodes))
+def _all_of(booleans: list[Node]) -> Node:
+    if len(booleans) == 1:
+        return booleans[0]
+    return Node("and", tuple(booleans))
 
 
 def _local_parts(node: Node) -> list[Node]:
     """The largest subtrees over one alias."""
     if len(node.aliases) <= 1:
         return [node] if node.aliases else []
-    return [part for arg in node.args for part in _local_parts(arg)]
+    parts: list[Node] = []
+    for arg in node.args:
+        parts += _local_parts(arg)
+    return parts
 
 
 def _grouped(node: Node) -> list[Node]:
     """The arguments of a joint node, those of one alias made one."""
     groups: dict[frozenset[str] | int, list[Node]] = {}
-    for i, arg in enumerate(node.args):
-        groups.setdefault(arg.aliases if len(arg.aliases) == 1 else i, []).append(arg)
-    join = {"+": lambda parts: add(*parts), "*": lambda parts: multiply(*parts)}.get(node.op)
-    return [
-        parts[0] if len(parts) == 1 else join(parts) if join else Node(node.op, tuple(parts))
-        for parts in groups.values()
-    ]
+    for place, arg in enumerate(node.args):
+        key = arg.aliases if len(arg.aliases) == 1 else place
+        groups.setdefault(key, []).append(arg)
+    return [_joined(node.op, parts) for parts in groups.values()]
+
+
+def _joined(op: str, parts: list[Node]) -> Node:
+    if len(parts) == 1:
+        return parts[0]
+    if op == "+":
+        return add(*parts)
+    if op == "*":
+        return multiply(*parts)
+    return Node(op, tuple(parts))
 
 
 def _finish(node: Node, opened: Mapping[tuple[str, Node], Fraction], n_rows: Fraction) -> Fraction | None:
@@ -403,14 +475,20 @@ def _finish(node: Node, opened: Mapping[tuple[str, Node], Fraction], n_rows: Fra
     if node.op in AGGREGATES:
         return _aggregate(node, opened, n_rows)
     parts = [_finish(arg, opened, n_rows) for arg in node.args]
-    if any(part is None for part in parts):
-        return None
     numbers = [part for part in parts if part is not None]
+    if len(numbers) < len(parts):
+        return None
     value = numbers[0]
     for number in numbers[1:]:
-        if node.op == "/" and not number:
-            return None
-        value = value + number if node.op == "+" else value * number if node.op == "*" else value / number
+        match node.op:
+            case "+":
+                value = value + number
+            case "*":
+                value = value * number
+            case _:
+                if not number:
+                    return None
+                value = value / number
     return value
 
 
@@ -425,5 +503,6 @@ def _aggregate(node: Node, opened: Mapping[tuple[str, Node], Fraction], n_rows: 
             return opened["sum", arg] if n_rows else None
         case "avg":
             return opened["sum", arg] / n_rows if n_rows else None
+    # var: (n sum x^2 - (sum x)^2) / (n (n - 1))
     squares = n_rows * opened["squares", arg] - opened["sum", arg] ** 2
     return squares / (n_rows * (n_rows - 1)) if n_rows > 1 else None

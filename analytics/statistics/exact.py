@@ -6,6 +6,9 @@ whatever the order, the split into hospitals or the offset: 1e9 + {1, 2, 3} has 
 
 Bounds: |x| < 2^1024, n <= 2^40, 5^400 < 2^929. So |sum x| UNIT < 2^3067 and |sum x y| UNIT^2 < 2^6094; SUM_BITS and
 SQUARE_BITS hold them with their sign in whole 64-bit words. They are the same for all data, which they say nothing of.
+
+Moments, numbers as integers, answers, answers as text; in this order. Decisions 32 and 33. Rows are added up in
+`agents/rows/exact_totals.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from math import isqrt
 
 Number = float | int | Decimal
 Tell = Callable[[Fraction], Number]
-"""How a rational number is told: `nearest`, or `told`."""
+"""How a rational number is given in an answer: `nearest`, or `told`."""
 
 TWO_DIGITS = 1_074
 FIVE_DIGITS = 400
@@ -44,8 +47,8 @@ class Moments:
     """
 
     n: int = 0
-    total: int = 0
-    squares: int = 0
+    total: int = 0  # UNIT sum x
+    squares: int = 0  # UNIT^2 sum x^2
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.n + other.n, self.total + other.total, self.squares + other.squares)
@@ -63,7 +66,8 @@ class JointMoments:
     products: int = 0
 
     def __add__(self, other: JointMoments) -> JointMoments:
-        return JointMoments(*(a + b for a, b in zip(self.numbers, other.numbers, strict=True)))
+        pairs = zip(self.numbers, other.numbers, strict=True)
+        return JointMoments(*(own + added for own, added in pairs))
 
     @property
     def numbers(self) -> tuple[int, int, int, int, int, int]:
@@ -116,9 +120,14 @@ def _decimal(text: str) -> int:
         raise ValueError("A text is no number.")
     mantissa, _, exponent = text.lower().partition("e")
     whole, _, decimals = mantissa.partition(".")
-    digits, shift = int(whole + decimals), int(exponent or 0) - len(decimals)
+    digits = int(whole + decimals)
+    shift = int(exponent or 0) - len(decimals)
+    if not digits:
+        return 0
     power = int(10 ** abs(shift))
-    return _scaled_ratio(digits * (power if shift > 0 else 1), 1 if shift > 0 else power) if digits else 0
+    if shift > 0:
+        return _scaled_ratio(digits * power, 1)
+    return _scaled_ratio(digits, power)
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -133,7 +142,7 @@ def nearest(value: Fraction) -> float:
 
 
 def told(value: Fraction) -> Number:
-    """A result as an answer tells it: the nearest double, between 2^53 and 10^60 with all its digits if it ends.
+    """A result as an answer gives it: the nearest double, between 2^53 and 10^60 with all its digits if it ends.
 
     There doubles are further apart than whole numbers, and the last digits of a sum of long numbers would go. No
     database has longer whole numbers than that: what is larger comes of doubles.
@@ -147,7 +156,9 @@ def told(value: Fraction) -> Number:
         return nearest(value)
     if value.denominator == 1:
         return value.numerator
-    return nearest(value) if _n_decimals(value.denominator) is None else Decimal(text_of(value))
+    if _n_decimals(value.denominator) is None:
+        return nearest(value)
+    return Decimal(text_of(value))
 
 
 def sum_of(moments: Moments, tell: Tell = nearest) -> Number:
@@ -157,7 +168,9 @@ def sum_of(moments: Moments, tell: Tell = nearest) -> Number:
 
 def mean(moments: Moments, tell: Tell = nearest) -> Number | None:
     """sum x / n; None without rows."""
-    return tell(Fraction(moments.total, UNIT * moments.n)) if moments.n else None
+    if not moments.n:
+        return None
+    return tell(Fraction(moments.total, UNIT * moments.n))
 
 
 def variance(moments: Moments, ddof: int = 1, tell: Tell = nearest) -> Number | None:
@@ -188,6 +201,7 @@ def correlation(moments: JointMoments) -> float | None:
     spread_y = n * moments.squares_y - moments.total_y**2
     if not spread_x or not spread_y:
         return None
+    # The root of a rational number, so that it is rounded once.
     size = nearest_root(Fraction(products**2, spread_x * spread_y))
     return size if products >= 0 else -size
 
@@ -200,12 +214,17 @@ def nearest_root(value: Fraction) -> float:
     shift = max(0, 128 - value.numerator.bit_length() + value.denominator.bit_length())
     dividend = value.numerator << 2 * shift
     root = isqrt(dividend // value.denominator)
-    is_inexact = root * root * value.denominator != dividend
-    return nearest(Fraction(2 * root + is_inexact, 2 << shift))
+    is_exact = root * root * value.denominator == dividend
+    # Anything left is half a unit of the root's last place: enough to be on the right side of a tie of doubles.
+    doubled = 2 * root if is_exact else 2 * root + 1
+    return nearest(Fraction(doubled, 2 << shift))
 
 
 def _covariance(n: int, products: int, total_x: int, total_y: int, ddof: int) -> Fraction | None:
-    return Fraction(n * products - total_x * total_y, n * (n - ddof) * UNIT**2) if n > ddof and n else None
+    if not n or n <= ddof:
+        return None
+    # (sum x y - sum x sum y / n) / (n - ddof), over one denominator.
+    return Fraction(n * products - total_x * total_y, n * (n - ddof) * UNIT**2)
 
 
 # --- as text ---------------------------------------------------------------------------------------------------------
@@ -220,14 +239,13 @@ def text_of(value: Fraction) -> str:
     """
     if value.denominator == 1:
         return str(value.numerator)
-    if (nearest := _double(value)) is not None and Fraction(nearest) == value:
-        return repr(nearest)
+    double = _double(value)
+    if double is not None and Fraction(double) == value:
+        return repr(double)
     digits = _n_decimals(value.denominator)
     if digits is not None:
         return _decimal_text(value.numerator * (10**digits // value.denominator), digits)
-    if nearest is None:
-        return str(round(value))
-    return repr(nearest)
+    return str(round(value)) if double is None else repr(double)
 
 
 def _double(value: Fraction) -> float | None:
@@ -239,13 +257,21 @@ def _double(value: Fraction) -> float | None:
 
 def _n_decimals(denominator: int) -> int | None:
     """The digits after the point of a number that ends, if they are at most MOST_DECIMALS."""
-    twos = (denominator & -denominator).bit_length() - 1
-    rest, fives = denominator >> twos, 0
+    # It ends if the denominator is 2^twos 5^fives.
+    lowest_bit = denominator & -denominator
+    twos = lowest_bit.bit_length() - 1
+    rest = denominator >> twos
+    fives = 0
     while rest % 5 == 0 and fives <= MOST_DECIMALS:
-        rest, fives = rest // 5, fives + 1
-    return max(twos, fives) if rest == 1 and max(twos, fives) <= MOST_DECIMALS else None
+        rest //= 5
+        fives += 1
+    digits = max(twos, fives)
+    if rest != 1 or digits > MOST_DECIMALS:
+        return None
+    return digits
 
 
 def _decimal_text(number: int, digits: int) -> str:
+    sign = "-" if number < 0 else ""
     whole, fraction = divmod(abs(number), 10**digits)
-    return f"{'-' if number < 0 else ''}{whole}.{fraction:0{digits}d}"
+    return f"{sign}{whole}.{fraction:0{digits}d}"

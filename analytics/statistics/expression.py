@@ -9,11 +9,15 @@ have any number of arguments, so a tree's depth is the nesting that was written.
 
 Where something is missing. A row has a value if all that it uses has one: NULL or a division by zero anywhere gives
 NULL, in `and`, `or` and `case` too. Only within one hospital's columns does `case` leave out the branches not taken.
+
+Nodes and how they are made first, then the text, then the reader of the parser's tree. `rowwise` computes a tree at one
+hospital, `circuit` turns it into steps on shares.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -70,12 +74,17 @@ class Node:
     @cached_property
     def aliases(self) -> frozenset[str]:
         """Whose columns it is over."""
-        own = (self.value[0],) if self.op == "column" else ()
-        return frozenset(own).union(*(arg.aliases for arg in self.args))
+        if self.op == "column":
+            alias, _ = self.value
+            return frozenset({alias})
+        return frozenset[str]().union(*(arg.aliases for arg in self.args))
 
     @cached_property
     def is_boolean(self) -> bool:
-        return self.op in BOOLEANS or (self.op == "case" and self.args[1].is_boolean)
+        if self.op == "case":
+            first_result = self.args[1]
+            return first_result.is_boolean
+        return self.op in BOOLEANS
 
     @cached_property
     def depth(self) -> int:
@@ -132,7 +141,8 @@ class Expression:
     @cached_property
     def columns(self) -> tuple[tuple[str, str], ...]:
         """(alias, column) of all columns it names, sorted."""
-        return tuple(sorted({node.value for node in self.root.every() if node.op == "column"}))
+        named = {node.value for node in self.root.every() if node.op == "column"}
+        return tuple(sorted(named))
 
     def columns_of(self, alias: str) -> tuple[str, ...]:
         return tuple(column for owner, column in self.columns if owner == alias)
@@ -167,7 +177,9 @@ def parse_expression(text: str, columns: Mapping[str, Collection[str] | None]) -
     """
     _check_text(text)
     root = _Reader(columns).read(_parsed(text))
-    if any(node.op == "constant" and not _is_short(node.value) for node in root.every()):
+    # Checked on the tree: a product of short constants may be long.
+    constants = [node.value for node in root.every() if node.op == "constant"]
+    if not all(_is_short(value) for value in constants):
         raise _too_many_digits()
     if not root.aliases and not _has_aggregate(root):
         raise ExpressionError("The expression names no column.", "Name one as alias.column.")
@@ -185,20 +197,27 @@ def compare_sum(columns: Collection[tuple[str, str]], comparison: str, *, thresh
         raise ExpressionError("The comparison is none of >=, >, <=, <.", "Give one of them.")
     if not columns:
         raise ExpressionError("There is no column to add.", "Name a value_column for each provider.")
-    total = reduce(add, [Node("column", value=(alias, column)) for alias, column in columns])
+    total = reduce(add, [Node("column", value=pair) for pair in columns])
     return Expression(_COMPARISONS[comparison](total, constant(threshold)))
 
 
 def _flat(op: str, nodes: tuple[Node, ...]) -> Node:
     """One node of all arguments, the constants among them made one."""
-    parts = [part for node in nodes for part in (node.args if node.op == op else (node,))]
+    parts: list[Node] = []
+    for node in nodes:
+        parts.extend(node.args if node.op == op else (node,))
     if op in ("and", "or"):
         return Node(op, tuple(parts))
     rest = tuple(part for part in parts if part.op != "constant")
-    neutral = Fraction(op == "*")
-    found = [part.value for part in parts if part.op == "constant"]
-    number = sum(found, neutral) if op == "+" else reduce(lambda a, b: a * b, found, neutral)
-    args = (*((constant(number),) if number != neutral or not rest else ()), *rest)
+    constants = [part.value for part in parts if part.op == "constant"]
+    if op == "+":
+        neutral = Fraction(0)
+        number = sum(constants, neutral)
+    else:
+        neutral = Fraction(1)
+        number = math.prod(constants, start=neutral)
+    adds_nothing = number == neutral and bool(rest)
+    args = rest if adds_nothing else (constant(number), *rest)
     return args[0] if len(args) == 1 else Node(op, args)
 
 
@@ -212,10 +231,11 @@ def _check_text(text: str) -> None:
         raise ExpressionError(
             f"The expression has more than {MOST_CHARACTERS} characters.", "Write it shorter."
         )
-    if not text.isprintable() and not all(c.isprintable() or c in "\t\r\n" for c in text):
+    if not all(character.isprintable() or character in "\t\r\n" for character in text):
         raise ExpressionError("The expression holds characters that cannot be printed.", "Leave them out.")
     if _nesting(text) > DEEPEST:
         raise _too_deep()
+    # The parser drops comments, and what one party reads another must not overlook.
     if any(mark in text for mark in ("--", "/*", "{#")):
         raise ExpressionError(
             "The expression holds a comment (-- or /*).", "Leave it out; write - (-1) for --1."
@@ -223,10 +243,11 @@ def _check_text(text: str) -> None:
 
 
 def _nesting(text: str) -> int:
+    """The most brackets and cases that are open at once."""
     steps = {"(": 1, "case": 1, ")": -1, "end": -1}
-    return max(
-        itertools.accumulate(steps.get(word, 0) for word in re.findall(r"[()]|\w+", text.lower())), default=0
-    )
+    words = re.findall(r"[()]|\w+", text.lower())
+    depths = itertools.accumulate(steps.get(word, 0) for word in words)
+    return max(depths, default=0)
 
 
 def _parsed(text: str) -> Any:
@@ -239,9 +260,10 @@ def _parsed(text: str) -> Any:
     except SqlglotError:
         statements = []
     select = statements[0] if len(statements) == 1 else None
-    if isinstance(select, exp.Select) and {k for k, v in select.args.items() if v} == {"expressions"}:
+    if isinstance(select, exp.Select):
+        clauses = {name for name, value in select.args.items() if value}
         inner = select.expressions
-        if len(inner) == 1 and type(inner[0]) is exp.Paren:
+        if clauses == {"expressions"} and len(inner) == 1 and type(inner[0]) is exp.Paren:
             return inner[0].this
     raise ExpressionError("The expression cannot be read.", f"Use {_ALLOWED}, over alias.column.")
 
@@ -252,8 +274,9 @@ def _check_no_type(text: str) -> None:
         tokens = sqlglot.tokenize(text)
     except SqlglotError:
         return
-    if any(a.token_type in Parser.TYPE_TOKENS and b.text == "(" for a, b in itertools.pairwise(tokens)):
-        raise _no_function()
+    for token, following in itertools.pairwise(tokens):
+        if token.token_type in Parser.TYPE_TOKENS and following.text == "(":
+            raise _no_function()
 
 
 def _no_function() -> ExpressionError:
@@ -271,17 +294,20 @@ def _level(node: Node) -> str:
     if node.op == "column":
         return "row"
     levels = {_level(arg) for arg in node.args} - {"constant"}
-    return "constant" if not levels else levels.pop() if len(levels) == 1 else "mixed"
+    if not levels:
+        return "constant"
+    return levels.pop() if len(levels) == 1 else "mixed"
 
 
 _COMPARISONS: dict[str, Callable[[Node, Node], Node]] = {
-    "=": lambda a, b: Node("=", (a, b)),
-    "<>": lambda a, b: invert(Node("=", (a, b))),
-    "<": lambda a, b: Node("<", (a, b)),
-    ">": lambda a, b: Node("<", (b, a)),
-    "<=": lambda a, b: invert(Node("<", (b, a))),
-    ">=": lambda a, b: invert(Node("<", (a, b))),
+    "=": lambda left, right: Node("=", (left, right)),
+    "<>": lambda left, right: invert(Node("=", (left, right))),
+    "<": lambda left, right: Node("<", (left, right)),
+    ">": lambda left, right: Node("<", (right, left)),
+    "<=": lambda left, right: invert(Node("<", (right, left))),
+    ">=": lambda left, right: invert(Node("<", (left, right))),
 }
+"""All of = and <, the only comparisons that are computed."""
 _COMPARISON_TYPES = {exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.GT: ">", exp.LTE: "<=", exp.GTE: ">="}
 _AGGREGATE_TYPES = {exp.Sum: "sum", exp.Avg: "avg", exp.Variance: "var"}
 
@@ -354,8 +380,11 @@ class _Reader:
     def _terms(self, tree: Any) -> Node:
         """a + b - c, however many: the parser nests them to the left."""
         first, others = _unnested(tree, (exp.Add, exp.Sub))
-        numbers = [(kind, self._number(part)) for kind, part in others]
-        return add(self._number(first), *(negate(n) if kind is exp.Sub else n for kind, n in numbers))
+        terms = []
+        for kind, part in others:
+            number = self._number(part)
+            terms.append(negate(number) if kind is exp.Sub else number)
+        return add(self._number(first), *terms)
 
     def _factors(self, tree: Any) -> Node:
         first, others = _unnested(tree, (exp.Mul, exp.Div))
@@ -367,17 +396,21 @@ class _Reader:
 
     def _connect(self, op: str, tree: Any) -> Node:
         first, others = _unnested(tree, (type(tree),))
-        return _flat(op, tuple(self._boolean(part) for part in (first, *(part for _, part in others))))
+        parts = [first, *(part for _, part in others)]
+        return _flat(op, tuple(self._boolean(part) for part in parts))
 
     def _compare(self, tree: Any) -> Node:
-        sides = [self._of_rows(self._number(side)) for side in (tree.this, tree.expression)]
-        return _COMPARISONS[_COMPARISON_TYPES[type(tree)]](*sides)
+        left = self._of_rows(self._number(tree.this))
+        right = self._of_rows(self._number(tree.expression))
+        comparison = _COMPARISON_TYPES[type(tree)]
+        return _COMPARISONS[comparison](left, right)
 
     def _column(self, tree: Any) -> Node:
-        parts = [tree.args.get(name) for name in ("table", "this")]
-        if not all(type(part) is exp.Identifier for part in parts) or tree.args.get("db"):
+        table, this = tree.args.get("table"), tree.args.get("this")
+        are_names = type(table) is exp.Identifier and type(this) is exp.Identifier
+        if not are_names or tree.args.get("db"):
             raise ExpressionError("The expression names a column without its alias.", "Write alias.column.")
-        alias, column = (str(part.this) for part in parts if part is not None)
+        alias, column = str(table.this), str(this.this)
         if alias not in self._columns:
             known = ", ".join(sorted(self._columns))
             raise ExpressionError(
@@ -392,15 +425,21 @@ class _Reader:
 
     def _case(self, tree: Any) -> Node:
         conditions = [self._condition(tree, part) for part in tree.args["ifs"]]
+        results = [part.args["true"] for part in tree.args["ifs"]]
         default = tree.args.get("default")
-        results = [part.args["true"] for part in tree.args["ifs"]] + ([] if default is None else [default])
+        if default is not None:
+            results.append(default)
         values = [self._of_rows(self.read(result)) for result in results]
         if len({value.is_boolean for value in values}) > 1:
             raise ExpressionError(
                 "A case gives numbers and comparisons.", "Let all its branches give numbers."
             )
-        pairs = [part for pair in zip(conditions, values, strict=False) for part in pair]
-        node = Node("case", (*pairs, *values[len(conditions) :]))
+        args: list[Node] = []
+        for condition, value in zip(conditions, values, strict=False):
+            args += [condition, value]
+        args += values[len(conditions) :]  # else
+        node = Node("case", tuple(args))
+        # A circuit knows of each hospital's own columns which rows have a value, of joint conditions it does not.
         if default is None and len(node.aliases) > 1:
             raise ExpressionError("A case over several providers has no else.", "Add else 0, or what fits.")
         return node
@@ -409,8 +448,9 @@ class _Reader:
         """`case when c` or `case x when c`."""
         if tree.this is None:
             return self._boolean(part.this)
-        sides = [self._of_rows(self._number(side)) for side in (tree.this, part.this)]
-        return Node("=", tuple(sides))
+        left = self._of_rows(self._number(tree.this))
+        right = self._of_rows(self._number(part.this))
+        return Node("=", (left, right))
 
     def _aggregate(self, tree: Any) -> Node:
         return self._over(_AGGREGATE_TYPES[type(tree)], tree.this)
@@ -423,13 +463,16 @@ class _Reader:
     def _count(self, tree: Any) -> Node:
         if tree.args.get("expressions"):
             raise ExpressionError("count has several arguments.", "Give it one, or *.")
-        return Node("count") if type(tree.this) is exp.Star else self._over("count", tree.this)
+        if type(tree.this) is exp.Star:
+            return Node("count")
+        return self._over("count", tree.this)
 
     def _over(self, op: str, tree: Any) -> Node:
         inner = self._of_rows(self.read(tree))
         if not inner.aliases:
             raise ExpressionError(f"{op} is over no column.", "Name one, or write count(*).")
-        return Node(op, (indicator(inner) if inner.is_boolean else inner,))
+        number = indicator(inner) if inner.is_boolean else inner
+        return Node(op, (number,))
 
 
 def _literal(tree: Any) -> Node:
@@ -438,9 +481,10 @@ def _literal(tree: Any) -> Node:
             "The expression holds a constant that is no decimal number.", "Write 1.5 or 2e6."
         )
     digits, _, exponent = str(tree.this).lower().partition("e")
-    if abs(int(exponent or 0)) > MOST_DIGITS:
+    power = int(exponent or 0)
+    if abs(power) > MOST_DIGITS:
         raise _too_many_digits()
-    return constant(Fraction(digits.rstrip(".")) * Fraction(10) ** int(exponent or 0))
+    return constant(Fraction(digits.rstrip(".")) * Fraction(10) ** power)
 
 
 def _unnested(tree: Any, kinds: tuple[type, ...]) -> tuple[Any, list[tuple[type, Any]]]:
@@ -453,7 +497,8 @@ def _unnested(tree: Any, kinds: tuple[type, ...]) -> tuple[Any, list[tuple[type,
 
 
 def _is_short(value: Fraction) -> bool:
-    return bool(max(abs(value.numerator), value.denominator) < 10**MOST_DIGITS)
+    longest = max(abs(value.numerator), value.denominator)
+    return bool(longest < 10**MOST_DIGITS)
 
 
 def _too_many_digits() -> ExpressionError:

@@ -6,7 +6,9 @@ keys; a round asks how many rows lie below some pivots in each bracket, and keep
 pivots to a bracket find any of both kinds in 11 rounds, and after so many a search ends in any case.
 
 Whoever has the counts makes the same brackets and pivots of them. So every hospital whose rows are counted can search
-itself, and need not be told by another one what to count.
+itself, and need not learn from another one what to count (decision 43; among whole numbers decision 60).
+
+`Search` is the search; `agents/statistics/quantile_rounds.py` counts and sends.
 """
 
 from __future__ import annotations
@@ -50,15 +52,16 @@ def values_of(keys: Ints) -> Floats:
     return np.where(keys < 0, _SIGN - keys, keys).view(np.float64)
 
 
-_LEAST, _MOST = (int(keys_of(np.array([sign * np.finfo(np.float64).max]))[0]) for sign in (-1, 1))
+_LARGEST_DOUBLE = np.finfo(np.float64).max
+_LEAST_KEY, _MOST_KEY = keys_of(np.array([-_LARGEST_DOUBLE, _LARGEST_DOUBLE])).tolist()
 
 
 @dataclass(frozen=True)
 class Bracket:
     """The value of one rank lies at a key in low..high - 1; n_below rows lie below low, n_within between."""
 
-    low: int
-    high: int
+    low: int  # a key
+    high: int  # a key, not in the bracket
     n_below: int
     n_within: int
 
@@ -96,7 +99,7 @@ class Search:
         self.min_rows = min_rows
         self.whole = whole
         self._n_rounds = 0
-        least, most = (LEAST_WHOLE, MOST_WHOLE) if whole else (_LEAST, _MOST)
+        least, most = (LEAST_WHOLE, MOST_WHOLE) if whole else (_LEAST_KEY, _MOST_KEY)
         self.brackets = {rank: Bracket(least, most + 1, 0, n_rows) for rank in ranks}
         self._stopped = {rank for rank in ranks if n_rows < min_rows}
 
@@ -111,8 +114,10 @@ class Search:
             raise ValueError("There is not one count for each pivot.")
         known = dict(zip(keys, map(int, counts), strict=True))
         for bracket in self.brackets.values():
-            known |= {bracket.low: bracket.n_below, bracket.high: bracket.n_below + bracket.n_within}
-        if sorted(known.values()) != [known[key] for key in sorted(known)]:
+            known[bracket.low] = bracket.n_below
+            known[bracket.high] = bracket.n_below + bracket.n_within
+        in_order_of_keys = [known[key] for key in sorted(known)]
+        if in_order_of_keys != sorted(in_order_of_keys):
             raise ValueError("The counts do not rise with the pivots.")
         for rank in set(self.brackets) - self._stopped:
             self._narrow_one(rank, known)
@@ -124,39 +129,48 @@ class Search:
         low, high = self._values([bracket.low, bracket.high - 1]).tolist()
         if bracket.high - bracket.low == 1:
             return Found(low, True, low, high)
+        # Its rows as if they lay evenly, each in the middle of its part.
         share = (2 * (rank - bracket.n_below) + 1) / (2 * bracket.n_within)
         return Found(interpolated(low, high, share), False, low, high)
 
     def _values(self, keys: Sequence[int]) -> Pivots:
-        return np.array(keys, dtype=object) if self.whole else values_of(np.array(keys, dtype=np.int64))
+        if self.whole:
+            return np.array(keys, dtype=object)
+        return values_of(np.array(keys, dtype=np.int64))
 
     def _pivot_keys(self) -> list[int]:
-        keys: set[int] = set()
         if self._n_rounds == MOST_ROUNDS:
             return []
+        keys: set[int] = set()
         for rank, bracket in self.brackets.items():
-            if rank not in self._stopped:
-                width = bracket.high - bracket.low
-                keys |= {bracket.low + width * i // SECTIONS for i in range(1, SECTIONS)}
-                keys -= {bracket.low, bracket.high}
+            if rank in self._stopped:
+                continue
+            width = bracket.high - bracket.low
+            keys |= {bracket.low + width * section // SECTIONS for section in range(1, SECTIONS)}
+            # Their counts are known; a narrow bracket has sections without a key.
+            keys -= {bracket.low, bracket.high}
         return sorted(keys)
 
     def _narrow_one(self, rank: int, known: dict[int, int]) -> None:
         """The smallest run of neighbouring sections around the rank that holds min_rows rows."""
         old = self.brackets[rank]
         keys = [key for key in sorted(known) if old.low <= key <= old.high]
-        right = next(i for i, key in enumerate(keys) if known[key] > rank)
+        counts = [known[key] for key in keys]
+        right = next(place for place, count in enumerate(counts) if count > rank)
         left = right - 1
-        while known[keys[right]] - known[keys[left]] < self.min_rows:
-            gains = {
-                left - 1: known[keys[left]] - known[keys[left - 1]] if left else -1,
-                right + 1: known[keys[right + 1]] - known[keys[right]] if right + 1 < len(keys) else -1,
-            }
-            chosen = max(gains, key=lambda place: gains[place])
-            left, right = min(left, chosen), max(right, chosen)
-        new = Bracket(keys[left], keys[right], known[keys[left]], known[keys[right]] - known[keys[left]])
+        # Fewer than min_rows rows are not singled out: the section takes in the neighbour of more rows.
+        while counts[right] - counts[left] < self.min_rows:
+            gain_left = counts[left] - counts[left - 1] if left else -1
+            gain_right = counts[right + 1] - counts[right] if right + 1 < len(keys) else -1
+            if gain_left >= gain_right:
+                left -= 1
+            else:
+                right += 1
+        n_within = counts[right] - counts[left]
+        new = Bracket(keys[left], keys[right], counts[left], n_within)
         self.brackets[rank] = new
-        if new.high - new.low == 1 or 2 * (new.high - new.low) > old.high - old.low:
+        width = new.high - new.low
+        if width == 1 or 2 * width > old.high - old.low:
             self._stopped.add(rank)
 
 
@@ -174,19 +188,23 @@ def quantile_ranks(q: float, n_rows: int) -> tuple[int, int, float]:
         raise ValueError("A quantile needs rows, and q between 0 and 1.")
     place = (n_rows - 1) * float(q)
     low = int(place)
-    return low, low + (place > low), place - low
+    high = low + 1 if place > low else low
+    return low, high, place - low
 
 
 def interpolated(low: float, high: float, share: float) -> float:
     """low + share (high - low) from the nearer end, as numpy does; rounded once where the difference overflows."""
     difference = high - low
     if isinf(difference):
-        return nearest(Fraction(low) + Fraction(share) * (Fraction(high) - Fraction(low)))
-    return low + difference * share if share < 0.5 else high - difference * (1 - share)
+        exact = Fraction(low) + Fraction(share) * (Fraction(high) - Fraction(low))
+        return nearest(exact)
+    if share < 0.5:
+        return low + difference * share
+    return high - difference * (1 - share)
 
 
 def interpolated_whole(low: int, high: int, q: float, n_rows: int) -> Number:
-    """The q-quantile between the two whole numbers at the ranks of `quantile_ranks`, told with all its digits.
+    """The q-quantile between the two whole numbers at the ranks of `quantile_ranks`, with all its digits.
 
     Up to 2^53 both are doubles, and the answer is the one of `interpolated`, to the last bit. Beyond it is
     low + (q (n_rows - 1) - rank of low) (high - low) in rational arithmetic, q being the decimal that is written.
@@ -200,5 +218,6 @@ def interpolated_whole(low: int, high: int, q: float, n_rows: int) -> Number:
     if max(abs(low), abs(high)) <= LARGEST_WHOLE:
         return interpolated(float(low), float(high), share)
     exact_share = Fraction(repr(float(q))) * (n_rows - 1) - rank
-    # the rank was found in doubles, which may have rounded the place over a neighbour
-    return told(low + min(max(exact_share, Fraction(0)), Fraction(1)) * (high - low))
+    # The rank was found in doubles, which may have rounded the place over a neighbour.
+    within = min(max(exact_share, Fraction(0)), Fraction(1))
+    return told(low + within * (high - low))

@@ -5,12 +5,14 @@ A number is an integer times a scale known to all, and the integer's bound is kn
     scale(x + y) = gcd of both scales      bound = m_x B_x + m_y B_y, m = scale of the term / scale of the sum
     scale(x y)   = product                 bound = B_x B_y
     scale(x / y) = 2^-128                  |x / y| < 2^64, rounded once to the nearest double
+
+`kind_of` gives both of a node, `compute` its rows. `circuit` uses the first at every party, the second at one hospital.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
@@ -29,19 +31,19 @@ _ALL_DOUBLES_FROM = 2.0 ** (53 - QUOTIENT_FRACTION_BITS)
 
 @dataclass(frozen=True)
 class Fixed:
-    """A column's numbers are integers / (2^two 5^five), |integer| < 2^bits; `nullable` says that some may be missing.
+    """A column's numbers are integers / (2^two 5^five), |integer| < 2^bits.
 
     DECIMAL(p, s) is Fixed(s, s, ceil(p log2 10)), an integer of k bits Fixed(0, 0, k), a double Fixed(128, 0, 192).
-    A column that cannot miss a value takes fewer joint products.
     """
 
     two: int
     five: int
     bits: int
-    nullable: bool = True
+    nullable: bool = True  # some may be missing; a column that cannot miss a value takes fewer joint products
 
     def __post_init__(self) -> None:
-        if not (0 <= self.two <= 2000 and 0 <= self.five <= 2000 and 1 <= self.bits <= 4000):
+        are_fractions_in_range = 0 <= self.two <= 2000 and 0 <= self.five <= 2000
+        if not are_fractions_in_range or not 1 <= self.bits <= 4000:
             raise ExpressionError(
                 "A column's type has digits outside of what is computed.", "Give it fewer digits."
             )
@@ -67,10 +69,10 @@ class Kind:
 class Column:
     """One hospital's rows of one column, in the joint order: its integers, and which of them exist.
 
-    values (n_rows,) int64, or objects that are int; valid (n_rows,) bool; where it is False, the value is not read.
+    Both are (n_rows,).
     """
 
-    values: NDArray[Any]
+    values: NDArray[Any]  # int64, or objects that are int; not read where there is no value
     valid: Bools
 
     def __getitem__(self, rows: slice) -> Column:
@@ -79,11 +81,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Computed:
-    """Values of rows (integers at the node's scale, or bool), zero or False where missing; and why some are missing."""
+    """What a node gives for each of some rows: arrays (n_rows,)."""
 
-    values: NDArray[Any]
-    valid: Bools
-    divided_by_zero: Bools
+    values: NDArray[Any]  # integers at the node's scale, or bool; zero or False where missing
+    valid: Bools  # which rows have a value
+    divided_by_zero: Bools  # which of the others have none for that reason
 
 
 def name(node: Node) -> str:
@@ -98,16 +100,17 @@ def kind_of(node: Node, types: Mapping[str, Fixed]) -> Kind:
             fixed = types[name(node)]
             return Kind(fixed.scale, 2**fixed.bits - 1)
         case "constant":
-            return Kind(abs(node.value) or Fraction(1), int(node.value != 0))
+            size = abs(node.value) or Fraction(1)  # the scale of zero is 1
+            return Kind(size, abs(sign_of(node.value)))
         case "indicator":
             return Kind(Fraction(1), 1)
         case "/":
             return Kind(Fraction(1, 2**QUOTIENT_FRACTION_BITS), 2**QUOTIENT_BITS - 1)
         case "*":
             kinds = [kind_of(arg, types) for arg in node.args]
-            return Kind(
-                math.prod((k.scale for k in kinds), start=Fraction(1)), math.prod(k.bound for k in kinds)
-            )
+            scale = math.prod((kind.scale for kind in kinds), start=Fraction(1))
+            bound = math.prod(kind.bound for kind in kinds)
+            return Kind(scale, bound)
         case "+":
             return _common([kind_of(arg, types) for arg in node.args], sum)
         case "case":
@@ -117,8 +120,17 @@ def kind_of(node: Node, types: Mapping[str, Fixed]) -> Kind:
 
 def results(case: Node) -> tuple[Node, ...]:
     """What a case can give: its branches and its else."""
-    pairs = len(case.args) // 2
-    return (*case.args[1 : 2 * pairs : 2], *case.args[2 * pairs :])
+    n_branches = len(case.args) // 2
+    branches = case.args[1 : 2 * n_branches : 2]
+    default = case.args[2 * n_branches :]  # one, or none
+    return (*branches, *default)
+
+
+def sign_of(value: Fraction) -> int:
+    """1, 0 or -1: the integer of a constant, whose size is its scale."""
+    if not value:
+        return 0
+    return 1 if value > 0 else -1
 
 
 def multiplier(kind: Kind, into: Kind) -> int:
@@ -135,8 +147,8 @@ def can_be_missing(node: Node, types: Mapping[str, Fixed]) -> bool:
             return False
         case "/":
             return True
-    open_case = node.op == "case" and len(node.args) % 2 == 0
-    return open_case or any(can_be_missing(arg, types) for arg in node.args)
+    is_without_else = node.op == "case" and len(node.args) % 2 == 0
+    return is_without_else or any(can_be_missing(arg, types) for arg in node.args)
 
 
 def compute(
@@ -150,13 +162,17 @@ def compute(
     Disclosure: runs inside one hospital on its own rows; nothing of it leaves but as a share.
     """
     done = _Sheet(columns, types, n_rows).compute(node)
-    zero = done.values.dtype.type(0) if done.values.dtype != object else 0
-    return Computed(np.where(done.valid, done.values, zero), done.valid, done.divided_by_zero)
+    # A zero of the values' own type, so that they keep it.
+    zero = 0 if done.values.dtype == object else done.values.dtype.type(0)
+    values = np.where(done.valid, done.values, zero)
+    return Computed(values, done.valid, done.divided_by_zero)
 
 
-def _common(kinds: Sequence[Kind], combine: Any) -> Kind:
+def _common(kinds: Sequence[Kind], combine: Callable[[list[int]], int]) -> Kind:
+    """The largest scale at which all kinds are integers, and their bounds there combined (sum, max)."""
     scale = reduce(_gcd, (kind.scale for kind in kinds))
-    return Kind(scale, combine(kind.bound * int(kind.scale / scale) for kind in kinds))
+    bounds = [kind.bound * int(kind.scale / scale) for kind in kinds]
+    return Kind(scale, combine(bounds))
 
 
 def _gcd(a: Fraction, b: Fraction) -> Fraction:
@@ -169,7 +185,9 @@ class _Sheet:
     """The columns of some rows, and what is computed of them."""
 
     def __init__(self, columns: Mapping[str, Column], types: Mapping[str, Fixed], n_rows: int) -> None:
-        self._columns, self._types, self._n_rows = columns, types, n_rows
+        self._columns = columns
+        self._types = types
+        self._n_rows = n_rows
 
     def compute(self, node: Node) -> Computed:
         match node.op:
@@ -196,6 +214,7 @@ class _Sheet:
             case "+":
                 return self._total(node.args, parts)
             case "*":
+                # As wide as any product of some of the factors may become.
                 large = math.prod(max(1, kind_of(arg, self._types).bound) for arg in node.args)
                 return reduce(np.multiply, (_wide(part.values, large) for part in parts))
             case "indicator":
@@ -209,64 +228,77 @@ class _Sheet:
         raise ExpressionError(f"{node.op} is not computed row by row.", "Use an aggregate on its own.")
 
     def _column(self, node: Node) -> Computed:
-        column, bound = self._columns[name(node)], kind_of(node, self._types).bound
-        values = np.where(column.valid, column.values, 0)
-        if not self._types[name(node)].nullable and not column.valid.all():
+        column_name = name(node)
+        column = self._columns[column_name]
+        bound = kind_of(node, self._types).bound
+        # The steps that all parties made of the announced types would give another value, or wrap.
+        if not self._types[column_name].nullable and not column.valid.all():
             raise ExpressionError(
-                f"{name(node)} misses values, and was said not to.", "Announce it as nullable."
+                f"{column_name} misses values, and was said not to.", "Announce it as nullable."
             )
-        if ((values > bound) | (values < -bound)).any():
+        values = np.where(column.valid, column.values, 0)
+        beyond = (values > bound) | (values < -bound)
+        if beyond.any():
             raise ExpressionError(
-                f"{name(node)} holds larger numbers than its type.", "Give the type more digits."
+                f"{column_name} holds larger numbers than its type.", "Give the type more digits."
             )
         return Computed(_wide(values, bound), column.valid.astype(bool), self._full(False))
 
     def _constant(self, node: Node) -> Computed:
-        value = node.value if node.op == "truth" else np.int64((node.value > 0) - (node.value < 0))
+        value = node.value if node.op == "truth" else np.int64(sign_of(node.value))
         return Computed(np.full(self._n_rows, value), self._full(True), self._full(False))
 
     def _total(self, nodes: Sequence[Node], parts: Sequence[Computed]) -> NDArray[Any]:
         kinds = [kind_of(node, self._types) for node in nodes]
         into = _common(kinds, sum)
         large = sum(max(1, kind.bound) * multiplier(kind, into) for kind in kinds)
-        terms = (_wide(p.values, large) * multiplier(k, into) for p, k in zip(parts, kinds, strict=True))
+        # One after the other, since each is an array of all rows.
+        terms = (
+            _wide(part.values, large) * multiplier(kind, into)
+            for part, kind in zip(parts, kinds, strict=True)
+        )
         return reduce(np.add, terms)
 
     def _compared(self, node: Node, parts: Sequence[Computed]) -> NDArray[Any]:
-        opposite = Computed(_negative(parts[1].values), parts[1].valid, parts[1].divided_by_zero)
-        difference = self._total(node.args, [parts[0], opposite])
-        return np.asarray(difference == 0 if node.op == "=" else difference < 0, dtype=bool)
+        left, right = parts
+        opposite = Computed(_negative(right.values), right.valid, right.divided_by_zero)
+        difference = self._total(node.args, [left, opposite])
+        compared = difference == 0 if node.op == "=" else difference < 0
+        return np.asarray(compared, dtype=bool)
 
     def _quotient(self, node: Node, parts: Sequence[Computed], valid: Bools, zeros: Bools) -> Computed:
+        """x / y = (x's integer * x's scale) / (y's integer * y's scale), as a quotient of integers."""
         over, under = (kind_of(arg, self._types).scale for arg in node.args)
-        top = (parts[0].values.astype(object) * (over.numerator * under.denominator)).tolist()
-        bottom = (parts[1].values.astype(object) * (over.denominator * under.numerator)).tolist()
-        nonzero = np.asarray(parts[1].values != 0, dtype=bool)
-        exists = valid & nonzero
-        rows = zip(top, bottom, exists.tolist(), strict=True)
-        values = np.array([_nearest(a, b) if there else 0 for a, b, there in rows] + [None], dtype=object)[
-            :-1
-        ]
-        return Computed(values, exists, zeros | (valid & ~nonzero))
+        dividends = parts[0].values.astype(object) * (over.numerator * under.denominator)
+        divisors = parts[1].values.astype(object) * (over.denominator * under.numerator)
+        is_nonzero = np.asarray(parts[1].values != 0, dtype=bool)
+        exists = valid & is_nonzero
+        rows = zip(dividends.tolist(), divisors.tolist(), exists.tolist(), strict=True)
+        quotients = [_nearest(dividend, divisor) if there else 0 for dividend, divisor, there in rows]
+        return Computed(np.array(quotients, dtype=object), exists, zeros | (valid & ~is_nonzero))
 
     def _case(self, node: Node) -> Computed:
         """Row by row the first branch whose condition is true; a condition without a value gives none."""
-        given = [(self.compute(result), self._lift(node, result)) for result in results(node)]
-        conditions = [self.compute(condition) for condition in node.args[: len(node.args) // 2 * 2 : 2]]
+        branches = [(self.compute(result), self._lift(node, result)) for result in results(node)]
+        n_conditions = len(node.args) // 2
+        conditions = [self.compute(condition) for condition in node.args[: 2 * n_conditions : 2]]
         bound = 1 if node.is_boolean else kind_of(node, self._types).bound
         values: NDArray[Any] = np.zeros(self._n_rows, dtype=bool)
-        values = values if node.is_boolean else _wide(values, bound)
-        valid, zeros, open_ = self._full(False), self._full(False), self._full(True)
-        for i, (result, lift) in enumerate(given):
-            here = open_
-            if i < len(conditions):
-                missing = open_ & ~conditions[i].valid
-                zeros = zeros | (missing & conditions[i].divided_by_zero)
-                here = open_ & conditions[i].valid & conditions[i].values
-                open_ = open_ & ~missing & ~here
-            values[here] = (
-                result.values[here] if node.is_boolean else _wide(result.values[here], bound) * lift
-            )
+        if not node.is_boolean:
+            values = _wide(values, bound)
+        valid = self._full(False)
+        zeros = self._full(False)
+        undecided = self._full(True)  # rows that no branch was taken for
+        for place, (result, lift) in enumerate(branches):
+            here = undecided
+            if place < n_conditions:
+                condition = conditions[place]
+                missing = undecided & ~condition.valid
+                zeros = zeros | (missing & condition.divided_by_zero)
+                here = undecided & condition.valid & condition.values
+                undecided = undecided & ~missing & ~here
+            chosen = result.values[here]
+            values[here] = chosen if node.is_boolean else _wide(chosen, bound) * lift
             valid = valid | (here & result.valid)
             zeros = zeros | (here & result.divided_by_zero)
         return Computed(values, valid, zeros)
@@ -299,7 +331,7 @@ def _nearest(top: int, bottom: int) -> int:
     try:
         value = top / bottom
     except OverflowError:
-        value = math.inf
+        value = math.inf  # refused below
     if abs(value) >= 2.0 ** (QUOTIENT_BITS - QUOTIENT_FRACTION_BITS):
         raise ExpressionError(
             "A quotient is 2**64 or more.", "Divide by larger numbers, or leave such rows out."

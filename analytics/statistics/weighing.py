@@ -6,7 +6,8 @@
     sum(a.w + 1e-20 * b.x)    w + 10^-20 x: two columns, each in digits of its own
 
 The circuit is asked, since that is what is computed, and not the text: one total can be written in many ways, and an
-aggregate that is new has to add columns too, or it does not pass.
+aggregate that is new has to add columns too, or it does not pass. Decision 44; the refusal is made in
+`agents/gate/disclosure.py`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Coefficients = Mapping[tuple[int, str], Fraction]
 
 
 class Weighing(Enum):
-    """How a total does more than add columns up; the first that holds is told."""
+    """How a total does more than add columns up; the first that holds is reported."""
 
     COMBINED = "It multiplies, compares or divides columns."
     SCALED = "It gives columns other factors than 1 and -1."
@@ -52,15 +53,20 @@ def weighing(plan: Plan, provider: int) -> Weighing | None:
 
     Results of a value per row have no totals, and pass.
     """
-    sources, sums = _sources(plan), _sums(plan)
-    found = []
+    sources = _sources(plan)
+    sums = _sums(plan)
+    found: set[Weighing | None] = set()
     for total in plan.totals:
         if provider in sources[total.register]:
-            found.append(_judged(_coefficients(plan, total, sums), provider))
+            coefficients = _coefficients(plan, total, sums)
+            found.add(_judged(coefficients, provider))
     for leaf in plan.needed:
         if leaf.provider == provider and _affine(leaf.node, provider) is None:
-            found.append(Weighing.COMBINED)
-    return next((why for why in Weighing if why in found), None)
+            found.add(Weighing.COMBINED)
+    for reason in Weighing:
+        if reason in found:
+            return reason
+    return None
 
 
 def _judged(coefficients: Coefficients | None, provider: int) -> Weighing | None:
@@ -74,8 +80,11 @@ def _judged(coefficients: Coefficients | None, provider: int) -> Weighing | None
 def _coefficients(plan: Plan, total: Total, sums: list[Coefficients | None]) -> Coefficients | None:
     """Those of a total's sum, or of the sum whose square it is; None where it is neither."""
     step = plan.steps[total.register]
-    if total.of == "squares" and isinstance(step, Leaf) and step.node == multiply(total.node, total.node):
-        return _affine(total.node, step.provider)
+    # A square is judged by its root only where the root is one hospital's own sum: its columns could weigh no others.
+    if total.of == "squares" and isinstance(step, Leaf):
+        square = multiply(total.node, total.node)
+        if step.node == square:
+            return _affine(total.node, step.provider)
     found = sums[total.register]
     return None if found is None else _times(found, total.kind.scale)
 
@@ -87,7 +96,8 @@ def _sources(plan: Plan) -> list[frozenset[int]]:
         if isinstance(step, Leaf):
             found.append(frozenset({step.provider} if step.node.aliases else ()))
         else:
-            found.append(frozenset().union(*(found[register] for register in _inputs(step))))
+            inputs = [found[register] for register in _inputs(step)]
+            found.append(frozenset().union(*inputs))
     return found
 
 
@@ -115,15 +125,19 @@ def _sums(plan: Plan) -> list[Coefficients | None]:
             case Leaf():
                 found.append(_of_leaf(plan, step))
             case Linear(terms=terms):
-                found.append(_added((found[register], Fraction(factor)) for register, factor in terms))
+                added = [(found[register], Fraction(coefficient)) for register, coefficient in terms]
+                found.append(_added(added))
             case _:
                 found.append(None)
     return found
 
 
 def _of_leaf(plan: Plan, leaf: Leaf) -> Coefficients | None:
-    own = _affine(leaf.node, leaf.provider)
-    return None if own is None else _times(own, 1 / kind_of(leaf.node, plan.types).scale)
+    """Of a leaf's integer, that is, of its number over its scale."""
+    coefficients = _affine(leaf.node, leaf.provider)
+    if coefficients is None:
+        return None
+    return _times(coefficients, 1 / kind_of(leaf.node, plan.types).scale)
 
 
 def _affine(node: Node, provider: int) -> Coefficients | None:
@@ -139,7 +153,8 @@ def _affine(node: Node, provider: int) -> Coefficients | None:
             numbers = [arg.value for arg in node.args if arg.op == "constant"]
             factors = [arg for arg in node.args if arg.op != "constant"]
             if len(factors) == 1:
-                return _added([(_affine(factors[0], provider), math.prod(numbers, start=Fraction(1)))])
+                number = math.prod(numbers, start=Fraction(1))
+                return _added([(_affine(factors[0], provider), number)])
     return None
 
 

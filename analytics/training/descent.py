@@ -20,10 +20,10 @@ Part = tuple[Floats, Labels]  # the rows X (n, d) and labels y (n,) of one hospi
 
 
 class Trained(NamedTuple):
-    """The final weights (n_weights,), the loss of each round at its starting model, and how many rounds ran."""
+    """What training ends with."""
 
-    weights: Floats
-    losses: list[float]
+    weights: Floats  # (n_weights,)
+    losses: list[float]  # of each round, at its starting model
     n_rounds: int
 
 
@@ -59,16 +59,23 @@ def train(
         raise ValueError("parts is empty; one or more hospitals are needed.")
     check_at_least("max_iter", max_iter, 1)
     weights = initial_weights(model, method=init_method, const=init_const, seed=random_seed)
-    state, losses = initial_state(model.n_weights), list[float]()
-    for t in range(max_iter):
-        rate = decayed_rate(learning_rate, decay=decay, decay_sqrt=decay_sqrt, round=t)
+    state = initial_state(model.n_weights)
+    losses: list[float] = []
+    for round_number in range(max_iter):
+        rate = decayed_rate(learning_rate, decay=decay, decay_sqrt=decay_sqrt, round=round_number)
         losses.append(joint_loss(model, weights, parts, penalty=penalty, alpha=alpha))
         gradient = joint_gradient(model, weights, parts, batch_size=batch_size, learning_rate=rate)
         before = weights
         weights, state = step(
-            optimizer, before, gradient, state,
-            learning_rate=rate, penalty=penalty, alpha=alpha, penalised=model.penalised,
-        )  # fmt: skip
+            optimizer,
+            before,
+            gradient,
+            state,
+            learning_rate=rate,
+            penalty=penalty,
+            alpha=alpha,
+            penalised=model.penalised,
+        )
         if converged(converge_func, eps=eps, losses=losses, before=before, after=weights):
             break
     return Trained(weights, losses, len(losses))
@@ -82,9 +89,8 @@ def joint_loss(
     Disclosure: as `train`; a federation adds the n_i loss_i sealed and the penalty at the hospitals.
     """
     total = math.fsum(len(y) * local_loss(model, weights, X, y) for X, y in parts)
-    return total / _n_rows(parts) + penalty_value(
-        weights, penalty=penalty, alpha=alpha, penalised=model.penalised
-    )
+    added = penalty_value(weights, penalty=penalty, alpha=alpha, penalised=model.penalised)
+    return total / _n_rows(parts) + added
 
 
 def joint_gradient(

@@ -1,7 +1,8 @@
 """Which of its own rows a hospital holds out: cross-validation folds and a validation part.
 
 Rows are numbered in order of unique_id, so the same table, arguments and seed give the same rows after a restart and
-with any version of numpy (its bit generators are frozen, its shuffles are not).
+with any version of numpy (its bit generators are frozen, its shuffles are not). Which rows they are stays at the
+hospital (decision 20).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """How good a model is on some rows, and the same from counts that several hospitals have added up.
 
-Answers are plain Python numbers, ready for JSON: a figure that is not defined is None, never NaN.
+Answers are plain Python numbers, ready for JSON: a figure that is not defined is None, never NaN. `metrics` is for one
+hospital's rows; `binary_figures`, `class_figures` and `histogram_metrics` take counts that add up over hospitals.
 """
 
 from __future__ import annotations
@@ -37,11 +38,16 @@ def binary_metrics(y: Labels, score: Floats) -> dict[str, Any]:
     check_same_rows("y", y, len(score))
     check_finite("score", score)
     _check_binary(y)
-    positive, called = y == 1, score > 0.5
-    tp, fp = int((positive & called).sum()), int((~positive & called).sum())
-    fn, tn = int((positive & ~called).sum()), int((~positive & ~called).sum())
-    ranking = _ranking(*_counts_by_score(positive, score))
-    figures = binary_figures(tp=tp, fp=fp, tn=tn, fn=fn)
+    is_positive = y == 1
+    is_called = score > 0.5
+    figures = binary_figures(
+        tp=int((is_positive & is_called).sum()),
+        fp=int((~is_positive & is_called).sum()),
+        tn=int((~is_positive & ~is_called).sum()),
+        fn=int((is_positive & ~is_called).sum()),
+    )
+    n_positive, n_negative = _counts_by_score(is_positive, score)
+    ranking = _ranking(n_positive, n_negative)
     return {"accuracy": figures.pop("accuracy"), **ranking, **figures}
 
 
@@ -51,7 +57,9 @@ def binary_figures(*, tp: int, fp: int, tn: int, fn: int) -> dict[str, Any]:
     >>> binary_figures(tp=3, fp=1, tn=4, fn=2)
     {'accuracy': 0.7, 'f1': 0.6666666666666666, 'tp': 3, 'fp': 1, 'tn': 4, 'fn': 2}
     """
-    accuracy, f1 = (tp + tn) / (tp + fp + tn + fn), _ratio(2 * tp, 2 * tp + fp + fn)
+    accuracy = (tp + tn) / (tp + fp + tn + fn)
+    f1_divisor = 2 * tp + fp + fn
+    f1 = 2 * tp / f1_divisor if f1_divisor else 0.0
     return {"accuracy": accuracy, "f1": f1, "tp": tp, "fp": fp, "tn": tn, "fn": fn}
 
 
@@ -68,9 +76,13 @@ def regression_metrics(y: Floats, predicted: Floats) -> dict[str, float | None]:
     check_finite("predicted", predicted)
     with np.errstate(over="ignore", invalid="ignore"):
         errors = predicted - y
-        mse, mae, variance = np.mean(errors**2), np.mean(np.abs(errors)), np.mean((y - np.mean(y)) ** 2)
+        mse = np.mean(errors**2)
+        mae = np.mean(np.abs(errors))
+        variance = np.mean((y - np.mean(y)) ** 2)
         check_result("mse", mse, mae, variance)
-    r2 = None if (y == y[0]).all() or variance == 0 else 1.0 - float(mse) / float(variance)
+    # The mean of equal values may be rounded, and their variance then is not 0.
+    is_constant = (y == y[0]).all() or variance == 0
+    r2 = None if is_constant else 1.0 - float(mse) / float(variance)
     return {"mse": float(mse), "rmse": math.sqrt(mse), "mae": float(mae), "r2": r2}
 
 
@@ -91,8 +103,10 @@ def multiclass_metrics(y_index: Labels, probabilities: Floats) -> dict[str, Any]
     check_same_rows("y", y_index, len(probabilities))
     check_finite("probabilities", probabilities)
     check_class_index(y_index, n_classes)
-    pairs = y_index.astype(np.int64) * n_classes + probabilities.argmax(axis=1)
-    return class_figures(np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes))
+    called = probabilities.argmax(axis=1)
+    places = y_index.astype(np.int64) * n_classes + called  # in the confusion's rows, one after the other
+    counts = np.bincount(places, minlength=n_classes**2)
+    return class_figures(counts.reshape(n_classes, n_classes))
 
 
 def class_figures(confusion: Ints) -> dict[str, Any]:
@@ -101,8 +115,10 @@ def class_figures(confusion: Ints) -> dict[str, Any]:
     >>> class_figures(np.array([[2, 0], [1, 1]]))["accuracy"]
     0.75
     """
-    hits, occurrences = confusion.diagonal(), confusion.sum(axis=0) + confusion.sum(axis=1)
-    f1 = 2 * hits[occurrences > 0] / occurrences[occurrences > 0]
+    hits = confusion.diagonal()
+    occurrences = confusion.sum(axis=0) + confusion.sum(axis=1)  # in y and among the calls
+    occurs = occurrences > 0
+    f1 = 2 * hits[occurs] / occurrences[occurs]
     accuracy = float(hits.sum() / confusion.sum())
     return {"accuracy": accuracy, "f1_macro": float(f1.mean()), "confusion": confusion.tolist()}
 
@@ -112,7 +128,8 @@ def metrics(model: Model, weights: Floats, X: Floats, y: Labels) -> dict[str, An
 
     Disclosure: see `binary_metrics`.
     """
-    loss, score = local_loss(model, weights, X, y), scores(model, weights, X)
+    loss = local_loss(model, weights, X, y)
+    score = scores(model, weights, X)
     if model.kind == "lr":
         return {"loss": loss, **binary_metrics(y, score)}
     if model.kind == "linear":
@@ -132,7 +149,9 @@ def round_metrics(metrics: Any, digits: int = 6) -> Any:
         return {name: round_metrics(value, digits) for name, value in metrics.items()}
     if isinstance(metrics, list | tuple):
         return [round_metrics(value, digits) for value in metrics]
-    return float(f"{metrics:.{digits}g}") if isinstance(metrics, float) else metrics
+    if isinstance(metrics, float):
+        return float(f"{metrics:.{digits}g}")
+    return metrics
 
 
 def score_histogram(y: Labels, score: Floats, n_bins: int = 1000) -> Ints:
@@ -152,7 +171,8 @@ def score_histogram(y: Labels, score: Floats, n_bins: int = 1000) -> Ints:
     if score.min() < 0 or score.max() > 1:
         raise ValueError("score holds a value outside 0 to 1.")
     bins = np.minimum((score * n_bins).astype(np.int64), n_bins - 1)
-    return np.bincount(bins + n_bins * (y == 1), minlength=2 * n_bins).astype(np.int64)
+    places = np.where(y == 1, bins + n_bins, bins)
+    return np.bincount(places, minlength=2 * n_bins).astype(np.int64)
 
 
 def histogram_metrics(counts: Ints) -> dict[str, float | None]:
@@ -164,7 +184,8 @@ def histogram_metrics(counts: Ints) -> dict[str, float | None]:
     >>> histogram_metrics(np.array([3, 1, 0, 4]))
     {'auc': 0.875, 'ks': 0.75}
     """
-    if counts.ndim != 1 or len(counts) % 2 or (counts < 0).any():
+    is_paired = counts.ndim == 1 and len(counts) % 2 == 0
+    if not is_paired or (counts < 0).any():
         raise ValueError("counts holds as many counts of class 0 as of class 1, none of them negative.")
     negatives, positives = np.split(counts.astype(np.int64), 2)
     return _ranking(positives, negatives)
@@ -174,23 +195,22 @@ def _counts_by_score(positive: NDArray[np.bool_], score: Floats) -> tuple[Ints, 
     """Rows of class 1 and of class 0 at each distinct score, ascending."""
     distinct, place = np.unique(score, return_inverse=True)
     n_positive = np.bincount(place[positive], minlength=len(distinct))
-    return n_positive, np.bincount(place[~positive], minlength=len(distinct))
+    n_negative = np.bincount(place[~positive], minlength=len(distinct))
+    return n_positive, n_negative
 
 
 def _ranking(positives: Ints, negatives: Ints) -> dict[str, float | None]:
     """auc and ks from counts per ascending score; the pairs are counted in integers, so auc is rounded once."""
-    n_positive, n_negative = int(positives.sum()), int(negatives.sum())
-    if not (n_positive and n_negative):
+    n_positive = int(positives.sum())
+    n_negative = int(negatives.sum())
+    if not n_positive or not n_negative:
         return {"auc": None, "ks": None}
-    above, below = np.cumsum(positives), np.cumsum(negatives)
+    positives_up_to = np.cumsum(positives)
+    negatives_up_to = np.cumsum(negatives)
     # Twice the pairs in which the positive scores higher, plus the ties.
-    twice_won = int((positives * (2 * below - negatives)).sum())
-    gaps = np.abs(above / n_positive - below / n_negative)
+    twice_won = int((positives * (2 * negatives_up_to - negatives)).sum())
+    gaps = np.abs(positives_up_to / n_positive - negatives_up_to / n_negative)
     return {"auc": twice_won / (2 * n_positive * n_negative), "ks": float(gaps.max())}
-
-
-def _ratio(numerator: int, denominator: int) -> float:
-    return numerator / denominator if denominator else 0.0
 
 
 def _check_binary(y: Labels) -> None:

@@ -9,6 +9,9 @@ A model's parameters are one flat float64 vector, the concatenation of its named
 
 Without `fit_intercept` the b are left out. Nothing here needs to be bit-identical between processors (that is
 `analytics.training.optimizers`); a hospital's own numbers are made once and sent from its outbox.
+
+`local_gradient` is what a hospital computes in a round, `metrics` what it reports of it; `descent` has the whole order
+of events in one process.
 """
 
 from __future__ import annotations
@@ -46,11 +49,8 @@ _LARGEST_MARGIN = 1e300
 class Model:
     """What is trained: the kind of model and the shape of its parameters.
 
-    `classes` is for softmax, mlp and cnn: the class set that all hospitals agreed on, sorted, two or more; the y of the
-    functions below is an index into it. `hidden` is for mlp and cnn: the units of the two hidden layers, of a cnn the
-    channels. `shape` is for cnn: (height, width) or (height, width, channels), whose product is n_features; the
-    features are the pixels, row by row, the channels of each pixel together. Raises ValueError for an unknown kind, no
-    features, another class set, and sizes that are missing, for another kind or do not fit.
+    Raises ValueError for an unknown kind, no features, another class set, and sizes that are missing, for another kind
+    or do not fit.
 
     >>> Model("lr", 4).layers
     {'dense': (5,)}
@@ -63,8 +63,13 @@ class Model:
     kind: str
     n_features: int
     fit_intercept: bool = True
+    # For softmax, mlp and cnn: what all hospitals agreed on, sorted, two or more; y of the functions below is an index
+    # into it.
     classes: tuple[int | str, ...] = ()
+    # For mlp and cnn: the units of the two hidden layers, of a cnn the channels.
     hidden: tuple[int, ...] = ()
+    # For cnn: (height, width) or (height, width, channels), whose product is n_features. The features are the pixels,
+    # row by row, the channels of each pixel together.
     shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -83,8 +88,9 @@ class Model:
         """Name and shape of each layer, in the order of the flat vector."""
         if not self.classes:
             return {"dense": (self._width,)}
-        extra = int(self.fit_intercept)
-        return {name: (n_units, n_inputs + extra) for name, (n_units, n_inputs) in self._sizes.items()}
+        n_intercepts = int(self.fit_intercept)
+        sizes = self._sizes.items()
+        return {name: (n_units, n_inputs + n_intercepts) for name, (n_units, n_inputs) in sizes}
 
     @property
     def n_weights(self) -> int:
@@ -94,11 +100,12 @@ class Model:
     @property
     def penalised(self) -> Bools:
         """Which parameters a penalty is for, bool (n_weights,): every coefficient, no intercept."""
-        rows = (
-            np.tile(np.arange(n_inputs + int(self.fit_intercept)) < n_inputs, n_units)
-            for n_units, n_inputs in self._sizes.values()
-        )
-        return np.concatenate(list(rows))
+        n_intercepts = int(self.fit_intercept)
+        layers = []
+        for n_units, n_inputs in self._sizes.values():
+            is_coefficient = np.arange(n_inputs + n_intercepts) < n_inputs
+            layers.append(np.tile(is_coefficient, n_units))
+        return np.concatenate(layers)
 
     @property
     def _sizes(self) -> dict[str, tuple[int, int]]:
@@ -107,12 +114,16 @@ class Model:
             return networks.layer_sizes(
                 self.n_features, len(self.classes), hidden=self.hidden, shape=self._image
             )
-        return {"dense": (max(1, len(self.classes)), self.n_features)}
+        n_outputs = max(1, len(self.classes))
+        return {"dense": (n_outputs, self.n_features)}
 
     @property
     def _image(self) -> tuple[int, ...]:
         """(height, width, channels), or () for what is no image."""
-        return (*self.shape, 1)[:3] if self.shape else ()
+        if not self.shape:
+            return ()
+        height, width, *channels = self.shape
+        return (height, width, *(channels or [1]))
 
     @property
     def _width(self) -> int:
@@ -129,7 +140,8 @@ def split_layers(model: Model, weights: Floats) -> dict[str, Floats]:
     """
     _check_weights(model, weights)
     sizes = [math.prod(shape) for shape in model.layers.values()]
-    parts = np.split(np.asarray(weights, dtype=np.float64), np.cumsum(sizes)[:-1])
+    ends = np.cumsum(sizes)
+    parts = np.split(np.asarray(weights, dtype=np.float64), ends[:-1])
     return dict(zip(model.layers, parts, strict=True))
 
 
@@ -147,7 +159,9 @@ def scores(model: Model, weights: Floats, X: Floats) -> Floats:
     margins = _margins(model, weights, X)
     if model.classes:
         return _softmax(margins)
-    return _sigmoid(margins[:, 0]) if model.kind == "lr" else margins[:, 0]
+    if model.kind == "lr":
+        return _sigmoid(margins[:, 0])
+    return margins[:, 0]
 
 
 def local_loss(model: Model, weights: Floats, X: Floats, y: Labels) -> float:
@@ -162,7 +176,8 @@ def local_loss(model: Model, weights: Floats, X: Floats, y: Labels) -> float:
     """
     _check_rows(model, weights, X)
     _check_labels(model, y, len(X))
-    return float(np.mean(_row_losses(model, _margins(model, weights, X), y)))
+    margins = _margins(model, weights, X)
+    return float(np.mean(_row_losses(model, margins, y)))
 
 
 def local_gradient(
@@ -187,7 +202,8 @@ def local_gradient(
     total = np.zeros(model.n_weights)
     with np.errstate(over="ignore", invalid="ignore"):
         for rows in _batches(len(X), batch_size):
-            total = total + _mean_gradient(model, weights - learning_rate * total, X[rows], y[rows])
+            walked = weights - learning_rate * total  # w_{b-1}
+            total = total + _mean_gradient(model, walked, X[rows], y[rows])
             check_result("The gradient", total)
     return total
 
@@ -204,17 +220,23 @@ def initial_weights(model: Model, *, method: str, const: float, seed: int) -> Fl
     Raises ValueError for an unknown method, a const that is not finite, a negative seed, and zeros, ones or const for a
     network: the units of a hidden layer that are equal at the start stay equal.
     """
-    check_name("init_method", method, ("random_normal", "random_uniform") if model.hidden else INIT_METHODS)
+    allowed = ("random_normal", "random_uniform") if model.hidden else INIT_METHODS
+    check_name("init_method", method, allowed)
     check_finite("init_const", np.asarray(const))
     check_at_least("random_seed", seed, 0)
+    rng = np.random.default_rng(seed)
     if model.hidden:
-        return _initial_network(model, method, np.random.default_rng(seed))
-    if method.startswith("random"):
-        rng = np.random.default_rng(seed)
-        return (
-            rng.standard_normal(model.n_weights) if method == "random_normal" else rng.random(model.n_weights)
-        )
-    return np.full(model.n_weights, {"zeros": 0.0, "ones": 1.0}.get(method, float(const)))
+        return _initial_network(model, method, rng)
+    match method:
+        case "random_normal":
+            return rng.standard_normal(model.n_weights)
+        case "random_uniform":
+            return rng.random(model.n_weights)
+        case "zeros":
+            return np.zeros(model.n_weights)
+        case "ones":
+            return np.ones(model.n_weights)
+    return np.full(model.n_weights, float(const))
 
 
 def _initial_network(model: Model, method: str, rng: np.random.Generator) -> Floats:
@@ -224,23 +246,31 @@ def _initial_network(model: Model, method: str, rng: np.random.Generator) -> Flo
             coef = rng.standard_normal((n_units, n_inputs)) * np.sqrt(2 / n_inputs)
         else:
             n_outputs = 9 * n_units if name.startswith("conv") else n_units
-            coef = (2 * rng.random((n_units, n_inputs)) - 1) * np.sqrt(6 / (n_inputs + n_outputs))
+            largest = np.sqrt(6 / (n_inputs + n_outputs))
+            coef = (2 * rng.random((n_units, n_inputs)) - 1) * largest
         layers.append(networks.Layer(coef, np.zeros(n_units)))
     return _flat(model, layers)
 
 
 def _layers(model: Model, weights: Floats) -> list[networks.Layer]:
     """A network's flat vector as what `analytics.training.networks` computes with."""
-    parts = (part.reshape(model.layers[name]) for name, part in split_layers(model, weights).items())
-    if model.fit_intercept:
-        return [networks.Layer(table[:, :-1], table[:, -1]) for table in parts]
-    return [networks.Layer(table, np.zeros(len(table))) for table in parts]
+    layers = []
+    for name, part in split_layers(model, weights).items():
+        table = part.reshape(model.layers[name])
+        if model.fit_intercept:
+            layers.append(networks.Layer(table[:, :-1], table[:, -1]))
+        else:
+            layers.append(networks.Layer(table, np.zeros(len(table))))
+    return layers
 
 
 def _flat(model: Model, layers: Sequence[networks.Layer]) -> Floats:
     """The transpose of `_layers`."""
-    tables = (np.column_stack(layer) if model.fit_intercept else layer.coef for layer in layers)
-    return np.concatenate([table.ravel() for table in tables])
+    parts = []
+    for layer in layers:
+        table = np.column_stack(layer) if model.fit_intercept else layer.coef
+        parts.append(table.ravel())
+    return np.concatenate(parts)
 
 
 def _margins(model: Model, weights: Floats, X: Floats) -> Floats:
@@ -250,39 +280,48 @@ def _margins(model: Model, weights: Floats, X: Floats) -> Floats:
     table = weights.reshape(-1, model._width)
     with np.errstate(all="ignore"):
         margins = _affine(model, table, X)
-        beyond = ~np.isfinite(margins).all(axis=1)
+        beyond = ~np.isfinite(margins).all(axis=1)  # rows in which a partial sum overflowed
         if beyond.any():
             margins[beyond] = _scaled_margins(model, table, X[beyond])
     if model.kind == "linear":
         check_result("The predicted value", margins)
-    return margins if model.kind == "linear" else np.clip(margins, -_LARGEST_MARGIN, _LARGEST_MARGIN)
+        return margins
+    return np.clip(margins, -_LARGEST_MARGIN, _LARGEST_MARGIN)
 
 
 def _network_margins(model: Model, weights: Floats, X: Floats) -> Floats:
-    layers, image = _layers(model, weights), model._image
-    chunks = _batches(len(X), networks.rows_at_once(layers, shape=image))
+    layers = _layers(model, weights)
+    image = model._image
+    parts = []
     with np.errstate(all="ignore"):
-        margins = np.concatenate([networks.forward(layers, X[rows], shape=image)[0] for rows in chunks])
+        for rows in _batches(len(X), networks.rows_at_once(layers, shape=image)):
+            part, _ = networks.forward(layers, X[rows], shape=image)
+            parts.append(part)
+    margins = np.concatenate(parts)
     check_result("The network's margin", margins)
     return margins
 
 
 def _affine(model: Model, table: Floats, X: Floats) -> Floats:
     margins: Floats = X @ table[:, : model.n_features].T
-    return margins + table[:, -1] if model.fit_intercept else margins
+    if not model.fit_intercept:
+        return margins
+    return margins + table[:, -1]
 
 
 def _scaled_margins(model: Model, table: Floats, X: Floats) -> Floats:
     """The margins again, formed near 1 and multiplied out at the end, so that no partial sum is inf - inf."""
-    row_scale, weight_scale = max(1.0, float(np.abs(X).max())), max(1.0, float(np.abs(table).max()))
+    row_scale = max(1.0, float(np.abs(X).max()))
+    weight_scale = max(1.0, float(np.abs(table).max()))
     scaled = table / weight_scale
     if model.fit_intercept:
         scaled[:, -1] /= row_scale
     return _affine(model, scaled, X / row_scale) * row_scale * weight_scale
 
 
-def _sigmoid(z: Floats) -> Floats:
-    result: Floats = np.exp(-np.logaddexp(0.0, -z))
+def _sigmoid(margins: Floats) -> Floats:
+    """1 / (1 + exp(-z)) as exp(-log(1 + exp(-z))), where no exponential overflows."""
+    result: Floats = np.exp(-np.logaddexp(0.0, -margins))
     return result
 
 
@@ -299,6 +338,7 @@ def _softmax(margins: Floats) -> Floats:
 
 
 def _row_losses(model: Model, margins: Floats, y: Labels) -> Floats:
+    """Each row's loss as `local_loss` defines it, (n,)."""
     if model.classes:
         return -_log_softmax(margins)[np.arange(len(y)), y]
     if model.kind == "lr":
@@ -320,7 +360,8 @@ def _mean_gradient(model: Model, weights: Floats, X: Floats, y: Labels) -> Float
     if model.hidden:
         return _network_gradient(model, weights, X, y)
     # Divided by n before the rows are summed: the sum stays within the largest row.
-    residuals = _residuals(model, _margins(model, weights, X), y) / len(X)
+    margins = _margins(model, weights, X)
+    residuals = _residuals(model, margins, y) / len(X)
     table: Floats = residuals.T @ X
     if model.fit_intercept:
         table = np.column_stack([table, residuals.sum(axis=0)])
@@ -328,12 +369,15 @@ def _mean_gradient(model: Model, weights: Floats, X: Floats, y: Labels) -> Float
 
 
 def _network_gradient(model: Model, weights: Floats, X: Floats, y: Labels) -> Floats:
-    layers, image, total = _layers(model, weights), model._image, np.zeros(model.n_weights)
+    layers = _layers(model, weights)
+    image = model._image
+    total = np.zeros(model.n_weights)
     for rows in _batches(len(X), networks.rows_at_once(layers, shape=image)):
         margins, kept = networks.forward(layers, X[rows], shape=image)
         check_result("The network's margin", margins)
         residuals = _residuals(model, margins, y[rows]) / len(X)
-        total = total + _flat(model, networks.backward(layers, kept, residuals))
+        derivatives = networks.backward(layers, kept, residuals)
+        total = total + _flat(model, derivatives)
     return total
 
 
@@ -341,7 +385,8 @@ def _residuals(model: Model, margins: Floats, y: Labels) -> Floats:
     """The derivative of each row's loss by its margins, (n, n_outputs)."""
     if model.kind == "lr":
         signs = _signs(y)
-        return (-signs * _sigmoid(-signs * margins[:, 0]))[:, None]
+        derivatives = -signs * _sigmoid(-signs * margins[:, 0])
+        return derivatives[:, None]
     if model.kind == "linear":
         return margins - np.asarray(y, dtype=np.float64)[:, None]
     own_class: Bools = np.asarray(y)[:, None] == np.arange(margins.shape[1])
@@ -350,7 +395,8 @@ def _residuals(model: Model, margins: Floats, y: Labels) -> Floats:
 
 def _batches(n_rows: int, batch_size: int) -> Iterator[slice]:
     size = n_rows if batch_size == -1 else min(batch_size, n_rows)
-    return (slice(start, start + size) for start in range(0, n_rows, size))
+    for start in range(0, n_rows, size):
+        yield slice(start, start + size)
 
 
 def _check_classes(classes: Sequence[Any]) -> None:
@@ -363,20 +409,24 @@ def _check_classes(classes: Sequence[Any]) -> None:
 
 
 def _check_hidden(model: Model) -> None:
-    if model.kind not in NETWORKS and model.hidden:
-        raise ValueError(f"hidden is for networks, not for {model.kind}.")
-    if model.kind in NETWORKS and (len(model.hidden) != 2 or min(model.hidden) < 1):
+    if model.kind not in NETWORKS:
+        if model.hidden:
+            raise ValueError(f"hidden is for networks, not for {model.kind}.")
+        return
+    if len(model.hidden) != 2 or min(model.hidden) < 1:
         raise ValueError(f"hidden is {model.hidden}; two numbers of 1 or more are allowed.")
 
 
 def _check_shape(model: Model) -> None:
-    if model.kind != "cnn" and model.shape:
-        raise ValueError(f"shape is for cnn models, not for {model.kind}.")
-    if model.kind == "cnn" and (
-        len(model.shape) not in (2, 3) or min(model.shape[:2]) < 4 or min(model.shape) < 1
-    ):
+    if model.kind != "cnn":
+        if model.shape:
+            raise ValueError(f"shape is for cnn models, not for {model.kind}.")
+        return
+    # Two means of 2x2 leave one pixel or more of four.
+    is_image = len(model.shape) in (2, 3)
+    if not is_image or min(model.shape[:2]) < 4 or min(model.shape) < 1:
         raise ValueError(f"shape is {model.shape}; height and width of 4 or more, and channels, are allowed.")
-    if model.kind == "cnn" and math.prod(model.shape) != model.n_features:
+    if math.prod(model.shape) != model.n_features:
         raise ValueError(f"shape is {model.shape}, whose product is not n_features, {model.n_features}.")
 
 

@@ -26,17 +26,17 @@ _VALUES_AT_ONCE = 2**18
 
 
 class Layer(NamedTuple):
-    """Coefficients (n_units, n_inputs) and intercepts (n_units,), or the loss's derivatives by them."""
+    """Coefficients and intercepts, or the loss's derivatives by them."""
 
-    coef: Floats
-    intercept: Floats
+    coef: Floats  # (n_units, n_inputs)
+    intercept: Floats  # (n_units,)
 
 
 class Kept(NamedTuple):
-    """What the derivative needs of a forward pass: each layer's inputs, and where its relu let something through."""
+    """What the derivative needs of a forward pass."""
 
-    inputs: list[Floats]
-    active: list[Bools]
+    inputs: list[Floats]  # of each layer
+    active: list[Bools]  # where the relu of each layer but the last let something through
 
 
 def layer_sizes(
@@ -59,9 +59,16 @@ def layer_sizes(
 
 def rows_at_once(layers: Sequence[Layer], *, shape: tuple[int, ...]) -> int:
     """How many rows one `forward` should take, so that memory stays small whatever the number of rows."""
-    n_pixels = [shape[0] * shape[1], shape[0] * shape[1] // 4, 1] if shape else [1, 1, 1]
-    largest = max(n * layer.coef.shape[1] for n, layer in zip(n_pixels, layers, strict=True))
-    return max(1, _VALUES_AT_ONCE // int(largest))
+    # Pixels of a row that each layer is applied to.
+    n_pixels = [1, 1, 1]
+    if shape:
+        height, width, _ = shape
+        n_pixels = [height * width, height * width // 4, 1]
+    largest = 1
+    for count, layer in zip(n_pixels, layers, strict=True):
+        _, n_inputs = layer.coef.shape
+        largest = max(largest, count * n_inputs)
+    return max(1, _VALUES_AT_ONCE // largest)
 
 
 def forward(layers: Sequence[Layer], X: Floats, *, shape: tuple[int, ...]) -> tuple[Floats, Kept]:
@@ -69,14 +76,19 @@ def forward(layers: Sequence[Layer], X: Floats, *, shape: tuple[int, ...]) -> tu
 
     Disclosure: as rows. It stays within the function that called.
     """
-    inputs, active, held = list[Floats](), list[Bools](), X.reshape(-1, *shape) if shape else X
+    inputs: list[Floats] = []
+    active: list[Bools] = []
+    signals = X.reshape(-1, *shape) if shape else X
     for layer in layers[:-1]:
-        inputs.append(_patches(held) if shape else held)
+        inputs.append(_patches(signals) if shape else signals)
         values = _affine(layer, inputs[-1])
         active.append(values > 0)
-        held = _pooled(np.maximum(values, 0)) if shape else np.maximum(values, 0)
-    inputs.append(held.reshape(len(X), -1))
-    return _affine(layers[-1], inputs[-1]), Kept(inputs, active)
+        signals = np.maximum(values, 0)
+        if shape:
+            signals = _pooled(signals)
+    inputs.append(signals.reshape(len(X), -1))
+    margins = _affine(layers[-1], inputs[-1])
+    return margins, Kept(inputs, active)
 
 
 def backward(layers: Sequence[Layer], kept: Kept, residuals: Floats) -> list[Layer]:
@@ -86,14 +98,16 @@ def backward(layers: Sequence[Layer], kept: Kept, residuals: Floats) -> list[Lay
 
     Disclosure: a combination of the rows' features; see `analytics.training.models.local_gradient`.
     """
-    found = [_derivative(kept.inputs[-1], residuals)]
+    derivatives = [_derivative(kept.inputs[-1], residuals)]
+    # From the last hidden layer to the first: through the weights above it, the pooling and the relu.
     for place in reversed(range(len(kept.active))):
+        active = kept.active[place]
         residuals = np.tensordot(residuals, layers[place + 1].coef, axes=1)
-        if kept.active[place].ndim == 4:
-            residuals = _through_pooling(residuals, kept.active[place].shape)
-        residuals = residuals * kept.active[place]
-        found.append(_derivative(kept.inputs[place], residuals))
-    return found[::-1]
+        if active.ndim == 4:
+            residuals = _through_pooling(residuals, active.shape)
+        residuals = residuals * active
+        derivatives.append(_derivative(kept.inputs[place], residuals))
+    return derivatives[::-1]
 
 
 def _affine(layer: Layer, inputs: Floats) -> Floats:
@@ -104,7 +118,8 @@ def _affine(layer: Layer, inputs: Floats) -> Floats:
 
 def _derivative(inputs: Floats, residuals: Floats) -> Layer:
     flat = residuals.reshape(-1, residuals.shape[-1])
-    return Layer(flat.T @ inputs.reshape(len(flat), -1), flat.sum(axis=0))
+    flat_inputs = inputs.reshape(len(flat), -1)
+    return Layer(flat.T @ flat_inputs, flat.sum(axis=0))
 
 
 def _through_pooling(residuals: Floats, shape: tuple[int, ...]) -> Floats:
@@ -118,25 +133,27 @@ def _through_pooling(residuals: Floats, shape: tuple[int, ...]) -> Floats:
 def _patches(images: Floats) -> Floats:
     """The 3x3 neighbours of each pixel: (n, height, width, c) to (n, height, width, 9 c)."""
     height, width = images.shape[1:3]
-    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return np.concatenate([padded[:, i : i + height, j : j + width] for i, j in _OFFSETS], axis=-1)
+    none, one_each_side = (0, 0), (1, 1)
+    padded = np.pad(images, (none, one_each_side, one_each_side, none))
+    neighbours = [padded[:, down : down + height, right : right + width] for down, right in _OFFSETS]
+    return np.concatenate(neighbours, axis=-1)
 
 
 def _folded(patches: Floats, n_channels: int) -> Floats:
     """The transpose of `_patches`: each pixel gets back what all its neighbours' patches hold for it."""
     n_rows, height, width, _ = patches.shape
     padded = np.zeros((n_rows, height + 2, width + 2, n_channels))
-    for place, (i, j) in enumerate(_OFFSETS):
-        padded[:, i : i + height, j : j + width] += patches[
-            ..., place * n_channels : (place + 1) * n_channels
-        ]
+    for place, (down, right) in enumerate(_OFFSETS):
+        channels = slice(place * n_channels, (place + 1) * n_channels)
+        padded[:, down : down + height, right : right + width] += patches[..., channels]
     return padded[:, 1:-1, 1:-1]
 
 
 def _pooled(images: Floats) -> Floats:
     """The mean of each 2x2 pixels."""
     height, width = images.shape[1] // 2 * 2, images.shape[2] // 2 * 2
-    total: Floats = sum(images[:, i:height:2, j:width:2] for i, j in _CORNERS)  # type: ignore[assignment]
+    corners = [images[:, down:height:2, right:width:2] for down, right in _CORNERS]
+    total: Floats = sum(corners)  # type: ignore[assignment]
     return total / 4
 
 
@@ -144,6 +161,6 @@ def _unpooled(residuals: Floats, shape: tuple[int, ...]) -> Floats:
     """The transpose of `_pooled`, for images of this shape."""
     height, width = shape[1] // 2 * 2, shape[2] // 2 * 2
     images = np.zeros(shape)
-    for i, j in _CORNERS:
-        images[:, i:height:2, j:width:2] = residuals / 4
+    for down, right in _CORNERS:
+        images[:, down:height:2, right:width:2] = residuals / 4
     return images

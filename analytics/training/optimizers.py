@@ -3,7 +3,8 @@
 Replicated state: all hospitals apply these functions to the same decoded integers and must hold the same bits
 afterwards, whatever their processor. So only elementwise + - * / and sqrt (IEEE 754 rounds each correctly), exact
 comparisons, `math.fsum` (correctly rounded whatever the order) and Python floats are used; dot, norm, exp, log and
-power differ in the last bit between processors and libraries.
+power differ in the last bit between processors and libraries (decision 13). `step` and `converged` are called by every
+hospital in each round, in `agents/training/trainer.py`.
 """
 
 from __future__ import annotations
@@ -22,15 +23,11 @@ CONVERGENCE_METHODS = ("diff", "abs", "weight_diff")
 
 @dataclass(frozen=True, eq=False)
 class OptimizerState:
-    """What an optimizer remembers between rounds: the steps taken and two float64 vectors (n_weights,).
+    """What an optimizer remembers between rounds; zeros where it has no use for a vector."""
 
-    `first` is nesterov's velocity or adam's mean; `second` adam's, rmsprop's or adagrad's mean or sum of squares;
-    zeros where the optimizer has no use for one.
-    """
-
-    step: int
-    first: Floats
-    second: Floats
+    step: int  # the steps taken
+    first: Floats  # (n_weights,): nesterov's velocity, adam's mean
+    second: Floats  # (n_weights,): adam's, rmsprop's or adagrad's mean or sum of squares
 
 
 Move = Callable[[Floats, OptimizerState, float], tuple[Floats, OptimizerState]]
@@ -108,8 +105,10 @@ def penalty_value(weights: Floats, *, penalty: str | None, alpha: float, penalis
     _check_lengths(weights, penalised)
     coef = weights[penalised].tolist()
     if penalty == "L2":
-        return alpha / 2 * math.fsum(w * w for w in coef)
-    return alpha * math.fsum(abs(w) for w in coef) if penalty == "L1" else 0.0
+        return alpha / 2 * math.fsum(value * value for value in coef)
+    if penalty == "L1":
+        return alpha * math.fsum(abs(value) for value in coef)
+    return 0.0
 
 
 def converged(method: str, *, eps: float, losses: Sequence[float], before: Floats, after: Floats) -> bool:
@@ -126,7 +125,10 @@ def converged(method: str, *, eps: float, losses: Sequence[float], before: Float
         raise ValueError("losses is empty; convergence is tested after a round.")
     if method == "diff":
         return len(losses) > 1 and abs(losses[-2] - losses[-1]) < eps
-    return losses[-1] <= eps if method == "abs" else _length(before - after) < eps * max(_length(after), 1.0)
+    if method == "abs":
+        return losses[-1] <= eps
+    moved = _length(before - after)
+    return moved < eps * max(_length(after), 1.0)
 
 
 def _sgd(gradient: Floats, state: OptimizerState, rate: float) -> tuple[Floats, OptimizerState]:
@@ -135,7 +137,8 @@ def _sgd(gradient: Floats, state: OptimizerState, rate: float) -> tuple[Floats, 
 
 def _nesterov(gradient: Floats, state: OptimizerState, rate: float) -> tuple[Floats, OptimizerState]:
     velocity = 0.9 * state.first - rate * gradient
-    return 1.9 * velocity - 0.9 * state.first, OptimizerState(state.step + 1, velocity, state.second)
+    move = 1.9 * velocity - 0.9 * state.first
+    return move, OptimizerState(state.step + 1, velocity, state.second)
 
 
 def _adam(gradient: Floats, state: OptimizerState, rate: float) -> tuple[Floats, OptimizerState]:
@@ -144,19 +147,23 @@ def _adam(gradient: Floats, state: OptimizerState, rate: float) -> tuple[Floats,
         0.9 * state.first + (1 - 0.9) * gradient,
         0.999 * state.second + (1 - 0.999) * (gradient * gradient),
     )
+    # Both began at zero, which is corrected for (Kingma and Ba 2015, section 3).
     mean = after.first / (1.0 - _product(0.9, after.step))
     square = after.second / (1.0 - _product(0.999, after.step))
-    return -rate * (mean / (np.sqrt(square) + 1e-8)), after
+    move = -rate * (mean / (np.sqrt(square) + 1e-8))
+    return move, after
 
 
 def _rmsprop(gradient: Floats, state: OptimizerState, rate: float) -> tuple[Floats, OptimizerState]:
     square = 0.99 * state.second + (1 - 0.99) * (gradient * gradient)
-    return -rate * (gradient / np.sqrt(square + 1e-6)), OptimizerState(state.step + 1, state.first, square)
+    move = -rate * (gradient / np.sqrt(square + 1e-6))
+    return move, OptimizerState(state.step + 1, state.first, square)
 
 
 def _adagrad(gradient: Floats, state: OptimizerState, rate: float) -> tuple[Floats, OptimizerState]:
     square = state.second + gradient * gradient
-    return -rate * (gradient / (np.sqrt(square) + 1e-7)), OptimizerState(state.step + 1, state.first, square)
+    move = -rate * (gradient / (np.sqrt(square) + 1e-7))
+    return move, OptimizerState(state.step + 1, state.first, square)
 
 
 _MOVES: dict[str, Move] = {
@@ -178,13 +185,15 @@ def _product(factor: float, n_times: int) -> float:
 
 
 def _soft_threshold(weights: Floats, threshold: float) -> Floats:
+    """sign(w) max(|w| - threshold, 0)."""
     # By comparisons: maximum(-0.0, 0.0) may be either zero, depending on the processor.
     lowered = np.where(weights > threshold, weights - threshold, 0.0)
     return np.where(weights < -threshold, weights + threshold, lowered)
 
 
 def _length(vector: Floats) -> float:
-    return math.sqrt(math.fsum(v * v for v in vector.tolist()))
+    squares = (value * value for value in vector.tolist())
+    return math.sqrt(math.fsum(squares))
 
 
 def _check_rate(learning_rate: float) -> None:
@@ -193,5 +202,6 @@ def _check_rate(learning_rate: float) -> None:
 
 
 def _check_lengths(*vectors: Floats | Bools) -> None:
-    if len({v.shape for v in vectors}) > 1 or vectors[0].ndim != 1:
+    shapes = {vector.shape for vector in vectors}
+    if len(shapes) > 1 or vectors[0].ndim != 1:
         raise ValueError("weights, gradient, state and penalised are vectors of one length.")

@@ -3,7 +3,7 @@
 First the joint mean (the row-weighted mean of the hospitals' means), then the joint variance about it. Two rounds
 rather than sums of x and x^2 in one: mean(x^2) - mean(x)^2 loses every digit once the mean is 1e8 deviations away
 (Chan, Golub and LeVeque 1983), and the squares of unscaled columns need a far larger range in fixed point.
-An error d in the joint mean changes the variance by d^2 only.
+An error d in the joint mean changes the variance by d^2 only. The sums travel as wide integers (decision 25).
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def deviation(variance: Floats, *, mean: Floats | None = None) -> Floats:
     if (variance < 0).any():
         raise ValueError("variance holds a negative value.")
     root: Floats = np.sqrt(variance)
-    noise = np.zeros_like(root) if mean is None else _CONSTANT * np.abs(mean)
+    noise = np.zeros_like(root)
+    if mean is not None:
+        noise = _CONSTANT * np.abs(mean)
     return np.where(root <= noise, 1.0, root)
 
 

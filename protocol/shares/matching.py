@@ -2,13 +2,16 @@
 
     tag(key, text) = BLAKE2b(text, keyed, 16 bytes)
 
-Every provider sends the tags of its keys to the coordinator only, sorted by value, so that their order tells nothing.
-The coordinator has no key: it compares tags in memory, tells each provider which of its own are common, and forgets
+Every provider sends the tags of its keys to the coordinator only, sorted by value, so that their order says nothing.
+The coordinator has no key: it compares tags in memory, sends each provider which of its own are common, and forgets
 them. The providers, who have the key, never see each other's tags, so none can try out names on another's. They
 compare a digest of the common tags, sealed for them, and stop where it differs.
 
     tags   = number of tags (8 bytes) || tags (16 bytes each), strictly ascending
     bitmap = number of tags (8 bytes) || a bit for each, the first tag in the highest bit, rest of the last byte zero
+
+Here in the order in which it happens. `agents/statistics/matched_rows.py` and `tasks/coordinator/statistics.py` send
+these messages.
 """
 
 from __future__ import annotations
@@ -52,7 +55,10 @@ def tags(key: bytes, keys: Sequence[str]) -> tuple[Tags, NDArray[np.intp]]:
 
 
 def keyed_hashes(key: bytes, texts: Iterable[str]) -> bytes:
-    """BLAKE2b of each text, keyed, TAG_BYTES of it, one behind the other. Disclosure: none to who lacks the key."""
+    """BLAKE2b of each text, keyed with up to 64 bytes, TAG_BYTES of it, one behind the other. A provider runs it.
+
+    Disclosure: none to who lacks the key.
+    """
     keyed = hashlib.blake2b(key=key, digest_size=TAG_BYTES)
     return b"".join(_tag(keyed, text) for text in texts)
 
@@ -70,7 +76,7 @@ def encode_tags(found: Tags) -> bytes:
 
 def decode_tags(data: bytes) -> Tags:
     """Inverse of `encode_tags`; ProtocolViolation for a wrong length, or tags that do not ascend."""
-    body = _checked(data, lambda n: TAG_BYTES * n)
+    body = _checked(data, lambda count: TAG_BYTES * count)
     found = _from_bytes(body)
     if not _is_ascending(found):
         raise _violation("Tags of keys are not in order, or one stands there twice.")
@@ -89,13 +95,14 @@ def intersect(parts: Sequence[Tags]) -> list[Bitmap]:
     order = np.lexsort((together[:, 1], together[:, 0]))
     ordered = together[order]
     # Every provider has a tag once at most, so a tag of all fills n_parts places in a row, and no other does.
-    firsts = np.flatnonzero(
-        (ordered[n_parts - 1 :] == ordered[: max(0, len(ordered) - n_parts + 1)]).all(axis=1)
-    )
+    n_starts = max(0, len(ordered) - n_parts + 1)
+    is_run = (ordered[n_parts - 1 :] == ordered[:n_starts]).all(axis=1)
+    firsts = np.flatnonzero(is_run)
     is_common = np.zeros(len(together), dtype=np.bool_)
     for place in range(n_parts):
         is_common[order[firsts + place]] = True
-    return np.split(is_common, np.cumsum([len(part) for part in parts])[:-1])
+    ends = np.cumsum([len(part) for part in parts])
+    return np.split(is_common, ends[:-1])
 
 
 def encode_bitmap(common: Bitmap) -> bytes:
@@ -105,15 +112,17 @@ def encode_bitmap(common: Bitmap) -> bytes:
 
 def decode_bitmap(data: bytes, *, n_tags: int) -> Bitmap:
     """Inverse of `encode_bitmap` for `n_tags` tags; ProtocolViolation for another number or length, or bits beyond."""
-    bits = np.unpackbits(np.frombuffer(_checked(data, lambda n: (n + 7) // 8), dtype=np.uint8))
-    if int.from_bytes(data[:_COUNT_BYTES], "big") != n_tags or bits[n_tags:].any():
+    body = _checked(data, _bitmap_bytes)
+    bits = np.unpackbits(np.frombuffer(body, dtype=np.uint8))
+    count = int.from_bytes(data[:_COUNT_BYTES], "big")
+    if count != n_tags or bits[n_tags:].any():
         raise _violation("What is common is told of other tags than were sent.")
     return bits[:n_tags].astype(np.bool_)
 
 
 def n_common(data: bytes) -> int:
     """How many tags an encoded bitmap says are common."""
-    body = _checked(data, lambda n: (n + 7) // 8)
+    body = _checked(data, _bitmap_bytes)
     return int(np.unpackbits(np.frombuffer(body, dtype=np.uint8)).sum())
 
 
@@ -122,17 +131,20 @@ def common_digest(found: Tags, common: Bitmap) -> bytes:
 
     Disclosure: with the matching key it lets a set of people be guessed, so it goes sealed, to the group only.
     """
-    chosen = found[common]
-    return hashlib.sha256(_DIGEST_TAG + _count(len(chosen)) + chosen.astype(">u8").tobytes()).digest()
+    common_tags = found[common]
+    data = _DIGEST_TAG + _count(len(common_tags)) + common_tags.astype(">u8").tobytes()
+    return hashlib.sha256(data).digest()
 
 
 def check_digests(digests: Mapping[int, bytes]) -> None:
     """Every provider's `common_digest` by its user id is the same 32 bytes, else ProtocolViolation keys_differ.
 
-    It detects a coordinator that tells providers different sets; one that leaves the same people out everywhere it
-    cannot detect. That one learns no result, and the number of rows is checked against each provider's policy.
+    Every provider runs it. It detects a coordinator that sends providers different sets; one that leaves the same
+    people out everywhere it cannot detect. That one learns no result, and the number of rows is checked against each
+    provider's policy.
     """
-    if len(set(digests.values())) > 1 or any(len(digest) != DIGEST_BYTES for digest in digests.values()):
+    differ = len(set(digests.values())) > 1
+    if differ or any(len(digest) != DIGEST_BYTES for digest in digests.values()):
         raise ProtocolViolation(
             "The hospitals were not told the same common keys, so rows of different people would be joined.",
             remedy="Nothing was computed. Send the order again; if it repeats, the coordinator is broken or deviates.",
@@ -152,17 +164,25 @@ def _from_bytes(data: bytes) -> Tags:
 
 def _is_ascending(found: Tags) -> bool:
     high, low = found[:, 0], found[:, 1]
-    return bool(((high[:-1] < high[1:]) | ((high[:-1] == high[1:]) & (low[:-1] < low[1:]))).all())
+    is_higher = high[:-1] < high[1:]
+    is_equal = high[:-1] == high[1:]
+    is_low_higher = low[:-1] < low[1:]
+    return bool((is_higher | (is_equal & is_low_higher)).all())
 
 
-def _count(n: int) -> bytes:
-    return n.to_bytes(_COUNT_BYTES, "big")
+def _count(number: int) -> bytes:
+    return number.to_bytes(_COUNT_BYTES, "big")
+
+
+def _bitmap_bytes(n_tags: int) -> int:
+    return (n_tags + 7) // 8
 
 
 def _checked(data: bytes, length: Callable[[int], int]) -> bytes:
     """What follows the count, if it is as long as the count says."""
     body = data[_COUNT_BYTES:]
-    if len(data) < _COUNT_BYTES or len(body) != length(int.from_bytes(data[:_COUNT_BYTES], "big")):
+    count = int.from_bytes(data[:_COUNT_BYTES], "big")
+    if len(data) < _COUNT_BYTES or len(body) != length(count):
         raise _violation("A message of the matching has another length than it says.")
     return body
 

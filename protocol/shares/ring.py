@@ -2,7 +2,8 @@
 
     x = sum_k limbs[k] 2^(32 k) mod 2^K,     read as signed:  -2^(K-1) <= x < 2^(K-1)
 
-All operations are elementwise and wrap. Products of limbs are exact in uint64, and so are sums of up to 2^32 of them.
+All operations are elementwise and wrap. A product of two limbs is exact in uint64, and so is a sum of up to 2^32 limbs.
+Nothing here is secret by itself: `sharing` makes shares of it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Ring:
     [-15, 4294967296]
     """
 
-    n_limbs: int
+    n_limbs: int  # of 32 bits each
 
     @classmethod
     def of_bits(cls, bits: int) -> Ring:
@@ -60,24 +61,28 @@ class Ring:
 
     def _of_words(self, numbers: NDArray[np.int64]) -> Limbs:
         limbs = np.empty((self.n_limbs, numbers.size), dtype=np.uint32)
-        limbs[:] = (numbers >> np.int64(63)).astype(np.uint32)
-        little = np.ascontiguousarray(numbers, dtype="<i8").view("<u4").reshape(-1, 2).T
-        limbs[: min(2, self.n_limbs)] = little[: self.n_limbs]
+        limbs[:] = (numbers >> np.int64(63)).astype(
+            np.uint32
+        )  # the sign, into all limbs above the lowest two
+        two_limbs = np.ascontiguousarray(numbers, dtype="<i8").view("<u4").reshape(-1, 2).T
+        limbs[: min(2, self.n_limbs)] = two_limbs[: self.n_limbs]
         return limbs
 
     def _of_integers(self, numbers: list[int]) -> Limbs:
-        mask, width = 2**self.bits - 1, self.bits // 8
-        return self.from_bytes_by_row(b"".join((int(x) & mask).to_bytes(width, "little") for x in numbers))
+        all_bits = 2**self.bits - 1
+        width = self.bits // 8
+        data = b"".join((int(number) & all_bits).to_bytes(width, "little") for number in numbers)
+        return self.from_bytes_by_row(data)
 
     def decode(self, limbs: Limbs) -> list[int]:
         """The signed integers of a vector (n_limbs, n)."""
         data = np.ascontiguousarray(limbs[: self.n_limbs].T, dtype="<u4").tobytes()
         width = self.bits // 8
-        return [
-            int.from_bytes(data[i : i + width], "little", signed=True) for i in range(0, len(data), width)
-        ]
+        starts = range(0, len(data), width)
+        return [int.from_bytes(data[start : start + width], "little", signed=True) for start in starts]
 
     def from_bytes_by_row(self, data: bytes) -> Limbs:
+        """Number after number, each little-endian: 4 n_limbs n bytes."""
         by_row = np.frombuffer(data, dtype="<u4").reshape(-1, self.n_limbs)
         return np.ascontiguousarray(by_row.T).astype(np.uint32, copy=False)
 
@@ -93,7 +98,8 @@ class Ring:
                 remedy="All sides must run the same version of Consilium.",
                 code="ring",
             )
-        return np.frombuffer(data, dtype="<u4").reshape(self.n_limbs, count).astype(np.uint32, copy=False)
+        limbs = np.frombuffer(data, dtype="<u4").reshape(self.n_limbs, count)
+        return limbs.astype(np.uint32, copy=False)
 
     def n_bytes(self, count: int) -> int:
         return _LIMB_BYTES * self.n_limbs * count
@@ -106,7 +112,7 @@ class Ring:
         return _carried(x[: self.n_limbs].astype(np.uint64) + y[: self.n_limbs])
 
     def subtract(self, x: Limbs, y: Limbs) -> Limbs:
-        """x + (2^K - 1 - y) + 1."""
+        """x - y = x + (2^K - 1 - y) + 1."""
         sums = x[: self.n_limbs].astype(np.uint64) + ~y[: self.n_limbs]
         sums[0] += np.uint64(1)
         return _carried(sums)
@@ -116,16 +122,19 @@ class Ring:
         count = max(x.shape[1], y.shape[1])
         product = np.empty((self.n_limbs, count), dtype=np.uint32)
         for start in range(0, count, _CHUNK):
-            part = slice(start, start + _CHUNK)
-            left, right = (v if v.shape[1] == 1 else v[:, part] for v in (x, y))
-            product[:, part] = self._multiply_chunk(left[: self.n_limbs], right[: self.n_limbs])
+            chunk = slice(start, start + _CHUNK)
+            left = x if x.shape[1] == 1 else x[:, chunk]
+            right = y if y.shape[1] == 1 else y[:, chunk]
+            product[:, chunk] = self._multiply_chunk(left[: self.n_limbs], right[: self.n_limbs])
         return product
 
     def _multiply_chunk(self, x: Limbs, y: Limbs) -> Limbs:
-        columns = np.zeros((self.n_limbs + 1, max(x.shape[1], y.shape[1])), dtype=np.uint64)
-        wide = y.astype(np.uint64)
+        """By hand: limb i times limb j adds its low half to column i + j and its high half to the next one."""
+        count = max(x.shape[1], y.shape[1])
+        columns = np.zeros((self.n_limbs + 1, count), dtype=np.uint64)
+        y_wide = y.astype(np.uint64)
         for i, limb in enumerate(x.astype(np.uint64)):
-            products = limb * wide[: self.n_limbs - i]
+            products = limb * y_wide[: self.n_limbs - i]
             columns[i : i + len(products)] += products & _LOW
             products >>= _UP
             columns[i + 1 : i + 1 + len(products)] += products
@@ -140,15 +149,17 @@ class Ring:
     def total(self, x: Limbs) -> int:
         """The sum of all elements, in [0, 2^K); up to 2^32 elements."""
         sums = x[: self.n_limbs].sum(axis=1, dtype=np.uint64).tolist()
-        return int(sum(int(s) << LIMB_BITS * k for k, s in enumerate(sums)) % 2**self.bits)
+        total = sum(int(limb_sum) << LIMB_BITS * place for place, limb_sum in enumerate(sums))
+        return int(total % 2**self.bits)
 
     def planes(self, x: Limbs, width: int) -> Words:
         """The lowest `width` bits of n elements, lowest first: uint64 (width, ceil(n / 64))."""
         planes = np.zeros((width, 8 * n_words(x.shape[1])), dtype=np.uint8)
-        for j in range(width):
-            bits = ((x[j // LIMB_BITS] >> np.uint32(j % LIMB_BITS)) & np.uint32(1)).astype(np.uint8)
-            packed = np.packbits(bits, bitorder="little")
-            planes[j, : packed.size] = packed
+        for place in range(width):
+            limb = x[place // LIMB_BITS]
+            bits = (limb >> np.uint32(place % LIMB_BITS)) & np.uint32(1)
+            packed = np.packbits(bits.astype(np.uint8), bitorder="little")
+            planes[place, : packed.size] = packed
         return planes.view("<u8").astype(np.uint64, copy=False)
 
 
@@ -172,6 +183,6 @@ def unpack(words: Words, count: int) -> NDArray[np.bool_]:
 
 def _carried(sums: NDArray[np.uint64]) -> Limbs:
     """Limbs of sums that are larger than a limb; the last carry falls away. `sums` is used up."""
-    for k in range(1, len(sums)):
-        sums[k] += sums[k - 1] >> _UP
+    for place in range(1, len(sums)):
+        sums[place] += sums[place - 1] >> _UP
     return sums.astype(np.uint32)

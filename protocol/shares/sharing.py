@@ -15,6 +15,9 @@ anything of numbers in between as long as the coordinator conspires with no hosp
 released, stops an order in which a false triple was dealt.
 
 Everything is a function of the keys, the inputs and what was dealt and opened: after a crash the same bytes are made.
+
+`ring` has the arithmetic, `triples` what is dealt and how it is checked; `agents/statistics/shared_expression.py` calls
+this step by step, as `analytics/statistics/circuit.py` wrote the steps down. Decision 35.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,11 +46,12 @@ _DIGEST = b"consilium/sharing/digest/1"
 _RESULT = b"consilium/sharing/result/1"
 _VERSION = 1
 _HEADER = struct.Struct(">BBHQQ")
-_CHALLENGE_LIMBS = 2
+_CHALLENGE_LIMBS = 2  # r_j of the check of triples has 64 bits
+_DIGEST_BYTES = 8
 
 
 class Keys(Protocol):
-    """Of `protocol.sealing.Session`: keys that are fresh for each run of an order."""
+    """Of `protocol.sealing.Session`: keys of 32 bytes that are fresh for each run of an order."""
 
     @property
     def me(self) -> int: ...
@@ -68,7 +72,7 @@ class Channel(Protocol):
 
 
 class Sharing:
-    """One provider's end of a computation on shares of at most `bits` bits, the sign included.
+    """One provider's end of a computation on shares of at most `bits` bits, the sign included. Each provider has one.
 
     Numbers are uint32 (n_limbs, n), booleans uint64 (ceil(n / 64),). All providers make the same calls in the same
     order. ProtocolViolation `dealt` or `opening` when a message has another length.
@@ -76,14 +80,20 @@ class Sharing:
 
     def __init__(self, keys: Keys, channel: Channel, *, providers: Sequence[int], bits: int) -> None:
         self.providers = tuple(providers)
-        self.ring, self._checked = rings(bits)
-        self._keys, self._channel, self._me = keys, channel, keys.me
-        self._n_opened = self._n_triples = 0
-        self._difference, self._digest = 0, 0
-        self._seed: bytes | None = None
+        self.ring, self._larger_ring = rings(bits)
+        self._keys = keys
+        self._channel = channel
+        self._me = keys.me
+        self._n_opened = 0
+        self._n_triples = 0
+        # What `verify` opens: this provider's shares of zero, unless a triple was false.
+        self._difference = 0
+        self._digest = 0
+        self._seed: bytes | None = None  # dealt; None until the first triple is needed
 
     @property
     def _is_first(self) -> bool:
+        """Whether this provider adds what is public, which only one may."""
         return self._me == self.providers[0]
 
     # Numbers
@@ -99,23 +109,42 @@ class Sharing:
 
     def linear(self, terms: Iterable[tuple[Limbs, int]], constant: Limbs) -> Limbs:
         """constant + sum of factor * number."""
-        return reduce(self.ring.add, (self.ring.scale(x, factor) for x, factor in terms), constant)
+        total = constant
+        for number, factor in terms:
+            total = self.ring.add(total, self.ring.scale(number, factor))
+        return total
 
     def product(self, x: Limbs, y: Limbs) -> Limbs:
         """x y, by a triple per element; the check of the triples is added to what `verify` opens."""
-        ring, checked, count = self.ring, self._checked, x.shape[1]
+        ring, larger = self.ring, self._larger_ring
+        count = x.shape[1]
         index = self._next_triples()
-        dealt = triples.number_triples(**self._own_part(index), ring=checked, count=count)
-        challenge = self._group_stream(_CHALLENGE, index).words(count).astype("<u8", copy=False).view("<u4")
-        r = np.ascontiguousarray(challenge.reshape(-1, _CHALLENGE_LIMBS).T).astype(np.uint32, copy=False)
-        rho = checked.subtract(checked.multiply(r, dealt.a), dealt.check_a)
-        d, e, rho = self._open_numbers(
-            (ring, ring.subtract(x, dealt.a)), (ring, ring.subtract(y, dealt.b)), (checked, rho)
+        dealt = triples.number_triples(
+            self._dealt_seed(),
+            index,
+            provider=self._me,
+            ring=larger,
+            count=count,
+            correction=self._dealt_correction(index),
         )
-        self._difference += checked.total(checked.multiply(r, dealt.c)) - checked.total(dealt.check_c)
-        self._difference -= checked.total(checked.multiply(rho, dealt.b))
+        # r_j from the group key, which the dealer lacks: it cannot deal false triples that fit.
+        challenge = self._group_stream(_CHALLENGE, index).words(count)
+        by_row = challenge.astype("<u8", copy=False).view("<u4").reshape(-1, _CHALLENGE_LIMBS)
+        r = np.ascontiguousarray(by_row.T).astype(np.uint32, copy=False)
+        # rho_j = r_j a_j - a'_j, opened together with d = x - a and e = y - b (Damgard et al. 2012).
+        d, e, rho = self._open_numbers(
+            _Hidden(ring, ring.subtract(x, dealt.a)),
+            _Hidden(ring, ring.subtract(y, dealt.b)),
+            _Hidden(larger, larger.subtract(larger.multiply(r, dealt.a), dealt.check_a)),
+        )
+        # sum_j r_j c_j - c'_j - rho_j b_j is zero for true triples.
+        self._difference += larger.total(larger.multiply(r, dealt.c))
+        self._difference -= larger.total(dealt.check_c)
+        self._difference -= larger.total(larger.multiply(rho, dealt.b))
+        # z_i = c_i + d b_i + e a_i (Beaver 1991); the first provider's e (a_i + d) adds d e once.
         beside_e = ring.add(dealt.a, d) if self._is_first else dealt.a
-        return ring.add(ring.add(dealt.c, ring.multiply(d, dealt.b)), ring.multiply(e, beside_e))
+        z = ring.add(dealt.c, ring.multiply(d, dealt.b))
+        return ring.add(z, ring.multiply(e, beside_e))
 
     def total(self, x: Limbs) -> int:
         """This provider's share of the sum over all elements."""
@@ -125,29 +154,38 @@ class Sharing:
 
     def boolean(self, values: NDArray[np.bool_] | None, count: int) -> Words:
         """The shares of what one provider holds."""
-        return np.zeros(n_words(count), dtype=np.uint64) if values is None else pack(values)
+        if values is None:
+            return np.zeros(n_words(count), dtype=np.uint64)
+        return pack(values)
 
     def exclusive(self, bits: Iterable[Words], *, constant: bool) -> Words:
+        """constant xor all of `bits`: as a sum, each provider's shares for itself."""
         total = reduce(np.bitwise_xor, bits)
         return ~total if constant and self._is_first else total
 
     def conjunction(self, x: Words, y: Words) -> Words:
+        """x & y, by a checked bit triple per element."""
         return self._and(self._bit_triples(x.size), x, y)
 
     def is_negative(self, x: Limbs, width: int) -> Words:
         """Whether -2^(width - 1) <= x < 0; x must be below 2^(width - 1) in size."""
         planes = self.ring.planes(x, width)
+        # x is the sum of the providers' own shares, each of which one provider knows bit by bit.
         others = np.zeros_like(planes)
         numbers = [planes if provider == self._me else others for provider in self.providers]
         if len(numbers) == 1:
-            top: Words = planes[-1]
-            return top
-        pool = self._bit_triples(n_conjunctions(width, len(numbers)) * planes.shape[1])
+            sign: Words = planes[-1]
+            return sign
+        n_needed = n_conjunctions(width, len(numbers)) * planes.shape[1]
+        pool = self._bit_triples(n_needed)
         while len(numbers) > 2:
-            numbers = [*numbers[3:], *self._save_carries(pool, *numbers[:3])]
+            first, second, third, *rest = numbers
+            numbers = [*rest, *self._save_carries(pool, first, second, third)]
+        # The highest bit of the sum of two numbers: both highest bits and the carry into it.
         left, right = numbers
-        carries = self._carry(pool, self._and(pool, left[:-1], right[:-1]), left[:-1] ^ right[:-1])
-        highest: Words = left[-1] ^ right[-1] ^ carries
+        made = self._and(pool, left[:-1], right[:-1])
+        passed = left[:-1] ^ right[:-1]
+        highest: Words = left[-1] ^ right[-1] ^ self._carry(pool, made, passed)
         return highest
 
     def part(self, bits: Words, provider: int, count: int) -> Limbs:
@@ -157,51 +195,78 @@ class Sharing:
 
     def _save_carries(self, pool: _Pool, x: Words, y: Words, z: Words) -> tuple[Words, Words]:
         """x + y + z = (x ^ y ^ z) + 2 majority(x, y, z)."""
-        majority = self._and(pool, (x ^ z)[:-1], (y ^ z)[:-1]) ^ z[:-1]
-        return x ^ y ^ z, np.concatenate([np.zeros_like(x[:1]), majority])
+        # majority = ((x ^ z) & (y ^ z)) ^ z takes one `and`; its highest bit would be carried out of the width.
+        differs = self._and(pool, (x ^ z)[:-1], (y ^ z)[:-1])
+        majority = differs ^ z[:-1]
+        lowest = np.zeros_like(x[:1])
+        return x ^ y ^ z, np.concatenate([lowest, majority])
 
     def _carry(self, pool: _Pool, made: Words, passed: Words) -> Words:
         """The carry out of the highest bit, of which each bit makes one or passes one on (Brent and Kung 1982)."""
         while len(made) > 1:
-            pairs = len(made) // 2
-            upper, lower = slice(1, 2 * pairs, 2), slice(0, 2 * pairs, 2)
+            n_pairs = len(made) // 2
+            upper = slice(1, 2 * n_pairs, 2)
+            lower = slice(0, 2 * n_pairs, 2)
+            # Of a pair: made = upper made ^ (upper passed & lower made), passed = upper passed & lower passed.
             both = self._and(
-                pool, np.concatenate([passed[upper]] * 2), np.concatenate([made[lower], passed[lower]])
+                pool,
+                np.concatenate([passed[upper], passed[upper]]),
+                np.concatenate([made[lower], passed[lower]]),
             )
-            made = np.concatenate([made[upper] ^ both[:pairs], made[2 * pairs :]])
-            passed = np.concatenate([both[pairs:], passed[2 * pairs :]])
+            unpaired = slice(2 * n_pairs, None)
+            made = np.concatenate([made[upper] ^ both[:n_pairs], made[unpaired]])
+            passed = np.concatenate([both[n_pairs:], passed[unpaired]])
         carry: Words = made[0]
         return carry
 
     def _and(self, pool: _Pool, x: Words, y: Words) -> Words:
+        """x & y: z_i = c_i ^ (d & b_i) ^ (e & a_i), d = x ^ a and e = y ^ b opened; d & e once (Beaver 1991)."""
         dealt = pool.take(x.size)
         d, e = self._open_words(x.ravel() ^ dealt.a, y.ravel() ^ dealt.b)
         z: Words = dealt.c ^ (d & dealt.b) ^ (e & dealt.a)
-        return (z ^ (d & e) if self._is_first else z).reshape(x.shape)
+        if self._is_first:
+            z = z ^ (d & e)
+        return z.reshape(x.shape)
 
     def _bit_triples(self, count: int) -> _Pool:
         """`count` words of triples, each checked against those of its bucket; what `verify` opens is added to."""
-        index, buckets = self._next_triples(), Buckets.of(count)
-        dealt = triples.bit_triples(**self._own_part(index), count=buckets.n_dealt)
-        order = triples.uniform_order(self._group_stream(_ORDER, index), buckets.n_dealt)
-        a, b, c = (words[order] for words in (dealt.a, dealt.b, dealt.c))
-        rest, shape = slice(buckets.size, None), (buckets.size, buckets.n_buckets)
-        first, *others = (
-            BitTriples(*t) for t in zip(*(w[rest].reshape(shape) for w in (a, b, c)), strict=True)
+        index = self._next_triples()
+        buckets = Buckets.of(count)
+        dealt = triples.bit_triples(
+            self._dealt_seed(),
+            index,
+            provider=self._me,
+            count=buckets.n_dealt,
+            correction=self._dealt_correction(index),
         )
-        self._check_bits(index, first, others, opened=BitTriples(*(w[: buckets.size] for w in (a, b, c))))
+        # The order is from the group key, which the dealer lacks: it cannot put its false words into one bucket.
+        order = triples.uniform_order(self._group_stream(_ORDER, index), buckets.n_dealt)
+        shuffled = BitTriples(dealt.a[order], dealt.b[order], dealt.c[order])
+        opened = shuffled[: buckets.size]
+        first, *others = [
+            shuffled[start : start + buckets.n_buckets]
+            for start in range(buckets.size, buckets.n_dealt, buckets.n_buckets)
+        ]
+        self._check_bits(index, first, others, opened=opened)
         return _Pool(first)
 
     def _check_bits(
         self, index: int, first: BitTriples, others: list[BitTriples], *, opened: BitTriples
     ) -> None:
-        masked = [word for other in others for word in (first.a ^ other.a, first.b ^ other.b)]
-        a, b, *masked = self._open_words(opened.a, opened.b, *masked)
+        """Shares that add up to zero for true triples: of those opened c ^ (a & b), of the others, against the first
+        of their bucket, c_1 ^ c_k ^ (d & b_k) ^ (e & a_k) ^ (d & e), d = a_1 ^ a_k and e = b_1 ^ b_k opened.
+        """
+        differences: list[Words] = []
+        for other in others:
+            differences += [first.a ^ other.a, first.b ^ other.b]
+        a, b, *differences = self._open_words(opened.a, opened.b, *differences)
         found = [opened.c ^ (a & b) if self._is_first else opened.c]
-        for other, d, e in zip(others, masked[::2], masked[1::2], strict=True):
+        opened_pairs = zip(differences[::2], differences[1::2], strict=True)
+        for other, (d, e) in zip(others, opened_pairs, strict=True):
             z = first.c ^ other.c ^ (d & other.b) ^ (e & other.a)
             found.append(z ^ (d & e) if self._is_first else z)
-        self._digest ^= triples.linear_digest(self._group_stream(_DIGEST, index), np.concatenate(found))
+        stream = self._group_stream(_DIGEST, index)
+        self._digest ^= triples.linear_digest(stream, np.concatenate(found))
 
     # Verification and results
 
@@ -212,11 +277,14 @@ class Sharing:
         """
         if not self._n_triples:
             return
-        ring = self._checked
-        mine = ring.encode([self._difference]), np.array([self._digest], dtype=np.uint64)
-        found = self._open(ring.to_bytes(mine[0]) + mine[1].astype("<u8").tobytes())
-        difference = reduce(ring.add, (ring.from_bytes(data[:-8], 1) for data in found))
-        digest = reduce(int.__xor__, (int.from_bytes(data[-8:], "little") for data in found))
+        ring = self._larger_ring
+        own_difference = ring.to_bytes(ring.encode([self._difference]))
+        own_digest = np.array([self._digest], dtype=np.uint64).astype("<u8").tobytes()
+        difference = ring.zeros(1)
+        digest = 0
+        for data in self._open(own_difference + own_digest):
+            difference = ring.add(difference, ring.from_bytes(data[:-_DIGEST_BYTES], 1))
+            digest ^= int.from_bytes(data[-_DIGEST_BYTES:], "little")
         if difference.any() or digest:
             raise ProtocolViolation(
                 "The coordinator dealt a false triple.",
@@ -231,8 +299,10 @@ class Sharing:
             if peer == self._me:
                 continue
             stream = Stream(self._keys.pair_key(peer, b"sharing/result"), _RESULT, b"")
+            # The two ends of a pair: one adds the mask, the other takes it off.
             mask = self.ring.draw(stream, numbers.shape[1])
-            numbers = (self.ring.add if self._me < peer else self.ring.subtract)(numbers, mask)
+            combine = self.ring.add if self._me < peer else self.ring.subtract
+            numbers = combine(numbers, mask)
             words = words ^ stream.words(bits.size).reshape(bits.shape)
         return ResultShare(n_rows, numbers, words)
 
@@ -240,11 +310,13 @@ class Sharing:
 
     def _open(self, data: bytes) -> list[bytes]:
         """Every provider's data of this opening, of one length."""
-        number, self._n_opened = self._n_opened, self._n_opened + 1
+        number = self._n_opened
+        self._n_opened += 1
         if len(self.providers) == 1:
             return [data]
         found = self._channel.open(number, data)
-        if set(found) != set(self.providers) or any(len(other) != len(data) for other in found.values()):
+        is_complete = set(found) == set(self.providers)
+        if not is_complete or any(len(other) != len(data) for other in found.values()):
             raise ProtocolViolation(
                 "A provider's opening is missing, or has another length.",
                 remedy="All sides must run the same version of Consilium.",
@@ -252,62 +324,86 @@ class Sharing:
             )
         return [found[provider] for provider in self.providers]
 
-    def _open_numbers(self, *shares: tuple[Ring, Limbs]) -> list[Limbs]:
-        found = self._open(b"".join(ring.to_bytes(x) for ring, x in shares))
-        opened, start = [], 0
-        for ring, x in shares:
-            end = start + ring.n_bytes(x.shape[1])
-            opened.append(reduce(ring.add, (ring.from_bytes(data[start:end], x.shape[1]) for data in found)))
+    def _open_numbers(self, *hidden: _Hidden) -> list[Limbs]:
+        """The numbers of which all providers hold these shares, in one message each."""
+        found = self._open(b"".join(ring.to_bytes(share) for ring, share in hidden))
+        opened = []
+        start = 0
+        for ring, share in hidden:
+            count = share.shape[1]
+            end = start + ring.n_bytes(count)
+            shares = (ring.from_bytes(data[start:end], count) for data in found)
+            opened.append(reduce(ring.add, shares))
             start = end
         return opened
 
     def _open_words(self, *shares: Words) -> list[Words]:
+        """The same of booleans, which add up by exclusive or."""
         found = self._open(np.concatenate(shares).astype("<u8", copy=False).tobytes())
         total = np.bitwise_xor.reduce([np.frombuffer(data, dtype="<u8") for data in found])
-        return np.split(total.astype(np.uint64, copy=False), np.cumsum([x.size for x in shares])[:-1])
+        ends = np.cumsum([share.size for share in shares])
+        return np.split(total.astype(np.uint64, copy=False), ends[:-1])
 
     def _next_triples(self) -> int:
         self._n_triples += 1
         return self._n_triples - 1
 
-    def _own_part(self, index: int) -> dict[str, Any]:
-        """What this provider makes its shares of triples number `index` from."""
+    def _dealt_seed(self) -> bytes:
+        """What all of this provider's shares are made from, but for the corrections."""
         if self._seed is None:
             self._seed = self._channel.dealt(SEED)
-        correction = self._channel.dealt(1 + index) if self._me == self.providers[-1] else None
-        return {"seed": self._seed, "index": index, "provider": self._me, "correction": correction}
+        return self._seed
+
+    def _dealt_correction(self, index: int) -> bytes | None:
+        """The last provider's shares of c of triples number `index`; the others make theirs themselves."""
+        if self._me != self.providers[-1]:
+            return None
+        return self._channel.dealt(1 + index)
 
     def _group_stream(self, tag: bytes, index: int) -> Stream:
         return Stream(self._keys.group_key(b"sharing/check"), tag, b"%d" % index)
 
 
+class _Hidden(NamedTuple):
+    """One provider's share of numbers that are to be opened."""
+
+    ring: Ring
+    share: Limbs
+
+
 class _Pool:
-    """Checked bit triples, each handed out once."""
+    """Checked bit triples, each handed out once: used twice, two openings would show a difference of inputs."""
 
     def __init__(self, dealt: BitTriples) -> None:
-        self._dealt, self._taken = dealt, 0
+        self._dealt = dealt
+        self._n_taken = 0
 
     def take(self, count: int) -> BitTriples:
-        part = slice(self._taken, self._taken + count)
-        self._taken += count
-        assert self._taken <= self._dealt.a.size  # n_conjunctions counts what `is_negative` takes
-        return BitTriples(self._dealt.a[part], self._dealt.b[part], self._dealt.c[part])
+        start = self._n_taken
+        self._n_taken += count
+        assert self._n_taken <= self._dealt.a.size  # n_conjunctions counts what `is_negative` takes
+        return self._dealt[start : self._n_taken]
 
 
 def rings(bits: int) -> tuple[Ring, Ring]:
-    """The ring of numbers, and the larger one in which triples are checked."""
+    """The ring of numbers, and the one in which triples are checked, 40 bits larger. All parties run it alike."""
     numbers = Ring.of_bits(bits)
     return numbers, Ring.of_bits(numbers.bits + SECURITY_BITS)
 
 
 def n_conjunctions(width: int, n_providers: int) -> int:
-    """How many `and` of bit planes the sign of numbers of `width` bits takes."""
+    """How many `and` of bit planes the sign of numbers of `width` bits takes. Providers and dealer run it alike."""
     if n_providers == 1:
         return 0
-    below = width - 1
-    total, left = below * (n_providers - 1), below
+    below_highest = width - 1
+    # `is_negative`: each carry-save adder takes one number away, until two are left, and then their `made`;
+    # the tree of carries takes two for each pair.
+    total = below_highest * (n_providers - 1)
+    left = below_highest
     while left > 1:
-        total, left = total + 2 * (left // 2), left - left // 2
+        n_pairs = left // 2
+        total += 2 * n_pairs
+        left -= n_pairs
     return total
 
 
@@ -315,31 +411,33 @@ def n_conjunctions(width: int, n_providers: int) -> int:
 class ResultShare:
     """A provider to a receiver, sealed to it: its shares of the result's numbers and booleans.
 
-    numbers uint32 (n_limbs, m), bits uint64 (q, ceil(n_rows / 64)). Encoded: version, q, n_limbs, n_rows, m, then both
-    arrays little-endian.
+    Encoded: version (1), q (1), n_limbs (2), n_rows (8), m (8), big-endian; then both arrays, little-endian.
 
     Disclosure: uniform but for the sum over all providers, which is the result.
     """
 
     n_rows: int
-    numbers: Limbs
-    bits: Words
+    numbers: Limbs  # uint32 (n_limbs, m)
+    bits: Words  # uint64 (q, ceil(n_rows / 64))
 
     def encode(self) -> bytes:
-        n_limbs, m = self.numbers.shape
-        header = _HEADER.pack(_VERSION, len(self.bits), n_limbs, self.n_rows, m)
-        return header + Ring(n_limbs).to_bytes(self.numbers) + self.bits.astype("<u8").tobytes()
+        n_limbs, n_numbers = self.numbers.shape
+        header = _HEADER.pack(_VERSION, len(self.bits), n_limbs, self.n_rows, n_numbers)
+        numbers = Ring(n_limbs).to_bytes(self.numbers)
+        bits = self.bits.astype("<u8").tobytes()
+        return header + numbers + bits
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         if len(data) < _HEADER.size:
             raise _bad_share("is shorter than its header")
-        version, q, n_limbs, n_rows, m = _HEADER.unpack_from(data)
-        end = _HEADER.size + 4 * n_limbs * m
-        if version != _VERSION or not n_limbs or len(data) != end + 8 * q * n_words(n_rows):
+        version, n_booleans, n_limbs, n_rows, n_numbers = _HEADER.unpack_from(data)
+        end = _HEADER.size + 4 * n_limbs * n_numbers
+        length = end + 8 * n_booleans * n_words(n_rows)
+        if version != _VERSION or not n_limbs or len(data) != length:
             raise _bad_share("is not of this version, or not as long as its header says")
-        numbers = Ring(n_limbs).from_bytes(data[_HEADER.size : end], m)
-        bits = np.frombuffer(data[end:], dtype="<u8").reshape(q, n_words(n_rows))
+        numbers = Ring(n_limbs).from_bytes(data[_HEADER.size : end], n_numbers)
+        bits = np.frombuffer(data[end:], dtype="<u8").reshape(n_booleans, n_words(n_rows))
         return cls(n_rows, numbers, bits.astype(np.uint64, copy=False))
 
 
@@ -348,13 +446,15 @@ def open_result(shares: Sequence[ResultShare]) -> tuple[list[int], NDArray[np.bo
 
     ProtocolViolation `result_share` when they do not belong together.
     """
-    if not shares or len({(s.n_rows, s.numbers.shape, s.bits.shape) for s in shares}) != 1:
+    sizes = {(share.n_rows, share.numbers.shape, share.bits.shape) for share in shares}
+    if len(sizes) != 1:
         raise _bad_share("is of another result than the others")
+    n_rows = shares[0].n_rows
     ring = Ring(len(shares[0].numbers))
     numbers = ring.decode(reduce(ring.add, (share.numbers for share in shares)))
     bits = np.bitwise_xor.reduce([share.bits for share in shares])
-    rows = [unpack(row, shares[0].n_rows) for row in bits]
-    return numbers, np.array(rows, dtype=bool).reshape(len(bits), shares[0].n_rows)
+    rows = [unpack(row, n_rows) for row in bits]
+    return numbers, np.array(rows, dtype=bool).reshape(len(bits), n_rows)
 
 
 def _bad_share(what: str) -> ProtocolViolation:

@@ -20,6 +20,8 @@ Bits (Furukawa, Lindell, Nof, Weinstein 2017). In an order that the dealer canno
 others stand in N buckets of B; in each, the first is checked against the rest. That t buckets hold false words only,
 and the others true ones, which alone passes, has probability C(N, t) / C(B N + B, B t): largest at t = 1, and below
 2^-40 by the choice of B.
+
+The coordinator's flow deals in `tasks/coordinator/dealing.py`; the providers use and check triples in `sharing`.
 """
 
 from __future__ import annotations
@@ -49,9 +51,9 @@ class NumberTriples:
 
     a: Limbs
     b: Limbs
-    c: Limbs
-    check_a: Limbs
-    check_c: Limbs
+    c: Limbs  # a b
+    check_a: Limbs  # a', which hides r a when rho is opened
+    check_c: Limbs  # a' b
 
 
 @dataclass(frozen=True)
@@ -60,72 +62,96 @@ class BitTriples:
 
     a: Words
     b: Words
-    c: Words
+    c: Words  # a & b
+
+    def __getitem__(self, words: slice) -> BitTriples:
+        return BitTriples(self.a[words], self.b[words], self.c[words])
 
 
 def number_triples(
     seed: bytes, index: int, *, provider: int, ring: Ring, count: int, correction: bytes | None
 ) -> NumberTriples:
-    """`provider`'s triples number `index` of an order; `correction` is dealt to the last provider only.
+    """`provider`'s triples number `index` of an order. That provider runs it, and the dealer for all.
 
-    The user id is part of the stream: a dealer that gives two providers one seed gives them no common mask.
+    `seed` is 32 bytes, another for each provider; `correction` what `number_correction` gives, 8 n_limbs `count` bytes,
+    for the last provider, None for the others. The user id is part of the stream: a dealer that gives two providers one
+    seed gives them no common mask.
 
     ProtocolViolation `dealt` when seed or correction have another length.
     """
     stream = _stream(seed, _NUMBERS, index, provider)
-    a, b, check_a = (ring.draw(stream, count) for _ in range(3))
+    a = ring.draw(stream, count)
+    b = ring.draw(stream, count)
+    check_a = ring.draw(stream, count)
     if correction is None:
-        return NumberTriples(a, b, ring.draw(stream, count), check_a, ring.draw(stream, count))
-    _require_length(correction, 2 * ring.n_bytes(count))
-    half = len(correction) // 2
-    c, check_c = (ring.from_bytes(part, count) for part in (correction[:half], correction[half:]))
+        c = ring.draw(stream, count)
+        check_c = ring.draw(stream, count)
+    else:
+        size = ring.n_bytes(count)
+        _require_length(correction, 2 * size)
+        c = ring.from_bytes(correction[:size], count)
+        check_c = ring.from_bytes(correction[size:], count)
     return NumberTriples(a, b, c, check_a, check_c)
 
 
 def number_correction(seeds: Mapping[int, bytes], index: int, *, ring: Ring, count: int) -> bytes:
     """The last provider's shares of c and c'. The dealer runs it, with the seeds of all, in their order."""
-    a, b, check_a, c, check_c = (ring.zeros(count) for _ in range(5))
-    last = len(seeds) - 1
-    for place, (provider, seed) in enumerate(seeds.items()):
+    a, b, c = ring.zeros(count), ring.zeros(count), ring.zeros(count)
+    check_a, check_c = ring.zeros(count), ring.zeros(count)
+    last = list(seeds)[-1]
+    for provider, seed in seeds.items():
         dealt = number_triples(seed, index, provider=provider, ring=ring, count=count, correction=None)
-        a, b, check_a = ring.add(a, dealt.a), ring.add(b, dealt.b), ring.add(check_a, dealt.check_a)
-        if place < last:
-            c, check_c = ring.add(c, dealt.c), ring.add(check_c, dealt.check_c)
-    own = ring.subtract(ring.multiply(a, b), c), ring.subtract(ring.multiply(check_a, b), check_c)
-    return b"".join(map(ring.to_bytes, own))
+        a = ring.add(a, dealt.a)
+        b = ring.add(b, dealt.b)
+        check_a = ring.add(check_a, dealt.check_a)
+        if provider != last:
+            c = ring.add(c, dealt.c)
+            check_c = ring.add(check_c, dealt.check_c)
+    # c_last = a b - sum of the others' c, and the same of the check.
+    last_c = ring.subtract(ring.multiply(a, b), c)
+    last_check_c = ring.subtract(ring.multiply(check_a, b), check_c)
+    return ring.to_bytes(last_c) + ring.to_bytes(last_check_c)
 
 
 def bit_triples(
     seed: bytes, index: int, *, provider: int, count: int, correction: bytes | None
 ) -> BitTriples:
-    """`provider`'s `count` words of bit triples number `index`. Same roles and errors as `number_triples`."""
+    """`provider`'s `count` words of bit triples number `index`. Same roles and errors as `number_triples`.
+
+    `seed` is 32 bytes, `correction` 8 `count` bytes of `bit_correction` for the last provider, None for the others.
+    """
     stream = _stream(seed, _BITS, index, provider)
-    a, b = stream.words(count), stream.words(count)
+    a = stream.words(count)
+    b = stream.words(count)
     if correction is None:
         return BitTriples(a, b, stream.words(count))
     _require_length(correction, 8 * count)
-    return BitTriples(a, b, np.frombuffer(correction, dtype="<u8").astype(np.uint64, copy=False))
+    c = np.frombuffer(correction, dtype="<u8").astype(np.uint64, copy=False)
+    return BitTriples(a, b, c)
 
 
 def bit_correction(seeds: Mapping[int, bytes], index: int, *, count: int) -> bytes:
     """The last provider's shares of c. The dealer runs it, with the seeds of all, in their order."""
-    a, b, c = (np.zeros(count, dtype=np.uint64) for _ in range(3))
-    last = len(seeds) - 1
-    for place, (provider, seed) in enumerate(seeds.items()):
+    a = np.zeros(count, dtype=np.uint64)
+    b = np.zeros(count, dtype=np.uint64)
+    c = np.zeros(count, dtype=np.uint64)
+    last = list(seeds)[-1]
+    for provider, seed in seeds.items():
         dealt = bit_triples(seed, index, provider=provider, count=count, correction=None)
         a ^= dealt.a
         b ^= dealt.b
-        if place < last:
+        if provider != last:
             c ^= dealt.c
-    return bytes((a & b ^ c).astype("<u8", copy=False).tobytes())
+    last_c = (a & b) ^ c
+    return bytes(last_c.astype("<u8", copy=False).tobytes())
 
 
 @dataclass(frozen=True)
 class Buckets:
     """N buckets of B words each, and B words that are opened."""
 
-    n_buckets: int
-    size: int
+    n_buckets: int  # N
+    size: int  # B
 
     @classmethod
     def of(cls, n_words: int) -> Buckets:
@@ -134,44 +160,55 @@ class Buckets:
         >>> Buckets.of(2**19).size, Buckets.of(1).size
         (3, 5)
         """
-        n = max(n_words, FEWEST_WORDS)
+        n_buckets = max(n_words, FEWEST_WORDS)
         size = 2
-        while math.comb(n * size, size) < n << SECURITY_BITS:
+        while math.comb(n_buckets * size, size) < n_buckets << SECURITY_BITS:
             size += 1
-        return cls(n, size)
+        return cls(n_buckets, size)
 
     @property
     def n_dealt(self) -> int:
+        """B N + B words."""
         return self.n_buckets * self.size + self.size
 
 
 def uniform_order(stream: Stream, count: int) -> NDArray[np.intp]:
     """A uniform order of `count` places, as `Stream.permutation` gives, in a sixth of the time for millions.
 
+    Every provider runs it, on a stream of the group key, `count` below 2^32.
     Sorted are words whose low bits are the places; those whose random bits are equal are put in order by fresh words.
     """
-    shift, places = np.uint64(count.bit_length()), np.arange(count, dtype=np.uint64)
-    keys = np.sort(stream.words(count) >> shift << shift | places)
-    order = (keys & ((np.uint64(1) << shift) - np.uint64(1))).astype(np.intp)
-    differs = np.concatenate([[True], keys[1:] >> shift != keys[:-1] >> shift])
-    tied = np.flatnonzero(~(differs & np.append(differs[1:], True)))
-    fresh = np.lexsort((stream.words(tied.size), np.cumsum(differs)[tied]))
+    place_bits = np.uint64(count.bit_length())
+    places = np.arange(count, dtype=np.uint64)
+    random = stream.words(count) >> place_bits
+    keys = np.sort(random << place_bits | places)
+    place_mask = (np.uint64(1) << place_bits) - np.uint64(1)
+    order = (keys & place_mask).astype(np.intp)
+    # Runs of equal random bits stand in the order of their places, which is not random.
+    sorted_random = keys >> place_bits
+    begins_run = np.concatenate([[True], sorted_random[1:] != sorted_random[:-1]])
+    ends_run = np.append(begins_run[1:], True)
+    tied = np.flatnonzero(~(begins_run & ends_run))
+    run = np.cumsum(begins_run)[tied]
+    fresh = np.lexsort((stream.words(tied.size), run))
     order[tied] = order[tied[fresh]]
     return order
 
 
 def linear_digest(stream: Stream, words: Words) -> int:
     """64 bits of uint64 (n,): a random map that is linear over exclusive or; words that are not all zero give zero
-    with probability 2^-61 at most.
+    with probability 2^-61 at most. Every provider runs it on its shares, on a stream of the group key.
 
     Blocks of 512 bytes become one word by tables, one per place, again and again until one word is left.
     """
+    words_per_block = _BLOCK_BYTES // 8
     while True:
-        padded = np.zeros(-(-max(words.size, 1) // (_BLOCK_BYTES // 8)) * (_BLOCK_BYTES // 8), dtype="<u8")
+        n_blocks = -(-max(words.size, 1) // words_per_block)
+        padded = np.zeros(n_blocks * words_per_block, dtype="<u8")
         padded[: words.size] = words
-        places = np.ascontiguousarray(padded.view(np.uint8).reshape(-1, _BLOCK_BYTES).T)
-        words = np.zeros(places.shape[1], dtype=np.uint64)
-        for table, octets in zip(_tables(stream), places, strict=True):
+        octets_by_place = np.ascontiguousarray(padded.view(np.uint8).reshape(-1, _BLOCK_BYTES).T)
+        words = np.zeros(n_blocks, dtype=np.uint64)
+        for table, octets in zip(_tables(stream), octets_by_place, strict=True):
             words ^= table[octets]
         if words.size == 1:
             return int(words[0])
@@ -181,8 +218,10 @@ def _tables(stream: Stream) -> Words:
     """For each place of a block the words of all 256 bytes: uint64 (512, 256)."""
     basis = stream.words(8 * _BLOCK_BYTES).reshape(_BLOCK_BYTES, 8)
     tables = np.zeros((_BLOCK_BYTES, 256), dtype=np.uint64)
+    # A byte's word is the exclusive or of its bits' words, so that bytes with one bit more follow from those before.
     for bit in range(8):
-        tables[:, 1 << bit : 2 << bit] = tables[:, : 1 << bit] ^ basis[:, bit : bit + 1]
+        shorter = tables[:, : 1 << bit]
+        tables[:, 1 << bit : 2 << bit] = shorter ^ basis[:, bit : bit + 1]
     return tables
 
 

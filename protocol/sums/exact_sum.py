@@ -13,6 +13,9 @@ tag: where 2^width does not divide d it guesses at least 64 bits (as in SPDZ2k, 
 value leaves its range.
 
 The width is fixed by the kind of number, never by the data, whose magnitude it would show.
+
+Decisions 32 and 34. The integers are made in `agents/rows/exact_totals.py`, and read in
+`analytics/statistics/exact.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import hashlib
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from protocol.errors import ProtocolViolation
 from protocol.sums import masks
@@ -33,22 +37,24 @@ _INFO = b"consilium/exact-sum/1"
 
 @dataclass(frozen=True)
 class Terms:
-    """What all parties of a sum must agree on: the providers (sorted), bits of a value, how many values, which sum.
+    """What all parties of a sum must agree on.
 
     Whoever differs in one has other masks and tags, and the sum is noise that its tag shows.
     """
 
-    providers: tuple[int, ...]
-    width: int
-    count: int
-    name: bytes
+    providers: tuple[int, ...]  # user ids, sorted
+    width: int  # bits of a value with its sign, a multiple of 8
+    count: int  # values, without the tag
+    name: bytes  # which sum of the order
 
     @property
     def modulus(self) -> int:
+        """2^(width + 64)."""
         return 1 << (self.width + TAG_BITS)
 
     @property
     def info(self) -> bytes:
+        """SHA-256 over all of them, 32 bytes: what masks and tag are derived from."""
         members = b"".join(struct.pack(">Q", provider) for provider in self.providers)
         numbers = struct.pack(">HII", self.width, self.count, len(self.providers))
         return hashlib.sha256(_INFO + numbers + members + self.name).digest()
@@ -70,68 +76,107 @@ def seal(
     tag_key: 32 bytes that all parties hold; seed: 32 bytes that this provider sealed to the receivers.
     ProtocolViolation when a value or the number of values does not fit.
     """
-    if len(values) != terms.count or any(abs(value) >> (terms.width - 1) for value in values):
+    if len(values) != terms.count or not _in_range(values, terms.width):
         raise _bad("A sum's values are not of the size that all parties agreed on.")
     tagged = [*values, _tag(values, terms, tag_key)]
-    pair = masks.mask_modulo(pair_keys, me, terms.modulus, len(tagged), terms.info)
-    own = masks.group_modulo(seed, me, terms.modulus, len(tagged), terms.info)
-    masked = [(v + p + o) % terms.modulus for v, p, o in zip(tagged, pair, own, strict=True)]
+    pair_masks = masks.mask_modulo(pair_keys, me, terms.modulus, len(tagged), terms.info)
+    own_masks = masks.group_modulo(seed, me, terms.modulus, len(tagged), terms.info)
+    # v_i + pair masks + own mask modulo 2^(width + 64)
+    masked = [
+        (value + pair_mask + own_mask) % terms.modulus
+        for value, pair_mask, own_mask in zip(tagged, pair_masks, own_masks, strict=True)
+    ]
     return _encode(masked, terms.width)
 
 
 def add(parts: Mapping[int, bytes]) -> bytes:
-    """The sum of all providers' parts. The coordinator runs it; it sees uniform numbers."""
+    """The sum of all providers' parts. The coordinator runs it; it sees uniform numbers.
+
+    `parts` are one or more by user id, of equal width and count, else ProtocolViolation.
+    """
     decoded = [_decode(part) for part in parts.values()]
-    width, first = decoded[0]
-    if any((w, len(numbers)) != (width, len(first)) for w, numbers in decoded):
+    width = decoded[0].width
+    sizes = {(part.width, len(part.numbers)) for part in decoded}
+    if len(sizes) != 1:
         raise _bad("The providers' parts of a sum are of different sizes.")
     modulus = 1 << (width + TAG_BITS)
-    return _encode([sum(column) % modulus for column in zip(*(n for _, n in decoded), strict=True)], width)
+    columns = zip(*(part.numbers for part in decoded), strict=True)
+    return _encode([sum(column) % modulus for column in columns], width)
 
 
 def open_total(total: bytes, terms: Terms, *, tag_key: bytes, seeds: Mapping[int, bytes]) -> list[int]:
     """The sums, `terms.count` signed integers. A receiver runs it, with every provider's seed.
 
+    tag_key: 32 bytes that all parties hold; seeds: 32 bytes by provider, as each sealed them to the receivers.
+
     ProtocolViolation (code sum_mismatch) unless it is the sum of exactly these providers' parts, unaltered.
     """
-    width, numbers = _decode(total)
-    if (width, len(numbers)) != (terms.width, terms.count + 1) or set(seeds) != set(terms.providers):
+    decoded = _decode(total)
+    numbers = decoded.numbers
+    if decoded.width != terms.width or len(numbers) != terms.count + 1:
         raise _mismatch()
+    if set(seeds) != set(terms.providers):
+        raise _mismatch()
+    # Pair masks have cancelled in the sum; every provider's own mask is taken off.
     for provider, seed in seeds.items():
-        own = masks.group_modulo(seed, provider, terms.modulus, len(numbers), terms.info)
-        numbers = [(n - o) % terms.modulus for n, o in zip(numbers, own, strict=True)]
+        own_masks = masks.group_modulo(seed, provider, terms.modulus, len(numbers), terms.info)
+        numbers = [
+            (number - own_mask) % terms.modulus for number, own_mask in zip(numbers, own_masks, strict=True)
+        ]
     *values, tag = [_signed(number, terms.modulus) for number in numbers]
-    in_range = not any(abs(value) >> (terms.width - 1) for value in values)
-    if not in_range or (_tag(values, terms, tag_key) - tag) % terms.modulus:
+    # A change by a multiple of 2^width leaves the range, every other one the tag (Cramer et al. 2018).
+    if not _in_range(values, terms.width):
+        raise _mismatch()
+    if (_tag(values, terms, tag_key) - tag) % terms.modulus:
         raise _mismatch()
     return values
 
 
+def _in_range(values: Sequence[int], width: int) -> bool:
+    """Whether every |value| < 2^(width - 1)."""
+    return not any(abs(value) >> (width - 1) for value in values)
+
+
 def _tag(values: Sequence[int], terms: Terms, tag_key: bytes) -> int:
-    factors = masks.Stream(tag_key, b"consilium/exact-sum/tag/1", terms.info).words(terms.count).tolist()
-    return int(sum(factor * value for factor, value in zip(factors, values, strict=True))) % terms.modulus
+    """sum_j a_j v_j modulo 2^(width + 64), a_j of 64 bits from the group key."""
+    stream = masks.Stream(tag_key, b"consilium/exact-sum/tag/1", terms.info)
+    factors = stream.words(terms.count).tolist()
+    products = (factor * value for factor, value in zip(factors, values, strict=True))
+    return int(sum(products)) % terms.modulus
 
 
 def _signed(number: int, modulus: int) -> int:
     return number - modulus if number >= modulus // 2 else number
 
 
+class _Part(NamedTuple):
+    """One provider's part, or the sum of several."""
+
+    width: int  # bits of a value, without those of the tag
+    numbers: list[int]  # modulo 2^(width + 64), the tag last
+
+
 def _encode(numbers: Sequence[int], width: int) -> bytes:
     """version (1), 0 (1), width (2), count (4), big-endian; the numbers, each of (width + 64) / 8 bytes."""
     size = _bytes(width)
-    return _HEADER.pack(_VERSION, width, len(numbers)) + b"".join(n.to_bytes(size, "big") for n in numbers)
+    header = _HEADER.pack(_VERSION, width, len(numbers))
+    return header + b"".join(number.to_bytes(size, "big") for number in numbers)
 
 
-def _decode(data: bytes) -> tuple[int, list[int]]:
+def _decode(data: bytes) -> _Part:
+    """ProtocolViolation unless header and length are exactly those of such a part."""
     if len(data) < _HEADER.size:
         raise _bad("A part of a sum is shorter than its header.")
     version, width, count = _HEADER.unpack_from(data)
-    size = _bytes(width)
-    if version != _VERSION or data[1] or width % 8 or not width or not count:
+    padding = data[1]
+    if version != _VERSION or padding or width % 8 or not width or not count:
         raise _bad("A part of a sum has a header that is not of this version.")
+    size = _bytes(width)
     if len(data) != _HEADER.size + count * size:
         raise _bad("A part of a sum is not as long as its header says.")
-    return width, [int.from_bytes(data[i : i + size], "big") for i in range(_HEADER.size, len(data), size)]
+    starts = range(_HEADER.size, len(data), size)
+    numbers = [int.from_bytes(data[start : start + size], "big") for start in starts]
+    return _Part(width, numbers)
 
 
 def _bytes(width: int) -> int:

@@ -8,7 +8,8 @@ With N rows over all hospitals and B the largest coordinate the order allows,
 
 so a sum fits a signed 64-bit word, and with the offset n_i B 2^f every word is a slot in [0, 2^63]. The weights
 are the integer row counts themselves: no hospital rounds a quotient n_i / N. Over K hospitals the mean's error
-stays below K B 2^-62, plus the last bit of the float64 it is given in.
+stays below K B 2^-62, plus the last bit of the float64 it is given in. (Decision 12; columns whose size no order bounds
+are sent by `limbs`.)
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ MIN_FRACTION_BITS = 16
 class FixedPoint:
     """The scale that all hospitals of an order share.
 
-    `n_rows_total` is N >= 1, `bound` is B > 0: a whole number or a power of two, so that B 2^f is an integer.
     The headroom is computed here, before an order starts: BadRequest `headroom` when fewer than
     MIN_FRACTION_BITS bits would be left for the fraction, `bound` when B cannot be used.
 
@@ -39,8 +39,8 @@ class FixedPoint:
     32
     """
 
-    n_rows_total: int
-    bound: float = 2.0**20
+    n_rows_total: int  # N >= 1
+    bound: float = 2.0**20  # B > 0, a whole number or a power of two, so that B 2^f is an integer
 
     def __post_init__(self) -> None:
         if self.n_rows_total < 1:
@@ -91,7 +91,9 @@ class FixedPoint:
         scaled = np.ldexp(values, self.fraction_bits)
         whole = np.rint(scaled)
         rest = np.rint((scaled - whole) * n_rows)
-        words: NDArray[np.int64] = whole.astype(np.int64) * np.int64(n_rows) + rest.astype(np.int64)
+        # In two parts: n |whole| <= n B 2^f is exact in int64, only the product of the rest is rounded.
+        words: NDArray[np.int64] = whole.astype(np.int64) * np.int64(n_rows)
+        words += rest.astype(np.int64)
         return words
 
     def decode(self, sums: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -100,9 +102,8 @@ class FixedPoint:
         One conversion, one division and one shift of the exponent, each correctly rounded by IEEE 754:
         all processors give the same bits.
         """
-        return np.ldexp(
-            np.asarray(sums).astype(np.float64) / np.float64(self.n_rows_total), -self.fraction_bits
-        )
+        quotients = np.asarray(sums).astype(np.float64) / np.float64(self.n_rows_total)
+        return np.ldexp(quotients, -self.fraction_bits)
 
     def _check_weight(self, n_rows: int) -> None:
         if not 0 <= n_rows <= self.n_rows_total:
@@ -113,11 +114,12 @@ class FixedPoint:
     def _check_bound(self, values: NDArray[np.float64]) -> None:
         outside = ~(np.abs(values) <= self.bound)  # NaN compares false, so it is outside too
         if outside.any():
+            position = int(np.argmax(outside))
             raise BadRequest(
-                f"Coordinate {int(np.argmax(outside))} of {values.size} is not finite or exceeds the bound.",
+                f"Coordinate {position} of {values.size} is not finite or exceeds the bound.",
                 remedy="Standardise the features, scale a large label, order smaller steps, or order a larger bound.",
                 code="bound_exceeded",
-                position=int(np.argmax(outside)),
+                position=position,
                 bound=self.bound,
             )
 
@@ -129,7 +131,7 @@ def _require_vector(values: NDArray[np.float64]) -> None:
 
 def _ceil_log2(x: Fraction) -> int:
     """The smallest k with 2^k >= x > 0."""
-    k = x.numerator.bit_length() - x.denominator.bit_length() - 1
-    while Fraction(2) ** k < x:
-        k += 1
-    return k
+    exponent = x.numerator.bit_length() - x.denominator.bit_length() - 1  # at most one or two too low
+    while Fraction(2) ** exponent < x:
+        exponent += 1
+    return exponent

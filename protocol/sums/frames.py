@@ -10,7 +10,7 @@ Q is exactly Haar distributed (Stewart 1980): a product of random Householder re
 dimensions, applied without being formed. S are random signs, W the Walsh-Hadamard transform, P a random permutation,
 H64 independent Haar rotations of blocks of 64 values: every value is spread over all before the blocks are turned
 (Ailon and Chazelle 2006). All randomness is the stream of AES-256-CTR under the key, which serves for one vector of
-each hospital only.
+each hospital only. Decisions 28 and 29; what is computed from rotated gradients is in `analytics/scores/`.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ def rotate(key: bytes, vector: NDArray[np.float64]) -> NDArray[np.float64]:
         return _haar(stream, vector.astype(np.float64).reshape(1, -1)).ravel()
     mixed = np.zeros(1 << (vector.size - 1).bit_length())
     mixed[: vector.size] = vector
-    for _ in range(_MIXINGS):
-        mixed = _hadamard(mixed * stream.signs(mixed.size))[stream.permutation(mixed.size)]
+    for _ in range(_MIXINGS):  # P W S, from the right
+        signs = stream.signs(mixed.size)
+        order = stream.permutation(mixed.size)
+        mixed = _hadamard(mixed * signs)[order]
     return _haar(stream, mixed.reshape(-1, BLOCK)).ravel()
 
 
@@ -61,9 +63,9 @@ def _haar(stream: Stream, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         norm = np.sqrt(np.einsum("ij,ij->i", axis, axis))[:, None]
         axis[:, :1] += sign * norm
         tail = turned[:, width - k :]
-        along = np.einsum("ij,ij->i", axis, tail)[:, None] / (
-            norm * np.abs(axis[:, :1])
-        )  # 2 <axis, tail> / |axis|^2
+        # |axis|^2 = 2 norm |axis_1| now, so that this is 2 <axis, tail> / |axis|^2.
+        product = np.einsum("ij,ij->i", axis, tail)[:, None]
+        along = product / (norm * np.abs(axis[:, :1]))
         turned[:, width - k :] = sign * (along * axis - tail)
     return turned
 
@@ -72,12 +74,15 @@ def _axes(stream: Stream, n_rows: int, width: int) -> Iterator[NDArray[np.float6
     """Gaussian vectors (n_rows, k) for k = 1 .. width, many drawn at once."""
     k = 1
     while k <= width:
-        group = range(k, min(width, k + max(1, _DRAWN_AT_ONCE // (n_rows * k))) + 1)
-        drawn = np.split(
-            stream.normals(n_rows * sum(group)), np.cumsum([n_rows * size for size in group])[:-1]
-        )
-        yield from (normals.reshape(n_rows, size) for normals, size in zip(drawn, group, strict=True))
-        k = group[-1] + 1
+        n_sizes = max(1, _DRAWN_AT_ONCE // (n_rows * k))
+        sizes = range(k, min(width, k + n_sizes) + 1)
+        normals = stream.normals(n_rows * sum(sizes))
+        start = 0
+        for size in sizes:
+            end = start + n_rows * size
+            yield normals[start:end].reshape(n_rows, size)
+            start = end
+        k = sizes[-1] + 1
 
 
 def _hadamard(vector: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -85,7 +90,8 @@ def _hadamard(vector: NDArray[np.float64]) -> NDArray[np.float64]:
     width = 1
     while width < vector.size:
         pairs = vector.reshape(-1, 2, width)
-        vector = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1).ravel()
+        first, second = pairs[:, 0], pairs[:, 1]
+        vector = np.stack([first + second, first - second], axis=1).ravel()
         width *= 2
     result: NDArray[np.float64] = vector / np.sqrt(vector.size)
     return result

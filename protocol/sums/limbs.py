@@ -2,7 +2,8 @@
 
 A gradient is bounded by the order, and a word holds it. The mean of a raw column is not: blood counts reach 10**12,
 concentrations 10**-9. So each value is rounded once to a multiple of 2**-FRACTION_BITS and sent as N_LIMBS words of
-LIMB_BITS bits, most significant last, all with the value's sign; limbs add without carrying into each other.
+LIMB_BITS bits, most significant last, all with the value's sign; limbs add without carrying into each other
+(decision 25).
 """
 
 from __future__ import annotations
@@ -36,13 +37,18 @@ def to_limbs(values: NDArray[np.float64], weight: int) -> NDArray[np.int64]:
             remedy="Give them in a larger unit, in a view.",
             code="wide",
         )
-    return np.array([limb for value in values.tolist() for limb in _limbs(value, weight)], dtype=np.int64)
+    limbs: list[int] = []
+    for value in values.tolist():
+        limbs.extend(_limbs(value, weight))
+    return np.array(limbs, dtype=np.int64)
 
 
 def _limbs(value: float, weight: int) -> list[int]:
     scaled = round(Fraction(value) * weight * 2**FRACTION_BITS)
-    sign, size = (-1, -scaled) if scaled < 0 else (1, scaled)
-    return [sign * ((size >> (LIMB_BITS * k)) & ((1 << LIMB_BITS) - 1)) for k in range(N_LIMBS)]
+    sign = -1 if scaled < 0 else 1
+    size = abs(scaled)
+    limb_mask = (1 << LIMB_BITS) - 1
+    return [sign * ((size >> (LIMB_BITS * place)) & limb_mask) for place in range(N_LIMBS)]
 
 
 def from_limbs(sums: NDArray[np.int64], divisor: int) -> NDArray[np.float64]:
@@ -52,6 +58,8 @@ def from_limbs(sums: NDArray[np.int64], divisor: int) -> NDArray[np.float64]:
     [0.1, 1000000000000.0]
     """
     scale = divisor * 2**FRACTION_BITS
-    rows = sums.reshape(-1, N_LIMBS).tolist()
-    totals = [sum(limb << (LIMB_BITS * k) for k, limb in enumerate(row)) for row in rows]
-    return np.array([float(Fraction(total, scale)) for total in totals])
+    means = []
+    for limbs in sums.reshape(-1, N_LIMBS).tolist():
+        total = sum(limb << (LIMB_BITS * place) for place, limb in enumerate(limbs))
+        means.append(float(Fraction(total, scale)))
+    return np.array(means)

@@ -15,6 +15,9 @@ factors r_j and a pad s_i per sender drawn from the group key,
 
 Who does not hold the group key sees uniform tags, learns nothing of r from them whatever else it sees of the words,
 and so makes another sum fit with probability 2^-63 at most.
+
+`Stream`, at the end, is where all numbers come from that parties derive alike; `secure_sum`, `exact_sum` and `frames`
+are made of it, and so is `protocol.shares`.
 """
 
 from __future__ import annotations
@@ -59,8 +62,9 @@ def mask_modulo(pair_keys: Mapping[int, bytes], me: int, modulus: int, count: in
     totals = [0] * count
     for peer, key in pair_keys.items():
         sign = _sign(me, peer)
-        for i, value in enumerate(_integers(key, PAIR_MODULO, info, modulus=modulus, count=count)):
-            totals[i] += sign * value
+        masks = _integers(key, PAIR_MODULO, info, modulus=modulus, count=count)
+        for place, mask in enumerate(masks):
+            totals[place] += sign * mask
     return [total % modulus for total in totals]
 
 
@@ -95,7 +99,8 @@ def tag(group_key: bytes, words: NDArray[np.int64], info: bytes) -> int:
     leaves a hospital needs its `tag_pad`: as many bare tags as words give r away. ProtocolViolation when the key
     has another length.
     """
-    return _inner_product(words, _words(group_key, TAG_FACTORS, info, count=words.size)) % TAG_MODULUS
+    factors = _words(group_key, TAG_FACTORS, info, count=words.size)
+    return _inner_product(words, factors) % TAG_MODULUS
 
 
 def tag_pad(group_key: bytes, sender: int, info: bytes) -> int:
@@ -116,14 +121,19 @@ def _inner_product(words: NDArray[np.int64], factors: NDArray[np.uint64]) -> int
     total = 0
     for start in range(0, words.size, _CHUNK):
         part = np.ascontiguousarray(words[start : start + _CHUNK], dtype="<i8")
-        left, right = _limbs(part), _limbs(factors[start : start + _CHUNK])
-        left[:, -1] = part.view("<i2")[_LIMBS - 1 :: _LIMBS]
+        left = _limbs(part)
+        left[:, -1] = part.view("<i2")[_LIMBS - 1 :: _LIMBS]  # the sign is in the highest limb
+        right = _limbs(factors[start : start + _CHUNK])
+        # products[i][j] = sum over the words of their limb i times the factors' limb j, of weight 2^(16 (i + j)).
         products = (left.T @ right).tolist()
-        total += sum(products[a][b] << _LIMB_BITS * (a + b) for a in range(_LIMBS) for b in range(_LIMBS))
+        for i in range(_LIMBS):
+            for j in range(_LIMBS):
+                total += products[i][j] << _LIMB_BITS * (i + j)
     return total
 
 
 def _limbs(words: NDArray[np.int64] | NDArray[np.uint64]) -> NDArray[np.int64]:
+    """64-bit words (n,) as int64 (n, 4), the lowest 16 bits first."""
     little = words.astype(words.dtype.newbyteorder("<"), copy=False)
     return little.view("<u2").reshape(-1, _LIMBS).astype(np.int64)
 
@@ -142,22 +152,20 @@ def _of_sender(sender: int, info: bytes) -> bytes:
 def _integers(key: bytes, tag: bytes, info: bytes, *, modulus: int, count: int) -> list[int]:
     """`count` integers with EXCESS_BITS more bits than the modulus, not yet reduced."""
     width = (modulus.bit_length() + EXCESS_BITS + 7) // 8
-    stream = _stream(key, tag, info, width * count)
-    return [int.from_bytes(stream[i : i + width], "little") for i in range(0, len(stream), width)]
+    data = Stream(key, tag, info).read(width * count)
+    starts = range(0, len(data), width)
+    return [int.from_bytes(data[start : start + width], "little") for start in starts]
 
 
 def _words(key: bytes, tag: bytes, info: bytes, *, count: int) -> NDArray[np.uint64]:
     return Stream(key, tag, info).words(count)
 
 
-def _stream(key: bytes, tag: bytes, info: bytes, length: int) -> bytes:
-    return Stream(key, tag, info).read(length)
-
-
 class Stream:
-    """Bytes of AES-256-CTR, and numbers made of them. The key is used for this tag and info alone: counter from 0.
+    """Bytes of AES-256-CTR, and numbers made of them, each taken once and in order.
 
-    ProtocolViolation when the key is not 32 bytes long.
+    Every holder of the 32-byte key makes the same; `tag` says what for, `info` of which order, round or vector. What is
+    derived of the three is used for nothing else, so the counter begins at 0. ProtocolViolation for another key length.
     """
 
     def __init__(self, key: bytes, tag: bytes, info: bytes) -> None:
@@ -165,19 +173,25 @@ class Stream:
             raise ProtocolViolation(
                 f"A mask key is not {KEY_BYTES} bytes long.", remedy="Set up the order again."
             )
-        derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=tag + b"\0" + info).derive(key)
-        self._encryptor = Cipher(algorithms.AES256(derived), modes.CTR(bytes(16))).encryptor()
+        purpose = tag + b"\0" + info
+        derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=purpose).derive(key)
+        counter_from_zero = bytes(16)
+        cipher = Cipher(algorithms.AES256(derived), modes.CTR(counter_from_zero))
+        self._encryptor = cipher.encryptor()
 
     def read(self, length: int) -> bytes:
+        """The next `length` bytes: zeros encrypted are the key stream."""
         return self._encryptor.update(bytes(length))
 
     def words(self, count: int) -> NDArray[np.uint64]:
         """Uniform 64-bit words."""
-        return np.frombuffer(self.read(8 * count), dtype="<u8").astype(np.uint64, copy=False)
+        data = self.read(8 * count)
+        return np.frombuffer(data, dtype="<u8").astype(np.uint64, copy=False)
 
     def signs(self, count: int) -> NDArray[np.float64]:
         """+1 or -1."""
-        bits = np.unpackbits(np.frombuffer(self.read((count + 7) // 8), dtype=np.uint8), count=count)
+        octets = np.frombuffer(self.read((count + 7) // 8), dtype=np.uint8)
+        bits = np.unpackbits(octets, count=count)
         signs: NDArray[np.float64] = 1.0 - 2.0 * bits.astype(np.float64)
         return signs
 
@@ -188,7 +202,9 @@ class Stream:
     def normals(self, count: int) -> NDArray[np.float64]:
         """Standard normal numbers by Box and Muller (1958), from 53 bits each."""
         half = (count + 1) // 2
-        uniform = (self.words(2 * half) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        # In [0, 1): log1p(-u) is the logarithm of a number in (0, 1], never of 0.
+        highest_53_bits = self.words(2 * half) >> np.uint64(11)
+        uniform = highest_53_bits.astype(np.float64) * 2.0**-53
         radius = np.sqrt(-2.0 * np.log1p(-uniform[:half]))
         angle = 2.0 * np.pi * uniform[half:]
         return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]

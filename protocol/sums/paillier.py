@@ -9,10 +9,13 @@ obfuscators differs. phe's floats are not used: they send their exponent in clea
 A plaintext of key_bits holds (key_bits - 64) // 64 slots of 64 bits and, above them, a 63-bit row count:
 
     m = sum_k (word_k + offset) 2^(64 k) + weight 2^(64 slots) < 2^(key_bits - 1) <= n
+
+Keys, obfuscators, encryption and packing, in this order; `secure_sum` puts them together (decision 8).
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +34,7 @@ from protocol.errors import BadRequest, ProtocolViolation
 KEY_LENGTHS = (2048, 3072, 4096)
 SLOT_BITS = 64
 THREADS = 2
-TEETH, TABLES = 8, 16
+TEETH, TABLES = 8, 16  # of the comb (`_Comb`)
 
 RandomBytes = Callable[[int], bytes]
 _Item = TypeVar("_Item")
@@ -60,7 +63,9 @@ def public_to_bytes(public: PaillierPublicKey) -> bytes:
 def public_from_bytes(data: bytes) -> PaillierPublicKey:
     """Inverse of `public_to_bytes`, at every party. ProtocolViolation when it is no modulus of an allowed length."""
     n = int.from_bytes(data, "big")
-    if 8 * len(data) not in KEY_LENGTHS or n.bit_length() != 8 * len(data) or n % 4 != 1:
+    n_bits = 8 * len(data)
+    # n = 1 mod 4 is what two primes = 3 mod 4 give.
+    if n_bits not in KEY_LENGTHS or n.bit_length() != n_bits or n % 4 != 1:
         raise ProtocolViolation(
             "The public key is not a modulus of an allowed length.", remedy="Order again."
         )
@@ -70,14 +75,18 @@ def public_from_bytes(data: bytes) -> PaillierPublicKey:
 def private_to_bytes(private: PaillierPrivateKey) -> bytes:
     """p | q, big-endian, key_bits / 16 bytes each. For the initiator's own vault only: secret."""
     width = key_bits(private.public_key) // 16
-    return int(private.p).to_bytes(width, "big") + int(private.q).to_bytes(width, "big")
+    p = int(private.p).to_bytes(width, "big")
+    q = int(private.q).to_bytes(width, "big")
+    return p + q
 
 
 def private_from_bytes(data: bytes) -> PaillierPrivateKey:
     """Inverse of `private_to_bytes`, at the initiator. ProtocolViolation when the bytes are not such a key."""
     half = len(data) // 2
-    p, q = int.from_bytes(data[:half], "big"), int.from_bytes(data[half:], "big")
-    if 8 * len(data) not in KEY_LENGTHS or not _are_key_primes(p, q, bits=8 * len(data)):
+    p = int.from_bytes(data[:half], "big")
+    q = int.from_bytes(data[half:], "big")
+    n_bits = 8 * len(data)
+    if n_bits not in KEY_LENGTHS or not _are_key_primes(p, q, bits=n_bits):
         raise ProtocolViolation(
             "The private key in the vault is damaged.", remedy="Restore the vault or order again."
         )
@@ -102,14 +111,16 @@ def _generate_keys(bits: int, random_bytes: RandomBytes) -> PaillierPrivateKey:
     """`generate_keys` without the check of the length: tests use shorter keys (a multiple of 16 bits)."""
     p = q = 0
     while not _are_key_primes(p, q, bits=bits):
-        p, q = _prime(bits // 2, random_bytes), _prime(bits // 2, random_bytes)
+        p = _prime(bits // 2, random_bytes)
+        q = _prime(bits // 2, random_bytes)
     return PaillierPrivateKey(PaillierPublicKey(p * q), p, q)
 
 
 def _prime(bits: int, random_bytes: RandomBytes) -> int:
     """A prime = 3 mod 4 with its two highest bits set, so that the product of two has all its bits."""
     while True:
-        start = int.from_bytes(random_bytes(bits // 8), "big") | 3 << (bits - 2)
+        two_highest_bits = 3 << (bits - 2)
+        start = int.from_bytes(random_bytes(bits // 8), "big") | two_highest_bits
         prime = int(gmpy2.next_prime(start))
         if prime % 4 == 3 and prime.bit_length() == bits:
             return prime
@@ -144,7 +155,7 @@ class Obfuscators:
         self.public = public
         self._random_bytes = random_bytes
         self._pid = os.getpid()
-        self._lock = Lock()
+        self._lock = Lock()  # two threads must not take the same obfuscator
         self._stock: list[int] = []
         self._modulus = gmpy2.mpz(public.nsquare)
         self._base = _draw_base(public, random_bytes)
@@ -161,7 +172,7 @@ class Obfuscators:
         """
         self._check_process()
         with self._lock:
-            self._stock.extend(self._make(max(0, count - len(self._stock))))
+            self._fill(count)
 
     def take(self) -> int:
         """One obfuscator that nobody else will get; made on the spot when the stock is empty. Errors: `prepare`."""
@@ -171,8 +182,10 @@ class Obfuscators:
         """`count` obfuscators, as `take`; what is missing in the stock is made in threads."""
         self._check_process()
         with self._lock:
-            self._stock.extend(self._make(max(0, count - len(self._stock))))
-            taken, self._stock = self._stock[:count], self._stock[count:]
+            self._fill(count)
+            # Out of the stock before anybody uses them: an error in between loses some and doubles none.
+            taken = self._stock[:count]
+            self._stock = self._stock[count:]
             return taken
 
     def __reduce__(self) -> NoReturn:
@@ -186,10 +199,12 @@ class Obfuscators:
                 code="forked_obfuscators",
             )
 
-    def _make(self, count: int) -> list[int]:
-        """`count` new obfuscators; the randomness is drawn in this thread, in order."""
-        exponents = [self._random_bytes(self._exponent_bytes) for _ in range(count)]
-        return _in_threads(self._comb.power, exponents) if exponents else []
+    def _fill(self, count: int) -> None:
+        """Up to `count` obfuscators; the randomness is drawn in this thread, in order."""
+        n_missing = max(0, count - len(self._stock))
+        exponents = [self._random_bytes(self._exponent_bytes) for _ in range(n_missing)]
+        if exponents:
+            self._stock.extend(_in_threads(self._comb.power, exponents))
 
     @cached_property
     def _comb(self) -> _Comb:
@@ -197,16 +212,20 @@ class Obfuscators:
 
     @property
     def _exponent_bytes(self) -> int:
+        """Half the key's bits (Damgard, Jurik and Nielsen 2010, section 4.2)."""
         return key_bits(self.public) // 16
 
 
 def _draw_base(public: PaillierPublicKey, random_bytes: RandomBytes) -> gmpy2.mpz:
     """h = (-y^2)^n mod n^2 for y uniform in the units modulo n."""
     n = gmpy2.mpz(public.n)
+    n_bytes = key_bits(public) // 8 + 16  # 128 bits more than n has, so that y is within 2^-128 of uniform
     y = gmpy2.mpz(0)
     while gmpy2.gcd(y, n) != 1:
-        y = gmpy2.mpz(int.from_bytes(random_bytes(key_bits(public) // 8 + 16), "big")) % n
-    return gmpy2.powmod(-(y * y) % n, n, n * n)
+        drawn = int.from_bytes(random_bytes(n_bytes), "big")
+        y = gmpy2.mpz(drawn) % n
+    minus_square = -(y * y) % n
+    return gmpy2.powmod(minus_square, n, n * n)
 
 
 class _Comb:
@@ -219,22 +238,26 @@ class _Comb:
     def __init__(self, base: gmpy2.mpz, modulus: gmpy2.mpz, *, n_bytes: int) -> None:
         self._modulus = modulus
         self._n_columns = 8 * n_bytes // TEETH
-        self._width = -(-self._n_columns // TABLES)
+        self._width = -(-self._n_columns // TABLES)  # columns that one table serves
+        # The tooth of row t is base^(2^(n_columns t)).
         teeth = [base]
         while len(teeth) < TEETH:
             teeth.append(gmpy2.powmod(teeth[-1], 1 << self._n_columns, modulus))
-        self._tables = _in_threads(self._table, list(zip(*_in_threads(self._starts, teeth), strict=True)))
+        starts_by_tooth = _in_threads(self._starts, teeth)
+        teeth_by_table = list(zip(*starts_by_tooth, strict=True))
+        self._tables = _in_threads(self._table, teeth_by_table)
 
     def power(self, exponent: bytes) -> int:
         """base^x modulo the modulus, x little-endian."""
-        rows = np.unpackbits(np.frombuffer(exponent, np.uint8), bitorder="little").reshape(
-            TEETH, self._n_columns
-        )
+        bits = np.unpackbits(np.frombuffer(exponent, np.uint8), bitorder="little")
+        rows = bits.reshape(TEETH, self._n_columns)
         digits = np.packbits(rows, axis=0, bitorder="little")[0].tolist()
         power = gmpy2.mpz(1)
+        # As square and multiply, from the highest column of each table down: all tables share the squarings.
         for column in reversed(range(self._width)):
             power = power * power % self._modulus
-            for table, digit in zip(self._tables, digits[column :: self._width], strict=False):
+            digits_by_table = digits[column :: self._width]
+            for table, digit in zip(self._tables, digits_by_table, strict=False):
                 power = power * table[digit] % self._modulus
         return int(power)
 
@@ -266,9 +289,10 @@ def _in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item]) ->
     if len(items) < THREADS:
         return [function(item) for item in items]
     size = -(-len(items) // THREADS)
+    parts = [items[start : start + size] for start in range(0, len(items), size)]
     with ThreadPoolExecutor(THREADS) as pool:
-        parts = pool.map(run, [items[i : i + size] for i in range(0, len(items), size)])
-        return [result for part in parts for result in part]
+        results_by_part = list(pool.map(run, parts))
+    return list(itertools.chain.from_iterable(results_by_part))
 
 
 # Encryption ---------------------------------------------------------------------------------------------------
@@ -280,14 +304,19 @@ def encrypt(public: PaillierPublicKey, plaintexts: Sequence[int], obfuscators: O
     Each ciphertext uses up one obfuscator. ProtocolViolation when a plaintext is out of range or the
     obfuscators belong to another key; `forked_obfuscators` as in `Obfuscators.prepare`.
     """
-    n, modulus = gmpy2.mpz(public.n), gmpy2.mpz(public.nsquare)
     _check_range(plaintexts, low=0, high=public.n)
     if obfuscators.public != public:
         raise ProtocolViolation(
             "The obfuscators belong to another key.", remedy="Make them for this order's key."
         )
+    n = gmpy2.mpz(public.n)
+    modulus = gmpy2.mpz(public.nsquare)
     taken = obfuscators.take_many(len(plaintexts))
-    return [int((1 + n * m) * r % modulus) for m, r in zip(plaintexts, taken, strict=True)]
+    # g = 1 + n, so g^m = 1 + n m mod n^2 and costs no power (Damgard, Jurik and Nielsen 2010).
+    return [
+        int((1 + n * plaintext) * obfuscator % modulus)
+        for plaintext, obfuscator in zip(plaintexts, taken, strict=True)
+    ]
 
 
 def add(public: PaillierPublicKey, contributions: Sequence[Sequence[int]]) -> list[int]:
@@ -296,7 +325,8 @@ def add(public: PaillierPublicKey, contributions: Sequence[Sequence[int]]) -> li
     `contributions` are K >= 1 lists of equal length, ciphertexts in (0, n^2). ProtocolViolation when the
     lengths differ or a ciphertext is out of range.
     """
-    if not contributions or len({len(c) for c in contributions}) != 1:
+    lengths = {len(contribution) for contribution in contributions}
+    if len(lengths) != 1:
         raise ProtocolViolation(
             "The contributions differ in length.", remedy="Order again with equal models."
         )
@@ -312,7 +342,7 @@ def decrypt(private: PaillierPrivateKey, ciphertexts: Sequence[int]) -> list[int
     Ciphertexts are in (0, n^2), otherwise ProtocolViolation.
     """
     _check_range(ciphertexts, low=1, high=private.public_key.nsquare)
-    return _in_threads(private.raw_decrypt, [int(c) for c in ciphertexts])
+    return _in_threads(private.raw_decrypt, [int(ciphertext) for ciphertext in ciphertexts])
 
 
 def _product(factors: Iterable[int], modulus: gmpy2.mpz) -> int:
@@ -356,11 +386,15 @@ def pack(words: NDArray[np.int64], *, weight: int, offset: int, bits: int) -> li
     all weights add up to less than 2^63. ProtocolViolation when a word is beyond the offset.
     """
     words = np.asarray(words, dtype=np.int64)
-    if not 0 <= offset <= 2**62 or not 0 <= weight < 2**63 or not _within(words, offset):
+    in_range = 0 <= offset <= 2**62 and 0 <= weight < 2**63
+    if not in_range or not _within(words, offset):
         raise ProtocolViolation("A word does not fit its slot.", remedy="Encode with the order's bound.")
-    slots = np.full((n_plaintexts(words.size, bits), slots_per_plaintext(bits) + 1), offset, dtype="<u8")
+    n_rows = n_plaintexts(words.size, bits)
+    n_slots = slots_per_plaintext(bits)
+    # A row for each plaintext: offset + word in each slot, empty slots too, and the weight in the highest.
+    slots = np.full((n_rows, n_slots + 1), offset, dtype="<u8")
     slots[:, -1] = weight
-    padded = np.zeros((len(slots), slots.shape[1] - 1), dtype=np.int64)
+    padded = np.zeros((n_rows, n_slots), dtype=np.int64)
     padded.ravel()[: words.size] = words
     slots[:, :-1] += padded.view(np.uint64)
     return [int.from_bytes(row.tobytes(), "little") for row in slots]
@@ -374,12 +408,17 @@ def unpack(plaintexts: Sequence[int], d: int, *, weight: int, offset: int, bits:
     contribution is missing, doubled, masked otherwise or altered.
     """
     n_slots = slots_per_plaintext(bits)
-    if len(plaintexts) != n_plaintexts(d, bits) or any(
-        m >> SLOT_BITS * n_slots != weight for m in plaintexts
-    ):
+    slot_bits = SLOT_BITS * n_slots
+    all_slots = (1 << slot_bits) - 1
+    if len(plaintexts) != n_plaintexts(d, bits):
         raise sum_mismatch()
-    raw = b"".join((m & ((1 << SLOT_BITS * n_slots) - 1)).to_bytes(8 * n_slots, "little") for m in plaintexts)
-    words = (np.frombuffer(raw, dtype="<u8") - np.uint64(offset)).astype(np.uint64, copy=False).view(np.int64)
+    if any(plaintext >> slot_bits != weight for plaintext in plaintexts):
+        raise sum_mismatch()
+    data = b"".join((plaintext & all_slots).to_bytes(8 * n_slots, "little") for plaintext in plaintexts)
+    slots = np.frombuffer(data, dtype="<u8")
+    # A slot below the offset wraps to a negative word.
+    wrapped = slots - np.uint64(offset)
+    words = wrapped.astype(np.uint64, copy=False).view(np.int64)
     if not _within(words, offset) or words[d:].any():
         raise sum_mismatch()
     return words[:d].copy()

@@ -27,6 +27,9 @@ the group key, and an initiator that passes on other sums than it opened.
 
 One `info` may seal one vector only: sealed again with other values, the difference of the two would be in clear,
 and with it a relation between the tag's factors.
+
+What it is made of: `fixed_point` (values to words), `masks` (masks and tags), `paillier` (words to ciphertexts). Sums
+of joint statistics are `exact_sum`, not this.
 """
 
 from __future__ import annotations
@@ -37,21 +40,19 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from phe.paillier import PaillierPrivateKey, PaillierPublicKey
 
 from protocol.errors import BadRequest, ProtocolViolation
-from protocol.sums import masks, paillier
+from protocol.sums import EncryptMethod, masks, paillier
 from protocol.sums.fixed_point import SUM_BITS, FixedPoint
 from protocol.sums.paillier import Obfuscators
 
-Method = Literal["Paillier", "Mask", "None"]
-
 VERSION = 2
-_CODES: dict[Method, int] = {"Paillier": 1, "Mask": 2, "None": 3}
+_CODES: dict[EncryptMethod, int] = {"Paillier": 1, "Mask": 2, "None": 3}
 _HEADER = struct.Struct(">BBBBHII")
 _TERMS = b"consilium/secure-sum/terms/1"
 _CHECK_WORDS = 2
@@ -75,31 +76,26 @@ class Kind(IntEnum):
 class SumKeys:
     """What one party holds of an order to take part in sums over `members`.
 
-    `members` are sorted user ids, `n_rows` the rows of each of them (and of nobody else), `me` this party.
-    `pair_keys` maps peers to 32-byte keys (more peers than members are fine: a sum may leave some out), `group_key`
-    is 32 bytes from the order secret, `bound` the order's B. `public` is needed for Paillier; `obfuscators` are
-    made on the spot when there are none. ProtocolViolation `sum_keys` when these do not fit together.
+    ProtocolViolation `sum_keys` when the fields do not fit together.
     """
 
-    method: Method
-    me: int
-    members: tuple[int, ...]
-    n_rows: Mapping[int, int]
-    pair_keys: Mapping[int, bytes] = field(repr=False)
-    group_key: bytes = field(repr=False)
-    bound: float = 2.0**20
-    public: PaillierPublicKey | None = None
-    obfuscators: Obfuscators | None = field(default=None, repr=False)
+    method: EncryptMethod
+    me: int  # this party's user id
+    members: tuple[int, ...]  # user ids, sorted
+    n_rows: Mapping[int, int]  # the rows of each member, and of nobody else
+    pair_keys: Mapping[int, bytes] = field(repr=False)  # 32 bytes by peer; a sum may leave some peers out
+    group_key: bytes = field(repr=False)  # 32 bytes from the order secret
+    bound: float = 2.0**20  # B, the largest coordinate that the order allows
+    public: PaillierPublicKey | None = None  # needed for Paillier
+    obfuscators: Obfuscators | None = field(default=None, repr=False)  # without, they are made when sealing
 
     def __post_init__(self) -> None:
-        _require(self.method in get_args(Method), "The method is not Paillier, Mask or None.")
-        _require(
-            bool(self.members) and list(self.members) == sorted(set(self.members)), "Members are not sorted."
-        )
-        _require(
-            self.members[0] >= 0 and len(self.members) < 2**16,
-            "A member's id or their number is out of range.",
-        )
+        _require(self.method in get_args(EncryptMethod), "The method is not Paillier, Mask or None.")
+        is_sorted = list(self.members) == sorted(set(self.members))
+        _require(bool(self.members) and is_sorted, "Members are not sorted.")
+        # A payload has 16 bits for the number of members, the terms have 64 unsigned bits for an id.
+        in_range = self.members[0] >= 0 and len(self.members) < 2**16
+        _require(in_range, "A member's id or their number is out of range.")
         _require(set(self.n_rows) == set(self.members), "The row counts are not those of the members.")
         _require(min(self.n_rows.values()) >= 0, "A row count is negative.")
         _require(self.method != "Paillier" or self.public is not None, "The order's public key is missing.")
@@ -152,34 +148,41 @@ def seal_counts(keys: SumKeys, counts: NDArray[np.int64], *, info: bytes) -> byt
     counts = np.asarray(counts)
     if counts.dtype.kind not in "iu" or counts.ndim != 1:
         raise BadRequest(
-            "Counts are not one flat vector of integers.", remedy="Round and flatten them.", code="shape"
+            "Counts are not one flat vector of integers.",
+            remedy="Round and flatten them.",
+            code="shape",
         )
     limit = _SUM_LIMIT // len(keys.members)
-    if ((counts > limit) | (counts < -limit)).any():
+    too_large = (counts > limit) | (counts < -limit)
+    if too_large.any():
         raise BadRequest(
-            "A count is too large to add exactly.", remedy="Count fewer rows.", code="bound_exceeded"
+            "A count is too large to add exactly.",
+            remedy="Count fewer rows.",
+            code="bound_exceeded",
         )
     return _seal(keys, counts.astype(np.int64), kind=Kind.COUNTS, info=info)
 
 
-def add(method: Method, payloads: Mapping[int, bytes], *, public: PaillierPublicKey | None = None) -> bytes:
+def add(
+    method: EncryptMethod, payloads: Mapping[int, bytes], *, public: PaillierPublicKey | None = None
+) -> bytes:
     """The sum of contributions, still sealed, by user id of the sender. The coordinator runs it.
 
     Paillier: products of ciphertexts modulo n^2 (`public` is needed); Mask and None: words modulo 2^64. Nothing
     is decoded but the headers. ProtocolViolation `payload` when a payload is malformed or their shapes differ.
     """
     messages = [_Payload.decode(payloads[sender], public=public) for sender in sorted(payloads)]
-    if not messages or len({(m.method, m.kind, m.d) for m in messages}) != 1:
+    shapes = {(message.method, message.kind, message.d) for message in messages}
+    if len(shapes) != 1:
         raise _bad_payload("The contributions differ in method, kind or length.")
-    if messages[0].method != method or any(m.n_members != 1 for m in messages):
+    first = messages[0]
+    # A total that is added again would count some member twice.
+    are_single = all(message.n_members == 1 for message in messages)
+    if first.method != method or not are_single:
         raise _bad_payload("A payload is not a single contribution of this method.")
-    return _Payload(
-        method=method,
-        kind=messages[0].kind,
-        n_members=len(messages),
-        d=messages[0].d,
-        body=_add_bodies(method, [m.body for m in messages], public),
-    ).encode()
+    body = _add_bodies(method, [message.body for message in messages], public)
+    total = _Payload(method=method, kind=first.kind, n_members=len(messages), d=first.d, body=body)
+    return total.encode()
 
 
 def open_sum(
@@ -211,12 +214,17 @@ def mean(keys: SumKeys, sums: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _seal(keys: SumKeys, words: NDArray[np.int64], *, kind: Kind, info: bytes) -> bytes:
+    """The payload of words int64 (d,) and their tag, by the order's method."""
     if not words.size:
         raise BadRequest("A contribution is empty.", remedy="Send one value or more.", code="shape")
-    seal_body = _seal_paillier if keys.method == "Paillier" else _seal_words
     terms = _terms(keys, kind=kind, d=words.size, info=info)
-    body = seal_body(keys, np.append(words, _tag_words(keys, words, kind, terms)), kind, terms)
-    return _Payload(method=keys.method, kind=kind, n_members=1, d=words.size, body=body).encode()
+    tagged = np.append(words, _tag_words(keys, words, kind, terms))
+    if keys.method == "Paillier":
+        body = _seal_paillier(keys, tagged, kind, terms)
+    else:
+        body = _seal_words(keys, tagged, kind, terms)
+    contribution = _Payload(method=keys.method, kind=kind, n_members=1, d=words.size, body=body)
+    return contribution.encode()
 
 
 def _tag_words(keys: SumKeys, words: NDArray[np.int64], kind: Kind, terms: bytes) -> NDArray[np.int64]:
@@ -228,68 +236,94 @@ def _tag_words(keys: SumKeys, words: NDArray[np.int64], kind: Kind, terms: bytes
         raise BadRequest("So many rows leave no room for a tag.", remedy="Order fewer rows.", code="headroom")
     if not _weight(keys, kind, keys.me):
         return np.zeros(_TAG_WORDS, dtype=np.int64)
+    # t_i = sum_j r_j m_ij + s_i mod q (masks): without the pad s_i, as many tags as words would give r away.
     pad = masks.tag_pad(keys.group_key, keys.me, terms)
     tag = (masks.tag(keys.group_key, words, terms) + pad) % masks.TAG_MODULUS
-    return np.array([tag & _HALF_MAX, tag >> _HALF_BITS], dtype=np.int64)
+    low, high = tag & _HALF_MAX, tag >> _HALF_BITS
+    return np.array([low, high], dtype=np.int64)
 
 
 def _strip_tag(keys: SumKeys, tagged: NDArray[np.int64], kind: Kind, terms: bytes) -> NDArray[np.int64]:
-    """The sums without the tag, once they fit it."""
-    sums, (low, high) = tagged[:-_TAG_WORDS], tagged[-_TAG_WORDS:].tolist()
-    pads = sum(
-        masks.tag_pad(keys.group_key, member, terms) for member in keys.members if _weight(keys, kind, member)
-    )
-    expected = (masks.tag(keys.group_key, sums, terms) + pads) % masks.TAG_MODULUS
+    """The sums without the tag, once they fit it: sum_i t_i = sum_j r_j sum_i m_ij + sum_i s_i mod q."""
+    sums = tagged[:-_TAG_WORDS]
+    low, high = tagged[-_TAG_WORDS:].tolist()
     found = (low + (high << _HALF_BITS)) % masks.TAG_MODULUS
+    expected = masks.tag(keys.group_key, sums, terms)
+    for member in keys.members:
+        if _weight(keys, kind, member):
+            expected += masks.tag_pad(keys.group_key, member, terms)
+    expected %= masks.TAG_MODULUS
+    # In constant time: how far a forged tag agrees is not shown to who measures.
     if not hmac.compare_digest(expected.to_bytes(_WORD_BYTES, "big"), found.to_bytes(_WORD_BYTES, "big")):
         raise paillier.sum_mismatch()
     return sums.copy()
 
 
 def _seal_paillier(keys: SumKeys, words: NDArray[np.int64], kind: Kind, terms: bytes) -> bytes:
-    public, weight = keys.public, _weight(keys, kind, keys.me)
+    """c = (1 + n (m + pair mask + group mask)) h^x mod n^2 for each plaintext m (paillier). A hospital runs it."""
+    public = keys.public
     assert public is not None  # SumKeys refuses Paillier without it
-    n, bits = int(public.n), paillier.key_bits(public)
-    plain = paillier.pack(words, weight=weight, offset=_offset(keys, kind, weight), bits=bits)
-    pair = masks.mask_modulo(keys.peers(), keys.me, n, len(plain), terms)
-    group = masks.group_modulo(keys.group_key, keys.me, n, len(plain), terms)
-    masked = [sum(parts) % n for parts in zip(plain, pair, group, strict=True)]
+    modulus = int(public.n)
+    weight = _weight(keys, kind, keys.me)
+    offset = _offset(keys, kind, weight)
+    plaintexts = paillier.pack(words, weight=weight, offset=offset, bits=paillier.key_bits(public))
+    # Under the encryption too (decision 9): the initiator has the private key, and must not read one hospital's sum.
+    pair_masks = masks.mask_modulo(keys.peers(), keys.me, modulus, len(plaintexts), terms)
+    group_masks = masks.group_modulo(keys.group_key, keys.me, modulus, len(plaintexts), terms)
+    masked = [
+        (plaintext + pair_mask + group_mask) % modulus
+        for plaintext, pair_mask, group_mask in zip(plaintexts, pair_masks, group_masks, strict=True)
+    ]
     stock = Obfuscators(public) if keys.obfuscators is None else keys.obfuscators
-    return _join(paillier.encrypt(public, masked, stock), _ciphertext_bytes(public))
+    ciphertexts = paillier.encrypt(public, masked, stock)
+    return _join(ciphertexts, _ciphertext_bytes(public))
 
 
 def _seal_words(keys: SumKeys, words: NDArray[np.int64], kind: Kind, terms: bytes) -> bytes:
-    checked = np.append(words, np.array([_weight(keys, kind, keys.me), 1], dtype=np.int64)).view(np.uint64)
+    """Words and check words modulo 2^64; under Mask plus pair and group masks. A hospital runs it."""
+    weight = _weight(keys, kind, keys.me)
+    check_words = np.array([weight, 1], dtype=np.int64)
+    sealed = np.append(words, check_words).view(np.uint64)
     if keys.method == "Mask":
-        checked = checked + masks.mask_words(keys.peers(), keys.me, checked.size, terms)
-        checked = checked + masks.group_words(keys.group_key, keys.me, checked.size, terms)
-    return checked.astype("<u8").tobytes()
+        sealed = sealed + masks.mask_words(keys.peers(), keys.me, sealed.size, terms)
+        sealed = sealed + masks.group_words(keys.group_key, keys.me, sealed.size, terms)
+    return sealed.astype("<u8").tobytes()
 
 
 def _open_paillier(
     keys: SumKeys, message: _Payload, terms: bytes, private_key: PaillierPrivateKey | None
 ) -> NDArray[np.int64]:
-    public, weight = keys.public, _total_weight(keys, message.kind)
+    """The summed words and tag halves: Dec(c) less all group masks; pair masks cancel. The initiator runs it."""
+    public = keys.public
     if public is None or private_key is None or private_key.public_key != public:
         raise ProtocolViolation("The private key of this order is missing.", remedy="Open at the initiator.")
-    n, bits = int(public.n), paillier.key_bits(public)
-    plain = paillier.decrypt(private_key, _split(message.body, _ciphertext_bytes(public)))
+    modulus = int(public.n)
+    ciphertexts = _split(message.body, _ciphertext_bytes(public))
+    plaintexts = paillier.decrypt(private_key, ciphertexts)
     for member in keys.members:
-        group = masks.group_modulo(keys.group_key, member, n, len(plain), terms)
-        plain = [(m - g) % n for m, g in zip(plain, group, strict=True)]
+        group_masks = masks.group_modulo(keys.group_key, member, modulus, len(plaintexts), terms)
+        plaintexts = [
+            (plaintext - group_mask) % modulus
+            for plaintext, group_mask in zip(plaintexts, group_masks, strict=True)
+        ]
+    weight = _total_weight(keys, message.kind)
     offset = _offset(keys, message.kind, weight)
-    return paillier.unpack(plain, message.d + _TAG_WORDS, weight=weight, offset=offset, bits=bits)
+    n_words = message.d + _TAG_WORDS
+    return paillier.unpack(plaintexts, n_words, weight=weight, offset=offset, bits=paillier.key_bits(public))
 
 
 def _open_words(keys: SumKeys, message: _Payload, terms: bytes) -> NDArray[np.int64]:
+    """The same of Mask and None, once the check words are N (of counts K) and K."""
     words = _words_of(message.body)
     if keys.method == "Mask":
         for member in keys.members:
             words = words - masks.group_words(keys.group_key, member, words.size, terms)
-    tagged, checks = words.view(np.int64)[:-_CHECK_WORDS], words[-_CHECK_WORDS:].tolist()
+    tagged = words.view(np.int64)[:-_CHECK_WORDS]
+    found_checks = words[-_CHECK_WORDS:].tolist()
     weight = _total_weight(keys, message.kind)
     limit = _offset(keys, message.kind, weight)
-    if checks != [weight, len(keys.members)] or ((tagged > limit) | (tagged < -limit)).any():
+    beyond = (tagged > limit) | (tagged < -limit)
+    if found_checks != [weight, len(keys.members)] or beyond.any():
         raise paillier.sum_mismatch()
     return tagged
 
@@ -311,14 +345,13 @@ def _offset(keys: SumKeys, kind: Kind, weight: int) -> int:
 
 def _terms(keys: SumKeys, *, kind: Kind, d: int, info: bytes) -> bytes:
     """SHA-256 over all that the members must agree on: whoever differs in one has other masks and tags."""
-    members = b"".join(struct.pack(">QQ", member, keys.n_rows[member]) for member in keys.members)
-    public = (
-        b""
-        if keys.public is None
-        else int(keys.public.n).to_bytes(paillier.key_bits(keys.public) // 8, "big")
-    )
     scale = struct.pack(">BBId", _CODES[keys.method], kind, d, keys.bound)
+    members = b"".join(struct.pack(">QQ", member, keys.n_rows[member]) for member in keys.members)
+    public = b""
+    if keys.public is not None:
+        public = paillier.public_to_bytes(keys.public)
     digest = hashlib.sha256(_TERMS)
+    # Each part after its length, so that no two lists of parts are the same bytes.
     for part in (scale, members, public, info):
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.digest()
@@ -331,15 +364,16 @@ def _terms(keys: SumKeys, *, kind: Kind, d: int, info: bytes) -> bytes:
 class _Payload:
     """version, method, kind, 0 (1 byte each), n_members (2), d (4), bytes of the body (4), big-endian; body."""
 
-    method: Method
+    method: EncryptMethod
     kind: Kind
-    n_members: int
-    d: int
-    body: bytes
+    n_members: int  # 1 of a contribution, K of a total
+    d: int  # values, without tag and check words
+    body: bytes  # ciphertexts big-endian, or words little-endian
 
     def encode(self) -> bytes:
-        sizes = (self.n_members, self.d, len(self.body))
-        return _HEADER.pack(VERSION, _CODES[self.method], self.kind, 0, *sizes) + self.body
+        code = _CODES[self.method]
+        header = _HEADER.pack(VERSION, code, self.kind, 0, self.n_members, self.d, len(self.body))
+        return header + self.body
 
     @staticmethod
     def decode(data: bytes, *, public: PaillierPublicKey | None) -> _Payload:
@@ -348,14 +382,8 @@ class _Payload:
             raise _bad_payload("A payload is shorter than its header.")
         version, code, kind, zero, n_members, d, size = _HEADER.unpack_from(data)
         methods = {code: method for method, code in _CODES.items()}
-        if (
-            version != VERSION
-            or zero
-            or code not in methods
-            or kind not in list(Kind)
-            or not n_members
-            or not d
-        ):
+        is_known = version == VERSION and code in methods and kind in list(Kind)
+        if not is_known or zero or not n_members or not d:
             raise _bad_payload("A payload's header is not one of this version.")
         message = _Payload(methods[code], Kind(kind), n_members, d, data[_HEADER.size :])
         if size != len(message.body) or size != _body_bytes(message.method, d, public):
@@ -363,19 +391,23 @@ class _Payload:
         return message
 
 
-def _body_bytes(method: Method, d: int, public: PaillierPublicKey | None) -> int:
+def _body_bytes(method: EncryptMethod, d: int, public: PaillierPublicKey | None) -> int:
     if method != "Paillier":
         return _WORD_BYTES * (d + _TAG_WORDS + _CHECK_WORDS)
     if public is None:
         raise _bad_payload("The public key to read a payload with is missing.")
-    return _ciphertext_bytes(public) * paillier.n_plaintexts(d + _TAG_WORDS, paillier.key_bits(public))
+    n_ciphertexts = paillier.n_plaintexts(d + _TAG_WORDS, paillier.key_bits(public))
+    return _ciphertext_bytes(public) * n_ciphertexts
 
 
-def _add_bodies(method: Method, bodies: list[bytes], public: PaillierPublicKey | None) -> bytes:
+def _add_bodies(method: EncryptMethod, bodies: list[bytes], public: PaillierPublicKey | None) -> bytes:
     if method == "Paillier":
         width = _ciphertext_bytes(public)
-        return _join(paillier.add(public, [_split(body, width) for body in bodies]), width)
-    total = sum((_words_of(body) for body in bodies[1:]), _words_of(bodies[0]))
+        contributions = [_split(body, width) for body in bodies]
+        return _join(paillier.add(public, contributions), width)
+    total = _words_of(bodies[0])
+    for body in bodies[1:]:
+        total = total + _words_of(body)  # wraps modulo 2^64
     return total.astype("<u8").tobytes()
 
 
@@ -389,7 +421,8 @@ def _join(numbers: list[int], width: int) -> bytes:
 
 
 def _split(body: bytes, width: int) -> list[int]:
-    return [int.from_bytes(body[i : i + width], "big") for i in range(0, len(body), width)]
+    starts = range(0, len(body), width)
+    return [int.from_bytes(body[start : start + width], "big") for start in starts]
 
 
 def _words_of(body: bytes) -> NDArray[np.uint64]:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from phe.paillier import PaillierPrivateKey
 
 from protocol.errors import BadRequest, ConsiliumError, ProtocolViolation
+from protocol.sums import EncryptMethod as Method
 from protocol.sums import masks, paillier, secure_sum
 from protocol.sums.paillier import Obfuscators
-from protocol.sums.secure_sum import Method, SumKeys
+from protocol.sums.secure_sum import SumKeys
 from tests.examples import few
 
 METHODS: list[Method] = ["Paillier", "Mask", "None"]

@@ -20,16 +20,14 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from protocol.sums import (  # noqa: E402
+    EncryptMethod,
     masks,
     paillier,
     secure_sum,
 )
 from protocol.sums.fixed_point import FixedPoint  # noqa: E402
 from protocol.sums.paillier import Obfuscators  # noqa: E402
-from protocol.sums.secure_sum import (  # noqa: E402
-    Method,
-    SumKeys,
-)
+from protocol.sums.secure_sum import SumKeys  # noqa: E402
 
 PATH = Path(__file__).with_name("sum_vectors.json")
 INFO = b"vector train fold 1 round 2 attempt 0"
@@ -59,7 +57,7 @@ def small_key() -> Any:
     return paillier._generate_keys(512, stream("key"))
 
 
-def sum_keys(method: Method, me: int) -> SumKeys:
+def sum_keys(method: EncryptMethod, me: int) -> SumKeys:
     public = small_key().public_key if method == "Paillier" else None
     return SumKeys(
         method=method,
@@ -74,7 +72,7 @@ def sum_keys(method: Method, me: int) -> SumKeys:
     )
 
 
-def contributions(method: Method) -> dict[int, bytes]:
+def contributions(method: EncryptMethod) -> dict[int, bytes]:
     return {me: secure_sum.seal(sum_keys(method, me), np.array(VALUES[me]), info=INFO) for me in ROWS}
 
 
@@ -132,7 +130,7 @@ def paillier_vectors() -> dict[str, Any]:
     }
 
 
-def sum_vectors(method: Method) -> dict[str, Any]:
+def sum_vectors(method: EncryptMethod) -> dict[str, Any]:
     payloads = contributions(method)
     keys = sum_keys(method, 2)
     total = secure_sum.add(method, payloads, public=keys.public)
@@ -146,7 +144,7 @@ def sum_vectors(method: Method) -> dict[str, Any]:
     }
 
 
-def must_fail(method: Method, payloads: dict[int, bytes], total: bytes) -> list[dict[str, str]]:
+def must_fail(method: EncryptMethod, payloads: dict[int, bytes], total: bytes) -> list[dict[str, str]]:
     """Totals that `open_sum` must refuse, with the code of the refusal."""
     public = sum_keys(method, 2).public
     doubled = secure_sum.add(method, {2: payloads[2], 3: payloads[2], 5: payloads[5]}, public=public)
@@ -175,7 +173,7 @@ def must_fail(method: Method, payloads: dict[int, bytes], total: bytes) -> list[
     return [{"what": what, "total": data.hex(), "code": code} for what, data, code in cases]
 
 
-def plus(method: Method, total: bytes, deltas: dict[int, int]) -> bytes:
+def plus(method: EncryptMethod, total: bytes, deltas: dict[int, int]) -> bytes:
     """The total with numbers added to words of three values and two halves of a tag, as a coordinator could."""
     header, body = total[:14], total[14:]
     if method != "Paillier":
@@ -189,7 +187,7 @@ def plus(method: Method, total: bytes, deltas: dict[int, int]) -> bytes:
 
 
 def all_vectors() -> dict[str, Any]:
-    methods: list[Method] = ["Paillier", "Mask", "None"]
+    methods: list[EncryptMethod] = ["Paillier", "Mask", "None"]
     return {
         "fixed_point": fixed_point_vectors(),
         "masks": mask_vectors(),

@@ -10,12 +10,11 @@ import pytest
 from make_sum_vectors import INFO, PATH, ROWS, all_vectors, small_key, sum_keys
 
 from protocol.errors import ProtocolViolation
-from protocol.sums import masks, paillier, secure_sum
+from protocol.sums import EncryptMethod, masks, paillier, secure_sum
 from protocol.sums.fixed_point import FixedPoint
-from protocol.sums.secure_sum import Method
 
 VECTORS: dict[str, Any] = json.loads(PATH.read_text())
-METHODS: list[Method] = ["Paillier", "Mask", "None"]
+METHODS: list[EncryptMethod] = ["Paillier", "Mask", "None"]
 BAD = [(method, case) for method in METHODS for case in VECTORS["sums"][method]["must_fail"]]
 
 
@@ -58,7 +57,7 @@ def test_paillier_with_phe_alone() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_sums(method: Method) -> None:
+def test_sums(method: EncryptMethod) -> None:
     case, keys = VECTORS["sums"][method], sum_keys(method, 2)
     payloads = {me: bytes.fromhex(case["payloads"][str(me)]) for me in ROWS}
     total = secure_sum.add(method, payloads, public=keys.public)
@@ -69,7 +68,7 @@ def test_sums(method: Method) -> None:
 
 
 @pytest.mark.parametrize(("method", "case"), BAD, ids=[f"{method}: {case['what']}" for method, case in BAD])
-def test_totals_that_must_fail(method: Method, case: dict[str, str]) -> None:
+def test_totals_that_must_fail(method: EncryptMethod, case: dict[str, str]) -> None:
     total = bytes.fromhex(case["total"])
     with pytest.raises(ProtocolViolation) as caught:
         secure_sum.open_sum(sum_keys(method, 2), total, info=INFO, private_key=small_key())
