@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from agents.gate import disclosure
 from agents.gate.disclosure import Hidden, Label, Withheld
 from agents.order.party import receive_all, send
-from agents.statistics.party import Reading, StatisticsParty
+from agents.statistics.party import AgreedStatistics, Reading
 from protocol.errors import ProtocolViolation
 from protocol.messages import EVERYONE
 from protocol.statistics_request import StatisticsRequest
@@ -51,7 +51,7 @@ class Agreed:
     whole: bool
 
 
-def agree_on_groups(party: StatisticsParty, reading: Reading | None) -> Agreed:
+def agree_on_groups(party: AgreedStatistics, reading: Reading | None) -> Agreed:
     """States this provider's groups and reads all others' statements.
 
     Disclosure: names of groups with at least min_rows rows here, which are withheld by which rule, and of a quantile
@@ -108,7 +108,7 @@ def _order(label: Label) -> list[tuple[bool, str]]:
     return [(value is not None, value or "") for value in label]
 
 
-def _state(party: StatisticsParty, reading: Reading, key: bytes) -> bytes:
+def _state(party: AgreedStatistics, reading: Reading, key: bytes) -> bytes:
     withheld = {_label(text): Withheld(*why) for text, why in reading.withheld.items()}
     groups = disclosure.encode_statement(map(_label, reading.tallies), withheld, key=key)
     rules = party.rules

@@ -17,7 +17,7 @@ from agents.rows.dataset import Dataset
 from agents.site.policy import StatisticsRules
 from agents.statistics.answer import Answer, grouped_answer
 from agents.statistics.groups import Agreed
-from agents.statistics.party import Reading, StatisticsParty, columns_of, open_data
+from agents.statistics.party import AgreedStatistics, Reading, VerifiedStatistics, columns_of, open_data
 from agents.statistics.sums import COUNT_BITS, Sums, end_sums, occurrences_or_numbers
 from analytics.statistics.exact import Number
 from analytics.statistics.quantiles import Pivots, Search, interpolated, interpolated_whole, quantile_ranks
@@ -36,7 +36,7 @@ OUTER = 0.05
 """What is told in the place of an extreme: this quantile, and the one as far from the other end."""
 
 
-def rank(party: StatisticsParty, reading: Reading | None, agreed: Agreed, sums: Sums) -> Answer | None:
+def rank(party: AgreedStatistics, reading: Reading | None, agreed: Agreed, sums: Sums) -> Answer | None:
     """Rounds of joint counts below pivots, until every wanted value is found as finely as the policies allow.
 
     Disclosure: the pivots, and the joint counts of rows below them, to the order's hospitals, providers and receivers
@@ -102,7 +102,7 @@ def _tells_values(request: StatisticsRequest, agreed: Agreed | StatisticsRules) 
     return agreed.exact_quantiles and (agreed.extremes or not has_extremes)
 
 
-def _agree_on_pivots(party: StatisticsParty, searches: Sequence[Search], round_: int) -> list[Pivots]:
+def _agree_on_pivots(party: AgreedStatistics, searches: Sequence[Search], round_: int) -> list[Pivots]:
     """The first receiver names the round's pivots; an empty list for each group ends the rounds.
 
     Whoever counts or opens has searched along, and refuses all pivots but the ones that follow: more of them, others,
@@ -173,13 +173,15 @@ def _bad_pivots() -> ProtocolViolation:
     )
 
 
-def _open_ranked(party: StatisticsParty) -> AbstractContextManager[Dataset | None]:
+def _open_ranked(party: VerifiedStatistics) -> AbstractContextManager[Dataset | None]:
     if not party.is_provider:
         return nullcontext()
     return open_data(party, columns_of(party.request, party.me), again=True)
 
 
-def _count_below(party: StatisticsParty, dataset: Dataset | None, pivots: dict[Label, Pivots]) -> list[int]:
+def _count_below(
+    party: VerifiedStatistics, dataset: Dataset | None, pivots: dict[Label, Pivots]
+) -> list[int]:
     assert dataset is not None
     column, groups = party.request.provider(party.me).key_column, party.request.group_by or []
     if any(one.dtype == object for one in pivots.values()):

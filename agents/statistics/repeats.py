@@ -12,7 +12,7 @@ from agents.gate import disclosure
 from agents.gate.disclosure import Label, Sketch, Withheld
 from agents.rows import exact_totals
 from agents.rows.dataset import Dataset
-from agents.statistics.party import StatisticsParty
+from agents.statistics.party import VerifiedStatistics
 from protocol.errors import Refused
 from protocol.messages import canonical
 
@@ -27,7 +27,7 @@ class AskedRows:
     n_rows: int
 
 
-def data_name(party: StatisticsParty, dataset: Dataset) -> str:
+def data_name(party: VerifiedStatistics, dataset: Dataset) -> str:
     """What a provider's data are called from order to order: a file by itself, all that is in the database alike.
 
     Who asks writes the SELECT, and could write each differently; it is known by its rows.
@@ -37,7 +37,7 @@ def data_name(party: StatisticsParty, dataset: Dataset) -> str:
 
 
 def rows_of(
-    party: StatisticsParty, dataset: Dataset, columns: Sequence[str], *, complete: Sequence[str] = ()
+    party: VerifiedStatistics, dataset: Dataset, columns: Sequence[str], *, complete: Sequence[str] = ()
 ) -> AskedRows:
     """The rows of a dataset with these columns: those that an answer is made of, which have a value in `complete`.
 
@@ -48,7 +48,7 @@ def rows_of(
     return AskedRows(name, *exact_totals.sketch(dataset, ordered, complete=needed))
 
 
-def check_gate(party: StatisticsParty, rows: AskedRows) -> bool:
+def check_gate(party: VerifiedStatistics, rows: AskedRows) -> bool:
     """Compares rows with those of earlier orders on the same data of which this requester, or another opener of a
     quantile, was told.
 
@@ -65,7 +65,7 @@ def check_gate(party: StatisticsParty, rows: AskedRows) -> bool:
     return False
 
 
-def remember_rows(party: StatisticsParty, *rows: AskedRows) -> None:
+def remember_rows(party: VerifiedStatistics, *rows: AskedRows) -> None:
     """Writes them down, all or none, before anything of them leaves.
 
     Not sooner: who corrects a row that could not be read has had no answer to compare with. They are compared again as
@@ -81,7 +81,7 @@ def _packed(rows: Sequence[AskedRows]) -> dict[str, Sketch]:
     return {asked.name: np.append(asked.sketch, np.uint64(asked.n_rows)) for asked in rows}
 
 
-def _compare(party: StatisticsParty, rows: AskedRows) -> None:
+def _compare(party: VerifiedStatistics, rows: AskedRows) -> None:
     min_rows = party.rules.min_rows
     earlier = (_taken_apart(cells) for cells in party.ledger.earlier(party.told, rows.name))
     near = (sketch for sketch, n_rows in earlier if abs(n_rows - rows.n_rows) < min_rows)
@@ -101,7 +101,7 @@ class AskedGroups:
     sketches: dict[Label, Sketch]
 
 
-def groups_of(party: StatisticsParty, dataset: Dataset, summed: Sequence[str]) -> AskedGroups:
+def groups_of(party: VerifiedStatistics, dataset: Dataset, summed: Sequence[str]) -> AskedGroups:
     """The groups of the rows that have a value in the `summed` columns."""
     groups = party.request.group_by or []
     name = canonical(["groups", data_name(party, dataset), sorted(summed), groups])
@@ -110,7 +110,7 @@ def groups_of(party: StatisticsParty, dataset: Dataset, summed: Sequence[str]) -
 
 
 def remember_groups(
-    party: StatisticsParty,
+    party: VerifiedStatistics,
     rows: Sequence[AskedRows],
     asked: AskedGroups,
     withhold: Callable[[set[Label]], dict[Label, Withheld]],
@@ -129,7 +129,7 @@ def remember_groups(
     return withheld
 
 
-def _near_groups(party: StatisticsParty, asked: AskedGroups) -> set[Label]:
+def _near_groups(party: VerifiedStatistics, asked: AskedGroups) -> set[Label]:
     """Those of which 1 to min_rows - 1 rows have changed since an earlier answer to one of the same hospitals."""
     least, near = party.rules.min_rows, set()
     for packed in party.ledger.earlier(party.told, asked.name):

@@ -15,8 +15,6 @@ from typing import Any
 from agents.order.party import open_party
 from agents.site.settings import Partner, Settings
 from agents.site.vault import Vault
-from agents.statistics.party import StatisticsParty
-from agents.training.party import open_training
 from flows.coordinator import coordinate_statistics, coordinate_training
 from flows.hospital import answer_locally, train_locally
 from protocol.errors import ConsiliumError, OrderStopped
@@ -64,7 +62,7 @@ def run_order(
     submit(transport, request, sites, order_id)
 
     def hospital(user: int) -> None:
-        train_locally(open_training(sites[user], order_id, transport))
+        train_locally(open_party(sites[user], order_id, transport))
 
     def coordinator() -> None:
         coordinate_training(open_desk(order_id, Exchange(transport, COORDINATOR)), lambda record: None)
@@ -106,7 +104,7 @@ def run_statistics(
     submit_statistics(transport, request, sites, order_id, repeats=repeats)
 
     def hospital(user: int) -> None:
-        answer_locally(open_party(StatisticsParty, sites[user], order_id, transport))
+        answer_locally(open_party(sites[user], order_id, transport))
 
     def coordinator() -> None:
         desk = statistics.open_desk(order_id, Exchange(transport, COORDINATOR))

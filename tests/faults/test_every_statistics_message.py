@@ -24,7 +24,6 @@ from agents.site import vault
 from agents.site.settings import Settings
 from agents.site.vault import Vault
 from agents.statistics import results
-from agents.statistics.party import StatisticsParty
 from deployments.local import one_process
 from flows.coordinator import coordinate_statistics
 from flows.hospital import answer_locally
@@ -131,9 +130,7 @@ class Run:
         def life() -> None:
             self.look(user)
             try:
-                answer_locally(
-                    open_party(StatisticsParty, self.sites[user], self.order_id, self.mortal(user))
-                )
+                answer_locally(open_party(self.sites[user], self.order_id, self.mortal(user)))
             except OrderStopped as stop:
                 Vault(self.sites[user].vault).end_order(self.order_id, stop.code)
                 raise

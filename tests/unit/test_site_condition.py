@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -28,7 +29,6 @@ from tasks.coordinator import place as coordinator_place
 from tasks.exit_codes import ExitCode
 from tasks.flow_process import InstalledFlow
 from tasks.hospital import place as hospital_place
-from tasks.hospital.training import TrainingParty
 from tasks.hospital.worker import HospitalWorker
 from tasks.steps import step
 from tasks.worker import FlowWorker, Post
@@ -185,13 +185,17 @@ def test_a_run_is_given_back_as_one_without_room(
     monkeypatch.setattr(hospital_place, "load_settings", lambda site: settings)
     (tmp_path / "token").chmod(0o600)
     monkeypatch.setattr(hospital_place, "open_party", lambda *_: None)
-    place: Any = (
-        hospital_place.at_hospital(3, TrainingParty)
-        if where == "hospital"
-        else coordinator_place.at_coordinator(3)
-    )
-    with pytest.raises(SystemExit), place:
+
+    def work(*_: Any) -> None:
         raise error
+
+    def at_coordinator() -> None:
+        with coordinator_place.at_coordinator(3):
+            work()
+
+    run = at_coordinator if where == "coordinator" else functools.partial(hospital_place.at_hospital, 3, work)
+    with pytest.raises(SystemExit):
+        run()
     assert codes == [ExitCode.DISK_FULL]
     assert not caplog.records
 
