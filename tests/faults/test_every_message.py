@@ -30,7 +30,7 @@ from protocol.exchange import Address, Exchange, MemoryTransport
 from protocol.machine import disk
 from protocol.messages import COORDINATOR
 from protocol.training_request import parse_training_request
-from tasks.coordinator.training import open_desk
+from tasks.coordinator.training import open_order
 from tests.made_sites import make_sites, order_body
 
 METHODS = ("Paillier", "Mask", "None")
@@ -136,7 +136,7 @@ def run_mortally(sites: dict[int, Settings], body: dict[str, Any], order_id: int
 
     def coordinator() -> None:
         mortal = MortalTransport(transport, COORDINATOR, fate, tried)
-        coordinate_training(open_desk(order_id, Exchange(mortal, COORDINATOR)), lambda record: None)
+        coordinate_training(open_order(order_id, Exchange(mortal, COORDINATOR)), lambda record: None)
 
     lives = {user: hospital(user) for user in HOSPITALS} | {COORDINATOR: coordinator}
     with ThreadPoolExecutor(len(lives)) as pool:

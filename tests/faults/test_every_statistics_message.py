@@ -30,7 +30,7 @@ from flows.hospital import answer_locally
 from protocol.errors import OrderStopped
 from protocol.exchange import Address, Exchange, MemoryTransport
 from protocol.messages import COORDINATOR
-from tasks.coordinator.statistics import open_desk
+from tasks.coordinator.statistics import open_order
 from tests.faults.test_every_message import Fate, MortalTransport, until_it_lives
 from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks
 
@@ -138,8 +138,8 @@ class Run:
         return life
 
     def coordinator(self) -> None:
-        desk = open_desk(self.order_id, Exchange(self.mortal(COORDINATOR), COORDINATOR))
-        coordinate_statistics(desk, lambda record: None)
+        order = open_order(self.order_id, Exchange(self.mortal(COORDINATOR), COORDINATOR))
+        coordinate_statistics(order, lambda record: None)
 
     def mortal(self, me: int) -> Any:
         return MortalStatisticsTransport(self.transport, me, self.fate, self.tried)

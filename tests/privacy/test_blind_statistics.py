@@ -27,7 +27,7 @@ from protocol.messages import COORDINATOR, EVERYONE
 from protocol.sums import exact_sum
 from protocol.sums.exact_sum import Terms
 from tasks.coordinator.progress import StatisticsPicture
-from tasks.coordinator.statistics import open_desk
+from tasks.coordinator.statistics import open_order
 from tasks.hospital import statistics as steps
 from tests.conftest import RunningFederation
 from tests.made_statistics import Answered, Hospitals, make_hospitals, no_waiting_for_disks
@@ -107,9 +107,9 @@ class Seen:
     def blind_side(self) -> bytes:
         """Every byte of the exchange, what is recorded and answered, and what Prefect shows."""
         order_id, summary = self.answer.order_id, self.answer.summary
-        desk = open_desk(order_id, Exchange(self.transport, COORDINATOR))
-        desk.n_rows = dict.fromkeys(PROVIDERS, 24)
-        picture, records = StatisticsPicture(desk), [{"what": "result", "final": True, "done": 1, **summary}]
+        order = open_order(order_id, Exchange(self.transport, COORDINATOR))
+        order.n_rows = dict.fromkeys(PROVIDERS, 24)
+        picture, records = StatisticsPicture(order), [{"what": "result", "final": True, "done": 1, **summary}]
         told = [self.transport.facts, summary, picture.summary(records), picture.table(records)]
         return b"\0".join(
             [*self.transport.traffic, json.dumps(told, default=str, ensure_ascii=False).encode()]
