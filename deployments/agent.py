@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.check import OK, WRONG, Finding, check_locally, check_site
-from agents.order.approval import Approvals, Question, person
+from agents.order.approval import ApprovalQuestion, Approvals, person
 from agents.order.party import open_party
 from agents.site.ledger import Ledger
 from agents.site.settings import Settings, load_settings
@@ -307,7 +307,7 @@ def list_approvals(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _question_lines(question: Question) -> Iterator[str]:
+def _question_lines(question: ApprovalQuestion) -> Iterator[str]:
     yield f"order {question.order_id}, since {question.asked_at}"
     for name, text in question.lines():
         yield f"  {name:24}  {text}"

@@ -72,11 +72,9 @@ class Report:
 
     def _frame(self, user_id: int, file: str, **options: Any) -> pd.DataFrame:
         path = self._sites[user_id].data_folder / file
+        is_parquet = path.suffix == ".parquet"
         frame: pd.DataFrame
-        if path.suffix == ".parquet":
-            frame = duckdb.read_parquet(str(path)).df()
-        else:
-            frame = pd.read_csv(path, **options)
+        frame = duckdb.read_parquet(str(path)).df() if is_parquet else pd.read_csv(path, **options)
         return frame
 
     def _pooled(self, **options: Any) -> list[pd.DataFrame]:

@@ -20,7 +20,7 @@ from protocol.errors import ProtocolViolation
 from protocol.messages import Choice
 from protocol.training_request import TrainingRequest, n_held_out
 
-Report = dict[str, Any]
+RoundReport = dict[str, Any]
 """A hospital's: n_rows, train, and of its held-out rows n_test_rows, test; leave_one_out of the round before; final."""
 
 CALLS = ("tp", "fp", "tn", "fn")
@@ -51,7 +51,7 @@ class CountedRows:
 # Checking
 
 
-def check_reports(rows: CountedRows, fold: int, reports: Mapping[int, Report]) -> None:
+def check_reports(rows: CountedRows, fold: int, reports: Mapping[int, RoundReport]) -> None:
     """ProtocolViolation (code report) for one that is not of the rows that its hospital counted, or has no numbers."""
     request = rows.request
     compared = {tuple(report["leave_one_out"]) for report in reports.values() if report.get("leave_one_out")}
@@ -87,7 +87,7 @@ def _wrong_report(sentence: str, *hospitals: int) -> ProtocolViolation:
     )
 
 
-def _tests_well(report: Report, request: TrainingRequest, n_tested: int) -> bool:
+def _tests_well(report: RoundReport, request: TrainingRequest, n_tested: int) -> bool:
     """Whether a report has metrics of the held-out rows that were counted, and of no other ones."""
     if not n_tested:
         return "test" not in report and "n_test_rows" not in report
@@ -120,7 +120,7 @@ def _n_called(test: Mapping[str, Any], request: TrainingRequest) -> int | None:
     return total
 
 
-def _compares_well(report: Report, request: TrainingRequest, user: int) -> bool:
+def _compares_well(report: RoundReport, request: TrainingRequest, user: int) -> bool:
     """Whether what a report says of models without single hospitals is numbers, of whom it may speak."""
     found = report.get("leave_one_out", {})
     others = request.hospitals if request.is_open else [user]
@@ -156,7 +156,7 @@ def _is_finite(value: Any) -> bool:
 # The record
 
 
-def make_record(fold: int, round_: int, reports: Mapping[int, Report], choice: Choice) -> dict[str, Any]:
+def make_record(fold: int, round_: int, reports: Mapping[int, RoundReport], choice: Choice) -> dict[str, Any]:
     """What is kept of a round: each hospital's metrics and the members' row-weighted mean loss, without the penalty."""
     members = [reports[user] for user in choice.members]
     shown = {}
@@ -173,7 +173,7 @@ def make_record(fold: int, round_: int, reports: Mapping[int, Report], choice: C
     }
 
 
-def _mean_over_rows(reports: list[Report], values: list[float]) -> float:
+def _mean_over_rows(reports: list[RoundReport], values: list[float]) -> float:
     """sum_i n_i v_i / sum_i n_i over training rows, rounded once."""
     n_rows: int = sum(report["n_rows"] for report in reports)
     weighted = [report["n_rows"] * value for report, value in zip(reports, values, strict=True)]
@@ -221,7 +221,7 @@ def summary_of_fold(model_type: str, record: dict[str, Any], pooled: dict[str, A
 
 
 def held_out_summary(
-    model_type: str, from_sums: dict[str, Any] | None, reports: list[Report]
+    model_type: str, from_sums: dict[str, Any] | None, reports: list[RoundReport]
 ) -> dict[str, Any] | None:
     """Metrics of the hospitals' held-out rows as of one table (decision 56); None where they have none.
 

@@ -59,7 +59,7 @@ def under_way(call: Callable[[], Any]) -> Iterator[Future[Any]]:
         yield pool.submit(call)
 
 
-def until_waiting(settings: Settings, seconds: float = 60) -> approval.Question:
+def until_waiting(settings: Settings, seconds: float = 60) -> approval.ApprovalQuestion:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if waiting := Approvals(settings).waiting():

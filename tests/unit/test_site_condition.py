@@ -30,8 +30,9 @@ from tasks.exit_codes import ExitCode
 from tasks.flow_process import InstalledFlow
 from tasks.hospital import place as hospital_place
 from tasks.hospital.worker import HospitalWorker
+from tasks.post import Post
 from tasks.steps import step
-from tasks.worker import FlowWorker, Post
+from tasks.worker import FlowWorker
 
 NO_ROOM = OSError(errno.ENOSPC, "No space left on device", "/state/vault/secret-name")
 POST: Any = None
