@@ -36,7 +36,7 @@ def coordinate_training(order: CoordinatedTraining, show: Show) -> None:
     if of_folds:
         summary["held_out"] = training.summarize_folds(order, of_folds)
     training.wait_for_models(order)
-    order.exchange.record(order.order_id, end="success", summary=summary)
+    order.record(end="success", summary=summary)
 
 
 def _run_rounds(order: CoordinatedTraining, fold: int, show: Show) -> dict[str, Any]:
@@ -67,4 +67,4 @@ def coordinate_statistics(order: CoordinatedStatistics, show: Show) -> None:
                 break
     summary = statistics.collect_reports(order)
     show({"what": "result", "final": True, **summary})
-    order.exchange.record(order.order_id, end="success", summary={"statistics": summary})
+    order.record(end="success", summary={"statistics": summary})

@@ -491,9 +491,11 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
 
     async def _flow_name(self, flow_run: FlowRun) -> str:
         """What is run follows from it, by the list given at start; never from the deployment."""
-        if flow_run.flow_id not in self._flow_names:
-            self._flow_names[flow_run.flow_id] = (await self.client.read_flow(flow_run.flow_id)).name
-        return self._flow_names[flow_run.flow_id]
+        flow_id = flow_run.flow_id
+        if flow_id not in self._flow_names:
+            flow = await self.client.read_flow(flow_id)
+            self._flow_names[flow_id] = flow.name
+        return self._flow_names[flow_id]
 
     async def _end_order(self, order_id: int) -> None:
         """After the order has ended its flows end themselves; a process that does not is killed."""

@@ -120,10 +120,12 @@ def open_party(settings: Settings, order_id: int, transport: Transport) -> Party
 
 def read_document(party: Party) -> str:
     """The order's document, as the coordinator shows it to all; not checked yet. OrderStopped if it has ended here."""
-    document = party.exchange.get(Address(party.order_id, "document"), COORDINATOR, EVERYONE).decode()
+    address = Address(party.order_id, "document")
+    document = party.exchange.get(address, COORDINATOR, EVERYONE).decode()
     outcome = party.vault.outcome(party.order_id, document.encode())
     if outcome is not None:
-        raise OrderStopped(f"Order {party.order_id} has ended here ({outcome}).", remedy="", code=outcome)
+        sentence = f"Order {party.order_id} has ended here ({outcome})."
+        raise OrderStopped(sentence, remedy="", code=outcome)
     # Kept for the order's end, which writes down its digest: the number is used for no other order (decision 23).
     party.store.once("document", document.encode)
     return document
@@ -175,7 +177,8 @@ def _sign(party: Party, document: str) -> None:
 
     def make() -> bytes:
         nonce = secrets.token_bytes(KEY_BYTES)
-        return SignedOrder(document, nonce, party.identity.public).encode()
+        signed = SignedOrder(document, nonce, party.identity.public)
+        return signed.encode()
 
     header = Header("order", party.me, EVERYONE)
     party.release.send(header, make, address=Address(party.order_id, "order"))
@@ -245,7 +248,8 @@ def _accept(order: VerifiedOrder, ephemeral: bytes, n_rows: int, n_test_rows: in
             purpose=order.request.purpose,
         )
         public = exchange_public(ephemeral)
-        return Acceptance(digest, n_rows, n_test_rows, public, order.identity.public).encode()
+        acceptance = Acceptance(digest, n_rows, n_test_rows, public, order.identity.public)
+        return acceptance.encode()
 
     header = Header("acceptance", order.me, EVERYONE, context=digest)
     order.release.send(header, make, address=Address(order.order_id, "acceptance"))

@@ -194,6 +194,7 @@ def _pass_gate(order: VerifiedTraining, rows: OrderRows, ledger: CohortLedger) -
     """
     requester = order.request.user_id
     purposes = ["train"] if rows.test is None else ["train", "test"]
+    # Before the ledger is locked, because digests of many rows take a while.
     tables = {purpose: _checked_sql(order, purpose).tables for purpose in purposes}
     asked = {purpose: _asked_sets(order, rows, purpose) for purpose in purposes}
     with ledger.alone():
@@ -218,8 +219,13 @@ def _asked_sets(order: VerifiedTraining, rows: OrderRows, purpose: str) -> list[
         assert rows.test is not None
         sets = [_RowSet("test", rows.test, n_parameters=0)]
     else:
-        sets = _trained_sets(order.request, rows, _least_parameters(order.request, rows.train))
-    return [_GatedSet(one, cohort_gate.id_digests(rows.split_key, one.cohort.unique_ids)) for one in sets]
+        n_parameters = _least_parameters(order.request, rows.train)
+        sets = _trained_sets(order.request, rows, n_parameters)
+    asked = []
+    for one in sets:
+        digests = cohort_gate.id_digests(rows.split_key, one.cohort.unique_ids)
+        asked.append(_GatedSet(one, digests))
+    return asked
 
 
 def _check_sets(
@@ -267,8 +273,9 @@ def _trained_sets(request: TrainingRequest, rows: OrderRows, n_parameters: int) 
 
 def _rows_of(cohort: Cohort, indices: Ints) -> Cohort:
     ids = [cohort.unique_ids[index] for index in indices.tolist()]
-    labels = None if cohort.y is None else cohort.y[indices]
-    return replace(cohort, unique_ids=ids, X=cohort.X[indices], y=labels)
+    X = cohort.X[indices]
+    y = None if cohort.y is None else cohort.y[indices]
+    return replace(cohort, unique_ids=ids, X=X, y=y)
 
 
 # The model's size

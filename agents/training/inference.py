@@ -41,6 +41,7 @@ def answer_request(party: Party, document: str, box: bytes) -> None:
             remedy="Send it again.",
             code="sql_commitment",
         )
+    # decision 7: a second request has another one-time key, and gets the same predictions sealed to it.
     kept = party.vault.predictions(party.order_id)
     if kept is None:
         kept = _make_predictions(party, request, own.sql["infer"])
@@ -58,7 +59,7 @@ def _make_predictions(party: Party, request: dict[str, Any], sql: str) -> dict[s
     model_id = request["model_id"]
     if not party.policy.inference.expressions:
         check_plain(sql, dialect=dialect_of(party.settings.data_url))
-    _await_approval(party, request, sql)
+    _await_decision(party, request, sql)
     party.release.ledger.write("answered", order_id=party.order_id, initiator=party.me, model=model_id)
     predictions = predict(party, model_id, sql)
     return party.vault.save_predictions(party.order_id, {"result": predictions})
@@ -88,7 +89,7 @@ def _read_document(party: Party, document: str) -> dict[str, Any]:
     return request
 
 
-def _await_approval(party: Party, request: dict[str, Any], sql: str) -> None:
+def _await_decision(party: Party, request: dict[str, Any], sql: str) -> None:
     """Bound to what stays the same when the answer is asked for again with another one-time key."""
     stored, _ = _checked_query(party, request["model_id"], sql)
     terms = {
@@ -161,7 +162,8 @@ def _apply(stored: dict[str, Any], model: Model, X: Floats) -> Floats:
     if stored["standardize"]:
         mean, deviation = (np.asarray(values) for values in stored["standardize"])
         X = standardization.standardize(X, mean, deviation)
-    return scores(model, weights_of(stored), X)
+    weights = weights_of(stored)
+    return scores(model, weights, X)
 
 
 def _entries(model: Model, ids: list[str], predicted: Floats) -> list[dict[str, Any]]:
@@ -171,7 +173,9 @@ def _entries(model: Model, ids: list[str], predicted: Floats) -> list[dict[str, 
             entries.append({"id": unique_id, "label": float(values)})
             continue
         likeliest = model.classes[int(np.argmax(values))]
-        probabilities = {str(name): float(value) for name, value in zip(model.classes, values, strict=True)}
+        probabilities = {}
+        for name, value in zip(model.classes, values, strict=True):
+            probabilities[str(name)] = float(value)
         entries.append({"id": unique_id, "label": likeliest, "probabilities": probabilities})
     return entries
 

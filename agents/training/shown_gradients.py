@@ -32,8 +32,10 @@ _FIXED_POINT_STEP = 2.0**-62
 def is_scored(trainer: Trainer) -> bool:
     """Whether this order's gradients are shown. One value alone has no angle, only its length."""
     request = trainer.order.request
-    largest_layer = max(np.prod(shape) for shape in trainer.model.layers.values())
-    return request.is_scored and (request.is_open or bool(largest_layer > 1))
+    if not request.is_scored:
+        return False
+    sizes = [int(np.prod(shape)) for shape in trainer.model.layers.values()]
+    return request.is_open or max(sizes) > 1
 
 
 def show_gradient(trainer: Trainer, fold: Fold) -> None:
@@ -47,12 +49,13 @@ def show_gradient(trainer: Trainer, fold: Fold) -> None:
 
     def make() -> bytes:
         layers = _shown_layers(trainer, fold, fold.gradient)
-        between = {}
+        between: dict[str, Floats] = {}
         # Of open orders the coordinator knows both rounds anyway; folds other than the final model have no scores.
         is_compared = request.scoring == "full" and not request.is_open and fold.number == 0
         if is_compared and point.gradient is not None:
             between = _between(trainer, point, fold.gradient)
-        return Vectors(layers, between, order.policy.orders.score_readers).encode()
+        vectors = Vectors(layers, between, order.policy.orders.score_readers)
+        return vectors.encode()
 
     send(order, "vectors", make, recipient=COORDINATOR, fold=fold.number, round=point.round)
 
@@ -133,7 +136,8 @@ def receive_check(trainer: Trainer, fold: Fold) -> Floats:
     """The mean of what the coordinator was shown, in the round's frames, or with a robust rule the aggregate itself."""
     order = trainer.order
     address = Address(order.order_id, "check", fold.number, fold.checkpoint.round)
-    return _numbers(order.exchange.get(address, COORDINATOR, EVERYONE))
+    body = order.exchange.get(address, COORDINATOR, EVERYONE)
+    return _numbers(body)
 
 
 def check_aggregate(trainer: Trainer, fold: Fold, aggregate: Floats, shown_mean: Floats) -> None:
@@ -186,8 +190,8 @@ def _means_without(trainer: Trainer, fold: Fold, aggregate: Floats) -> dict[int,
     order = trainer.order
     if order.request.is_open:
         address = Address(order.order_id, "without", 0, fold.checkpoint.round)
-        means = _numbers(order.exchange.get(address, COORDINATOR, EVERYONE))
-        by_member = means.reshape(len(fold.members), -1)
+        body = order.exchange.get(address, COORDINATOR, EVERYONE)
+        by_member = _numbers(body).reshape(len(fold.members), -1)
         return dict(zip(fold.members, by_member, strict=True))
     if order.me not in fold.members:
         return {}

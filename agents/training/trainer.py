@@ -110,12 +110,13 @@ class Trainer:
     def fold_rows(self, fold: int) -> FoldRows:
         """Training and test rows of a fold: held-out rows, or for fold 0 those of the order's test SQL."""
         cohort, test = self.rows.train, self.rows.test
+        X, y = cohort.X, self._labels(cohort.y)
         held_out = held_out_rows(self.order, self.rows, fold)
         kept = np.setdiff1d(np.arange(cohort.n_rows), held_out)
-        X, y = cohort.X, self._labels(cohort.y)
+        X_test, y_test = X[held_out], y[held_out]
         if fold == 0 and test is not None:
-            return FoldRows(X[kept], y[kept], test.X, self._labels(test.y))
-        return FoldRows(X[kept], y[kept], X[held_out], y[held_out])
+            X_test, y_test = test.X, self._labels(test.y)
+        return FoldRows(X[kept], y[kept], X_test, y_test)
 
     def _labels(self, labels: Any) -> Labels:
         """As the model takes them: the index of each class, or numbers where the model has none."""
@@ -168,13 +169,14 @@ def contribute(
     report: dict[str, Any] | None = None,
 ) -> None:
     """Lets this hospital's part of a sum out, with a tag of its state that the coordinator can only compare."""
-    order = trainer.order
-    tag = state_tag(order.session, state, _info(kind, fold, round))
+    info = _info(kind, fold, round)
+    tag = state_tag(trainer.order.session, state, info)
 
     def make() -> bytes:
-        return Contribution(part(), tag, report or {}).encode()
+        contribution = Contribution(part(), tag, report or {})
+        return contribution.encode()
 
-    send(order, kind, make, recipient=COORDINATOR, fold=fold, round=round)
+    send(trainer.order, kind, make, recipient=COORDINATOR, fold=fold, round=round)
 
 
 def open_total(
@@ -208,22 +210,26 @@ def receive_opening(
 
     def make() -> bytes:
         sums = open_total(trainer, kind, fold=fold, round=round, members=members)
-        return Opening(sums, decide(sums)).encode()
+        is_last = decide(sums)
+        return Opening(sums, is_last).encode()
 
     if order.is_initiator:
         send(order, topic, make, recipient=EVERYONE, fold=fold, round=round)
-    body = receive(order, topic, order.request.user_id, EVERYONE, fold=fold, round=round)
+    # The initiator reads its own message too: after a crash all go by the one that was sent.
+    initiator = order.request.user_id
+    body = receive(order, topic, initiator, EVERYONE, fold=fold, round=round)
     return Opening.decode(body)
 
 
 def joint_mean(trainer: Trainer, kind: str, values: Callable[[], Floats], *, fold: int) -> Floats:
     """The row-weighted mean of a vector of any magnitude over all hospitals, known to them and to nobody else."""
     keys = trainer.keys(fold)
+    info = _info(kind, fold, 0)
 
     def part() -> bytes:
         # decision 25: a raw column may be larger than the bound of the fixed point.
         limbs = wide.to_limbs(values(), keys.own_rows())
-        return secure_sum.seal_counts(keys, limbs, info=_info(kind, fold, 0))
+        return secure_sum.seal_counts(keys, limbs, info=info)
 
     contribute(trainer, kind, part, fold=fold, round=0, state=trainer.start)
     opening = receive_opening(trainer, kind, fold=fold, round=0)
@@ -249,9 +255,17 @@ def open_fold(trainer: Trainer, number: int) -> Fold:
 
 def _joint_scale(trainer: Trainer, X: Floats, fold: int) -> tuple[Floats, Floats]:
     """Joint mean and deviation in two sums, so that nothing cancels; under the order's own encryption."""
-    mean = joint_mean(trainer, "mean", lambda: standardization.local_mean(X), fold=fold)
-    variance = joint_mean(trainer, "variance", lambda: standardization.local_variance(X, mean), fold=fold)
-    return mean, standardization.deviation(variance, mean=mean)
+
+    def local_mean() -> Floats:
+        return standardization.local_mean(X)
+
+    def local_variance() -> Floats:
+        return standardization.local_variance(X, mean)
+
+    mean = joint_mean(trainer, "mean", local_mean, fold=fold)
+    variance = joint_mean(trainer, "variance", local_variance, fold=fold)
+    deviation = standardization.deviation(variance, mean=mean)
+    return mean, deviation
 
 
 def _scaled(table: Floats, scale: tuple[Floats, Floats]) -> Floats:
@@ -280,19 +294,21 @@ def local_gradient(trainer: Trainer, fold: Fold) -> dict[str, Any]:
 
 def evaluate(trainer: Trainer, fold: Fold) -> dict[str, Any]:
     """Metrics of the fold's present model on this hospital's training and test rows, rounded."""
-    weights = fold.checkpoint.weights
-    report: dict[str, Any] = {"n_rows": len(fold.y), "train": metrics_of(trainer, weights, fold.X, fold.y)}
+    point = fold.checkpoint
+    report: dict[str, Any] = {"n_rows": len(fold.y)}
+    report["train"] = metrics_of(trainer, point.weights, fold.X, fold.y)
     if len(fold.y_test):
-        report["test"] = metrics_of(trainer, weights, fold.X_test, fold.y_test)
+        report["test"] = metrics_of(trainer, point.weights, fold.X_test, fold.y_test)
         report["n_test_rows"] = len(fold.y_test)
-    if fold.checkpoint.left_out:
-        report["leave_one_out"] = fold.checkpoint.left_out
+    if point.left_out:
+        report["leave_one_out"] = point.left_out
     return report
 
 
 def metrics_of(trainer: Trainer, weights: Floats, X: Floats, y: Labels) -> Any:
     """Metrics of a model on rows, rounded as they may leave."""
-    return measures.round_metrics(measures.metrics(trainer.model, weights, X, y))
+    exact = measures.metrics(trainer.model, weights, X, y)
+    return measures.round_metrics(exact)
 
 
 def encrypt_contribution(trainer: Trainer, fold: Fold, report: dict[str, Any]) -> None:
@@ -308,7 +324,8 @@ def encrypt_contribution(trainer: Trainer, fold: Fold, report: dict[str, Any]) -
         loss = local_loss(trainer.model, point.weights, fold.X, fold.y)
         vector = np.append(fold.gradient, loss)
         keys = trainer.keys(fold.number, fold.members)
-        return secure_sum.seal(keys, vector, info=_info("gradient", fold.number, point.round))
+        info = _info("gradient", fold.number, point.round)
+        return secure_sum.seal(keys, vector, info=info)
 
     with sentences(point.round):
         contribute(
@@ -335,6 +352,10 @@ def apply_aggregate(
     it may refuse it, and answers what is to be reported of the round with the next.
     """
     point = fold.checkpoint
+
+    def decide(sums: Ints) -> bool:
+        return _ends(trainer, _stepped(trainer, fold, sums, robust), point)
+
     _prepare_ahead(trainer)
     with sentences(point.round):
         opening = receive_opening(
@@ -343,7 +364,7 @@ def apply_aggregate(
             fold=fold.number,
             round=point.round,
             members=fold.members,
-            decide=lambda sums: _ends(trainer, _stepped(trainer, fold, sums, robust), point),
+            decide=decide,
         )
         after = _stepped(trainer, fold, opening.sums, robust)
         assert after.aggregate is not None
@@ -356,8 +377,10 @@ def apply_aggregate(
 def _prepare_ahead(trainer: Trainer) -> None:
     """While this hospital waits for the others, it fills its stock of obfuscators for what it encrypts next."""
     stock = trainer.obfuscators
-    if stock is not None and stock.ready < _OBFUSCATORS_AHEAD:
-        threading.Thread(target=stock.prepare, args=(_OBFUSCATORS_AHEAD,), daemon=True).start()
+    if stock is None or stock.ready >= _OBFUSCATORS_AHEAD:
+        return
+    filling = threading.Thread(target=stock.prepare, args=(_OBFUSCATORS_AHEAD,), daemon=True)
+    filling.start()
 
 
 def _stepped(trainer: Trainer, fold: Fold, sums: Ints, robust: Floats | None) -> Checkpoint:

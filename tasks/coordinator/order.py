@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from protocol.exchange import Address, Exchange
 from protocol.messages import COORDINATOR, EVERYONE, Acceptance, peek_envelope
@@ -30,7 +31,8 @@ class CoordinatedOrder:
         round: int = 0,
     ) -> dict[int, bytes]:
         """The clear bodies of what these hospitals have sent, to the coordinator or to everyone; waits for them."""
-        envelopes = self.exchange.gather(Address(self.order_id, kind, fold, round), senders, recipient)
+        address = Address(self.order_id, kind, fold, round)
+        envelopes = self.exchange.gather(address, senders, recipient)
         bodies = {}
         for sender, envelope in envelopes.items():
             bodies[sender] = peek_envelope(envelope, kind=kind, sender=sender, fold=fold, round=round)
@@ -44,10 +46,14 @@ class CoordinatedOrder:
             self.n_rows[user] = acceptance.n_rows
         return acceptances
 
+    def record(self, **facts: Any) -> None:
+        """Keeps facts of the order in the coordinator's store, where the API finds them."""
+        self.exchange.record(self.order_id, **facts)
+
     def report_running(self) -> None:
         """All is agreed on: whoever asks sees the order running, and of how many rows."""
-        n_rows = {str(user): n for user, n in self.n_rows.items()}
-        self.exchange.record(self.order_id, state="running", n_rows=n_rows)
+        n_rows = {str(user): count for user, count in self.n_rows.items()}
+        self.record(state="running", n_rows=n_rows)
 
     def sent_before(self, address: Address, recipient: int) -> bytes | None:
         """What an earlier process of this run has put there; None if none has.

@@ -175,8 +175,10 @@ def make_record(fold: int, round_: int, reports: Mapping[int, RoundReport], choi
 
 def _mean_over_rows(reports: list[RoundReport], values: list[float]) -> float:
     """sum_i n_i v_i / sum_i n_i over training rows, rounded once."""
-    n_rows: int = sum(report["n_rows"] for report in reports)
-    weighted = [report["n_rows"] * value for report, value in zip(reports, values, strict=True)]
+    n_rows, weighted = 0, []
+    for report, value in zip(reports, values, strict=True):
+        n_rows += report["n_rows"]
+        weighted.append(report["n_rows"] * value)
     return math.fsum(weighted) / n_rows
 
 
@@ -212,10 +214,12 @@ def summary_of_fold(model_type: str, record: dict[str, Any], pooled: dict[str, A
     Held-out rows: see `held_out_summary`; null where the fold has none.
     """
     reports = list(record["hospitals"].values())
-    summary = {"loss": record["loss"], "n_rows": sum(report["n_rows"] for report in reports)}
+    n_rows = sum(report["n_rows"] for report in reports)
+    summary = {"loss": record["loss"], "n_rows": n_rows}
     for name in ("accuracy", "mse"):
         if all(name in report["train"] for report in reports):
-            summary[name] = _mean_over_rows(reports, [report["train"][name] for report in reports])
+            of_hospitals = [report["train"][name] for report in reports]
+            summary[name] = _mean_over_rows(reports, of_hospitals)
     held_out = held_out_summary(model_type, pooled.get("held_out"), reports)
     return {**summary, **pooled["training"], "held_out": held_out}
 

@@ -85,11 +85,13 @@ def choose(exchange: Exchange, address: Address, shown: Shown, request: Training
 
 
 def _choice(shown: Shown, request: TrainingRequest) -> Choice:
+    # Points of n dimensions that are as far from each other as the gradients are (decision 28).
     points = combine_factors(list(shown.factors.values())).T
     rule: Callable[..., list[int]] = getattr(aggregation, f"select_{request.aggregation}")
     chosen = rule(points, n_attackers=request.assumed_attackers)
     members = tuple(shown.users[index] for index in chosen)
-    left_out = {user: _REASONS[request.aggregation] for user in shown.users if user not in members}
+    reason = _REASONS[request.aggregation]
+    left_out = {user: reason for user in shown.users if user not in members}
     return Choice(members, left_out)
 
 
@@ -116,7 +118,8 @@ def answer(
     exchange: Exchange, address: Address, shown: Shown, members: tuple[int, ...], request: TrainingRequest
 ) -> None:
     """Sends all hospitals the aggregate of what was shown; of open orders also what it is without each member."""
-    exchange.put(address, EVERYONE, _bytes(aggregate(shown, members, request)))
+    mean = aggregate(shown, members, request)
+    exchange.put(address, EVERYONE, _bytes(mean))
     vectors, n_rows = _of_members(shown, members)
     if address.fold or not request.compares_openly(len(members), vectors.shape[1]):
         return
@@ -124,7 +127,8 @@ def answer(
     for index in range(len(members)):
         others, weights = np.delete(vectors, index, axis=0), np.delete(n_rows, index)
         without.append(_aggregate(others, weights, request))
-    exchange.put(replace(address, topic="without"), EVERYONE, _bytes(np.array(without)))
+    without_address = replace(address, topic="without")
+    exchange.put(without_address, EVERYONE, _bytes(np.array(without)))
 
 
 def _of_members(shown: Shown, members: tuple[int, ...]) -> _MemberRows:

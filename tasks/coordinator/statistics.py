@@ -52,7 +52,7 @@ def _show_stage(
 ) -> None:
     """How far the order is, for Prefect and for who asks over REST: the same numbers."""
     stage = {"what": what, "done": done, "of": of}
-    order.exchange.record(order.order_id, stage=stage)
+    order.record(stage=stage)
     show(stage)
 
 

@@ -107,20 +107,26 @@ def _add_round(order: CoordinatedTraining, address: Address) -> dict[str, Any]:
     choice = Choice(tuple(order.hospitals))
     if shown is not None:
         # Members are chosen before anything is sealed: the hospitals wait for this (decision 30).
-        choice = scoring.choose(exchange, replace(address, topic="choice"), shown, request)
+        choice_address = replace(address, topic="choice")
+        choice = scoring.choose(exchange, choice_address, shown, request)
+    members = choice.members
+
     parts = _read_parts(order, address)
     _check_tags(parts, address.round)
     found = {user: part.report for user, part in parts.items()}
-    rows = reports.CountedRows(request, order.n_rows, order.n_test_rows)
-    reports.check_reports(rows, address.fold, found)
+    counted = reports.CountedRows(request, order.n_rows, order.n_test_rows)
+    reports.check_reports(counted, address.fold, found)
     record = reports.make_record(address.fold, address.round, found, choice)
+
     if shown is not None and address.fold == 0:
-        exchange.record(order.order_id, score_readers=shown.readers)
-        _keep_round(order, address.round, scoring.round_file(shown, choice.members, request))
-    exchange.record(order.order_id, round=record, **_about_last_round(order, address, found))
+        order.record(score_readers=shown.readers)
+        file = scoring.round_file(shown, members, request)
+        _keep_round(order, address.round, file)
+    order.record(round=record, **_about_last_round(order, address, found))
     if shown is not None:
-        scoring.answer(exchange, replace(address, topic="check"), shown, choice.members, request)
-    _give_sum(order, address, {user: parts[user] for user in choice.members})
+        check_address = replace(address, topic="check")
+        scoring.answer(exchange, check_address, shown, members, request)
+    _give_sum(order, address, {user: parts[user] for user in members})
     return record
 
 
@@ -178,10 +184,11 @@ def _read_parts(order: CoordinatedTraining, address: Address) -> dict[int, Contr
 
 
 def _give_sum(order: CoordinatedTraining, address: Address, parts: dict[int, Contribution]) -> None:
-    method = order.request.model_params.encrypt_param.method
+    request = order.request
+    method = request.model_params.encrypt_param.method
     sealed = {user: part.part for user, part in parts.items()}
     total = secure_sum.add(method, sealed, public=order.public)
-    order.exchange.put(_total(address), order.request.user_id, total)
+    order.exchange.put(_total(address), request.user_id, total)
 
 
 def _total(address: Address) -> Address:
@@ -216,21 +223,25 @@ def _check_tags(contributions: dict[int, Contribution], round_: int) -> None:
 @step("scoring")
 def summarize(order: CoordinatedTraining, record: dict[str, Any]) -> dict[str, Any]:
     """Pooled metrics of a finished fold's model, of its training rows and, under `held_out`, of rows it did not see."""
-    initiator = order.request.user_id
-    body = order.peek("pooled", [initiator], fold=int(record["fold"]))[initiator]
-    pooled = reports.read_pooled(body, initiator)
+    pooled = _read_pooled(order, fold=int(record["fold"]))
     return reports.summary_of_fold(order.request.model_type, record, pooled)
 
 
 @step("scoring")
 def summarize_folds(order: CoordinatedTraining, records: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Pooled metrics of the held-out rows of all folds of cross-validation, each row once, by the model of its fold."""
-    initiator = order.request.user_id
-    pooled = reports.read_pooled(order.peek("pooled", [initiator])[initiator], initiator)
+    # The initiator sends this with fold 0, the final model.
+    pooled = _read_pooled(order, fold=0)
     found = []
     for record in records:
         found.extend(record["hospitals"].values())
     return reports.held_out_summary(order.request.model_type, pooled.get("all_folds"), found)
+
+
+def _read_pooled(order: CoordinatedTraining, fold: int) -> dict[str, Any]:
+    initiator = order.request.user_id
+    bodies = order.peek("pooled", [initiator], fold=fold)
+    return reports.read_pooled(bodies[initiator], initiator)
 
 
 @step("models saved")

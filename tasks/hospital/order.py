@@ -45,5 +45,5 @@ def report_decided(order: VerifiedOrder) -> None:
 def log_times(order: VerifiedOrder) -> None:
     """One line in this site's log: where the order's time went here. Sending and waiting are parts of the steps."""
     seconds = {**spent, **order.exchange.spent}
-    rounded = {name: round(value, 4) for name, value in seconds.items()}
+    rounded = {name: round(duration, 4) for name, duration in seconds.items()}
     log.info("Times of order %s: %s", order.order_id, json.dumps(rounded))
