@@ -7,16 +7,13 @@ same events. `flows.coordinator_runs` are Prefect's flows around them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 from protocol.training_request import folds
 from tasks.coordinator import statistics, training
+from tasks.coordinator.order import Show
 from tasks.coordinator.statistics import CoordinatedStatistics
 from tasks.coordinator.training import CoordinatedTraining
-
-Show = Callable[[dict[str, Any]], None]
-"""Takes the record of what has just been done, for who watches."""
 
 
 def coordinate_training(order: CoordinatedTraining, show: Show) -> None:

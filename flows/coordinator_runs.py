@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.coordinator import Show, coordinate_statistics, coordinate_training
+from flows.coordinator import coordinate_statistics, coordinate_training
 from protocol.exchange import Exchange
 from tasks.coordinator import schedules, statistics, training
+from tasks.coordinator.order import Show
 from tasks.coordinator.place import at_coordinator, dispatch, withdraw
 from tasks.coordinator.progress import DrawnProgress, OrderPicture, StatisticsPicture, TrainingPicture
 from tasks.coordinator.statistics import CoordinatedStatistics

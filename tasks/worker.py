@@ -423,7 +423,7 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
     async def _until_final(
         self, flow_run: FlowRun, work: Work, installed: InstalledFlow, parameter: str
     ) -> None:
-        """Another process after each that dies, at once for the first and later after a growing pause."""
+        """Another process after each that dies, after a pause that grows."""
         crashes, pause = 0, 0.1
         while crashes < MAX_CRASHES:
             began = time.monotonic()

@@ -5,12 +5,15 @@ It holds no key that opens anything. `tasks.coordinator.training` and `tasks.coo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from protocol.exchange import Address, Exchange
 from protocol.messages import COORDINATOR, EVERYONE, Acceptance, peek_envelope
+
+Show = Callable[[dict[str, Any]], None]
+"""Takes the record of what has just been done, for who watches."""
 
 
 @dataclass

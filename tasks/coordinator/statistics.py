@@ -6,7 +6,6 @@ It adds what it cannot read, matches tags that it cannot turn back, and deals ra
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,10 +20,8 @@ from protocol.shares.sharing import SEED
 from protocol.statistics_request import RANKED, StatisticsRequest, read_statistics_document
 from protocol.sums import exact_sum
 from tasks.coordinator import dealing
-from tasks.coordinator.order import CoordinatedOrder, read_document
+from tasks.coordinator.order import CoordinatedOrder, Show, read_document
 from tasks.steps import step
-
-Show = Callable[[dict[str, Any]], None]
 
 MOST_ROUNDS = 1 + quantiles.MOST_ROUNDS
 """Of a search for order statistics: one that counts all rows, and those of pivots."""

@@ -22,6 +22,7 @@ from agents.rows.database import _safe_error as source_error
 from agents.rows.dataset import _safe_error as dataset_error
 from agents.site.settings import Settings
 from protocol.errors import Unavailable
+from protocol.exchange import Exchange
 from protocol.machine.clock import Clock
 from protocol.machine.disk import has_room, is_full
 from tasks import flow_process
@@ -199,6 +200,27 @@ def test_a_run_is_given_back_as_one_without_room(
         run()
     assert codes == [ExitCode.DISK_FULL]
     assert not caplog.records
+
+
+def test_a_site_without_a_policy_refuses_and_its_run_ends_with_a_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refusal comes before any work; Prefect must not be left with an exception."""
+    refused: list[str] = []
+    (tmp_path / "token").write_text("a-token")
+    (tmp_path / "token").chmod(0o600)
+    monkeypatch.setenv(hospital_place.SITE, str(tmp_path))
+    settings = Settings(tmp_path, 2, "here", "http://127.0.0.1:9", "", "duckdb://", tmp_path)
+    monkeypatch.setattr(hospital_place, "load_settings", lambda site: settings)
+    monkeypatch.setattr(Exchange, "refuse", lambda _, order_id, cause: refused.append(cause.code))
+
+    def work(_: Any) -> None:
+        raise AssertionError("no work without a policy")
+
+    state: Any = hospital_place.at_hospital(3, work)
+    assert refused == ["policy"]
+    assert state.is_failed()
+    assert state.message.startswith("here: There is no policy at ")
 
 
 def test_a_lock_that_cannot_be_made_is_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
