@@ -72,10 +72,9 @@ class Report:
 
     def _frame(self, user_id: int, file: str, **options: Any) -> pd.DataFrame:
         path = self._sites[user_id].data_folder / file
-        is_parquet = path.suffix == ".parquet"
-        frame: pd.DataFrame
-        frame = duckdb.read_parquet(str(path)).df() if is_parquet else pd.read_csv(path, **options)
-        return frame
+        return (
+            duckdb.read_parquet(str(path)).df() if path.suffix == ".parquet" else pd.read_csv(path, **options)
+        )
 
     def _pooled(self, **options: Any) -> list[pd.DataFrame]:
         return [self._frame(user, file, **options) for user, file in LAB_VALUES.items()]
@@ -112,9 +111,8 @@ class Report:
             pd.concat([frame[column] for frame in self._pooled()]) for column in ("ldl", "glucose")
         )
         exact = {column: self._exact(column) for column in ("ldl", "glucose")}
-        n = len(exact["ldl"])
-        centre = sum(exact["ldl"], Fraction(0)) / n
-        squares = sum(((value - centre) ** 2 for value in exact["ldl"]), Fraction(0)) / (n - 1)
+        n, centre = len(exact["ldl"]), sum(exact["ldl"]) / len(exact["ldl"])
+        squares = sum((value - centre) ** 2 for value in exact["ldl"]) / (n - 1)
         total = sum(exact["glucose"])
         table = make_table(f"At {self._sites[self._receiver].name}: {n} rows of three hospitals")
         for column in ("", "result", "joint answer", "pandas", "exact, rounded"):
