@@ -67,7 +67,7 @@ def held_out_metrics(model: Model, part: Ints) -> dict[str, Any] | None:
     if not len(part) or not part[0]:
         return None
     n_rows, rest = int(part[0]), part[1:]
-    ranking = {}
+    ranking: dict[str, Any] = {}
     if model.kind == "lr":
         ranking = histogram_metrics(_out_of_pairs(rest[:_N_BINS]))
         rest = rest[_N_BINS:]
@@ -81,7 +81,9 @@ def held_out_metrics(model: Model, part: Ints) -> dict[str, Any] | None:
 def _of_training(model: Model, weights: Floats, rows: Rows) -> Ints:
     X, y = rows
     if model.kind == "lr":
-        return _in_pairs(score_histogram(y, scores(model, weights, X), _N_BINS))
+        histogram = score_histogram(y, scores(model, weights, X), _N_BINS)
+        return _in_pairs(histogram)
+    # `training_metrics` makes nothing of it; without it the sum could be empty.
     loss = local_loss(model, weights, X, y)
     return limbs.to_limbs(np.array([loss]), len(y))
 

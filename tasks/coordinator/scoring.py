@@ -205,22 +205,25 @@ def leave_one_out(reports: dict[int, dict[str, Any]], *, is_open: bool) -> dict[
 
 
 def _over_all_rows(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    if not reports:
+        return {}
+    n_rows = [report["n_test_rows"] for report in reports]
+    with_all = _mean(n_rows, [report["test"] for report in reports])
     users = {user for report in reports for user in report["leave_one_out"]}
-    with_all = _mean([(report["n_test_rows"], report["test"]) for report in reports]) if reports else {}
     found = {}
     for user in sorted(users, key=int):
-        without = _mean([(report["n_test_rows"], report["leave_one_out"][user]) for report in reports])
+        without = _mean(n_rows, [report["leave_one_out"][user] for report in reports])
         found[user] = {**without, "all": with_all}
     return found
 
 
-def _mean(entries: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
-    """Of metrics on some rows each, with how many these are: those over all rows, weighted by them."""
-    total = sum(n_rows for n_rows, _ in entries)
+def _mean(n_rows: list[int], metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of metrics of some rows each, n_rows of them: those of all rows."""
     means = {}
     for name in ("accuracy", "loss"):
-        if all(name in metrics for _, metrics in entries):
-            means[name] = math.fsum(n_rows * metrics[name] for n_rows, metrics in entries) / total
+        if all(name in one for one in metrics):
+            weighted = [count * one[name] for count, one in zip(n_rows, metrics, strict=True)]
+            means[name] = math.fsum(weighted) / sum(n_rows)
     return means
 
 

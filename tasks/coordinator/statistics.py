@@ -113,6 +113,7 @@ def match_keys(order: CoordinatedStatistics) -> int:
 def deal(order: CoordinatedStatistics, plan: Plan, *, n_rows: int, show: Show) -> None:
     """Random triples for what the providers compute; nothing where the expression needs none."""
     seeds = {provider: _seed(order, provider) for provider in plan.providers}
+    # A restart deals from the beginning: the same seeds give the same bytes, which the exchange takes twice.
     for message in dealing.deal(plan, n_rows=n_rows, seeds=seeds):
         address = Address(order.order_id, "dealt", round=message.number)
         order.exchange.put(address, message.provider, message.data)
@@ -121,7 +122,8 @@ def deal(order: CoordinatedStatistics, plan: Plan, *, n_rows: int, show: Show) -
 
 def _seed(order: CoordinatedStatistics, provider: int) -> bytes:
     """Drawn once for an order: after a restart, the one that was dealt is dealt again."""
-    dealt = order.sent_before(Address(order.order_id, "dealt", round=SEED), provider)
+    address = Address(order.order_id, "dealt", round=SEED)
+    dealt = order.sent_before(address, provider)
     return secrets.token_bytes(KEY_BYTES) if dealt is None else dealt
 
 
