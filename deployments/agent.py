@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agents.check import OK, WRONG, Finding, check_locally, check_policy, check_site
-from agents.order.approval import Approvals, Question, person
+from agents.order.approval import ApprovalQuestion, Approvals, person
+from agents.order.party import open_party
 from agents.site.ledger import Ledger
 from agents.site.settings import Settings, load_settings
 from agents.site.vault import Vault
 from agents.statistics.results import Result, list_results, read_result
 from agents.training.export import FORMATS, export_model
 from agents.training.inference import predict
-from agents.training.party import open_training
 from protocol.errors import BadRequest, Conflict, ConsiliumError
 from protocol.exchange import MemoryTransport
 from tasks.exit_codes import ExitCode
@@ -294,7 +294,7 @@ def infer(options: argparse.Namespace, settings: Settings) -> int:
 
 def _predictions(settings: Settings, model_id: int, sql: str) -> list[dict[str, Any]]:
     no_order = -os.getpid()  # orders count from 1, and two commands at once must not share a folder
-    party = open_training(settings, no_order, MemoryTransport())
+    party = open_party(settings, no_order, MemoryTransport())
     try:
         return predict(party, model_id, sql)
     finally:
@@ -363,7 +363,7 @@ def list_approvals(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _question_lines(question: Question) -> Iterator[str]:
+def _question_lines(question: ApprovalQuestion) -> Iterator[str]:
     yield f"order {question.order_id}, since {question.asked_at}"
     for name, text in question.lines():
         yield f"  {name:24}  {text}"

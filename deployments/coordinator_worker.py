@@ -19,7 +19,8 @@ from prefect.client.schemas.responses import WorkerFlowRunResponse
 from api.settings import Settings
 from flows import coordinator_runs
 from tasks.flow_process import preload
-from tasks.worker import FlowWorker, Post, work_until_signal
+from tasks.post import Post
+from tasks.worker import FlowWorker, work_until_signal
 
 OF_SCHEDULES = ("scheduled-statistics",)
 
@@ -35,7 +36,7 @@ class CoordinatorWorker(FlowWorker):
         """Prefect's list, which is cut at 200 and may be full of orders that wait, and beside it the runs of all orders
         that have their places."""
         listed = await super()._get_scheduled_flow_runs()
-        answer = await self.ask_coordinator("GET", "/exchange/admitted")
+        answer = await self._post.ask("GET", "/exchange/admitted")
         admitted = {UUID(flow_run_id) for flow_run_id in answer["flow_run_ids"]}
         unlisted = admitted - {entry.flow_run.id for entry in listed} - set(self._work)
         if not unlisted:

@@ -1,63 +1,67 @@
 """The order of events at the coordinator: in a training order, and in joint statistics.
 
 What happens in each step stands in tasks/coordinator. Nothing here needs Prefect: a federation in one process runs the
-same events.
+same events. `flows.coordinator_runs` are Prefect's flows around them.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 from protocol.training_request import folds
 from tasks.coordinator import statistics, training
+from tasks.coordinator.order import Show
+from tasks.coordinator.statistics import CoordinatedStatistics
+from tasks.coordinator.training import CoordinatedTraining
 
 
-def coordinate_training(desk: training.Desk, show: Callable[[dict[str, Any]], None]) -> None:
+def coordinate_training(order: CoordinatedTraining, show: Show) -> None:
     """Acceptances; for each fold standardization and rounds until a final one; then the models are in the vaults."""
-    training.collect_acceptances(desk)
+    training.collect_acceptances(order)
     summary: dict[str, Any] = {}
     records: list[dict[str, Any]] = []
-    for fold in folds(desk.request):
-        if desk.request.model_params.standardize:
-            training.aggregate(desk, "mean", fold)
-            training.aggregate(desk, "variance", fold)
-        record = _run_rounds(desk, fold, show)
-        summary[str(fold)] = training.summarize(desk, record)
+    for fold in folds(order.request):
+        if order.request.model_params.standardize:
+            training.aggregate(order, "mean", fold)
+            training.aggregate(order, "variance", fold)
+        record = _run_rounds(order, fold, show)
+        summary[str(fold)] = training.summarize(order, record)
         records.append(record)
+    # The last record is the final model's; those before it are of cross-validation.
     *of_folds, _ = records
     if of_folds:
-        summary["held_out"] = training.summarize_folds(desk, of_folds)
-    training.wait_for_models(desk)
-    desk.exchange.record(desk.order_id, end="success", summary=summary)
+        summary["held_out"] = training.summarize_folds(order, of_folds)
+    training.wait_for_models(order)
+    order.record(end="success", summary=summary)
 
 
-def _run_rounds(desk: training.Desk, fold: int, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    recorded = desk.recorded_rounds(fold)
+def _run_rounds(order: CoordinatedTraining, fold: int, show: Show) -> dict[str, Any]:
+    # After a restart the last recorded round is looked at again: its sum may not have been given away.
+    recorded = order.recorded_rounds(fold)
     for record in recorded[:-1]:
         show(record)
     round_ = max(0, len(recorded) - 1)
     while True:
-        record = training.aggregate_round(desk, fold, round_)
+        record = training.aggregate_round(order, fold, round_)
         show(record)
         if record["final"]:
             return record
         round_ += 1
 
 
-def coordinate_statistics(desk: statistics.Desk, show: Callable[[dict[str, Any]], None]) -> None:
+def coordinate_statistics(order: CoordinatedStatistics, show: Show) -> None:
     """Acceptances; sums of pooled rows, or matching and dealing for joined ones; then the receivers hold the result."""
-    statistics.collect_acceptances(desk)
-    if desk.request.is_joined:
-        plan = statistics.agree_on_plan(desk)
+    statistics.collect_acceptances(order)
+    if order.request.is_joined:
+        plan = statistics.agree_on_plan(order)
         if plan is not None:
-            n_rows = statistics.match_keys(desk)
-            statistics.deal(desk, plan, n_rows=n_rows, show=show)
+            n_rows = statistics.match_keys(order)
+            statistics.deal(order, plan, n_rows=n_rows, show=show)
     else:
         for round_ in itertools.count():
-            if not statistics.add_round(desk, round_, show):
+            if not statistics.add_round(order, round_, show):
                 break
-    summary = statistics.collect_reports(desk)
+    summary = statistics.collect_reports(order)
     show({"what": "result", "final": True, **summary})
-    desk.exchange.record(desk.order_id, end="success", summary={"statistics": summary})
+    order.record(end="success", summary={"statistics": summary})

@@ -14,23 +14,37 @@ from prefect.client.schemas.objects import State
 from flows.coordinator import coordinate_statistics, coordinate_training
 from protocol.exchange import Exchange
 from tasks.coordinator import schedules, statistics, training
+from tasks.coordinator.order import Show
 from tasks.coordinator.place import at_coordinator, dispatch, withdraw
-from tasks.coordinator.progress import Picture, Progress, StatisticsPicture, TrainingPicture
+from tasks.coordinator.progress import DrawnProgress, OrderPicture, StatisticsPicture, TrainingPicture
+from tasks.coordinator.statistics import CoordinatedStatistics
+from tasks.coordinator.training import CoordinatedTraining
 
-D = TypeVar("D", training.Desk, statistics.Desk)
+Order = TypeVar("Order", CoordinatedTraining, CoordinatedStatistics)
 
 
 @flow(name="train-order", log_prints=False, persist_result=False, validate_parameters=True)
 def train_order(order_id: int) -> State[Any] | None:
     """The coordinator's run of a training order: one hospital run for each party, then the rounds."""
-    return _coordinate(order_id, training.open_desk, "hospital-train", TrainingPicture, coordinate_training)
+    return _coordinate(
+        order_id,
+        open_order=training.open_order,
+        hospital_flow="hospital-train",
+        picture=TrainingPicture,
+        coordinate=coordinate_training,
+    )
 
 
 @flow(name="joint-statistics", log_prints=False, persist_result=False, validate_parameters=True)
 def answer_jointly(order_id: int) -> State[Any] | None:
     """The coordinator's run of joint statistics: one hospital run for each party, then sums or shares."""
-    open_desk = statistics.open_desk
-    return _coordinate(order_id, open_desk, "hospital-statistics", StatisticsPicture, coordinate_statistics)
+    return _coordinate(
+        order_id,
+        open_order=statistics.open_order,
+        hospital_flow="hospital-statistics",
+        picture=StatisticsPicture,
+        coordinate=coordinate_statistics,
+    )
 
 
 @flow(
@@ -49,16 +63,18 @@ def run_schedule(schedule_id: int) -> State[Any]:
 
 def _coordinate(
     order_id: int,
-    open_desk: Callable[[int, Exchange], D],
+    *,
+    open_order: Callable[[int, Exchange], Order],
     hospital_flow: str,
-    picture: Callable[[D], Picture],
-    coordinate: Callable[[D, Callable[[dict[str, Any]], None]], None],
+    picture: Callable[[Order], OrderPicture],
+    coordinate: Callable[[Order, Show], None],
 ) -> State[Any] | None:
     """An order of any kind: one hospital run for each party, then its events, drawn as they go."""
     with at_coordinator(order_id) as place:
-        desk = open_desk(order_id, place.exchange)
-        dispatch(place, hospital_flow, desk.hospitals)
-        with Progress(picture(desk)) as progress:
-            coordinate(desk, progress.show)
+        order = open_order(order_id, place.exchange)
+        dispatch(place, hospital_flow, order.hospitals)
+        with DrawnProgress(picture(order)) as progress:
+            coordinate(order, progress.show)
+    # Also where the work above has failed: at_coordinator has kept that in the place.
     withdraw(place)
     return place.outcome

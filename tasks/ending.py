@@ -3,6 +3,8 @@
 A flow's only parameter is an order number. Everything else comes from the place where it runs: a hospital's site
 folder, or the coordinator's address and token, set by the worker that started the process. However an order ends, the
 run returns a state with one safe sentence; it never raises, so no traceback reaches Prefect.
+
+`tasks.hospital.place` and `tasks.coordinator.place` decide with this how a run ends; `tasks.worker` acts on exit codes.
 """
 
 from __future__ import annotations
@@ -30,12 +32,13 @@ class Place:
 
     order_id: int
     exchange: Exchange
-    outcome: State[Any] | None = None
+    outcome: State[Any] | None = None  # None while it goes on, and for success
 
 
 def wait_for_places(waits: OrderWaits) -> NoReturn:
     """Ends this process at once; the worker begins the run again when its order has places."""
     log.info("%s", waits.sentence)
+    # Not by an exception: Prefect would report a final state, and the run could not begin again.
     logging.shutdown()
     os._exit(ExitCode.NO_PLACES)
 
@@ -64,6 +67,10 @@ def known(error: Exception) -> ConsiliumError:
 
 def state_of(stop: OrderStopped) -> State[Any] | None:
     """Prefect's state for the run of an order that has ended; None for success."""
-    if stop.code == "success":
-        return None
-    return Cancelled(message=str(stop)) if stop.code == "cancelled" else Failed(message=str(stop))
+    match stop.code:
+        case "success":
+            return None
+        case "cancelled":
+            return Cancelled(message=str(stop))
+        case _:
+            return Failed(message=str(stop))

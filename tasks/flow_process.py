@@ -1,6 +1,8 @@
 """The process of one flow run: a fork of the worker's fork server, tied to the worker's life.
 
-It takes from the run what may be taken from it, which is one number, and runs a function that is installed here.
+It takes from the run what may be taken from it, which is one number, and runs a function that is installed here
+(decision 3 has why it is a fork). `tasks.worker` starts it; the functions are in `flows.hospital_runs` and
+`flows.coordinator_runs`.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from tasks.quiet import hush
 
 _spawn = multiprocessing.get_context("forkserver")
 
+LOG_LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 OUTAGE = "outage"
 """The file beside the runs' locks by which all processes of a site log an outage once."""
 END_OF_NUMBERS = 2**31
@@ -57,7 +60,7 @@ def installed_flows(module: ModuleType) -> dict[str, InstalledFlow]:
 
 
 def kind_of(error: Exception) -> str:
-    """What an error may tell in a log: its kind, and HTTP's number where there is one."""
+    """What a log may hold of an error: its kind, and HTTP's number where there is one."""
     if isinstance(error, httpx.HTTPStatusError):
         return f"HTTP status {error.response.status_code}"
     return type(error).__name__
@@ -68,13 +71,11 @@ def number_of(flow_run: FlowRun, parameter: str) -> int | None:
 
     One that the coordinator's API cannot read would keep all runs that it is asked about together from beginning.
     """
-    number = flow_run.parameters.get(parameter)
-    if set(flow_run.parameters) != {parameter} or type(number) is not int:
+    if set(flow_run.parameters) != {parameter}:
         return None
-    return number if 0 < number < END_OF_NUMBERS else None
-
-
-# In the flow process
+    number = flow_run.parameters[parameter]
+    is_number = type(number) is int and 0 < number < END_OF_NUMBERS
+    return number if is_number else None
 
 
 # In the worker's process
@@ -128,6 +129,7 @@ def run_in_child(flow_run_id: str, module: str, function: str, parameter: str, l
 
 def _run_locked(flow_run_id: UUID, flow: InstalledFlow, parameter: str, lock: str) -> bool:
     with open(lock, "w") as file:
+        # A process that an earlier worker started may still work on this run.
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -145,10 +147,11 @@ def _run_locked(flow_run_id: UUID, flow: InstalledFlow, parameter: str, lock: st
 def _run(flow_run_id: UUID, flow: InstalledFlow, parameter: str) -> bool:
     function: Flow[..., Any] = getattr(importlib.import_module(flow.module), flow.function)
     flow_run = load_flow_run(flow_run_id)
+    # As it was judged by the worker: whatever else has been written into the run since is not read.
     flow_run.parameters = {parameter: number_of(flow_run, parameter)}
     try:
         state: Any = run_flow(function, flow_run=flow_run, return_type="state")
-    except Abort:
+    except Abort:  # the run has ended meanwhile
         return True
     return bool(state.is_final())
 
@@ -156,7 +159,7 @@ def _run(flow_run_id: UUID, flow: InstalledFlow, parameter: str) -> bool:
 def _log_to_stderr() -> None:
     """Our own words go where the agent's go, which is this site's log. The fork server knows of no logging set-up."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(logging.Formatter(LOG_LINE))
     own = logging.getLogger("consilium")
     own.handlers, own.propagate = [handler], False
     own.setLevel(logging.INFO)

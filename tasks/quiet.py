@@ -21,10 +21,15 @@ def hush() -> None:
 
 def _handlers() -> set[logging.Handler]:
     """Those to which the records of Prefect's loggers come: the root's, and those that some of them have."""
-    named = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "prefect"]
-    return {handler for name in ("", *named) for handler in logging.getLogger(name or None).handlers}
+    loggers = [logging.getLogger()]
+    for name in logging.root.manager.loggerDict:
+        if name.split(".")[0] == "prefect":
+            loggers.append(logging.getLogger(name))
+    return {handler for logger in loggers for handler in logger.handlers}
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    error = record.exc_info[1] if record.exc_info else None
-    return not (record.name.startswith("prefect") and isinstance(error, _LOST))
+    if not record.exc_info or not record.name.startswith("prefect"):
+        return True
+    _, error, _ = record.exc_info
+    return not isinstance(error, _LOST)

@@ -1,7 +1,8 @@
 """Makes a function a Prefect task that shows when it ran and nothing else.
 
 No task persists or caches a result, prints, or lets an unplanned exception's text out: Prefect's server sees names
-and states. Outside a flow run (simulations, tests) a step is the plain function, and Prefect is not even imported.
+and states (decision 1). Outside a flow run (simulations, tests) a step is the plain function, and Prefect is not even
+imported.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 log = logging.getLogger("consilium.tasks")
 
-# Seconds by step of this process's one flow run; "Prefect" is what its task engine takes around them.
 spent: defaultdict[str, float] = defaultdict(float)
+"""Seconds by step of this process's one flow run; "Prefect" is what its task engine takes around them."""
 
 
 class UnplannedError(ConsiliumError):
@@ -34,6 +35,7 @@ class UnplannedError(ConsiliumError):
 
 
 _place: ContextVar[str] = ContextVar("place", default="")
+"""Where in the order the step under way stands, for its task run's name."""
 
 
 def step(name: str, at: Callable[..., str] | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -54,15 +56,19 @@ def step(name: str, at: Callable[..., str] | None = None) -> Callable[[Callable[
             call = functools.partial(function, *args, **kwargs)
             if not _is_in_flow_run():
                 return safely(call)
-            began = time.perf_counter() - spent[name]
-            _place.set(f", {at(*args, **kwargs)}" if at else "")
-            if not at:
+            if at:
+                _place.set(f", {at(*args, **kwargs)}")
+            else:
+                # A step of a round has no line in the log: they are too many.
+                _place.set("")
                 log.info("%s: %s", _run_name(), name)
+            began, spent_before = time.perf_counter(), spent[name]
             try:
                 result: R = as_task()(call)
                 return result
             finally:
-                spent["Prefect"] += time.perf_counter() - began - spent[name]
+                seconds_in_step = spent[name] - spent_before
+                spent["Prefect"] += time.perf_counter() - began - seconds_in_step
 
         return step_or_task
 
@@ -81,6 +87,7 @@ def _run_name() -> str:
 
 
 def _task(name: str, function: Callable[..., R]) -> Callable[..., Any]:
+    """Nothing that a step takes or gives is kept by Prefect, and no step is repeated by it."""
     from prefect import task
     from prefect.cache_policies import NO_CACHE
 

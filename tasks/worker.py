@@ -4,6 +4,9 @@ It takes one thing from a flow run: its number, an order's or a schedule's. Entr
 environment and image that a deployment or job variable carries are never read, so whoever controls the Prefect server
 gains no code execution here.
 A flow process is tied to its agent: when the agent dies, so does it, and the next agent takes the run up.
+
+What overrides Prefect's worker and why stands at each method. `tasks.flow_process` is the process of one run,
+`tasks.post` what the coordinator is asked, `tasks.hospital.worker` and `deployments.coordinator_worker` the two kinds.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,7 +34,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilter,
     WorkPoolFilterName,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import Abort, ObjectNotFound
 from prefect.states import Cancelled, Crashed, Failed, Pending, Scheduled
 from prefect.utilities.engine import propose_state
@@ -42,13 +46,17 @@ from protocol.machine.disk import has_room
 from protocol.machine.outage import COORDINATOR, PREFECT, outage
 from tasks.exit_codes import ExitCode
 from tasks.flow_process import OUTAGE, InstalledFlow, installed_flows, kind_of, new_process, number_of
+from tasks.post import BEGIN, END, WAIT, CoordinatorAway, Post, Verdict
 from tasks.quiet import hush
 
 log = logging.getLogger("consilium.worker")
 
 MAX_CRASHES = 10
+"""One after the other. Then the order ends for all."""
 CALM_SECONDS = 60.0
+"""A process that has lasted so long has not died of what the one before it died of."""
 LOOK_SECONDS = 15.0
+"""Between two looks at Prefect for runs that are under way there and not here."""
 LOOK_AT_ROOM_SECONDS, LOOK_FOR_ROOM_SECONDS = 0.5, 10.0
 GETS_ON_SECONDS = 5.0
 """A process that has lasted so long since its disk was full has found room."""
@@ -58,34 +66,7 @@ HOLDS_UP = (ExitCode.DISK_FULL, ExitCode.NOT_READY)
 """What a person at this site puts right. Until then the run is tried again and again, and the coordinator is told."""
 
 
-BEGIN, WAIT, END = "begin", "wait", "end"
-"""What the coordinator's API says of a flow run."""
-
 NOTHING_RUN = "Nothing of it was run: send orders to the coordinator's API, which makes their runs."
-
-
-@dataclass(frozen=True)
-class Post:
-    """How a worker hears from the coordinator: its inbox, by long polling, with its own token."""
-
-    client: httpx.AsyncClient
-    token: Callable[[], str]  # read at each call: it may be rotated while the worker runs
-
-    async def read(self, boot: str, cursor: int) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {self.token()}"}
-        query: dict[str, str | int] = {"boot": boot, "cursor": cursor}
-        answer = await self.client.get("/exchange/inbox", params=query, headers=headers, timeout=40)
-        answer.raise_for_status()
-        news: dict[str, Any] = answer.json()
-        return news
-
-    async def send(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {self.token()}"}
-        return await self.client.request(method, path, json=body, headers=headers, timeout=40)
-
-
-class CoordinatorAway(Exception):
-    """The coordinator has not said which runs may begin. That was noted, and the worker looks again."""
 
 
 @dataclass
@@ -93,8 +74,8 @@ class Work:
     """One flow run under way here; a schedule's is no order's."""
 
     order_id: int | None
-    process: Any = None
-    ended: bool = False
+    process: BaseProcess | None = None
+    ended: bool = False  # its order has ended: it is not started again
 
 
 class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResult]):
@@ -124,14 +105,16 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         beside: Collection[str] = (),
     ) -> None:
         super().__init__(pool, name=pool, limit=limit, create_pool_if_not_found=False)
-        self._flows, self._post, self._locks = installed_flows(flows), post, locks
+        self._flows = installed_flows(flows)
+        self._post, self._locks = post, locks
         self._of_schedules = frozenset(of_schedules)
         self._without_place, self._beside = frozenset(without_place), frozenset(beside)
         self._most_beside = limit
         self._under_way_beside: set[UUID] = set()
-        self._work: dict[UUID, Work] = {}
-        self._flow_names: dict[UUID, str] = {}
-        self._clock, self._left = Clock(), asyncio.Event()
+        self._work: dict[UUID, Work] = {}  # by flow run
+        self._flow_names: dict[UUID, str] = {}  # by Prefect's id of the flow
+        self._clock = Clock()
+        self._left = asyncio.Event()  # a try was left without an answer: `look_again` makes another one
         self._held_up: dict[UUID, int] = {}  # runs whose last process ended with one of HOLDS_UP
         locks.mkdir(parents=True, exist_ok=True, mode=0o700)
         outage.share(locks / OUTAGE, afresh=True)
@@ -152,20 +135,22 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
     # Prefect, which may be away at any time and for any length of time
 
     async def sync_with_backend(self) -> None:
-        """A heartbeat by REST. Prefect's own channel by websocket sends it twice over, which SQLite answers with
-        "database is locked", and writes its job template into the pool, which this worker has no use for."""
+        """A heartbeat by REST (decision 4).
+
+        Prefect's own channel by websocket sends it twice over, which SQLite answers with "database is locked", and
+        writes its job template into the pool, which this worker has no use for.
+        """
         asked = time.monotonic()
         try:
             self._work_pool = await self.client.read_work_pool(self._work_pool_name)
-            self.backend_id = (
-                await self.client.send_worker_heartbeat(
-                    self._work_pool_name,
-                    self.name,
-                    self.heartbeat_interval_seconds,
-                    get_worker_id=self.backend_id is None,
-                )
-                or self.backend_id
+            worker_id = await self.client.send_worker_heartbeat(
+                self._work_pool_name,
+                self.name,
+                self.heartbeat_interval_seconds,
+                get_worker_id=self.backend_id is None,
             )
+            if worker_id:
+                self.backend_id = worker_id
             outage.answered(PREFECT)
         except ObjectNotFound:
             log.warning(
@@ -191,15 +176,16 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             if self._has(flow_run):
                 continue  # another poll was quicker, while the coordinator was asked
             name = await self._flow_name(flow_run)
-            if name in self._beside and not self._has_room_beside():
+            if name not in self._beside and name not in self._without_place:
+                limited.append(entries[flow_run.id])
                 continue
             if name in self._beside:
+                if not self._has_room_beside():
+                    continue
                 self._under_way_beside.add(flow_run.id)
-            if name in self._beside or name in self._without_place:
-                self._submitting_flow_run_ids.add(flow_run.id)
-                self._soon(self._submit_run, flow_run)
-            else:
-                limited.append(entries[flow_run.id])
+            # Past Prefect's own way, which would take a place in the limit.
+            self._submitting_flow_run_ids.add(flow_run.id)
+            self._soon(self._submit_run, flow_run)
         return await super()._submit_scheduled_flow_runs(limited)
 
     def _has_room_beside(self) -> bool:
@@ -214,58 +200,45 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         verdicts = await self._judge(flow_runs)
         ready = []
         for flow_run in flow_runs:
-            what, sentence = verdicts[flow_run.id]
-            if what == BEGIN:
+            verdict = verdicts[flow_run.id]
+            if verdict.what == BEGIN:
                 ready.append(flow_run)
-            elif what == END:
-                log.warning("Run %s is ended: %s", flow_run.name, sentence)
-                await self._say(flow_run, Failed(message=f"{sentence} {NOTHING_RUN}"))
+            elif verdict.what == END:
+                log.warning("Run %s is ended: %s", flow_run.name, verdict.sentence)
+                await self._set_state(flow_run, Failed(message=f"{verdict.sentence} {NOTHING_RUN}"))
             elif flow_run.state is not None and not flow_run.state.is_scheduled():
                 await self._put_back(flow_run)
         return ready
 
-    async def _judge(self, flow_runs: list[FlowRun]) -> dict[UUID, tuple[str, str]]:
+    async def _judge(self, flow_runs: list[FlowRun]) -> dict[UUID, Verdict]:
         """What to do with each run: begin, wait or end, and why. All wait while the coordinator is away."""
-        verdicts: dict[UUID, tuple[str, str]] = {}
+        verdicts: dict[UUID, Verdict] = {}
         asked = []
         for flow_run in flow_runs:
             name = await self._flow_name(flow_run)
             number = number_of(flow_run, "order_id")
             if name not in self._flows:
-                verdicts[flow_run.id] = (END, "This flow is not installed here.")
+                verdicts[flow_run.id] = Verdict(END, "This flow is not installed here.")
             elif name in self._of_schedules:
-                verdicts[flow_run.id] = (BEGIN, "")
+                verdicts[flow_run.id] = Verdict(BEGIN)
             elif number is None:
-                verdicts[flow_run.id] = (END, "The run's parameters are not an order's number.")
+                verdicts[flow_run.id] = Verdict(END, "The run's parameters are not an order's number.")
             else:
-                verdicts[flow_run.id] = (WAIT, "")
+                verdicts[flow_run.id] = Verdict(WAIT)
                 asked.append({"flow_run_id": str(flow_run.id), "flow": name, "order_id": number})
         if asked:
-            answer = await self.ask_coordinator("POST", "/exchange/runs", {"runs": asked})
+            # decision 54: only the API knows which runs it has made for which order.
+            answer = await self._post.ask("POST", "/exchange/runs", {"runs": asked})
             for flow_run_id, verdict in answer["runs"].items():
-                verdicts[UUID(flow_run_id)] = (verdict["what"], verdict["sentence"])
+                verdicts[UUID(flow_run_id)] = Verdict(verdict["what"], verdict["sentence"])
         return verdicts
-
-    async def ask_coordinator(
-        self, method: str, path: str, body: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """What it answers. CoordinatorAway where that is no answer of it: a proxy's page is none either."""
-        asked = time.monotonic()
-        try:
-            answer = await self._post.send(method, path, body)
-            answer.raise_for_status()
-            data: dict[str, Any] = answer.json()["data"]
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            outage.missed(COORDINATOR, kind_of(error), asked=asked)
-            raise CoordinatorAway from error
-        return data
 
     async def _put_back(self, flow_run: FlowRun) -> None:
         """The order has no places now: Prefect shows its run as one that has not begun, until it has. It is due at once
         by the coordinator's clock, by which it will be asked for."""
         now = self._clock.coordinators_time()
         message = "The order waits for places at its hospitals."
-        await self._say(flow_run, Scheduled(scheduled_time=now, message=message))
+        await self._set_state(flow_run, Scheduled(scheduled_time=now, message=message))
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """As Prefect's; its loop, which ends the worker when the server is away for minutes, hears of no error."""
@@ -291,7 +264,8 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             await asyncio.sleep(pause)
             self._left.clear()
             await self.get_and_submit_flow_runs()
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS) if self._left.is_set() else 1.0
+            is_away = self._left.is_set()
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS) if is_away else 1.0
 
     async def _get_scheduled_flow_runs(self) -> list[Any]:
         """As Prefect's, which asks for what is due by this machine's clock: where that is behind, nothing ever is."""
@@ -320,11 +294,11 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
                 if not boot:
                     await self.connected()
                 asked = time.monotonic()
-                heard = await self._post.read(boot, cursor)
-                boot, cursor, pause = heard["boot"], heard["cursor"], 0.2
-                if "time" in heard:  # an older coordinator's answer lacks it
-                    self._clock.heard(float(heard["time"]), asked=asked)
-                for news in heard["news"]:
+                inbox = await self._post.read(boot, cursor)
+                boot, cursor, pause = inbox["boot"], inbox["cursor"], 0.2
+                if "time" in inbox:  # an older coordinator's answer lacks it
+                    self._clock.heard(float(inbox["time"]), asked=asked)
+                for news in inbox["news"]:
                     self._act(news)
                 outage.answered(COORDINATOR)
             except (httpx.HTTPError, OSError, KeyError, ValueError) as error:
@@ -403,11 +377,13 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         """At most one keeper for each run, however it was found. A run taken up fills a place of the limit too."""
         if flow_run.id in self._work:
             return
-        self._work[flow_run.id] = work = Work(number_of(flow_run, "order_id"))
+        work = Work(number_of(flow_run, "order_id"))
+        self._work[flow_run.id] = work
         name = self._flow_names.get(flow_run.flow_id)
         if name in self._beside:
             self._under_way_beside.add(flow_run.id)
         elif self._limiter and name not in self._without_place:
+            # WouldBlock: more runs were left than fit now. RuntimeError: its submission has taken the place already.
             with contextlib.suppress(anyio.WouldBlock, RuntimeError):
                 self._limiter.acquire_on_behalf_of_nowait(flow_run.id)
         self._soon(self._keep_running, flow_run, work)
@@ -434,12 +410,10 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
         try:
             name = await self._flow_name(flow_run)
             parameter = "schedule_id" if name in self._of_schedules else "order_id"
-            if (
-                name not in self._flows or number_of(flow_run, parameter) is None
-            ):  # looked at again, before it runs
-                await self._say(
-                    flow_run, Failed(message="This flow or its parameters are not what is installed here.")
-                )
+            # Looked at again, before it runs: a run that was taken up may have been altered at Prefect.
+            if name not in self._flows or number_of(flow_run, parameter) is None:
+                message = "This flow or its parameters are not what is installed here."
+                await self._set_state(flow_run, Failed(message=message))
                 return
             await self._until_final(flow_run, work, self._flows[name], parameter)
         finally:
@@ -449,6 +423,7 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
     async def _until_final(
         self, flow_run: FlowRun, work: Work, installed: InstalledFlow, parameter: str
     ) -> None:
+        """Another process after each that dies, after a pause that grows."""
         crashes, pause = 0, 0.1
         while crashes < MAX_CRASHES:
             began = time.monotonic()
@@ -467,14 +442,16 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
                 return
             if time.monotonic() - began > CALM_SECONDS:
                 crashes, pause = 0, 0.1
-            crashes += code not in COUNTED_FOR_NOTHING
+            if code not in COUNTED_FOR_NOTHING:
+                crashes += 1
             if code != ExitCode.PREFECT_AWAY:
                 log.warning("The process of %s ended with code %s; starting it again", flow_run.name, code)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        # A run that dies at once would die again at every other start: the other hospitals are not kept waiting.
         if work.order_id is not None:
             await self.withdraw(work.order_id)
-        await self._say(flow_run, Crashed(message=f"The flow process died {MAX_CRASHES} times."))
+        await self._set_state(flow_run, Crashed(message=f"The flow process died {MAX_CRASHES} times."))
 
     def _note_end(self, run_id: UUID, code: int | None) -> None:
         """What holds runs up here, a full disk or a site that is not ready; said once, however many runs it is."""
@@ -499,29 +476,36 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
     async def _one_process(
         self, flow_run: FlowRun, work: Work, installed: InstalledFlow, parameter: str
     ) -> int:
+        """Starts it, waits until it has ended, and gives its exit code."""
         lock = self._locks / f"{flow_run.id}.lock"
-        work.process = new_process(flow_run.id, installed, parameter, lock)
-        await anyio.to_thread.run_sync(work.process.start)
+        process = new_process(flow_run.id, installed, parameter, lock)
+        work.process = process
+        await anyio.to_thread.run_sync(process.start)
         with anyio.move_on_after(GETS_ON_SECONDS) as early:
-            await anyio.wait_readable(work.process.sentinel)
+            await anyio.wait_readable(process.sentinel)
         if early.cancelled_caught:
-            self._note_end(flow_run.id, None)  # it gets on
-            await anyio.wait_readable(work.process.sentinel)
-        work.process.join()
-        return int(work.process.exitcode or 0)
+            self._note_end(flow_run.id, None)  # it gets on: nothing holds it up any longer
+            await anyio.wait_readable(process.sentinel)
+        process.join()
+        return int(process.exitcode or 0)
 
     async def _flow_name(self, flow_run: FlowRun) -> str:
         """What is run follows from it, by the list given at start; never from the deployment."""
-        if flow_run.flow_id not in self._flow_names:
-            self._flow_names[flow_run.flow_id] = (await self.client.read_flow(flow_run.flow_id)).name
-        return self._flow_names[flow_run.flow_id]
+        flow_id = flow_run.flow_id
+        if flow_id not in self._flow_names:
+            flow = await self.client.read_flow(flow_id)
+            self._flow_names[flow_id] = flow.name
+        return self._flow_names[flow_id]
 
     async def _end_order(self, order_id: int) -> None:
         """After the order has ended its flows end themselves; a process that does not is killed."""
         deadline = time.monotonic() + self.stop_grace_seconds
-        while mine := {run_id: work for run_id, work in self._work.items() if work.order_id == order_id}:
+        while True:
+            left = {run_id: work for run_id, work in self._work.items() if work.order_id == order_id}
+            if not left:
+                break
             if time.monotonic() > deadline:
-                for run_id, work in mine.items():
+                for run_id, work in left.items():
                     await self._kill(run_id, work)
             await asyncio.sleep(0.1)
         await self.forget(order_id)
@@ -534,9 +518,10 @@ class FlowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResul
             work.process.kill()
         flow_run = await self.client.read_flow_run(run_id)
         if flow_run.state is None or not flow_run.state.is_final():
-            await self._say(flow_run, Cancelled(message="The order has ended."))
+            await self._set_state(flow_run, Cancelled(message="The order has ended."))
 
-    async def _say(self, flow_run: FlowRun, state: Any) -> None:
+    async def _set_state(self, flow_run: FlowRun, state: State[Any]) -> None:
+        """By force: what is so at this site is not for Prefect's rules to refuse."""
         await self.client.set_flow_run_state(flow_run.id, state, force=True)
 
     def kill_all(self) -> None:
@@ -562,7 +547,7 @@ async def work_until_signal(worker: FlowWorker) -> None:
             done, _ = await asyncio.wait([stopped, *parts], return_when=asyncio.FIRST_COMPLETED)
             for part in [part for part in parts if part in done]:
                 parts.remove(part)
-                part.result()
+                part.result()  # raises what ended it, and the worker with it
     finally:
         worker.kill_all()
         for part in parts:

@@ -1,11 +1,13 @@
-"""A person's word on an order: asked before any row is read, where this hospital's policy says `approval = "manual"`.
+"""A person's decision on an order, before any row is read, where this hospital's policy says `approval = "manual"`.
 
     approvals/<order_id>.json            what is asked, written when the order has been verified
     approvals/<order_id>.decision.json   approved or refused, by whom, when and why, signed; written once, for good
 
-An order that waits holds a pipe of its own (a FIFO in its vault folder) open, and sleeps until it hears something
-there; whoever decides writes the decision first, then rings. So nothing is looked at again and again, and a decision
-that was made while no process waited is found by the next one.
+An order that waits holds a pipe of its own (a FIFO in its vault folder) open, and sleeps until something is written
+there; whoever decides writes the decision first, then into the pipe. So nothing is looked at again and again, and a
+decision that was made while no process waited is found by the next one (decision 46).
+
+`await_decision` is the order's side, `Approvals` the person's: the command line and `agents.page` call it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from agents.order.party import Party
 from agents.site.ledger import Ledger
@@ -40,47 +42,50 @@ APPROVED, REFUSED = "approved", "refused"
 MOST_REASON = 500
 _SIGN_DOMAIN = b"consilium/v1/decision"
 _BELL = "decided"
+"""The name of an order's pipe."""
 _NO_LOGIN = 2**32 - 1
+"""What the kernel writes for a process that nobody has logged in for, such as a service."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a person decides on. `digest` binds it to the verified order; `terms` are what the order says."""
+class ApprovalQuestion:
+    """What a person decides on."""
 
     order_id: int
-    digest: str
+    digest: str  # of the verified order, hex: the decision is on this one and no other
     asked_at: str
-    terms: dict[str, Any]
+    terms: dict[str, Any]  # what the order says, see `VerifiedOrder.terms`
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """All of it, a name and a text each, as a person reads it."""
-        said = {name: value for name, value in self.terms.items() if name not in ("names", "data", "details")}
-        for name, value in said.items():
-            yield (
-                name,
-                self._named(value) if name in ("initiator", "parties", "receivers") else _as_text(value),
-            )
-        yield from ((f"data: {name}", str(text)) for name, text in self.terms["data"].items())
+        for name, value in self.terms.items():
+            if name in ("initiator", "parties", "receivers"):
+                yield name, self._with_names(value)
+            elif name not in ("names", "data", "details"):
+                yield name, _as_text(value)
+        for name, text in self.terms["data"].items():
+            yield f"data: {name}", str(text)
         for name, value in self.terms["details"].items():
-            yield name, self._named(value) if name in ("providers", "openers") else _as_text(value)
+            if name in ("providers", "openers"):
+                yield name, self._with_names(value)
+            else:
+                yield name, _as_text(value)
 
-    def _named(self, users: int | list[int]) -> str:
+    def _with_names(self, users: int | list[int]) -> str:
         names = self.terms["names"]
-        return ", ".join(
-            f"{user} {names.get(str(user), '')}".rstrip()
-            for user in ([users] if isinstance(users, int) else users)
-        )
+        listed = [users] if isinstance(users, int) else users
+        return ", ".join(f"{user} {names.get(str(user), '')}".rstrip() for user in listed)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A hospital's word on one order. `digest` is the question's; `person` an operating-system user."""
+    """A hospital's decision on one order."""
 
     order_id: int
-    user_id: int
-    digest: str
-    decision: str
-    person: str
+    user_id: int  # the hospital's
+    digest: str  # of the question
+    decision: str  # APPROVED or REFUSED
+    person: str  # an operating-system user
     at: str
     reason: str = ""
 
@@ -134,44 +139,50 @@ def await_decision(party: Party, digest: bytes, terms: Mapping[str, Any]) -> Non
     if not is_needed(party):
         return
     approvals = Approvals(party.settings)
-    names = {party.me: party.settings.name, **{user: p.name for user, p in party.settings.partners.items()}}
-    approvals.ask(party.order_id, digest.hex(), {**terms, "names": {str(k): v for k, v in names.items()}})
+    names = {str(party.me): party.settings.name}
+    for user, partner in party.settings.partners.items():
+        names[str(user)] = partner.name
+    approvals.ask(party.order_id, digest.hex(), {**terms, "names": names})
 
-    def made() -> Decision | None:
+    def find_decision() -> Decision | None:
         return approvals.decision(party.order_id, digest.hex())
 
-    if made() is None:
-        # A person may take days: the order must not keep others from working meanwhile.
+    if find_decision() is None:
+        # A person may take days: the order must not keep others from working meanwhile (decision 53).
         party.exchange.ask_first(party.order_id)
-    decision = _heard(party, made)
+    decision = _heard(party, find_decision)
     if not decision.is_approved:
-        told = f": {decision.reason}" if decision.reason else "."
+        reason = f": {decision.reason}" if decision.reason else "."
         raise Refused(
-            f"A person at this hospital refused the order{told}",
+            f"A person at this hospital refused the order{reason}",
             remedy="Talk to the hospital; an order that it agrees with is sent as a new one.",
             code="approval",
         )
 
 
-def _heard(party: Party, decision: Callable[[], Decision | None]) -> Decision:
+def _heard(party: Party, find_decision: Callable[[], Decision | None]) -> Decision:
     """Sleeps until the decision stands in the vault, or the order has ended."""
-    with _listening(party.store) as bell, _watch(party) as (over, ended):
+    with _listening(party.store) as bell, _watch(party) as watch:
         while True:
-            if (found := decision()) is not None:
-                return found
-            if ended:
-                raise ended[0]
+            decision = find_decision()
+            if decision is not None:
+                return decision
+            if watch.ended:
+                raise watch.ended[0]
             log.warning("Order %s waits for a person: ./run agent approvals", party.order_id)
-            rung, _, _ = select.select([bell, over], [], [])
-            if (
-                bell in rung and decision() is None
-            ):  # rung for nothing; else it rings on, for who else may wait
+            readable, _, _ = select.select([bell, watch.over], [], [])
+            # A byte that came without a decision is read away. One that came with it stays: another process of this
+            # order may sleep on the same pipe.
+            if bell in readable and find_decision() is None:
                 os.read(bell, 4096)
 
 
 @contextlib.contextmanager
 def _listening(store: OrderVault) -> Iterator[int]:
-    """The reading end of this order's pipe. Open for both, it never tells an end, and never waits to be opened."""
+    """The reading end of this order's pipe.
+
+    Opened for reading and writing: so opening does not wait for a writer, and the pipe has no end while one is away.
+    """
     path = store.folder / _BELL
     with contextlib.suppress(FileExistsError):
         os.mkfifo(path, 0o600)
@@ -183,7 +194,7 @@ def _listening(store: OrderVault) -> Iterator[int]:
 
 
 def _ring(store_folder: Path) -> None:
-    """Wakes who waits for this order; nobody does while the agent is not running."""
+    """Wakes the process that waits for this order; none does while the agent is not running."""
     with contextlib.suppress(OSError):
         bell = os.open(store_folder / _BELL, os.O_WRONLY | os.O_NONBLOCK)
         try:
@@ -192,19 +203,23 @@ def _ring(store_folder: Path) -> None:
             os.close(bell)
 
 
+class _Watch(NamedTuple):
+    """Whether an order has ended while it waited."""
+
+    over: int  # a descriptor that can be read from when the watching thread is done
+    ended: list[ConsiliumError]  # what the exchange said of the end; empty while there is none
+
+
 @contextlib.contextmanager
-def _watch(party: Party) -> Iterator[tuple[int, list[ConsiliumError]]]:
-    """Beside the waiting: the exchange says at once when the order has ended. A descriptor that is then readable, and
-    a list that then holds what it said.
+def _watch(party: Party) -> Iterator[_Watch]:
+    """Beside the waiting: the exchange says at once when the order has ended.
 
     It is asked for this hospital's own acceptance, which comes when the waiting is over and lets the thread end.
     """
-    over, tell = os.pipe()
+    over, done = os.pipe()
     ended: list[ConsiliumError] = []
-    own_acceptance, exchange = (
-        Address(party.order_id, "acceptance"),
-        Exchange(party.exchange.transport, party.me),
-    )
+    own_acceptance = Address(party.order_id, "acceptance")
+    exchange = Exchange(party.exchange.transport, party.me)
 
     def listen() -> None:
         try:
@@ -212,11 +227,11 @@ def _watch(party: Party) -> Iterator[tuple[int, list[ConsiliumError]]]:
         except ConsiliumError as error:
             ended.append(error)
         finally:
-            os.close(tell)
+            os.close(done)
 
     threading.Thread(target=listen, name=f"order-{party.order_id}", daemon=True).start()
     try:
-        yield over, ended
+        yield _Watch(over, ended)
     finally:
         os.close(over)
 
@@ -238,10 +253,9 @@ class Approvals:
         with locked(self._vault.approvals):
             earlier = self._question(order_id)
             if earlier is None:
-                question = Question(order_id, digest, self._time(), dict(terms))
-                self._ledger.write(
-                    "asked", order_id=order_id, kind=terms["kind"], initiator=terms["initiator"]
-                )
+                question = ApprovalQuestion(order_id, digest, self._time(), dict(terms))
+                kind, initiator = terms["kind"], terms["initiator"]
+                self._ledger.write("asked", order_id=order_id, kind=kind, initiator=initiator)
                 write_durably(self._path(order_id), encode_kept(asdict(question)))
         if earlier is not None and earlier.digest != digest:
             raise Refused(
@@ -254,16 +268,24 @@ class Approvals:
         """Whether somebody was asked about this order; its decision stands whatever the policy says by now."""
         return self._path(order_id).exists()
 
-    def waiting(self) -> list[Question]:
+    def waiting(self) -> list[ApprovalQuestion]:
         """What is not decided yet, of orders that have not ended; the lowest number first."""
-        numbers = sorted(int(p.stem) for p in self._vault.approvals.glob("*.json") if p.stem.isdecimal())
-        open_ones = (number for number in numbers if not self._is_over(number))
-        return [question for number in open_ones if (question := self._question(number)) is not None]
+        # A decision lies beside its question, and its name is not a number alone.
+        paths = [path for path in self._vault.approvals.glob("*.json") if path.stem.isdecimal()]
+        found = []
+        for order_id in sorted(int(path.stem) for path in paths):
+            if self._is_over(order_id):
+                continue
+            question = self._question(order_id)
+            if question is not None:
+                found.append(question)
+        return found
 
-    def question(self, order_id: int) -> Question:
+    def question(self, order_id: int) -> ApprovalQuestion:
         """One that waits. NotFound (code no_approval) or, once decided, Conflict (code decided)."""
         question = self._question(order_id)
-        if question is not None and (made := self._made(order_id)) is not None:
+        made = None if question is None else self._made(order_id)
+        if made is not None:
             raise Conflict(
                 f"Order {order_id} was {made.decision} by {made.person} at {made.at}.",
                 remedy="A decision stands. To end a running order, its initiator or the operator cancels it.",
@@ -286,13 +308,20 @@ class Approvals:
         _check_reason(reason)
         with locked(self._vault.approvals):
             question = self.question(order_id)
-            word = APPROVED if approve else REFUSED
-            digest, user = question.digest, self._settings.user_id
-            decision = Decision(order_id, user, digest, word, person, self._time(), reason)
+            decision = Decision(
+                order_id,
+                self._settings.user_id,
+                question.digest,
+                APPROVED if approve else REFUSED,
+                person,
+                self._time(),
+                reason,
+            )
             signature = decision.sign(self._vault.identity())
-            said = asdict(decision)
-            self._ledger.write("decided", **said, signature=signature)
-            stored = json.dumps({"decision": said, "signature": signature}).encode()
+            fields = asdict(decision)
+            # The ledger first: no decision takes effect that it does not have.
+            self._ledger.write("decided", **fields, signature=signature)
+            stored = json.dumps({"decision": fields, "signature": signature}).encode()
             write_durably(self._path(order_id, ".decision"), stored)
         _ring(self._vault.folder / "orders" / str(order_id))
         return decision
@@ -310,8 +339,9 @@ class Approvals:
             return None
         try:
             stored = json.loads(path.read_text("utf-8"))
-            decision, signature = Decision(**stored["decision"]), str(stored["signature"])
-            is_own = (decision.order_id, decision.user_id) == (order_id, self._settings.user_id)
+            decision = Decision(**stored["decision"])
+            signature = str(stored["signature"])
+            is_own = decision.order_id == order_id and decision.user_id == self._settings.user_id
             if not is_own or decision.decision not in (APPROVED, REFUSED):
                 raise ValueError
             decision.verify(self._vault.identity(), signature)
@@ -319,8 +349,8 @@ class Approvals:
             raise damaged(path) from None
         return decision
 
-    def _question(self, order_id: int) -> Question | None:
-        return read_kept(self._path(order_id), lambda stored: Question(**stored))
+    def _question(self, order_id: int) -> ApprovalQuestion | None:
+        return read_kept(self._path(order_id), lambda stored: ApprovalQuestion(**stored))
 
     def _is_over(self, order_id: int) -> bool:
         return self._vault.has_ended(order_id) or self._path(order_id, ".decision").exists()
@@ -342,9 +372,11 @@ def _check_reason(reason: str) -> None:
 
 
 def _as_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return ", ".join(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def digest_of(*parts: str) -> bytes:

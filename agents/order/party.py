@@ -1,13 +1,20 @@
-"""One hospital in one order: it verifies the order, counts its rows, and agrees on keys with the others.
+"""One hospital in one order: the order is verified, then keys are agreed on with the others, then messages are sent.
 
-Everything here may be run again after a crash: what was made is kept in the vault and found there.
+How far an order is stands in its type. A function says by its parameter which of them it needs:
+
+    Party            nothing of the order is known yet: settings, policy, vault, exchange
+    VerifiedOrder    what the order asks for, after document, SQL, policy and signature have been checked
+    AgreedOrder      every hospital has counted its rows and accepted; there are keys to send and receive with
+
+`agents.training.party` and `agents.statistics.party` have both for their kind, and read them next. All of it may be run
+again after a crash: what was made is kept in the vault and found there.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from agents.order.release import Release
@@ -34,53 +41,6 @@ from protocol.policy import Policy
 from protocol.sealing import KEY_BYTES, Identity, PublicIdentity, Session, check_pin, exchange_public
 
 
-@dataclass
-class Party:
-    """A hospital's standing in one order, filled step by step: `read_order`, then its rows, `accept`, `agree`.
-
-    Each kind of order has its own: what its document says, and what the policy has to say to it.
-    """
-
-    settings: Settings
-    order_id: int
-    policy: Policy
-    vault: Vault
-    store: OrderVault
-    identity: Identity
-    exchange: Exchange
-    release: Release
-    request: Request = field(init=False)
-    sql: HospitalSql = field(init=False)
-    signed: SignedOrder = field(init=False)
-    session: Session = field(init=False)
-    n_rows: dict[int, int] = field(init=False)
-
-    @property
-    def me(self) -> int:
-        return self.settings.user_id
-
-    @property
-    def is_initiator(self) -> bool:
-        return self.me == self.request.initiator
-
-    def read_document(self, document: str) -> Mapping[int, str]:
-        """Takes the request from a checked document; the commitments of the hospitals that get something sealed."""
-        raise NotImplementedError
-
-    def check_policy(self) -> None:
-        """Refused with the rule by which this hospital does not take part."""
-        raise NotImplementedError
-
-    def terms(self) -> dict[str, Any]:
-        """All that the order says, for a person here who decides on it: kind, initiator, parties, receivers, purpose,
-        data (what is read here, as it will be read), columns, method, scoring, and `details` of its kind."""
-        raise NotImplementedError
-
-    def public_key(self) -> bytes:
-        """What the coordinator adds with, made at the initiator; empty where sums need no key."""
-        return b""
-
-
 class Request(Protocol):
     """What every kind of order says."""
 
@@ -94,67 +54,113 @@ class Request(Protocol):
     def purpose(self) -> str: ...
 
 
-P = TypeVar("P", bound=Party)
+@dataclass(frozen=True)
+class Party:
+    """This hospital in an order of which nothing has been read yet."""
+
+    settings: Settings
+    order_id: int
+    policy: Policy  # as it was when this process began with the order
+    vault: Vault
+    store: OrderVault  # the order's own part of the vault
+    identity: Identity
+    exchange: Exchange
+    release: Release  # the one door by which messages leave
+
+    @property
+    def me(self) -> int:
+        return self.settings.user_id
 
 
-def open_party(kind: type[P], settings: Settings, order_id: int, transport: Transport) -> P:
-    """The party of this site in an order; nothing has been asked or answered yet."""
+@dataclass(frozen=True)
+class VerifiedOrder(Party):
+    """An order that this hospital may take part in: its rows may be read."""
+
+    request: Request
+    sql: Mapping[str, str]  # what is read here, by purpose; empty at a hospital that only receives
+    signed: SignedOrder
+
+    @property
+    def is_initiator(self) -> bool:
+        return self.me == self.request.initiator
+
+    def terms(self) -> dict[str, Any]:
+        """All that the order says, for a person here who decides on it.
+
+        kind, initiator, parties, receivers, purpose, data (what is read here, as it will be read), columns, method,
+        scoring, and `details` of its kind.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class AgreedOrder(VerifiedOrder):
+    """An order that every hospital has accepted: messages can be sealed to the others and opened."""
+
+    session: Session
+    n_rows: dict[int, int]  # of each hospital, as it has accepted
+    public_key: bytes  # what the coordinator adds with; empty where sums need no key
+
+
+A = TypeVar("A", bound=AgreedOrder)
+
+
+def open_party(settings: Settings, order_id: int, transport: Transport) -> Party:
+    """This site in an order; nothing has been asked or answered yet. Refused without a policy that can be read."""
     vault = Vault(settings.vault)
-    identity, store, exchange = vault.identity(), vault.order(order_id), Exchange(transport, settings.user_id)
+    identity = vault.identity()
+    store = vault.order(order_id)
+    exchange = Exchange(transport, settings.user_id)
     policy = load_policy(settings.policy)
     release = Release(order_id, identity, Ledger(settings.ledger), store, exchange, policy)
-    return kind(settings, order_id, policy, vault, store, identity, exchange, release)
+    return Party(settings, order_id, policy, vault, store, identity, exchange, release)
 
 
-# The order
+# The steps of verifying an order: agents.training.party and agents.statistics.party take them, in this order
 
 
-def read_order(party: Party) -> None:
-    """Reads the document and one's own SQL from the coordinator, and verifies the initiator's signature.
-
-    Nothing is counted before this has passed: the document is checked field by field as at the coordinator, the SQL
-    must be the one that the document commits to, the policy must allow the order, and the signature must be that of
-    the initiator's pinned key. Who only receives gets no SQL. Raises Refused, BadRequest or ProtocolViolation.
-    """
-    document = party.exchange.get(Address(party.order_id, "document"), COORDINATOR, EVERYONE).decode()
+def read_document(party: Party) -> str:
+    """The order's document, as the coordinator shows it to all; not checked yet. OrderStopped if it has ended here."""
+    address = Address(party.order_id, "document")
+    document = party.exchange.get(address, COORDINATOR, EVERYONE).decode()
     outcome = party.vault.outcome(party.order_id, document.encode())
     if outcome is not None:
-        raise OrderStopped(f"Order {party.order_id} has ended here ({outcome}).", remedy="", code=outcome)
+        sentence = f"Order {party.order_id} has ended here ({outcome})."
+        raise OrderStopped(sentence, remedy="", code=outcome)
+    # Kept for the order's end, which writes down its digest: the number is used for no other order (decision 23).
     party.store.once("document", document.encode)
-    commitments = party.read_document(document)
-    if party.me in commitments:
-        _read_sql(party, commitments[party.me])
-    party.check_policy()
-    if party.is_initiator:
-        _sign(party, document)
-    party.signed = _verified_order(party, document)
+    return document
 
 
-def _read_sql(party: Party, commitment: str) -> None:
+def read_sql(party: Party, commitments: Mapping[int, str]) -> Mapping[str, str]:
+    """What is read here, by purpose: sealed to this hospital, and the one that the document commits to.
+
+    Empty where the document has no commitment for this hospital. Raises Refused (code sql_commitment).
+    """
+    if party.me not in commitments:
+        return {}
     box = party.exchange.get(Address(party.order_id, "sql"), COORDINATOR)
-    party.sql = HospitalSql.unseal(party.me, party.identity.open_key, box)
-    if party.sql.commitment != commitment:
+    sealed = HospitalSql.unseal(party.me, party.identity.open_key, box)
+    if sealed.commitment != commitments[party.me]:
         raise Refused(
             "The SQL that arrived is not the one that the order's document commits to.",
             remedy="Send the order again; if this repeats, the coordinator alters orders.",
             code="sql_commitment",
         )
+    return sealed.sql
 
 
-def _sign(party: Party, document: str) -> None:
-    """The initiator's agent signs within its policy's `orders.sign`; the nonce makes each run's keys fresh."""
+def verify_signature(party: Party, document: str, initiator: int) -> SignedOrder:
+    """The document with the initiator's signature, which must be that of its pinned key, over this very document.
 
-    def make() -> bytes:
-        return SignedOrder(document, secrets.token_bytes(KEY_BYTES), party.identity.public).encode()
-
-    header = Header("order", party.me, EVERYONE)
-    party.release.send(header, make, address=Address(party.order_id, "order"))
-
-
-def _verified_order(party: Party, document: str) -> SignedOrder:
-    initiator = party.request.initiator
+    To be called when the policy allows the order: the initiator's own agent signs here first (decision 15).
+    Raises Refused or ProtocolViolation.
+    """
+    if party.me == initiator:
+        _sign(party, document)
     envelope = party.exchange.get(Address(party.order_id, "order"), initiator, EVERYONE)
     expected = Header("order", initiator, EVERYONE)
+    # The key stands in the message that it signs: it is read, held against the pin, and only then trusted.
     signed = SignedOrder.decode(read_envelope(envelope, expected, None))
     _check_pin(party, initiator, signed.identity)
     read_envelope(envelope, expected, signed.identity)
@@ -167,145 +173,178 @@ def _verified_order(party: Party, document: str) -> SignedOrder:
     return signed
 
 
+def _sign(party: Party, document: str) -> None:
+    """The initiator's agent signs within its policy's `orders.sign`; the nonce makes each run's keys fresh."""
+
+    def make() -> bytes:
+        nonce = secrets.token_bytes(KEY_BYTES)
+        signed = SignedOrder(document, nonce, party.identity.public)
+        return signed.encode()
+
+    header = Header("order", party.me, EVERYONE)
+    party.release.send(header, make, address=Address(party.order_id, "order"))
+
+
 def _check_pin(party: Party, user_id: int, presented: PublicIdentity) -> None:
+    """Raises unless the key is the one pinned for this hospital; nothing is trusted on first use (decision 16)."""
     if user_id == party.me:
         check_pin("This hospital", party.identity.public.fingerprint, presented)
         return
     partner = party.settings.partners.get(user_id)
-    name = partner.name if partner else f"Hospital {user_id}"
-    check_pin(name, partner.fingerprint if partner else None, presented)
+    if partner is None:
+        check_pin(f"Hospital {user_id}", None, presented)
+    else:
+        check_pin(partner.name, partner.fingerprint, presented)
 
 
 # The keys
 
 
-def accept(party: Party, n_rows: int, n_test_rows: int = 0) -> None:
-    """Tells everyone, signed, how many rows it counted and its key for this run; then reads all others' acceptances.
+def agree_on_keys(
+    order: VerifiedOrder,
+    kind: type[A],
+    *,
+    n_rows: int,
+    n_test_rows: int = 0,
+    public_key: Callable[[], bytes] = lambda: b"",
+) -> A:
+    """The order as `kind`, with the session's keys.
+
+    Sends everyone, signed, how many rows this hospital counted and its key for this run, and reads all others'. Then
+    the order secret and the public key go from the initiator to each party, sealed to it. `public_key` is called at
+    the initiator only. A private key never leaves the initiator's vault; it and the secret are deleted when the order
+    ends.
 
     Disclosure: the row counts, to the order's parties and the coordinator.
     """
-    ephemeral = party.store.once("ephemeral", lambda: secrets.token_bytes(KEY_BYTES))
+    ephemeral = order.store.once("ephemeral", lambda: secrets.token_bytes(KEY_BYTES))
+    _accept(order, ephemeral, n_rows, n_test_rows)
+    acceptances = _read_acceptances(order)
+    session = Session(
+        context=run_context(order.signed, acceptances),
+        me=order.me,
+        ephemeral=ephemeral,
+        peer_keys={user: acceptance.ephemeral for user, acceptance in acceptances.items()},
+        identities={user: acceptance.identity for user, acceptance in acceptances.items()},
+    )
+    counted = {user: acceptance.n_rows for user, acceptance in acceptances.items()}
+    # `kind` is the order's own kind with what AgreedOrder adds.
+    without_secret = kind(**vars(order), session=session, n_rows=counted, public_key=b"")
+    setup = _share_setup(without_secret, public_key)
+    return replace(
+        without_secret,
+        session=replace(session, order_secret=setup.order_secret),
+        public_key=setup.paillier_key,
+    )
+
+
+def _accept(order: VerifiedOrder, ephemeral: bytes, n_rows: int, n_test_rows: int) -> None:
+    digest = order.signed.digest
 
     def make() -> bytes:
-        party.release.ledger.write(
+        order.release.ledger.write(
             "answered",
-            order_id=party.order_id,
-            initiator=party.request.initiator,
-            purpose=party.request.purpose,
+            order_id=order.order_id,
+            initiator=order.request.initiator,
+            purpose=order.request.purpose,
         )
         public = exchange_public(ephemeral)
-        return Acceptance(party.signed.digest, n_rows, n_test_rows, public, party.identity.public).encode()
+        acceptance = Acceptance(digest, n_rows, n_test_rows, public, order.identity.public)
+        return acceptance.encode()
 
-    header = Header("acceptance", party.me, EVERYONE, context=party.signed.digest)
-    party.release.send(header, make, address=Address(party.order_id, "acceptance"))
-    _open_session(party, ephemeral, _read_acceptances(party))
+    header = Header("acceptance", order.me, EVERYONE, context=digest)
+    order.release.send(header, make, address=Address(order.order_id, "acceptance"))
 
 
-def _read_acceptances(party: Party) -> dict[int, Acceptance]:
-    envelopes = party.exchange.gather(
-        Address(party.order_id, "acceptance"), party.request.hospitals, EVERYONE
-    )
-    found = {}
+def _read_acceptances(order: VerifiedOrder) -> dict[int, Acceptance]:
+    digest = order.signed.digest
+    address = Address(order.order_id, "acceptance")
+    envelopes = order.exchange.gather(address, order.request.hospitals, EVERYONE)
+    acceptances = {}
     for user_id, envelope in envelopes.items():
-        expected = Header("acceptance", user_id, EVERYONE, context=party.signed.digest)
+        expected = Header("acceptance", user_id, EVERYONE, context=digest)
         acceptance = Acceptance.decode(read_envelope(envelope, expected, None))
-        _check_pin(party, user_id, acceptance.identity)
+        _check_pin(order, user_id, acceptance.identity)
         read_envelope(envelope, expected, acceptance.identity)
-        if acceptance.order_digest != party.signed.digest:
+        # The initiator could sign two orders under one number: all must have accepted the same one.
+        if acceptance.order_digest != digest:
             raise Refused(
                 f"Hospital {user_id} accepted another order than this one.",
                 remedy="Send the order again; if this repeats, the coordinator shows the hospitals different orders.",
                 code="order_altered",
             )
-        found[user_id] = acceptance
-    return found
+        acceptances[user_id] = acceptance
+    return acceptances
 
 
-def _open_session(party: Party, ephemeral: bytes, acceptances: dict[int, Acceptance]) -> None:
-    party.n_rows = {user: acceptance.n_rows for user, acceptance in acceptances.items()}
-    party.session = Session(
-        context=run_context(party.signed, acceptances),
-        me=party.me,
-        ephemeral=ephemeral,
-        peer_keys={user: acceptance.ephemeral for user, acceptance in acceptances.items()},
-        identities={user: acceptance.identity for user, acceptance in acceptances.items()},
-    )
+def _share_setup(order: AgreedOrder, public_key: Callable[[], bytes]) -> Setup:
+    """The order secret and the public key: drawn at the initiator and sent to each party, received at the others."""
+    if not order.is_initiator:
+        return Setup.decode(receive(order, "setup", order.request.initiator, order.me))
+    secret = order.store.once("order_secret", lambda: secrets.token_bytes(KEY_BYTES))
+    setup = Setup(secret, public_key())
+    for peer in order.session.members:
+        if peer != order.me:
+            send(order, "setup", setup.encode, recipient=peer)
+    return setup
 
 
-def agree(party: Party) -> bytes:
-    """The order secret and the public key go from the initiator to each party, sealed to it; the public key.
-
-    A private key never leaves the initiator's vault; it and the secret are deleted when the order ends.
-    """
-    if party.is_initiator:
-        setup = Setup(
-            party.store.once("order_secret", lambda: secrets.token_bytes(KEY_BYTES)), party.public_key()
-        )
-        for peer in party.session.members:
-            if peer != party.me:
-                send(party, "setup", setup.encode, recipient=peer)
-    else:
-        setup = Setup.decode(receive(party, "setup", party.request.initiator, party.me))
-    party.session = replace(party.session, order_secret=setup.order_secret)
-    return setup.paillier_key
+def begin(order: AgreedOrder) -> None:
+    """The initiator sends the coordinator the key to add with: all is agreed. Then the order is running."""
+    if order.is_initiator:
+        send(order, "public_key", lambda: order.public_key, recipient=COORDINATOR)
 
 
-def begin(party: Party, public_key: bytes) -> None:
-    """The initiator's word to the coordinator that all is agreed: the key to add with. Then the order is running."""
-    if party.is_initiator:
-        send(party, "public_key", lambda: public_key, recipient=COORDINATOR)
-
-
-def end(party: Party) -> None:
+def end(order: AgreedOrder) -> None:
     """The order has ended here with success: its keys and what was read for it are forgotten."""
-    party.release.ledger.write("finished", order_id=party.order_id)
-    party.vault.end_order(party.order_id, "success")
+    order.release.ledger.write("finished", order_id=order.order_id)
+    order.vault.end_order(order.order_id, "success")
 
 
 # Messages within the session
 
 
 def header_of(
-    party: Party, kind: str, sender: int, recipient: int, *, fold: int = 0, round: int = 0
+    order: AgreedOrder, kind: str, sender: int, recipient: int, *, fold: int = 0, round: int = 0
 ) -> Header:
     """What a message of this run must say of itself."""
     return Header(
         kind,
         sender,
         recipient,
-        context=party.session.context,
+        context=order.session.context,
         fold=fold,
         round=round,
-        members=members_digest(party.session.members),
+        members=members_digest(order.session.members),
         seal=KINDS[kind],
     )
 
 
 def send(
-    party: Party, kind: str, make: Callable[[], bytes], *, recipient: int, fold: int = 0, round: int = 0
+    order: AgreedOrder, kind: str, make: Callable[[], bytes], *, recipient: int, fold: int = 0, round: int = 0
 ) -> None:
     """One message through the release door."""
-    header = header_of(party, kind, party.me, recipient, fold=fold, round=round)
-    address = Address(party.order_id, kind, fold, round)
-    party.release.send(header, make, address=address, session=party.session)
+    header = header_of(order, kind, order.me, recipient, fold=fold, round=round)
+    address = Address(order.order_id, kind, fold, round)
+    order.release.send(header, make, address=address, session=order.session)
 
 
-def receive(party: Party, kind: str, sender: int, recipient: int, *, fold: int = 0, round: int = 0) -> bytes:
+def receive(
+    order: AgreedOrder, kind: str, sender: int, recipient: int, *, fold: int = 0, round: int = 0
+) -> bytes:
     """One party's message, verified and opened."""
-    return receive_all(party, kind, (sender,), recipient, fold=fold, round=round)[sender]
+    return receive_all(order, kind, (sender,), recipient, fold=fold, round=round)[sender]
 
 
 def receive_all(
-    party: Party, kind: str, senders: Iterable[int], recipient: int, *, fold: int = 0, round: int = 0
+    order: AgreedOrder, kind: str, senders: Iterable[int], recipient: int, *, fold: int = 0, round: int = 0
 ) -> dict[int, bytes]:
     """Several parties' messages of one kind, each verified against its sender's pinned key and opened."""
-    envelopes = party.exchange.gather(Address(party.order_id, kind, fold, round), senders, recipient)
-    return {
-        sender: read_envelope(
-            envelope,
-            header_of(party, kind, sender, recipient, fold=fold, round=round),
-            party.session.identities[sender],
-            session=party.session,
-        )
-        for sender, envelope in envelopes.items()
-    }
+    address = Address(order.order_id, kind, fold, round)
+    envelopes = order.exchange.gather(address, senders, recipient)
+    bodies = {}
+    for sender, envelope in envelopes.items():
+        expected = header_of(order, kind, sender, recipient, fold=fold, round=round)
+        sender_identity = order.session.identities[sender]
+        bodies[sender] = read_envelope(envelope, expected, sender_identity, session=order.session)
+    return bodies

@@ -2,7 +2,9 @@
 
 For every message: check that it may leave, write the ledger, seal and sign, keep the sealed bytes in the outbox, send.
 After a crash the bytes in the outbox are sent again; nothing that was made is made anew, because other randomness
-would be refused by the exchange and, under masks, would be a two-time pad.
+would be refused by the exchange and, under masks, would be a two-time pad (decision 14).
+
+`agents.order.party.send` is how messages of a session come here; what a message is, `protocol.messages`.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ class Release:
         self, header: Header, make: Callable[[], bytes], *, address: Address, session: Session | None = None
     ) -> None:
         """Lets one message out. `make` gives its payload and is not called when the message was made before."""
+        # What is for hospitals only must not leave in the clear, whatever its caller says of it.
         if KINDS.get(header.kind) != header.seal:
             raise Refused(
                 f"A message of kind {header.kind} may not leave like this.",
@@ -65,19 +68,23 @@ class Release:
         self._reply(make, address, reply_key)
 
     def _reply(self, make: Callable[[], bytes], address: Address, reply_key: bytes) -> None:
-        def box() -> bytes:
+        def seal() -> bytes:
             payload = make()
             self._note(address.topic, address, EVERYONE, payload)
-            return seal_to(reply_key, payload, associated=b"%s/%d" % (address.topic.encode(), address.run))
+            associated = b"%s/%d" % (address.topic.encode(), address.run)
+            return seal_to(reply_key, payload, associated=associated)
 
-        with contextlib.suppress(Conflict):  # sealed anew after a crash: the box that was sent first stands
-            self.exchange.put(address, COORDINATOR, self.vault.once(_outbox_name(address, COORDINATOR), box))
+        box = self.vault.once(_outbox_name(address, COORDINATOR), seal)
+        # Sealed anew after a crash: the box that was sent first stands.
+        with contextlib.suppress(Conflict):
+            self.exchange.put(address, COORDINATOR, box)
 
     def _seal(self, header: Header, payload: bytes, session: Session | None, address: Address) -> bytes:
         self._note(header.kind, address, header.recipient, payload)
         return write_envelope(self.identity, header, payload, session=session)
 
     def _note(self, kind: str, address: Address, recipient: int, payload: bytes) -> None:
+        """What leaves, in the ledger, before it is sealed: its kind, to whom, and a digest; never the payload."""
         self.ledger.write(
             "left",
             order_id=self.order_id,

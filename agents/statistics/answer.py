@@ -16,7 +16,7 @@ from typing import Any
 from agents.gate.disclosure import Hidden, Label, Withheld
 from agents.order.party import send
 from agents.statistics import results
-from agents.statistics.party import StatisticsParty
+from agents.statistics.party import AgreedStatistics, VerifiedStatistics
 from agents.statistics.results import Cell, Result
 from protocol.errors import ProtocolViolation, Refused
 from protocol.exchange import Address
@@ -99,7 +99,7 @@ def _label_cells(request: StatisticsRequest, label: Label) -> list[Cell]:
 # Where it goes
 
 
-def deliver(party: StatisticsParty, answered: Answered) -> None:
+def deliver(party: AgreedStatistics, answered: Answered) -> None:
     """Writes a receiver's answer to its folder, whole or not at all, and lets its values out where asked for.
 
     Disclosure: values leave to the coordinator's memory only sealed to who asked, and only where every provider's
@@ -149,7 +149,7 @@ def _plain(cell: Cell) -> Any:
     return format(cell, "f") if isinstance(cell, Decimal) else cell
 
 
-def repeat_answer(party: StatisticsParty, providers: Sequence[int]) -> Answer:
+def repeat_answer(party: VerifiedStatistics, providers: Sequence[int]) -> Answer:
     """The schedule's last result again: since then, too few rows of these providers have changed.
 
     Refused (code repeats) where that is of another kind, ProtocolViolation (code bad_message) where the order is of no
@@ -204,7 +204,7 @@ class Answered:
     n_null: int = 0
 
 
-def report(party: StatisticsParty, answered: Answered) -> None:
+def report(party: AgreedStatistics, answered: Answered) -> None:
     """Informs the coordinator that this hospital is done, and of what it may know: row counts and rules."""
     answer = answered.answer
     message = Report(

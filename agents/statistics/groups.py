@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from agents.gate import disclosure
 from agents.gate.disclosure import Hidden, Label, Withheld
 from agents.order.party import receive_all, send
-from agents.statistics.party import Reading, StatisticsParty
+from agents.statistics.party import AgreedStatistics, Reading
 from protocol.messages import EVERYONE, read_json
 from protocol.statistics_request import StatisticsRequest
 from protocol.training_request import Strict
@@ -52,7 +52,7 @@ class Agreed:
     whole: bool
 
 
-def agree_on_groups(party: StatisticsParty, reading: Reading | None) -> Agreed:
+def agree_on_groups(party: AgreedStatistics, reading: Reading | None) -> Agreed:
     """States this provider's groups and reads all others' statements.
 
     Disclosure: names of groups with at least min_rows rows here, which are withheld by which rule, and of a quantile
@@ -84,7 +84,7 @@ def agree_on_groups(party: StatisticsParty, reading: Reading | None) -> Agreed:
     )
 
 
-def _state(party: StatisticsParty, reading: Reading, key: bytes) -> bytes:
+def _state(party: AgreedStatistics, reading: Reading, key: bytes) -> bytes:
     withheld = {_label(text): Withheld(*why) for text, why in reading.withheld.items()}
     labels = [_label(text) for text in reading.tallies]
     rules = party.rules

@@ -26,7 +26,7 @@ from agents.statistics import shared_expression
 from agents.statistics.answer import Answer, Answered, repeat_answer
 from agents.statistics.joined_rows import open_provider_data, used_columns
 from agents.statistics.matched_rows import Matched, agree_on_rows, first_provider, in_clear, match_rows
-from agents.statistics.party import Reading, StatisticsParty
+from agents.statistics.party import AgreedStatistics, Reading
 from agents.statistics.repeats import data_name
 from agents.statistics.results import Cell
 from agents.statistics.shared_expression import JoinedResult
@@ -43,7 +43,7 @@ from protocol.statistics_request import THRESHOLD
 # The order of events
 
 
-def answer(party: StatisticsParty, reading: Reading | None) -> Answered:
+def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
     """Matches, computes this provider's share, and adds all shares up at a receiver.
 
     Disclosure: besides the result, to the receivers: which of its keys are common, to each provider; how many, and the
@@ -84,7 +84,7 @@ def answer(party: StatisticsParty, reading: Reading | None) -> Answered:
 class _Channel:
     """How a provider's messages of the computation travel: through the release door and the exchange."""
 
-    def __init__(self, party: StatisticsParty) -> None:
+    def __init__(self, party: AgreedStatistics) -> None:
         self._party = party
 
     def open(self, number: int, data: bytes) -> Mapping[int, bytes]:
@@ -97,7 +97,7 @@ class _Channel:
         return self._party.exchange.get(Address(self._party.order_id, "dealt", round=number), COORDINATOR)
 
 
-def _compute(party: StatisticsParty, dataset: Dataset, circuit: Plan, matched: Matched) -> bytes:
+def _compute(party: AgreedStatistics, dataset: Dataset, circuit: Plan, matched: Matched) -> bytes:
     """This provider's share of the result, after the rule of one threshold has been asked."""
     if circuit.compares:
         used = used_columns(party.request, party.me, dataset)
@@ -115,7 +115,7 @@ def _compute(party: StatisticsParty, dataset: Dataset, circuit: Plan, matched: M
 
 
 def _remember_comparison(
-    party: StatisticsParty, name: str, columns: Sequence[str], keys: Sequence[str]
+    party: AgreedStatistics, name: str, columns: Sequence[str], keys: Sequence[str]
 ) -> None:
     """Many thresholds over the same people would show every sum: one in the policy's period (decision 44)."""
     request = party.request
@@ -133,7 +133,7 @@ def _remember_comparison(
     )
 
 
-def _send_shares(party: StatisticsParty, circuit: Plan, matched: Matched, share: bytes) -> None:
+def _send_shares(party: AgreedStatistics, circuit: Plan, matched: Matched, share: bytes) -> None:
     """The share of the result, and from the first provider the keys, to each receiver, sealed to it alone."""
     others = [receiver for receiver in party.request.receivers if receiver != party.me]
     for receiver in others:
@@ -147,7 +147,7 @@ def _send_shares(party: StatisticsParty, circuit: Plan, matched: Matched, share:
 
 
 def _reveal(
-    party: StatisticsParty,
+    party: AgreedStatistics,
     circuit: Plan,
     own_shares: Mapping[int, bytes],
     matched: Matched | None,
@@ -175,7 +175,7 @@ def _reveal(
     return result
 
 
-def _receive_keys(party: StatisticsParty, n_rows: int, digest: bytes) -> list[str]:
+def _receive_keys(party: AgreedStatistics, n_rows: int, digest: bytes) -> list[str]:
     """The first provider's word, which must be what all providers have said of the common keys, in the rows' order."""
     message = receive(party, "keys", first_provider(party.request), party.me)
     keys = read_common_keys(message, n_rows=n_rows)
@@ -189,7 +189,7 @@ def _receive_keys(party: StatisticsParty, n_rows: int, digest: bytes) -> list[st
     return keys
 
 
-def _are_common(party: StatisticsParty, keys: Sequence[str], digest: bytes) -> bool:
+def _are_common(party: AgreedStatistics, keys: Sequence[str], digest: bytes) -> bool:
     """Whether these are the common keys whose digest all providers have said, in the order of the joined rows."""
     try:
         tags, order = matching.tags(party.session.group_key(b"match"), keys)

@@ -11,14 +11,14 @@ from contextlib import AbstractContextManager
 from agents.gate import disclosure
 from agents.rows.dataset import Dataset
 from agents.rows.join_columns import is_numeric, join_keys, type_of
-from agents.statistics.party import Reading, StatisticsParty, columns_of, keep_reading, open_data
+from agents.statistics.party import Reading, VerifiedStatistics, columns_of, keep_reading, open_data
 from agents.statistics.repeats import check_gate, remember_rows, rows_of
 from protocol.errors import BadRequest
 from protocol.statistics_plan import VALUE, expression_of, ordered_expression
 from protocol.statistics_request import StatisticsRequest
 
 
-def read_rows(party: StatisticsParty) -> Reading:
+def read_rows(party: VerifiedStatistics) -> Reading:
     """Reads this provider's keys and columns through the gate, and keeps them until the order ends.
 
     Raises Refused with the rule, or BadRequest for data that cannot be used.
@@ -28,7 +28,7 @@ def read_rows(party: StatisticsParty) -> Reading:
     return keep_reading(party, lambda: _read(party))
 
 
-def _read(party: StatisticsParty) -> Reading:
+def _read(party: VerifiedStatistics) -> Reading:
     request = party.request
     provider = request.provider(party.me)
     alias = request.alias(party.me)
@@ -54,13 +54,13 @@ def _read(party: StatisticsParty) -> Reading:
     )
 
 
-def key_of(party: StatisticsParty) -> tuple[str, str]:
+def key_of(party: VerifiedStatistics) -> tuple[str, str]:
     """The key column, and how its values are made alike before they are compared."""
     request = party.request
     return request.provider(party.me).key_column, request.key_normalisation or "text"
 
 
-def open_provider_data(party: StatisticsParty) -> AbstractContextManager[Dataset]:
+def open_provider_data(party: VerifiedStatistics) -> AbstractContextManager[Dataset]:
     """All columns where the one to compare is not named, else those that are used."""
     request = party.request
     is_named = request.expression is not None or request.provider(party.me).value_column is not None
@@ -87,7 +87,7 @@ def used_columns(request: StatisticsRequest, user_id: int, dataset: Dataset) -> 
     return {VALUE: numeric[0]}
 
 
-def _check_row_level(party: StatisticsParty, columns: Sequence[str]) -> None:
+def _check_row_level(party: VerifiedStatistics, columns: Sequence[str]) -> None:
     """Refuses columns that the policy closes, where the answer has something of each person."""
     if expression_of(party.request).is_row_level:
         key = party.request.provider(party.me).key_column

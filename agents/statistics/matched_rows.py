@@ -17,7 +17,7 @@ from agents.order.party import receive_all, send
 from agents.rows.dataset import Dataset
 from agents.rows.join_columns import join_keys, read_column
 from agents.statistics.joined_rows import key_of, used_columns
-from agents.statistics.party import StatisticsParty, columns_of
+from agents.statistics.party import AgreedStatistics, VerifiedStatistics, columns_of
 from agents.statistics.repeats import AskedRows, check_gate, data_name, remember_rows
 from analytics.statistics.circuit import Plan
 from analytics.statistics.expression import ExpressionError
@@ -44,7 +44,7 @@ class Matched:
     n_without: int
 
 
-def match_rows(party: StatisticsParty, dataset: Dataset, circuit: Plan) -> Matched:
+def match_rows(party: AgreedStatistics, dataset: Dataset, circuit: Plan) -> Matched:
     """Finds the rows that all providers have; of an aggregate, those that have a value at all of them.
 
     So the gate sees the very people that an aggregate is made of: a missing value is no way to choose them.
@@ -87,7 +87,7 @@ def match_rows(party: StatisticsParty, dataset: Dataset, circuit: Plan) -> Match
 
 
 def _own_columns(
-    party: StatisticsParty, dataset: Dataset, circuit: Plan, places: NDArray[np.intp]
+    party: AgreedStatistics, dataset: Dataset, circuit: Plan, places: NDArray[np.intp]
 ) -> dict[str, Column]:
     """This provider's columns of the rows at these places, in the types that it has announced."""
     alias = party.request.alias(party.me)
@@ -117,7 +117,7 @@ def _have_values(circuit: Plan, me: int, columns: Mapping[str, Column], *, n_row
 
 
 def _check_shares(
-    party: StatisticsParty, circuit: Plan, columns: Mapping[str, Column], *, n_rows: int
+    party: AgreedStatistics, circuit: Plan, columns: Mapping[str, Column], *, n_rows: int
 ) -> None:
     """The rule max_share for every sum of what this provider has of the joined rows."""
     for node in circuit.summed(party.me):
@@ -139,7 +139,7 @@ def in_clear(work: Callable[[], T]) -> T:
 
 
 def agree_on_rows(
-    party: StatisticsParty, dataset: Dataset | None, circuit: Plan, matched: Matched | None
+    party: AgreedStatistics, dataset: Dataset | None, circuit: Plan, matched: Matched | None
 ) -> tuple[bytes, list[int]]:
     """Every provider has matched the same rows, and its gate has seen them: their digest, and whose last result stands
     again.
@@ -159,7 +159,9 @@ def agree_on_rows(
     return digests[first_provider(party.request)], repeating
 
 
-def _joined_rows_repeat(party: StatisticsParty, dataset: Dataset, circuit: Plan, keys: Sequence[str]) -> bool:
+def _joined_rows_repeat(
+    party: VerifiedStatistics, dataset: Dataset, circuit: Plan, keys: Sequence[str]
+) -> bool:
     """The gate over the joined people: others choose them by the keys they bring. A row for each needs no such gate."""
     if circuit.is_row_level and not circuit.compares:
         return False

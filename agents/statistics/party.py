@@ -7,16 +7,23 @@ same person.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
 
 from agents.gate import disclosure
 from agents.gate.earlier_questions import StatisticsLedger
-from agents.order.party import Party
+from agents.order.party import (
+    AgreedOrder,
+    Party,
+    VerifiedOrder,
+    read_document,
+    read_sql,
+    verify_signature,
+)
 from agents.rows.dataset import FILE_TYPES, Dataset, open_dataset
 from agents.rows.files import check_path
 from protocol.policy import StatisticsRules
@@ -25,37 +32,12 @@ from protocol.statistics_request import RANKED, StatisticsOrder, StatisticsReque
 from protocol.training_request import Strict
 
 
-@dataclass
-class StatisticsParty(Party):
-    """A hospital in an order of joint statistics: a provider, a receiver, or both."""
+@dataclass(frozen=True)
+class VerifiedStatistics(VerifiedOrder):
+    """An order of joint statistics that this hospital may take part in: as a provider, a receiver, or both."""
 
-    request: StatisticsRequest = field(init=False)
-    order: StatisticsOrder = field(init=False)
-
-    def read_document(self, document: str) -> Mapping[int, str]:
-        self.order = read_statistics_document(document, self.order_id)
-        self.request = self.order.request
-        return self.order.commitments
-
-    def check_policy(self) -> None:
-        """Who asks must be allowed to; a provider's rules hold for method, receivers, other providers and columns.
-
-        Nothing of the rows is known yet; `check_data`, and the gate when they are read, have the rest.
-        """
-        self.policy.check_initiator(self.request.initiator, own_user_id=self.me)
-        if self.is_provider:
-            self.policy.check_receivers(self.request.openers, own_user_id=self.me)
-            disclosure.check_request(
-                self.policy.statistics,
-                method=self.request.method,
-                n_providers=len(self.request.providers),
-                row_level_columns=_row_level_columns(self.request, self.me),
-                disclose=self.request.disclose,
-            )
-            # Asked again of the circuit with announced types, before a key is matched (decision 44).
-            circuit = sketched_plan(self.request)
-            if circuit is not None:
-                disclosure.check_weighing(circuit, self.me, self.rules)
+    request: StatisticsRequest
+    order: StatisticsOrder  # the whole document, with what it says beside the request
 
     def terms(self) -> dict[str, Any]:
         request = self.request
@@ -74,7 +56,7 @@ class StatisticsParty(Party):
             "parties": request.hospitals,
             "receivers": list(request.receivers),
             "purpose": request.purpose,
-            "data": self.sql.sql if self.is_provider else {},
+            "data": dict(self.sql) if self.is_provider else {},
             "columns": columns_of(request, self.me) if self.is_provider else [],
             "method": request.method,
             "scoring": "none",
@@ -102,7 +84,7 @@ class StatisticsParty(Party):
 
     @property
     def rules(self) -> StatisticsRules:
-        assert self.policy.statistics is not None, "check_policy has not passed"
+        assert self.policy.statistics is not None, "only a provider has rules"
         return self.policy.statistics
 
     @property
@@ -110,12 +92,55 @@ class StatisticsParty(Party):
         return StatisticsLedger(self.vault.cohorts)
 
 
+@dataclass(frozen=True)
+class AgreedStatistics(VerifiedStatistics, AgreedOrder):
+    """An order of joint statistics that every hospital has accepted."""
+
+
+def verify_order(party: Party) -> VerifiedStatistics:
+    """Reads the document and where one's own data are from the coordinator, and verifies the initiator's signature.
+
+    Nothing is read before this has passed, as in `agents.training.party.verify_order`. Who only receives gets nothing
+    sealed. Raises Refused, BadRequest or ProtocolViolation.
+    """
+    document = read_document(party)
+    order = read_statistics_document(document, party.order_id)
+    sql = read_sql(party, order.commitments)
+    _check_policy(party, order.request)
+    signed = verify_signature(party, document, order.request.initiator)
+    return VerifiedStatistics(**vars(party), request=order.request, sql=sql, signed=signed, order=order)
+
+
+def _check_policy(party: Party, request: StatisticsRequest) -> None:
+    """Who asks must be allowed to; a provider's rules hold for method, receivers, other providers and columns.
+
+    Nothing of the rows is known yet; `check_data`, and the gate when they are read, have the rest.
+    """
+    party.policy.check_initiator(request.initiator, own_user_id=party.me)
+    if party.me not in request.providers:
+        return
+    rules = party.policy.statistics
+    party.policy.check_receivers(request.openers, own_user_id=party.me)
+    disclosure.check_request(
+        rules,
+        method=request.method,
+        n_providers=len(request.providers),
+        row_level_columns=_row_level_columns(request, party.me),
+        disclose=request.disclose,
+    )
+    # Asked again of the circuit with announced types, before a key is matched (decision 44).
+    circuit = sketched_plan(request)
+    if circuit is not None:
+        assert rules is not None, "check_request refuses without rules"
+        disclosure.check_weighing(circuit, party.me, rules)
+
+
 def _own_data(request: StatisticsRequest, user_id: int) -> dict[str, Any]:
     """A provider's entry, without the path, which is shown by itself."""
     return request.provider(user_id).model_dump(mode="json", exclude={"data_path"}, exclude_none=True)
 
 
-def check_data(party: StatisticsParty) -> None:
+def check_data(party: VerifiedStatistics) -> None:
     """What the policy says to the name of a provider's file or table, before anybody is asked and anything is opened.
 
     Raises Refused (code data_path, files, tables). The rest is known when the data are read.
@@ -123,7 +148,7 @@ def check_data(party: StatisticsParty) -> None:
     if not party.is_provider:
         return
     data_type = party.request.provider(party.me).data_type
-    data_path = party.sql.sql["data"]
+    data_path = party.sql["data"]
     if data_type in FILE_TYPES:
         check_path(party.settings.data_folder, data_path, party.rules.files)
     elif data_type == "table":
@@ -180,7 +205,7 @@ class Reading(Strict):
 
 
 def open_data(
-    party: StatisticsParty, columns: Sequence[str] | None, *, again: bool = False
+    party: VerifiedStatistics, columns: Sequence[str] | None, *, again: bool = False
 ) -> AbstractContextManager[Dataset]:
     """This provider's data, where the order's sealed data_path says, within its policy; None for all columns.
 
@@ -191,7 +216,7 @@ def open_data(
     return open_dataset(
         party.settings,
         party.policy,
-        data_path=party.sql.sql["data"],
+        data_path=party.sql["data"],
         data_type=party.request.provider(party.me).data_type,
         requester=party.request.initiator,
         columns=columns,
@@ -199,7 +224,7 @@ def open_data(
     )
 
 
-def keep_reading(party: StatisticsParty, make: Callable[[], Reading]) -> Reading:
+def keep_reading(party: VerifiedStatistics, make: Callable[[], Reading]) -> Reading:
     """The reading of this order; made by the first call, and found by every later one."""
     # A second reading after a crash could find other rows, and the two would differ by a few people (decision 14).
     kept = party.store.once("reading", lambda: make().model_dump_json().encode())

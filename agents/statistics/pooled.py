@@ -23,7 +23,14 @@ from agents.rows.column_text import is_whole
 from agents.rows.dataset import Dataset
 from agents.statistics.answer import Answer, Answered, grouped_answer, repeat_answer
 from agents.statistics.groups import Agreed, agree_on_groups, bin_label
-from agents.statistics.party import Reading, StatisticsParty, columns_of, keep_reading, open_data
+from agents.statistics.party import (
+    AgreedStatistics,
+    Reading,
+    VerifiedStatistics,
+    columns_of,
+    keep_reading,
+    open_data,
+)
 from agents.statistics.quantile_rounds import rank, shows_values
 from agents.statistics.repeats import check_gate, groups_of, remember_groups, remember_rows, rows_of
 from agents.statistics.sums import COUNT_BITS, N_NUMBERS, WIDTHS, Sums, end_sums, shown_tallies
@@ -36,7 +43,7 @@ from protocol.statistics_request import RANKED, TALLIED, StatisticsRequest
 # A provider's part, read once
 
 
-def read_rows(party: StatisticsParty) -> Reading:
+def read_rows(party: VerifiedStatistics) -> Reading:
     """Reads this provider's rows through the gate, and what its part of the answer is made of.
 
     Raises Refused with the rule, or BadRequest for data that cannot be used.
@@ -46,7 +53,7 @@ def read_rows(party: StatisticsParty) -> Reading:
     return keep_reading(party, lambda: _read(party))
 
 
-def _read(party: StatisticsParty) -> Reading:
+def _read(party: VerifiedStatistics) -> Reading:
     request = party.request
     columns = columns_of(request, party.me)
     with open_data(party, columns, again=request.method in RANKED) as dataset:
@@ -203,7 +210,7 @@ def _occurrences(dataset: Dataset, request: StatisticsRequest, user_id: int) -> 
 # Sums
 
 
-def answer(party: StatisticsParty, reading: Reading | None) -> Answered:
+def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
     """States the groups, adds this provider's part and, at a receiver, finishes the answer."""
     agreed = agree_on_groups(party, reading)
     if agreed.repeats:
@@ -221,7 +228,7 @@ def answer(party: StatisticsParty, reading: Reading | None) -> Answered:
     return Answered(found, n_used=n_used, n_suppressed=n_suppressed, n_null=reading.n_null)
 
 
-def _add(party: StatisticsParty, reading: Reading | None, agreed: Agreed, sums: Sums) -> Answer | None:
+def _add(party: AgreedStatistics, reading: Reading | None, agreed: Agreed, sums: Sums) -> Answer | None:
     """One sum of the integers of all shown groups; the answer at a receiver."""
     request = party.request
     n_numbers = N_NUMBERS.get(request.method, 1)

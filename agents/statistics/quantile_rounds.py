@@ -21,7 +21,7 @@ from agents.rows import exact_totals
 from agents.rows.dataset import Dataset
 from agents.statistics.answer import Answer, grouped_answer
 from agents.statistics.groups import Agreed
-from agents.statistics.party import Reading, StatisticsParty, columns_of, open_data
+from agents.statistics.party import AgreedStatistics, Reading, VerifiedStatistics, columns_of, open_data
 from agents.statistics.sums import COUNT_BITS, Sums, end_sums, shown_tallies
 from analytics.statistics.exact import Number
 from analytics.statistics.quantiles import Pivots, Search, interpolated, interpolated_whole, quantile_ranks
@@ -40,7 +40,7 @@ OUTER = 0.05
 """What is shown in the place of an extreme: this quantile, and the one as far from the other end."""
 
 
-def rank(party: StatisticsParty, reading: Reading | None, agreed: Agreed, sums: Sums) -> Answer | None:
+def rank(party: AgreedStatistics, reading: Reading | None, agreed: Agreed, sums: Sums) -> Answer | None:
     """Rounds of joint counts below pivots, until every wanted value is found as finely as the policies allow.
 
     Disclosure: the pivots, and the joint counts of rows below them, to the order's hospitals, providers and receivers
@@ -119,7 +119,7 @@ def shows_values(request: StatisticsRequest, agreed: Agreed | StatisticsRules) -
 # A round's pivots
 
 
-def _agree_on_pivots(party: StatisticsParty, searches: Sequence[Search], round_: int) -> list[Pivots]:
+def _agree_on_pivots(party: AgreedStatistics, searches: Sequence[Search], round_: int) -> list[Pivots]:
     """The first receiver names the round's pivots; an empty list for each group ends the rounds.
 
     ProtocolViolation (code bad_message) for all pivots but the ones that follow from the rounds before: more of them,
@@ -190,14 +190,16 @@ def _decode_group(data: bytes, *, whole: bool) -> Pivots:
 # A round's counts
 
 
-def _open_ranked(party: StatisticsParty) -> AbstractContextManager[Dataset | None]:
+def _open_ranked(party: VerifiedStatistics) -> AbstractContextManager[Dataset | None]:
     """A provider's data, open for all rounds; None at a receiver that provides none."""
     if not party.is_provider:
         return nullcontext()
     return open_data(party, columns_of(party.request, party.me), again=True)
 
 
-def _count_below(party: StatisticsParty, dataset: Dataset | None, pivots: dict[Label, Pivots]) -> list[int]:
+def _count_below(
+    party: VerifiedStatistics, dataset: Dataset | None, pivots: dict[Label, Pivots]
+) -> list[int]:
     """How many of this provider's rows lie below each pivot, a group after the other."""
     assert dataset is not None
     column = party.request.provider(party.me).key_column

@@ -17,7 +17,7 @@ from agents.gate import disclosure
 from agents.gate.disclosure import Label, Sketch, Withheld
 from agents.rows import exact_totals
 from agents.rows.dataset import Dataset
-from agents.statistics.party import StatisticsParty
+from agents.statistics.party import VerifiedStatistics
 from protocol.errors import Refused
 from protocol.messages import canonical
 
@@ -35,7 +35,7 @@ class AskedRows:
     n_rows: int
 
 
-def data_name(party: StatisticsParty, dataset: Dataset) -> str:
+def data_name(party: VerifiedStatistics, dataset: Dataset) -> str:
     """What a provider's data are called from order to order: a file by itself, all that is in the database alike.
 
     Who asks writes the SELECT, and could write each differently; it is known by its rows.
@@ -47,7 +47,7 @@ def data_name(party: StatisticsParty, dataset: Dataset) -> str:
 
 
 def rows_of(
-    party: StatisticsParty, dataset: Dataset, columns: Sequence[str], *, complete: Sequence[str] = ()
+    party: VerifiedStatistics, dataset: Dataset, columns: Sequence[str], *, complete: Sequence[str] = ()
 ) -> AskedRows:
     """The rows of a dataset with these columns: those that an answer is made of, which have a value in `complete`.
 
@@ -60,7 +60,7 @@ def rows_of(
     return AskedRows(name, sketch, n_rows)
 
 
-def check_gate(party: StatisticsParty, asked: AskedRows) -> bool:
+def check_gate(party: VerifiedStatistics, asked: AskedRows) -> bool:
     """Compares rows with those of earlier orders on the same data, of which one of `party.readers` has an answer.
 
     True where a schedule's rows have changed by fewer than the gate allows, so that its last result stands again.
@@ -76,7 +76,7 @@ def check_gate(party: StatisticsParty, asked: AskedRows) -> bool:
     return False
 
 
-def remember_rows(party: StatisticsParty, *rows: AskedRows) -> None:
+def remember_rows(party: VerifiedStatistics, *rows: AskedRows) -> None:
     """Writes them down, all or none, before anything of them leaves.
 
     Not sooner: who corrects a row that could not be read has had no answer to compare with.
@@ -89,12 +89,12 @@ def remember_rows(party: StatisticsParty, *rows: AskedRows) -> None:
         party.ledger.remember(party.readers, _packed_rows(rows), order_id=party.order_id)
 
 
-def _compare(party: StatisticsParty, asked: AskedRows) -> None:
+def _compare(party: VerifiedStatistics, asked: AskedRows) -> None:
     """Raises Refused (code earlier_cohort) for rows that differ by a few from those of an earlier order."""
     disclosure.check_sketch(asked.sketch, _near_sketches(party, asked), party.rules)
 
 
-def _near_sketches(party: StatisticsParty, asked: AskedRows) -> Iterator[Sketch]:
+def _near_sketches(party: VerifiedStatistics, asked: AskedRows) -> Iterator[Sketch]:
     """The sketches of earlier rows that may differ from these by fewer than min_rows; one at a time in memory."""
     for packed in party.ledger.earlier(party.readers, asked.name):
         sketch, n_rows = packed[:-1], int(packed[-1])
@@ -121,7 +121,7 @@ class AskedGroups:
     sketches: dict[Label, Sketch]
 
 
-def groups_of(party: StatisticsParty, dataset: Dataset, summed: Sequence[str]) -> AskedGroups:
+def groups_of(party: VerifiedStatistics, dataset: Dataset, summed: Sequence[str]) -> AskedGroups:
     """The groups of the rows that have a value in the `summed` columns."""
     group_by = party.request.group_by or []
     ordered = sorted(summed)
@@ -131,7 +131,7 @@ def groups_of(party: StatisticsParty, dataset: Dataset, summed: Sequence[str]) -
 
 
 def remember_groups(
-    party: StatisticsParty,
+    party: VerifiedStatistics,
     rows: Sequence[AskedRows],
     groups: AskedGroups,
     withhold: Callable[[set[Label]], dict[Label, Withheld]],
@@ -151,7 +151,7 @@ def remember_groups(
     return withheld
 
 
-def _near_groups(party: StatisticsParty, groups: AskedGroups) -> set[Label]:
+def _near_groups(party: VerifiedStatistics, groups: AskedGroups) -> set[Label]:
     """Those of which 1 to min_rows - 1 rows have changed since an earlier answer to one of the same hospitals."""
     min_rows = party.rules.min_rows
     near = set()

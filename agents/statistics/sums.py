@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from agents.order.party import receive_all, send
 from agents.statistics.groups import Agreed
-from agents.statistics.party import Reading, StatisticsParty
+from agents.statistics.party import AgreedStatistics, Reading
 from analytics.statistics.exact import SQUARE_BITS, SUM_BITS
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, canonical
@@ -39,7 +39,7 @@ N_NUMBERS = {"sum": 2, "avg": 2, "var": 3, "std": 3, "cov": 6, "corr": 6}
 class Sums:
     """The sealed sums of one order, one round after the other."""
 
-    def __init__(self, party: StatisticsParty) -> None:
+    def __init__(self, party: AgreedStatistics) -> None:
         self._party = party
         providers = party.request.providers
         openers = party.request.openers
@@ -87,7 +87,7 @@ class Sums:
         return exact_sum.seal(values, terms, me=party.me, pair_keys=pair_keys, tag_key=tag_key, seed=own_seed)
 
 
-def end_sums(party: StatisticsParty, *, round: int) -> None:
+def end_sums(party: AgreedStatistics, *, round: int) -> None:
     """Informs the coordinator that there is nothing more to add."""
     if party.is_provider:
         send(party, "addend", lambda: b"", recipient=COORDINATOR, round=round)

@@ -1,8 +1,11 @@
-"""A trained model as other programs read it. Pure: from the vault's entry to what JSON can hold."""
+"""A trained model as other programs read it. Pure: from the vault's entry to what JSON can hold.
+
+What an entry holds is written by `agents.training.trainer.save_model`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,7 +14,14 @@ from analytics.arrays import Floats
 from protocol.errors import BadRequest
 
 FORMATS = ("json", "sklearn")
-Table = tuple[Floats, Floats]  # a layer's coefficients (n_units, n_inputs) and intercepts (n_units,)
+
+
+class LayerTable(NamedTuple):
+    """One layer, as scikit-learn holds it."""
+
+    coef: Floats  # (n_units, n_inputs)
+    intercept: Floats  # (n_units,)
+
 
 _ESTIMATORS = {
     "lr": "linear_model.LogisticRegression",
@@ -34,14 +44,14 @@ def _as_json(stored: dict[str, Any]) -> dict[str, Any]:
 
     Where `standardize` is not null, the layers are for (x - mean) / deviation.
     """
-    rest = {key: value for key, value in stored.items() if key not in ("layers", "standardize")}
-    scale = stored["standardize"]
-    names = None if scale is None else {"mean": scale[0], "deviation": scale[1]}
-    return {
-        **rest,
-        "standardize": names,
-        **{name: stored["layers"][name] for name in model_of(stored).layers},
-    }
+    exported = {key: value for key, value in stored.items() if key not in ("layers", "standardize")}
+    exported["standardize"] = None
+    if stored["standardize"] is not None:
+        mean, deviation = stored["standardize"]
+        exported["standardize"] = {"mean": mean, "deviation": deviation}
+    for name in model_of(stored).layers:
+        exported[name] = stored["layers"][name]
+    return exported
 
 
 def _as_sklearn(stored: dict[str, Any]) -> dict[str, Any]:
@@ -52,11 +62,12 @@ def _as_sklearn(stored: dict[str, Any]) -> dict[str, Any]:
     `predict_proba` works, with its columns in the order of `classes_`; `predict` needs what only its `fit` makes.
     """
     tables = _tables(stored)
-    tables[0] = _raw_units(stored, *tables[0])
+    tables[0] = _raw_units(stored, tables[0])
     classes: list[Any] = [0, 1] if stored["model_type"] == "lr" else list(stored["classes"])
     if len(classes) == 2:
-        tables[-1] = _as_one_row(*tables[-1])
-    if not all(np.isfinite(values).all() for table in tables for values in table):
+        tables[-1] = _as_one_row(tables[-1])
+    numbers = [values for table in tables for values in table]
+    if not all(np.isfinite(values).all() for values in numbers):
         raise BadRequest(
             "In the columns' own units this model leaves the range of 64-bit floats.",
             remedy="Export it as json, whose layers are for standardized columns.",
@@ -69,7 +80,7 @@ def _as_sklearn(stored: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tables(stored: dict[str, Any]) -> list[Table]:
+def _tables(stored: dict[str, Any]) -> list[LayerTable]:
     """Coefficients and intercepts of each layer. BadRequest where scikit-learn has no such model."""
     if stored["model_type"] not in _ESTIMATORS:
         raise BadRequest(
@@ -77,29 +88,35 @@ def _tables(stored: dict[str, Any]) -> list[Table]:
             remedy="Export it as json, which holds every layer.",
             code="model_type",
         )
-    shapes = model_of(stored).layers
-    layers = (np.asarray(stored["layers"][name], dtype=np.float64) for name in shapes)
-    rows = (values.reshape(-1, shape[-1]) for values, shape in zip(layers, shapes.values(), strict=True))
-    if not stored["fit_intercept"]:
-        return [(table, np.zeros(len(table))) for table in rows]
-    return [(table[:, :-1], table[:, -1]) for table in rows]
+    tables = []
+    for name, shape in model_of(stored).layers.items():
+        rows = np.asarray(stored["layers"][name], dtype=np.float64).reshape(-1, shape[-1])
+        if stored["fit_intercept"]:
+            tables.append(LayerTable(rows[:, :-1], rows[:, -1]))
+        else:
+            tables.append(LayerTable(rows, np.zeros(len(rows))))
+    return tables
 
 
-def _as_one_row(coef: Floats, intercept: Floats) -> Table:
-    return (coef, intercept) if len(coef) == 1 else (coef[1:] - coef[:1], intercept[1:] - intercept[:1])
+def _as_one_row(table: LayerTable) -> LayerTable:
+    coef, intercept = table
+    if len(coef) == 1:
+        return table
+    return LayerTable(coef[1:] - coef[:1], intercept[1:] - intercept[:1])
 
 
-def _fitted(stored: dict[str, Any], tables: list[Table], classes: list[Any]) -> dict[str, Any]:
-    names = {"n_features_in_": len(stored["attributes"]), "feature_names_in_": list(stored["attributes"])}
-    coef, intercept = tables[-1]
+def _fitted(stored: dict[str, Any], tables: list[LayerTable], classes: list[Any]) -> dict[str, Any]:
+    attributes = list(stored["attributes"])
+    names = {"n_features_in_": len(attributes), "feature_names_in_": attributes}
     if len(tables) > 1:
         return {**_fitted_network(tables, classes), **names}
+    coef, intercept = tables[0]
     if not classes:
         return {"coef_": coef[0].tolist(), "intercept_": float(intercept[0]), **names}
     return {"coef_": coef.tolist(), "intercept_": intercept.tolist(), "classes_": classes, **names}
 
 
-def _fitted_network(tables: list[Table], classes: list[Any]) -> dict[str, Any]:
+def _fitted_network(tables: list[LayerTable], classes: list[Any]) -> dict[str, Any]:
     n_outputs = len(tables[-1][1])
     return {
         "coefs_": [coef.T.tolist() for coef, _ in tables],
@@ -111,10 +128,12 @@ def _fitted_network(tables: list[Table], classes: list[Any]) -> dict[str, Any]:
     }
 
 
-def _raw_units(stored: dict[str, Any], coef: Floats, intercept: Floats) -> Table:
+def _raw_units(stored: dict[str, Any], table: LayerTable) -> LayerTable:
     """Of the first layer w / deviation and b - sum(w * mean / deviation): on x as w and b on (x - mean) / deviation."""
     if stored["standardize"] is None:
-        return coef, intercept
+        return table
     mean, deviation = (np.asarray(values, dtype=np.float64) for values in stored["standardize"])
+    # What leaves the range of floats is refused by the caller, in a sentence.
     with np.errstate(over="ignore", invalid="ignore"):
-        return coef / deviation, intercept - (coef * mean / deviation).sum(axis=1)
+        shift = (table.coef * mean / deviation).sum(axis=1)
+        return LayerTable(table.coef / deviation, table.intercept - shift)

@@ -25,7 +25,9 @@ Rows = tuple[Floats, Labels]
 """X (n, d) and y (n,) as the model sees them."""
 
 _N_BINS = 1000
+"""Of a histogram of scores, for each label."""
 _COUNT_BITS = 30
+"""Of a count in a word that holds two."""
 
 
 def local_sums(model: Model, weights: Floats, training: Rows, held_out: Rows | None) -> Ints:
@@ -52,8 +54,9 @@ def training_metrics(model: Model, sums: Ints) -> dict[str, Any]:
     """auc and ks of all training rows for lr, rounded as they may leave; nothing for other models."""
     if model.kind != "lr":
         return {}
-    found: dict[str, Any] = round_metrics(histogram_metrics(_out_of_pairs(sums[:_N_BINS])))
-    return found
+    histogram = _out_of_pairs(sums[:_N_BINS])
+    rounded: dict[str, Any] = round_metrics(histogram_metrics(histogram))
+    return rounded
 
 
 def held_out_metrics(model: Model, part: Ints) -> dict[str, Any] | None:
@@ -64,7 +67,7 @@ def held_out_metrics(model: Model, part: Ints) -> dict[str, Any] | None:
     if not len(part) or not part[0]:
         return None
     n_rows, rest = int(part[0]), part[1:]
-    ranking = {}
+    ranking: dict[str, Any] = {}
     if model.kind == "lr":
         ranking = histogram_metrics(_out_of_pairs(rest[:_N_BINS]))
         rest = rest[_N_BINS:]
@@ -78,21 +81,30 @@ def held_out_metrics(model: Model, part: Ints) -> dict[str, Any] | None:
 def _of_training(model: Model, weights: Floats, rows: Rows) -> Ints:
     X, y = rows
     if model.kind == "lr":
-        return _in_pairs(score_histogram(y, scores(model, weights, X), _N_BINS))
-    return limbs.to_limbs(np.array([local_loss(model, weights, X, y)]), len(y))
+        histogram = score_histogram(y, scores(model, weights, X), _N_BINS)
+        return _in_pairs(histogram)
+    # `training_metrics` makes nothing of it; without it the sum could be empty.
+    loss = local_loss(model, weights, X, y)
+    return limbs.to_limbs(np.array([loss]), len(y))
 
 
 def _of_held_out(model: Model, weights: Floats, rows: Rows) -> Ints:
+    """How many rows, for lr their histogram, and their means in limbs; as many words without any row."""
     X, y = rows
+    n_rows = len(y)
     names = ("loss", "mae") if model.kind == "linear" else ("loss",)
-    means, histogram = np.zeros(len(names)), np.zeros(2 * _N_BINS, dtype=np.int64)
-    if len(y):
+    means = np.zeros(len(names))
+    histogram = np.zeros(2 * _N_BINS, dtype=np.int64)
+    if n_rows:
         found = metrics(model, weights, X, y)
         means = np.array([found[name] for name in names])
-    if len(y) and model.kind == "lr":
-        histogram = score_histogram(y, scores(model, weights, X), _N_BINS)
-    counts = [np.array([len(y)]), *([_in_pairs(histogram)] if model.kind == "lr" else [])]
-    return np.concatenate([*counts, limbs.to_limbs(means, len(y))])
+        if model.kind == "lr":
+            histogram = score_histogram(y, scores(model, weights, X), _N_BINS)
+    words = [np.array([n_rows])]
+    if model.kind == "lr":
+        words.append(_in_pairs(histogram))
+    words.append(limbs.to_limbs(means, n_rows))
+    return np.concatenate(words)
 
 
 def _in_pairs(counts: Ints) -> Ints:
@@ -101,5 +113,5 @@ def _in_pairs(counts: Ints) -> Ints:
 
 
 def _out_of_pairs(words: Ints) -> Ints:
-    low = words & ((1 << _COUNT_BITS) - 1)
-    return np.column_stack([low, words >> _COUNT_BITS]).ravel()
+    low, high = words & ((1 << _COUNT_BITS) - 1), words >> _COUNT_BITS
+    return np.column_stack([low, high]).ravel()

@@ -1,4 +1,8 @@
-"""Inference at the hospital: its own model on its own rows."""
+"""Inference at the hospital: its own model on its own rows, for its own people.
+
+`answer_request` is an inference order, whose answer leaves sealed to who asked; `predict` the work itself, which the
+agent's command line calls too. The vault's entry of a model is read by `model_of` and `weights_of`.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from agents.order.approval import await_decision, digest_of
+from agents.order.party import Party
 from agents.rows.allowed_sql import CheckedQuery, check_plain, check_sql
 from agents.rows.cohort import build_cohort
 from agents.rows.database import dialect_of, open_source
 from agents.training.cohorts import warn_of_lost_digits
-from agents.training.party import TrainingParty
 from analytics.arrays import Floats
 from analytics.training import standardization
 from analytics.training.models import Model, scores
@@ -22,7 +26,89 @@ from protocol.messages import HospitalSql
 from protocol.sealing import KEY_BYTES
 
 
-def predict(party: TrainingParty, model_id: int, sql: str) -> list[dict[str, Any]]:
+def answer_request(party: Party, document: str, box: bytes) -> None:
+    """Predicts what an inference order asks for and lets the answer out, sealed to the one-time key it names.
+
+    Predictions are kept in the vault; a second request for the same order seals those again. Nothing is read where
+    the policy would not let them out. Raises Refused, and what `predict` raises.
+    """
+    party.policy.check_return_predictions()
+    request = _read_document(party, document)
+    own = HospitalSql.unseal(party.me, party.identity.open_key, box)
+    if own.commitment != request["sql"]:
+        raise Refused(
+            "The SQL is not the one that the order commits to.",
+            remedy="Send it again.",
+            code="sql_commitment",
+        )
+    # decision 7: a second request has another one-time key, and gets the same predictions sealed to it.
+    kept = party.vault.predictions(party.order_id)
+    if kept is None:
+        kept = _make_predictions(party, request, own.sql["infer"])
+    predictions = kept["result"]
+    party.release.send_predictions(
+        lambda: json.dumps(predictions).encode(),
+        address=Address(party.order_id, "predictions", attempt=request["attempt"]),
+        reply_key=bytes.fromhex(request["reply_key"]),
+    )
+
+
+def _make_predictions(party: Party, request: dict[str, Any], sql: str) -> dict[str, Any]:
+    """What the vault then keeps: approved by a person where one is asked, and written in the ledger before rows are
+    read."""
+    model_id = request["model_id"]
+    if not party.policy.inference.expressions:
+        check_plain(sql, dialect=dialect_of(party.settings.data_url))
+    _await_decision(party, request, sql)
+    party.release.ledger.write("answered", order_id=party.order_id, initiator=party.me, model=model_id)
+    predictions = predict(party, model_id, sql)
+    return party.vault.save_predictions(party.order_id, {"result": predictions})
+
+
+def _read_document(party: Party, document: str) -> dict[str, Any]:
+    """What the coordinator has sent, checked before anything is done with it. Raises Refused (code document)."""
+    refusal = Refused(
+        "This inference order is not for this hospital.", remedy="Send it again.", code="document"
+    )
+    try:
+        request: dict[str, Any] = json.loads(document)
+        is_for_us = (
+            request["kind"] == "infer"
+            and request["order_id"] == party.order_id
+            and request["user_id"] == party.me
+        )
+        has_numbers = all(
+            type(request[name]) is int and request[name] >= 0 for name in ("model_id", "attempt")
+        )
+        has_key = len(bytes.fromhex(request["reply_key"])) == KEY_BYTES
+        is_whole = is_for_us and has_numbers and has_key and "sql" in request
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise refusal from None
+    if not is_whole:
+        raise refusal
+    return request
+
+
+def _await_decision(party: Party, request: dict[str, Any], sql: str) -> None:
+    """Bound to what stays the same when the answer is asked for again with another one-time key."""
+    stored, _ = _checked_query(party, request["model_id"], sql)
+    terms = {
+        "kind": "inference",
+        "initiator": party.me,
+        "parties": [party.me],
+        "receivers": [party.me],
+        "purpose": "",
+        "data": {"infer": sql},
+        "columns": [stored["unique_id"], *stored["attributes"]],
+        "method": stored["model_type"],
+        "scoring": "none",
+        "details": {"model_id": request["model_id"]},
+    }
+    digest = digest_of("infer", str(party.order_id), str(request["model_id"]), request["sql"])
+    await_decision(party, digest, terms)
+
+
+def predict(party: Party, model_id: int, sql: str) -> list[dict[str, Any]]:
     """One entry a row: {"id", "label"}; label is the probability of class 1 (lr), the value (linear) or the class.
 
     A model of classes adds "probabilities" by class. Raises NotFound without such a model, BadRequest for missing
@@ -46,16 +132,17 @@ def predict(party: TrainingParty, model_id: int, sql: str) -> list[dict[str, Any
     )
     warn_of_lost_digits(party, rows, model_id=model_id)
     try:
-        return _entries(model, rows.unique_ids, _apply(stored, model, rows.X))
+        predicted = _apply(stored, model, rows.X)
     except ValueError as error:
         raise BadRequest(
             f"The model cannot be applied to these rows: {error}",
             remedy="Look for values out of range.",
             code="numbers",
         ) from None
+    return _entries(model, rows.unique_ids, predicted)
 
 
-def _checked_query(party: TrainingParty, model_id: int, sql: str) -> tuple[dict[str, Any], CheckedQuery]:
+def _checked_query(party: Party, model_id: int, sql: str) -> tuple[dict[str, Any], CheckedQuery]:
     """The stored model, and the SQL where the policy lets it run; no row is read."""
     party.policy.check_inference()
     stored = party.vault.model(model_id)
@@ -69,6 +156,31 @@ def _checked_query(party: TrainingParty, model_id: int, sql: str) -> tuple[dict[
         dialect=dialect_of(party.settings.data_url),
     )
     return stored, checked
+
+
+def _apply(stored: dict[str, Any], model: Model, X: Floats) -> Floats:
+    if stored["standardize"]:
+        mean, deviation = (np.asarray(values) for values in stored["standardize"])
+        X = standardization.standardize(X, mean, deviation)
+    weights = weights_of(stored)
+    return scores(model, weights, X)
+
+
+def _entries(model: Model, ids: list[str], predicted: Floats) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    for unique_id, values in zip(ids, predicted, strict=True):
+        if not model.classes:
+            entries.append({"id": unique_id, "label": float(values)})
+            continue
+        likeliest = model.classes[int(np.argmax(values))]
+        probabilities = {}
+        for name, value in zip(model.classes, values, strict=True):
+            probabilities[str(name)] = float(value)
+        entries.append({"id": unique_id, "label": likeliest, "probabilities": probabilities})
+    return entries
+
+
+# A model in the vault
 
 
 def model_of(stored: dict[str, Any]) -> Model:
@@ -85,91 +197,7 @@ def model_of(stored: dict[str, Any]) -> Model:
 
 def weights_of(stored: dict[str, Any]) -> Floats:
     """The flat vector of a vault's entry: its layers in the model's order, not in that of the file."""
-    layers = (stored["layers"][name] for name in model_of(stored).layers)
-    return np.concatenate([np.asarray(values, dtype=np.float64).ravel() for values in layers])
-
-
-def _apply(stored: dict[str, Any], model: Model, X: Any) -> Any:
-    if stored["standardize"]:
-        X = standardization.standardize(X, *(np.asarray(values) for values in stored["standardize"]))
-    return scores(model, weights_of(stored), X)
-
-
-def _entries(model: Model, ids: list[str], values: Any) -> list[dict[str, Any]]:
-    if not model.classes:
-        return [{"id": text, "label": float(value)} for text, value in zip(ids, values, strict=True)]
-    return [
-        {
-            "id": text,
-            "label": model.classes[int(np.argmax(row))],
-            "probabilities": {str(name): float(p) for name, p in zip(model.classes, row, strict=True)},
-        }
-        for text, row in zip(ids, values, strict=True)
-    ]
-
-
-def _read_document(party: TrainingParty, document: str) -> dict[str, Any]:
-    """The coordinator's words, checked before anything is done with them."""
-    try:
-        order: dict[str, Any] = json.loads(document)
-        is_own = (
-            order["kind"] == "infer" and order["order_id"] == party.order_id and order["user_id"] == party.me
-        )
-        whole = all(type(order[name]) is int and order[name] >= 0 for name in ("model_id", "attempt"))
-        if is_own and whole and len(bytes.fromhex(order["reply_key"])) == KEY_BYTES and "sql" in order:
-            return order
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass
-    raise Refused("This inference order is not for this hospital.", remedy="Send it again.", code="document")
-
-
-def _await_approval(party: TrainingParty, order: dict[str, Any], sql: str) -> None:
-    """Bound to what stays the same when the answer is asked for again with another one-time key."""
-    stored, _ = _checked_query(party, order["model_id"], sql)
-    terms = {
-        "kind": "inference",
-        "initiator": party.me,
-        "parties": [party.me],
-        "receivers": [party.me],
-        "purpose": "",
-        "data": {"infer": sql},
-        "columns": [stored["unique_id"], *stored["attributes"]],
-        "method": stored["model_type"],
-        "scoring": "none",
-        "details": {"model_id": order["model_id"]},
-    }
-    digest = digest_of("infer", str(party.order_id), str(order["model_id"]), order["sql"])
-    await_decision(party, digest, terms)
-
-
-def answer_request(party: TrainingParty, document: str, box: bytes) -> None:
-    """Predicts what an inference order asks for and lets the answer out, sealed to the one-time key it names.
-
-    Predictions are kept in the vault; a second request for the same order seals those again. Nothing is read where
-    the policy would not let them out. Raises Refused, and what `predict` raises.
-    """
-    party.policy.check_return_predictions()
-    order = _read_document(party, document)
-    own = HospitalSql.unseal(party.me, party.identity.open_key, box)
-    if own.commitment != order["sql"]:
-        raise Refused(
-            "The SQL is not the one that the order commits to.",
-            remedy="Send it again.",
-            code="sql_commitment",
-        )
-    kept = party.vault.predictions(party.order_id)
-    if kept is None:
-        if not party.policy.inference.expressions:
-            check_plain(own.sql["infer"], dialect=dialect_of(party.settings.data_url))
-        _await_approval(party, order, own.sql["infer"])
-        party.release.ledger.write(
-            "answered", order_id=party.order_id, initiator=party.me, model=order["model_id"]
-        )
-        predicted = predict(party, order["model_id"], own.sql["infer"])
-        kept = party.vault.save_predictions(party.order_id, {"result": predicted})
-    result = kept["result"]
-    party.release.send_predictions(
-        lambda: json.dumps(result).encode(),
-        address=Address(party.order_id, "predictions", attempt=order["attempt"]),
-        reply_key=bytes.fromhex(order["reply_key"]),
-    )
+    layers = []
+    for name in model_of(stored).layers:
+        layers.append(np.asarray(stored["layers"][name], dtype=np.float64).ravel())
+    return np.concatenate(layers)

@@ -1,49 +1,35 @@
-"""A hospital's side of one training order: its policy's answer, its rows and its Paillier key."""
+"""One hospital in a training order: what verifies the order, and the key that its sums are encrypted with.
+
+`agents.training.cohorts` reads its rows next, `agents.training.trainer` trains on them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from phe.paillier import PaillierPrivateKey
 
-from agents.order.party import Party, open_party
-from agents.rows.cohort import Cohort
-from agents.site.settings import Settings
-from protocol.exchange import Transport
+from agents.order.party import (
+    AgreedOrder,
+    Party,
+    VerifiedOrder,
+    read_document,
+    read_sql,
+    verify_signature,
+)
 from protocol.sums import paillier
 from protocol.training_request import TrainingRequest, read_order_document
 
 
-@dataclass
-class TrainingParty(Party):
-    """A hospital in a training order."""
+@dataclass(frozen=True)
+class VerifiedTraining(VerifiedOrder):
+    """A training order that this hospital may take part in."""
 
-    request: TrainingRequest = field(init=False)
-    cohort: Cohort = field(init=False)
-    test_cohort: Cohort | None = field(init=False, default=None)
-    split_key: bytes = field(init=False)
-    paillier_key: bytes = field(init=False, default=b"")
-
-    def read_document(self, document: str) -> Mapping[int, str]:
-        self.request, commitments = read_order_document(document, self.order_id)
-        return commitments
-
-    def check_policy(self) -> None:
-        request = self.request
-        self.policy.check_order(
-            initiator=request.user_id,
-            own_user_id=self.me,
-            method=request.model_params.encrypt_param.method,
-            model_type=request.model_type,
-            n_hospitals=len(request.hospitals) - request.most_left_out,
-            receivers=request.hospitals,
-            scoring=_new_to_the_coordinator(request),
-        )
+    request: TrainingRequest
 
     def terms(self) -> dict[str, Any]:
-        request, encrypt = self.request, self.request.model_params.encrypt_param
+        request = self.request
         shown = {"user_id", "party_id", "purpose", "data_info", "test_data_info", "scoring"}
         return {
             "kind": "training",
@@ -51,22 +37,45 @@ class TrainingParty(Party):
             "parties": request.hospitals,
             "receivers": request.hospitals,
             "purpose": request.purpose,
-            "data": self.sql.sql,
+            "data": dict(self.sql),
             "columns": [request.unique_id, request.label_name, *request.attributes],
-            "method": encrypt.method,
+            "method": request.model_params.encrypt_param.method,
             "scoring": request.scoring or "none",
             "details": request.model_dump(mode="json", exclude=shown | {"attributes"}, exclude_none=True),
         }
 
-    def public_key(self) -> bytes:
-        if self.request.model_params.encrypt_param.method != "Paillier":
-            return b""
-        return paillier.public_to_bytes(private_key(self).public_key)
+
+@dataclass(frozen=True)
+class AgreedTraining(VerifiedTraining, AgreedOrder):
+    """A training order that every hospital has accepted."""
 
 
-def open_training(settings: Settings, order_id: int, transport: Transport) -> TrainingParty:
-    """The party of this site in a training order, or in one of inference."""
-    return open_party(TrainingParty, settings, order_id, transport)
+def verify_order(party: Party) -> VerifiedTraining:
+    """Reads the document and one's own SQL from the coordinator, and verifies the initiator's signature.
+
+    Nothing is counted before this has passed: the document is checked field by field as at the coordinator, the SQL
+    must be the one that the document commits to, the policy must allow the order, and the signature must be that of
+    the initiator's pinned key. Raises Refused, BadRequest or ProtocolViolation.
+    """
+    document = read_document(party)
+    request, commitments = read_order_document(document, party.order_id)
+    sql = read_sql(party, commitments)
+    _check_policy(party, request)
+    signed = verify_signature(party, document, request.initiator)
+    return VerifiedTraining(**vars(party), request=request, sql=sql, signed=signed)
+
+
+def _check_policy(party: Party, request: TrainingRequest) -> None:
+    """Refused with the rule by which this hospital does not take part."""
+    party.policy.check_order(
+        initiator=request.user_id,
+        own_user_id=party.me,
+        method=request.model_params.encrypt_param.method,
+        model_type=request.model_type,
+        n_hospitals=len(request.hospitals) - request.most_left_out,
+        receivers=request.hospitals,
+        scoring=_new_to_the_coordinator(request),
+    )
 
 
 def _new_to_the_coordinator(request: TrainingRequest) -> str:
@@ -76,9 +85,18 @@ def _new_to_the_coordinator(request: TrainingRequest) -> str:
     return "none" if request.is_open and level != "full" else level
 
 
-def private_key(party: TrainingParty) -> PaillierPrivateKey:
-    """The initiator's Paillier private key for this order; made once, in its vault."""
-    bits = party.request.model_params.encrypt_param.key_length
-    return paillier.private_from_bytes(
-        party.store.once("paillier", lambda: paillier.private_to_bytes(paillier.generate_keys(bits)))
-    )
+def public_key(order: VerifiedTraining) -> bytes:
+    """The initiator's key that the coordinator adds with; empty for methods that need none."""
+    if order.request.model_params.encrypt_param.method != "Paillier":
+        return b""
+    return paillier.public_to_bytes(private_key(order).public_key)
+
+
+def private_key(order: VerifiedTraining) -> PaillierPrivateKey:
+    """The initiator's Paillier private key for this order; made once, in its vault, which it never leaves."""
+    bits = order.request.model_params.encrypt_param.key_length
+
+    def make() -> bytes:
+        return paillier.private_to_bytes(paillier.generate_keys(bits))
+
+    return paillier.private_from_bytes(order.store.once("paillier", make))

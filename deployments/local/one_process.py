@@ -15,8 +15,6 @@ from typing import Any
 from agents.order.party import open_party
 from agents.site.settings import Partner, Settings
 from agents.site.vault import Vault
-from agents.statistics.party import StatisticsParty
-from agents.training.party import open_training
 from flows.coordinator import coordinate_statistics, coordinate_training
 from flows.hospital import answer_locally, train_locally
 from protocol.errors import ConsiliumError, OrderStopped
@@ -30,15 +28,14 @@ from protocol.statistics_request import (
     statistics_document,
 )
 from protocol.training_request import TrainingRequest, order_document, parse_training_request
-from tasks.coordinator import statistics
-from tasks.coordinator.training import open_desk
+from tasks.coordinator import statistics, training
 
 
 @dataclass
 class Outcome:
     """What an order left: each hospital's model, what the coordinator recorded, and every byte it saw."""
 
-    models: dict[int, dict[str, Any]]
+    models: dict[int, dict[str, Any]]  # by hospital
     facts: list[dict[str, Any]]
     traffic: list[bytes]
 
@@ -60,14 +57,16 @@ def run_order(
     transport: MemoryTransport | None = None,
 ) -> Outcome:
     """Runs one order to its end. Raises the ConsiliumError with which a hospital or the coordinator ended it."""
-    request, transport = parse_training_request(dict(body)), transport or MemoryTransport()
+    request = parse_training_request(dict(body))
+    transport = transport or MemoryTransport()
     submit(transport, request, sites, order_id)
 
     def hospital(user: int) -> None:
-        train_locally(open_training(sites[user], order_id, transport))
+        train_locally(open_party(sites[user], order_id, transport))
 
     def coordinator() -> None:
-        coordinate_training(open_desk(order_id, Exchange(transport, COORDINATOR)), lambda record: None)
+        order = training.open_order(order_id, Exchange(transport, COORDINATOR))
+        coordinate_training(order, lambda record: None)
 
     _run(transport, order_id, request.hospitals, hospital, coordinator)
     models = {user: Vault(sites[user].vault).model(order_id) for user in request.hospitals}
@@ -78,13 +77,13 @@ def submit(
     transport: MemoryTransport, request: TrainingRequest, sites: Mapping[int, Settings], order_id: int
 ) -> None:
     """What the coordinator's API does with a request: the document for all, the SQL sealed to each."""
-    own = {
-        user: HospitalSql(secrets.token_bytes(KEY_BYTES), request.sql_of(user)) for user in request.hospitals
-    }
-    for user, sql in own.items():
+    commitments = {}
+    for user in request.hospitals:
+        sql = HospitalSql(secrets.token_bytes(KEY_BYTES), request.sql_of(user))
         seal_key = Vault(sites[user].vault).identity().public.seal_key
         transport.put(Address(order_id, "sql"), COORDINATOR, user, sql.seal(user, seal_key))
-    document = order_document(order_id, request, {user: sql.commitment for user, sql in own.items()})
+        commitments[user] = sql.commitment
+    document = order_document(order_id, request, commitments)
     transport.put(Address(order_id, "document"), COORDINATOR, EVERYONE, document.encode())
 
 
@@ -106,11 +105,11 @@ def run_statistics(
     submit_statistics(transport, request, sites, order_id, repeats=repeats)
 
     def hospital(user: int) -> None:
-        answer_locally(open_party(StatisticsParty, sites[user], order_id, transport))
+        answer_locally(open_party(sites[user], order_id, transport))
 
     def coordinator() -> None:
-        desk = statistics.open_desk(order_id, Exchange(transport, COORDINATOR))
-        coordinate_statistics(desk, lambda record: None)
+        order = statistics.open_order(order_id, Exchange(transport, COORDINATOR))
+        coordinate_statistics(order, lambda record: None)
 
     _run(transport, order_id, request.hospitals, hospital, coordinator)
     summary: dict[str, Any] = transport.facts[order_id][-1]["summary"]["statistics"]
@@ -149,29 +148,25 @@ def _run(
 ) -> None:
     """Every party in a thread of its own; raises what ended the order, where anything did."""
 
-    def part(work: Callable[[], None]) -> None:
-        with _ending(transport, order_id):
+    def run_part(work: Callable[[], None]) -> None:
+        try:
             work()
+        except BaseException as error:
+            # Whoever fails ends the order for all, so that no thread waits for ever.
+            known = error if isinstance(error, ConsiliumError) else ConsiliumError(repr(error), remedy="")
+            transport.refuse(order_id, known)
+            raise
 
-    parts = [functools.partial(hospital, user) for user in hospitals]
-    with ThreadPoolExecutor(len(parts) + 1, thread_name_prefix="party") as pool:
-        running = [pool.submit(part, work) for work in (*parts, coordinator)]
-        failures = [error for future in running if (error := future.exception())]
-    causes = [e for e in failures if not isinstance(e, OrderStopped)] or failures
+    parts: list[Callable[[], None]] = [functools.partial(hospital, user) for user in hospitals]
+    parts.append(coordinator)
+    with ThreadPoolExecutor(len(parts), thread_name_prefix="party") as pool:
+        running = [pool.submit(run_part, work) for work in parts]
+    failures = []
+    for future in running:
+        error = future.exception()
+        if error is not None:
+            failures.append(error)
+    # The others end with OrderStopped, which only repeats what the first one met.
+    causes = [error for error in failures if not isinstance(error, OrderStopped)] or failures
     if causes:
         raise causes[0]
-
-
-class _ending:
-    """Whoever fails ends the order for all, so that no thread waits for ever."""
-
-    def __init__(self, transport: MemoryTransport, order_id: int) -> None:
-        self._transport, self._order_id = transport, order_id
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is not None:
-            known = error if isinstance(error, ConsiliumError) else ConsiliumError(repr(error), remedy="")
-            self._transport.refuse(self._order_id, known)

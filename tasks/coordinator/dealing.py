@@ -16,7 +16,7 @@ from protocol.shares.triples import Buckets
 class Dealt:
     """Message `number` to one provider; `protocol.shares.sharing.Channel.dealt` gives it its bytes."""
 
-    number: int
+    number: int  # 0 for a seed, then the corrections
     provider: int
     data: bytes
 
@@ -30,11 +30,14 @@ def deal(plan: Plan, *, n_rows: int, seeds: Mapping[int, bytes]) -> Iterator[Dea
     for provider in plan.providers:
         yield Dealt(SEED, provider, seeds[provider])
     ordered = {provider: seeds[provider] for provider in plan.providers}
-    for index, data in enumerate(_corrections(plan, n_rows, ordered)):
-        yield Dealt(1 + index, plan.providers[-1], data)
+    # All shares but the last provider's are drawn from the seeds; the last one gets what makes them fit.
+    last = plan.providers[-1]
+    for number, correction in enumerate(_corrections(plan, n_rows, ordered), start=1):
+        yield Dealt(number, last, correction)
 
 
 def _corrections(plan: Plan, n_rows: int, seeds: Mapping[int, bytes]) -> Iterator[bytes]:
+    """One for each step that multiplies, batch by batch of rows; the other steps need nothing dealt."""
     index = 0
     _, ring = rings(plan.bits(n_rows))
     for rows in plan.batches(n_rows):
@@ -47,7 +50,8 @@ def _corrections(plan: Plan, n_rows: int, seeds: Mapping[int, bytes]) -> Iterato
                     words = n_conjunctions(width, len(seeds)) * n_words(count)
                     yield triples.bit_correction(seeds, index, count=Buckets.of(words).n_dealt)
                 case Conjunction():
-                    yield triples.bit_correction(seeds, index, count=Buckets.of(n_words(count)).n_dealt)
+                    words = n_words(count)
+                    yield triples.bit_correction(seeds, index, count=Buckets.of(words).n_dealt)
                 case _:
                     continue
             index += 1

@@ -1,4 +1,7 @@
-"""Where the coordinator's run of an order stands, and the runs that it makes at the hospitals."""
+"""Where the coordinator's run of an order stands, and the runs that it makes at the hospitals.
+
+`flows.coordinator_runs` gives it the events; `tasks.ending` has what a run's end is at a hospital too.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +32,23 @@ COORDINATOR_URL = "CONSILIUM_COORDINATOR_URL"
 COORDINATOR_TOKEN = "CONSILIUM_COORDINATOR_TOKEN_FILE"  # noqa: S105 (the name of a variable that names a file)
 
 
+PATIENCE_SECONDS = 12.0
+"""For hospital runs of an ended order: an agent that is there ends them in less."""
+
+
 @contextmanager
 def at_coordinator(order_id: int) -> Iterator[Place]:
     """The coordinator's place. What goes wrong here ends the order with a sentence, a full disk excepted: the worker
     starts the run again when there is room."""
-    place = Place(order_id, Exchange(HttpTransport(coordinator_client(), coordinator_token()), COORDINATOR))
+    transport = HttpTransport(coordinator_client(), coordinator_token())
+    place = Place(order_id, Exchange(transport, COORDINATOR))
     try:
         yield place
     except OrderWaits as waits:
         wait_for_places(waits)
     except OrderStopped as stop:
         place.outcome = state_of(stop)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 (the last place before Prefect: no text of it may pass)
         if is_out_of_room(error):
             give_back(error)
         cause = known(error)
@@ -67,7 +75,8 @@ def dispatch(place: Place, flow_name: str, hospitals: list[int]) -> None:
     """
     runs = {}
     for user_id in hospitals:
-        runs[str(user_id)] = _persist(functools.partial(_start, place.order_id, flow_name, user_id))
+        start = functools.partial(_start, place.order_id, flow_name, user_id)
+        runs[str(user_id)] = _persist(start)
     place.exchange.record(place.order_id, runs=runs)
 
 
@@ -88,6 +97,7 @@ def _run_deployment(order_id: int, flow_name: str, user_id: int) -> str:
         parameters={"order_id": order_id},
         flow_run_name=f"order-{order_id}-hospital-{user_id}",
         tags=["hospital", f"order-{order_id}", f"hospital-{user_id}"],
+        # After a restart of this run Prefect gives back the run that was made before.
         idempotency_key=f"order-{order_id}-hospital-{user_id}",
         timeout=0,
     )
@@ -102,8 +112,9 @@ def _persist(call: Callable[[], T]) -> T:
         try:
             answer = call()
         except (httpx.HTTPError, OSError, Unavailable) as error:
-            why = error if isinstance(error, Unavailable) else type(error).__name__
-            outage.missed(PREFECT, why, asked=asked)
+            # An httpx error's own text may hold an address; of ours the sentence may be read.
+            reason = str(error) if isinstance(error, Unavailable) else type(error).__name__
+            outage.missed(PREFECT, reason, asked=asked)
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         else:
@@ -111,7 +122,7 @@ def _persist(call: Callable[[], T]) -> T:
             return answer
 
 
-def withdraw(place: Place, *, patience_seconds: float = 12.0) -> None:
+def withdraw(place: Place, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
     """After an order that did not succeed: its hospital runs end before this one does.
 
     A run whose agent is away never started and is cancelled here; one under way ends itself, or its agent ends it;
@@ -121,17 +132,21 @@ def withdraw(place: Place, *, patience_seconds: float = 12.0) -> None:
         return
     deadline = time.monotonic() + patience_seconds
     message = place.outcome.message
-    while not _persist(lambda: _end_runs(place.order_id, message, late=time.monotonic() > deadline)):
+    while True:
+        is_late = time.monotonic() > deadline
+        end_runs = functools.partial(_end_runs, place.order_id, message, is_late=is_late)
+        if _persist(end_runs):
+            return
         time.sleep(0.2)
 
 
-def _end_runs(order_id: int, message: str | None, *, late: bool) -> bool:
-    """Cancels an order's hospital runs that nobody works on; whether none is left."""
+def _end_runs(order_id: int, message: str | None, *, is_late: bool) -> bool:
+    """Cancels an order's hospital runs that nobody works on, and when it is late all of them; whether none is left."""
     own = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"order-{order_id}", "hospital"]))
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(flow_run_filter=own)
         under_way = [run for run in runs if run.state and not run.state.is_final()]
         for run in under_way:
-            if late or run.state.is_scheduled():  # type: ignore[union-attr]
+            if is_late or run.state.is_scheduled():  # type: ignore[union-attr]
                 client.set_flow_run_state(run.id, Cancelled(message=message), force=True)
-    return late or not under_way
+    return is_late or not under_way

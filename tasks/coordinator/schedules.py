@@ -21,20 +21,22 @@ from tasks.steps import hidden
 log = logging.getLogger("consilium.flows")
 
 UNDER_WAY = ("pending", "running")
+"""States of an order that has not ended."""
 
 
 def fire(schedule_id: int) -> State[Any]:
     """The state in which the schedule's run ends: that of its order, or Skipped with the reason. It never raises."""
     try:
-        told = _ask(schedule_id, wait=0)
-        _tag(told["order_id"])
-        while told["state"] in UNDER_WAY:
-            told = _ask(schedule_id, wait=LONGEST_WAIT_SECONDS)
+        # Asked at once first: the run can be tagged before the order ends.
+        firing = _ask(schedule_id, wait=0)
+        _tag(firing["order_id"])
+        while firing["state"] in UNDER_WAY:
+            firing = _ask(schedule_id, wait=LONGEST_WAIT_SECONDS)
     except ConsiliumError as error:
         return Failed(message=str(error))
     except Exception as error:  # noqa: BLE001
         return Failed(message=str(hidden("flow run", error)))
-    return _state_of(told)
+    return _state_of(firing)
 
 
 def _ask(schedule_id: int, *, wait: float) -> dict[str, Any]:
@@ -44,8 +46,9 @@ def _ask(schedule_id: int, *, wait: float) -> dict[str, Any]:
         transport = HttpTransport(client, coordinator_token())
         path = f"/statistics/schedules/{schedule_id}/firings"
         call = functools.partial(transport.request, "POST", path, json=body, timeout=wait + 60)
-        told: dict[str, Any] = Exchange(transport, COORDINATOR).insist(call).json()["data"]
-    return told
+        answer = Exchange(transport, COORDINATOR).insist(call)
+    firing: dict[str, Any] = answer.json()["data"]
+    return firing
 
 
 def _tag(order_id: int | None) -> None:
@@ -59,13 +62,16 @@ def _tag(order_id: int | None) -> None:
         log.warning("The run could not be tagged (%s)", type(error).__name__)
 
 
-def _state_of(told: dict[str, Any]) -> State[Any]:
-    message = f"Order {told['order_id']}" + (f": {told['sentence']}" if told["sentence"] else "")
-    match told["state"]:
+def _state_of(firing: dict[str, Any]) -> State[Any]:
+    sentence = firing["sentence"]
+    message = f"Order {firing['order_id']}"
+    if sentence:
+        message += f": {sentence}"
+    match firing["state"]:
         case "success":
             return Completed(message=message)
         case "skipped":
-            return Completed(name="Skipped", message=told["sentence"])
+            return Completed(name="Skipped", message=sentence)
         case "cancelled":
             return Cancelled(message=message)
         case _:

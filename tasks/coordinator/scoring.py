@@ -1,6 +1,7 @@
 """What the coordinator does with the gradients it is shown: chooses members, answers their mean, keeps their geometry.
 
-In sealed orders they come in frames that it does not know. It keeps lengths and angles and drops the vectors.
+In sealed orders they come in frames that it does not know. It keeps lengths and angles and drops the vectors. The
+hospitals' side is `agents.training.shown_gradients`; the mathematics is in `analytics.scores`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -31,61 +32,77 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Shown:
-    """The gradients of a round, a row for each of `users` (sorted): float64 (n, d) per layer, in the order's layers."""
+    """The gradients of a round, a row for each of `users`."""
 
-    users: tuple[int, ...]
-    n_rows: tuple[int, ...]
-    layers: dict[str, Floats]
-    between: dict[str, Floats]
-    readers: str
+    users: tuple[int, ...]  # sorted
+    n_rows: tuple[int, ...]  # of each, those that train
+    layers: dict[str, Floats]  # (n, d) each, in the order's layers
+    between: dict[str, Floats]  # (n, 4) each: what compares two rounds, see `messages.BETWEEN`
+    readers: str  # who may see scores made of it: parties, or the operator alone where one hospital's policy says so
 
     @cached_property
     def factors(self) -> dict[str, Floats]:
-        """The triangular factor (n, n) of each layer."""
+        """The triangular factor (n, n) of each layer (decision 28)."""
         return {name: triangular_factor([rows], len(self.users)) for name, rows in self.layers.items()}
 
 
 def gather(messages: dict[int, Vectors], n_rows: dict[int, int]) -> Shown:
     """One round's messages, layer by layer. ProtocolViolation where hospitals show other layers than each other."""
     users = tuple(sorted(messages))
-    shapes = {tuple((name, len(g)) for name, g in messages[user].layers.items()) for user in users}
-    compared = {tuple(messages[user].between) for user in users}
+    ordered = [messages[user] for user in users]
+    shapes = {tuple((name, len(values)) for name, values in message.layers.items()) for message in ordered}
+    compared = {tuple(message.between) for message in ordered}
     if len(shapes) > 1 or len(compared) > 1:
         raise ProtocolViolation(
             "The hospitals show gradients of different layers.",
             remedy="Check that all run the same version, then send the order again.",
             code="layers",
         )
-    first = messages[users[0]]
-    return Shown(
-        users,
-        tuple(n_rows[user] for user in users),
-        {name: np.array([messages[user].layers[name] for user in users]) for name in first.layers},
-        {name: np.array([messages[user].between[name] for user in users]) for name in first.between},
-        "operator" if any(message.readers == "operator" for message in messages.values()) else "parties",
-    )
+    first = ordered[0]
+    layers = {name: np.array([message.layers[name] for message in ordered]) for name in first.layers}
+    between = {name: np.array([message.between[name] for message in ordered]) for name in first.between}
+    # The strictest policy counts.
+    is_for_operator = any(message.readers == "operator" for message in ordered)
+    readers = "operator" if is_for_operator else "parties"
+    return Shown(users, tuple(n_rows[user] for user in users), layers, between, readers)
+
+
+# Who is in the sum
 
 
 def choose(exchange: Exchange, address: Address, shown: Shown, request: TrainingRequest) -> Choice:
-    """The members of a round's sum, told to all hospitals; a choice that was told before stands."""
+    """The members of a round's sum, sent to all hospitals; a choice that was sent before stands."""
     if not request.chooses:
         return Choice(shown.users)
-    told = exchange.insist(
+    sent = exchange.insist(
         lambda: exchange.transport.gather(address, (COORDINATOR,), EVERYONE, wait_seconds=0)
     )
-    if told is not None:
-        return Choice.decode(told[COORDINATOR])
+    if sent is not None:
+        return Choice.decode(sent[COORDINATOR])
     choice = _choice(shown, request)
     exchange.put(address, EVERYONE, choice.encode())
     return choice
 
 
 def _choice(shown: Shown, request: TrainingRequest) -> Choice:
+    # Points of n dimensions that are as far from each other as the gradients are (decision 28).
     points = combine_factors(list(shown.factors.values())).T
     rule: Callable[..., list[int]] = getattr(aggregation, f"select_{request.aggregation}")
-    members = tuple(shown.users[i] for i in rule(points, n_attackers=request.assumed_attackers))
-    left_out = {user: _REASONS[request.aggregation] for user in shown.users if user not in members}
+    chosen = rule(points, n_attackers=request.assumed_attackers)
+    members = tuple(shown.users[index] for index in chosen)
+    reason = _REASONS[request.aggregation]
+    left_out = {user: reason for user in shown.users if user not in members}
     return Choice(members, left_out)
+
+
+# What it adds up to
+
+
+class _MemberRows(NamedTuple):
+    """What the members of a round have shown."""
+
+    vectors: Floats  # (n, d), the layers one behind the other
+    n_rows: Floats  # (n,)
 
 
 def aggregate(shown: Shown, members: tuple[int, ...], request: TrainingRequest) -> Floats:
@@ -93,27 +110,32 @@ def aggregate(shown: Shown, members: tuple[int, ...], request: TrainingRequest) 
 
     A restart finds the same bytes: sums are taken in the order of the user ids, element by element.
     """
-    stacked, n_rows = _of_members(shown, members)
-    return _aggregate(stacked, n_rows, request)
+    of_members = _of_members(shown, members)
+    return _aggregate(of_members.vectors, of_members.n_rows, request)
 
 
 def answer(
     exchange: Exchange, address: Address, shown: Shown, members: tuple[int, ...], request: TrainingRequest
 ) -> None:
-    """Tells all hospitals the aggregate of what was shown; of open orders also what it is without each member."""
-    exchange.put(address, EVERYONE, _bytes(aggregate(shown, members, request)))
-    stacked, n_rows = _of_members(shown, members)
-    if address.fold == 0 and request.compares_openly(len(members), stacked.shape[1]):
-        without = [
-            _aggregate(np.delete(stacked, i, axis=0), np.delete(n_rows, i), request)
-            for i in range(len(members))
-        ]
-        exchange.put(replace(address, topic="without"), EVERYONE, _bytes(np.array(without)))
+    """Sends all hospitals the aggregate of what was shown; of open orders also what it is without each member."""
+    mean = aggregate(shown, members, request)
+    exchange.put(address, EVERYONE, _bytes(mean))
+    vectors, n_rows = _of_members(shown, members)
+    if address.fold or not request.compares_openly(len(members), vectors.shape[1]):
+        return
+    without = []
+    for index in range(len(members)):
+        others, weights = np.delete(vectors, index, axis=0), np.delete(n_rows, index)
+        without.append(_aggregate(others, weights, request))
+    without_address = replace(address, topic="without")
+    exchange.put(without_address, EVERYONE, _bytes(np.array(without)))
 
 
-def _of_members(shown: Shown, members: tuple[int, ...]) -> tuple[Floats, Floats]:
-    rows = [shown.users.index(user) for user in members]
-    return np.hstack([*shown.layers.values()])[rows], np.array(shown.n_rows, dtype=np.float64)[rows]
+def _of_members(shown: Shown, members: tuple[int, ...]) -> _MemberRows:
+    indices = [shown.users.index(user) for user in members]
+    stacked = np.hstack([*shown.layers.values()])
+    weights = np.array(shown.n_rows, dtype=np.float64)
+    return _MemberRows(stacked[indices], weights[indices])
 
 
 def _aggregate(vectors: Floats, n_rows: Floats, request: TrainingRequest) -> Floats:
@@ -123,35 +145,46 @@ def _aggregate(vectors: Floats, n_rows: Floats, request: TrainingRequest) -> Flo
     if request.aggregation == "median":
         return aggregation.median(vectors)
     if request.aggregation == "trimmed_mean":
-        return aggregation.trimmed_mean(
-            vectors, n_attackers=min(request.assumed_attackers, (len(vectors) - 1) // 2)
-        )
+        # Without one member as many may be cut off as leave one value.
+        n_attackers = min(request.assumed_attackers, (len(vectors) - 1) // 2)
+        return aggregation.trimmed_mean(vectors, n_attackers=n_attackers)
     total = np.zeros(vectors.shape[1])
     for weight, vector in zip(n_rows, vectors, strict=True):
         total = total + weight * vector
-    result: Floats = total / n_rows.sum()
-    return result
+    mean: Floats = total / n_rows.sum()
+    return mean
 
 
 def _bytes(values: Floats) -> bytes:
     return values.astype(">f8").tobytes()
 
 
+# What is kept of a round
+
+
 def round_file(shown: Shown, members: tuple[int, ...], request: TrainingRequest) -> bytes:
     """What is kept of a round (docs/operators.md): its gradients where they are open, else its geometry alone."""
     tensors: dict[str, Floats] = {}
+    about: dict[str, Any] = {
+        "kind": "open" if request.is_open else "sealed",
+        "clients": list(shown.users),
+        "sizes": list(shown.n_rows),
+    }
     if request.is_open:
         for name, rows in shown.layers.items():
-            tensors |= {f"gradient/{user}/{name}": row for user, row in zip(shown.users, rows, strict=True)}
+            for user, row in zip(shown.users, rows, strict=True):
+                tensors[f"gradient/{user}/{name}"] = row
         ends = np.cumsum([rows.shape[1] for rows in shown.layers.values()])[:-1]
         averages = np.split(aggregate(shown, members, request), ends)
-        tensors |= {f"average/{name}": values for name, values in zip(shown.layers, averages, strict=True)}
+        for name, average in zip(shown.layers, averages, strict=True):
+            tensors[f"average/{name}"] = average
     else:
-        tensors |= {f"factor/{name}": factor for name, factor in shown.factors.items()}
-        tensors |= {f"between/{name}": numbers for name, numbers in shown.between.items()}
-    about: dict[str, Any] = {"kind": "open" if request.is_open else "sealed"}
-    about |= {"clients": list(shown.users), "sizes": list(shown.n_rows)}
-    about |= {} if request.is_open or members == shown.users else {"members": list(members)}
+        for name, factor in shown.factors.items():
+            tensors[f"factor/{name}"] = factor
+        for name, numbers in shown.between.items():
+            tensors[f"between/{name}"] = numbers
+        if members != shown.users:
+            about["members"] = list(members)
     data: bytes = safetensors.numpy.save(tensors, metadata={"round": json.dumps(about)})
     return data
 
@@ -163,28 +196,36 @@ def leave_one_out(reports: dict[int, dict[str, Any]], *, is_open: bool) -> dict[
     """
     if is_open:
         return _over_all_rows([report for report in reports.values() if report.get("leave_one_out")])
-    own = {
-        str(user): report["leave_one_out"].get(str(user))
-        for user, report in reports.items()
-        if "leave_one_out" in report
-    }
-    return {user: {**found, "all": _both(reports[int(user)]["test"])} for user, found in own.items() if found}
+    found = {}
+    for user, report in reports.items():
+        without = report.get("leave_one_out", {}).get(str(user))
+        if without:
+            found[str(user)] = {**without, "all": _comparable(report["test"])}
+    return found
 
 
 def _over_all_rows(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    users = sorted({user for report in reports for user in report["leave_one_out"]}, key=int)
-    with_all = [(report["n_test_rows"], report["test"]) for report in reports]
-    without = {
-        user: [(report["n_test_rows"], report["leave_one_out"][user]) for report in reports] for user in users
-    }
-    return {user: {**_mean(entries), "all": _mean(with_all)} for user, entries in without.items()}
+    if not reports:
+        return {}
+    n_rows = [report["n_test_rows"] for report in reports]
+    with_all = _mean(n_rows, [report["test"] for report in reports])
+    users = {user for report in reports for user in report["leave_one_out"]}
+    found = {}
+    for user in sorted(users, key=int):
+        without = _mean(n_rows, [report["leave_one_out"][user] for report in reports])
+        found[user] = {**without, "all": with_all}
+    return found
 
 
-def _mean(entries: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
-    total = sum(n_rows for n_rows, _ in entries)
-    names = [name for name in ("accuracy", "loss") if all(name in metrics for _, metrics in entries)]
-    return {name: math.fsum(n_rows * metrics[name] for n_rows, metrics in entries) / total for name in names}
+def _mean(n_rows: list[int], metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of metrics of some rows each, n_rows of them: those of all rows."""
+    means = {}
+    for name in ("accuracy", "loss"):
+        if all(name in one for one in metrics):
+            weighted = [count * one[name] for count, one in zip(n_rows, metrics, strict=True)]
+            means[name] = math.fsum(weighted) / sum(n_rows)
+    return means
 
 
-def _both(metrics: dict[str, Any]) -> dict[str, Any]:
+def _comparable(metrics: dict[str, Any]) -> dict[str, Any]:
     return {name: metrics[name] for name in ("accuracy", "loss") if name in metrics}

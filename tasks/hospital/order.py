@@ -1,4 +1,7 @@
-"""The steps that a hospital takes in every kind of order: verify it, have it approved, say where its time went."""
+"""The steps that a hospital takes in every kind of order: have it approved, report where its time went.
+
+The steps of one kind are in `tasks.hospital.training` and `tasks.hospital.statistics`.
+"""
 
 from __future__ import annotations
 
@@ -6,46 +9,41 @@ import json
 import logging
 
 from agents.order import approval
-from agents.order import party as parties
-from agents.order.party import Party
+from agents.order.party import Party, VerifiedOrder
 from agents.statistics import party as statistics
-from agents.statistics.party import StatisticsParty
+from agents.statistics.party import VerifiedStatistics
 from agents.training import cohorts
-from agents.training.party import TrainingParty
+from agents.training.party import VerifiedTraining
 from tasks.steps import spent, step
 
-__all__ = ["Party"]
+__all__ = ["Party", "VerifiedOrder"]
 
 log = logging.getLogger("consilium.times")
 
 
-@step("verify order")
-def verify_order(party: Party) -> None:
-    """The order's signature, its SQL commitment and this hospital's policy."""
-    parties.read_order(party)
-
-
-def await_approval(party: Party) -> None:
-    """A person's word, where one is needed; whoever looks at Prefect sees that it is waited for."""
-    if approval.is_needed(party):
-        _approval(party)
+def await_decision(order: VerifiedOrder) -> None:
+    """A person's decision, where one is needed; whoever looks at Prefect sees that it is waited for."""
+    if approval.is_needed(order):
+        _await_decision(order)
 
 
 @step("approval")
-def _approval(party: Party) -> None:
-    if isinstance(party, TrainingParty):
-        cohorts.check_queries(party)
-    if isinstance(party, StatisticsParty):
-        statistics.check_data(party)
-    approval.await_decision(party, party.signed.digest, party.terms())
+def _await_decision(order: VerifiedOrder) -> None:
+    # Nobody is asked about an order that the policy refuses anyway.
+    if isinstance(order, VerifiedTraining):
+        cohorts.check_queries(order)
+    if isinstance(order, VerifiedStatistics):
+        statistics.check_data(order)
+    approval.await_decision(order, order.signed.digest, order.terms())
 
 
-def tell_decided(party: Party) -> None:
+def report_decided(order: VerifiedOrder) -> None:
     """The order may take its places, as far as this hospital is concerned."""
-    party.exchange.decided(party.order_id)
+    order.exchange.decided(order.order_id)
 
 
-def log_times(party: Party) -> None:
+def log_times(order: VerifiedOrder) -> None:
     """One line in this site's log: where the order's time went here. Sending and waiting are parts of the steps."""
-    times = {**spent, **party.exchange.spent}
-    log.info("Times of order %s: %s", party.order_id, json.dumps({k: round(v, 4) for k, v in times.items()}))
+    seconds = {**spent, **order.exchange.spent}
+    rounded = {name: round(duration, 4) for name, duration in seconds.items()}
+    log.info("Times of order %s: %s", order.order_id, json.dumps(rounded))

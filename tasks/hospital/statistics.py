@@ -1,41 +1,56 @@
-"""The steps of a hospital in an order of joint statistics, each visible in Prefect."""
+"""The steps of a hospital in an order of joint statistics, each visible in Prefect.
+
+Rows of all providers one below the other are `agents.statistics.pooled`, rows matched by a key `joined`.
+"""
 
 from __future__ import annotations
 
-from agents.order import party as parties
+from agents.order import party as orders
+from agents.order.party import Party
 from agents.statistics import answer as answers
 from agents.statistics import joined, joined_rows, pooled
+from agents.statistics import party as parties
 from agents.statistics.answer import Answered
-from agents.statistics.party import Reading, StatisticsParty
+from agents.statistics.party import AgreedStatistics, Reading, VerifiedStatistics
 from tasks.steps import step
 
-__all__ = ["StatisticsParty"]
+
+@step("verify order")
+def verify_order(party: Party) -> VerifiedStatistics:
+    """The order's signature, the commitment to where its data are, and this hospital's policy."""
+    return parties.verify_order(party)
 
 
 @step("data extraction")
-def read_data(party: StatisticsParty) -> Reading | None:
+def read_rows(order: VerifiedStatistics) -> Reading | None:
     """A provider's rows, through the gate; nothing at a hospital that only receives."""
-    if not party.is_provider:
+    if not order.is_provider:
         return None
-    return joined_rows.read_rows(party) if party.request.is_joined else pooled.read_rows(party)
+    if order.request.is_joined:
+        return joined_rows.read_rows(order)
+    return pooled.read_rows(order)
 
 
 @step("key agreement")
-def agree_on_keys(party: StatisticsParty, reading: Reading | None) -> None:
+def agree_on_keys(order: VerifiedStatistics, reading: Reading | None) -> AgreedStatistics:
     """Acceptances and the order secret."""
-    parties.accept(party, reading.n_rows if reading else 0)
-    parties.begin(party, parties.agree(party))
+    n_rows = 0 if reading is None else reading.n_rows
+    agreed = orders.agree_on_keys(order, AgreedStatistics, n_rows=n_rows)
+    orders.begin(agreed)
+    return agreed
 
 
 @step("joint answer")
-def answer(party: StatisticsParty, reading: Reading | None) -> Answered:
+def answer(order: AgreedStatistics, reading: Reading | None) -> Answered:
     """This provider's part of the answer, and at a receiver the answer."""
-    return joined.answer(party, reading) if party.request.is_joined else pooled.answer(party, reading)
+    if order.request.is_joined:
+        return joined.answer(order, reading)
+    return pooled.answer(order, reading)
 
 
 @step("results")
-def keep_result(party: StatisticsParty, answered: Answered) -> None:
+def deliver(order: AgreedStatistics, answered: Answered) -> None:
     """The answer, into the receiver's own folder; keys and what was read are forgotten."""
-    answers.deliver(party, answered)
-    answers.report(party, answered)
-    parties.end(party)
+    answers.deliver(order, answered)
+    answers.report(order, answered)
+    orders.end(order)

@@ -1,4 +1,7 @@
-"""A hospital's worker: what the coordinator hears of this site, and what is left of an order that has ended."""
+"""A hospital's worker: what the coordinator hears of this site, and what is left of an order that has ended.
+
+How runs are begun and kept running is in `tasks.worker`, which is the coordinator's worker's too.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,14 @@ from protocol.errors import BadRequest, ConsiliumError, OrderStopped, Refused
 from protocol.exchange import error_of
 from tasks.exit_codes import ExitCode
 from tasks.flow_process import preload
-from tasks.worker import FlowWorker, Post, log, work_until_signal
+from tasks.post import Post
+from tasks.worker import FlowWorker, log, work_until_signal
 
-TELL_AGAIN_SECONDS = 60.0
+REPORT_AGAIN_SECONDS = 60.0
+"""Between two reports of the same condition; each compares the clocks."""
 LOOK_AT_POLICY_MS, COMPARE_POLICY_MS = 200, 60_000
+"""After a change of its folder, and without one."""
+MOST_PAUSE_SECONDS = 30.0
 
 
 APPROVALS = ("hospital-train-approval", "hospital-statistics-approval")
@@ -47,7 +54,7 @@ def main(settings: Settings, flows: ModuleType) -> None:
 
 
 def _drivers(settings: Settings) -> list[str]:
-    """None for an address that cannot be used: that is mended while the agent runs."""
+    """None for an address that cannot be used: a person puts that right while the agent runs."""
     try:
         return driver_modules(settings.data_url)
     except BadRequest:
@@ -70,14 +77,14 @@ class HospitalWorker(FlowWorker):
             beside=INFERENCES,
         )
         self._settings, self._vault = settings, Vault(settings.vault)
-        self._told: dict[str, Any] | None = None
-        self._condition_told: dict[str, Any] = {}
-        self._shut_out = ""
+        self._reported_policy: dict[str, Any] | None = None
+        self._reported_condition: dict[str, Any] = {}
+        self._shut_out = ""  # why the coordinator does not let this agent in, so that it is logged once
         self._presenting = asyncio.Lock()
 
     async def connected(self) -> None:
         await self._present()
-        self._condition_told = {}  # another process of the coordinator knows nothing of it yet
+        self._reported_condition = {}  # another process of the coordinator knows nothing of it yet
         await self._forget_ended()
 
     async def _forget_ended(self) -> None:
@@ -89,7 +96,7 @@ class HospitalWorker(FlowWorker):
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         return [*super().duties(), self._follow_policy(), self._follow_condition()]
 
-    # What the coordinator is told of this site: whether its disk is full, and how wrong its clock is
+    # What is reported of this site: whether its disk is full, and how wrong its clock is (decision 58)
 
     def _condition(self) -> dict[str, Any]:
         held_up = self._held_up.values()
@@ -99,32 +106,34 @@ class HospitalWorker(FlowWorker):
             "clock_seconds": self._clock.wrong_seconds(),
         }
 
-    async def _tell_condition(self) -> None:
+    async def _report_condition(self) -> None:
         condition, asked = self._condition(), time.monotonic()
         answer = await self._post.send("PUT", "/hospitals/me/condition", condition)
         answer.raise_for_status()
-        self._condition_told = condition
+        self._reported_condition = condition
         self._clock.heard(answer.json()["data"]["time"], asked=asked)
 
     async def _follow_condition(self) -> None:
-        """Tells what has changed within a second, and all of it every minute, which compares the clocks anew."""
-        told_at = time.monotonic()
+        """Reports what has changed within a second, and all of it every minute, which compares the clocks anew."""
+        reported_at = time.monotonic()
         while True:
             await asyncio.sleep(1.0)
-            was_full = self._condition_told.get("disk_full", False)
-            is_due = time.monotonic() - told_at > TELL_AGAIN_SECONDS
-            if self._condition() == self._condition_told and not is_due:
+            was_full = self._reported_condition.get("disk_full", False)
+            is_due = time.monotonic() - reported_at > REPORT_AGAIN_SECONDS
+            if self._condition() == self._reported_condition and not is_due:
                 continue
-            with contextlib.suppress(
-                httpx.HTTPError, KeyError, ValueError
-            ):  # `listen` says who does not answer
-                await self._tell_condition()
-                told_at = time.monotonic()
-                if was_full and not self._condition_told["disk_full"]:
+            # `listen` logs who does not answer.
+            with contextlib.suppress(httpx.HTTPError, KeyError, ValueError):
+                await self._report_condition()
+                reported_at = time.monotonic()
+                # What could not be deleted from a full disk can be now.
+                if was_full and not self._reported_condition["disk_full"]:
                     await self._forget_ended()
 
+    # What is reported of its policy
+
     async def _follow_policy(self) -> None:
-        """Tells the coordinator of a change at once: an order that says nothing of scoring gets what policies allow.
+        """Reports a change to the coordinator at once: an order that says nothing of scoring gets what policies allow.
 
         Where the file lies so that no change of it is heard, such as behind a link, it is compared every minute.
         """
@@ -137,40 +146,40 @@ class HospitalWorker(FlowWorker):
         )
         try:
             async for _ in changes:
-                await self._tell_policy()
+                await self._report_policy()
         except (OSError, RuntimeError) as error:
             log.warning("Changes of the policy are told at the next start only (%s)", type(error).__name__)
 
-    async def _tell_policy(self) -> None:
+    async def _report_policy(self) -> None:
         pause = 0.5
-        while self._policy() != self._told:
+        while self._policy() != self._reported_policy:
             try:
                 await self._present()
             except (httpx.HTTPError, ConsiliumError) as error:
                 log.warning("The policy is not told yet (%s); trying again", type(error).__name__)
                 await asyncio.sleep(pause)
-                pause = min(2 * pause, 30.0)
+                pause = min(2 * pause, MOST_PAUSE_SECONDS)
 
     async def _present(self) -> None:
-        """What is told last is what was read last."""
+        """This site as the coordinator has it: keys, version and policy (decision 50). One call at a time, so that what
+        is reported last is what was read last."""
         async with self._presenting:
             policy = self._policy()
-            level = policy["orders"]["scoring"] if policy else "none"
-            identity = self._vault.identity().public.encode()
-            news = {
-                "identity": identity,
+            site = {
+                "identity": self._vault.identity().public.encode(),
                 "version": VERSION,
-                "scoring": level,
+                "scoring": policy["orders"]["scoring"] if policy else "none",
                 "policy": policy,
                 "max_orders": self._settings.max_orders,
             }
-            answer = await self._post.send("PUT", "/hospitals/me", news)
-            reason = str(error_of(answer)) if 400 <= answer.status_code < 500 else ""
+            answer = await self._post.send("PUT", "/hospitals/me", site)
+            is_refused = 400 <= answer.status_code < 500
+            reason = str(error_of(answer)) if is_refused else ""
             if reason and reason != self._shut_out:
                 log.error("The coordinator does not let this agent in: %s", reason)
             self._shut_out = reason
             answer.raise_for_status()
-            self._told = policy
+            self._reported_policy = policy
 
     def _policy(self) -> dict[str, Any] | None:
         """What others may see of it; nothing while it cannot be read, when every order is refused."""
@@ -180,12 +189,16 @@ class HospitalWorker(FlowWorker):
             log.error("%s", error)
             return None
 
+    # The end of an order here
+
     async def forget(self, order_id: int) -> None:
         """Keys and snapshot of an order that ended while its process, or this agent, was away."""
         if order_id not in self._vault.orders():
             return
         answer = await self._post.send("GET", f"/orders/{order_id}")
-        state = answer.json()["data"]["state"] if answer.status_code == 200 else ""
+        if answer.status_code != 200:
+            return
+        state = answer.json()["data"]["state"]
         if state in ("success", "failed", "cancelled"):
             self._vault.end_order(order_id, state)
 
@@ -201,6 +214,6 @@ class HospitalWorker(FlowWorker):
 
 async def _work_at_hospital(settings: Settings, flows: ModuleType) -> None:
     async with settings.async_client() as client:
-        await work_until_signal(
-            HospitalWorker(settings, flows=flows, post=Post(client, lambda: settings.secret("token")))
-        )
+        post = Post(client, token=lambda: settings.secret("token"))
+        worker = HospitalWorker(settings, flows=flows, post=post)
+        await work_until_signal(worker)

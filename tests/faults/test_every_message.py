@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from agents.order.party import open_party
 from agents.rows import cohort
 from agents.site import vault
 from agents.site.settings import Settings
 from agents.site.vault import Vault
-from agents.training.party import open_training
 from deployments.demo.breast_cancer import breast_cancer_tables
 from deployments.local.one_process import run_order, submit
 from flows.coordinator import coordinate_training
@@ -30,7 +30,7 @@ from protocol.exchange import Address, Exchange, MemoryTransport
 from protocol.machine import disk
 from protocol.messages import COORDINATOR
 from protocol.training_request import parse_training_request
-from tasks.coordinator.training import open_desk
+from tasks.coordinator.training import open_order
 from tests.made_sites import make_sites, order_body
 
 METHODS = ("Paillier", "Mask", "None")
@@ -136,7 +136,7 @@ def run_mortally(sites: dict[int, Settings], body: dict[str, Any], order_id: int
 
     def coordinator() -> None:
         mortal = MortalTransport(transport, COORDINATOR, fate, tried)
-        coordinate_training(open_desk(order_id, Exchange(mortal, COORDINATOR)), lambda record: None)
+        coordinate_training(open_order(order_id, Exchange(mortal, COORDINATOR)), lambda record: None)
 
     lives = {user: hospital(user) for user in HOSPITALS} | {COORDINATOR: coordinator}
     with ThreadPoolExecutor(len(lives)) as pool:
@@ -147,7 +147,7 @@ def run_mortally(sites: dict[int, Settings], body: dict[str, Any], order_id: int
 def _as_in_its_flow(site: Settings, order_id: int, transport: MortalTransport) -> None:
     """What `tasks.coordinator.place.at_hospital` puts around a hospital's part."""
     try:
-        train_locally(open_training(site, order_id, transport))  # type: ignore[arg-type]
+        train_locally(open_party(site, order_id, transport))  # type: ignore[arg-type]
     except OrderStopped as stop:
         Vault(site.vault).end_order(order_id, stop.code)
         raise

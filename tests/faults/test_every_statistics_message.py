@@ -24,14 +24,13 @@ from agents.site import vault
 from agents.site.settings import Settings
 from agents.site.vault import Vault
 from agents.statistics import results
-from agents.statistics.party import StatisticsParty
 from deployments.local import one_process
 from flows.coordinator import coordinate_statistics
 from flows.hospital import answer_locally
 from protocol.errors import OrderStopped
 from protocol.exchange import Address, Exchange, MemoryTransport
 from protocol.messages import COORDINATOR
-from tasks.coordinator.statistics import open_desk
+from tasks.coordinator.statistics import open_order
 from tests.faults.test_every_message import Fate, MortalTransport, until_it_lives
 from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks
 
@@ -131,9 +130,7 @@ class Run:
         def life() -> None:
             self.look(user)
             try:
-                answer_locally(
-                    open_party(StatisticsParty, self.sites[user], self.order_id, self.mortal(user))
-                )
+                answer_locally(open_party(self.sites[user], self.order_id, self.mortal(user)))
             except OrderStopped as stop:
                 Vault(self.sites[user].vault).end_order(self.order_id, stop.code)
                 raise
@@ -141,8 +138,8 @@ class Run:
         return life
 
     def coordinator(self) -> None:
-        desk = open_desk(self.order_id, Exchange(self.mortal(COORDINATOR), COORDINATOR))
-        coordinate_statistics(desk, lambda record: None)
+        order = open_order(self.order_id, Exchange(self.mortal(COORDINATOR), COORDINATOR))
+        coordinate_statistics(order, lambda record: None)
 
     def mortal(self, me: int) -> Any:
         return MortalStatisticsTransport(self.transport, me, self.fate, self.tried)

@@ -23,13 +23,15 @@ import pytest
 
 from agents.gate.cohort_gate import CohortLedger
 from agents.gate.earlier_questions import StatisticsLedger
-from agents.order.party import open_party, read_order
+from agents.order.party import open_party
 from agents.site.settings import Settings
 from agents.site.vault import Vault
-from agents.statistics.party import StatisticsParty
+from agents.statistics import party as statistics_parties
+from agents.statistics.party import VerifiedStatistics
 from agents.statistics.pooled import read_rows
-from agents.training.cohorts import extract, split
-from agents.training.party import TrainingParty, open_training
+from agents.training import party as training_parties
+from agents.training.cohorts import extract_data, split
+from agents.training.party import VerifiedTraining
 from deployments.demo.breast_cancer import make_database
 from deployments.local.one_process import submit, submit_statistics
 from protocol.errors import Refused
@@ -106,23 +108,21 @@ def statistics(sql: str, **fields: Any) -> dict[str, Any]:
 # An order at the hospital, up to where its rows have been let through
 
 
-def training_order(sites: Sites, order_id: int, body: dict[str, Any]) -> TrainingParty:
+def training_order(sites: Sites, order_id: int, body: dict[str, Any]) -> VerifiedTraining:
     transport = MemoryTransport()
     submit(transport, parse_training_request(body), sites, order_id)
     for user in ASKED:
-        party = open_training(sites[user], order_id, transport)
-        read_order(party)
-    return party
+        order = training_parties.verify_order(open_party(sites[user], order_id, transport))
+    return order
 
 
-def statistics_order(sites: Sites, order_id: int, body: dict[str, Any]) -> StatisticsParty:
+def statistics_order(sites: Sites, order_id: int, body: dict[str, Any]) -> VerifiedStatistics:
     names, transport = {user: site.name for user, site in sites.items()}, MemoryTransport()
     request = resolve(parse_statistics_request(body), names, initiator=INITIATOR)
     submit_statistics(transport, request, sites, order_id)
     for user in ASKED:
-        party = open_party(StatisticsParty, sites[user], order_id, transport)
-        read_order(party)
-    return party
+        order = statistics_parties.verify_order(open_party(sites[user], order_id, transport))
+    return order
 
 
 def let_through(read: Callable[[], Any]) -> str:
@@ -174,7 +174,7 @@ def _meeting_before(write: Callable[..., None]) -> Any:
 def train_in_its_process(sites: Sites, order_id: int, body: dict[str, Any]) -> str:
     party = training_order(sites, order_id, body)
     meeting.started.wait(SECONDS_TO_START)
-    return let_through(lambda: extract(party))
+    return let_through(lambda: extract_data(party))
 
 
 def answer_in_its_process(sites: Sites, order_id: int, body: dict[str, Any]) -> str | dict[str, Any]:
@@ -236,10 +236,10 @@ def remembered(site: Settings) -> list[tuple[Any, ...]]:
 def test_a_refused_order_leaves_nothing_behind(sites: Sites) -> None:
     """Its training rows would have passed, its test rows do not; the right order is one patient away from both."""
     too_near = training_order(sites, 1, training(ALL, test=ALL_BUT_ONE))
-    assert let_through(lambda: extract(too_near)) == "earlier_cohort"
+    assert let_through(lambda: extract_data(too_near)) == "earlier_cohort"
     assert remembered(sites[HOSPITAL]) == []
     right = training_order(sites, 2, training(ALL_BUT_ONE, test=ALL_BUT_ONE))
-    assert let_through(lambda: extract(right)) == ""
+    assert let_through(lambda: extract_data(right)) == ""
     assert remembered(sites[HOSPITAL]) == [("2", "test"), ("2", "train")]
 
 
@@ -266,10 +266,8 @@ def test_an_order_that_dies_at_the_gate_goes_on_with_the_rows_it_had(
     with monkeypatch.context() as patch:
         patch.setattr(CohortLedger, "remember", die)
         with pytest.raises(Killed):
-            extract(first)
+            extract_data(first)
     write_rows(sites[HOSPITAL], table()[:-1])
-    again = open_training(sites[HOSPITAL], 1, first.exchange.transport)
-    read_order(again)
-    extract(again)
-    assert again.cohort.n_rows == N_ROWS
+    again = training_parties.verify_order(open_party(sites[HOSPITAL], 1, first.exchange.transport))
+    assert extract_data(again).train.n_rows == N_ROWS
     assert len({part for _, part in remembered(sites[HOSPITAL])}) == len(remembered(sites[HOSPITAL])) == 8

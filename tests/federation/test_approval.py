@@ -15,9 +15,9 @@ import pytest
 
 from agents.order import approval
 from agents.order.approval import Approvals
+from agents.order.party import open_party
 from agents.site.ledger import Ledger
 from agents.site.settings import Settings
-from agents.training.party import open_training
 from api.store import Store
 from deployments.demo.breast_cancer import breast_cancer_tables
 from deployments.demo.training import document_order
@@ -59,7 +59,7 @@ def under_way(call: Callable[[], Any]) -> Iterator[Future[Any]]:
         yield pool.submit(call)
 
 
-def until_waiting(settings: Settings, seconds: float = 60) -> approval.Question:
+def until_waiting(settings: Settings, seconds: float = 60) -> approval.ApprovalQuestion:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if waiting := Approvals(settings).waiting():
@@ -156,7 +156,7 @@ def test_a_hospital_that_is_killed_waits_on(
         except Killed:
             dead.set()
             assert restart.wait(30)
-            train(open_training(party.settings, party.order_id, party.exchange.transport))
+            train(open_party(party.settings, party.order_id, party.exchange.transport))
 
     monkeypatch.setattr(approval, "_heard", mortal)
     monkeypatch.setattr(one_process, "train_locally", started_again)

@@ -85,11 +85,11 @@ def cheated(
 ) -> tuple[ConsiliumError, CheatingTransport, int]:
     """The error with which an order under a cheating coordinator ends."""
     transport, order_id = CheatingTransport(swap), secrets.randbelow(2**31)
-    open_training = one_process.open_training
+    open_party = one_process.open_party
     monkeypatch.setattr(
         one_process,
-        "open_training",
-        lambda site, number, t: open_training(site, number, t.seen_by(site.user_id)),
+        "open_party",
+        lambda site, number, t: open_party(site, number, t.seen_by(site.user_id)),
     )
     with pytest.raises(ConsiliumError) as caught:
         run_order(sites, body or order_body(HOSPITALS), order_id=order_id, transport=transport)

@@ -13,9 +13,9 @@ import pytest
 import sqlalchemy as sa
 
 from agents.gate.cohort_gate import CohortLedger, id_digests
+from agents.order.party import open_party
 from agents.site.ledger import Ledger
 from agents.training.inference import predict
-from agents.training.party import open_training
 from deployments.local.one_process import run_order
 from protocol.exchange import MemoryTransport
 from tests.made_sites import order_body
@@ -164,7 +164,7 @@ def test_training_and_inference_know_every_person(databases: Databases, unique_i
         ledger = CohortLedger(site.vault / "cohorts")
         (remembered,) = ledger.earlier(2, databases.table)
         assert np.array_equal(remembered, id_digests(ledger.key, ids))
-        party = open_training(site, -os.getpid(), MemoryTransport())
+        party = open_party(site, -os.getpid(), MemoryTransport())
         predicted = predict(party, databases.hospitals.last, f"SELECT {unique_id}, x FROM {databases.table}")
         assert [entry["id"] for entry in predicted] == ids
         x_of = {str(row[unique_id]): row["x"] for row in people(user)}
@@ -183,7 +183,7 @@ def test_columns_that_lose_digits_are_named_and_no_value_is(
     """In the hospital's log and ledger, where training and where inference reads them; nothing of it leaves."""
     ordered(databases, attributes=["x", "rate"])
     for site in databases.hospitals.sites.values():
-        party = open_training(site, -os.getpid(), MemoryTransport())
+        party = open_party(site, -os.getpid(), MemoryTransport())
         predict(party, databases.hospitals.last, f"SELECT id, x, rate FROM {databases.table}")
         entries = [entry for entry in Ledger(site.ledger).entries() if entry["event"] == "rounded"]
         about = [(entry.get("order_id"), entry.get("model_id")) for entry in entries]

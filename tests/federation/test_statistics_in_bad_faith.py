@@ -51,7 +51,7 @@ def ended(hospitals: Hospitals, method: str, swap: Swap, monkeypatch: pytest.Mon
     monkeypatch.setattr(
         one_process,
         "open_party",
-        lambda kind, site, number, t: open_party(kind, site, number, t.seen_by(site.user_id)),
+        lambda site, number, t: open_party(site, number, t.seen_by(site.user_id)),
     )
     data = dict.fromkeys(PROVIDERS, "rows.csv")
     return hospitals.refused(

@@ -44,15 +44,15 @@ def test_multi_krum_under_paillier_comes_within_two_points(
 ) -> None:
     """The undisturbed order runs under Mask: it gives the same bits in a third of the time."""
     undisturbed, _ = accuracy(sites, 1, "Mask")
-    honest = trainers.local_round
+    honest = trainers.local_gradient
 
-    def local_round(trainer: Trainer, fold: Fold) -> dict[str, Any]:
+    def local_gradient(trainer: Trainer, fold: Fold) -> dict[str, Any]:
         report = honest(trainer, fold)
-        if trainer.party.me == ATTACKER:
+        if trainer.order.me == ATTACKER:
             fold.gradient = -fold.gradient
         return report
 
-    monkeypatch.setattr(trainers, "local_round", local_round)
+    monkeypatch.setattr(trainers, "local_gradient", local_gradient)
     attacked, _ = accuracy(sites, 2, "Mask")
     defended, transport = accuracy(
         sites, 3, "Paillier", aggregation="multi_krum", n_attackers=1, scoring="round"

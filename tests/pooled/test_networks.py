@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import sklearn.metrics as skm
 
+from agents.order.party import open_party
 from agents.site.settings import Settings
 from agents.site.vault import Vault
 from agents.training.cohorts import ordered_model
 from agents.training.export import export_model
 from agents.training.inference import model_of, predict, weights_of
-from agents.training.party import open_training
 from analytics.arrays import Floats
 from analytics.training.descent import train
 from analytics.training.models import scores
@@ -104,7 +104,7 @@ def test_mini_batches_and_a_penalty(runner: Runner, kind: str) -> None:
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_hospital_s_own_answers_are_the_model_s(runner: Runner, kind: str) -> None:
     outcome = runner.run(network_order(kind, 3, max_iter=2))
-    party = open_training(runner.sites[3], runner.n_orders, MemoryTransport())
+    party = open_party(runner.sites[3], runner.n_orders, MemoryTransport())
     entries = predict(party, runner.n_orders, "SELECT * FROM data.digits_test")
     model, X = outcome.models[3], runner.tables[3]["digits_test"][PIXELS].to_numpy()
     expected = scores(model_of(model), weights_of(model), X)
@@ -170,7 +170,7 @@ def test_ten_hospitals_read_digits(runner: Runner) -> None:
     accuracy = sum(report["n_test_rows"] * report["test"]["accuracy"] for report in reports) / n_rows
     assert n_rows == 356
     assert accuracy > 0.93
-    party = open_training(runner.sites[5], runner.n_orders, MemoryTransport())
+    party = open_party(runner.sites[5], runner.n_orders, MemoryTransport())
     entries = predict(party, runner.n_orders, "SELECT * FROM data.digits_test")
     right = runner.tables[5]["digits_test"].set_index("id").y
     hits = [entry["label"] == right[int(entry["id"])] for entry in entries]

@@ -220,15 +220,15 @@ def flipped(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
     """Makes one hospital show and seal its gradient times a factor: an attacker that follows the protocol."""
 
     def flip(attacker: int, factor: float) -> None:
-        honest = trainers.local_round
+        honest = trainers.local_gradient
 
-        def local_round(trainer: Trainer, fold: Fold) -> dict[str, Any]:
+        def local_gradient(trainer: Trainer, fold: Fold) -> dict[str, Any]:
             report = honest(trainer, fold)
-            if trainer.party.me == attacker:
+            if trainer.order.me == attacker:
                 fold.gradient = factor * fold.gradient
             return report
 
-        monkeypatch.setattr("tasks.hospital.training.trainers.local_round", local_round)
+        monkeypatch.setattr("tasks.hospital.training.trainers.local_gradient", local_gradient)
 
     return flip
 
@@ -314,7 +314,7 @@ def test_a_hospital_that_shows_another_gradient_than_it_seals_stops_the_order(
     honest = shown_gradients._shown_layers
 
     def shown(trainer: Trainer, fold: Fold, vector: Floats) -> dict[str, Floats]:
-        lies = trainer.party.me == 3 and vector is fold.gradient
+        lies = trainer.order.me == 3 and vector is fold.gradient
         return honest(trainer, fold, vector * (1 + 1e-6) if lies else vector)
 
     monkeypatch.setattr(shown_gradients, "_shown_layers", shown)
@@ -372,7 +372,7 @@ def test_a_report_without_numbers_names_its_hospital(
 
     def evaluate(trainer: Trainer, fold: Fold) -> dict[str, Any]:
         own = honest(trainer, fold)
-        return {**own, **report} if trainer.party.me == 2 else own
+        return {**own, **report} if trainer.order.me == 2 else own
 
     monkeypatch.setattr(trainers, "evaluate", evaluate)
     with pytest.raises(ProtocolViolation, match="The metrics of hospital 2"):

@@ -57,7 +57,7 @@ class Secrets:
 
     def note(self, trainer: Any, fold: Any) -> None:
         with self.lock:
-            self.gradients.append((trainer.party.me, fold.gradient.copy()))
+            self.gradients.append((trainer.order.me, fold.gradient.copy()))
             self.weights.append(fold.checkpoint.weights.copy())
 
     @property
@@ -163,16 +163,16 @@ def recorded(sites: dict[int, Settings]) -> dict[str, tuple[Outcome, Secrets]]:
     for number, method in enumerate(("Paillier", "Mask", "None"), start=1):
         secrets = Secrets()
         with pytest.MonkeyPatch.context() as patch:
-            local_round = trainers.local_round
+            local_gradient = trainers.local_gradient
 
             def noted(
-                trainer: Any, fold: Any, local_round: Any = local_round, secrets: Secrets = secrets
+                trainer: Any, fold: Any, local_gradient: Any = local_gradient, secrets: Secrets = secrets
             ) -> Any:
-                report = local_round(trainer, fold)
+                report = local_gradient(trainer, fold)
                 secrets.note(trainer, fold)
                 return report
 
-            patch.setattr(training.trainers, "local_round", noted)
+            patch.setattr(training.trainers, "local_gradient", noted)
             transport = MemoryTransport()
             outcome = run_order(sites, canary_order(method), order_id=number, transport=transport)
         outcome.traffic.extend(transport.rounds[number].values())

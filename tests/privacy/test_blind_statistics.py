@@ -19,16 +19,16 @@ import pandas as pd
 import pytest
 
 from agents.site.vault import OrderVault
-from agents.statistics.party import StatisticsParty
+from agents.statistics.party import AgreedStatistics
 from analytics.statistics.exact import UNIT, scaled
-from deployments.local import one_process
 from protocol.errors import ProtocolViolation
 from protocol.exchange import Address, Exchange, MemoryTransport
 from protocol.messages import COORDINATOR, EVERYONE
 from protocol.sums import exact_sum
 from protocol.sums.exact_sum import Terms
 from tasks.coordinator.progress import StatisticsPicture
-from tasks.coordinator.statistics import open_desk
+from tasks.coordinator.statistics import open_order
+from tasks.hospital import statistics as steps
 from tests.conftest import RunningFederation
 from tests.made_statistics import Answered, Hospitals, make_hospitals, no_waiting_for_disks
 from tests.privacy.test_blind_coordinator import coordinator_side, pages
@@ -101,15 +101,15 @@ class Seen:
 
     answer: Answered
     transport: MemoryTransport
-    parties: dict[int, StatisticsParty] = field(default_factory=dict)
+    parties: dict[int, AgreedStatistics] = field(default_factory=dict)
 
     @property
     def blind_side(self) -> bytes:
         """Every byte of the exchange, what is recorded and answered, and what Prefect shows."""
         order_id, summary = self.answer.order_id, self.answer.summary
-        desk = open_desk(order_id, Exchange(self.transport, COORDINATOR))
-        desk.n_rows = dict.fromkeys(PROVIDERS, 24)
-        picture, records = StatisticsPicture(desk), [{"what": "result", "final": True, "done": 1, **summary}]
+        order = open_order(order_id, Exchange(self.transport, COORDINATOR))
+        order.n_rows = dict.fromkeys(PROVIDERS, 24)
+        picture, records = StatisticsPicture(order), [{"what": "result", "final": True, "done": 1, **summary}]
         told = [self.transport.facts, summary, picture.summary(records), picture.table(records)]
         return b"\0".join(
             [*self.transport.traffic, json.dumps(told, default=str, ensure_ascii=False).encode()]
@@ -156,14 +156,14 @@ def seen(hospitals: Hospitals) -> dict[str, Seen]:
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OrderVault, "destroy", lambda vault: None)
-        open_party = one_process.open_party
+        agree_on_keys = steps.agree_on_keys
         for method, fields in ORDERS.items():
             transport, parties = MemoryTransport(), {}
 
-            def opened(kind: Any, site: Any, *where: Any, parties: dict[int, Any] = parties) -> Any:
-                return parties.setdefault(site.user_id, open_party(kind, site, *where))
+            def agreed(order: Any, reading: Any, parties: dict[int, Any] = parties) -> Any:
+                return parties.setdefault(order.me, agree_on_keys(order, reading))
 
-            patch.setattr(one_process, "open_party", opened)
+            patch.setattr(steps, "agree_on_keys", agreed)
             data = dict.fromkeys(PROVIDERS, PATH)
             answer = hospitals.ask(method, data, receivers=RECEIVERS, transport=transport, **fields)
             found[method] = Seen(answer, transport, parties)

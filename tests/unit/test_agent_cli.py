@@ -31,13 +31,13 @@ from agents.check import (
     guarded,
 )
 from agents.order.approval import Approvals, person
+from agents.order.party import open_party
 from agents.site.ledger import Ledger
 from agents.site.settings import Settings, load_settings
 from agents.site.vault import Vault
 from agents.statistics.results import write_result
 from agents.training.export import export_model
 from agents.training.inference import model_of, predict
-from agents.training.party import open_training
 from analytics.training.models import scores
 from deployments.agent import main
 from protocol import VERSION
@@ -419,7 +419,7 @@ def test_values_beyond_floats_are_a_sentence(run: Run) -> None:
 
 def test_the_predictor_itself(site: Path) -> None:
     """The same through its own function: what the flow calls."""
-    party = open_training(load_settings(site), 5, MemoryTransport())
+    party = open_party(load_settings(site), 5, MemoryTransport())
     assert [entry["id"] for entry in predict(party, 2, SQL)] == ["100", "101", "102", "103", "104"]
     top = predict(party, 3, SQL)[0]
     assert top["label"] == [0, 1, 5][int(np.argmax(list(top["probabilities"].values())))]

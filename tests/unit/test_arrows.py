@@ -25,6 +25,7 @@ SIDES = {
     "tasks.ending",
     "tasks.exit_codes",
     "tasks.flow_process",
+    "tasks.post",
     "tasks.quiet",
 }
 ALLOWED = {
@@ -324,6 +325,7 @@ PARTS = {
         "tasks/flow_process.py",
         "tasks/ending.py",
         "tasks/exit_codes.py",
+        "tasks/post.py",
         "tasks/quiet.py",
         "flows/__init__.py",
         "deployments/__init__.py",

@@ -18,30 +18,30 @@ def test_the_bar_in_prefect_is_at_the_apis_number(n_splits: int | None) -> None:
     body = document_order(rounds=4)
     if n_splits:
         body["model_params"]["cv_param"] = {"need_cv": True, "n_splits": n_splits}
-    desk: Any = SimpleNamespace(order_id=1, request=parse_training_request(body))
-    picture = TrainingPicture(desk)
+    order: Any = SimpleNamespace(order_id=1, request=parse_training_request(body))
+    picture = TrainingPicture(order)
     records = [
         {"fold": fold, "round": round_, "final": round_ == 4}
-        for fold in folds(desk.request)
+        for fold in folds(order.request)
         for round_ in range(5)
     ]
     for n_records in range(1, len(records) + 1):
         told = progress({"kind": "train", "body": body}, n_records)
         assert picture.percent(records[:n_records]) == pytest.approx(100 * told["done"] / told["of"])
-    assert told["done"] == told["of"] == 4 * len(folds(desk.request))
+    assert told["done"] == told["of"] == 4 * len(folds(order.request))
 
 
 def test_the_bar_is_full_where_training_has_converged() -> None:
-    desk: Any = SimpleNamespace(order_id=1, request=parse_training_request(document_order(rounds=10)))
+    order: Any = SimpleNamespace(order_id=1, request=parse_training_request(document_order(rounds=10)))
     assert (
-        TrainingPicture(desk).percent([{"fold": 0, "round": n, "final": n == 3} for n in range(4)]) == 100.0
+        TrainingPicture(order).percent([{"fold": 0, "round": n, "final": n == 3} for n in range(4)]) == 100.0
     )
 
 
 @pytest.mark.parametrize(("done", "of"), [(0, 5), (2, 5), (5, 5), (0, None), (3, None)])
 def test_the_bar_of_joint_statistics_is_at_the_apis_number(done: int, of: int | None) -> None:
-    desk: Any = SimpleNamespace(order_id=1)
+    order: Any = SimpleNamespace(order_id=1)
     stage = {"what": "sums", "done": done, "of": of}
     told = progress({"kind": "statistics", "stage": stage}, 0)
     of_parts = told["of"] or done + 1  # nobody knows how many there are: one at least is left
-    assert StatisticsPicture(desk).percent([stage]) == pytest.approx(100 * told["done"] / of_parts)
+    assert StatisticsPicture(order).percent([stage]) == pytest.approx(100 * told["done"] / of_parts)

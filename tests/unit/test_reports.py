@@ -96,7 +96,7 @@ def assert_named(
     honest = trainer.evaluate
 
     def evaluate(own: Any, fold: Any) -> dict[str, Any]:
-        return {**honest(own, fold), **(wrong if own.party.me == 3 else {})}
+        return {**honest(own, fold), **(wrong if own.order.me == 3 else {})}
 
     monkeypatch.setattr(trainer, "evaluate", evaluate)
     with pytest.raises(ProtocolViolation) as caught:

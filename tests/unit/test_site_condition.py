@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ import tasks.worker
 from agents.rows.faults import database_fault, reading_fault
 from agents.site.settings import Settings
 from protocol.errors import Unavailable
+from protocol.exchange import Exchange
 from protocol.machine.clock import Clock
 from protocol.machine.disk import has_room, is_full
 from tasks import flow_process
@@ -29,10 +31,10 @@ from tasks.coordinator import place as coordinator_place
 from tasks.exit_codes import ExitCode
 from tasks.flow_process import InstalledFlow
 from tasks.hospital import place as hospital_place
-from tasks.hospital.training import TrainingParty
 from tasks.hospital.worker import HospitalWorker
+from tasks.post import Post
 from tasks.steps import step
-from tasks.worker import FlowWorker, Post
+from tasks.worker import FlowWorker
 
 NO_ROOM = OSError(errno.ENOSPC, "No space left on device", "/state/vault/secret-name")
 POST: Any = None
@@ -182,15 +184,40 @@ def test_a_run_is_given_back_as_one_without_room(
     monkeypatch.setattr(hospital_place, "load_settings", lambda site: settings)
     (tmp_path / "token").chmod(0o600)
     monkeypatch.setattr(hospital_place, "open_party", lambda *_: None)
-    place: Any = (
-        hospital_place.at_hospital(3, TrainingParty)
-        if where == "hospital"
-        else coordinator_place.at_coordinator(3)
-    )
-    with pytest.raises(SystemExit), place:
+
+    def work(*_: Any) -> None:
         raise error
+
+    def at_coordinator() -> None:
+        with coordinator_place.at_coordinator(3):
+            work()
+
+    run = at_coordinator if where == "coordinator" else functools.partial(hospital_place.at_hospital, 3, work)
+    with pytest.raises(SystemExit):
+        run()
     assert codes == [ExitCode.DISK_FULL]
     assert not caplog.records
+
+
+def test_a_site_without_a_policy_refuses_and_its_run_ends_with_a_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refusal comes before any work; Prefect must not be left with an exception."""
+    refused: list[str] = []
+    (tmp_path / "token").write_text("a-token")
+    (tmp_path / "token").chmod(0o600)
+    monkeypatch.setenv(hospital_place.SITE, str(tmp_path))
+    settings = Settings(tmp_path, 2, "here", "http://127.0.0.1:9", "", "duckdb://", tmp_path)
+    monkeypatch.setattr(hospital_place, "load_settings", lambda site: settings)
+    monkeypatch.setattr(Exchange, "refuse", lambda _, order_id, cause: refused.append(cause.code))
+
+    def work(_: Any) -> None:
+        raise AssertionError("no work without a policy")
+
+    state: Any = hospital_place.at_hospital(3, work)
+    assert refused == ["policy"]
+    assert state.is_failed()
+    assert state.message.startswith("here: There is no policy at ")
 
 
 def test_a_lock_that_cannot_be_made_is_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

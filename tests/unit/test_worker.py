@@ -24,7 +24,8 @@ from agents.site.settings import Settings
 from flows import hospital_runs
 from tasks.flow_process import installed_flows, number_of
 from tasks.hospital.worker import APPROVALS, INFERENCES, HospitalWorker, _drivers
-from tasks.worker import COORDINATOR, FlowWorker, Post, Work
+from tasks.post import Post
+from tasks.worker import COORDINATOR, FlowWorker, Work
 
 POLICY = """
 [orders]
