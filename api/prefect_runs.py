@@ -264,11 +264,13 @@ def parts_of(tasks: Iterable[TaskRun], flow_runs: Iterable[FlowRun], *, now: dat
     # When each task was begun, by run and name: again after its process died.
     begins: dict[tuple[UUID | None, str], list[datetime]] = {}
     for task in begun:
-        begins.setdefault((task.flow_run_id, task.name), []).append(_began(task))
+        key = (task.flow_run_id, task.name)
+        begins.setdefault(key, []).append(_began(task))
     parts = []
     for task in begun:
         assert task.flow_run_id is not None
         run = runs[task.flow_run_id]
+        hospital = _hospital_of(run.tags)
         began = _began(task)
         state = STATUS[task.state_type or StateType.RUNNING]
         ended: datetime | None = task.end_time
@@ -278,7 +280,7 @@ def parts_of(tasks: Iterable[TaskRun], flow_runs: Iterable[FlowRun], *, now: dat
                 cut_off.append(run.end_time)
             if cut_off:
                 ended, state = min(cut_off), "crashed"
-        parts.append(Part(_hospital_of(run.tags), task.name, began, ended, state))
+        parts.append(Part(hospital, task.name, began, ended, state))
     return parts
 
 

@@ -21,7 +21,11 @@ from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound, Orde
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Vectors = dict[int, dict[str, np.ndarray[Any, np.dtype[np.float64]]]]
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+# {hospital: {layer: values}}
+Vectors = dict[int, dict[str, Floats]]
+# Names as a list, or as a text with commas between; None for the API's default.
+Layers = list[str] | str | None
 
 DEFAULT_ROUNDS = 100
 LONGEST_WAIT_SECONDS = 60
@@ -177,7 +181,11 @@ class Order:
         return results.timeline(found["parts"])
 
     def scores(
-        self, round: int | None = None, *, layers: list[str] | str | None = None, **parameters: float | str
+        self,
+        round: int | None = None,
+        *,
+        layers: Layers = None,
+        **parameters: float | str,
     ) -> Scores:
         """All anomaly and contribution scores of a round, of the newest one unless another is named.
 
@@ -209,7 +217,7 @@ class Order:
             unavailable=missing,
         )
 
-    def gradients(self, round: int | None = None, *, layers: list[str] | str | None = None) -> Vectors:
+    def gradients(self, round: int | None = None, *, layers: Layers = None) -> Vectors:
         """{hospital: {layer: values}} as far as the order shows them.
 
         Of a sealed order they are coordinates in a frame that the coordinator drew: lengths and angles are right, a
@@ -218,18 +226,18 @@ class Order:
         data = self._by_layers("/client_grad", round, layers)
         return {int(hospital): _arrays(by_layer) for hospital, by_layer in data.items()}
 
-    def average_gradient(
-        self, round: int | None = None, *, layers: list[str] | str | None = None
-    ) -> Mapping[str, Any]:
+    def average_gradient(self, round: int | None = None, *, layers: Layers = None) -> Mapping[str, Any]:
         """{layer: values} of the round's average."""
         return _arrays(self._by_layers("/avg_grad", round, layers))
 
-    def _by_layers(self, path: str, round: int | None, layers: list[str] | str | None) -> Json:
-        """Raw data of a round; where no round was named, the answer says which it is, and has them in `data`."""
-        body: Json = self._connection.get(path, order_id=self.order_id, round=round, layers=layers).body
+    def _by_layers(self, path: str, round: int | None, layers: Layers) -> Json:
+        """Raw data of a round."""
+        answer = self._connection.get(path, order_id=self.order_id, round=round, layers=layers)
+        found: Json = answer.body
+        # Where no round was named, the answer also says which it is.
         if round is None:
-            return dict(body["data"])
-        return body
+            found = found["data"]
+        return found
 
     def infer(self, sql: str, *, user_id: int | None = None) -> pd.DataFrame:
         """Predictions for rows of one's own hospital: id, label, and a probability for each class where there are some.
@@ -302,7 +310,8 @@ class Order:
         for client, by_layer in gradients.items():
             own = vectors[str(client)] = {}
             for layer, values in by_layer.items():
-                own[layer] = np.asarray(values, dtype=np.float64).ravel().tolist()
+                vector = np.asarray(values, dtype=np.float64)
+                own[layer] = vector.ravel().tolist()
         body = {"gradients": vectors, **facts}
         answer = self._connection.change("PUT", f"/orders/{self.order_id}/rounds/{round}", body)
         recorded: Json = answer.body
@@ -317,8 +326,11 @@ class Order:
         )
 
 
-def _arrays(by_layer: Mapping[str, Any]) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-    return {layer: np.array(values, dtype=np.float64) for layer, values in by_layer.items()}
+def _arrays(by_layer: Mapping[str, Any]) -> dict[str, Floats]:
+    arrays = {}
+    for layer, values in by_layer.items():
+        arrays[layer] = np.array(values, dtype=np.float64)
+    return arrays
 
 
 def _by_score(report: Mapping[str, Mapping[str, Json]], what: str) -> pd.DataFrame:
@@ -326,5 +338,7 @@ def _by_score(report: Mapping[str, Mapping[str, Json]], what: str) -> pd.DataFra
     first = next(iter(report.values()))
     columns: dict[str, Json] = {}
     for name in first:
-        columns[name] = {hospital: scores[name][what] for hospital, scores in report.items()}
+        column = columns[name] = {}
+        for hospital, scores in report.items():
+            column[hospital] = scores[name][what]
     return results.by_hospital(columns)

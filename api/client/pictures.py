@@ -74,7 +74,8 @@ def plot_scores(scores: Scores, axes: Axes | None = None, *, title: str = "") ->
         for column, value in enumerate(values):
             if pd.notna(value):
                 axes.text(column, row, f"{value:.3g}", ha="center", va="center")
-    axes.set_xticks(range(len(frame.columns)), list(frame.columns), rotation=45, ha="right")
+    scores_drawn = list(frame.columns)
+    axes.set_xticks(range(len(scores_drawn)), scores_drawn, rotation=45, ha="right")
     hospitals = [f"hospital {hospital}" for hospital in frame.index]
     axes.set_yticks(range(len(frame)), hospitals)
     axes.set_title(title)

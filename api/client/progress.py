@@ -45,10 +45,12 @@ class Progress:
             fold = f"fold {data['fold']}, " if data["fold"] else ""
             most = f" of {self._most_rounds}" if self._most_rounds else ""
             self._words = f"{fold}round {number}{most}, loss {loss:.5g}, "
-            self._n_done, self._n_parts = number, self._most_rounds
+            self._n_done = number
+            self._n_parts = self._most_rounds
         elif event.name == "stage":
             self._words = f"{data['what']}, "
-            self._n_done, self._n_parts = data["done"], data["of"]
+            self._n_done = data["done"]
+            self._n_parts = data["of"]
         elif event.name == "state":
             self._state = data["state"]
         if self._is_live:

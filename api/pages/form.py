@@ -211,26 +211,26 @@ def curl_of(visit: Visit, path: str, body: Mapping[str, Any]) -> str:
 def show_buttons(visit: Visit, draft: Draft, *, check: Check, send: Callable[[], Awaitable[None]]) -> None:
     """Check, which asks nobody outside, and send. What is wrong is shown in the API's sentence."""
     t = visit.t
-    said = html("").props('aria-live="polite"')
+    result = html("").props('aria-live="polite"')
 
     async def is_good() -> bool:
         try:
             await check(draft.body)
         except ConsiliumError as error:
-            said.set_content(note(visit.error(error), "bad"))
+            result.set_content(note(visit.error(error), "bad"))
             return False
-        said.set_content(note(t("Nothing is wrong with it. The hospitals check it again."), "good"))
+        result.set_content(note(t("Nothing is wrong with it. The hospitals check it again."), "good"))
         return True
 
     async def submit() -> None:
         if not await is_good():
             return
-        said.set_content(note(t("Sent. Waiting for the hospitals' first answer ...")))
+        result.set_content(note(t("Sent. Waiting for the hospitals' first answer ...")))
         sending.props("loading")
         try:
             await send()
         except ConsiliumError as error:
-            said.set_content(note(visit.error(error), "bad"))
+            result.set_content(note(visit.error(error), "bad"))
         finally:
             sending.props(remove="loading")
 

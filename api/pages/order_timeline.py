@@ -47,7 +47,7 @@ class Timeline:
                 on_change=self.choose,
             )
             self.choice.style("min-width:260px")
-        self.said = html("")
+        self.below = html("")
         name = f"order-{self.order_id}-timeline"
         self.figure = figure(visit, name, *self._picture([]), label=t("Which part ran where and when"))
         html(f'<p class="soft">{shown(t(WAITING))}</p>')
@@ -83,13 +83,13 @@ class Timeline:
         try:
             found = await self.visit.data(f"/orders/{self.order_id}/timeline", **asked)
         except ConsiliumError as error:
-            self.said.set_content(note(self.visit.error(error), "bad"))
+            self.below.set_content(note(self.visit.error(error), "bad"))
             return
         # The visitor has chosen something else meanwhile, which has an answer of its own.
         if self.shown != choice:
             return
         parts = found["parts"]
-        self.said.set_content(_legend(self.visit, parts))
+        self.below.set_content(_legend(self.visit, parts))
         self.figure.show(*self._picture(parts))
         lanes = {part["user_id"] for part in parts}
         height = 90 + 44 * max(1, len(lanes))
@@ -122,8 +122,9 @@ class Timeline:
         for part in parts:
             began = _seconds(part["began"])
             ended = _seconds(part["ended"]) if part["ended"] else time.time()
-            spans.append(Span(self._who(part), self.visit.t(part["what"]), began, ended))
-            rows.append([part["user_id"], part["what"], part["began"], part["ended"], part["state"]])
+            what = self.visit.t(part["what"])
+            spans.append(Span(who=self._who(part), what=what, began=began, ended=ended))
+            rows.append([part[name] for name in ("user_id", "what", "began", "ended", "state")])
         options = charts.spans(spans, x_name=self.visit.t("seconds"), is_dark=self.visit.is_dark)
         return options, rows
 

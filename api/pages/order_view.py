@@ -146,25 +146,29 @@ class OrderView:
         for user, n_rows in n_rows_of.items():
             measured = _measured(newest, user, self.part)
             values = [number(measured.get(name)) for name in metrics]
-            rows.append([named(self.visit, int(user), self.names), number(n_rows), *values])
-        caption = t("Rows and metrics of the newest round")
-        return table([t("Hospital"), t("Rows"), *map(t, metrics)], rows, caption=caption)
+            hospital = named(self.visit, int(user), self.names)
+            rows.append([hospital, number(n_rows), *values])
+        heads = [t("Hospital"), t("Rows"), *map(t, metrics)]
+        return table(heads, rows, caption=t("Rows and metrics of the newest round"))
 
     def events(self) -> Safe:
         """What has happened, by time, and links to more."""
         t, order = self.visit.t, self.order
         sender = named(self.visit, order["user_id"], self.names)
         rows = [(moment(order["created"]), t("Sent by {name}", name=sender))]
-        counted = [user for user, n_rows in order["data_volum"].items() if n_rows is not None]
+        counted = []
+        for user, n_rows in order["data_volum"].items():
+            if n_rows is not None:
+                counted.append(named(self.visit, int(user), self.names))
         if counted and order["kind"] != "external":
-            names = ", ".join(named(self.visit, int(user), self.names) for user in counted)
-            rows.append(("", t("Rows counted by {names}", names=names)))
+            rows.append(("", t("Rows counted by {names}", names=", ".join(counted))))
         if self.rounds:
             first, newest = self.rounds[0], self.rounds[-1]
             rows.append((moment(first["recorded"]), t("First round")))
             rows.append((moment(newest["recorded"]), t("Newest round: {n}", n=newest["round"])))
         if order["state"] in ENDED:
-            rows.append((moment(order["updated"]), t("Ended: {state}", state=t(order["state"]))))
+            state = t(order["state"])
+            rows.append((moment(order["updated"]), t("Ended: {state}", state=state)))
         links = []
         if order["prefect_run"]:
             links.append(link(order["prefect_run"], t("The run in Prefect"), is_new=True))
@@ -219,8 +223,10 @@ class OrderView:
             began = datetime.fromisoformat(before["recorded"])
             ended = datetime.fromisoformat(entry["recorded"])
             seconds.append(round((ended - began).total_seconds(), 3))
-            number_ = str(entry["round"])
-            names.append(f"{entry['fold']}/{number_}" if entry["fold"] else number_)
+            name = str(entry["round"])
+            if entry["fold"]:
+                name = f"{entry['fold']}/{name}"
+            names.append(name)
         options = charts.bars(
             names,
             seconds,
@@ -248,7 +254,12 @@ class OrderView:
                 label=t("On"),
                 on_change=self.choose,
             )
-            self.parts["fold"] = ui.select(self.folds(), value=0, label=t("Part"), on_change=self.choose)
+            self.parts["fold"] = ui.select(
+                self.folds(),
+                value=0,
+                label=t("Part"),
+                on_change=self.choose,
+            )
             for name in ("metric", "part", "fold"):
                 self.parts[name].style("min-width:150px")
 

@@ -25,12 +25,15 @@ def pooled_metrics(visit: Visit, summary: Mapping[str, Any]) -> Safe:
     lines = list(_lines(visit, summary))
     if not lines:
         return Safe("")
-    measured = {name for line in lines for name in line.metrics}
+    measured: set[str] = set()
+    for line in lines:
+        measured.update(line.metrics)
     names = [name for name in METRICS if name in measured]
     rows = []
     for line in lines:
+        n_rows = number(line.metrics["n_rows"])
         values = [number(line.metrics.get(name)) for name in names]
-        rows.append([line.model, line.which, number(line.metrics["n_rows"]), *values])
+        rows.append([line.model, line.which, n_rows, *values])
     heads = [t("Model"), t("On"), t("Rows"), *map(t, names)]
     caption = t("Held-out rows: a fold's own part, the validation part, or the rows of the test SQL")
     title = shown(t("All hospitals together"))

@@ -252,21 +252,9 @@ class ScoreView:
         if asked.last is not None:
             numbers = [number_ for number_ in numbers if number_ <= asked.last]
         numbers = sorted(numbers[:MOST_ROUNDS])
-        columns: list[dict[str, Any]] = []
-        missing: dict[int, str] = {}
+        columns, missing = await self._scores_of(score, arguments, numbers)
         clients: set[int] = set()
-        for number_ in numbers:
-            column = {}
-            try:
-                response = await self.visit.call(
-                    "GET",
-                    score.address,
-                    params=self.params(arguments, number_),
-                )
-                column = response.json()["data"]
-            except ConsiliumError as error:
-                missing[number_] = self.visit.error(error)
-            columns.append(column)
+        for column in columns:
             clients.update(int(client) for client in column)
         if not clients and missing:
             html(note(next(iter(missing.values())), "bad"))
@@ -294,6 +282,23 @@ class ScoreView:
             without = ", ".join(map(str, missing))
             first = next(iter(missing.values()))
             html(f'<p class="soft">{shown(t("Without a score:"))} {shown(without)}. {shown(first)}</p>')
+
+    async def _scores_of(
+        self, score: Score, arguments: dict[str, Any], numbers: list[int]
+    ) -> tuple[list[dict[str, Any]], dict[int, str]]:
+        """({client: score} of each round, the sentence of each round that has no scores)."""
+        columns: list[dict[str, Any]] = []
+        missing: dict[int, str] = {}
+        for number_ in numbers:
+            params = self.params(arguments, number_)
+            column = {}
+            try:
+                response = await self.visit.call("GET", score.address, params=params)
+                column = response.json()["data"]
+            except ConsiliumError as error:
+                missing[number_] = self.visit.error(error)
+            columns.append(column)
+        return columns, missing
 
     def side_by_side(self, report: dict[str, Any]) -> None:
         """All anomaly scores of one round: each from its lowest (0) to its highest (1), and in figures with ranks."""
@@ -326,9 +331,9 @@ class ScoreView:
         for client, name in zip(clients, names, strict=True):
             file_row, table_row = [name], [name]
             for kind in kinds:
-                score, rank = data[client][kind]["score"], data[client][kind]["rank"]
-                file_row.append(score)
-                table_row.append(f"{number(score)} ({rank or '-'})")
+                own = data[client][kind]
+                file_row.append(own["score"])
+                table_row.append(f"{number(own['score'])} ({own['rank'] or '-'})")
             file_rows.append(file_row)
             table_rows.append(table_row)
         file = f"order-{self.asked.order_id}-round-{round_}"
@@ -353,6 +358,8 @@ def _from_low_to_high(values: list[float | None]) -> list[float | None]:
     for value in values:
         if value is None:
             scaled.append(None)
+        elif not span:
+            scaled.append(0.0)
         else:
-            scaled.append((value - lowest) / span if span else 0.0)
+            scaled.append((value - lowest) / span)
     return scaled

@@ -110,9 +110,11 @@ def _numbers(found: dict[str, Any]) -> list[list[Any]]:
     ]
     rows = [names]
     for run in found["runs"]:
-        cells = [run[name] for name in names]
-        # rows_used is an object, and takes one cell of the file.
-        rows.append([str(cell) if isinstance(cell, dict) else cell for cell in cells])
+        row = {name: run[name] for name in names}
+        # An object, which takes one cell of the file.
+        if isinstance(row["rows_used"], dict):
+            row["rows_used"] = str(row["rows_used"])
+        rows.append(list(row.values()))
     return rows
 
 
@@ -156,7 +158,8 @@ class Schedules:
             (t("Next time"), moment(next_run)),
             (t("Runs"), runs),
         ]
-        state = chip(self.visit, "active" if schedule["active"] else "paused")
+        word = "active" if schedule["active"] else "paused"
+        state = chip(self.visit, word)
         title = Safe(f"<b>{number} {shown(schedule['name'])}</b> {state}")
         caller = self.visit.caller
         is_owner = caller.user_id == schedule["user_id"] or caller.role == "open"
@@ -183,5 +186,6 @@ class Schedules:
                 await self.show()
 
         with ui.element("div").classes("row"):
-            ui.button(t("Pause") if is_active else t("Resume"), on_click=turn).props("no-caps outline dense")
+            other_state = t("Pause") if is_active else t("Resume")
+            ui.button(other_state, on_click=turn).props("no-caps outline dense")
             ui.button(t("Delete"), on_click=delete).props("no-caps outline dense color=negative")

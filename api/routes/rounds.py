@@ -198,7 +198,9 @@ def _entry(entry: RoundEntry) -> dict[str, Any]:
 
 async def _receive(request: Request, part: Path, *, is_flow: bool) -> None:
     """Brings a body to disk, in the form of a file in either case."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = request.headers.get("content-type", "")
+    kind, _, _ = content_type.partition(";")
+    kind = kind.strip().lower()
     try:
         if kind == SAFETENSORS:
             await _write_stream(request, part)
@@ -278,7 +280,8 @@ def _vectors(owner: str, layers: Any) -> dict[str, NDArray[np.float64]]:
                 remedy="Clients are whole numbers below 2^31, layers at most 100 letters, digits and _ . : / -",
             )
         # By type and not isinstance: true and false are integers to Python.
-        if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+        is_list = isinstance(values, list)
+        if not is_list or not all(type(value) in (int, float) for value in values):
             raise InvalidInput(
                 f"{shown(name)} has to be a list of numbers.",
                 remedy="Send a flat list of numbers.",
@@ -343,6 +346,9 @@ def _weighted_mean(values: list[float | None], weights: list[int]) -> float | No
         return None
     total = sum(weights)
     # Halves, because the sum of shares of the largest numbers may leave the range of float64.
-    halves = (value / 2 * (weight / total) for value, weight in zip(known, weights, strict=True))
+    halves = []
+    for value, weight in zip(known, weights, strict=True):
+        share = weight / total
+        halves.append(value / 2 * share)
     mean = 2 * math.fsum(halves)
     return mean if math.isfinite(mean) else None

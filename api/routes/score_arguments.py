@@ -102,11 +102,10 @@ def missing_argument(name: str, allowed: str) -> InvalidInput:
 
 def shown(value: Any) -> str:
     """A value of the caller's as an answer may hold it."""
-    letters = []
+    text = ""
     for letter in str(value):
         is_plain = letter.isprintable() and letter != "\ufffd"
-        letters.append(letter if is_plain else "?")
-    text = "".join(letters)
+        text += letter if is_plain else "?"
     if len(text) > MOST_LETTERS_SHOWN:
         text = f"{text[:MOST_LETTERS_SHOWN]}..."
     return repr(text)
@@ -241,7 +240,7 @@ def _split(text: str) -> list[str]:
     text = text.strip()
     try:
         parsed = json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # not JSON; nesting beyond the stack
         parsed = None
     if isinstance(parsed, list) and all(isinstance(name, str) for name in parsed):
         return parsed
@@ -249,4 +248,8 @@ def _split(text: str) -> list[str]:
         text = text[1:-1].strip()
         if not text:
             return []
-    return [name.strip().strip("'\"").strip() for name in text.split(",")]
+    names = []
+    for part in text.split(","):
+        without_quotes = part.strip().strip("'\"")
+        names.append(without_quotes.strip())
+    return names

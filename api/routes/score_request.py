@@ -153,7 +153,8 @@ def _ranges(numbers: list[int]) -> str:
     words = []
     for run in runs:
         first, last = run[0], run[-1]
-        words.append(str(first) if first == last else f"{first} to {last}")
+        word = str(first) if first == last else f"{first} to {last}"
+        words.append(word)
     return _shortened(words) or "none"
 
 

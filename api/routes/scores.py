@@ -74,7 +74,8 @@ async def client_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
     entry = await asked.entry(order)
     clients = entry.clients
     # These lie here in clear: a hospital is shown its own, never another's.
-    if entry.kind == "open" and order["kind"] == "train" and asked.caller.role in (HOSPITAL, AGENT):
+    is_hospital = asked.caller.role in (HOSPITAL, AGENT)
+    if is_hospital and entry.kind == "open" and order["kind"] == "train":
         clients = [client for client in clients if client == asked.caller.user_id]
     layers_shown = _shown_layers(asked, entry)
     pieces = _client_values(asked.files, entry, layers_shown, clients)
@@ -215,7 +216,8 @@ async def trained_clients(asked: AskedOf, number: NumberOf = None) -> JSONRespon
         raise given.missing_argument("round", "the number of a recorded round")
     order = await asked.order("reports", is_score=False)
     found = await _reports(asked, order, count)
-    return bare(order, {str(round_): _trained(report) for round_, report in found.items()})
+    shown = {str(round_): _trained(report) for round_, report in found.items()}
+    return bare(order, shown)
 
 
 def _trained(report: dict[str, Any]) -> list[int]:
@@ -367,7 +369,9 @@ def _losses(report: dict[str, Any] | None, entry: RoundEntry) -> Floats:
         own = hospitals.get(str(client), {})
         measured = own.get("train") or {}
         loss = finite(measured.get("loss"))
-        losses.append(math.nan if loss is None else loss)
+        if loss is None:
+            loss = math.nan
+        losses.append(loss)
     return np.array(losses)
 
 
@@ -383,8 +387,8 @@ def _joined(parts: list[Floats]) -> Floats:
 
 def _zeno(compared: Compared, weight: float) -> Any:
     before, now = compared.losses
-    has_none = np.all(np.isnan(now)) or np.all(np.isnan(before))
-    if has_none:
+    is_recorded = [not np.all(np.isnan(losses)) for losses in (before, now)]
+    if not all(is_recorded):
         raise Conflict(
             f"Training losses of round {compared.round} and the one before are not recorded, and Zeno needs them.",
             remedy="Record performance.train with a loss for each client.",
@@ -518,7 +522,8 @@ async def perf_diff(asked: ScoringOf, metric: MetricOf = None) -> JSONResponse:
             remedy="Ask for the other metric, or record performance.test and leave_one_out.",
             code="no_metrics",
         )
-    with_all, without = np.array([*measured.values()], dtype=np.float64).T
+    pairs_measured = np.array(list(measured.values()), dtype=np.float64)
+    with_all, without = pairs_measured.T
     scores = await asked.work(lambda: contribution.perf_diff(with_all, without, metric=measure))
     shown: dict[int, float | None] = dict.fromkeys(pairs)
     for client, score in zip(measured, scores, strict=True):
@@ -567,13 +572,18 @@ def _pooled(report: dict[str, Any], metric: str) -> float | None:
         if value is None:
             continue
         n_rows = own.get("n_rows")
+        if n_rows is None:
+            n_rows = 1
         values.append(value)
-        weights.append(1 if n_rows is None else n_rows)
+        weights.append(n_rows)
     total = sum(weights)
     if not total:
         return None
     # Halves, because the sum of shares of the largest numbers may leave the range of float64.
-    halves = (value / 2 * (weight / total) for value, weight in zip(values, weights, strict=True))
+    halves = []
+    for value, weight in zip(values, weights, strict=True):
+        share = weight / total
+        halves.append(value / 2 * share)
     return finite(2 * math.fsum(halves))
 
 

@@ -160,8 +160,10 @@ def _check_stored(file: Any, metadata: Any, allowed: set[int]) -> Checked:
     if facts.sizes is not None:
         if len(facts.sizes) != len(facts.clients):
             raise _bad("sizes and clients differ in length.", "Give each client its size.")
-        texts = (str(client) for client in facts.clients)
-        sizes = _sizes(dict(zip(texts, facts.sizes, strict=True)), facts.clients)
+        by_client = {}
+        for client, size in zip(facts.clients, facts.sizes, strict=True):
+            by_client[str(client)] = size
+        sizes = _sizes(by_client, facts.clients)
     _check_members(facts)
     digest = _digest(file, names, facts.model_dump(mode="json"))
     return Checked(facts.kind, facts.clients, sizes, layers, digest)
@@ -335,7 +337,7 @@ def _digest(file: Any, names: Mapping[str, Any], rest: Any) -> str:
             may_be = _may_be_between(block) if is_between else np.all(_may_be(block))
             if not may_be:
                 raise not_finite(name)
-            if is_between and (block[:, [0, 1, 3]] < 0).any():
+            if is_between and np.any(block[:, [0, 1, 3]] < 0):
                 raise _bad(
                     f"{shown(name)} holds a negative length.",
                     "Columns 0, 1 and 3 are lengths, 0 or more.",
@@ -376,7 +378,9 @@ def _may_be_between(block: Any) -> bool:
 
 def shown(name: str) -> str:
     """A name of the sender's as an answer may hold it."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in name)
+    text = ""
+    for letter in name:
+        text += letter if letter.isprintable() else "?"
     if len(text) > MOST_LETTERS_SHOWN:
         text = f"{text[:MOST_LETTERS_SHOWN]}..."
     return text
