@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from nicegui import background_tasks, ui
@@ -272,6 +272,13 @@ async def asked(visit: Visit, question: str) -> bool:
 # Figures
 
 
+class Drawing(NamedTuple):
+    """What a figure shows."""
+
+    options: dict[str, Any]  # as `charts` makes them
+    rows: list[list[Any]]  # the same numbers for a CSV file, the names of columns first
+
+
 @dataclass
 class Figure:
     """A picture and its numbers, both of which can be saved."""
@@ -279,7 +286,7 @@ class Figure:
     visit: Visit
     chart: Any  # NiceGUI's element
     name: str  # of the files
-    rows: Sequence[Sequence[Any]]  # of the CSV file, the names of columns first
+    rows: Sequence[Sequence[Any]]  # as a Drawing has them
 
     def show(self, options: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> None:
         self.rows = rows

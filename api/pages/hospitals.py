@@ -1,4 +1,7 @@
-"""Hospitals: who takes part, who is there, and what each one's policy lets others do."""
+"""Hospitals: who takes part, who is there, and what each one's policy lets others do.
+
+A hospital reports the rules of its policy and none of its names of tables, columns and files (decision 50).
+"""
 
 from __future__ import annotations
 
@@ -165,7 +168,8 @@ def _statistics(visit: Visit, rules: dict[str, Any] | None) -> Safe:
 
 
 def _users(visit: Visit, users: list[int], names: dict[int, str]) -> str:
-    return ", ".join(names.get(user, str(user)) for user in users) or visit.t("none")
+    found = [names.get(user, str(user)) for user in users]
+    return _words(visit, found)
 
 
 def _words(visit: Visit, words: list[str]) -> str:
@@ -177,7 +181,7 @@ def _lines(lines: list[str]) -> Safe:
 
 
 def _numbers(found: list[dict[str, Any]]) -> list[list[Any]]:
-    """As the API gives it; a policy is one cell of JSON."""
+    """The rows of the CSV file: as the API gives them, a policy as one cell of JSON."""
     names = list(found[0]) if found else []
     rows: list[list[Any]] = [names]
     for hospital in found:

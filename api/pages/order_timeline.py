@@ -10,7 +10,7 @@ from nicegui import ui
 
 from api.pages import charts
 from api.pages.charts import Span
-from api.pages.frame import Safe, figure, html, note, shown
+from api.pages.frame import Drawing, Safe, figure, html, note, shown
 from api.pages.order_list import named
 from api.pages.visit import Visit
 from api.store.tables import ENDED
@@ -115,8 +115,8 @@ class Timeline:
                 return f"{entry['fold']}/{entry['round']}"
         return AROUND
 
-    def _picture(self, parts: list[dict[str, Any]]) -> tuple[dict[str, Any], list[list[Any]]]:
-        """(options, rows): a bar for each part; one that still runs lasts until now."""
+    def _picture(self, parts: list[dict[str, Any]]) -> Drawing:
+        """A bar for each part; one that still runs lasts until now."""
         spans = []
         rows = [["user_id", "part", "began", "ended", "state"]]
         for part in parts:
@@ -126,7 +126,7 @@ class Timeline:
             spans.append(Span(who=self._who(part), what=what, began=began, ended=ended))
             rows.append([part[name] for name in ("user_id", "what", "began", "ended", "state")])
         options = charts.spans(spans, x_name=self.visit.t("seconds"), is_dark=self.visit.is_dark)
-        return options, rows
+        return Drawing(options, rows)
 
     def _who(self, part: dict[str, Any]) -> str:
         if not part["user_id"]:

@@ -13,6 +13,7 @@ from nicegui import ui
 
 from api.pages import charts
 from api.pages.frame import (
+    Drawing,
     Figure,
     Safe,
     asked,
@@ -49,11 +50,13 @@ class OrderView:
         self.visit = visit
         self.order = order
         self.names = names
+        # All that have come; an answer of the API may hold the newest only.
         self.rounds: list[dict[str, Any]] = order["rounds"]
         # What the figure of metrics shows.
         self.metric = "loss"
         self.part = "train"
         self.fold = 0
+        # Elements of the page by name, so that news can be put into them.
         self.parts: dict[str, Any] = {}
         self.figures: dict[str, Figure] = {}
         self.timeline: Timeline | None = None
@@ -155,7 +158,8 @@ class OrderView:
         """What has happened, by time, and links to more."""
         t, order = self.visit.t, self.order
         sender = named(self.visit, order["user_id"], self.names)
-        rows = [(moment(order["created"]), t("Sent by {name}", name=sender))]
+        sent = t("Sent by {name}", name=sender)
+        rows = [(moment(order["created"]), sent)]
         counted = []
         for user, n_rows in order["data_volum"].items():
             if n_rows is not None:
@@ -165,7 +169,8 @@ class OrderView:
         if self.rounds:
             first, newest = self.rounds[0], self.rounds[-1]
             rows.append((moment(first["recorded"]), t("First round")))
-            rows.append((moment(newest["recorded"]), t("Newest round: {n}", n=newest["round"])))
+            newest_round = t("Newest round: {n}", n=newest["round"])
+            rows.append((moment(newest["recorded"]), newest_round))
         if order["state"] in ENDED:
             state = t(order["state"])
             rows.append((moment(order["updated"]), t("Ended: {state}", state=state)))
@@ -185,8 +190,8 @@ class OrderView:
     def shown_rounds(self) -> list[dict[str, Any]]:
         return [entry for entry in self.rounds if entry["fold"] == self.fold]
 
-    def metric_figure(self) -> tuple[dict[str, Any], list[list[Any]]]:
-        """(options, rows): a line for each hospital, and the joint loss where the metric is the loss of training."""
+    def metric_figure(self) -> Drawing:
+        """A line for each hospital, and the joint loss where the metric is the loss of training."""
         rounds = self.shown_rounds()
         numbers = [entry["round"] for entry in rounds]
         users: set[str] = set()
@@ -201,7 +206,8 @@ class OrderView:
             for entry in rounds:
                 measured = _measured(entry["hospitals"], user, self.part)
                 values.append(_plain(measured.get(self.metric)))
-            series[named(self.visit, int(user), self.names)] = values
+            hospital = named(self.visit, int(user), self.names)
+            series[hospital] = values
         options = charts.lines(
             numbers,
             series,
@@ -214,19 +220,22 @@ class OrderView:
         for place, round_ in enumerate(numbers):
             values_then = [column[place] for column in series.values()]
             rows.append([round_, *values_then])
-        return options, rows
+        return Drawing(options, rows)
 
-    def pace_figure(self) -> tuple[dict[str, Any], list[list[Any]]]:
-        """(options, rows): the seconds from the record of one round to the next, by fold and round."""
+    def pace_figure(self) -> Drawing:
+        """The seconds from the record of one round to the next, by fold and round."""
         names, seconds = [], []
+        rows: list[list[Any]] = [["round", "seconds"]]
         for before, entry in itertools.pairwise(self.rounds):
             began = datetime.fromisoformat(before["recorded"])
             ended = datetime.fromisoformat(entry["recorded"])
-            seconds.append(round((ended - began).total_seconds(), 3))
+            lasted = round((ended - began).total_seconds(), 3)
             name = str(entry["round"])
             if entry["fold"]:
                 name = f"{entry['fold']}/{name}"
             names.append(name)
+            seconds.append(lasted)
+            rows.append([name, lasted])
         options = charts.bars(
             names,
             seconds,
@@ -234,10 +243,7 @@ class OrderView:
             y_name=self.visit.t("seconds"),
             is_dark=self.visit.is_dark,
         )
-        rows: list[list[Any]] = [["round", "seconds"]]
-        for name, value in zip(names, seconds, strict=True):
-            rows.append([name, value])
-        return options, rows
+        return Drawing(options, rows)
 
     def _choices(self) -> None:
         t = self.visit.t

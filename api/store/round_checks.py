@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -33,16 +33,18 @@ LARGEST = 1e100  # squares of larger values leave the range of float64
 CHECK_VALUES = 2**20  # so many are in memory at once
 MOST_LETTERS_SHOWN = 60
 LAYER = r"[\w.:/-]{1,100}"
+CLIENT = "0|[1-9][0-9]{0,9}"
+# Names of tensors, by the kind of round.
 NAMES = {
-    "external": re.compile(rf"(gradients?)/(0|[1-9][0-9]{{0,9}})/({LAYER})|(average)/({LAYER})"),
-    "open": re.compile(rf"(gradient)/(0|[1-9][0-9]{{0,9}})/({LAYER})|(average)/({LAYER})"),
-    "sealed": re.compile(rf"(factor|between)/({LAYER})"),
+    "external": re.compile(rf"gradients?/({CLIENT})/{LAYER}|average/{LAYER}"),
+    "open": re.compile(rf"gradient/({CLIENT})/{LAYER}|average/{LAYER}"),
+    "sealed": re.compile(rf"(factor|between)/{LAYER}"),
 }
 
 Model = TypeVar("Model", bound=BaseModel)
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
-Client = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
+Client = Annotated[str, Field(pattern=rf"^({CLIENT})$")]
 NullIsEmpty = BeforeValidator(lambda value: {} if value is None else value)
 
 
@@ -100,6 +102,14 @@ class Checked:
     facts: Facts | None = None  # of an external round
 
 
+class TensorName(NamedTuple):
+    """A tensor's name, taken apart."""
+
+    what: str  # gradient, average, factor or between
+    client: int | None  # of a gradient
+    layer: str
+
+
 # Checks of a whole file
 
 
@@ -128,6 +138,7 @@ def check_round(path: Path, *, allowed: set[int] | None = None) -> Checked:
 
 
 def _check_external(file: Any, metadata: Any) -> Checked:
+    """An external trainer's: `facts` may say what it likes of the clients whose gradients are in the file."""
     facts = parse_facts(Facts, metadata)
     names = _names(file, "external")
     layers = _layers_of_gradients(file, names)
@@ -142,6 +153,7 @@ def _check_external(file: Any, metadata: Any) -> Checked:
 
 
 def _check_stored(file: Any, metadata: Any, allowed: set[int]) -> Checked:
+    """The coordinator's flow's: of hospitals of the order, as the file's own metadata names them."""
     facts = parse_facts(StoredFacts, metadata)
     clients = set(facts.clients)
     if not clients <= allowed or len(clients) < len(facts.clients):
@@ -184,14 +196,13 @@ def _check_members(facts: StoredFacts) -> None:
         )
 
 
-def _names(file: Any, kind: str) -> dict[str, re.Match[str]]:
-    """Every tensor's name, taken apart. All gradients are spelt one way."""
-    names: dict[str, re.Match[str]] = {}
+def _names(file: Any, kind: str) -> dict[str, TensorName]:
+    """Every tensor's name, whole and taken apart. All gradients are spelt one way."""
+    names: dict[str, TensorName] = {}
     for name in sorted(file.keys()):
-        found = NAMES[kind].fullmatch(name)
-        if found is None:
+        if not NAMES[kind].fullmatch(name):
             raise _bad(f"The tensor {shown(name)} has no name of a round's.", _FORM[kind])
-        names[name] = found
+        names[name] = _taken_apart(name)
     if not names:
         raise _bad("The file holds no tensor.", _FORM[kind])
     folders = {name.partition("/")[0] for name in names}
@@ -203,9 +214,18 @@ def _names(file: Any, kind: str) -> dict[str, re.Match[str]]:
     return names
 
 
-def _clients_of(names: Mapping[str, re.Match[str]]) -> set[int]:
-    """The clients of the names of gradients; names of averages have none."""
-    return {int(found[2]) for found in names.values() if found[2]}
+def _taken_apart(name: str) -> TensorName:
+    """Of a name that has the form of one; a layer's own name may hold a slash."""
+    what, _, rest = name.partition("/")
+    if not what.startswith("gradient"):
+        return TensorName(what, None, rest)
+    client, _, layer = rest.partition("/")
+    return TensorName("gradient", int(client), layer)
+
+
+def _clients_of(names: Mapping[str, TensorName]) -> set[int]:
+    """The clients that have gradients."""
+    return {name.client for name in names.values() if name.client is not None}
 
 
 _FORM = {
@@ -216,15 +236,17 @@ _FORM = {
 }
 
 
-def _layers_of_gradients(file: Any, names: Mapping[str, re.Match[str]]) -> dict[str, int]:
+def _layers_of_gradients(file: Any, names: Mapping[str, TensorName]) -> dict[str, int]:
+    """The number of values of each layer, which gradients and averages must have alike."""
     by_client: dict[int, dict[str, int]] = {}
     average: dict[str, int] = {}
-    for name, found in names.items():
+    for name, (_, client, layer) in names.items():
         length = _vector_length(file, name)
-        if found[4]:
-            average[found[5]] = length
+        if client is None:
+            average[layer] = length
         else:
-            by_client.setdefault(int(found[2]), {})[found[3]] = length
+            own = by_client.setdefault(client, {})
+            own[layer] = length
     layers = _check_layers(by_client)
     for name, length in average.items():
         wanted = layers.get(name, "none")
@@ -268,6 +290,7 @@ def _check_pairs(n_clients: int, n_layers: int) -> None:
 def _vector_length(file: Any, name: str) -> int:
     piece = file.get_slice(name)
     shape, dtype = piece.get_shape(), piece.get_dtype()
+    # No empty layer: nothing could be scored by it.
     is_vector = len(shape) == 1 and shape[0] > 0
     if not is_vector or dtype not in ("F32", "F64"):
         raise _bad(
@@ -277,17 +300,18 @@ def _vector_length(file: Any, name: str) -> int:
     return int(shape[0])
 
 
-def _layers_of_factors(file: Any, names: Mapping[str, re.Match[str]], n_clients: int) -> dict[str, int]:
+def _layers_of_factors(file: Any, names: Mapping[str, TensorName], n_clients: int) -> dict[str, int]:
     """A sealed layer shows n values of each of n clients: its coordinates in the coordinator's frame."""
     factors = set()
-    for name, found in names.items():
+    for name, (what, _, layer) in names.items():
         # factor/<layer> is (n, n); between/<layer> has the four scalars of RoundFiles.between for each client.
         n_columns = 4
-        if found[1] == "factor":
+        if what == "factor":
             n_columns = n_clients
-            factors.add(found[2])
+            factors.add(layer)
         piece = file.get_slice(name)
-        if piece.get_dtype() != "F64" or list(piece.get_shape()) != [n_clients, n_columns]:
+        shape, dtype = list(piece.get_shape()), piece.get_dtype()
+        if dtype != "F64" or shape != [n_clients, n_columns]:
             raise _bad(
                 f"The tensor {shown(name)} is not a float64 matrix of {n_clients} x {n_columns}.",
                 "Send that.",

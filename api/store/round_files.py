@@ -214,7 +214,9 @@ class RoundFiles:
         with self.open(entry) as file:
             if entry.kind == "sealed":
                 return file.tensor(f"factor/{layer}")
-            factor: Floats = geometry.triangular_factor(lambda: file.blocks(layer), len(entry.clients))
+            # A callable, because the decomposition may need the blocks a second time, and memory holds one of them.
+            n_clients = len(entry.clients)
+            factor: Floats = geometry.triangular_factor(lambda: file.blocks(layer), n_clients)
             return factor
 
     def between(self, entry: RoundEntry, before: RoundEntry | None, layer: str) -> Floats:
@@ -243,9 +245,14 @@ class RoundFiles:
     def _compare(self, entry: RoundEntry, before: RoundEntry, layer: str) -> Floats:
         """`between` of gradients in clear, summed up over blocks of columns."""
         n_clients = len(entry.clients)
-        both = [client for client in entry.clients if client in set(before.clients)]
-        rows = [entry.clients.index(client) for client in both]
-        new_rows = [row for row in range(n_clients) if row not in set(rows)]
+        # Clients of both rounds, by row of this one; the others have no step.
+        both, rows, new_rows = [], [], []
+        for row, client in enumerate(entry.clients):
+            if client in before.clients:
+                both.append(client)
+                rows.append(row)
+            else:
+                new_rows.append(row)
         width = max(1, BLOCK_VALUES // max(n_clients, len(before.clients)))
         # Squares of the lengths first, and their roots at the end.
         found = np.zeros((n_clients, 4))
@@ -290,7 +297,10 @@ class RoundReader:
             yield block[0]
 
     def blocks(
-        self, layer: str, width: int | None = None, clients: Iterable[int] | None = None
+        self,
+        layer: str,
+        width: int | None = None,
+        clients: Iterable[int] | None = None,
     ) -> Iterator[NDArray[Any]]:
         """(n, width) float32 or float64 and a narrower last one: the clients' values of a layer."""
         wanted = self._entry.clients if clients is None else list(clients)
