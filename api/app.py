@@ -41,10 +41,10 @@ from api.routes import (
     statistics,
     timeline,
 )
-from api.routes.services import Desk
+from api.routes.services import Services
 from api.settings import Settings
+from api.store import Store
 from api.store.disk import Disk, is_full
-from api.store.orders import Store
 from api.store.round_files import RoundFiles
 from protocol import VERSION
 from protocol.errors import ConsiliumError, InvalidInput, NotFound, TooLarge
@@ -73,14 +73,14 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
             app.state.runs = runs
             app.state.round_files = round_files
             app.state.scoring = CapacityLimiter(SCORED_AT_ONCE)
-            desk = Desk(Request({"type": "http", "app": app}))
+            services = Services(Request({"type": "http", "app": app}))
             duties = (
                 _prune_daily(store, round_files, settings),
-                orders.watch_orders(desk),
-                schedules.wake_worker(desk),
-                admission.admit_when_rung(desk, admission.PLACES),
+                orders.watch_orders(services),
+                schedules.wake_worker(services),
+                admission.admit_when_rung(services, admission.PLACES),
                 # Orders may have waited for the hospital that comes.
-                admission.admit_when_rung(desk, "hospitals"),
+                admission.admit_when_rung(services, "hospitals"),
             )
             tasks = [asyncio.create_task(duty) for duty in duties]
             yield
@@ -130,7 +130,7 @@ class Retention(NamedTuple):
 async def _prune_daily(store: Store, round_files: RoundFiles, settings: Settings) -> None:
     """Sealed predictions and round files are kept for some days, so that who asked can ask again."""
     kept = (
-        Retention("Predictions", store.prune, settings.retention_days),
+        Retention("Predictions", store.messages.prune, settings.retention_days),
         Retention("Round files", round_files.prune, settings.round_retention_days),
     )
     while True:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-from anyio import to_thread
 from fastapi import Depends, Request
 
-from api.store.orders import Caller, Store
+from api.store import Store
+from api.store.engine import in_thread
+from api.store.hospitals import Caller
 from protocol.errors import Forbidden, TooManyRequests, Unauthenticated
 
 OPERATOR = "operator"  # the coordinator's own people, who may read every order
@@ -61,7 +62,7 @@ async def current_caller(request: Request) -> Caller:
             remedy="Send the header Authorization: Bearer <token>; see docs/api.md.",
         )
     store: Store = state.store
-    caller = await to_thread.run_sync(store.caller, token.strip())
+    caller = await in_thread(store.hospitals.caller, token.strip())
     if caller is None:
         raise Forbidden(
             "This token is not known or was revoked.",

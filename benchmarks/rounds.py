@@ -26,7 +26,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from api.settings import load_settings
-from api.store.orders import Store
+from api.store import Store
 from deployments.local.federation import choose_ports
 
 N_ROUNDS, N_FULL = 20, 500
@@ -84,7 +84,7 @@ def _served(home: Path) -> Iterator[httpx.Client]:
     settings.folder.mkdir(parents=True, exist_ok=True)
     store = Store(settings.store_url)
     store.migrate()
-    store.add_token(token, "operator", None)
+    store.hospitals.add_token(token, "operator", None)
     store.close()
     command = [sys.executable, "-m", "deployments.server", "api"]
     try:

@@ -100,7 +100,7 @@ def make_ready(settings: Settings) -> list[int]:
     store = open_store(settings)
     coordinator_token(settings, store)
     page_key(settings)
-    hospital_ids = list(store.hospital_names())
+    hospital_ids = list(store.hospitals.names())
     store.close()
     return hospital_ids
 

@@ -78,7 +78,7 @@ def _add_hospital(settings: Settings, args: argparse.Namespace) -> None:
             remedy="Give 2 or more; 1 is the coordinator.",
             code="user",
         )
-    store.add_hospital(args.user_id, args.name)
+    store.hospitals.add(args.user_id, args.name)
     tokens = {
         "user": new_token(store, "hospital", args.user_id),
         "agent": new_token(store, "agent", args.user_id),
@@ -94,12 +94,12 @@ def _token(settings: Settings, args: argparse.Namespace) -> None:
         raise BadRequest(
             "An operator has no user_id, a user or agent needs one.", remedy="Correct --user-id."
         )
-    if args.user_id is not None and args.user_id not in store.hospital_names():
+    if args.user_id is not None and args.user_id not in store.hospitals.names():
         raise NotFound(
             f"There is no hospital {args.user_id}.", remedy="Run: ./run server add-hospital", code="user"
         )
     if args.action in ("revoke", "rotate"):
-        print(f"{store.revoke_tokens(role, args.user_id)} revoked", file=sys.stderr)
+        print(f"{store.hospitals.revoke_tokens(role, args.user_id)} revoked", file=sys.stderr)
     if args.action in ("issue", "rotate"):
         print(new_token(store, role, args.user_id))
 
@@ -121,7 +121,7 @@ def _deploy(settings: Settings) -> None:
 
     async def run() -> list[str]:
         async with PrefectClient(settings.prefect_url, auth_string=prefect_auth(settings)) as client:
-            return await deploy(client, open_store(settings).hospital_names())
+            return await deploy(client, open_store(settings).hospitals.names())
 
     for name in asyncio.run(run()):
         print(name)
@@ -175,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
             case "new-store":
                 _new_store(settings)
             case "forget-keys":
-                open_store(settings).forget_keys(args.user_id)
+                open_store(settings).hospitals.forget_keys(args.user_id)
             case "token":
                 _token(settings, args)
             case _:

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from api.settings import Settings
-from api.store.orders import Store
+from api.store import Store
 from protocol.errors import Conflict
 from protocol.machine.disk import make_private_folder, write_durably
 
@@ -100,7 +100,7 @@ def page_key(settings: Settings) -> bytes:
 def new_token(store: Store, role: str, user_id: int | None = None) -> str:
     """Issues a token and keeps its hash."""
     token = secrets.token_urlsafe(TOKEN_BYTES)
-    store.add_token(token, role, user_id)
+    store.hospitals.add_token(token, role, user_id)
     return token
 
 
@@ -108,7 +108,7 @@ def coordinator_token(settings: Settings, store: Store) -> Path:
     """The file with the token of the coordinator's own flows; made anew where the store does not know it."""
     path = settings.folder / "token"
     token = read_secret(path, "Remove it: a new one is made at the next start.")
-    if token is None or store.caller(token) is None:
+    if token is None or store.hospitals.caller(token) is None:
         write_secret(path, new_token(store, "coordinator"))
     return path
 

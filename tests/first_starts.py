@@ -110,10 +110,10 @@ def assert_ready(settings: Any) -> None:
     assert_whole(settings)
     store = state.open_store(settings)
     own = state.coordinator_token(settings, store).read_text()
-    assert store.caller(own) is not None
+    assert store.hospitals.caller(own) is not None
     assert len(state.page_key(settings)) == 44
     for user, token in state.read_tokens(settings).items():
-        caller = store.caller(token)
+        caller = store.hospitals.caller(token)
         assert caller is not None
         assert user in ("operator", str(caller.user_id))
     store.close()

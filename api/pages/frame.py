@@ -223,7 +223,7 @@ def follow(visit: Visit, key: Any, refresh: Callable[[], Awaitable[bool | None]]
 
     async def run() -> None:
         await client.connected()
-        with visit.desk.bell.listening(key) as event:
+        with visit.services.bell.listening(key) as event:
             while not event.over:
                 # Before the page looks: what comes while it does rings for the next turn.
                 event.clear()

@@ -74,7 +74,7 @@ async def check_order(visit: Visit, body: dict[str, Any]) -> None:
         request = TrainingRequest.model_validate(body)
     except ValidationError as error:
         raise describe(error) from None
-    await orders.checked(visit.desk, visit.caller, request)
+    await orders.checked(visit.services, visit.caller, request)
 
 
 async def show_order_form(visit: Visit) -> None:

@@ -72,10 +72,10 @@ async def check_question(visit: Visit, body: dict[str, Any]) -> None:
     except ValidationError as error:
         raise describe(error) from None
     if isinstance(sent, ScheduleRequest):
-        _, asked = await schedules.checked(visit.desk, visit.caller, sent)
+        _, asked = await schedules.checked(visit.services, visit.caller, sent)
     else:
-        asked = await statistics.resolved(visit.desk, visit.caller, sent)
-    await statistics.seal_places(visit.desk, asked)
+        asked = await statistics.resolved(visit.services, visit.caller, sent)
+    await statistics.seal_places(visit.services, asked)
 
 
 async def show_statistics_form(visit: Visit) -> None:

@@ -18,8 +18,8 @@ from fastapi import FastAPI, Request
 from api.auth import current_caller
 from api.pages.error_words import CHINESE_CAUSES, CHINESE_ERRORS, with_chinese
 from api.pages.words import LANGUAGES, translated
-from api.routes.services import Desk
-from api.store.orders import Caller
+from api.routes.services import Services
+from api.store.hospitals import Caller
 from protocol.errors import ConsiliumError, Unauthenticated
 
 # Names of cookies.
@@ -58,9 +58,9 @@ class Visit:
     here: str  # the page's own address, with its question
 
     @property
-    def desk(self) -> Desk:
+    def services(self) -> Services:
         """The application's parts, as the routes get them; for their own checks and for the bell."""
-        return Desk(self.request)
+        return Services(self.request)
 
     @property
     def request(self) -> Request:

@@ -1,8 +1,8 @@
-"""How an order begins: its run in Prefect, who decides first, and its places at all of its hospitals.
+"""How an order begins: its run in Prefect, who decides first, and its places at all of its hospitals (decision 53).
 
 The run is made at once and stays Scheduled in Prefect until the order has its places: the coordinator's worker asks
 here which runs it may begin, and so does each agent. So a waiting order holds no process and no place, and none waits
-for places that another waiting order holds.
+for places that another waiting order holds. How places are given stands in api/store/places.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -19,10 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.answers import answer
 from api.auth import AGENT, COORDINATOR_ROLE, CallerOf, require_role
-from api.routes.services import FLOWS, Desk, OrderInPath, readable
-from api.store.orders import Caller, stop_of
+from api.routes.services import FLOWS, OrderInPath, Services, readable
+from api.store.engine import in_thread
+from api.store.hospitals import Caller
 from api.store.places import PLACED
-from api.store.tables import ENDED
+from api.store.rows import OrderRow, stop_of
 from protocol.errors import NotFound, OrderWaits, Unavailable
 from protocol.messages import COORDINATOR
 
@@ -39,68 +40,73 @@ COORDINATOR_FLOW = {kind: deployment.partition("/")[0] for kind, deployment in F
 HOSPITAL_FLOW = {"train": "hospital-train", "statistics": "hospital-statistics", "infer": "infer"}
 
 MOST_RUNS = 1000
+"""In one request of a worker."""
+
+LARGEST_ORDER_ID = 2**31 - 1
 
 
 # An order begins
 
 
-async def begin(desk: Desk, order: dict[str, Any]) -> None:
+async def begin(services: Services, order: OrderRow) -> None:
     """Makes the order's flow runs and gives it places if it can have them.
 
     When Prefect is away the order is kept, and `api.routes.orders.watch_orders` calls this again. Idempotent.
     """
     with contextlib.suppress(Unavailable):
-        await _make_run(desk, order)
-        await _ask_hospitals(desk, await desk.read("order", order["order_id"]))
+        await _make_run(services, order)
+        await _ask_hospitals(services, await in_thread(services.store.orders.get, order.order_id))
     try:
-        await admit(desk)
-    except Unavailable:  # of a full disk; the order is there, and whoever sent it shall hear so
-        desk.bell.ring(PLACES)
-    desk.bell.ring(("order", order["order_id"]))
+        await admit(services)
+    except Unavailable:  # of a full disk; the order exists, and whoever sent it shall hear so
+        services.bell.ring(PLACES)
+    services.bell.ring(("order", order.order_id))
 
 
-async def _make_run(desk: Desk, order: dict[str, Any]) -> None:
-    if order["flow_run_id"]:
+async def _make_run(services: Services, order: OrderRow) -> None:
+    if order.flow_run_id:
         return
-    order_id, body = order["order_id"], order["body"]
-    tags = [body["model_type"]] if order["kind"] == "train" else [order["kind"], body["method"]]
-    if order["schedule_id"]:
-        tags.append(f"schedule-{order['schedule_id']}")
-    flow_run_id = await desk.runs.start(FLOWS[order["kind"]], order_id, tags)
-    await desk.read("set_order", order_id, flow_run_id=flow_run_id)
+    body = order.body
+    tags = [body["model_type"]] if order.kind == "train" else [order.kind, body["method"]]
+    if order.schedule_id:
+        tags.append(f"schedule-{order.schedule_id}")
+    flow_run_id = await services.runs.start(FLOWS[order.kind], order.order_id, tags)
+    await in_thread(services.store.orders.change, order.order_id, flow_run_id=flow_run_id)
 
 
-async def _ask_hospitals(desk: Desk, order: dict[str, Any]) -> None:
+async def _ask_hospitals(services: Services, order: OrderRow) -> None:
     """One run at each hospital where a person decides first, and at the initiator's, which signs."""
-    order_id = order["order_id"]
-    for user, one in (order["asked"] or {}).items():
-        if one["run"] is None:
-            tags = ["hospital", f"hospital-{user}"]
-            deployment, attempt = f"{APPROVAL_FLOW[order['kind']]}/hospital-{user}", one.get("attempt", 0)
-            run = await desk.runs.start(deployment, order_id, tags, attempt=attempt)
-            await desk.read("note_asking", order_id, int(user), run, attempt=attempt)
-            desk.inbox.tell(int(user), "look", order_id)
+    order_id = order.order_id
+    for user, asking in (order.asked or {}).items():
+        if asking["run"] is not None:
+            continue
+        deployment = f"{APPROVAL_FLOW[order.kind]}/hospital-{user}"
+        tags = ["hospital", f"hospital-{user}"]
+        attempt = asking.get("attempt", 0)
+        run = await services.runs.start(deployment, order_id, tags, attempt=attempt)
+        await in_thread(services.store.places.note_asking, order_id, int(user), run, attempt=attempt)
+        services.inbox.tell(int(user), "look", order_id)
 
 
 # Places
 
 
-async def admit(desk: Desk) -> None:
+async def admit(services: Services) -> None:
     """Gives places to all orders that can have theirs now, and has the coordinator's worker begin them."""
-    admitted: list[int] = await desk.read("admit", desk.ready())
+    admitted = await in_thread(services.store.places.admit, services.ready())
     for order_id in admitted:
-        desk.bell.ring(("order", order_id))
+        services.bell.ring(("order", order_id))
     if admitted:
-        desk.inbox.tell(COORDINATOR, "look", admitted[0])
+        services.inbox.tell(COORDINATOR, "look", admitted[0])
 
 
-async def admit_when_rung(desk: Desk, key: str) -> None:
+async def admit_when_rung(services: Services, key: str) -> None:
     """Runs as long as the application: whoever rings `key` may have made a place free, or come to take one."""
-    with desk.bell.listening(key) as event:
+    with services.bell.listening(key) as event:
         while True:
             event.clear()
             try:
-                await admit(desk)
+                await admit(services)
             except Exception as error:
                 if isinstance(error, Unavailable):
                     log.info("No places are given now: %s", error)
@@ -111,42 +117,46 @@ async def admit_when_rung(desk: Desk, key: str) -> None:
             await event.wait()
 
 
-async def give_back(desk: Desk, order: dict[str, Any]) -> None:
+async def give_back(services: Services, order: OrderRow) -> None:
     """Takes an order's places from it, because one of its hospitals cannot work on it.
 
     Its processes hear OrderWaits at the exchange, end, and are begun again when it has places again.
     """
-    if await desk.read("give_back", order["order_id"]):
-        log.warning("Order %s gives its places back and waits", order["order_id"])
-        _wake(desk, order["order_id"])
+    if await in_thread(services.store.places.give_back, order.order_id):
+        log.warning("Order %s gives its places back and waits", order.order_id)
+        _wake(services, order.order_id)
 
 
-def _wake(desk: Desk, order_id: int) -> None:
+def _wake(services: Services, order_id: int) -> None:
     """Whoever waits for a message of the order looks again; others may take what it held."""
-    desk.bell.ring(order_id)
-    desk.bell.ring(("order", order_id))
-    desk.bell.ring(PLACES)
+    services.bell.ring(order_id)
+    services.bell.ring(("order", order_id))
+    services.bell.ring(PLACES)
 
 
-async def give_back_if_stuck(desk: Desk, order: dict[str, Any]) -> None:
+async def give_back_if_stuck(services: Services, order: OrderRow) -> None:
     """An order one of whose agents has been away, or held up, for the grace does not keep others from working."""
-    if order["admitted"] is None or order["kind"] not in PLACED:
+    if order.admitted is None or order.kind not in PLACED:
         return
-    away = [desk.presence.away_seconds(user) for user in order["hospitals"]]
-    held_up = [desk.conditions.held_up_seconds(user) for user in order["hospitals"]]
-    if max(away + held_up) > desk.settings.grace_seconds:
-        await give_back(desk, order)
+    away = [services.presence.away_seconds(user) for user in order.hospitals]
+    held_up = [services.conditions.held_up_seconds(user) for user in order.hospitals]
+    longest_seconds = max(away + held_up)
+    if longest_seconds > services.settings.grace_seconds:
+        await give_back(services, order)
 
 
-async def forget_lost_runs(desk: Desk, active: list[dict[str, Any]]) -> None:
+async def forget_lost_runs(services: Services, active: list[OrderRow]) -> None:
     """An order whose run Prefect has no longer, because its database was replaced or somebody deleted the run, is begun
     again in a new one: it would wait, and keep its places, for ever."""
-    own = {order["flow_run_id"]: order["order_id"] for order in active if order["kind"] in PLACED}
-    own.pop(None, None)
-    known = await desk.runs.known(own)
-    for flow_run_id in set(own) - known:
-        if await desk.read("forget_runs", own[flow_run_id], flow_run_id):
-            log.warning("Prefect has lost the run of order %s: it gets a new one", own[flow_run_id])
+    order_of: dict[str, int] = {}
+    for order in active:
+        if order.kind in PLACED and order.flow_run_id is not None:
+            order_of[order.flow_run_id] = order.order_id
+    known = await services.runs.known(order_of)
+    for flow_run_id in set(order_of) - known:
+        order_id = order_of[flow_run_id]
+        if await in_thread(services.store.places.forget_runs, order_id, flow_run_id):
+            log.warning("Prefect has lost the run of order %s: it gets a new one", order_id)
 
 
 # A person decides first
@@ -154,21 +164,21 @@ async def forget_lost_runs(desk: Desk, active: list[dict[str, Any]]) -> None:
 
 @router.post("/orders/{order_id}/ask")
 async def ask_first(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
-    """An agent that works on an order finds that a person has to decide: its policy has changed since it was told.
+    """An agent that works on an order finds that a person has to decide: its policy is not the one reported.
 
     The order gives its places back, the agent is asked in a run of its own, and this process ends. An inference holds
     no places: its process waits.
     """
     require_role(caller, AGENT)
-    desk = Desk(request)
-    order = await readable(desk, caller, order_id)
-    if order["kind"] not in PLACED or caller.user_id is None:
+    services = Services(request)
+    order = await readable(services, caller, order_id)
+    if order.kind not in PLACED or caller.user_id is None:
         return answer({"order_id": order_id})
-    if order["state"] in ENDED:
-        raise stop_of(order_id, order["state"], order["stop"])
-    await desk.read("ask", order_id, [caller.user_id])
-    _wake(desk, order_id)
-    await begin(desk, await desk.read("order", order_id))
+    if order.has_ended:
+        raise stop_of(order_id, order.state, order.stop)
+    await in_thread(services.store.places.ask, order_id, [caller.user_id])
+    _wake(services, order_id)
+    await begin(services, await in_thread(services.store.orders.get, order_id))
     raise OrderWaits(
         f"Order {order_id} waits for a person.", remedy="It goes on by itself when one has decided."
     )
@@ -178,18 +188,19 @@ async def ask_first(request: Request, caller: CallerOf, order_id: OrderInPath) -
 async def decided(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
     """An agent has verified an order, and whoever decides at its hospital has approved it."""
     require_role(caller, AGENT)
-    desk = Desk(request)
-    await readable(desk, caller, order_id)
-    await desk.read("note_decided", order_id, caller.user_id)
-    await admit(desk)
-    desk.bell.ring(("order", order_id))
+    services = Services(request)
+    await readable(services, caller, order_id)
+    if caller.user_id is not None:
+        await in_thread(services.store.places.note_decided, order_id, caller.user_id)
+    await admit(services)
+    services.bell.ring(("order", order_id))
     return answer({"order_id": order_id})
 
 
-# Which runs may begin
+# Which runs may begin (decision 54)
 
 
-class Run(BaseModel):
+class FoundRun(BaseModel):
     """A flow run that a worker found in its pool: what it is called there, and its only parameter."""
 
     model_config = ConfigDict(extra="forbid")
@@ -199,30 +210,30 @@ class Run(BaseModel):
     order_id: Annotated[int, Field(ge=1, lt=2**63)]
 
 
-class Runs(BaseModel):
+class FoundRuns(BaseModel):
     """The body of POST /exchange/runs."""
 
     model_config = ConfigDict(extra="forbid")
 
-    runs: Annotated[list[Run], Field(max_length=MOST_RUNS)]
+    runs: Annotated[list[FoundRun], Field(max_length=MOST_RUNS)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a worker does with a run: begin it, leave it for now, or end it with this sentence."""
+    """What a worker does with a run."""
 
-    what: Literal["begin", "wait", "end"]
-    sentence: str = ""
+    what: Literal["begin", "wait", "end"]  # wait: leave it for now
+    sentence: str = ""  # why it ends
 
 
 @router.post("/exchange/runs")
-async def judge_runs(request: Request, caller: CallerOf, body: Runs) -> JSONResponse:
+async def judge_runs(request: Request, caller: CallerOf, body: FoundRuns) -> JSONResponse:
     """By flow run id, what to do with it. A run that is not its order's own ends, and nothing of the order with it."""
     require_role(caller, AGENT, COORDINATOR_ROLE)
-    desk = Desk(request)
-    verdicts = {}
+    services = Services(request)
+    verdicts: dict[str, dict[str, str]] = {}
     for run in body.runs:
-        verdict = await _judge(desk, caller, run)
+        verdict = await _judge(services, caller, run)
         verdicts[run.flow_run_id] = {"what": verdict.what, "sentence": verdict.sentence}
     return answer({"runs": verdicts})
 
@@ -232,52 +243,59 @@ async def admitted_runs(request: Request, caller: CallerOf) -> JSONResponse:
     """The coordinator's flow runs of all orders that have places: Prefect's own list is cut at 200, and may be full of
     orders that wait. An order of the version before may have its places and no run yet."""
     require_role(caller, COORDINATOR_ROLE)
-    active = await Desk(request).read("active_orders")
-    placed = [order for order in active if order["kind"] in PLACED and order["admitted"]]
-    return answer({"flow_run_ids": [order["flow_run_id"] for order in placed if order["flow_run_id"]]})
+    flow_run_ids: list[str] = []
+    for order in await in_thread(Services(request).store.orders.active):
+        has_places = order.kind in PLACED and order.admitted is not None
+        if has_places and order.flow_run_id:
+            flow_run_ids.append(order.flow_run_id)
+    return answer({"flow_run_ids": flow_run_ids})
 
 
-async def _judge(desk: Desk, caller: Caller, run: Run) -> Verdict:
+async def _judge(services: Services, caller: Caller, run: FoundRun) -> Verdict:
     """Nothing of the order is read or changed for a run of another kind, number or pool."""
     try:
-        order: dict[str, Any] = await desk.read("order", min(run.order_id, 2**31 - 1))
+        # Anybody with a token of Prefect's can make a run of any number; the database takes no larger one.
+        order_id = min(run.order_id, LARGEST_ORDER_ID)
+        order = await in_thread(services.store.orders.get, order_id)
     except NotFound:
         return Verdict("end", f"There is no order {run.order_id}.")
     if caller.role == COORDINATOR_ROLE:
         return _judge_own(order, run)
-    if caller.user_id not in order["hospitals"]:
+    if caller.user_id not in order.hospitals:
         return Verdict("end", f"Order {run.order_id} is not one of this hospital's.")
     return _judge_hospitals(order, run, str(caller.user_id))
 
 
-def _judge_own(order: dict[str, Any], run: Run) -> Verdict:
-    if run.flow != COORDINATOR_FLOW.get(order["kind"]):
+def _judge_own(order: OrderRow, run: FoundRun) -> Verdict:
+    if run.flow != COORDINATOR_FLOW.get(order.kind):
         return Verdict("end", f"Order {run.order_id} is not for the flow {run.flow}.")
-    return _of_its_own(order, run, order["flow_run_id"])
+    return _of_its_own(order, run, order.flow_run_id)
 
 
-def _judge_hospitals(order: dict[str, Any], run: Run, user: str) -> Verdict:
-    if run.flow == APPROVAL_FLOW.get(order["kind"]):
-        asked = (order["asked"] or {}).get(user)
-        if asked is None:
+def _judge_hospitals(order: OrderRow, run: FoundRun, user: str) -> Verdict:
+    if run.flow == APPROVAL_FLOW.get(order.kind):
+        asking = (order.asked or {}).get(user)
+        if asking is None:
             return Verdict("end", f"Nobody at this hospital is asked about order {run.order_id}.")
-        is_known = asked["run"] in (None, run.flow_run_id)
-        return Verdict("begin") if is_known else _stray(run)
-    if run.flow != HOSPITAL_FLOW.get(order["kind"]):
+        may_be_its_own = asking["run"] in (None, run.flow_run_id)
+        return Verdict("begin") if may_be_its_own else _stray(run)
+    if run.flow != HOSPITAL_FLOW.get(order.kind):
         return Verdict("end", f"Order {run.order_id} is not for the flow {run.flow}.")
-    if order["kind"] == "infer":  # each new one-time key has a run of its own
+    if order.kind == "infer":  # each new one-time key has a run of its own
         return Verdict("begin")
-    return _of_its_own(order, run, (order["runs"] or {}).get(user))
+    return _of_its_own(order, run, (order.runs or {}).get(user))
 
 
-def _of_its_own(order: dict[str, Any], run: Run, own: str | None) -> Verdict:
-    """A run whose number has not been noted yet may be the order's own: its worker is told when it is."""
+def _of_its_own(order: OrderRow, run: FoundRun, own: str | None) -> Verdict:
+    """A run whose number has not been noted yet may be the order's own: its worker hears when it is."""
     if own is not None and own != run.flow_run_id:
         return _stray(run)
-    if order["state"] in ENDED:  # it finds that out, and ends with the order's own word
+    if order.has_ended:  # it finds that out, and ends with the order's own word
         return Verdict("begin")
-    return Verdict("begin") if own and order["admitted"] else Verdict("wait")
+    if own is None or order.admitted is None:
+        return Verdict("wait")
+    return Verdict("begin")
 
 
-def _stray(run: Run) -> Verdict:
+def _stray(run: FoundRun) -> Verdict:
     return Verdict("end", f"This is not the run that the coordinator has made for order {run.order_id}.")

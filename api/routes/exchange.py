@@ -9,17 +9,23 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from api.auth import AGENT, COORDINATOR_ROLE, OPEN, CallerOf, require_role
 from api.live import Inbox, rang
-from api.store.orders import BOXES, Caller, Store
+from api.routes.services import Services
+from api.store import Store
+from api.store.engine import in_thread
+from api.store.hospitals import Caller
+from api.store.messages import BOXES
 from protocol.errors import Forbidden, InvalidInput
 from protocol.exchange import LONGEST_WAIT_SECONDS, Address, encode_frames
 from protocol.messages import COORDINATOR, EVERYONE, KINDS
 
 router = APIRouter(prefix="/exchange", include_in_schema=False)
+
+MOST_DIGITS = 10
+"""Of a user id."""
 
 Number = Annotated[int, Path(ge=0, lt=2**31)]
 Recipient = Annotated[int, Query(ge=0, lt=2**31)]
@@ -45,35 +51,37 @@ async def read_inbox(
 ) -> dict[str, Any]:
     """News for an agent or the coordinator's worker; waits until there is some. Marks the hospital as seen."""
     require_role(caller, AGENT, COORDINATOR_ROLE)
-    state, user_id = request.app.state, COORDINATOR if caller.user_id is None else caller.user_id
-    inbox: Inbox = state.inbox
-    if caller.user_id is None:
-        return await _news(request, inbox, user_id, boot, cursor, wait)
-    await to_thread.run_sync(state.store.seen, user_id)
-    with state.presence.poll(user_id):
-        news = await _news(request, inbox, user_id, boot, cursor, wait)
+    services = Services(request)
+    user_id = caller.user_id
+    if user_id is None:
+        return await _news(request, services.inbox, COORDINATOR, boot, cursor, wait)
+    await in_thread(services.store.hospitals.seen, user_id)
+    with services.presence.poll(user_id):
+        news = await _news(request, services.inbox, user_id, boot, cursor, wait)
         if await request.is_disconnected():
-            state.presence.gone(user_id)
+            services.presence.gone(user_id)
     return news
 
 
 async def _news(
     request: Request, inbox: Inbox, user_id: int, boot: str, cursor: int, wait: float
 ) -> dict[str, Any]:
-    if boot != inbox.boot:
-        return _told(inbox, inbox.since(user_id, 0)[0], [{"what": "look", "order_id": 0}])
+    if boot != inbox.boot:  # an earlier process's cursor says nothing: it has to look at everything
+        newest, _ = inbox.since(user_id, 0)
+        return _as_answer(inbox, newest, [{"what": "look", "order_id": 0}])
     deadline = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
     with inbox.bell.listening(user_id) as event:
         while True:
             event.clear()
             end, news = inbox.since(user_id, cursor)
-            is_last = time.monotonic() > deadline or event.over
-            if news or is_last or await request.is_disconnected():
-                return _told(inbox, end, news)
+            is_over = time.monotonic() > deadline or event.over
+            # Nobody hears the news of a closed connection; its agent asks again, and gets them then.
+            if news or is_over or await request.is_disconnected():
+                return _as_answer(inbox, end, news)
             await rang(event, min(deadline, time.monotonic() + 1.0))
 
 
-def _told(inbox: Inbox, cursor: int, news: list[dict[str, Any]]) -> dict[str, Any]:
+def _as_answer(inbox: Inbox, cursor: int, news: list[dict[str, Any]]) -> dict[str, Any]:
     """News, and our time: an agent looks at Prefect by this clock, so that a wrong one of its own delays nothing."""
     return {"boot": inbox.boot, "cursor": cursor, "news": news, "time": time.time()}
 
@@ -93,18 +101,18 @@ async def put_message(
     """
     _check_sender(caller, sender)
     _check_topic(caller, address.topic)
-    state, run = request.app.state, address.run
-    await _require_party(state.store, caller, run)
+    services, run = Services(request), address.run
+    await _require_party(services.store, caller, run)
     body = await request.body()
-    new = await to_thread.run_sync(
-        lambda: state.store.put_message(address, sender, recipient, body, takes_place=takes_place)
+    is_new = await in_thread(
+        services.store.messages.put, address, sender, recipient, body, takes_place=takes_place
     )
-    state.bell.ring(run)
+    services.bell.ring(run)
     if address.topic == "acceptance":
-        state.bell.ring(("order", run))
+        services.bell.ring(("order", run))
     if address.topic == "predictions":
-        await to_thread.run_sync(state.store.end_inference, run)
-    return Response(status_code=201 if new else 200)
+        await in_thread(services.store.orders.end_inference, run)
+    return Response(status_code=201 if is_new else 200)
 
 
 @router.get("/{run}/{topic}/{fold}/{round_}/{attempt}")
@@ -119,19 +127,20 @@ async def gather_messages(
 ) -> Response:
     """All senders' messages for one recipient, or 204 when they are not all there in time."""
     _check_recipient(caller, recipient, senders)
-    state, run = request.app.state, address.run
-    await _require_party(state.store, caller, run)
+    services, run = Services(request), address.run
+    await _require_party(services.store, caller, run)
     wanted = _user_ids(senders)
     deadline = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
-    is_coordinator = caller.role == COORDINATOR_ROLE and wait > 0
-    with state.bell.listening(run) as event:
+    # Whom the coordinator's flow waits for is whom the order waits for; a mere look is no waiting.
+    is_waiting_flow = caller.role == COORDINATOR_ROLE and wait > 0
+    with services.bell.listening(run) as event:
         while True:
             event.clear()
-            found = await to_thread.run_sync(
-                lambda: state.store.gather(address, wanted, recipient, takes_place=takes_place)
+            found = await in_thread(
+                services.store.messages.gather, address, wanted, recipient, takes_place=takes_place
             )
-            if is_coordinator:
-                state.waits.note(run, set(wanted) - set(found))
+            if is_waiting_flow:
+                services.waits.note(run, set(wanted) - set(found))
             if len(found) == len(wanted):
                 break
             if not await rang(event, deadline):
@@ -148,7 +157,7 @@ async def discard_messages(
 ) -> Response:
     """Drops what was for the coordinator alone."""
     require_role(caller, COORDINATOR_ROLE)
-    await to_thread.run_sync(request.app.state.store.discard, address, recipient)
+    await in_thread(Services(request).store.messages.discard, address, recipient)
     return Response(status_code=204)
 
 
@@ -182,14 +191,16 @@ def _check_recipient(caller: Caller, recipient: int, senders: str) -> None:
 async def _require_party(store: Store, caller: Caller, run: int) -> None:
     """An agent takes part only in orders of its hospital."""
     if caller.role == AGENT:
-        order = await to_thread.run_sync(store.order_hospitals, run)
-        if caller.user_id not in order:
+        parties = await in_thread(store.orders.hospitals_of, run)
+        if caller.user_id not in parties:
             raise Forbidden("This order is not one of this hospital's.", remedy="Nothing is to be done here.")
 
 
 def _user_ids(senders: str) -> list[int]:
     parts = senders.split(",")
-    if not all(part.isdecimal() and len(part) <= 10 for part in parts) or len(set(parts)) < len(parts):
+    are_numbers = all(part.isdecimal() and len(part) <= MOST_DIGITS for part in parts)
+    has_doubles = len(set(parts)) < len(parts)
+    if not are_numbers or has_doubles:
         raise InvalidInput(
             "senders is not a list of user ids.", remedy="Write each once, with commas between."
         )

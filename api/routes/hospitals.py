@@ -1,4 +1,4 @@
-"""Who takes part, what each one's policy lets others do, and whether all is ready."""
+"""Who takes part, what each one's policy lets others do (decision 50), and whether all is ready."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from importlib.metadata import version as installed
 from typing import Annotated, Any, Literal
 
-from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
@@ -15,8 +14,10 @@ from pydantic import BaseModel, Field, ValidationError
 from api.answers import answer
 from api.auth import AGENT, CallerOf, require_role
 from api.conditions import Condition, shown
-from api.routes.services import FLOWS
+from api.routes.services import FLOWS, Services
+from api.store.engine import in_thread
 from api.store.places import USUAL_PLACES
+from api.store.rows import HospitalRow
 from protocol import VERSION
 from protocol.sealing import PublicIdentity
 from protocol.training_request import describe
@@ -103,11 +104,11 @@ async def health(request: Request) -> JSONResponse:
     if state.disk.is_short():
         trouble = state.disk.trouble()
         return _not_ready(str(trouble), cause="disk", **trouble.detail)
-    if not ready or present < state.expected:
-        what = (
-            "Prefect and its deployments" if not ready else f"{state.expected - present} of the local agents"
-        )
-        return _not_ready(f"Waiting for {what}.", cause="agents" if ready else "prefect")
+    if not ready:
+        return _not_ready("Waiting for Prefect and its deployments.", cause="prefect")
+    n_missing = state.expected - present
+    if n_missing > 0:
+        return _not_ready(f"Waiting for {n_missing} of the local agents.", cause="agents")
     return answer({"ready": True, "version": VERSION, "prefect": installed("prefect")})
 
 
@@ -119,26 +120,31 @@ def _not_ready(message: str, **facts: Any) -> JSONResponse:
 async def list_hospitals(request: Request, caller: CallerOf) -> JSONResponse:
     """Who takes part: online, last seen, what is wrong at the site, how many orders it has places for and how many have
     them, and its rules."""
-    state = request.app.state
-    rows = await to_thread.run_sync(state.store.list_hospitals)
-    taken = await to_thread.run_sync(state.store.taken_places)
-    return answer({"hospitals": [_hospital(row, state, taken.get(row["user_id"], 0)) for row in rows]})
+    services = Services(request)
+    hospitals = await in_thread(services.store.hospitals.all)
+    taken = await in_thread(services.store.places.taken)
+    rows = [_shown(services, hospital, taken.get(hospital.user_id, 0)) for hospital in hospitals]
+    return answer({"hospitals": rows})
 
 
 @router.put("/hospitals/me", include_in_schema=False)
 async def enrol(request: Request, caller: CallerOf, enrolment: Enrolment) -> JSONResponse:
     """An agent presents its public keys, its version, and the rules of its policy."""
     require_role(caller, AGENT)
-    identity, state = PublicIdentity.decode(enrolment.identity), request.app.state
-    news: dict[str, Any] = {
-        "version": enrolment.version,
-        "scoring": enrolment.scoring,
-        "policy": enrolment.told(),
-    }
-    news["max_orders"] = enrolment.max_orders
-    await to_thread.run_sync(lambda: state.store.enrol(caller.user_id, identity.encode(), **news))
-    state.conditions.forget(caller.user_id)
-    state.bell.ring("hospitals")
+    identity = PublicIdentity.decode(enrolment.identity)
+    services = Services(request)
+    if caller.user_id is not None:  # anybody's call, with authentication off, is no hospital's
+        await in_thread(
+            services.store.hospitals.enrol,
+            caller.user_id,
+            identity.encode(),
+            version=enrolment.version,
+            scoring=enrolment.scoring,
+            policy=enrolment.told(),
+            max_orders=enrolment.max_orders,
+        )
+        services.conditions.forget(caller.user_id)
+    services.bell.ring("hospitals")
     return answer({"user_id": caller.user_id, "fingerprint": identity.fingerprint, "version": VERSION})
 
 
@@ -147,23 +153,25 @@ async def tell_condition(request: Request, caller: CallerOf, condition: Conditio
     """An agent says whether its disk is full and how wrong its clock is; answers with our time."""
     require_role(caller, AGENT)
     assert caller.user_id is not None
-    request.app.state.conditions.tell(caller.user_id, condition)
+    Services(request).conditions.tell(caller.user_id, condition)
     return answer({"time": time.time()})
 
 
-def _hospital(row: dict[str, Any], state: Any, n_orders: int) -> dict[str, Any]:
-    seen, online = row["last_seen"], state.presence.is_there(row["user_id"])
-    troubles = state.conditions.troubles(row["user_id"], row["name"]) if online else []
+def _shown(services: Services, hospital: HospitalRow, n_orders: int) -> dict[str, Any]:
+    is_online = services.presence.is_there(hospital.user_id)
+    troubles = services.conditions.troubles(hospital.user_id, hospital.name) if is_online else []
+    last_seen = hospital.last_seen
+    identity = hospital.identity
     return {
-        "user_id": row["user_id"],
-        "name": row["name"],
-        "online": online,
-        "last_seen": seen.isoformat() + "Z" if seen else None,
-        "agent_version": row["agent_version"],
+        "user_id": hospital.user_id,
+        "name": hospital.name,
+        "online": is_online,
+        "last_seen": last_seen.isoformat() + "Z" if last_seen else None,
+        "agent_version": hospital.agent_version,
         "troubles": shown(troubles),
         "orders": n_orders,
-        "max_orders": row["max_orders"] or USUAL_PLACES,
-        "scoring": row["scoring"] or "none",
-        "policy": row["policy"],
-        "fingerprint": PublicIdentity.decode(row["identity"]).fingerprint if row["identity"] else None,
+        "max_orders": hospital.max_orders or USUAL_PLACES,
+        "scoring": hospital.scoring or "none",
+        "policy": hospital.policy,
+        "fingerprint": PublicIdentity.decode(identity).fingerprint if identity else None,
     }

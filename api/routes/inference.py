@@ -1,7 +1,8 @@
 """Inference over REST: it runs at the hospital, and its answer passes through this process's memory only.
 
 For each request a one-time key pair is made here; the hospital seals its predictions to it. What is kept in the store
-is that box; the key stays in memory. After a restart the hospital is asked to seal the same predictions again.
+is that box; the key stays in memory (decision 7). After a restart the hospital is asked to seal the same predictions
+again.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
@@ -18,9 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.answers import answer, failure
 from api.auth import AGENT, CallerOf, require_owner, require_role
 from api.live import rang
-from api.routes.services import Desk, IdempotencyKey, OrderId, OrderInPath, identities, readable
-from api.store.orders import Once, Prepared
-from api.store.tables import ENDED
+from api.routes.services import IdempotencyKey, OrderId, OrderInPath, Services, identities, readable
+from api.store.engine import in_thread
+from api.store.once import Once
+from api.store.orders import Prepared
+from api.store.rows import OrderRow, SealedBox
 from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, HospitalSql, canonical
@@ -55,18 +58,19 @@ async def infer(
     """Applies a model to rows of one's own hospital, at that hospital, and answers with the predictions."""
     user_id = body.input_data.user_id
     require_owner(caller, user_id)
-    desk = Desk(request)
-    await _check_model(desk, body.model_id, user_id)
-    identity = (await identities(desk, [user_id]))[user_id]
+    services = Services(request)
+    await _check_model(services, body.model_id, user_id)
+    identity = (await identities(services, [user_id]))[user_id]
     own = HospitalSql(secrets.token_bytes(KEY_BYTES), {"infer": body.input_data.data_sql})
     reply = secrets.token_bytes(KEY_BYTES)
 
     def prepare(order_id: int) -> Prepared:
         document = _document(order_id, body.model_id, user_id, own.commitment, reply)
-        return Prepared(document, {user_id: (own.seal(user_id, identity.seal_key), own.commitment)})
+        sealed = SealedBox(own.seal(user_id, identity.seal_key), own.commitment)
+        return Prepared(document, {user_id: sealed})
 
-    order_id, made = await desk.read(
-        "add_order",
+    order_id, made = await in_thread(
+        services.store.orders.add,
         kind="infer",
         initiator=user_id,
         hospital_ids=[user_id],
@@ -75,13 +79,13 @@ async def infer(
         once=Once.of(caller, idempotency_key, body.model_dump(mode="json")),
     )
     if made:
-        desk.keep_key(order_id, reply)
+        services.keep_key(order_id, reply)
         try:
-            await _ask(desk, order_id, user_id, attempt=0)
+            await _ask(services, order_id, user_id, attempt=0)
         except ConsiliumError as error:
-            await desk.read("end_order", order_id, "failed", error)
+            await in_thread(services.store.orders.end, order_id, "failed", error)
             raise
-    return await _answer(desk, order_id, desk.settings.accept_seconds)
+    return await _answer(services, order_id, services.settings.accept_seconds)
 
 
 @router.get("/model/infer_status")
@@ -89,30 +93,31 @@ async def infer_status(
     request: Request, caller: CallerOf, order_id: OrderId, wait: Annotated[float, Query(ge=0, le=60)] = 0
 ) -> JSONResponse:
     """The same answer as /model/infer, for who did not wait for it."""
-    desk = Desk(request)
-    order = await readable(desk, caller, order_id, kind="infer", what="inference order")
-    require_owner(caller, order["initiator"])
-    if order_id not in desk.reply_keys and order["state"] not in ("failed", "cancelled"):
-        wait = max(wait, desk.settings.accept_seconds)
-        await _ask_again(desk, order)
-    return await _answer(desk, order_id, wait)
+    services = Services(request)
+    order = await readable(services, caller, order_id, kind="infer", what="inference order")
+    require_owner(caller, order.initiator)
+    has_key = order_id in services.reply_keys
+    if not has_key and order.state not in ("failed", "cancelled"):
+        wait = max(wait, services.settings.accept_seconds)
+        await _ask_again(services, order)
+    return await _answer(services, order_id, wait)
 
 
-async def _check_model(desk: Desk, model_id: int, user_id: int) -> None:
-    order = await desk.read("order", model_id)
-    if order["kind"] != "train":
+async def _check_model(services: Services, model_id: int, user_id: int) -> None:
+    order = await in_thread(services.store.orders.get, model_id)
+    if order.kind != "train":
         raise NotFound(
             f"There is no model {model_id}.", remedy="GET /orders lists what there is.", code="model"
         )
-    if user_id not in order["hospitals"]:
+    if user_id not in order.hospitals:
         raise BadRequest(
             f"Hospital {user_id} took no part in order {model_id} and holds no such model.",
             remedy="Use a model of an order that it took part in.",
             code="model",
         )
-    if order["state"] != "success":
+    if order.state != "success":
         raise Conflict(
-            f"Model {model_id} is not there: its order is {order['state']}.",
+            f"Model {model_id} is not there: its order is {order.state}.",
             remedy="Wait for success.",
             code="model",
         )
@@ -135,57 +140,66 @@ def _document(
     )
 
 
-async def _ask(desk: Desk, order_id: int, user_id: int, *, attempt: int) -> None:
+async def _ask(services: Services, order_id: int, user_id: int, *, attempt: int) -> None:
     """Starts the hospital's run. Raises Unavailable when Prefect does not answer."""
     tags = ["infer", f"hospital-{user_id}", f"attempt-{attempt}"]
-    run = await desk.runs.start(f"infer/hospital-{user_id}", order_id, tags, attempt=attempt)
-    await desk.read("set_order", order_id, flow_run_id=run)
-    desk.inbox.tell(user_id, "look", order_id)
+    run = await services.runs.start(f"infer/hospital-{user_id}", order_id, tags, attempt=attempt)
+    await in_thread(services.store.orders.change, order_id, flow_run_id=run)
+    services.inbox.tell(user_id, "look", order_id)
 
 
-async def _ask_again(desk: Desk, order: dict[str, Any]) -> None:
+async def _ask_again(services: Services, order: OrderRow) -> None:
     """The one-time key was lost with an earlier process: the hospital seals what it has to a new one.
 
     The key stands before anything is waited for, so that who asks at the same moment waits for the same answer. When
     Prefect does not answer the key goes again, so that who asks later is not told to wait for nothing.
     """
-    document = json.loads(order["document"])
-    reply, attempt = secrets.token_bytes(KEY_BYTES), document["attempt"] + 1
-    desk.keep_key(order["order_id"], reply, attempt=attempt)
-    renewed = _document(
-        order["order_id"], document["model_id"], document["user_id"], document["sql"], reply, attempt=attempt
-    )
-    await desk.read("set_order", order["order_id"], document=renewed, state="pending")
+    order_id = order.order_id
+    document = json.loads(order.document)
+    user_id = document["user_id"]
+    attempt = document["attempt"] + 1
+    reply = secrets.token_bytes(KEY_BYTES)
+    services.keep_key(order_id, reply, attempt=attempt)
+    renewed = _document(order_id, document["model_id"], user_id, document["sql"], reply, attempt=attempt)
+    await in_thread(services.store.orders.change, order_id, document=renewed, state="pending")
     try:
-        await _ask(desk, order["order_id"], document["user_id"], attempt=attempt)
+        await _ask(services, order_id, user_id, attempt=attempt)
     except ConsiliumError:
-        desk.reply_keys.pop(order["order_id"], None)
-        await desk.read("set_order", order["order_id"], state=order["state"])
+        services.reply_keys.pop(order_id, None)
+        await in_thread(services.store.orders.change, order_id, state=order.state)
         raise
 
 
-async def _answer(desk: Desk, order_id: int, wait: float) -> JSONResponse:
-    reply, attempt = desk.reply_keys.get(order_id, (b"", 0))
+async def _answer(services: Services, order_id: int, wait: float) -> JSONResponse:
+    """The predictions, as soon as the hospital has sealed them to the order's one-time key; or the state after `wait`.
+
+    Discloses the predictions to who asked, and to this process's memory.
+    """
+    reply, attempt = services.reply_keys.get(order_id, (b"", 0))
     address = Address(order_id, "predictions", attempt=attempt)
     deadline = time.monotonic() + wait
-    with desk.bell.listening(order_id) as event:
+    with services.bell.listening(order_id) as event:
         while True:
             event.clear()
-            order = await desk.read("order", order_id)
-            box = (await desk.read("read_box", address, order["initiator"], COORDINATOR)) if reply else None
-            if box is not None or order["state"] in ENDED or not await rang(event, deadline):
+            order = await in_thread(services.store.orders.get, order_id)
+            box: bytes | None = None
+            if reply:
+                box = await in_thread(services.store.messages.read_box, address, order.initiator, COORDINATOR)
+            if box is not None or order.has_ended or not await rang(event, deadline):
                 break
-    if order["state"] in ("failed", "cancelled"):
-        cause = ConsiliumError.from_json(order["stop"] or {})
-        return failure(cause, data={"order_id": order_id, "infer_status": order["state"]})
+    if order.state in ("failed", "cancelled"):
+        cause = ConsiliumError.from_json(order.stop or {})
+        return failure(cause, data={"order_id": order_id, "infer_status": order.state})
     if box is None:
-        state = "pending" if order["state"] == "success" else order["state"]
+        # It has ended with an answer that was sealed to an earlier key: the hospital is asked again.
+        state = "pending" if order.state == "success" else order.state
         return answer(
             {"order_id": order_id, "infer_status": state, "result": None},
             message="The hospital has not answered yet.",
         )
-    await desk.read("end_order", order_id, "success")
-    result = json.loads(unseal_from(reply, box, associated=b"predictions/%d" % order_id))
+    await in_thread(services.store.orders.end, order_id, "success")
+    plain = unseal_from(reply, box, associated=b"predictions/%d" % order_id)
+    result = json.loads(plain)
     return answer({"order_id": order_id, "infer_status": "success", "result": result})
 
 
@@ -193,7 +207,8 @@ async def _answer(desk: Desk, order_id: int, wait: float) -> JSONResponse:
 async def read_request(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
     """An inference order as its hospital needs it: the document, and the SQL sealed to the hospital."""
     require_role(caller, AGENT)
-    desk = Desk(request)
-    order = await readable(desk, caller, order_id, kind="infer")
-    box, _ = (await desk.read("boxes", order_id))[caller.user_id or order["initiator"]]
-    return answer({"document": order["document"], "box": box.hex()})
+    services = Services(request)
+    order = await readable(services, caller, order_id, kind="infer")
+    boxes = await in_thread(services.store.orders.boxes, order_id)
+    sealed = boxes[caller.user_id or order.initiator]
+    return answer({"document": order.document, "box": sealed.box.hex()})

@@ -1,4 +1,8 @@
-"""Orders over REST: the request document's endpoints, and what people need beside them."""
+"""Orders over REST: the request document's endpoints, and what people need beside them.
+
+Orders of training and of an external trainer are made here; those of joint statistics in api/routes/statistics.py, of
+inference in inference.py. How an order begins is in admission.py, what its routes share in services.py.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +27,24 @@ from api.routes.admission import PLACES, begin, forget_lost_runs, give_back_if_s
 from api.routes.services import (
     FLOWS,
     Before,
-    Desk,
     IdempotencyKey,
     Limit,
     OrderId,
     OrderInPath,
+    Services,
     data_volum,
     identities,
     progress,
     readable,
     waiting_for,
-    waiting_told,
+    waiting_shown,
 )
-from api.store.orders import Caller, Once, Prepared, cause_of
+from api.store.engine import in_thread
+from api.store.hospitals import Caller
+from api.store.once import Once
+from api.store.orders import OrderChange, Prepared
 from api.store.places import is_begun
-from api.store.tables import ENDED
+from api.store.rows import OrderRow, RoundRow, SealedBox, cause_of
 from protocol.errors import Conflict, ConsiliumError, NotFound, Unavailable
 from protocol.messages import COORDINATOR, HospitalSql
 from protocol.sealing import KEY_BYTES, PublicIdentity
@@ -46,8 +53,15 @@ from protocol.training_request import MODEL_NAMES, TrainingRequest, check_traini
 router = APIRouter()
 log = logging.getLogger("consilium.api")
 
-WATCH_SECONDS, LOST_SECONDS = 2.0, 30.0
+WATCH_SECONDS = 2.0
+LOST_SECONDS = 30.0
+"""How often it is looked whether Prefect still has the runs of all orders."""
+
+STILL_HERE_SECONDS = 15.0
+"""How often a stream of events says something when there is no news, so that no proxy closes it."""
+
 SCORING = ("none", "round", "full")
+"""The levels, from the one that shows nothing of single gradients to the one that shows most."""
 
 # Submission
 
@@ -57,63 +71,66 @@ async def train(
     request: Request, caller: CallerOf, body: TrainingRequest, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
     """Submits a training order and answers when the hospitals have counted their rows."""
-    desk = Desk(request)
-    keys = await checked(desk, caller, body)
+    services = Services(request)
+    keys = await checked(services, caller, body)
     once = Once.of(caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True))
-    order_id, made = await _add(desk, await _with_scoring(desk, body), keys, once)
+    order_id, made = await _add(services, await _with_scoring(services, body), keys, once)
     if made:
-        await begin(desk, await desk.read("order", order_id))
-    return await _answer_with_rows(desk, order_id)
+        await begin(services, await in_thread(services.store.orders.get, order_id))
+    return await _answer_with_rows(services, order_id)
 
 
-async def checked(desk: Desk, caller: Caller, body: TrainingRequest) -> dict[int, PublicIdentity]:
+async def checked(services: Services, caller: Caller, body: TrainingRequest) -> dict[int, PublicIdentity]:
     """The keys to seal an order with, when it may be sent: all that is checked before the hospitals see it."""
     require_owner(caller, body.user_id)
     check_training_request(body)
-    return await identities(desk, body.hospitals)
+    return await identities(services, body.hospitals)
 
 
-async def _with_scoring(desk: Desk, body: TrainingRequest) -> TrainingRequest:
-    """The order with `scoring` written out, for its document: unsaid, it is the most that every party's policy allows.
+async def _with_scoring(services: Services, body: TrainingRequest) -> TrainingRequest:
+    """The order with `scoring` written out, for its document: unsaid, it is the most that every party's policy allows
+    (decision 31).
 
     Method None shows the coordinator every gradient: it is round at least. Full would show them to the hospitals too.
     """
     if body.scoring is not None:
         return body
-    levels = [
-        row["scoring"] or "none"
-        for row in await desk.read("list_hospitals")
-        if row["user_id"] in body.hospitals
-    ]
+    hospitals = await in_thread(services.store.hospitals.all)
+    levels = [hospital.scoring or "none" for hospital in hospitals if hospital.user_id in body.hospitals]
     level = min(levels, key=SCORING.index)
-    if level == "none" and (body.is_open or body.aggregation != "mean"):
+    needs_scores = body.is_open or body.aggregation != "mean"
+    if level == "none" and needs_scores:
         level = "round"  # which a hospital that forbids it refuses, by name, where the method hides gradients
     return body.model_copy(update={"scoring": level})
 
 
 async def _add(
-    desk: Desk, body: TrainingRequest, keys: dict[int, PublicIdentity], once: Once | None
+    services: Services, body: TrainingRequest, keys: dict[int, PublicIdentity], once: Once | None
 ) -> tuple[int, bool]:
-    sql = {user: HospitalSql(secrets.token_bytes(KEY_BYTES), body.sql_of(user)) for user in body.hospitals}
-    sealed = {user: (own.seal(user, keys[user].seal_key), own.commitment) for user, own in sql.items()}
-    return await _keep(desk, body, sealed, once=once)
+    sealed: dict[int, SealedBox] = {}
+    for user in body.hospitals:
+        # The salt keeps whoever sees the commitment from trying likely texts; it goes into the box with the SQL.
+        sql = HospitalSql(secrets.token_bytes(KEY_BYTES), body.sql_of(user))
+        sealed[user] = SealedBox(sql.seal(user, keys[user].seal_key), sql.commitment)
+    return await _keep(services, body, sealed, once=once)
 
 
 async def _keep(
-    desk: Desk,
+    services: Services,
     body: TrainingRequest,
-    sealed: Mapping[int, tuple[bytes, str]],
+    sealed: Mapping[int, SealedBox],
     *,
     once: Once | None = None,
     rerun_of: int | None = None,
 ) -> tuple[int, bool]:
-    commitments = {user: text for user, (_, text) in sealed.items()}
+    commitments = {user: own.commitment for user, own in sealed.items()}
 
     def prepare(order_id: int) -> Prepared:
-        return Prepared(order_document(order_id, body, commitments, rerun_of=rerun_of), sealed)
+        document = order_document(order_id, body, commitments, rerun_of=rerun_of)
+        return Prepared(document, sealed)
 
-    kept: tuple[int, bool] = await desk.read(
-        "add_order",
+    return await in_thread(
+        services.store.orders.add,
         kind="train",
         initiator=body.user_id,
         hospital_ids=body.hospitals,
@@ -122,7 +139,6 @@ async def _keep(
         once=once,
         rerun_of=rerun_of,
     )
-    return kept
 
 
 def _without_sql(body: TrainingRequest) -> dict[str, Any]:
@@ -131,18 +147,18 @@ def _without_sql(body: TrainingRequest) -> dict[str, Any]:
     return {**sent, "tested": sorted(body.test_data_info)}
 
 
-async def watch_orders(desk: Desk) -> None:
+async def watch_orders(services: Services) -> None:
     """What no request brings: orders kept while Prefect was away are started, those whose run somebody cancelled in
     Prefect are ended, whether a worker is there or not, and those of an agent that stays away give their places back.
     """
     looked_for_lost = time.monotonic()
     while True:
         try:
-            active = await desk.read("active_orders")
-            await _look_after(desk, active)
+            active = await in_thread(services.store.orders.active)
+            await _look_after(services, active)
             if time.monotonic() - looked_for_lost > LOST_SECONDS:
                 looked_for_lost = time.monotonic()
-                await forget_lost_runs(desk, active)
+                await forget_lost_runs(services, active)
         except Unavailable as trouble:
             log.info("%s Orders are looked after when that has passed", trouble.sentence)
         except Exception:
@@ -150,59 +166,65 @@ async def watch_orders(desk: Desk) -> None:
         await asyncio.sleep(WATCH_SECONDS)
 
 
-async def _look_after(desk: Desk, active: list[dict[str, Any]]) -> None:
+async def _look_after(services: Services, active: list[OrderRow]) -> None:
     """Making runs comes last: for each order it may take as long as Prefect's answer does, or fail."""
     for order in active:
-        await give_back_if_stuck(desk, order)
-    cancelled = await desk.runs.cancelled([order["order_id"] for order in active]) if active else set()
+        await give_back_if_stuck(services, order)
+    if not active:
+        return
+    cancelled = await services.runs.cancelled([order.order_id for order in active])
     for order in active:
-        if order["order_id"] in cancelled:
-            await _cancel(desk, order)
-        elif order["kind"] in FLOWS and not is_begun(order):
-            await _begin_again(desk, order)
+        if order.order_id in cancelled:
+            await _cancel(services, order)
+        elif order.kind in FLOWS and not is_begun(order):
+            await _begin_again(services, order)
 
 
-async def _begin_again(desk: Desk, order: dict[str, Any]) -> None:
+async def _begin_again(services: Services, order: OrderRow) -> None:
     """What is wrong with one order keeps no other from being looked after."""
     try:
-        await begin(desk, order)
+        await begin(services, order)
     except Unavailable:
         raise
     except Exception:
-        log.exception("Order %s could not be begun; it is tried again", order["order_id"])
+        log.exception("Order %s could not be begun; it is tried again", order.order_id)
 
 
-async def _answer_with_rows(desk: Desk, order_id: int) -> JSONResponse:
+async def _answer_with_rows(services: Services, order_id: int) -> JSONResponse:
     """data_volum as the hospitals counted it; a refusal fails the request with that hospital's reason.
 
     An order that cannot have its places now is answered at once: nobody counts rows for it before it has them.
     """
-    order, missing = await _wait_for_rows(desk, order_id)
-    data = {"data_volum": await data_volum(desk, order), "model_id": order_id, "order_id": order_id}
-    if order["state"] in ("failed", "cancelled"):
+    order, missing = await _wait_for_rows(services, order_id)
+    if order.state in ("failed", "cancelled"):
         return failure(cause_of(order), data={"order_id": order_id, "model_id": order_id})
-    return answer(data, message=await _say_rows(desk, order, missing))
+    volume = await data_volum(services, order)
+    data = {"data_volum": volume, "model_id": order_id, "order_id": order_id}
+    return answer(data, message=await _say_rows(services, order, missing))
 
 
-async def _say_rows(desk: Desk, order: dict[str, Any], missing: list[str]) -> str | None:
+async def _say_rows(services: Services, order: OrderRow, missing: list[str]) -> str | None:
     """Who has not counted yet and what the order waits for; None when there is nothing to say."""
-    uncounted = f"No count yet from hospital {', '.join(missing)}; the order" if missing else "The order"
-    if order["admitted"] is None and order["state"] not in ENDED:
-        why = " ".join(one.message for one in await waiting_for(desk, order))
-        return f"{uncounted} waits for its places. {why}".strip()
-    return f"{uncounted} waits for it." if missing else None
+    subject = "The order"
+    if missing:
+        subject = f"No count yet from hospital {', '.join(missing)}; the order"
+    if order.admitted is None and not order.has_ended:
+        causes = [waiting.message for waiting in await waiting_for(services, order)]
+        return f"{subject} waits for its places. {' '.join(causes)}".strip()
+    return f"{subject} waits for it." if missing else None
 
 
-async def _wait_for_rows(desk: Desk, order_id: int) -> tuple[dict[str, Any], list[str]]:
-    deadline = time.monotonic() + desk.settings.accept_seconds
-    with desk.bell.listening(("order", order_id)) as event:
+async def _wait_for_rows(services: Services, order_id: int) -> tuple[OrderRow, list[str]]:
+    deadline = time.monotonic() + services.settings.accept_seconds
+    with services.bell.listening(("order", order_id)) as event:
         while True:
             event.clear()
-            order = await desk.read("order", order_id)
-            missing = [user for user, n_rows in (await data_volum(desk, order)).items() if n_rows is None]
-            agreed = not missing and order["state"] != "pending"
-            is_over = agreed or order["admitted"] is None or order["state"] in ENDED
-            if is_over or not await rang(event, deadline):
+            order = await in_thread(services.store.orders.get, order_id)
+            volume = await data_volum(services, order)
+            missing = [user for user, n_rows in volume.items() if n_rows is None]
+            all_have_agreed = not missing and order.state != "pending"
+            nobody_counts = order.admitted is None or order.has_ended
+            if all_have_agreed or nobody_counts or not await rang(event, deadline):
                 return order, missing
 
 
@@ -222,8 +244,8 @@ async def open_external_order(
     """An order into which any trainer records its rounds; it belongs to the user's hospital, or to the operator."""
     require_role(caller, HOSPITAL, OPERATOR)
     owner = caller.user_id if caller.role == HOSPITAL else None
-    order_id, _ = await Desk(request).read(
-        "add_order",
+    order_id, _ = await in_thread(
+        Services(request).store.orders.add,
         kind="external",
         initiator=COORDINATOR if owner is None else owner,
         hospital_ids=[] if owner is None else [owner],
@@ -239,22 +261,22 @@ async def open_external_order(
 @router.get("/model/train_status")
 async def train_status(request: Request, caller: CallerOf, order_id: OrderId) -> JSONResponse:
     """pending, running, success, failed or cancelled."""
-    desk = Desk(request)
-    order = await readable(desk, caller, order_id)
-    return answer({"model_id": order_id, "train_status": await _status(desk, order)})
+    services = Services(request)
+    order = await readable(services, caller, order_id)
+    return answer({"model_id": order_id, "train_status": await _status(services, order)})
 
 
 @router.get("/model/info")
 async def model_info(request: Request, caller: CallerOf, model_id: OrderId) -> JSONResponse:
     """What was ordered: parameters as sent, with attributes, label_name and unique_id among them."""
-    desk = Desk(request)
-    order = await readable(desk, caller, model_id, kind="train", what="model")
-    body = order["body"]
-    merged = {key: body[key] for key in ("attributes", "label_name", "unique_id")}
+    services = Services(request)
+    order = await readable(services, caller, model_id, kind="train", what="model")
+    body = order.body
+    columns = {key: body[key] for key in ("attributes", "label_name", "unique_id")}
     return answer(
         {
-            "data_volum": await data_volum(desk, order),
-            "model_params": {**body.get("model_params", {}), **merged},
+            "data_volum": await data_volum(services, order),
+            "model_params": {**body.get("model_params", {}), **columns},
             "model_type": MODEL_NAMES[body["model_type"]],
             "party_id": body["party_id"],
             "user_id": body["user_id"],
@@ -262,16 +284,16 @@ async def model_info(request: Request, caller: CallerOf, model_id: OrderId) -> J
     )
 
 
-async def _status(desk: Desk, order: dict[str, Any]) -> str:
+async def _status(services: Services, order: OrderRow) -> str:
     """Prefect's word, unless the order has ended (then its record) or Prefect is away (then its last state)."""
-    state = str(order["state"])
-    if state in ENDED or not order["flow_run_id"]:
+    state = order.state
+    if order.has_ended or not order.flow_run_id:
         return state
     try:
-        status = await desk.runs.status(order["flow_run_id"])
+        status = await services.runs.status(order.flow_run_id)
     except Unavailable:
         return state
-    return state if status in ("success", "failed") else str(status)
+    return state if status in ("success", "failed") else status
 
 
 @router.get("/orders")
@@ -282,29 +304,31 @@ async def list_orders(
     before: Before = None,
 ) -> JSONResponse:
     """Newest first; `before` is the order_id to go on from."""
-    desk = Desk(request)
+    services = Services(request)
     own = caller.user_id if caller.role in (HOSPITAL, AGENT) else None
-    found = await desk.read("list_orders", hospital=own, limit=limit, before=before)
-    counts = await desk.read("round_counts", [order["order_id"] for order in found])
-    rows = [_summary(order, counts.get(order["order_id"], 0)) for order in found]
-    return answer({"orders": rows, "next": rows[-1]["order_id"] if len(rows) == limit else None})
+    found = await in_thread(services.store.orders.newest, hospital=own, limit=limit, before=before)
+    counts = await in_thread(services.store.rounds.counts, [order.order_id for order in found])
+    rows = [_summary(order, counts.get(order.order_id, 0)) for order in found]
+    goes_on_from = found[-1].order_id if len(found) == limit else None
+    return answer({"orders": rows, "next": goes_on_from})
 
 
-def _summary(order: dict[str, Any], n_recorded: int) -> dict[str, Any]:
+def _summary(order: OrderRow, n_recorded: int) -> dict[str, Any]:
+    is_operators = order.initiator == COORDINATOR
     return {
-        "order_id": order["order_id"],
-        "kind": order["kind"],
-        "name": order["body"].get("name"),
-        "state": order["state"],
-        "user_id": None if order["initiator"] == COORDINATOR else order["initiator"],
-        "hospitals": order["hospitals"],
-        "model_type": order["body"].get("model_type"),
-        "method": method_of(order) if order["kind"] == "train" else order["body"].get("method"),
+        "order_id": order.order_id,
+        "kind": order.kind,
+        "name": order.body.get("name"),
+        "state": order.state,
+        "user_id": None if is_operators else order.initiator,
+        "hospitals": order.hospitals,
+        "model_type": order.body.get("model_type"),
+        "method": method_of(order) if order.kind == "train" else order.body.get("method"),
         "progress": progress(order, n_recorded),
-        "schedule_id": order["schedule_id"],
-        "created": order["created"].isoformat() + "Z",
-        "updated": order["updated"].isoformat() + "Z",
-        "rerun_of": order["rerun_of"],
+        "schedule_id": order.schedule_id,
+        "created": order.created.isoformat() + "Z",
+        "updated": order.updated.isoformat() + "Z",
+        "rerun_of": order.rerun_of,
     }
 
 
@@ -318,83 +342,86 @@ async def show_order(
     """Everything that may be known of an order: state, rounds, metrics, who is waited for, and how it is protected.
 
     `rounds_from` leaves so many of the first recorded rounds out, for who has them already."""
-    desk = Desk(request)
-    order = await readable(desk, caller, order_id)
+    services = Services(request)
+    order = await readable(services, caller, order_id)
     known = max(0, rounds_from - 1)  # the last of those left out may be the newest that there is
-    recorded = await desk.read("rounds", order_id, skip=known)
+    recorded = await in_thread(services.store.rounds.of_order, order_id, skip=known)
     last = recorded[-1] if recorded else None
     return answer(
         {
             **_summary(order, known + len(recorded)),
-            "state": await _status(desk, order),
-            "data_volum": await data_volum(desk, order),
-            "round": last["round"] if last else None,
-            "fold": last["fold"] if last else None,
-            "loss": last["loss"] if last else None,
-            "rounds": [_round(row) for row in recorded[rounds_from - known :]],
-            "stage": order["stage"],
-            "summary": order["summary"],
-            "gradients": await _gradients(desk, order),
-            "waiting_for": await waiting_told(desk, order),
-            "refusal": order["stop"],
+            "state": await _status(services, order),
+            "data_volum": await data_volum(services, order),
+            "round": last.round if last else None,
+            "fold": last.fold if last else None,
+            "loss": last.loss if last else None,
+            "rounds": [_round(recorded_round) for recorded_round in recorded[rounds_from - known :]],
+            "stage": order.stage,
+            "summary": order.summary,
+            "gradients": await _gradients(services, order),
+            "waiting_for": await waiting_shown(services, order),
+            "refusal": order.stop,
             "protection": _protection(order),
-            "prefect_run": _prefect_page(desk, order),
+            "prefect_run": _prefect_page(services, order),
         }
     )
 
 
-async def _gradients(desk: Desk, order: dict[str, Any]) -> dict[str, Any] | None:
+async def _gradients(services: Services, order: OrderRow) -> dict[str, Any] | None:
     """What analytics can answer from: in which frame, how many rounds, and for whom."""
-    newest = await desk.read("round_file", order["order_id"], None)
+    newest = await in_thread(services.store.rounds.file, order.order_id, None)
     if newest is None:
         return None
+    numbers = await in_thread(services.store.rounds.file_numbers, order.order_id)
     return {
         "frame": newest.kind,
-        "rounds": len(await desk.read("round_numbers", order["order_id"])),
+        "rounds": len(numbers),
         "newest_round": newest.round,
         "layers": newest.layers,
-        "score_readers": order["score_readers"] or "parties",
+        "score_readers": order.score_readers or "parties",
     }
 
 
-def _round(row: dict[str, Any]) -> dict[str, Any]:
-    report = row["report"]
+def _round(recorded: RoundRow) -> dict[str, Any]:
+    report = recorded.report
     return {
-        "fold": row["fold"],
-        "round": row["round"],
-        "loss": row["loss"],
+        "fold": recorded.fold,
+        "round": recorded.round,
+        "loss": recorded.loss,
         "final": report["final"],
         "hospitals": report["hospitals"],
         "left_out": report.get("left_out", {}),
-        "recorded": row["recorded"].isoformat() + "Z",
+        "recorded": recorded.recorded.isoformat() + "Z",
     }
 
 
-def _prefect_page(desk: Desk, order: dict[str, Any]) -> str | None:
-    run = order["flow_run_id"]
-    return f"{desk.settings.prefect_page}/runs/flow-run/{run}" if run else None
+def _prefect_page(services: Services, order: OrderRow) -> str | None:
+    run = order.flow_run_id
+    return f"{services.settings.prefect_page}/runs/flow-run/{run}" if run else None
 
 
-def method_of(order: dict[str, Any]) -> str:
-    """Paillier, Mask or None, as the training order says it."""
-    encrypt = order["body"].get("model_params", {}).get("encrypt_param", {})
-    method = str(encrypt.get("method") or ("None" if "method" in encrypt else "Paillier"))
-    return {word.lower(): word for word in ("Paillier", "Mask", "None")}.get(method.lower(), method)
+def method_of(order: OrderRow) -> str:
+    """Paillier, Mask or None, as the training order says it in any case; null is None, and unsaid it is Paillier."""
+    encrypt = order.body.get("model_params", {}).get("encrypt_param", {})
+    unsaid = "None" if "method" in encrypt else "Paillier"
+    method = str(encrypt.get("method") or unsaid)
+    spellings = {word.lower(): word for word in ("Paillier", "Mask", "None")}
+    return spellings.get(method.lower(), method)
 
 
-def _protection(order: dict[str, Any]) -> dict[str, Any]:
+def _protection(order: OrderRow) -> dict[str, Any]:
     """Who could decrypt what, in plain words."""
-    if order["kind"] == "external":
+    if order.kind == "external":
         return {
             "method": "None",
             "who_could_decrypt": "Nothing is encrypted: gradients are kept as they were recorded.",
         }
-    if order["kind"] == "statistics":
+    if order.kind == "statistics":
         return statistics.protection(order)
-    if order["kind"] != "train":
+    if order.kind != "train":
         return {"method": "sealed to the one who asked", "who_could_decrypt": "the owner of the token"}
-    encrypt = order["body"].get("model_params", {}).get("encrypt_param", {})
-    method, initiator = method_of(order), order["initiator"]
+    encrypt = order.body.get("model_params", {}).get("encrypt_param", {})
+    method = method_of(order)
     if method == "None":
         return {
             "method": "None",
@@ -402,22 +429,24 @@ def _protection(order: dict[str, Any]) -> dict[str, Any]:
             "key_holder": None,
             "who_could_decrypt": "Nothing is encrypted: the coordinator sees gradients and can compute the model.",
         }
-    holder = f"hospital {initiator}"
+    is_paillier = method == "Paillier"
+    initiator = f"hospital {order.initiator}"
     return {
         "method": method,
-        "key_bits": encrypt.get("key_length", 2048) if method == "Paillier" else None,
-        "key_holder": holder if method == "Paillier" else "each pair of hospitals",
+        "key_bits": encrypt.get("key_length", 2048) if is_paillier else None,
+        "key_holder": initiator if is_paillier else "each pair of hospitals",
         "who_could_decrypt": (
-            f"Only sums over {_members(order)} hospitals can be opened, by {holder}. Nobody can open one "
+            f"Only sums over {_members(order)} hospitals can be opened, by {initiator}. Nobody can open one "
             "hospital's gradient, and the coordinator can open nothing."
         ),
-        "scoring": SCORED[order["body"].get("scoring") or "none"],
+        "scoring": SCORED[order.body.get("scoring") or "none"],
     }
 
 
-def _members(order: dict[str, Any]) -> str:
-    whole = f"all {len(order['hospitals'])}"
-    return whole if order["body"].get("aggregation", "mean") == "mean" else f"the chosen of {whole}"
+def _members(order: OrderRow) -> str:
+    whole = f"all {len(order.hospitals)}"
+    takes_everybody = order.body.get("aggregation", "mean") == "mean"
+    return whole if takes_everybody else f"the chosen of {whole}"
 
 
 SCORED = {
@@ -433,44 +462,46 @@ SCORED = {
 @router.post("/orders/{order_id}/cancel")
 async def cancel_order(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
     """Ends an order. Everybody who works on it hears of it at once; its messages are deleted."""
-    desk = Desk(request)
-    order = await readable(desk, caller, order_id)
+    services = Services(request)
+    order = await readable(services, caller, order_id)
     if caller.role not in (OPERATOR, COORDINATOR_ROLE):
-        require_owner(caller, order["initiator"])
-    if not await _cancel(desk, order) and order["state"] != "cancelled":
+        require_owner(caller, order.initiator)
+    if not await _cancel(services, order) and order.state != "cancelled":
         raise Conflict(
-            f"Order {order_id} has ended already ({order['state']}).", remedy="There is nothing to cancel."
+            f"Order {order_id} has ended already ({order.state}).", remedy="There is nothing to cancel."
         )
-    if order["flow_run_id"]:
+    if order.flow_run_id:
         with contextlib.suppress(Unavailable):
-            await desk.runs.cancel_waiting(order_id)
+            await services.runs.cancel_waiting(order_id)
     return answer({"order_id": order_id, "state": "cancelled"})
 
 
-async def _cancel(desk: Desk, order: dict[str, Any]) -> bool:
+async def _cancel(services: Services, order: OrderRow) -> bool:
     """False when it had ended before."""
-    order_id = order["order_id"]
+    order_id = order.order_id
     reason = ConsiliumError(
         f"Order {order_id} was cancelled.", remedy="Rerun it if it was a mistake.", code="cancelled"
     )
-    is_new = bool(await desk.read("end_order", order_id, "cancelled", reason))
-    _tell_ended(desk, order)
+    is_new = await in_thread(services.store.orders.end, order_id, "cancelled", reason)
+    _tell_ended(services, order)
     return is_new
 
 
-def _tell_ended(desk: Desk, order: dict[str, Any]) -> None:
+def _tell_ended(services: Services, order: OrderRow) -> None:
     """Wakes all who wait for the order, and has the agents see to it that nothing of it goes on."""
-    order_id = order["order_id"]
-    desk.waits.note(order_id, ())
-    desk.bell.ring(order_id)
-    desk.bell.ring(("order", order_id))
-    desk.bell.ring(PLACES)
-    if order[
-        "flow_run_id"
-    ]:  # one that has not begun is begun now, and ends in Prefect with the order's own word
-        desk.inbox.tell(COORDINATOR, "look", order_id)
-    for user in () if order["kind"] == "external" else (COORDINATOR, *order["hospitals"]):
-        desk.inbox.tell(user, "stop", order_id)
+    order_id = order.order_id
+    services.waits.note(order_id, ())
+    services.bell.ring(order_id)
+    services.bell.ring(("order", order_id))
+    services.bell.ring(PLACES)
+    if (
+        order.flow_run_id
+    ):  # one that has not begun is begun now, and ends in Prefect with the order's own word
+        services.inbox.tell(COORDINATOR, "look", order_id)
+    if order.kind == "external":  # nobody works on it
+        return
+    for user in (COORDINATOR, *order.hospitals):
+        services.inbox.tell(user, "stop", order_id)
 
 
 @router.post("/orders/{order_id}/rerun")
@@ -478,54 +509,54 @@ async def rerun_order(
     request: Request, caller: CallerOf, order_id: OrderInPath, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
     """Makes a new order of the same request, with the sealed SQL that is there, and answers as the first one did."""
-    desk = Desk(request)
-    order = await readable(desk, caller, order_id)
-    if order["kind"] not in FLOWS:
+    services = Services(request)
+    order = await readable(services, caller, order_id)
+    if order.kind not in FLOWS:
         raise NotFound(f"There is no order {order_id} to run again.", remedy="Send the request again.")
-    require_owner(caller, order["initiator"])
-    if order["kind"] == "statistics":
-        return await statistics.ask_again(desk, caller, order, idempotency_key)
-    sent = {key: value for key, value in order["body"].items() if key != "tested"}
-    withheld = dict.fromkeys(order["hospitals"], "withheld")
-    body = TrainingRequest.model_validate(
-        {**sent, "data_info": withheld, "test_data_info": dict.fromkeys(order["body"]["tested"], "withheld")}
-    )
-    sealed = await desk.read("boxes", order_id)
+    require_owner(caller, order.initiator)
+    if order.kind == "statistics":
+        return await statistics.ask_again(services, caller, order, idempotency_key)
+    # The SQL is in the hospitals' boxes only (decision 6); the request's form wants a text for each.
+    sent = {key: value for key, value in order.body.items() if key != "tested"}
+    sent["data_info"] = dict.fromkeys(order.hospitals, "withheld")
+    sent["test_data_info"] = dict.fromkeys(order.body["tested"], "withheld")
+    body = TrainingRequest.model_validate(sent)
+    sealed = await in_thread(services.store.orders.boxes, order_id)
     once = Once.of(caller, idempotency_key, {"rerun_of": order_id})
-    again, made = await _keep(desk, body, sealed, once=once, rerun_of=order_id)
+    again, made = await _keep(services, body, sealed, once=once, rerun_of=order_id)
     if made:
-        await begin(desk, await desk.read("order", again))
-    return await _answer_with_rows(desk, again)
+        await begin(services, await in_thread(services.store.orders.get, again))
+    return await _answer_with_rows(services, again)
 
 
 @router.get("/orders/{order_id}/events", response_class=StreamingResponse)
 async def order_events(request: Request, caller: CallerOf, order_id: OrderInPath) -> StreamingResponse:
     """Server-sent events: `state`, `round` (fold, round, loss) and `stage` (what, done, of), from the beginning until
     the order has ended."""
-    desk = Desk(request)
-    await readable(desk, caller, order_id)
-    return StreamingResponse(_events(desk, order_id), media_type="text/event-stream")
+    services = Services(request)
+    await readable(services, caller, order_id)
+    return StreamingResponse(_events(services, order_id), media_type="text/event-stream")
 
 
-async def _events(desk: Desk, order_id: int) -> AsyncIterator[str]:
-    told, state, stage = 0, "", None
-    with desk.bell.listening(("order", order_id)) as event:
+async def _events(services: Services, order_id: int) -> AsyncIterator[str]:
+    n_sent, state, stage = 0, "", None
+    with services.bell.listening(("order", order_id)) as event:
         while True:
             event.clear()
-            order = await desk.read("order", order_id)
-            recorded = await desk.read("rounds", order_id)
-            for row in recorded[told:]:
-                yield _event("round", {key: row[key] for key in ("fold", "round", "loss")})
-            told = len(recorded)
-            if order["stage"] != stage:
-                stage = order["stage"]
+            order = await in_thread(services.store.orders.get, order_id)
+            recorded = await in_thread(services.store.rounds.of_order, order_id)
+            for new in recorded[n_sent:]:
+                yield _event("round", {"fold": new.fold, "round": new.round, "loss": new.loss})
+            n_sent = len(recorded)
+            if order.stage is not None and order.stage != stage:
+                stage = order.stage
                 yield _event("stage", stage)
-            if order["state"] != state:
-                state = order["state"]
+            if order.state != state:
+                state = order.state
                 yield _event("state", {"order_id": order_id, "state": state})
-            if state in ENDED:
+            if order.has_ended:
                 return
-            if not await rang(event, time.monotonic() + 15):
+            if not await rang(event, time.monotonic() + STILL_HERE_SECONDS):
                 yield ": still here\n\n"
 
 
@@ -542,14 +573,14 @@ async def refuse_order(
 ) -> JSONResponse:
     """A hospital of the order ends it with its reason."""
     require_role(caller, AGENT)
-    desk = Desk(request)
-    order = await readable(desk, caller, order_id)
-    if order["kind"] == "external":
+    services = Services(request)
+    order = await readable(services, caller, order_id)
+    if order.kind == "external":
         raise Conflict(f"Order {order_id} asks nothing of a hospital.", remedy="Its owner can cancel it.")
     cause = ConsiliumError.from_json(error)
     cause.detail["user_id"] = caller.user_id
-    if await desk.read("end_order", order_id, "failed", cause):
-        _tell_ended(desk, order)
+    if await in_thread(services.store.orders.end, order_id, "failed", cause):
+        _tell_ended(services, order)
     return answer({"order_id": order_id})
 
 
@@ -573,7 +604,7 @@ class Stage(BaseModel):
 
 
 class Report(BaseModel):
-    """What the coordinator's flow tells: any part of it, each part idempotent."""
+    """What the coordinator's flow reports: any part of it, each part idempotent."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -595,39 +626,48 @@ async def report_progress(
 ) -> JSONResponse:
     """Keeps what the coordinator's flow reports, and wakes who waits for it."""
     require_role(caller, COORDINATOR_ROLE)
-    desk = Desk(request)
-    order: dict[str, Any] = await desk.read("order", order_id)
-    told: dict[str, Any] = {
-        "n_rows": report.n_rows,
-        "summary": report.summary,
-        "score_readers": report.score_readers,
-    }
-    if order["score_readers"] == "operator":  # a policy that was opened later opens no earlier round
-        told["score_readers"] = None
-    told["stage"] = report.stage and report.stage.model_dump()
-    values: dict[str, Any] = {key: value for key, value in told.items() if value is not None}
-    if values:
-        await desk.read("set_order", order_id, **values)
+    services = Services(request)
+    order = await in_thread(services.store.orders.get, order_id)
+    change: OrderChange = {}
+    if report.n_rows is not None:
+        change["n_rows"] = report.n_rows
+    if report.summary is not None:
+        change["summary"] = report.summary
+    # Gradients that one policy keeps for the operator stay so: a policy that was opened later opens no earlier round.
+    if report.score_readers is not None and order.score_readers != "operator":
+        change["score_readers"] = report.score_readers
+    if report.stage is not None:
+        change["stage"] = report.stage.model_dump()
+    if change:
+        await in_thread(services.store.orders.change, order_id, **change)
     if report.state:
-        await desk.read("leave_pending", order_id, report.state)
+        await in_thread(services.store.orders.leave_pending, order_id, report.state)
     if report.round:
         entry = report.round
-        await desk.read(
-            "record_round", order_id, entry["fold"], entry["round"], loss=entry["loss"], report=entry
+        await in_thread(
+            services.store.rounds.record,
+            order_id,
+            entry["fold"],
+            entry["round"],
+            loss=entry["loss"],
+            report=entry,
         )
-    if left := report.leave_one_out:
-        await desk.read("add_leave_one_out", order_id, left.round, left.clients)
+    left_out = report.leave_one_out
+    if left_out is not None:
+        await in_thread(services.store.rounds.add_leave_one_out, order_id, left_out.round, left_out.clients)
     stop = ConsiliumError.from_json(report.stop) if report.stop else None
     if report.runs:
-        await desk.read("set_order", order_id, runs=report.runs)
-        for user in order["hospitals"]:
-            desk.inbox.tell(user, "look", order_id)
-    if report.end and await desk.read("end_order", order_id, report.end, stop):
-        desk.bell.ring(PLACES)
-        if report.end != "success":
-            _tell_ended(desk, order)
-    desk.bell.ring(order_id)
-    desk.bell.ring(("order", order_id))
+        await in_thread(services.store.orders.change, order_id, runs=report.runs)
+        for user in order.hospitals:
+            services.inbox.tell(user, "look", order_id)
+    if report.end:
+        is_new = await in_thread(services.store.orders.end, order_id, report.end, stop)
+        if is_new:
+            services.bell.ring(PLACES)
+        if is_new and report.end != "success":
+            _tell_ended(services, order)
+    services.bell.ring(order_id)
+    services.bell.ring(("order", order_id))
     return answer({"order_id": order_id})
 
 
@@ -635,5 +675,5 @@ async def report_progress(
 async def read_progress(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
     """The rounds recorded so far, for a coordinator's flow that starts again."""
     require_role(caller, COORDINATOR_ROLE)
-    recorded = await Desk(request).read("rounds", order_id)
-    return answer([row["report"] for row in recorded])
+    recorded = await in_thread(Services(request).store.rounds.of_order, order_id)
+    return answer([recorded_round.report for recorded_round in recorded])

@@ -24,8 +24,9 @@ from starlette.requests import ClientDisconnect
 
 from api.answers import answer
 from api.auth import COORDINATOR_ROLE, OPERATOR, CallerOf, require_owner, require_role
-from api.routes.services import Desk, OrderInPath, readable
-from api.store.orders import Caller, RoundEntry, stop_of
+from api.routes.services import OrderInPath, Services, readable
+from api.store.engine import in_thread
+from api.store.hospitals import Caller
 from api.store.round_checks import (
     LAYER,
     MOST_JSON_BYTES,
@@ -39,7 +40,7 @@ from api.store.round_checks import (
     shown,
 )
 from api.store.round_files import RoundFiles
-from api.store.tables import ENDED
+from api.store.rows import OrderRow, RoundEntry, stop_of
 from protocol.errors import Conflict, InvalidInput, NotFound, TooLarge
 from protocol.messages import canonical
 
@@ -109,54 +110,54 @@ async def put_round(
     request: Request, caller: CallerOf, order_id: OrderInPath, round_: RoundInPath
 ) -> JSONResponse:
     """Records a round of an external order. The same content again is fine, other content is a conflict."""
-    desk = Desk(request)
-    order = await desk.read("order", order_id)
+    services = Services(request)
+    order = await in_thread(services.store.orders.get, order_id)
     _require_recorder(caller, order)
-    standing = await desk.read("round_file", order_id, round_)
-    is_flow = order["kind"] == "train"
-    if standing is None and order["state"] in ENDED:
-        raise stop_of(order_id, order["state"], order["stop"])
+    standing = await in_thread(services.store.rounds.file, order_id, round_)
+    is_flow = order.kind == "train"
+    if standing is None and order.has_ended:
+        raise stop_of(order_id, order.state, order.stop)
     if standing is None or not is_flow:
         standing = await _record(request, order, round_)
-        desk.bell.ring(("order", order_id))
+        services.bell.ring(("order", order_id))
     return JSONResponse({"order_id": order_id, "round": round_, **_entry(standing)})
 
 
-async def _record(request: Request, order: dict[str, Any], round_: int) -> RoundEntry:
+async def _record(request: Request, order: OrderRow, round_: int) -> RoundEntry:
     """Takes the body to disk, checks it, and keeps it; returns what stands for the round."""
     files: RoundFiles = request.app.state.round_files
-    is_flow = order["kind"] == "train"
+    is_flow = order.kind == "train"
     # What the coordinator's own flow sends is of the order's hospitals; an external trainer names clients as it likes.
-    allowed = set(order["hospitals"]) if is_flow else None
-    with files.part(order["order_id"]) as part:
+    allowed = set(order.hospitals) if is_flow else None
+    with files.part(order.order_id) as part:
         await _receive(request, part, is_flow=is_flow)
         checked = await to_thread.run_sync(lambda: check_round(part, allowed=allowed))
-        entry = _as_entry(order["order_id"], round_, checked, part.stat().st_size)
+        entry = _as_entry(order.order_id, round_, checked, part.stat().st_size)
         loss, report = None, None
         if checked.facts is not None:
             loss, report = _as_report(round_, checked, checked.facts)
         standing = await to_thread.run_sync(lambda: files.publish(part, entry, loss=loss, report=report))
     if standing.digest != entry.digest and not is_flow:
         raise Conflict(
-            f"Round {round_} of order {order['order_id']} was recorded with other content.",
+            f"Round {round_} of order {order.order_id} was recorded with other content.",
             remedy="A round is recorded once; record this one under another number, or in a new order.",
             code="round_stands",
         )
     return standing
 
 
-def _require_recorder(caller: Caller, order: dict[str, Any]) -> None:
+def _require_recorder(caller: Caller, order: OrderRow) -> None:
     """Rounds of a training order come from the coordinator's flow, of an external one from its owner or an operator."""
-    if order["kind"] == "train":
+    if order.kind == "train":
         require_role(caller, COORDINATOR_ROLE)
-    elif order["kind"] != "external":
+    elif order.kind != "external":
         raise NotFound(
-            f"Order {order['order_id']} has no rounds.",
+            f"Order {order.order_id} has no rounds.",
             remedy="Make an order of kind external: POST /orders.",
             code="no_rounds",
         )
     elif caller.role != OPERATOR:
-        require_owner(caller, order["initiator"])
+        require_owner(caller, order.initiator)
 
 
 @router.get("/orders/{order_id}/rounds")
@@ -168,9 +169,9 @@ async def list_rounds(
     before: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
 ) -> JSONResponse:
     """The recorded round files, newest first; `before` is the round to go on from."""
-    desk = Desk(request)
-    await readable(desk, caller, order_id)
-    found = await desk.read("round_files", order_id, limit=limit, before=before)
+    services = Services(request)
+    await readable(services, caller, order_id)
+    found = await in_thread(services.store.rounds.files, order_id, limit=limit, before=before)
     rows = [{"round": entry.round, **_entry(entry)} for entry in found]
     next_before = rows[-1]["round"] if len(rows) == limit else None
     return answer({"rounds": rows, "next": next_before})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import to_thread
 from fastapi import Depends, Request
@@ -16,9 +16,11 @@ from fastapi.responses import JSONResponse
 from api.auth import AGENT, HOSPITAL, CallerOf, require_reader
 from api.routes import score_arguments as given
 from api.routes.score_arguments import LayersOf, NormalizeOf, OrderIdOf, RoundOf
-from api.routes.services import Desk
-from api.store.orders import Caller, RoundEntry
+from api.routes.services import Services
+from api.store.engine import in_thread
+from api.store.hospitals import Caller
 from api.store.round_files import RoundFiles
+from api.store.rows import OrderRow, RoundEntry
 from protocol.errors import BadRequest, Forbidden, NotFound
 
 DEFAULT_LAYERS = ["dense"]
@@ -34,47 +36,47 @@ class Asked:
         self, request: Request, caller: CallerOf, order_id: OrderIdOf = None, round_: RoundOf = None
     ) -> None:
         given.refuse_unknown(request)
-        self.request, self.caller, self.desk = request, caller, Desk(request)
+        self.request, self.caller, self.services = request, caller, Services(request)
         self.files: RoundFiles = request.app.state.round_files
         self.order_id = given.integer("order_id", order_id, least=1)
         self.round = given.integer("round", round_, least=0)
 
-    async def order(self, what: str = "files", *, is_score: bool = True) -> dict[str, Any]:
+    async def order(self, what: Literal["files", "reports"] = "files", *, is_score: bool = True) -> OrderRow:
         """The order whose `files` or `reports` are asked for. NotFound, or Forbidden when it is not the caller's."""
         if self.order_id is not None:
-            order: dict[str, Any] = await self.desk.read("order", self.order_id)
+            order = await in_thread(self.services.store.orders.get, self.order_id)
             _require_reader(self.caller, order, is_score=is_score)
             return order
 
-        def may_read(found: dict[str, Any]) -> bool:
+        def may_read(found: OrderRow) -> bool:
             try:
                 _require_reader(self.caller, found, is_score=is_score)
             except Forbidden:
                 return False
             return True
 
-        newest = await self.desk.read("newest_order_with", what, may_read)
+        newest = await in_thread(self.services.store.rounds.newest_order_with, what, may_read)
         if newest is None:
             raise NotFound(
                 "There is no order with recorded rounds that this token may read.",
                 remedy="Send an order with scoring, or record rounds into one of kind external.",
                 code="no_rounds",
             )
-        return dict(newest)
+        return newest
 
-    async def entry(self, order: dict[str, Any]) -> RoundEntry:
+    async def entry(self, order: OrderRow) -> RoundEntry:
         """The index entry of the round that is asked for, or of the newest."""
-        entry: RoundEntry | None = await self.desk.read("round_file", order["order_id"], self.round)
+        entry = await in_thread(self.services.store.rounds.file, order.order_id, self.round)
         if entry is not None:
             return entry
-        numbers = await self.desk.read("round_numbers", order["order_id"])
+        numbers = await in_thread(self.services.store.rounds.file_numbers, order.order_id)
         if not numbers:
             raise NotFound(
-                f"order_id is {order['order_id']}, and no gradients of that order are recorded.",
+                f"order_id is {order.order_id}, and no gradients of that order are recorded.",
                 remedy="Send an order with scoring round or full, or with method None.",
                 code="no_rounds",
             )
-        raise unknown_round(self.round, order["order_id"], numbers)
+        raise unknown_round(self.round, order.order_id, numbers)
 
     async def work(self, task: Callable[[], T]) -> T:
         """Runs arithmetic in a thread, few at a time; a number that a rule cannot take is a BadRequest."""
@@ -103,7 +105,7 @@ class Scoring(Asked):
         return known_layers(entry, wanted)
 
     def answer(
-        self, order: dict[str, Any], round_: int, scores: Mapping[int, float | None], **headers: str
+        self, order: OrderRow, round_: int, scores: Mapping[int, float | None], **headers: str
     ) -> JSONResponse:
         """{"round", "data"}: a score or null for each client."""
         values = normalized(scores) if self.normalize else scores
@@ -123,12 +125,12 @@ def _argument_errors(task: Callable[[], T]) -> T:
         raise BadRequest(f"{sentence}.", remedy="Correct the argument.", code="argument") from None
 
 
-def _require_reader(caller: Caller, order: dict[str, Any], *, is_score: bool) -> None:
+def _require_reader(caller: Caller, order: OrderRow, *, is_score: bool) -> None:
     """Parties, owner and operators; for scores the operator only, where a hospital's policy says so."""
-    require_reader(caller, order["hospitals"])
-    if is_score and order["score_readers"] == "operator" and caller.role in (HOSPITAL, AGENT):
+    require_reader(caller, order.hospitals)
+    if is_score and order.score_readers == "operator" and caller.role in (HOSPITAL, AGENT):
         raise Forbidden(
-            f"Gradients and scores of order {order['order_id']} are for the operator only.",
+            f"Gradients and scores of order {order.order_id} are for the operator only.",
             remedy="Its hospitals' policies say so (score_readers); ask the operator.",
             code="score_readers",
         )
@@ -177,9 +179,9 @@ def known_layers(entry: RoundEntry, wanted: list[str]) -> list[str]:
     return wanted
 
 
-def bare(order: dict[str, Any], data: Any, **headers: str) -> JSONResponse:
+def bare(order: OrderRow, data: Any, **headers: str) -> JSONResponse:
     """An answer in the document's shape, which has no place for the order's number: that is a header."""
-    named = {"X-Order-Id": str(order["order_id"])}
+    named = {"X-Order-Id": str(order.order_id)}
     for name, value in headers.items():
         named[name.replace("_", "-")] = value
     return JSONResponse(data, headers=named)

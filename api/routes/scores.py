@@ -49,8 +49,9 @@ from api.routes.score_request import (
     ranked,
     unknown_round,
 )
-from api.store.orders import RoundEntry
+from api.store.engine import in_thread
 from api.store.round_files import Floats, RoundFiles
+from api.store.rows import OrderRow, RoundEntry
 from protocol.errors import BadRequest, Conflict
 
 router = APIRouter()
@@ -75,7 +76,7 @@ async def client_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
     clients = entry.clients
     # These lie here in clear: a hospital is shown its own, never another's.
     is_hospital = asked.caller.role in (HOSPITAL, AGENT)
-    if is_hospital and entry.kind == "open" and order["kind"] == "train":
+    if is_hospital and entry.kind == "open" and order.kind == "train":
         clients = [client for client in clients if client == asked.caller.user_id]
     layers_shown = _shown_layers(asked, entry)
     pieces = _client_values(asked.files, entry, layers_shown, clients)
@@ -92,14 +93,14 @@ async def avg_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
     return await _stream(asked, order, entry, pieces)
 
 
-async def _stream(asked: Asked, order: dict[str, Any], entry: RoundEntry, pieces: Iterator[str]) -> Response:
+async def _stream(asked: Asked, order: OrderRow, entry: RoundEntry, pieces: Iterator[str]) -> Response:
     """Pieces of JSON as they are read, because the whole may be larger than memory."""
     # The first piece opens the file: what is missing is an error of its own, and not an answer that breaks off.
     first = await asked.work(lambda: next(pieces))
     head, tail = "", ""
     if asked.round is None:
         head, tail = f'{{"round":{entry.round},"data":', "}"
-    headers = {"X-Order-Id": str(order["order_id"])}
+    headers = {"X-Order-Id": str(order.order_id)}
     for name, value in frame_headers(entry).items():
         headers[name.replace("_", "-")] = value
     text = itertools.chain([head + first], pieces, [tail])
@@ -180,17 +181,21 @@ async def performance(asked: AskedOf, number: NumberOf = None) -> JSONResponse:
     return bare(order, shown)
 
 
-async def _reports(asked: Asked, order: dict[str, Any], count: int | None) -> dict[int, dict[str, Any]]:
+async def _reports(asked: Asked, order: OrderRow, count: int | None) -> dict[int, dict[str, Any]]:
     """By round: the `count` rounds (default 1) that end with the one asked for; without one, the last, or all."""
-    order_id, last = order["order_id"], asked.round
+    rounds = asked.services.store.rounds
+    order_id, last = order.order_id, asked.round
     if last is None:
-        found = list((await asked.desk.read("reports", order_id)).items())
-        return dict(found[-count:] if count else found)
-    reports: dict[int, dict[str, Any]] = await asked.desk.read(
-        "reports", order_id, first=max(0, last - (count or 1) + 1), last=last
-    )
+        reports = await in_thread(rounds.reports, order_id)
+        newest = list(reports.items())
+        if count:
+            newest = newest[-count:]
+        return dict(newest)
+    first = max(0, last - (count or 1) + 1)
+    reports = await in_thread(rounds.reports, order_id, first=first, last=last)
     if last not in reports:
-        raise unknown_round(last, order_id, await asked.desk.read("reports", order_id))
+        recorded = await in_thread(rounds.reports, order_id)
+        raise unknown_round(last, order_id, recorded)
     return reports
 
 
@@ -341,7 +346,10 @@ class Compared:
 
 async def _compare(asked: Scoring, entry: RoundEntry, what: str) -> Compared:
     """BadRequest for a round that has none before it."""
-    before = await asked.desk.read("round_file", entry.order_id, entry.round - 1) if entry.round else None
+    rounds = asked.services.store.rounds
+    before = None
+    if entry.round:
+        before = await in_thread(rounds.file, entry.order_id, entry.round - 1)
     if before is None:
         raise BadRequest(
             f"round is {entry.round}, and {what} compares a round with the one before it, which is not recorded.",
@@ -349,7 +357,7 @@ async def _compare(asked: Scoring, entry: RoundEntry, what: str) -> Compared:
             code="first_round",
         )
     layers = asked.layers_in(entry)
-    reports = await asked.desk.read("reports", entry.order_id, first=entry.round - 1, last=entry.round)
+    reports = await in_thread(rounds.reports, entry.order_id, first=entry.round - 1, last=entry.round)
     losses_before = _losses(reports.get(entry.round - 1), entry)
     losses_now = _losses(reports.get(entry.round), entry)
 
@@ -518,7 +526,7 @@ async def perf_diff(asked: ScoringOf, metric: MetricOf = None) -> JSONResponse:
     measured = {client: pair for client, pair in pairs.items() if None not in pair}
     if not measured:
         raise Conflict(
-            f"Round {round_} of order {order['order_id']} has no {measure} of the model with and without a client.",
+            f"Round {round_} of order {order.order_id} has no {measure} of the model with and without a client.",
             remedy="Ask for the other metric, or record performance.test and leave_one_out.",
             code="no_metrics",
         )
@@ -531,11 +539,11 @@ async def perf_diff(asked: ScoringOf, metric: MetricOf = None) -> JSONResponse:
     return asked.answer(order, round_, shown, **_measured_by(order))
 
 
-async def _left_out(asked: Asked, order: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+async def _left_out(asked: Asked, order: OrderRow) -> tuple[int, dict[str, Any]]:
     """The round that is asked for, or the newest in which models without each client were measured."""
-    order_id = order["order_id"]
+    order_id = order.order_id
     if asked.round is None:
-        newest = await asked.desk.read("newest_report", order_id, "leave_one_out")
+        newest = await in_thread(asked.services.store.rounds.newest_report, order_id, "leave_one_out")
         if newest is None:
             raise _no_test_rows(f"Order {order_id} has")
         return int(newest[0]), dict(newest[1])
@@ -587,6 +595,6 @@ def _pooled(report: dict[str, Any], metric: str) -> float | None:
     return finite(2 * math.fsum(halves))
 
 
-def _measured_by(order: dict[str, Any]) -> dict[str, str]:
+def _measured_by(order: OrderRow) -> dict[str, str]:
     """In a sealed order each hospital measures the models itself."""
-    return {"X_Self_Reported": "true"} if order["kind"] == "train" and method_of(order) != "None" else {}
+    return {"X_Self_Reported": "true"} if order.kind == "train" and method_of(order) != "None" else {}

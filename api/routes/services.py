@@ -1,20 +1,28 @@
-"""What the routes of all kinds of orders share: the application's parts, who is asked, and who is waited for."""
+"""What the routes of all kinds of orders share: the application's parts, who is asked, and who is waited for.
+
+Next: api/routes/orders.py and statistics.py, which make orders, and admission.py, which begins them.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import Header, Path, Query, Request
 
 from api.auth import require_reader
-from api.live import rang
-from api.store.orders import Caller
+from api.conditions import Conditions
+from api.live import Bell, Inbox, Presence, Waits, rang
+from api.prefect_runs import Runs
+from api.settings import Settings
+from api.store import Store
+from api.store.disk import Disk
+from api.store.engine import in_thread
+from api.store.hospitals import Caller
 from api.store.places import PLACED, Queue, is_begun, undecided
-from api.store.tables import ENDED
+from api.store.rows import OrderRow
 from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, Acceptance, peek_envelope
@@ -31,43 +39,47 @@ FLOWS = {"train": "train-order/train-order", "statistics": "joint-statistics/joi
 """The coordinator's deployment for each kind of order that it runs itself."""
 
 MOST_KEYS = 1000
+"""So many one-time keys are kept; what was sealed to an older one is asked for again."""
+
+NAMED_AFTER_SECONDS = 1.0
+"""Whoever has been waited for so long is named."""
+
 STUCK = ("away", "disk", "site")
 """Causes that hold up the others of an order too."""
 
 
-class Desk:
+class Services:
     """The application's parts, as the routes use them."""
 
     def __init__(self, request: Request) -> None:
         state = request.app.state
-        self.settings, self.store, self.runs = state.settings, state.store, state.runs
-        self.bell, self.inbox, self.waits, self.presence = (
-            state.bell,
-            state.inbox,
-            state.waits,
-            state.presence,
-        )
-        self.conditions, self.disk = state.conditions, state.disk
+        self.settings: Settings = state.settings
+        self.store: Store = state.store
+        self.runs: Runs = state.runs
+        self.bell: Bell = state.bell
+        self.inbox: Inbox = state.inbox
+        self.waits: Waits = state.waits
+        self.presence: Presence = state.presence
+        self.conditions: Conditions = state.conditions
+        self.disk: Disk = state.disk
         self.reply_keys: dict[int, tuple[bytes, int]] = state.reply_keys
 
     def ready(self) -> set[int]:
         """The hospitals that can work on an order now: their agents are there, and nothing holds orders up."""
         return {user for user in self.presence.there() if not self.conditions.held_up_seconds(user)}
 
-    async def read(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """A call of the store, off the event loop."""
-        return await to_thread.run_sync(lambda: getattr(self.store, method)(*args, **kwargs))
-
     def keep_key(self, order_id: int, reply: bytes, *, attempt: int = 0) -> None:
         """Keeps the one-time key to which an order's answer is sealed; in memory only, the newest ones."""
         self.reply_keys[order_id] = (reply, attempt)
         while len(self.reply_keys) > MOST_KEYS:
-            self.reply_keys.pop(next(iter(self.reply_keys)))
+            oldest = next(iter(self.reply_keys))
+            self.reply_keys.pop(oldest)
 
 
-async def identities(desk: Desk, hospitals: list[int]) -> dict[int, PublicIdentity]:
+async def identities(services: Services, hospitals: list[int]) -> dict[int, PublicIdentity]:
     """The public keys to seal to each hospital; says which hospital is unknown or was never there."""
-    known = {row["user_id"]: row for row in await desk.read("list_hospitals")}
+    registered = await in_thread(services.store.hospitals.all)
+    known = {hospital.user_id: hospital for hospital in registered}
     unknown = [str(user) for user in hospitals if user not in known]
     if unknown:
         raise NotFound(
@@ -75,98 +87,111 @@ async def identities(desk: Desk, hospitals: list[int]) -> dict[int, PublicIdenti
             remedy="GET /hospitals lists them.",
             code="user",
         )
-    absent = [known[user]["name"] for user in hospitals if not known[user]["identity"]]
+    keys: dict[int, PublicIdentity] = {}
+    absent: list[str] = []
+    for user in hospitals:
+        hospital = known[user]
+        if hospital.identity:
+            keys[user] = PublicIdentity.decode(hospital.identity)
+        else:
+            absent.append(hospital.name)
     if absent:
         raise Conflict(
             f"{', '.join(absent)} has never connected, so nothing can be sealed to it.",
             remedy="Its IT starts the agent once: ./run agent --site <folder>.",
             code="not_enrolled",
         )
-    return {user: PublicIdentity.decode(known[user]["identity"]) for user in hospitals}
+    return keys
 
 
 async def readable(
-    desk: Desk, caller: Caller, order_id: int, *, kind: str | None = None, what: str = "order"
-) -> dict[str, Any]:
+    services: Services, caller: Caller, order_id: int, *, kind: str | None = None, what: str = "order"
+) -> OrderRow:
     """An order that the caller may read. NotFound when there is none of this kind."""
-    order: dict[str, Any] = await desk.read("order", order_id)
-    if kind is not None and order["kind"] != kind:
+    order: OrderRow = await in_thread(services.store.orders.get, order_id)
+    if kind is not None and order.kind != kind:
         raise NotFound(
             f"There is no {what} {order_id}.", remedy="GET /orders lists what there is.", code=what
         )
-    require_reader(caller, order["hospitals"])
+    require_reader(caller, order.hospitals)
     return order
 
 
-async def ended_order(desk: Desk, order_id: int, seconds: float) -> dict[str, Any]:
+async def ended_order(services: Services, order_id: int, seconds: float) -> OrderRow:
     """The order when it has ended, or as it is after so many seconds."""
     deadline = time.monotonic() + seconds
-    with desk.bell.listening(("order", order_id)) as event:
+    with services.bell.listening(("order", order_id)) as event:
         while True:
             event.clear()
-            order: dict[str, Any] = await desk.read("order", order_id)
-            if order["state"] in ENDED or not await rang(event, deadline):
+            order: OrderRow = await in_thread(services.store.orders.get, order_id)
+            if order.has_ended or not await rang(event, deadline):
                 return order
 
 
-def progress(order: dict[str, Any], n_recorded: int) -> dict[str, int | None]:
+def progress(order: OrderRow, n_recorded: int) -> dict[str, int | None]:
     """How many rounds, or parts of an order of statistics, are done, of how many there are at the most: an order that
     converges needs fewer. Prefect's progress bar, the clients' and the agents' logs show the same number."""
-    if order["kind"] == "statistics":
-        stage = order["stage"] or {"done": 0, "of": None}
+    if order.kind == "statistics":
+        stage = order.stage or {"done": 0, "of": None}
         return {"done": stage["done"], "of": stage["of"]}
-    if order["kind"] != "train":
+    if order.kind != "train":
         return {"done": n_recorded, "of": None}
-    params = order["body"].get("model_params", {})
-    folds = params.get("cv_param", {})
-    n_folds = folds.get("n_splits", 5) + 1 if folds.get("need_cv") else 1
+    params = order.body.get("model_params", {})
     max_iter = int(params.get("max_iter", 100))
-    return {"done": rounds_done(n_recorded, max_iter), "of": n_folds * max_iter}
+    validation = params.get("cv_param", {})
+    n_models = 1
+    if validation.get("need_cv"):
+        n_models += validation.get("n_splits", 5)
+    return {"done": rounds_done(n_recorded, max_iter), "of": n_models * max_iter}
 
 
 # Who has counted, and who is waited for
 
 
-async def data_volum(desk: Desk, order: dict[str, Any]) -> dict[str, int | None]:
+async def data_volum(services: Services, order: OrderRow) -> dict[str, int | None]:
     """Rows by hospital, as recorded once all have counted; before that, what those said that have."""
-    if order["kind"] == "external":
+    if order.kind == "external":
         return {}
-    counts = order["n_rows"]
-    if not counts and order["kind"] in FLOWS and order["state"] not in ENDED:
-        counts = await _accepted(desk, order)
+    counts: Mapping[str, int | None] = order.n_rows
+    is_counting = order.kind in FLOWS and not order.has_ended
+    if not counts and is_counting:
+        counts = await _accepted(services, order)
     return {str(user): counts.get(str(user)) for user in _counting(order)}
 
 
-def _counting(order: dict[str, Any]) -> list[int]:
+def _counting(order: OrderRow) -> list[int]:
     """The hospitals whose rows an order is about: of statistics its providers, else all."""
-    if order["kind"] != "statistics":
-        return list(order["hospitals"])
-    return sorted(provider["name"] for provider in order["body"]["data_providers"])
+    if order.kind != "statistics":
+        return list(order.hospitals)
+    return sorted(provider["name"] for provider in order.body["data_providers"])
 
 
-async def _accepted(desk: Desk, order: dict[str, Any]) -> dict[str, int | None]:
+async def _accepted(services: Services, order: OrderRow) -> dict[str, int | None]:
     """The row counts of those hospitals that have accepted an order."""
-    with contextlib.suppress(OrderStopped):
-        address = Address(order["order_id"], "acceptance")
-        envelopes = await desk.read("gather", address, order["hospitals"], EVERYONE)
-        return {str(user): _accepted_rows(user, envelope) for user, envelope in envelopes.items()}
-    return {}
+    address = Address(order.order_id, "acceptance")
+    try:
+        envelopes = await in_thread(services.store.messages.gather, address, order.hospitals, EVERYONE)
+    except OrderStopped:  # it has ended since it was read
+        return {}
+    return {str(user): _accepted_rows(user, envelope) for user, envelope in envelopes.items()}
 
 
 def _accepted_rows(user_id: int, envelope: bytes) -> int | None:
+    """Nothing is verified here: who takes part in the order does that."""
     try:
-        return Acceptance.decode(peek_envelope(envelope, kind="acceptance", sender=user_id)).n_rows
+        content = peek_envelope(envelope, kind="acceptance", sender=user_id)
+        return Acceptance.decode(content).n_rows
     except ConsiliumError:
         return None  # the order's parties will say what is wrong with it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Waiting:
-    """One whom an order waits for, why, and the same as a sentence with what ends it; COORDINATOR is ours itself."""
+    """One whom an order waits for, and why."""
 
-    user_id: int
-    cause: str
-    message: str
+    user_id: int  # COORDINATOR for the coordinator itself
+    cause: str  # disk, prefect, away, approval, full, working, or what an agent reports of its site
+    message: str  # the same as a sentence, with what ends it
 
 
 NOT_BEGUN = (
@@ -175,65 +200,72 @@ NOT_BEGUN = (
 )
 
 
-async def waiting_for(desk: Desk, order: dict[str, Any]) -> list[Waiting]:
+async def waiting_for(services: Services, order: OrderRow) -> list[Waiting]:
     """Whom an order has waited for, for a second or more; where some of them are away or have a full disk, those
     alone, because the others may wait for them too. Nobody once it has ended. Before it has places: everybody who
     keeps it from having them."""
-    if order["state"] in ENDED:
+    if order.has_ended:
         return []
-    own = [Waiting(COORDINATOR, "disk", str(desk.disk.trouble()))] if desk.disk.is_full() else []
-    if order["kind"] in PLACED and order["admitted"] is None:
-        return [*own, *await _waiting_for_places(desk, order)]
-    late: list[int] = desk.waits.longer_than(order["order_id"], 1.0)
-    if not late and order["state"] == "pending":
-        accepted = await _accepted(desk, order)
-        late = [user for user in order["hospitals"] if accepted.get(str(user)) is None]
-    names = await desk.read("hospital_names")
-    found = [_waiting(desk, user, names.get(user, f"hospital {user}")) for user in late]
-    stuck = [*own, *(one for one in found if one.cause in STUCK)]
+    own: list[Waiting] = []
+    if services.disk.is_full():
+        own.append(Waiting(COORDINATOR, "disk", str(services.disk.trouble())))
+    if order.kind in PLACED and order.admitted is None:
+        return own + await _waiting_for_places(services, order)
+    late = services.waits.longer_than(order.order_id, NAMED_AFTER_SECONDS)
+    if not late and order.state == "pending":
+        # Before the coordinator's flow waits for anybody, the hospitals count their rows.
+        accepted = await _accepted(services, order)
+        late = [user for user in order.hospitals if accepted.get(str(user)) is None]
+    names = await in_thread(services.store.hospitals.names)
+    found = [_waiting(services, user, names.get(user, f"hospital {user}")) for user in late]
+    stuck = own + [waiting for waiting in found if waiting.cause in STUCK]
     return stuck or found
 
 
-def _waiting(desk: Desk, user: int, name: str) -> Waiting:
-    if not desk.presence.is_there(user):
-        return Waiting(
-            user, "away", f"{name} is away: its agent is not connected. The order goes on when it is."
-        )
-    troubles = desk.conditions.troubles(user, name)
+def _waiting(services: Services, user: int, name: str) -> Waiting:
+    if not services.presence.is_there(user):
+        message = f"{name} is away: its agent is not connected. The order goes on when it is."
+        return Waiting(user, "away", message)
+    troubles = services.conditions.troubles(user, name)
     if troubles:
         return Waiting(user, troubles[0].cause, troubles[0].message)
     return Waiting(user, "working", f"{name} is at work: it has not sent its part yet.")
 
 
-async def _waiting_for_places(desk: Desk, order: dict[str, Any]) -> list[Waiting]:
-    names = await desk.read("hospital_names")
-    queues: list[Queue] = await desk.read("queue", order["order_id"], desk.ready())
+async def _waiting_for_places(services: Services, order: OrderRow) -> list[Waiting]:
+    names = await in_thread(services.store.hospitals.names)
+    queues = await in_thread(services.store.places.queue, order.order_id, services.ready())
     no_place = {queue.user_id: queue for queue in queues if queue.is_full or queue.is_kept}
-    to_decide = undecided(order["asked"])
-    found = [] if is_begun(order) else [Waiting(COORDINATOR, "prefect", NOT_BEGUN)]
-    for user in order["hospitals"]:
+    to_decide = undecided(order.asked)
+    found: list[Waiting] = []
+    if not is_begun(order):
+        found.append(Waiting(COORDINATOR, "prefect", NOT_BEGUN))
+    # Each hospital is named once, with what has to pass first.
+    for user in order.hospitals:
         name = names.get(user, f"hospital {user}")
-        if user not in desk.ready():
-            found.append(_waiting(desk, user, name))
+        if user not in services.ready():
+            found.append(_waiting(services, user, name))
         elif user in to_decide:
-            found.append(
-                Waiting(user, "approval", f"{name} is asked first: a person may have to decide there.")
-            )
+            message = f"{name} is asked first: a person may have to decide there."
+            found.append(Waiting(user, "approval", message))
         elif user in no_place:
             found.append(Waiting(user, "full", _say_full(name, no_place[user])))
     return found
 
 
 def _say_full(name: str, queue: Queue) -> str:
-    takes = f"{name} has no free place: it takes {queue.places} orders at once."
+    why = f"{name} has no free place: it takes {queue.places} orders at once."
     if queue.is_kept:
-        takes = f"{name} keeps its free places for an order that waits for another hospital too."
+        why = f"{name} keeps its free places for an order that waits for another hospital too."
     if queue.n_before == 0:
-        return f"{takes} This order is the next there."
-    return f"{takes} Orders before this one there: {queue.n_before}."
+        return f"{why} This order is the next there."
+    return f"{why} Orders before this one there: {queue.n_before}."
 
 
-async def waiting_told(desk: Desk, order: dict[str, Any]) -> list[dict[str, Any]]:
+async def waiting_shown(services: Services, order: OrderRow) -> list[dict[str, Any]]:
     """The same as answers show it, with names."""
-    names = {COORDINATOR: "coordinator", **await desk.read("hospital_names")}
-    return [{**asdict(one), "name": names.get(one.user_id)} for one in await waiting_for(desk, order)]
+    names = {COORDINATOR: "coordinator", **await in_thread(services.store.hospitals.names)}
+    rows = []
+    for waiting in await waiting_for(services, order):
+        rows.append({**asdict(waiting), "name": names.get(waiting.user_id)})
+    return rows

@@ -19,17 +19,20 @@ from api.answers import refusal, told
 from api.auth import HOSPITAL, OPEN, CallerOf, require_role
 from api.routes.admission import begin
 from api.routes.services import (
-    Desk,
     IdempotencyKey,
     OrderId,
+    Services,
     Waiting,
     ended_order,
     identities,
     readable,
     waiting_for,
 )
-from api.store.orders import Caller, Firing, Once, Prepared, cause_of
-from api.store.tables import ENDED
+from api.store.engine import in_thread
+from api.store.hospitals import Caller
+from api.store.once import Once
+from api.store.orders import Prepared
+from api.store.rows import DueTime, OrderRow, SealedBox, cause_of
 from protocol.errors import BadRequest, Forbidden, ProtocolViolation
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, HospitalSql, canonical
@@ -46,8 +49,8 @@ from protocol.statistics_request import (
 
 router = APIRouter()
 
-Sealed = Mapping[int, tuple[bytes, str]]
-"""By provider: the box that only its hospital opens, and the commitment to what is in it."""
+Sealed = Mapping[int, SealedBox]
+"""By provider: where its data are, in a box that only its hospital opens."""
 
 RECEIVERS_ONLY = (
     "Only the receivers, {receivers}, can open the result. Nobody else can open one hospital's part, and the "
@@ -74,11 +77,12 @@ async def run_statistics(
 ) -> JSONResponse:
     """Asks a question of joint statistics, and answers when the receivers have the result, or after
     timeout_seconds with status 202."""
-    desk = Desk(request)
-    asked = await resolved(desk, caller, body)
+    services = Services(request)
+    asked = await resolved(services, caller, body)
     once = Once.of(caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True))
-    order_id = await add_order(desk, asked, await seal_places(desk, asked), once=once)
-    return await _answer(desk, order_id, await _patience(desk, asked), is_initiator=True)
+    sealed = await seal_places(services, asked)
+    order_id = await add_order(services, asked, sealed, once=once)
+    return await _answer_in_time(services, asked, order_id)
 
 
 @router.get("/statistics/result")
@@ -87,26 +91,26 @@ async def statistics_result(
 ) -> JSONResponse:
     """The same answer, for the order's parties who did not wait for it."""
     require_role(caller, HOSPITAL)
-    desk = Desk(request)
-    order = await readable(desk, caller, order_id, kind="statistics", what="statistics order")
-    is_initiator = caller.role == OPEN or caller.user_id == order["initiator"]
-    return await _answer(desk, order_id, wait, is_initiator=is_initiator)
+    services = Services(request)
+    order = await readable(services, caller, order_id, kind="statistics", what="statistics order")
+    is_initiator = caller.role == OPEN or caller.user_id == order.initiator
+    return await _answer(services, order_id, wait, is_initiator=is_initiator)
 
 
 async def ask_again(
-    desk: Desk, caller: Caller, order: dict[str, Any], idempotency_key: str | None
+    services: Services, caller: Caller, order: OrderRow, idempotency_key: str | None
 ) -> JSONResponse:
     """A new order of the same question, with the sealed places that are there; answers as the first one did."""
-    asked = read_statistics_document(order["document"], order["order_id"]).request
-    once = Once.of(caller, idempotency_key, {"rerun_of": order["order_id"]})
-    boxes = await desk.read("boxes", order["order_id"])
-    again = await add_order(desk, asked, boxes, once=once, rerun_of=order["order_id"])
-    return await _answer(desk, again, await _patience(desk, asked), is_initiator=True)
+    asked = read_statistics_document(order.document, order.order_id).request
+    once = Once.of(caller, idempotency_key, {"rerun_of": order.order_id})
+    boxes = await in_thread(services.store.orders.boxes, order.order_id)
+    again = await add_order(services, asked, boxes, once=once, rerun_of=order.order_id)
+    return await _answer_in_time(services, asked, again)
 
 
-def protection(order: Mapping[str, Any]) -> dict[str, Any]:
+def protection(order: OrderRow) -> dict[str, Any]:
     """Who could decrypt what, in plain words."""
-    body = order["body"]
+    body = order.body
     method, sentence = "additive masks", ADDED
     if body["method"] in JOINED:
         method, sentence = "additive secret sharing", SHARED
@@ -124,7 +128,7 @@ def protection(order: Mapping[str, Any]) -> dict[str, Any]:
 # Making an order
 
 
-async def resolved(desk: Desk, caller: Caller, body: StatisticsRequest) -> StatisticsRequest:
+async def resolved(services: Services, caller: Caller, body: StatisticsRequest) -> StatisticsRequest:
     """The checked question with user ids for names, in the name of the caller's hospital."""
     if caller.role not in (HOSPITAL, OPEN):
         raise Forbidden(
@@ -132,7 +136,7 @@ async def resolved(desk: Desk, caller: Caller, body: StatisticsRequest) -> Stati
             remedy="Use the token of a hospital's user.",
         )
     sent = parse_statistics_request(body.model_dump(mode="json", exclude_none=True))
-    names = await desk.read("hospital_names")
+    names = await in_thread(services.store.hospitals.names)
     asked = resolve(sent, names, initiator=_initiator(caller, sent, names))
     if asked.disclose and asked.initiator not in asked.receivers:
         raise BadRequest(
@@ -152,18 +156,23 @@ def _initiator(caller: Caller, sent: StatisticsRequest, names: Mapping[int, str]
                 remedy="Use a token of the hospital itself, or leave user_id out.",
             )
         return caller.user_id
-    known = {str(user): user for user in names} | {name: user for user, name in names.items()}
-    return known.get(str(sent.user_id or sent.result_receivers[0]), 0)
+    by_number = {str(user): user for user in names}
+    by_name = {name: user for user, name in names.items()}
+    wanted = str(sent.user_id or sent.result_receivers[0])
+    return (by_number | by_name).get(wanted, 0)
 
 
-async def seal_places(desk: Desk, asked: StatisticsRequest) -> Sealed:
-    """Each provider's data_path, sealed to it. NotFound and Conflict for hospitals that nothing can be sealed to."""
-    keys = await identities(desk, asked.hospitals)
-    places = {
-        user: HospitalSql(secrets.token_bytes(KEY_BYTES), {"data": asked.provider(user).data_path})
-        for user in asked.providers
-    }
-    return {user: (place.seal(user, keys[user].seal_key), place.commitment) for user, place in places.items()}
+async def seal_places(services: Services, asked: StatisticsRequest) -> Sealed:
+    """Each provider's data_path, sealed to it (decision 40).
+
+    NotFound and Conflict for hospitals that nothing can be sealed to.
+    """
+    keys = await identities(services, asked.hospitals)
+    sealed: dict[int, SealedBox] = {}
+    for user in asked.providers:
+        place = HospitalSql(secrets.token_bytes(KEY_BYTES), {"data": asked.provider(user).data_path})
+        sealed[user] = SealedBox(place.seal(user, keys[user].seal_key), place.commitment)
+    return sealed
 
 
 def without_places(asked: StatisticsRequest) -> dict[str, Any]:
@@ -174,32 +183,33 @@ def without_places(asked: StatisticsRequest) -> dict[str, Any]:
 
 
 async def add_order(
-    desk: Desk,
+    services: Services,
     asked: StatisticsRequest,
     sealed: Sealed,
     *,
     once: Once | None = None,
     rerun_of: int | None = None,
-    firing: Firing | None = None,
+    due: DueTime | None = None,
     repeats: int | None = None,
 ) -> int:
     """The number of the order, which is made, and started, unless it was asked for `once` before."""
+    # The receiver who asks seals the values to this one-time key (decision 7).
     reply = secrets.token_bytes(KEY_BYTES) if asked.disclose else None
-    commitments = {user: text for user, (_, text) in sealed.items()}
+    commitments = {user: place.commitment for user, place in sealed.items()}
 
     def prepare(order_id: int) -> Prepared:
         document = statistics_document(
             order_id,
             asked,
             commitments,
-            schedule_id=firing.schedule_id if firing else None,
+            schedule_id=due.schedule_id if due else None,
             repeats=repeats,
             reply_key=exchange_public(reply).hex() if reply else None,
         )
         return Prepared(document, sealed)
 
-    order_id, made = await desk.read(
-        "add_order",
+    order_id, made = await in_thread(
+        services.store.orders.add,
         kind="statistics",
         initiator=asked.initiator,
         hospital_ids=asked.hospitals,
@@ -207,42 +217,44 @@ async def add_order(
         prepare=prepare,
         once=once,
         rerun_of=rerun_of,
-        firing=firing,
+        due=due,
     )
     if made:
         if reply:
-            desk.keep_key(order_id, reply)
-        await begin(desk, await desk.read("order", order_id))
-    return int(order_id)
+            services.keep_key(order_id, reply)
+        await begin(services, await in_thread(services.store.orders.get, order_id))
+    return order_id
 
 
 # The answer
 
 
-async def _patience(desk: Desk, asked: StatisticsRequest) -> float:
-    return desk.settings.statistics_seconds if asked.timeout_seconds is None else asked.timeout_seconds
+async def _answer_in_time(services: Services, asked: StatisticsRequest, order_id: int) -> JSONResponse:
+    seconds = asked.timeout_seconds
+    if seconds is None:
+        seconds = services.settings.statistics_seconds
+    return await _answer(services, order_id, seconds, is_initiator=True)
 
 
-async def _answer(desk: Desk, order_id: int, seconds: float, *, is_initiator: bool) -> JSONResponse:
-    order = await ended_order(desk, order_id, seconds)
-    if order["state"] == "success":
-        return await _success(desk, order, is_initiator=is_initiator)
-    if order["state"] in ENDED:
+async def _answer(services: Services, order_id: int, seconds: float, *, is_initiator: bool) -> JSONResponse:
+    order = await ended_order(services, order_id, seconds)
+    if order.state == "success":
+        return await _success(services, order, is_initiator=is_initiator)
+    if order.has_ended:
         return _failure(order)
-    return await _not_yet(desk, order, seconds)
+    return await _not_yet(services, order, seconds)
 
 
-async def _success(desk: Desk, order: dict[str, Any], *, is_initiator: bool) -> JSONResponse:
-    summary = summary_of(order)
-    extra = {"order_id": order["order_id"], **summary}
+async def _success(services: Services, order: OrderRow, *, is_initiator: bool) -> JSONResponse:
+    extra = {"order_id": order.order_id, **summary_of(order)}
     result: dict[str, Any] = {"path": extra.pop("path"), "type": extra.pop("type")}
-    if is_initiator and order["body"].get("disclose"):
-        values = await _values(desk, order)
+    if is_initiator and order.body.get("disclose"):
+        values = await _values(services, order)
         if values is None:
             extra["notes"] = [*extra["notes"], GONE.format(path=result["path"])]
         else:
             result["values"] = values
-    return told({**result, "extra": canonical(extra)}, order_id=order["order_id"])
+    return told({**result, "extra": canonical(extra)}, order_id=order.order_id)
 
 
 GONE = (
@@ -251,34 +263,39 @@ GONE = (
 )
 
 
-def summary_of(order: Mapping[str, Any]) -> dict[str, Any]:
+def summary_of(order: OrderRow) -> dict[str, Any]:
     """What the coordinator's flow has recorded of a result, with everything that an answer says of it."""
-    body, recorded = order["body"], order["summary"].get("statistics", {})
-    plain = {
-        "path": f"{order['order_id']}/{body['result_alias']}.{body['result_type']}",
+    body = order.body
+    recorded = order.summary.get("statistics", {})
+    known: dict[str, Any] = {
+        "path": f"{order.order_id}/{body['result_alias']}.{body['result_type']}",
         "type": body["result_type"],
-        "rows_used": order["n_rows"],
+        "rows_used": order.n_rows,
         "rows_suppressed": {},
         "rows_null": {},
         "suppressed": [],
         "notes": [],
         "repeats": None,
     }
-    return {**plain, **{name: recorded[name] for name in plain if name in recorded}}
+    for name in known:
+        if name in recorded:
+            known[name] = recorded[name]
+    return known
 
 
-async def _values(desk: Desk, order: Mapping[str, Any]) -> Any:
+async def _values(services: Services, order: OrderRow) -> Any:
     """The result's rows as the initiator's agent has sealed them to this process; None when the key is gone."""
-    order_id = order["order_id"]
-    reply, attempt = desk.reply_keys.get(order_id, (b"", 0))
+    order_id = order.order_id
+    reply, attempt = services.reply_keys.get(order_id, (b"", 0))
+    if not reply:
+        return None
     address = Address(order_id, "values", attempt=attempt)
-    box = (await desk.read("read_box", address, order["initiator"], COORDINATOR)) if reply else None
+    box = await in_thread(services.store.messages.read_box, address, order.initiator, COORDINATOR)
     if box is None:
         return None
     try:
-        return json.loads(
-            unseal_from(reply, box, associated=b"values/%d" % order_id), parse_constant=_no_number
-        )
+        plain = unseal_from(reply, box, associated=b"values/%d" % order_id)
+        return json.loads(plain, parse_constant=_no_number)
     except (ValueError, RecursionError):
         raise ProtocolViolation(
             "The receiver's values are not readable.",
@@ -288,47 +305,48 @@ async def _values(desk: Desk, order: Mapping[str, Any]) -> Any:
 
 
 def _no_number(constant: str) -> None:
+    """NaN and the infinities are no JSON."""
     raise ValueError(constant)
 
 
-def _failure(order: Mapping[str, Any]) -> JSONResponse:
+def _failure(order: OrderRow) -> JSONResponse:
     cause = cause_of(order)
     status = {"cancelled": 410, "unplanned": 500}.get(cause.code)
-    return refusal(cause, status=status, order_id=order["order_id"])
+    return refusal(cause, status=status, order_id=order.order_id)
 
 
-async def _not_yet(desk: Desk, order: dict[str, Any], seconds: float) -> JSONResponse:
-    summary, order_id = summary_of(order), order["order_id"]
-    missing = await waiting_for(desk, order)
+async def _not_yet(services: Services, order: OrderRow, seconds: float) -> JSONResponse:
+    order_id = order.order_id
+    summary = summary_of(order)
+    missing = await waiting_for(services, order)
     extra = {
         "order_id": order_id,
-        "state": order["state"],
-        "waiting_for": _numbers(missing),
-        "stage": order["stage"],
+        "state": order.state,
+        "waiting_for": [waiting.user_id for waiting in missing],
+        "stage": order.stage,
     }
+    why = await why_waiting(services, order, missing)
     msg = (
-        f"Order {order_id} has not ended after {seconds:g} seconds: {await why_waiting(desk, order, missing)} "
+        f"Order {order_id} has not ended after {seconds:g} seconds: {why} "
         f"GET /statistics/result?order_id={order_id} gives the answer."
     )
     result = {"path": summary["path"], "type": summary["type"], "extra": canonical(extra)}
     return told(result, msg=msg, status=202, order_id=order_id)
 
 
-def _numbers(missing: list[Waiting]) -> list[int]:
-    return [one.user_id for one in missing]
-
-
-async def why_waiting(desk: Desk, order: Mapping[str, Any], missing: list[Waiting]) -> str:
+async def why_waiting(services: Services, order: OrderRow, missing: list[Waiting]) -> str:
     """Who or what an order waits for, as a sentence."""
-    if not order["flow_run_id"]:
+    if not order.flow_run_id:
         return "Prefect does not answer, and the order is started when it does."
     if not missing:
         return "it is under way."
-    names = {COORDINATOR: "the coordinator", **await desk.read("hospital_names")}
-    told_names = ", ".join(names.get(one.user_id, str(one.user_id)) for one in missing)
-    causes = {one.cause for one in missing}
+    names = {COORDINATOR: "the coordinator", **await in_thread(services.store.hospitals.names)}
+    waited_for = ", ".join(names.get(waiting.user_id, str(waiting.user_id)) for waiting in missing)
+    causes = {waiting.cause for waiting in missing}
     if causes == {"away"}:
-        return f"it waits for {told_names}, which {'is' if len(missing) == 1 else 'are'} away."
+        verb = "is" if len(missing) == 1 else "are"
+        return f"it waits for {waited_for}, which {verb} away."
     if causes == {"working"}:
-        return f"it waits for {told_names}."
-    return f"it waits for {told_names}. " + " ".join(one.message for one in missing if one.cause != "working")
+        return f"it waits for {waited_for}."
+    troubles = [waiting.message for waiting in missing if waiting.cause != "working"]
+    return f"it waits for {waited_for}. {' '.join(troubles)}"

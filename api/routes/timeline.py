@@ -1,4 +1,4 @@
-"""GET /orders/{id}/timeline: which part of an order ran where and when, by Prefect's record of the tasks."""
+"""GET /orders/{id}/timeline: which part of an order ran where and when, by Prefect's record (decision 51)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from api.answers import answer
 from api.auth import CallerOf
 from api.prefect_runs import Part
-from api.routes.services import Desk, OrderInPath, readable, waiting_told
+from api.routes.services import OrderInPath, Services, readable, waiting_shown
 
 router = APIRouter()
 
@@ -52,31 +52,39 @@ async def order_timeline(
     Discloses when each hospital began and ended what, and who is waited for and why, to the parties of the order.
     Unavailable while Prefect is away.
     """
-    desk = Desk(request)
-    order = await readable(desk, caller, order_id)
-    has_rounds = order["kind"] == "train"
-    parts = await desk.runs.parts(
-        order_id, part_names(round, fold) if has_rounds or round is not None else None
+    services = Services(request)
+    order = await readable(services, caller, order_id)
+    names: list[str] | None = None  # all of them
+    if order.kind == "train" or round is not None:
+        names = part_names(round, fold)
+    parts = await services.runs.parts(order_id, names)
+    return answer(
+        {
+            "order_id": order_id,
+            "fold": fold,
+            "round": round,
+            "parts": [_shown(part) for part in parts],
+            "waiting_for": await waiting_shown(services, order),
+        }
     )
-    found = {"fold": fold, "round": round, "parts": [_part(one) for one in parts]}
-    return answer({"order_id": order_id, **found, "waiting_for": await waiting_told(desk, order)})
 
 
 def part_names(round_: int | None, fold: int) -> list[str]:
     """The names of the runs of a training order's parts."""
     if round_ is None:
         return list(ORDER_PARTS)
-    place = f"round {round_}" + (f" of fold {fold}" if fold else "")
+    place = f"round {round_} of fold {fold}" if fold else f"round {round_}"
     return [f"{name}, {place}" for name in ROUND_PARTS]
 
 
-def _part(one: Part) -> dict[str, Any]:
+def _shown(part: Part) -> dict[str, Any]:
+    what, _, _ = part.name.partition(", ")  # without the round
     return {
-        "user_id": one.hospital,
-        "what": one.name.partition(", ")[0],
-        "began": _moment(one.began),
-        "ended": _moment(one.ended) if one.ended else None,
-        "state": one.state,
+        "user_id": part.hospital,
+        "what": what,
+        "began": _moment(part.began),
+        "ended": _moment(part.ended) if part.ended else None,
+        "state": part.state,
     }
 
 

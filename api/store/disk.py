@@ -14,6 +14,8 @@ from psycopg.errors import DiskFull
 from protocol.errors import Unavailable
 
 FULL_BYTES = 2**20
+"""With less than this free the disk counts as full."""
+
 REMEMBERED_SECONDS = 7.0
 """Whoever could not write tries again sooner than this: as long as the disk is full, it is heard of."""
 
@@ -28,29 +30,34 @@ class Disk:
     """
 
     def __init__(self, folder: Path, needed_bytes: int, *, now: Callable[[], float] = time.monotonic) -> None:
-        self._folder, self.needed_bytes, self._now = folder, needed_bytes, now
-        self._failed: float | None = None
+        self._folder = folder
+        self.needed_bytes = needed_bytes
+        self._now = now
+        self._failed: float | None = None  # when something could not be written the last time
 
     def free_bytes(self) -> int:
         """What can still be written there; a folder that is not made yet stands for its parent."""
-        folder = next(path for path in (self._folder, *self._folder.parents) if path.exists())
+        candidates = (self._folder, *self._folder.parents)
+        folder = next(path for path in candidates if path.exists())
         return shutil.disk_usage(folder).free
 
     def noted(self) -> Unavailable:
-        """A write has just failed for want of room; what is told of it."""
+        """A write has just failed for want of room; the error that says so."""
         self._failed = self._now()
         return self.trouble()
 
     def is_full(self) -> bool:
-        is_fresh = self._failed is not None and self._now() - self._failed < REMEMBERED_SECONDS
-        return is_fresh or self.free_bytes() < FULL_BYTES
+        if self._failed is not None and self._now() - self._failed < REMEMBERED_SECONDS:
+            return True
+        return self.free_bytes() < FULL_BYTES
 
     def is_short(self) -> bool:
         return self.free_bytes() < self.needed_bytes or self.is_full()
 
     def trouble(self) -> Unavailable:
         """What is wrong, how much is needed, and what ends it."""
-        free, needed = self.free_bytes(), self.needed_bytes
+        free = self.free_bytes()
+        needed = self.needed_bytes
         sentence = (
             f"The coordinator's disk is full: {_megabytes(free)} MB are free and"
             f" {_megabytes(needed)} MB are needed."
@@ -67,7 +74,8 @@ class Disk:
 
 
 def _megabytes(n_bytes: int) -> str:
-    return f"{n_bytes / MEGABYTE:,.0f}" if n_bytes >= MEGABYTE else f"{n_bytes / MEGABYTE:.1f}"
+    n_megabytes = n_bytes / MEGABYTE
+    return f"{n_megabytes:,.0f}" if n_megabytes >= 1 else f"{n_megabytes:.1f}"
 
 
 def is_full(error: BaseException | None) -> bool:

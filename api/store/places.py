@@ -1,4 +1,4 @@
-"""Places in the store: how many orders each hospital takes at once, who has them, and who is next.
+"""Places: how many orders each hospital takes at once, who has them, and who is next (decision 53).
 
 A place at a hospital is one of its agent's `max_orders`. An order takes all of its places in one transaction, and the
 transaction that ends it frees them: what is taken is counted from the orders themselves, so that no crash loses a
@@ -10,14 +10,15 @@ Where a person decides first, `asked` says by hospital whether that agent has be
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
+from api.store.engine import Database
+from api.store.rows import OrderRow
 from api.store.tables import ENDED, hospitals, orders, utc_now
 
 PLACED = ("train", "statistics")
@@ -29,25 +30,23 @@ USUAL_PLACES = 4
 MOST_OVERTAKEN = 10
 """So many younger orders may go before one that waits. Then its hospitals take no younger ones until it has places."""
 
-ADMISSION_LOCK = 0x636F6E73
-"""PostgreSQL's advisory lock of who gives places, in every process of this coordinator."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Queue:
     """Where a waiting order stands at one of its hospitals."""
 
     user_id: int
-    places: int
+    places: int  # how many orders the hospital takes at once
     is_full: bool
     is_kept: bool  # its free places are for an older order, before which enough others have gone
     n_before: int  # older orders that wait for a place there too
 
 
 class PlaceStore:
-    """The part of the store that gives places."""
+    """Places of all orders at all hospitals."""
 
-    _engine: sa.Engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def admit(self, present: Collection[int]) -> list[int]:
         """Gives places to all orders that can have every place of theirs now; their numbers, the oldest first.
@@ -55,30 +54,34 @@ class PlaceStore:
         `present` are the hospitals whose agents are there and ready. An order goes before an older one that waits for
         a full hospital which it does not need itself, but not more than MOST_OVERTAKEN times.
         """
-        with self._alone() as db:
+        with self._database.begin_alone() as db:
+            # Orders are looked at from the oldest to the youngest. One that can have its places takes them at once;
+            # one that cannot stays in front of all younger ones that need a hospital of its own.
             free = _free_places(db)
             admitted: list[int] = []
-            behind: dict[int, list[sa.Row[Any]]] = defaultdict(
+            older_at: dict[int, list[WaitingOrder]] = defaultdict(
                 list
-            )  # by hospital, older ones that go on waiting
+            )  # by hospital, those that go on waiting
             overtaken: Counter[int] = Counter()
             kept: set[int] = set()
             for order in _waiting(db):
-                if not _is_ready(order, present):
+                if not order.is_ready(present):
                     continue
-                is_free = all(free[user] > 0 for user in order.hospitals)
-                if is_free and kept.isdisjoint(order.hospitals):
+                has_free_places = all(free[user] > 0 for user in order.hospitals)
+                if has_free_places and kept.isdisjoint(order.hospitals):
                     free.subtract(order.hospitals)
                     admitted.append(order.order_id)
-                    waits_on = {one.order_id: one for user in order.hospitals for one in behind[user]}
+                    # Each older order that waits at one of these hospitals is overtaken, and once only.
+                    waits_on = {older.order_id: older for user in order.hospitals for older in older_at[user]}
                     overtaken.update(waits_on.keys())
                 else:
                     waits_on = {order.order_id: order}
                     for user in order.hospitals:
-                        behind[user].append(order)
-                for one in waits_on.values():
-                    if one.overtaken + overtaken[one.order_id] >= MOST_OVERTAKEN:
-                        kept.update(one.hospitals)
+                        older_at[user].append(order)
+                # From here on nobody takes a place that an order needs which has been overtaken enough.
+                for older in waits_on.values():
+                    if older.overtaken + overtaken[older.order_id] >= MOST_OVERTAKEN:
+                        kept.update(older.hospitals)
             _add_overtaken(db, overtaken)
             db.execute(orders.update().where(orders.c.order_id.in_(admitted)).values(admitted=utc_now()))
             return admitted
@@ -91,42 +94,48 @@ class PlaceStore:
             orders.c.state.not_in(ENDED),
             orders.c.kind.in_(PLACED),
         )
-        with self._engine.begin() as db:
+        with self._database.begin() as db:
             return bool(db.execute(orders.update().where(has_places).values(admitted=None)).rowcount)
 
     def forget_runs(self, order_id: int, flow_run_id: str) -> bool:
         """Prefect has lost the order's run: it is made anew, and so are those in which agents are asked. What the order
         has made, its places and its age stay. False where the order has another run by now."""
-        with self._alone() as db:
+        with self._database.begin_alone() as db:
             is_lost = sa.and_(orders.c.order_id == order_id, orders.c.flow_run_id == flow_run_id)
             asked = _asked(db, order_id)
-            for one in asked.values():
-                one["run"] = None
+            for asking in asked.values():
+                asking["run"] = None
             values = {"flow_run_id": None, "runs": None, "asked": asked or None}
             return bool(db.execute(orders.update().where(is_lost).values(**values)).rowcount)
 
     def queue(self, order_id: int, present: Collection[int]) -> list[Queue]:
         """Where a waiting order stands at each of its hospitals; nothing for one that has its places."""
-        with self._engine.begin() as db:
+        with self._database.begin() as db:
             free = _free_places(db)
             places = _places(db)
             waiting = _waiting(db)
         own = next((order for order in waiting if order.order_id == order_id), None)
         if own is None:
             return []
-        older = [order for order in waiting if order.order_id < order_id]
-        kept = _kept(one for one in older if _is_ready(one, present))
-        found = []
+        all_older = [order for order in waiting if order.order_id < order_id]
+        kept = _kept(older for older in all_older if older.is_ready(present))
+        queues = []
         for user in own.hospitals:
-            n_before = sum(user in one.hospitals for one in older)
+            older_here = [older for older in all_older if user in older.hospitals]
             is_full = free[user] <= 0
-            is_kept = not is_full and user in kept
-            found.append(Queue(user, places.get(user, USUAL_PLACES), is_full, is_kept, n_before))
-        return found
+            queue = Queue(
+                user_id=user,
+                places=places.get(user, USUAL_PLACES),
+                is_full=is_full,
+                is_kept=not is_full and user in kept,
+                n_before=len(older_here),
+            )
+            queues.append(queue)
+        return queues
 
-    def taken_places(self) -> dict[int, int]:
+    def taken(self) -> dict[int, int]:
         """How many orders hold a place at each hospital."""
-        with self._engine.begin() as db:
+        with self._database.begin() as db:
             return dict(_taken_places(db))
 
     def ask(self, order_id: int, user_ids: Collection[int]) -> None:
@@ -135,44 +144,32 @@ class PlaceStore:
         Where one is being asked, that goes on. An agent that was heard before is asked in a new attempt, because its
         earlier run is over.
         """
-        with self._alone() as db:
+        with self._database.begin_alone() as db:
             asked = _asked(db, order_id)
             for user in user_ids:
                 earlier = asked.get(str(user))
                 if earlier is None:
                     asked[str(user)] = {"run": None, "decided": False}
                 elif earlier["decided"]:
-                    asked[str(user)] = {
-                        "run": None,
-                        "decided": False,
-                        "attempt": earlier.get("attempt", 0) + 1,
-                    }
+                    attempt = earlier.get("attempt", 0) + 1
+                    asked[str(user)] = {"run": None, "decided": False, "attempt": attempt}
             is_open = sa.and_(orders.c.order_id == order_id, orders.c.state.not_in(ENDED))
             db.execute(orders.update().where(is_open).values(asked=asked, admitted=None))
 
     def note_asking(self, order_id: int, user_id: int, flow_run_id: str, *, attempt: int = 0) -> None:
         """The flow run in which a hospital's agent is asked; nothing changes when that is a later attempt by now."""
-        with self._alone() as db:
+        with self._database.begin_alone() as db:
             asked = _asked(db, order_id)
-            if str(user_id) in asked and asked[str(user_id)].get("attempt", 0) == attempt:
+            asking = asked.get(str(user_id))
+            if asking is not None and asking.get("attempt", 0) == attempt:
                 _change_asked(db, order_id, asked, user_id, run=flow_run_id)
 
     def note_decided(self, order_id: int, user_id: int) -> None:
         """Nobody has to decide at this hospital any longer. Nothing changes for one that was not asked."""
-        with self._alone() as db:
+        with self._database.begin_alone() as db:
             asked = _asked(db, order_id)
             if str(user_id) in asked:
                 _change_asked(db, order_id, asked, user_id, decided=True)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[sa.Connection]:
-        """A transaction in which no other process gives places: what is read stands until it is written."""
-        with self._engine.begin() as db:
-            if self._engine.dialect.name == "sqlite":
-                db.exec_driver_sql("BEGIN IMMEDIATE")
-            else:
-                db.execute(sa.select(sa.func.pg_advisory_xact_lock(ADMISSION_LOCK)))
-            yield db
 
 
 def who_decides(db: sa.Connection, hospital_ids: Collection[int], initiator: int) -> dict[str, Any] | None:
@@ -180,11 +177,11 @@ def who_decides(db: sa.Connection, hospital_ids: Collection[int], initiator: int
 
     The initiator's agent among them, because it signs the order that the others verify before they ask anybody.
     """
-    found = db.execute(sa.select(hospitals.c.user_id, hospitals.c.policy))
-    policies = {row.user_id: row.policy or {} for row in found if row.user_id in hospital_ids}
-    manual = {
-        user for user, policy in policies.items() if policy.get("orders", {}).get("approval") == "manual"
-    }
+    manual: set[int] = set()
+    for row in db.execute(sa.select(hospitals.c.user_id, hospitals.c.policy)):
+        order_rules = (row.policy or {}).get("orders", {})
+        if row.user_id in hospital_ids and order_rules.get("approval") == "manual":
+            manual.add(row.user_id)
     if not manual:
         return None
     return {str(user): {"run": None, "decided": False} for user in sorted(manual | {initiator})}
@@ -192,13 +189,13 @@ def who_decides(db: sa.Connection, hospital_ids: Collection[int], initiator: int
 
 def undecided(asked: Mapping[str, Any] | None) -> list[int]:
     """The hospitals whose agents have not been heard yet."""
-    return [int(user) for user, one in (asked or {}).items() if not one["decided"]]
+    return [int(user) for user, asking in (asked or {}).items() if not asking["decided"]]
 
 
-def is_begun(order: Mapping[str, Any]) -> bool:
+def is_begun(order: OrderRow) -> bool:
     """Whether Prefect has all flow runs that an order needs before its places."""
-    asked = (order["asked"] or {}).values()
-    return bool(order["flow_run_id"]) and all(one["run"] for one in asked)
+    has_runs_that_ask = all(asking["run"] for asking in (order.asked or {}).values())
+    return bool(order.flow_run_id) and has_runs_that_ask
 
 
 def _asked(db: sa.Connection, order_id: int) -> dict[str, Any]:
@@ -212,7 +209,21 @@ def _change_asked(
     db.execute(orders.update().where(orders.c.order_id == order_id).values(asked=asked))
 
 
-def _waiting(db: sa.Connection) -> list[sa.Row[Any]]:
+@dataclass(frozen=True, slots=True)
+class WaitingOrder:
+    """An order without places, as far as giving places looks at it."""
+
+    order_id: int
+    hospitals: list[int]
+    overtaken: int  # how many younger orders have got places before it
+    asked: dict[str, Any] | None  # where a person decides first
+
+    def is_ready(self, present: Collection[int]) -> bool:
+        """Whether it could use its places: all agents are there, and nobody has to decide any longer."""
+        return set(self.hospitals) <= set(present) and not undecided(self.asked)
+
+
+def _waiting(db: sa.Connection) -> list[WaitingOrder]:
     """Orders without places, the oldest first. One that Prefect has no run of yet could use none."""
     waits = sa.and_(
         orders.c.kind.in_(PLACED),
@@ -221,28 +232,25 @@ def _waiting(db: sa.Connection) -> list[sa.Row[Any]]:
         orders.c.flow_run_id.is_not(None),
     )
     columns = (orders.c.order_id, orders.c.hospitals, orders.c.overtaken, orders.c.asked)
-    return list(db.execute(sa.select(*columns).where(waits).order_by(orders.c.order_id)))
+    found = db.execute(sa.select(*columns).where(waits).order_by(orders.c.order_id))
+    return [WaitingOrder(**row._mapping) for row in found]
 
 
-def _is_ready(order: sa.Row[Any], present: Collection[int]) -> bool:
-    return set(order.hospitals) <= set(present) and not undecided(order.asked)
-
-
-def _kept(older: Iterable[sa.Row[Any]]) -> set[int]:
+def _kept(all_older: Iterable[WaitingOrder]) -> set[int]:
     """Hospitals that are kept free for an older order, before which enough others have gone."""
     kept: set[int] = set()
-    for order in older:
-        if order.overtaken >= MOST_OVERTAKEN:
-            kept.update(order.hospitals)
+    for older in all_older:
+        if older.overtaken >= MOST_OVERTAKEN:
+            kept.update(older.hospitals)
     return kept
 
 
 def _add_overtaken(db: sa.Connection, more: Mapping[int, int]) -> None:
     if not more:
         return
-    one = orders.update().where(orders.c.order_id == sa.bindparam("number"))
-    rows = [{"number": order_id, "more": n} for order_id, n in more.items()]
-    db.execute(one.values(overtaken=orders.c.overtaken + sa.bindparam("more")), rows)
+    own = orders.update().where(orders.c.order_id == sa.bindparam("number"))
+    rows = [{"number": order_id, "more": n_more} for order_id, n_more in more.items()]
+    db.execute(own.values(overtaken=orders.c.overtaken + sa.bindparam("more")), rows)
 
 
 def _places(db: sa.Connection) -> dict[int, int]:

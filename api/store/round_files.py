@@ -32,8 +32,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from analytics.scores import geometry
+from api.store import Store
 from api.store.disk import Disk, is_full
-from api.store.orders import RoundEntry, Store
+from api.store.rows import RoundEntry
 from protocol.errors import Conflict, NotFound, Unavailable
 
 Floats = NDArray[np.float64]
@@ -121,10 +122,10 @@ class RoundFiles:
                 continue
             order_id = int(folder.name)
             # Files of an order that the store does not know are left alone: it may be the wrong store.
-            if not self._store.order_exists(order_id):
+            if not self._store.orders.exists(order_id):
                 continue
-            indexed = {self.path(entry) for entry in self._store.round_files(order_id)}
-            for path in folder.glob(f"*{WHOLE}"):
+            indexed = {self.path(entry) for entry in self._store.rounds.files(order_id)}
+            for path in sorted(folder.glob(f"*{WHOLE}")):
                 if path not in indexed:
                     path.unlink(missing_ok=True)
 
@@ -173,7 +174,7 @@ class RoundFiles:
         _sync(part)
         os.replace(part, path)
         _sync(path.parent)
-        standing = self._store.add_round_file(entry, loss=loss, report=report)
+        standing = self._store.rounds.add_file(entry, loss=loss, report=report)
         if standing.digest != entry.digest:
             path.unlink(missing_ok=True)
         return standing
@@ -184,9 +185,9 @@ class RoundFiles:
 
     def prune(self, before: datetime.datetime) -> int:
         """Forgets the files that were recorded before: the entry first, so that no entry is without its file."""
-        old = self._store.old_round_files(before)
+        old = self._store.rounds.old_files(before)
         for entry in old:
-            self._store.forget_round_file(entry)
+            self._store.rounds.forget_file(entry)
             self.path(entry).unlink(missing_ok=True)
         return len(old)
 

@@ -1,4 +1,7 @@
-"""The tables of the coordinator's store."""
+"""The tables of the coordinator's store, as they stand in the database. What each column of a row means is in rows.py.
+
+They change by a migration only (decision 21): api/store/migrations/versions.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ hospitals = sa.Table(
 tokens = sa.Table(
     "tokens",
     metadata,
-    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("digest", sa.String(64), primary_key=True),  # of the token, which is kept nowhere
     sa.Column("role", sa.String(20), nullable=False),
     sa.Column("user_id", sa.Integer),
     sa.Column("created", sa.DateTime, nullable=False),
@@ -62,12 +65,10 @@ orders = sa.Table(
     sa.Column("score_readers", sa.String(10)),
     sa.Column("stage", sa.JSON),
     sa.Column("schedule_id", sa.Integer, index=True),
-    sa.Column("admitted", sa.DateTime),  # since when it has its places; null while it waits for them
-    sa.Column(
-        "overtaken", sa.Integer, nullable=False, server_default="0"
-    ),  # younger orders that went before it
-    sa.Column("asked", sa.JSON),  # where a person decides first: by hospital, see api/store/places.py
-    sa.Column("runs", sa.JSON),  # its hospitals' flow runs in Prefect, by hospital
+    sa.Column("admitted", sa.DateTime),
+    sa.Column("overtaken", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("asked", sa.JSON),
+    sa.Column("runs", sa.JSON),
 )
 
 boxes = sa.Table(
@@ -115,7 +116,7 @@ messages = sa.Table(
     sa.Column("attempt", sa.Integer, primary_key=True),
     sa.Column("sender", sa.Integer, primary_key=True),
     sa.Column("recipient", sa.Integer, primary_key=True),
-    sa.Column("body", sa.LargeBinary),
+    sa.Column("body", sa.LargeBinary),  # null once the coordinator's flow has used it
     sa.Column("digest", sa.String(64), nullable=False),
 )
 
@@ -131,7 +132,7 @@ schedules = sa.Table(
     sa.Column("active", sa.Boolean, nullable=False),
     sa.Column("created", sa.DateTime, nullable=False),
     sa.Column("updated", sa.DateTime, nullable=False),
-    sa.Column("deleted", sa.DateTime),
+    sa.Column("deleted", sa.DateTime),  # its history stays
     sa.Column("owner_key", sa.String(64), unique=True),
     sa.Column("body_digest", sa.String(64)),
 )
@@ -154,5 +155,5 @@ firings = sa.Table(
     sa.Column("started", sa.DateTime, nullable=False),
     sa.Column("order_id", sa.Integer, sa.ForeignKey("orders.order_id")),
     sa.Column("skipped", sa.Text),
-    sa.UniqueConstraint("schedule_id", "scheduled"),
+    sa.UniqueConstraint("schedule_id", "scheduled"),  # one order at the most for each time
 )

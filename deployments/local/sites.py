@@ -13,7 +13,7 @@ from agents.site.settings import Settings as Site
 from agents.site.settings import load_settings as load_site
 from agents.site.vault import Vault
 from api.settings import Settings
-from api.store.orders import Store
+from api.store import Store
 from deployments.demo.breast_cancer import breast_cancer_tables, make_database
 from deployments.demo.joint_data import make_data_files
 from deployments.state import (
@@ -84,21 +84,21 @@ def _folders_of_many(settings: Settings, n_hospitals: int) -> list[Path]:
 def _make_tokens(settings: Settings, store: Store, sites: list[Site]) -> None:
     """Tokens for who has none that the store takes. They are in the file before the store knows them: whoever the
     store knows is in the file, wherever an earlier start has died."""
-    tokens, known = read_tokens(settings), store.hospital_names()
+    tokens, known = read_tokens(settings), store.hospitals.names()
     if tokens and any(site.user_id in known and str(site.user_id) not in tokens for site in sites):
         raise damaged_tokens(tokens_path(settings))
     made: dict[str, str] = {}
     for user in (OPERATOR, *(str(site.user_id) for site in sites)):
-        if store.caller(tokens.get(user, "")) is None:
+        if store.hospitals.caller(tokens.get(user, "")) is None:
             made[user] = secrets.token_urlsafe(TOKEN_BYTES)
     if made:
         write_tokens(settings, {**tokens, **made})
     for site in sites:
         if site.user_id not in known:
-            store.add_hospital(site.user_id, site.name)
+            store.hospitals.add(site.user_id, site.name)
     for user, token in made.items():
         role, user_id = ("operator", None) if user == OPERATOR else ("hospital", int(user))
-        store.add_token(token, role, user_id)
+        store.hospitals.add_token(token, role, user_id)
     for site in sites:
         _give_agent(settings, store, site)
 
@@ -107,7 +107,7 @@ def _give_agent(settings: Settings, store: Store, site: Site) -> None:
     """The two secrets that a hospital's IT gets from the operator."""
     path = site.state / "token"
     token = read_secret(path, "Remove it: a new one is made at the next start.")
-    if token is None or store.caller(token) is None:
+    if token is None or store.hospitals.caller(token) is None:
         write_secret(path, new_token(store, "agent", site.user_id))
     auth = prefect_auth(settings)
     assert auth is not None  # made by `prepare`

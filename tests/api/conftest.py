@@ -21,7 +21,7 @@ from api.app import create_app
 from api.due_times import due_after
 from api.prefect_runs import Deployed, Part
 from api.settings import Settings, load_settings
-from api.store.orders import Store
+from api.store import Store
 from deployments.demo.training import document_order
 from deployments.server import new_token
 from protocol.sealing import Identity
@@ -92,7 +92,7 @@ class Coordinator:
 
     def give_places(self) -> None:
         """To all orders, as if their hospitals' agents were there."""
-        self.store.admit(NAMES)
+        self.store.places.admit(NAMES)
 
     def call(self, method: str, path: str, who: str | None = "user-4", **options: Any) -> Any:
         headers = dict(options.pop("headers", {}))
@@ -126,11 +126,11 @@ def serve(settings: Settings, tokens: dict[str, str] | None = None) -> Iterator[
 def _populate(store: Store) -> dict[str, str]:
     tokens = {"operator": new_token(store, "operator"), "coordinator": new_token(store, "coordinator")}
     for user, name in NAMES.items():
-        store.add_hospital(user, name)
+        store.hospitals.add(user, name)
         tokens[f"user-{user}"] = new_token(store, "hospital", user)
         tokens[f"agent-{user}"] = new_token(store, "agent", user)
         if user != 5:
-            store.enrol(user, Identity.generate().public.encode(), "1", max_orders=1000)
+            store.hospitals.enrol(user, Identity.generate().public.encode(), "1", max_orders=1000)
     return tokens
 
 

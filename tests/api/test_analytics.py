@@ -705,7 +705,7 @@ def test_performance_of_a_training_order(coordinator: Coordinator) -> None:
 
 
 def test_inference_orders_have_no_rounds(coordinator: Coordinator) -> None:
-    order_id, _ = coordinator.store.add_order(kind="infer", initiator=4, hospital_ids=[4], body={})
+    order_id, _ = coordinator.store.orders.add(kind="infer", initiator=4, hospital_ids=[4], body={})
     assert_refused(get(coordinator, of(order_id, "/anomaly/krum?k=1")), 404)
     answer = coordinator.call(
         "PUT", f"/orders/{order_id}/rounds/0", json={"gradients": {"0": {"dense": [1.0]}}}

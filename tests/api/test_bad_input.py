@@ -52,7 +52,7 @@ def assert_refused(answer: Any, status: int, *needles: str) -> dict[str, Any]:
 
 def n_orders(coordinator: Coordinator) -> tuple[int, int]:
     """In the store, and handed to Prefect."""
-    return len(coordinator.store.list_orders(hospital=None, limit=100, before=None)), len(
+    return len(coordinator.store.orders.newest(hospital=None, limit=100, before=None)), len(
         coordinator.runs.started
     )
 
@@ -290,9 +290,9 @@ POLICY = {
 def test_what_an_agent_tells_of_its_policy_keeps_it_out_in_no_form(
     coordinator: Coordinator, news: dict[str, Any], shown: tuple[str, Any]
 ) -> None:
-    rows = {row["user_id"]: row for row in coordinator.store.list_hospitals()}
+    rows = {row.user_id: row for row in coordinator.store.hospitals.all()}
     answer = coordinator.call(
-        "PUT", "/hospitals/me", "agent-2", json={"identity": rows[2]["identity"], "version": "1", **news}
+        "PUT", "/hospitals/me", "agent-2", json={"identity": rows[2].identity, "version": "1", **news}
     )
     assert answer.status_code == 200, answer.text
     told = coordinator.call("GET", "/hospitals").json()["data"]["hospitals"]
@@ -303,7 +303,7 @@ def test_an_unplanned_error_shows_nothing(coordinator: Coordinator, monkeypatch:
     def fail(*_: Any) -> Any:
         raise RuntimeError(f"row with {SECRET}")
 
-    monkeypatch.setattr(coordinator.store, "list_hospitals", fail)
+    monkeypatch.setattr(coordinator.store.hospitals, "all", fail)
     answer = coordinator.call("GET", "/hospitals")
     assert_refused(answer, 500)
 
@@ -329,7 +329,7 @@ def test_a_sender_that_dies_in_the_middle_of_a_message(
     assert said[0]["status"] == 422
     assert b"cut short" in said[1]["body"]
     assert caplog.records == []
-    assert coordinator.store.gather(Address(order_id, "order"), [4], 0) == {}
+    assert coordinator.store.messages.gather(Address(order_id, "order"), [4], 0) == {}
 
 
 INFERENCES: list[tuple[str, Callable[[int], dict[str, Any]], int, str]] = [

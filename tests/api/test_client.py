@@ -188,9 +188,9 @@ def test_a_call_that_breaks_is_made_again_and_makes_one_order(coordinator: Coord
 
     transport = BreaksOnce(verify=NO_AUTHORITY, trust_env=False)
     with federation_of(coordinator, user=4, transport=transport) as federation:
-        before = len(coordinator.store.list_orders(hospital=4, limit=500, before=None))
+        before = len(coordinator.store.orders.newest(hospital=4, limit=500, before=None))
         order = federation.submit(ORDER)
-        assert len(coordinator.store.list_orders(hospital=4, limit=500, before=None)) == before + 1
+        assert len(coordinator.store.orders.newest(hospital=4, limit=500, before=None)) == before + 1
     assert transport.n_calls == 2
     assert order.message is not None
     assert "the order waits for its places" in order.message

@@ -36,7 +36,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinator]:
 @contextlib.contextmanager
 def no_page_left(coordinator: Coordinator) -> Iterator[None]:
     """SQLite itself refuses to grow its file, with the error of a full disk."""
-    engine = coordinator.store._engine
+    engine = coordinator.store.engine
 
     def limit(connection: Any, _record: Any) -> None:
         (n_pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -61,7 +61,7 @@ def until_full(coordinator: Coordinator, order_id: int) -> Unavailable:
     """Messages, until none has room any more; what the last one met."""
     for number in range(10_000):
         try:
-            coordinator.store.put_message(Address(order_id, "setup", round=number), 4, 2, bytes(20_000))
+            coordinator.store.messages.put(Address(order_id, "setup", round=number), 4, 2, bytes(20_000))
         except Unavailable as error:
             return error
     raise AssertionError("it never was full")
@@ -130,14 +130,14 @@ def test_an_agent_that_polls_is_there_whatever_the_disk(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When it was seen, and keys that are known, are worth no refusal."""
-    known = coordinator.store.list_hospitals()[0]
-    told = {"identity": known["identity"], "version": "1"}
+    known = coordinator.store.hospitals.all()[0]
+    told = {"identity": known.identity, "version": "1"}
     assert coordinator.call("PUT", "/hospitals/me", "agent-2", json=told).status_code == 200
 
     def full(*_: Any, **__: Any) -> None:
         raise coordinator.app.state.disk.noted()
 
-    monkeypatch.setattr(coordinator.store, "_touch", full)
+    monkeypatch.setattr(coordinator.store.hospitals, "_touch", full)
     assert coordinator.call("GET", "/exchange/inbox?wait=0", "agent-2").status_code == 200
     assert coordinator.call("PUT", "/hospitals/me", "agent-2", json=told).status_code == 200
     assert (

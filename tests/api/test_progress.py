@@ -8,6 +8,8 @@ import pytest
 
 from api.live import Bell
 from api.routes.services import progress
+from api.store.rows import OrderRow
+from api.store.tables import utc_now
 from tests.api.conftest import Coordinator
 
 Running = tuple[Coordinator, int]
@@ -46,6 +48,38 @@ def test_the_list_has_the_same_progress_and_says_how_an_order_is_protected(
     assert [(row["progress"], row["method"]) for row in listed] == [(one["progress"], "Paillier")]
 
 
+def order_of(
+    *, kind: str, body: dict[str, Any] | None = None, stage: dict[str, Any] | None = None
+) -> OrderRow:
+    """An order as far as its progress depends on it."""
+    now = utc_now()
+    return OrderRow(
+        order_id=1,
+        kind=kind,
+        initiator=2,
+        hospitals=[2],
+        body=body or {},
+        document="",
+        state="running",
+        stop=None,
+        n_rows={},
+        summary={},
+        flow_run_id=None,
+        rerun_of=None,
+        created=now,
+        updated=now,
+        owner_key=None,
+        body_digest=None,
+        score_readers=None,
+        stage=stage,
+        schedule_id=None,
+        admitted=None,
+        overtaken=0,
+        asked=None,
+        runs=None,
+    )
+
+
 @pytest.mark.parametrize(
     ("order", "n_recorded", "done", "of"),
     [
@@ -70,7 +104,7 @@ def test_the_list_has_the_same_progress_and_says_how_an_order_is_protected(
     ],
 )
 def test_progress_of_every_kind(order: dict[str, Any], n_recorded: int, done: int, of: int | None) -> None:
-    assert progress(order, n_recorded) == {"done": done, "of": of}
+    assert progress(order_of(**order), n_recorded) == {"done": done, "of": of}
 
 
 def test_who_listens_for_all_orders_hears_of_each() -> None:

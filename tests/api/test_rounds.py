@@ -21,9 +21,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from safetensors.numpy import save
 
-from api.store import round_checks, round_files
-from api.store.orders import RoundEntry, Store
+from api.store import Store, round_checks, round_files
 from api.store.round_files import Kept, RoundFiles, frame
+from api.store.rows import RoundEntry
 from api.store.tables import metadata
 from tests.api.conftest import Coordinator, serve, settings_in
 from tests.api.made_rounds import (
@@ -102,7 +102,7 @@ def test_an_external_order_that_is_none(coordinator: Coordinator, body: dict[str
 
 def test_nobody_works_on_an_external_order(coordinator: Coordinator) -> None:
     order_id = open_order(coordinator)
-    assert order_id not in {order["order_id"] for order in coordinator.store.active_orders()}
+    assert order_id not in {order.order_id for order in coordinator.store.orders.active()}
     assert not [run for run in coordinator.runs.started if order_id in run]
     assert_refused(coordinator.call("POST", f"/orders/{order_id}/rerun"), 404)
     assert_refused(coordinator.call("GET", f"/model/info?model_id={order_id}"), 404)
@@ -488,10 +488,10 @@ def test_leave_one_out_is_added_to_a_round_and_survives_its_being_recorded_again
     assert add(0, {"2": {"accuracy": 0.5}}).status_code == 200
     assert add(0, {"3": {"accuracy": 0.6}}).status_code == 200
     report_round(coordinator, order_id, 0, {2: 2.0, 3: 1.0, 4: 1.0})
-    report = coordinator.store.reports(order_id)[0]
+    report = coordinator.store.rounds.reports(order_id)[0]
     assert report["leave_one_out"] == {"2": {"accuracy": 0.5}, "3": {"accuracy": 0.6}}
     assert report["hospitals"]["2"]["train"]["loss"] == 2.0
-    assert coordinator.store.order(order_id)["score_readers"] == "operator"
+    assert coordinator.store.orders.get(order_id).score_readers == "operator"
     assert "leave_one_out" not in coordinator.call("GET", f"/orders/{order_id}").json()["data"]["rounds"][0]
 
 
@@ -534,12 +534,12 @@ def test_old_files_are_pruned_and_their_metrics_stay(coordinator: Coordinator) -
     record(coordinator, order_id, 0, {"gradients": TWO, "performance": {"train": {"0": {"loss": 1.0}}}})
     files: RoundFiles = coordinator.app.state.round_files
     now = datetime.now(UTC).replace(tzinfo=None)
-    entry = coordinator.store.round_file(order_id, 0)
+    entry = coordinator.store.rounds.file(order_id, 0)
     assert entry is not None
-    assert entry not in coordinator.store.old_round_files(now - timedelta(hours=1))
-    for old in coordinator.store.old_round_files(now + timedelta(hours=1)):
+    assert entry not in coordinator.store.rounds.old_files(now - timedelta(hours=1))
+    for old in coordinator.store.rounds.old_files(now + timedelta(hours=1)):
         if old.order_id != order_id:
-            coordinator.store.forget_round_file(old)
+            coordinator.store.rounds.forget_file(old)
     assert files.prune(now + timedelta(hours=1)) == 1
     assert files_of(coordinator, order_id) == []
     assert_refused(coordinator.call("GET", f"/client_grad?order_id={order_id}&round=0"), 404)
@@ -552,19 +552,19 @@ def test_old_files_are_pruned_and_their_metrics_stay(coordinator: Coordinator) -
 def test_an_older_store_is_brought_up_to_this_version(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}")
     store.migrate("0001")
-    with store._engine.begin() as db:
+    with store.begin() as db:
         facts = "'train', 4, '[2, 3, 4]', '{}', '', 'success', '{}', '{}', '2026-01-01', '2026-01-01'"
         names = "kind, initiator, hospitals, body, document, state, n_rows, summary, created, updated"
         db.execute(sa.text(f"INSERT INTO orders ({names}) VALUES ({facts})"))
     store.migrate("0003")
-    with store._engine.begin() as db:
+    with store.begin() as db:
         db.execute(
             sa.text("INSERT INTO hospitals (user_id, name, scoring) VALUES (4, 'shanxi-xbfy', 'full')")
         )
     store.migrate()
-    assert store.order(1)["score_readers"] is None
-    assert [(row["scoring"], row["policy"]) for row in store.list_hospitals()] == [("full", None)]
-    with store._engine.begin() as db:
+    assert store.orders.get(1).score_readers is None
+    assert [(hospital.scoring, hospital.policy) for hospital in store.hospitals.all()] == [("full", None)]
+    with store.begin() as db:
         assert compare_metadata(MigrationContext.configure(db), metadata) == []
     store.close()
 
@@ -718,7 +718,7 @@ def test_a_file_name_tells_its_content(coordinator: Coordinator) -> None:
     order_id = open_order(coordinator)
     record(coordinator, order_id, 4, {"gradients": TWO})
     (path,) = files_of(coordinator, order_id)
-    entry = coordinator.store.round_file(order_id, 4)
+    entry = coordinator.store.rounds.file(order_id, 4)
     assert entry is not None
     assert path.name == f"4-{entry.digest[:16]}.safetensors"
     assert entry.n_bytes == path.stat().st_size

@@ -88,7 +88,7 @@ def test_a_schedule_is_a_question_and_a_timing(coordinator: Coordinator) -> None
     assert data["request"]["method"] == "sum"
     assert {entry["data_path"] for entry in data["request"]["data_providers"]} == {""}
     assert coordinator.runs.deployed[schedule_id] == (timing, True)
-    assert coordinator.store.list_orders(hospital=None, limit=10, before=None) == []
+    assert coordinator.store.orders.newest(hospital=None, limit=10, before=None) == []
 
 
 def test_where_the_data_are_is_in_no_answer_and_not_in_the_store(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_deleted_schedule_leaves_its_orders_and_their_history(coordinator: Coo
     assert_refused(coordinator.call("PATCH", path, json={"active": True}), 404)
     body = {"scheduled": now().isoformat()}
     assert_refused(coordinator.call("POST", f"{path}/firings", "coordinator", json=body), 404)
-    assert coordinator.store.schedule_boxes(schedule_id) == {}
+    assert coordinator.store.schedules.boxes(schedule_id) == {}
     assert [run["order_id"] for run in history(coordinator, schedule_id=schedule_id)] == [order_id]
     assert coordinator.call("GET", f"/orders/{order_id}").status_code == 200
 
@@ -219,10 +219,10 @@ def test_each_time_is_one_order_with_what_was_sealed_for_the_schedule(coordinato
     schedule_id, due = added(coordinator), now()
     first = fire(coordinator, schedule_id, due)
     assert (first["state"], fire(coordinator, schedule_id, due)) == ("pending", first)
-    order = coordinator.store.order(first["order_id"])
-    assert (order["kind"], order["initiator"], order["schedule_id"]) == ("statistics", 4, schedule_id)
-    assert coordinator.store.boxes(first["order_id"]) == coordinator.store.schedule_boxes(schedule_id)
-    document = read_statistics_document(order["document"], first["order_id"])
+    order = coordinator.store.orders.get(first["order_id"])
+    assert (order.kind, order.initiator, order.schedule_id) == ("statistics", 4, schedule_id)
+    assert coordinator.store.orders.boxes(first["order_id"]) == coordinator.store.schedules.boxes(schedule_id)
+    document = read_statistics_document(order.document, first["order_id"])
     assert (document.schedule_id, document.repeats, document.reply_key) == (schedule_id, None, None)
     flow, number, tags = coordinator.runs.started[-1]
     assert (flow, number) == ("joint-statistics/joint-statistics", first["order_id"])
@@ -247,7 +247,7 @@ def test_the_last_order_with_a_result_is_named_to_the_next(coordinator: Coordina
         else:
             record(coordinator, numbers[-1], end="failed")
     documents = [
-        read_statistics_document(coordinator.store.order(number)["document"], number) for number in numbers
+        read_statistics_document(coordinator.store.orders.get(number).document, number) for number in numbers
     ]
     assert [document.repeats for document in documents] == [None, numbers[0], numbers[0]]
     runs = history(coordinator, schedule_id=schedule_id)
@@ -333,7 +333,7 @@ def test_a_schedule_s_run_takes_no_place_and_its_order_one_at_each_hospital(tmp_
     with serve(settings_in(tmp_path)) as coordinator:
         fire(coordinator, added(coordinator), now())
         coordinator.give_places()
-        assert coordinator.store.taken_places() == {2: 1, 3: 1, 4: 1}
+        assert coordinator.store.places.taken() == {2: 1, 3: 1, 4: 1}
 
 
 def test_orders_without_a_schedule_are_in_the_history_too(coordinator: Coordinator) -> None:
@@ -418,7 +418,7 @@ def test_a_schedule_that_cannot_be_made(
     coordinator: Coordinator, what: str, changes: dict[str, Any], status: int, needle: str
 ) -> None:
     assert_refused(add(coordinator, **changes), status, needle)
-    assert coordinator.store.list_schedules(hospital=None, limit=10, before=None) == []
+    assert coordinator.store.schedules.newest(hospital=None, limit=10, before=None) == []
     assert coordinator.runs.deployed == {}
 
 
@@ -428,7 +428,7 @@ def test_bodies_that_are_none(coordinator: Coordinator) -> None:
             "POST", "/statistics/schedules", content=content, headers={"Content-Type": kind, "X-Case": what}
         )
         assert_refused(answer, status)
-    assert coordinator.store.list_schedules(hospital=None, limit=10, before=None) == []
+    assert coordinator.store.schedules.newest(hospital=None, limit=10, before=None) == []
 
 
 # Timing, as Prefect's scheduler counts it

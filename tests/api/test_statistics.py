@@ -14,7 +14,7 @@ import pytest
 from fastapi import Request
 
 from api.routes.orders import _look_after
-from api.routes.services import Desk
+from api.routes.services import Services
 from protocol.errors import OrderStopped, Refused, Unavailable
 from protocol.exchange import Address
 from protocol.messages import HospitalSql
@@ -80,7 +80,7 @@ def result(coordinator: Coordinator, order_id: int, who: str = "user-4", wait: f
 
 def put_values(coordinator: Coordinator, order_id: int, values: bytes, *, user: int = 4) -> None:
     """What the initiator's agent does with the result of an order that discloses it."""
-    document = json.loads(coordinator.store.order(order_id)["document"])
+    document = json.loads(coordinator.store.orders.get(order_id).document)
     box = seal_to(bytes.fromhex(document["reply_key"]), values, associated=b"values/%d" % order_id)
     path = f"/exchange/{order_id}/values/0/0/0/{user}/1"
     coordinator.give_places()
@@ -101,7 +101,7 @@ def test_one_request_one_answer(coordinator: Coordinator, path: str) -> None:
     waiting.start()
     while n_orders(coordinator)[0] == before:
         pass
-    order_id = coordinator.store.list_orders(hospital=None, limit=1, before=None)[0]["order_id"]
+    order_id = coordinator.store.orders.newest(hospital=None, limit=1, before=None)[0].order_id
     told = succeed(coordinator, order_id)
     waiting.join(5)
     (answer,) = answers
@@ -204,19 +204,19 @@ def test_where_the_data_are_is_sealed_to_each_provider(tmp_path: Path) -> None:
     """Nothing of it is in the store's file, in the order or in an answer; its hospital alone reads it."""
     with serve(settings_in(tmp_path)) as coordinator:
         own = Identity.generate()
-        coordinator.store.forget_keys(3)
-        coordinator.store.enrol(3, own.public.encode(), "1")
+        coordinator.store.hospitals.forget_keys(3)
+        coordinator.store.hospitals.enrol(3, own.public.encode(), "1")
         order_id = asked(coordinator, result_receivers=[2])
         for path in (f"/orders/{order_id}", f"/statistics/result?order_id={order_id}"):
             assert SECRET not in coordinator.call("GET", path).text
-        box = coordinator.store.gather(Address(order_id, "sql"), [1], 3)[1]
+        box = coordinator.store.messages.gather(Address(order_id, "sql"), [1], 3)[1]
         place = HospitalSql.unseal(3, own.open_key, box)
         assert place.sql == {"data": PLACE}
-        order = coordinator.store.order(order_id)
-        document = read_statistics_document(order["document"], order_id)
+        order = coordinator.store.orders.get(order_id)
+        document = read_statistics_document(order.document, order_id)
         assert document.commitments[3] == place.commitment
         assert set(document.commitments) == {2, 3, 4}
-        assert (order["initiator"], order["hospitals"], order["kind"]) == (4, [2, 3, 4], "statistics")
+        assert (order.initiator, order.hospitals, order.kind) == (4, [2, 3, 4], "statistics")
         assert (document.schedule_id, document.repeats, document.reply_key) == (None, None, None)
     stored = b"".join(path.read_bytes() for path in (tmp_path / "coordinator").rglob("*") if path.is_file())
     assert SECRET.encode() not in stored
@@ -224,8 +224,8 @@ def test_where_the_data_are_is_sealed_to_each_provider(tmp_path: Path) -> None:
 
 def test_a_receiver_that_provides_nothing_gets_no_box(coordinator: Coordinator) -> None:
     order_id = asked(coordinator, data_providers=[provider(2), provider(3)])
-    assert set(coordinator.store.boxes(order_id)) == {2, 3}
-    assert coordinator.store.order(order_id)["hospitals"] == [2, 3, 4]
+    assert set(coordinator.store.orders.boxes(order_id)) == {2, 3}
+    assert coordinator.store.orders.get(order_id).hospitals == [2, 3, 4]
     assert coordinator.call("GET", f"/orders/{order_id}").json()["data"]["data_volum"] == {
         "2": None,
         "3": None,
@@ -267,9 +267,9 @@ def test_an_order_is_kept_while_prefect_is_away(tmp_path: Path, monkeypatch: pyt
             answer = ask(coordinator)
             assert answer.status_code == 202
             assert "Prefect" in answer.json()["msg"]
-        orders = coordinator.store.active_orders()
+        orders = coordinator.store.orders.active()
         monkeypatch.setattr(coordinator.runs, "cancelled", nobody)
-        asyncio.run(_look_after(Desk(Request({"type": "http", "app": coordinator.app})), orders))
+        asyncio.run(_look_after(Services(Request({"type": "http", "app": coordinator.app})), orders))
         assert coordinator.runs.started == [("joint-statistics/joint-statistics", 1, ["statistics", "sum"])]
 
 
@@ -300,7 +300,7 @@ def test_after_a_restart_the_values_are_at_the_receiver_only(tmp_path: Path) -> 
         assert "values" not in told["result"]
         assert f"{order_id}/total.csv" in json.loads(told["result"]["extra"])["notes"][-1]
         later = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
-        assert coordinator.store.prune(later) == 1
+        assert coordinator.store.messages.prune(later) == 1
 
 
 @pytest.mark.parametrize("values", [b"[NaN]", b"{", b"\xff", b"[" * 100_000])
@@ -322,7 +322,7 @@ def test_a_failed_order_leaves_no_values_behind(coordinator: Coordinator) -> Non
     order_id = asked(coordinator, disclose=True)
     put_values(coordinator, order_id, b'[{"total": 1.5}]')
     record(coordinator, order_id, end="failed")
-    assert coordinator.store.read_box(Address(order_id, "values"), 4, 1) is None
+    assert coordinator.store.messages.read_box(Address(order_id, "values"), 4, 1) is None
 
 
 # Orders of this kind
@@ -371,10 +371,10 @@ def test_a_rerun_asks_the_same_again(coordinator: Coordinator) -> None:
     answer = coordinator.call("POST", f"/orders/{order_id}/rerun")
     assert set(answer.json()) == {"status", "result", "msg"}
     again = int(answer.headers["X-Order-Id"])
-    first, second = (coordinator.store.order(number) for number in (order_id, again))
-    assert (second["rerun_of"], second["body"]) == (order_id, first["body"])
-    assert coordinator.store.boxes(again) == coordinator.store.boxes(order_id)
-    keys = [json.loads(order["document"])["reply_key"] for order in (first, second)]
+    first, second = (coordinator.store.orders.get(number) for number in (order_id, again))
+    assert (second.rerun_of, second.body) == (order_id, first.body)
+    assert coordinator.store.orders.boxes(again) == coordinator.store.orders.boxes(order_id)
+    keys = [json.loads(order.document)["reply_key"] for order in (first, second)]
     assert keys[0] != keys[1]
     put_values(coordinator, again, b"[]")
     succeed(coordinator, again)
@@ -396,7 +396,7 @@ def test_messages_of_an_ended_order_are_gone(coordinator: Coordinator) -> None:
     order_id = asked(coordinator)
     succeed(coordinator, order_id)
     with pytest.raises(OrderStopped):
-        coordinator.store.gather(Address(order_id, "document"), [1], 0)
+        coordinator.store.messages.gather(Address(order_id, "document"), [1], 0)
 
 
 # What cannot be asked
@@ -485,7 +485,7 @@ def test_an_unplanned_error_has_the_documents_form(
     def fail(*_: Any) -> Any:
         raise RuntimeError(SECRET)
 
-    monkeypatch.setattr(coordinator.store, "hospital_names", fail)
+    monkeypatch.setattr(coordinator.store.hospitals, "names", fail)
     assert_refused(ask(coordinator), 500, "unplanned")
 
 
@@ -502,7 +502,7 @@ def test_without_authentication_the_body_or_the_first_receiver_says_who_asks(tmp
             int(coordinator.call("POST", PATHS[0], None, json=question(**changes)).headers["X-Order-Id"])
             for changes in ({}, {"user_id": 2}, {"result_receivers": [3, 2]})
         ]
-        assert [coordinator.store.order(number)["initiator"] for number in orders] == [4, 2, 3]
+        assert [coordinator.store.orders.get(number).initiator for number in orders] == [4, 2, 3]
         succeed(coordinator, orders[0])
         assert coordinator.call("GET", "/statistics/result?order_id=1", None).json()["status"] == 200
         unknown = coordinator.call("POST", PATHS[0], None, json=question(result_receivers=["orgZ"]))

@@ -219,9 +219,9 @@ def test_what_a_token_may_not_do(
     coordinator_with_order: tuple[Coordinator, int], who: str, method: str, path: str
 ) -> None:
     coordinator, order_id = coordinator_with_order
-    before = coordinator.store.order(order_id)
+    before = coordinator.store.orders.get(order_id)
     assert_refused(send(coordinator, method, path, who), 403)
-    assert coordinator.store.order(order_id) == before
+    assert coordinator.store.orders.get(order_id) == before
     assert len(coordinator.runs.started) == 1
 
 
@@ -267,7 +267,7 @@ def test_the_sql_is_sealed_and_in_nobodys_answer(coordinator_with_order: tuple[C
 def test_a_revoked_token_is_403(tmp_path: Path) -> None:
     with serve(settings_in(tmp_path)) as coordinator:
         assert coordinator.call("GET", "/orders", "user-2").status_code == 200
-        assert coordinator.store.revoke_tokens("hospital", 2) == 1
+        assert coordinator.store.hospitals.revoke_tokens("hospital", 2) == 1
         assert_refused(coordinator.call("GET", "/orders", "user-2"), 403, "revoked")
         assert coordinator.call("GET", "/orders", "user-3").status_code == 200
         assert coordinator.call("GET", "/exchange/inbox?wait=0", "agent-2").status_code == 200
@@ -325,7 +325,7 @@ def test_an_inference_after_a_restart_gives_the_same_answer(tmp_path: Path) -> N
     with serve(settings) as coordinator:
         tokens = coordinator.tokens
         coordinator.call("POST", "/model/train", json=document_order())
-        coordinator.store.end_order(1, "success")
+        coordinator.store.orders.end(1, "success")
         asked = coordinator.call("POST", "/model/infer", json=INFER).json()
         assert asked["data"] == {"order_id": 2, "infer_status": "pending", "result": None}
         answer_as_agent(coordinator, 2, predictions)
@@ -349,7 +349,7 @@ def test_the_first_keys_of_a_hospital_stand_until_the_operator_lets_others_in(
 ) -> None:
     """A stolen agent token must not draw the SQL of later orders to the thief's key."""
     coordinator, _ = coordinator_with_order
-    (known,) = [row["identity"] for row in coordinator.store.list_hospitals() if row["user_id"] == 3]
+    (known,) = [row.identity for row in coordinator.store.hospitals.all() if row.user_id == 3]
     thief = Identity.generate().public.encode()
 
     def present(identity: str) -> Any:
@@ -359,8 +359,8 @@ def test_the_first_keys_of_a_hospital_stand_until_the_operator_lets_others_in(
 
     assert present(known).status_code == 200
     assert_refused(present(thief), 409, "forget-keys")
-    assert [row["identity"] for row in coordinator.store.list_hospitals() if row["user_id"] == 3] == [known]
-    coordinator.store.forget_keys(3)
+    assert [row.identity for row in coordinator.store.hospitals.all() if row.user_id == 3] == [known]
+    coordinator.store.hospitals.forget_keys(3)
     assert present(thief).status_code == 200
     assert_refused(present(known), 409, "forget-keys")
 
@@ -370,15 +370,15 @@ def test_predictions_are_pruned_with_time_and_running_orders_are_not(
 ) -> None:
     coordinator, order_id = coordinator_with_order
     later = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
-    assert coordinator.store.prune(later) == 0
-    assert coordinator.store.gather(Address(order_id, "sql"), [1], 2)
+    assert coordinator.store.messages.prune(later) == 0
+    assert coordinator.store.messages.gather(Address(order_id, "sql"), [1], 2)
 
 
 def test_a_prefect_that_is_away_costs_no_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictions, settings = [{"id": "0", "label": 0.97}], settings_in(tmp_path)
     with serve(settings) as coordinator:
         coordinator.call("POST", "/model/train", json=document_order())
-        coordinator.store.end_order(1, "success")
+        coordinator.store.orders.end(1, "success")
         coordinator.call("POST", "/model/infer", json=INFER)
         answer_as_agent(coordinator, 2, predictions)
         first = coordinator.call("GET", "/model/infer_status?order_id=2").json()
@@ -408,4 +408,4 @@ def test_predictions_end_no_order_but_an_inference(coordinator_with_order: tuple
         "PUT", f"/exchange/{order_id}/predictions/0/0/0/3/1", "agent-3", content=b"nothing"
     )
     assert put.status_code == 201
-    assert coordinator.store.order(order_id)["state"] == "pending"
+    assert coordinator.store.orders.get(order_id).state == "pending"

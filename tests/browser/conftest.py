@@ -27,8 +27,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from api.store import tables
-from api.store.orders import Store
+from api.store import Store, tables
 from deployments.demo.training import document_order
 from deployments.processes import TIED
 from deployments.server import new_token
@@ -213,10 +212,10 @@ class FullCoordinator:
 def _fill(store: Store) -> int:
     ids = list(range(2, 2 + N_CLIENTS))
     for user in ids:
-        store.add_hospital(user, f"hospital-{user}")
+        store.hospitals.add(user, f"hospital-{user}")
     body = {name: value for name, value in document_order(rounds=N_ROUNDS).items() if name != "data_info"}
-    long_order, _ = store.add_order(kind="train", initiator=4, hospital_ids=ids, body=body)
-    with store._engine.begin() as db:
+    long_order, _ = store.orders.add(kind="train", initiator=4, hospital_ids=ids, body=body)
+    with store.begin() as db:
         order = dict(db.execute(sa.select(tables.orders)).one()._mapping)
         others = [
             {**order, "order_id": n, "hospitals": [2, 3, 4], "state": "success"}

@@ -48,7 +48,7 @@ def test_a_token_that_is_revoked_opens_nothing_more(
     browser.sign_in(full_coordinator.url, token)
     browser.open("/page/hospitals")
     browser.see("hospital-7")
-    full_coordinator.store.revoke_tokens("hospital", 7)
+    full_coordinator.store.hospitals.revoke_tokens("hospital", 7)
     agent = new_token(full_coordinator.store, "agent", 8)
     headers = {"Authorization": f"Bearer {agent}"}
     url = f"{full_coordinator.url}/exchange/inbox"

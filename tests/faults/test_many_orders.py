@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from api.store.orders import Store
+from api.store import Store
 from deployments.demo.training import document_order
 from deployments.local.one_process import run_order
 from deployments.local.sites import NAMED, sites_folder
@@ -127,7 +127,7 @@ def test_thirty_orders_at_once_all_end_and_with_the_weights_of_an_undisturbed_ru
     ended = [crowded.wait_for(number, seconds=900) for number in numbers]
     assert [order["state"] for order in ended] == ["success"] * N_ORDERS
     store = Store(f"sqlite:///{crowded.home / 'coordinator' / 'store.sqlite'}")
-    assert store.taken_places() == {}
+    assert store.places.taken() == {}
     store.close()
     for number, body, layers in zip(numbers, ORDERS, undisturbed, strict=True):
         for user in (body["user_id"], *body["party_id"]):

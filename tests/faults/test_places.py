@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from api.store.orders import Store
+from api.store import Store
 from deployments.demo.training import document_order
 from deployments.local.sites import NAMED, sites_folder
 from tests.faults import processes
@@ -44,7 +44,7 @@ def n_runs(federation: Faulty, order_id: int) -> int:
 
 def taken(federation: Faulty) -> dict[int, int]:
     store = Store(f"sqlite:///{federation.home / 'coordinator' / 'store.sqlite'}")
-    found = store.taken_places()
+    found = store.places.taken()
     store.close()
     return found
 

@@ -18,7 +18,7 @@ from agents.order.approval import Approvals
 from agents.site.ledger import Ledger
 from agents.site.settings import Settings
 from agents.training.party import open_training
-from api.store.orders import Store
+from api.store import Store
 from deployments.demo.breast_cancer import breast_cancer_tables
 from deployments.demo.training import document_order
 from deployments.local import one_process
@@ -292,7 +292,7 @@ def test_an_order_that_waits_can_be_cancelled(federation: RunningFederation) -> 
 
 def taken_places(federation: RunningFederation) -> dict[int, int]:
     store = Store(f"sqlite:///{federation.home / 'coordinator' / 'store.sqlite'}")
-    found = store.taken_places()
+    found = store.places.taken()
     store.close()
     return found
 

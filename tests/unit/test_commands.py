@@ -16,7 +16,7 @@ import deployments.server
 from agents.site.policy import load_policy
 from agents.site.settings import load_settings as load_site
 from api.settings import load_settings
-from api.store.orders import Store
+from api.store import Store
 from benchmarks.peers import comparison
 from deployments.local.sites import NAMED, prepare
 from tests.conftest import ROOT, free_port
@@ -49,13 +49,13 @@ def test_a_hospital_is_added_gets_other_tokens_and_may_present_other_keys(
     assert run(["token", "rotate", "agent", "--user-id", "7"]) == 0
     told = capsys.readouterr()
     store = Store(load_settings().store_url)
-    assert store.caller(made["tokens"]["agent"]) is None
-    caller = store.caller(told.out.strip())
+    assert store.hospitals.caller(made["tokens"]["agent"]) is None
+    caller = store.hospitals.caller(told.out.strip())
     assert caller is not None
     assert (caller.role, caller.user_id) == ("agent", 7)
-    store.enrol(7, "keys", "1")
+    store.hospitals.enrol(7, "keys", "1")
     assert run(["forget-keys", "--user-id", "7"]) == 0
-    store.enrol(7, "other keys", "1")
+    store.hospitals.enrol(7, "other keys", "1")
     store.close()
 
 

@@ -32,7 +32,7 @@ from api.pages.order_form import example_order
 from api.pages.visit import CODES_BY_STATUS, Door, Visit, _told, local
 from api.pages.words import CHINESE
 from api.routes import timeline
-from api.store.orders import Caller
+from api.store.hospitals import Caller
 from deployments.demo.training import document_order
 from protocol.errors import Refused, Unauthenticated
 from protocol.training_request import parse_training_request

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from api.settings import Settings, load_settings
-from api.store.orders import Store
+from api.store import Store
 from deployments import coordinator_worker, server, serving, state
 from deployments.local import command as command_module
 from deployments.local.sites import prepare
@@ -147,7 +147,10 @@ def test_tokens_that_lack_a_hospital_are_damaged_and_can_be_made_anew(up: Settin
     state.tokens_path(up).unlink()
     prepare(up, n_hospitals=1)
     made, store = state.read_tokens(up), state.open_store(up)
-    assert [getattr(store.caller(token), "user_id", 0) for token in (made["2"], tokens["2"])] == [2, 2]
+    assert [getattr(store.hospitals.caller(token), "user_id", 0) for token in (made["2"], tokens["2"])] == [
+        2,
+        2,
+    ]
     store.close()
 
 

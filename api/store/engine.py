@@ -1,0 +1,187 @@
+"""The database under all stores: its address, its schema, its transactions, and what it says when it is in trouble.
+
+The stores of the subjects (api/store/hospitals.py and those beside it) work on one `Database`. Next: tables.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.util.exc import CommandError
+from anyio import to_thread
+
+from api.store.disk import Disk, is_full
+from api.store.tables import hospitals
+from protocol.errors import BadRequest, Conflict, Unavailable
+
+BUSY_MILLISECONDS = 10_000
+
+BUSY_CLEANING_MILLISECONDS = 200
+"""How long emptying the log waits for others: it is done again at the next order's end."""
+
+ADMISSION_LOCK = 0x636F6E73
+"""PostgreSQL's advisory lock of who gives places, in every process of this coordinator."""
+
+SQLITE_PRIMARY_CODE = 0xFF
+"""The bits of SQLite's extended error code that say which kind of error it is."""
+
+SQLITE_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",  # every commit is on disk before it is acknowledged
+    f"busy_timeout={BUSY_MILLISECONDS}",
+    "foreign_keys=ON",
+    "secure_delete=ON",  # deleted bytes are overwritten
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def in_thread(method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """A call of a store, off the event loop."""
+    return await to_thread.run_sync(functools.partial(method, *args, **kwargs))
+
+
+class Database:
+    """One database of the coordinator, SQLite or PostgreSQL."""
+
+    def __init__(self, url: str, disk: Disk | None = None) -> None:
+        """With a `disk`, what finds it full raises Unavailable (code disk), and no order is made while it is short.
+
+        BadRequest (code CONSILIUM_STORE_URL) for an address of no database.
+        """
+        self.disk = disk
+        try:
+            self.engine = sa.create_engine(url, pool_pre_ping=True)
+        except (sa.exc.ArgumentError, ImportError):
+            raise BadRequest(
+                "CONSILIUM_STORE_URL is no address of a database.",
+                remedy="Unset it, or write postgresql+psycopg://user:password@host/database.",
+                code="CONSILIUM_STORE_URL",
+            ) from None
+        if disk:
+            sa.event.listen(self.engine, "handle_error", functools.partial(_report_full_disk, disk))
+        self._is_sqlite = self.engine.dialect.name == "sqlite"
+        if self._is_sqlite:
+            sa.event.listen(self.engine, "connect", _tune_sqlite)
+
+    # Opening
+
+    @property
+    def place(self) -> str:
+        """Where the store is, without a password."""
+        url = self.engine.url
+        return str(url.database) if self._is_sqlite else url.render_as_string(hide_password=True)
+
+    @property
+    def _file(self) -> Path | None:
+        """SQLite's; None for a database on a server, or in memory."""
+        name = self.engine.url.database
+        return Path(name) if self._is_sqlite and name and name != ":memory:" else None
+
+    def is_empty(self) -> bool:
+        """Whether there are no tables of a store yet. Makes no file. Raises as `migrate`."""
+        file = self._file
+        if file is not None and not (file.is_file() and file.stat().st_size):
+            return True
+        with _opening(self.place):
+            return not sa.inspect(self.engine).has_table(hospitals.name)
+
+    def migrate(self, version: str = "head") -> None:
+        """Brings the schema up to this version, in one transaction; a new database gets it whole or not at all.
+
+        Conflict (code store) for what is no database, is damaged, or is of a later version; Unavailable (code
+        store) where it does not answer or its disk is full.
+        """
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+        if self._file is not None:
+            _make_private(self._file)
+        with _opening(self.place), self.engine.begin() as connection:
+            if self._is_sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # Python begins none before it makes a table
+            config.attributes["connection"] = connection
+            command.upgrade(config, version)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    # Transactions
+
+    def begin(self) -> AbstractContextManager[sa.Connection]:
+        """One transaction: committed at the end, undone by an error."""
+        return self.engine.begin()
+
+    @contextlib.contextmanager
+    def begin_alone(self) -> Iterator[sa.Connection]:
+        """A transaction in which no other process gives places: what is read stands until it is written."""
+        with self.engine.begin() as db:
+            if self._is_sqlite:
+                db.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                db.execute(sa.select(sa.func.pg_advisory_xact_lock(ADMISSION_LOCK)))
+            yield db
+
+    def empty_log(self) -> None:
+        """Deleted bytes stand in SQLite's write-ahead log until it is emptied; a busy store does it another time."""
+        if not self._is_sqlite:
+            return
+        with self.engine.connect() as db:
+            db.exec_driver_sql(f"PRAGMA busy_timeout={BUSY_CLEANING_MILLISECONDS}")
+            db.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            db.exec_driver_sql(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
+
+
+def _report_full_disk(disk: Disk, context: Any) -> None:
+    """A statement or commit that finds the disk full raises Unavailable; its transaction is undone."""
+    if is_full(context.original_exception):
+        raise disk.noted() from None
+
+
+def _tune_sqlite(connection: Any, _record: Any) -> None:
+    for pragma in SQLITE_PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _make_private(file: Path) -> None:
+    """SQLite makes its files as others may read them, and those beside one as that one is."""
+    with contextlib.suppress(OSError):  # where it cannot be made, opening it says why
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+@contextlib.contextmanager
+def _opening(place: str) -> Iterator[None]:
+    """Turns what a database says when it is opened into a sentence."""
+    try:
+        yield
+    except CommandError:
+        raise Conflict(
+            f"The store in {place} is of another version than this one.",
+            remedy="Install the version that ran last, or restore the backup from before the upgrade.",
+            code="store",
+        ) from None
+    except (sa.exc.DBAPIError, sqlite3.Error) as error:
+        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        sqlite_code = getattr(cause, "sqlite_errorcode", 0) & SQLITE_PRIMARY_CODE
+        if sqlite_code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise Conflict(
+                f"The store in {place} is damaged ({cause}).",
+                remedy="Restore it from the backup.",
+                code="store",
+            ) from None
+        why = str(cause).strip().split("\n")[0]
+        raise Unavailable(
+            f"The store in {place} cannot be opened ({why}).",
+            remedy="See whether its database runs, whether its disk is full and CONSILIUM_STORE_URL right.",
+            code="store",
+        ) from None

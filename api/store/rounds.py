@@ -1,0 +1,211 @@
+"""Rounds of orders: the report of each, and the index of round files (api/store/round_files.py has the files)."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from api.store.engine import Database
+from api.store.rows import OrderRow, RoundEntry, RoundRow
+from api.store.tables import orders, round_files, rounds, utc_now
+from protocol.errors import NotFound
+
+FINAL = 0
+"""The fold of the model that an order ends with; others are a cross-validation's."""
+
+ADDED_LATER = "leave_one_out"
+"""The part of a report that is added to a recorded round, and outlives that the round is recorded again."""
+
+LARGEST_ROUND = 2**31 - 1
+
+
+class RoundStore:
+    """Reports of rounds, and the index of round files."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # Reports
+
+    def record(
+        self, order_id: int, fold: int, round_: int, *, loss: float | None, report: Mapping[str, Any]
+    ) -> None:
+        """Idempotent: a round recorded again after a restart replaces itself, but for what was added to it since."""
+        with self._database.begin() as db:
+            _put_report(db, order_id, fold, round_, loss, report)
+
+    def add_leave_one_out(self, order_id: int, round_: int, clients: Mapping[str, Any]) -> None:
+        """Adds what the model is worth without each of these hospitals to the round's report.
+
+        Idempotent: a hospital's later word replaces its earlier one. NotFound for a round that is not recorded.
+        """
+        key = _report_key(order_id, FINAL, round_)
+        with self._database.begin() as db:
+            # Locked: two hospitals' words that come at the same time both stay.
+            report = db.scalar(sa.select(rounds.c.report).where(key).with_for_update())
+            if report is None:
+                raise NotFound(
+                    f"Round {round_} of order {order_id} is not recorded.",
+                    remedy="Record it first.",
+                    code="round",
+                )
+            report[ADDED_LATER] = {**report.get(ADDED_LATER, {}), **clients}
+            db.execute(rounds.update().where(key).values(report=report))
+
+    def of_order(self, order_id: int, *, skip: int = 0) -> list[RoundRow]:
+        """Recorded rounds in the order they were trained: folds 1, 2, ... and then fold 0, the final model.
+
+        Without the first `skip` of them."""
+        final_comes_last = sa.case((rounds.c.fold == FINAL, 1), else_=0)
+        query = (
+            sa.select(rounds)
+            .where(rounds.c.order_id == order_id)
+            .order_by(final_comes_last, rounds.c.fold, rounds.c.round)
+        )
+        if skip:
+            query = query.offset(skip)
+        with self._database.begin() as db:
+            return [RoundRow(**row._mapping) for row in db.execute(query)]
+
+    def counts(self, order_ids: Iterable[int]) -> dict[int, int]:
+        """How many rounds each of these orders has recorded, where it has any."""
+        wanted = rounds.c.order_id.in_(list(order_ids))
+        n_rounds = sa.func.count().label("n_rounds")
+        query = sa.select(rounds.c.order_id, n_rounds).where(wanted).group_by(rounds.c.order_id)
+        with self._database.begin() as db:
+            return {row.order_id: row.n_rounds for row in db.execute(query)}
+
+    def reports(
+        self, order_id: int, *, first: int = 0, last: int = LARGEST_ROUND
+    ) -> dict[int, dict[str, Any]]:
+        """Reports of the final model's rounds from `first` to `last`, by round."""
+        query = (
+            sa.select(rounds.c.round, rounds.c.report)
+            .where(rounds.c.order_id == order_id, rounds.c.fold == FINAL)
+            .where(rounds.c.round >= first, rounds.c.round <= last)
+            .order_by(rounds.c.round)
+        )
+        with self._database.begin() as db:
+            return {row.round: row.report for row in db.execute(query)}
+
+    def newest_report(self, order_id: int, part: str) -> tuple[int, dict[str, Any]] | None:
+        """The newest round of the final model whose report has this part, and the report."""
+        query = (
+            sa.select(rounds.c.round, rounds.c.report)
+            .where(rounds.c.order_id == order_id, rounds.c.fold == FINAL)
+            .order_by(rounds.c.round.desc())
+        )
+        with self._database.begin() as db:
+            for row in db.execute(query):
+                if row.report.get(part):
+                    return row.round, row.report
+        return None
+
+    def newest_order_with(
+        self, what: Literal["files", "reports"], may_read: Callable[[OrderRow], bool]
+    ) -> OrderRow | None:
+        """The newest order with recorded `files` (gradients, or their geometry) or `reports` (the model's metrics)."""
+        if what == "files":
+            recorded = sa.exists().where(round_files.c.order_id == orders.c.order_id)
+        else:
+            recorded = sa.exists().where(rounds.c.order_id == orders.c.order_id, rounds.c.fold == FINAL)
+        query = sa.select(orders).where(recorded).order_by(orders.c.order_id.desc())
+        with self._database.begin() as db:
+            for row in db.execute(query):
+                order = OrderRow(**row._mapping)
+                if may_read(order):
+                    return order
+        return None
+
+    # The index of round files
+
+    def add_file(
+        self, entry: RoundEntry, *, loss: float | None = None, report: Mapping[str, Any] | None = None
+    ) -> RoundEntry:
+        """The entry that stands for this round: this one, or the one that stood there before.
+
+        With a report of the round, both come into being together.
+        """
+        try:
+            with self._database.begin() as db:
+                db.execute(round_files.insert().values(**asdict(entry)))
+                if report is not None:
+                    _put_report(db, entry.order_id, FINAL, entry.round, loss, report)
+        except sa.exc.IntegrityError:  # of two that came at the same time, this is the second
+            standing = self.file(entry.order_id, entry.round)
+            if standing is None:
+                raise
+            return standing
+        return entry
+
+    def file(self, order_id: int, round_: int | None) -> RoundEntry | None:
+        """One round's entry; the newest without `round_`; None if there is none."""
+        query = sa.select(round_files).where(round_files.c.order_id == order_id)
+        if round_ is not None:
+            query = query.where(round_files.c.round == round_)
+        with self._database.begin() as db:
+            row = db.execute(query.order_by(round_files.c.round.desc()).limit(1)).first()
+        return RoundEntry(**row._mapping) if row else None
+
+    def files(self, order_id: int, *, limit: int = 10**6, before: int | None = None) -> list[RoundEntry]:
+        """Newest first; `before` is the round to go on from."""
+        query = sa.select(round_files).where(round_files.c.order_id == order_id)
+        if before is not None:
+            query = query.where(round_files.c.round < before)
+        with self._database.begin() as db:
+            found = db.execute(query.order_by(round_files.c.round.desc()).limit(limit))
+            return [RoundEntry(**row._mapping) for row in found]
+
+    def file_numbers(self, order_id: int) -> list[int]:
+        """The rounds that have a file, ascending."""
+        query = sa.select(round_files.c.round).where(round_files.c.order_id == order_id)
+        with self._database.begin() as db:
+            return list(db.scalars(query.order_by(round_files.c.round)))
+
+    def old_files(self, before: datetime.datetime) -> list[RoundEntry]:
+        """Of all orders, those that were recorded before."""
+        with self._database.begin() as db:
+            found = db.execute(sa.select(round_files).where(round_files.c.recorded < before))
+            return [RoundEntry(**row._mapping) for row in found]
+
+    def forget_file(self, entry: RoundEntry) -> None:
+        is_same = sa.and_(
+            round_files.c.order_id == entry.order_id,
+            round_files.c.round == entry.round,
+            round_files.c.digest == entry.digest,
+        )
+        with self._database.begin() as db:
+            db.execute(round_files.delete().where(is_same))
+
+
+def _report_key(order_id: int, fold: int, round_: int) -> sa.ColumnElement[bool]:
+    return sa.and_(rounds.c.order_id == order_id, rounds.c.fold == fold, rounds.c.round == round_)
+
+
+def _put_report(
+    db: sa.Connection,
+    order_id: int,
+    fold: int,
+    round_: int,
+    loss: float | None,
+    report: Mapping[str, Any],
+) -> None:
+    key = _report_key(order_id, fold, round_)
+    # A flow that died after others had added to its round records the round again: what they added stays.
+    earlier = db.scalar(sa.select(rounds.c.report).where(key)) or {}
+    added = {ADDED_LATER: earlier[ADDED_LATER]} if ADDED_LATER in earlier else {}
+    db.execute(rounds.delete().where(key))
+    db.execute(
+        rounds.insert().values(
+            order_id=order_id,
+            fold=fold,
+            round=round_,
+            loss=loss,
+            report=added | dict(report),
+            recorded=utc_now(),
+        )
+    )
