@@ -124,7 +124,7 @@ class RoundFiles:
             if not self._store.order_exists(order_id):
                 continue
             indexed = {self.path(entry) for entry in self._store.round_files(order_id)}
-            for path in folder.glob(f"*{WHOLE}"):
+            for path in sorted(folder.glob(f"*{WHOLE}")):
                 if path not in indexed:
                     path.unlink(missing_ok=True)
 
