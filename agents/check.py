@@ -1,6 +1,7 @@
 """The agent's self-test: what is wrong with an installation, and how to put it right.
 
 Every check answers with findings and never raises. Rows are not read: the database is asked for names only.
+`check_site` is `./run agent check`; `check_locally` is what an agent does at its start; `check_policy` takes one file.
 """
 
 from __future__ import annotations
@@ -17,27 +18,30 @@ from typing import Any
 import httpx
 
 from agents.rows.database import TableDescription, open_source
-from agents.site.policy import Policy, TableRules, load_policy
+from agents.site.policy import load_policy
 from agents.site.settings import Settings, load_settings
 from agents.site.vault import Vault
 from protocol import VERSION
 from protocol.errors import ConsiliumError, Refused
 from protocol.machine.clock import LARGEST_ERROR_SECONDS
 from protocol.machine.disk import has_room
+from protocol.policy import Policy, TableRules
 
-OK, WARN, WRONG = "ok", "warn", "wrong"
+OK = "ok"
+WARN = "warn"
+WRONG = "wrong"
 _FINGERPRINT = re.compile(r"([0-9a-f]{4}-){7}[0-9a-f]{4}")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence about one part: ok, worth a look (warn), or wrong; then `remedy` says what to do."""
+    """One sentence about one part of an installation."""
 
-    check: str
-    state: str
+    check: str  # which part: settings, database, ...
+    state: str  # ok, warn (worth a look) or wrong
     sentence: str
-    remedy: str = ""
+    remedy: str = ""  # what to do; only where it is ok there is none
 
     def to_json(self) -> dict[str, str]:
         return asdict(self)
@@ -48,7 +52,7 @@ def check_site(site: Path, *, now: Callable[[], datetime] = lambda: datetime.now
     try:
         settings = load_settings(site)
     except ConsiliumError as error:
-        return [_wrong("settings", error), *_policy_findings(site / "policy.toml")]
+        return [_wrong("settings", error), *check_policy(site / "policy.toml")]
     return [
         *check_locally(settings),
         *guarded("coordinator", lambda: _ask_coordinator(settings, now)),
@@ -63,7 +67,7 @@ def check_locally(settings: Settings) -> list[Finding]:
         *guarded("state", lambda: check_folders(settings)),
         *guarded("disk", lambda: check_disk(settings)),
         *guarded("token", lambda: check_token(settings)),
-        *_policy_findings(settings.policy),
+        *check_policy(settings.policy),
         *guarded("database", lambda: check_database(settings)),
         *guarded("keys", lambda: check_keys(settings)),
         *guarded("partners", lambda: check_partners(settings)),
@@ -75,13 +79,14 @@ def guarded(check: str, findings: Callable[[], Iterable[Finding]]) -> list[Findi
     hold anything."""
     found: list[Finding] = []
     try:
-        for finding in findings():
+        for finding in findings():  # one by one, so that those before an error stay
             found.append(finding)
     except ConsiliumError as error:
         found.append(_wrong(check, error))
     except Exception as error:  # noqa: BLE001 (a self-test that dies of what it looks for helps nobody)
         sentence = f"This check met an unplanned error ({type(error).__name__})."
-        found.append(Finding(check, WRONG, sentence, "Correct what the other lines name, then check again."))
+        remedy = "Correct what the other lines name, then check again."
+        found.append(Finding(check, WRONG, sentence, remedy))
     return found
 
 
@@ -94,12 +99,13 @@ def _wrong(check: str, error: ConsiliumError) -> Finding:
 
 def check_folders(settings: Settings) -> Iterator[Finding]:
     """Nobody but the owner may enter state and vault, or read the keys and the ledger."""
-    paths = (settings.state, settings.vault, settings.vault / "identity.json", settings.ledger)
-    open_paths = [path for path in paths if path.exists() and path.stat().st_mode & 0o077]
+    keys = settings.vault / "identity.json"
+    private = (settings.state, settings.vault, keys, settings.ledger)
+    present = [path for path in private if path.exists()]
+    open_paths = [path for path in present if path.stat().st_mode & 0o077]
     for path in open_paths:
-        yield Finding(
-            "state", WRONG, f"{path} is open to other users of this machine.", f"Run: chmod go= {path}"
-        )
+        sentence = f"{path} is open to other users of this machine."
+        yield Finding("state", WRONG, sentence, f"Run: chmod go= {path}")
     if not open_paths:
         yield Finding("state", OK, f"{settings.state} is for its owner alone.")
 
@@ -109,10 +115,9 @@ def check_disk(settings: Settings) -> Iterator[Finding]:
     if has_room(settings.state):
         yield Finding("disk", OK, f"There is room below {settings.state}.")
     else:
+        sentence = f"Nothing can be written below {settings.state}: its disk is full."
         remedy = "Make room there; orders that wait for it go on by themselves."
-        yield Finding(
-            "disk", WRONG, f"Nothing can be written below {settings.state}: its disk is full.", remedy
-        )
+        yield Finding("disk", WRONG, sentence, remedy)
 
 
 def check_token(settings: Settings) -> Iterator[Finding]:
@@ -121,32 +126,34 @@ def check_token(settings: Settings) -> Iterator[Finding]:
     yield Finding("token", OK, "The token is there and only its owner can read it.")
 
 
-def _policy_findings(path: Path) -> list[Finding]:
+def check_policy(path: Path) -> list[Finding]:
+    """What is wrong in a policy file; it needs no site, so a draft can be checked anywhere."""
+
     def found() -> Iterator[Finding]:
         policy = load_policy(path)
-        yield Finding(
-            "policy", OK, f"Opens {', '.join(policy.tables)} for {', '.join(policy.orders.methods)}."
-        )
+        tables = ", ".join(policy.tables)
+        methods = ", ".join(policy.orders.methods)
+        yield Finding("policy", OK, f"Opens {tables} for {methods}.")
         if "None" in policy.orders.methods:
-            yield Finding(
-                "policy",
-                WARN,
-                "Method None shows this hospital's gradients and the model to the coordinator.",
-                'Remove "None" from orders.methods, unless your data are public.',
-            )
+            sentence = "Method None shows this hospital's gradients and the model to the coordinator."
+            remedy = 'Remove "None" from orders.methods, unless your data are public.'
+            yield Finding("policy", WARN, sentence, remedy)
 
     return guarded("policy", found)
 
 
 def check_database(settings: Settings) -> Iterator[Finding]:
     """The database answers a read-only connection and has every table and column that the policy names."""
-    source = open_source(settings.data_url, statement_timeout_seconds=settings.statement_timeout_seconds)
+    # Names of tables and columns only: no statement of a check reads a row.
+    timeout = settings.statement_timeout_seconds
+    source = open_source(settings.data_url, statement_timeout_seconds=timeout)
     present = source.describe()
     yield Finding("database", OK, f"Answers read-only, with {len(present)} tables and views.")
+
     with contextlib.suppress(Refused):  # the policy's own check says what is wrong with it
-        yield from check_tables(
-            load_policy(settings.policy), present, is_case_exact=source.dialect == "postgres"
-        )
+        policy = load_policy(settings.policy)
+        is_case_exact = source.dialect == "postgres"
+        yield from check_tables(policy, present, is_case_exact=is_case_exact)
 
 
 def check_tables(
@@ -154,33 +161,41 @@ def check_tables(
 ) -> Iterator[Finding]:
     """Each of the policy's tables is there with the columns that it names."""
 
+    # PostgreSQL tells "Visits" from "visits", DuckDB does not.
     def fold(name: str) -> str:
         return name if is_case_exact else name.lower()
 
+    by_name: dict[str, TableDescription] = {}
+    # A policy may leave the schema out; of two tables of one name the first counts.
+    for table in present:
+        without_schema = table.name.split(".", 1)[1]
+        by_name.setdefault(fold(table.name), table)
+        by_name.setdefault(fold(without_schema), table)
+
     for rules in policy.tables.values():
-        wanted = fold(rules.name)
-        found = [t for t in present if fold(t.name) == wanted or fold(t.name.split(".", 1)[1]) == wanted]
-        if not found:
+        found = by_name.get(fold(rules.name))
+        if found is None:
             names = ", ".join(table.name for table in present[:20]) or "none"
             remedy = f"Correct its name in policy.toml, or make it. Seen here: {names}."
             yield Finding("tables", WRONG, f"The database has no table {rules.name}.", remedy)
             continue
-        columns = {fold(column) for column in found[0].columns}
-        yield _columns_finding(
-            rules, [name for name in _named_columns(rules) if fold(name) not in columns], found[0]
-        )
+
+        columns = {fold(column) for column in found.columns}
+        missing = [name for name in _named_columns(rules) if fold(name) not in columns]
+        if missing:
+            sentence = f"{rules.name} has no column {', '.join(missing)}."
+            remedy = f"Correct policy.toml; the table has: {', '.join(found.columns[:40])}."
+            yield Finding("tables", WRONG, sentence, remedy)
+        else:
+            yield Finding("tables", OK, f"{rules.name} has every column that the policy names.")
 
 
 def _named_columns(rules: TableRules) -> list[str]:
-    names = [*([] if rules.all_columns else rules.columns), *rules.filter_columns, rules.unique_id]
+    """Each once, in the policy's order."""
+    names = [*rules.filter_columns, rules.unique_id]
+    if not rules.all_columns:
+        names = [*rules.columns, *names]
     return list(dict.fromkeys(names))
-
-
-def _columns_finding(rules: TableRules, missing: list[str], table: TableDescription) -> Finding:
-    if not missing:
-        return Finding("tables", OK, f"{rules.name} has every column that the policy names.")
-    remedy = f"Correct policy.toml; the table has: {', '.join(table.columns[:40])}."
-    return Finding("tables", WRONG, f"{rules.name} has no column {', '.join(missing)}.", remedy)
 
 
 def check_keys(settings: Settings) -> Iterator[Finding]:
@@ -189,7 +204,7 @@ def check_keys(settings: Settings) -> Iterator[Finding]:
         remedy = "Run `./run agent keys`, or start the agent."
         yield Finding("keys", WARN, "This hospital has no keys yet.", remedy)
         return
-    yield Finding("keys", OK, f"Fingerprint {Vault(settings.vault).identity().public.fingerprint}.")
+    yield Finding("keys", OK, f"Fingerprint {_own_fingerprint(settings)}.")
 
 
 def check_partners(settings: Settings) -> Iterator[Finding]:
@@ -197,12 +212,12 @@ def check_partners(settings: Settings) -> Iterator[Finding]:
     problems = [*_pin_problems(settings), *_unpinned(settings)]
     yield from problems
     if not problems:
-        yield Finding(
-            "partners", OK, f"Pinned: {', '.join(p.name for p in settings.partners.values()) or 'nobody'}."
-        )
+        names = ", ".join(partner.name for partner in settings.partners.values())
+        yield Finding("partners", OK, f"Pinned: {names or 'nobody'}.")
 
 
 def _pin_problems(settings: Settings) -> Iterator[Finding]:
+    """Pins that are no fingerprints, and one fingerprint under two names: one of the two was never compared."""
     seen = {_own_fingerprint(settings): "this hospital itself"}
     for partner in settings.partners.values():
         name = f"{partner.name} ({partner.user_id})"
@@ -224,14 +239,18 @@ def _unpinned(settings: Settings) -> Iterator[Finding]:
         orders = load_policy(settings.policy).orders
     except ConsiliumError:
         return  # the policy's own check says so
-    for user_id in sorted({*orders.initiators, *orders.receivers} - {settings.user_id, *settings.partners}):
+    named = {*orders.initiators, *orders.receivers}
+    pinned = {settings.user_id, *settings.partners}
+    for user_id in sorted(named - pinned):
         remedy = "Ask it by telephone for its fingerprint and add it to settings.toml under [[partners]]."
         yield Finding("partners", WRONG, f"The policy names hospital {user_id}, which is not pinned.", remedy)
 
 
 def _own_fingerprint(settings: Settings) -> str:
-    has_keys = (settings.vault / "identity.json").exists()
-    return Vault(settings.vault).identity().public.fingerprint if has_keys else ""
+    """Empty where there are no keys yet: a check makes none."""
+    if not (settings.vault / "identity.json").exists():
+        return ""
+    return Vault(settings.vault).identity().public.fingerprint
 
 
 # Across the wall
@@ -263,7 +282,8 @@ def check_coordinator(
 
 
 def _check_encrypted(check: str, key: str, client: httpx.Client) -> Iterator[Finding]:
-    if client.base_url.scheme == "http" and client.base_url.host not in _LOOPBACK:
+    url = client.base_url
+    if url.scheme == "http" and url.host not in _LOOPBACK:
         remedy = f"Ask the operator for an https address and write it as {key}."
         yield Finding(check, WARN, f"{key} is not https: secrets travel readably.", remedy)
 
@@ -281,26 +301,25 @@ def _get(
 def _health_finding(answer: httpx.Response) -> Finding:
     if answer.status_code == 200:
         return Finding("coordinator", OK, "Answers and is ready.")
-    if answer.status_code == 503 and "data" in _body(answer):
-        why = _body(answer).get("message") or ""
-        return Finding(
-            "coordinator", WARN, f"Answers, but is not ready yet. {why}".strip(), "Wait, or ask the operator."
-        )
+    body = _body(answer)
+    if answer.status_code == 503 and "data" in body:
+        reason = body.get("message") or ""
+        sentence = f"Answers, but is not ready yet. {reason}".strip()
+        return Finding("coordinator", WARN, sentence, "Wait, or ask the operator.")
     sentence = f"What answers is no coordinator (HTTP status {answer.status_code})."
-    return Finding(
-        "coordinator", WRONG, sentence, "Check coordinator_url, and what stands between (proxy, TLS)."
-    )
+    remedy = "Check coordinator_url, and what stands between (proxy, TLS)."
+    return Finding("coordinator", WRONG, sentence, remedy)
 
 
 def check_clock(date: str | None, *, now: datetime) -> Finding:
     """The clocks here and at the coordinator differ by a few seconds at most; `date` is HTTP's Date header, which has
     no parts of a second."""
     try:
-        seconds = (now - parsedate_to_datetime(date or "")).total_seconds()
+        there = parsedate_to_datetime(date or "")
+        seconds = (now - there).total_seconds()
     except (TypeError, ValueError):
-        return Finding(
-            "clock", WARN, "The coordinator did not tell its time.", "Compare the clocks yourself."
-        )
+        sentence = "The coordinator did not tell its time."
+        return Finding("clock", WARN, sentence, "Compare the clocks yourself.")
     if abs(int(seconds)) <= LARGEST_ERROR_SECONDS:
         return Finding("clock", OK, "Agrees with the coordinator's.")
     word = "ahead of" if seconds > 0 else "behind"
@@ -313,9 +332,8 @@ def check_version(health: httpx.Response) -> Finding:
     data = _body(health).get("data")
     version = data.get("version") if isinstance(data, dict) else None
     if version is None:
-        return Finding(
-            "version", WARN, f"This is {VERSION}; the coordinator did not tell its version.", "Check later."
-        )
+        sentence = f"This is {VERSION}; the coordinator did not tell its version."
+        return Finding("version", WARN, sentence, "Check later.")
     if version == VERSION:
         return Finding("version", OK, f"{VERSION}, as at the coordinator.")
     sentence = f"This is {VERSION}, the coordinator runs {version}."
@@ -323,15 +341,14 @@ def check_version(health: httpx.Response) -> Finding:
 
 
 def _check_membership(client: httpx.Client, settings: Settings) -> Iterator[Finding]:
-    answer = _get(
-        client, "hospitals", options={"headers": {"Authorization": f"Bearer {settings.secret('token')}"}}
-    )
+    token = settings.secret("token")
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = _get(client, "hospitals", options={"headers": headers})
     if isinstance(answer, Finding):
         yield answer
     elif answer.status_code in (401, 403):
-        remedy = (
-            f"Ask the operator for a new agent token and put it into {settings.state / 'token'}, mode 0600."
-        )
+        path = settings.state / "token"
+        remedy = f"Ask the operator for a new agent token and put it into {path}, mode 0600."
         yield Finding("token", WRONG, "The coordinator does not accept this token.", remedy)
     elif answer.status_code != 200:
         remedy = "Ask the operator for the coordinator's log."
@@ -343,42 +360,49 @@ def _check_membership(client: httpx.Client, settings: Settings) -> Iterator[Find
 
 def check_registry(body: dict[str, Any], settings: Settings) -> Iterator[Finding]:
     """The coordinator knows this hospital, and shows the same keys as are pinned here."""
-    shown = {row["user_id"]: row for row in body["data"]["hospitals"]}
+    hospitals = body["data"]["hospitals"]
+    shown = {row["user_id"]: row.get("fingerprint") for row in hospitals}
     if settings.user_id not in shown:
         remedy = f"Check user_id, or ask the operator for `./run server add-hospital` of {settings.user_id}."
         yield Finding("registry", WRONG, f"The coordinator knows no hospital {settings.user_id}.", remedy)
-    pins = {user_id: partner.fingerprint for user_id, partner in settings.partners.items()}
-    for user_id, pin in {**pins, settings.user_id: _own_fingerprint(settings)}.items():
-        told = shown.get(user_id, {}).get("fingerprint")
-        if pin and told and told != pin:
-            yield Finding("registry", WRONG, *_other_key(settings, user_id))
+
+    # A coordinator that shows one hospital another's key could read what is sealed to it (decision 16).
+    known = {partner.user_id: partner.fingerprint for partner in settings.partners.values()}
+    known[settings.user_id] = _own_fingerprint(settings)
+    for user_id, fingerprint in known.items():
+        there = shown.get(user_id)
+        if fingerprint and there and there != fingerprint:
+            yield _other_key(settings, user_id)
 
 
-def _other_key(settings: Settings, user_id: int) -> tuple[str, str]:
+def _other_key(settings: Settings, user_id: int) -> Finding:
     if user_id == settings.user_id:
-        return (
-            "The coordinator shows another key for this hospital than the one in its vault.",
-            "Start the agent, which presents its key. If this stays, tell the operator: somebody may use your name.",
+        sentence = "The coordinator shows another key for this hospital than the one in its vault."
+        start = "Start the agent, which presents its key."
+        remedy = f"{start} If this stays, tell the operator: somebody may use your name."
+    else:
+        sentence = f"The coordinator shows another key for hospital {user_id} than the one pinned here."
+        remedy = (
+            "Compare fingerprints by telephone. Replace the pin only if that hospital's keys were renewed."
         )
-    return (
-        f"The coordinator shows another key for hospital {user_id} than the one pinned here.",
-        "Compare fingerprints by telephone. Replace the pin only if that hospital's keys were renewed.",
-    )
+    return Finding("registry", WRONG, sentence, remedy)
 
 
 def check_prefect(client: httpx.Client, settings: Settings) -> Iterator[Finding]:
     """Prefect answers, takes the auth string, and has this hospital's pool."""
     yield from _check_encrypted("prefect", "prefect_url", client)
-    user, _, password = (settings.prefect_auth or "").partition(":")
-    auth: dict[str, Any] = {"auth": httpx.BasicAuth(user, password)} if settings.prefect_auth else {}
-    health = _get(client, "health", check="prefect", options=auth)
+    options: dict[str, Any] = {}
+    if settings.prefect_auth:
+        user, _, password = settings.prefect_auth.partition(":")
+        options["auth"] = httpx.BasicAuth(user, password)
+    health = _get(client, "health", check="prefect", options=options)
     if isinstance(health, Finding):
         yield health
     elif health.status_code != 200:
         yield _prefect_trouble(health, settings)
     else:
         yield Finding("prefect", OK, "Answers.")
-        pool = _get(client, f"work_pools/{settings.pool}", check="prefect", options=auth)
+        pool = _get(client, f"work_pools/{settings.pool}", check="prefect", options=options)
         yield pool if isinstance(pool, Finding) else _pool_finding(pool, settings)
 
 
@@ -401,9 +425,8 @@ def _pool_finding(answer: httpx.Response, settings: Settings) -> Finding:
         remedy = "Ask the operator to make it again with `./run server add-hospital`."
         return Finding("pool", WRONG, f"{settings.pool} is no work pool of type hospital.", remedy)
     if body.get("is_paused"):
-        return Finding(
-            "pool", WARN, f"The work pool {settings.pool} is paused.", "Ask the operator to resume it."
-        )
+        sentence = f"The work pool {settings.pool} is paused."
+        return Finding("pool", WARN, sentence, "Ask the operator to resume it.")
     return Finding("pool", OK, f"Work pool {settings.pool} is there.")
 
 

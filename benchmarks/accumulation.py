@@ -3,7 +3,8 @@
 .venv/bin/python -m benchmarks.accumulation
 
 DuckDB gets two threads, as a provider's data get, and all the memory it wants. The file: 10,000,000 doubles. The
-targets are for columns within a few powers of ten; what spans twenty-five of them needs more limbs and is shown beside.
+targets are for columns within a few powers of ten; what spans twenty-five of them needs more digits and is shown
+beside.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import duckdb
 
 from agents.rows import exact_totals
 from agents.rows.dataset import THREADS, open_dataset
-from agents.site.policy import CohortRules, OrderRules, Policy, StatisticsRules
 from agents.site.settings import Settings
 from analytics.statistics import exact
+from protocol.policy import OrderRules, Policy, StatisticsRules, TableRules
 
 N_ROWS = 10_000_000
 RUNS = 3
@@ -94,7 +95,9 @@ def _opened(folder: Path) -> Any:
     url = f"duckdb:///{folder}/none.duckdb"
     settings = Settings(folder, 2, "bench", coordinator_url="", prefect_url="", data_url=url, state=folder)
     rules = StatisticsRules(methods=("sum",), files=("*",))
-    policy = Policy(OrderRules((2,), (2,), (), (), True), CohortRules(), {}, statistics=rules)
+    orders = OrderRules(initiators=(2,), methods=("Mask",), model_types=("lr",), sign=True)
+    tables = {"data.none": TableRules(columns=("*",))}
+    policy = Policy(orders=orders, tables=tables, statistics=rules)
     return open_dataset(settings, policy, data_path="numbers.parquet", data_type="parquet", requester=2)
 
 

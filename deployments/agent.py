@@ -1,7 +1,7 @@
 """The agent's command line: `./run agent COMMAND --site FOLDER`; without a command it starts the agent.
 
 What a command answers goes to stdout, everything else to stderr. Exit codes: 0; 1 when a check or the ledger's chain
-is wrong; 2 for an error, told in one line; 78 where the agent cannot start before a person has put something right.
+is wrong; 2 for an error, in one line; 78 where the agent cannot start before a person has put something right.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from agents.check import OK, WRONG, Finding, check_locally, check_site
+from agents.check import OK, WRONG, Finding, check_locally, check_policy, check_site
 from agents.order.approval import Approvals, Question, person
 from agents.site.ledger import Ledger
 from agents.site.settings import Settings, load_settings
@@ -34,6 +34,9 @@ from tasks.exit_codes import ExitCode
 
 log = logging.getLogger("consilium.agent")
 
+# A command gets the arguments as they were read, and gives its exit code.
+Command = Callable[[argparse.Namespace], int]
+
 
 def main(arguments: list[str]) -> int:
     """Runs one command and returns its exit code; never raises, never prints a traceback."""
@@ -42,19 +45,22 @@ def main(arguments: list[str]) -> int:
         return int(options.run(options))
     except ConsiliumError as error:
         _say(str(error))
-        return options.failed if isinstance(error, BadRequest | Conflict) else 2
+        # What a person has to fix at this site; anything else may be over at the next start.
+        is_of_the_site = isinstance(error, BadRequest | Conflict)
+        return int(options.failed) if is_of_the_site else 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception as caught:  # noqa: BLE001 (its text may hold a row's values, so only its kind and place are told)
+        # Python flushes stdout at its end, which would fail a second time.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+    except Exception as caught:  # noqa: BLE001 (its text may hold a row's values, so only its kind and place are shown)
         cause: BaseException = caught
         while isinstance(cause, BaseExceptionGroup):  # what a task group makes of its first task's error
             cause = cause.exceptions[0]
+        kind = type(cause).__name__
         place = traceback.extract_tb(cause.__traceback__)[-1]
-        _say(
-            f"An unplanned error ({type(cause).__name__}) in {Path(place.filename).name}, line {place.lineno}."
-        )
+        _say(f"An unplanned error ({kind}) in {Path(place.filename).name}, line {place.lineno}.")
     return 2
 
 
@@ -63,12 +69,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_site(parser)
     parser.set_defaults(run=_with_settings(start), failed=ExitCode.NOT_READY)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name, (run, words) in _COMMANDS.items():
-        command = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
+    for name, entry in _COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=entry.words,
+            description=entry.words,
+            allow_abbrev=False,
+        )
         _add_site(command)
-        command.set_defaults(run=run, failed=ExitCode.NOT_READY if name == "start" else 2)
-        command.set_defaults(approve=name == "approve")
         _add_options(command, name)
+        command.set_defaults(
+            run=entry.run,
+            failed=ExitCode.NOT_READY if name == "start" else 2,
+            approve=name == "approve",
+        )
     return parser
 
 
@@ -82,6 +96,9 @@ def _add_site(parser: argparse.ArgumentParser) -> None:
 def _add_options(command: argparse.ArgumentParser, name: str) -> None:
     if name in ("check", "ledger", "results", "approvals"):
         command.add_argument("--json", action="store_true", help="JSON instead of lines")
+    if name == "check":
+        words = "check this policy file alone, without a site"
+        command.add_argument("--policy", type=Path, metavar="FILE", help=words)
     if name == "ledger":
         command.add_argument("--order", type=int, help="this order or model only")
     if name in ("export", "infer"):
@@ -95,25 +112,23 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--port", type=int, default=0, help="of 127.0.0.1; without it any that is free")
     if name in ("approve", "refuse"):
         command.add_argument("order_id", type=int, metavar="ORDER_ID", help="as `approvals` lists it")
-        reason = (
-            "one line; the order's parties and the coordinator read it"
-            if name == "refuse"
-            else "for the record"
-        )
+        reason = "for the record"
+        if name == "refuse":
+            reason = "one line; the order's parties and the coordinator read it"
         command.add_argument("--reason", default="", help=reason)
     if name == "results":
-        command.add_argument(
-            "action", choices=["list", "show"], help="all of them, or the result of one order"
-        )
-        command.add_argument(
-            "order_id", type=int, nargs="?", metavar="ORDER_ID", help="which order's, with show"
-        )
+        words = "all of them, or the result of one order"
+        command.add_argument("action", choices=["list", "show"], help=words)
+        words = "which order's, with show"
+        command.add_argument("order_id", type=int, nargs="?", metavar="ORDER_ID", help=words)
 
 
-def _with_settings(
-    command: Callable[[argparse.Namespace, Settings], int],
-) -> Callable[[argparse.Namespace], int]:
-    return lambda options: command(options, load_settings(_site(options)))
+def _with_settings(command: Callable[[argparse.Namespace, Settings], int]) -> Command:
+    def run(options: argparse.Namespace) -> int:
+        settings = load_settings(_site(options))
+        return command(options, settings)
+
+    return run
 
 
 def _site(options: argparse.Namespace) -> Path:
@@ -129,10 +144,12 @@ def start(_options: argparse.Namespace, settings: Settings) -> int:
 
     The self-test runs beside it, so that a slow database delays nothing; a fault of the site ends no agent.
     """
+    # Before anything imports Prefect.
     os.environ.update(settings.environment())
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("consilium").setLevel(logging.INFO)
-    threading.Thread(target=_log_findings, args=(settings,), daemon=True).start()
+    self_test = threading.Thread(target=_log_findings, args=(settings,), daemon=True)
+    self_test.start()
     from flows import hospital_runs
     from tasks.hospital.worker import main as work
 
@@ -148,12 +165,25 @@ def _log_findings(settings: Settings) -> None:
 
 def run_check(options: argparse.Namespace) -> int:
     """Prints every finding; 1 if anything is wrong."""
-    findings = check_site(_site(options))
+    findings = _findings(options)
     if options.json:
         _print_json([finding.to_json() for finding in findings])
     else:
         _print_lines(_finding_line(finding) for finding in findings)
-    return int(any(finding.state == WRONG for finding in findings))
+    is_wrong = any(finding.state == WRONG for finding in findings)
+    return 1 if is_wrong else 0
+
+
+def _findings(options: argparse.Namespace) -> list[Finding]:
+    if options.policy is None:
+        return check_site(_site(options))
+    if "site" in options:
+        raise BadRequest(
+            "Both a site and a policy are given.",
+            remedy="Give --site for a whole installation, or --policy for one file.",
+            code="site",
+        )
+    return check_policy(options.policy)
 
 
 def _finding_line(finding: Finding) -> str:
@@ -184,33 +214,45 @@ def show_keys(_options: argparse.Namespace, settings: Settings) -> int:
 def show_ledger(options: argparse.Namespace, settings: Settings) -> int:
     """Prints the entries, then whether the chain is whole; 1 if it is broken. As JSON, the last goes to stderr."""
     ledger = Ledger(settings.ledger)
-    entries = [entry for entry in ledger.entries() if _is_about(entry, options.order)]
-    _print_lines([json.dumps(entry) for entry in entries] if options.json else map(_entry_line, entries))
+    show_entry = json.dumps if options.json else _entry_line
+    show_verdict = _say if options.json else _print_line
+    for entry in ledger.entries():
+        if _is_about(entry, options.order):
+            _print_line(show_entry(entry))
+
     broken = ledger.first_broken_line()
-    verdict = f"The chain is whole; its head is {ledger.head()}."
-    if broken is not None:
-        verdict = (
-            f"The chain is BROKEN at line {broken} of {ledger.path}: that line or the one before was altered."
-        )
-    (_say if options.json else _print_line)(verdict)
-    return int(broken is not None)
+    if broken is None:
+        show_verdict(f"The chain is whole; its head is {ledger.head()}.")
+        return 0
+    where = f"line {broken} of {ledger.path}"
+    show_verdict(f"The chain is BROKEN at {where}: that line or the one before was altered.")
+    return 1
 
 
 def _is_about(entry: dict[str, Any], number: int | None) -> bool:
-    return number is None or number in (entry.get("order_id"), entry.get("model_id"))
+    if number is None:
+        return True
+    return number in (entry.get("order_id"), entry.get("model_id"))
 
 
 def _entry_line(entry: dict[str, Any]) -> str:
-    what = str(entry.get("kind") or entry.get("rule") or entry.get("format") or "")
-    place = (
-        f"fold {entry['fold']} round {entry['round']} to {entry['recipient']}" if "recipient" in entry else ""
-    )
+    """Four columns, and what else an event of its kind says."""
+    moment = entry.get("at", "")
+    event = entry["event"]
     number = entry.get("order_id", entry.get("model_id", ""))
-    size = f"{entry['n_bytes']} bytes" if "n_bytes" in entry else ""
-    if entry["event"] == "decided":
-        place = f"{entry['decision']} by {entry['person']}"
-    columns = [f"{entry.get('at', ''):29}", f"{entry['event']:10}", f"{number!s:>6}", f"{what:16}"]
-    return "  ".join([*columns, *filter(None, (place, size, str(entry.get("sentence", ""))))])
+    what = str(entry.get("kind") or entry.get("rule") or entry.get("format") or "")
+    parts = [f"{moment:29}", f"{event:10}", f"{number!s:>6}", f"{what:16}"]
+
+    if event == "decided":
+        parts.append(f"{entry['decision']} by {entry['person']}")
+    elif "recipient" in entry:
+        parts.append(f"fold {entry['fold']} round {entry['round']} to {entry['recipient']}")
+    if "n_bytes" in entry:
+        parts.append(f"{entry['n_bytes']} bytes")
+    sentence = str(entry.get("sentence", ""))
+    if sentence:
+        parts.append(sentence)
+    return "  ".join(parts)
 
 
 def list_models(_options: argparse.Namespace, settings: Settings) -> int:
@@ -224,8 +266,11 @@ def list_models(_options: argparse.Namespace, settings: Settings) -> int:
 
 def export(options: argparse.Namespace, settings: Settings) -> int:
     """Prints a model; the ledger says so first."""
-    exported = export_model(Vault(settings.vault).model(options.model), options.format)
-    Ledger(settings.ledger).write("exported", model_id=options.model, format=options.format)
+    model = Vault(settings.vault).model(options.model)
+    exported = export_model(model, options.format)
+    ledger = Ledger(settings.ledger)
+    # First: what cannot be written down is not printed.
+    ledger.write("exported", model_id=options.model, format=options.format)
     _print_json(exported)
     return 0
 
@@ -258,39 +303,51 @@ def _predictions(settings: Settings, model_id: int, sql: str) -> list[dict[str, 
 
 def show_results(options: argparse.Namespace, settings: Settings) -> int:
     """Lists what this hospital received of joint statistics, or prints one result; its notes go to stderr."""
-    if (options.action == "show") != (options.order_id is not None):
+    is_one = options.action == "show"
+    has_number = options.order_id is not None
+    if is_one != has_number:
         raise BadRequest(
             "An order's number belongs to show, and to show only.",
             remedy="Write `results list`, or `results show ORDER_ID`.",
             code="order_id",
         )
-    if options.action == "list":
-        _list_results(list_results(settings.results_folder), as_json=options.json)
+    if is_one:
+        result = read_result(settings.results_folder, options.order_id)
+        _show_result(result, as_json=options.json)
     else:
-        _show_result(read_result(settings.results_folder, options.order_id), as_json=options.json)
+        _list_results(list_results(settings.results_folder), as_json=options.json)
     return 0
 
 
 def _list_results(found: list[Result], *, as_json: bool) -> None:
     if as_json:
-        _print_json(
-            [
-                {"order_id": result.order_id, "path": str(result.path), "notes": result.notes}
-                for result in found
-            ]
-        )
-    else:
-        _print_lines(f"{r.order_id}  {r.notes.get('method', ''):22}  {r.path}" for r in found)
+        entries = []
+        for result in found:
+            entry = {"order_id": result.order_id, "path": str(result.path), "notes": result.notes}
+            entries.append(entry)
+        _print_json(entries)
+        return
+    for result in found:
+        method = result.notes.get("method", "")
+        _print_line(f"{result.order_id}  {method:22}  {result.path}")
 
 
 def _show_result(result: Result, *, as_json: bool) -> None:
     if as_json:
-        said = {"order_id": result.order_id, "path": str(result.path), "type": result.type}
-        _print_json({**said, "rows": result.rows(), "notes": result.notes})
+        whole = {
+            "order_id": result.order_id,
+            "path": str(result.path),
+            "type": result.type,
+            "rows": result.rows(),
+            "notes": result.notes,
+        }
+        _print_json(whole)
         return
-    _print_lines(result.path.read_text("utf-8").rstrip("\n").split("\n"))
+    text = result.path.read_text("utf-8")
+    _print_lines(text.rstrip("\n").split("\n"))
     for name, value in result.notes.items():
-        _say(f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        _say(f"{name}: {shown}")
 
 
 def list_approvals(options: argparse.Namespace, settings: Settings) -> int:
@@ -299,11 +356,10 @@ def list_approvals(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         _print_json([asdict(question) for question in waiting])
     else:
-        _print_lines(line for question in waiting for line in (*_question_lines(question), ""))
-        _say(
-            f"{len(waiting)} waiting."
-            + (" Decide by `approve ORDER_ID` or `refuse ORDER_ID`." if waiting else "")
-        )
+        for question in waiting:
+            _print_lines([*_question_lines(question), ""])
+        how = " Decide by `approve ORDER_ID` or `refuse ORDER_ID`." if waiting else ""
+        _say(f"{len(waiting)} waiting.{how}")
     return 0
 
 
@@ -316,7 +372,10 @@ def _question_lines(question: Question) -> Iterator[str]:
 def decide(options: argparse.Namespace, settings: Settings) -> int:
     """Approves or refuses an order that waits; says so when it is in ledger and vault."""
     made = Approvals(settings).decide(
-        options.order_id, approve=options.approve, reason=options.reason.strip(), person=person()
+        options.order_id,
+        approve=options.approve,
+        reason=options.reason.strip(),
+        person=person(),
     )
     _print_line(f"Order {made.order_id} is {made.decision} by {made.person} at {made.at}.")
     return 0
@@ -336,25 +395,62 @@ def show(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-_COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
-    "start": (_with_settings(start), "run the agent until SIGINT or SIGTERM (the default)"),
-    "check": (run_check, "say what is wrong with this installation and how to fix it"),
-    "ledger": (
+class _Entry(NamedTuple):
+    """A command as the parser knows it."""
+
+    run: Command
+    words: str  # of its help
+
+
+_COMMANDS: dict[str, _Entry] = {
+    "start": _Entry(
+        _with_settings(start),
+        "run the agent until SIGINT or SIGTERM (the default)",
+    ),
+    "check": _Entry(
+        run_check,
+        "say what is wrong with this installation, or with a policy, and how to fix it",
+    ),
+    "ledger": _Entry(
         _with_settings(show_ledger),
         "what was asked, refused and sent, and whether the record is whole",
     ),
-    "keys": (_with_settings(show_keys), "this hospital's fingerprint, and what its partners write down"),
-    "models": (_with_settings(list_models), "the models that this hospital holds"),
-    "export": (_with_settings(export), "print a model as JSON"),
-    "results": (_with_settings(show_results), "what this hospital received of joint statistics"),
-    "approvals": (
+    "keys": _Entry(
+        _with_settings(show_keys),
+        "this hospital's fingerprint, and what its partners write down",
+    ),
+    "models": _Entry(
+        _with_settings(list_models),
+        "the models that this hospital holds",
+    ),
+    "export": _Entry(
+        _with_settings(export),
+        "print a model as JSON",
+    ),
+    "results": _Entry(
+        _with_settings(show_results),
+        "what this hospital received of joint statistics",
+    ),
+    "approvals": _Entry(
         _with_settings(list_approvals),
         "the orders that wait for a person here, and all that they say",
     ),
-    "approve": (_with_settings(decide), "let an order that waits go on"),
-    "refuse": (_with_settings(decide), "end an order that waits, for all its hospitals"),
-    "show": (_with_settings(show), "a page of all this on this machine, for the hospital's own people"),
-    "infer": (_with_settings(infer), "apply a model to rows of this hospital, without the coordinator"),
+    "approve": _Entry(
+        _with_settings(decide),
+        "let an order that waits go on",
+    ),
+    "refuse": _Entry(
+        _with_settings(decide),
+        "end an order that waits, for all its hospitals",
+    ),
+    "show": _Entry(
+        _with_settings(show),
+        "a page of all this on this machine, for the hospital's own people",
+    ),
+    "infer": _Entry(
+        _with_settings(infer),
+        "apply a model to rows of this hospital, without the coordinator",
+    ),
 }
 
 
@@ -362,15 +458,18 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
 
 
 def _print_csv(entries: list[dict[str, Any]]) -> None:
-    names = list(entries[0].get("probabilities", {}))
+    classes = list(entries[0].get("probabilities", {}))
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["id", "label", *(f"probability_{name}" for name in names)])
+    writer.writerow(["id", "label", *[f"probability_{name}" for name in classes]])
     for entry in entries:
-        writer.writerow([entry["id"], entry["label"], *(entry["probabilities"][name] for name in names)])
+        probabilities = [entry["probabilities"][name] for name in classes]
+        writer.writerow([entry["id"], entry["label"], *probabilities])
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=None if isinstance(value, list) else 2, allow_nan=False))
+    """A list on one line, for programs; anything else so that people can read it too."""
+    indent = None if isinstance(value, list) else 2
+    print(json.dumps(value, indent=indent, allow_nan=False))
 
 
 def _print_lines(lines: Iterable[str]) -> None:
@@ -387,7 +486,11 @@ def _say(line: str) -> None:
 
 
 def _printable(line: str) -> str:
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in line)
+    return "".join(_shown(letter) for letter in line)
+
+
+def _shown(letter: str) -> str:
+    return letter if letter.isprintable() else f"\\u{ord(letter):04x}"
 
 
 if __name__ == "__main__":

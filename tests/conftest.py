@@ -22,36 +22,22 @@ from typing import Any
 import httpx
 import pytest
 from hypothesis import HealthCheck, settings
-from xdist.scheduler import LoadScopeScheduling
 
 from deployments.processes import TIED
-from tests import bad_tables
 
 ROOT = Path(__file__).parent.parent
 
-# How long an example takes depends on the machine's load, and says nothing about the code.
-settings.register_profile(
-    "untimed", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("untimed")
+# How many examples a property is tried on. How long one takes depends on the machine's load, not on the code alone.
+UNTIMED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("quick", max_examples=50, **UNTIMED)
+settings.register_profile("thorough", max_examples=400, **UNTIMED)
+settings.load_profile("quick")  # unless --hypothesis-profile names the other one
 
 # Every federation here speaks plain HTTP; a client that reads the public authorities first takes ten times as long.
 NO_AUTHORITY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 SHARING = ("tests/federation/", "tests/privacy/")
-
-
-class BySharedFederation(LoadScopeScheduling):
-    """Of several processes one takes all files that share the session's federation; the others go file by file."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return "federation" if nodeid.startswith(SHARING) else nodeid.split("::")[0]
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    return BySharedFederation(config, log)
-
-
+"""What the fixture `federation` serves: each process that runs tests has one of its own."""
 THOROUGH = ("tests/faults/test_", "tests/browser/", "tests/federation/test_hospital_databases")
 """Kills, browsers and databases in full: what takes long, and is not run before each commit."""
 ATTACKS = ("tests/faults/test_gate",)
@@ -167,7 +153,7 @@ class RunningFederation:
             shared = base.parent if base.name.startswith("popen-") else base
             shutil.copyfile(_prefects_tables(shared / "prefects-tables"), own)
 
-    def wait_until_ready(self, seconds: float = 90) -> None:
+    def wait_until_ready(self, seconds: float = 240) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
@@ -188,7 +174,7 @@ class RunningFederation:
     def stop(self) -> int:
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=60)
 
     def logs(self) -> str:
         paths = [self.home.parent / f"{self.home.name}.log", *sorted(self.home.rglob("*.log"))]
@@ -227,7 +213,7 @@ class RunningFederation:
         assert answer["code"] == 200, answer
         return int(answer["data"]["order_id"])
 
-    def wait_for(self, order_id: int, *, seconds: float = 120) -> dict[str, Any]:
+    def wait_for(self, order_id: int, *, seconds: float = 240) -> dict[str, Any]:
         """The order when it has ended; its event stream says when."""
         states: list[str] = []
         deadline = time.monotonic() + seconds
@@ -256,7 +242,7 @@ class RunningFederation:
     def agent(self, site: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`./run agent ...` for one of the three sites."""
         command = [sys.executable, "-m", "deployments.agent", *arguments, "--site", str(self.sites / site)]
-        return subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="session")
@@ -265,6 +251,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFede
 
     Beside the document's tables they hold those of `tests.bad_tables`, which their policies open.
     """
+    from tests import bad_tables  # brings pandas and scikit-learn, which no other test has to wait for
+
     folder = tmp_path_factory.mktemp("federation")
     environment = {"CONSILIUM_SITES": str(folder / "sites")}
     running = RunningFederation(folder / "home", options=("--no-restart",), environment=environment)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.rows.cohort import Cohort, check_enough_rows
-from agents.site.policy import TableRules
 from agents.site.vault_database import KeyedDatabase, open_database
 from protocol.errors import Refused
+from protocol.policy import TableRules
 
 Digests = NDArray[np.uint64]
 

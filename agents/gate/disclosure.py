@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.site.policy import StatisticsRules
 from analytics.statistics.circuit import Plan
 from analytics.statistics.weighing import Weighing, weighing
 from protocol.errors import BadRequest, ProtocolViolation, Refused
 from protocol.messages import canonical
+from protocol.policy import StatisticsRules
 
 Sketch = NDArray[np.uint64]
 """(65536,): two sets of rows that differ by d rows differ in d cells at most."""

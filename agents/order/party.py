@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from agents.order.release import Release
 from agents.site.ledger import Ledger
-from agents.site.policy import Policy, load_policy
+from agents.site.policy import load_policy
 from agents.site.settings import Settings
 from agents.site.vault import OrderVault, Vault
 from protocol.errors import OrderStopped, Refused
@@ -30,6 +30,7 @@ from protocol.messages import (
     read_envelope,
     run_context,
 )
+from protocol.policy import Policy
 from protocol.sealing import KEY_BYTES, Identity, PublicIdentity, Session, check_pin, exchange_public
 
 

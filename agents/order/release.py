@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agents.site.ledger import Ledger
-from agents.site.policy import Policy
 from agents.site.vault import OrderVault
 from protocol.errors import Conflict, Refused
 from protocol.exchange import Address, Exchange
 from protocol.messages import COORDINATOR, EVERYONE, KINDS, Header, write_envelope
+from protocol.policy import Policy
 from protocol.sealing import Identity, Session, seal_to
 
 

@@ -15,23 +15,32 @@ from dataclasses import dataclass, field
 _BYTES = 32
 
 
+def _secret() -> str:
+    return secrets.token_urlsafe(_BYTES)
+
+
 @dataclass
 class Door:
     """The secrets of one start, in memory only."""
 
-    key: str = field(default_factory=lambda: secrets.token_urlsafe(_BYTES), repr=False)
-    session: str = field(default_factory=lambda: secrets.token_urlsafe(_BYTES), repr=False)
-    form: str = field(default_factory=lambda: secrets.token_urlsafe(_BYTES), repr=False)
+    # In the link that the terminal prints; it opens the door once.
+    key: str = field(default_factory=_secret, repr=False)
+    # In the cookie of the browser that has opened it.
+    session: str = field(default_factory=_secret, repr=False)
+    # In every form of the page, so that no other page's form is taken.
+    form: str = field(default_factory=_secret, repr=False)
+    # The folder below which all pages are.
     folder: str = field(default_factory=lambda: "/" + secrets.token_hex(8))
-    _spent: bool = field(default=False, init=False)
+    _is_spent: bool = field(default=False, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def open(self, key: str) -> bool:
         """True for the right key, the first time; a wrong one spends nothing."""
         if not _same(key, self.key):
             return False
-        with self._lock:
-            was_spent, self._spent = self._spent, True
+        with self._lock:  # of two browsers at one moment, one gets in
+            was_spent = self._is_spent
+            self._is_spent = True
         return not was_spent
 
     def is_in(self, session: str | None) -> bool:
@@ -44,4 +53,5 @@ class Door:
 
 
 def _same(given: str, expected: str) -> bool:
+    """Compared in a time that does not depend on where they differ."""
     return hmac.compare_digest(given.encode(errors="replace"), expected.encode())

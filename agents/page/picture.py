@@ -5,10 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import date
+from typing import NamedTuple
 
 from agents.page.tables import Sent, Traffic
 
-LABEL_WIDTH, DAY_WIDTH, ROW_HEIGHT, BAR_HEIGHT, TOP = 140, 18, 34, 28, 24
+# In units of the drawing's box.
+LABEL_WIDTH = 140
+DAY_WIDTH = 18
+ROW_HEIGHT = 34
+BAR_HEIGHT = 28
+TOP = 24
+RIGHT_MARGIN = 24
+BOTTOM_MARGIN = 8
+FEWEST_DAYS = 3  # the drawing is as wide as for so many days
+MOST_MARKS = 6
 _LARGEST_EXPONENT = 9.0
 
 
@@ -23,49 +33,81 @@ class Bar:
     height: float
 
 
+class Row(NamedTuple):
+    """All bars of one kind of message."""
+
+    kind: str
+    bottom: int  # where its bars stand
+    bars: list[Bar]
+
+
+class Mark(NamedTuple):
+    """A day's name at the top."""
+
+    x: int
+    text: str
+
+
 @dataclass(frozen=True)
 class Picture:
     """Places in units of the drawing's own box, width by height."""
 
     width: int
     height: int
-    rows: list[tuple[str, int, list[Bar]]]
-    marks: list[tuple[int, str]]
+    rows: list[Row]
+    marks: list[Mark]
 
 
 def draw(traffic: Traffic) -> Picture:
     """The picture of what left."""
-    rows = [
-        (kind, TOP + ROW_HEIGHT * (row + 1), _bars(traffic, kind, TOP + ROW_HEIGHT * (row + 1)))
-        for row, kind in enumerate(traffic.by_kind)
-    ]
+    rows = []
+    bottom = TOP
+    for kind, by_day in traffic.by_kind.items():
+        bottom += ROW_HEIGHT
+        days = sorted(by_day)
+        bars = [_bar(day, by_day[day], traffic, bottom) for day in days]
+        rows.append(Row(kind, bottom, bars))
+
     n_days = len(traffic.days)
-    every = max(1, math.ceil(n_days / 6))
-    marks = [(LABEL_WIDTH + DAY_WIDTH * k, f"{traffic.days[k]:%m-%d}") for k in range(0, n_days, every)]
-    return Picture(
-        LABEL_WIDTH + DAY_WIDTH * max(n_days, 3) + 24, TOP + ROW_HEIGHT * len(rows) + 8, rows, marks
+    days_per_mark = max(1, math.ceil(n_days / MOST_MARKS))
+    marked = traffic.days[::days_per_mark]
+    marks = [Mark(_left_edge(day, traffic), f"{day:%m-%d}") for day in marked]
+
+    width = LABEL_WIDTH + DAY_WIDTH * max(n_days, FEWEST_DAYS) + RIGHT_MARGIN
+    height = TOP + ROW_HEIGHT * len(rows) + BOTTOM_MARGIN
+    return Picture(width, height, rows, marks)
+
+
+def _bar(day: date, sent: Sent, traffic: Traffic, bottom: int) -> Bar:
+    height = height_of(sent.n_bytes)
+    return Bar(
+        day=day,
+        sent=sent,
+        x=_left_edge(day, traffic) + 2,
+        y=round(bottom - height, 1),
+        height=height,
     )
 
 
-def _bars(traffic: Traffic, kind: str, bottom: int) -> list[Bar]:
-    place = {day: LABEL_WIDTH + DAY_WIDTH * k for k, day in enumerate(traffic.days)}
-    heights = {day: height_of(sent.n_bytes) for day, sent in traffic.by_kind[kind].items()}
-    return [
-        Bar(day, sent, place[day] + 2, round(bottom - heights[day], 1), heights[day])
-        for day, sent in sorted(traffic.by_kind[kind].items())
-    ]
+def _left_edge(day: date, traffic: Traffic) -> int:
+    n_before = (day - traffic.days[0]).days  # the days follow each other without a gap
+    return LABEL_WIDTH + DAY_WIDTH * n_before
 
 
 def height_of(n_bytes: int) -> float:
     """2 for an empty message, BAR_HEIGHT for a gigabyte and more; logarithmic between."""
-    share = min(1.0, math.log10(max(1, n_bytes)) / _LARGEST_EXPONENT)
+    exponent = math.log10(max(1, n_bytes))
+    share = min(1.0, exponent / _LARGEST_EXPONENT)
     return round(2 + (BAR_HEIGHT - 2) * share, 1)
 
 
 def size_of(n_bytes: int) -> str:
     """1.5 kB and the like."""
-    size, units = float(n_bytes), ["B", "kB", "MB", "GB"]
-    while size >= 1000 and len(units) > 1:
+    if n_bytes < 1000:
+        return f"{n_bytes:.0f} B"
+    size = n_bytes / 1000
+    for unit in ("kB", "MB"):
+        if size < 1000:
+            return f"{size:.1f} {unit}"
         size /= 1000
-        units.pop(0)
-    return f"{size:.0f} {units[0]}" if units[0] == "B" else f"{size:.1f} {units[0]}"
+    return f"{size:.1f} GB"

@@ -1,7 +1,8 @@
 """The page over HTTP: loopback only, plain HTML without any script, for the browser that opened the one-time link.
 
 Every answer carries a strict Content-Security-Policy. A request for another Host than this address is refused, so
-that no website can lead a browser here under a name of its own; what changes anything is a form with a token.
+that no website can lead a browser here under a name of its own; what changes anything is a form with a token (decision
+47). Who may enter is agents.page.door's; what the tables hold, agents.page.tables'.
 """
 
 from __future__ import annotations
@@ -42,8 +43,15 @@ from protocol.machine.disk import has_free_bytes
 log = logging.getLogger("consilium.page")
 
 LOOPBACK = "127.0.0.1"
-SESSION, LANGUAGE = "consilium-session", "consilium-language"
-MOST_ROWS, MOST_RESULT_ROWS, MOST_FORM_BYTES, N_DAYS, LARGEST = 200, 500, 16_384, 28, 2**63
+# The names of the two cookies.
+SESSION = "consilium-session"
+LANGUAGE = "consilium-language"
+# How much is shown at once; the csv has all.
+MOST_ROWS = 200
+MOST_RESULT_ROWS = 500
+N_DAYS = 28
+MOST_FORM_BYTES = 16_384
+LARGEST = 2**63
 _FOLDER = Path(__file__).parent / "templates"
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none';"
@@ -55,6 +63,7 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_RAW_HEADERS = [(name.lower().encode(), text.encode()) for name, text in _HEADERS.items()]
 
 
 def serve(settings: Settings, port: int, tell: Callable[[str], None]) -> None:
@@ -63,15 +72,19 @@ def serve(settings: Settings, port: int, tell: Callable[[str], None]) -> None:
     BadRequest (code port) when the port is taken.
     """
     with _listening(port) as listener:
-        at, door = f"{LOOPBACK}:{listener.getsockname()[1]}", Door()
-        app = make_page(settings, door, at=at)
-        options: dict[str, Any] = {
-            "log_level": "warning",
-            "access_log": False,
-            "server_header": False,
-            "ws": "none",
-        }
-        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", proxy_headers=False, **options))
+        taken_port = listener.getsockname()[1]
+        at = f"{LOOPBACK}:{taken_port}"
+        door = Door()
+        config = uvicorn.Config(
+            make_page(settings, door, at=at),
+            lifespan="off",
+            proxy_headers=False,
+            log_level="warning",
+            access_log=False,  # the link's key is in an address
+            server_header=False,
+            ws="none",
+        )
+        server = uvicorn.Server(config)
         tell(f"http://{at}{door.folder}/open?key={door.key}")
         server.run(sockets=[listener])
 
@@ -95,61 +108,71 @@ def _listening(port: int) -> socket.socket:
 def make_page(settings: Settings, door: Door, *, at: str) -> ASGIApp:
     """The application that answers at `at`, host and port, to who has passed the door."""
     page = Page(settings, door)
-    return _Guard(Starlette(routes=page.routes(), exception_handlers=page.handlers()), page, at)
+    app = Starlette(routes=page.routes(), exception_handlers=page.handlers())
+    return _Guard(app, page, at)
+
+
+FormPage = Callable[[Request, dict[str, str]], Response]
+"""What answers a form, with its fields."""
 
 
 class _Guard:
     """Before anything else: the right Host, and a session for everything but the link. Headers on every answer."""
 
     def __init__(self, app: ASGIApp, page: Page, at: str) -> None:
-        self._app, self._page = app, page
-        self._hosts = (at, f"localhost:{at.rpartition(':')[2]}")
+        self._app = app
+        self._page = page
+        _, _, port = at.rpartition(":")
+        self._hosts = (at, f"localhost:{port}")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                own = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
-                message = {**message, "headers": [*message["headers"], *own]}
+                message = {**message, "headers": [*message["headers"], *_RAW_HEADERS]}
             await send(message)
 
         if scope["type"] != "http":
             return
-        answer = self._app if (refusal := self._refusal(Request(scope))) is None else refusal
+        refusal = self._refusal(Request(scope))
+        answer: ASGIApp = self._app if refusal is None else refusal
         try:
             await answer(scope, receive, send_with_headers)
         except Exception as error:  # noqa: BLE001 (answered already; its text may hold values of a row or a result)
+            kind = type(error).__name__
             place = traceback.extract_tb(error.__traceback__)[-1]
-            log.error("Unplanned error (%s) in %s, line %s", type(error).__name__, place.name, place.lineno)
+            log.error("Unplanned error (%s) in %s, line %s", kind, place.name, place.lineno)
 
     def _refusal(self, request: Request) -> Response | None:
+        # A website whose name leads to 127.0.0.1 would else read this page in the browser that is let in.
         if request.headers.get("host", "") not in self._hosts:
             return Response("This address is not this page's.\n", status_code=421, media_type="text/plain")
-        page = self._page
-        if request.url.path != f"{page.door.folder}/open" and not page.door.is_in(
-            request.cookies.get(SESSION)
-        ):
-            return page.message(request, "error.link", status=401)
-        return None
+        door = self._page.door
+        is_link = request.url.path == f"{door.folder}/open"
+        if is_link or door.is_in(request.cookies.get(SESSION)):
+            return None
+        return self._page.message(request, "error.link", status=401)
 
 
 class Page:
     """What is shown; every answer is made from ledger, vault and results folder as they are at that moment."""
 
     def __init__(self, settings: Settings, door: Door) -> None:
-        self.settings, self.door = settings, door
-        self._vault, self._ledger, self._approvals = (
-            Vault(settings.vault),
-            Ledger(settings.ledger),
-            Approvals(settings),
-        )
+        self.settings = settings
+        self.door = door
+        self._vault = Vault(settings.vault)
+        self._ledger = Ledger(settings.ledger)
+        self._approvals = Approvals(settings)
+        # What is shown holds text of other hospitals: everything is escaped.
         self._templates = Environment(
-            loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined
+            loader=FileSystemLoader(_FOLDER),
+            autoescape=True,
+            undefined=StrictUndefined,
         )
         self._templates.filters["pretty"] = lambda value: json.dumps(value, ensure_ascii=False)
 
     def routes(self) -> list[Route]:
         """The link and all pages, below the folder."""
-        own = {
+        pages = {
             "/open": self.open,
             "/": self.overview,
             "/style.css": self.style,
@@ -163,29 +186,41 @@ class Page:
             "/approvals/{number:int}": self.approval,
             "/{name}.csv": self.csv,
         }
-        forms = {"/models/{number:int}": self.export, "/approvals/{number:int}": self.decide}
-        return [
-            *(Route(f"{self.door.folder}{path}", shown, methods=["GET"]) for path, shown in own.items()),
-            *(
-                Route(f"{self.door.folder}{path}", self._form(taken), methods=["POST"])
-                for path, taken in forms.items()
-            ),
-        ]
+        forms = {
+            "/models/{number:int}": self.export,
+            "/approvals/{number:int}": self.decide,
+        }
+        routes = []
+        below = self.door.folder
+        for path, page in pages.items():
+            routes.append(Route(f"{below}{path}", page, methods=["GET"]))
+        for path, form in forms.items():
+            routes.append(Route(f"{below}{path}", self._form(form), methods=["POST"]))
+        return routes
 
     def handlers(self) -> dict[Any, Any]:
-        return {ConsiliumError: self._known, HTTPException: self._of_http, Exception: self._unplanned}
+        return {
+            ConsiliumError: self._known,
+            HTTPException: self._of_http,
+            Exception: self._unplanned,
+        }
 
     # The door
 
     def open(self, request: Request) -> Response:
         """Spends the link, and lets this browser in. Opened again in a browser that is in, it leads to the page."""
-        if not self.door.is_in(request.cookies.get(SESSION)) and not self.door.open(
-            request.query_params.get("key", "")
-        ):
+        is_in = self.door.is_in(request.cookies.get(SESSION))
+        key = request.query_params.get("key", "")
+        if not is_in and not self.door.open(key):
             return self.message(request, "error.spent", status=403)
         answer = self._to("/")
-        options: dict[str, Any] = {"path": self.door.folder, "httponly": True, "samesite": "strict"}
-        answer.set_cookie(SESSION, self.door.session, **options)
+        answer.set_cookie(
+            SESSION,
+            self.door.session,
+            path=self.door.folder,
+            httponly=True,
+            samesite="strict",
+        )
         return answer
 
     def _to(self, path: str) -> Response:
@@ -218,16 +253,23 @@ class Page:
         return Response((_FOLDER / "style.css").read_bytes(), media_type="text/css")
 
     def asked(self, request: Request) -> Response:
-        return self._table(request, self._asked(self._ledger.entries()))
+        entries = self._ledger.entries()
+        return self._table(request, self._asked(entries))
 
     def refused(self, request: Request) -> Response:
-        return self._table(request, tables.refused(self._ledger.entries()))
+        entries = self._ledger.entries()
+        return self._table(request, tables.refused(entries))
 
     def left(self, request: Request) -> Response:
         entries = list(self._ledger.entries())
         recent = tables.traffic(entries, n_days=N_DAYS)
-        table = _chosen(request, tables.left(entries, self._names))
-        return self._render(request, "left.html", picture=draw(recent), traffic=recent.table(), table=table)
+        return self._render(
+            request,
+            "left.html",
+            picture=draw(recent),
+            traffic=recent.table(),
+            table=_chosen(request, tables.left(entries, self._names)),
+        )
 
     def models(self, request: Request) -> Response:
         return self._render(request, "models.html", table=self._models(), formats=FORMATS)
@@ -239,8 +281,16 @@ class Page:
         """A result's first rows. Disclosure: its values, to this hospital's own people."""
         found = read_result(self.settings.results_folder, _number(request))
         rows = found.rows()
-        columns = list(dict.fromkeys(name for row in rows[:MOST_RESULT_ROWS] for name in row))
-        return self._render(request, "result.html", result=found, columns=columns, rows=rows)
+        columns: dict[str, None] = {}  # each once, in the order in which they come up
+        for row in rows[:MOST_RESULT_ROWS]:
+            columns.update(dict.fromkeys(row))
+        return self._render(
+            request,
+            "result.html",
+            result=found,
+            columns=list(columns),
+            rows=rows,
+        )
 
     def result_file(self, request: Request) -> Response:
         """The file as it was received."""
@@ -251,7 +301,7 @@ class Page:
     def csv(self, request: Request) -> Response:
         """One of the tables, whole."""
         entries = list(self._ledger.entries())
-        made: dict[str, Callable[[], Table]] = {
+        makers: dict[str, Callable[[], Table]] = {
             "asked": lambda: self._asked(entries),
             "refused": lambda: tables.refused(entries),
             "left": lambda: tables.left(entries, self._names),
@@ -260,41 +310,54 @@ class Page:
             "results": self._results,
         }
         name = str(request.path_params["name"])
-        if name not in made:
+        if name not in makers:
             return self.message(request, "error.address", status=404)
-        return _download(_chosen(request, made[name]()).to_csv().encode(), f"{name}.csv", "text/csv")
+        table = _chosen(request, makers[name]())
+        return _download(table.to_csv().encode(), f"{name}.csv", "text/csv")
 
     def approval(self, request: Request) -> Response:
         """All that an order says, and two buttons."""
-        question = self._approvals.question(_number(request))
-        return self._render(request, "approval.html", question=question, person=person(), most=MOST_REASON)
+        return self._render(
+            request,
+            "approval.html",
+            question=self._approvals.question(_number(request)),
+            person=person(),
+            most=MOST_REASON,
+        )
 
     # Forms
 
     def decide(self, request: Request, form: dict[str, str]) -> Response:
         """A person's decision, signed and written down; on the order that was shown and no other."""
-        number, word = _number(request), form.get("decision")
+        number = _number(request)
+        word = form.get("decision")
         if word not in ("approve", "refuse"):
             raise HTTPException(400)
-        if self._approvals.question(number).digest != form.get("digest"):
+        # The order may have been asked anew, with other contents, while the form was open.
+        question = self._approvals.question(number)
+        if question.digest != form.get("digest"):
             raise Conflict(say("en", "error.changed"), remedy="", code="decided")
-        reason = form.get("reason", "").strip()
-        self._approvals.decide(number, approve=word == "approve", reason=reason, person=person())
+        self._approvals.decide(
+            number,
+            approve=word == "approve",
+            reason=form.get("reason", "").strip(),
+            person=person(),
+        )
         return self._to("/asked")
 
     def export(self, request: Request, form: dict[str, str]) -> Response:
         """A model as a file; the ledger says so first. Disclosure: the model, as this hospital's own decision."""
-        number, file_format = _number(request), form.get("format", "")
+        number = _number(request)
+        file_format = form.get("format", "")
         if file_format not in FORMATS:
             raise HTTPException(400)
         exported = export_model(self._vault.model(number), file_format)
+        # First: what cannot be written down is not given out.
         self._ledger.write("exported", model_id=number, format=file_format)
-        content = json.dumps(exported, indent=2, allow_nan=False).encode()
-        return _download(content, f"model-{number}-{file_format}.json", "application/json")
+        text = json.dumps(exported, indent=2, allow_nan=False)
+        return _download(text.encode(), f"model-{number}-{file_format}.json", "application/json")
 
-    def _form(
-        self, taken: Callable[[Request, dict[str, str]], Response]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def _form(self, taken: FormPage) -> Callable[[Request], Awaitable[Response]]:
         """Only what a form of this page has sent, with its token, gets further."""
 
         async def answer(request: Request) -> Response:
@@ -308,13 +371,15 @@ class Page:
     # What went wrong
 
     def message(self, request: Request, name: str, *, status: int) -> Response:
-        return self._render(request, "message.html", status=status, sentence=say(_language(request), name))
+        sentence = say(_language(request), name)
+        return self._render(request, "message.html", status=status, sentence=sentence)
 
     def _known(self, request: Request, error: ConsiliumError) -> Response:
         return self._render(request, "message.html", status=error.status, sentence=str(error))
 
     def _of_http(self, request: Request, error: HTTPException) -> Response:
-        name = "error.input" if error.status_code in (400, 405, 413) else "error.address"
+        is_input = error.status_code in (400, 405, 413)
+        name = "error.input" if is_input else "error.address"
         return self.message(request, name, status=error.status_code)
 
     def _unplanned(self, request: Request, error: Exception) -> Response:
@@ -324,14 +389,17 @@ class Page:
 
     @property
     def _names(self) -> dict[int, str]:
-        partners = {user: partner.name for user, partner in self.settings.partners.items()}
-        return {self.settings.user_id: self.settings.name, **partners}
+        names = {self.settings.user_id: self.settings.name}
+        for partner in self.settings.partners.values():
+            names[partner.user_id] = partner.name
+        return names
 
     def _asked(self, entries: Any) -> Table:
         return tables.asked(entries, self._names)
 
     def _models(self) -> Table:
-        return tables.models(self._vault.model(number) for number in self._vault.models())
+        numbers = self._vault.models()
+        return tables.models(self._vault.model(number) for number in numbers)
 
     def _results(self) -> Table:
         return tables.results(list_results(self.settings.results_folder))
@@ -341,6 +409,7 @@ class Page:
 
     def _render(self, request: Request, template: str, *, status: int = 200, **shown: Any) -> Response:
         language = _language(request)
+        # Who is not in reads neither the hospital's name nor the folder and the token of the forms.
         is_in = self.door.is_in(request.cookies.get(SESSION))
         content = self._templates.get_template(template).render(
             base=self.door.folder if is_in else None,
@@ -358,13 +427,23 @@ class Page:
             **shown,
         )
         answer = Response(content, status_code=status, media_type="text/html; charset=utf-8")
-        if is_in and request.query_params.get("language") == language:
-            answer.set_cookie(LANGUAGE, language, path=self.door.folder, httponly=True, samesite="strict")
+        is_chosen = request.query_params.get("language") == language
+        if is_in and is_chosen:
+            answer.set_cookie(
+                LANGUAGE,
+                language,
+                path=self.door.folder,
+                httponly=True,
+                samesite="strict",
+            )
         return answer
 
 
 def _language(request: Request) -> str:
-    for language in (request.query_params.get("language"), request.cookies.get(LANGUAGE)):
+    """What was just chosen, or was chosen before, or what the browser prefers."""
+    chosen = request.query_params.get("language")
+    kept = request.cookies.get(LANGUAGE)
+    for language in (chosen, kept):
         if language in LANGUAGES:
             return str(language)
     return preferred(request.headers.get("accept-language", ""))
@@ -382,12 +461,14 @@ def _chosen(request: Request, table: Table) -> Table:
     number = request.query_params.get("order", "").strip()
     if not number:
         return table
-    if not (number.isascii() and number.isdecimal() and len(number) < 20) or "order" not in table.columns:
+    is_number = number.isascii() and number.isdecimal() and len(number) < 20
+    if not is_number or "order" not in table.columns:
         raise HTTPException(400)
     return table.of_order(int(number))
 
 
 async def _body(request: Request) -> bytes:
+    """All of it, or 413: it is not read further than a form can be long."""
     body = b""
     async for part in request.stream():
         body += part
@@ -399,12 +480,20 @@ async def _body(request: Request) -> bytes:
 def _fields(body: bytes) -> dict[str, str]:
     """Each field once, as a browser's form sends it."""
     try:
-        found = parse_qs(body.decode("ascii"), keep_blank_values=True, strict_parsing=True, errors="strict")
+        found = parse_qs(
+            body.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+        )
     except ValueError:
         raise HTTPException(400) from None
-    if any(len(values) > 1 for values in found.values()):
-        raise HTTPException(400)
-    return {name: values[0] for name, values in found.items()}
+    fields = {}
+    for name, values in found.items():
+        if len(values) > 1:
+            raise HTTPException(400)
+        fields[name] = values[0]
+    return fields
 
 
 def _download(content: bytes, name: str, kind: str) -> Response:

@@ -1,5 +1,8 @@
 """What the page shows, as tables: from the lines of the ledger, and from what vault and results folder hold. Pure.
 
+Each function makes one table; agents.page.server asks for them. The ledger's lines may be of an earlier version or
+altered: a fact that is missing is an empty cell.
+
 A cell is text as it stands in the ledger; the page translates the words among them, a csv keeps them.
 """
 
@@ -19,7 +22,9 @@ from protocol.messages import COORDINATOR, EVERYONE
 
 Entry = Mapping[str, Any]
 Names = Mapping[int, str]
+# What a spreadsheet takes for the beginning of something to compute.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# The ledger's events that the table `asked` lists.
 _ASKED = ("asked", "decided", "answered", "rounded", "finished", "inferred", "exported")
 
 
@@ -33,33 +38,43 @@ class Table:
 
     def of_order(self, number: int) -> Table:
         """Only the rows about one order or model."""
-        at = self.columns.index("order")
-        return Table(self.name, self.columns, [row for row in self.rows if row[at] == str(number)])
+        column = self.columns.index("order")
+        rows = [row for row in self.rows if row[column] == str(number)]
+        return Table(self.name, self.columns, rows)
 
     def to_csv(self) -> str:
         """With a mark that spreadsheets know UTF-8 by. A text that they would compute gets a ' in front."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\r\n")
-        writer.writerows([self.columns, *([_inert(cell) for cell in row] for row in self.rows)])
+        writer.writerow(self.columns)
+        for row in self.rows:
+            writer.writerow([_inert(cell) for cell in row])
         return "\ufeff" + file.getvalue()
 
 
 def _inert(cell: str) -> str:
+    # Purposes and sentences are written by other hospitals, and this file is opened by a spreadsheet here.
     return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 
 def _rows(
-    entries: Iterable[Entry], events: Iterable[str], row: Callable[[Entry], Iterable[Any]]
-) -> list[Any]:
-    wanted = set(events)
-    found = [tuple(map(_text, row(entry))) for entry in entries if entry.get("event") in wanted]
+    entries: Iterable[Entry], events: Sequence[str], facts_of: Callable[[Entry], Iterable[Any]]
+) -> list[tuple[str, ...]]:
+    """A row for each line of one of these events, the newest first."""
+    found = []
+    for entry in entries:
+        if entry.get("event") in events:
+            row = tuple(_text(fact) for fact in facts_of(entry))
+            found.append(row)
     return found[::-1]
 
 
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _number(entry: Entry) -> Any:
@@ -68,70 +83,97 @@ def _number(entry: Entry) -> Any:
 
 def name_of(user: Any, names: Names) -> str:
     """A user id and its name, or who is no hospital."""
-    if user in (EVERYONE, COORDINATOR):
-        return "everyone" if user == EVERYONE else "coordinator"
-    return f"{user} {names.get(user, '')}".strip() if isinstance(user, int) else ""
+    if user == EVERYONE:
+        return "everyone"
+    if user == COORDINATOR:
+        return "coordinator"
+    if not isinstance(user, int):
+        return ""
+    return f"{user} {names.get(user, '')}".strip()
 
 
 def asked(entries: Iterable[Entry], names: Names) -> Table:
     """Orders asked about, decided, answered and finished, columns that lost digits; inference and exports here."""
 
-    def row(entry: Entry) -> Iterable[Any]:
+    def facts_of(entry: Entry) -> Iterable[Any]:
         who = entry.get("person") or name_of(entry.get("initiator"), names)
         what = entry.get("decision") or entry.get("kind") or entry.get("format")
         why = entry.get("purpose") or entry.get("reason") or entry.get("sentence")
-        return entry.get("at"), _number(entry), entry["event"], what, who, why
+        return (
+            entry.get("at"),
+            _number(entry),
+            entry["event"],
+            what,
+            who,
+            why,
+        )
 
-    return Table("asked", ("at", "order", "event", "what", "who", "purpose"), _rows(entries, _ASKED, row))
+    columns = ("at", "order", "event", "what", "who", "purpose")
+    return Table("asked", columns, _rows(entries, _ASKED, facts_of))
 
 
 def refused(entries: Iterable[Entry]) -> Table:
     """Every refusal with its rule."""
 
-    def row(entry: Entry) -> Iterable[Any]:
-        return entry.get("at"), _number(entry), entry.get("rule"), entry.get("sentence")
+    def facts_of(entry: Entry) -> Iterable[Any]:
+        return (
+            entry.get("at"),
+            _number(entry),
+            entry.get("rule"),
+            entry.get("sentence"),
+        )
 
-    return Table("refused", ("at", "order", "rule", "sentence"), _rows(entries, ["refused"], row))
+    columns = ("at", "order", "rule", "sentence")
+    return Table("refused", columns, _rows(entries, ["refused"], facts_of))
 
 
 def left(entries: Iterable[Entry], names: Names) -> Table:
     """Every message that left."""
 
-    def row(entry: Entry) -> Iterable[Any]:
-        to = name_of(entry.get("recipient"), names)
+    def facts_of(entry: Entry) -> Iterable[Any]:
+        recipient = name_of(entry.get("recipient"), names)
         return (
             entry.get("at"),
             _number(entry),
             entry.get("kind"),
-            to,
+            recipient,
             entry.get("n_bytes"),
             entry.get("sha256"),
         )
 
-    return Table("left", ("at", "order", "kind", "to", "bytes", "sha256"), _rows(entries, ["left"], row))
+    columns = ("at", "order", "kind", "to", "bytes", "sha256")
+    return Table("left", columns, _rows(entries, ["left"], facts_of))
 
 
 def models(stored: Iterable[Entry]) -> Table:
     """Models in the vault; the newest number first."""
-    rows = [
-        (
-            str(m["model_id"]),
-            str(m["model_type"]),
-            str(len(m["attributes"])),
-            ", ".join(map(str, m["attributes"])),
+    rows = []
+    for model in stored:
+        attributes = [str(name) for name in model["attributes"]]
+        row = (
+            str(model["model_id"]),
+            str(model["model_type"]),
+            str(len(attributes)),
+            ", ".join(attributes),
         )
-        for m in stored
-    ]
-    return Table("models", ("order", "model_type", "n_attributes", "attributes"), rows[::-1])
+        rows.append(row)
+    columns = ("order", "model_type", "n_attributes", "attributes")
+    return Table("models", columns, rows[::-1])
 
 
 def results(found: Iterable[Result]) -> Table:
     """Results of joint statistics in the results folder; no value of them."""
-    rows = [
-        (str(r.order_id), str(r.notes.get("method", "")), r.path.name, str(r.notes.get("n_rows", "")))
-        for r in found
-    ]
-    return Table("results", ("order", "method", "file", "n_rows"), rows[::-1])
+    rows = []
+    for result in found:
+        row = (
+            str(result.order_id),
+            str(result.notes.get("method", "")),
+            result.path.name,
+            str(result.notes.get("n_rows", "")),
+        )
+        rows.append(row)
+    columns = ("order", "method", "file", "n_rows")
+    return Table("results", columns, rows[::-1])
 
 
 # What left, by day and kind
@@ -149,16 +191,23 @@ class Sent:
 class Traffic:
     """What left on the last days, by kind; days without anything are there too."""
 
-    days: list[date]
-    by_kind: dict[str, dict[date, Sent]]
+    days: list[date]  # rising, without a gap
+    by_kind: dict[str, dict[date, Sent]]  # only days on which something of the kind left
 
     def table(self) -> Table:
-        rows = [
-            (day.isoformat(), kind, str(sent.n_messages), str(sent.n_bytes))
-            for day in reversed(self.days)
-            for kind, by_day in self.by_kind.items()
-            if (sent := by_day.get(day))
-        ]
+        rows = []
+        for day in reversed(self.days):
+            for kind, by_day in self.by_kind.items():
+                sent = by_day.get(day)
+                if sent is None:
+                    continue
+                row = (
+                    day.isoformat(),
+                    kind,
+                    str(sent.n_messages),
+                    str(sent.n_bytes),
+                )
+                rows.append(row)
         return Table("traffic", ("day", "kind", "messages", "bytes"), rows)
 
 
@@ -166,21 +215,34 @@ def traffic(entries: Iterable[Entry], *, n_days: int | None = None) -> Traffic:
     """By UTC day; of the last `n_days` up to the last on which anything left, or of all."""
     sums: dict[str, dict[date, Sent]] = defaultdict(dict)
     for entry in entries:
-        day, n_bytes = _day(entry.get("at")), entry.get("n_bytes")
-        if entry.get("event") == "left" and day is not None and isinstance(n_bytes, int):
-            kind = str(entry.get("kind"))
-            so_far = sums[kind].get(day, Sent())
-            sums[kind][day] = Sent(so_far.n_bytes + n_bytes, so_far.n_messages + 1)
-    days = sorted({day for by_day in sums.values() for day in by_day})
-    if not days:
+        if entry.get("event") != "left":
+            continue
+        day = _day(entry.get("at"))
+        n_bytes = entry.get("n_bytes")
+        if day is None or not isinstance(n_bytes, int):
+            continue
+        by_day = sums[str(entry.get("kind"))]
+        before = by_day.get(day, Sent())
+        by_day[day] = Sent(
+            n_bytes=before.n_bytes + n_bytes,
+            n_messages=before.n_messages + 1,
+        )
+    if not sums:
         return Traffic([], {})
-    first = days[0] if n_days is None else max(days[0], days[-1] - timedelta(days=n_days - 1))
-    shown = [first + timedelta(days=k) for k in range((days[-1] - first).days + 1)]
-    kept = {
-        kind: {day: sent for day, sent in by_day.items() if day >= first}
-        for kind, by_day in sorted(sums.items())
-    }
-    return Traffic(shown, {kind: by_day for kind, by_day in kept.items() if by_day})
+
+    first = min(min(by_day) for by_day in sums.values())
+    last = max(max(by_day) for by_day in sums.values())
+    if n_days is not None:
+        first = max(first, last - timedelta(days=n_days - 1))
+    n_shown = (last - first).days + 1
+    days = [first + timedelta(days=offset) for offset in range(n_shown)]
+
+    by_kind = {}
+    for kind, by_day in sorted(sums.items()):
+        recent = {day: sent for day, sent in by_day.items() if day >= first}
+        if recent:
+            by_kind[kind] = recent
+    return Traffic(days, by_kind)
 
 
 def _day(at: Any) -> date | None:

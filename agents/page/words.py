@@ -4,6 +4,7 @@ from __future__ import annotations
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 
+# In the order of LANGUAGES.
 _WORDS: dict[str, tuple[str, str]] = {
     "title": ("Consilium at {name}", "{name} 的 Consilium"),
     "local": ("Seen on this machine only. Nothing of it leaves.", "仅在本机可见，内容不会离开本机。"),
@@ -209,16 +210,25 @@ _WORDS: dict[str, tuple[str, str]] = {
 
 def say(language: str, words: str, /, **values: object) -> str:
     """The words of that name, with values in their places; KeyError for words that there are not."""
-    return _WORDS[words][list(LANGUAGES).index(language)].format(**values)
+    text = _WORDS[words][_column_of(language)]
+    return text.format(**values)
 
 
 def word_of(language: str, group: str, text: str) -> str:
     """A cell's word where there is one, else the text as it is."""
     found = _WORDS.get(f"{group}.{text}")
-    return text if found is None else found[list(LANGUAGES).index(language)]
+    return text if found is None else found[_column_of(language)]
+
+
+def _column_of(language: str) -> int:
+    return list(LANGUAGES).index(language)
 
 
 def preferred(header: str) -> str:
     """The first of our languages in a browser's Accept-Language; English without one."""
-    asked = [part.split(";")[0].strip().lower()[:2] for part in header.split(",")]
-    return next((language for language in asked if language in LANGUAGES), "en")
+    for part in header.split(","):
+        tag, _, _ = part.partition(";")  # without its weight: browsers send the preferred one first
+        language = tag.strip().lower()[:2]
+        if language in LANGUAGES:
+            return language
+    return "en"

@@ -21,8 +21,8 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from agents.site.policy import Policy, TableRules
 from protocol.errors import BadRequest, ConsiliumError, Refused
+from protocol.policy import Policy, TableRules
 
 # sqlglot quotes the SQL it cannot read in its log messages; SQL texts may hold patient data.
 logging.getLogger("sqlglot").setLevel(logging.CRITICAL + 1)

@@ -30,12 +30,10 @@ _WHOLE = r"[+-]?[0-9]+(\.0*)?"
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a number: a double as SQL, of size below 2^top, in units of unit / UNIT. Whole ones need no band."""
+    """A part of a number: a double, as SQL, in units of unit / UNIT."""
 
     sql: str
     unit: int
-    top: int
-    is_whole: bool
 
 
 @dataclass(frozen=True)
@@ -149,14 +147,14 @@ def _top(size: float) -> int:
 def _pieces(whole: str, size: int, unit: int, *, double: str | None, most: int = 2**53) -> tuple[Piece, ...]:
     """A whole number as doubles: as one, given as SQL, up to `most`, else cut into parts of 52 bits."""
     if double is not None and size <= most:
-        return (Piece(double, unit, max(1, size.bit_length()), True),)
+        return (Piece(double, unit),)
     n_pieces = -(-size.bit_length() // _PIECE_BITS)
     parts = [
         f"({whole} >> {_PIECE_BITS * i})" for i in range(n_pieces)
     ]  # rounds down; the last keeps the sign
     lower = [f"({part} & {2**_PIECE_BITS - 1})" for part in parts[:-1]]
     return tuple(
-        Piece(f"CAST({part} AS DOUBLE)", unit << _PIECE_BITS * i, _PIECE_BITS, True)
+        Piece(f"CAST({part} AS DOUBLE)", unit << _PIECE_BITS * i)
         for i, part in enumerate([*lower, parts[-1]])
     )
 
@@ -173,7 +171,7 @@ def _doubles(dataset: Dataset, name: str) -> Number:
     if not isfinite(size):
         raise not_finite(name)
     top = _top(size)
-    return Number(name, n, cell, cell, cell, (Piece(cell, UNIT, top, False),), top)
+    return Number(name, n, cell, cell, cell, (Piece(cell, UNIT),), top)
 
 
 def _texts(dataset: Dataset, name: str) -> Number:

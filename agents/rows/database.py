@@ -1,8 +1,7 @@
 """The hospital's database: read-only connections with a time limit and a row limit, and errors without values.
 
 A connection lives for one read, so that a DuckDB file is locked no longer than that. The text of a driver's error
-may hold values of rows ("could not convert string ..."): it is dropped here, at the only place where it appears;
-names of missing columns and tables are kept.
+may hold values of rows; agents/rows/faults.py drops it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from agents.rows.allowed_sql import CheckedQuery
-from protocol.errors import BadRequest, ConsiliumError, TooLarge, Unavailable
+from agents.rows.faults import is_locked, safe_errors
+from protocol.errors import BadRequest, TooLarge
 
 DIALECT_OF_BACKEND = {"duckdb": "duckdb", "postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
 CONNECT_TIMEOUT_SECONDS = 10
@@ -200,7 +200,7 @@ def _connect(engine: sa.Engine) -> sa.Connection:
         try:
             return engine.connect()
         except SQLAlchemyError as error:
-            if "Conflicting lock" not in str(error) or time.monotonic() > give_up:
+            if not is_locked(error) or time.monotonic() > give_up:
                 raise
             time.sleep(0.1)
 
@@ -214,7 +214,7 @@ def attach_read_only(connection: Any, path: str, *, name: str) -> None:
             connection.execute(f"ATTACH '{quoted}' AS {name} (READ_ONLY)")
             return
         except duckdb.Error as error:
-            if "Conflicting lock" not in str(error) or time.monotonic() > give_up:
+            if not is_locked(error) or time.monotonic() > give_up:
                 raise
             time.sleep(0.1)
 
@@ -379,99 +379,3 @@ def _check_rows(n_rows: int, max_rows: int) -> None:
             remedy="Narrow it by WHERE, or raise cohort.max_rows in the hospital's policy.toml.",
             code="max_rows",
         )
-
-
-# --- errors --------------------------------------------------------------------------------------------------------
-
-_MISSING_COLUMN = re.compile(
-    r'(?:[Cc]olumn "([\w. ]+)"[^\n]*(?:not found|does not)|Unknown column \'([\w. ]+)\')'
-)
-_MISSING_COLUMN_BARE = re.compile(r"column ([\w.]+) does not exist")
-_MISSING_TABLE = re.compile(
-    r'(?:Table with name ([\w.]+) does not|relation "([\w. ]+)" does not|Table \'([\w. ]+)\' doesn)'
-)
-_TIMEOUTS = ("Interrupted!", "statement timeout", "max_statement_time", "maximum statement execution time")
-_LOCKED = re.compile(r"Conflicting lock.*\(PID (\d+)\)", re.DOTALL)
-
-
-@contextmanager
-def safe_errors(timeout_seconds: float) -> Iterator[None]:
-    """What a driver raises as one of ours, without its text."""
-    try:
-        yield
-    except ConsiliumError:
-        raise
-    except (SQLAlchemyError, duckdb.Error) as error:
-        raise _safe_error(error, timeout_seconds) from None
-
-
-def _safe_error(error: Exception, timeout_seconds: float) -> ConsiliumError:
-    """The driver's error as one of ours: by its kind, with the missing name if that is what it is about."""
-    cause = getattr(error, "orig", None) or error
-    text = str(cause)
-    if any(sign in text for sign in _TIMEOUTS):
-        return TooLarge(
-            f"The data SQL took longer than {timeout_seconds:g} seconds.",
-            remedy="Narrow it, add an index, or raise the site's statement timeout.",
-            code="statement_timeout",
-        )
-    return _missing_name(text) or _unreachable(cause, text) or _not_accepted(cause)
-
-
-def _missing_name(text: str) -> ConsiliumError | None:
-    # The first line only: those below repeat the SQL or suggest names that the policy may not open.
-    line = text.split("\n", 1)[0]
-    for pattern, what in (
-        (_MISSING_COLUMN, "column"),
-        (_MISSING_COLUMN_BARE, "column"),
-        (_MISSING_TABLE, "table"),
-    ):
-        if found := pattern.search(line):
-            name = next(group for group in found.groups() if group)
-            return BadRequest(
-                f"The database has no {what} {name}.",
-                remedy=f"Correct the {what}'s name in the data SQL or in the policy.",
-                code=f"missing_{what}",
-            )
-    return None
-
-
-_ER_DISK_FULL = 1021
-
-
-def _unreachable(cause: object, text: str) -> Unavailable | None:
-    if is_out_of_room(cause, text):
-        return Unavailable(
-            "The disk of the site's database, or the one that DuckDB spills to, is full.",
-            remedy="Make room on it; the order goes on by itself.",
-            code="disk",
-        )
-    if held := _LOCKED.search(text):
-        return Unavailable(
-            f"Another process (PID {held[1]}) is writing to the DuckDB file.",
-            remedy="Close it there, or let it write into a copy; then order again.",
-            code="database_locked",
-        )
-    if type(cause).__name__ in ("OperationalError", "IOException", "ConnectionTimeout", "InterfaceError"):
-        return Unavailable(
-            f"The site's database does not answer ({type(cause).__name__}).",
-            remedy="Check that it runs and that the site's database URL, user and password are right.",
-            code="database",
-        )
-    return None
-
-
-def is_out_of_room(cause: object, text: str) -> bool:
-    """Whether a driver's error says that a disk is full: PostgreSQL's by its class, MariaDB's and MySQL's by its
-    number, DuckDB's, which has one class for all that can be wrong with a file, by its words."""
-    number = cause.args[0] if isinstance(cause, Exception) and cause.args else None
-    by_words = isinstance(cause, duckdb.Error) and "No space left" in text
-    return type(cause).__name__ == "DiskFull" or number == _ER_DISK_FULL or by_words
-
-
-def _not_accepted(cause: object) -> BadRequest:
-    return BadRequest(
-        f"The database did not accept the data SQL ({type(cause).__name__}).",
-        remedy="Try it at the hospital; compare columns with constants of their own type.",
-        code="sql",
-    )

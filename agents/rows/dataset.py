@@ -21,16 +21,16 @@ import duckdb
 import pandas as pd
 
 from agents.rows.allowed_sql import CheckedQuery, check_sql
-from agents.rows.database import Source, attach_read_only, interrupted_after, open_source, safe_errors
+from agents.rows.database import Source, attach_read_only, interrupted_after, open_source
+from agents.rows.faults import MEMORY_LIMIT, safe_errors, safe_reading
 from agents.rows.files import DataFile, changed, csv_header, json_batches, no_column, open_data_file
-from agents.site.policy import Policy
 from agents.site.settings import Settings
 from agents.site.vault import damaged
-from protocol.errors import BadRequest, ConsiliumError, Refused, TooLarge, Unavailable
+from protocol.errors import BadRequest, Refused, TooLarge
 from protocol.machine.disk import make_private_folder, put_in_place
+from protocol.policy import Policy
 
 FILE_TYPES = ("csv", "parquet", "json")
-MEMORY_LIMIT = "256MB"
 THREADS = 2
 BATCH_ROWS = 10_000
 MAX_COLUMNS = 4_096
@@ -96,7 +96,7 @@ class Dataset:
 
     @contextmanager
     def _running(self, sql: str) -> Iterator[Any]:
-        with _safe_reading(self.timeout_seconds), interrupted_after(self.timeout_seconds, self.connection):
+        with safe_reading(self.timeout_seconds), interrupted_after(self.timeout_seconds, self.connection):
             yield self.connection.execute(sql)
         if self.file is not None and self.file.version != self.version:
             raise changed()
@@ -179,7 +179,7 @@ class _Rows:
             read = {"csv": self._from_csv, "json": self._from_json, "parquet": self._from_parquet}[data_type]
             version = file.version
             connection = self._connection(file.path)
-            with _safe_reading(self.timeout_seconds, data_type):
+            with safe_reading(self.timeout_seconds, data_type):
                 read(connection, file)
             if file.version != version:
                 raise changed()
@@ -239,7 +239,7 @@ class _Rows:
         file: DataFile | None = None,
         version: tuple[int, int] | None = None,
     ) -> Dataset:
-        with _safe_reading(self.timeout_seconds):
+        with safe_reading(self.timeout_seconds):
             n_rows = int(connection.execute("SELECT count(*) FROM rows").fetchall()[0][0])
             columns = {str(row[0]): str(row[1]) for row in connection.execute("DESCRIBE rows").fetchall()}
         if n_rows == 0:
@@ -371,7 +371,7 @@ class _Rows:
         types = source.types(checked)
         created = ", ".join(f"{quoted(name)} {kind}" for name, kind in types.items())
         connection.execute(f"CREATE TABLE rows ({created})")
-        with _safe_reading(self.timeout_seconds):
+        with safe_reading(self.timeout_seconds):
             for batch in source.stream(checked, types, batch_rows=BATCH_ROWS):
                 _insert(connection, list(types), batch)
 
@@ -486,64 +486,3 @@ def _write_snapshot(dataset: Dataset, path: Path) -> None:
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-# --- errors ----------------------------------------------------------------------------------------------------------
-
-_LINE = re.compile(r"CSV Error on Line: (\d+)")
-
-
-@contextmanager
-def _safe_reading(timeout_seconds: float, data_type: str = "data") -> Iterator[None]:
-    try:
-        yield
-    except duckdb.Error as error:
-        raise _safe_error(str(error), timeout_seconds, data_type) from None
-
-
-def _safe_error(text: str, timeout_seconds: float, data_type: str) -> ConsiliumError:
-    """DuckDB's error as one of ours, without its text, which quotes rows."""
-    line = f" (line {found[1]})" if (found := _LINE.search(text)) else ""
-    if "Interrupted" in text or "INTERRUPT" in text:
-        return TooLarge(
-            f"Reading the data took longer than {timeout_seconds:g} seconds.",
-            remedy="Take fewer rows, or raise statement_timeout_seconds in the site's settings.toml.",
-            code="statement_timeout",
-        )
-    if "Out of Memory" in text:
-        return TooLarge(
-            f"The data need more than {MEMORY_LIMIT} of memory at once.",
-            remedy="Take fewer groups.",
-            code="memory",
-        )
-    if "No space" in text:
-        return Unavailable(
-            "The disk of this hospital's agent is full.",
-            remedy="Make room below its state folder; the order goes on by itself.",
-            code="disk",
-        )
-    if "Permission Error" in text or "IO Error" in text:
-        return changed()
-    if "utf-8" in text or "UTF8" in text or "nicode" in text:
-        return BadRequest(
-            f"The {data_type} file is not UTF-8{line}.",
-            remedy="Save it as UTF-8 and order again.",
-            code="encoding",
-        )
-    if "Number of Columns" in text or ("Expected" in text and "CSV" in text):
-        return BadRequest(
-            f"A row of the csv file has more or fewer fields than its header{line}.",
-            remedy='Correct it; a field that holds the delimiter stands in quotes ("1,5").',
-            code="csv",
-        )
-    if "CSV" in text:
-        return BadRequest(
-            f"The csv file cannot be read{line}.",
-            remedy='Close every quote; write a quote within one as "".',
-            code="csv",
-        )
-    return BadRequest(
-        f"The {data_type} cannot be read.",
-        remedy="Check that the file is whole and of the type that data_type says.",
-        code="parquet" if data_type == "parquet" else "unreadable",
-    )

@@ -1,180 +1,391 @@
-"""What a provider adds up over its rows: exact sums, counts and sketches, by DuckDB's aggregates, in bounded memory.
+"""What a provider adds up over its rows: exact sums, counts and sketches, in bounded memory.
 
-A sum of doubles is exact where every partial sum is a whole number of at most 2^53 of one unit. So a number is cut into
-limbs of 26 bits by adding and taking off 1.5 2^52, as in the error-free matrix products of Ozaki, Ogita, Oishi and Rump
-(2012); products of limbs, which are exact, are cut into two halves; each is summed by itself. Three limbs hold every
-double within 2^25 of the largest, six within 2^103. What is smaller goes through the same again, what little is left is
-added one by one.
+DuckDB reads the rows, a batch at a time, and says to which group each belongs. A column comes from it as one
+or a few columns of doubles (`column_text`), which `analytics.statistics.exact_arrays` adds without an error.
+Texts that no few doubles hold come as they are written, and are added one by one. Counts and sketches are
+DuckDB's own aggregates.
+
+To read next: `agents.statistics.pooled`, which contributes the sums, and `agents.gate.disclosure`, which
+decides what is withheld.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from fractions import Fraction
-from math import frexp, inf, isfinite, nextafter
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
 
-from agents.rows.column_text import Number, Piece, label_sql, not_finite, number_of, whole_sql, wide
+from agents.rows.column_text import Number, label_sql, not_finite, number_of, whole_sql, wide
 from agents.rows.dataset import Dataset, quoted
 from analytics.arrays import Floats, Ints
-from analytics.statistics.exact import JointMoments, Moments, scaled
+from analytics.statistics.exact import UNIT, JointMoments, Moments, scaled
+from analytics.statistics.exact_arrays import LEAST_EXPONENT, ExactSums
 from protocol.errors import BadRequest, TooLarge
 
 Label = tuple[str | None, ...]
+Cells = np.ndarray[Any, np.dtype[np.uint64]]
 MAX_GROUPS = 100_000
-STREAMED_ROWS = 100_000
-MAX_BANDS = 8
 SKETCH_CELLS = 65_536
 GROUP_CELLS = 256
 SHARE_OF_INTEREST = Fraction(1, 10)
 
-_LIMBS = (3, 6)  # at least, and so many that six products of 2^50 stay below 2^53
-_SAMPLE_ROWS = 8_192
-_LAST = -1_074  # the exponent of the smallest double
-_LIMB_BITS = 26
 _HALF = 2**63  # the first whole number that no int64 holds
-_EXACT_ROWS = 2**26  # above it sums of 2^52 units would leave the 53 bits of a double
 
 
 @dataclass(frozen=True)
 class Part:
-    """One group of this provider's rows: n_rows in all, n_null of them without a value.
-
-    largest_share: of sum |x|, what its two largest make; never less than the truth, and the truth (to 12 digits)
-    where it is above SHARE_OF_INTEREST.
-    """
+    """One group of this provider's rows."""
 
     n_rows: int
-    n_null: int
+    n_null: int  # so many of them have no value
     moments: Moments
+    # Of sum |x|, what its two largest make: never less than the truth, and the truth (to 12 digits) where it
+    # is above SHARE_OF_INTEREST.
     largest_share: Fraction
 
 
 @dataclass(frozen=True)
 class JointPart:
-    """The same for two columns; n_null rows lack a value in one of them. Shares are those of x and of y."""
+    """The same for two columns."""
 
     n_rows: int
-    n_null: int
+    n_null: int  # so many of them lack a value in one of the two
     moments: JointMoments
-    largest_share: Fraction
+    largest_share: Fraction  # the larger one of x and of y
 
 
-def moments(dataset: Dataset, column: str, *, group_by: Sequence[str] = ()) -> dict[Label, Part]:
-    """n, sum x and sum x^2 of a column, exact, by groups: labels are canonical texts in the order of `group_by`.
+def moments(
+    dataset: Dataset,
+    column: str,
+    *,
+    group_by: Sequence[str] = (),
+) -> dict[Label, Part]:
+    """n, sum x and sum x^2 of a column, exact, by group; labels are canonical texts in order of `group_by`.
 
-    Ungrouped, the one label is (). A group without any value is there with n = 0. Raises BadRequest as `number_of`,
-    TooLarge (code groups) above MAX_GROUPS.
+    Ungrouped, the one label is (). A group without any value is there with n = 0. Raises BadRequest as
+    `number_of`, TooLarge (code groups) above MAX_GROUPS.
 
     Disclosure: sums of rows; they leave through agents.gate.disclosure and the sealed sum only.
     """
     number = number_of(dataset, column)
-    facts = _facts(dataset, [number], group_by)
-    sums = _sums(dataset, [number], group_by, n_complete=sum(n for _, n in facts.values()))
-    found = {label: sums.get(label, _Sums(1)) for label in facts}
-    parts = {label: Moments(s.n, s.totals[0], s.products[0][0]) for label, s in found.items()}
-    shares = _largest_shares(dataset, number, group_by, parts)
-    return {
-        label: Part(n, n - facts[label][1], parts[label], shares[label]) for label, (n, _) in facts.items()
-    }
+    groups = _groups_of(dataset, [number], group_by)
+    sums = _exact_sums(dataset, [number], groups)
+    of_groups = [sums.moments(0, code, n=group.n_complete) for code, group in enumerate(groups.found)]
+    complete = _complete([number])
+    shares = _largest_shares(dataset, number, groups, of_groups, where=complete)
+    parts: dict[Label, Part] = {}
+    for code, group in enumerate(groups.found):
+        parts[group.label] = Part(
+            n_rows=group.n_rows,
+            n_null=group.n_rows - group.n_complete,
+            moments=of_groups[code],
+            largest_share=shares[code],
+        )
+    return parts
 
 
 def joint_moments(
-    dataset: Dataset, x: str, y: str, *, group_by: Sequence[str] = ()
+    dataset: Dataset,
+    x: str,
+    y: str,
+    *,
+    group_by: Sequence[str] = (),
 ) -> dict[Label, JointPart]:
-    """The sums of two columns and of their products, exact, over the rows that have a value in both; as `moments`."""
-    numbers = [number_of(dataset, x), number_of(dataset, y)]
-    facts = _facts(dataset, numbers, group_by)
-    sums = _sums(dataset, numbers, group_by, n_complete=sum(n for _, n in facts.values()))
-    found = {label: sums.get(label, _Sums(2)) for label in facts}
-    parts = {
-        label: JointMoments(
-            s.n, s.totals[0], s.totals[1], s.products[0][0], s.products[1][1], s.products[0][1]
+    """The sums of two columns and of their products, exact, over rows with a value in both; as `moments`."""
+    number_x = number_of(dataset, x)
+    number_y = number_of(dataset, y)
+    both = [number_x, number_y]
+    groups = _groups_of(dataset, both, group_by)
+    sums = _exact_sums(dataset, both, groups)
+    of_groups = [sums.joint_moments(code, n=group.n_complete) for code, group in enumerate(groups.found)]
+    of_x = [found.x for found in of_groups]
+    of_y = [found.y for found in of_groups]
+    complete = _complete(both)
+    shares_x = _largest_shares(dataset, number_x, groups, of_x, where=complete)
+    shares_y = _largest_shares(dataset, number_y, groups, of_y, where=complete)
+    parts: dict[Label, JointPart] = {}
+    for code, group in enumerate(groups.found):
+        parts[group.label] = JointPart(
+            n_rows=group.n_rows,
+            n_null=group.n_rows - group.n_complete,
+            moments=of_groups[code],
+            largest_share=max(shares_x[code], shares_y[code]),
         )
-        for label, s in found.items()
-    }
-    both = f"{numbers[0].cell} IS NOT NULL AND {numbers[1].cell} IS NOT NULL"
-    of_x = _largest_shares(dataset, numbers[0], group_by, {k: p.x for k, p in parts.items()}, where=both)
-    of_y = _largest_shares(dataset, numbers[1], group_by, {k: p.y for k, p in parts.items()}, where=both)
-    return {
-        label: JointPart(n, n - facts[label][1], parts[label], max(of_x[label], of_y[label]))
-        for label, (n, _) in facts.items()
-    }
+    return parts
 
 
 def counts(dataset: Dataset, columns: Sequence[str]) -> dict[Label, int]:
-    """How many rows have each combination of labels: frequencies, cross tables, sizes of groups; NULL is a label.
+    """How many rows have each combination of labels: frequencies, cross tables, sizes of groups.
 
-    TooLarge (code groups) above MAX_GROUPS. Disclosure: as `moments`.
+    NULL is a label. TooLarge (code groups) above MAX_GROUPS. Disclosure: as `moments`.
     """
-    return {label: n for label, (n, _) in _facts(dataset, [], columns).items()}
+    groups = _groups_of(dataset, [], columns)
+    return {group.label: group.n_rows for group in groups.found}
 
 
-def counts_below(
-    dataset: Dataset, column: str, pivots: Mapping[Label, Floats], *, group_by: Sequence[str] = ()
-) -> dict[Label, Ints]:
-    """For each group that has pivots (float64, rising), how many of its values lie below each: int64, as many.
+# --- groups ------------------------------------------------------------------------------------------------
 
-    A decimal counts as the double nearest to it. One pass, a batch of rows in memory. Disclosure: as `moments`.
+
+@dataclass(frozen=True)
+class _Group:
+    """The rows of one label."""
+
+    label: Label
+    n_rows: int
+    n_complete: int  # so many of them have a value in every column that is summed
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """The groups of a dataset's rows. A group's code is its place in `found`.
+
+    DuckDB's table `groups` holds each code with its labels, g0, g1, ... Where nothing is grouped there is no
+    table; one group, of all rows, has the code 0.
     """
-    number = number_of(dataset, column)
 
-    def places(rising: Floats, rows: Any) -> Ints:
-        return np.searchsorted(rising, _finite(rows["x"], number), side="right")
-
-    sql = (
-        f"SELECT {_labels(dataset, group_by)} {number.double} AS x FROM rows WHERE {number.cell} IS NOT NULL"  # noqa: S608
-    )
-    return _counts_below(dataset, sql, pivots, places, n_groups=len(group_by))
+    cells: list[str]  # the columns of labels, as SQL; none where nothing is grouped
+    found: list[_Group]
 
 
-def whole_counts_below(
-    dataset: Dataset, column: str, pivots: Mapping[Label, Sequence[int]], *, group_by: Sequence[str] = ()
-) -> dict[Label, Ints]:
-    """The same of a column for which `is_whole` holds, below rising whole numbers of 64 bits, signed or not.
-
-    Every digit counts, though neither a double nor an int64 holds them all: what is 2^63 or more is compared by
-    itself, 2^64 lower. Disclosure: as `moments`.
-    """
-    values = f"SELECT {_labels(dataset, group_by)} {whole_sql(dataset, column)} AS v FROM rows"  # noqa: S608
-    is_large = f"v >= {wide(_HALF)}"
-    x = f"CAST(v - CASE WHEN {is_large} THEN {wide(2 * _HALF)} ELSE {wide(0)} END AS BIGINT)"
-    sql = f"SELECT {_names(group_by)} {x} AS x, {is_large} AS is_large FROM ({values}) WHERE v IS NOT NULL"  # noqa: S608
-    return _counts_below(dataset, sql, pivots, _whole_places, n_groups=len(group_by))
-
-
-def _whole_places(rising: Sequence[int], rows: Any) -> Ints:
-    x, is_large = rows["x"].to_numpy(dtype=np.int64), rows["is_large"].to_numpy(dtype=bool)
-    small = np.array([pivot for pivot in rising if pivot < _HALF], dtype=np.int64)
-    large = np.array([pivot - 2 * _HALF for pivot in rising if pivot >= _HALF], dtype=np.int64)
-    among_small = np.searchsorted(small, x, side="right")
-    among_large = len(small) + np.searchsorted(large, x, side="right")
-    places: Ints = np.where(is_large, among_large, among_small)
-    return places
-
-
-def _counts_below(
+def _groups_of(
     dataset: Dataset,
-    sql: str,
-    pivots: Mapping[Label, Any],
-    places: Callable[[Any, Any], Ints],
+    numbers: Sequence[Number],
+    group_by: Sequence[str],
+) -> _Groups:
+    """Finds the groups, and leaves them in DuckDB, so that a row can come with a code in place of labels."""
+    complete = _complete(numbers)
+    if not group_by:
+        if len(numbers) == 1:
+            n_complete = numbers[0].n
+        else:
+            n_complete = dataset.query(f"SELECT count(*) FROM rows WHERE {complete}")[0][0]  # noqa: S608
+        return _Groups(cells=[], found=[_Group((), dataset.n_rows, n_complete)])
+    cells = [label_sql(dataset, name) for name in group_by]
+    named = ", ".join(_named("g", cells))
+    # Grouped by places and not by names, as a column of the data may be called g0 itself.
+    places = ", ".join(str(place) for place in range(1, 1 + len(cells)))
+    counted = (
+        f"SELECT {named}, count(*), count(*) FILTER ({complete})"  # noqa: S608
+        f" FROM rows GROUP BY {places} LIMIT {MAX_GROUPS + 1}"
+    )
+    coded = f"SELECT row_number() OVER () - 1 AS code, * FROM ({counted})"  # noqa: S608
+    dataset.query(f"CREATE OR REPLACE TEMP TABLE groups AS {coded}")
+    rows = dataset.query("SELECT * EXCLUDE code FROM groups ORDER BY code")
+    if len(rows) > MAX_GROUPS:
+        raise TooLarge(
+            f"The data have more than {MAX_GROUPS} groups.",
+            remedy="Group by columns of fewer values.",
+            code="groups",
+        )
+    found = [_Group(tuple(label), n_rows, n_complete) for *label, n_rows, n_complete in rows]
+    return _Groups(cells, found)
+
+
+def _complete(numbers: Sequence[Number]) -> str:
+    """Whether a row has a value in every column, as SQL."""
+    conditions = [f"{number.cell} IS NOT NULL" for number in numbers]
+    return " AND ".join(conditions) or "true"
+
+
+def _named(prefix: str, cells: Sequence[str]) -> list[str]:
+    return [f"{cell} AS {prefix}{i}" for i, cell in enumerate(cells)]
+
+
+def _rows_sql(
+    labels: Sequence[str],
+    cells: Sequence[str],
+    where: str,
+) -> str:
+    """A SELECT of cells, as c0, c1, ..., of the rows for which `where` holds; before them the group's code.
+
+    >>> print(_rows_sql([], ["x", "2 * y"], where="x > 0"))
+    SELECT x AS c0, 2 * y AS c1 FROM rows WHERE x > 0
+    >>> print(_rows_sql(["city"], ["x"], where="x > 0"))
+    SELECT code, c0
+    FROM (SELECT city AS g0, x AS c0 FROM rows WHERE x > 0) AS labelled
+    JOIN groups ON labelled.g0 IS NOT DISTINCT FROM groups.g0
+    """
+    named = [*_named("g", labels), *_named("c", cells)]
+    labelled = f"SELECT {', '.join(named)} FROM rows WHERE {where}"  # noqa: S608
+    if not labels:
+        return labelled
+    wanted = ["code", *_names("c", len(cells))]
+    # NULL is a label as any other, which = would not find.
+    is_same = [f"labelled.{name} IS NOT DISTINCT FROM groups.{name}" for name in _names("g", len(labels))]
+    return (
+        f"SELECT {', '.join(wanted)}\nFROM ({labelled}) AS labelled\nJOIN groups ON {' AND '.join(is_same)}"
+    )
+
+
+def _names(prefix: str, n: int) -> list[str]:
+    return [f"{prefix}{i}" for i in range(n)]
+
+
+# --- exact sums --------------------------------------------------------------------------------------------
+
+
+class _Sums:
+    """What some numbers add up to, by the code of a group; each list has one whole number for every code."""
+
+    def __init__(self, n_numbers: int, n_groups: int) -> None:
+        pairs = combinations_with_replacement(range(n_numbers), 2)
+        # UNIT sum x_i
+        self.totals = [[0] * n_groups for _ in range(n_numbers)]
+        # UNIT^2 sum x_i x_j, for i <= j
+        self.products = {pair: [0] * n_groups for pair in pairs}
+
+    def add_row(self, code: int, values: Sequence[int]) -> None:
+        for i, value in enumerate(values):
+            self.totals[i][code] += value
+        for (i, j), products in self.products.items():
+            products[code] += values[i] * values[j]
+
+    def moments(self, i: int, code: int, *, n: int) -> Moments:
+        return Moments(
+            n=n,
+            total=self.totals[i][code],
+            squares=self.products[i, i][code],
+        )
+
+    def joint_moments(self, code: int, *, n: int) -> JointMoments:
+        return JointMoments(
+            n=n,
+            total_x=self.totals[0][code],
+            total_y=self.totals[1][code],
+            squares_x=self.products[0, 0][code],
+            squares_y=self.products[1, 1][code],
+            products=self.products[0, 1][code],
+        )
+
+
+def _exact_sums(
+    dataset: Dataset,
+    numbers: Sequence[Number],
+    groups: _Groups,
+) -> _Sums:
+    """Over the rows with a value in every column: what doubles hold in arrays, the rest one by one."""
+    sums = _Sums(len(numbers), len(groups.found))
+    complete = _complete(numbers)
+    conditions = [number.regular for number in numbers if number.regular]
+    regular = " AND ".join(conditions) or "true"
+    n_added = _add_arrays(
+        dataset,
+        numbers,
+        groups,
+        sums,
+        where=f"{complete} AND ({regular})",
+    )
+    n_complete = sum(group.n_complete for group in groups.found)
+    if n_added < n_complete:
+        _add_one_by_one(
+            dataset,
+            numbers,
+            groups,
+            sums,
+            where=f"{complete} AND NOT ({regular})",
+        )
+    return sums
+
+
+@dataclass(frozen=True)
+class _OwnedPiece:
+    """A piece of a number: a column of doubles."""
+
+    owner: int  # the number that it is a piece of
+    sql: str
+    unit: int  # it counts in units of unit / UNIT
+
+
+def _add_arrays(
+    dataset: Dataset,
+    numbers: Sequence[Number],
+    groups: _Groups,
+    sums: _Sums,
     *,
-    n_groups: int,
-) -> dict[Label, Ints]:
-    """sql: rows of n_groups labels and of a value; places: how many of its group's pivots are no larger than a row."""
-    below = {label: np.zeros(len(rising) + 1, dtype=np.int64) for label, rising in pivots.items()}
-    names = [f"g{i}" for i in range(n_groups)]
-    for frame in dataset.frames(sql):
-        values = [name for name in frame.columns if name not in names]
-        groups = frame.groupby(names, dropna=False, sort=False)[values] if names else [((), frame)]
-        for key, rows in groups:
-            label = tuple(part if isinstance(part, str) else None for part in key)
-            if label in below:
-                below[label] += np.bincount(places(pivots[label], rows), minlength=len(below[label]))
-    return {label: np.cumsum(found)[:-1] for label, found in below.items()}
+    where: str,
+) -> int:
+    """Adds the rows in which doubles hold every number; returns how many they are."""
+    pieces: list[_OwnedPiece] = []
+    for owner, number in enumerate(numbers):
+        for piece in number.pieces:
+            pieces.append(_OwnedPiece(owner, piece.sql, piece.unit))
+    exact = ExactSums(len(pieces), len(groups.found))
+    n_rows = 0
+    cells = [piece.sql for piece in pieces]
+    for frame in dataset.frames(_rows_sql(groups.cells, cells, where)):
+        columns = [_finite(frame[f"c{i}"], numbers[piece.owner]) for i, piece in enumerate(pieces)]
+        exact.add(columns, _codes(frame, groups))
+        n_rows += len(frame)
+    _put_together(pieces, exact, sums)
+    return n_rows
+
+
+def _codes(frame: Any, groups: _Groups) -> Ints:
+    """The code of each row's group: int64 (n_rows,)."""
+    if not groups.cells:
+        return np.zeros(len(frame), dtype=np.int64)
+    codes: Ints = frame["code"].to_numpy(dtype=np.int64)
+    return codes
+
+
+def _put_together(
+    pieces: Sequence[_OwnedPiece],
+    exact: ExactSums,
+    sums: _Sums,
+) -> None:
+    """Sums of numbers, of those of their pieces: x = a + b gives x^2 = a^2 + 2 a b + b^2, x y = a y + b y."""
+    for i, piece in enumerate(pieces):
+        totals = sums.totals[piece.owner]
+        for code, total in enumerate(exact.totals(i)):
+            totals[code] += _whole(total * piece.unit, -LEAST_EXPONENT)
+    for i, left in enumerate(pieces):
+        for j, right in enumerate(pieces[i:], start=i):
+            unit = left.unit * right.unit
+            if i != j and left.owner == right.owner:
+                unit *= 2
+            products = sums.products[left.owner, right.owner]
+            for code, product in enumerate(exact.products(i, j)):
+                products[code] += _whole(product * unit, -2 * LEAST_EXPONENT)
+
+
+def _whole(number: int, bits: int) -> int:
+    """number / 2^bits, which is whole, as all that is summed are multiples of 1 / UNIT."""
+    quotient, rest = divmod(number, 1 << bits)
+    assert rest == 0, "a number is no multiple of 1 / UNIT"
+    return quotient
+
+
+def _add_one_by_one(
+    dataset: Dataset,
+    numbers: Sequence[Number],
+    groups: _Groups,
+    sums: _Sums,
+    *,
+    where: str,
+) -> None:
+    """Adds the rows with a number that is read from its text, such as 1e-300 or one of fifty digits."""
+    cells = [number.exact for number in numbers]
+    for batch in dataset.batches(_rows_sql(groups.cells, cells, where)):
+        for row in batch:
+            code = row[0] if groups.cells else 0
+            values = row[-len(numbers) :]
+            scaled_values = [_scaled(value, number) for value, number in zip(values, numbers, strict=True)]
+            sums.add_row(code, scaled_values)
+
+
+def _scaled(value: float | str, number: Number) -> int:
+    try:
+        return scaled(value)
+    except ValueError:
+        raise BadRequest(
+            f"Column {number.name} holds a number with more digits than can be added exactly.",
+            remedy="Round it: below 1.8e308, at most 400 digits after the point.",
+            code="digits",
+        ) from None
 
 
 def _finite(values: Any, number: Number) -> Floats:
@@ -184,343 +395,218 @@ def _finite(values: Any, number: Number) -> Floats:
     return found
 
 
-def sketch(
-    dataset: Dataset, columns: Sequence[str], *, complete: Sequence[str] = ()
-) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], int]:
-    """uint64 (65536,) of the rows that have a value in every one of `complete`: a row's hash h adds h to the cell
-    h % 65536, modulo 2^64. And how many rows these are.
-
-    Two sets of rows that differ in d rows differ in at most d cells. h is DuckDB's hash of the values in the order of
-    `columns`: sketches of two versions are compared, and a test holds that the hash has not changed.
-
-    Disclosure: which rows two orders share, to who has both sketches; they stay in the vault.
-    """
-    cells = [quoted(name) for name in columns if dataset.check_column(name)]
-    hashed = ", ".join(["''", *cells])
-    where = (
-        " AND ".join(f"{quoted(name)} IS NOT NULL" for name in complete if dataset.check_column(name))
-        or "true"
-    )
-    hashes = f"SELECT hash({hashed}) AS h FROM rows WHERE {where}"  # noqa: S608
-    sql = f"SELECT h % {SKETCH_CELLS}, sum(CAST(h AS HUGEINT)), count(*) FROM ({hashes}) GROUP BY 1"  # noqa: S608
-    found, n_rows = np.zeros(SKETCH_CELLS, dtype=np.uint64), 0
-    for cell, total, n in dataset.query(sql):
-        found[cell] = int(total) % 2**64
-        n_rows += int(n)
-    return found, n_rows
-
-
-def group_sketches(
-    dataset: Dataset, columns: Sequence[str], *, complete: Sequence[str], group_by: Sequence[str]
-) -> dict[Label, np.ndarray[Any, np.dtype[np.uint64]]]:
-    """By group, uint64 (1 + 256,): how many rows it has, and a sketch of them as `sketch` makes one, of 256 cells.
-
-    Disclosure: as `sketch`.
-    """
-    hashed = ", ".join(quoted(name) for name in columns if dataset.check_column(name))
-    where = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in complete if dataset.check_column(name))
-    hashes = f"SELECT {_labels(dataset, group_by)} hash('', {hashed}) AS h FROM rows WHERE {where}"  # noqa: S608
-    found: dict[Label, np.ndarray[Any, np.dtype[np.uint64]]] = {}
-    sql = (
-        f"SELECT {_names(group_by)} h % {GROUP_CELLS}, sum(CAST(h AS HUGEINT)), count(*) FROM ({hashes})"  # noqa: S608
-        f"{_grouped(group_by)}, h % {GROUP_CELLS}"
-    )
-    for *label, cell, total, n in dataset.query(sql):
-        cells = found.setdefault(tuple(label), np.zeros(1 + GROUP_CELLS, dtype=np.uint64))
-        cells[0] += np.uint64(n)
-        cells[1 + cell] = int(total) % 2**64
-    return found
-
-
-# --- groups ----------------------------------------------------------------------------------------------------------
-
-
-def _labels(dataset: Dataset, group_by: Sequence[str]) -> str:
-    return "".join(f"{label_sql(dataset, name)} AS g{i}, " for i, name in enumerate(group_by))
-
-
-def _grouped(group_by: Sequence[str]) -> str:
-    return f" GROUP BY {', '.join(f'g{i}' for i in range(len(group_by)))}" if group_by else ""
-
-
-def _names(group_by: Sequence[str]) -> str:
-    return "".join(f"g{i}, " for i in range(len(group_by)))
-
-
-def _facts(
-    dataset: Dataset, numbers: Sequence[Number], group_by: Sequence[str]
-) -> dict[Label, tuple[int, int]]:
-    """By group: rows, and rows with a value in every one of `numbers`."""
-    if not group_by and len(numbers) == 1:
-        return {(): (dataset.n_rows, numbers[0].n)}
-    complete = " AND ".join(f"{number.cell} IS NOT NULL" for number in numbers) or "true"
-    sql = f"SELECT {_labels(dataset, group_by)} count(*), count(*) FILTER ({complete}) FROM rows{_grouped(group_by)}"  # noqa: S608
-    found: dict[Label, tuple[int, int]] = {}
-    for batch in dataset.batches(sql):
-        found |= {row[:-2]: (int(row[-2]), int(row[-1])) for row in batch}
-        if len(found) > MAX_GROUPS:
-            raise TooLarge(
-                f"The data have more than {MAX_GROUPS} groups.",
-                remedy="Group by columns of fewer values.",
-                code="groups",
-            )
-    return found
+# --- what the largest rows make of a sum -------------------------------------------------------------------
 
 
 def _largest_shares(
     dataset: Dataset,
     number: Number,
-    group_by: Sequence[str],
-    parts: Mapping[Label, Moments],
+    groups: _Groups,
+    moments: Sequence[Moments],
     *,
-    where: str = "true",
-) -> dict[Label, Fraction]:
+    where: str,
+) -> list[Fraction]:
     """By group, what the two largest |x| make of sum |x|."""
-    if (bound := _share_bound(number, parts)) is not None:
-        return bound
-    size = f"abs({number.double}) * {_double(2.0 ** -max(number.top, -1000))}"
-    sql = (
-        f"SELECT {_names(group_by)} max(x, 2), sum(x) FROM (SELECT {_labels(dataset, group_by)} {size} AS x FROM rows"  # noqa: S608
-        f" WHERE {number.cell} IS NOT NULL AND {where}){_grouped(group_by)}"
-    )
-    shares = dict.fromkeys(parts, Fraction(0))
-    for *label, largest, total in dataset.query(sql):
+    if len(moments) == 1:
+        bound = _share_bound(number, moments[0])
+        if bound <= SHARE_OF_INTEREST:
+            return [bound]
+    # Of sizes of at most 1 no sum overflows.
+    scale = 2.0 ** -max(number.top, -1_000)
+    size = f"abs({number.double}) * CAST('{scale!r}' AS DOUBLE)"
+    sizes = _rows_sql(groups.cells, [size], where)
+    if groups.cells:
+        sql = f"SELECT code, max(c0, 2), sum(c0) FROM ({sizes}) GROUP BY code"  # noqa: S608
+    else:
+        sql = f"SELECT 0, max(c0, 2), sum(c0) FROM ({sizes})"  # noqa: S608
+    shares = [Fraction(0)] * len(moments)
+    for code, two_largest, total in dataset.query(sql):
         if total:
-            shares[tuple(label)] = min(Fraction(1), Fraction(str(round(sum(largest) / total, 12))))
-        elif parts[tuple(label)].squares:  # all so much smaller than other groups that nothing is known
-            shares[tuple(label)] = Fraction(1)
+            share = round(sum(two_largest) / total, 12)
+            shares[code] = min(Fraction(1), Fraction(str(share)))
+        elif moments[code].squares:
+            # So much smaller than other groups that nothing is known: the rule has to withhold them.
+            shares[code] = Fraction(1)
     return shares
 
 
-def _share_bound(number: Number, parts: Mapping[Label, Moments]) -> dict[Label, Fraction] | None:
-    """2 max^2 / sum x^2, which is no less than the share since sum |x| >= sum x^2 / max; None unless small enough."""
-    if len(parts) != 1:
-        return None
-    ((label, part),) = parts.items()
-    size = 2 * scaled(1) ** 2
-    bound = Fraction(size * 4**number.top if number.top >= 0 else size // 4**-number.top, part.squares or 1)
-    return {label: bound} if bound <= SHARE_OF_INTEREST else None
+def _share_bound(number: Number, moments: Moments) -> Fraction:
+    """2 max^2 / sum x^2, without a look at the rows: no less than the share, as sum |x| >= sum x^2 / max."""
+    largest = Fraction(2) ** number.top
+    squares = Fraction(moments.squares, UNIT**2)
+    return 2 * largest**2 / squares if squares else Fraction(1)
 
 
-# --- exact sums ------------------------------------------------------------------------------------------------------
+# --- counts below pivots -----------------------------------------------------------------------------------
 
 
-@dataclass
-class _Sums:
-    """n rows, sum x_i and sum x_i x_j of some numbers, at the scales UNIT and UNIT^2."""
+def counts_below(
+    dataset: Dataset,
+    column: str,
+    pivots: Mapping[Label, Floats],
+    *,
+    group_by: Sequence[str] = (),
+) -> dict[Label, Ints]:
+    """For each group that has pivots (float64, rising), how many of its values lie below each: int64.
 
-    width: int
-    n: int = 0
-    totals: list[int] = field(init=False)
-    products: list[list[int]] = field(init=False)
+    A decimal counts as the double nearest to it. One pass, a batch of rows in memory.
 
-    def __post_init__(self) -> None:
-        self.totals = [0] * self.width
-        self.products = [[0] * self.width for _ in range(self.width)]
+    Disclosure: as `moments`.
+    """
+    number = number_of(dataset, column)
 
-    def add_row(self, values: Sequence[int]) -> None:
-        self.n += 1
-        for i, x in enumerate(values):
-            self.totals[i] += x
-            for j, y in enumerate(values):
-                self.products[i][j] += x * y
+    def places(rising: Floats, rows: Any) -> Ints:
+        x = _finite(rows["x"], number)
+        return np.searchsorted(rising, x, side="right")
 
-
-def _sums(
-    dataset: Dataset, numbers: Sequence[Number], group_by: Sequence[str], *, n_complete: int
-) -> dict[Label, _Sums]:
-    """Band after band in SQL, from the largest numbers down; the rest, and what is not regular, one by one."""
-    complete = " AND ".join(f"{number.cell} IS NOT NULL" for number in numbers)
-    regular = " AND ".join(number.regular for number in numbers if number.regular) or "true"
-    owners = [i for i, number in enumerate(numbers) for _ in number.pieces]
-    pieces = [piece for number in numbers for piece in number.pieces]
-    sums: dict[Label, _Sums] = {}
-    left, n_left = f"({complete}) AND ({regular})", n_complete
-    for _ in range(MAX_BANDS):
-        bands = _bands(dataset, pieces, left)
-        inside = " AND ".join(band.inside for band in bands)
-        rows = dataset.query(_band_sql(dataset, bands, group_by, f"{left} AND {inside}"))
-        n_done = _add_band(sums, rows, bands, owners, len(numbers))
-        n_left -= n_done
-        left = f"{left} AND NOT ({inside})"
-        if n_left <= STREAMED_ROWS:
-            break
-        pieces = _narrower(dataset, pieces, left)
-    if n_left:
-        rest = left if regular == "true" else f"({complete}) AND (NOT ({regular}) OR ({left}))"
-        _stream(dataset, numbers, group_by, rest, sums)
-    return sums
+    labels = _labels(dataset, group_by)
+    selected = ", ".join([*labels, f"{number.double} AS x"])
+    sql = f"SELECT {selected} FROM rows WHERE {number.cell} IS NOT NULL"  # noqa: S608
+    return _counts_below(dataset, sql, pivots, places, n_labels=len(group_by))
 
 
-def _bands(dataset: Dataset, pieces: Sequence[Piece], left: str) -> list[_Band]:
-    """As many limbs as nearly all of the first rows need."""
-    sizes = ", ".join(f"abs({piece.sql})" for piece in pieces)
-    rows = dataset.query(f"SELECT {sizes} FROM rows WHERE {left} LIMIT {_SAMPLE_ROWS}")  # noqa: S608
-    return [_Band.of(piece, [row[i] for row in rows]) for i, piece in enumerate(pieces)]
+def whole_counts_below(
+    dataset: Dataset,
+    column: str,
+    pivots: Mapping[Label, Sequence[int]],
+    *,
+    group_by: Sequence[str] = (),
+) -> dict[Label, Ints]:
+    """The same of a column for which `is_whole` holds, below rising whole numbers of 64 bits, signed or not.
+
+    Every digit counts, though neither a double nor an int64 holds them all: what is 2^63 or more is compared
+    by itself, 2^64 lower. Disclosure: as `moments`.
+    """
+    labels = _labels(dataset, group_by)
+    value = whole_sql(dataset, column)
+    labelled = ", ".join([*labels, f"{value} AS v"])
+    is_large = f"v >= {wide(_HALF)}"
+    shift = f"CASE WHEN {is_large} THEN {wide(2 * _HALF)} ELSE {wide(0)} END"
+    names = _names("g", len(group_by))
+    selected = ", ".join([*names, f"CAST(v - {shift} AS BIGINT) AS x", f"{is_large} AS is_large"])
+    sql = f"SELECT {selected} FROM (SELECT {labelled} FROM rows) WHERE v IS NOT NULL"  # noqa: S608
+    return _counts_below(dataset, sql, pivots, _whole_places, n_labels=len(group_by))
 
 
-def _narrower(dataset: Dataset, pieces: Sequence[Piece], left: str) -> list[Piece]:
-    """The pieces with the sizes that they have in the rows that are left."""
-    sizes = ", ".join(f"max(abs({piece.sql}))" for piece in pieces)
-    found = dataset.query(f"SELECT {sizes} FROM rows WHERE {left}")[0]  # noqa: S608
-    return [
-        piece if piece.is_whole else replace(piece, top=frexp(size or 0.0)[1])
-        for piece, size in zip(pieces, found, strict=True)
-    ]
+def _whole_places(rising: Sequence[int], rows: Any) -> Ints:
+    x = rows["x"].to_numpy(dtype=np.int64)
+    is_large = rows["is_large"].to_numpy(dtype=bool)
+    small = [pivot for pivot in rising if pivot < _HALF]
+    lowered = [pivot - 2 * _HALF for pivot in rising if pivot >= _HALF]
+    among_small = _places(small, x)
+    among_large = _places(lowered, x)
+    places: Ints = np.where(is_large, len(small) + among_large, among_small)
+    return places
 
 
-@dataclass(frozen=True)
-class _Band:
-    """A piece that is cut into limbs; the last limb counts in units of 2^last."""
-
-    piece: Piece
-    n_limbs: int
-    last: int
-    has_zeros: bool = False  # to look for them takes a fifth of the time, so only where the sample has some
-
-    @classmethod
-    def of(cls, piece: Piece, sample: Sequence[float]) -> _Band:
-        if piece.is_whole:
-            return cls(piece, max(1, -(-(piece.top + 1) // _LIMB_BITS)), 0)
-        exponents = sorted(frexp(size)[1] for size in sample if size)
-        least = exponents[len(exponents) // 1000] if exponents else piece.top
-        least_limbs, most_limbs = _LIMBS
-        n_limbs = min(max(-(-(piece.top - least + 54) // _LIMB_BITS), least_limbs), most_limbs)
-        last = max(piece.top + 1 - n_limbs * _LIMB_BITS, _LAST)
-        return cls(piece, n_limbs, last, len(exponents) < len(sample))
-
-    @property
-    def first(self) -> int:
-        return self.last + _LIMB_BITS * (self.n_limbs - 1)
-
-    @property
-    def scaled(self) -> str:
-        """The piece in units of the first limb, below 2^25 in size; exact but for what `inside` leaves out."""
-        return f"({self.piece.sql}) * {_double(2.0**-self.first)}"
-
-    @property
-    def inside(self) -> str:
-        """Whether the limbs hold a number: zero, or below 2^top and so large that its last bit is 2^last or more."""
-        if self.piece.is_whole:
-            return "true"
-        size, least = f"abs({self.piece.sql})", 2.0 ** (self.last + 52) if self.last > _LAST else 0.0
-        most = nextafter(2.0**self.piece.top if self.piece.top < 1024 else inf, 0.0)
-        large = f"{size} BETWEEN {_double(least)} AND {_double(most)}"
-        return f"({large} OR {size} = 0)" if self.has_zeros else large
+def _places(rising: Sequence[int], x: Ints) -> Ints:
+    pivots = np.array(rising, dtype=np.int64)
+    return np.searchsorted(pivots, x, side="right")
 
 
-def _double(value: float) -> str:
-    return f"CAST('{value!r}' AS DOUBLE)"
+def _counts_below(
+    dataset: Dataset,
+    sql: str,
+    pivots: Mapping[Label, Any],
+    places: Callable[[Any, Any], Ints],
+    *,
+    n_labels: int,
+) -> dict[Label, Ints]:
+    """sql: rows of labels and a value; places: how many of its group's pivots are no larger than a value."""
+    at_place: dict[Label, Ints] = {}
+    for label, rising in pivots.items():
+        at_place[label] = np.zeros(len(rising) + 1, dtype=np.int64)
+    names = _names("g", n_labels)
+    for frame in dataset.frames(sql):
+        groups: Any = [((), frame)]
+        if names:
+            values = [name for name in frame.columns if name not in names]
+            groups = frame.groupby(names, dropna=False, sort=False)[values]
+        for key, rows in groups:
+            # pandas has NaN where DuckDB has NULL
+            label = tuple(text if isinstance(text, str) else None for text in key)
+            if label in at_place:
+                found = at_place[label]
+                of_rows = places(pivots[label], rows)
+                found += np.bincount(of_rows, minlength=len(found))
+    return {label: np.cumsum(found)[:-1] for label, found in at_place.items()}
 
 
-_CUT = _double(1.5 * 2**52)
-_HALVE = _double(1.5 * 2 ** (52 + _LIMB_BITS))
+# --- sketches of rows --------------------------------------------------------------------------------------
 
 
-def _band_sql(dataset: Dataset, bands: Sequence[_Band], group_by: Sequence[str], where: str) -> str:
-    """One row by group: label, n, sums of limbs, sums of the upper and lower halves of products of limbs."""
-    groups = _names(group_by)
-    first = ", ".join(f"{band.scaled} AS y{p}" for p, band in enumerate(bands))
-    sql = f"SELECT {_labels(dataset, group_by)} {first} FROM rows WHERE {where}"  # noqa: S608
-    limbs: list[str] = []
-    for i in range(max(band.n_limbs for band in bands)):
-        cut = [p for p, band in enumerate(bands) if i < band.n_limbs]
-        pairs = ", ".join(f"y{p}, (y{p} + {_CUT}) - {_CUT} AS q{p}_{i}" for p in cut)
-        kept = "".join(f"{limb}, " for limb in limbs)
-        sql = f"SELECT {groups} {kept} {pairs} FROM ({sql})"  # noqa: S608
-        limbs += [f"q{p}_{i}" for p in cut]
-        kept = "".join(f"{limb}, " for limb in limbs)
-        rest = ", ".join(f"(y{p} - q{p}_{i}) * {_double(2.0**_LIMB_BITS)} AS y{p}" for p in cut)
-        sql = f"SELECT {groups} {kept} {rest} FROM ({sql})"  # noqa: S608
-    products = _products(bands)
-    named = "".join(f", {product} AS z{k}" for k, product in enumerate(products))
-    sql = f"SELECT {groups} {', '.join(limbs)}{named} FROM ({sql})"  # noqa: S608
-    halves = "".join(f", (z{k} + {_HALVE}) - {_HALVE} AS h{k}, z{k}" for k in range(len(products)))
-    sql = f"SELECT {groups} {', '.join(limbs)}{halves} FROM ({sql})"  # noqa: S608
-    add = "sum({})" if dataset.n_rows <= _EXACT_ROWS else "sum(CAST({} AS BIGINT))"
-    in_order = [f"q{p}_{i}" for p, band in enumerate(bands) for i in range(band.n_limbs)]
-    halved = [half for k in range(len(products)) for half in (f"h{k}", f"z{k} - h{k}")]
-    added = ", ".join(add.format(term) for term in (*in_order, *halved))
-    return f"SELECT {groups} count(*), {added} FROM ({sql}){_grouped(group_by)}"  # noqa: S608
+def sketch(
+    dataset: Dataset,
+    columns: Sequence[str],
+    *,
+    complete: Sequence[str] = (),
+) -> tuple[Cells, int]:
+    """uint64 (65536,) of the rows that have a value in every one of `complete`, and how many rows these are.
+
+    A row's hash h adds h to the cell h % 65536, modulo 2^64. So two sets of rows that differ in d rows differ
+    in at most d cells. h is DuckDB's hash of the values in the order of `columns`: sketches of two versions
+    are compared, and a test holds that the hash has not changed.
+
+    Disclosure: which rows two orders share, to who has both sketches; they stay in the vault.
+    """
+    row_hash = _hash(dataset, columns)
+    present = _present(dataset, complete)
+    hashes = f"SELECT {row_hash} AS h FROM rows WHERE {present}"  # noqa: S608
+    sums = "sum(CAST(h AS HUGEINT)), count(*)"
+    sql = f"SELECT h % {SKETCH_CELLS}, {sums} FROM ({hashes}) GROUP BY 1"  # noqa: S608
+    cells = np.zeros(SKETCH_CELLS, dtype=np.uint64)
+    n_rows = 0
+    for cell, total, n in dataset.query(sql):
+        cells[cell] = int(total) % 2**64
+        n_rows += int(n)
+    return cells, n_rows
 
 
-def _pairs(n: int) -> list[tuple[int, int]]:
-    return [(a, b) for a in range(n) for b in range(a, n)]
+def group_sketches(
+    dataset: Dataset,
+    columns: Sequence[str],
+    *,
+    complete: Sequence[str],
+    group_by: Sequence[str],
+) -> dict[Label, Cells]:
+    """By group, uint64 (1 + 256,): how many rows it has, and a sketch of them as of `sketch`, in 256 cells.
+
+    Disclosure: as `sketch`.
+    """
+    labels = _labels(dataset, group_by)
+    row_hash = _hash(dataset, columns)
+    present = _present(dataset, complete)
+    selected = ", ".join([*labels, f"{row_hash} AS h"])
+    hashes = f"SELECT {selected} FROM rows WHERE {present}"  # noqa: S608
+    names = _names("g", len(group_by))
+    keys = ", ".join([*names, f"h % {GROUP_CELLS}"])
+    sums = "sum(CAST(h AS HUGEINT)), count(*)"
+    sql = f"SELECT {keys}, {sums} FROM ({hashes}) GROUP BY {keys}"  # noqa: S608
+    sketches: dict[Label, Cells] = {}
+    for *label, cell, total, n in dataset.query(sql):
+        empty = np.zeros(1 + GROUP_CELLS, dtype=np.uint64)
+        cells = sketches.setdefault(tuple(label), empty)
+        cells[0] += np.uint64(n)
+        cells[1 + cell] = int(total) % 2**64
+    return sketches
 
 
-def _products(bands: Sequence[_Band]) -> list[str]:
-    """For each pair of pieces, and for each place, the products of limbs that fall on it: at most three 2^50."""
-    return [
-        " + ".join(
-            f"q{a}_{i} * q{b}_{place - i}"
-            for i in range(bands[a].n_limbs)
-            if 0 <= place - i < bands[b].n_limbs
-        )
-        for a, b in _pairs(len(bands))
-        for place in range(bands[a].n_limbs + bands[b].n_limbs - 1)
-    ]
+def _hash(dataset: Dataset, columns: Sequence[str]) -> str:
+    # The constant makes a hash of no column possible, and is part of all sketches that are kept.
+    cells = ["''"]
+    for name in columns:
+        dataset.check_column(name)
+        cells.append(quoted(name))
+    return f"hash({', '.join(cells)})"
 
 
-def _add_band(
-    sums: dict[Label, _Sums],
-    rows: Sequence[tuple[Any, ...]],
-    bands: Sequence[_Band],
-    owners: Sequence[int],
-    width: int,
-) -> int:
-    """Adds what `_band_sql` gave; returns how many rows it was over."""
-    n_labels, n_done = 0, 0
-    for row in rows:
-        n_terms = sum(band.n_limbs for band in bands) + 2 * len(_products(bands))
-        n_labels = len(row) - 1 - n_terms
-        group = sums.setdefault(row[:n_labels], _Sums(width))
-        terms = iter([int(term or 0) for term in row[n_labels + 1 :]])
-        group.n += int(row[n_labels])
-        n_done += int(row[n_labels])
-        for band, owner in zip(bands, owners, strict=True):
-            group.totals[owner] += _unscaled(
-                [next(terms) for _ in range(band.n_limbs)], band.piece.unit, band.last
-            )
-        for a, b in _pairs(len(bands)):
-            places = [next(terms) + next(terms) for _ in range(bands[a].n_limbs + bands[b].n_limbs - 1)]
-            unit = bands[a].piece.unit * bands[b].piece.unit
-            product = _unscaled(places, unit, bands[a].last + bands[b].last)
-            group.products[owners[a]][owners[b]] += product
-            if a != b:
-                group.products[owners[b]][owners[a]] += product
-    return n_done
+def _present(dataset: Dataset, columns: Sequence[str]) -> str:
+    conditions: list[str] = []
+    for name in columns:
+        dataset.check_column(name)
+        conditions.append(f"{quoted(name)} IS NOT NULL")
+    return " AND ".join(conditions) or "true"
 
 
-def _unscaled(limbs: Sequence[int], unit: int, last: int) -> int:
-    """sum of limbs, each 2^26 of the next, the last in units of 2^last, times unit; whole, as numbers are."""
-    total = 0
-    for limb in limbs:
-        total = (total << _LIMB_BITS) + limb
-    whole, rest = divmod(total * unit << max(last, 0), 1 << max(-last, 0))
-    assert rest == 0, "a number is no multiple of 1 / UNIT"
-    return whole
-
-
-def _stream(
-    dataset: Dataset, numbers: Sequence[Number], group_by: Sequence[str], where: str, sums: dict[Label, _Sums]
-) -> None:
-    values = ", ".join(number.exact for number in numbers)
-    for batch in dataset.batches(f"SELECT {_labels(dataset, group_by)} {values} FROM rows WHERE {where}"):  # noqa: S608
-        for row in batch:
-            group = sums.setdefault(row[: len(group_by)], _Sums(len(numbers)))
-            group.add_row(
-                [_scaled(value, number) for value, number in zip(row[len(group_by) :], numbers, strict=True)]
-            )
-
-
-def _scaled(value: float | str, number: Number) -> int:
-    if isinstance(value, float) and not isfinite(value):
-        raise not_finite(number.name)
-    try:
-        return scaled(value)
-    except ValueError:
-        raise BadRequest(
-            f"Column {number.name} holds a number with more digits than can be added exactly.",
-            remedy="Round it: below 1.8e308, at most 400 digits after the point.",
-            code="digits",
-        ) from None
+def _labels(dataset: Dataset, group_by: Sequence[str]) -> list[str]:
+    return _named("g", [label_sql(dataset, name) for name in group_by])

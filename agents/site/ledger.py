@@ -3,6 +3,9 @@
 One JSON object a line, appended and synced before anything happens; each line carries the SHA-256 of the line before,
 so that a removed or altered line shows. It holds names, kinds, counts and digests; never a value from a row.
 
+`Ledger.write` is called before what it records happens: what could not be written down must not happen. Only
+agents.order.release writes that something left.
+
 The chain has no key: who may write the file can write a whole new one. Note the head (`./run agent ledger` prints it)
 where the machine's administrators cannot write, and compare.
 """
@@ -43,12 +46,14 @@ class Ledger:
         """
         if self._begins_with(event, facts):
             return
+        # Without O_CREAT: a file that was removed since is an error, not a new beginning.
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND)
         with os.fdopen(descriptor, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             self._check_not_emptied()
-            if n_bytes := _repair(file):
-                self._append(file, {"event": "repaired", "n_bytes": n_bytes})
+            n_dropped = _repair(file)
+            if n_dropped:
+                self._append(file, {"event": "repaired", "n_bytes": n_dropped})
             self._append(file, {"event": event, **facts})
             os.fsync(file.fileno())
 
@@ -57,18 +62,21 @@ class Ledger:
         if self.path.exists():
             return False
         with locked(self.path.parent):
-            if self.path.exists():
+            if self.path.exists():  # another process was first
                 return False
-            write_durably(self.path, self._line({"event": event, **facts}, previous=_FIRST))
+            line = self._line({"event": event, **facts}, previous=_FIRST)
+            write_durably(self.path, line)
         return True
 
     def _append(self, file: IO[bytes], facts: dict[str, Any]) -> None:
-        file.write(self._line(facts, previous=_digest(_last_line(file))))
+        previous = _digest(_last_line(file))
+        file.write(self._line(facts, previous=previous))
         file.flush()
 
     def _line(self, facts: dict[str, Any], *, previous: str) -> bytes:
-        at = self._now().isoformat(timespec="milliseconds")
-        line = json.dumps({"at": at, **facts, "previous": previous}, sort_keys=True, ensure_ascii=False)
+        moment = self._now().isoformat(timespec="milliseconds")
+        entry = {"at": moment, **facts, "previous": previous}
+        line = json.dumps(entry, sort_keys=True, ensure_ascii=False)
         # Half of a surrogate pair, which UTF-8 has no bytes for, becomes JSON's own escape.
         return line.encode(errors="backslashreplace") + b"\n"
 
@@ -100,7 +108,8 @@ class Ledger:
 
     def head(self) -> str:
         """SHA-256 of the last line, 64 hex digits: whoever noted it can tell whether what stood then still stands."""
-        return _digest((self._lines() or [b""])[-1])
+        lines = self._lines()
+        return _digest(lines[-1]) if lines else _FIRST
 
     def _lines(self) -> list[bytes]:
         if not self.path.exists():
@@ -109,8 +118,10 @@ class Ledger:
         with self.path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             # Not splitlines: an order's purpose may hold U+2028, which str.splitlines takes for the end of a line.
-            *lines, rest = file.read().split(b"\n")
-        return [*lines, rest] if rest else lines
+            lines = file.read().split(b"\n")
+        if not lines[-1]:  # what stands after the last line's end; a line that was cut short stays
+            lines.pop()
+        return lines
 
 
 def _digest(line: bytes) -> str:
@@ -127,11 +138,13 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 def _last_line(file: IO[bytes]) -> bytes:
     """Read from the end in growing steps: the ledger may be long, its lines are not."""
-    size, step = file.seek(0, os.SEEK_END), 4096
+    size = file.seek(0, os.SEEK_END)
+    step = 4096
     while size:
         file.seek(max(0, size - step))
         lines = file.read().rstrip(b"\n").split(b"\n")
-        if len(lines) > 1 or step >= size:
+        is_whole = len(lines) > 1 or step >= size
+        if is_whole:
             return lines[-1]
         step *= 4
     return b""
@@ -143,12 +156,13 @@ def _repair(file: IO[bytes]) -> int:
     if not size:
         return 0
     file.seek(size - 1)
-    if file.read(1) == b"\n":
+    last_byte = file.read(1)
+    if last_byte == b"\n":
         return 0
-    rest = _last_line(file)
-    if _parsed(rest) is not None:
+    unended = _last_line(file)
+    if _parsed(unended) is not None:  # the crash took its end only
         file.write(b"\n")
         file.flush()
         return 0
-    file.truncate(size - len(rest))
-    return len(rest)
+    file.truncate(size - len(unended))
+    return len(unended)

@@ -1,4 +1,8 @@
-"""One hospital's installation: settings.toml in its site folder, and where its state lives."""
+"""One hospital's installation: settings.toml in its site folder, and where its state lives.
+
+`load_settings` reads the file; `Settings` says where everything is and connects to the coordinator. What the hospital
+allows is in the file beside it (agents.site.policy).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,8 @@ from protocol.errors import BadRequest
 from protocol.exchange import authorities
 from protocol.machine.disk import make_private_folder
 
-_KEYS = {
+# Every key of the file, with the type that TOML has to give it; any other key is an error.
+_KEYS: dict[str, type[Any]] = {
     "user_id": int,
     "name": str,
     "coordinator_url": str,
@@ -31,7 +36,15 @@ _KEYS = {
     "max_rows": int,
     "partners": list,
 }
-_LEAST = {"user_id": 2, "max_orders": 1, "statement_timeout_seconds": 1, "max_rows": 1}
+# User 1 is the coordinator.
+_LEAST = {
+    "user_id": 2,
+    "max_orders": 1,
+    "statement_timeout_seconds": 1,
+    "max_rows": 1,
+}
+# Keys that, left out, have the default of the field of the same name.
+_OPTIONAL = ("ca_file", "proxy", "max_orders", "statement_timeout_seconds", "max_rows")
 
 
 @dataclass(frozen=True)
@@ -91,26 +104,40 @@ class Settings:
         """A secret from a file of mode 0600 below the state folder. BadRequest when missing, empty or open."""
         path = self.state / name
         if not path.is_file():
-            raise _wrong(
-                name, f"{path} is missing.", "Put the secret that the operator gave you there, mode 0600."
-            )
-        if path.stat().st_mode & 0o077:
+            remedy = "Put the secret that the operator gave you there, mode 0600."
+            raise _wrong(name, f"{path} is missing.", remedy)
+
+        # Whoever else reads it could act as this hospital, so an open file counts as no secret.
+        is_open = path.stat().st_mode & 0o077
+        if is_open:
             raise _wrong(name, f"{path} can be read by others.", f"Run: chmod 600 {path}")
-        text = _text(path).strip()
-        if not text or not text.isascii() or not text.isprintable():
+
+        secret = _text(path).strip()
+        can_be_a_header = secret.isascii() and secret.isprintable()
+        if not secret or not can_be_a_header:
             remedy = "Put the one line that the operator gave you there, or remove it if you were given none."
             raise _wrong(name, f"{path} holds no secret.", remedy)
-        return text
+        return secret
 
     def client(self, base_url: str | None = None) -> httpx.Client:
         """HTTP to the coordinator (or to `base_url`), through the site's proxy and private CA where it has them."""
         url = base_url or self.coordinator_url
-        return httpx.Client(base_url=url, verify=self._verify(url), proxy=self.proxy, trust_env=False)
+        return httpx.Client(
+            base_url=url,
+            verify=self._verify(url),
+            proxy=self.proxy,
+            trust_env=False,
+        )
 
     def async_client(self) -> httpx.AsyncClient:
         """The same for the worker's event loop."""
         url = self.coordinator_url
-        return httpx.AsyncClient(base_url=url, verify=self._verify(url), proxy=self.proxy, trust_env=False)
+        return httpx.AsyncClient(
+            base_url=url,
+            verify=self._verify(url),
+            proxy=self.proxy,
+            trust_env=False,
+        )
 
     def _verify(self, url: str) -> ssl.SSLContext | bool:
         if self.ca_file is None:
@@ -118,31 +145,35 @@ class Settings:
         try:
             return ssl.create_default_context(cafile=self.ca_file)
         except OSError:  # ssl.SSLError is one
-            raise _wrong(
-                "ca_file", f"{self.ca_file} holds no certificates.", "Give the PEM file of the private CA."
-            ) from None
+            sentence = f"{self.ca_file} holds no certificates."
+            raise _wrong("ca_file", sentence, "Give the PEM file of the private CA.") from None
 
     def environment(self) -> dict[str, str]:
         """What Prefect and the flow processes of this site read; to be set before Prefect is imported."""
-        auth = {"PREFECT_API_AUTH_STRING": self.prefect_auth} if self.prefect_auth else {}
-        through = {"HTTP_PROXY": self.proxy, "HTTPS_PROXY": self.proxy} if self.proxy else {}
-        authority = {"PREFECT_API_SSL_CERT_FILE": self.ca_file} if self.ca_file else {}
-        return {
+        variables = {
             "CONSILIUM_SITE": str(self.site),
             "PREFECT_API_URL": self.prefect_url,
             "PREFECT_HOME": str(self.state / "prefect"),
             "PREFECT_WORKER_QUERY_SECONDS": "30",  # the coordinator's word comes first; this is for when it is away
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",  # a line for each event that a lost connection loses
-            **auth,
-            **authority,
-            **through,
         }
+        auth_string = self.prefect_auth
+        if auth_string:
+            variables["PREFECT_API_AUTH_STRING"] = auth_string
+        if self.ca_file:
+            variables["PREFECT_API_SSL_CERT_FILE"] = self.ca_file
+        if self.proxy:
+            variables["HTTP_PROXY"] = self.proxy
+            variables["HTTPS_PROXY"] = self.proxy
+        return variables
 
     @property
     def prefect_auth(self) -> str | None:
         """Prefect's own auth string, `user:password`; None when the file is missing. BadRequest as `secret`."""
-        return self.secret("prefect_auth") if (self.state / "prefect_auth").exists() else None
+        if not (self.state / "prefect_auth").exists():
+            return None
+        return self.secret("prefect_auth")
 
 
 def home() -> Path:
@@ -158,25 +189,22 @@ def load_settings(site: Path) -> Settings:
     """
     site = site.absolute()
     values = _read(site / "settings.toml")
-    state = _state_folder(Path(values.get("state", home() / "sites" / site.name)).expanduser().absolute())
-    port, prefect_port = (
-        os.environ.get("CONSILIUM_API_PORT", "5000"),
-        os.environ.get("CONSILIUM_PREFECT_PORT", "4200"),
-    )
+    usual_state = home() / "sites" / site.name
+    state = _state_folder(values.get("state", usual_state))
+    api_port = os.environ.get("CONSILIUM_API_PORT", "5000")
+    prefect_port = os.environ.get("CONSILIUM_PREFECT_PORT", "4200")
+    data_url = values.get("data_url", "duckdb:///{state}/hospital.duckdb")
+    optional = {key: values[key] for key in _OPTIONAL if key in values}
     return Settings(
         site=site,
         user_id=_required(values, "user_id", site),
         name=_required(values, "name", site),
-        coordinator_url=_url(values, "coordinator_url", f"http://127.0.0.1:{port}"),
+        coordinator_url=_url(values, "coordinator_url", f"http://127.0.0.1:{api_port}"),
         prefect_url=_url(values, "prefect_url", f"http://127.0.0.1:{prefect_port}/api"),
-        data_url=values.get("data_url", "duckdb:///{state}/hospital.duckdb").replace("{state}", str(state)),
+        data_url=data_url.replace("{state}", str(state)),
         state=state,
         partners=_partners(values, state),
-        **{
-            key: values[key]
-            for key in ("ca_file", "proxy", "max_orders", "statement_timeout_seconds", "max_rows")
-            if key in values
-        },
+        **optional,
     )
 
 
@@ -189,11 +217,13 @@ def _read(path: Path) -> dict[str, Any]:
         raise _wrong("settings", f"{path} is not TOML ({error}).", "Correct that line.") from None
     for key, value in values.items():
         if key not in _KEYS:
-            raise _wrong(key, f"{path} has an unknown key {key}.", f"Known keys: {', '.join(_KEYS)}.")
-        if type(value) is not _KEYS[key]:
-            raise _wrong(key, f"{key} in {path} has the wrong type.", f"Write a {_KEYS[key].__name__}.")
-        if key in _LEAST and values[key] < _LEAST[key]:
-            raise _wrong(key, f"{key} in {path} is {values[key]}.", f"Write {_LEAST[key]} or more.")
+            known = ", ".join(_KEYS)
+            raise _wrong(key, f"{path} has an unknown key {key}.", f"Known keys: {known}.")
+        wanted = _KEYS[key]
+        if type(value) is not wanted:  # not isinstance: true is an int
+            raise _wrong(key, f"{key} in {path} has the wrong type.", f"Write a {wanted.__name__}.")
+        if key in _LEAST and value < _LEAST[key]:
+            raise _wrong(key, f"{key} in {path} is {value}.", f"Write {_LEAST[key]} or more.")
     return values
 
 
@@ -201,34 +231,37 @@ def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise _wrong(
-            "settings", f"{path} cannot be read ({type(error).__name__}).", "Make it a readable UTF-8 file."
-        ) from None
+        sentence = f"{path} cannot be read ({type(error).__name__})."
+        raise _wrong("settings", sentence, "Make it a readable UTF-8 file.") from None
 
 
-def _state_folder(state: Path) -> Path:
+def _state_folder(written: str | Path) -> Path:
+    """The folder with what every site has in it, made where it is not; only its owner may enter."""
+    state = Path(written).expanduser().absolute()
     try:
         for folder in ("data", "results"):
             make_private_folder(state / folder)
     except OSError as error:
-        raise _wrong(
-            "state",
-            f"{state} cannot be made ({type(error).__name__}).",
-            "Give a folder that the agent may write to.",
-        ) from None
+        sentence = f"{state} cannot be made ({type(error).__name__})."
+        raise _wrong("state", sentence, "Give a folder that the agent may write to.") from None
     return state
 
 
 def _url(values: dict[str, Any], key: str, default: str) -> str:
     url = str(values.get(key, default))
-    try:
-        parts = urlsplit(url)
-        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_usable = False
-    if not is_usable:
+    if not _is_usable(url):
         raise _wrong(key, f"{key} is no address.", "Write https://host:port, as the operator gave it to you.")
     return url
+
+
+def _is_usable(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # brackets that do not match, a port that is no number
+        return False
+    is_http = parts.scheme in ("http", "https")
+    return is_http and bool(parts.hostname) and port != 0
 
 
 def _required(values: dict[str, Any], key: str, site: Path) -> Any:
@@ -239,24 +272,33 @@ def _required(values: dict[str, Any], key: str, site: Path) -> Any:
 
 def _partners(values: dict[str, Any], state: Path) -> dict[int, Partner]:
     """Pins typed in by a person, and those that a one-machine federation writes for the sites it owns."""
-    entries = [*values.get("partners", []), *_written_partners(state / "partners.toml")]
+    typed = values.get("partners", [])
+    written = _written_partners(state / "partners.toml")
     try:
-        partners = [
-            Partner(int(e["user_id"]), str(e["name"]), str(e["fingerprint"]).strip().lower()) for e in entries
-        ]
+        partners = [_partner(entry) for entry in (*typed, *written)]
     except (KeyError, TypeError, ValueError):
-        raise _wrong(
-            "partners", "A [[partners]] entry is not complete.", "Give user_id, name and fingerprint."
-        ) from None
+        sentence = "A [[partners]] entry is not complete."
+        raise _wrong("partners", sentence, "Give user_id, name and fingerprint.") from None
+
     pinned: dict[int, Partner] = {}
     for partner in partners:
-        if pinned.setdefault(partner.user_id, partner).fingerprint != partner.fingerprint:
+        first = pinned.setdefault(partner.user_id, partner)
+        # Two pins for one hospital: whoever could write one of the files could stand in for it (decision 16).
+        if first.fingerprint != partner.fingerprint:
             raise _wrong(
                 "partners",
                 f"Hospital {partner.user_id} is pinned twice, with different fingerprints.",
                 "Compare the fingerprint by telephone again and keep the right entry, in settings.toml.",
             )
     return pinned
+
+
+def _partner(entry: Any) -> Partner:
+    return Partner(
+        user_id=int(entry["user_id"]),
+        name=str(entry["name"]),
+        fingerprint=str(entry["fingerprint"]).strip().lower(),
+    )
 
 
 def _written_partners(path: Path) -> list[Any]:

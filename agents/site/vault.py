@@ -5,7 +5,7 @@
     ended/<id>.json          how an order ended here; its number is never used again
     models/<id>.json         trained models
     predictions/<id>.json    answers of inference
-    cohorts/                 digests of earlier cohorts' id sets (agents.rows.cohort)
+    cohorts/                 digests of earlier cohorts' id sets (agents.gate.cohort_gate)
     approvals/               what a person was asked, and the signed decisions (agents.order.approval)
 
 Every write is whole or not at all: temporary file, fsync, rename, fsync of the folder. What is made once stays what
@@ -26,6 +26,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,9 +43,11 @@ _CHECKED = frozenset({"sha256", "content"})
 
 
 def damaged(path: Path) -> Conflict:
-    """What is told of a file of the vault that cannot be read as what it should be."""
+    """The error of a file of the vault that cannot be read as what it should be."""
     return Conflict(
-        f"{path} is damaged.", remedy="Restore it from the backup of the vault.", code="vault_damaged"
+        f"{path} is damaged.",
+        remedy="Restore it from the backup of the vault.",
+        code="vault_damaged",
     )
 
 
@@ -54,7 +57,8 @@ def encode_kept(value: Mapping[str, Any]) -> bytes:
     The checksum is SHA-256 over the object's JSON with sorted keys, no blanks and ASCII only.
     """
     content = json.loads(json.dumps(value))  # as it will be read: with keys that are texts
-    return json.dumps({"sha256": _checksum(content), "content": content}, sort_keys=True).encode()
+    stored = {"sha256": _checksum(content), "content": content}
+    return json.dumps(stored, sort_keys=True).encode()
 
 
 def read_kept(path: Path, parse: Callable[[dict[str, Any]], T]) -> T | None:
@@ -73,16 +77,18 @@ def read_kept(path: Path, parse: Callable[[dict[str, Any]], T]) -> T | None:
         return None
     except (ValueError, KeyError, TypeError, RecursionError, ProtocolViolation):
         raise damaged(path) from None
-    if not is_checked:
+    if not is_checked:  # only after `parse`: what cannot be used is not made to look whole
         _add_checksum(path, content)
     return found
 
 
 def _checked(stored: dict[str, Any]) -> dict[str, Any]:
     """The content. One of the two names alone is a turned bit in the other one, and no file of an earlier version."""
-    if stored.keys() != _CHECKED or stored["sha256"] != _checksum(stored["content"]):
+    if stored.keys() != _CHECKED:
         raise ValueError
     content: dict[str, Any] = stored["content"]
+    if stored["sha256"] != _checksum(content):
+        raise ValueError
     return content
 
 
@@ -94,8 +100,9 @@ def add_digest(data: bytes) -> bytes:
 def read_checked(path: Path) -> bytes:
     """The bytes that were kept with their digest. Conflict (code vault_damaged) for other ones; FileNotFoundError."""
     stored = path.read_bytes()
+    digest = stored[:_DIGEST_BYTES]
     data = stored[_DIGEST_BYTES:]
-    if hashlib.sha256(data).digest() != stored[:_DIGEST_BYTES]:
+    if hashlib.sha256(data).digest() != digest:
         raise damaged(path)
     return data
 
@@ -107,7 +114,8 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _checksum(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _add_checksum(path: Path, content: dict[str, Any]) -> None:
@@ -121,6 +129,21 @@ def _add_checksum(path: Path, content: dict[str, Any]) -> None:
             write_durably(path, encode_kept(content))
 
 
+@dataclass(frozen=True)
+class _Ended:
+    """The mark of an order that has ended here."""
+
+    outcome: str  # success, failed or cancelled
+    document_digest: str  # SHA-256 of the order's document, 64 hex digits; empty where it could not be read
+
+    @staticmethod
+    def read(stored: dict[str, Any]) -> _Ended:
+        return _Ended(
+            outcome=str(stored["outcome"]),
+            document_digest=str(stored["document"]),
+        )
+
+
 class Vault:
     """One hospital's durable state."""
 
@@ -131,7 +154,10 @@ class Vault:
         """The long-lived keys; made and kept at the first call. Conflict (code vault_damaged) if unreadable."""
         path = self.folder / "identity.json"
         if not path.exists():
-            write_once(path, encode_kept(Identity.generate().to_json()))
+            fresh = Identity.generate().to_json()
+            write_once(
+                path, encode_kept(fresh)
+            )  # of two processes at once, the first one's keys stand (decision 24)
         identity = read_kept(path, Identity.from_json)
         if identity is None:
             raise damaged(path)
@@ -150,7 +176,8 @@ class Vault:
 
     def orders(self) -> list[int]:
         """The orders of which something is kept here: those under way, and those whose end was not heard of."""
-        return sorted(int(path.name) for path in (self.folder / "orders").glob("*") if path.name.isdecimal())
+        names = [path.name for path in (self.folder / "orders").glob("*")]
+        return sorted(int(name) for name in names if name.isdecimal())  # others are being removed
 
     def end_order(self, order_id: int, outcome: str) -> None:
         """Marks an order as ended here, for good, and forgets its keys, snapshots and outbox. The first mark stands.
@@ -159,10 +186,9 @@ class Vault:
         stands; and another order under the same number is never taken part in.
         """
         order = self.order(order_id)
-        digest = order.digest_of_document()
+        mark = {"outcome": outcome, "document": order.digest_of_document()}
         folder = make_private_folder(self.folder / "ended")
-        mark = folder / f"{order_id}.json"
-        write_once(mark, encode_kept({"outcome": outcome, "document": digest}))
+        write_once(folder / f"{order_id}.json", encode_kept(mark))
         order.destroy()
 
     def has_ended(self, order_id: int) -> bool:
@@ -176,17 +202,16 @@ class Vault:
         the difference of the two. Conflict (code vault_damaged) when nothing can be told.
         """
         path = self.folder / "ended" / f"{order_id}.json"
-        ended = read_kept(path, lambda stored: (str(stored["outcome"]), str(stored["document"])))
+        ended = read_kept(path, _Ended.read)
         if ended is None:
             return None
-        outcome, digest = ended
-        if digest != hashlib.sha256(document).hexdigest():
+        if ended.document_digest != hashlib.sha256(document).hexdigest():  # decision 23
             raise Refused(
                 f"This hospital has had another order with the number {order_id}.",
                 remedy="The coordinator has lost its store and counts anew: restore its backup.",
                 code="order_number",
             )
-        return outcome
+        return ended.outcome
 
     def save_model(self, model_id: int, model: dict[str, Any]) -> None:
         self._save("models", model_id, model)
@@ -204,12 +229,11 @@ class Vault:
 
     def models(self) -> list[int]:
         """The ids of the models that this hospital holds."""
-        return sorted(
-            int(path.stem) for path in (self.folder / "models").glob("*.json") if path.stem.isdecimal()
-        )
+        names = [path.stem for path in (self.folder / "models").glob("*.json")]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def save_predictions(self, order_id: int, result: dict[str, Any]) -> dict[str, Any]:
-        """Keeps them, unless another process has done so first; what is kept, which alone may be told."""
+        """Keeps them, unless another process has done so first; gives what is kept, which alone may be sent."""
         self._save("predictions", order_id, result, once=True)
         kept = self.predictions(order_id)
         assert kept is not None
@@ -276,7 +300,8 @@ class OrderVault:
         path = self.folder / name
         if not path.exists():
             return None
-        with np.load(io.BytesIO(read_checked(path)), allow_pickle=False) as stored:
+        content = io.BytesIO(read_checked(path))
+        with np.load(content, allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}
 
     def destroy(self) -> None:
@@ -286,8 +311,9 @@ class OrderVault:
         what it leaves under another name goes with the next order that ends.
         """
         orders = self.folder.parent
+        away = orders / f".{self.folder.name}.{secrets.token_hex(4)}.ended"
         with contextlib.suppress(FileNotFoundError):
-            self.folder.rename(orders / f".{self.folder.name}.{secrets.token_hex(4)}.ended")
+            self.folder.rename(away)
         for ended in orders.glob(".*.ended"):
             shutil.rmtree(ended, ignore_errors=True)
         sync_folder(orders)

@@ -2,6 +2,8 @@
 
 Who compares an order with earlier ones must not find an empty past because a crash or a full disk left an empty file:
 then every order would pass. SQLite itself takes an empty file for a new database.
+
+The tables are those of agents.gate.earlier_questions and agents.gate.cohort_gate, which open the file through here.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ def _make(path: Path, schema: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        # Made before SQLite opens it, which would give it the mode of any new file.
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        os.close(descriptor)
         with open_database(temporary) as database:
             database.executescript(_KEYS + schema)
             database.execute("INSERT INTO keys VALUES (1, ?)", (secrets.token_bytes(KEY_BYTES),))
@@ -88,11 +92,12 @@ def open_database(path: Path) -> Iterator[sqlite3.Connection]:
         with database:
             yield database
     except sqlite3.DatabaseError as error:
-        kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        kind = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code; above it are its details
         if kind in _DAMAGE:
             raise damaged(path) from None
         if kind == sqlite3.SQLITE_FULL:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+            sentence = os.strerror(errno.ENOSPC)
+            raise OSError(errno.ENOSPC, sentence, str(path)) from None
         raise
     finally:
         database.close()

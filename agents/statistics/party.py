@@ -17,11 +17,11 @@ from agents.gate.earlier_questions import StatisticsLedger
 from agents.order.party import Party
 from agents.rows.dataset import FILE_TYPES, Dataset, open_dataset
 from agents.rows.files import check_path
-from agents.site.policy import StatisticsRules
 from analytics.statistics.circuit import Plan, plan
 from analytics.statistics.expression import ExpressionError
 from analytics.statistics.rowwise import Fixed
 from protocol.errors import BadRequest
+from protocol.policy import StatisticsRules
 from protocol.statistics_plan import ordered_expression
 from protocol.statistics_request import RANKED, StatisticsOrder, StatisticsRequest, read_statistics_document
 from protocol.training_request import Strict

@@ -14,7 +14,6 @@ from agents.gate.disclosure import Label
 from agents.order.party import receive, send
 from agents.rows import exact_totals
 from agents.rows.dataset import Dataset
-from agents.site.policy import StatisticsRules
 from agents.statistics.answer import Answer, grouped_answer
 from agents.statistics.groups import Agreed
 from agents.statistics.party import Reading, StatisticsParty, columns_of, open_data
@@ -23,6 +22,7 @@ from analytics.statistics.exact import Number
 from analytics.statistics.quantiles import Pivots, Search, interpolated, interpolated_whole, quantile_ranks
 from protocol.errors import BadRequest, ProtocolViolation
 from protocol.messages import EVERYONE
+from protocol.policy import StatisticsRules
 from protocol.statistics_request import RANKED, StatisticsRequest
 
 _WHOLE_BYTES = 9  # of a pivot: whole numbers of 64 bits, signed or not, have 65 with their sign

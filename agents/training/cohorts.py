@@ -20,12 +20,12 @@ from agents.rows import cohort as cohorts
 from agents.rows.allowed_sql import CheckedQuery, check_sql
 from agents.rows.cohort import Cohort
 from agents.rows.database import dialect_of, open_source
-from agents.site.policy import TableRules
 from agents.training.party import TrainingParty
 from analytics.arrays import Ints
 from analytics.training.folds import fold_indices, validation_indices
 from analytics.training.models import CLASSIFIERS, Model
 from protocol.errors import BadRequest
+from protocol.policy import TableRules
 from protocol.training_request import TrainingRequest, folds, n_held_out
 
 log = logging.getLogger("consilium.data")

@@ -6,12 +6,15 @@ A hospital reports the rules of its policy and none of its names of tables, colu
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from nicegui import ui
+from pydantic import ValidationError
 
 from api.pages.frame import Safe, chip, facts, follow, frame, html, moment, save_rows, shown, table
 from api.pages.visit import Visit
+from protocol.policy import InferenceTold, OrdersTold, PolicyTold, StatisticsTold
 
 SCORING = {
     "none": "The coordinator learns nothing of single gradients.",
@@ -105,74 +108,84 @@ def _policies(visit: Visit, found: list[dict[str, Any]]) -> Safe:
     heads = ["Hospital", "Orders", "Scores", "Predictions", "Joint statistics"]
     rows = []
     for hospital in found:
-        policy = hospital["policy"]
+        policy = _told(hospital["policy"])
         if policy is None:
             cells = [t("nothing told")] * 4
         else:
             cells = [
-                _orders(visit, policy["orders"], names),
-                _scores(visit, policy["orders"]),
-                _inference(visit, policy["inference"]),
-                _statistics(visit, policy["statistics"]),
+                _orders(visit, policy.orders, names),
+                _scores(visit, policy.orders),
+                _inference(visit, policy.inference),
+                _statistics(visit, policy.statistics),
             ]
         rows.append([hospital["name"], *cells])
     return table([t(head) for head in heads], rows)
 
 
-def _orders(visit: Visit, rules: dict[str, Any], names: dict[int, str]) -> Safe:
+def _told(policy: Any) -> PolicyTold | None:
+    """The rules that an agent has told; None for what an earlier version of the coordinator stored in another form."""
+    if policy is None:
+        return None
+    try:
+        return PolicyTold.model_validate(policy)
+    except ValidationError:
+        return None
+
+
+def _orders(visit: Visit, rules: OrdersTold, names: dict[int, str]) -> Safe:
     t = visit.t
     lines = [
-        t("From: {names}", names=_users(visit, rules["initiators"], names)),
-        t("Results to: {names}", names=_users(visit, rules["receivers"], names)),
-        t("Methods: {words}", words=_words(visit, rules["methods"])),
-        t("Models: {words}", words=_words(visit, rules["model_types"])),
-        t("At least {n} hospitals in any sum", n=rules["min_hospitals"]),
-        t("At least {n} rows, unless a table sets its own", n=rules["min_rows"]),
+        t("From: {names}", names=_users(visit, rules.initiators, names)),
+        t("Results to: {names}", names=_users(visit, rules.receivers, names)),
+        t("Methods: {words}", words=_words(visit, rules.methods)),
+        t("Models: {words}", words=_words(visit, rules.model_types)),
+        t("At least {n} hospitals in any sum", n=rules.min_hospitals),
+        t("At least {n} rows, unless a table sets its own", n=rules.min_rows),
     ]
-    if rules["approval"] == "manual":
+    if rules.approval == "manual":
         lines.append(t("A person there decides on every order"))
     return _lines(lines)
 
 
-def _scores(visit: Visit, rules: dict[str, Any]) -> Safe:
+def _scores(visit: Visit, rules: OrdersTold) -> Safe:
     t = visit.t
-    lines = [f"{t(rules['scoring'])}: {t(SCORING[rules['scoring']])}"]
-    if rules["score_readers"] == "operator" and rules["scoring"] != "none":
+    lines = [f"{t(rules.scoring)}: {t(SCORING[rules.scoring])}"]
+    if rules.score_readers == "operator" and rules.scoring != "none":
         lines.append(t("Read by the operator only"))
     return _lines(lines)
 
 
-def _inference(visit: Visit, rules: dict[str, Any]) -> Safe:
+def _inference(visit: Visit, rules: InferenceTold) -> Safe:
     t = visit.t
-    if not rules["allowed"]:
+    if not rules.allowed:
         return _lines([t("no")])
     where = t("Only at the hospital")
-    if rules["return_predictions"]:
+    if rules.return_predictions:
         where = t("Predictions may pass through the coordinator's memory")
     return _lines([t("For its own users"), where])
 
 
-def _statistics(visit: Visit, rules: dict[str, Any] | None) -> Safe:
+def _statistics(visit: Visit, rules: StatisticsTold | None) -> Safe:
     t = visit.t
     if rules is None:
         return _lines([t("no")])
     lines = [
-        t("Methods: {words}", words=_words(visit, rules["methods"])),
-        t("At least {n} hospitals in any answer", n=rules["min_providers"]),
-        t("At least {n} rows", n=rules["min_rows"]),
+        t("Methods: {words}", words=_words(visit, rules.methods)),
+        t("At least {n} hospitals in any answer", n=rules.min_providers),
+        t("At least {n} rows", n=rules.min_rows),
     ]
     for name, text in MORE.items():
-        if rules[name]:
+        if getattr(rules, name):
             lines.append(t(text))
     return _lines(lines)
 
 
-def _users(visit: Visit, users: list[int], names: dict[int, str]) -> str:
+def _users(visit: Visit, users: Sequence[int], names: dict[int, str]) -> str:
     found = [names.get(user, str(user)) for user in users]
     return _words(visit, found)
 
 
-def _words(visit: Visit, words: list[str]) -> str:
+def _words(visit: Visit, words: Sequence[str]) -> str:
     return ", ".join(words) or visit.t("none")
 
 

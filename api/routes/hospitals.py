@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from importlib.metadata import version as installed
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -19,61 +19,12 @@ from api.store.engine import in_thread
 from api.store.places import USUAL_PLACES
 from api.store.rows import HospitalRow
 from protocol import VERSION
+from protocol.policy import PolicyTold
 from protocol.sealing import PublicIdentity
-from protocol.training_request import describe
+from protocol.training_request import Scoring, describe
 
 log = logging.getLogger("consilium.api")
 router = APIRouter()
-
-Word = Annotated[str, Field(max_length=40, pattern=r"^[A-Za-z_]+$")]
-Words = Annotated[list[Word], Field(max_length=100)]
-Users = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=10_000)]
-Level = Literal["none", "round", "full"]
-Least = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-class OrderRules(BaseModel):
-    """Who may order there, who may receive, and what."""
-
-    initiators: Users
-    receivers: Users
-    methods: Words
-    model_types: Words
-    min_hospitals: Least
-    min_rows: Least
-    scoring: Level
-    score_readers: Word
-    approval: Word
-
-
-class InferenceRules(BaseModel):
-    """Whether its own user may ask for predictions, and whether these may pass through here."""
-
-    allowed: bool
-    return_predictions: bool
-
-
-class StatisticsRules(BaseModel):
-    """The joint statistics in which it takes part."""
-
-    methods: Words
-    min_providers: Least
-    min_rows: Least
-    extremes: bool
-    exact_quantiles: bool
-    disclose: bool
-    row_expressions: bool
-
-
-class PolicyTold(BaseModel):
-    """What an agent tells of its policy: rules, and nothing of tables, columns, files or rows.
-
-    For people to look at. What is allowed is decided at the hospital, by the policy itself.
-    """
-
-    orders: OrderRules
-    inference: InferenceRules
-    statistics: StatisticsRules | None = None
 
 
 class Enrolment(BaseModel):
@@ -82,14 +33,16 @@ class Enrolment(BaseModel):
 
     identity: str = Field(max_length=200)
     version: str = Field(max_length=50)
-    scoring: Level = "none"
+    scoring: Scoring = "none"
     policy: dict[str, Any] | None = None
     max_orders: Annotated[int, Field(ge=1, lt=2**31)] | None = None
 
     def told(self) -> dict[str, Any] | None:
         """Its policy in the form that is shown. One in another form, of another version, keeps no agent out."""
+        if self.policy is None:
+            return None
         try:
-            return None if self.policy is None else PolicyTold.model_validate(self.policy).model_dump()
+            return PolicyTold.model_validate(self.policy).model_dump(mode="json")
         except ValidationError as error:
             log.warning("The policy that an agent tells is not shown: %s", describe(error).sentence)
             return None

@@ -14,9 +14,16 @@ def search_disk(folders: Iterable[Path], numbers: Iterable[float]) -> tuple[int,
         needles[f"{number} little-endian"] = struct.pack("<d", number)
         needles[f"{number} big-endian"] = struct.pack(">d", number)
         needles[f"{number} as text"] = repr(number).lstrip("-")[:14].encode()
-    n_files, n_bytes, found = 0, 0, set()
-    for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
-        data = path.read_bytes()
-        n_files, n_bytes = n_files + 1, n_bytes + len(data)
-        found |= {name for name, needle in needles.items() if needle in data}
+    n_files = n_bytes = 0
+    found = set()
+    for folder in folders:
+        for path in folder.rglob("*"):
+            if not path.is_file():
+                continue
+            data = path.read_bytes()
+            n_files += 1
+            n_bytes += len(data)
+            for name, needle in needles.items():
+                if needle in data:
+                    found.add(name)
     return n_files, n_bytes, sorted(found)

@@ -57,7 +57,8 @@ def _lab_values(user_id: int) -> pd.DataFrame:
     """Every third patient: glucose in mg/dl (the table's s6), LDL cholesterol (s2), age and its decade, sex (1, 2)."""
     table = load_diabetes(scaled=False, as_frame=True).frame
     age = table["age"].astype(int)
-    decade = (age // 10 * 10).astype(str) + "-" + (age // 10 * 10 + 9).astype(str)
+    decade_begins = age // 10 * 10
+    decade = decade_begins.astype(str) + "-" + (decade_begins + 9).astype(str)
     columns = {
         "patient": np.arange(len(table)),
         "age": age,
@@ -79,9 +80,8 @@ def _patients(user_id: int) -> list[int]:
 def _prices() -> pd.DataFrame:
     patients = _patients(0)
     cents = np.random.default_rng([_SEED, 0, 1]).integers(1_800, 2_600, len(patients))
-    return pd.DataFrame(
-        {"id_col": patients, "unit_price": [f"{cent // 100}.{cent % 100:02}" for cent in cents]}
-    )
+    prices = [f"{cent // 100}.{cent % 100:02}" for cent in cents]
+    return pd.DataFrame({"id_col": patients, "unit_price": prices})
 
 
 def _units(user_id: int) -> pd.DataFrame:

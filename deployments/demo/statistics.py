@@ -93,13 +93,12 @@ def _place(name: str, file: str) -> dict[str, str]:
 
 def questions(names: Names) -> list[Question]:
     first, last = min(names), max(names)
+    by_age = pooled_request(names, "avg", "glucose", group_by=["age_group"])
     return [
         Question(first, "df1.unit_price * df2.units", document_request(names)),
         Question(last, "avg of ldl", pooled_request(names, "avg", "ldl")),
         Question(last, "var of ldl", pooled_request(names, "var", "ldl")),
-        Question(
-            last, "avg of glucose by age", pooled_request(names, "avg", "glucose", group_by=["age_group"])
-        ),
+        Question(last, "avg of glucose by age", by_age),
         Question(last, f"units at all three reach {DOSE_LIMIT}", threshold_request(names)),
     ]
 
@@ -114,9 +113,8 @@ async def show(console: Console, settings: Settings, sites: Sequence[Site], time
     began = time.monotonic()
     async with httpx.AsyncClient(base_url=url, timeout=LONGEST_SECONDS, trust_env=False) as client:
         asked = questions(names)
-        say_request(
-            console, f"POST {url}{PATH}", "the request document's own, asked by " + names[asked[0].user_id]
-        )
+        asks_first = names[asked[0].user_id]
+        say_request(console, f"POST {url}{PATH}", f"the request document's own, asked by {asks_first}")
         console.print(json.dumps(asked[0].body) + "\n", markup=False)
         answers, runs = await _ask_all(console, client, _tokens(settings), asked, names)
     times["questions"] = time.monotonic() - began
@@ -126,8 +124,11 @@ async def show(console: Console, settings: Settings, sites: Sequence[Site], time
 
 
 def _tokens(settings: Settings) -> dict[int, dict[str, str]]:
-    tokens = read_tokens(settings)
-    return {int(user): {"Authorization": f"Bearer {tokens[user]}"} for user in tokens if user.isdecimal()}
+    headers = {}
+    for user, token in read_tokens(settings).items():
+        if user.isdecimal():  # not the operator's
+            headers[int(user)] = {"Authorization": f"Bearer {token}"}
+    return headers
 
 
 async def _ask_all(
@@ -140,12 +141,10 @@ async def _ask_all(
     """One question after the other, while a schedule asks another; every answer, and the schedule's runs."""
     columns = (SpinnerColumn(finished_text="+"), TextColumn("{task.description:60}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        timed = progress.add_task(
-            f"sum of glucose, every {INTERVAL_SECONDS} seconds, {N_RUNS} times", total=1
-        )
-        scheduled = asyncio.create_task(
-            _schedule(client, headers[max(names)], pooled_request(names, "sum", "glucose"))
-        )
+        title = f"sum of glucose, every {INTERVAL_SECONDS} seconds, {N_RUNS} times"
+        timed = progress.add_task(title, total=1)
+        body = pooled_request(names, "sum", "glucose")
+        scheduled = asyncio.create_task(_schedule(client, headers[max(names)], body))
         scheduled.add_done_callback(lambda task: progress.update(timed, completed=int(not task.cancelled())))
         answers = []
         try:
@@ -160,9 +159,8 @@ async def _ask_all(
 
 
 async def _ask(client: httpx.AsyncClient, headers: dict[str, str], body: dict[str, Any]) -> Answer:
-    answer = (
-        await client.post(PATH, json={**body, "timeout_seconds": LONGEST_SECONDS}, headers=headers)
-    ).json()
+    patient = {**body, "timeout_seconds": LONGEST_SECONDS}
+    answer = (await client.post(PATH, json=patient, headers=headers)).json()
     if answer["status"] != 200:
         raise ConsiliumError(f"The question was not answered: {answer['msg']}", remedy="")
     return dict(answer)
@@ -190,15 +188,17 @@ async def _runs(client: httpx.AsyncClient, headers: dict[str, str], schedule_id:
     """Its answers, oldest first; the history is asked each second, since nothing announces a schedule's order."""
     async with asyncio.timeout(LONGEST_SECONDS):
         while True:
-            history = await client.get(
-                "/statistics/history", params={"schedule_id": schedule_id}, headers=headers
-            )
+            query = {"schedule_id": schedule_id}
+            history = await client.get("/statistics/history", params=query, headers=headers)
             runs: list[dict[str, Any]] = history.json()["data"]["runs"]
-            if failed := [run for run in runs if run["state"] in ("failed", "refused", "cancelled")]:
-                raise ConsiliumError(
-                    f"A scheduled question was not answered: {failed[0]['sentence']}", remedy=""
-                )
-            done = [run for run in runs if run["state"] == "success"]
+            done = []
+            for run in runs:
+                if run["state"] in ("failed", "refused", "cancelled"):
+                    raise ConsiliumError(
+                        f"A scheduled question was not answered: {run['sentence']}", remedy=""
+                    )
+                if run["state"] == "success":
+                    done.append(run)
             if len(done) >= N_RUNS:
                 return done[::-1][:N_RUNS]
             await asyncio.sleep(1)

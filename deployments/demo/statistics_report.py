@@ -6,6 +6,7 @@ Only a demonstration can print this: it owns the files of all hospitals.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -72,9 +73,12 @@ class Report:
 
     def _frame(self, user_id: int, file: str, **options: Any) -> pd.DataFrame:
         path = self._sites[user_id].data_folder / file
-        return (
-            duckdb.read_parquet(str(path)).df() if path.suffix == ".parquet" else pd.read_csv(path, **options)
-        )
+        frame: pd.DataFrame
+        if path.suffix == ".parquet":
+            frame = duckdb.read_parquet(str(path)).df()
+        else:
+            frame = pd.read_csv(path, **options)
+        return frame
 
     def _pooled(self, **options: Any) -> list[pd.DataFrame]:
         return [self._frame(user, file, **options) for user, file in LAB_VALUES.items()]
@@ -83,55 +87,58 @@ class Report:
 
     def _products(self, result: Result) -> None:
         first, second = list(self._sites)[:2]
-        texts = [self._frame(first, PRICES, dtype=str), self._frame(second, UNITS, dtype=str)]
-        joined = texts[0].merge(texts[1], on="id_col").set_index("id_col")
+        prices = self._frame(first, PRICES, dtype=str)
+        units_given = self._frame(second, UNITS, dtype=str)
+        joined = prices.merge(units_given, on="id_col").set_index("id_col")
         rows = result.rows()
         table = make_table(self._title(result))
         for column in ("id_col", "unit_price", "units", "total_value", "pandas"):
             table.add_column(column, justify="right")
         for row in rows[:N_SHOWN]:
             price, units = joined.loc[row["id_col"]]
-            table.add_row(
-                row["id_col"], price, units, f"[bold]{row['total_value']}[/]", repr(float(price) * int(units))
-            )
+            by_pandas = repr(float(price) * int(units))
+            table.add_row(row["id_col"], price, units, f"[bold]{row['total_value']}[/]", by_pandas)
         self._console.print(table)
-        same = sum(
-            Fraction(row["total_value"]) == Fraction(price) * int(units)
-            for row in rows
-            for price, units in [joined.loc[row["id_col"]]]
-        )
+        n_exact = 0
+        for row in rows:
+            price, units = joined.loc[row["id_col"]]
+            if Fraction(row["total_value"]) == Fraction(price) * int(units):
+                n_exact += 1
         self._console.print(
-            f"{len(rows)} patients; {same} are the exact products of the decimals in the two files. Price and units "
+            f"{len(rows)} patients; {n_exact} are the exact products of the decimals in the two files. Price and units "
             "stand here only because this demonstration owns both files."
         )
 
     def _numbers(self, mean: Result, variance: Result, runs: Sequence[dict[str, Any]]) -> None:
         """Single numbers over all rows, and the schedule's, whose exact value is the same each time."""
-        ldl, glucose = (
-            pd.concat([frame[column] for frame in self._pooled()]) for column in ("ldl", "glucose")
-        )
-        exact = {column: self._exact(column) for column in ("ldl", "glucose")}
-        n, centre = len(exact["ldl"]), sum(exact["ldl"]) / len(exact["ldl"])
-        squares = sum((value - centre) ** 2 for value in exact["ldl"]) / (n - 1)
-        total = sum(exact["glucose"])
-        table = make_table(f"At {self._sites[self._receiver].name}: {n} rows of three hospitals")
+        pooled = pd.concat(self._pooled())
+        exact_ldl = self._exact("ldl")
+        n_rows = len(exact_ldl)
+        mean_ldl = sum(exact_ldl, Fraction(0)) / n_rows
+        deviations = [(value - mean_ldl) ** 2 for value in exact_ldl]
+        variance_ldl = sum(deviations, Fraction(0)) / (n_rows - 1)
+        total_glucose = sum(self._exact("glucose"), Fraction(0))
+        table = make_table(f"At {self._sites[self._receiver].name}: {n_rows} rows of three hospitals")
         for column in ("", "result", "joint answer", "pandas", "exact, rounded"):
             table.add_column(column, justify="left" if column in ("", "result") else "right")
-        self._add(table, "avg of ldl", mean, float(ldl.mean()), centre)
-        self._add(table, "var of ldl", variance, float(ldl.var()), squares)
+        self._add(table, "avg of ldl", mean, float(pooled["ldl"].mean()), mean_ldl)
+        self._add(table, "var of ldl", variance, float(pooled["ldl"].var()), variance_ldl)
+        results_folder = mean.path.parents[1]
         for run in runs:
-            name = f"sum, {run['scheduled'][11:19]}"
-            self._add(
-                table, name, read_result(mean.path.parents[1], run["order_id"]), float(glucose.sum()), total
-            )
+            time_of_day = run["scheduled"][11:19]
+            result = read_result(results_folder, run["order_id"])
+            self._add(table, f"sum, {time_of_day}", result, float(pooled["glucose"].sum()), total_glucose)
         self._console.print(table)
 
     def _exact(self, column: str) -> list[Fraction]:
         """Every value as its file has it: decimals in text, doubles in parquet."""
-        values = (value for frame in self._pooled(dtype=str) for value in frame[column])
-        return [Fraction(value) if isinstance(value, str) else Fraction(float(value)) for value in values]
+        exact = []
+        for frame in self._pooled(dtype=str):
+            for value in frame[column]:
+                exact.append(Fraction(value if isinstance(value, str) else float(value)))
+        return exact
 
-    def _add(self, table: Any, name: str, result: Result, pandas: float, exact: Fraction | int) -> None:
+    def _add(self, table: Any, name: str, result: Result, pandas: float, exact: Fraction) -> None:
         joint = float(result.rows()[0][result.alias])
         if len(repr(joint)) > MOST_DIGITS_BY_CHANCE:
             self._found.append(joint)
@@ -148,24 +155,32 @@ class Report:
             pandas = repr(float(by_pandas[name])) if value else ""
             table.add_row(name, f"[bold]{value or ''}[/]", pandas, row.get("withheld") or "")
         self._console.print(table)
-        told = [
-            f"{', '.join(one['group'])}: {one['reason']}" for one in result.notes["withheld"] if one["group"]
-        ]
-        self._console.print(" ".join([*result.notes["notes"], *told]))
+        sentences = list(result.notes["notes"])
+        for withheld in result.notes["withheld"]:
+            if withheld["group"]:
+                sentences.append(f"{', '.join(withheld['group'])}: {withheld['reason']}")
+        self._console.print(" ".join(sentences))
 
     def _reached(self, result: Result) -> None:
         units = [self._frame(user, UNITS).set_index("id_col")["units"] for user in self._sites]
         sums = pd.concat(units, axis=1, join="inner").sum(axis=1)
-        rows = result.rows()
-        same = sum((row[result.alias] == "true") == (sums[int(row["id_col"])] >= DOSE_LIMIT) for row in rows)
+        reached: list[dict[str, Any]] = []
+        not_reached: list[dict[str, Any]] = []
+        n_agreed = 0
+        for row in result.rows():
+            reaches = row[result.alias] == "true"
+            (reached if reaches else not_reached).append(row)
+            if reaches == (sums[int(row["id_col"])] >= DOSE_LIMIT):
+                n_agreed += 1
+        rows = [*reached, *not_reached]
         table = make_table(self._title(result))
         for column in ("id_col", result.alias, "pandas: units at all three"):
             table.add_column(column, justify="right")
-        for row in sorted(rows, key=lambda row: row[result.alias] == "false")[:: -(-len(rows) // N_SHOWN)]:
+        step = math.ceil(len(rows) / N_SHOWN)  # some of each kind, from the first to the last
+        for row in rows[::step]:
             table.add_row(row["id_col"], f"[bold]{row[result.alias]}[/]", str(sums[int(row["id_col"])]))
         self._console.print(table)
-        n_reached = sum(row[result.alias] == "true" for row in rows)
         self._console.print(
-            f"{len(rows)} patients were at all three, {n_reached} reach {DOSE_LIMIT} units; pandas says the same of "
-            f"{same}. Nobody learned the sums."
+            f"{len(rows)} patients were at all three, {len(reached)} reach {DOSE_LIMIT} units; pandas says the"
+            f" same of {n_agreed}. Nobody learned the sums."
         )

@@ -32,6 +32,9 @@ from deployments.state import read_tokens
 from protocol.errors import BadRequest, ConsiliumError
 
 INITIATOR = 4
+N_FEATURES = 30
+MOST_COLUMNS = 8
+"""Of the weights, so many are shown beside the intercept."""
 
 
 def document_order(
@@ -40,6 +43,8 @@ def document_order(
     """The body of POST /model/train in the request document; hospital 4 holds the guest table, others the host's."""
     ids = sorted(hospitals)
     tables = {user: "breast_homo_guest" if user == INITIATOR else "breast_homo_host" for user in ids}
+    # The request document's attributes are x1 to x4; the tables' thirty are x0 to x29.
+    first = 1 if features < N_FEATURES else 0
     return {
         "user_id": INITIATOR,
         "model_type": "lr",
@@ -61,9 +66,7 @@ def document_order(
         "party_id": [user for user in ids if user != INITIATOR],
         "data_info": {str(user): f"SELECT * FROM data.{table};" for user, table in tables.items()},  # noqa: S608
         "unique_id": "id",
-        "attributes": [f"x{i}" for i in range(1, features + 1)]
-        if features < 30
-        else [f"x{i}" for i in range(30)],
+        "attributes": [f"x{number}" for number in range(first, first + features)],
         "label_name": "y",
     }
 
@@ -71,10 +74,12 @@ def document_order(
 async def show(settings: Settings, sites: list[Site], args: argparse.Namespace) -> int:
     """Starts a federation, asks and shows, and ends everything. Exit code 0 when all went well."""
     _check(args)
-    console, started = open_console(args.picture), time.monotonic()
+    console = open_console(args.picture)
+    started = time.monotonic()
     task = asyncio.current_task()
+    assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)  # type: ignore[union-attr]
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     console.print(f"Starting Prefect, the coordinator and {len(sites)} hospital agents ...\n")
     try:
         async with federation(settings, sites, restart=False):
@@ -103,7 +108,8 @@ async def _train(
 
 
 def _say_end(console: Console, settings: Settings, times: dict[str, float]) -> None:
-    console.print("Times: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in times.items()))
+    spans = [f"{name} {seconds:.1f} s" for name, seconds in times.items()]
+    console.print("Times: " + ", ".join(spans))
     console.print(f"Coordinator http://{settings.host}:{settings.port}/docs, Prefect {settings.prefect_page}")
     console.print("Both end with this demo; ./run up keeps them running.")
 
@@ -128,9 +134,8 @@ async def _run(
     headers = {"Authorization": f"Bearer {token}"}
     url = f"http://{settings.host}:{settings.port}"
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=90, trust_env=False) as client:
-        say_request(
-            console, f"POST {url}/model/train", f"the order of hospital {INITIATOR}, method {_method(body)}"
-        )
+        method = body["model_params"]["encrypt_param"]["method"]
+        say_request(console, f"POST {url}/model/train", f"the order of hospital {INITIATOR}, method {method}")
         began = time.monotonic()
         answer = (await client.post("/model/train", json=body)).json()
         say_answer(console, answer["code"], answer["data"])
@@ -152,10 +157,6 @@ async def _run(
         say_request(console, f"POST {url}/model/infer", f"one row of hospital {INITIATOR}'s own")
         say_answer(console, answer["code"], answer["data"])
     return order_id
-
-
-def _method(body: dict[str, Any]) -> str:
-    return str(body["model_params"]["encrypt_param"]["method"])
 
 
 async def _follow(console: Console, client: httpx.AsyncClient, order_id: int, rounds: int) -> None:
@@ -181,8 +182,9 @@ async def _follow(console: Console, client: httpx.AsyncClient, order_id: int, ro
                         progress.update(bar, completed=data["round"], loss=f"{data['loss']:.6f}")
                     else:
                         state = data["state"]
-        if state == "success":
-            progress.update(bar, completed=progress.tasks[0].completed, total=progress.tasks[0].completed)
+        if state == "success":  # it may have converged before its last round
+            n_done = progress.tasks[0].completed
+            progress.update(bar, completed=n_done, total=n_done)
     if state != "success":
         order = (await client.get(f"/orders/{order_id}")).json()["data"]
         raise ConsiliumError(f"The order ended as {state}: {order['refusal']}", remedy="")
@@ -190,33 +192,37 @@ async def _follow(console: Console, client: httpx.AsyncClient, order_id: int, ro
 
 def _metrics(console: Console, order: dict[str, Any], names: dict[int, str]) -> None:
     last = order["rounds"][-1]
-    console.print("\n" + order["protection"]["who_could_decrypt"].replace(". ", ".\n"))
+    who_could_decrypt = order["protection"]["who_could_decrypt"]
+    console.print("\n" + who_could_decrypt.replace(". ", ".\n"))
     table = make_table(f"Order {order['order_id']} after {last['round']} rounds, on training rows")
     for column in ("hospital", "rows", "AUC", "KS", "accuracy", "loss"):
         table.add_column(column, justify="left" if column == "hospital" else "right")
     for user, report in last["hospitals"].items():
-        own = report["train"]
-        numbers = [f"{own[name]:.4f}" for name in ("auc", "ks", "accuracy", "loss")]
-        table.add_row(f"{names[int(user)]} ({user})", str(report["n_rows"]), *numbers)
+        table.add_row(f"{names[int(user)]} ({user})", str(report["n_rows"]), *_four_digits(report["train"]))
     pooled = order["summary"]["0"]
-    numbers = [f"{pooled[name]:.4f}" for name in ("auc", "ks", "accuracy", "loss")]
-    table.add_row("all, from sums", str(pooled["n_rows"]), *numbers, style="bold")
+    table.add_row("all, from sums", str(pooled["n_rows"]), *_four_digits(pooled), style="bold")
     console.print(table)
+
+
+def _four_digits(metrics: dict[str, float]) -> list[str]:
+    return [f"{metrics[name]:.4f}" for name in ("auc", "ks", "accuracy", "loss")]
 
 
 async def _scores(console: Console, client: httpx.AsyncClient, order_id: int, names: dict[int, str]) -> None:
     """Who stands out and who contributes, of a round of which the coordinator has seen no coordinate."""
-    report = (await client.get("/anomaly/report", params={"order_id": order_id})).json()
-    drift = (await client.get("/contribution/grad_diff/", params={"order_id": order_id})).json().get(
-        "data"
-    ) or {}
+    of_order = {"order_id": order_id}
+    report = (await client.get("/anomaly/report", params=of_order)).json()
+    answer = (await client.get("/contribution/grad_diff/", params=of_order)).json()
+    contributions = answer.get("data") or {}
     table = make_table(f"Scores of round {report['round']}, from lengths and angles of the gradients")
     shown = {"krum": "Krum", "foolsgold": "FoolsGold", "geometric_median": "from the median"}
     for column in ("hospital", *shown.values(), "contribution"):
         table.add_column(column, justify="left" if column == "hospital" else "right")
     for user, scores in report["data"].items():
-        numbers = [scores[name]["score"] for name in shown] + [drift.get(user)]
-        table.add_row(names[int(user)], *("-" if number is None else f"{number:.6f}" for number in numbers))
+        numbers = [scores[name]["score"] for name in shown]
+        numbers.append(contributions.get(user))
+        cells = ["-" if number is None else f"{number:.6f}" for number in numbers]
+        table.add_row(names[int(user)], *cells)
     console.print(table)
 
 
@@ -227,37 +233,42 @@ def _report(
     body: dict[str, Any],
     order_id: int,
 ) -> None:
-    weights = {site.user_id: np.array(Vault(site.vault).model(order_id)["layers"]["dense"]) for site in sites}
+    weights = {}
+    for site in sites:
+        model = Vault(site.vault).model(order_id)
+        weights[site.user_id] = np.array(model["layers"]["dense"])
     pooled = pooled_weights(body)
+    named = body["attributes"][:MOST_COLUMNS]
     table = make_table("Federated against pooled weights")
-    for column in ("", *body["attributes"][:8], "intercept"):
+    for column in ("", *named, "intercept"):
         table.add_column(column, justify="right" if column else "left")
-    shown = [*range(min(8, len(body["attributes"]))), -1]
     for name, values in (("federated", weights[INITIATOR]), ("pooled", pooled)):
-        table.add_row(name, *(f"{values[i]:.6f}" for i in shown))
+        shown = [*values[: len(named)], values[-1]]
+        table.add_row(name, *[f"{value:.6f}" for value in shown])
     console.print(table)
-    worst = max(float(np.abs(own - pooled).max()) for own in weights.values())
-    console.print(f"Largest difference, any hospital, any weight: [bold]{worst:.1e}[/]\n")
-    n_files, n_bytes, found = search_disk(
-        [settings.folder, settings.home / "prefect"], [float(value) for value in weights[INITIATOR]]
-    )
-    secret = (
-        "[bold green]nothing of the model[/]" if not found else f"[bold red]the model[/] ({', '.join(found)})"
-    )
+    differences = [float(np.abs(own - pooled).max()) for own in weights.values()]
+    console.print(f"Largest difference, any hospital, any weight: [bold]{max(differences):.1e}[/]\n")
+    searched = [settings.folder, settings.home / "prefect"]
+    n_files, n_bytes, found = search_disk(searched, weights[INITIATOR].tolist())
+    holds = "[bold green]nothing of the model[/]"
+    if found:
+        holds = f"[bold red]the model[/] ({', '.join(found)})"
     console.print(
         f"The coordinator's disk ({n_files} files, {n_bytes / 2**20:.1f} MiB) was searched for the weights,\n"
-        f"as 8-byte floats and as text: it holds {secret}.\n"
+        f"as 8-byte floats and as text: it holds {holds}.\n"
     )
 
 
 def pooled_weights(body: dict[str, Any]) -> np.ndarray[Any, Any]:
     """Plain gradient descent on the pooled rows of the order's tables, in this process."""
-    tables, params = breast_cancer_tables(), body["model_params"]
-    parts = []
+    tables = breast_cancer_tables()
+    params = body["model_params"]
+    features, labels = [], []
     for sql in body["data_info"].values():
         frame = tables["guest" if "guest" in sql else "host"].sort_values("id")
-        parts.append((frame[body["attributes"]].to_numpy(), frame["y"].to_numpy(dtype=np.float64)))
-    X, y = np.vstack([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        features.append(frame[body["attributes"]].to_numpy())
+        labels.append(frame["y"].to_numpy(dtype=np.float64))
+    X, y = np.vstack(features), np.concatenate(labels)
     trained = train(
         Model("lr", len(body["attributes"])),
         [(X, y)],

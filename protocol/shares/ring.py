@@ -52,7 +52,8 @@ class Ring:
 
     def encode(self, values: Any) -> Limbs:
         """Integers of any sign and size, modulo 2^K: an array (n,) of int64 or of objects that are int, or a list."""
-        numbers = np.asarray(values) if len(values) else np.zeros(0, dtype=np.int64)
+        # NumPy would make doubles of a list in which a number from 2^63 on stands beside a smaller one.
+        numbers = values if isinstance(values, np.ndarray) else np.array(values, dtype=object)
         if numbers.dtype == np.int64:
             return self._of_words(numbers)
         return self._of_integers(numbers.tolist())

@@ -175,7 +175,7 @@ class HospitalWorker(FlowWorker):
     def _policy(self) -> dict[str, Any] | None:
         """What others may see of it; nothing while it cannot be read, when every order is refused."""
         try:
-            return load_policy(self._settings.policy).told()
+            return load_policy(self._settings.policy).told().model_dump(mode="json")
         except Refused as error:
             log.error("%s", error)
             return None

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from fastapi import Request
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from api.routes.admission import forget_lost_runs
@@ -30,6 +30,7 @@ from deployments.demo.training import document_order
 from protocol.errors import Refused, Unavailable
 from protocol.sealing import Identity
 from tests.api.conftest import NAMES, Coordinator, serve, settings_in
+from tests.examples import few
 
 EVERYBODY = (2, 3, 4, 5, 6)
 POSTGRESQL = "postgres@127.0.0.1:5432"
@@ -243,7 +244,7 @@ def test_several_that_give_places_at_once_give_none_twice(url: str) -> None:
     store.close()
 
 
-@settings(max_examples=25)
+@few
 @given(st.data())
 def test_whatever_orders_there_are_all_of_them_end(data: Any) -> None:
     """No set of overlapping parties and limits leaves an order behind, and no hospital ever has more than it takes."""

@@ -10,6 +10,7 @@ import pytest
 
 from deployments.demo.training import document_order, pooled_weights
 from tests.conftest import RunningFederation
+from tests.faults.processes import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -105,12 +106,17 @@ def test_prefect_shows_linked_runs_with_names_and_tags(
 ) -> None:
     _, order_id = ordered
     wanted = {"flow_runs": {"tags": {"all_": [f"order-{order_id}"]}}}
+
+    def completed() -> list[dict[str, Any]]:
+        """Runs tell Prefect of their end after the order has ended."""
+        found: list[dict[str, Any]] = client.post("/flow_runs/filter", json=wanted).json()
+        return found if {run["state_type"] for run in found} == {"COMPLETED"} else []
+
     with federation.prefect() as client:
-        runs = client.post("/flow_runs/filter", json=wanted).json()
+        runs = wait_until(completed, f"all runs of order {order_id} are completed", seconds=60)
         artifacts = client.post("/artifacts/latest/filter", json={}).json()
     names = {run["name"]: run for run in runs}
     assert set(names) == {f"order-{order_id}", *(f"order-{order_id}-hospital-{user}" for user in (2, 3, 4))}
-    assert all(run["state_type"] == "COMPLETED" for run in runs)
     assert all(run["parameters"] == {"order_id": order_id} for run in runs)
     children = [run for name, run in names.items() if "hospital" in name]
     assert all(run["parent_task_run_id"] for run in children)

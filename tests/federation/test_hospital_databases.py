@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from agents.rows.allowed_sql import CheckedQuery, check_sql
 from agents.rows.cohort import build_cohort
 from agents.rows.database import Source, open_source
-from agents.site.policy import Policy, parse_policy
+from agents.site.policy import parse_policy
 from protocol.errors import BadRequest, TooLarge, Unavailable
+from protocol.policy import Policy
 
 pytestmark = pytest.mark.slow
 

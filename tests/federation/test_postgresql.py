@@ -13,6 +13,7 @@ import pytest
 
 from deployments.demo.training import document_order, pooled_weights
 from tests.conftest import RunningFederation
+from tests.faults.processes import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +77,8 @@ def test_the_documents_order_succeeds_with_store_and_prefect_on_postgresql(
     )
     assert count(store, "SELECT count(*) FROM rounds") == 11
     assert count(store, "SELECT count(*) FROM messages") == 0
-    assert count(prefect, "SELECT count(*) FROM flow_run WHERE state_type = 'COMPLETED'") == 4
+    completed = "SELECT count(*) FROM flow_run WHERE state_type = 'COMPLETED'"
+    wait_until(lambda: count(prefect, completed) == 4, "all four runs are completed", seconds=60)
     for folder in ("coordinator", "prefect"):
         left = [path.name for path in (federation_on_postgresql.home / folder).rglob("*.*") if path.is_file()]
         assert not [name for name in left if name.endswith((".sqlite", ".db"))]

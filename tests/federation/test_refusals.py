@@ -131,7 +131,7 @@ def answers(federation: RunningFederation) -> dict[str, httpx.Response]:
     def send(client: httpx.Client, name: str) -> httpx.Response:
         answer = client.post("/model/train", json=CASES[name][0])
         if answer.status_code == 200 and "waits for it" in (answer.json()["message"] or ""):
-            federation.wait_for(order_id_of(answer), seconds=200)
+            federation.wait_for(order_id_of(answer))
             return client.post("/model/train", json=CASES[name][0])
         return answer
 
@@ -239,7 +239,7 @@ def test_nothing_is_left(federation: RunningFederation, answers: dict[str, httpx
     assert not (federation.home / "tmp" / "rows.csv").exists()
 
 
-def wait_until(true: Any, *, seconds: float = 20) -> None:
+def wait_until(true: Any, *, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it did not come true in time"
@@ -382,7 +382,7 @@ def told(federation: RunningFederation, user: int) -> Any:
 
 
 def wait_until_told(federation: RunningFederation, is_so: Callable[[Any], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not is_so(told(federation, 3)):
         assert time.monotonic() < deadline, told(federation, 3)
         time.sleep(0.05)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,6 +15,7 @@ import pytest
 from agents.site.vault import Vault
 from deployments.demo.training import document_order
 from tests.conftest import RunningFederation
+from tests.faults.processes import flow_processes, part, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +37,7 @@ def start(prefect: httpx.Client, flow: str, deployment: str, order_id: int) -> s
 
 
 def until_final(prefect: httpx.Client, run: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         state: dict[str, Any] = prefect.get(f"/flow_runs/{run}").json()["state"]
         if state["type"] in ("FAILED", "CRASHED", "COMPLETED", "CANCELLED"):
@@ -41,22 +46,44 @@ def until_final(prefect: httpx.Client, run: str) -> dict[str, Any]:
     raise AssertionError(f"run {run} has not ended: {state}")
 
 
+@contextlib.contextmanager
+def still(federation: RunningFederation, user: int) -> Iterator[None]:
+    """This hospital's flows do nothing: an order under way does not end, however long this lasts."""
+    assert federation.process is not None
+    agent = part(federation.process.pid, user)
+    assert agent is not None
+    stopped = flow_processes(agent)
+    assert stopped
+    send(stopped, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        send(stopped, signal.SIGCONT)
+
+
+def send(processes: list[int], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):  # an earlier order's, that has ended a moment ago
+            os.kill(process, number)
+
+
 def test_a_run_of_another_kind_number_or_maker_ends_alone(federation: RunningFederation) -> None:
     """Started with the number of an order under way, with one that no order has, and a second time."""
-    body = document_order(method="Mask", rounds=300)
+    body = document_order(method="Mask", rounds=100)
     body["model_params"]["eps"] = 0
     order_id = federation.submit(body)
-    with federation.prefect() as prefect:
+    wait_until(lambda: federation.order(order_id)["round"], "the order is under way", seconds=120)
+    with federation.prefect() as prefect, still(federation, 3):
         runs = {place: start(prefect, *place, order_id) for place in PLACES}
         runs |= {(*place, NOBODYS): start(prefect, *place, NOBODYS) for place in PLACES}
         states = {place: until_final(prefect, run) for place, run in runs.items()}
+        assert federation.order(order_id)["state"] == "running"
     assert {state["type"] for state in states.values()} == {"FAILED"}, states
     assert "has made" in states["hospital-train", "hospital-2"]["message"]
     assert f"no order {NOBODYS}" in states["infer", "hospital-2", NOBODYS]["message"]
     vault = Vault(federation.home / "sites" / "suzhou-szslyy" / "vault")
     assert not vault.has_ended(NOBODYS), "its number may still be an order's"
-    assert federation.order(order_id)["state"] == "running"
-    ended = federation.wait_for(order_id, seconds=200)
+    ended = federation.wait_for(order_id)
     assert ended["state"] == "success", ended["refusal"]
 
 

@@ -21,10 +21,12 @@ from deployments.demo.breast_cancer import breast_cancer_tables
 from deployments.local.one_process import Outcome, run_order
 from protocol.training_request import parse_training_request
 from tests.made_sites import make_sites, order_body
+from tests.pairwise import pairwise
 
 HOSPITALS = (2, 3, 4, 5, 6)
 NAMES = ["x1", "x2", "x3", "x4"]
 OPTIMIZERS = ["sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"]
+METHODS = ["Paillier", "Mask", "None"]
 CLASSES = ("benign", "恶性", "unclear")
 
 
@@ -143,10 +145,8 @@ def assert_pooled(outcome: Outcome, expected: Any, atol: float) -> None:
     np.testing.assert_allclose(weights[0], expected.weights, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("n_hospitals", [1, 2, 3, 5])
-@pytest.mark.parametrize("method", ["Paillier", "Mask", "None"])
-@pytest.mark.parametrize("penalty", ["L1", "L2", None])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+# All combinations of what is trained are in `test_gradient_descent`; here, whole orders under each method.
+@pairwise(optimizer=OPTIMIZERS, penalty=["L1", "L2", None], method=METHODS, n_hospitals=[5, 3, 2, 1])
 def test_every_optimizer_and_penalty(
     runner: Runner, method: str, optimizer: str, penalty: str | None, n_hospitals: int
 ) -> None:
@@ -157,8 +157,7 @@ def test_every_optimizer_and_penalty(
 
 def test_the_three_methods_give_the_same_bits(runner: Runner) -> None:
     weights = [
-        dense(runner.run(order_body((2, 3, 4), model_params=params(method=method))))[0]
-        for method in ("Paillier", "Mask", "None")
+        dense(runner.run(order_body((2, 3, 4), model_params=params(method=method))))[0] for method in METHODS
     ]
     assert np.array_equal(weights[0], weights[1])
     assert np.array_equal(weights[0], weights[2])
@@ -306,9 +305,7 @@ def test_metrics_of_each_fold_s_held_out_rows_are_those_of_one_table(
     assert summary["0"]["held_out"] is None, "no row is left that the final model has not seen"
 
 
-@pytest.mark.parametrize("n_hospitals", [1, 2, 3, 5])
-@pytest.mark.parametrize("model_type", MODELS)
-@pytest.mark.parametrize("method", ["Paillier", "Mask", "None"])
+@pairwise(model_type=list(MODELS), method=METHODS, n_hospitals=[5, 3, 2, 1])
 def test_metrics_of_a_validation_part_are_those_of_one_table(
     runner: Runner, weights: dict[int, Any], method: str, model_type: str, n_hospitals: int
 ) -> None:

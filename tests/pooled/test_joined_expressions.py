@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.statistics.shared_expression import JoinedResult
@@ -21,6 +21,7 @@ from protocol.errors import ProtocolViolation
 from protocol.shares.ring import Ring
 from protocol.shares.sharing import SEED
 from tasks.coordinator.dealing import Dealt
+from tests.examples import few
 from tests.made_providers import column, compute_jointly, hall_of, shares_of
 
 TYPES = {
@@ -178,7 +179,7 @@ def rows_of(table: dict[str, list[int | None]]) -> list[dict[str, Fraction | Non
 
 @pytest.mark.parametrize("n_providers", [1, 2, 3, 5])
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@few
 def test_a_value_per_row(n_providers: int, data: st.DataObject) -> None:
     aliases = aliases_of(n_providers)
     made = data.draw(st.one_of(numbers(aliases, 2), booleans(aliases, 1)).filter(lambda m: m.aliases))
@@ -206,7 +207,7 @@ AGGREGATES: dict[str, Callable[[list[Any]], Any]] = {
 
 @pytest.mark.parametrize("n_providers", [1, 2, 3])
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@few
 def test_aggregates_and_their_quotients(n_providers: int, data: st.DataObject) -> None:
     aliases = aliases_of(n_providers)
     arguments = st.one_of(numbers(aliases, 2), booleans(aliases, 0)).filter(lambda m: m.aliases)

@@ -25,6 +25,7 @@ from protocol.exchange import MemoryTransport
 from protocol.training_request import parse_training_request
 from tasks.coordinator import scoring as at_coordinator
 from tests.made_sites import make_sites, order_body
+from tests.pairwise import pairwise
 
 HOSPITALS = (2, 3, 4, 5, 6)
 GATE = "min_rows = 1\nmin_varying = 1\nmax_parameter_share = 50"
@@ -232,9 +233,7 @@ def flipped(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
     return flip
 
 
-@pytest.mark.parametrize("rule", ["multi_krum", "minimum_diameter"])
-@pytest.mark.parametrize("method", ["Paillier", "Mask", "None"])
-@pytest.mark.parametrize("attacker", [2, 5])
+@pairwise(rule=["multi_krum", "minimum_diameter"], method=["Paillier", "Mask", "None"], attacker=[2, 5])
 def test_an_attacker_is_left_out_of_the_sum(
     runner: Runner, flipped: Callable[[int, float], None], rule: str, method: str, attacker: int
 ) -> None:

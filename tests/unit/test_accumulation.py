@@ -18,16 +18,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.rows import exact_totals
 from agents.rows.column_text import is_whole
 from agents.rows.dataset import Dataset, open_dataset
 from agents.rows.exact_totals import counts, counts_below, joint_moments, moments, sketch, whole_counts_below
-from agents.site.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
 from agents.site.settings import Settings
+from analytics.statistics import exact_arrays
 from protocol.errors import BadRequest, TooLarge
+from protocol.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
+from tests.examples import few
 from tests.made_moments import joint_moments_of, moments_of
 
 OWN, OTHER = 2, 4
@@ -46,9 +48,9 @@ def site(folder: Path, data_url: str | None = None) -> Settings:
 
 def policy(min_rows: int = 10) -> Policy:
     return Policy(
-        orders=OrderRules((OWN,), (OWN,), ("Mask",), ("lr",), True),
+        orders=OrderRules(initiators=(OWN,), methods=("Mask",), model_types=("lr",), sign=True),
         cohort=CohortRules(),
-        tables={f"{schema}.t": TableRules(f"{schema}.t", ("*",)) for schema in ("data", SCHEMA)},
+        tables={f"{schema}.t": TableRules(columns=("*",)) for schema in ("data", SCHEMA)},
         statistics=StatisticsRules(methods=("sum",), files=("*",), min_rows=min_rows),
     )
 
@@ -108,7 +110,7 @@ def doubles(kind: str, n: int, rng: np.random.Generator) -> list[float]:
 @pytest.mark.parametrize("kind", ["parquet", "csv", "json"])
 @pytest.mark.parametrize("numbers", DOUBLES)
 def test_sums_are_exact(tmp_path: Path, numbers: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact_totals, "STREAMED_ROWS", 20)
+    monkeypatch.setattr(exact_arrays, "BLOCK_ROWS", 20)
     rng = np.random.default_rng(len(numbers))
     x = doubles(numbers, 300, rng)
     y = doubles("normal", len(x), rng)
@@ -124,7 +126,7 @@ def test_sums_are_exact(tmp_path: Path, numbers: str, kind: str, monkeypatch: py
         }
 
 
-@settings(max_examples=30)
+@few
 @given(
     rows=st.lists(
         st.tuples(
@@ -263,9 +265,10 @@ def test_a_missing_column_and_dates(tmp_path: Path) -> None:
             assert caught.value.code == code
 
 
-def test_more_rows_than_doubles_can_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_rows_than_an_int64_can_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = doubles("normal", 1000, np.random.default_rng(1))
-    monkeypatch.setattr(exact_totals, "_EXACT_ROWS", 100)
+    monkeypatch.setattr(exact_arrays, "BLOCK_ROWS", 20)
+    monkeypatch.setattr(exact_arrays, "CARRY_BLOCKS", 5)
     with table_of(tmp_path, {"x": x}) as dataset:
         assert moments(dataset, "x")[()].moments == moments_of(x)
 
@@ -390,6 +393,16 @@ def test_values_below_pivots_are_compared_as_their_nearest_doubles(tmp_path: Pat
             assert below.tolist() == list(range(len(pivots)))
 
 
+def test_a_column_may_have_the_name_that_a_label_has_in_the_query(tmp_path: Path) -> None:
+    columns: dict[str, Any] = {"g0": [1.5, 2.5, 4.0], "code": ["a", "a", "b"], "c0": [1, 1, 2]}
+    with table_of(tmp_path, columns) as dataset:
+        parts = moments(dataset, "g0", group_by=["code", "c0"])
+        assert {label: part.moments for label, part in parts.items()} == {
+            ("a", "1"): moments_of([1.5, 2.5]),
+            ("b", "2"): moments_of([4.0]),
+        }
+
+
 def test_too_many_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact_totals, "MAX_GROUPS", 10)
     for n, fits in ((9, True), (10, True), (11, False)):
@@ -402,7 +415,7 @@ def test_too_many_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60))
-@settings(max_examples=20)
+@few
 def test_the_largest_share_is_never_told_too_small(
     tmp_path_factory: pytest.TempPathFactory, values: list[float]
 ) -> None:

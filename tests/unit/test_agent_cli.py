@@ -641,6 +641,26 @@ def test_check_prints_a_line_each_and_its_code_says_whether_anything_is_wrong(ru
     assert {"check", "state", "sentence", "remedy"} == set(json.loads(out)[0])
 
 
+def test_a_policy_is_checked_without_a_site(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "draft.toml"
+    path.write_text(POLICY)
+    assert main(["check", "--policy", str(path)]) == 0
+    assert capsys.readouterr().out == "ok     policy       Opens data.patients for Paillier.\n"
+    path.write_text(POLICY.replace("sign = true", "sing = true"))
+    assert main(["check", "--policy", str(path), "--json"]) == 1
+    (finding,) = json.loads(capsys.readouterr().out)
+    assert (finding["check"], finding["state"]) == ("policy", "wrong")
+    assert finding["sentence"] == f"orders.sign is missing in {path}, and silence means no."
+    assert main(["check", "--policy", str(tmp_path / "none.toml")]) == 1
+    assert capsys.readouterr().out.startswith("WRONG  policy       There is no policy at ")
+
+
+def test_a_policy_is_checked_alone_or_with_its_site(run: Run, site: Path) -> None:
+    code, out, err = run("check", "--policy", str(site / "policy.toml"))
+    assert (code, out) == (2, "")
+    assert err.startswith("Both a site and a policy are given. ")
+
+
 def replace(path: Path, old: str, new: str) -> None:
     text = path.read_text("utf-8")
     assert old in text

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import trim_mean
@@ -65,7 +65,6 @@ def test_far_attackers_are_left_out_whatever_they_agree_on(name):
     assert SELECTIONS[name](points, n_attackers=3) == list(range(7))
 
 
-@settings(max_examples=40)
 @given(st.integers(2, 9), st.integers(1, 4), st.integers(0, 10**6), st.data())
 def test_minimum_diameter_is_the_smallest_of_all_subsets(n, d, seed, data):
     points, f = gaussian(n, d, seed), data.draw(st.integers(0, (n - 1) // 2))
@@ -80,7 +79,6 @@ def test_minimum_diameter_keeps_all_that_are_as_near():
     assert select_minimum_diameter(np.ones((5, 2)), n_attackers=2) == [0, 1, 2, 3, 4]
 
 
-@settings(max_examples=60)
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 10**6), st.data())
 def test_median_and_trimmed_mean_are_numpys_and_scipys_in_any_order(n, d, seed, data):
     vectors, f = gaussian(n, d, seed), data.draw(st.integers(0, (n - 1) // 2))

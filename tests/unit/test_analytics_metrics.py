@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import (
     accuracy_score,
@@ -134,7 +134,6 @@ def test_round_metrics_keeps_six_significant_digits_of_floats_only():
     assert round_metrics(0.123456, 2) == 0.12
 
 
-@settings(max_examples=50)
 @given(labels_and_scores, st.integers(1, 5))
 def test_joint_histogram_metrics_are_the_pooled_ones_where_bins_hold_one_score(sample, n_hospitals):
     y, score = sample

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.optimize import check_grad
@@ -203,7 +203,6 @@ def finite(shape):
     return hnp.arrays(np.float64, shape, elements=st.floats(allow_nan=False, allow_infinity=False))
 
 
-@settings(max_examples=60)
 @given(X=finite((4, 3)), data=st.data(), kind=st.sampled_from(["lr", "softmax"]))
 def test_no_finite_input_overflows(X, data, kind):
     model = Model(kind, 3, classes=("a", "b", "c") if kind == "softmax" else ())
@@ -217,7 +216,6 @@ def test_no_finite_input_overflows(X, data, kind):
     assert np.isfinite(full_gradient(model, weights, X, y)).all()
 
 
-@settings(max_examples=40)
 @given(X=finite((4, 2)), weights=finite((3,)), y=finite((4,)))
 def test_linear_answers_with_a_number_or_says_that_it_left_the_range(X, weights, y):
     for compute in (full_gradient, local_loss):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import analytics.training.optimizers
@@ -18,6 +18,7 @@ from analytics.training.optimizers import (
     penalty_value,
     step,
 )
+from tests.examples import few
 
 PENALISED = np.array([True, True, True, False])
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
@@ -72,7 +73,7 @@ def run(name, weights, gradients, **options):
 
 @every_optimizer
 @pytest.mark.parametrize("penalty", ["L1", "L2", None])
-@settings(max_examples=20)
+@few  # fifteen times
 @given(seed=st.integers(0, 10_000), lr=st.floats(1e-4, 10), alpha=st.floats(0, 1))
 def test_step_has_the_bits_of_plain_python(name, penalty, seed, lr, alpha):
     rng = np.random.default_rng(seed)

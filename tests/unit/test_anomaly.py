@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.stats import ortho_group
@@ -27,6 +27,7 @@ from analytics.scores.anomaly import (
     zeno,
 )
 from analytics.scores.geometry import triangular_factor
+from tests.examples import few
 
 GOLDEN = np.array(
     [[1, 2, 3, 4, 0], [1, 2, 3, 5, 0], [2, 2, 3, 4, 1], [1, 3, 3, 4, 0], [0, 2, 2, 4, 1], [-9, 8, -7, 6, -5]],
@@ -74,7 +75,7 @@ def test_golden_values(score, options, expected):
 
 
 @every_score
-@settings(max_examples=25)
+@few
 @given(st.integers(7, 12), st.integers(4, 40), st.integers(0, 10**6), st.booleans())
 def test_the_factor_gives_the_scores_of_the_vectors(score, options, n, d, seed, twins):
     points = gaussian(n, d, seed)
@@ -208,7 +209,7 @@ def test_zeno_refuses_other_numbers():
 # auror
 
 
-@settings(max_examples=25)
+@few
 @given(st.integers(2, 30), st.integers(1, 5), st.integers(0, 999), st.data())
 def test_auror_is_scikit_learns_k_means(n, d, seed, data):
     points, k = gaussian(n, d, seed), data.draw(st.integers(1, min(n, 5)))
@@ -361,7 +362,7 @@ def test_multi_krum_takes_the_first_of_equal_clients():
     assert multi_krum(np.zeros((7, 2)), n_attackers=2).tolist() == [0, 0, 0, 0, 0, 1, 1]
 
 
-@settings(max_examples=40)
+@few
 @given(st.integers(2, 12), st.integers(1, 6), st.integers(0, 10**6), st.sampled_from([0.0, 1.0, 3.0]))
 def test_the_geometric_median_is_where_the_sum_of_distances_is_least(n, d, seed, skew):
     points = gaussian(n, d, seed) * np.exp(skew * gaussian(n, 1, seed + 1))
@@ -373,7 +374,6 @@ def test_the_geometric_median_is_where_the_sum_of_distances_is_least(n, d, seed,
     assert found.sum() <= other.fun * (1 + 1e-12)
 
 
-@settings(max_examples=40)
 @given(st.integers(3, 12), st.integers(2, 6), st.integers(0, 10**6))
 def test_at_the_geometric_median_the_unit_vectors_cancel(n, d, seed):
     """Unless it is one of the points: then the others' pull is at most 1."""
@@ -428,7 +428,6 @@ def papers_foolsgold(points):
     return wv
 
 
-@settings(max_examples=40)
 @given(st.integers(2, 12), st.integers(2, 9), st.integers(0, 10**6))
 def test_foolsgold_weights_are_those_of_the_papers_code(n, d, seed):
     points = gaussian(n, d, seed)

@@ -7,7 +7,7 @@ import time
 import networkx as nx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.spatial.distance import pdist, squareform
@@ -35,14 +35,12 @@ def of_points(points):
     return squareform(pdist(points))
 
 
-@settings(max_examples=300)
 @given(st.integers(2, 9), st.integers(0, 10**6), st.integers(1, 9), st.data())
 def test_the_clique_is_the_one_that_listing_finds_with_many_ties(n, seed, most, data):
     between, size = of_integers(n, seed, most), data.draw(st.integers(1, n))
     assert tightest_clique(between, size) == listed(between, size)
 
 
-@settings(max_examples=300)
 @given(st.integers(2, 9), st.integers(1, 5), st.integers(0, 10**6), st.booleans(), st.data())
 def test_and_on_points_some_of_them_equal(n, d, seed, lattice, data):
     points = np.random.default_rng(seed).normal(size=(n, d))

@@ -7,7 +7,6 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from fractions import Fraction
@@ -28,10 +27,10 @@ from agents.rows import database as source_module
 from agents.rows.allowed_sql import CheckedQuery
 from agents.rows.cohort import Cohort, build_cohort, decode_cohort, encode_cohort, load_cohort, save_cohort
 from agents.rows.database import open_source
-from agents.site.policy import TableRules
 from protocol.errors import BadRequest, Conflict, NotFound, Refused, TooLarge, Unavailable
+from protocol.policy import TableRules
 
-RULES = TableRules("data.t", ("*",))
+RULES = TableRules(columns=("*",))
 KEY = bytes(range(32))
 
 
@@ -224,7 +223,7 @@ def test_rows_that_differ_from_the_commonest_value(n_other: int, passes: bool) -
     with pytest.raises(Refused, match="In x1,") as caught:
         gate(cohort_of(40, X=X))
     assert caught.value.code == "min_varying"
-    gate(cohort_of(40, X=X), rules=replace(RULES, min_varying=1))
+    gate(cohort_of(40, X=X), rules=RULES.model_copy(update={"min_varying": 1}))
 
 
 def test_many_rare_values_count_together() -> None:
@@ -238,7 +237,8 @@ def test_parameters_are_at_most_a_third_of_the_rows(n_parameters: int, passes: b
         gate(cohort_of(30), n_parameters=n_parameters)
     else:
         assert rule_refusing(cohort_of(30), n_parameters=n_parameters) == "max_parameter_share"
-    gate(cohort_of(30), n_parameters=n_parameters, rules=replace(RULES, max_parameter_share=Fraction(100)))
+    widened = RULES.model_copy(update={"max_parameter_share": Fraction(100)})
+    gate(cohort_of(30), n_parameters=n_parameters, rules=widened)
 
 
 def test_digests_depend_on_key_and_ids_only() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,3 +93,29 @@ def test_the_options_of_the_comparison_with_others(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("sys.argv", ["bench", "--peers", "--rounds", "7"])
     assert benchmarks.__main__.main() == 0
     assert asked == [7]
+
+
+@pytest.mark.parametrize(
+    ("failing", "code"),
+    [(None, 0), ("test", 1), ("test --thorough", 1)],
+    ids=["all pass", "first fails", "second fails"],
+)
+def test_continuous_integration_runs_both_layers_and_fails_with_either(
+    tmp_path: Path, failing: str | None, code: int
+) -> None:
+    """On a copy whose `./run` only notes what it is asked, where no program has to be installed."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    for name in ("chromium", "chromedriver"):
+        write_program(tmp_path / "bin" / name, "true")
+    write_program(tmp_path / "run", f'echo "$*" >> asked; [ "$*" != "{failing}" ]')
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run([tmp_path / ".ci" / "run"], env=environment, capture_output=True)
+    assert done.returncode == code
+    assert (tmp_path / "asked").read_text() == "test\ntest --thorough\n"
+
+
+def write_program(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)

@@ -12,9 +12,9 @@ import pytest
 
 from agents.rows import files as data_files
 from agents.rows.dataset import Dataset, open_dataset, quoted
-from agents.site.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
 from agents.site.settings import Settings
 from protocol.errors import BadRequest, ConsiliumError, Refused, TooLarge, Unavailable
+from protocol.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
 
 OWN, OTHER = 2, 4
 SECRET = "4711"  # stands in every bad file, and in no error
@@ -39,9 +39,9 @@ def policy(
     *, files: tuple[str, ...] = ("*",), columns: tuple[str, ...] = ("id", "x"), max_rows: int = 1000
 ) -> Policy:
     return Policy(
-        orders=OrderRules((OWN, OTHER), (OWN, OTHER), ("Mask",), ("lr",), True),
+        orders=OrderRules(initiators=(OWN, OTHER), methods=("Mask",), model_types=("lr",), sign=True),
         cohort=CohortRules(max_rows=max_rows),
-        tables={"data.visits": TableRules("data.visits", columns, filter_columns=("s",), unique_id="pid")},
+        tables={"data.visits": TableRules(columns=columns, filter_columns=("s",), unique_id="pid")},
         statistics=StatisticsRules(methods=("sum",), files=files),
     )
 
@@ -224,7 +224,7 @@ def test_policy_decides_which_files(settings: Settings) -> None:
 
 
 def test_no_section_no_statistics(settings: Settings) -> None:
-    closed = Policy(orders=policy().orders, cohort=CohortRules(), tables={})
+    closed = policy().model_copy(update={"statistics": None})
     assert refusal(settings, "a.csv", policy=closed).code == "statistics"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -28,8 +27,8 @@ from agents.gate.disclosure import (
     shown_groups,
     withhold,
 )
-from agents.site.policy import StatisticsRules
 from protocol.errors import BadRequest, ProtocolViolation, Refused
+from protocol.policy import StatisticsRules
 
 RULES = StatisticsRules(methods=("sum", "custom"), row_level=("units",))
 KEY = bytes(range(32))
@@ -48,7 +47,7 @@ def test_a_request_within_the_policy_passes() -> None:
     check_request(RULES, **REQUEST)
     check_request(RULES, **{**REQUEST, "n_providers": 4})
     check_request(RULES, **{**REQUEST, "method": "custom", "row_level_columns": ["units"]})
-    check_request(replace(RULES, disclose=True), **{**REQUEST, "disclose": True})
+    check_request(RULES.model_copy(update={"disclose": True}), **{**REQUEST, "disclose": True})
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-from agents.site import policy, settings
+from agents.site import settings
 from api.app import create_app
 from api.settings import load_settings
 from deployments.agent import _COMMANDS as AGENT_COMMANDS
+from protocol import policy
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("agents", "analytics", "api", "deployments", "flows", "protocol", "tasks")
@@ -57,7 +58,7 @@ def name_of_call(call: ast.Call) -> str:
 
 def error_codes() -> set[str]:
     """Every word that the code gives as an error's code: by keyword, by position, or as a class's default."""
-    found: set[str] = {"missing_column", "missing_table"}  # agents.rows.database composes these two
+    found: set[str] = {"missing_column", "missing_table"}  # agents.rows.faults composes these two
     for node in (node for tree in trees() for node in ast.walk(tree)):
         if isinstance(node, ast.Call):
             found |= {
@@ -102,7 +103,7 @@ def test_every_key_of_policy_toml_is_in_the_table_and_in_the_example() -> None:
     keys = {*example["orders"], *example["cohort"], *table, *example["inference"], *example["statistics"]}
     others = (policy.CohortRules, policy.TableRules, policy.InferenceRules, policy.StatisticsRules)
     rules = (policy.OrderRules, *others)
-    in_code = {name for rule in rules for name in rule.__dataclass_fields__} - {"name"}
+    in_code = {name for rule in rules for name in rule.model_fields}
     assert keys == in_code
     section = text_of("docs/settings.md").split("## policy.toml")[1]
     assert keys <= table_words(section)
@@ -207,7 +208,7 @@ def test_files_that_documents_name_exist(name: str) -> None:
 def test_every_error_code_is_listed_and_every_listed_one_exists() -> None:
     text = text_of("docs/errors.md").split("## The order as it was sent")[1]
     listed = {word for line in text.splitlines() if line.startswith("| `") for word in first_cell_words(line)}
-    known = {*error_codes(), *policy.OrderRules.__dataclass_fields__}
+    known = {*error_codes(), *policy.OrderRules.model_fields}
     assert sorted(error_codes() - listed) == []
     assert sorted(listed - known) == []
 

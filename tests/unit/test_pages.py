@@ -142,6 +142,51 @@ def test_a_hospitals_troubles_stand_beside_its_state() -> None:
     assert "The disk of &lt;x&gt; is full." in cell
 
 
+def test_a_policy_stands_there_as_sentences_and_one_of_another_form_as_none() -> None:
+    told = {
+        "orders": {
+            "initiators": [2, 9],
+            "receivers": [],
+            "methods": ["Mask"],
+            "model_types": ["lr", "cnn"],
+            "min_hospitals": 3,
+            "min_rows": 12,
+            "scoring": "round",
+            "score_readers": "operator",
+            "approval": "manual",
+        },
+        "inference": {"allowed": True, "return_predictions": False},
+        "statistics": {
+            "methods": ["sum"],
+            "min_providers": 4,
+            "min_rows": 11,
+            "extremes": True,
+            "exact_quantiles": False,
+            "disclose": False,
+            "row_expressions": False,
+        },
+    }
+    row = {"user_id": 2, "name": "North"}
+    shown = str(hospitals._policies(visit(), [{**row, "policy": told}]))
+    for sentence in (
+        "From: North, 9",
+        "Results to: none",
+        "Methods: Mask",
+        "Models: lr, cnn",
+        "At least 3 hospitals in any sum",
+        "At least 12 rows, unless a table sets its own",
+        "A person there decides on every order",
+        "Read by the operator only",
+        "Only at the hospital",
+        "At least 4 hospitals in any answer",
+        "Tells smallest and largest values",
+    ):
+        assert sentence in shown
+    assert "Tells exact quantiles" not in shown
+    for other in (None, {}, {**told, "inference": None}):
+        assert str(hospitals._policies(visit(), [{**row, "policy": other}])).count("nothing told") == 4
+
+
 def test_every_score_of_the_api_is_explained() -> None:
     from api.routes.scores import router
 

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 
-from agents.site.policy import STATISTICS as METHODS_OF_STATISTICS
-from agents.site.policy import Policy, StatisticsRules, load_policy, parse_policy
-from api.routes.hospitals import PolicyTold
+from agents.site.policy import load_policy, parse_policy
 from protocol.errors import Refused
+from protocol.policy import Policy, PolicyTold, StatisticsRules, policy_schema
+from protocol.statistics_request import JOINED, POOLED
 
 EXAMPLE = Path(__file__).parents[2] / "deployments/sites/policy.example.toml"
+SCHEMA = EXAMPLE.with_name("policy.schema.json")
+JSON_SCHEMA = Draft202012Validator(json.loads(SCHEMA.read_text("utf-8")))
 
 SMALLEST = """
 [orders]
@@ -131,22 +135,79 @@ threshold_days = 7
 def test_the_demonstration_allows_every_statistic(site: str) -> None:
     found = load_policy(EXAMPLE.parent / site / "policy.toml").statistics
     assert found is not None
-    assert set(found.methods) == set(METHODS_OF_STATISTICS)
+    assert set(found.methods) == {*POOLED, *JOINED}
 
 
 def test_what_is_told_has_no_name_of_table_column_or_file() -> None:
-    told = policy(SMALLEST + STATISTICS + 'files = ["secret/*.csv"]\nrow_level = ["secret"]\n').told()
+    found = policy(SMALLEST + STATISTICS + 'files = ["secret/*.csv"]\nrow_level = ["secret"]\n').told()
+    told = found.model_dump()
     assert told["orders"]["initiators"] == (2, 4)
     assert told["orders"]["min_rows"] == 10
     assert told["inference"] == {"allowed": False, "return_predictions": False}
     assert told["statistics"]["methods"] == ("sum", "avg")
-    assert PolicyTold.model_validate(told).model_dump(mode="json") == json.loads(json.dumps(told))
+    assert PolicyTold.model_validate(json.loads(json.dumps(told))) == found
     for name in ("data.t", "x1", "secret", "unique_id", "filter_columns", "columns", "files"):
         assert f'"{name}' not in json.dumps(told)
 
 
 def test_without_the_section_it_tells_that_there_are_no_statistics() -> None:
-    assert policy().told()["statistics"] is None
+    assert policy().told().statistics is None
+
+
+def test_the_schema_in_the_tree_is_that_of_the_model() -> None:
+    written = SCHEMA.read_text("utf-8")
+    renew = (
+        f'python -c "from protocol.policy import policy_schema; print(policy_schema(), end=str())" > {SCHEMA}'
+    )
+    assert written == policy_schema(), renew
+    assert EXAMPLE.read_text("utf-8").startswith("#:schema ./policy.schema.json\n")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(EXAMPLE.parent.rglob("policy*.toml")), ids=lambda path: path.parent.name
+)
+def test_an_editor_finds_no_fault_in_our_own_policies(path: Path) -> None:
+    JSON_SCHEMA.validate(tomllib.loads(path.read_text("utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("sign = true", ""),
+        ("sign = true", "sign = 1"),
+        ("sign = true", "sign = true\nmin_row = 3"),
+        ("sign = true", "sign = true\nmin_hospitals = 0"),
+        ("sign = true", 'sign = true\nscoring = "all"'),
+        ('"Mask"', '"mask"'),
+        ("columns = ", "colums = "),
+        ('[tables."data.t"]\ncolumns = ["id", "y", "x1"]', "[tables]"),
+        ("[tables", '[statistics]\nmethods = ["mean"]\n[tables'),
+        ("[tables", "[cohort]\nmax_parameter_share = 0\n[tables"),
+    ],
+)
+def test_an_editor_finds_what_is_wrong_in_one_key(old: str, new: str) -> None:
+    JSON_SCHEMA.validate(tomllib.loads(SMALLEST))
+    assert old in SMALLEST
+    text = SMALLEST.replace(old, new)
+    assert not JSON_SCHEMA.is_valid(tomllib.loads(text))
+    rule_of(text)
+
+
+def test_a_table_s_name_is_its_section_s() -> None:
+    assert policy().tables["data.t"].name == "data.t"
+    for key in ("name", "_name"):
+        assert f"tables.data.t.{key}" in rule_of(SMALLEST + f'{key} = "data.other"')
+
+
+def test_what_is_told_has_every_key_and_no_default() -> None:
+    """What an agent does not say is not shown as if it had said it; what it says beyond the rules is dropped."""
+    told = policy(SMALLEST + STATISTICS).told().model_dump(mode="json")
+    assert PolicyTold.model_validate({**told, "tables": ["data.t"]}).model_dump(mode="json") == told
+    for section in ("orders", "inference", "statistics"):
+        for key in told[section]:
+            less = {name: value for name, value in told[section].items() if name != key}
+            with pytest.raises(ValidationError):
+                PolicyTold.model_validate({**told, section: less})
 
 
 def test_no_file_is_a_refusal_with_the_way_out(tmp_path: Path) -> None:

@@ -29,8 +29,10 @@ TOOLS = {
     "mypy": "./run check",
     "pandas-stubs": "types that mypy reads",
     "pytest-timeout": "pyproject.toml's `timeout`",
+    "pytest-xdist": "./run test, which runs in two processes",
     "ruff": "./run check",
     "scipy-stubs": "types that mypy reads",
+    "types-pyyaml": "types that mypy reads",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from protocol.errors import ProtocolViolation
@@ -20,6 +20,7 @@ def signed(value: int, bits: int) -> int:
 
 
 @given(n_limbs=SIZES, x=NUMBERS, y=NUMBERS)
+@example(n_limbs=3, x=[0, 0], y=[0, 2**63 + 1])
 def test_operations_are_those_of_integers(n_limbs: int, x: list[int], y: list[int]) -> None:
     ring, n = Ring(n_limbs), min(len(x), len(y))
     x, y = x[:n], y[:n]

@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from phe.paillier import PaillierPrivateKey
@@ -19,6 +19,7 @@ from protocol.errors import BadRequest, ConsiliumError, ProtocolViolation
 from protocol.sums import masks, paillier, secure_sum
 from protocol.sums.paillier import Obfuscators
 from protocol.sums.secure_sum import Method, SumKeys
+from tests.examples import few
 
 METHODS: list[Method] = ["Paillier", "Mask", "None"]
 INFO = b"train fold 0 round 3 attempt 0"
@@ -87,7 +88,7 @@ def assert_refused(action: Callable[[], object], code: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=15)
+@few
 @given(
     rows=st.dictionaries(st.integers(0, 99), st.integers(0, 500), min_size=1, max_size=5).filter(
         lambda rows: sum(rows.values()) > 0
@@ -355,7 +356,7 @@ def test_a_number_added_to_a_count_is_refused(method: Method, position: int) -> 
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=15)
+@few
 @given(
     deltas=st.dictionaries(
         st.integers(0, D - 1), st.integers(-(2**63), 2**63).filter(bool), min_size=1, max_size=D

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import ProtocolViolation
@@ -19,6 +19,7 @@ from protocol.shares.ring import Ring, unpack
 from protocol.shares.sharing import SEED, ResultShare, Sharing, n_conjunctions, open_result, rings
 from protocol.shares.triples import Buckets, linear_digest, uniform_order
 from protocol.sums.masks import Stream
+from tests.examples import few
 from tests.made_providers import Hall, MadeKeys, seeds_of
 
 RING = Ring(3)
@@ -170,7 +171,7 @@ def together(
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7])
 @given(data=st.data())
-@settings(max_examples=8, deadline=None)
+@few
 def test_signs_of_sums(n: int, data: st.DataObject) -> None:
     width = data.draw(st.integers(2, 70))
     half = 2 ** (width - 1)

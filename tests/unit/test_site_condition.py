@@ -14,11 +14,12 @@ from uuid import uuid4
 
 import duckdb
 import httpx
+import psycopg
+import pymysql
 import pytest
 
 import tasks.worker
-from agents.rows.database import _safe_error as source_error
-from agents.rows.dataset import _safe_error as dataset_error
+from agents.rows.faults import database_fault, reading_fault
 from agents.site.settings import Settings
 from protocol.errors import Unavailable
 from protocol.machine.clock import Clock
@@ -139,25 +140,21 @@ def test_a_step_that_finds_the_disk_full_says_so_without_a_path() -> None:
     assert "disk" in hospital_place.MENDABLE
 
 
-class DiskFull(Exception):
-    """As psycopg's is called."""
-
-
 @pytest.mark.parametrize(
     "error",
     [
-        DiskFull("could not write to file"),
+        psycopg.errors.DiskFull('could not write to file "/x"'),
         duckdb.IOException('Could not write file "/x": No space left on device'),
-        RuntimeError(1021, "Disk full (/tmp)"),
+        pymysql.err.OperationalError(1021, "Disk full (/x)"),
     ],
 )
 def test_a_database_whose_disk_is_full_is_waited_for(error: Exception) -> None:
-    assert source_error(error, 1.0).code == "disk"
-    assert "/x" not in str(source_error(error, 1.0))
+    assert database_fault(error, 1.0).code == "disk"
+    assert "/x" not in str(database_fault(error, 1.0))
 
 
 def test_a_spill_that_finds_the_disk_full_is_waited_for() -> None:
-    assert dataset_error("IO Error: No space left on device", 1.0, "csv").code == "disk"
+    assert reading_fault(duckdb.IOException("IO Error: No space left on device"), 1.0, "csv").code == "disk"
 
 
 @pytest.mark.parametrize("error", [NO_ROOM, Unavailable("Full.", remedy="", code="disk")])

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import duckdb
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.rows.allowed_sql import DIALECTS, CheckedQuery, check_plain, check_sql
@@ -467,7 +467,6 @@ def assert_rows_of_the_table(connection: duckdb.DuckDBPyConnection, query: Check
     assert rows <= Counter(whole.fetchall())
 
 
-@settings(max_examples=400, deadline=None)
 @given(words=st.lists(WORDS, max_size=14), head=st.sampled_from(["", "SELECT * FROM data.t ", "SELECT "]))
 def test_words_at_random_give_an_answer_or_a_refusal(
     words: list[str], head: str, table: duckdb.DuckDBPyConnection
@@ -482,7 +481,6 @@ def test_words_at_random_give_an_answer_or_a_refusal(
                 assert_rows_of_the_table(table, query)
 
 
-@settings(max_examples=200, deadline=None)
 @given(text=st.text(max_size=60))
 def test_any_text_gives_an_answer_or_a_refusal(text: str) -> None:
     for dialect in DIALECTS:
@@ -491,7 +489,6 @@ def test_any_text_gives_an_answer_or_a_refusal(text: str) -> None:
                 foreign(prefix + text, dialect)
 
 
-@settings(max_examples=200, deadline=None)
 @given(select=SELECTS, condition=CONDITIONS)
 def test_an_accepted_filter_means_what_was_written(
     select: str, condition: str, table: duckdb.DuckDBPyConnection
@@ -506,7 +503,6 @@ def test_an_accepted_filter_means_what_was_written(
     assert sorted(map(repr, table.execute(query.sql).fetchall())) == sorted(map(repr, expected))
 
 
-@settings(max_examples=200, deadline=None)
 @given(text=st.text(max_size=20))
 def test_a_text_constant_stays_one_constant(text: str, table: duckdb.DuckDBPyConnection) -> None:
     quoted = "'" + text.replace("'", "''") + "'"

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from api.settings import Settings, load_settings
 from api.store import Store
-from deployments import coordinator_worker, server, serving, state
+from deployments import coordinator, server, serving, state
 from deployments.local import command as command_module
 from deployments.local.sites import prepare
 from deployments.processes import Federation, Part
@@ -43,7 +43,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 @pytest.fixture
 def started(settings: Settings) -> Settings:
     """A home in which a coordinator has run."""
-    coordinator_worker.make_ready(settings)
+    coordinator.make_ready(settings)
     return settings
 
 
@@ -68,7 +68,7 @@ def set_store(settings: Settings, content: bytes | None) -> None:
 def test_prefect_is_never_started_without_a_password(started: Settings, text: str) -> None:
     path = started.folder / "prefect_auth"
     path.write_bytes(text.encode("latin-1"))
-    for use in (state.prefect_auth, state.make_prefect_auth, coordinator_worker.make_ready):
+    for use in (state.prefect_auth, state.make_prefect_auth, coordinator.make_ready):
         with pytest.raises(Conflict, match="Restore it") as caught:
             use(started)
         assert caught.value.code == "secret"
@@ -81,10 +81,10 @@ def test_a_secret_that_is_none_is_not_replaced_silently(started: Settings, name:
     path = started.folder / name
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(Conflict, match="Remove it") as caught:
-        coordinator_worker.make_ready(started)
+        coordinator.make_ready(started)
     assert caught.value.code == "secret"
     path.unlink()
-    coordinator_worker.make_ready(started)
+    coordinator.make_ready(started)
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -162,7 +162,7 @@ def test_a_home_of_an_earlier_version_starts_as_before(up: Settings) -> None:
     identity.write_text(json.dumps(keys))
     tokens = state.read_tokens(up)
     prepare(up, n_hospitals=2)
-    coordinator_worker.make_ready(up)
+    coordinator.make_ready(up)
     assert json.loads(identity.read_text())["content"] == keys
     assert state.read_tokens(up).items() > tokens.items()
     assert (up.folder / "store_made").exists()
@@ -204,7 +204,7 @@ def test_the_operator_may_begin_anew(started: Settings, capsys: pytest.CaptureFi
     assert command_module.main(["up", "--hospitals", "1"]) == ExitCode.NOT_READY
     assert capsys.readouterr().err.count("./run server new-store") == 2
     assert server.main(["new-store"]) == 0
-    coordinator_worker.make_ready(started)
+    coordinator.make_ready(started)
     capsys.readouterr()
     assert server.main(["new-store"]) == 2
     assert "not empty; nothing was changed" in one_line(capsys)

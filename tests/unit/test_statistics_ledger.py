@@ -12,8 +12,8 @@ import pytest
 
 from agents.gate.disclosure import check_sketch
 from agents.gate.earlier_questions import StatisticsLedger, digest_of, sketch_of
-from agents.site.policy import StatisticsRules
 from protocol.errors import Refused
+from protocol.policy import StatisticsRules
 
 NOW = datetime(2025, 3, 4, 5, 6, 7, tzinfo=UTC)
 THRESHOLD: dict[str, Any] = {"keys_digest": b"k" * 32, "threshold": ">=3000000", "now": NOW, "days": 30}
@@ -42,9 +42,9 @@ def test_the_same_order_again_changes_nothing(tmp_path: Path) -> None:
     for _ in range(3):
         ledger.remember({4}, {"a": sketch()}, order_id=1)
     assert len(list(ledger.earlier({4}, "a"))) == 1
-    assert check_sketch(sketch(), ledger.earlier({4}, "a"), StatisticsRules(methods=()))
+    assert check_sketch(sketch(), ledger.earlier({4}, "a"), StatisticsRules(methods=("sum",)))
     with pytest.raises(Refused):
-        check_sketch(sketch(9), ledger.earlier({4}, "a"), StatisticsRules(methods=()))
+        check_sketch(sketch(9), ledger.earlier({4}, "a"), StatisticsRules(methods=("sum",)))
 
 
 def test_the_file_is_its_owner_s_alone(tmp_path: Path) -> None:

@@ -1,0 +1,210 @@
+"""What a database, a driver or DuckDB raises, as one of our errors, without its text.
+
+A driver's text may quote values of rows ("could not convert string ..."), so it is dropped here, at the only place
+where it appears. What happened is read from the class of the error: DuckDB's own classes, PostgreSQL's SQLSTATE, the
+error numbers of MySQL and MariaDB. A hospital's server may speak any language; these it does not translate. Text is
+looked at only for what no class says: the name of a missing column or table, a process number, a line of a csv file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import duckdb
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+
+from agents.rows.files import changed
+from protocol.errors import BadRequest, ConsiliumError, TooLarge, Unavailable
+
+MEMORY_LIMIT = "256MB"
+"""What DuckDB may take for what it reads at once; the rest it spills to the disk."""
+
+# PostgreSQL: appendix A of its manual, "PostgreSQL Error Codes".
+QUERY_CANCELED = "57014"
+UNDEFINED_COLUMN = "42703"
+UNDEFINED_TABLE = "42P01"
+DISK_FULL = "53100"
+
+# MySQL and MariaDB: their references of error messages.
+ER_DISK_FULL = 1021
+ER_BAD_FIELD_ERROR = 1054
+ER_NO_SUCH_TABLE = 1146
+ER_QUERY_INTERRUPTED = 1317
+ER_STATEMENT_TIMEOUT = 1969  # MariaDB's max_statement_time
+ER_QUERY_TIMEOUT = 3024  # MySQL's max_execution_time
+
+TIMEOUTS = (QUERY_CANCELED, ER_QUERY_INTERRUPTED, ER_STATEMENT_TIMEOUT, ER_QUERY_TIMEOUT)
+MISSING_COLUMNS = (UNDEFINED_COLUMN, ER_BAD_FIELD_ERROR)
+MISSING_TABLES = (UNDEFINED_TABLE, ER_NO_SUCH_TABLE)
+FULL_DISKS = (DISK_FULL, ER_DISK_FULL)
+
+# How the servers write a name into their message, whatever its language: in quotes, or table.column without any.
+_NAME = re.compile(r"""["'`«„]\s*([\w.]+(?: [\w.]+)*)\s*["'`»“]|\b(\w+(?:\.\w+)+)\b""")
+# DuckDB has one class for all names that it does not find, and always speaks English.
+_DUCKDB_COLUMN = re.compile(r'[Cc]olumn "([\w. ]+)"[^\n]*(?:not found|does not)|column named "([\w. ]+)"')
+_DUCKDB_TABLE = re.compile(r"Table with name ([\w.]+) does not")
+_DUCKDB_LOCK = re.compile(r"Conflicting lock.*\(PID (\d+)\)", re.DOTALL)
+_CSV_LINE = re.compile(r"CSV Error on Line: (\d+)")
+
+
+@contextmanager
+def safe_errors(timeout_seconds: float) -> Iterator[None]:
+    """What the hospital's database raises within, as one of ours."""
+    try:
+        yield
+    except ConsiliumError:
+        raise
+    except (SQLAlchemyError, duckdb.Error) as error:
+        raise database_fault(error, timeout_seconds) from None
+
+
+@contextmanager
+def safe_reading(timeout_seconds: float, data_type: str = "data") -> Iterator[None]:
+    """What DuckDB raises within over a file of `data_type`, or over what was read before, as one of ours."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise reading_fault(error, timeout_seconds, data_type) from None
+
+
+def is_locked(error: Exception) -> bool:
+    """Whether another process is writing to a DuckDB file, which it leaves again after a while."""
+    cause = getattr(error, "orig", error)
+    return isinstance(cause, duckdb.IOException) and "Conflicting lock" in str(cause)
+
+
+def database_fault(error: Exception, timeout_seconds: float) -> ConsiliumError:
+    """The error of the hospital's database as one of ours: code statement_timeout, missing_column, missing_table,
+    disk, database_locked, database, or sql for what it did not accept."""
+    cause = getattr(error, "orig", None) or error
+    number = _number_of(cause)
+    if number in TIMEOUTS or isinstance(cause, duckdb.InterruptException):
+        return TooLarge(
+            f"The data SQL took longer than {timeout_seconds:g} seconds.",
+            remedy="Narrow it, add an index, or raise the site's statement timeout.",
+            code="statement_timeout",
+        )
+    missing = _missing_name(cause, number)
+    if missing is not None:
+        return missing
+    if number in FULL_DISKS or _is_duckdbs_full_disk(cause):
+        return Unavailable(
+            "The disk of the site's database, or the one that DuckDB spills to, is full.",
+            remedy="Make room on it; the order goes on by itself.",
+            code="disk",
+        )
+    if is_locked(cause):
+        held_by = _DUCKDB_LOCK.search(str(cause))
+        process = f" (PID {held_by[1]})" if held_by else ""
+        return Unavailable(
+            f"Another process{process} is writing to the DuckDB file.",
+            remedy="Close it there, or let it write into a copy; then order again.",
+            code="database_locked",
+        )
+    if isinstance(error, OperationalError | InterfaceError) or isinstance(cause, duckdb.IOException):
+        return Unavailable(
+            f"The site's database does not answer ({type(cause).__name__}).",
+            remedy="Check that it runs and that the site's database URL, user and password are right.",
+            code="database",
+        )
+    return BadRequest(
+        f"The database did not accept the data SQL ({type(cause).__name__}).",
+        remedy="Try it at the hospital; compare columns with constants of their own type.",
+        code="sql",
+    )
+
+
+def _number_of(cause: BaseException) -> str | int | None:
+    """PostgreSQL's SQLSTATE, or the number of MySQL and MariaDB; None where a driver gives neither."""
+    first = cause.args[0] if cause.args else None
+    if isinstance(first, int):  # PyMySQL has an SQLSTATE too, which says less
+        return first
+    state = getattr(cause, "sqlstate", None)
+    return state if isinstance(state, str) else None
+
+
+def _missing_name(cause: BaseException, number: str | int | None) -> BadRequest | None:
+    # The first line only: those below repeat the SQL or suggest names that the policy may not open.
+    line = str(cause.args[-1] if isinstance(number, int) else cause).split("\n", 1)[0]
+    if isinstance(cause, duckdb.BinderException | duckdb.CatalogException):
+        for what, pattern in (("column", _DUCKDB_COLUMN), ("table", _DUCKDB_TABLE)):
+            found = pattern.search(line)
+            if found is not None:
+                return _missing(what, found)
+        return None
+    if number in MISSING_COLUMNS:
+        return _missing("column", _NAME.search(line))
+    if number in MISSING_TABLES:
+        return _missing("table", _NAME.search(line))
+    return None
+
+
+def _missing(what: str, found: re.Match[str] | None) -> BadRequest:
+    name = next((group for group in found.groups() if group), None) if found else None
+    sentence = (
+        f"The database has no {what} {name}." if name else f"The data SQL names a {what} that does not exist."
+    )
+    return BadRequest(
+        sentence,
+        remedy=f"Correct the {what}'s name in the data SQL or in the policy.",
+        code=f"missing_{what}",
+    )
+
+
+def _is_duckdbs_full_disk(cause: BaseException) -> bool:
+    """DuckDB has one class for all that can be wrong with a file; which of these it was, only its words say."""
+    return isinstance(cause, duckdb.IOException) and "No space left" in str(cause)
+
+
+def reading_fault(error: duckdb.Error, timeout_seconds: float, data_type: str) -> ConsiliumError:
+    """DuckDB's error over a hospital's data as one of ours: code statement_timeout, memory, disk, changed; for a file
+    that is not what data_type says encoding, csv, parquet or unreadable."""
+    text = str(error)
+    found = _CSV_LINE.search(text)
+    line = f" (line {found[1]})" if found else ""
+    if isinstance(error, duckdb.InterruptException):
+        return TooLarge(
+            f"Reading the data took longer than {timeout_seconds:g} seconds.",
+            remedy="Take fewer rows, or raise statement_timeout_seconds in the site's settings.toml.",
+            code="statement_timeout",
+        )
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return TooLarge(
+            f"The data need more than {MEMORY_LIMIT} of memory at once.",
+            remedy="Take fewer groups.",
+            code="memory",
+        )
+    if _is_duckdbs_full_disk(error):
+        return Unavailable(
+            "The disk of this hospital's agent is full.",
+            remedy="Make room below its state folder; the order goes on by itself.",
+            code="disk",
+        )
+    if isinstance(error, duckdb.IOException | duckdb.PermissionException):
+        return changed()
+    # What is wrong with a file's content has one class, whatever its format.
+    if "utf-8" in text or "UTF8" in text or "nicode" in text:
+        return BadRequest(
+            f"The {data_type} file is not UTF-8{line}.",
+            remedy="Save it as UTF-8 and order again.",
+            code="encoding",
+        )
+    if "Number of Columns" in text or ("Expected" in text and "CSV" in text):
+        return BadRequest(
+            f"A row of the csv file has more or fewer fields than its header{line}.",
+            remedy='Correct it; a field that holds the delimiter stands in quotes ("1,5").',
+            code="csv",
+        )
+    if "CSV" in text:
+        return BadRequest(
+            f"The csv file cannot be read{line}.",
+            remedy='Close every quote; write a quote within one as "".',
+            code="csv",
+        )
+    return BadRequest(
+        f"The {data_type} cannot be read.",
+        remedy="Check that the file is whole and of the type that data_type says.",
+        code="parquet" if data_type == "parquet" else "unreadable",
+    )
