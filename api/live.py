@@ -10,11 +10,12 @@ import contextlib
 import secrets
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 # So many news are kept for workers that were away for a moment.
 LONGEST_NEWS = 10_000
+T = TypeVar("T")
 
 
 class Ring(asyncio.Event):
@@ -201,3 +202,20 @@ async def rang(event: Ring, deadline: float) -> bool:
     except TimeoutError:
         return False
     return not event.over
+
+
+async def read_until(
+    bell: Bell, key: Any, read: Callable[[], Awaitable[T]], *, is_enough: Callable[[T], bool], seconds: float
+) -> T:
+    """What `read` gives once it is enough, or what it gave last when the time is over or this process ends.
+
+    It is called at once, and again whenever the bell rings for `key`.
+    """
+    deadline = time.monotonic() + seconds
+    with bell.listening(key) as event:
+        while True:
+            # Before the reading: what rings while it is made ends the wait behind it at once.
+            event.clear()
+            found = await read()
+            if is_enough(found) or not await rang(event, deadline):
+                return found

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from api.auth import AGENT, COORDINATOR_ROLE, OPEN, CallerOf, require_role
-from api.live import Inbox, rang
+from api.live import Inbox, rang, read_until
 from api.routes.services import Services
 from api.store import Store
 from api.store.engine import in_thread
@@ -130,21 +130,26 @@ async def gather_messages(
     services, run = Services(request), address.run
     await _require_party(services.store, caller, run)
     wanted = _user_ids(senders)
-    deadline = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
     # Whom the coordinator's flow waits for is whom the order waits for; a mere look is no waiting.
     is_waiting_flow = caller.role == COORDINATOR_ROLE and wait > 0
-    with services.bell.listening(run) as event:
-        while True:
-            event.clear()
-            found = await in_thread(
-                services.store.messages.gather, address, wanted, recipient, takes_place=takes_place
-            )
-            if is_waiting_flow:
-                services.waits.note(run, set(wanted) - set(found))
-            if len(found) == len(wanted):
-                break
-            if not await rang(event, deadline):
-                return Response(status_code=204)
+
+    async def gather() -> dict[int, bytes]:
+        found = await in_thread(
+            services.store.messages.gather, address, wanted, recipient, takes_place=takes_place
+        )
+        if is_waiting_flow:
+            services.waits.note(run, set(wanted) - set(found))
+        return found
+
+    found = await read_until(
+        services.bell,
+        run,
+        gather,
+        is_enough=lambda found: len(found) == len(wanted),
+        seconds=min(wait, LONGEST_WAIT_SECONDS),
+    )
+    if len(found) < len(wanted):
+        return Response(status_code=204)
     return Response(encode_frames(found), media_type="application/octet-stream")
 
 

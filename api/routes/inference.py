@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.answers import answer, failure
 from api.auth import AGENT, CallerOf, require_owner, require_role
-from api.live import rang
+from api.live import read_until
 from api.routes.services import IdempotencyKey, OrderId, OrderInPath, Services, identities, readable
 from api.store.engine import in_thread
 from api.store.once import Once
@@ -177,16 +176,19 @@ async def _answer(services: Services, order_id: int, wait: float) -> JSONRespons
     """
     reply, attempt = services.reply_keys.get(order_id, (b"", 0))
     address = Address(order_id, "predictions", attempt=attempt)
-    deadline = time.monotonic() + wait
-    with services.bell.listening(order_id) as event:
-        while True:
-            event.clear()
-            order = await in_thread(services.store.orders.get, order_id)
-            box: bytes | None = None
-            if reply:
-                box = await in_thread(services.store.messages.read_box, address, order.initiator, COORDINATOR)
-            if box is not None or order.has_ended or not await rang(event, deadline):
-                break
+
+    async def look() -> tuple[OrderRow, bytes | None]:
+        order = await in_thread(services.store.orders.get, order_id)
+        box: bytes | None = None
+        if reply:
+            box = await in_thread(services.store.messages.read_box, address, order.initiator, COORDINATOR)
+        return order, box
+
+    def is_enough(found: tuple[OrderRow, bytes | None]) -> bool:
+        order, box = found
+        return box is not None or order.has_ended
+
+    order, box = await read_until(services.bell, order_id, look, is_enough=is_enough, seconds=wait)
     if order.state in ("failed", "cancelled"):
         cause = ConsiliumError.from_json(order.stop or {})
         return failure(cause, data={"order_id": order_id, "infer_status": order.state})

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.answers import answer, failure
 from api.auth import AGENT, COORDINATOR_ROLE, HOSPITAL, OPERATOR, CallerOf, require_owner, require_role
-from api.live import rang
+from api.live import rang, read_until
 from api.routes import statistics
 from api.routes.admission import PLACES, begin, forget_lost_runs, give_back_if_stuck
 from api.routes.services import (
@@ -215,17 +215,27 @@ async def _say_rows(services: Services, order: OrderRow, missing: list[str]) -> 
 
 
 async def _wait_for_rows(services: Services, order_id: int) -> tuple[OrderRow, list[str]]:
-    deadline = time.monotonic() + services.settings.accept_seconds
-    with services.bell.listening(("order", order_id)) as event:
-        while True:
-            event.clear()
-            order = await in_thread(services.store.orders.get, order_id)
-            volume = await data_volum(services, order)
-            missing = [user for user, n_rows in volume.items() if n_rows is None]
-            all_have_agreed = not missing and order.state != "pending"
-            nobody_counts = order.admitted is None or order.has_ended
-            if all_have_agreed or nobody_counts or not await rang(event, deadline):
-                return order, missing
+    """The order and who has not counted: when all have, it has ended or waits for places, or the time is over."""
+
+    async def look() -> tuple[OrderRow, list[str]]:
+        order = await in_thread(services.store.orders.get, order_id)
+        volume = await data_volum(services, order)
+        missing = [user for user, n_rows in volume.items() if n_rows is None]
+        return order, missing
+
+    def is_enough(found: tuple[OrderRow, list[str]]) -> bool:
+        order, missing = found
+        all_have_agreed = not missing and order.state != "pending"
+        nobody_counts = order.admitted is None or order.has_ended
+        return all_have_agreed or nobody_counts
+
+    return await read_until(
+        services.bell,
+        ("order", order_id),
+        look,
+        is_enough=is_enough,
+        seconds=services.settings.accept_seconds,
+    )
 
 
 class ExternalOrder(BaseModel):

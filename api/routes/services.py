@@ -5,7 +5,6 @@ Next: api/routes/orders.py and statistics.py, which make orders, and admission.p
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from fastapi import Header, Path, Query, Request
 
 from api.auth import require_reader
 from api.conditions import Conditions
-from api.live import Bell, Inbox, Presence, Waits, rang
+from api.live import Bell, Inbox, Presence, Waits, read_until
 from api.prefect_runs import Runs
 from api.settings import Settings
 from api.store import Store
@@ -119,13 +118,17 @@ async def readable(
 
 async def ended_order(services: Services, order_id: int, seconds: float) -> OrderRow:
     """The order when it has ended, or as it is after so many seconds."""
-    deadline = time.monotonic() + seconds
-    with services.bell.listening(("order", order_id)) as event:
-        while True:
-            event.clear()
-            order: OrderRow = await in_thread(services.store.orders.get, order_id)
-            if order.has_ended or not await rang(event, deadline):
-                return order
+
+    async def look() -> OrderRow:
+        return await in_thread(services.store.orders.get, order_id)
+
+    return await read_until(
+        services.bell,
+        ("order", order_id),
+        look,
+        is_enough=lambda order: order.has_ended,
+        seconds=seconds,
+    )
 
 
 def progress(order: OrderRow, n_recorded: int) -> dict[str, int | None]:

@@ -125,21 +125,21 @@ class Database:
     @contextlib.contextmanager
     def begin_alone(self) -> Iterator[sa.Connection]:
         """A transaction in which no other process gives places: what is read stands until it is written."""
-        with self.engine.begin() as db:
+        with self.engine.begin() as connection:
             if self._is_sqlite:
-                db.exec_driver_sql("BEGIN IMMEDIATE")
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
             else:
-                db.execute(sa.select(sa.func.pg_advisory_xact_lock(ADMISSION_LOCK)))
-            yield db
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADMISSION_LOCK)))
+            yield connection
 
     def empty_log(self) -> None:
         """Deleted bytes stand in SQLite's write-ahead log until it is emptied; a busy store does it another time."""
         if not self._is_sqlite:
             return
-        with self.engine.connect() as db:
-            db.exec_driver_sql(f"PRAGMA busy_timeout={BUSY_CLEANING_MILLISECONDS}")
-            db.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-            db.exec_driver_sql(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={BUSY_CLEANING_MILLISECONDS}")
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
 
 
 def _report_full_disk(disk: Disk, context: Any) -> None:

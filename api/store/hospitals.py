@@ -39,19 +39,19 @@ class HospitalStore:
     def add(self, user_id: int, name: str) -> None:
         """Conflict when the id or the name is taken."""
         is_taken = sa.or_(hospitals.c.user_id == user_id, hospitals.c.name == name)
-        with self._database.begin() as db:
-            if db.execute(sa.select(hospitals.c.user_id).where(is_taken)).first():
+        with self._database.begin() as connection:
+            if connection.execute(sa.select(hospitals.c.user_id).where(is_taken)).first():
                 raise Conflict(
                     f"Hospital {user_id} or the name {name} is registered already.",
                     remedy="Choose another, or rotate its token.",
                 )
-            db.execute(hospitals.insert().values(user_id=user_id, name=name))
+            connection.execute(hospitals.insert().values(user_id=user_id, name=name))
 
     def all(self) -> list[HospitalRow]:
         """By user id."""
-        with self._database.begin() as db:
-            found = db.execute(sa.select(hospitals).order_by(hospitals.c.user_id))
-            return [HospitalRow(**row._mapping) for row in found]
+        query = sa.select(hospitals).order_by(hospitals.c.user_id)
+        with self._database.begin() as connection:
+            return [HospitalRow(**row._mapping) for row in connection.execute(query)]
 
     def names(self) -> dict[int, str]:
         return {hospital.user_id: hospital.name for hospital in self.all()}
@@ -69,8 +69,9 @@ class HospitalStore:
 
         Conflict for other keys than those: a stolen token must not draw later orders' SQL to the thief.
         """
-        with self._database.begin() as db:
-            row = db.execute(sa.select(hospitals).where(hospitals.c.user_id == user_id)).first()
+        query = sa.select(hospitals).where(hospitals.c.user_id == user_id)
+        with self._database.begin() as connection:
+            row = connection.execute(query).first()
         # Whoever has a token but not the vault cannot take a hospital's place (decision 24).
         first_identity = None if row is None else row.identity
         if first_identity not in (None, identity):
@@ -94,8 +95,9 @@ class HospitalStore:
 
     def forget_keys(self, user_id: int) -> None:
         """The hospital may present new keys once."""
-        with self._database.begin() as db:
-            db.execute(hospitals.update().where(hospitals.c.user_id == user_id).values(identity=None))
+        update = hospitals.update().where(hospitals.c.user_id == user_id)
+        with self._database.begin() as connection:
+            connection.execute(update.values(identity=None))
 
     def seen(self, user_id: int) -> None:
         """When it was seen is not kept while the disk is full: nobody is turned away for that."""
@@ -103,16 +105,18 @@ class HospitalStore:
             self._touch(user_id, {})
 
     def _touch(self, user_id: int, news: Mapping[str, Any]) -> None:
-        own = hospitals.update().where(hospitals.c.user_id == user_id)
-        with self._database.begin() as db:
-            db.execute(own.values(last_seen=utc_now(), **news))
+        update = hospitals.update().where(hospitals.c.user_id == user_id)
+        with self._database.begin() as connection:
+            connection.execute(update.values(last_seen=utc_now(), **news))
 
     # Tokens
 
     def add_token(self, token: str, role: str, user_id: int | None) -> None:
         digest = token_digest(token)
-        with self._database.begin() as db:
-            db.execute(tokens.insert().values(digest=digest, role=role, user_id=user_id, created=utc_now()))
+        with self._database.begin() as connection:
+            connection.execute(
+                tokens.insert().values(digest=digest, role=role, user_id=user_id, created=utc_now())
+            )
 
     def revoke_tokens(self, role: str, user_id: int | None) -> int:
         """Revokes every token of a role (and hospital); returns how many."""
@@ -121,14 +125,16 @@ class HospitalStore:
             tokens.c.user_id.is_not_distinct_from(user_id),
             tokens.c.revoked.is_(None),
         )
-        with self._database.begin() as db:
-            return db.execute(tokens.update().where(is_meant).values(revoked=utc_now())).rowcount
+        update = tokens.update().where(is_meant).values(revoked=utc_now())
+        with self._database.begin() as connection:
+            return connection.execute(update).rowcount
 
     def caller(self, token: str) -> Caller | None:
         """Whose token this is; None for an unknown or revoked one."""
         digest = token_digest(token)
-        with self._database.begin() as db:
-            row = db.execute(sa.select(tokens).where(tokens.c.digest == digest)).first()
+        query = sa.select(tokens).where(tokens.c.digest == digest)
+        with self._database.begin() as connection:
+            row = connection.execute(query).first()
         if row is None or row.revoked is not None:
             return None
         if not hmac.compare_digest(row.digest, digest):

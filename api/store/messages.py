@@ -38,11 +38,11 @@ class MessageStore:
         """
         digest = hashlib.sha256(body).hexdigest()
         is_same_name = sa.and_(_is_at(address, recipient), messages.c.sender == sender)
-        with self._database.begin() as db:
-            _hold_open(db, address.run, takes_place=takes_place)
-            standing = db.execute(sa.select(messages.c.digest).where(is_same_name)).first()
+        with self._database.begin() as connection:
+            _hold_open(connection, address.run, takes_place=takes_place)
+            standing = connection.execute(sa.select(messages.c.digest).where(is_same_name)).first()
             if standing is None:
-                insert_message(db, address, sender, recipient, body)
+                insert_message(connection, address, sender, recipient, body)
                 return True
         # Whoever has used one message keeps to it: a second one under its name would be a second mask or key for the
         # same numbers (decision 14).
@@ -67,33 +67,35 @@ class MessageStore:
             messages.c.body.is_not(None),  # a discarded message has a digest only
         )
         query = sa.select(messages.c.sender, messages.c.body).where(is_wanted)
-        with self._database.begin() as db:
-            _check_open(db, address.run, takes_place=takes_place)
-            return {row.sender: row.body for row in db.execute(query)}
+        with self._database.begin() as connection:
+            _check_open(connection, address.run, takes_place=takes_place)
+            return {row.sender: row.body for row in connection.execute(query)}
 
     def read_box(self, address: Address, sender: int, recipient: int) -> bytes | None:
         """One message, also of an order that has ended: one of BOXES, sealed to a key that only memory holds."""
         is_wanted = sa.and_(_is_at(address, recipient), messages.c.sender == sender)
-        with self._database.begin() as db:
-            return db.scalar(sa.select(messages.c.body).where(is_wanted))
+        with self._database.begin() as connection:
+            return connection.scalar(sa.select(messages.c.body).where(is_wanted))
 
     def discard(self, address: Address, recipient: int) -> None:
         """Deletes the bodies and keeps the digests, so that the same bytes put again are still fine."""
-        with self._database.begin() as db:
-            db.execute(messages.update().where(_is_at(address, recipient)).values(body=None))
+        with self._database.begin() as connection:
+            connection.execute(messages.update().where(_is_at(address, recipient)).values(body=None))
 
     def prune(self, before: datetime.datetime) -> int:
         """Deletes the sealed predictions and values of orders that ended before; returns how many."""
         has_ended = sa.and_(orders.c.updated < before, orders.c.state.in_(ENDED))
         ended_orders = sa.select(orders.c.order_id).where(has_ended)
-        with self._database.begin() as db:
-            deleted = db.execute(messages.delete().where(messages.c.run.in_(ended_orders)))
+        with self._database.begin() as connection:
+            deleted = connection.execute(messages.delete().where(messages.c.run.in_(ended_orders)))
             return deleted.rowcount
 
 
-def insert_message(db: sa.Connection, address: Address, sender: int, recipient: int, body: bytes) -> None:
+def insert_message(
+    connection: sa.Connection, address: Address, sender: int, recipient: int, body: bytes
+) -> None:
     """Within the transaction of whoever puts it: of an order's first messages, the one that makes the order."""
-    db.execute(
+    connection.execute(
         messages.insert().values(
             run=address.run,
             topic=address.topic,
@@ -108,10 +110,10 @@ def insert_message(db: sa.Connection, address: Address, sender: int, recipient: 
     )
 
 
-def delete_messages(db: sa.Connection, order_id: int, *, but: tuple[str, ...] = ()) -> None:
+def delete_messages(connection: sa.Connection, order_id: int, *, but: tuple[str, ...] = ()) -> None:
     """Within the transaction that ends the order; those of the topics `but` stay."""
     of_order = sa.and_(messages.c.run == order_id, messages.c.topic.not_in(but))
-    db.execute(messages.delete().where(of_order))
+    connection.execute(messages.delete().where(of_order))
 
 
 def _is_at(address: Address, recipient: int) -> sa.ColumnElement[bool]:
@@ -125,18 +127,18 @@ def _is_at(address: Address, recipient: int) -> sa.ColumnElement[bool]:
     )
 
 
-def _hold_open(db: sa.Connection, run: int, *, takes_place: bool) -> None:
+def _hold_open(connection: sa.Connection, run: int, *, takes_place: bool) -> None:
     """As `_check_open`, and the order cannot end before this transaction has: else a message put while its order
     ends would stay behind."""
     is_open = sa.and_(orders.c.order_id == run, orders.c.state.not_in(ENDED))
     # Writing the row, even as it is, locks it until this transaction's end.
-    db.execute(orders.update().where(is_open).values(state=orders.c.state))
-    _check_open(db, run, takes_place=takes_place)
+    connection.execute(orders.update().where(is_open).values(state=orders.c.state))
+    _check_open(connection, run, takes_place=takes_place)
 
 
-def _check_open(db: sa.Connection, run: int, *, takes_place: bool) -> None:
+def _check_open(connection: sa.Connection, run: int, *, takes_place: bool) -> None:
     columns = (orders.c.kind, orders.c.state, orders.c.stop, orders.c.admitted)
-    row = db.execute(sa.select(*columns).where(orders.c.order_id == run)).first()
+    row = connection.execute(sa.select(*columns).where(orders.c.order_id == run)).first()
     if row is None:
         raise NotFound(f"There is no order {run}.", remedy="GET /orders lists what there is.")
     if row.state in ENDED:

@@ -33,11 +33,11 @@ class Once:
         digest = hmac.new(own, canonical(request).encode(), "sha256").hexdigest()
         return Once(hashlib.sha256(own).hexdigest(), digest)
 
-    def earlier(self, db: sa.Connection, table: sa.Table) -> int | None:
+    def earlier(self, connection: sa.Connection, table: sa.Table) -> int | None:
         """The number of the order or schedule that this key was used for; Conflict when it was another body's."""
         (number,) = table.primary_key.columns
         query = sa.select(number, table.c.body_digest).where(table.c.owner_key == self.owner_key)
-        row = db.execute(query).first()
+        row = connection.execute(query).first()
         if row is None:
             return None
         if row.body_digest != self.body_digest:

@@ -95,15 +95,15 @@ class OrderStore:
             "schedule_id": due and due.schedule_id,
         }
         try:
-            with self._database.begin() as db:
+            with self._database.begin() as connection:
                 if kind in PLACED:
-                    values["asked"] = who_decides(db, hospitals, initiator)
-                inserted = db.execute(orders.insert().values(**values))
+                    values["asked"] = who_decides(connection, hospitals, initiator)
+                inserted = connection.execute(orders.insert().values(**values))
                 order_id = int(inserted.inserted_primary_key[0])  # type: ignore[index]
                 if prepare:  # the document and the commitments in it name the order's number
-                    _add_prepared(db, order_id, prepare(order_id))
+                    _add_prepared(connection, order_id, prepare(order_id))
                 if due:
-                    _add_firing(db, order_id, due)
+                    _add_firing(connection, order_id, due)
                 return order_id, True
         except sa.exc.IntegrityError:
             # Somebody else's transaction has used the key, or the due time, before this one.
@@ -115,27 +115,30 @@ class OrderStore:
     def _earlier(self, once: Once | None) -> int | None:
         if once is None:
             return None
-        with self._database.begin() as db:
-            return once.earlier(db, orders)
+        with self._database.begin() as connection:
+            return once.earlier(connection, orders)
 
     # Reading
 
     def get(self, order_id: int) -> OrderRow:
         """NotFound when there is none."""
-        with self._database.begin() as db:
-            row = db.execute(sa.select(orders).where(orders.c.order_id == order_id)).first()
+        query = sa.select(orders).where(orders.c.order_id == order_id)
+        with self._database.begin() as connection:
+            row = connection.execute(query).first()
         if row is None:
             raise NotFound(f"There is no order {order_id}.", remedy="GET /orders lists what there is.")
         return OrderRow(**row._mapping)
 
     def exists(self, order_id: int) -> bool:
-        with self._database.begin() as db:
-            return db.scalar(sa.select(sa.exists().where(orders.c.order_id == order_id))) or False
+        query = sa.select(sa.exists().where(orders.c.order_id == order_id))
+        with self._database.begin() as connection:
+            return bool(connection.scalar(query))
 
     def hospitals_of(self, order_id: int) -> list[int]:
         """Who takes part; nobody for an order that does not exist."""
-        with self._database.begin() as db:
-            row = db.execute(sa.select(orders.c.hospitals).where(orders.c.order_id == order_id)).first()
+        query = sa.select(orders.c.hospitals).where(orders.c.order_id == order_id)
+        with self._database.begin() as connection:
+            row = connection.execute(query).first()
         return list(row.hospitals) if row else []
 
     def newest(
@@ -148,8 +151,8 @@ class OrderStore:
         if before is not None:
             query = query.where(orders.c.order_id < before)
         found: list[OrderRow] = []
-        with self._database.begin() as db:
-            for row in db.execute(query):
+        with self._database.begin() as connection:
+            for row in connection.execute(query):
                 takes_part = hospital is None or hospital in row.hospitals
                 if takes_part:
                     found.append(OrderRow(**row._mapping))
@@ -159,40 +162,44 @@ class OrderStore:
 
     def active(self) -> list[OrderRow]:
         """Those that Prefect works on and that have not ended."""
-        query = sa.select(orders).where(orders.c.state.not_in(ENDED), orders.c.kind != "external")
-        with self._database.begin() as db:
-            return [OrderRow(**row._mapping) for row in db.execute(query)]
+        is_active = sa.and_(orders.c.state.not_in(ENDED), orders.c.kind != "external")
+        query = sa.select(orders).where(is_active)
+        with self._database.begin() as connection:
+            return [OrderRow(**row._mapping) for row in connection.execute(query)]
 
     def boxes(self, order_id: int) -> dict[int, SealedBox]:
         """Each hospital's sealed SQL and its commitment; a rerun uses them again (decision 6)."""
-        with self._database.begin() as db:
-            found = db.execute(sa.select(boxes).where(boxes.c.order_id == order_id))
+        query = sa.select(boxes).where(boxes.c.order_id == order_id)
+        with self._database.begin() as connection:
+            found = connection.execute(query)
             return {row.user_id: SealedBox(row.box, row.commitment) for row in found}
 
     # Changing
 
     def change(self, order_id: int, **change: Unpack[OrderChange]) -> None:
-        own = orders.update().where(orders.c.order_id == order_id)
-        with self._database.begin() as db:
-            db.execute(own.values(updated=utc_now(), **change))
+        update = orders.update().where(orders.c.order_id == order_id)
+        with self._database.begin() as connection:
+            connection.execute(update.values(updated=utc_now(), **change))
 
     def leave_pending(self, order_id: int, state: str) -> None:
         """The state of an order that begins. One that has begun, or ended meanwhile, keeps its own: an order that came
         back from its end would hold its places for ever."""
         is_pending = sa.and_(orders.c.order_id == order_id, orders.c.state == "pending")
-        with self._database.begin() as db:
-            db.execute(orders.update().where(is_pending).values(updated=utc_now(), state=state))
+        update = orders.update().where(is_pending)
+        with self._database.begin() as connection:
+            connection.execute(update.values(updated=utc_now(), state=state))
 
     def end(self, order_id: int, state: str, stop: ConsiliumError | None = None) -> bool:
         """Ends an order once; False when it had ended before. Its messages go with it: nothing is left behind."""
         is_open = sa.and_(orders.c.order_id == order_id, orders.c.state.not_in(ENDED))
         reason = stop.to_json() if stop else None
         outlives = BOXES if state == "success" else ()
-        with self._database.begin() as db:
-            update = orders.update().where(is_open).values(state=state, stop=reason, updated=utc_now())
-            is_new = bool(db.execute(update).rowcount)
+        update = orders.update().where(is_open).values(state=state, stop=reason, updated=utc_now())
+        with self._database.begin() as connection:
+            n_changed = connection.execute(update).rowcount
+            is_new = n_changed > 0
             if is_new:
-                delete_messages(db, order_id, but=outlives)
+                delete_messages(connection, order_id, but=outlives)
         if is_new:
             self._database.empty_log()
         return is_new
@@ -203,21 +210,22 @@ class OrderStore:
             self.end(order_id, "success")
 
 
-def _add_prepared(db: sa.Connection, order_id: int, prepared: Prepared) -> None:
-    db.execute(orders.update().where(orders.c.order_id == order_id).values(document=prepared.document))
+def _add_prepared(connection: sa.Connection, order_id: int, prepared: Prepared) -> None:
+    update = orders.update().where(orders.c.order_id == order_id)
+    connection.execute(update.values(document=prepared.document))
     for user, sealed in prepared.boxes.items():
-        db.execute(
+        connection.execute(
             boxes.insert().values(
                 order_id=order_id, user_id=user, box=sealed.box, commitment=sealed.commitment
             )
         )
-        insert_message(db, Address(order_id, "sql"), COORDINATOR, user, sealed.box)
+        insert_message(connection, Address(order_id, "sql"), COORDINATOR, user, sealed.box)
     document = prepared.document.encode()
-    insert_message(db, Address(order_id, "document"), COORDINATOR, EVERYONE, document)
+    insert_message(connection, Address(order_id, "document"), COORDINATOR, EVERYONE, document)
 
 
-def _add_firing(db: sa.Connection, order_id: int, due: DueTime) -> None:
-    db.execute(
+def _add_firing(connection: sa.Connection, order_id: int, due: DueTime) -> None:
+    connection.execute(
         firings.insert().values(
             schedule_id=due.schedule_id,
             scheduled=due.scheduled,

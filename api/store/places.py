@@ -54,17 +54,17 @@ class PlaceStore:
         `present` are the hospitals whose agents are there and ready. An order goes before an older one that waits for
         a full hospital which it does not need itself, but not more than MOST_OVERTAKEN times.
         """
-        with self._database.begin_alone() as db:
+        with self._database.begin_alone() as connection:
             # Orders are looked at from the oldest to the youngest. One that can have its places takes them at once;
             # one that cannot stays in front of all younger ones that need a hospital of its own.
-            free = _free_places(db)
+            free = _free_places(connection)
             admitted: list[int] = []
-            older_at: dict[int, list[WaitingOrder]] = defaultdict(
+            waiting_at: dict[int, list[WaitingOrder]] = defaultdict(
                 list
             )  # by hospital, those that go on waiting
-            overtaken: Counter[int] = Counter()
-            kept: set[int] = set()
-            for order in _waiting(db):
+            overtaken: Counter[int] = Counter()  # by order, how many go before it now
+            kept: set[int] = set()  # hospitals that take no younger orders
+            for order in _waiting(connection):
                 if not order.is_ready(present):
                     continue
                 has_free_places = all(free[user] > 0 for user in order.hospitals)
@@ -72,19 +72,23 @@ class PlaceStore:
                     free.subtract(order.hospitals)
                     admitted.append(order.order_id)
                     # Each older order that waits at one of these hospitals is overtaken, and once only.
-                    waits_on = {older.order_id: older for user in order.hospitals for older in older_at[user]}
+                    waits_on: dict[int, WaitingOrder] = {}
+                    for user in order.hospitals:
+                        waits_on |= {older.order_id: older for older in waiting_at[user]}
                     overtaken.update(waits_on.keys())
                 else:
                     waits_on = {order.order_id: order}
                     for user in order.hospitals:
-                        older_at[user].append(order)
+                        waiting_at[user].append(order)
                 # From here on nobody takes a place that an order needs which has been overtaken enough.
                 for older in waits_on.values():
-                    if older.overtaken + overtaken[older.order_id] >= MOST_OVERTAKEN:
+                    n_overtaken = older.overtaken + overtaken[older.order_id]
+                    if n_overtaken >= MOST_OVERTAKEN:
                         kept.update(older.hospitals)
-            _add_overtaken(db, overtaken)
-            db.execute(orders.update().where(orders.c.order_id.in_(admitted)).values(admitted=utc_now()))
-            return admitted
+            _add_overtaken(connection, overtaken)
+            update = orders.update().where(orders.c.order_id.in_(admitted))
+            connection.execute(update.values(admitted=utc_now()))
+        return admitted
 
     def give_back(self, order_id: int) -> bool:
         """Takes an order's places from it; it keeps its age and everything that was made. False if it had none."""
@@ -94,26 +98,29 @@ class PlaceStore:
             orders.c.state.not_in(ENDED),
             orders.c.kind.in_(PLACED),
         )
-        with self._database.begin() as db:
-            return bool(db.execute(orders.update().where(has_places).values(admitted=None)).rowcount)
+        update = orders.update().where(has_places).values(admitted=None)
+        with self._database.begin() as connection:
+            n_changed = connection.execute(update).rowcount
+        return n_changed > 0
 
     def forget_runs(self, order_id: int, flow_run_id: str) -> bool:
         """Prefect has lost the order's run: it is made anew, and so are those in which agents are asked. What the order
         has made, its places and its age stay. False where the order has another run by now."""
-        with self._database.begin_alone() as db:
-            is_lost = sa.and_(orders.c.order_id == order_id, orders.c.flow_run_id == flow_run_id)
-            asked = _asked(db, order_id)
+        has_that_run = sa.and_(orders.c.order_id == order_id, orders.c.flow_run_id == flow_run_id)
+        update = orders.update().where(has_that_run)
+        with self._database.begin_alone() as connection:
+            asked = _asked(connection, order_id)
             for asking in asked.values():
                 asking["run"] = None
-            values = {"flow_run_id": None, "runs": None, "asked": asked or None}
-            return bool(db.execute(orders.update().where(is_lost).values(**values)).rowcount)
+            changed = connection.execute(update.values(flow_run_id=None, runs=None, asked=asked or None))
+        return changed.rowcount > 0
 
     def queue(self, order_id: int, present: Collection[int]) -> list[Queue]:
         """Where a waiting order stands at each of its hospitals; nothing for one that has its places."""
-        with self._database.begin() as db:
-            free = _free_places(db)
-            places = _places(db)
-            waiting = _waiting(db)
+        with self._database.begin() as connection:
+            free = _free_places(connection)
+            places = _places(connection)
+            waiting = _waiting(connection)
         own = next((order for order in waiting if order.order_id == order_id), None)
         if own is None:
             return []
@@ -135,8 +142,8 @@ class PlaceStore:
 
     def taken(self) -> dict[int, int]:
         """How many orders hold a place at each hospital."""
-        with self._database.begin() as db:
-            return dict(_taken_places(db))
+        with self._database.begin() as connection:
+            return dict(_taken_places(connection))
 
     def ask(self, order_id: int, user_ids: Collection[int]) -> None:
         """A person decides at these hospitals before the order takes places; those that it has are given back.
@@ -144,8 +151,8 @@ class PlaceStore:
         Where one is being asked, that goes on. An agent that was heard before is asked in a new attempt, because its
         earlier run is over.
         """
-        with self._database.begin_alone() as db:
-            asked = _asked(db, order_id)
+        with self._database.begin_alone() as connection:
+            asked = _asked(connection, order_id)
             for user in user_ids:
                 earlier = asked.get(str(user))
                 if earlier is None:
@@ -154,31 +161,34 @@ class PlaceStore:
                     attempt = earlier.get("attempt", 0) + 1
                     asked[str(user)] = {"run": None, "decided": False, "attempt": attempt}
             is_open = sa.and_(orders.c.order_id == order_id, orders.c.state.not_in(ENDED))
-            db.execute(orders.update().where(is_open).values(asked=asked, admitted=None))
+            update = orders.update().where(is_open)
+            connection.execute(update.values(asked=asked, admitted=None))
 
     def note_asking(self, order_id: int, user_id: int, flow_run_id: str, *, attempt: int = 0) -> None:
         """The flow run in which a hospital's agent is asked; nothing changes when that is a later attempt by now."""
-        with self._database.begin_alone() as db:
-            asked = _asked(db, order_id)
+        with self._database.begin_alone() as connection:
+            asked = _asked(connection, order_id)
             asking = asked.get(str(user_id))
             if asking is not None and asking.get("attempt", 0) == attempt:
-                _change_asked(db, order_id, asked, user_id, run=flow_run_id)
+                _change_asked(connection, order_id, asked, user_id, run=flow_run_id)
 
     def note_decided(self, order_id: int, user_id: int) -> None:
         """Nobody has to decide at this hospital any longer. Nothing changes for one that was not asked."""
-        with self._database.begin_alone() as db:
-            asked = _asked(db, order_id)
+        with self._database.begin_alone() as connection:
+            asked = _asked(connection, order_id)
             if str(user_id) in asked:
-                _change_asked(db, order_id, asked, user_id, decided=True)
+                _change_asked(connection, order_id, asked, user_id, decided=True)
 
 
-def who_decides(db: sa.Connection, hospital_ids: Collection[int], initiator: int) -> dict[str, Any] | None:
+def who_decides(
+    connection: sa.Connection, hospital_ids: Collection[int], initiator: int
+) -> dict[str, Any] | None:
     """Who is asked before an order takes places, by what their agents tell of their policies; None for nobody.
 
     The initiator's agent among them, because it signs the order that the others verify before they ask anybody.
     """
     manual: set[int] = set()
-    for row in db.execute(sa.select(hospitals.c.user_id, hospitals.c.policy)):
+    for row in connection.execute(sa.select(hospitals.c.user_id, hospitals.c.policy)):
         order_rules = (row.policy or {}).get("orders", {})
         if row.user_id in hospital_ids and order_rules.get("approval") == "manual":
             manual.add(row.user_id)
@@ -198,15 +208,17 @@ def is_begun(order: OrderRow) -> bool:
     return bool(order.flow_run_id) and has_runs_that_ask
 
 
-def _asked(db: sa.Connection, order_id: int) -> dict[str, Any]:
-    return dict(db.scalar(sa.select(orders.c.asked).where(orders.c.order_id == order_id)) or {})
+def _asked(connection: sa.Connection, order_id: int) -> dict[str, Any]:
+    query = sa.select(orders.c.asked).where(orders.c.order_id == order_id)
+    return dict(connection.scalar(query) or {})
 
 
 def _change_asked(
-    db: sa.Connection, order_id: int, asked: dict[str, Any], user_id: int, **change: Any
+    connection: sa.Connection, order_id: int, asked: dict[str, Any], user_id: int, **change: Any
 ) -> None:
     asked[str(user_id)] = {**asked[str(user_id)], **change}
-    db.execute(orders.update().where(orders.c.order_id == order_id).values(asked=asked))
+    update = orders.update().where(orders.c.order_id == order_id)
+    connection.execute(update.values(asked=asked))
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +235,7 @@ class WaitingOrder:
         return set(self.hospitals) <= set(present) and not undecided(self.asked)
 
 
-def _waiting(db: sa.Connection) -> list[WaitingOrder]:
+def _waiting(connection: sa.Connection) -> list[WaitingOrder]:
     """Orders without places, the oldest first. One that Prefect has no run of yet could use none."""
     waits = sa.and_(
         orders.c.kind.in_(PLACED),
@@ -232,8 +244,8 @@ def _waiting(db: sa.Connection) -> list[WaitingOrder]:
         orders.c.flow_run_id.is_not(None),
     )
     columns = (orders.c.order_id, orders.c.hospitals, orders.c.overtaken, orders.c.asked)
-    found = db.execute(sa.select(*columns).where(waits).order_by(orders.c.order_id))
-    return [WaitingOrder(**row._mapping) for row in found]
+    query = sa.select(*columns).where(waits).order_by(orders.c.order_id)
+    return [WaitingOrder(**row._mapping) for row in connection.execute(query)]
 
 
 def _kept(all_older: Iterable[WaitingOrder]) -> set[int]:
@@ -245,33 +257,33 @@ def _kept(all_older: Iterable[WaitingOrder]) -> set[int]:
     return kept
 
 
-def _add_overtaken(db: sa.Connection, more: Mapping[int, int]) -> None:
+def _add_overtaken(connection: sa.Connection, more: Mapping[int, int]) -> None:
     if not more:
         return
     own = orders.update().where(orders.c.order_id == sa.bindparam("number"))
     rows = [{"number": order_id, "more": n_more} for order_id, n_more in more.items()]
-    db.execute(own.values(overtaken=orders.c.overtaken + sa.bindparam("more")), rows)
+    connection.execute(own.values(overtaken=orders.c.overtaken + sa.bindparam("more")), rows)
 
 
-def _places(db: sa.Connection) -> dict[int, int]:
-    found = db.execute(sa.select(hospitals.c.user_id, hospitals.c.max_orders))
+def _places(connection: sa.Connection) -> dict[int, int]:
+    found = connection.execute(sa.select(hospitals.c.user_id, hospitals.c.max_orders))
     return {row.user_id: row.max_orders or USUAL_PLACES for row in found}
 
 
-def _taken_places(db: sa.Connection) -> Counter[int]:
+def _taken_places(connection: sa.Connection) -> Counter[int]:
     holds = sa.and_(
         orders.c.kind.in_(PLACED),
         orders.c.state.not_in(ENDED),
         orders.c.admitted.is_not(None),
     )
     taken: Counter[int] = Counter()
-    for row in db.execute(sa.select(orders.c.hospitals).where(holds)):
+    for row in connection.execute(sa.select(orders.c.hospitals).where(holds)):
         taken.update(row.hospitals)
     return taken
 
 
-def _free_places(db: sa.Connection) -> Counter[int]:
+def _free_places(connection: sa.Connection) -> Counter[int]:
     """Below 0 where more orders run than the hospital takes by now: nothing is ended for that."""
-    free = Counter(_places(db))
-    free.subtract(_taken_places(db))
+    free = Counter(_places(connection))
+    free.subtract(_taken_places(connection))
     return free

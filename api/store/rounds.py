@@ -35,8 +35,8 @@ class RoundStore:
         self, order_id: int, fold: int, round_: int, *, loss: float | None, report: Mapping[str, Any]
     ) -> None:
         """Idempotent: a round recorded again after a restart replaces itself, but for what was added to it since."""
-        with self._database.begin() as db:
-            _put_report(db, order_id, fold, round_, loss, report)
+        with self._database.begin() as connection:
+            _put_report(connection, order_id, fold, round_, loss, report)
 
     def add_leave_one_out(self, order_id: int, round_: int, clients: Mapping[str, Any]) -> None:
         """Adds what the model is worth without each of these hospitals to the round's report.
@@ -44,9 +44,9 @@ class RoundStore:
         Idempotent: a hospital's later word replaces its earlier one. NotFound for a round that is not recorded.
         """
         key = _report_key(order_id, FINAL, round_)
-        with self._database.begin() as db:
+        with self._database.begin() as connection:
             # Locked: two hospitals' words that come at the same time both stay.
-            report = db.scalar(sa.select(rounds.c.report).where(key).with_for_update())
+            report = connection.scalar(sa.select(rounds.c.report).where(key).with_for_update())
             if report is None:
                 raise NotFound(
                     f"Round {round_} of order {order_id} is not recorded.",
@@ -54,7 +54,7 @@ class RoundStore:
                     code="round",
                 )
             report[ADDED_LATER] = {**report.get(ADDED_LATER, {}), **clients}
-            db.execute(rounds.update().where(key).values(report=report))
+            connection.execute(rounds.update().where(key).values(report=report))
 
     def of_order(self, order_id: int, *, skip: int = 0) -> list[RoundRow]:
         """Recorded rounds in the order they were trained: folds 1, 2, ... and then fold 0, the final model.
@@ -68,16 +68,18 @@ class RoundStore:
         )
         if skip:
             query = query.offset(skip)
-        with self._database.begin() as db:
-            return [RoundRow(**row._mapping) for row in db.execute(query)]
+        with self._database.begin() as connection:
+            return [RoundRow(**row._mapping) for row in connection.execute(query)]
 
     def counts(self, order_ids: Iterable[int]) -> dict[int, int]:
         """How many rounds each of these orders has recorded, where it has any."""
-        wanted = rounds.c.order_id.in_(list(order_ids))
-        n_rounds = sa.func.count().label("n_rounds")
-        query = sa.select(rounds.c.order_id, n_rounds).where(wanted).group_by(rounds.c.order_id)
-        with self._database.begin() as db:
-            return {row.order_id: row.n_rounds for row in db.execute(query)}
+        query = (
+            sa.select(rounds.c.order_id, sa.func.count().label("n_rounds"))
+            .where(rounds.c.order_id.in_(list(order_ids)))
+            .group_by(rounds.c.order_id)
+        )
+        with self._database.begin() as connection:
+            return {row.order_id: row.n_rounds for row in connection.execute(query)}
 
     def reports(
         self, order_id: int, *, first: int = 0, last: int = LARGEST_ROUND
@@ -89,8 +91,8 @@ class RoundStore:
             .where(rounds.c.round >= first, rounds.c.round <= last)
             .order_by(rounds.c.round)
         )
-        with self._database.begin() as db:
-            return {row.round: row.report for row in db.execute(query)}
+        with self._database.begin() as connection:
+            return {row.round: row.report for row in connection.execute(query)}
 
     def newest_report(self, order_id: int, part: str) -> tuple[int, dict[str, Any]] | None:
         """The newest round of the final model whose report has this part, and the report."""
@@ -99,8 +101,8 @@ class RoundStore:
             .where(rounds.c.order_id == order_id, rounds.c.fold == FINAL)
             .order_by(rounds.c.round.desc())
         )
-        with self._database.begin() as db:
-            for row in db.execute(query):
+        with self._database.begin() as connection:
+            for row in connection.execute(query):
                 if row.report.get(part):
                     return row.round, row.report
         return None
@@ -110,12 +112,12 @@ class RoundStore:
     ) -> OrderRow | None:
         """The newest order with recorded `files` (gradients, or their geometry) or `reports` (the model's metrics)."""
         if what == "files":
-            recorded = sa.exists().where(round_files.c.order_id == orders.c.order_id)
+            belongs = round_files.c.order_id == orders.c.order_id
         else:
-            recorded = sa.exists().where(rounds.c.order_id == orders.c.order_id, rounds.c.fold == FINAL)
-        query = sa.select(orders).where(recorded).order_by(orders.c.order_id.desc())
-        with self._database.begin() as db:
-            for row in db.execute(query):
+            belongs = sa.and_(rounds.c.order_id == orders.c.order_id, rounds.c.fold == FINAL)
+        query = sa.select(orders).where(sa.exists().where(belongs)).order_by(orders.c.order_id.desc())
+        with self._database.begin() as connection:
+            for row in connection.execute(query):
                 order = OrderRow(**row._mapping)
                 if may_read(order):
                     return order
@@ -131,10 +133,10 @@ class RoundStore:
         With a report of the round, both come into being together.
         """
         try:
-            with self._database.begin() as db:
-                db.execute(round_files.insert().values(**asdict(entry)))
+            with self._database.begin() as connection:
+                connection.execute(round_files.insert().values(**asdict(entry)))
                 if report is not None:
-                    _put_report(db, entry.order_id, FINAL, entry.round, loss, report)
+                    _put_report(connection, entry.order_id, FINAL, entry.round, loss, report)
         except sa.exc.IntegrityError:  # of two that came at the same time, this is the second
             standing = self.file(entry.order_id, entry.round)
             if standing is None:
@@ -147,8 +149,9 @@ class RoundStore:
         query = sa.select(round_files).where(round_files.c.order_id == order_id)
         if round_ is not None:
             query = query.where(round_files.c.round == round_)
-        with self._database.begin() as db:
-            row = db.execute(query.order_by(round_files.c.round.desc()).limit(1)).first()
+        query = query.order_by(round_files.c.round.desc()).limit(1)
+        with self._database.begin() as connection:
+            row = connection.execute(query).first()
         return RoundEntry(**row._mapping) if row else None
 
     def files(self, order_id: int, *, limit: int = 10**6, before: int | None = None) -> list[RoundEntry]:
@@ -156,21 +159,25 @@ class RoundStore:
         query = sa.select(round_files).where(round_files.c.order_id == order_id)
         if before is not None:
             query = query.where(round_files.c.round < before)
-        with self._database.begin() as db:
-            found = db.execute(query.order_by(round_files.c.round.desc()).limit(limit))
-            return [RoundEntry(**row._mapping) for row in found]
+        query = query.order_by(round_files.c.round.desc()).limit(limit)
+        with self._database.begin() as connection:
+            return [RoundEntry(**row._mapping) for row in connection.execute(query)]
 
     def file_numbers(self, order_id: int) -> list[int]:
         """The rounds that have a file, ascending."""
-        query = sa.select(round_files.c.round).where(round_files.c.order_id == order_id)
-        with self._database.begin() as db:
-            return list(db.scalars(query.order_by(round_files.c.round)))
+        query = (
+            sa.select(round_files.c.round)
+            .where(round_files.c.order_id == order_id)
+            .order_by(round_files.c.round)
+        )
+        with self._database.begin() as connection:
+            return list(connection.scalars(query))
 
     def old_files(self, before: datetime.datetime) -> list[RoundEntry]:
         """Of all orders, those that were recorded before."""
-        with self._database.begin() as db:
-            found = db.execute(sa.select(round_files).where(round_files.c.recorded < before))
-            return [RoundEntry(**row._mapping) for row in found]
+        query = sa.select(round_files).where(round_files.c.recorded < before)
+        with self._database.begin() as connection:
+            return [RoundEntry(**row._mapping) for row in connection.execute(query)]
 
     def forget_file(self, entry: RoundEntry) -> None:
         is_same = sa.and_(
@@ -178,16 +185,20 @@ class RoundStore:
             round_files.c.round == entry.round,
             round_files.c.digest == entry.digest,
         )
-        with self._database.begin() as db:
-            db.execute(round_files.delete().where(is_same))
+        with self._database.begin() as connection:
+            connection.execute(round_files.delete().where(is_same))
 
 
 def _report_key(order_id: int, fold: int, round_: int) -> sa.ColumnElement[bool]:
-    return sa.and_(rounds.c.order_id == order_id, rounds.c.fold == fold, rounds.c.round == round_)
+    return sa.and_(
+        rounds.c.order_id == order_id,
+        rounds.c.fold == fold,
+        rounds.c.round == round_,
+    )
 
 
 def _put_report(
-    db: sa.Connection,
+    connection: sa.Connection,
     order_id: int,
     fold: int,
     round_: int,
@@ -196,10 +207,12 @@ def _put_report(
 ) -> None:
     key = _report_key(order_id, fold, round_)
     # A flow that died after others had added to its round records the round again: what they added stays.
-    earlier = db.scalar(sa.select(rounds.c.report).where(key)) or {}
-    added = {ADDED_LATER: earlier[ADDED_LATER]} if ADDED_LATER in earlier else {}
-    db.execute(rounds.delete().where(key))
-    db.execute(
+    earlier = connection.scalar(sa.select(rounds.c.report).where(key)) or {}
+    added: dict[str, Any] = {}
+    if ADDED_LATER in earlier:
+        added[ADDED_LATER] = earlier[ADDED_LATER]
+    connection.execute(rounds.delete().where(key))
+    connection.execute(
         rounds.insert().values(
             order_id=order_id,
             fold=fold,

@@ -51,11 +51,11 @@ class ScheduleStore:
             "body_digest": once and once.body_digest,
         }
         try:
-            with self._database.begin() as db:
-                inserted = db.execute(schedules.insert().values(**values))
+            with self._database.begin() as connection:
+                inserted = connection.execute(schedules.insert().values(**values))
                 schedule_id = int(inserted.inserted_primary_key[0])  # type: ignore[index]
                 for user, sealed in boxes.items():
-                    db.execute(
+                    connection.execute(
                         schedule_boxes.insert().values(
                             schedule_id=schedule_id,
                             user_id=user,
@@ -67,22 +67,23 @@ class ScheduleStore:
         except sa.exc.IntegrityError:  # the key was used before
             if once is None:
                 raise
-            with self._database.begin() as db:
-                earlier = once.earlier(db, schedules)
+            with self._database.begin() as connection:
+                earlier = once.earlier(connection, schedules)
             if earlier is None:
                 raise
             return earlier, False
 
     def drop(self, schedule_id: int) -> None:
         """Undoes `add`, for one that Prefect has not taken."""
-        with self._database.begin() as db:
-            db.execute(schedule_boxes.delete().where(schedule_boxes.c.schedule_id == schedule_id))
-            db.execute(schedules.delete().where(schedules.c.schedule_id == schedule_id))
+        with self._database.begin() as connection:
+            connection.execute(schedule_boxes.delete().where(schedule_boxes.c.schedule_id == schedule_id))
+            connection.execute(schedules.delete().where(schedules.c.schedule_id == schedule_id))
 
     def get(self, schedule_id: int, *, or_deleted: bool = False) -> ScheduleRow:
         """NotFound when there is none, or it was deleted."""
-        with self._database.begin() as db:
-            row = db.execute(sa.select(schedules).where(schedules.c.schedule_id == schedule_id)).first()
+        query = sa.select(schedules).where(schedules.c.schedule_id == schedule_id)
+        with self._database.begin() as connection:
+            row = connection.execute(query).first()
         if row is None or (row.deleted and not or_deleted):
             raise NotFound(
                 f"There is no schedule {schedule_id}.",
@@ -99,8 +100,8 @@ class ScheduleStore:
         if before is not None:
             query = query.where(schedules.c.schedule_id < before)
         found: list[ScheduleRow] = []
-        with self._database.begin() as db:
-            for row in db.execute(query):
+        with self._database.begin() as connection:
+            for row in connection.execute(query):
                 takes_part = hospital is None or hospital in row.hospitals
                 if takes_part:
                     found.append(ScheduleRow(**row._mapping))
@@ -111,35 +112,41 @@ class ScheduleStore:
     def active_timings(self) -> list[dict[str, Any]]:
         """When the schedules that are neither paused nor deleted fall due."""
         is_wanted = sa.and_(schedules.c.active, schedules.c.deleted.is_(None))
-        with self._database.begin() as db:
-            return list(db.scalars(sa.select(schedules.c.timing).where(is_wanted)))
+        query = sa.select(schedules.c.timing).where(is_wanted)
+        with self._database.begin() as connection:
+            return list(connection.scalars(query))
 
     def change(self, schedule_id: int, *, active: bool, timing: Mapping[str, Any], name: str) -> None:
-        own = schedules.update().where(schedules.c.schedule_id == schedule_id)
+        update = schedules.update().where(schedules.c.schedule_id == schedule_id)
         values = {"active": active, "timing": timing, "name": name, "updated": utc_now()}
-        with self._database.begin() as db:
-            db.execute(own.values(**values))
+        with self._database.begin() as connection:
+            connection.execute(update.values(**values))
 
     def delete(self, schedule_id: int) -> None:
         """Its history stays; what was sealed for it goes."""
-        own = schedules.update().where(schedules.c.schedule_id == schedule_id)
-        with self._database.begin() as db:
-            db.execute(schedule_boxes.delete().where(schedule_boxes.c.schedule_id == schedule_id))
-            db.execute(own.values(deleted=utc_now(), active=False, owner_key=None))
+        sealed = schedule_boxes.c.schedule_id == schedule_id
+        update = schedules.update().where(schedules.c.schedule_id == schedule_id)
+        with self._database.begin() as connection:
+            connection.execute(schedule_boxes.delete().where(sealed))
+            # Its Idempotency-Key is free again: the same request makes a new schedule.
+            connection.execute(update.values(deleted=utc_now(), active=False, owner_key=None))
 
     def boxes(self, schedule_id: int) -> dict[int, SealedBox]:
         """Each provider's sealed place and its commitment."""
         query = sa.select(schedule_boxes).where(schedule_boxes.c.schedule_id == schedule_id)
-        with self._database.begin() as db:
-            found = db.execute(query)
+        with self._database.begin() as connection:
+            found = connection.execute(query)
             return {row.user_id: SealedBox(row.box, row.commitment) for row in found}
 
     # What became of each time
 
     def firing(self, due: DueTime) -> FiringRow | None:
-        is_due = sa.and_(firings.c.schedule_id == due.schedule_id, firings.c.scheduled == due.scheduled)
-        with self._database.begin() as db:
-            row = db.execute(sa.select(firings).where(is_due)).first()
+        is_due = sa.and_(
+            firings.c.schedule_id == due.schedule_id,
+            firings.c.scheduled == due.scheduled,
+        )
+        with self._database.begin() as connection:
+            row = connection.execute(sa.select(firings).where(is_due)).first()
         return FiringRow(**row._mapping) if row else None
 
     def skip(self, due: DueTime, sentence: str) -> None:
@@ -152,8 +159,8 @@ class ScheduleStore:
             "started": utc_now(),
             "skipped": sentence,
         }
-        with self._database.begin() as db:
-            db.execute(firings.insert().values(**values))
+        with self._database.begin() as connection:
+            connection.execute(firings.insert().values(**values))
 
     def unended_order(self, schedule_id: int) -> int | None:
         """The schedule's order that is still under way."""
@@ -166,8 +173,9 @@ class ScheduleStore:
         return self._newest_order(is_wanted)
 
     def _newest_order(self, is_wanted: sa.ColumnElement[bool]) -> int | None:
-        with self._database.begin() as db:
-            order_id: int | None = db.scalar(sa.select(sa.func.max(orders.c.order_id)).where(is_wanted))
+        query = sa.select(sa.func.max(orders.c.order_id)).where(is_wanted)
+        with self._database.begin() as connection:
+            order_id: int | None = connection.scalar(query)
         return order_id
 
     def history(self, schedule_id: int, *, limit: int, before: int | None) -> list[FiringRow]:
@@ -179,11 +187,12 @@ class ScheduleStore:
         )
         if before is not None:
             query = query.where(firings.c.firing_id < before)
-        with self._database.begin() as db:
-            return [FiringRow(**row._mapping) for row in db.execute(query.limit(limit))]
+        with self._database.begin() as connection:
+            return [FiringRow(**row._mapping) for row in connection.execute(query.limit(limit))]
 
     def scheduled_times(self, order_ids: list[int]) -> dict[int, datetime.datetime]:
         """When the orders of schedules were due."""
-        query = sa.select(firings.c.order_id, firings.c.scheduled).where(firings.c.order_id.in_(order_ids))
-        with self._database.begin() as db:
-            return {row.order_id: row.scheduled for row in db.execute(query)}
+        is_wanted = firings.c.order_id.in_(order_ids)
+        query = sa.select(firings.c.order_id, firings.c.scheduled).where(is_wanted)
+        with self._database.begin() as connection:
+            return {row.order_id: row.scheduled for row in connection.execute(query)}
