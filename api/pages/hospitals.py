@@ -174,8 +174,9 @@ def _statistics(visit: Visit, rules: StatisticsTold | None) -> Safe:
         t("At least {n} hospitals in any answer", n=rules.min_providers),
         t("At least {n} rows", n=rules.min_rows),
     ]
+    allowed = rules.model_dump()
     for name, text in MORE.items():
-        if getattr(rules, name):
+        if allowed[name]:
             lines.append(t(text))
     return _lines(lines)
 
