@@ -61,14 +61,16 @@ class ConsiliumError(Exception):
         The sender may be hostile: whatever the object holds, the answer is an error that `to_json` can write, and a
         detail that strict JSON and PostgreSQL could not keep (NaN, NUL) is left out.
         """
-        kind = {c.__name__: c for c in _tree(ConsiliumError)}.get(str(data.get("type")), ConsiliumError)
-        error = kind(
+        classes = {class_.__name__: class_ for class_ in _tree(ConsiliumError)}
+        class_ = classes.get(str(data.get("type")), ConsiliumError)
+        error = class_(
             _plain(data.get("sentence", "")),
             remedy=_plain(data.get("remedy", "")),
-            code=_plain(data.get("code") or kind.default_code),
+            code=_plain(data.get("code") or class_.default_code),
         )
-        if isinstance(detail := data.get("detail"), dict) and _is_storable(detail):
-            error.detail = {key: value for key, value in detail.items() if key not in _OWN_NAMES}
+        detail = data.get("detail")
+        if isinstance(detail, dict) and _is_storable(detail):
+            error.detail = {name: value for name, value in detail.items() if name not in _OWN_NAMES}
         return error
 
 
@@ -150,11 +152,17 @@ def _plain(text: Any) -> str:
 
 
 def _is_storable(detail: dict[str, Any]) -> bool:
+    """Whether strict JSON and PostgreSQL can hold it: no NaN, no NUL, no half of a surrogate pair."""
     try:
-        return b"\\u0000" not in json.dumps(detail, allow_nan=False, ensure_ascii=False).encode()
+        written = json.dumps(detail, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
         return False
+    return b"\\u0000" not in written
 
 
 def _tree(root: type[ConsiliumError]) -> list[type[ConsiliumError]]:
-    return [root, *(found for child in root.__subclasses__() for found in _tree(child))]
+    """A class and all below it."""
+    classes = [root]
+    for child in root.__subclasses__():
+        classes += _tree(child)
+    return classes

@@ -3,6 +3,9 @@
 A message is named by (run, topic, fold, round, attempt, sender, recipient). Putting the same bytes again is fine,
 other bytes under the same name are a Conflict. Reading waits at the coordinator (long polling) and wakes at once.
 The transport is an argument: HTTP to the coordinator's API, or memory within one process.
+
+`Exchange` is what agents and tasks call; `Transport` is what it needs, and HttpTransport and MemoryTransport are two of
+them. `api/routes/exchange.py` is the other side of HTTP.
 """
 
 from __future__ import annotations
@@ -32,16 +35,22 @@ from protocol.machine import outage as outages
 from protocol.machine.outage import outage
 
 LONGEST_WAIT_SECONDS = 25.0
+"""Of one call; shorter than proxies cut a connection on which nothing is heard."""
+
 LONGEST_PAUSE_SECONDS = 5.0
+"""Between two attempts while the coordinator is away."""
+
 T = TypeVar("T")
-_FRAME = struct.Struct(">IQ")
+_FRAME = struct.Struct(">IQ")  # sender, length
 
 
 @dataclass(frozen=True)
 class Address:
     """Names a set of messages: one per sender and recipient."""
 
+    # The order's number.
     run: int
+    # An envelope's kind, or what the coordinator gives: document, total, common.
     topic: str
     fold: int = 0
     round: int = 0
@@ -54,7 +63,8 @@ class Address:
 
 def encode_frames(messages: Mapping[int, bytes]) -> bytes:
     """Several senders' messages in one body: (sender u32, length u64, bytes)*."""
-    return b"".join(_FRAME.pack(sender, len(body)) + body for sender, body in messages.items())
+    frames = [_FRAME.pack(sender, len(body)) + body for sender, body in messages.items()]
+    return b"".join(frames)
 
 
 def decode_frames(data: bytes) -> dict[int, bytes]:
@@ -107,7 +117,7 @@ class Transport(Protocol):
         """Ends the order with this hospital's reason; everybody who waits gets OrderStopped."""
 
     def record(self, run: int, facts: dict[str, Any]) -> None:
-        """The coordinator's flow tells the store how far an order is. Idempotent."""
+        """The coordinator's flow reports to the store how far an order is. Idempotent."""
 
     def recorded(self, run: int) -> list[dict[str, Any]]:
         """The rounds recorded so far: fold, round, final."""
@@ -136,6 +146,7 @@ class Exchange:
         self.transport = transport
         self.me = me
         self._sleep = sleep
+        # Seconds, for the report of where an order's time went.
         self.spent = {"sending": 0.0, "waiting": 0.0}
 
     def put(self, address: Address, recipient: int, body: bytes) -> None:
@@ -151,13 +162,16 @@ class Exchange:
         Raises OrderStopped, and ProtocolViolation when the answer has more or fewer senders: a coordinator that could
         leave a hospital out would choose whose sum is opened.
         """
-        wanted, reader = tuple(senders), self.me if recipient is None else recipient
+        wanted = tuple(senders)
+        reader = self.me if recipient is None else recipient
+
+        def ask() -> dict[int, bytes] | None:
+            return self.transport.gather(address, wanted, reader, wait_seconds=LONGEST_WAIT_SECONDS)
+
         with self._timed("waiting"):
             found = None
             while found is None:
-                found = self.insist(
-                    lambda: self.transport.gather(address, wanted, reader, wait_seconds=LONGEST_WAIT_SECONDS)
-                )
+                found = self.insist(ask)
         if set(found) != set(wanted):
             raise _other_senders()
         return found
@@ -191,7 +205,7 @@ class Exchange:
         self.insist(lambda: self.transport.ask_first(run))
 
     def decided(self, run: int) -> None:
-        """Tells the coordinator that nobody here has to decide any longer."""
+        """Reports to the coordinator that nobody here has to decide any longer."""
         self.insist(lambda: self.transport.decided(run))
 
     @contextlib.contextmanager
@@ -211,6 +225,7 @@ class Exchange:
                 answer = call()
             except (Unavailable, TooManyRequests) as trouble:
                 outage.missed(outages.COORDINATOR, trouble, asked=asked)
+                # Not all agents at one moment, when a coordinator is back that all of them miss.
                 self._sleep(pause * random.uniform(0.7, 1.0))  # noqa: S311 (jitter, not a secret)
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
             else:
@@ -240,6 +255,7 @@ class HttpTransport:
     ) -> dict[int, bytes] | None:
         wanted = ",".join(str(sender) for sender in senders)
         query = {"senders": wanted, "recipient": recipient, "wait": wait_seconds, **self._place()}
+        # The coordinator answers when its wait is over; only a broken connection takes longer.
         answer = self.request("GET", address.path, params=query, timeout=wait_seconds + 15)
         return None if answer.status_code == 204 else decode_frames(answer.content)
 
@@ -256,12 +272,8 @@ class HttpTransport:
         self.request("POST", f"/orders/{run}/progress", json=facts)
 
     def keep_round(self, run: int, round: int, file: bytes) -> None:
-        self.request(
-            "PUT",
-            f"/orders/{run}/rounds/{round}",
-            content=file,
-            headers={"Content-Type": "application/octet-stream"},
-        )
+        headers = {"Content-Type": "application/octet-stream"}
+        self.request("PUT", f"/orders/{run}/rounds/{round}", content=file, headers=headers)
 
     def recorded(self, run: int) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = _data_of(self.request("GET", f"/orders/{run}/progress"))
@@ -280,8 +292,8 @@ class HttpTransport:
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One call; an error answer becomes the ConsiliumError that the coordinator raised."""
+        headers = {**self._headers, **options.pop("headers", {})}
         try:
-            headers = {**self._headers, **options.pop("headers", {})}
             answer = self._client.request(method, path, headers=headers, **options)
         except httpx.HTTPError as error:
             raise Unavailable(
@@ -307,9 +319,9 @@ def _data_of(answer: httpx.Response) -> Any:
 def error_of(answer: httpx.Response) -> ConsiliumError:
     """The ConsiliumError in an error answer's envelope; anything else, such as a proxy's page, is Unavailable."""
     try:
-        body = answer.json()
-        if 400 <= answer.status_code < 500 and isinstance(body["data"]["error"], dict):
-            return ConsiliumError.from_json(body["data"]["error"])
+        error = answer.json()["data"]["error"]
+        if 400 <= answer.status_code < 500 and isinstance(error, dict):
+            return ConsiliumError.from_json(error)
     except (ValueError, KeyError, TypeError):
         pass
     return Unavailable(
@@ -327,9 +339,12 @@ class MemoryTransport:
     """The exchange within one process, for simulations and tests; the same rules as over HTTP."""
 
     def __init__(self) -> None:
+        # By address, sender and recipient.
         self._messages: dict[tuple[Address, int, int], bytes] = {}
+        # Held to read or change the rest, and notified when it changes.
         self._changed = threading.Condition()
         self._stopped: dict[int, OrderStopped] = {}
+        # By run what was recorded; by run and round the files that were kept; all that was put, for tests to search.
         self.facts: dict[int, list[dict[str, Any]]] = {}
         self.rounds: dict[int, dict[int, bytes]] = {}
         self.traffic: list[bytes] = []
@@ -356,24 +371,25 @@ class MemoryTransport:
     ) -> dict[int, bytes] | None:
         wanted = tuple(senders)
 
-        def there() -> bool:
+        def are_there() -> bool:
             self._check_open(address.run)
             return all((address, sender, recipient) in self._messages for sender in wanted)
 
         with self._changed:
-            if not self._changed.wait_for(there, timeout=wait_seconds):
+            if not self._changed.wait_for(are_there, timeout=wait_seconds):
                 return None
             return {sender: self._messages[address, sender, recipient] for sender in wanted}
 
     def discard(self, address: Address, recipient: int) -> None:
         with self._changed:
-            for key in [k for k in self._messages if k[0] == address and k[2] == recipient]:
-                del self._messages[key]
+            for key in list(self._messages):
+                of_address, _, of_recipient = key
+                if of_address == address and of_recipient == recipient:
+                    del self._messages[key]
 
     def refuse(self, run: int, error: ConsiliumError) -> None:
-        self.stop(
-            run, OrderStopped(error.sentence, remedy=error.remedy, code="failed", cause=error.to_json())
-        )
+        cause = error.to_json()
+        self.stop(run, OrderStopped(error.sentence, remedy=error.remedy, code="failed", cause=cause))
 
     def record(self, run: int, facts: dict[str, Any]) -> None:
         with self._changed:

@@ -5,6 +5,9 @@ envelope = header (fixed, 113 bytes) || body || Ed25519 signature (64 bytes)
 The signature covers a domain tag, the header and SHA-256 of the body; the header is the associated data of the
 body's encryption. A receiver compares every header field with what it waits for, so a message cannot be moved to
 another order, round, sender or recipient. JSON or fixed binary; never pickle.
+
+In order: header and envelope, payloads of a training order, readers of JSON. `sealing.py` has the keys, `exchange.py`
+carries the envelopes, `statistics_messages.py` has payloads of joint statistics, `sums/` and `shares/` the binary ones.
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ import secrets
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ValidationError
 
 from protocol import sealing
 from protocol.errors import ProtocolViolation
@@ -29,6 +33,7 @@ COORDINATOR = 1  # the request document gives the federation's server user_id 1
 EVERYONE = 0
 
 CLEAR, PAIR, GROUP = 0, 1, 2
+"""How a body is protected: for who carries it to read, for one party (pair key), for all parties (group key)."""
 
 # Every kind of message that may leave, and how it has to be sealed. What is not here does not leave.
 KINDS = {
@@ -61,32 +66,40 @@ KINDS = {
 }
 
 _VERSION = 1
+# Magic, version, then the fields of Header in their order, and three bytes of zeros: 113 bytes, big-endian.
 _HEADER = struct.Struct(">4sB32s16sHIHII32sQB3x")
 _KIND_BYTES = 16
 _MAGIC = b"CNSL"
 _SIGN_DOMAIN = b"consilium/v1/envelope"
 _NO_CONTEXT = bytes(32)
+_SEALING_BYTES = (
+    sealing.NONCE_BYTES + 16
+)  # the nonce before a body, and the tag of ChaCha20-Poly1305 behind it
 _MOST_ROWS = 2**40
 
 Random = Callable[[int], bytes]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class Header:
-    """Everything that says which message this is.
+    """Everything that says which message this is."""
 
-    `seal` is how the body is protected: 0 clear, 1 for one party (pair key), 2 for all parties (group key).
-    """
-
+    # One of KINDS.
     kind: str
+    # User ids; EVERYONE as recipient for what all parties read.
     sender: int
     recipient: int
+    # `run_context` of the order's run (32 bytes); zeros before there is one.
     context: bytes = _NO_CONTEXT
     fold: int = 0
     round: int = 0
     attempt: int = 0
+    # `members_digest` of the parties of the run; zeros before there is one.
     members: bytes = _NO_CONTEXT
+    # Bytes of the body as it is sent, sealed or not.
     length: int = 0
+    # CLEAR, PAIR or GROUP.
     seal: int = 0
 
     def encode(self) -> bytes:
@@ -111,44 +124,40 @@ class Header:
     @classmethod
     def decode(cls, data: bytes) -> Header:
         if len(data) < _HEADER.size:
-            raise _violation("is shorter than its header")
+            raise bad_message("is shorter than its header")
         magic, version, context, kind, fold, round_, attempt, sender, recipient, members, length, seal = (
             _HEADER.unpack(data[: _HEADER.size])
         )
         if magic != _MAGIC or version != _VERSION:
-            raise _violation("is not of this version")
+            raise bad_message("is not of this version")
         header = cls(
-            kind.rstrip(b"\0").decode("latin-1"),
-            sender,
-            recipient,
-            context,
-            fold,
-            round_,
-            attempt,
-            members,
-            length,
-            seal,
+            kind=kind.rstrip(b"\0").decode("latin-1"),
+            sender=sender,
+            recipient=recipient,
+            context=context,
+            fold=fold,
+            round=round_,
+            attempt=attempt,
+            members=members,
+            length=length,
+            seal=seal,
         )
+        # One header has one encoding, so that no bit of it can change and the message still be taken.
         if not kind.isascii() or header.encode() != data[: _HEADER.size]:
-            raise _violation("has a header that is not written as it should be")
+            raise bad_message("has a header that is not written as it should be")
         return header
 
     @property
     def info(self) -> bytes:
         """Names this message in key derivations: purpose, fold, round, attempt, members, sender, recipient."""
-        return b"%s/%d/%d/%d/%d/%d/" % (
-            self.kind.encode(),
-            self.fold,
-            self.round,
-            self.attempt,
-            self.sender,
-            self.recipient,
-        ) + (self.members)
+        numbers = (self.fold, self.round, self.attempt, self.sender, self.recipient)
+        return self.kind.encode() + b"/%d/%d/%d/%d/%d/" % numbers + self.members
 
 
 def members_digest(members: Sequence[int]) -> bytes:
     """SHA-256 over the sorted user ids of a message's members."""
-    return hashlib.sha256(b"members" + json.dumps(sorted(members)).encode()).digest()
+    text = json.dumps(sorted(members))
+    return hashlib.sha256(b"members" + text.encode()).digest()
 
 
 def write_envelope(
@@ -163,15 +172,15 @@ def write_envelope(
 
     A clear body is for what the coordinator may read (contributions under encryption, metrics, row counts).
     """
-    sealed_length = len(payload) + (sealing.NONCE_BYTES + 16 if header.seal else 0)
-    header = replace(header, length=sealed_length)
-    associated = header.encode()
-    body = payload
-    if header.seal:
-        body = sealing.seal(
-            _message_key(session, header), payload, associated=associated, random_bytes=random_bytes
-        )
-    return associated + body + identity.sign(_signed_bytes(associated, body))
+    if header.seal == CLEAR:
+        associated = replace(header, length=len(payload)).encode()
+        body = payload
+    else:
+        associated = replace(header, length=len(payload) + _SEALING_BYTES).encode()
+        key = _message_key(session, header)
+        body = sealing.seal(key, payload, associated=associated, random_bytes=random_bytes)
+    signature = identity.sign(_signed_bytes(associated, body))
+    return associated + body + signature
 
 
 def read_envelope(
@@ -184,21 +193,24 @@ def read_envelope(
     """
     header, body = _split(envelope)
     if header != replace(expected, length=len(body)):
-        raise _violation(f"of kind {expected.kind} is not the one that is waited for")
+        raise bad_message(f"of kind {expected.kind} is not the one that is waited for")
     associated = envelope[: _HEADER.size]
+    # The signature before anything is opened: nothing of a body whose sender is not known is used.
     if identity is not None:
-        identity.verify(_signed_bytes(associated, body), envelope[-SIGNATURE_BYTES:])
-    if not header.seal:
+        signature = envelope[-SIGNATURE_BYTES:]
+        identity.verify(_signed_bytes(associated, body), signature)
+    if header.seal == CLEAR:
         return body
-    return sealing.unseal(_message_key(session, header, reading=True), body, associated=associated)
+    key = _message_key(session, header, reading=True)
+    return sealing.unseal(key, body, associated=associated)
 
 
 def peek_envelope(envelope: bytes, *, kind: str, sender: int, fold: int = 0, round: int = 0) -> bytes:
     """The clear body of a message to the coordinator, which has no pins: its exchange knows the sender by token."""
     header, body = _split(envelope)
     found = (header.kind, header.sender, header.fold, header.round, header.seal, header.length)
-    if found != (kind, sender, fold, round, 0, len(body)):
-        raise _violation(f"of kind {kind} is not the one that is waited for")
+    if found != (kind, sender, fold, round, CLEAR, len(body)):
+        raise bad_message(f"of kind {kind} is not the one that is waited for")
     return body
 
 
@@ -206,23 +218,29 @@ def _split(envelope: bytes) -> tuple[Header, bytes]:
     """Header and body; what is too short to hold a signature behind its header is no envelope."""
     header = Header.decode(envelope)
     if len(envelope) < _HEADER.size + SIGNATURE_BYTES:
-        raise _violation("is shorter than its header and signature")
+        raise bad_message("is shorter than its header and signature")
     return header, envelope[_HEADER.size : -SIGNATURE_BYTES]
 
 
 def _message_key(session: Session | None, header: Header, *, reading: bool = False) -> bytes:
+    """The key of this one message: its header is in the derivation."""
     if session is None:
-        raise _violation("is sealed, and no session is open for it")
-    if header.seal == 2:
+        raise bad_message("is sealed, and no session is open for it")
+    if header.seal == GROUP:
         return session.group_key(header.info)
-    return session.pair_key(header.sender if reading else header.recipient, header.info)
+    peer = header.sender if reading else header.recipient
+    return session.pair_key(peer, header.info)
 
 
 def _signed_bytes(associated: bytes, body: bytes) -> bytes:
     return _SIGN_DOMAIN + associated + hashlib.sha256(body).digest()
 
 
-def _violation(what: str) -> ProtocolViolation:
+def bad_message(what: str) -> ProtocolViolation:
+    """The error of a message that is not what its receiver waits for: "A message is shorter than its header."
+
+    `what` holds nothing of the message, which may come from somebody hostile.
+    """
     return ProtocolViolation(
         f"A message {what}.",
         remedy="Nothing of it was used. If all sides run the same version, it was altered on its way.",
@@ -248,9 +266,9 @@ class HospitalSql:
     @classmethod
     def unseal(cls, user_id: int, open_key: bytes, box: bytes) -> Self:
         plain = sealing.unseal_from(open_key, box, associated=_sql_tag(user_id))
-        values = _from_json(plain, {"salt": str, "sql": dict})
+        values = read_fields(plain, {"salt": str, "sql": dict})
         if not all(isinstance(text, str) for text in values["sql"].values()):
-            raise _violation("holds SQL that is not text")
+            raise bad_message("holds SQL that is not text")
         return cls(_hex(values["salt"], 32), values["sql"])
 
     @property
@@ -272,14 +290,15 @@ class SignedOrder:
     identity: PublicIdentity
 
     def encode(self) -> bytes:
-        return _to_json(
-            {"document": self.document, "nonce": self.nonce.hex(), "identity": self.identity.encode()}
-        )
+        fields = {"document": self.document, "nonce": self.nonce.hex(), "identity": self.identity.encode()}
+        return _to_json(fields)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        values = _from_json(data, {"document": str, "nonce": str, "identity": str})
-        return cls(values["document"], _hex(values["nonce"], 32), PublicIdentity.decode(values["identity"]))
+        values = read_fields(data, {"document": str, "nonce": str, "identity": str})
+        nonce = _hex(values["nonce"], 32)
+        identity = PublicIdentity.decode(values["identity"])
+        return cls(values["document"], nonce, identity)
 
     @property
     def digest(self) -> bytes:
@@ -293,6 +312,7 @@ class Acceptance:
     order_digest: bytes
     n_rows: int
     n_test_rows: int
+    # X25519 public key (32 bytes); its private half is deleted when the order ends.
     ephemeral: bytes
     identity: PublicIdentity
 
@@ -309,17 +329,17 @@ class Acceptance:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        values = _from_json(
-            data, {"order": str, "n_rows": int, "n_test_rows": int, "ephemeral": str, "identity": str}
-        )
-        if not all(0 <= values[name] <= _MOST_ROWS for name in ("n_rows", "n_test_rows")):
-            raise _violation("counts fewer than no rows, or more than there can be")
+        fields = {"order": str, "n_rows": int, "n_test_rows": int, "ephemeral": str, "identity": str}
+        values = read_fields(data, fields)
+        for count in (values["n_rows"], values["n_test_rows"]):
+            if not 0 <= count <= _MOST_ROWS:
+                raise bad_message("counts fewer than no rows, or more than there can be")
         return cls(
-            _hex(values["order"], 32),
-            values["n_rows"],
-            values["n_test_rows"],
-            _hex(values["ephemeral"], 32),
-            PublicIdentity.decode(values["identity"]),
+            order_digest=_hex(values["order"], 32),
+            n_rows=values["n_rows"],
+            n_test_rows=values["n_test_rows"],
+            ephemeral=_hex(values["ephemeral"], 32),
+            identity=PublicIdentity.decode(values["identity"]),
         )
 
 
@@ -327,7 +347,8 @@ def run_context(order: SignedOrder, acceptances: dict[int, Acceptance]) -> bytes
     """SHA-256 over the signed order (with its nonce) and every party's acceptance: 32 bytes, fresh for each run."""
     digest = hashlib.sha256(b"consilium/v1/context" + order.digest)
     for user_id in sorted(acceptances):
-        digest.update(user_id.to_bytes(8, "big") + hashlib.sha256(acceptances[user_id].encode()).digest())
+        acceptance = acceptances[user_id].encode()
+        digest.update(user_id.to_bytes(8, "big") + hashlib.sha256(acceptance).digest())
     return digest.digest()
 
 
@@ -344,20 +365,18 @@ class Setup:
     @classmethod
     def decode(cls, data: bytes) -> Self:
         if len(data) < 32:
-            raise _violation("of kind setup is too short")
+            raise bad_message("of kind setup is too short")
         return cls(data[:32], data[32:])
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """A hospital to the coordinator: its part of a sum, as sealed by the order's method, and what is told in clear.
-
-    tag: HMAC of its replicated state under the order secret (32 bytes): equal at every hospital or the order stops.
-    report: metrics of this hospital, JSON, rounded; the coordinator may read them.
-    """
+    """A hospital to the coordinator: its part of a sum, as the order's method seals it, and a report in clear."""
 
     part: bytes
+    # HMAC of its replicated state under the order secret (32 bytes): equal at every hospital or the order stops.
     tag: bytes
+    # Metrics of this hospital, JSON, rounded; the coordinator may read them.
     report: dict[str, Any] = field(default_factory=dict)
 
     def encode(self) -> bytes:
@@ -367,51 +386,53 @@ class Contribution:
     @classmethod
     def decode(cls, data: bytes) -> Self:
         if len(data) < 36:
-            raise _violation("of kind contribution is too short")
-        (length,) = struct.unpack(">I", data[32:36])
-        if len(data) < 36 + length:
-            raise _violation("of kind contribution is shorter than it says")
-        report = _parse_json(data[36 : 36 + length])
+            raise bad_message("of kind contribution is too short")
+        tag = data[:32]
+        (report_length,) = struct.unpack(">I", data[32:36])
+        end = 36 + report_length
+        if len(data) < end:
+            raise bad_message("of kind contribution is shorter than it says")
+        report = _parse_json(data[36:end])
         if not isinstance(report, dict):
-            raise _violation("has a report that is not an object")
-        return cls(data[36 + length :], data[:32], report)
+            raise bad_message("has a report that is not an object")
+        return cls(part=data[end:], tag=tag, report=report)
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """A hospital to the coordinator: its gradient of a round in the order's frame, for scores; dropped when used.
+    """A hospital to the coordinator: its gradient of a round in the order's frame, for scores; dropped when used."""
 
-    layers: name to float64 (d,), rotated by a key of the hospitals unless the order's method is None. between: name to
-    float64 (4,), what compares this round with the one before (`BETWEEN`); empty in a first round and with scoring
-    round. readers: who may read scores by this hospital's policy, parties or operator.
-    """
-
+    # By layer, float64 (d,), rotated by a key of the hospitals unless the order's method is None.
     layers: dict[str, npt.NDArray[np.float64]]
+    # By layer, float64 (4,), what compares this round with the one before (`BETWEEN`); empty in a first round and with
+    # scoring round.
     between: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    # Who may read scores by this hospital's policy: parties or operator.
     readers: str = "parties"
 
     def encode(self) -> bytes:
         lengths = [[name, len(values)] for name, values in self.layers.items()]
         head = _to_json({"layers": lengths, "between": list(self.between), "readers": self.readers})
-        numbers = [*self.layers.values(), *self.between.values()]
-        return (
-            struct.pack(">I", len(head))
-            + head
-            + b"".join(values.astype(">f8").tobytes() for values in numbers)
-        )
+        parts = [struct.pack(">I", len(head)), head]
+        for values in (*self.layers.values(), *self.between.values()):
+            parts.append(values.astype(">f8").tobytes())
+        return b"".join(parts)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         if len(data) < 4:
-            raise _violation("of kind vectors is too short")
-        end = 4 + int(struct.unpack(">I", data[:4])[0])
-        head = _from_json(data[4:end], {"layers": list, "between": list, "readers": str})
+            raise bad_message("of kind vectors is too short")
+        (head_length,) = struct.unpack(">I", data[:4])
+        end = 4 + head_length
+        head = read_fields(data[4:end], {"layers": list, "between": list, "readers": str})
         if not _are_lengths(head["layers"]) or head["readers"] not in ("parties", "operator"):
-            raise _violation("of kind vectors has layers or readers that are none")
-        lengths, between = dict(head["layers"]), head["between"]
-        if len(lengths) < len(head["layers"]) or between not in ([], list(lengths)):
-            raise _violation("of kind vectors names a layer twice, or compares others than it has")
-        return cls(*_split_numbers(data[end:], lengths, between), head["readers"])
+            raise bad_message("of kind vectors has layers or readers that are none")
+        lengths = dict(head["layers"])
+        compared = head["between"]
+        if len(lengths) < len(head["layers"]) or compared not in ([], list(lengths)):
+            raise bad_message("of kind vectors names a layer twice, or compares others than it has")
+        layers, between = _split_numbers(data[end:], lengths, compared)
+        return cls(layers, between, head["readers"])
 
 
 BETWEEN = ("step", "drift", "dot", "norm")
@@ -419,24 +440,34 @@ BETWEEN = ("step", "drift", "dot", "norm")
 
 
 def _are_lengths(layers: list[Any]) -> bool:
-    return len(layers) <= 1000 and all(
-        isinstance(entry, list) and [type(part) for part in entry] == [str, int] and 1 <= entry[1] <= 2**32
-        for entry in layers
-    )
+    """Whether this is a list of layers, each a name and its number of weights, as `Vectors.encode` writes it."""
+    if len(layers) > 1000:
+        return False
+    for entry in layers:
+        if not isinstance(entry, list) or [type(part) for part in entry] != [str, int]:
+            return False
+        if not 1 <= entry[1] <= 2**32:
+            return False
+    return True
 
 
 def _split_numbers(
     data: bytes, lengths: dict[str, int], between: list[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    counts = [*lengths.values(), *(len(BETWEEN) for _ in between)]
+    """By layer its vector, and by layer the numbers of BETWEEN."""
+    counts = [*lengths.values(), *[len(BETWEEN)] * len(between)]
     if len(data) != 8 * sum(counts):
-        raise _violation("of kind vectors has another length than it says")
+        raise bad_message("of kind vectors has another length than it says")
     numbers = np.frombuffer(data, dtype=">f8").astype(np.float64)
     if not np.isfinite(numbers).all():
-        raise _violation("of kind vectors holds what is no finite number")
-    parts = np.split(numbers, np.cumsum(counts)[:-1]) if counts else []
-    n = len(lengths)
-    return dict(zip(lengths, parts[:n], strict=True)), dict(zip(between, parts[n:], strict=True))
+        raise bad_message("of kind vectors holds what is no finite number")
+    if not counts:
+        return {}, {}
+    parts = np.split(numbers, np.cumsum(counts)[:-1])
+    n_layers = len(lengths)
+    vectors = dict(zip(lengths, parts[:n_layers], strict=True))
+    comparisons = dict(zip(between, parts[n_layers:], strict=True))
+    return vectors, comparisons
 
 
 @dataclass(frozen=True)
@@ -452,13 +483,16 @@ class Choice:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        values = _from_json(data, {"members": list, "left_out": dict})
-        members, reasons = values["members"], values["left_out"]
+        values = read_fields(data, {"members": list, "left_out": dict})
+        members = values["members"]
         if not all(type(user) is int for user in members) or members != sorted(set(members)):
-            raise _violation("of kind choice has members that are no sorted user ids")
-        if not all(user.isdecimal() and isinstance(reason, str) for user, reason in reasons.items()):
-            raise _violation("of kind choice has reasons that are none")
-        return cls(tuple(members), {int(user): reason for user, reason in reasons.items()})
+            raise bad_message("of kind choice has members that are no sorted user ids")
+        left_out = {}
+        for user, reason in values["left_out"].items():
+            if not user.isdecimal() or not isinstance(reason, str):
+                raise bad_message("of kind choice has reasons that are none")
+            left_out[int(user)] = reason
+        return cls(tuple(members), left_out)
 
 
 @dataclass(frozen=True)
@@ -474,16 +508,17 @@ class Opening:
     @classmethod
     def decode(cls, data: bytes) -> Self:
         if len(data) < 9:
-            raise _violation("of kind opening is too short")
+            raise bad_message("of kind opening is too short")
         stop, count = struct.unpack(">BQ", data[:9])
         if stop > 1 or len(data) != 9 + 8 * count:
-            raise _violation("of kind opening has another length than it says")
+            raise bad_message("of kind opening has another length than it says")
         return cls(np.frombuffer(data[9:], dtype=">i8").astype(np.int64), bool(stop))
 
 
 def state_tag(session: Session, weights: npt.NDArray[np.float64], info: bytes) -> bytes:
-    """HMAC-SHA256 of the weights' bytes under a group key: lets the coordinator compare, and tells it nothing."""
-    return hmac.digest(session.group_key(b"state/" + info), weights.astype(">f8").tobytes(), "sha256")
+    """HMAC-SHA256 of the weights' bytes under a group key: lets the coordinator compare, and shows it nothing."""
+    key = session.group_key(b"state/" + info)
+    return hmac.digest(key, weights.astype(">f8").tobytes(), "sha256")
 
 
 def canonical(value: Any) -> str:
@@ -504,16 +539,36 @@ def _parse_json(data: bytes) -> Any:
     try:
         return json.loads(data, parse_constant=refuse)
     except (ValueError, RecursionError):
-        raise _violation("is not JSON") from None
+        raise bad_message("is not JSON") from None
 
 
-def _from_json(data: bytes, fields: dict[str, type]) -> dict[str, Any]:
+def read_json(model: type[Model], data: bytes, *, what: str) -> Model:
+    """A message whose body is one of the protocol's models as JSON.
+
+    ProtocolViolation (code bad_message) for anything else; its sentence names `what` and holds nothing of the message.
+    """
+    try:
+        return model.model_validate_json(data, strict=True)
+    except ValidationError:
+        raise ProtocolViolation(
+            f"{what} cannot be read.",
+            remedy="Nothing of it was used. Run the same version at all hospitals.",
+            code="bad_message",
+        ) from None
+
+
+def read_fields(data: bytes, fields: dict[str, type]) -> dict[str, Any]:
+    """A message whose body is a JSON object with exactly these fields, each exactly of its type.
+
+    For what is no model: texts arrive as they were sent, half surrogate pairs too, which pydantic would not parse.
+    ProtocolViolation (code bad_message) for anything else.
+    """
     values = _parse_json(data)
     if not isinstance(values, dict) or set(values) != set(fields):
-        raise _violation("has other fields than it should")
-    for name, kind in fields.items():
-        if type(values[name]) is not kind:
-            raise _violation(f"has a field {name} of another type than it should")
+        raise bad_message("has other fields than it should")
+    for name, type_ in fields.items():
+        if type(values[name]) is not type_:  # a bool is an int only to isinstance
+            raise bad_message(f"has a field {name} of another type than it should")
     return values
 
 
@@ -521,7 +576,7 @@ def _hex(text: str, length: int | None = None) -> bytes:
     try:
         data = bytes.fromhex(text)
     except ValueError:
-        raise _violation("has a field that is not hexadecimal") from None
+        raise bad_message("has a field that is not hexadecimal") from None
     if length is not None and len(data) != length:
-        raise _violation("has a field of another length than it should")
+        raise bad_message("has a field of another length than it should")
     return data

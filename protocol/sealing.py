@@ -2,6 +2,9 @@
 
 Primitives: Ed25519 (RFC 8032), X25519 (RFC 7748), HKDF-SHA256 (RFC 5869), ChaCha20-Poly1305 (RFC 8439), all from
 the `cryptography` package.
+
+In order: identities, which outlive orders, and their pins; sealing with a key, and to somebody's public key; the
+session of one run of an order, which derives every other key. `messages.py` seals envelopes with it.
 """
 
 from __future__ import annotations
@@ -24,12 +27,14 @@ from protocol.errors import ProtocolViolation, Refused
 KEY_BYTES = 32
 NONCE_BYTES = 12
 SIGNATURE_BYTES = 64
+# In every derivation, so that a key or hash of ours is none of another protocol's, nor of another version.
 _DOMAIN = b"consilium/v1/"
 
 
 def derive_key(secret: bytes, *, salt: bytes, info: bytes) -> bytes:
     """HKDF-SHA256 to 32 bytes; `info` names the purpose and everything that must not share a key."""
-    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=_DOMAIN + info).derive(secret)
+    hkdf = HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=_DOMAIN + info)
+    return hkdf.derive(secret)
 
 
 def commitment(salt: bytes, text: str) -> str:
@@ -40,9 +45,11 @@ def commitment(salt: bytes, text: str) -> str:
 
 @dataclass(frozen=True)
 class PublicIdentity:
-    """A hospital's long-lived public keys: Ed25519 to verify with, X25519 to seal to (32 bytes each)."""
+    """A hospital's long-lived public keys, 32 bytes each. ProtocolViolation (code bad_length) for others."""
 
+    # Ed25519, to verify its signatures with.
     verify_key: bytes
+    # X25519, to seal to it.
     seal_key: bytes
 
     def __post_init__(self) -> None:
@@ -52,13 +59,15 @@ class PublicIdentity:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over both keys, 128 bits in groups of four hex digits, to be compared by telephone."""
-        digest = hashlib.sha256(_DOMAIN + b"fingerprint" + self.verify_key + self.seal_key).hexdigest()[:32]
-        return "-".join(digest[i : i + 4] for i in range(0, 32, 4))
+        digest = hashlib.sha256(_DOMAIN + b"fingerprint" + self.verify_key + self.seal_key).hexdigest()
+        groups = [digest[begin : begin + 4] for begin in range(0, 32, 4)]
+        return "-".join(groups)
 
     def verify(self, message: bytes, signature: bytes) -> None:
         """Raises ProtocolViolation unless `signature` (64 bytes) over `message` is this identity's."""
+        key = Ed25519PublicKey.from_public_bytes(self.verify_key)
         try:
-            Ed25519PublicKey.from_public_bytes(self.verify_key).verify(signature, message)
+            key.verify(signature, message)
         except InvalidSignature:
             raise ProtocolViolation(
                 "A message carries a signature that does not match its sender's key.",
@@ -79,7 +88,9 @@ class PublicIdentity:
 class Identity:
     """A hospital's long-lived private keys (raw 32 bytes each). Never leaves its vault."""
 
+    # Ed25519.
     sign_key: bytes
+    # X25519.
     open_key: bytes
 
     @classmethod
@@ -88,8 +99,8 @@ class Identity:
 
     @property
     def public(self) -> PublicIdentity:
-        verify = Ed25519PrivateKey.from_private_bytes(self.sign_key).public_key()
-        return PublicIdentity(verify.public_bytes_raw(), exchange_public(self.open_key))
+        verify_key = Ed25519PrivateKey.from_private_bytes(self.sign_key).public_key().public_bytes_raw()
+        return PublicIdentity(verify_key, seal_key=exchange_public(self.open_key))
 
     def sign(self, message: bytes) -> bytes:
         """64 bytes over `message`; the caller's message starts with a domain tag."""
@@ -107,14 +118,13 @@ class Identity:
                 remedy="Restore it from the backup.",
                 code="bad_length",
             )
-        return cls(
-            _from_hex(data["sign_key"], KEY_BYTES, "sign_key"),
-            _from_hex(data["open_key"], KEY_BYTES, "open_key"),
-        )
+        sign_key = _from_hex(data["sign_key"], KEY_BYTES, "sign_key")
+        open_key = _from_hex(data["open_key"], KEY_BYTES, "open_key")
+        return cls(sign_key, open_key)
 
 
 def check_pin(name: str, pinned: str | None, presented: PublicIdentity) -> None:
-    """Refuses an identity whose fingerprint is not the one a person typed in. No trust on first use."""
+    """Refuses an identity whose fingerprint is not the one a person typed in. No trust on first use (decision 16)."""
     if pinned is None:
         raise Refused(
             f"{name} is not pinned here.",
@@ -139,9 +149,8 @@ def exchange_public(private: bytes) -> bytes:
 def agree(private: bytes, public: bytes) -> bytes:
     """X25519 shared secret, 32 bytes; a low-order public key is a ProtocolViolation."""
     try:
-        return X25519PrivateKey.from_private_bytes(private).exchange(
-            X25519PublicKey.from_public_bytes(public)
-        )
+        own_key = X25519PrivateKey.from_private_bytes(private)
+        return own_key.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
         raise ProtocolViolation(
             "A partner's key is not a usable X25519 key.",
@@ -151,15 +160,19 @@ def agree(private: bytes, public: bytes) -> bytes:
 
 
 def seal(key: bytes, plaintext: bytes, *, associated: bytes, random_bytes: Callable[[int], bytes]) -> bytes:
-    """nonce (12) || ChaCha20-Poly1305(key, plaintext, associated). `key` is used for one message only."""
+    """nonce (12) || ChaCha20-Poly1305(key, plaintext, associated). `key` is used for one message only.
+
+    `associated` is not in what is returned, and has to be the same when it is opened: where the message belongs.
+    """
     nonce = random_bytes(NONCE_BYTES)
     return nonce + ChaCha20Poly1305(key).encrypt(nonce, plaintext, associated)
 
 
 def unseal(key: bytes, sealed: bytes, *, associated: bytes) -> bytes:
     """Inverse of `seal`; anything altered is a ProtocolViolation."""
+    nonce, ciphertext = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
     try:
-        return ChaCha20Poly1305(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], associated)
+        return ChaCha20Poly1305(key).decrypt(nonce, ciphertext, associated)
     except (InvalidTag, ValueError):
         raise ProtocolViolation(
             "A sealed message cannot be opened with the key that belongs to it.",
@@ -180,32 +193,34 @@ def seal_to(
     Anyone can make one, so it hides and does not authenticate. Who opens it checks its content by other means.
     """
     ephemeral = random_bytes(KEY_BYTES)
-    key = derive_key(agree(ephemeral, public), salt=exchange_public(ephemeral) + public, info=b"box")
-    return exchange_public(ephemeral) + seal(key, plaintext, associated=associated, random_bytes=random_bytes)
+    ephemeral_public = exchange_public(ephemeral)
+    key = derive_key(agree(ephemeral, public), salt=ephemeral_public + public, info=b"box")
+    sealed = seal(key, plaintext, associated=associated, random_bytes=random_bytes)
+    return ephemeral_public + sealed
 
 
 def unseal_from(private: bytes, box: bytes, *, associated: bytes) -> bytes:
-    """Inverse of `seal_to`."""
-    ephemeral, sealed = box[:KEY_BYTES], box[KEY_BYTES:]
-    _require_length(ephemeral, KEY_BYTES, "box")
-    key = derive_key(agree(private, ephemeral), salt=ephemeral + exchange_public(private), info=b"box")
+    """Inverse of `seal_to`; anything altered, or sealed to another key, is a ProtocolViolation."""
+    ephemeral_public, sealed = box[:KEY_BYTES], box[KEY_BYTES:]
+    _require_length(ephemeral_public, KEY_BYTES, "box")
+    salt = ephemeral_public + exchange_public(private)
+    key = derive_key(agree(private, ephemeral_public), salt=salt, info=b"box")
     return unseal(key, sealed, associated=associated)
 
 
 @dataclass(frozen=True)
 class Session:
-    """One party's keys for one run of an order; derived, kept in its vault, deleted at the end.
+    """One party's keys for one run of an order; derived, kept in its vault, deleted at the end."""
 
-    context: SHA-256 over the signed order and every party's acceptance (32 bytes), the salt of every key.
-    peers: each party's ephemeral X25519 public key and its pinned identity, by user id, oneself included.
-    order_secret: known to all parties and nobody else (32 bytes); None until it has been received.
-    """
-
+    # SHA-256 over the signed order and every party's acceptance (32 bytes), the salt of every key.
     context: bytes
     me: int
+    # X25519 private key of this run (32 bytes).
     ephemeral: bytes
+    # By user id, oneself included: each party's X25519 public key of this run, and its pinned identity.
     peer_keys: Mapping[int, bytes]
     identities: Mapping[int, PublicIdentity]
+    # Known to all parties and nobody else (32 bytes); None until it has been received.
     order_secret: bytes | None = None
 
     @property
@@ -215,8 +230,9 @@ class Session:
     def pair_key(self, peer: int, info: bytes) -> bytes:
         """The same 32 bytes at both ends of the pair, other ones for every context, pair and info."""
         low, high = sorted((self.me, peer))
-        shared = agree(self.ephemeral, self.peer_keys[peer])
-        return derive_key(shared, salt=self.context, info=b"pair/%d/%d/" % (low, high) + info)
+        shared_secret = agree(self.ephemeral, self.peer_keys[peer])
+        pair_info = b"pair/%d/%d/" % (low, high) + info
+        return derive_key(shared_secret, salt=self.context, info=pair_info)
 
     def group_key(self, info: bytes) -> bytes:
         """32 bytes that every party can derive and the coordinator cannot."""
@@ -233,7 +249,7 @@ def _from_hex(text: str, length: int, field: str) -> bytes:
     try:
         data = bytes.fromhex(text)
     except (ValueError, TypeError):
-        data = b""
+        data = b""  # which has the wrong length, and is refused as that
     _require_length(data, length, field)
     return data
 

@@ -1,7 +1,10 @@
 """A question of joint statistics: every field that an analyst may send, checked before anything runs.
 
 The coordinator checks a request with it, and every hospital checks the signed document with it again. Where a
-provider's data are (a path, a table, a SELECT) is in no document: it goes sealed to that provider alone.
+provider's data are (a path, a table, a SELECT) is in no document: it goes sealed to that provider alone (decision 40).
+
+In order: the fields, the request, what fits together, names resolved to user ids, the order's document.
+`statistics_plan.py` makes the circuit of a joined request.
 """
 
 from __future__ import annotations
@@ -48,10 +51,18 @@ DATA_TYPES: tuple[str, ...] = get_args(DataType)
 Normalisation = Literal["text", "integer", "casefold"]
 ResultType = Literal["csv", "json"]
 RANKED = ("min", "max", "median", "quantile")
+"""Found by rounds of counts below pivots."""
+
 TALLIED = ("histogram", "frequency", "crosstab")
+"""Whose groups are values or bins, and whose values are how many rows each has."""
+
 OF_TWO_COLUMNS = ("cov", "corr", "crosstab")
 THRESHOLD = "3000000"
+"""Of is_investor_accredited, unless a request gives one."""
+
 DIGITS = (18, 6)
+"""Of a column of doubles in an expression, unless a request gives others: in all, and after the point."""
+
 MOST_NAME_BYTES = 200
 WITHHELD = "withheld"
 """The column of a pooled result that says which rule withholds a row."""
@@ -84,7 +95,9 @@ def _alias(text: str) -> str:
 
 
 def _file_name(text: str) -> str:
-    if text.startswith(".") or any(letter in text for letter in '/\\:*?"<>|') or text != text.strip():
+    """Every receiver writes a file of this name, on whatever system it has."""
+    has_forbidden = any(letter in text for letter in '/\\:*?"<>|')
+    if text.startswith(".") or has_forbidden or text != text.strip():
         raise ValueError(
             "must be usable as a file's name: without / \\ : * ? \" < > |, no dot or blank at its start"
         )
@@ -99,10 +112,12 @@ def _decimal(value: Any) -> str:
     """A decimal as text, so that no digit is lost; a float is the shortest decimal that reads as it."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("must be a number")
+    text = repr(value) if isinstance(value, float) else str(value)
     try:
-        number = Decimal(repr(value) if isinstance(value, float) else str(value))
+        number = Decimal(text)
     except InvalidOperation:
         raise ValueError("must be a number") from None
+    # Written out, 1e999999999 would fill the memory.
     if not number.is_finite() or abs(number.adjusted()) > 300 or len(number.as_tuple().digits) > 300:
         raise ValueError("must be a finite number of at most 300 digits")
     return format(number, "f")
@@ -113,13 +128,15 @@ def _as_list(value: Any) -> Any:
 
 
 def _rising(edges: list[float]) -> list[float]:
-    if any(a >= b for a, b in itertools.pairwise(edges)):
-        raise ValueError("must rise from edge to edge")
+    for lower, upper in itertools.pairwise(edges):
+        if lower >= upper:
+            raise ValueError("must rise from edge to edge")
     return edges
 
 
 def _digits(digits: tuple[int, int]) -> tuple[int, int]:
-    if not 0 <= digits[1] <= digits[0]:
+    n_digits, n_after_point = digits
+    if not 0 <= n_after_point <= n_digits:
         raise ValueError("must be [digits in all, digits after the point], the second not above the first")
     return digits
 
@@ -136,11 +153,16 @@ class Provider(Strict):
     """One hospital's data. `data_path` is empty in a document: it goes sealed to that hospital."""
 
     name: Party
+    # A file, a table or a SELECT.
     data_path: Annotated[str, Field(max_length=20_000)]
     data_type: Annotated[DataType, any_case(DataType)]
+    # What rows are joined by; of pooled rows the column that the statistic is of.
     key_column: Column
+    # What the data are called in an expression.
     data_alias: Annotated[str, AfterValidator(_alias)] | None = None
+    # Of is_investor_accredited, the column that is added up.
     value_column: Column | None = None
+    # Of numbers in an expression: in all, and after the point.
     digits: Annotated[Digits, AfterValidator(_digits)] | None = None
 
 
@@ -186,11 +208,15 @@ class StatisticsRequest(Strict):
             "bins",
             "result_alias",
         }
-        kept = {
-            name: value for name, value in body.items() if name not in optional or value not in ("", None, [])
-        }
+        kept = {}
+        for name, value in body.items():
+            is_left_out = name in optional and value in ("", None, [])
+            if not is_left_out:
+                kept[name] = value
         method = kept.get("method")
-        return {"result_alias": method.lower(), **kept} if isinstance(method, str) and method else kept
+        if isinstance(method, str) and method:
+            kept.setdefault("result_alias", method.lower())
+        return kept
 
     @property
     def providers(self) -> tuple[int, ...]:
@@ -224,22 +250,28 @@ class StatisticsRequest(Strict):
     @property
     def label_columns(self) -> list[str]:
         """The columns of a result that name its rows."""
-        counted = {
-            "histogram": ["lower", "upper"],
-            "frequency": [self.data_providers[0].key_column],
-            "crosstab": self.columns or [],
-            "quantile": ["q"],
-            **{method: [self.data_providers[0].key_column] for method in JOINED},
-        }.get(self.method, [])
-        return [*(self.group_by or []), *counted]
+        first_key = self.data_providers[0].key_column
+        if self.is_joined:
+            own_columns = [first_key]
+        else:
+            own_columns = {
+                "histogram": ["lower", "upper"],
+                "frequency": [first_key],
+                "crosstab": self.columns or [],
+                "quantile": ["q"],
+            }.get(self.method, [])
+        return [*(self.group_by or []), *own_columns]
 
     def provider(self, user_id: int) -> Provider:
         return next(provider for provider in self.data_providers if provider.name == user_id)
 
     def alias(self, user_id: int) -> str:
         """What a provider's data are called in an expression: df1, df2, ... in the request's order unless it says."""
-        names = [provider.name for provider in self.data_providers]
-        return self.provider(user_id).data_alias or f"df{names.index(user_id) + 1}"
+        given = self.provider(user_id).data_alias
+        if given:
+            return given
+        place = [provider.name for provider in self.data_providers].index(user_id)
+        return f"df{place + 1}"
 
     @staticmethod
     def _id(name: Any) -> int:
@@ -252,8 +284,10 @@ def parse_statistics_request(body: Any) -> StatisticsRequest:
     try:
         request = StatisticsRequest.model_validate(body)
     except ValidationError as error:
-        said = describe(error)
-        raise BadRequest(said.sentence, remedy=said.remedy, code=said.code, **said.detail) from None
+        described = describe(error)
+        raise BadRequest(
+            described.sentence, remedy=described.remedy, code=described.code, **described.detail
+        ) from None
     _check_names(request)
     _check_fields(request)
     return request
@@ -291,8 +325,11 @@ def _check_fields(request: StatisticsRequest) -> None:
         raise _bad(
             "result_alias", "result_alias is the name of another column of the result.", "Choose another."
         )
-    named = [*request.label_columns, *([] if request.is_joined else [WITHHELD])]
-    if twice := [name for name in named if named.count(name) > 1]:
+    named = list(request.label_columns)
+    if not request.is_joined:
+        named.append(WITHHELD)
+    twice = [name for name in named if named.count(name) > 1]
+    if twice:
         raise _bad(
             "columns",
             f"The result would have two columns {twice[0]}: its own, and the data's of that name.",
@@ -302,11 +339,13 @@ def _check_fields(request: StatisticsRequest) -> None:
 
 
 def _check_joined_fields(request: StatisticsRequest) -> None:
-    if not request.is_joined and any(provider.digits for provider in request.data_providers):
+    has_digits = any(provider.digits for provider in request.data_providers)
+    has_value_column = any(provider.value_column for provider in request.data_providers)
+    if has_digits and not request.is_joined:
         raise _bad(
             "digits", f"digits is given, and {request.method} takes every number as it is.", "Leave it out."
         )
-    if request.method != "is_investor_accredited" and any(p.value_column for p in request.data_providers):
+    if has_value_column and request.method != "is_investor_accredited":
         raise _bad(
             "value_column", f"value_column is given, and means nothing for {request.method}.", "Leave it out."
         )
@@ -322,18 +361,24 @@ def resolve(request: StatisticsRequest, names: Mapping[int, str], *, initiator: 
     `names` are the registered hospitals'. NotFound for one that is not among them; BadRequest when two entries are one
     hospital, when a provider's data have no place, or when who asks is no party.
     """
-    known = {str(user): user for user in names} | {name: user for user, name in names.items()}
+    known = {str(user): user for user in names}
+    for user, name in names.items():
+        known[name] = user
 
-    def user(name: int | str) -> int:
+    def user_of(name: int | str) -> int:
         if str(name) not in known:
             raise NotFound(f"There is no hospital {name}.", remedy="GET /hospitals lists them.", code="user")
         return known[str(name)]
 
-    providers = [{**p.model_dump(mode="json"), "name": user(p.name)} for p in request.data_providers]
-    receivers = [user(name) for name in request.result_receivers]
-    resolved = parse_statistics_request(
-        {**_said(request), "data_providers": providers, "result_receivers": receivers, "user_id": initiator}
-    )
+    body = _sent(request)
+    body["data_providers"] = [
+        {**provider.model_dump(mode="json"), "name": user_of(provider.name)}
+        for provider in request.data_providers
+    ]
+    body["result_receivers"] = [user_of(name) for name in request.result_receivers]
+    body["user_id"] = initiator
+    # Checked again: two names of one hospital were two entries so far.
+    resolved = parse_statistics_request(body)
     if not all(provider.data_path.strip() for provider in resolved.data_providers):
         raise _bad("data_path", "A provider's data_path is empty.", "Name its file, table or SELECT.")
     if initiator not in resolved.hospitals:
@@ -345,7 +390,8 @@ def resolve(request: StatisticsRequest, names: Mapping[int, str], *, initiator: 
     return resolved
 
 
-def _said(request: StatisticsRequest) -> dict[str, Any]:
+def _sent(request: StatisticsRequest) -> dict[str, Any]:
+    """The request's fields without those that were left out of it."""
     return request.model_dump(mode="json", exclude_none=True)
 
 
@@ -363,7 +409,7 @@ def statistics_document(
     repeats: the schedule's last order with a result, which stands again where the rows have hardly changed.
     reply_key: a one-time X25519 key of the API, where the answer shall carry the values.
     """
-    body = _said(request)
+    body = _sent(request)
     body["data_providers"] = [{**provider, "data_path": ""} for provider in body["data_providers"]]
     return canonical(
         {
@@ -383,14 +429,18 @@ class StatisticsOrder(Strict):
     """A statistics order as its parties read it."""
 
     request: StatisticsRequest
+    # By provider, `HospitalSql.commitment` of where its data are.
     commitments: dict[int, str]
     schedule_id: int | None = None
+    # The schedule's last order with a result, which stands again where the rows have hardly changed.
     repeats: int | None = None
+    # A one-time X25519 key of the API in hex, where the answer shall carry the values.
     reply_key: str | None = None
 
 
 def read_statistics_document(text: str, order_id: int) -> StatisticsOrder:
     """The order inside a document, checked again at a hospital; its providers come without data_path."""
+    # The coordinator sends it, and may send anything.
     try:
         document = json.loads(text)
         is_fit = (document["version"], document["kind"], document["order_id"]) == (1, "statistics", order_id)
@@ -405,8 +455,10 @@ def read_statistics_document(text: str, order_id: int) -> StatisticsOrder:
         order = StatisticsOrder(request=request, commitments=commitments, **optional)
     except ValidationError as error:
         raise describe(error) from None
-    numbers = [*(p.name for p in request.data_providers), *request.result_receivers, request.user_id]
-    if not all(isinstance(user, int) for user in numbers) or set(commitments) != set(request.providers):
+    parties = [provider.name for provider in request.data_providers]
+    parties += request.result_receivers
+    is_resolved = all(isinstance(user, int) for user in (*parties, request.user_id))
+    if not is_resolved or set(commitments) != set(request.providers):
         raise _bad("document", "The document does not say who takes part.", "Send the order again.")
     return order
 

@@ -2,6 +2,9 @@
 
 One class serves both sides: the coordinator checks a request with it, and every hospital checks the signed document
 with it again, because a hospital believes nothing that the coordinator says.
+
+In order: the fields, the request, what follows from it (folds, rows held out), what fits together, the order's
+document. `statistics_request.py` is the same for joint statistics.
 """
 
 from __future__ import annotations
@@ -44,7 +47,11 @@ Convergence = Literal["diff", "abs", "weight_diff"]
 Scoring = Literal["none", "round", "full"]
 Aggregation = Literal["mean", "multi_krum", "minimum_diameter", "median", "trimmed_mean"]
 CHOOSING = ("multi_krum", "minimum_diameter")
+"""The aggregations by which the coordinator chooses a round's members (decision 30)."""
+
 MOST_COMPARED_BYTES = 2**27
+"""Of a round's aggregates without each member, which all hospitals receive."""
+
 DEFAULT_BOUND = 2.0**20
 _DIGITS = re.compile("[0-9]{1,10}")
 
@@ -99,8 +106,10 @@ def _method_word(value: Any) -> Any:
 
 def _each_once(value: Any) -> Any:
     """Keys that are one user id in two spellings: nobody could say which of the two SQL texts was meant."""
-    if isinstance(value, Mapping) and len({str(key).strip().lstrip("0") for key in value}) < len(value):
-        raise ValueError("names a hospital twice; give each its SQL once")
+    if isinstance(value, Mapping):
+        spelled_alike = {str(key).strip().lstrip("0") for key in value}
+        if len(spelled_alike) < len(value):
+            raise ValueError("names a hospital twice; give each its SQL once")
     return value
 
 
@@ -113,6 +122,8 @@ SqlByHospital = Annotated[dict[UserId, Sql], BeforeValidator(_each_once)]
 
 
 class Strict(BaseModel):
+    """A model that has no other fields than its own, and does not change."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
@@ -148,19 +159,24 @@ class ModelParams(Strict):
 
     penalty: Annotated[Penalty | None, any_case(Penalty), BeforeValidator(_none_word)] = "L2"
     optimizer: Annotated[Optimizer, any_case(Optimizer)] = "sgd"
+    # Two names for one thing: `tolerance` reads them.
     eps: Annotated[Number, Field(ge=0)] | None = None
     tol: Annotated[Number, Field(ge=0)] | None = None
     alpha: Annotated[Number, Field(ge=0, le=1e6)] = 0.01
     max_iter: Annotated[Whole, Field(ge=1, le=10_000)] = 100
+    # Two names for one thing: `convergence` reads them.
     converge_func: Annotated[Convergence, any_case(Convergence)] | None = None
     early_stop: Annotated[Convergence, any_case(Convergence)] | None = None
+    # -1: all rows in each round.
     batch_size: Annotated[Whole, Field(ge=-1, le=2**31)] = -1
     learning_rate: Annotated[Number, Field(gt=0, le=1e6)] = 0.15
     decay: Annotated[Number, Field(ge=0, le=1e6)] = 0.0
     decay_sqrt: bool = True
+    # Units, or channels, of the two hidden layers; None for those of HIDDEN.
     hidden: (
         Annotated[list[Annotated[Whole, Field(ge=1, le=1024)]], Field(min_length=2, max_length=2)] | None
     ) = None
+    # Of a cnn's images: height, width and perhaps channels.
     shape: (
         Annotated[list[Annotated[Whole, Field(ge=1, le=10_000)]], Field(min_length=2, max_length=3)] | None
     ) = None
@@ -168,24 +184,28 @@ class ModelParams(Strict):
     encrypt_param: EncryptParam = EncryptParam()
     cv_param: CrossValidation = CrossValidation()
     standardize: bool = False
+    # A larger number in a sum stops the order: the fixed point has no room for it (decision 12).
     bound: Annotated[Number, Field(ge=1, le=2.0**40)] = DEFAULT_BOUND
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelParams:
         if self.batch_size == 0:
             raise ValueError("batch_size must be -1 (all rows) or at least 1")
-        for name, other in (("eps", "tol"), ("converge_func", "early_stop")):
-            if None not in (getattr(self, name), getattr(self, other)) and getattr(self, name) != getattr(
-                self, other
-            ):
+        for name, other_name in (("eps", "tol"), ("converge_func", "early_stop")):
+            value = getattr(self, name)
+            other_value = getattr(self, other_name)
+            are_given = value is not None and other_value is not None
+            if are_given and value != other_value:
                 raise ValueError(
-                    f"{name} and {other} are two names for one thing and differ; give one of them"
+                    f"{name} and {other_name} are two names for one thing and differ; give one of them"
                 )
         return self
 
     @property
     def tolerance(self) -> float:
-        return next(value for value in (self.eps, self.tol, 1e-4) if value is not None)
+        if self.eps is not None:
+            return self.eps
+        return 1e-4 if self.tol is None else self.tol
 
     @property
     def convergence(self) -> str:
@@ -195,16 +215,23 @@ class ModelParams(Strict):
 class TrainingRequest(Strict):
     """The body of POST /model/train."""
 
+    # Who orders; its agent signs the order and opens the sums.
     user_id: UserId
     model_type: Annotated[ModelType, any_case(ModelType)]
     model_params: ModelParams = ModelParams()
+    # The other hospitals.
     party_id: Annotated[list[UserId], Field(max_length=1000)]
+    # By hospital its SQL, which goes sealed to that hospital; in the order's document are commitments.
     data_info: SqlByHospital
+    # By hospital, for those that have rows of their own to test on; or the share of the rows that tests.
     test_data_info: SqlByHospital = {}
     validation_fraction: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    # None: the lowest that a policy allows (decision 31).
     scoring: Annotated[Scoring, any_case(Scoring)] | None = None
     aggregation: Annotated[Aggregation, any_case(Aggregation)] = "mean"
+    # None: as many as the aggregation bears (`most_attackers`).
     n_attackers: Annotated[Whole, Field(ge=1, le=1000)] | None = None
+    # What tells patients apart; the policy names it for each table, and it is no attribute (decision 19).
     unique_id: Column
     attributes: Annotated[list[Column], Field(min_length=1, max_length=10_000)]
     label_name: Column
@@ -215,18 +242,19 @@ class TrainingRequest(Strict):
     def _lift(cls, body: Any) -> Any:
         """How gradients are scored and combined may stand beside the other model_params, too."""
         params = body.get("model_params") if isinstance(body, Mapping) else None
-        names = [
-            name
-            for name in ("scoring", "aggregation", "n_attackers")
-            if isinstance(params, Mapping) and name in params
-        ]
-        for name in names:
-            if body.get(name, params[name]) != params[name]:  # type: ignore[index]
+        if not isinstance(params, Mapping):
+            return body
+        lifted = {}
+        for name in ("scoring", "aggregation", "n_attackers"):
+            if name not in params:
+                continue
+            lifted[name] = params[name]
+            if body.get(name, params[name]) != params[name]:
                 raise ValueError(
                     f"{name} stands in the order and in model_params, and differs; give one of them"
                 )
-        rest = {key: value for key, value in params.items() if key not in names} if names else params  # type: ignore[union-attr]
-        return {**body, "model_params": rest, **{name: params[name] for name in names}} if names else body  # type: ignore[index]
+        rest = {name: value for name, value in params.items() if name not in lifted}
+        return {**body, "model_params": rest, **lifted}
 
     @property
     def initiator(self) -> int:
@@ -297,7 +325,8 @@ class TrainingRequest(Strict):
 def rounds_done(n_recorded: int, max_iter: int) -> int:
     """The rounds whose step has been taken, of so many records: each is made before its round's step, and the last one
     of a fold, after at most `max_iter` steps, is the trained model's."""
-    return n_recorded - -(-n_recorded // (max_iter + 1))
+    n_folds_begun = -(-n_recorded // (max_iter + 1))  # rounded up
+    return n_recorded - n_folds_begun
 
 
 def folds(request: TrainingRequest) -> list[int]:
@@ -309,9 +338,13 @@ def folds(request: TrainingRequest) -> list[int]:
 def n_held_out(request: TrainingRequest, n_rows: int, fold: int) -> int:
     """How many of a hospital's rows a fold holds out: known to all from the row count; which ones, to nobody else."""
     if fold > 0:
+        # As equal as they can be: the first folds have one row more each.
         n_splits = request.model_params.cv_param.n_splits
-        return n_rows // n_splits + (fold <= n_rows % n_splits)
-    return 0 if request.validation_fraction is None else round(request.validation_fraction * n_rows)
+        n_in_each, n_left = divmod(n_rows, n_splits)
+        return n_in_each + 1 if fold <= n_left else n_in_each
+    if request.validation_fraction is None:
+        return 0
+    return round(request.validation_fraction * n_rows)
 
 
 def has_held_out(request: TrainingRequest, fold: int) -> bool:
@@ -345,21 +378,19 @@ def _check_parties(request: TrainingRequest) -> None:
         )
     if len(set(request.party_id)) != len(request.party_id):
         raise _bad("party_id", "party_id names a hospital twice.", "Name each hospital once.")
-    _check_owners("data_info", set(request.data_info), set(request.hospitals), complete=True)
-    _check_owners("test_data_info", set(request.test_data_info), set(request.hospitals), complete=False)
+    hospitals = set(request.hospitals)
+    _check_owners("data_info", set(request.data_info), hospitals, complete=True)
+    _check_owners("test_data_info", set(request.test_data_info), hospitals, complete=False)
 
 
 def _check_owners(field: str, given: set[int], hospitals: set[int], *, complete: bool) -> None:
-    if given - hospitals:
-        raise _bad(
-            field,
-            f"{field} has SQL for {_listed(given - hospitals)}, not in this order.",
-            "Remove it or add the party.",
-        )
-    if complete and hospitals - given:
-        raise _bad(
-            field, f"{field} has no SQL for {_listed(hospitals - given)}.", "Give each hospital its SQL."
-        )
+    strangers = given - hospitals
+    if strangers:
+        sentence = f"{field} has SQL for {_listed(strangers)}, not in this order."
+        raise _bad(field, sentence, "Remove it or add the party.")
+    missing = hospitals - given
+    if complete and missing:
+        raise _bad(field, f"{field} has no SQL for {_listed(missing)}.", "Give each hospital its SQL.")
 
 
 def _check_columns(request: TrainingRequest) -> None:
@@ -374,7 +405,9 @@ def _check_columns(request: TrainingRequest) -> None:
 
 
 def _check_layers(request: TrainingRequest) -> None:
-    params, is_network = request.model_params, request.model_type in HIDDEN
+    params = request.model_params
+    is_network = request.model_type in HIDDEN
+    # A field is never ignored: what means nothing for this model is refused.
     if params.hidden is not None and not is_network:
         raise _bad(
             "hidden",
@@ -396,7 +429,9 @@ def _check_layers(request: TrainingRequest) -> None:
 
 
 def _check_shape(request: TrainingRequest) -> None:
-    shape, n_attributes = request.shape, len(request.attributes)
+    shape = request.shape
+    n_attributes = len(request.attributes)
+    n_pixel_values = math.prod(shape)
     if not shape:
         raise _bad(
             "shape",
@@ -405,10 +440,10 @@ def _check_shape(request: TrainingRequest) -> None:
         )
     if min(shape[:2]) < 4:
         raise _bad("shape", "A cnn halves its images twice.", "Give a height and a width of 4 or more.")
-    if math.prod(shape) != n_attributes:
+    if n_pixel_values != n_attributes:
         raise _bad(
             "shape",
-            f"shape is for {math.prod(shape)} pixel values, and there are {n_attributes} attributes.",
+            f"shape is for {n_pixel_values} pixel values, and there are {n_attributes} attributes.",
             "List the attributes pixel by pixel, row by row, the channels of each pixel together.",
         )
 
@@ -444,12 +479,15 @@ def _check_combination(request: TrainingRequest) -> None:
 
 def most_attackers(aggregation: str, n_hospitals: int) -> int:
     """How many attackers a rule bears: multi_krum 2f + 3 <= n (Blanchard et al. 2017), the others 2f < n, mean none."""
-    spare = {"mean": 0, "multi_krum": n_hospitals - 3}.get(aggregation, n_hospitals - 1)
+    if aggregation == "mean":
+        return 0
+    spare = n_hospitals - 3 if aggregation == "multi_krum" else n_hospitals - 1
     return max(0, spare // 2)
 
 
 def _check_aggregation(request: TrainingRequest) -> None:
-    rule, most = request.aggregation, most_attackers(request.aggregation, len(request.hospitals))
+    rule = request.aggregation
+    most = most_attackers(rule, len(request.hospitals))
     if rule == "mean":
         if request.n_attackers is not None:
             raise _bad(
@@ -492,19 +530,29 @@ def describe(error: ValidationError) -> ConsiliumError:
     """One sentence that names each field and its problem, without echoing what was sent."""
     problems = []
     for item in error.errors(include_input=False, include_url=False, include_context=False)[:5]:
-        parts = item["loc"][:-2] if item["loc"][-1:] == ("[key]",) else item["loc"]
-        where = ".".join(_shown(part) for part in parts if not str(part).startswith("function-")) or "body"
-        problems.append(f"{where}: {item['msg'].removeprefix('Value error, ')}")
+        parts = item["loc"]
+        # A wrong key is named by its dict: the key itself is what was sent, and may be anything.
+        if parts[-1:] == ("[key]",):
+            parts = parts[:-2]
+        # pydantic's own steps are no fields.
+        fields = [_shown(part) for part in parts if not str(part).startswith("function-")]
+        where = ".".join(fields) or "body"
+        problem = item["msg"].removeprefix("Value error, ")
+        problems.append(f"{where}: {problem}")
     return InvalidInput(
         "; ".join(problems) + ".",
         remedy="See /docs for every field and its range.",
-        fields=[p.split(":")[0] for p in problems],
+        fields=[problem.split(":")[0] for problem in problems],
     )
 
 
 def _shown(part: int | str) -> str:
     """A field's name as an answer and a log may hold it: what was sent in its place may be long or unprintable."""
-    text = "".join(letter if letter.isprintable() and letter != "\ufffd" else "?" for letter in str(part))
+    letters = []
+    for letter in str(part):
+        is_plain = letter.isprintable() and letter != "\ufffd"
+        letters.append(letter if is_plain else "?")
+    text = "".join(letters)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
@@ -530,10 +578,17 @@ def _written_out(request: TrainingRequest) -> dict[str, Any]:
     body = request.model_dump(mode="json", exclude={"data_info", "test_data_info"})
     params = body["model_params"]
     params["init_param"]["init_method"] = request.init_method
-    layers = {"hidden": list(request.hidden), "shape": list(request.shape)}
-    body["model_params"] = {name: value for name, value in {**params, **layers}.items() if value != []}
-    unsaid = {"scoring": None, "aggregation": "mean", "n_attackers": None}
-    return {name: value for name, value in body.items() if name not in unsaid or value != unsaid[name]}
+    params["hidden"] = list(request.hidden)
+    params["shape"] = list(request.shape)
+    body["model_params"] = {name: value for name, value in params.items() if value != []}
+    # Left out where they say nothing, as in the documents of versions that did not have these fields.
+    defaults = {"scoring": None, "aggregation": "mean", "n_attackers": None}
+    written = {}
+    for name, value in body.items():
+        is_default = name in defaults and value == defaults[name]
+        if not is_default:
+            written[name] = value
+    return written
 
 
 def read_order_document(text: str, order_id: int) -> tuple[TrainingRequest, dict[int, str]]:
@@ -541,21 +596,20 @@ def read_order_document(text: str, order_id: int) -> tuple[TrainingRequest, dict
 
     The request comes back without SQL texts: a hospital sees its own only, from its sealed Request.
     """
+    # The coordinator sends it, and may send anything.
     try:
         document = json.loads(text)
-        body, commitments = (
-            document["request"],
-            {int(user): str(value) for user, value in document["sql"].items()},
-        )
+        commitments = {int(user): str(value) for user, value in document["sql"].items()}
         tested = [int(user) for user in document["tested"]]
-        body = {**body, "data_info": dict.fromkeys(commitments, "withheld")}
-        body["test_data_info"] = dict.fromkeys(tested, "withheld")
+        body = {
+            **document["request"],
+            # The SQL is in no document; in its place any text, so that who has some can be checked.
+            "data_info": dict.fromkeys(commitments, "withheld"),
+            "test_data_info": dict.fromkeys(tested, "withheld"),
+        }
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise _bad("document", "The order's document is not readable.", "Send the order again.") from None
-    if (
-        document.get("version") != 1
-        or document.get("kind") != "train"
-        or document.get("order_id") != order_id
-    ):
+    said = (document.get("version"), document.get("kind"), document.get("order_id"))
+    if said != (1, "train", order_id):
         raise _bad("document", "The document belongs to another order or version.", "Send the order again.")
     return parse_training_request(body), commitments

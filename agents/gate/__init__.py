@@ -1,1 +1,1 @@
-"""What may be told of a hospital's rows, beside everything told before."""
+"""What may be known of a hospital's rows, beside everything that was answered before."""

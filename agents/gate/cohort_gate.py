@@ -1,4 +1,8 @@
-"""The gate before the rows of a training order: what another hospital may train on."""
+"""The gate before the rows of a training order, and what it remembers of the rows that it let through.
+
+A gradient over rows that differ from an earlier order's by one patient is that patient's by subtraction, and one over
+few rows says much of each. `agents/training/cohorts.py` asks this gate; `disclosure.py` is the one of joint statistics.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from protocol.errors import Refused
 from protocol.policy import TableRules
 
 Digests = NDArray[np.uint64]
-
+"""(n_patients,), sorted, each once: keyed digests of unique ids."""
 
 MIN_KEY_BYTES = 16
 
@@ -39,7 +43,7 @@ def check_gate(
 
     Raises Refused whose code is the rule.
 
-    Disclosure: takes rows; a refusal tells its rule and the name of a feature, no count and no value.
+    Disclosure: takes rows; a refusal shows its rule and the name of a feature, no count and no value.
     """
     check_enough_rows(cohort.n_rows, rules.min_rows)
     _check_differences(digests, earlier, rules.min_rows)
@@ -52,7 +56,8 @@ def _check_differences(digests: Digests, earlier: Iterable[Digests], min_rows: i
         # The difference is at least that of the sizes, and to count it takes long.
         if abs(digests.size - other.size) >= min_rows:
             continue
-        if 0 < np.setxor1d(digests, other, assume_unique=True).size < min_rows:
+        n_different = np.setxor1d(digests, other, assume_unique=True).size
+        if 0 < n_different < min_rows:
             raise Refused(
                 f"These rows differ from those of an earlier order by fewer than {min_rows} patients, who could be"
                 " found by comparing the two.",
@@ -66,9 +71,11 @@ def _check_varying(cohort: Cohort, min_varying: int) -> None:
     if cohort.y is not None and not cohort.labels:
         columns.append(("the label", cohort.y))  # of a linear model: it enters the sums as a feature does
     for name, column in columns:
-        commonest = int(np.unique(column, return_counts=True)[1].max())
+        _, n_of_value = np.unique(column, return_counts=True)
+        n_commonest = int(n_of_value.max())
+        n_varying = cohort.n_rows - n_commonest
         # Where all values differ there is no commonest one, and every row has its part in the gradient.
-        if commonest > 1 and 0 < cohort.n_rows - commonest < min_varying:
+        if n_commonest > 1 and 0 < n_varying < min_varying:
             raise Refused(
                 f"In {name}, fewer than {min_varying} rows differ from its commonest value: its gradient would be"
                 " theirs alone.",
@@ -94,12 +101,13 @@ def id_digests(key: bytes, ids: Iterable[str]) -> Digests:
 
     `key`: 16 to 64 bytes that never leave the hospital's vault; ValueError otherwise.
 
-    Disclosure: without the key the digests tell nothing; with it, whether a given id is among them.
+    Disclosure: without the key the digests say nothing; with it, whether a given id is among them.
     """
     if not MIN_KEY_BYTES <= len(key) <= hashlib.blake2b.MAX_KEY_SIZE:
         raise ValueError(f"key must have {MIN_KEY_BYTES} to {hashlib.blake2b.MAX_KEY_SIZE} bytes")
-    joined = b"".join(hashlib.blake2b(text.encode(), key=key, digest_size=8).digest() for text in ids)
-    return np.unique(np.frombuffer(joined, dtype="<u8").astype(np.uint64))
+    digests = [hashlib.blake2b(text.encode(), key=key, digest_size=8).digest() for text in ids]
+    numbers = np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
+    return np.unique(numbers)
 
 
 _SCHEMA = """
@@ -148,7 +156,8 @@ class CohortLedger(KeyedDatabase):
         with open_database(self.path) as database:
             for table, part, digests in parts:
                 stored = digests.astype("<u8").tobytes()
-                key = hashlib.blake2b(stored, digest_size=32).digest()
-                row = (requester, table.lower(), str(order_id), part, key)
-                database.execute("INSERT OR IGNORE INTO id_sets VALUES (?, ?)", (key, stored))
+                # A hundred orders over the same patients keep their digests once.
+                content_hash = hashlib.blake2b(stored, digest_size=32).digest()
+                row = (requester, table.lower(), str(order_id), part, content_hash)
+                database.execute("INSERT OR IGNORE INTO id_sets VALUES (?, ?)", (content_hash, stored))
                 database.execute("INSERT OR IGNORE INTO cohorts VALUES (?, ?, ?, ?, ?)", row)

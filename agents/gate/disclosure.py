@@ -1,9 +1,12 @@
-"""What an answer may tell of this hospital's rows: the rules of `[statistics]`, each applied before anything leaves.
+"""What an answer may show of this hospital's rows: the rules of `[statistics]`, each applied before anything leaves.
 
 A check returns or raises Refused with the rule as code. Groups are not refused but withheld, and said to be: those
 below min_rows, those that two rows dominate, those of too few hospitals; and further ones where a total minus the
-groups that are shown would tell a withheld one. Totals are those over all groups and, with several group columns, over
-each choice of fewer columns. What other combinations of answers tell is not followed here.
+shown groups would give a withheld one away. Totals are those over all groups and, with several group columns, over
+each choice of fewer columns. What other combinations of answers show is not followed here.
+
+In order: the request, before a row is read; the rows; groups of one hospital; groups of all hospitals; the statements
+by which hospitals agree on the groups. `earlier_questions.py` remembers what was asked before.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ Label = tuple[str | None, ...]
 MOST_GROUPS = 10_000
 _KEY_BYTES = 32
 _TAG_BYTES = 16
+_TAG = re.compile(r"[0-9a-f]{32}")
 _THRESHOLD = re.compile(r"[1-9][0-9]{0,39}(/[1-9][0-9]{0,39})?")
 _REASONS = {
     "min_rows": "A hospital has fewer than {} such rows.",
@@ -44,27 +48,27 @@ _REASONS = {
     "min_providers": "Fewer than {} hospitals have such rows.",
     "complement": "Without it, the total minus the groups that are shown would tell a withheld one.",
 }
-"""By the order in which they are told, where several hold."""
+"""The first of them is shown where several hold."""
 
 
 @dataclass(frozen=True)
 class GroupFacts:
-    """What decides about one group of this hospital's rows.
-
-    largest_share: of the sum of |x|, what its two largest values make; None where nothing is summed. is_near: a few of
-    its rows have changed since an earlier answer, which could be found by comparing the two.
-    """
+    """What decides about one group of this hospital's rows."""
 
     n_rows: int
+    # Of the sum of |x|, what its two largest values make; None where nothing is summed.
     largest_share: Fraction | None = None
+    # A few of its rows have changed since an earlier answer, and could be found by comparing the two.
     is_near: bool = False
 
 
 @dataclass(frozen=True)
 class Withheld:
-    """Why a group is not told: a rule of `_REASONS`, and its threshold as the policy writes it."""
+    """Why a group's value is not in the answer."""
 
+    # One of `_REASONS`.
     rule: str
+    # As the policy writes it.
     threshold: str
 
     @property
@@ -106,7 +110,8 @@ def check_request(
             "statistics", "This hospital takes part in no joint statistics.", "to add that section"
         )
     if method not in rules.methods:
-        sentence = f"This hospital does not take part in the statistic {method}; it does in {', '.join(rules.methods)}."
+        allowed = ", ".join(rules.methods)
+        sentence = f"This hospital does not take part in the statistic {method}; it does in {allowed}."
         raise _refused("methods", sentence, f"to add {method} to methods")
     if n_providers < rules.min_providers:
         sentence = f"Rows of {n_providers} provider(s) are fewer than this hospital's minimum of {rules.min_providers}."
@@ -119,10 +124,10 @@ def check_request(
 
 def check_row_level(columns: Sequence[str], rules: StatisticsRules) -> None:
     """Refuse an answer that holds something of these columns for each person, unless the policy lists them."""
-    if closed := sorted(set(columns) - set(rules.row_level)):
-        sentence = (
-            f"The answer would hold a value for each person, made of {', '.join(closed)} of this hospital."
-        )
+    closed = sorted(set(columns) - set(rules.row_level))
+    if closed:
+        names = ", ".join(closed)
+        sentence = f"The answer would hold a value for each person, made of {names} of this hospital."
         raise _refused("row_level", sentence, "to list the column in row_level", columns=closed)
 
 
@@ -131,7 +136,7 @@ def check_weighing(circuit: Plan, me: int, rules: StatisticsRules) -> None:
     policy allows `row_expressions` (code row_expressions).
 
     Whoever brings another column with it, or chooses a factor, could make its total that of one person, or of one
-    hospital. Asked of the circuit before rows are read, and again of the one that is computed.
+    hospital (decision 44). Asked of the circuit before rows are read, and again of the one that is computed.
     """
     if rules.row_expressions:
         return
@@ -152,35 +157,29 @@ def check_weighing(circuit: Plan, me: int, rules: StatisticsRules) -> None:
 
 
 def check_joined(n_rows: int, rules: StatisticsRules) -> None:
-    """Refuse an answer over fewer than min_rows people that all providers know (code min_rows); no count is told."""
+    """Refuse an answer over fewer than min_rows people that all providers know (code min_rows); no count is shown."""
     if n_rows < rules.min_rows:
         sentence = (
             f"The providers have fewer people in common than this hospital's minimum of {rules.min_rows}."
         )
-        raise _refused(
-            "min_rows", sentence, "to lower min_rows, or check the key columns", threshold=rules.min_rows
-        )
+        what = "to lower min_rows, or check the key columns"
+        raise _refused("min_rows", sentence, what, threshold=rules.min_rows)
 
 
 def check_share(largest_share: Fraction, rules: StatisticsRules) -> None:
     """Refuse a sum over joined rows of which two of them make more than max_share here (code max_share)."""
     if largest_share > rules.max_share:
         sentence = f"Two people make more than {rules.max_share} of this hospital's part of a sum."
-        raise _refused(
-            "max_share",
-            sentence,
-            "to raise max_share, or ask for more people",
-            threshold=str(rules.max_share),
-        )
+        what = "to raise max_share, or ask for more people"
+        raise _refused("max_share", sentence, what, threshold=str(rules.max_share))
 
 
 def check_rows(n_rows: int, rules: StatisticsRules) -> None:
-    """Refuse an answer over fewer than min_rows rows of this hospital (code min_rows); no count is told."""
+    """Refuse an answer over fewer than min_rows rows of this hospital (code min_rows); no count is shown."""
     if n_rows < rules.min_rows:
         sentence = f"This hospital has fewer than its minimum of {rules.min_rows} rows for this answer."
-        raise _refused(
-            "min_rows", sentence, "to lower min_rows, or ask for more rows", threshold=rules.min_rows
-        )
+        what = "to lower min_rows, or ask for more rows"
+        raise _refused("min_rows", sentence, what, threshold=rules.min_rows)
 
 
 def check_sketch(sketch: Sketch, earlier: Iterable[Sketch], rules: StatisticsRules) -> bool:
@@ -189,9 +188,9 @@ def check_sketch(sketch: Sketch, earlier: Iterable[Sketch], rules: StatisticsRul
     `earlier` are the sketches of the requester's orders on these data, the latest last. Returns whether the rows are
     those of the latest one.
 
-    Disclosure: a refusal tells that a few rows have changed since, not how many.
+    Disclosure: a refusal shows that a few rows have changed since, not how many.
     """
-    n_changed = -1
+    n_changed = -1  # without an earlier order, these rows are no latest one's
     for other in earlier:
         n_changed = int(np.count_nonzero(sketch != other))
         if 0 < n_changed < rules.min_rows:
@@ -206,6 +205,7 @@ def check_sketch(sketch: Sketch, earlier: Iterable[Sketch], rules: StatisticsRul
 
 
 def _refused(rule: str, sentence: str, what: str, **detail: Any) -> Refused:
+    """what: what the hospital would have to do, "to lower min_rows"."""
     remedy = f"Change the order, or ask the hospital {what}, under [statistics] in its policy.toml."
     return Refused(sentence, remedy=remedy, code=rule, **detail)
 
@@ -219,25 +219,33 @@ def withhold(groups: Mapping[Label, GroupFacts], rules: StatisticsRules) -> dict
     Below min_rows, or with two values that make more than max_share; then, in all rows and in every slice of them that
     has a total, the next smallest groups until two are withheld that have min_rows rows together, or all are.
     """
-    withheld = {label: why for label, facts in groups.items() if (why := _own_reason(facts, rules))}
+    withheld = {}
+    for label, facts in groups.items():
+        why = _own_reason(facts, rules)
+        if why is not None:
+            withheld[label] = why
 
     def is_safe(inside: Sequence[Label]) -> bool:
-        return len(inside) > 1 and sum(groups[label].n_rows for label in inside) >= rules.min_rows
+        n_rows = sum(groups[label].n_rows for label in inside)
+        return len(inside) > 1 and n_rows >= rules.min_rows
 
     def smallest(_inside: Sequence[Label], rest: Sequence[Label]) -> Label:
         return min(rest, key=lambda label: (groups[label].n_rows, _sort_key(label)))
 
-    why = Withheld("complement", str(rules.min_rows))
-    _withhold_complements(withheld, list(groups), why=why, is_safe=is_safe, choose=smallest)
+    complement = Withheld("complement", str(rules.min_rows))
+    _withhold_complements(withheld, list(groups), why=complement, is_safe=is_safe, choose=smallest)
     return withheld
 
 
 def _own_reason(facts: GroupFacts, rules: StatisticsRules) -> Withheld | None:
+    """What withholds a group by itself; the first of the rules that do."""
     if facts.n_rows < rules.min_rows:
         return Withheld("min_rows", str(rules.min_rows))
     if facts.largest_share is not None and facts.largest_share > rules.max_share:
         return Withheld("max_share", str(rules.max_share))
-    return Withheld("earlier_cohort", str(rules.min_rows)) if facts.is_near else None
+    if facts.is_near:
+        return Withheld("earlier_cohort", str(rules.min_rows))
+    return None
 
 
 def _withhold_complements(
@@ -248,8 +256,14 @@ def _withhold_complements(
     is_safe: Callable[[Sequence[_Group]], bool],
     choose: Callable[[Sequence[_Group], Sequence[_Group]], _Group],
 ) -> None:
+    """Adds to `withheld` until no total minus the shown groups of its slice shows what is withheld.
+
+    `is_safe` says whether the withheld groups of a slice cover each other, `choose` which of the shown ones of a slice
+    is withheld next.
+    """
     n_before = -1
-    while len(withheld) > n_before:  # what one slice withholds can lay a group of another slice open
+    # Again until nothing is added: what one slice withholds can lay a group of another slice open.
+    while len(withheld) > n_before:
         n_before = len(withheld)
         for members in _slices(labels):
             inside = [label for label in members if label in withheld]
@@ -263,17 +277,18 @@ def _withhold_complements(
 
 def _slices(labels: Sequence[_Group]) -> Iterator[list[_Group]]:
     """All groups; then, for each choice of fewer columns than all, the groups that agree in these."""
+    # A hidden group is in no slice but the whole: which values it has, nobody knows.
     named = [label for label in labels if not isinstance(label, Hidden)]
-    width = len(named[0]) if named else 1
-    if width:  # without group columns there is one group, and it is the total
+    n_columns = len(named[0]) if named else 1
+    if n_columns:  # without group columns there is one group, and it is the total
         yield list(labels)
-    for kept in itertools.chain.from_iterable(
-        itertools.combinations(range(width), k) for k in range(1, width)
-    ):
-        found: dict[Label, list[_Group]] = defaultdict(list)
-        for label in named:
-            found[tuple(label[column] for column in kept)].append(label)
-        yield from found.values()
+    for n_kept in range(1, n_columns):
+        for kept in itertools.combinations(range(n_columns), n_kept):
+            slices: dict[Label, list[_Group]] = defaultdict(list)
+            for label in named:
+                shared_values = tuple(label[column] for column in kept)
+                slices[shared_values].append(label)
+            yield from slices.values()
 
 
 def _sort_key(label: Label | Hidden) -> tuple[Any, ...]:
@@ -294,19 +309,21 @@ def joint_withheld(
     `stated` is as `decode_statements` gives it, `min_providers` the largest of all policies. Withheld is what one
     provider withholds, what fewer than min_providers have; then, in all rows and in every slice that has a total, more
     groups until two are withheld that min_providers have rows of, or all are. So of every provider that has min_rows
-    rows in a slice, a total minus the groups that are shown tells about none or about min_rows of its rows.
+    rows in a slice, a total minus the groups that are shown is of none or of min_rows of its rows.
     """
     owners: dict[Label | Hidden, set[int]] = defaultdict(set)
     reasons: dict[Label | Hidden, list[Withheld]] = defaultdict(list)
     for provider, groups in stated.items():
         for label, why in groups.items():
             owners[label].add(provider)
-            reasons[label] += [why] if why else []
-    too_few = Withheld("min_providers", str(min_providers))
+            if why is not None:
+                reasons[label].append(why)
     for label, providers in owners.items():
-        reasons[label] += [too_few] if len(providers) < min_providers else []
-    withheld = {label: min(found, key=_rank) for label, found in reasons.items() if found}
+        if len(providers) < min_providers:
+            reasons[label].append(Withheld("min_providers", str(min_providers)))
+    withheld = {label: min(found, key=_rank) for label, found in reasons.items()}
     _withhold_joint_complements(withheld, owners, min_providers)
+    # In one order at every hospital: the answers of two receivers are the same file.
     return {label: withheld[label] for label in sorted(withheld, key=_sort_key)}
 
 
@@ -314,7 +331,11 @@ def _withhold_joint_complements(
     withheld: dict[Label | Hidden, Withheld], owners: Mapping[Label | Hidden, set[int]], min_providers: int
 ) -> None:
     def having(inside: Sequence[Label | Hidden]) -> set[int]:
-        return set().union(*(owners[label] for label in inside))
+        """The providers that have rows of one of these groups."""
+        providers: set[int] = set()
+        for label in inside:
+            providers |= owners[label]
+        return providers
 
     def is_safe(inside: Sequence[Label | Hidden]) -> bool:
         return len(inside) > 1 and len(having(inside)) >= min_providers
@@ -322,16 +343,20 @@ def _withhold_joint_complements(
     def widest(inside: Sequence[Label | Hidden], rest: Sequence[Label | Hidden]) -> Label | Hidden:
         """The group that brings most further providers, and of those the one that fewest have."""
         known = having(inside)
-        return min(
-            rest, key=lambda label: (-len(owners[label] - known), len(owners[label]), _sort_key(label))
-        )
 
-    why = Withheld("complement", str(min_providers))
-    _withhold_complements(withheld, sorted(owners, key=_sort_key), why=why, is_safe=is_safe, choose=widest)
+        def order(label: Label | Hidden) -> tuple[Any, ...]:
+            n_further = len(owners[label] - known)
+            return (-n_further, len(owners[label]), _sort_key(label))
+
+        return min(rest, key=order)
+
+    complement = Withheld("complement", str(min_providers))
+    labels = sorted(owners, key=_sort_key)
+    _withhold_complements(withheld, labels, why=complement, is_safe=is_safe, choose=widest)
 
 
 def _rank(why: Withheld) -> tuple[int, Fraction]:
-    """The reason that is told: the first of `_REASONS`, with the largest threshold."""
+    """The reason that is shown: the first of `_REASONS`, with the largest threshold."""
     return list(_REASONS).index(why.rule), -Fraction(why.threshold)
 
 
@@ -340,11 +365,18 @@ def shown_groups(
     withheld: Mapping[Label | Hidden, Withheld],
 ) -> list[Label]:
     """The groups of the answer in its order, the same at every hospital; one that a provider lacks counts as empty."""
-    known = {label for groups in stated.values() for label in groups if not isinstance(label, Hidden)}
-    return sorted(known - withheld.keys(), key=_sort_key)
+    return sorted(_named(stated) - withheld.keys(), key=_sort_key)
 
 
-# --- what providers tell each other of their groups ----------------------------------------------------------------
+def _named(stated: Mapping[int, Mapping[Label | Hidden, Withheld | None]]) -> set[Label]:
+    """The groups that any provider has named."""
+    named: set[Label] = set()
+    for groups in stated.values():
+        named |= {label for label in groups if not isinstance(label, Hidden)}
+    return named
+
+
+# --- what providers state to each other of their groups ------------------------------------------------------------
 
 
 def encode_statement(groups: Iterable[Label], withheld: Mapping[Label, Withheld], *, key: bytes) -> bytes:
@@ -366,8 +398,12 @@ def encode_statement(groups: Iterable[Label], withheld: Mapping[Label, Withheld]
 
 
 def _entry(label: Label, why: Withheld | None, key: bytes) -> list[Any]:
-    is_hidden = why is not None and why.rule == "min_rows"
-    return [_tag(label, key) if is_hidden else list(label), why and [why.rule, why.threshold]]
+    if why is None:
+        return [list(label), None]
+    # The name of a group of few rows can itself be what must not be known (decision 39).
+    is_hidden = why.rule == "min_rows"
+    written = _tag(label, key) if is_hidden else list(label)
+    return [written, [why.rule, why.threshold]]
 
 
 def _tag(label: Label, key: bytes) -> str:
@@ -384,13 +420,15 @@ def decode_statements(
     Every hospital decodes the same bytes, its own among them, so all come to the same. ProtocolViolation for anything
     but what `encode_statement` writes for labels of `n_columns` values.
     """
-    stated = {user: _decode_statement(data, n_columns) for user, data in statements.items()}
-    named = {label for groups in stated.values() for label in groups if not isinstance(label, Hidden)}
-    of_tag: dict[Label | Hidden, Label] = {Hidden(_tag(label, key)): label for label in named}
-    found = {user: {of_tag.get(label, label): why for label, why in stated[user].items()} for user in stated}
-    if any(len(found[user]) < len(stated[user]) for user in stated):
-        raise _violation("names a group twice")
-    return found
+    decoded = {user: _decode_statement(data, n_columns) for user, data in statements.items()}
+    label_of: dict[Label | Hidden, Label] = {Hidden(_tag(label, key)): label for label in _named(decoded)}
+    stated = {}
+    for user, groups in decoded.items():
+        stated[user] = {label_of.get(label, label): why for label, why in groups.items()}
+        # Once by its name and once by its tag: nobody could say which of the two holds.
+        if len(stated[user]) < len(groups):
+            raise _violation("names a group twice")
+    return stated
 
 
 def _decode_statement(data: bytes, n_columns: int) -> dict[Label | Hidden, Withheld | None]:
@@ -400,19 +438,20 @@ def _decode_statement(data: bytes, n_columns: int) -> dict[Label | Hidden, Withh
         is_canonical = canonical({"groups": sorted(entries, key=canonical)}).encode() == data
     except (ValueError, TypeError, KeyError, RecursionError):
         raise _violation("cannot be read") from None
-    is_hidden_as_ruled = all(
-        isinstance(label, Hidden) == (why is not None and why.rule == "min_rows")
-        for label, why in found.items()
-    )
-    if not (is_canonical and is_hidden_as_ruled and len(found) == len(entries) <= MOST_GROUPS):
+    if not is_canonical or len(found) < len(entries) or len(entries) > MOST_GROUPS:
         raise _violation("is not written as it should be")
+    for label, why in found.items():
+        has_few_rows = why is not None and why.rule == "min_rows"
+        if isinstance(label, Hidden) != has_few_rows:
+            raise _violation("is not written as it should be")
     return found
 
 
 def _group(label: Any, n_columns: int) -> Label | Hidden:
-    if isinstance(label, str) and re.fullmatch(r"[0-9a-f]{32}", label):
+    """A group as `_entry` writes it: a tag, or the values of its columns. ValueError for anything else."""
+    if isinstance(label, str) and _TAG.fullmatch(label):
         return Hidden(label)
-    if not (isinstance(label, list) and len(label) == n_columns):
+    if not isinstance(label, list) or len(label) != n_columns:
         raise ValueError
     if not all(value is None or isinstance(value, str) for value in label):
         raise ValueError
@@ -423,9 +462,10 @@ def _why(why: Any) -> Withheld | None:
     if why is None:
         return None
     rule, threshold = why
-    if rule not in ("min_rows", "max_share", "earlier_cohort", "complement") or not _THRESHOLD.fullmatch(
-        threshold
-    ):
+    # One hospital alone cannot know the rule min_providers.
+    if rule not in ("min_rows", "max_share", "earlier_cohort", "complement"):
+        raise ValueError
+    if not _THRESHOLD.fullmatch(threshold):
         raise ValueError
     return Withheld(rule, threshold)
 

@@ -1,7 +1,8 @@
 """What was asked of this hospital's data by joint statistics before: sketches of rows, and thresholds.
 
-In SQLite in the vault, beside the cohorts (agents.gate.cohort_gate). A file's rows may change between two orders; a
-sketch shows whether only a few have, who could be found by comparing the answers (`disclosure.check_sketch`).
+In SQLite in the vault, beside the cohorts (`cohort_gate.py`). A file's rows may change between two orders; a sketch
+shows whether only a few have, who could be found by comparing the answers (decision 38). `disclosure.check_sketch` is
+the rule; `agents/statistics/repeats.py` says which rows of an order are compared.
 """
 
 from __future__ import annotations
@@ -38,10 +39,13 @@ CREATE TABLE IF NOT EXISTS thresholds (
 
 
 Hashes = NDArray[np.uint64]
+"""(n, 2), sorted: 128-bit keyed hashes of people's keys."""
 
 
 class StatisticsLedger(KeyedDatabase):
-    """Each call opens and closes the file; one that has returned is on disk (fsync). The file has mode 0600. Conflict
+    """What this hospital's rows were asked, and by whom.
+
+    Each call opens and closes the file; one that has returned is on disk (fsync). The file has mode 0600. Conflict
     (code vault_damaged) where it cannot be read: what was asked before must not be forgotten.
 
     dataset: what names the data that were read, the same for every order that reads them (kind, path or table, and
@@ -51,45 +55,48 @@ class StatisticsLedger(KeyedDatabase):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / "statistics.sqlite", _SCHEMA)
 
-    def earlier(self, told: Collection[int], dataset: str) -> Iterator[Sketch]:
-        """The different sketches of what any of these hospitals was told of the dataset, the latest last; one at a time
-        in memory.
+    def earlier(self, readers: Collection[int], dataset: str) -> Iterator[Sketch]:
+        """The different sketches of what any of these hospitals had an answer of, the latest last; one at a time in
+        memory.
 
         An order that starts again after a crash finds its own first reading here, which differs from it in no cell.
         """
         query = "SELECT requester, hash FROM orders WHERE dataset = ? ORDER BY number DESC"
         with open_database(self.path) as database:
-            rows = [row for row in database.execute(query, (dataset,)) if row[0] in told]
-        found = list(dict.fromkeys(row[1] for row in rows))[::-1]
-        for digest in found:
+            rows = database.execute(query, (dataset,)).fetchall()
+        # The latest first, so that a sketch which is there twice stands at its latest place; then turned round.
+        hashes = dict.fromkeys(content_hash for requester, content_hash in rows if requester in readers)
+        for content_hash in reversed(hashes):
             with open_database(self.path) as database:
-                row = database.execute("SELECT cells FROM sketches WHERE hash = ?", (digest,)).fetchone()
-            yield np.frombuffer(zlib.decompress(row[0]), dtype="<u8").astype(np.uint64)
+                query = "SELECT cells FROM sketches WHERE hash = ?"
+                (cells,) = database.execute(query, (content_hash,)).fetchone()
+            yield np.frombuffer(zlib.decompress(cells), dtype="<u8").astype(np.uint64)
 
-    def remember(self, told: Collection[int], sketches: Mapping[str, Sketch], *, order_id: int) -> None:
-        """Write down by dataset what these hospitals are going to be told of, all or none, before anything of the rows
-        leaves. Idempotent: the same again changes nothing.
+    def remember(self, readers: Collection[int], sketches: Mapping[str, Sketch], *, order_id: int) -> None:
+        """Write down by dataset what these hospitals are going to have an answer of, all or none, before anything of
+        the rows leaves. Idempotent: the same again changes nothing.
 
-        Disclosure: sums of hashes of rows, which tell who guesses all rows of a cell whether they are right. They stay
+        Disclosure: sums of hashes of rows, which show who guesses all rows of a cell that the guess is right. They stay
         in the vault.
         """
         with open_database(self.path) as database:
             for dataset, sketch in sketches.items():
                 cells = sketch.astype("<u8").tobytes()
-                digest = hashlib.blake2b(cells, digest_size=32).digest()
-                database.execute(
-                    "INSERT OR IGNORE INTO sketches VALUES (?, ?)", (digest, zlib.compress(cells, 1))
+                content_hash = hashlib.blake2b(cells, digest_size=32).digest()
+                compressed = zlib.compress(cells, 1)
+                database.execute("INSERT OR IGNORE INTO sketches VALUES (?, ?)", (content_hash, compressed))
+                insert = (
+                    "INSERT OR IGNORE INTO orders (requester, dataset, order_id, hash) VALUES (?, ?, ?, ?)"
                 )
-                rows = [(user, dataset, order_id, digest) for user in sorted(told)]
-                database.executemany(
-                    "INSERT OR IGNORE INTO orders (requester, dataset, order_id, hash) VALUES (?, ?, ?, ?)",
-                    rows,
-                )
+                rows = [(user, dataset, order_id, content_hash) for user in sorted(readers)]
+                database.executemany(insert, rows)
 
     def hash_keys(self, keys: Iterable[str]) -> Hashes:
         """uint64 (n, 2), sorted: keyed hashes of canonical key texts, the same in every order and only here."""
-        found = np.frombuffer(keyed_hashes(self.key, keys), dtype="<u8").astype(np.uint64).reshape(-1, 2)
-        return found[np.lexsort((found[:, 1], found[:, 0]))]
+        words = np.frombuffer(keyed_hashes(self.key, keys), dtype="<u8").astype(np.uint64)
+        hashes = words.reshape(-1, 2)
+        first, second = hashes[:, 0], hashes[:, 1]
+        return hashes[np.lexsort((second, first))]
 
     def remember_threshold(
         self,
@@ -107,20 +114,21 @@ class StatisticsLedger(KeyedDatabase):
         `threshold` is comparison and number as one canonical text, `keys_digest` that of the common keys
         (`digest_of`), `now` is aware of its zone.
         """
-        what = (dataset, _columns(columns), keys_digest)
         with open_database(self.path) as database:
+            # Nobody else writes from here on (decision 55): the comparison is still true when the threshold is written.
             database.execute("BEGIN IMMEDIATE")
-            _check_threshold(database, what, threshold, now=now, days=days)
-            database.execute(
-                "INSERT OR REPLACE INTO thresholds VALUES (?, ?, ?, ?, ?)",
-                (*what, threshold, now.timestamp()),
-            )
+            _check_threshold(database, dataset, columns, keys_digest, threshold, now=now, days=days)
+            row = (dataset, canonical(sorted(columns)), keys_digest, threshold, now.timestamp())
+            database.execute("INSERT OR REPLACE INTO thresholds VALUES (?, ?, ?, ?, ?)", row)
 
 
 def sketch_of(hashes: Hashes) -> Sketch:
     """A sketch of a set of people, as `agents.rows.exact_totals.sketch` makes one of rows."""
     sketch = np.zeros(SKETCH_CELLS, dtype=np.uint64)
-    np.add.at(sketch, hashes[:, 0] % np.uint64(SKETCH_CELLS), hashes[:, 0])
+    first_words = hashes[:, 0]
+    # Sums modulo 2^64: in no order, and one person more or fewer changes one cell.
+    cells = first_words % np.uint64(SKETCH_CELLS)
+    np.add.at(sketch, cells, first_words)
     return sketch
 
 
@@ -130,15 +138,24 @@ def digest_of(hashes: Hashes) -> bytes:
 
 
 def _check_threshold(
-    database: sqlite3.Connection, what: tuple[str, str, bytes], threshold: str, *, now: datetime, days: int
+    database: sqlite3.Connection,
+    dataset: str,
+    columns: Sequence[str],
+    keys_digest: bytes,
+    threshold: str,
+    *,
+    now: datetime,
+    days: int,
 ) -> None:
     since = (now - timedelta(days=days)).timestamp()
-    dataset, columns, keys_digest = what
     query = (
         "SELECT columns FROM thresholds WHERE dataset = ? AND keys_digest = ? AND threshold <> ? AND at > ?"
     )
-    others = database.execute(query, (dataset, keys_digest, threshold, since)).fetchall()
-    if any(set(json.loads(columns)) & set(json.loads(other)) for (other,) in others):
+    rows = database.execute(query, (dataset, keys_digest, threshold, since)).fetchall()
+    compared_before: set[str] = set()
+    for (written_columns,) in rows:
+        compared_before |= set(json.loads(written_columns))
+    if compared_before & set(columns):
         raise Refused(
             f"In the last {days} days these columns of the same people were compared with another threshold; many"
             " thresholds would tell every sum.",
@@ -146,7 +163,3 @@ def _check_threshold(
             code="threshold",
             threshold=days,
         )
-
-
-def _columns(columns: Sequence[str]) -> str:
-    return canonical(sorted(columns))

@@ -1,7 +1,7 @@
-"""An answer of joint statistics at a receiver: its rows, what was withheld from it, and how it is told.
+"""An answer of joint statistics at a receiver: its rows, what was withheld from it, and where it goes.
 
-It goes to the receiver's own folder. The coordinator learns its name there, how many rows were used and which rules
-withheld how much; never a group's name or a value.
+It goes to the receiver's own folder (`results.py`). The coordinator learns its name there, how many rows were used and
+which rules withheld how much; never a group's name or a value.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from protocol.errors import ProtocolViolation, Refused
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR
 from protocol.statistics_messages import Report, Suppressed
-from protocol.statistics_request import StatisticsRequest
+from protocol.statistics_request import WITHHELD, StatisticsRequest
 
 
 @dataclass
@@ -30,20 +30,22 @@ class Answer:
     """Rows below columns, and what has to be said of them."""
 
     columns: list[str]
+    # A cell for each column.
     rows: Sequence[Sequence[Cell]]
     withheld: dict[Label | Hidden, Withheld] = field(default_factory=dict)
+    # Sentences for who reads the answer; the coordinator reads them too, so that they hold no name and no value.
     notes: list[str] = field(default_factory=list)
-
+    # The order whose result this is, where a schedule's rows have hardly changed since.
     repeats: int | None = None
 
     @property
     def suppressed(self) -> list[Suppressed]:
         """How many groups each rule withholds."""
         counts = Counter((why.rule, why.threshold) for why in self.withheld.values())
-        return [
-            Suppressed(rule=rule, threshold=threshold, groups=n)
-            for (rule, threshold), n in sorted(counts.items())
-        ]
+        suppressed = []
+        for (rule, threshold), n_groups in sorted(counts.items()):
+            suppressed.append(Suppressed(rule=rule, threshold=threshold, groups=n_groups))
+        return suppressed
 
 
 def grouped_answer(
@@ -53,32 +55,44 @@ def grouped_answer(
 ) -> Answer:
     """The groups' columns first, then the values; a withheld group stands there with its rule and no value.
 
-    A group that too few rows have to name it is counted in the notes.
+    A group that too few rows have to name it is counted in the notes (decision 39).
     """
     columns = [*request.label_columns, request.result_alias]
-    named = {label: why for label, why in withheld.items() if not isinstance(label, Hidden)}
-    table = [[*_label_cells(request, label), *row] for label, found in rows.items() for row in found]
+    table: list[list[Cell]] = []
+    for shown, found in rows.items():
+        for values in found:
+            table.append([*_label_cells(request, shown), *values])
+    n_hidden = 0
     if withheld:
-        columns.append("withheld")
-        table = [[*row, None] for row in table]
-        for label, why in named.items():
+        for row in table:
+            row.append(None)
+        for label, why in withheld.items():
+            if isinstance(label, Hidden):
+                n_hidden += 1
+                continue
             cells = _label_cells(request, label)
-            table.append([*cells, *[None] * (len(columns) - len(cells) - 1), f"{why.rule} {why.threshold}"])
+            empty: list[Cell] = [None] * (len(columns) - len(cells))
+            table.append([*cells, *empty, f"{why.rule} {why.threshold}"])
+        columns.append(WITHHELD)
     answer = Answer(columns, table, dict(withheld))
     if not table and not withheld:
-        answer.rows = [[0 if request.method == "count" else None]] if len(columns) == 1 else []
+        # Without groups there is one row in any case; with groups, none.
+        if len(columns) == 1:
+            answer.rows = [[0 if request.method == "count" else None]]
         answer.notes.append("No row has a value.")
-    if n_hidden := len(withheld) - len(named):
+    if n_hidden:
         answer.notes.append(f"{n_hidden} withheld group(s) have too few rows to be named.")
     return answer
 
 
 def _label_cells(request: StatisticsRequest, label: Label) -> list[Cell]:
+    """The cells that name a row; of a histogram's bin its two edges, None below the first and above the last."""
     if request.method != "histogram":
         return list(label)
-    *groups, bin_ = label
-    edges: list[float | None] = [None, *request.bins, None]  # type: ignore[misc]
-    place = int(bin_ or 0)
+    assert request.bins is not None
+    *groups, bin_label = label
+    place = int(bin_label or 0)
+    edges = [None, *request.bins, None]
     return [*groups, edges[place], edges[place + 1]]
 
 
@@ -100,7 +114,7 @@ def deliver(party: StatisticsParty, answered: Answered) -> None:
         "providers": list(request.providers),
         "receivers": list(request.receivers),
         "rows": {str(user): party.n_rows[user] for user in request.providers},
-        "withheld": [_told(label, why) for label, why in answer.withheld.items()],
+        "withheld": [_described(label, why) for label, why in answer.withheld.items()],
         "notes": answer.notes,
     }
     results.write_result(
@@ -113,7 +127,10 @@ def deliver(party: StatisticsParty, answered: Answered) -> None:
         notes=notes,
     )
     if party.order.reply_key and party.is_initiator:
-        objects = [dict(zip(answer.columns, map(_plain, row), strict=True)) for row in answer.rows]
+        objects = []
+        for row in answer.rows:
+            cells = [_plain(cell) for cell in row]
+            objects.append(dict(zip(answer.columns, cells, strict=True)))
         party.release.send_values(
             lambda: json.dumps(objects, ensure_ascii=False).encode(),
             address=Address(party.order_id, "values"),
@@ -121,12 +138,14 @@ def deliver(party: StatisticsParty, answered: Answered) -> None:
         )
 
 
-def _told(label: Label | Hidden, why: Withheld) -> dict[str, Any]:
+def _described(label: Label | Hidden, why: Withheld) -> dict[str, Any]:
+    """A withheld group as the notes beside the answer have it; null in the place of a name that nobody may know."""
     group = None if isinstance(label, Hidden) else list(label)
     return {"group": group, "rule": why.rule, "threshold": why.threshold, "reason": why.reason}
 
 
 def _plain(cell: Cell) -> Any:
+    """A cell as JSON can hold it: a decimal as text, with all its digits."""
     return format(cell, "f") if isinstance(cell, Decimal) else cell
 
 
@@ -137,7 +156,7 @@ def repeat_answer(party: StatisticsParty, providers: Sequence[int]) -> Answer:
     schedule: what providers say of it is theirs to say only there.
     """
     earlier = party.order.repeats
-    whose = ", ".join(map(str, providers))
+    whose = ", ".join(str(provider) for provider in providers)
     if earlier is None:
         raise ProtocolViolation(
             f"Hospital {whose} lets the last result of a schedule stand, and this order is of none.",
@@ -151,14 +170,15 @@ def repeat_answer(party: StatisticsParty, providers: Sequence[int]) -> Answer:
             remedy="Delete the schedule and make it anew.",
             code="repeats",
         )
-    table = _cells(last)
-    columns = list(table[0]) if table else [party.request.result_alias]
-    note = (
+    objects = _cells(last)
+    columns = list(objects[0]) if objects else [party.request.result_alias]
+    rows = [list(row.values()) for row in objects]
+    notes = list(last.notes.get("notes", []))
+    notes.append(
         f"Fewer rows of hospital {whose} have changed than its policy asks for:"
         f" the result of order {earlier} stands."
     )
-    rows = [list(row.values()) for row in table]
-    return Answer(columns, rows, notes=[*last.notes.get("notes", []), note], repeats=earlier)
+    return Answer(columns, rows, notes=notes, repeats=earlier)
 
 
 def _cells(result: Result) -> list[dict[str, Cell]]:
@@ -175,19 +195,24 @@ def _number(text: str) -> float | Decimal:
 
 @dataclass
 class Answered:
-    """What one hospital has to tell at the end: a provider of its rows, a receiver of the answer."""
+    """What one hospital has at the end: a provider the counts of its rows, a receiver the answer."""
 
     answer: Answer | None = None
+    # Rows of groups that are shown, and of groups that are withheld; rows without a value in a column of the question.
     n_used: int = 0
     n_suppressed: int = 0
     n_null: int = 0
 
 
 def report(party: StatisticsParty, answered: Answered) -> None:
-    """Tells the coordinator that this hospital is done, and what it may know: row counts and rules."""
-    said = Report(rows_used=answered.n_used, rows_suppressed=answered.n_suppressed, rows_null=answered.n_null)
-    if answered.answer is not None:
-        found = answered.answer
-        update = {"suppressed": found.suppressed, "notes": found.notes, "repeats": found.repeats}
-        said = said.model_copy(update=update)
-    send(party, "report", lambda: said.model_dump_json().encode(), recipient=COORDINATOR)
+    """Informs the coordinator that this hospital is done, and of what it may know: row counts and rules."""
+    answer = answered.answer
+    message = Report(
+        rows_used=answered.n_used,
+        rows_suppressed=answered.n_suppressed,
+        rows_null=answered.n_null,
+        suppressed=[] if answer is None else answer.suppressed,
+        notes=[] if answer is None else answer.notes,
+        repeats=None if answer is None else answer.repeats,
+    )
+    send(party, "report", lambda: message.model_dump_json().encode(), recipient=COORDINATOR)

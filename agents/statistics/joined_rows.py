@@ -1,4 +1,7 @@
-"""What a provider reads once for an order of joined statistics: its rows, through the gate."""
+"""What a provider reads once for an order of joined statistics: its rows, through the gate.
+
+They are read again, from the snapshot of this reading, when the types of all columns are known (`matched_rows.py`).
+"""
 
 from __future__ import annotations
 
@@ -26,28 +29,33 @@ def read_rows(party: StatisticsParty) -> Reading:
 
 
 def _read(party: StatisticsParty) -> Reading:
-    request, alias = party.request, party.request.alias(party.me)
+    request = party.request
+    provider = request.provider(party.me)
+    alias = request.alias(party.me)
     with open_provider_data(party) as dataset:
         disclosure.check_rows(dataset.n_rows, party.rules)
         used = used_columns(request, party.me, dataset)
+        # The column that is_investor_accredited adds up may be known only now, and the policy may close it.
         _check_row_level(party, list(used.values()))
-        key_column = request.provider(party.me).key_column
-        columns = [key_column, *used.values()]
-        rows = rows_of(party, dataset, list(dict.fromkeys(columns)))
+        rows = rows_of(party, dataset, [provider.key_column, *used.values()])
         if check_gate(party, rows):
             return Reading(n_rows=dataset.n_rows, repeats=True)
-        digits = request.provider(party.me).digits
-        types = {f"{alias}.{name}": type_of(dataset, column, digits) for name, column in used.items()}
+        types = {}
+        for name, column in used.items():
+            fixed = type_of(dataset, column, provider.digits)
+            types[f"{alias}.{name}"] = (fixed.two, fixed.five, fixed.bits, fixed.nullable)
         n_keys = len(join_keys(dataset, *key_of(party)).keys)
+    # When all that could fail has passed: rows of an order without an answer must not stand in a later one's way.
     remember_rows(party, rows)
     return Reading(
         n_rows=dataset.n_rows,
         n_null=dataset.n_rows - n_keys,
-        types={name: (t.two, t.five, t.bits, t.nullable) for name, t in types.items()},
+        types=types,
     )
 
 
 def key_of(party: StatisticsParty) -> tuple[str, str]:
+    """The key column, and how its values are made alike before they are compared."""
     request = party.request
     return request.provider(party.me).key_column, request.key_normalisation or "text"
 
@@ -56,7 +64,8 @@ def open_provider_data(party: StatisticsParty) -> AbstractContextManager[Dataset
     """All columns where the one to compare is not named, else those that are used."""
     request = party.request
     is_named = request.expression is not None or request.provider(party.me).value_column is not None
-    return open_data(party, columns_of(request, party.me) if is_named else None, again=True)
+    columns = columns_of(request, party.me) if is_named else None
+    return open_data(party, columns, again=True)
 
 
 def used_columns(request: StatisticsRequest, user_id: int, dataset: Dataset) -> dict[str, str]:
@@ -67,7 +76,8 @@ def used_columns(request: StatisticsRequest, user_id: int, dataset: Dataset) -> 
     provider = request.provider(user_id)
     if provider.value_column:
         return {VALUE: provider.value_column}
-    numeric = [name for name in dataset.columns if name != provider.key_column and is_numeric(dataset, name)]
+    others = [name for name in dataset.columns if name != provider.key_column]
+    numeric = [name for name in others if is_numeric(dataset, name)]
     if len(numeric) != 1:
         raise BadRequest(
             f"value_column is missing, and the data have {len(numeric)} columns of numbers beside the key.",
@@ -78,7 +88,7 @@ def used_columns(request: StatisticsRequest, user_id: int, dataset: Dataset) -> 
 
 
 def _check_row_level(party: StatisticsParty, columns: Sequence[str]) -> None:
-    """Again with the columns that were found: who names none must not get one that the policy closes."""
+    """Refuses columns that the policy closes, where the answer has something of each person."""
     if expression_of(party.request).is_row_level:
         key = party.request.provider(party.me).key_column
         disclosure.check_row_level([key, *columns], party.rules)

@@ -4,13 +4,15 @@ A provider states its groups, then adds vectors of exact integers, a few for eac
 receivers open the sums and finish them in rational arithmetic. Quantiles take several such rounds: the first receiver
 names pivots, and the providers count their rows below them. There every provider opens the sums too and searches by
 itself, so that none counts a row but for the pivots that follow from the rounds before.
+
+Read `groups.py` next for what is stated, `sums.py` for how integers are added, `quantile_rounds.py` for quantiles.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,9 +24,9 @@ from agents.rows.dataset import Dataset
 from agents.statistics.answer import Answer, Answered, grouped_answer, repeat_answer
 from agents.statistics.groups import Agreed, agree_on_groups, bin_label
 from agents.statistics.party import Reading, StatisticsParty, columns_of, keep_reading, open_data
-from agents.statistics.quantile_rounds import _tells_values, rank
+from agents.statistics.quantile_rounds import rank, shows_values
 from agents.statistics.repeats import check_gate, groups_of, remember_groups, remember_rows, rows_of
-from agents.statistics.sums import COUNT_BITS, N_NUMBERS, WIDTHS, Sums, end_sums, occurrences_or_numbers
+from agents.statistics.sums import COUNT_BITS, N_NUMBERS, WIDTHS, Sums, end_sums, shown_tallies
 from analytics.statistics import exact
 from analytics.statistics.exact import JointMoments, Moments, Number, told
 from protocol.errors import Refused
@@ -45,109 +47,56 @@ def read_rows(party: StatisticsParty) -> Reading:
 
 
 def _read(party: StatisticsParty) -> Reading:
-    request, columns = party.request, columns_of(party.request, party.me)
+    request = party.request
+    columns = columns_of(request, party.me)
     with open_data(party, columns, again=request.method in RANKED) as dataset:
         disclosure.check_rows(dataset.n_rows, party.rules)
-        asked = [
-            rows_of(party, dataset, names, complete=complete)
-            for names, complete in _column_sets(request, party.me)
-        ]
-        if any(check_gate(party, rows) for rows in asked):
+        asked_rows = []
+        for compared in _compared_columns(request, party.me):
+            asked_rows.append(rows_of(party, dataset, compared.columns, complete=compared.complete))
+        if any(check_gate(party, rows) for rows in asked_rows):
             return Reading(n_rows=dataset.n_rows, repeats=True)
-        groups = _tally(dataset, request, party.me)
-        asked_groups = (
-            groups_of(party, dataset, _asked_columns(request, party.me)) if _is_grouped(request) else None
-        )
-        whole = _tells_values(request, party.rules) and is_whole(
-            dataset, request.provider(party.me).key_column
-        )
+        tallies = _tally(dataset, request, party.me)
+        asked_groups = None
+        if request.group_by is not None and request.method not in TALLIED:
+            asked_groups = groups_of(party, dataset, _asked_columns(request, party.me))
+        whole = False
+        if shows_values(request, party.rules):
+            whole = is_whole(dataset, request.provider(party.me).key_column)
 
     def withhold(near: set[Label]) -> dict[Label, Withheld]:
-        facts = {label: replace(found, is_near=label in near) for label, (found, _) in groups.items()}
+        facts = {}
+        for label, tally in tallies.items():
+            facts[label] = replace(tally.facts, is_near=label in near)
         withheld = disclosure.withhold(facts, party.rules)
+        # Without group columns the one group has no value to name it.
         if () in withheld:
-            raise _whole(withheld[()])
+            raise _refused(withheld[()])
         return withheld
 
+    # Nothing has left so far. What is remembered here can be asked again only as it is (decision 38).
     if asked_groups:
-        withheld = remember_groups(party, asked, asked_groups, withhold)
+        withheld = remember_groups(party, asked_rows, asked_groups, withhold)
     else:
         withheld = withhold(set())
-        remember_rows(party, *asked)
+        remember_rows(party, *asked_rows)
+    n_with_value = sum(tally.facts.n_rows for tally in tallies.values())
     return Reading(
         n_rows=dataset.n_rows,
+        n_null=dataset.n_rows - n_with_value,
         whole=whole,
-        n_null=dataset.n_rows - sum(facts.n_rows for facts, _ in groups.values()),
-        n_rows_of={canonical(list(label)): facts.n_rows for label, (facts, _) in groups.items()},
-        tallies={canonical(list(label)): numbers for label, (_, numbers) in groups.items()},
-        withheld={canonical(list(label)): (why.rule, why.threshold) for label, why in withheld.items()},
+        n_rows_of={_key(label): tally.facts.n_rows for label, tally in tallies.items()},
+        tallies={_key(label): tally.numbers for label, tally in tallies.items()},
+        withheld={_key(label): (why.rule, why.threshold) for label, why in withheld.items()},
     )
 
 
-def _is_grouped(request: StatisticsRequest) -> bool:
-    return request.group_by is not None and request.method not in TALLIED
+def _key(label: Label) -> str:
+    """A group as a reading names it."""
+    return canonical(list(label))
 
 
-def _asked_columns(request: StatisticsRequest, user_id: int) -> list[str]:
-    """What the method is of, without the groups."""
-    return list(request.columns or [request.provider(user_id).key_column])
-
-
-def _column_sets(request: StatisticsRequest, user_id: int) -> list[tuple[list[str], list[str]]]:
-    """The columns whose rows the gate compares, and those of them that a row must have a value in: all columns, and
-    those without groups, as earlier orders may have had none; where missing values are counted, the rows with them."""
-    summed = _asked_columns(request, user_id)
-    if request.method in ("frequency", "crosstab"):
-        return [(summed, summed), (summed, [])]
-    grouped = [(columns_of(request, user_id), summed)] if request.group_by else []
-    return [(summed, summed), *grouped]
-
-
-def _tally(
-    dataset: Dataset, request: StatisticsRequest, user_id: int
-) -> dict[Label, tuple[GroupFacts, list[int]]]:
-    """By group of this provider: what decides about it, and its integers."""
-    column, groups = request.provider(user_id).key_column, request.group_by or []
-    if request.method in ("cov", "corr"):
-        assert request.columns is not None
-        found = exact_totals.joint_moments(dataset, *request.columns, group_by=groups)
-        joint = {label: (part, list(part.moments.numbers)) for label, part in found.items()}
-        return {
-            label: (GroupFacts(part.moments.n, part.largest_share), n) for label, (part, n) in joint.items()
-        }
-    if request.method in TALLIED:
-        return {
-            label: (GroupFacts(n), [n]) for label, n in _occurrences(dataset, request, user_id).items() if n
-        }
-    parts = exact_totals.moments(dataset, column, group_by=groups)
-    n_numbers, is_summed = N_NUMBERS.get(request.method, 1), request.method in N_NUMBERS
-    return {
-        label: (
-            GroupFacts(m.n, part.largest_share if is_summed else None),
-            [m.n, m.total, m.squares][:n_numbers],
-        )
-        for label, part in parts.items()
-        if (m := part.moments).n
-    }
-
-
-def _occurrences(dataset: Dataset, request: StatisticsRequest, user_id: int) -> dict[Label, int]:
-    """How many rows have each value, pair of values, or bin: 0 below the first edge, the last one above the last."""
-    column, groups = request.provider(user_id).key_column, request.group_by or []
-    if request.method != "histogram":
-        return exact_totals.counts(dataset, request.columns or [column])
-    assert request.bins is not None
-    edges = np.array([*request.bins[:-1], np.nextafter(request.bins[-1], np.inf)])
-    parts = exact_totals.moments(dataset, column, group_by=groups)
-    below = exact_totals.counts_below(dataset, column, dict.fromkeys(parts, edges), group_by=groups)
-    return {
-        (*label, bin_label(place)): n
-        for label, part in parts.items()
-        for place, n in enumerate(np.diff([0, *below[label].tolist(), part.moments.n]).tolist())
-    }
-
-
-def _whole(why: Withheld) -> Refused:
+def _refused(why: Withheld) -> Refused:
     """An answer without groups is not withheld but refused, by the hospital whose rule it is."""
     return Refused(
         f"This hospital's part of the answer is withheld: {why.reason}",
@@ -155,6 +104,100 @@ def _whole(why: Withheld) -> Refused:
         code=why.rule,
         threshold=why.threshold,
     )
+
+
+# Which rows are compared with earlier ones
+
+
+@dataclass(frozen=True)
+class _ComparedColumns:
+    """Rows as the gate compares them."""
+
+    columns: list[str]
+    # Those of them that a row must have a value in to be in the answer.
+    complete: list[str]
+
+
+def _compared_columns(request: StatisticsRequest, user_id: int) -> list[_ComparedColumns]:
+    summed = _asked_columns(request, user_id)
+    # Without the groups in any case, as an earlier order may have had none.
+    compared = [_ComparedColumns(summed, complete=summed)]
+    if request.method in ("frequency", "crosstab"):
+        # Missing values are counted, so that rows without one are in the answer.
+        compared.append(_ComparedColumns(summed, complete=[]))
+    elif request.group_by:
+        compared.append(_ComparedColumns(columns_of(request, user_id), complete=summed))
+    return compared
+
+
+def _asked_columns(request: StatisticsRequest, user_id: int) -> list[str]:
+    """What the method is of, without the groups."""
+    return list(request.columns or [request.provider(user_id).key_column])
+
+
+# This provider's integers
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """One group of this provider's rows."""
+
+    # What decides about it.
+    facts: GroupFacts
+    # Its integers, which are added up over the providers (`sums.N_NUMBERS`).
+    numbers: list[int]
+
+
+def _tally(dataset: Dataset, request: StatisticsRequest, user_id: int) -> dict[Label, _Tally]:
+    """The groups of this provider's rows that have a value."""
+    column = request.provider(user_id).key_column
+    group_by = request.group_by or []
+    tallies: dict[Label, _Tally] = {}
+
+    if request.method in ("cov", "corr"):
+        assert request.columns is not None
+        joint_parts = exact_totals.joint_moments(dataset, *request.columns, group_by=group_by)
+        for label, joint in joint_parts.items():
+            facts = GroupFacts(joint.moments.n, joint.largest_share)
+            tallies[label] = _Tally(facts, list(joint.moments.numbers))
+        return tallies
+
+    if request.method in TALLIED:
+        for label, n_rows in _occurrences(dataset, request, user_id).items():
+            if n_rows:
+                tallies[label] = _Tally(GroupFacts(n_rows), [n_rows])
+        return tallies
+
+    # A count, a quantile and an extreme add no values, so that no row can make most of them.
+    is_summed = request.method in N_NUMBERS
+    n_numbers = N_NUMBERS.get(request.method, 1)
+    for label, part in exact_totals.moments(dataset, column, group_by=group_by).items():
+        moments = part.moments
+        if moments.n:
+            largest_share = part.largest_share if is_summed else None
+            numbers = [moments.n, moments.total, moments.squares]
+            tallies[label] = _Tally(GroupFacts(moments.n, largest_share), numbers[:n_numbers])
+    return tallies
+
+
+def _occurrences(dataset: Dataset, request: StatisticsRequest, user_id: int) -> dict[Label, int]:
+    """How many rows have each value, pair of values, or bin: 0 below the first edge, the last one above the last."""
+    column = request.provider(user_id).key_column
+    group_by = request.group_by or []
+    if request.method != "histogram":
+        return exact_totals.counts(dataset, request.columns or [column])
+    assert request.bins is not None
+    # Rows are counted below each edge; the last bin holds its upper edge, so that this is a hair above it.
+    above_last = np.nextafter(request.bins[-1], np.inf)
+    edges = np.array([*request.bins[:-1], above_last])
+    parts = exact_totals.moments(dataset, column, group_by=group_by)
+    below = exact_totals.counts_below(dataset, column, dict.fromkeys(parts, edges), group_by=group_by)
+    occurrences: dict[Label, int] = {}
+    for label, part in parts.items():
+        cumulated = [0, *below[label].tolist(), part.moments.n]
+        for place, n_rows in enumerate(np.diff(cumulated).tolist()):
+            occurrences[*label, bin_label(place)] = n_rows
+    return occurrences
 
 
 # Sums
@@ -167,65 +210,70 @@ def answer(party: StatisticsParty, reading: Reading | None) -> Answered:
         end_sums(party, round=0)
         return Answered(repeat_answer(party, agreed.repeats) if party.is_receiver else None)
     sums = Sums(party)
-    found = (rank if party.request.method in RANKED else _add)(party, reading, agreed, sums)
-    return Answered(found, **_counts(reading, agreed))
-
-
-def _counts(reading: Reading | None, agreed: Agreed) -> dict[str, int]:
-    """How many of this provider's rows the answer is made of."""
+    find = rank if party.request.method in RANKED else _add
+    found = find(party, reading, agreed, sums)
     if reading is None:
-        return {}
-    shown = [canonical(list(label)) for label in agreed.shown]
-    n_used = sum(reading.n_rows_of[text] for text in shown if text in reading.n_rows_of)
-    n_all = sum(reading.n_rows_of.values())
-    return {"n_used": n_used, "n_suppressed": n_all - n_used, "n_null": reading.n_null}
+        return Answered(found)
+    # A group that all may know of need not exist at this provider.
+    shown = [_key(label) for label in agreed.shown]
+    n_used = sum(reading.n_rows_of.get(key, 0) for key in shown)
+    n_suppressed = sum(reading.n_rows_of.values()) - n_used
+    return Answered(found, n_used=n_used, n_suppressed=n_suppressed, n_null=reading.n_null)
 
 
 def _add(party: StatisticsParty, reading: Reading | None, agreed: Agreed, sums: Sums) -> Answer | None:
-    request, n_numbers = party.request, N_NUMBERS.get(party.request.method, 1)
+    """One sum of the integers of all shown groups; the answer at a receiver."""
+    request = party.request
+    n_numbers = N_NUMBERS.get(request.method, 1)
     totals: list[int] = []
     if agreed.shown:
-        numbers = functools.partial(occurrences_or_numbers, request, reading, agreed)
+        own_numbers = functools.partial(shown_tallies, request, reading, agreed)
         width = WIDTHS.get(request.method, COUNT_BITS)
-        totals = sums.add(numbers, count=n_numbers * len(agreed.shown), width=width, round=0)
+        totals = sums.add(own_numbers, count=n_numbers * len(agreed.shown), width=width, round=0)
     end_sums(party, round=1 if agreed.shown else 0)
     if not party.is_receiver:
         return None
-    return _finish(request, agreed, [totals[i : i + n_numbers] for i in range(0, len(totals), n_numbers)])
+    by_group = [totals[begin : begin + n_numbers] for begin in range(0, len(totals), n_numbers)]
+    return _finish(request, agreed, by_group)
 
 
 # Finishing, at the receivers
 
 
-def _finish(request: StatisticsRequest, agreed: Agreed, parts: Sequence[Sequence[int]]) -> Answer:
+def _finish(request: StatisticsRequest, agreed: Agreed, by_group: Sequence[Sequence[int]]) -> Answer:
     """The answer from the joint integers of each shown group."""
     ddof = 1 if request.ddof is None else request.ddof
-    values: dict[Label, Number | None] = {}
+    rows: dict[Label, list[tuple[Number | None]]] = {}
     notes = set()
-    for label, part in zip(agreed.shown, parts, strict=True):
+    for label, numbers in zip(agreed.shown, by_group, strict=True):
         try:
-            values[label] = _value(request.method, part, ddof)
-            if values[label] is None:
+            value = _value(request.method, numbers, ddof)
+            if value is None:
                 notes.add(f"{request.method} of too few rows, or of equal ones, has no value.")
         except ValueError as error:
-            values[label] = None
+            value = None
             notes.add(str(error))
-    answer = grouped_answer(request, {label: [(value,)] for label, value in values.items()}, agreed.withheld)
-    answer.notes += sorted(notes)
-    return answer
+        rows[label] = [(value,)]
+    found = grouped_answer(request, rows, agreed.withheld)
+    found.notes += sorted(notes)
+    return found
 
 
-def _value(method: str, part: Sequence[int], ddof: int) -> Number | None:
-    """ValueError where it lies outside the range of doubles."""
-    if method in ("cov", "corr"):
-        joint = JointMoments(*part)
-        return exact.covariance(joint, ddof, told) if method == "cov" else exact.correlation(joint)
-    if method in (*TALLIED, "count"):
-        return part[0]
-    moments = Moments(*part)
-    if method in ("sum", "avg"):
-        return exact.sum_of(moments, told) if method == "sum" else exact.mean(moments, told)
-    return exact.variance(moments, ddof, told) if method == "var" else exact.std(moments, ddof)
-
-
-# Order statistics
+def _value(method: str, numbers: Sequence[int], ddof: int) -> Number | None:
+    """A group's statistic from its joint integers. ValueError where it lies outside the range of doubles."""
+    match method:
+        case "count" | "histogram" | "frequency" | "crosstab":
+            return numbers[0]
+        case "cov":
+            return exact.covariance(JointMoments(*numbers), ddof, told)
+        case "corr":
+            return exact.correlation(JointMoments(*numbers))
+        case "sum":
+            return exact.sum_of(Moments(*numbers), told)
+        case "avg":
+            return exact.mean(Moments(*numbers), told)
+        case "var":
+            return exact.variance(Moments(*numbers), ddof, told)
+        case "std":
+            return exact.std(Moments(*numbers), ddof)
+    raise TypeError(f"{method} is no sum")

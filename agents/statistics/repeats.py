@@ -1,9 +1,14 @@
-"""The rows and groups of an order of joint statistics beside those of earlier ones: what may be asked again."""
+"""The rows and groups of an order of joint statistics beside those of earlier ones: what may be asked again.
+
+Two answers whose rows differ by a few people give the values of these by subtraction. So a hospital keeps a sketch of
+what every answer was made of (decision 38), and compares. `agents/gate/disclosure.py` has the rule,
+`agents/gate/earlier_questions.py` the file in the vault; here is which rows and which groups are compared, and when.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +21,16 @@ from agents.statistics.party import StatisticsParty
 from protocol.errors import Refused
 from protocol.messages import canonical
 
+# Rows
+
 
 @dataclass(frozen=True)
 class AskedRows:
-    """Rows that an order is over: what they are called in this hospital's statistics ledger, a sketch of them, and how
-    many they are."""
+    """Rows that an order is over."""
 
+    # What they are called in this hospital's statistics ledger: the data, the columns, and where a value is needed.
     name: str
+    # (SKETCH_CELLS,): sets of rows that differ by d rows differ in d cells at most.
     sketch: Sketch
     n_rows: int
 
@@ -33,7 +41,9 @@ def data_name(party: StatisticsParty, dataset: Dataset) -> str:
     Who asks writes the SELECT, and could write each differently; it is known by its rows.
     """
     kind = party.request.provider(party.me).data_type
-    return "database" if kind in ("table", "sql") else canonical([kind, dataset.name])
+    if kind in ("table", "sql"):
+        return "database"
+    return canonical([kind, dataset.name])
 
 
 def rows_of(
@@ -43,23 +53,24 @@ def rows_of(
 
     A row without one changes no answer, and so must not count as a row that has changed.
     """
-    ordered, needed = sorted(set(columns)), sorted(set(complete))
+    ordered = sorted(set(columns))
+    needed = sorted(set(complete))
     name = canonical([data_name(party, dataset), ordered, needed])
-    return AskedRows(name, *exact_totals.sketch(dataset, ordered, complete=needed))
+    sketch, n_rows = exact_totals.sketch(dataset, ordered, complete=needed)
+    return AskedRows(name, sketch, n_rows)
 
 
-def check_gate(party: StatisticsParty, rows: AskedRows) -> bool:
-    """Compares rows with those of earlier orders on the same data of which this requester, or another opener of a
-    quantile, was told.
+def check_gate(party: StatisticsParty, asked: AskedRows) -> bool:
+    """Compares rows with those of earlier orders on the same data, of which one of `party.readers` has an answer.
 
     True where a schedule's rows have changed by fewer than the gate allows, so that its last result stands again.
-    Raises Refused (code earlier_cohort) for such a change in any other order. Columns of few different values change in
-    few cells of a sketch whatever the rows do; so rows are other ones too where min_rows have come or gone.
+    Raises Refused (code earlier_cohort) for such a change in any other order.
     """
     try:
-        _compare(party, rows)
+        _compare(party, asked)
     except Refused:
-        if party.order.repeats is None:
+        is_of_schedule = party.order.repeats is not None
+        if not is_of_schedule:
             raise
         return True
     return False
@@ -68,92 +79,110 @@ def check_gate(party: StatisticsParty, rows: AskedRows) -> bool:
 def remember_rows(party: StatisticsParty, *rows: AskedRows) -> None:
     """Writes them down, all or none, before anything of them leaves.
 
-    Not sooner: who corrects a row that could not be read has had no answer to compare with. They are compared again as
-    the same step: of two orders at once, over rows that differ by a few, one is refused, a schedule's too.
+    Not sooner: who corrects a row that could not be read has had no answer to compare with.
     """
+    # Compared again in the same step (decision 55): of two orders at once, over rows that differ by a few, one is
+    # refused, a schedule's too.
     with party.ledger.alone():
         for asked in rows:
             _compare(party, asked)
-        party.ledger.remember(party.told, _packed(rows), order_id=party.order_id)
+        party.ledger.remember(party.readers, _packed_rows(rows), order_id=party.order_id)
 
 
-def _packed(rows: Sequence[AskedRows]) -> dict[str, Sketch]:
+def _compare(party: StatisticsParty, asked: AskedRows) -> None:
+    """Raises Refused (code earlier_cohort) for rows that differ by a few from those of an earlier order."""
+    disclosure.check_sketch(asked.sketch, _near_sketches(party, asked), party.rules)
+
+
+def _near_sketches(party: StatisticsParty, asked: AskedRows) -> Iterator[Sketch]:
+    """The sketches of earlier rows that may differ from these by fewer than min_rows; one at a time in memory."""
+    for packed in party.ledger.earlier(party.readers, asked.name):
+        sketch, n_rows = packed[:-1], int(packed[-1])
+        # Columns of few different values change in few cells of a sketch, whatever their rows do. Where min_rows have
+        # come or gone, the rows are other ones whatever the sketch says.
+        if abs(n_rows - asked.n_rows) < party.rules.min_rows:
+            yield sketch
+
+
+def _packed_rows(rows: Sequence[AskedRows]) -> dict[str, Sketch]:
+    """As the ledger keeps them: the cells, and behind them the number of rows."""
     return {asked.name: np.append(asked.sketch, np.uint64(asked.n_rows)) for asked in rows}
 
 
-def _compare(party: StatisticsParty, rows: AskedRows) -> None:
-    min_rows = party.rules.min_rows
-    earlier = (_taken_apart(cells) for cells in party.ledger.earlier(party.told, rows.name))
-    near = (sketch for sketch, n_rows in earlier if abs(n_rows - rows.n_rows) < min_rows)
-    disclosure.check_sketch(rows.sketch, near, party.rules)
-
-
-def _taken_apart(cells: Sketch) -> tuple[Sketch, int]:
-    """Inverse of how `remember_rows` puts a sketch and the number of rows together."""
-    return cells[:-1], int(cells[-1])
+# Groups
 
 
 @dataclass(frozen=True)
 class AskedGroups:
-    """The groups of an order's rows, as this hospital's ledger compares them one by one: how many rows, a sketch."""
+    """The groups of an order's rows, as this hospital's ledger compares them one by one."""
 
     name: str
+    # Of each group (1 + GROUP_CELLS,): the number of rows, then a sketch.
     sketches: dict[Label, Sketch]
 
 
 def groups_of(party: StatisticsParty, dataset: Dataset, summed: Sequence[str]) -> AskedGroups:
     """The groups of the rows that have a value in the `summed` columns."""
-    groups = party.request.group_by or []
-    name = canonical(["groups", data_name(party, dataset), sorted(summed), groups])
-    found = exact_totals.group_sketches(dataset, sorted(summed), complete=summed, group_by=groups)
-    return AskedGroups(name, found)
+    group_by = party.request.group_by or []
+    ordered = sorted(summed)
+    name = canonical(["groups", data_name(party, dataset), ordered, group_by])
+    sketches = exact_totals.group_sketches(dataset, ordered, complete=summed, group_by=group_by)
+    return AskedGroups(name, sketches)
 
 
 def remember_groups(
     party: StatisticsParty,
     rows: Sequence[AskedRows],
-    asked: AskedGroups,
+    groups: AskedGroups,
     withhold: Callable[[set[Label]], dict[Label, Withheld]],
 ) -> dict[Label, Withheld]:
-    """As `remember_rows`, and of the groups those that are to be told; what `withhold` gave, which are not.
+    """As `remember_rows`, and of the groups those that are shown; returns what `withhold` gave, which are not.
 
     `withhold` is given the groups of which 1 to min_rows - 1 rows have changed since an earlier answer to one of
-    those who are told. As one step: of two orders at once, over groups that differ by a few, one withholds them.
+    `party.readers`.
     """
+    # One step (decision 55): of two orders at once, over groups that differ by a few, one withholds them.
     with party.ledger.alone():
-        for one in rows:
-            _compare(party, one)
-        withheld = withhold(_near_groups(party, asked))
-        shown = _packed(rows) | _packed_groups(asked, withheld)
-        party.ledger.remember(party.told, shown, order_id=party.order_id)
+        for asked in rows:
+            _compare(party, asked)
+        withheld = withhold(_near_groups(party, groups))
+        kept = _packed_rows(rows) | _packed_groups(groups, withheld)
+        party.ledger.remember(party.readers, kept, order_id=party.order_id)
     return withheld
 
 
-def _near_groups(party: StatisticsParty, asked: AskedGroups) -> set[Label]:
+def _near_groups(party: StatisticsParty, groups: AskedGroups) -> set[Label]:
     """Those of which 1 to min_rows - 1 rows have changed since an earlier answer to one of the same hospitals."""
-    least, near = party.rules.min_rows, set()
-    for packed in party.ledger.earlier(party.told, asked.name):
-        earlier = {int(row[0]): row[1:] for row in packed.reshape(-1, 2 + exact_totals.GROUP_CELLS)}
-        for label, sketch in asked.sketches.items():
+    min_rows = party.rules.min_rows
+    near = set()
+    for packed in party.ledger.earlier(party.readers, groups.name):
+        # A line of the table is a group: digest of its label, number of rows, sketch.
+        table = packed.reshape(-1, 2 + exact_totals.GROUP_CELLS)
+        earlier = {int(line[0]): line[1:] for line in table}
+        for label, sketch in groups.sketches.items():
             other = earlier.get(_label_digest(label))
-            if other is None or abs(int(other[0]) - int(sketch[0])) >= least:
+            if other is None:
                 continue
-            if 0 < np.count_nonzero(other[1:] != sketch[1:]) < least:
+            n_come_or_gone = abs(int(other[0]) - int(sketch[0]))
+            n_changed_cells = np.count_nonzero(other[1:] != sketch[1:])
+            if n_come_or_gone < min_rows and 0 < n_changed_cells < min_rows:
                 near.add(label)
     return near
 
 
-def _packed_groups(asked: AskedGroups, withheld: Collection[Label]) -> dict[str, Sketch]:
-    """Nothing where none is told."""
-    told = sorted((_label_digest(label), label) for label in asked.sketches if label not in withheld)
-    if not told:
-        return {}
-    return {
-        asked.name: np.concatenate(
-            [np.append(np.uint64(digest), asked.sketches[label]) for digest, label in told]
-        )
+def _packed_groups(groups: AskedGroups, withheld: Collection[Label]) -> dict[str, Sketch]:
+    """As the ledger keeps the groups that are shown; nothing where none is."""
+    shown = {
+        _label_digest(label): sketch for label, sketch in groups.sketches.items() if label not in withheld
     }
+    if not shown:
+        return {}
+    # By digest, so that the same groups are the same bytes in whatever order they were read.
+    lines = [np.append(np.uint64(digest), shown[digest]) for digest in sorted(shown)]
+    return {groups.name: np.concatenate(lines)}
 
 
 def _label_digest(label: Label) -> int:
-    return int.from_bytes(hashlib.blake2b(canonical(list(label)).encode(), digest_size=8).digest(), "big")
+    """64 bits in the place of a group's name, which stays out of the vault."""
+    digest = hashlib.blake2b(canonical(list(label)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")

@@ -28,7 +28,9 @@ from protocol.statistics_request import MOST_NAME_BYTES
 TYPES = ("csv", "json")
 _NOTES = ".notes.json"
 _NO_FILE_NAME = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]|^[.\s]|\s$|^$')
+# A text that a spreadsheet would run: with a sign in front only where it calls something, as -5 mg is no formula.
 _FORMULA = re.compile(r"[=@]|[+-].*[(|!]", re.DOTALL)
+# A text that is not read back as it is unless it is quoted.
 _QUOTED = re.compile(r'[",\r\n]|^\s|\s$')
 
 Cell = str | int | float | Decimal | None
@@ -39,9 +41,12 @@ class Result:
     """One order's answer on disk."""
 
     order_id: int
+    # Its name, as the request gives it: the file's without its ending.
     alias: str
+    # One of TYPES.
     type: str
     path: Path
+    # The content of the file of notes.
     notes: dict[str, Any]
 
     @property
@@ -52,7 +57,9 @@ class Result:
     def rows(self) -> list[dict[str, Any]]:
         """One object for each row; of a csv all values are text."""
         with self.path.open(encoding="utf-8", newline="") as file:
-            return list(json.load(file)) if self.type == "json" else list(csv.DictReader(file))
+            if self.type == "json":
+                return list(json.load(file))
+            return list(csv.DictReader(file))
 
 
 def write_result(
@@ -77,15 +84,18 @@ def write_result(
     table = [list(row) for row in rows]
     if len(set(columns)) < len(columns) or any(len(row) != len(columns) for row in table):
         raise ValueError("a column twice, or a row of another length")
-    content = {"csv": _to_csv, "json": _to_json}[type](columns, table)
-    said = {**notes, "order_id": order_id, "result_alias": alias, "type": type, "n_rows": len(table)}
+    content = _to_csv(columns, table) if type == "csv" else _to_json(columns, table)
+    all_notes = {**notes, "order_id": order_id, "result_alias": alias, "type": type, "n_rows": len(table)}
+    written_notes = json.dumps(all_notes, ensure_ascii=False, indent=2)
     make_private_folder(path.parent)
-    write_durably(path.parent / f"{alias}{_NOTES}", json.dumps(said, ensure_ascii=False, indent=2).encode())
+    # The notes first: after a crash between the two, what is there is no answer rather than one without its notes.
+    write_durably(path.parent / f"{alias}{_NOTES}", written_notes.encode())
     write_durably(path, content.encode())
     return f"{order_id}/{path.name}"
 
 
 def _place(folder: Path, order_id: int, *, alias: str, type: str) -> Path:
+    """Where an answer's file is. The alias comes from another hospital, and must not lead out of the folder."""
     if order_id < 1:
         raise BadRequest(
             "An order's number is 1 or more.", remedy="Give the order's number.", code="order_id"
@@ -105,41 +115,58 @@ def _place(folder: Path, order_id: int, *, alias: str, type: str) -> Path:
 
 def _to_csv(columns: Sequence[str], table: Iterable[Sequence[Cell]]) -> str:
     """RFC 4180 with one newline at a row's end; an empty text is quoted, None is not, but where it is all of a row."""
-    lines = [",".join(map(_quoted, row)) or '""' for row in [columns, *table]]
+    lines = []
+    for row in (columns, *table):
+        line = ",".join(_quoted(cell) for cell in row)
+        # An empty line would be read as no row.
+        lines.append(line or '""')
     return "".join(f"{line}\n" for line in lines)
 
 
 def _quoted(cell: Cell) -> str:
+    if cell is None:
+        return ""
     if not isinstance(cell, str):
-        return "" if cell is None else _number(cell)
-    cell = f"'{cell}" if _FORMULA.match(cell) else cell
-    needs_quotes = not cell or _QUOTED.search(cell)
-    return '"' + cell.replace('"', '""') + '"' if needs_quotes else cell
+        return _number(cell)
+    # Names of groups come from other hospitals: one that begins a formula is made a text.
+    text = f"'{cell}" if _FORMULA.match(cell) else cell
+    if text and not _QUOTED.search(text):
+        return text
+    doubled = text.replace('"', '""')
+    return f'"{doubled}"'
 
 
 def _to_json(columns: Sequence[str], table: Iterable[Sequence[Cell]]) -> str:
     """A list of objects, a line each; decimals are JSON numbers with all their digits."""
     names = [json.dumps(name, ensure_ascii=False) for name in columns]
-    lines = (
-        ", ".join(f"{name}: {_value(cell)}" for name, cell in zip(names, row, strict=True)) for row in table
-    )
-    return "[\n" + ",\n".join(f"{{{line}}}" for line in lines) + "\n]\n"
+    objects = []
+    for row in table:
+        fields = [f"{name}: {_value(cell)}" for name, cell in zip(names, row, strict=True)]
+        objects.append("{" + ", ".join(fields) + "}")
+    return "[\n" + ",\n".join(objects) + "\n]\n"
 
 
 def _value(cell: Cell) -> str:
-    return json.dumps(cell, ensure_ascii=False) if cell is None or isinstance(cell, str) else _number(cell)
+    if cell is None or isinstance(cell, str):
+        return json.dumps(cell, ensure_ascii=False)
+    return _number(cell)
 
 
 def _number(cell: int | float | Decimal) -> str:
-    if isinstance(cell, bool) or not isinstance(cell, int | float | Decimal) or not math.isfinite(cell):
+    """The shortest text that reads as a float, or all digits of a decimal."""
+    is_number = isinstance(cell, int | float | Decimal) and not isinstance(cell, bool)
+    if not is_number or not math.isfinite(cell):
         raise ValueError("a cell is no text, no finite number and not None")
     return format(cell, "f") if isinstance(cell, Decimal) else repr(cell)
 
 
 def list_results(folder: Path) -> list[Result]:
     """Every order's answer below the results folder, by order; what is unfinished or damaged is left out."""
-    orders = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.is_dir())
-    return [found for order_id in orders for found in _results_of(folder / str(order_id), order_id)]
+    order_ids = [int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.is_dir()]
+    results: list[Result] = []
+    for order_id in sorted(order_ids):
+        results += _results_of(folder / str(order_id), order_id)
+    return results
 
 
 def read_result(folder: Path, order_id: int) -> Result:
@@ -169,7 +196,8 @@ def _check_readable(folder: Path) -> None:
 
 
 def _results_of(folder: Path, order_id: int) -> list[Result]:
-    return [found for path in sorted(folder.glob(f"[!.]*{_NOTES}")) if (found := _result(path, order_id))]
+    found = [_result(path, order_id) for path in sorted(folder.glob(f"[!.]*{_NOTES}"))]
+    return [result for result in found if result is not None]
 
 
 def _result(notes_path: Path, order_id: int) -> Result | None:
@@ -179,8 +207,14 @@ def _result(notes_path: Path, order_id: int) -> Result | None:
     except (OSError, ValueError, RecursionError):
         return None
     alias = notes_path.name.removesuffix(_NOTES)
-    if not isinstance(notes, dict) or (notes.get("order_id"), notes.get("result_alias")) != (order_id, alias):
+    if not isinstance(notes, dict):
         return None
-    kind = str(notes.get("type"))
-    path = notes_path.with_name(f"{alias}.{kind}") if kind in TYPES else None
-    return Result(order_id, alias, kind, path, notes) if path and path.is_file() else None
+    if notes.get("order_id") != order_id or notes.get("result_alias") != alias:
+        return None
+    type_ = str(notes.get("type"))
+    if type_ not in TYPES:
+        return None
+    path = notes_path.with_name(f"{alias}.{type_}")
+    if not path.is_file():
+        return None
+    return Result(order_id, alias, type_, path, notes)

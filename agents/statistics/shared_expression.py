@@ -3,6 +3,8 @@
 The rows are matched already: every provider holds those of the common keys, in one order. Batch by batch it computes
 its own leaves in clear and the rest on shares, and after the last one the triples are verified; only then is there a
 share to release. A receiver adds the shares of all providers.
+
+`analytics/statistics/circuit.py` has the plan's steps, `protocol/shares/sharing.py` how each is done on shares.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from analytics.statistics.circuit import Conjunction, Exclusive, Leaf, Linear, Part, Plan, Product, Sign, Step
-from analytics.statistics.exact import text_of as text_of
 from analytics.statistics.expression import ExpressionError
 from analytics.statistics.rowwise import Column, Computed, compute
 from protocol.errors import ProtocolViolation
@@ -48,8 +49,12 @@ class _Evaluation:
     def __init__(
         self, plan: Plan, columns: Mapping[str, Column], keys: Keys, channel: Channel, n_rows: int
     ) -> None:
-        self._plan, self._columns, self._me, self._n_rows = plan, columns, keys.me, n_rows
+        self._plan = plan
+        self._columns = columns
+        self._me = keys.me
+        self._n_rows = n_rows
         self._sharing = Sharing(keys, channel, providers=plan.providers, bits=plan.bits(n_rows))
+        # What is kept of every batch for the result: values by row, booleans by row, and sums over rows.
         self._numbers: list[Limbs] = []
         self._bits: list[list[Words]] = [[] for bit in _bits(plan)]
         self._totals = [0] * len(plan.totals)
@@ -58,15 +63,14 @@ class _Evaluation:
     def share(self) -> bytes:
         for rows in self._plan.batches(self._n_rows):
             self._keep(self._registers(rows))
+        # Before there is a share: a false triple of the dealer would make the result another function of the rows
+        # (decision 35).
         self._sharing.verify()
-        ring = self._sharing.ring
-        numbers = [
-            *self._numbers,
-            ring.encode(np.array([*self._totals, self._n_divisions_by_zero], dtype=object)),
-        ]
-        bits = np.array([np.concatenate(batches) for batches in self._bits if batches], dtype=np.uint64)
-        shaped = bits.reshape(len(self._bits), n_words(self._n_rows))
-        return self._sharing.result(np.concatenate(numbers, axis=1), shaped, n_rows=self._n_rows).encode()
+        sums = np.array([*self._totals, self._n_divisions_by_zero], dtype=object)
+        numbers = np.concatenate([*self._numbers, self._sharing.ring.encode(sums)], axis=1)
+        bits = [np.concatenate(batches) for batches in self._bits if batches]
+        words = np.array(bits, dtype=np.uint64).reshape(len(self._bits), n_words(self._n_rows))
+        return self._sharing.result(numbers, words, n_rows=self._n_rows).encode()
 
     def _keep(self, registers: Shares) -> None:
         """What a batch adds to the result."""
@@ -78,6 +82,7 @@ class _Evaluation:
             kept.append(registers[bit])
 
     def _registers(self, rows: slice) -> Shares:
+        """A batch's registers, one for each step of the plan."""
         count = rows.stop - rows.start
         columns = {name: column[rows] for name, column in self._columns.items()}
         registers: Shares = []
@@ -85,7 +90,8 @@ class _Evaluation:
         for step in self._plan.steps:
             if isinstance(step, Leaf):
                 own = self._own(step, columns, count)
-                by_zero |= False if own is None else own.divided_by_zero
+                if own is not None:
+                    by_zero |= own.divided_by_zero
                 registers.append(self._leaf(step, own, count))
             else:
                 registers.append(self._joint(step, registers, count))
@@ -93,22 +99,26 @@ class _Evaluation:
         return registers
 
     def _own(self, leaf: Leaf, columns: Mapping[str, Column], count: int) -> Computed | None:
+        """What this provider computes in clear of its own columns; None for another provider's leaf."""
         if leaf.provider != self._me:
             return None
         done = compute(leaf.node, columns, self._plan.types, n_rows=count)
         if not self._plan.is_row_level and not done.valid.all():
+            # The circuit of an aggregate has no factor for rows without a value: they would count as zeros.
             raise ExpressionError(
                 "An aggregate is over a row without a value.", "Leave such rows out before."
             )
         return done
 
     def _leaf(self, leaf: Leaf, own: Computed | None, count: int) -> Limbs | Words:
+        """A share of a leaf; without values, that of a provider which lacks them."""
         values = None if own is None else own.values
         if leaf.node.is_boolean:
             return self._sharing.boolean(values, count)
         return self._sharing.number(values, count)
 
     def _joint(self, step: Step, registers: Shares, count: int) -> Any:
+        """A share of what the providers compute together from registers before."""
         sharing = self._sharing
         match step:
             case Linear(terms=terms, constant=constant):
@@ -129,21 +139,24 @@ class _Evaluation:
 
 def _bits(plan: Plan) -> list[int]:
     """The registers of the booleans that are opened per row: the value if it is one, and whether there is one."""
-    value = [plan.value] if plan.is_boolean and plan.value is not None else []
-    return value + ([] if plan.valid is None else [plan.valid])
+    bits = []
+    if plan.is_boolean and plan.value is not None:
+        bits.append(plan.value)
+    if plan.valid is not None:
+        bits.append(plan.valid)
+    return bits
 
 
 @dataclass(frozen=True)
 class JoinedResult:
-    """What a receiver learns: a value per joined row in their order, or one; None where there is none.
+    """What a receiver learns."""
 
-    n_missing: rows without a value, at row level, else 0. n_divisions_by_zero: rows that miss one for that reason,
-    added over the providers.
-    """
-
+    # One for each joined row, in their order, or a single one; None where there is none.
     values: list[Fraction | bool | None]
     n_rows: int
+    # Rows without a value, where the result is by row; else 0.
     n_missing: int
+    # Rows that miss one for that reason, added over the providers.
     n_divisions_by_zero: int
 
 
@@ -155,26 +168,34 @@ def reveal(plan: Plan, shares: Mapping[int, bytes]) -> JoinedResult:
             remedy="Wait for every provider's share.",
             code="result_share",
         )
-    read = [ResultShare.decode(shares[provider]) for provider in plan.providers]
-    n_rows = read[0].n_rows
-    _require_shape(plan, read)
-    numbers, bits = open_result(read)
+    decoded = [ResultShare.decode(shares[provider]) for provider in plan.providers]
+    n_rows = decoded[0].n_rows
+    _require_shape(plan, decoded)
+    numbers, bits = open_result(decoded)
+    # As `_Evaluation.share` writes them: the values of rows, or the totals, and the divisions by zero last.
+    *numbers, n_divisions_by_zero = numbers
     if not plan.is_row_level:
-        return JoinedResult([plan.finish(numbers[:-1], n_rows)], n_rows, 0, numbers[-1])
+        return JoinedResult([plan.finish(numbers, n_rows)], n_rows, 0, n_divisions_by_zero)
     valid = np.ones(n_rows, dtype=bool) if plan.valid is None else bits[-1]
-    found = bits[0].tolist() if plan.is_boolean else _scaled(numbers[:-1], plan.kind.scale)
-    values = [value if exists else None for value, exists in zip(found, valid.tolist(), strict=True)]
-    return JoinedResult(values, n_rows, int((~valid).sum()), numbers[-1])
+    values: list[Fraction | bool | None] = []
+    if plan.is_boolean:
+        values += bits[0].tolist()
+    else:
+        values += _scaled(numbers, plan.kind.scale)
+    for row in np.flatnonzero(~valid):
+        values[row] = None
+    return JoinedResult(values, n_rows, int((~valid).sum()), n_divisions_by_zero)
 
 
 def _scaled(numbers: Sequence[int], scale: Fraction) -> list[Fraction]:
-    up, down = scale.as_integer_ratio()
-    return [Fraction(number * up, down) for number in numbers]
+    numerator, denominator = scale.as_integer_ratio()
+    return [Fraction(number * numerator, denominator) for number in numbers]
 
 
 def _require_shape(plan: Plan, shares: Sequence[ResultShare]) -> None:
+    """A share of another shape would be added to the others in wrong places."""
     for share in shares:
-        n_numbers = len(plan.totals) + 1
+        n_numbers = len(plan.totals) + 1  # and the divisions by zero
         if plan.is_row_level and not plan.is_boolean:
             n_numbers += share.n_rows
         if share.numbers.shape[1] != n_numbers or len(share.bits) != len(_bits(plan)):

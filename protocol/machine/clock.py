@@ -1,4 +1,4 @@
-"""This site's clock beside the coordinator's.
+"""This site's clock beside the coordinator's (decision 58).
 
 Runs are scheduled by the coordinator's time, and nobody's order may wait for a hospital's clock. What a hospital notes
 for itself (ledger, decisions, results) is by its own clock, which nobody else can set.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 LARGEST_ERROR_SECONDS = 5
-"""Above this a person is told: Prefect's timeline, the ledger and certificates go by the site's own clock."""
+"""Above this a person is informed: Prefect's timeline, the ledger and certificates go by the site's own clock."""
 
 
 class Clock:
@@ -20,9 +20,10 @@ class Clock:
     def __init__(
         self, *, own: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic
     ) -> None:
-        self._own, self._steady = own, steady
+        self._own = own
+        self._steady = steady
         self.ahead_seconds = 0.0
-        self._heard = False
+        self._has_heard = False
 
     def heard(self, theirs: float, *, asked: float) -> None:
         """The coordinator's time, seconds since 1970, in an answer that was asked for at `asked` (time.monotonic).
@@ -30,10 +31,15 @@ class Clock:
         It was written at some moment of the wait, so what it allows is a span: a long poll's is wide and keeps what a
         quick answer said before.
         """
-        now = self._own()
-        low, high = theirs - now, theirs - now + (self._steady() - asked)
-        self.ahead_seconds = min(max(self.ahead_seconds, low), high) if self._heard else low
-        self._heard = True
+        waited_seconds = self._steady() - asked
+        # Written just now, or as long ago as the answer took at the most.
+        least_ahead = theirs - self._own()
+        most_ahead = least_ahead + waited_seconds
+        if self._has_heard:
+            self.ahead_seconds = min(max(self.ahead_seconds, least_ahead), most_ahead)
+        else:
+            self.ahead_seconds = least_ahead
+        self._has_heard = True
 
     def coordinators_time(self) -> datetime:
         """What the coordinator's clock shows now."""
@@ -41,5 +47,6 @@ class Clock:
 
     def wrong_seconds(self) -> int:
         """Seconds that this site's clock is ahead of the coordinator's, negative behind; 0 while that is no trouble."""
-        seconds = -self.ahead_seconds
-        return round(seconds) if abs(seconds) > LARGEST_ERROR_SECONDS else 0
+        if abs(self.ahead_seconds) <= LARGEST_ERROR_SECONDS:
+            return 0
+        return round(-self.ahead_seconds)

@@ -1,4 +1,8 @@
-"""A full disk: how it is told from other faults, and when there is room again."""
+"""Files that survive a crash, and a full disk: how it differs from other faults, and when there is room again.
+
+What a call has written is on disk when it returns (fsync of the file and of its folder), and a reader finds the old
+content or the new one, never a part: that is what decision 14 rests on.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOM_BYTES = 2**20
+"""So much must be free for a process to go on."""
 
 
 def is_full(error: BaseException) -> bool:
@@ -26,8 +31,10 @@ def has_free_bytes(folder: Path) -> bool:
 def has_room(folder: Path, n_bytes: int = ROOM_BYTES) -> bool:
     """Whether so much can be written in a folder and is on disk; the file is gone again when this returns."""
     path = folder / f".room.{os.getpid()}.tmp"
+    # Written, as a quota or a reserve of the file system shows only then.
     try:
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:
+        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
             file.write(bytes(n_bytes))
             file.flush()
             os.fsync(file.fileno())
@@ -54,6 +61,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 def put_in_place(temporary: Path, path: Path) -> None:
     """Gives a file that has been written its name, which may be another's so far; returns when all is on disk."""
+    # The content before the name: after a crash between the two there is the old file, not an empty one.
     _sync(temporary)
     temporary.replace(path)
     sync_folder(path.parent)
@@ -74,10 +82,11 @@ def locked(folder: Path, *, waits: bool = True) -> Iterator[None]:
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        operation = fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB
+        fcntl.flock(descriptor, operation)
         yield
     finally:
-        os.close(descriptor)
+        os.close(descriptor)  # which gives the lock back, as a crash does
 
 
 def make_private_folder(path: Path) -> Path:

@@ -21,22 +21,26 @@ COORDINATOR, PREFECT = "The coordinator", "Prefect"
 NAMES = (COORDINATOR, PREFECT)
 CUT_SECONDS = 3.0
 """A link that is cut takes Prefect's address with the coordinator's: that is one outage and one line. Prefect's own is
-told when it goes on for so long while the coordinator answers."""
+logged when it goes on for so long while the coordinator answers."""
 
 FORGOTTEN_SECONDS = 120.0
-"""Whoever misses somebody tries again far sooner: what nobody has missed for so long, its witness died with it."""
+"""Whoever misses somebody tries again far sooner: where nobody has for so long, who missed it has died."""
 
-_ENTRY = struct.Struct("<dddd")
+_ENTRY = struct.Struct("<dddd")  # the fields of _Entry
 log = logging.getLogger("consilium.outage")
 
 
 @dataclass
 class _Entry:
-    """When one of them was first and last missed, when that was told, and when it answered again; 0.0 for never."""
+    """What is known of one of NAMES: times of `Outage.now`, 0.0 for never. The shared file has them in this order."""
 
+    # When this outage began.
     missed: float = 0.0
+    # When somebody missed it last.
     last: float = 0.0
-    told: float = 0.0
+    # When a line about this outage was logged.
+    logged: float = 0.0
+    # When it answered again.
     back: float = 0.0
 
 
@@ -47,8 +51,11 @@ class Outage:
     """
 
     def __init__(self, path: Path | None = None, *, now: Callable[[], float] = time.monotonic) -> None:
-        self._path, self._now = path, now
+        self._path = path
+        self._now = now
+        # In the place of the file, where there is none.
         self._own = {name: _Entry() for name in NAMES}
+        # Whom this process has missed itself: an answer of anybody else costs no look into the file.
         self._missed_here: set[str] = set()
         self._lock = threading.Lock()
 
@@ -60,33 +67,39 @@ class Outage:
                 path.write_bytes(bytes(_ENTRY.size * len(NAMES)))
 
     def missed(self, name: str, why: object, *, asked: float) -> None:
-        """`name` did not answer what was asked at this time (of `now`); said if nobody here has said so."""
+        """`name` did not answer what was asked at this time (of `now`); logged if nobody here has logged it."""
         self._missed_here.add(name)
         with self._entries() as entries:
-            one, coordinator, now = entries[name], entries[COORDINATOR], self._now()
-            if asked < max(one.back, coordinator.back):
-                return  # in an outage that is over
-            for entry in (one, coordinator):
-                if now - entry.last > FORGOTTEN_SECONDS:
-                    entry.missed = entry.told = 0.0
+            entry = entries[name]
+            coordinator = entries[COORDINATOR]
+            now = self._now()
+            # A call that was made in an outage which is over.
+            if asked < max(entry.back, coordinator.back):
+                return
+            for one in (entry, coordinator):
+                if now - one.last > FORGOTTEN_SECONDS:
+                    one.missed = one.logged = 0.0
+            # One link leads to both: while the coordinator is missed, Prefect's silence is the same outage.
             if name == PREFECT and coordinator.missed:
                 return
-            one.missed, one.last = one.missed or now, now
-            is_due = name == COORDINATOR or now - one.missed >= CUT_SECONDS
-            if is_due and not one.told:
-                one.told = now
+            if not entry.missed:
+                entry.missed = now
+            entry.last = now
+            is_due = name == COORDINATOR or now - entry.missed >= CUT_SECONDS
+            if is_due and not entry.logged:
+                entry.logged = now
                 log.warning("%s does not answer; trying again: %s", name, why)
 
     def answered(self, name: str) -> None:
-        """`name` answered; said if it was missed, and at no cost if this process has not missed it."""
+        """`name` answered; logged if it was missed, and at no cost if this process has not missed it."""
         if name not in self._missed_here:
             return
         self._missed_here.discard(name)
         with self._entries() as entries:
-            one = entries[name]
-            if one.told:
-                log.warning("%s answers again after %.0f s", name, self._now() - one.missed)
-            if one.missed:
+            entry = entries[name]
+            if entry.logged:
+                log.warning("%s answers again after %.0f s", name, self._now() - entry.missed)
+            if entry.missed:
                 entries[name] = _Entry(back=self._now())
 
     @contextlib.contextmanager
@@ -96,7 +109,7 @@ class Outage:
             try:
                 file = None if self._path is None else os.open(self._path, os.O_RDWR)
             except OSError:
-                file = None  # a log that says a thing twice is better than an agent that does not try again
+                file = None  # a log that has a line twice is better than an agent that does not try again
             if file is None:
                 yield self._own
                 return
@@ -104,7 +117,7 @@ class Outage:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 entries = _read(file)
                 yield entries
-                packed = (_ENTRY.pack(*astuple(one)) for one in entries.values())
+                packed = [_ENTRY.pack(*astuple(entry)) for entry in entries.values()]
                 with contextlib.suppress(OSError):
                     os.pwrite(file, b"".join(packed), 0)
             finally:
@@ -112,8 +125,11 @@ class Outage:
 
 
 def _read(file: int) -> dict[str, _Entry]:
-    data = os.pread(file, _ENTRY.size * len(NAMES), 0).ljust(_ENTRY.size * len(NAMES), b"\0")
-    return dict(zip(NAMES, (_Entry(*fields) for fields in _ENTRY.iter_unpack(data)), strict=True))
+    n_bytes = _ENTRY.size * len(NAMES)
+    # A new file is empty: nobody was missed.
+    data = os.pread(file, n_bytes, 0).ljust(n_bytes, b"\0")
+    entries = [_Entry(*fields) for fields in _ENTRY.iter_unpack(data)]
+    return dict(zip(NAMES, entries, strict=True))
 
 
 outage = Outage()

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents.statistics import groups, joined, pooled, quantile_rounds
+from agents.statistics import groups, joined, joined_rows, quantile_rounds
 from analytics.statistics.quantiles import Pivots
 from deployments.local import one_process
 from protocol import statistics_messages
 from protocol.errors import ConsiliumError
 from protocol.exchange import Address
-from protocol.messages import COORDINATOR
+from protocol.messages import COORDINATOR, peek_envelope
 from protocol.shares import matching
 from tests.federation.test_bad_faith import CheatingTransport, Swap, flip
 from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks
@@ -151,7 +151,7 @@ def test_one_provider_s_part_as_the_total_is_not_opened(
 
     def alone(address: Address, sender: int, reader: int, body: bytes) -> bytes:
         if address.topic == "addend" and sender == 4:
-            kept["part"] = one_process.joint_statistics.peek_envelope(body, kind="addend", sender=4)
+            kept["part"] = peek_envelope(body, kind="addend", sender=4)
         return kept["part"] if address.topic == "total" and sender == COORDINATOR and reader else body
 
     assert ended(hospitals, "var", alone, monkeypatch).code == "sum_mismatch"
@@ -162,7 +162,7 @@ def test_a_receiver_that_asks_more_finely_than_it_may(
 ) -> None:
     """The receiver that names the pivots names others; the other one sees that they do not follow."""
     encode = quantile_rounds._encode
-    monkeypatch.setattr(pooled, "_encode", lambda pivots: encode([one[::2] for one in pivots]))
+    monkeypatch.setattr(quantile_rounds, "_encode", lambda pivots: encode([one[::2] for one in pivots]))
     assert (
         ended(hospitals, "median", lambda address, sender, reader, body: body, monkeypatch).code
         == "bad_message"
@@ -178,7 +178,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         found.append((party.me, sum(map(len, pivots.values()))))
         return count_below(party, dataset, pivots)
 
-    monkeypatch.setattr(pooled, "_count_below", counting)
+    monkeypatch.setattr(quantile_rounds, "_count_below", counting)
     return found
 
 
@@ -190,7 +190,7 @@ def naming(
     whole: bool = False,
 ) -> None:
     """What one hospital names in the place of a round's pivots; it is content with what it has named itself."""
-    send, agree = pooled.send, quantile_rounds._agree_on_pivots
+    send, agree = quantile_rounds.send, quantile_rounds._agree_on_pivots
     named: dict[tuple[int, int], list[Pivots]] = {}
 
     def name(party: Any, kind: str, make: Any, **rest: Any) -> None:
@@ -208,8 +208,8 @@ def naming(
             agree(party, searches, round_)
         return named[party.order_id, round_]
 
-    monkeypatch.setattr(pooled, "send", name)
-    monkeypatch.setattr(pooled, "_agree_on_pivots", be_content)
+    monkeypatch.setattr(quantile_rounds, "send", name)
+    monkeypatch.setattr(quantile_rounds, "_agree_on_pivots", be_content)
 
 
 GREEDY: dict[str, tuple[int, Callable[[int, list[Pivots]], list[Pivots]]]] = {
@@ -385,8 +385,8 @@ def test_providers_that_announce_other_types_than_they_hold(
     hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fewer digits than the column has: nothing is cut."""
-    types = joined.type_of
-    monkeypatch.setattr(joined, "type_of", lambda data, column, digits: types(data, column, (2, 0)))
+    types = joined_rows.type_of
+    monkeypatch.setattr(joined_rows, "type_of", lambda data, column, digits: types(data, column, (2, 0)))
     assert (
         ended(hospitals, "custom", lambda address, sender, reader, body: body, monkeypatch).code == "digits"
     )

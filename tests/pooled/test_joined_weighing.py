@@ -106,7 +106,7 @@ def test_the_circuit_that_is_computed_is_asked_too(
     hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever was said before types were announced: before a key is matched, the rule is asked again."""
-    monkeypatch.setattr(party, "_sketched_plan", lambda request: None)
+    monkeypatch.setattr(party, "sketched_plan", lambda request: None)
     assert code_of(hospitals, "var(a.u + b.x)") == "row_expressions"
     assert not any(hospitals.ledger(user, hospitals.last, "matched") for user in (2, 3))
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.statistics.shared_expression import text_of
 from analytics.statistics.circuit import Leaf, Part, Plan, Product, Sign, plan
+from analytics.statistics.exact import text_of
 from analytics.statistics.expression import Expression, ExpressionError, compare_sum, parse_expression
 from analytics.statistics.rowwise import Column, Fixed, compute, kind_of
 

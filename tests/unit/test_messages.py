@@ -29,11 +29,13 @@ from protocol.messages import (
     members_digest,
     peek_envelope,
     read_envelope,
+    read_json,
     run_context,
     state_tag,
     write_envelope,
 )
 from protocol.sealing import Identity, Session, exchange_public
+from protocol.statistics_messages import Report, encode_common_keys, read_common_keys
 
 USERS = (2, 3, 4)
 IDENTITIES = {user: Identity.generate(lambda n, user=user: bytes([user]) * n) for user in USERS}
@@ -302,3 +304,27 @@ def test_canonical_json_is_one_text_for_one_value() -> None:
     assert canonical({"b": 1, "a": [1.0, "é"]}) == '{"a":[1.0,"é"],"b":1}'
     with pytest.raises(ValueError, match="JSON compliant"):
         canonical({"a": float("nan")})
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b'{"rows_used": "1"}', b'{"rows_used": 1, "rows": 2}', b"\xff", b"[" * 100_000]
+)
+def test_what_is_no_message_of_a_model_is_refused_in_one_way(body: bytes) -> None:
+    with pytest.raises(ProtocolViolation, match=r"^The report cannot be read\.") as caught:
+        read_json(Report, body, what="The report")
+    assert caught.value.code == "bad_message"
+
+
+def test_a_message_of_a_model_comes_back() -> None:
+    report = Report(rows_used=3, notes=["No row has a value."])
+    assert read_json(Report, report.model_dump_json().encode(), what="The report") == report
+
+
+@pytest.mark.parametrize(
+    "body", [b"[]", b'{"keys": {}}', b'{"keys": ["a", 1]}', b'{"keys": ["a"]}', b'{"key": []}']
+)
+def test_keys_of_joined_rows_are_a_text_for_each_row(body: bytes) -> None:
+    assert read_common_keys(encode_common_keys(["b", "a"]), n_rows=2) == ["b", "a"]
+    with pytest.raises(ProtocolViolation) as caught:
+        read_common_keys(body, n_rows=2)
+    assert caught.value.code == "bad_message"

@@ -17,14 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from agents.statistics.shared_expression import (  # noqa: E402
-    reveal,
-    text_of,
-)
+from agents.statistics.shared_expression import reveal  # noqa: E402
 from analytics.statistics.circuit import (  # noqa: E402
     Plan,
     plan,
 )
+from analytics.statistics.exact import text_of  # noqa: E402
 from analytics.statistics.expression import parse_expression  # noqa: E402
 from analytics.statistics.rowwise import Fixed  # noqa: E402
 from protocol.shares import triples  # noqa: E402
