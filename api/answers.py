@@ -1,6 +1,7 @@
 """The forms of answers: {"code", "data", "message"}, and for joint statistics {"status", "result", "msg"}.
 
-Errors carry the same form, and an HTTP status of the same number.
+Errors carry the same form, and an HTTP status of the same number. `failure_at` knows which form an address has;
+`api/client/connection.py` reads both.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ def failure(
 
     `status` is for an error of HTTP itself (405, 500) that no class of ours stands for.
     """
-    status = status or error.status
-    return JSONResponse(
-        {"code": status, "data": {**(data or {}), "error": error.to_json()}, "message": str(error)},
-        status_code=status,
-    )
+    if status is None:
+        status = error.status
+    content = {**(data or {}), "error": error.to_json()}
+    body = {"code": status, "data": content, "message": str(error)}
+    return JSONResponse(body, status_code=status)
 
 
 # Joint statistics, whose request document has a form of its own
@@ -39,22 +40,22 @@ STATISTICS_PATHS = ("/runModelTrainTask", "/runJointStatisticalAnalysisTask", "/
 def told(
     result: dict[str, Any] | None, *, msg: str = "success", status: int = 200, order_id: int
 ) -> JSONResponse:
-    """What an order of joint statistics came to. The order's number stands in a header too."""
+    """The result of an order of joint statistics. The form has no place for the order's number: that is a header."""
     body = {"status": status, "result": result, "msg": msg}
-    return JSONResponse(body, status_code=status, headers={"X-Order-Id": str(order_id)})
+    headers = {"X-Order-Id": str(order_id)}
+    return JSONResponse(body, status_code=status, headers=headers)
 
 
 def refusal(error: ConsiliumError, *, status: int | None = None, order_id: int | None = None) -> JSONResponse:
     """An error in that form, in which every malformed request is 400."""
-    status = status or (400 if isinstance(error, InvalidInput) else error.status)
-    body = {
-        "status": status,
-        "result": None,
-        "msg": str(error) if order_id is None else f"{error} (Order {order_id}.)",
-    }
-    return JSONResponse(
-        body, status_code=status, headers={} if order_id is None else {"X-Order-Id": str(order_id)}
-    )
+    if status is None:
+        status = 400 if isinstance(error, InvalidInput) else error.status
+    sentence, headers = str(error), {}
+    if order_id is not None:
+        sentence = f"{error} (Order {order_id}.)"
+        headers = {"X-Order-Id": str(order_id)}
+    body = {"status": status, "result": None, "msg": sentence}
+    return JSONResponse(body, status_code=status, headers=headers)
 
 
 def failure_at(path: str, error: ConsiliumError, *, status: int | None = None) -> JSONResponse:

@@ -1,4 +1,8 @@
-"""The coordinator's FastAPI application."""
+"""The coordinator's FastAPI application: its parts, its routes, and what its errors and limits are.
+
+`create_app` puts it together. What runs beside the routes is in `lifespan`; how errors become answers, in
+`_add_error_handlers`; the forms of answers, in `answers`.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,9 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, HTTPException, Request
@@ -47,7 +52,8 @@ from protocol.training_request import describe
 
 log = logging.getLogger("consilium.api")
 
-SCORED_AT_ONCE = 4
+SCORED_AT_ONCE = 4  # arithmetic of scores runs in threads, and each takes memory
+DAY_SECONDS = 86_400
 ROUND_PATH = re.compile(r"/orders/[0-9]+/rounds/[0-9]+/*")
 
 
@@ -63,17 +69,20 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
         round_files = RoundFiles(settings.rounds_folder, store, disk)
         await to_thread.run_sync(round_files.clean_up)
         async with open_runs(settings.prefect_url, prefect_auth) as runs:
-            app.state.store, app.state.runs = store, runs
-            app.state.round_files, app.state.scoring = round_files, CapacityLimiter(SCORED_AT_ONCE)
-            pruning = asyncio.create_task(_prune_daily(store, round_files, settings))
+            app.state.store = store
+            app.state.runs = runs
+            app.state.round_files = round_files
+            app.state.scoring = CapacityLimiter(SCORED_AT_ONCE)
             services = Services(Request({"type": "http", "app": app}))
             duties = (
+                _prune_daily(store, round_files, settings),
                 orders.watch_orders(services),
                 schedules.wake_worker(services),
                 admission.admit_when_rung(services, admission.PLACES),
-                admission.admit_when_rung(services, "hospitals"),  # who comes may have been waited for
+                # Orders may have waited for the hospital that comes.
+                admission.admit_when_rung(services, "hospitals"),
             )
-            tasks = [pruning, *map(asyncio.create_task, duties)]
+            tasks = [asyncio.create_task(duty) for duty in duties]
             yield
             for task in tasks:
                 task.cancel()
@@ -82,11 +91,19 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
 
     app = FastAPI(title="Consilium", version=VERSION, lifespan=lifespan, redirect_slashes=False)
     state = app.state
-    state.settings, state.rate, state.expected = settings, Rate(settings.calls_per_second), expected
-    state.bell, state.inbox, state.waits = Bell(), Inbox(), Waits()
-    state.presence, state.reply_keys = Presence(state.bell), {}
-    state.conditions, state.disk = Conditions(state.bell), disk
-    state.firing, state.started = asyncio.Lock(), time.monotonic()
+    state.settings = settings
+    state.rate = Rate(settings.calls_per_second)
+    state.expected = expected
+    state.bell = Bell()
+    state.inbox = Inbox()
+    state.waits = Waits()
+    state.presence = Presence(state.bell)
+    # One-time keys to which answers are sealed; in memory only (decision 7).
+    state.reply_keys = {}
+    state.conditions = Conditions(state.bell)
+    state.disk = disk
+    state.firing = asyncio.Lock()
+    state.started = time.monotonic()
     app.include_router(orders.router)
     app.include_router(admission.router)
     app.include_router(timeline.router)
@@ -102,18 +119,28 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
     return app
 
 
+class Retention(NamedTuple):
+    """Something that is kept for some days."""
+
+    what: str  # in the log
+    prune: Callable[[datetime], Any]  # removes what was recorded before
+    days: float
+
+
 async def _prune_daily(store: Store, round_files: RoundFiles, settings: Settings) -> None:
     """Sealed predictions and round files are kept for some days, so that who asked can ask again."""
+    kept = (
+        Retention("Predictions", store.messages.prune, settings.retention_days),
+        Retention("Round files", round_files.prune, settings.round_retention_days),
+    )
     while True:
-        for what, prune, days in (
-            ("Predictions", store.messages.prune, settings.retention_days),
-            ("Round files", round_files.prune, settings.round_retention_days),
-        ):
+        for what, prune, days in kept:
+            now = datetime.now(UTC).replace(tzinfo=None)
             try:
-                await to_thread.run_sync(prune, datetime.now(UTC).replace(tzinfo=None) - timedelta(days=days))
+                await to_thread.run_sync(prune, now - timedelta(days=days))
             except Exception:
                 log.exception("%s could not be pruned; it is tried again in a day", what)
-        await asyncio.sleep(86_400)
+        await asyncio.sleep(DAY_SECONDS)
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -133,53 +160,56 @@ def _add_error_handlers(app: FastAPI) -> None:
         if isinstance(error, _TooMuch):
             return failure_at(path, error.known)
         if error.status_code == 404:
-            return failure_at(
-                path, NotFound("There is no such address.", remedy="See /docs for what there is.")
-            )
-        if (
-            error.status_code == 400
-        ):  # FastAPI's word for a body that json.loads gave up on: depth, digits, encoding
+            missing = NotFound("There is no such address.", remedy="See /docs for what there is.")
+            return failure_at(path, missing)
+        # FastAPI's status for a body that json.loads gave up on: depth, digits, encoding.
+        if error.status_code == 400:
             return failure_at(path, _not_json())
-        return failure_at(
-            path, InvalidInput(f"{error.detail}.", remedy="See /docs."), status=error.status_code
-        )
+        other = InvalidInput(f"{error.detail}.", remedy="See /docs.")
+        return failure_at(path, other, status=error.status_code)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, _error: ClientDisconnect) -> JSONResponse:
-        """An agent or flow that died while it sent: nobody hears this, and its next life sends it all again."""
-        return failure_at(request.url.path, InvalidInput("The body was cut short.", remedy="Send it again."))
+        """An agent or flow that died while it sent: nobody reads this, and its next process sends it all again."""
+        cut_short = InvalidInput("The body was cut short.", remedy="Send it again.")
+        return failure_at(request.url.path, cut_short)
 
     @app.exception_handler(Exception)
     async def unplanned(request: Request, error: Exception) -> JSONResponse:
         if is_full(error):
             return failure_at(request.url.path, request.app.state.disk.noted())
+        # The text stays in the log: it may hold something that a caller must not see.
         log.error("Unplanned error", exc_info=error)
         problem = ConsiliumError(
-            "The coordinator met an unplanned error.", remedy="Its log has the full text."
+            "The coordinator met an unplanned error.",
+            remedy="Its log has the full text.",
         )
         return failure_at(request.url.path, problem, status=500)
 
 
 def describe_request(error: RequestValidationError) -> ConsiliumError:
     """The same sentence for a malformed body, query or path."""
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
+    mistakes = error.errors()
+    if mistakes[0]["type"] == "json_invalid":
         return _not_json()
-    lines = [
-        {
+    # As pydantic would have raised them for a body, so that `describe` has one form to read.
+    lines = []
+    for mistake in mistakes:
+        place = tuple(mistake["loc"][1:])  # without "body", "query" or "path"
+        line = {
             "type": "value_error",
-            "loc": tuple(item["loc"][1:]) or ("body",),
+            "loc": place or ("body",),
             "input": None,
-            "ctx": {"error": item["msg"]},
+            "ctx": {"error": mistake["msg"]},
         }
-        for item in error.errors()
-    ]
+        lines.append(line)
     return describe(ValidationError.from_exception_data("request", lines))  # type: ignore[arg-type]
 
 
 def _not_json() -> InvalidInput:
     return InvalidInput(
-        "The body is not JSON.", remedy="Send a JSON object, with Content-Type: application/json."
+        "The body is not JSON.",
+        remedy="Send a JSON object, with Content-Type: application/json.",
     )
 
 
@@ -187,7 +217,8 @@ class Limits:
     """Strips a trailing slash, and refuses a body over its limit before it is read whole."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app, self._settings = app, settings
+        self._app = app
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -196,15 +227,18 @@ class Limits:
         path = scope["path"]
         if len(path) > 1 and path.endswith("/"):
             scope = {**scope, "path": path.rstrip("/") or "/"}
+        limited = _limited(receive, self._limit(path))
         try:
-            await self._app(scope, _limited(receive, self._limit(path)), send)
+            await self._app(scope, limited, send)
         except _TooMuch as error:
             await failure_at(path, error.known)(scope, receive, send)
 
     def _limit(self, path: str) -> int:
         if path.startswith("/exchange/"):
             return self._settings.max_message_bytes
-        return self._settings.max_round_bytes if ROUND_PATH.fullmatch(path) else self._settings.max_body_bytes
+        if ROUND_PATH.fullmatch(path):
+            return self._settings.max_round_bytes
+        return self._settings.max_body_bytes
 
 
 class _TooMuch(HTTPException):
@@ -216,13 +250,14 @@ class _TooMuch(HTTPException):
 
 
 def _limited(receive: Receive, limit: int) -> Receive:
-    seen = 0
+    """Counts what comes, because Content-Length is only what the sender writes there, or missing."""
+    n_bytes = 0
 
     async def read() -> Message:
-        nonlocal seen
+        nonlocal n_bytes
         message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > limit:
+        n_bytes += len(message.get("body", b""))
+        if n_bytes > limit:
             raise _TooMuch(limit)
         return message
 

@@ -1,4 +1,8 @@
-"""Who gets in: bearer tokens, stored hashed, and what each role may do. No token 401, the wrong one 403."""
+"""Who gets in: bearer tokens, stored hashed, and what each role may do. No token 401, the wrong one 403.
+
+A route takes `CallerOf`, and asks one of the `require_` functions before it reads anything of an order. Tokens are made
+and looked up in `api/store/orders.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +16,30 @@ from api.store.engine import in_thread
 from api.store.hospitals import Caller
 from protocol.errors import Forbidden, TooManyRequests, Unauthenticated
 
-OPERATOR, HOSPITAL, AGENT, COORDINATOR_ROLE, OPEN = "operator", "hospital", "agent", "coordinator", "open"
+OPERATOR = "operator"  # the coordinator's own people, who may read every order
+HOSPITAL = "hospital"  # a hospital's users, in its own name only
+AGENT = "agent"  # the process at a hospital
+COORDINATOR_ROLE = "coordinator"  # the coordinator's own flows
+OPEN = "open"  # everybody, where authentication is switched off
 ANYBODY = Caller(OPEN, None)
 
 
 class Rate:
-    """A token bucket for each caller: `per_second` calls, with bursts of four seconds' worth."""
+    """A token bucket for each caller: `per_second` calls, with bursts of as many as four seconds allow."""
 
     def __init__(self, per_second: float) -> None:
-        self._per_second, self._burst = per_second, 4 * per_second
+        self._per_second = per_second
+        self._burst = 4 * per_second
+        # By caller: the calls that are left, and when that was so.
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def spend(self, who: str, *, now: float | None = None) -> None:
         """Raises TooManyRequests when the bucket is empty."""
-        now = time.monotonic() if now is None else now
-        left, at = self._buckets.get(who, (self._burst, now))
-        left = min(self._burst, left + (now - at) * self._per_second)
+        if now is None:
+            now = time.monotonic()
+        left, earlier = self._buckets.get(who, (self._burst, now))
+        refilled = (now - earlier) * self._per_second
+        left = min(self._burst, left + refilled)
         if left < 1:
             raise TooManyRequests(
                 f"This token makes more than {self._per_second:g} calls a second.",
@@ -43,6 +55,7 @@ async def current_caller(request: Request) -> Caller:
     scheme, _, token = header.partition(" ")
     if not header and not state.settings.authentication:
         return ANYBODY
+    # A token that was sent is checked also where none is needed.
     if scheme.lower() != "bearer" or not token.strip():
         raise Unauthenticated(
             "This address needs a token.",
@@ -52,7 +65,9 @@ async def current_caller(request: Request) -> Caller:
     caller = await in_thread(store.hospitals.caller, token.strip())
     if caller is None:
         raise Forbidden(
-            "This token is not known or was revoked.", remedy="Ask the operator for a new one.", code="token"
+            "This token is not known or was revoked.",
+            remedy="Ask the operator for a new one.",
+            code="token",
         )
     state.rate.spend(f"{caller.role}/{caller.user_id}")
     return caller
@@ -64,9 +79,10 @@ CallerOf = Annotated[Caller, Depends(current_caller)]
 def require_role(caller: Caller, *roles: str) -> None:
     """Forbidden unless the caller has one of the roles. ANYBODY (authentication off) passes."""
     if caller.role not in (*roles, OPEN):
+        allowed = " or ".join(roles)
         raise Forbidden(
             f"A token of role {caller.role} may not do this.",
-            remedy=f"It takes a token of role {' or '.join(roles)}.",
+            remedy=f"It takes a token of role {allowed}.",
         )
 
 
@@ -82,8 +98,11 @@ def require_owner(caller: Caller, user_id: int) -> None:
 
 def require_reader(caller: Caller, hospitals: list[int]) -> None:
     """Forbidden unless the caller is an operator or a party of the order."""
-    if caller.role in (OPEN, OPERATOR, COORDINATOR_ROLE) or caller.user_id in hospitals:
+    if caller.role in (OPEN, OPERATOR, COORDINATOR_ROLE):
+        return
+    if caller.user_id in hospitals:
         return
     raise Forbidden(
-        "This order is not one of this hospital's.", remedy="Ask a party of the order or the operator."
+        "This order is not one of this hospital's.",
+        remedy="Ask a party of the order or the operator.",
     )

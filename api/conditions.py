@@ -1,6 +1,7 @@
-"""What each agent tells of its site: a full disk, that a person is needed, how far its clock is from ours.
+"""What each agent reports of its site: a full disk, that a person is needed, how far its clock is from ours.
 
-Names and numbers only, no path and no text. In memory: agents tell it to each process of the coordinator anew.
+Names and numbers only, no path and no text (decision 58). In memory: agents report anew to each process of the
+coordinator.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.live import Bell
 
-LONGEST_CLOCK_SECONDS = 10**10
+LONGEST_CLOCK_SECONDS = 10**10  # beyond it a number is no clock's
 
 
 class Condition(BaseModel):
@@ -34,24 +35,25 @@ class Condition(BaseModel):
 
 @dataclass(frozen=True)
 class Trouble:
-    """One thing that is wrong at a site, and the same as a sentence with what ends it."""
+    """One thing that is wrong at a site."""
 
-    cause: str
-    message: str
+    cause: str  # disk, site or clock
+    message: str  # the same as a sentence, with what ends it
 
 
 class Conditions:
-    """The newest word of each agent."""
+    """The newest report of each agent."""
 
     def __init__(self, bell: Bell) -> None:
-        self._told: dict[int, Condition] = {}
+        self._newest: dict[int, Condition] = {}
+        # By time.monotonic(); sites where orders get on are not in it.
         self._held_up_since: dict[int, float] = {}
         self._bell = bell
 
     def tell(self, user_id: int, condition: Condition) -> None:
         """Rings the bell for "hospitals" where it is news."""
-        is_news = self._told.get(user_id, Condition()) != condition
-        self._told[user_id] = condition
+        is_news = self._newest.get(user_id, Condition()) != condition
+        self._newest[user_id] = condition
         if condition.holds_up:
             self._held_up_since.setdefault(user_id, time.monotonic())
         else:
@@ -60,31 +62,38 @@ class Conditions:
             self._bell.ring("hospitals")
 
     def forget(self, user_id: int) -> None:
-        """Its agent connects anew, and tells what is true now."""
-        self._told.pop(user_id, None)
+        """Its agent connects anew, and will report what is true now."""
+        self._newest.pop(user_id, None)
         self._held_up_since.pop(user_id, None)
 
     def held_up_seconds(self, user_id: int) -> float:
         """For how long no order has got on at this site; 0 where orders do."""
         since = self._held_up_since.get(user_id)
-        return 0.0 if since is None else time.monotonic() - since
+        if since is None:
+            return 0.0
+        return time.monotonic() - since
 
     def troubles(self, user_id: int, name: str) -> list[Trouble]:
         """What is wrong there, the worst first."""
-        told = self._told.get(user_id, Condition())
+        condition = self._newest.get(user_id, Condition())
         found = []
-        if told.disk_full:
+        if condition.disk_full:
             sentence = f"The disk of {name} is full. Its IT makes room, and the order goes on by itself."
             found.append(Trouble("disk", sentence))
-        if told.not_ready:
+        if condition.not_ready:
             sentence = f"{name} is not ready. Its IT reads the agent's log, and the order goes on by itself."
             found.append(Trouble("site", sentence))
-        if told.clock_seconds:
-            word = "ahead of" if told.clock_seconds > 0 else "behind"
-            sentence = f"The clock of {name} is {abs(told.clock_seconds)} seconds {word} the coordinator's."
-            found.append(Trouble("clock", f"{sentence} Its IT turns on time synchronisation (NTP)."))
+        if condition.clock_seconds:
+            word = "ahead of" if condition.clock_seconds > 0 else "behind"
+            seconds = abs(condition.clock_seconds)
+            sentence = (
+                f"The clock of {name} is {seconds} seconds {word} the coordinator's. "
+                "Its IT turns on time synchronisation (NTP)."
+            )
+            found.append(Trouble("clock", sentence))
         return found
 
 
 def shown(troubles: list[Trouble]) -> list[dict[str, Any]]:
-    return [vars(one) for one in troubles]
+    """As answers show them."""
+    return [vars(trouble) for trouble in troubles]

@@ -1,4 +1,7 @@
-"""When a schedule falls due: by a cron expression or an interval, as Prefect's own scheduler counts it."""
+"""When a schedule falls due: by a cron expression or an interval, as Prefect's own scheduler counts it (decision 45).
+
+`check_timing` is for what people send, `due_after` and `latest_due` count, `prefect_fields` writes it for Prefect.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,17 @@ from protocol.errors import BadRequest
 from protocol.training_request import Strict, Whole, any_case, printable
 
 Missed = Literal["make_up", "skip"]
-LEAST_SECONDS, MOST_SECONDS = 10, 366 * 86_400
-LOOK_BACK = tuple(timedelta(hours=hours) for hours in (1, 24, 31 * 24, 366 * 24, 9 * 366 * 24))
+LEAST_SECONDS = 10
+MOST_SECONDS = 366 * 86_400
+# Prefect counts forwards only. The last time of a cron is looked for in longer and longer spans: an hour, a day, a
+# month, a year, and for 29 February eight years.
+LOOK_BACK: tuple[timedelta, ...] = (
+    timedelta(hours=1),
+    timedelta(days=1),
+    timedelta(days=31),
+    timedelta(days=366),
+    timedelta(days=9 * 366),
+)
 
 
 class Timing(Strict):
@@ -30,7 +42,9 @@ def check_timing(timing: Timing, *, now: datetime) -> dict[str, Any]:
     """The timing as the store keeps it; an interval counts from `now`. BadRequest with what to write instead."""
     if (timing.cron is None) == (timing.interval_seconds is None):
         raise _bad(
-            "schedule", "schedule has no cron and no interval_seconds, or both.", "Give one of the two."
+            "schedule",
+            "schedule has no cron and no interval_seconds, or both.",
+            "Give one of the two.",
         )
     if not _is_zone(timing.timezone):
         raise _bad("timezone", "timezone is no name of the IANA list.", "Write it as Europe/Berlin or UTC.")
@@ -45,6 +59,7 @@ def check_timing(timing: Timing, *, now: datetime) -> dict[str, Any]:
         )
     kept = timing.model_dump(mode="json", exclude_none=True)
     if seconds is not None:
+        # The store and Prefect count from one moment, so both have the same times.
         kept["anchor"] = now.replace(microsecond=0).isoformat()
     try:
         due_after(kept, now)
@@ -54,6 +69,7 @@ def check_timing(timing: Timing, *, now: datetime) -> dict[str, Any]:
 
 
 def _is_zone(name: str) -> bool:
+    """Whether Prefect takes it: it has a list of its own."""
     try:
         due_after({"cron": "@daily", "timezone": name}, datetime(2026, 1, 1))
     except (ValidationError, KeyError):
@@ -64,7 +80,8 @@ def _is_zone(name: str) -> bool:
 def _check_cron(text: str) -> None:
     """Five fields or a word as @daily: seconds would be too often."""
     remedy = 'Write five fields (minute, hour, day, month, weekday), as "0 6 * * 1-5", or a word as @daily.'
-    if len(text.split()) != 5 and not text.startswith("@"):
+    is_word = text.startswith("@")
+    if not is_word and len(text.split()) != 5:
         raise _bad("cron", "cron has not five fields.", remedy)
     try:
         CronSchedule(cron=text)
@@ -76,35 +93,46 @@ def prefect_fields(timing: Mapping[str, Any]) -> dict[str, Any]:
     """The timing in the words of Prefect's schedules."""
     if "cron" in timing:
         return {"cron": timing["cron"], "timezone": timing["timezone"]}
+    anchor = datetime.fromisoformat(timing["anchor"])
     return {
         "interval": timedelta(seconds=timing["interval_seconds"]),
-        "anchor_date": datetime.fromisoformat(timing["anchor"]).replace(tzinfo=UTC),
+        "anchor_date": anchor.replace(tzinfo=UTC),
         "timezone": timing["timezone"],
     }
 
 
 def _schedule(timing: Mapping[str, Any]) -> CronSchedule | IntervalSchedule:
-    return (CronSchedule if "cron" in timing else IntervalSchedule)(**prefect_fields(timing))
+    kind = CronSchedule if "cron" in timing else IntervalSchedule
+    return kind(**prefect_fields(timing))
 
 
 def due_after(timing: Mapping[str, Any], start: datetime, n: int = 1) -> list[datetime]:
     """The next n times from `start` on; all times are in UTC and without a zone, as in the store."""
-    found = _schedule(timing)._get_dates_generator(n=n, start=start.replace(tzinfo=UTC))
-    return sorted(_plain(date) for date in found)
+    schedule = _schedule(timing)
+    dates = schedule._get_dates_generator(n=n, start=start.replace(tzinfo=UTC))
+    return sorted(_plain(date) for date in dates)
 
 
 def latest_due(timing: Mapping[str, Any], now: datetime) -> datetime | None:
     """The last time up to `now`; None if there was none for years."""
+    schedule = _schedule(timing)
     end = now.replace(tzinfo=UTC)
-    backs = LOOK_BACK if "cron" in timing else [timedelta(seconds=2 * timing["interval_seconds"] + 7_200)]
-    for back in backs:
-        if found := list(_schedule(timing)._get_dates_generator(start=end - back, end=end)):
-            return max(_plain(date) for date in found)
+    spans = LOOK_BACK
+    if "interval_seconds" in timing:
+        # Two intervals have a time in any case; two hours more for a change of the clocks.
+        seconds = 2 * timing["interval_seconds"] + 7_200
+        spans = (timedelta(seconds=seconds),)
+    for span in spans:
+        dates = list(schedule._get_dates_generator(start=end - span, end=end))
+        if dates:
+            return max(_plain(date) for date in dates)
     return None
 
 
 def _plain(date: datetime) -> datetime:
-    return datetime.fromtimestamp(date.timestamp(), UTC).replace(tzinfo=None)
+    """In UTC, without a zone."""
+    in_utc = datetime.fromtimestamp(date.timestamp(), UTC)
+    return in_utc.replace(tzinfo=None)
 
 
 def _bad(code: str, sentence: str, remedy: str) -> BadRequest:

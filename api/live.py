@@ -1,4 +1,7 @@
-"""What lives in the API's process alone: bells that wake who waits, inboxes of agents, who is present."""
+"""What lives in the API's process alone: bells that wake who waits, inboxes of agents, who is present.
+
+All of it is lost with the process, and nothing depends on that it is not: the store has what must last.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import secrets
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 # So many news are kept for workers that were away for a moment.
 LONGEST_NEWS = 10_000
@@ -29,26 +32,28 @@ class Bell:
 
     def __init__(self) -> None:
         self._waiting: dict[Any, set[Ring]] = defaultdict(set)
-        self._closed = False
+        self._is_closed = False
 
     def ring(self, key: Any) -> None:
-        for event in (
-            *self._waiting.get(key, ()),
-            *(self._waiting.get(key[0], ()) if isinstance(key, tuple) else ()),
-        ):
+        woken = list(self._waiting.get(key, ()))
+        if isinstance(key, tuple):
+            woken += self._waiting.get(key[0], ())
+        for event in woken:
             event.set()
 
     def close(self) -> None:
         """Ends every wait, so that a process that is asked to end does so at once."""
-        self._closed = True
-        for event in (event for events in self._waiting.values() for event in events):
-            event.over = True
-            event.set()
+        self._is_closed = True
+        for events in self._waiting.values():
+            for event in events:
+                event.over = True
+                event.set()
 
     @contextlib.contextmanager
     def listening(self, key: Any) -> Iterator[Ring]:
+        """A waiter's event while it waits. Look in the store after entering, or what came just before is missed."""
         event = Ring()
-        event.over = self._closed
+        event.over = self._is_closed
         self._waiting[key].add(event)
         try:
             yield event
@@ -58,44 +63,61 @@ class Bell:
                 del self._waiting[key]
 
 
+class News(NamedTuple):
+    """One entry of the inbox."""
+
+    number: int  # counts up over all hospitals; a cursor is the number of the last that was read
+    user_id: int
+    what: str  # look: there is something to run; stop: an order has ended
+    order_id: int
+
+
 class Inbox:
-    """Tells workers that there is something to run or to end, without their asking again and again.
+    """Informs workers that there is something to run or to end, without their asking again and again.
 
     In memory only: a worker that finds another `boot` looks at its Prefect pool itself.
     """
 
     def __init__(self) -> None:
         self.boot = secrets.token_hex(8)
-        self._news: deque[tuple[int, int, str, int]] = deque(maxlen=LONGEST_NEWS)
-        self._n_told = 0
+        self._news: deque[News] = deque(maxlen=LONGEST_NEWS)
+        self._n_news = 0
         self.bell = Bell()
 
     def tell(self, user_id: int, what: str, order_id: int) -> None:
-        self._n_told += 1
-        self._news.append((self._n_told, user_id, what, order_id))
+        self._n_news += 1
+        self._news.append(News(self._n_news, user_id, what, order_id))
         self.bell.ring(user_id)
 
     def since(self, user_id: int, cursor: int) -> tuple[int, list[dict[str, Any]]]:
         """The news behind a cursor, and the next cursor. Who was away for longer looks at its pool anyway."""
-        fresh = (news for news in self._news if news[0] > cursor)
-        return self._n_told, [{"what": w, "order_id": o} for _, user, w, o in fresh if user == user_id]
+        found = []
+        for news in self._news:
+            if news.number > cursor and news.user_id == user_id:
+                found.append({"what": news.what, "order_id": news.order_id})
+        return self._n_news, found
 
 
 class Waits:
     """Whom the coordinator waits for, by order: shown to people, so that no order hangs without a name."""
 
     def __init__(self) -> None:
+        # By order, then by hospital, in time.monotonic().
         self._since: dict[int, dict[int, float]] = {}
 
     def note(self, run: int, missing: Iterable[int]) -> None:
         """Who is missing now; who was missing before is missing since then."""
-        earlier, now = self._since.pop(run, {}), time.monotonic()
-        if still := {user: earlier.get(user, now) for user in missing}:
-            self._since[run] = still
+        now = time.monotonic()
+        earlier = self._since.pop(run, {})
+        waited_for = {user: earlier.get(user, now) for user in missing}
+        if waited_for:
+            self._since[run] = waited_for
 
     def longer_than(self, run: int, seconds: float) -> list[int]:
+        """Who has been missing for so long."""
         now = time.monotonic()
-        return sorted(user for user, since in self._since.get(run, {}).items() if now - since >= seconds)
+        waited_for = self._since.get(run, {})
+        return sorted(user for user, since in waited_for.items() if now - since >= seconds)
 
 
 class Presence:
@@ -107,6 +129,7 @@ class Presence:
     PAUSE_SECONDS = 10.0
 
     def __init__(self, bell: Bell) -> None:
+        # By hospital: how many polls are open, when the last began or ended, and since when it is gone.
         self._open: Counter[int] = Counter()
         self._last: dict[int, float] = {}
         self._gone: dict[int, float] = {}
@@ -125,12 +148,15 @@ class Presence:
             yield
         finally:
             self._open[user_id] -= 1
+            # One whose connection broke meanwhile is gone already.
             if user_id in self._last:
                 self._last[user_id] = time.monotonic()
-                asyncio.get_running_loop().call_later(self.PAUSE_SECONDS + 0.1, self._look_again, user_id)
+                loop = asyncio.get_running_loop()
+                loop.call_later(self.PAUSE_SECONDS + 0.1, self._look_again, user_id)
 
     def gone(self, user_id: int) -> None:
-        """Its connection broke; it is there again with its next poll, which may be open already."""
+        """Its connection broke; it is there again with its next poll."""
+        # This poll is still counted: with a second one the agent has connected anew already.
         if self._open[user_id] > 1:
             return
         if self._last.pop(user_id, None) is not None:
@@ -138,23 +164,29 @@ class Presence:
             self._bell.ring("hospitals")
 
     def _look_again(self, user_id: int) -> None:
-        """Nobody tells that an agent has died between two polls."""
+        """Nobody reports that an agent has died between two polls."""
         if user_id in self._last and not self.is_there(user_id):
             self.gone(user_id)
 
     def is_there(self, user_id: int) -> bool:
         last = self._last.get(user_id)
-        return last is not None and (self._open[user_id] > 0 or time.monotonic() - last < self.PAUSE_SECONDS)
+        if last is None:
+            return False
+        if self._open[user_id] > 0:
+            return True
+        return time.monotonic() - last < self.PAUSE_SECONDS
 
     def there(self) -> set[int]:
         """The hospitals whose agents are there."""
-        return {user_id for user_id in list(self._last) if self.is_there(user_id)}
+        known = list(self._last)
+        return {user_id for user_id in known if self.is_there(user_id)}
 
     def away_seconds(self, user_id: int) -> float:
         """How long this agent has been away, as far as this process knows; 0 for one that is there."""
         if self.is_there(user_id):
             return 0.0
-        return time.monotonic() - self._gone.get(user_id, self._started)
+        since = self._gone.get(user_id, self._started)
+        return time.monotonic() - since
 
     def count(self) -> int:
         return len(self.there())

@@ -1,4 +1,7 @@
-"""The coordinator's settings: environment variables, each with one meaning and a safe default."""
+"""The coordinator's settings: environment variables, each with one meaning and a safe default.
+
+docs/settings.md lists them; `deployments` starts the coordinator with them.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +26,20 @@ class Settings:
     home: Path
     host: str
     port: int
-    store_url: str
-    prefect_url: str
-    prefect_page: str
+    store_url: str  # of SQLAlchemy
+    prefect_url: str  # of its API, which the coordinator calls
+    prefect_page: str  # the same server's pages, which people open
     authentication: bool
-    accept_seconds: float
-    statistics_seconds: float
-    grace_seconds: float
+    accept_seconds: float  # how long hospitals may take to accept an order
+    statistics_seconds: float  # how long a request of joint statistics waits for its answer
+    grace_seconds: float  # how long an order keeps its places while a hospital is away
     max_body_bytes: int
-    max_message_bytes: int
+    max_message_bytes: int  # below /exchange
     max_round_bytes: int
-    least_free_bytes: int
-    calls_per_second: float
-    retention_days: float
-    round_retention_days: float
+    least_free_bytes: int  # of the disk; below that it counts as full
+    calls_per_second: float  # of one token
+    retention_days: float  # of sealed predictions
+    round_retention_days: float  # of round files
 
     @property
     def folder(self) -> Path:
@@ -53,11 +56,15 @@ def positive_number(name: str, default: str, kind: Callable[[str], T]) -> T:
     text = os.environ.get(name, default)
     try:
         number = kind(text)
-        if not 0 < float(text) < 1e12:
+        # False for NaN and infinity too.
+        is_in_range = 0 < float(text) < 1e12
+        if not is_in_range:
             raise ValueError
     except ValueError:
         raise BadRequest(
-            f"{name} is not a number above 0.", remedy=f"Unset it, or write {name}={default}.", code=name
+            f"{name} is not a number above 0.",
+            remedy=f"Unset it, or write {name}={default}.",
+            code=name,
         ) from None
     return number
 
@@ -99,7 +106,8 @@ def load_settings() -> Settings:
     """Reads the environment. BadRequest for what cannot be used, and for a combination that would not be safe."""
     env = os.environ.get
     home = Path(env("CONSILIUM_HOME", ".consilium")).absolute()
-    host, authentication = env("CONSILIUM_HOST", "127.0.0.1"), env("CONSILIUM_AUTH", "on") != "off"
+    host = env("CONSILIUM_HOST", "127.0.0.1")
+    authentication = env("CONSILIUM_AUTH", "on") != "off"
     if not authentication and host not in LOOPBACK:
         raise BadRequest(
             f"CONSILIUM_AUTH is off and CONSILIUM_HOST is {host}: everybody on that network could order and read.",
@@ -107,14 +115,15 @@ def load_settings() -> Settings:
             code="CONSILIUM_AUTH",
         )
     port = port_number("CONSILIUM_API_PORT", "5000")
-    prefect = _prefect_url(port)
+    prefect_url = _prefect_url(port)
+    sqlite_file = home / "coordinator" / "store.sqlite"
     return Settings(
         home=home,
         host=host,
         port=port,
-        store_url=env("CONSILIUM_STORE_URL", f"sqlite:///{home / 'coordinator' / 'store.sqlite'}"),
-        prefect_url=prefect,
-        prefect_page=env("CONSILIUM_PREFECT_PAGE") or prefect.removesuffix("/api"),
+        store_url=env("CONSILIUM_STORE_URL", f"sqlite:///{sqlite_file}"),
+        prefect_url=prefect_url,
+        prefect_page=env("CONSILIUM_PREFECT_PAGE") or prefect_url.removesuffix("/api"),
         authentication=authentication,
         accept_seconds=positive_number("CONSILIUM_ACCEPT_SECONDS", "30", float),
         statistics_seconds=positive_number("CONSILIUM_STATISTICS_SECONDS", "120", float),

@@ -1,4 +1,7 @@
-"""HTTP to the coordinator: answers as plain values, everything else as one of protocol.errors."""
+"""HTTP to the coordinator: answers as plain values, everything else as one of protocol.errors.
+
+`Connection` sends, `error_of` reads errors. What is built on it: `federation` (start there), `orders`, `schedules`.
+"""
 
 from __future__ import annotations
 
@@ -26,30 +29,32 @@ from protocol.errors import (
 Json = dict[str, Any]
 
 CONNECT_SECONDS = 10.0
+# Seconds between the tries of one call; there is one try more than there are pauses.
 PAUSES = (0.5, 1.0)
-BY_STATUS: dict[int, type[ConsiliumError]] = {
-    kind.status: kind
-    for kind in (
-        BadRequest,
-        Unauthenticated,
-        Forbidden,
-        NotFound,
-        Conflict,
-        OrderStopped,
-        TooLarge,
-        TooManyRequests,
-        Unavailable,
-    )
-}
+LARGEST_PAGE = 100  # entries that the API gives at once
+
+KINDS: tuple[type[ConsiliumError], ...] = (
+    BadRequest,
+    Unauthenticated,
+    Forbidden,
+    NotFound,
+    Conflict,
+    OrderStopped,
+    TooLarge,
+    TooManyRequests,
+    Unavailable,
+)
+# The short form of an error (status, result, msg) has no type; the HTTP status stands for it.
+BY_STATUS = {kind.status: kind for kind in KINDS}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the coordinator said: its JSON, the HTTP status, and the order it is about, where a header names one."""
+    """An answer of the coordinator."""
 
-    body: Any
-    status: int
-    order_id: int | None
+    body: Any  # the JSON that was sent
+    status: int  # of HTTP
+    order_id: int | None  # the order it is about, where a header names one
 
     @property
     def data(self) -> Any:
@@ -68,10 +73,13 @@ class Connection:
         timeout_seconds: float,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        headers = {}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
         self._url = url
         self._http = httpx.Client(
             base_url=url,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
+            headers=headers,
             timeout=httpx.Timeout(timeout_seconds, connect=CONNECT_SECONDS),
             transport=transport,
         )
@@ -81,13 +89,14 @@ class Connection:
 
     def get(self, path: str, **query: Any) -> Answer:
         """Query arguments that are None are left out."""
-        return self._call(
-            "GET", path, params={name: value for name, value in query.items() if value is not None}
-        )
+        given = {name: value for name, value in query.items() if value is not None}
+        return self._call("GET", path, params=given)
 
     def make(self, path: str, body: Json | None = None) -> Answer:
         """POST of what makes an order or a schedule."""
-        return self._call("POST", path, json=body, headers={"Idempotency-Key": secrets.token_hex(16)})
+        # All tries of this call have one key: if an answer got lost, the next try is not a second order.
+        headers = {"Idempotency-Key": secrets.token_hex(16)}
+        return self._call("POST", path, json=body, headers=headers)
 
     def change(self, method: str, path: str, body: Json | None = None) -> Answer:
         """POST, PATCH, PUT or DELETE that comes to the same if it is made twice."""
@@ -98,7 +107,8 @@ class Connection:
         rows: list[Json] = []
         before: int | None = None
         while len(rows) < limit:
-            page = self.get(path, limit=min(limit - len(rows), 100), before=before, **query).data
+            n_wanted = min(limit - len(rows), LARGEST_PAGE)
+            page = self.get(path, limit=n_wanted, before=before, **query).data
             rows += page[key]
             before = page["next"]
             if before is None:
@@ -107,7 +117,8 @@ class Connection:
 
     def lines(self, path: str, *, silence_seconds: float) -> Iterator[str]:
         """The lines of an answer as they come. Raises Unavailable when none comes for so many seconds."""
-        timeout = httpx.Timeout(silence_seconds, connect=min(silence_seconds, CONNECT_SECONDS))
+        connect_seconds = min(silence_seconds, CONNECT_SECONDS)
+        timeout = httpx.Timeout(silence_seconds, connect=connect_seconds)
         try:
             with self._http.stream("GET", path, timeout=timeout) as response:
                 if response.is_error:
@@ -122,16 +133,19 @@ class Connection:
         if response.is_error:
             raise error_of(response)
         try:
-            return Answer(response.json(), response.status_code, _order_id(response))
+            body = response.json()
         except ValueError:
-            raise _stranger(response) from None
+            raise _not_ours(response) from None
+        return Answer(body, response.status_code, _order_id(response))
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         for pause in (*PAUSES, None):
             try:
                 return self._http.request(method, path, **options)
             except httpx.TransportError as error:
-                if pause is None or isinstance(error, httpx.ReadTimeout):
+                # A coordinator that took the request and is slow would only get more to do.
+                is_slow = isinstance(error, httpx.ReadTimeout)
+                if pause is None or is_slow:
                     raise self._away(error) from None
                 time.sleep(pause)
         raise AssertionError("the last try returns or raises")
@@ -145,7 +159,8 @@ class Connection:
 
 
 def error_of(response: httpx.Response) -> ConsiliumError:
-    """The error that an answer carries, in either form of the API; Unavailable for words of somebody else's.
+    """The error that an answer carries, in either form of the API; Unavailable where something else than Consilium
+    answered, such as a proxy.
 
     >>> error = {"type": "NotFound", "code": "not_found", "sentence": "There is no order 9.", "remedy": "See /orders."}
     >>> error_of(httpx.Response(404, json={"code": 404, "data": {"error": error}, "message": "..."}))
@@ -158,15 +173,19 @@ def error_of(response: httpx.Response) -> ConsiliumError:
     """
     try:
         body = response.json()
-        told = body["msg"] if "msg" in body else body["data"]["error"]
+        found = body["msg"] if "msg" in body else body["data"]["error"]
     except (ValueError, KeyError, TypeError):
-        return _stranger(response)
-    if not isinstance(told, dict):
-        sentence, _, remedy = str(told).partition(". ")
-        told = {"sentence": f"{sentence.rstrip('.')}.", "remedy": remedy}
-        told["type"] = BY_STATUS.get(response.status_code, ConsiliumError).__name__
-    error = ConsiliumError.from_json(told)
-    order_id = _order_id(response) or (body.get("data") or {}).get("order_id")
+        return _not_ours(response)
+    if not isinstance(found, dict):
+        # The short form: sentence and remedy in one text.
+        sentence, _, remedy = str(found).partition(". ")
+        kind = BY_STATUS.get(response.status_code, ConsiliumError)
+        found = {"sentence": f"{sentence.rstrip('.')}.", "remedy": remedy, "type": kind.__name__}
+    error = ConsiliumError.from_json(found)
+    order_id = _order_id(response)
+    if not order_id:
+        data = body.get("data") or {}
+        order_id = data.get("order_id")
     if order_id is not None:
         error.detail["order_id"] = order_id
     return error
@@ -177,7 +196,7 @@ def _order_id(response: httpx.Response) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _stranger(response: httpx.Response) -> Unavailable:
+def _not_ours(response: httpx.Response) -> Unavailable:
     return Unavailable(
         f"{response.url} answered {response.status_code}, and not in Consilium's words.",
         remedy="Check the address, and what stands between it and this machine.",

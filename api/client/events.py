@@ -1,4 +1,7 @@
-"""An order's server-sent events, each one once, also where the connection breaks in between."""
+"""An order's server-sent events, each one once, also where the connection breaks in between.
+
+`follow` is what `Order.events` calls; `parse_events` reads the text of a stream.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from api.client.connection import Connection, Json
 from protocol.errors import Unavailable
 
 ENDED = frozenset({"success", "failed", "cancelled"})
+# The coordinator sends a line every 15 seconds at least; after three that did not come the connection is dead.
 SILENCE_SECONDS = 45.0
 RECONNECT_SECONDS = 1.0
 
@@ -28,7 +32,7 @@ class Event(NamedTuple):
 
 
 def parse_events(lines: Iterable[str]) -> Iterator[Event]:
-    """The events that stand in the lines of a stream; its comments, which only keep it open, are left out.
+    """The events in the lines of a stream; its comments, which only keep it open, are left out.
 
     >>> list(parse_events(["event: state", 'data: {"state": "running"}', "", ": still here", ""]))
     [Event(name='state', data={'state': 'running'})]
@@ -41,6 +45,7 @@ def parse_events(lines: Iterable[str]) -> Iterator[Event]:
         elif field == "data":
             data += value
         elif not line and data:
+            # An empty line ends an event.
             yield Event(name, json.loads(data))
             name, data = "message", ""
 
@@ -50,21 +55,26 @@ def follow(
 ) -> Iterator[Event]:
     """An order's events from its beginning to its end.
 
-    A stream that breaks is opened again, and what it tells again is left out. Raises Unavailable when nothing was
-    heard for `patience_seconds`, TimeoutError when the order has not ended after `timeout_seconds`.
+    A stream that breaks is opened again, and what it sends again is left out. Raises Unavailable when nothing has
+    come for `patience_seconds`, TimeoutError when the order has not ended after `timeout_seconds`.
     """
-    deadline = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
-    heard, told = time.monotonic(), _Told()
+    began = time.monotonic()
+    deadline = math.inf if timeout_seconds is None else began + timeout_seconds
+    last_event = began
+    known = _Known()
     while True:
         try:
             for event in parse_events(_lines(connection, order_id, deadline)):
-                heard = time.monotonic()
-                if told.is_new(event):
+                last_event = time.monotonic()
+                if known.is_new(event):
                     yield event
                 if event.is_last:
                     return
         except Unavailable:
-            if deadline > time.monotonic() > heard + patience_seconds:
+            # Past the deadline the answer is TimeoutError, below: the order may well go on.
+            now = time.monotonic()
+            is_patience_over = now > last_event + patience_seconds
+            if is_patience_over and now < deadline:
                 raise
         left = deadline - time.monotonic()
         if left <= 0:
@@ -74,24 +84,26 @@ def follow(
         time.sleep(min(RECONNECT_SECONDS, left))
 
 
-class _Told:
-    """What was told already: each round once, of stage and state the last."""
+class _Known:
+    """The events that have come already: each round once, of stage and state the last."""
 
     def __init__(self) -> None:
-        self._known: dict[object, Json] = {}
+        self._last: dict[object, Json] = {}
 
     def is_new(self, event: Event) -> bool:
-        name, data = event
-        key = (data["fold"], data["round"]) if name == "round" else name
-        is_new = self._known.get(key) != data
-        self._known[key] = data
+        key: object = event.name
+        if event.name == "round":
+            key = (event.data["fold"], event.data["round"])
+        is_new = self._last.get(key) != event.data
+        self._last[key] = event.data
         return is_new
 
 
 def _lines(connection: Connection, order_id: int, deadline: float) -> Iterator[str]:
-    """The lines of a stream until the deadline; the coordinator sends one every 15 seconds at least."""
+    """The lines of a stream until the deadline."""
     left = max(deadline - time.monotonic(), 0.01)
-    for line in connection.lines(f"/orders/{order_id}/events", silence_seconds=min(SILENCE_SECONDS, left)):
+    silence_seconds = min(SILENCE_SECONDS, left)
+    for line in connection.lines(f"/orders/{order_id}/events", silence_seconds=silence_seconds):
         yield line
         if time.monotonic() >= deadline:
             return

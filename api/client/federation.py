@@ -1,4 +1,7 @@
-"""The coordinator and all its hospitals, as one token sees them."""
+"""The coordinator and all its hospitals, as one token sees them: where a notebook starts.
+
+What comes back is an `Order` (`orders`), a `Schedule` (`schedules`), or a frame or record of `results`.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from api.client.results import StatisticsResult
 from api.client.schedules import Schedule
 from protocol.errors import ConsiliumError, Unauthenticated
 
+# The columns of an empty frame.
 ORDERS = ("kind", "name", "state", "user_id", "hospitals", "model_type", "method", "created", "updated")
 HOSPITALS = ("name", "online", "last_seen", "agent_version", "scoring", "policy", "fingerprint")
 SCHEDULES = ("name", "user_id", "method", "schedule", "active", "next_run", "last_state")
@@ -26,9 +30,9 @@ SCHEDULES = ("name", "user_id", "method", "schedule", "active", "next_run", "las
 class Federation:
     """A coordinator at `url`, for one token.
 
-    The token is a text, or stands in `token_file`: alone, or as one of several in JSON ({"4": ..., "operator": ...}),
-    of which `user` says which. `user` is the hospital in whose name things are asked where a request says nothing
-    else. `timeout_seconds` is the longest that one call may take; `patience_seconds` for how long a coordinator that is
+    The token is a text, or read from `token_file`: alone there, or one of several in JSON ({"4": ..., "operator":
+    ...}), of which `user` names one. `user` is also the hospital that sends a request which names none.
+    `timeout_seconds` is the longest that one call may take; `patience_seconds` for how long a coordinator that is
     away is tried again while an order is waited for.
 
     >>> from api.client.stand_in import stand_in
@@ -62,12 +66,15 @@ class Federation:
         if token_file is not None:
             token = read_token(Path(token_file), user)
         self._connection = Connection(url, token, timeout_seconds=timeout_seconds, transport=transport)
-        self._user_id = int(user) if user is not None and str(user).isdecimal() else None
-        self._patience = patience_seconds
+        # Users without a number are no hospitals: the operator, say.
+        is_hospital = user is not None and str(user).isdecimal()
+        self._user_id = int(str(user)) if is_hospital else None
+        self._patience_seconds = patience_seconds
         self._url = url
 
     def __repr__(self) -> str:
-        return f"<Federation {self._url}{f' as hospital {self._user_id}' if self._user_id else ''}>"
+        reader = f" as hospital {self._user_id}" if self._user_id else ""
+        return f"<Federation {self._url}{reader}>"
 
     def __enter__(self) -> Federation:
         return self
@@ -86,18 +93,20 @@ class Federation:
     def submit(self, request: Mapping[str, Any] | None = None, **fields: Any) -> Order:
         """A training order, of a request's fields as a dict, as keywords, or both; the hospitals have counted its rows.
 
-        Raises what a hospital refuses it for. Fields: POST /model/train in docs/api.md.
+        Raises a hospital's reason to refuse it. Fields: POST /model/train in docs/api.md.
         """
-        answer = self._connection.make("/model/train", self._request(request, fields))
+        body = self._request(request, fields)
+        answer = self._connection.make("/model/train", body)
         return self._order(answer.data["order_id"], answer.body["message"])
 
     def order(self, order_id: int) -> Order:
-        """An order that there is, by its number."""
+        """An order that exists, by its number."""
         return self._order(order_id)
 
     def orders(self, limit: int = 100) -> pd.DataFrame:
-        """The newest orders of one's hospital; the operator's: of all."""
-        return results.table(self._connection.pages("/orders", "orders", limit=limit), "order_id", ORDERS)
+        """The newest orders of one's hospital; for the operator, of all hospitals."""
+        rows = self._connection.pages("/orders", "orders", limit=limit)
+        return results.table(rows, "order_id", ORDERS)
 
     def open_external(self, name: str = "") -> Order:
         """An order into which `record` puts the rounds of any training loop."""
@@ -106,7 +115,8 @@ class Federation:
 
     def hospitals(self) -> pd.DataFrame:
         """Who takes part, who is online, and what each one's policy lets others do."""
-        return results.table(self._connection.get("/hospitals").data["hospitals"], "user_id", HOSPITALS)
+        found = self._connection.get("/hospitals").data
+        return results.table(found["hospitals"], "user_id", HOSPITALS)
 
     # Joint statistics
 
@@ -127,20 +137,21 @@ class Federation:
         >>> stand_in().statistics(method="avg", result_alias="mean_cost").path  # and who has the data
         '41/mean_cost.csv'
         """
-        body = {
-            **self._request(request, fields),
-            "timeout_seconds": 1,
-        }  # the rest of the wait is told of by events
+        # The coordinator waits one second only; for the rest of the time events show how far the order is.
+        body = {**self._request(request, fields), "timeout_seconds": 1}
         try:
             answer = self._connection.make("/runModelTrainTask", body)
         except ConsiliumError as error:
+            # An order was made and failed within this second: its record has the whole reason.
             if "order_id" in error.detail:
-                raise self._order(error.detail["order_id"]).cause() from None
+                failed = self._order(error.detail["order_id"])
+                raise failed.cause() from None
             raise
         if answer.status == 200:
             return StatisticsResult.of(answer.body["result"])
         assert answer.order_id is not None
-        return self._order(answer.order_id).result(timeout_seconds=timeout_seconds, progress=progress)
+        order = self._order(answer.order_id)
+        return order.result(timeout_seconds=timeout_seconds, progress=progress)
 
     def schedule_statistics(
         self,
@@ -156,19 +167,17 @@ class Federation:
         """The same question again and again: at the times of `cron`, or every `interval_seconds`."""
         times = schedules.timing(cron, interval_seconds, timezone, missed)
         body = {**self._request(request, fields), "schedule": times, "name": name}
-        told = self._connection.make("/statistics/schedules", body).data
-        return Schedule(self._connection, told["schedule_id"], told)
+        made = self._connection.make("/statistics/schedules", body).data
+        return Schedule(self._connection, made["schedule_id"], made)
 
     def schedule(self, schedule_id: int) -> Schedule:
-        """A schedule that there is, by its number."""
+        """A schedule that exists, by its number."""
         return Schedule(self._connection, schedule_id)
 
     def schedules(self, limit: int = 100) -> pd.DataFrame:
         """The schedules of one's hospital, newest first."""
-        rows = [
-            _schedule_row(told)
-            for told in self._connection.pages("/statistics/schedules", "schedules", limit=limit)
-        ]
+        found = self._connection.pages("/statistics/schedules", "schedules", limit=limit)
+        rows = [_schedule_row(entry) for entry in found]
         return results.table(rows, "schedule_id", SCHEDULES)
 
     def history(self, limit: int = 100) -> pd.DataFrame:
@@ -176,15 +185,20 @@ class Federation:
         return schedules.history(self._connection, None, limit)
 
     def _request(self, request: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> Json:
-        own = {} if self._user_id is None else {"user_id": self._user_id}
-        return {**own, **(request or {}), **fields}
+        """Keywords before the dict, the dict before one's own number."""
+        body: Json = {}
+        if self._user_id is not None:
+            body["user_id"] = self._user_id
+        body.update(request or {})
+        body.update(fields)
+        return body
 
     def _order(self, order_id: int, message: str | None = None) -> Order:
         return Order(
             self._connection,
             order_id,
             user_id=self._user_id,
-            patience_seconds=self._patience,
+            patience_seconds=self._patience_seconds,
             message=message,
         )
 
@@ -201,22 +215,26 @@ def read_token(path: Path, user: int | str | None) -> str:
         tokens: dict[str, str] = json.loads(text)
     except ValueError:
         raise Unauthenticated(
-            f"{path} is empty or damaged.", remedy="Put the token there that the operator gave you."
+            f"{path} is empty or damaged.",
+            remedy="Put the token there that the operator gave you.",
         ) from None
     if str(user) not in tokens:
+        users = ", ".join(sorted(tokens))
         raise Unauthenticated(
-            f"{path} has no token of user {user}.", remedy=f"Give user as one of {', '.join(sorted(tokens))}."
+            f"{path} has no token of user {user}.",
+            remedy=f"Give user as one of {users}.",
         )
     return tokens[str(user)]
 
 
-def _schedule_row(told: Json) -> Json:
-    return {
-        **{
-            name: told[name]
-            for name in ("schedule_id", "name", "user_id", "schedule", "active", "created", "updated")
-        },
-        "method": told["request"]["method"],
-        "next_run": pd.Timestamp(told["next_runs"][0]) if told["next_runs"] else None,
-        "last_state": told["last_run"]["state"] if told["last_run"] else None,
-    }
+def _schedule_row(entry: Json) -> Json:
+    copied = ("schedule_id", "name", "user_id", "schedule", "active", "created", "updated")
+    row = {name: entry[name] for name in copied}
+    row["method"] = entry["request"]["method"]
+    row["next_run"] = None
+    if entry["next_runs"]:
+        row["next_run"] = pd.Timestamp(entry["next_runs"][0])
+    row["last_state"] = None
+    if entry["last_run"]:
+        row["last_state"] = entry["last_run"]["state"]
+    return row

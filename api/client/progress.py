@@ -1,4 +1,4 @@
-"""One line that says how far an order is, in a terminal or below a notebook's cell."""
+"""One line that shows how far an order is, in a terminal or below a notebook's cell."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TextIO
 
 from api.client.events import Event
 
-BAR = 24
+BAR_LETTERS = 24
 
 
 class Progress:
@@ -23,24 +23,34 @@ class Progress:
     """
 
     def __init__(self, title: str, *, most_rounds: int | None = None, stream: TextIO | None = None) -> None:
-        self._title, self._most_rounds = title, most_rounds
+        self._title = title
+        self._most_rounds = most_rounds
         self._stream = sys.stderr if stream is None else stream
-        self._is_live = self._stream.isatty() or type(self._stream).__module__.startswith("ipykernel")
-        self._began, self._width = time.monotonic(), 0
-        self._done: tuple[int, int | None] = (0, most_rounds)
-        self._words, self._state = "", "pending"
+        # A notebook's stream is no terminal, and redraws a line all the same.
+        is_notebook = type(self._stream).__module__.startswith("ipykernel")
+        self._is_live = is_notebook or self._stream.isatty()
+        self._began = time.monotonic()
+        self._n_done = 0
+        self._n_parts = most_rounds
+        self._words = ""
+        self._state = "pending"
+        # Of the line that is on the screen: a shorter one has to cover it.
+        self._width = 0
 
     def tell(self, event: Event) -> None:
-        """Shows what an event says."""
+        """Shows an event."""
         data = event.data
         if event.name == "round":
+            number, loss = data["round"], data["loss"]
             fold = f"fold {data['fold']}, " if data["fold"] else ""
             most = f" of {self._most_rounds}" if self._most_rounds else ""
-            self._done = (data["round"], self._most_rounds)
-            self._words = f"{fold}round {data['round']}{most}, loss {data['loss']:.5g}, "
+            self._words = f"{fold}round {number}{most}, loss {loss:.5g}, "
+            self._n_done = number
+            self._n_parts = self._most_rounds
         elif event.name == "stage":
-            self._done = (data["done"], data["of"])
             self._words = f"{data['what']}, "
+            self._n_done = data["done"]
+            self._n_parts = data["of"]
         elif event.name == "state":
             self._state = data["state"]
         if self._is_live:
@@ -54,18 +64,21 @@ class Progress:
         self._stream.flush()
 
     def _draw(self) -> None:
-        line = self._line()[: shutil.get_terminal_size().columns - 1]
+        # A line as wide as the terminal would break, and the next one would be drawn below it.
+        n_columns = shutil.get_terminal_size().columns
+        line = self._line()[: n_columns - 1]
         self._stream.write("\r" + line.ljust(self._width))
         self._stream.flush()
         self._width = len(line)
 
     def _line(self) -> str:
-        return (
-            f"{self._title} {self._bar()}{self._words}{self._state}, {time.monotonic() - self._began:.0f} s"
-        )
+        seconds = time.monotonic() - self._began
+        return f"{self._title} {self._bar()}{self._words}{self._state}, {seconds:.0f} s"
 
     def _bar(self) -> str:
-        done, of = self._done
-        if not of:
+        """Nothing where nobody knows how many parts there are."""
+        if not self._n_parts:
             return ""
-        return f"[{'#' * (BAR * min(done, of) // of):{BAR}}] "
+        n_done = min(self._n_done, self._n_parts)
+        marks = "#" * (BAR_LETTERS * n_done // self._n_parts)
+        return f"[{marks:{BAR_LETTERS}}] "

@@ -1,4 +1,4 @@
-"""What the coordinator answers, as frames and small records."""
+"""The coordinator's answers as frames and small records. Every function here is pure: rows in, a frame out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pandas as pd
 
 from api.client.connection import Json
 
+# Columns that hold points in time.
 MOMENTS = ("created", "updated", "last_seen", "scheduled", "started")
+LARGEST_EXACT_FLOAT = 2**53
 
 
 @dataclass(frozen=True)
@@ -21,17 +23,17 @@ class StatisticsResult:
     `path` is where the result lies in each receiver's own results folder; `values` are its rows where the order was
     sent with disclose and every provider's policy allows it, else None.
 
-    >>> told = {"path": "41/mean_cost.csv", "type": "csv", "extra": '{"order_id": 41, "notes": []}'}
-    >>> StatisticsResult.of(told).extra["order_id"]
+    >>> answer = {"path": "41/mean_cost.csv", "type": "csv", "extra": '{"order_id": 41, "notes": []}'}
+    >>> StatisticsResult.of(answer).extra["order_id"]
     41
-    >>> StatisticsResult.of({**told, "values": [{"mean_cost": 12.5}]}).values
+    >>> StatisticsResult.of({**answer, "values": [{"mean_cost": 12.5}]}).values
        mean_cost
     0       12.5
     """
 
     path: str
-    type: str
-    extra: Json = field(default_factory=dict)
+    type: str  # csv, parquet, ...
+    extra: Json = field(default_factory=dict)  # order_id, notes, and more by kind of question
     values: pd.DataFrame | None = field(default=None, repr=False)
 
     @property
@@ -41,8 +43,11 @@ class StatisticsResult:
     @classmethod
     def of(cls, result: Json) -> StatisticsResult:
         """From `result` of the answer, in which `extra` is JSON as text."""
-        values = exact_frame(result["values"]) if "values" in result else None
-        return cls(result["path"], result["type"], json.loads(result["extra"] or "{}"), values)
+        extra = json.loads(result["extra"] or "{}")
+        values = None
+        if "values" in result:
+            values = exact_frame(result["values"])
+        return cls(result["path"], result["type"], extra, values)
 
 
 def exact_frame(rows: list[Json]) -> pd.DataFrame:
@@ -54,40 +59,43 @@ def exact_frame(rows: list[Json]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     for name in frame.columns:
         cells = [row.get(name) for row in rows]
-        if any(isinstance(cell, int) and abs(cell) > 2**53 for cell in cells):
+        whole = [cell for cell in cells if isinstance(cell, int)]
+        if any(abs(cell) > LARGEST_EXACT_FLOAT for cell in whole):
             frame[name] = pd.Series(cells, dtype=object)
     return frame
 
 
 @dataclass(frozen=True)
 class Scores:
-    """All scores of a round, a row for each hospital; NaN where a score is not defined.
-
-    `ranks` has 1 for the most anomalous hospital of each anomaly score. `unavailable` says of each score that is
-    missing why; `parameters` are those that were used.
-    """
+    """All scores of a round, a row for each hospital; NaN where a score is not defined."""
 
     round: int
     anomaly: pd.DataFrame
-    ranks: pd.DataFrame
+    ranks: pd.DataFrame  # of the anomaly scores; 1 is the most anomalous hospital
     contribution: pd.DataFrame
-    parameters: Json
-    unavailable: dict[str, str]
+    parameters: Json  # those that were used
+    unavailable: dict[str, str]  # by the name of a score that is missing: why
 
 
 def table(rows: Iterable[Json], index: str, columns: Iterable[str] = ()) -> pd.DataFrame:
-    """Rows as a frame with points in time as such; `columns` are there even if there is no row.
+    """Rows as a frame with points in time as such; `columns` exist even if there is no row.
 
     >>> table([{"order_id": 7, "created": "2026-11-20T08:00:00Z"}], "order_id")["created"].dt.hour
     order_id
     7    8
     Name: created, dtype: int32
     """
-    found = list(rows)
-    frame = pd.DataFrame(found, columns=None if found else [index, *columns])
+    frame = _frame(list(rows), [index, *columns])
     for name in frame.columns.intersection(list(MOMENTS)):
         frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601")
     return frame.set_index(index)
+
+
+def _frame(rows: list[Json], columns: list[str]) -> pd.DataFrame:
+    """A frame of rows, with these columns where there is none to read names from."""
+    if rows:
+        return pd.DataFrame(rows)
+    return pd.DataFrame([], columns=columns)
 
 
 def timeline(parts: Iterable[Json]) -> pd.DataFrame:
@@ -100,16 +108,18 @@ def timeline(parts: Iterable[Json]) -> pd.DataFrame:
     0    2   encryption      2.0
     1    0  aggregation      NaN
     """
+    # 0 is the coordinator, which has no user_id.
     rows = [{**part, "who": part["user_id"] or 0} for part in parts]
     frame = pd.DataFrame(rows, columns=["who", "what", "began", "ended", "state"])
     for name in ("began", "ended"):
         frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601")
-    frame["seconds"] = (frame["ended"] - frame["began"]).dt.total_seconds()
+    lasted = frame["ended"] - frame["began"]
+    frame["seconds"] = lasted.dt.total_seconds()
     return frame[["who", "what", "began", "seconds", "state"]]
 
 
 def waiting(entries: Iterable[Json]) -> pd.DataFrame:
-    """A row for each one that an order waits for.
+    """A row for each hospital that an order waits for.
 
     >>> entry = {"user_id": 2, "name": "suzhou-szslyy", "cause": "away", "message": "suzhou-szslyy is away."}
     >>> waiting([entry]).loc[2, "cause"]
@@ -129,26 +139,25 @@ def metrics(rounds: Iterable[Json]) -> pd.DataFrame:
        round  hospital  loss  train_loss  train_accuracy
     0      3         2   0.7        0.69             0.5
     """
-    rows = [
-        {
-            "fold": entry["fold"],
-            "round": entry["round"],
-            "final": entry["final"],
-            "hospital": int(user),
-            "n_rows": own.get("n_rows"),
-            "loss": entry["loss"],
-            **{
-                f"{part}_{name}": value
-                for part in ("train", "test")
-                for name, value in (own.get(part) or {}).items()
-            },
-            "left_out": entry["left_out"].get(user),
-        }
-        for entry in rounds
-        for user, own in entry["hospitals"].items()
-    ]
-    columns = ("fold", "round", "final", "hospital", "n_rows", "loss", "left_out")
-    return pd.DataFrame(rows, columns=None if rows else list(columns))
+    rows: list[Json] = []
+    for entry in rounds:
+        for hospital, report in entry["hospitals"].items():
+            row = {
+                "fold": entry["fold"],
+                "round": entry["round"],
+                "final": entry["final"],
+                "hospital": int(hospital),
+                "n_rows": report.get("n_rows"),
+                "loss": entry["loss"],
+            }
+            for part in ("train", "test"):
+                measured = report.get(part) or {}
+                for name, value in measured.items():
+                    row[f"{part}_{name}"] = value
+            row["left_out"] = entry["left_out"].get(hospital)
+            rows.append(row)
+    columns = ["fold", "round", "final", "hospital", "n_rows", "loss", "left_out"]
+    return _frame(rows, columns)
 
 
 def pooled_metrics(summary: Mapping[str, Any]) -> pd.DataFrame:
@@ -162,17 +171,18 @@ def pooled_metrics(summary: Mapping[str, Any]) -> pd.DataFrame:
     1    0  held_out      60   0.5  NaN
     """
     lines: list[Json] = []
-    for fold in sorted((name for name in summary if name.isdecimal()), key=int):
-        training = {name: value for name, value in summary[fold].items() if name != "held_out"}
+    folds = [name for name in summary if name.isdecimal()]
+    for fold in sorted(folds, key=int):
+        training = dict(summary[fold])
+        held_out = training.pop("held_out", None)
         lines.append({"fold": fold, "rows": "training", **training})
-        lines += _held_out_line(fold, summary[fold])
-    lines += _held_out_line("all", summary)
-    return pd.DataFrame(lines, columns=None if lines else ["fold", "rows", "n_rows", "loss"])
-
-
-def _held_out_line(fold: str, summary: Mapping[str, Any]) -> list[Json]:
-    found = summary.get("held_out")
-    return [{"fold": fold, "rows": "held_out", **found}] if found else []
+        if held_out:
+            lines.append({"fold": fold, "rows": "held_out", **held_out})
+    # With cross-validation the summary itself has one, over all folds.
+    overall = summary.get("held_out")
+    if overall:
+        lines.append({"fold": "all", "rows": "held_out", **overall})
+    return _frame(lines, ["fold", "rows", "n_rows", "loss"])
 
 
 def by_hospital(scores: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -184,7 +194,9 @@ def by_hospital(scores: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     2         0.25
     4          NaN
     """
-    columns = {name: pd.Series(values, dtype=float) for name, values in scores.items()}
+    columns = {}
+    for name, values in scores.items():
+        columns[name] = pd.Series(values, dtype=float)
     frame = pd.DataFrame(columns)
     frame.index = frame.index.astype(int).rename("hospital")
     return frame.sort_index()
@@ -197,13 +209,10 @@ def predictions(rows: Iterable[Json]) -> pd.DataFrame:
         id label  probability_a  probability_b
     0  133     b           0.25           0.75
     """
-    return pd.DataFrame(
-        [
-            {
-                "id": row["id"],
-                "label": row["label"],
-                **{f"probability_{name}": p for name, p in row.get("probabilities", {}).items()},
-            }
-            for row in rows
-        ],
-    )
+    patients: list[Json] = []
+    for row in rows:
+        patient = {"id": row["id"], "label": row["label"]}
+        for name, probability in row.get("probabilities", {}).items():
+            patient[f"probability_{name}"] = probability
+        patients.append(patient)
+    return pd.DataFrame(patients)

@@ -1,4 +1,4 @@
-"""A question of joint statistics that is asked again and again."""
+"""A question of joint statistics that is sent again and again, at times that Prefect keeps (decision 45)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ import pandas as pd
 from api.client import results
 from api.client.connection import Connection, Json
 
-HISTORY = ("started", "scheduled", "schedule_id", "state", "path", "type", "rows_used", "repeats", "sentence")
+# The columns of a history, in this order; docs/client.md describes them.
+HISTORY = (
+    "started",
+    "scheduled",
+    "schedule_id",
+    "state",
+    "path",
+    "type",
+    "rows_used",
+    "repeats",
+    "sentence",
+)
 
 
 class Schedule:
@@ -21,10 +32,13 @@ class Schedule:
     ['success', 'skipped']
     """
 
-    def __init__(self, connection: Connection, schedule_id: int, told: Json | None = None) -> None:
+    def __init__(self, connection: Connection, schedule_id: int, known: Json | None = None) -> None:
         self.schedule_id = schedule_id
         self._connection = connection
-        self._state = _state(told)
+        # What follows the number in the schedule's own text.
+        self._state = ""
+        if known is not None:
+            self._state = _state(known)
 
     def __repr__(self) -> str:
         return f"<Schedule {self.schedule_id}{self._state}>"
@@ -35,9 +49,9 @@ class Schedule:
 
     def info(self) -> Json:
         """The question, its times (`next_runs` in UTC), whether it is active, and its newest run."""
-        told: Json = self._connection.get(self._path).data
-        self._state = _state(told)
-        return told
+        found: Json = self._connection.get(self._path).data
+        self._state = _state(found)
+        return found
 
     def pause(self) -> Schedule:
         return self._change({"active": False})
@@ -57,7 +71,8 @@ class Schedule:
         missed: str = "make_up",
     ) -> Schedule:
         """Other times from now on."""
-        return self._change({"schedule": timing(cron, interval_seconds, timezone, missed)})
+        times = timing(cron, interval_seconds, timezone, missed)
+        return self._change({"schedule": times})
 
     def delete(self) -> None:
         """Ends it; its orders and its history stay."""
@@ -69,7 +84,8 @@ class Schedule:
         return history(self._connection, self.schedule_id, limit)
 
     def _change(self, body: Json) -> Schedule:
-        self._state = _state(self._connection.change("PATCH", self._path, body).data)
+        changed = self._connection.change("PATCH", self._path, body).data
+        self._state = _state(changed)
         return self
 
 
@@ -79,17 +95,23 @@ def timing(cron: str | None, interval_seconds: int | None, timezone: str, missed
     >>> timing("0 6 * * 1-5", None, "Asia/Shanghai", "skip")
     {'cron': '0 6 * * 1-5', 'timezone': 'Asia/Shanghai', 'missed': 'skip'}
     """
-    said = {"cron": cron, "interval_seconds": interval_seconds, "timezone": timezone, "missed": missed}
-    return {name: value for name, value in said.items() if value is not None}
+    fields = {
+        "cron": cron,
+        "interval_seconds": interval_seconds,
+        "timezone": timezone,
+        "missed": missed,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def history(connection: Connection, schedule_id: int | None, limit: int) -> pd.DataFrame:
     """What became of each time of a schedule, or of every statistics order; a row for each order or skipped time."""
     rows = connection.pages("/statistics/history", "runs", limit=limit, schedule_id=schedule_id)
     frame = results.table(rows, "order_id", HISTORY)
+    # A time that was skipped has no order; Int64 keeps the other numbers whole beside it.
     frame.index = frame.index.astype("Int64")
     return frame[list(HISTORY)]
 
 
-def _state(told: Json | None) -> str:
-    return "" if told is None else ": active" if told["active"] else ": paused"
+def _state(schedule: Json) -> str:
+    return ": active" if schedule["active"] else ": paused"

@@ -1,4 +1,7 @@
-"""A coordinator without a server, with canned answers: for documentation, and to try a notebook out."""
+"""A coordinator without a server, with canned answers: for documentation, and to try a notebook out.
+
+`DATA` has the answers in the usual envelope, `BARE` those of addresses that have none.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from protocol.errors import NotFound
 
 def stand_in() -> Federation:
     """A federation in which order 37 has trained a model, order 41 has answered, and schedule 3 goes on."""
-    return Federation("http://consilium.example", "token", user=4, transport=httpx.MockTransport(answer))
+    transport = httpx.MockTransport(answer)
+    return Federation("http://consilium.example", "token", user=4, transport=transport)
 
 
 def answer(request: httpx.Request) -> httpx.Response:
@@ -24,19 +28,33 @@ def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, text=EVENTS)
     if path in BARE:
         return httpx.Response(200, json=BARE[path])
-    told = {**DATA, "/statistics/schedules/3": SCHEDULE | json.loads(request.content or b"{}")}.get(path)
-    if told is None:
-        number = path.rpartition("/")[2]
-        error = NotFound(f"There is no order {number}.", remedy="GET /orders lists them.")
-        return httpx.Response(
-            404, json={"code": 404, "data": {"error": error.to_json()}, "message": str(error)}
-        )
-    return httpx.Response(200, json={"code": 200, "data": told, "message": None})
+    if path == "/statistics/schedules/3":
+        # A change is answered as if it were kept, for this answer only.
+        change = json.loads(request.content or b"{}")
+        return _enveloped(200, {**SCHEDULE, **change}, None)
+    if path in DATA:
+        return _enveloped(200, DATA[path], None)
+    number = path.rpartition("/")[2]
+    error = NotFound(f"There is no order {number}.", remedy="GET /orders lists them.")
+    return _enveloped(404, {"error": error.to_json()}, str(error))
 
 
-def _round(number: int, loss: float, **accuracy: float) -> Json:
-    own = {user[1:]: {"n_rows": 228, "train": {"loss": loss, "accuracy": a}} for user, a in accuracy.items()}
-    return {"fold": 0, "round": number, "loss": loss, "final": number == 1, "hospitals": own, "left_out": {}}
+def _enveloped(code: int, data: Any, message: str | None) -> httpx.Response:
+    return httpx.Response(code, json={"code": code, "data": data, "message": message})
+
+
+def _round(number: int, loss: float, accuracies: dict[str, float]) -> Json:
+    hospitals = {}
+    for hospital, accuracy in accuracies.items():
+        hospitals[hospital] = {"n_rows": 228, "train": {"loss": loss, "accuracy": accuracy}}
+    return {
+        "fold": 0,
+        "round": number,
+        "loss": loss,
+        "final": number == 1,
+        "hospitals": hospitals,
+        "left_out": {},
+    }
 
 
 def _order(order_id: int, kind: str) -> Json:
@@ -76,7 +94,10 @@ event: state
 data: {"order_id": 37, "state": "success"}
 
 """
-ROUNDS = [_round(0, 0.693, _2=0.5, _4=0.5), _round(1, 0.41, _2=0.90, _4=0.93)]
+ROUNDS = [
+    _round(0, 0.693, {"2": 0.5, "4": 0.5}),
+    _round(1, 0.41, {"2": 0.90, "4": 0.93}),
+]
 RUNS = [_run(41, "success"), _run(None, "skipped")]
 SCHEDULE: Json = {
     "schedule_id": 3,

@@ -1,4 +1,5 @@
-"""Options of the pictures, as Apache ECharts takes them; pure."""
+"""Options of the pictures, as Apache ECharts takes them: lines, bars, spans of time, heat maps. Pure; `frame.figure`
+puts one on a page."""
 
 from __future__ import annotations
 
@@ -18,8 +19,9 @@ COLOURS = [
     "#6741d9",
     "#7a5b2e",
 ]
-WEAK, STRONG = "#dbe9f6", "#b3261e"
-MANY_LINES = 8
+WEAK, MIDDLE, STRONG = "#dbe9f6", "#f2c14e", "#b3261e"
+MANY_LINES = 8  # more do not fit into one tooltip
+MANY_POINTS = 60  # more than that can be zoomed into
 
 Series = Mapping[str, Sequence[float | None]]
 
@@ -27,28 +29,32 @@ Series = Mapping[str, Sequence[float | None]]
 def lines(
     x: Sequence[Any], series: Series, *, x_name: str, y_name: str, is_dark: bool, bold: str = ""
 ) -> dict[str, Any]:
-    """A line for each name; the one called `bold` stands out."""
-    is_long = len(x) > 60
+    """A line for each name; the one called `bold` is broad and pale, behind the others."""
+    drawn = []
+    for name, values in series.items():
+        is_bold = name == bold
+        line = {
+            "type": "line",
+            "name": name,
+            "data": list(values),
+            "showSymbol": len(x) < 2,
+            "symbolSize": 8,
+            "lineStyle": {"width": 7, "opacity": 0.35} if is_bold else {"width": 1.75},
+            "emphasis": {"focus": "series"},
+            "z": 1 if is_bold else 2,
+        }
+        drawn.append(line)
+    zoom = []
+    if len(x) > MANY_POINTS:
+        zoom.append({"type": "inside"})
     return {
         **_common(is_dark),
         "legend": {"type": "scroll", "top": 0, "textStyle": {"color": _ink(is_dark)}},
         "tooltip": {"trigger": "item" if len(series) > MANY_LINES else "axis", "confine": True},
-        "dataZoom": [{"type": "inside"}] if is_long else [],
+        "dataZoom": zoom,
         "xAxis": {"type": "category", "data": list(x), **_axis(is_dark), **_below(x_name)},
         "yAxis": {"type": "value", "name": y_name, "scale": True, **_axis(is_dark)},
-        "series": [
-            {
-                "type": "line",
-                "name": name,
-                "data": list(values),
-                "showSymbol": len(x) < 2,
-                "symbolSize": 8,
-                "lineStyle": {"width": 7, "opacity": 0.35} if name == bold else {"width": 1.75},
-                "emphasis": {"focus": "series"},
-                "z": 1 if name == bold else 2,
-            }
-            for name, values in series.items()
-        ],
+        "series": drawn,
     }
 
 
@@ -77,11 +83,11 @@ def colour(n: int) -> str:
 
 @dataclass(frozen=True)
 class Span:
-    """From `began` to `ended`, in seconds from any one moment, in the lane of `who`."""
+    """One part of an order's work."""
 
-    who: str
+    who: str  # whose lane it is in
     what: str
-    began: float
+    began: float  # in seconds, from any one moment
     ended: float
 
 
@@ -90,26 +96,31 @@ def spans(parts: Sequence[Span], *, x_name: str, is_dark: bool) -> dict[str, Any
 
     The n-th gap and the n-th bar of all lanes are two series of one stack: a picture without a script of our own.
     """
-    lanes = list(dict.fromkeys(part.who for part in parts))
+    by_lane: dict[str, list[Span]] = {}
+    for part in parts:
+        by_lane.setdefault(part.who, []).append(part)
     kinds = list(dict.fromkeys(part.what for part in parts))
-    zero = min((part.began for part in parts), default=0.0)
-    most = max((sum(part.who == lane for part in parts) for lane in lanes), default=0)
-    gaps: list[list[Any]] = [[0.0] * len(lanes) for _ in range(most)]
-    bars: list[list[Any]] = [[None] * len(lanes) for _ in range(most)]
-    for at, lane in enumerate(lanes):
-        end = zero
-        for n, part in enumerate(
-            sorted((one for one in parts if one.who == lane), key=lambda one: one.began)
-        ):
+    start = min((part.began for part in parts), default=0.0)
+    n_series = max((len(lane) for lane in by_lane.values()), default=0)
+    # By series, then by lane; lanes with fewer parts end with empty ones.
+    gaps: list[list[Any]] = [[0.0] * len(by_lane) for _ in range(n_series)]
+    bars: list[list[Any]] = [[None] * len(by_lane) for _ in range(n_series)]
+    for column, lane in enumerate(by_lane.values()):
+        lane.sort(key=lambda part: part.began)
+        end = start
+        for row, part in enumerate(lane):
+            # A stack cannot go back: what overlaps begins where the part before it ends.
             began = max(part.began, end)
-            gaps[n][at], end = began - end, max(part.ended, began)
+            gaps[row][column] = began - end
+            end = max(part.ended, began)
             style = {"color": colour(kinds.index(part.what))}
-            bars[n][at] = {"name": part.what, "value": round(end - began, 3), "itemStyle": style}
+            bars[row][column] = {"name": part.what, "value": round(end - began, 3), "itemStyle": style}
     series = []
     for gap, bar in zip(gaps, bars, strict=True):
         clear = {"color": "transparent"}
         series.append({"type": "bar", "stack": "time", "data": gap, "itemStyle": clear, "silent": True})
         series.append({"type": "bar", "stack": "time", "data": bar, "barMaxWidth": 28})
+    lanes = list(by_lane)
     return {
         **_common(is_dark),
         "grid": {"left": 8, "right": 24, "top": 12, "bottom": 40, "containLabel": True},
@@ -124,29 +135,35 @@ def heat_map(
     x: Sequence[Any], y: Sequence[Any], cells: Sequence[Sequence[float | None]], *, x_name: str, is_dark: bool
 ) -> dict[str, Any]:
     """A cell for each y (row) and x (column); cells without a value stay empty."""
-    data = [
-        [column, row, value]
-        for row, line in enumerate(cells)
-        for column, value in enumerate(line)
-        if value is not None
-    ]
-    known = [value for _, _, value in data]
-    low, high = min(known, default=0.0), max(known, default=1.0)
+    data = []
+    known: list[float] = []
+    for row, line in enumerate(cells):
+        for column, value in enumerate(line):
+            if value is not None:
+                data.append([column, row, value])
+                known.append(value)
+    low = min(known, default=0.0)
+    high = max(known, default=1.0)
+    # A scale of no length would have no colours.
+    if high <= low:
+        high = low + 1
+    columns = [str(name) for name in x]
+    rows = [str(name) for name in y]
     return {
         **_common(is_dark),
         "grid": {"left": 8, "right": 16, "top": 12, "bottom": 84, "containLabel": True},
         "tooltip": {"confine": True},
-        "xAxis": {"type": "category", "data": [str(name) for name in x], **_axis(is_dark), **_below(x_name)},
-        "yAxis": {"type": "category", "data": [str(name) for name in y], "inverse": True, **_axis(is_dark)},
+        "xAxis": {"type": "category", "data": columns, **_axis(is_dark), **_below(x_name)},
+        "yAxis": {"type": "category", "data": rows, "inverse": True, **_axis(is_dark)},
         "visualMap": {
             "min": low,
-            "max": high if high > low else low + 1,
+            "max": high,
             "precision": 4,
             "orient": "horizontal",
             "left": "center",
             "bottom": 0,
             "calculable": True,
-            "inRange": {"color": [WEAK, "#f2c14e", STRONG]},
+            "inRange": {"color": [WEAK, MIDDLE, STRONG]},
             "textStyle": {"color": _ink(is_dark)},
         },
         "series": [{"type": "heatmap", "data": data, "progressive": 0}],

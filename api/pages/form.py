@@ -1,4 +1,7 @@
-"""What forms of requests share: fields over one JSON body, the body itself to edit, its check, and the curl for it."""
+"""What forms of requests share: fields over one JSON body, the body itself to edit, its check, and the curl for it.
+
+`Draft` is the body, `Fields` makes the inputs; `order_form` and `statistics_form` are the two forms.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from api.pages.frame import html, note, shown
 from api.pages.visit import Visit
 from protocol.errors import ConsiliumError
 
+# Where a part of a body is: the names of the objects around it, and its own.
 Path = tuple[str, ...]
 Check = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -21,14 +25,18 @@ class Draft:
     """A request's body while it is written. Fields show parts of it; whoever changes one, all others follow."""
 
     def __init__(self, body: Mapping[str, Any]) -> None:
+        # A copy, through and through.
         self.body: dict[str, Any] = json.loads(json.dumps(body))
         self._watching: list[Callable[[], None]] = []
         self._is_telling = False
 
     def get(self, path: Path) -> Any:
+        """A part of the body; None where it has none."""
         found: Any = self.body
         for name in path:
-            found = found.get(name) if isinstance(found, dict) else None
+            if not isinstance(found, dict):
+                return None
+            found = found.get(name)
         return found
 
     def put(self, path: Path, value: Any) -> None:
@@ -53,7 +61,8 @@ class Draft:
         self._watching.append(on_change)
 
     def tell(self) -> None:
-        """Shows the change everywhere; what the fields answer to that is no change of its own."""
+        """Shows the change everywhere."""
+        # A field that is shown another value reports that as a change, which is none.
         if self._is_telling:
             return
         self._is_telling = True
@@ -72,29 +81,37 @@ class Fields:
     """Makes inputs that show and change a draft."""
 
     def __init__(self, visit: Visit, draft: Draft) -> None:
-        self.visit, self.draft = visit, draft
+        self.visit = visit
+        self.draft = draft
 
     def text(self, path: Path, label: str, *, is_wide: bool = False) -> Any:
-        field = ui.textarea(label).props("autogrow") if is_wide else ui.input(label)
-        return self._bind(field.classes("wide" if is_wide else ""), path)
+        if is_wide:
+            field: Any = ui.textarea(label).props("autogrow").classes("wide")
+        else:
+            field = ui.input(label)
+        return self._bind(field, path)
 
     def number(self, path: Path, label: str) -> Any:
         return self._bind(ui.number(label), path, read=_whole)
 
     def choice(self, path: Path, label: str, options: Sequence[Any]) -> Any:
-        names = {value: self.visit.t("as the default") if value is None else str(value) for value in options}
+        """One of several; None of them stands for the field left out."""
+        names = {value: str(value) for value in options}
+        if None in names:
+            names[None] = self.visit.t("as the default")
         return self._bind(ui.select(names, label=label), path, known=set(names))
 
     def words(self, path: Path, label: str, read: Callable[[str], Any] = str) -> Any:
         """A list, with commas between."""
 
         def split(text: Any) -> list[Any]:
-            return [read(word.strip()) for word in str(text or "").split(",") if word.strip()]
+            words = [word.strip() for word in str(text or "").split(",")]
+            return [read(word) for word in words if word]
 
         def joined(found: Any) -> str:
-            return (
-                ", ".join(map(str, found)) if isinstance(found, list) else "" if found is None else str(found)
-            )
+            if isinstance(found, list):
+                return ", ".join(map(str, found))
+            return "" if found is None else str(found)
 
         return self._bind(ui.input(label), path, read=split, write=joined)
 
@@ -107,20 +124,28 @@ class Fields:
         write: Callable[[Any], Any] = lambda value: value,
         known: set[Any] | None = None,
     ) -> Any:
+        """Lets an input show and change a part of the draft; of values that are not `known` it shows none."""
+
         def show() -> None:
             value = write(self.draft.get(path))
-            field.value = value if known is None or value in known else None
+            is_known = known is None or value in known
+            field.value = value if is_known else None
+
+        def change(event: Any) -> None:
+            if not self.draft.is_telling:
+                self.draft.put(path, read(event.value))
 
         show()
-        field.on_value_change(
-            lambda event: None if self.draft.is_telling else self.draft.put(path, read(event.value))
-        )
+        field.on_value_change(change)
         self.draft.watch(show)
         return field
 
 
 def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    """A browser's numbers are floats; a whole one is written as 3 and not as 3.0."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
 
 
 def number_or_text(word: str) -> Any:
@@ -135,11 +160,8 @@ def number_or_text(word: str) -> Any:
 def show_body(visit: Visit, draft: Draft, path: Callable[[], str]) -> None:
     """The body as JSON, for every field that the form has not, and the call of the API that does the same."""
     t = visit.t
-    with (
-        ui.expansion(t("The body as JSON: every field of the API"))
-        .props("default-opened=false")
-        .classes("wide")
-    ):
+    body_part = ui.expansion(t("The body as JSON: every field of the API"))
+    with body_part.props("default-opened=false").classes("wide"):
         text = ui.textarea(label="JSON", value=_pretty(draft.body)).props("autogrow spellcheck=false")
         text.style("width:100%;font-family:monospace")
         wrong = html("")
@@ -158,13 +180,15 @@ def show_body(visit: Visit, draft: Draft, path: Callable[[], str]) -> None:
         text.on("blur", take)
     with ui.expansion(t("The same with curl")).props("default-opened=false"):
         curl = html("")
-        ui.button(t("Copy"), on_click=lambda: ui.clipboard.write(curl_of(visit, path(), draft.body))).props(
-            "no-caps outline dense"
-        )
+        copy = ui.button(t("Copy"), on_click=lambda: ui.clipboard.write(command()))
+        copy.props("no-caps outline dense")
+
+    def command() -> str:
+        return curl_of(visit, path(), draft.body)
 
     def show() -> None:
         text.value = _pretty(draft.body)
-        curl.set_content(f'<pre class="code" tabindex="0">{shown(curl_of(visit, path(), draft.body))}</pre>')
+        curl.set_content(f'<pre class="code" tabindex="0">{shown(command())}</pre>')
 
     show()
     draft.watch(show)
@@ -176,35 +200,37 @@ def _pretty(body: Mapping[str, Any]) -> str:
 
 def curl_of(visit: Visit, path: str, body: Mapping[str, Any]) -> str:
     """The call as a shell command; the token stays a variable."""
+    address = shlex.quote(visit.address + path)
+    sent = shlex.quote(_pretty(body))
     return (
         'curl -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" \\\n'
-        f"  {shlex.quote(visit.address + path)} \\\n  -d {shlex.quote(_pretty(body))}"
+        f"  {address} \\\n  -d {sent}"
     )
 
 
 def show_buttons(visit: Visit, draft: Draft, *, check: Check, send: Callable[[], Awaitable[None]]) -> None:
-    """Check, which asks nobody outside, and send. What is wrong is told in the API's sentence."""
+    """Check, which asks nobody outside, and send. What is wrong is shown in the API's sentence."""
     t = visit.t
-    said = html("").props('aria-live="polite"')
+    result = html("").props('aria-live="polite"')
 
     async def is_good() -> bool:
         try:
             await check(draft.body)
         except ConsiliumError as error:
-            said.set_content(note(visit.error(error), "bad"))
+            result.set_content(note(visit.error(error), "bad"))
             return False
-        said.set_content(note(t("Nothing is wrong with it. The hospitals check it again."), "good"))
+        result.set_content(note(t("Nothing is wrong with it. The hospitals check it again."), "good"))
         return True
 
     async def submit() -> None:
         if not await is_good():
             return
-        said.set_content(note(t("Sent. Waiting for the hospitals' first answer ...")))
+        result.set_content(note(t("Sent. Waiting for the hospitals' first answer ...")))
         sending.props("loading")
         try:
             await send()
         except ConsiliumError as error:
-            said.set_content(note(visit.error(error), "bad"))
+            result.set_content(note(visit.error(error), "bad"))
         finally:
             sending.props(remove="loading")
 

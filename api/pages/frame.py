@@ -1,4 +1,8 @@
-"""What every page has: the frame around it, tables, figures that can be saved, and news that come by themselves."""
+"""What every page has: the frame around it, tables, figures that can be saved, and news that come by themselves.
+
+HTML is made by functions that return `Safe`; everything else is escaped by `shown`. First the pieces of HTML, then
+`frame`, `follow` for news, and figures.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from nicegui import background_tasks, ui
@@ -20,9 +24,12 @@ from api.live import rang
 from api.pages.visit import Visit
 from protocol.errors import ConsiliumError
 
-LOOK_SECONDS, REST_SECONDS = 15.0, 0.5
-"""News come by the bell; who is away is told by nobody, so every page looks again now and then."""
+# News come by the bell; that somebody has gone away rings none, so every page looks again now and then.
+LOOK_SECONDS = 15.0
+REST_SECONDS = 0.5
+STATE_COLOURS = {"success": "good", "failed": "bad", "refused": "bad", "cancelled": "soft", "skipped": "soft"}
 
+# The links at the top of each page.
 VIEWS = {
     "/page/orders": "Orders",
     "/page/orders/new": "New order",
@@ -90,10 +97,14 @@ def html(text: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    return value if isinstance(value, Safe) else escape("" if value is None else str(value))
+    """A value as HTML; nothing for None."""
+    if isinstance(value, Safe):
+        return value
+    return "" if value is None else escape(str(value))
 
 
 def link(address: str, text: Any, *, is_new: bool = False) -> Safe:
+    """A link; `is_new` opens a window of its own."""
     more = ' target="_blank" rel="noopener"' if is_new else ""
     return Safe(f'<a href="{escape(address)}"{more}>{shown(text)}</a>')
 
@@ -101,50 +112,55 @@ def link(address: str, text: Any, *, is_new: bool = False) -> Safe:
 def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str = "") -> Safe:
     """A table that becomes cards on a narrow screen."""
     head = "".join(f'<th scope="col">{shown(name)}</th>' for name in heads)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td data-label="{escape(name)}"><span>{shown(cell)}</span></td>'
-            for name, cell in zip(heads, row, strict=True)
-        )
-        + "</tr>"
-        for row in rows
-    )
+    body = ""
+    for row in rows:
+        cells = ""
+        for name, cell in zip(heads, row, strict=True):
+            # On a narrow screen the head is hidden, and each cell has its name beside it.
+            cells += f'<td data-label="{escape(name)}"><span>{shown(cell)}</span></td>'
+        body += f"<tr>{cells}</tr>"
     about = f"<caption>{shown(caption)}</caption>" if caption else ""
     return Safe(f'<table class="grid">{about}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>')
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> Safe:
     """Small tiles, each with a name and what it is."""
-    tiles = "".join(
-        f'<div><span class="soft">{shown(name)}</span><b>{shown(value)}</b></div>' for name, value in pairs
-    )
+    tiles = ""
+    for name, value in pairs:
+        tiles += f'<div><span class="soft">{shown(name)}</span><b>{shown(value)}</b></div>'
     return Safe(f'<div class="facts">{tiles}</div>')
 
 
 def note(text: Any, kind: str = "") -> Safe:
+    """A paragraph that stands out; a screen reader interrupts for one of kind "bad"."""
     role = ' role="alert"' if kind == "bad" else ""
     return Safe(f'<p class="note {kind}"{role}>{shown(text)}</p>')
 
 
 def chip(visit: Visit, state: str) -> Safe:
     """An order's state, by colour and by word."""
-    colour = {"success": "good", "failed": "bad", "refused": "bad", "cancelled": "soft", "skipped": "soft"}
-    return Safe(f'<span class="chip {colour.get(state, "")}">{shown(visit.t(state))}</span>')
+    colour = STATE_COLOURS.get(state, "")
+    return Safe(f'<span class="chip {colour}">{shown(visit.t(state))}</span>')
 
 
 def moment(text: str | None) -> str:
     """An instant of the API as people read it, in UTC."""
-    return f"{text[:10]} {text[11:19]} UTC" if text else "-"
+    if not text:
+        return "-"
+    date, clock = text[:10], text[11:19]
+    return f"{date} {clock} UTC"
 
 
 def number(value: Any) -> str:
-    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    """With 6 significant digits, which is all that leaves a hospital; whole numbers with all of theirs."""
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 @contextlib.contextmanager
 def frame(visit: Visit, title: str) -> Iterator[None]:
-    """The page's head, its links and its main part; what goes wrong within is told in a sentence."""
+    """The page's head, its links and its main part; an error within is shown in its sentence."""
     _head(visit, title)
     with ui.element("div").props("id=main role=main"):
         html(f"<h1>{shown(title)}</h1>")
@@ -157,18 +173,23 @@ def frame(visit: Visit, title: str) -> Iterator[None]:
 def _head(visit: Visit, title: str) -> None:
     ui.page_title(f"{title} - Consilium")
     ui.dark_mode(visit.is_dark)
-    ui.colors(
-        primary="#7ab8ff" if visit.is_dark else "#0b5cad", negative="#ff8a80" if visit.is_dark else "#b3261e"
-    )
-    dark = "html{background:#12181f}" if visit.is_dark else ""
-    tongue = "zh-CN" if visit.language == "zh" else "en"
-    ui.add_head_html(f'<style>{STYLE}{dark}</style><script>document.documentElement.lang="{tongue}"</script>')
+    style = STYLE
+    if visit.is_dark:
+        ui.colors(primary="#7ab8ff", negative="#ff8a80")
+        style += "html{background:#12181f}"
+    else:
+        ui.colors(primary="#0b5cad", negative="#b3261e")
+    language = "zh-CN" if visit.language == "zh" else "en"
+    script = f'document.documentElement.lang="{language}"'
+    ui.add_head_html(f"<style>{style}</style><script>{script}</script>")
     path = visit.here.split("?")[0]
-    best = max((view for view in VIEWS if path.startswith(view)), key=len, default="/page/orders")
-    links = "".join(
-        f'<a href="{view}"{" class=on aria-current=page" if view == best else ""}>{shown(visit.t(name))}</a>'
-        for view, name in VIEWS.items()
-    )
+    # /page/orders/new is a view of its own below /page/orders.
+    around = [view for view in VIEWS if path.startswith(view)]
+    current = max(around, key=len, default="/page/orders")
+    links = ""
+    for view, name in VIEWS.items():
+        mark = " class=on aria-current=page" if view == current else ""
+        links += f'<a href="{view}"{mark}>{shown(visit.t(name))}</a>'
     html(
         f'<a class="skip" href="#main">{shown(visit.t("To the content"))}</a><nav class="top" '
         f'aria-label="Consilium"><b>Consilium</b>{links}<span class="end">{_switches(visit)}</span></nav>'
@@ -176,21 +197,21 @@ def _head(visit: Visit, title: str) -> None:
 
 
 def _switches(visit: Visit) -> str:
+    """Who is signed in, the other language, the other colours, and the way out."""
     back = quote(visit.here, safe="")
-    language, tongue = ("en", "English") if visit.language == "zh" else ("zh", "中文")
-    theme, colours = ("light", "Light") if visit.is_dark else ("dark", "Dark")
-    ways = [
-        f'<a href="/page/preferences?language={language}&back={back}">{tongue}</a>',
-        f'<a href="/page/preferences?theme={theme}&back={back}">{shown(visit.t(colours))}</a>',
+    language, language_name = ("en", "English") if visit.language == "zh" else ("zh", "中文")
+    theme, theme_name = ("light", "Light") if visit.is_dark else ("dark", "Dark")
+    who = visit.t(visit.caller.role)
+    if visit.caller.user_id:
+        who = f"{visit.t('Hospital')} {visit.caller.user_id}"
+    links = [
+        f'<span class="soft">{shown(who)}</span>',
+        f'<a href="/page/preferences?language={language}&back={back}">{language_name}</a>',
+        f'<a href="/page/preferences?theme={theme}&back={back}">{shown(visit.t(theme_name))}</a>',
     ]
     if visit.token:
-        ways.append(f'<a href="/page/sign-out">{shown(visit.t("Sign out"))}</a>')
-    who = (
-        f"{visit.t('Hospital')} {visit.caller.user_id}"
-        if visit.caller.user_id
-        else visit.t(visit.caller.role)
-    )
-    return f'<span class="soft">{shown(who)}</span>' + "".join(ways)
+        links.append(f'<a href="/page/sign-out">{shown(visit.t("Sign out"))}</a>')
+    return "".join(links)
 
 
 # News
@@ -204,10 +225,13 @@ def follow(visit: Visit, key: Any, refresh: Callable[[], Awaitable[bool | None]]
         await client.connected()
         with visit.services.bell.listening(key) as event:
             while not event.over:
+                # Before the page looks: what comes while it does rings for the next turn.
                 event.clear()
                 with client:
-                    if await _refreshed(visit, refresh) is False:
-                        return
+                    goes_on = await _refreshed(visit, refresh)
+                if goes_on is False:
+                    return
+                # A training order may ring many times a second.
                 await asyncio.sleep(REST_SECONDS)
                 await rang(event, time.monotonic() + LOOK_SECONDS)
 
@@ -216,6 +240,7 @@ def follow(visit: Visit, key: Any, refresh: Callable[[], Awaitable[bool | None]]
 
 
 async def _refreshed(visit: Visit, refresh: Callable[[], Awaitable[bool | None]]) -> bool | None:
+    """The answer of `refresh`; False after an error, which is shown."""
     try:
         return await refresh()
     except ConsiliumError as error:
@@ -237,12 +262,21 @@ async def asked(visit: Visit, question: str) -> bool:
     with ui.dialog() as dialog, ui.card():
         ui.label(question)
         with ui.row():
-            ui.button(visit.t("Yes"), on_click=lambda: dialog.submit(True)).props("no-caps")
-            ui.button(visit.t("No"), on_click=lambda: dialog.submit(False)).props("no-caps outline autofocus")
+            yes = ui.button(visit.t("Yes"), on_click=lambda: dialog.submit(True))
+            yes.props("no-caps")
+            no = ui.button(visit.t("No"), on_click=lambda: dialog.submit(False))
+            no.props("no-caps outline autofocus")
     return bool(await dialog)
 
 
 # Figures
+
+
+class Drawing(NamedTuple):
+    """What a figure shows."""
+
+    options: dict[str, Any]  # as `charts` makes them
+    rows: list[list[Any]]  # the same numbers for a CSV file, the names of columns first
 
 
 @dataclass
@@ -250,9 +284,9 @@ class Figure:
     """A picture and its numbers, both of which can be saved."""
 
     visit: Visit
-    chart: Any
-    name: str
-    rows: Sequence[Sequence[Any]]
+    chart: Any  # NiceGUI's element
+    name: str  # of the files
+    rows: Sequence[Sequence[Any]]  # as a Drawing has them
 
     def show(self, options: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> None:
         self.rows = rows
@@ -262,10 +296,11 @@ class Figure:
 
     def save_picture(self) -> None:
         paper = "#12181f" if self.visit.is_dark else "#ffffff"
+        file = json.dumps(f"{self.name}.png")
         ui.run_javascript(
             f"const c=getElement({self.chart.id}).chart,a=document.createElement('a');"
             f"a.href=c.getDataURL({{type:'png',pixelRatio:2,backgroundColor:'{paper}'}});"
-            f"a.download={json.dumps(self.name + '.png')};a.click()"
+            f"a.download={file};a.click()"
         )
 
     def save_numbers(self) -> None:
@@ -275,11 +310,15 @@ class Figure:
 def save_rows(name: str, rows: Sequence[Sequence[Any]]) -> None:
     """The rows as a CSV file, for a spreadsheet to open: no cell of it is taken for a formula."""
     text = io.StringIO()
-    csv.writer(text).writerows([[_cell(value) for value in row] for row in rows])
+    writer = csv.writer(text)
+    for row in rows:
+        writer.writerow([_cell(value) for value in row])
+    # Without this mark spreadsheets take UTF-8 for another encoding.
     ui.download.content("\ufeff" + text.getvalue(), f"{name}.csv", "text/csv")
 
 
 def _cell(value: Any) -> Any:
+    """Names and sentences of others are among the cells: a spreadsheet would compute one that begins like a formula."""
     is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t"))
     return f"'{value}" if is_formula else value
 
@@ -298,6 +337,8 @@ def figure(
     chart.props(f'role=img aria-label="{escape(label)}"')
     made = Figure(visit, chart, name, rows)
     with ui.element("div").classes("row"):
-        ui.button(visit.t("Save picture (PNG)"), on_click=made.save_picture).props("no-caps outline dense")
-        ui.button(visit.t("Save numbers (CSV)"), on_click=made.save_numbers).props("no-caps outline dense")
+        picture = ui.button(visit.t("Save picture (PNG)"), on_click=made.save_picture)
+        picture.props("no-caps outline dense")
+        numbers = ui.button(visit.t("Save numbers (CSV)"), on_click=made.save_numbers)
+        numbers.props("no-caps outline dense")
     return made

@@ -1,4 +1,7 @@
-"""Hospitals: who takes part, who is there, and what each one's policy lets others do."""
+"""Hospitals: who takes part, who is there, and what each one's policy lets others do.
+
+A hospital reports the rules of its policy and none of its names of tables, columns and files (decision 50).
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ async def show_hospitals(visit: Visit) -> None:
     t = visit.t
     with frame(visit, t("Hospitals")):
         found = await _rows(visit)
-        tiles, grid = html(_tiles(visit, found)), html(_grid(visit, found))
+        tiles = html(_tiles(visit, found))
+        grid = html(_grid(visit, found))
         html(f"<h2>{shown(t('What each policy lets others do'))}</h2>")
         policies = html(_policies(visit, found))
-        ui.button(t("Save numbers (CSV)"), on_click=lambda: save_rows("hospitals", _numbers(found))).props(
-            "no-caps outline dense"
-        ).style("align-self:flex-start")
+        save = ui.button(t("Save numbers (CSV)"), on_click=lambda: save_rows("hospitals", _numbers(found)))
+        save.props("no-caps outline dense").style("align-self:flex-start")
         html(
             f'<p class="soft">{shown(t(HINT))}</p>'
             f'<p class="soft">{shown(t("Compare fingerprints by telephone: one shown here proves nothing."))}</p>'
@@ -44,6 +47,7 @@ async def show_hospitals(visit: Visit) -> None:
         follow(visit, "hospitals", refresh)
 
 
+# Of joint statistics, by the name of the rule that allows it.
 MORE = {
     "extremes": "Tells smallest and largest values",
     "exact_quantiles": "Tells exact quantiles",
@@ -58,36 +62,43 @@ HINT = (
 
 
 async def _rows(visit: Visit) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = (await visit.data("/hospitals"))["hospitals"]
+    answer = await visit.data("/hospitals")
+    found: list[dict[str, Any]] = answer["hospitals"]
     return found
 
 
 def _tiles(visit: Visit, found: list[dict[str, Any]]) -> Safe:
-    online = sum(row["online"] for row in found)
-    return facts([(visit.t("Online"), f"{online} / {len(found)}")])
+    online = [row for row in found if row["online"]]
+    return facts([(visit.t("Online"), f"{len(online)} / {len(found)}")])
 
 
 def _grid(visit: Visit, found: list[dict[str, Any]]) -> Safe:
     t = visit.t
     heads = ["Hospital", "Number", "State", "Last seen", "Agent", "Fingerprint"]
-    rows = [
-        (
-            row["name"],
-            row["user_id"],
-            _state(visit, row),
-            moment(row["last_seen"]),
-            row["agent_version"] or "-",
-            row["fingerprint"] or "-",
+    rows = []
+    for hospital in found:
+        row = (
+            hospital["name"],
+            hospital["user_id"],
+            _state(visit, hospital),
+            moment(hospital["last_seen"]),
+            hospital["agent_version"] or "-",
+            hospital["fingerprint"] or "-",
         )
-        for row in found
-    ]
+        rows.append(row)
     return table([t(head) for head in heads], rows)
 
 
-def _state(visit: Visit, row: dict[str, Any]) -> Safe:
-    """Whether it is there, and what its agent says is wrong, in the API's own sentences."""
-    state = "online" if row["online"] else "away" if row["last_seen"] else "never connected"
-    return _lines([chip(visit, state), *(visit.waiting(one) for one in row["troubles"])])
+def _state(visit: Visit, hospital: dict[str, Any]) -> Safe:
+    """Whether it is online, and what its agent reports is wrong, in the API's own sentences."""
+    if hospital["online"]:
+        state = "online"
+    elif hospital["last_seen"]:
+        state = "away"
+    else:
+        state = "never connected"
+    troubles = [visit.waiting(trouble) for trouble in hospital["troubles"]]
+    return _lines([chip(visit, state), *troubles])
 
 
 def _policies(visit: Visit, found: list[dict[str, Any]]) -> Safe:
@@ -96,18 +107,18 @@ def _policies(visit: Visit, found: list[dict[str, Any]]) -> Safe:
     names = {row["user_id"]: row["name"] for row in found}
     heads = ["Hospital", "Orders", "Scores", "Predictions", "Joint statistics"]
     rows = []
-    for row in found:
-        policy = _told(row["policy"])
+    for hospital in found:
+        policy = _told(hospital["policy"])
         if policy is None:
-            rows.append((row["name"], *[t("nothing told")] * 4))
-            continue
-        cells = (
-            _orders(visit, policy.orders, names),
-            _scores(visit, policy.orders),
-            _inference(visit, policy.inference),
-            _statistics(visit, policy.statistics),
-        )
-        rows.append((row["name"], *cells))
+            cells = [t("nothing told")] * 4
+        else:
+            cells = [
+                _orders(visit, policy.orders, names),
+                _scores(visit, policy.orders),
+                _inference(visit, policy.inference),
+                _statistics(visit, policy.statistics),
+            ]
+        rows.append([hospital["name"], *cells])
     return table([t(head) for head in heads], rows)
 
 
@@ -148,12 +159,10 @@ def _inference(visit: Visit, rules: InferenceTold) -> Safe:
     t = visit.t
     if not rules.allowed:
         return _lines([t("no")])
-    where = (
-        "Predictions may pass through the coordinator's memory"
-        if rules.return_predictions
-        else "Only at the hospital"
-    )
-    return _lines([t("For its own users"), t(where)])
+    where = t("Only at the hospital")
+    if rules.return_predictions:
+        where = t("Predictions may pass through the coordinator's memory")
+    return _lines([t("For its own users"), where])
 
 
 def _statistics(visit: Visit, rules: StatisticsTold | None) -> Safe:
@@ -165,11 +174,16 @@ def _statistics(visit: Visit, rules: StatisticsTold | None) -> Safe:
         t("At least {n} hospitals in any answer", n=rules.min_providers),
         t("At least {n} rows", n=rules.min_rows),
     ]
-    return _lines(lines + [t(text) for name, text in MORE.items() if getattr(rules, name)])
+    allowed = rules.model_dump()
+    for name, text in MORE.items():
+        if allowed[name]:
+            lines.append(t(text))
+    return _lines(lines)
 
 
 def _users(visit: Visit, users: Sequence[int], names: dict[int, str]) -> str:
-    return ", ".join(names.get(user, str(user)) for user in users) or visit.t("none")
+    found = [names.get(user, str(user)) for user in users]
+    return _words(visit, found)
 
 
 def _words(visit: Visit, words: Sequence[str]) -> str:
@@ -181,9 +195,12 @@ def _lines(lines: list[str]) -> Safe:
 
 
 def _numbers(found: list[dict[str, Any]]) -> list[list[Any]]:
-    """As the API gives it; a policy is one cell of JSON."""
+    """The rows of the CSV file: as the API gives them, a policy as one cell of JSON."""
     names = list(found[0]) if found else []
-    return [names, *([_plain(row[name]) for name in names] for row in found)]
+    rows: list[list[Any]] = [names]
+    for hospital in found:
+        rows.append([_plain(hospital[name]) for name in names])
+    return rows
 
 
 def _plain(value: Any) -> Any:

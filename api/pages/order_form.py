@@ -25,8 +25,8 @@ from protocol.training_request import (
 )
 
 PATH = "/model/train"
+# In the request document, and on one machine, hospital 4 holds the guest's table and all others the host's.
 GUEST = 4
-"""In the request document, and on one machine, hospital 4 holds the guest's table and all others the host's."""
 
 EXAMPLE: dict[str, Any] = {
     "model_type": "lr",
@@ -52,22 +52,20 @@ EXAMPLE: dict[str, Any] = {
 
 
 def example_order(user_id: int | None, hospitals: list[int]) -> dict[str, Any]:
-    """The request document's order, in the name of the visitor's hospital, over the hospitals that there are.
+    """The request document's order, in the name of the visitor's hospital, over the hospitals that exist.
 
     >>> example_order(4, [2, 3, 4])["party_id"], example_order(None, [7, 9])["user_id"]
     ([2, 3], 7)
     """
-    own = user_id if user_id is not None else GUEST if GUEST in hospitals else min(hospitals, default=GUEST)
-    tables = {user: "guest" if user == GUEST else "host" for user in sorted({own, *hospitals})}
-    return {
-        "user_id": own,
-        "party_id": [user for user in tables if user != own],
-        "data_info": {
-            str(user): f"SELECT * FROM data.breast_homo_{table};"  # noqa: S608
-            for user, table in tables.items()
-        },
-        **EXAMPLE,
-    }
+    own = user_id
+    if own is None:
+        own = GUEST if GUEST in hospitals else min(hospitals, default=GUEST)
+    others = sorted({*hospitals} - {own})
+    data_info = {}
+    for user in sorted([own, *others]):
+        table = "guest" if user == GUEST else "host"
+        data_info[str(user)] = f"SELECT * FROM data.breast_homo_{table};"  # noqa: S608
+    return {"user_id": own, "party_id": others, "data_info": data_info, **EXAMPLE}
 
 
 async def check_order(visit: Visit, body: dict[str, Any]) -> None:
@@ -84,8 +82,9 @@ async def show_order_form(visit: Visit) -> None:
     with frame(visit, t("New order")):
         found = (await visit.data("/hospitals"))["hospitals"]
         names = {row["user_id"]: row["name"] for row in found}
-        there = [row["user_id"] for row in found if row["fingerprint"]]
-        draft = Draft(example_order(visit.caller.user_id, there))
+        # One without a fingerprint has never connected.
+        connected = [row["user_id"] for row in found if row["fingerprint"]]
+        draft = Draft(example_order(visit.caller.user_id, connected))
         if visit.caller.role == "operator":
             html(note(t("Orders are made by hospitals: sign in with the token of a hospital's user.")))
         _show_fields(Fields(visit, draft), names)
@@ -128,35 +127,49 @@ class Party:
     """One hospital of the form: whether it takes part, and its SQL."""
 
     def __init__(self, fields: Fields, user: int, name: str) -> None:
-        self.fields, self.user, self.name = fields, user, name
+        self.fields = fields
+        self.user = user
+        self.name = name
 
     def build(self) -> None:
         t, draft = self.fields.visit.t, self.fields.draft
         with ui.element("div").classes("wide"):
             self.box = ui.checkbox(f"{self.name} ({self.user})", value=self.is_in)
-            self.box.on_value_change(lambda event: None if draft.is_telling else self.set(event.value))
+            self.box.on_value_change(lambda event: self.set(event.value))
             label = t("SELECT for {name}", name=self.name)
-            self.sql = self.fields.text(("data_info", str(self.user)), label, is_wide=True).style(
-                "width:100%"
-            )
+            self.sql = self.fields.text(("data_info", str(self.user)), label, is_wide=True)
+            self.sql.style("width:100%")
             self.follow()
             draft.watch(self.follow)
 
     @property
     def is_in(self) -> bool:
-        body = self.fields.draft.body
-        others = body.get("party_id")
-        return self.user == body.get("user_id") or (isinstance(others, list) and self.user in others)
+        return self.is_initiator or self.is_other_party
+
+    @property
+    def is_initiator(self) -> bool:
+        return bool(self.user == self.fields.draft.body.get("user_id"))
+
+    @property
+    def is_other_party(self) -> bool:
+        others = self.fields.draft.body.get("party_id")
+        return isinstance(others, list) and self.user in others
 
     def follow(self) -> None:
+        """Shows the draft. The initiator takes part in any case."""
         self.box.value = self.is_in
         self.sql.set_visibility(self.is_in)
-        self.box.set_enabled(self.user != self.fields.draft.body.get("user_id"))
+        self.box.set_enabled(not self.is_initiator)
 
     def set(self, is_in: bool) -> None:
         draft = self.fields.draft
+        # What the draft has just shown is no change of the visitor's.
+        if draft.is_telling:
+            return
         others = [user for user in draft.body.get("party_id", []) if user != self.user]
-        draft.body["party_id"] = sorted([*others, self.user]) if is_in else others
+        if is_in:
+            others = sorted([*others, self.user])
+        draft.body["party_id"] = others
         sql = draft.body.setdefault("data_info", {})
         if is_in:
             sql.setdefault(str(self.user), "SELECT * FROM data.breast_homo_host;")

@@ -1,4 +1,4 @@
-"""Orders: the newest first, 50 to a page, each with its state and how far it is."""
+"""Orders: the newest first, 50 to a page, each with its state and how far it is. `order_view` shows one of them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ async def show_orders(visit: Visit, before: int | None) -> None:
         found = await visit.data("/orders", limit=PAGE, before=before)
         names = await hospital_names(visit)
         grid = html(_page(visit, found, names, before))
-        ui.button(t("Save numbers (CSV)"), on_click=lambda: save_rows("orders", _numbers(found))).props(
-            "no-caps outline dense"
-        ).style("align-self:flex-start")
+        save = ui.button(t("Save numbers (CSV)"), on_click=lambda: save_rows("orders", _numbers(found)))
+        save.props("no-caps outline dense").style("align-self:flex-start")
 
         async def refresh() -> None:
             found.update(await visit.data("/orders", limit=PAGE, before=before))
@@ -37,50 +36,73 @@ async def show_orders(visit: Visit, before: int | None) -> None:
 
 async def hospital_names(visit: Visit) -> dict[int, str]:
     """Names by user id, as the API lists them."""
-    return {row["user_id"]: row["name"] for row in (await visit.data("/hospitals"))["hospitals"]}
+    found = await visit.data("/hospitals")
+    return {row["user_id"]: row["name"] for row in found["hospitals"]}
 
 
 def named(visit: Visit, user_id: int | None, names: dict[int, str]) -> str:
-    return visit.t("operator") if user_id is None else names.get(user_id, f"{visit.t('Hospital')} {user_id}")
+    """A hospital's name; its number where it has left since."""
+    if user_id is None:
+        return visit.t("operator")
+    return names.get(user_id, f"{visit.t('Hospital')} {user_id}")
+
+
+def method_words(order: dict[str, Any]) -> str:
+    """The model and the method of an order, as far as it has them."""
+    words = [word for word in (order["model_type"], order["method"]) if word]
+    return " ".join(words) or "-"
 
 
 def _page(visit: Visit, found: dict[str, Any], names: dict[int, str], before: int | None) -> Safe:
-    t, orders = visit.t, found["orders"]
-    if not orders:
+    t = visit.t
+    if not found["orders"]:
         return Safe(f'<p class="note">{shown(t("There is no order yet."))}</p>')
     heads = ["Order", "Kind", "State", "Progress", "Asked by", "Method", "Hospitals", "Created"]
-    rows = [
-        (
-            link(f"/page/orders/{order['order_id']}", order["order_id"]),
-            t(KINDS.get(order["kind"], order["kind"])) + (f": {order['name']}" if order["name"] else ""),
+    rows = []
+    for order in found["orders"]:
+        order_id = order["order_id"]
+        kind = t(KINDS.get(order["kind"], order["kind"]))
+        if order["name"]:
+            kind = f"{kind}: {order['name']}"
+        row = (
+            link(f"/page/orders/{order_id}", order_id),
+            kind,
             chip(visit, order["state"]),
             progress(visit, order),
             named(visit, order["user_id"], names),
-            " ".join(filter(None, (order["model_type"], order["method"]))) or "-",
+            method_words(order),
             len(order["hospitals"]) or "-",
             moment(order["created"]),
         )
-        for order in orders
-    ]
-    return Safe(table([t(head) for head in heads], rows) + _ways(visit, found["next"], before))
+        rows.append(row)
+    grid = table([t(head) for head in heads], rows)
+    return Safe(grid + _page_links(visit, found["next"], before))
 
 
 def progress(visit: Visit, order: dict[str, Any]) -> Safe:
     """Done of how many rounds or parts, as a bar and in figures."""
-    done, of = order["progress"]["done"], order["progress"]["of"]
-    if of is None or order["state"] == "pending":
-        return Safe("-") if not done else Safe(str(done))
-    share = 100 if order["state"] == "success" else min(100, round(100 * done / max(of, 1)))
+    n_done, n_parts = order["progress"]["done"], order["progress"]["of"]
+    if n_parts is None or order["state"] == "pending":
+        return Safe(n_done or "-")
+    percent = min(100, round(100 * n_done / max(n_parts, 1)))
+    # Training may converge before its last round.
+    if order["state"] == "success":
+        percent = 100
+    label = shown(visit.t("Progress"))
     return Safe(
-        f'{done} / {of} <span class="bar" role="progressbar" aria-valuenow="{share}" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-label="{shown(visit.t("Progress"))}"><i style="width:{share}%"></i></span>'
+        f'{n_done} / {n_parts} <span class="bar" role="progressbar" aria-valuenow="{percent}" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-label="{label}"><i style="width:{percent}%"></i></span>'
     )
 
 
-def _ways(visit: Visit, older: int | None, before: int | None) -> str:
-    ways = [link("/page/orders", visit.t("Newest"))] if before else []
-    ways += [link(f"/page/orders?before={older}", visit.t("Older"))] if older else []
-    return f'<nav class="row" aria-label="{shown(visit.t("Pages"))}">{" ".join(ways)}</nav>'
+def _page_links(visit: Visit, older: int | None, before: int | None) -> str:
+    links = []
+    if before:
+        links.append(link("/page/orders", visit.t("Newest")))
+    if older:
+        links.append(link(f"/page/orders?before={older}", visit.t("Older")))
+    label = shown(visit.t("Pages"))
+    return f'<nav class="row" aria-label="{label}">{" ".join(links)}</nav>'
 
 
 def _numbers(found: dict[str, Any]) -> list[list[Any]]:
@@ -96,8 +118,9 @@ def _numbers(found: dict[str, Any]) -> list[list[Any]]:
         "created",
         "updated",
     ]
-    cells = [[order[name] for name in names] for order in found["orders"]]
-    return [
-        names,
-        *([" ".join(map(str, cell)) if isinstance(cell, list) else cell for cell in row] for row in cells),
-    ]
+    rows = [names]
+    for order in found["orders"]:
+        row = {name: order[name] for name in names}
+        row["hospitals"] = " ".join(map(str, order["hospitals"]))
+        rows.append(list(row.values()))
+    return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from api.pages.frame import Safe, number, shown, table
 from api.pages.visit import Visit
@@ -11,29 +11,44 @@ from api.pages.visit import Visit
 METRICS = ("loss", "accuracy", "auc", "ks", "f1", "f1_macro", "mse", "rmse", "mae")
 
 
+class Line(NamedTuple):
+    """A row of the table."""
+
+    model: str
+    which: str  # training or held-out rows
+    metrics: Mapping[str, Any]
+
+
 def pooled_metrics(visit: Visit, summary: Mapping[str, Any]) -> Safe:
     """A row for each fold's training rows and its held-out rows, and for those of all folds; nothing before the end."""
-    t, rows = visit.t, list(_rows(visit, summary))
-    if not rows:
-        return Safe("")
-    there = [name for name in METRICS if any(name in found for _, _, found in rows)]
-    cells = [
-        (part, which, number(found["n_rows"]), *(number(found.get(name)) for name in there))
-        for part, which, found in rows
-    ]
-    heads = [t("Model"), t("On"), t("Rows"), *map(t, there)]
-    about = t("Held-out rows: a fold's own part, the validation part, or the rows of the test SQL")
-    return Safe(f"<h2>{shown(t('All hospitals together'))}</h2>{table(heads, cells, caption=about)}")
-
-
-def _rows(visit: Visit, summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """(model, which rows, metrics), the final model first."""
     t = visit.t
-    for fold in sorted(int(name) for name in summary if name.isdecimal()):
-        found = summary[str(fold)]
+    lines = list(_lines(visit, summary))
+    if not lines:
+        return Safe("")
+    measured: set[str] = set()
+    for line in lines:
+        measured.update(line.metrics)
+    names = [name for name in METRICS if name in measured]
+    rows = []
+    for line in lines:
+        n_rows = number(line.metrics["n_rows"])
+        values = [number(line.metrics.get(name)) for name in names]
+        rows.append([line.model, line.which, n_rows, *values])
+    heads = [t("Model"), t("On"), t("Rows"), *map(t, names)]
+    caption = t("Held-out rows: a fold's own part, the validation part, or the rows of the test SQL")
+    title = shown(t("All hospitals together"))
+    return Safe(f"<h2>{title}</h2>{table(heads, rows, caption=caption)}")
+
+
+def _lines(visit: Visit, summary: Mapping[str, Any]) -> Iterator[Line]:
+    """The final model first, which is fold 0."""
+    t = visit.t
+    folds = [int(name) for name in summary if name.isdecimal()]
+    for fold in sorted(folds):
+        training = summary[str(fold)]
         model = t("Fold {n}", n=fold) if fold else t("Final model")
-        yield model, t("training rows"), found
-        if found.get("held_out"):
-            yield model, t("held-out rows"), found["held_out"]
+        yield Line(model, t("training rows"), training)
+        if training.get("held_out"):
+            yield Line(model, t("held-out rows"), training["held_out"])
     if summary.get("held_out"):
-        yield t("All folds"), t("held-out rows"), summary["held_out"]
+        yield Line(t("All folds"), t("held-out rows"), summary["held_out"])

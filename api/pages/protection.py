@@ -1,4 +1,7 @@
-"""How an order is protected and why an answer withholds something, in words for who is no cryptographer."""
+"""How an order is protected and why an answer withholds something, in words for readers who are no cryptographers.
+
+The words belong to methods and rules of `protocol`; SECURITY.md has the whole of it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from api.pages.frame import Safe, shown
 from api.pages.visit import Visit
 from api.routes.orders import SCORED
 
+# By method.
 WORDS = {
     "Paillier": [
         "No row leaves its hospital.",
@@ -46,12 +50,14 @@ WORDS = {
     "sealed": ["The predictions are sealed for the one who asked; nobody else can open them."],
 }
 
+# By the level of scoring.
 LEARNT = {
     "none": "The coordinator learns nothing of single gradients.",
     "round": "For the scores the coordinator learns lengths and angles of the gradients of one round.",
     "full": "For the scores the coordinator learns lengths and angles, also from one round to the next.",
 }
 
+# By the rule of a policy.
 WITHHELD = {
     "min_rows": "{n} group(s) withheld: fewer than {threshold} rows at a hospital, so few that persons could be told.",
     "max_share": "{n} group(s) withheld: one or two persons make more than {threshold} of a hospital's total.",
@@ -62,26 +68,32 @@ WITHHELD = {
 
 def protection_words(visit: Visit, order: dict[str, Any], names: dict[int, str]) -> Safe:
     """The statement as a list, with the API's own sentence below it."""
-    said = order["protection"]
-    kind = {"external": "recorded", "infer": "sealed"}.get(order["kind"], said["method"])
+    statement = order["protection"]
+    method = statement["method"]
+    # These two kinds have no method of a sum.
+    words_of = {"external": "recorded", "infer": "sealed"}.get(order["kind"], method)
     holder = names.get(order["user_id"], f"{visit.t('Hospital')} {order['user_id']}")
-    values = {"holder": holder, "bits": said.get("key_bits"), "receivers": _receivers(said)}
-    sentences = [visit.t(text, **values) for text in WORDS.get(kind, [])]
-    scoring = [text for level, text in LEARNT.items() if said.get("scoring") == SCORED[level]]
-    sentences += [visit.t(text) for text in scoring if said["method"] != "None"]
-    items = "".join(f"<li>{shown(text)}</li>" for text in sentences)
-    return Safe(
-        f'<ul>{items}</ul><p class="soft">{shown(said["method"])}: {shown(said["who_could_decrypt"])}</p>'
-    )
+    values = {"holder": holder, "bits": statement.get("key_bits"), "receivers": _receivers(statement)}
+    sentences = [visit.t(text, **values) for text in WORDS.get(words_of, [])]
+    # With None the coordinator sees the gradients anyway, as a sentence above says.
+    if method != "None":
+        for level, text in LEARNT.items():
+            if statement.get("scoring") == SCORED[level]:
+                sentences.append(visit.t(text))
+    items = "".join(f"<li>{shown(sentence)}</li>" for sentence in sentences)
+    sentence_of_api = f"{shown(method)}: {shown(statement['who_could_decrypt'])}"
+    return Safe(f'<ul>{items}</ul><p class="soft">{sentence_of_api}</p>')
 
 
-def _receivers(said: dict[str, Any]) -> str:
+def _receivers(statement: dict[str, Any]) -> str:
     """The receivers as the API's sentence names them."""
-    _, _, rest = str(said["who_could_decrypt"]).partition("Only the receivers, ")
-    return rest.partition(", can open")[0]
+    _, _, rest = str(statement["who_could_decrypt"]).partition("Only the receivers, ")
+    receivers, _, _ = rest.partition(", can open")
+    return receivers
 
 
-def suppression_words(visit: Visit, one: dict[str, Any]) -> str:
+def suppression_words(visit: Visit, withheld: dict[str, Any]) -> str:
     """Why a rule of a hospital's policy withheld groups."""
-    text = WITHHELD.get(one["rule"], "{n} group(s) withheld by the rule {rule} (threshold {threshold}).")
-    return visit.t(text, n=one["groups"], rule=one["rule"], threshold=one["threshold"])
+    rule = withheld["rule"]
+    text = WITHHELD.get(rule, "{n} group(s) withheld by the rule {rule} (threshold {threshold}).")
+    return visit.t(text, n=withheld["groups"], rule=rule, threshold=withheld["threshold"])

@@ -1,4 +1,7 @@
-"""Adds the pages to the API's application: `/` and what lies below `/page`, and nothing of the API's own addresses."""
+"""Adds the pages to the API's application: `/` and what lies below `/page`, and nothing of the API's own addresses.
+
+`_add_views` names every page and the module that shows it; `_add_doors` is signing in and out. Who looks: `visit`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from starlette.routing import Match, Mount
 from starlette.types import Scope
 
 from api.auth import current_caller
-from api.pages.frame import STYLE, Safe, html, note, shown
+from api.pages.frame import STYLE, Safe, html, note
 from api.pages.hospitals import show_hospitals
 from api.pages.order_form import show_order_form
 from api.pages.order_list import show_orders
@@ -40,17 +43,26 @@ from api.pages.words import LANGUAGES, translated
 from protocol.errors import ConsiliumError
 
 OURS = ("/page", "/_nicegui")
-BUILD_SECONDS = 30.0
+BUILD_SECONDS = 30.0  # that a view may take to come up
 RECONNECT_SECONDS = 10.0
+LONGEST_NUMBER = 9  # digits of a number in an address
+THEMES = ("light", "dark")
 
 
 class Pages(Mount):
     """Takes what is the page's, so that every other address stays the API's, its errors too."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        path = scope.get("path", "")
-        is_ours = path == "/" or any(path == own or path.startswith((f"{own}/", f"{own}_")) for own in OURS)
-        return super().matches(scope) if is_ours else (Match.NONE, {})
+        if _is_ours(scope.get("path", "")):
+            return super().matches(scope)
+        return Match.NONE, {}
+
+
+def _is_ours(path: str) -> bool:
+    for own in OURS:
+        if path == own or path.startswith((f"{own}/", f"{own}_")):
+            return True
+    return path == "/"
 
 
 def add_pages(app: FastAPI, key: bytes) -> None:
@@ -64,6 +76,7 @@ def add_pages(app: FastAPI, key: bytes) -> None:
         gzip_middleware_factory=lambda inner: GZipMiddleware(inner, minimum_size=1000, compresslevel=1),
         show_welcome_message=False,
     )
+    # NiceGUI has mounted itself over every address that is left; Pages takes its place.
     app.router.routes.pop()
     app.router.routes.append(Pages("", app=core.app))
     _add_doors(app, door)
@@ -104,7 +117,7 @@ def _add_views(door: Door) -> None:
 
 
 class Question:
-    """What the address asks for; a number that is none is as if it were not there."""
+    """What the address asks for; a number that is none counts as missing."""
 
     def __init__(self, request: Request) -> None:
         self.given: dict[str, str] = {**request.query_params, **request.path_params}
@@ -114,7 +127,10 @@ class Question:
 
     def number(self, name: str) -> int | None:
         text = self.given.get(name, "")
-        return int(text) if text.isdecimal() and text.isascii() and len(text) < 10 else None
+        is_plain = text.isdecimal() and text.isascii()
+        if not is_plain or len(text) > LONGEST_NUMBER:
+            return None
+        return int(text)
 
 
 Show = Callable[[Visit, Question], Awaitable[None]]
@@ -139,10 +155,12 @@ def page(path: str, door: Door) -> Callable[[Show], Show]:
 
 
 def _to_sign_in(request: Request, error: ConsiliumError) -> Response:
-    """Who has a cookie that is good no longer is told why."""
+    """Sends to the door, which shows why a cookie is good no longer."""
+    address = f"/page/sign-in?back={quote(here(request), safe='')}"
     was_in = request.cookies.get(SESSION) is not None
-    why = f"&why={quote(error.code, safe='')}" if was_in else ""
-    response = RedirectResponse(f"/page/sign-in?back={quote(here(request), safe='')}{why}", status_code=303)
+    if was_in:
+        address += f"&why={quote(error.code, safe='')}"
+    response = RedirectResponse(address, status_code=303)
     if was_in:
         response.delete_cookie(SESSION, path="/")
     return response
@@ -160,21 +178,23 @@ def _add_doors(app: FastAPI, door: Door) -> None:
 
     @router.post("/page/sign-in", include_in_schema=False)
     async def sign_in(request: Request) -> Response:
-        form = {
-            name: values[0]
-            for name, values in parse_qs((await request.body()).decode("utf-8", "replace")).items()
-        }
-        token, back = form.get("token", "").strip(), local(form.get("back"))
+        body = await request.body()
+        fields = parse_qs(body.decode("utf-8", "replace"))
+        form = {name: values[0] for name, values in fields.items()}
+        token = form.get("token", "").strip()
+        back = local(form.get("back"))
+        # A header holds no other letters, and no token has any.
+        shown_token = token if token.isascii() else "?"
         try:
-            await current_caller(request_of(app, token if token.isascii() else "?"))
+            await current_caller(request_of(app, shown_token))
         except ConsiliumError as error:
-            return RedirectResponse(
-                f"/page/sign-in?back={quote(back, safe='')}&why={error.code}", status_code=303
-            )
+            address = f"/page/sign-in?back={quote(back, safe='')}&why={error.code}"
+            return RedirectResponse(address, status_code=303)
         response = RedirectResponse(back, status_code=303)
         is_secure = request.url.scheme == "https"
         response.set_cookie(SESSION, door.seal(token), max_age=SESSION_SECONDS, secure=is_secure, **COOKIE)
-        if form.get("theme") in ("light", "dark") and not request.cookies.get(THEME):
+        # The browser's own preference, which the form sends; one that the visitor has chosen stays.
+        if form.get("theme") in THEMES and not request.cookies.get(THEME):
             response.set_cookie(THEME, form["theme"], max_age=KEPT_SECONDS, secure=is_secure, **COOKIE)
         return response
 
@@ -187,9 +207,10 @@ def _add_doors(app: FastAPI, door: Door) -> None:
     @router.get("/page/preferences", include_in_schema=False)
     async def prefer(back: str = "/", language: str = "", theme: str = "") -> Response:
         response = RedirectResponse(local(back), status_code=303)
-        for name, value, words in ((LANGUAGE, language, LANGUAGES), (THEME, theme, ("light", "dark"))):
-            if value in words:
-                response.set_cookie(name, value, max_age=KEPT_SECONDS, **COOKIE)
+        if language in LANGUAGES:
+            response.set_cookie(LANGUAGE, language, max_age=KEPT_SECONDS, **COOKIE)
+        if theme in THEMES:
+            response.set_cookie(THEME, theme, max_age=KEPT_SECONDS, **COOKIE)
         return response
 
 
@@ -210,7 +231,9 @@ def _show_sign_in(request: Request) -> None:
     def t(text: str) -> str:
         return escape(translated(text, language))
 
+    # Words of ours only: the address may have been written by anybody.
     why = REASONS.get(request.query_params.get("why", ""))
+    reason = note(translated(why, language), "bad") if why else ""
     other, name = ("en", "English") if language == "zh" else ("zh", "中文")
     back = escape(local(request.query_params.get("back")))
     with ui.element("div").props("id=main role=main"):
@@ -218,7 +241,7 @@ def _show_sign_in(request: Request) -> None:
             Safe(
                 f'<p class="row"><b>Consilium</b> '
                 f'<a href="/page/preferences?language={other}&back=/page/sign-in">{name}</a></p>'
-                f"<h1>{t('Sign in')}</h1>{note(shown(translated(why, language)), 'bad') if why else ''}"
+                f"<h1>{t('Sign in')}</h1>{reason}"
                 f'<form class="sign" method="post" action="/page/sign-in"><label for="token">{t(TOKEN)}</label>'
                 '<input id="token" name="token" type="password" autocomplete="current-password" required autofocus>'
                 f'<input type="hidden" name="back" value="{back}"><input type="hidden" name="theme" value="">'

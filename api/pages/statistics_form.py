@@ -22,31 +22,37 @@ from protocol.statistics_request import (
 )
 from protocol.training_request import describe
 
-PATH, SCHEDULES = "/runModelTrainTask", "/statistics/schedules"
+PATH = "/runModelTrainTask"
+SCHEDULES = "/statistics/schedules"
+# Of the hospitals on one machine; the others keep CSV files.
 KEEPS_PARQUET = 4
-"""Of the hospitals on one machine; the others keep CSV files."""
+EXAMPLE_PLACE = {"data_path": "lab_values.csv", "data_type": "csv", "key_column": "glucose"}
+NOT_BY_GROUPS = ("frequency", "crosstab")
 
+# Fields that mean something for these methods alone.
 ONLY_FOR = {
     "expression": ("custom",),
     "columns": OF_TWO_COLUMNS,
-    "group_by": tuple(method for method in POOLED if method not in ("frequency", "crosstab")),
+    "group_by": tuple(method for method in POOLED if method not in NOT_BY_GROUPS),
     "quantile": ("quantile",),
     "bins": ("histogram",),
     "threshold": ("is_investor_accredited",),
     "comparison": ("is_investor_accredited",),
 }
-"""Fields that mean something for these methods alone."""
 
 
 def example_question(user_id: int | None, names: dict[int, str]) -> dict[str, Any]:
     """A mean over a file of each hospital, for the visitor's own."""
-    own = names.get(user_id or 0) or next(iter(names.values()), "")
-    places = [(name, "parquet" if user == KEEPS_PARQUET else "csv") for user, name in names.items()]
+    own = names.get(user_id or 0)
+    if not own:
+        own = next(iter(names.values()), "")
+    providers = []
+    for user, name in names.items():
+        kind = "parquet" if user == KEEPS_PARQUET else "csv"
+        place = {"data_path": f"lab_values.{kind}", "data_type": kind}
+        providers.append({"name": name, **place, "key_column": "glucose"})
     return {
-        "data_providers": [
-            {"name": name, "data_path": f"lab_values.{kind}", "data_type": kind, "key_column": "glucose"}
-            for name, kind in places
-        ],
+        "data_providers": providers,
         "result_receivers": [own],
         "method": "avg",
         "result_alias": "mean_glucose",
@@ -54,7 +60,7 @@ def example_question(user_id: int | None, names: dict[int, str]) -> dict[str, An
 
 
 def address_of(body: dict[str, Any]) -> str:
-    """Where a question goes that is asked once, or again and again."""
+    """The API's address for a question that is sent once, or again and again."""
     return SCHEDULES if "schedule" in body else PATH
 
 
@@ -75,8 +81,9 @@ async def check_question(visit: Visit, body: dict[str, Any]) -> None:
 async def show_statistics_form(visit: Visit) -> None:
     t = visit.t
     with frame(visit, t("Ask a question")):
-        found = (await visit.data("/hospitals"))["hospitals"]
-        names = {row["user_id"]: row["name"] for row in found if row["fingerprint"]}
+        found = await visit.data("/hospitals")
+        # One without a fingerprint has never connected.
+        names = {row["user_id"]: row["name"] for row in found["hospitals"] if row["fingerprint"]}
         draft = Draft(example_question(visit.caller.user_id, names))
         if visit.caller.role == "operator":
             html(note(t("Questions are asked by hospitals: sign in with the token of a hospital's user.")))
@@ -90,8 +97,10 @@ async def show_statistics_form(visit: Visit) -> None:
 
         async def send() -> None:
             response = await visit.call("POST", address_of(draft.body), json=draft.body)
-            is_schedule = "schedule" in draft.body
-            ui.navigate.to("/page/statistics" if is_schedule else f"/page/orders/{number_of(response)}")
+            if "schedule" in draft.body:
+                ui.navigate.to("/page/statistics")
+            else:
+                ui.navigate.to(f"/page/orders/{number_of(response)}")
 
         show_buttons(visit, draft, check=lambda body: check_question(visit, body), send=send)
 
@@ -109,14 +118,17 @@ def _show_question(fields: Fields) -> None:
             "threshold": fields.text(("threshold",), t("Threshold")),
             "comparison": fields.choice(("comparison",), t("Comparison"), [None, ">=", ">", "<=", "<"]),
             "expression": fields.text(
-                ("expression",), t("Expression, such as df1.price * df2.units"), is_wide=True
+                ("expression",),
+                t("Expression, such as df1.price * df2.units"),
+                is_wide=True,
             ),
         }
         fields.text(("purpose",), t("Purpose (stands in every hospital's ledger)"))
 
     def follow() -> None:
+        method = draft.body.get("method")
         for name, field in only.items():
-            field.set_visibility(draft.body.get("method") in ONLY_FOR[name])
+            field.set_visibility(method in ONLY_FOR[name])
 
     follow()
     draft.watch(follow)
@@ -131,7 +143,8 @@ def _show_schedule(fields: Fields) -> None:
 
     def follow() -> None:
         timing = fields.draft.body.get("schedule")
-        if isinstance(timing, dict) and not {"cron", "interval_seconds"} & timing.keys():
+        # Without times it is a question that is sent once, whatever its time zone.
+        if isinstance(timing, dict) and "cron" not in timing and "interval_seconds" not in timing:
             del fields.draft.body["schedule"]
         zone.set_visibility(bool(cron.value))
 
@@ -146,7 +159,8 @@ class Provider:
     """One hospital of the form: whether it brings rows, where they are, and whether it gets the result."""
 
     def __init__(self, fields: Fields, name: str) -> None:
-        self.fields, self.name = fields, name
+        self.fields = fields
+        self.name = name
 
     def build(self) -> None:
         t, draft = self.fields.visit.t, self.fields.draft
@@ -170,12 +184,19 @@ class Provider:
 
     @property
     def providers(self) -> list[dict[str, Any]]:
+        """The body's providers, as far as they have the form of some: people may write anything there."""
         found = self.fields.draft.body.get("data_providers")
-        return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+        if not isinstance(found, list):
+            return []
+        return [provider for provider in found if isinstance(provider, dict)]
 
     @property
     def own(self) -> dict[str, Any] | None:
-        return next((one for one in self.providers if one.get("name") == self.name), None)
+        """This hospital's part of the body; None where it brings no rows."""
+        for provider in self.providers:
+            if provider.get("name") == self.name:
+                return provider
+        return None
 
     @property
     def is_receiver(self) -> bool:
@@ -183,37 +204,48 @@ class Provider:
         return isinstance(found, list) and self.name in found
 
     def follow(self) -> None:
+        """Shows the draft."""
         own = self.own
-        self.brings.value, self.gets.value = own is not None, self.is_receiver
+        self.brings.value = own is not None
+        self.gets.value = self.is_receiver
         self.place.set_visibility(own is not None)
         for key, field in self.inputs.items():
             value = (own or {}).get(key)
-            field.value = value if key != "data_type" or value in DATA_TYPES else "csv"
-        self.inputs["value_column"].set_visibility(
-            self.fields.draft.body.get("method") == "is_investor_accredited"
-        )
+            # A choice cannot show a type that it has not.
+            if key == "data_type" and value not in DATA_TYPES:
+                value = "csv"
+            field.value = value
+        method = self.fields.draft.body.get("method")
+        self.inputs["value_column"].set_visibility(method == "is_investor_accredited")
 
     def change(self, how: Any) -> None:
+        """Changes the draft and shows that everywhere, unless the change is what the draft has just shown."""
         if not self.fields.draft.is_telling:
             how()
             self.fields.draft.tell()
 
     def bring(self, is_in: bool) -> None:
-        others = [one for one in self.providers if one.get("name") != self.name]
-        like = (
-            others[0]
-            if others
-            else {"data_path": "lab_values.csv", "data_type": "csv", "key_column": "glucose"}
-        )
-        self.fields.draft.body["data_providers"] = [*others, {**like, "name": self.name}] if is_in else others
+        """Whether the hospital brings rows; the place of another's is where its own are likely to be."""
+        providers = [provider for provider in self.providers if provider.get("name") != self.name]
+        if is_in:
+            like = providers[0] if providers else EXAMPLE_PLACE
+            providers.append({**like, "name": self.name})
+        self.fields.draft.body["data_providers"] = providers
 
     def get(self, is_in: bool) -> None:
-        others = [name for name in self.fields.draft.body.get("result_receivers", []) if name != self.name]
-        self.fields.draft.body["result_receivers"] = [*others, self.name] if is_in else others
+        """Whether the hospital gets the result."""
+        body = self.fields.draft.body
+        receivers = [name for name in body.get("result_receivers", []) if name != self.name]
+        if is_in:
+            receivers.append(self.name)
+        body["result_receivers"] = receivers
 
     def put(self, key: str, value: Any) -> None:
+        """Sets a part of the hospital's own; None and empty texts are left out."""
         own = self.own
-        if own is not None and value not in (None, ""):
-            own[key] = value
-        elif own is not None:
+        if own is None:
+            return
+        if value in (None, ""):
             own.pop(key, None)
+        else:
+            own[key] = value

@@ -22,10 +22,14 @@ from api.routes.services import Services
 from api.store.hospitals import Caller
 from protocol.errors import ConsiliumError, Unauthenticated
 
-SESSION, LANGUAGE, THEME = "consilium_session", "consilium_language", "consilium_theme"
+# Names of cookies.
+SESSION = "consilium_session"
+LANGUAGE = "consilium_language"
+THEME = "consilium_theme"
 SESSION_SECONDS = 43_200
-KEPT_SECONDS = 31_536_000
+KEPT_SECONDS = 31_536_000  # of the visitor's preferences
 COOKIE: dict[str, Any] = {"httponly": True, "samesite": "strict", "path": "/"}
+# The code for an answer in the form of joint statistics, which has a status and a sentence and no code.
 CODES_BY_STATUS: dict[int, str] = {
     400: "bad_request",
     401: "unauthenticated",
@@ -39,7 +43,6 @@ CODES_BY_STATUS: dict[int, str] = {
     500: "unplanned",
     503: "unavailable",
 }
-"""The code for an answer in the form of joint statistics, which has a status and a sentence and no code."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,12 @@ class Visit:
     """One load of a page: the API with the visitor's token, the language and the colours."""
 
     app: FastAPI
-    token: str | None
+    token: str | None  # None where authentication is switched off
     caller: Caller
     language: str
-    theme: str
-    address: str
-    here: str
+    theme: str  # light or dark
+    address: str  # of the coordinator, as the visitor's browser reaches it
+    here: str  # the page's own address, with its question
 
     @property
     def services(self) -> Services:
@@ -70,7 +73,8 @@ class Visit:
 
     def t(self, text: str, **values: Any) -> str:
         """The text in the visitor's language, with its values filled in."""
-        return translated(text, self.language).format(**values) if values else translated(text, self.language)
+        sentence = translated(text, self.language)
+        return sentence.format(**values) if values else sentence
 
     def error(self, error: ConsiliumError) -> str:
         """The API's sentence; for a reader of Chinese the Chinese one of its code, with the API's in brackets."""
@@ -82,7 +86,10 @@ class Visit:
 
     async def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         """The API's answer to this visitor. ConsiliumError with its own sentence when it is an error."""
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        # As a request like any other, so that a page can do nothing that its visitor's token may not (decision 48).
+        headers = {}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
         transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
         async with httpx.AsyncClient(
             transport=transport,
@@ -96,8 +103,9 @@ class Visit:
 
     async def data(self, path: str, **params: Any) -> Any:
         """What stands in the envelope of a GET."""
-        sent = {name: value for name, value in params.items() if value is not None}
-        return (await self.call("GET", path, params=sent)).json()["data"]
+        given = {name: value for name, value in params.items() if value is not None}
+        response = await self.call("GET", path, params=given)
+        return response.json()["data"]
 
 
 def _told(response: httpx.Response) -> ConsiliumError:
@@ -107,16 +115,22 @@ def _told(response: httpx.Response) -> ConsiliumError:
         error = (body.get("data") or {}).get("error")
     except (ValueError, AttributeError):
         return ConsiliumError(
-            "The coordinator met an unplanned error.", remedy="Its log has the full text.", code="unplanned"
+            "The coordinator met an unplanned error.",
+            remedy="Its log has the full text.",
+            code="unplanned",
         )
     if isinstance(error, Mapping):
         return ConsiliumError.from_json(dict(error))
     code = CODES_BY_STATUS.get(response.status_code)
-    return ConsiliumError(str(body.get("msg") or body.get("message")), remedy="", code=code)
+    sentence = body.get("msg") or body.get("message")
+    return ConsiliumError(str(sentence), remedy="", code=code)
 
 
 def request_of(app: FastAPI, token: str | None) -> Request:
-    headers = [(b"authorization", f"Bearer {token}".encode())] if token else []
+    """A request with this token, for functions of the API that take one."""
+    headers = []
+    if token:
+        headers.append((b"authorization", f"Bearer {token}".encode()))
     return Request({"type": "http", "app": app, "headers": headers})
 
 
@@ -124,7 +138,8 @@ class Door:
     """Lets visitors in: reads and makes the sealed cookie."""
 
     def __init__(self, app: FastAPI, key: bytes) -> None:
-        self.app, self._box = app, Fernet(key)
+        self.app = app
+        self._box = Fernet(key)
 
     def seal(self, token: str) -> str:
         return self._box.encrypt(token.encode()).decode()
@@ -135,7 +150,13 @@ class Door:
         caller = await current_caller(request_of(self.app, token))
         language, theme = preferences(request)
         return Visit(
-            self.app, token, caller, language, theme, str(request.base_url).rstrip("/"), here(request)
+            app=self.app,
+            token=token,
+            caller=caller,
+            language=language,
+            theme=theme,
+            address=str(request.base_url).rstrip("/"),
+            here=here(request),
         )
 
     def _token(self, cookie: str | None) -> str | None:
@@ -149,23 +170,26 @@ class Door:
 
 def preferences(request: Request) -> tuple[str, str]:
     """(language, theme): as the visitor has chosen; else what the browser asks for, and light."""
-    wanted = request.headers.get("accept-language", "").lower()
-    language = request.cookies.get(LANGUAGE) or ("zh" if wanted.startswith("zh") else "en")
+    language = request.cookies.get(LANGUAGE)
+    if not language:
+        wanted = request.headers.get("accept-language", "").lower()
+        language = "zh" if wanted.startswith("zh") else "en"
+    if language not in LANGUAGES:
+        language = "en"
     theme = "dark" if request.cookies.get(THEME) == "dark" else "light"
-    return language if language in LANGUAGES else "en", theme
+    return language, theme
 
 
 def here(request: Request) -> str:
     """The address that was asked for, with its question."""
-    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    if not request.url.query:
+        return request.url.path
+    return f"{request.url.path}?{request.url.query}"
 
 
 def local(address: str | None) -> str:
     """An address of this coordinator to go on to; the start page for any other."""
-    is_ours = (
-        bool(address)
-        and address is not None
-        and address.startswith("/")
-        and not address.startswith(("//", "/\\"))
-    )
-    return quote(str(address), safe="/?=&%") if is_ours else "/"
+    # A browser reads //elsewhere, and /\elsewhere too, as another server's address.
+    if not address or not address.startswith("/") or address.startswith(("//", "/\\")):
+        return "/"
+    return quote(address, safe="/?=&%")

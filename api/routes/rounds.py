@@ -1,7 +1,7 @@
 """Recording rounds over REST: by an external trainer, or by the coordinator's own flow.
 
 A body is brought to disk under a temporary name, checked whole, and only then made visible. Small rounds come as JSON,
-large ones as safetensors.
+large ones as safetensors. The checks are `api/store/round_checks`, the files `api/store/round_files`.
 """
 
 from __future__ import annotations
@@ -58,14 +58,23 @@ def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
-        return _inlined(definitions[schema["$ref"].rsplit("/", 1)[1]], definitions)
-    return {key: _inlined(part, definitions) for key, part in schema.items() if key != "$defs"}
+        name = schema["$ref"].rsplit("/", 1)[1]
+        return _inlined(definitions[name], definitions)
+    inlined = {}
+    for key, part in schema.items():
+        if key != "$defs":
+            inlined[key] = _inlined(part, definitions)
+    return inlined
 
 
 def _round_schema() -> Any:
     """The JSON body of PUT /orders/{order_id}/rounds/{round}."""
     vector = {"type": "array", "items": {"type": "number"}, "minItems": 1}
-    vectors = {"type": "object", "propertyNames": {"pattern": f"^{LAYER}$"}, "additionalProperties": vector}
+    vectors = {
+        "type": "object",
+        "propertyNames": {"pattern": f"^{LAYER}$"},
+        "additionalProperties": vector,
+    }
     clients = {"pattern": "^(0|[1-9][0-9]{0,9})$"}
     gradients = {
         "type": "object",
@@ -118,12 +127,15 @@ async def _record(request: Request, order: OrderRow, round_: int) -> RoundEntry:
     """Takes the body to disk, checks it, and keeps it; returns what stands for the round."""
     files: RoundFiles = request.app.state.round_files
     is_flow = order.kind == "train"
+    # What the coordinator's own flow sends is of the order's hospitals; an external trainer names clients as it likes.
     allowed = set(order.hospitals) if is_flow else None
     with files.part(order.order_id) as part:
         await _receive(request, part, is_flow=is_flow)
         checked = await to_thread.run_sync(lambda: check_round(part, allowed=allowed))
         entry = _as_entry(order.order_id, round_, checked, part.stat().st_size)
-        loss, report = (None, None) if checked.facts is None else _as_report(round_, checked)
+        loss, report = None, None
+        if checked.facts is not None:
+            loss, report = _as_report(round_, checked, checked.facts)
         standing = await to_thread.run_sync(lambda: files.publish(part, entry, loss=loss, report=report))
     if standing.digest != entry.digest and not is_flow:
         raise Conflict(
@@ -161,15 +173,20 @@ async def list_rounds(
     await readable(services, caller, order_id)
     found = await in_thread(services.store.rounds.files, order_id, limit=limit, before=before)
     rows = [{"round": entry.round, **_entry(entry)} for entry in found]
-    return answer({"rounds": rows, "next": rows[-1]["round"] if len(rows) == limit else None})
+    next_before = rows[-1]["round"] if len(rows) == limit else None
+    return answer({"rounds": rows, "next": next_before})
 
 
 def _entry(entry: RoundEntry) -> dict[str, Any]:
-    sizes: list[int | None] = [*entry.sizes] if entry.sizes else [None] * len(entry.clients)
+    """An entry as answers show it."""
+    names = [str(client) for client in entry.clients]
+    sizes: dict[str, int | None] = dict.fromkeys(names)
+    if entry.sizes:
+        sizes = dict(zip(names, entry.sizes, strict=True))
     return {
         "kind": entry.kind,
         "clients": entry.clients,
-        "sizes": {str(client): size for client, size in zip(entry.clients, sizes, strict=True)},
+        "sizes": sizes,
         "layers": entry.layers,
         "n_bytes": entry.n_bytes,
         "digest": entry.digest,
@@ -181,10 +198,13 @@ def _entry(entry: RoundEntry) -> dict[str, Any]:
 
 
 async def _receive(request: Request, part: Path, *, is_flow: bool) -> None:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    """Brings a body to disk, in the form of a file in either case."""
+    content_type = request.headers.get("content-type", "")
+    kind, _, _ = content_type.partition(";")
+    kind = kind.strip().lower()
     try:
         if kind == SAFETENSORS:
-            await _stream(request, part)
+            await _write_stream(request, part)
         elif kind == "application/json" and not is_flow:
             body = await _read_json(request)
             await to_thread.run_sync(_write_json_round, body, part)
@@ -197,7 +217,7 @@ async def _receive(request: Request, part: Path, *, is_flow: bool) -> None:
         raise InvalidInput("The body was cut short.", remedy="Send the round again.") from None
 
 
-async def _stream(request: Request, part: Path) -> None:
+async def _write_stream(request: Request, part: Path) -> None:
     """Writes the body as it comes; memory holds WRITE_BYTES of it."""
     waiting = bytearray()
     with part.open("wb", buffering=0) as file:
@@ -213,6 +233,7 @@ async def _read_json(request: Request) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
+        # Here, before it is read whole: Python's lists take many times the memory of the text.
         if len(body) > MOST_JSON_BYTES:
             raise TooLarge(
                 f"A round as JSON has at most {MOST_JSON_BYTES} bytes.",
@@ -224,10 +245,10 @@ async def _read_json(request: Request) -> bytes:
 def _write_json_round(body: bytes, part: Path) -> None:
     """The same file as an external trainer would have sent."""
     sent = parse_json(body)
-    gradients = sent.pop("gradients", None) if isinstance(sent, dict) else None
-    if not isinstance(gradients, dict) or not all(
-        isinstance(own, dict) and own for own in gradients.values()
-    ):
+    gradients = None
+    if isinstance(sent, dict):
+        gradients = sent.pop("gradients", None)
+    if not isinstance(gradients, dict) or not all(_is_full_object(own) for own in gradients.values()):
         raise InvalidInput(
             "gradients has to be an object of clients, each an object of layers.",
             remedy='Send {"gradients": {"0": {"dense": [0.5, 1.5]}}}.',
@@ -235,13 +256,20 @@ def _write_json_round(body: bytes, part: Path) -> None:
     tensors: dict[str, NDArray[np.float64]] = {}
     for client, layers in gradients.items():
         tensors |= _vectors(f"gradients/{client}", layers)
-    tensors |= _vectors("average", sent.pop("average", None) or {})
+    average = sent.pop("average", None) or {}
+    tensors |= _vectors("average", average)
+    # All the rest are facts; a name that is none of them is an error there.
     facts = parse_facts(Facts, sent).model_dump(mode="json")
-    part.write_bytes(safetensors.numpy.save(tensors, metadata={"round": canonical(facts)}))
+    content = safetensors.numpy.save(tensors, metadata={"round": canonical(facts)})
+    part.write_bytes(content)
+
+
+def _is_full_object(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value)
 
 
 def _vectors(owner: str, layers: Any) -> dict[str, NDArray[np.float64]]:
-    """By tensor name."""
+    """An object of layers by tensor name."""
     if not isinstance(layers, dict):
         raise InvalidInput(f"{owner} has to be an object of layers.", remedy='Send {"dense": [0.5, 1.5]}.')
     found = {}
@@ -252,9 +280,12 @@ def _vectors(owner: str, layers: Any) -> dict[str, NDArray[np.float64]]:
                 f"{shown(name)} is no name of a client and a layer.",
                 remedy="Clients are whole numbers below 2^31, layers at most 100 letters, digits and _ . : / -",
             )
-        if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+        # By type and not isinstance: true and false are integers to Python.
+        is_list = isinstance(values, list)
+        if not is_list or not all(type(value) in (int, float) for value in values):
             raise InvalidInput(
-                f"{shown(name)} has to be a list of numbers.", remedy="Send a flat list of numbers."
+                f"{shown(name)} has to be a list of numbers.",
+                remedy="Send a flat list of numbers.",
             )
         found[name] = _as_floats(name, values)
     return found
@@ -282,27 +313,43 @@ def _as_entry(order_id: int, round_: int, checked: Checked, n_bytes: int) -> Rou
     )
 
 
-def _as_report(round_: int, checked: Checked) -> tuple[float | None, dict[str, Any]]:
+def _as_report(round_: int, checked: Checked, facts: Facts) -> tuple[float | None, dict[str, Any]]:
     """(loss, report) in the form of a training order's round: the row-weighted mean of the training losses."""
-    assert checked.facts is not None
-    given = checked.facts.model_dump(mode="json", exclude_none=True)
+    given = facts.model_dump(mode="json", exclude_none=True)
     clients: dict[str, dict[str, Any]] = {str(client): {} for client in checked.clients}
-    for client, size in (given.get("sizes") or {}).items():
+    sizes = given.get("sizes") or {}
+    for client, size in sizes.items():
         clients[client]["n_rows"] = size
     for part, metrics in given["performance"].items():
         for client, own in metrics.items():
             clients[client][part] = own
-    losses = [own.get("train", {}).get("loss") for own in clients.values()]
-    loss = _weighted(losses, checked.sizes or [1] * len(losses))
-    report = {"fold": 0, "round": round_, "loss": loss, "final": False, "hospitals": clients}
-    return loss, {**report, "leave_one_out": given["leave_one_out"]}
+    losses = []
+    for own in clients.values():
+        measured = own.get("train", {})
+        losses.append(measured.get("loss"))
+    weights = checked.sizes or [1] * len(losses)
+    loss = _weighted_mean(losses, weights)
+    report = {
+        "fold": 0,
+        "round": round_,
+        "loss": loss,
+        "final": False,
+        "hospitals": clients,
+        "leave_one_out": given["leave_one_out"],
+    }
+    return loss, report
 
 
-def _weighted(values: list[float | None], weights: list[int]) -> float | None:
+def _weighted_mean(values: list[float | None], weights: list[int]) -> float | None:
+    """None where a value is missing, or the mean is no finite number."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return None
     total = sum(weights)
     # Halves, because the sum of shares of the largest numbers may leave the range of float64.
-    mean = 2 * math.fsum(value / 2 * (weight / total) for value, weight in zip(known, weights, strict=True))
+    halves = []
+    for value, weight in zip(known, weights, strict=True):
+        share = weight / total
+        halves.append(value / 2 * share)
+    mean = 2 * math.fsum(halves)
     return mean if math.isfinite(mean) else None

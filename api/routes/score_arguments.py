@@ -1,7 +1,11 @@
-"""The arguments of the analytics endpoints: every spelling that is taken, and errors that name argument and value."""
+"""The arguments of the analytics endpoints: every spelling that is taken, and errors that name argument and value.
+
+First the types, which are the OpenAPI description; then the readers, from text to value.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -26,8 +30,11 @@ NAMES = (
     "n_selected",
 )
 INDEXED = re.compile(r"layers(?:\[([0-9]{0,9})\])?")
+# What the store's columns hold; a count that is compared with no column may be larger.
 LARGEST_INTEGER = 2**31 - 1
-LARGEST_COUNT = 2**53  # of what no number in the store stands for
+LARGEST_COUNT = 2**53
+MOST_LETTERS_SHOWN = 60
+MOST_LETTERS_OF_A_NUMBER = 400
 
 
 def _integer(minimum: int, maximum: int = LARGEST_INTEGER) -> WithJsonSchema:
@@ -95,14 +102,20 @@ def missing_argument(name: str, allowed: str) -> InvalidInput:
 
 def shown(value: Any) -> str:
     """A value of the caller's as an answer may hold it."""
-    text = "".join(letter if letter.isprintable() and letter != "\ufffd" else "?" for letter in str(value))
-    return repr(text if len(text) <= 60 else f"{text[:60]}...")
+    text = ""
+    for letter in str(value):
+        is_plain = letter.isprintable() and letter != "\ufffd"
+        text += letter if is_plain else "?"
+    if len(text) > MOST_LETTERS_SHOWN:
+        text = f"{text[:MOST_LETTERS_SHOWN]}..."
+    return repr(text)
 
 
 def refuse_unknown(request: Request) -> None:
-    """A misspelt argument is said, not ignored."""
+    """A misspelt argument is an error: without it the answer would be to another question."""
     for name in request.query_params:
-        if name not in NAMES and not INDEXED.fullmatch(name):
+        is_known = name in NAMES or INDEXED.fullmatch(name)
+        if not is_known:
             raise InvalidInput(
                 f"There is no argument {shown(name)}.",
                 remedy=f"Arguments are {', '.join(NAMES)}.",
@@ -119,7 +132,8 @@ def integer(
         return default
     allowed = f"a whole number from {least} to {most}"
     value = _float(name, text, allowed)
-    if not value.is_integer() or not least <= value <= most:
+    is_in_range = least <= value <= most
+    if not is_in_range or not value.is_integer():
         raise bad_argument(name, text, allowed)
     return int(value)
 
@@ -143,8 +157,13 @@ def share(text: str | None, *, default: float | None = None) -> float:
 
 def components(text: str | None) -> float:
     """`k` of pca: whole, or in (0, 1)."""
-    allowed = "a whole number of 1 or more, or above 0 and below 1"
-    return _number_in("k", text, allowed, lambda value: 0 < value < 1 or (value >= 1 and value.is_integer()))
+
+    def may_be(value: float) -> bool:
+        is_share = 0 < value < 1
+        is_count = value >= 1 and value.is_integer()
+        return is_share or is_count
+
+    return _number_in("k", text, "a whole number of 1 or more, or above 0 and below 1", may_be)
 
 
 def weight(text: str | None) -> float:
@@ -172,10 +191,12 @@ def _number_in(
 
 
 def _float(name: str, text: str, allowed: str) -> float:
-    try:
-        value = float(text) if len(text) <= 400 and text.isascii() and "_" not in text else math.nan
-    except ValueError:
-        value = math.nan
+    # Python would also read 1_000, digits of other scripts, and as many of them as are sent.
+    is_plain = text.isascii() and "_" not in text and len(text) <= MOST_LETTERS_OF_A_NUMBER
+    value = math.nan
+    if is_plain:
+        with contextlib.suppress(ValueError):
+            value = float(text)
     if not math.isfinite(value):
         raise bad_argument(name, text, allowed)
     return value
@@ -196,23 +217,30 @@ def layers_of(request: Request) -> list[str] | None:
     >>> _split("['conv1', 'conv2']"), _split('["conv1","conv2"]'), _split("conv1, conv2"), _split("dense")
     (['conv1', 'conv2'], ['conv1', 'conv2'], ['conv1', 'conv2'], ['dense'])
     """
-    given = [(INDEXED.fullmatch(name), value) for name, value in request.query_params.multi_items()]
-    texts = [(int(found[1] or 0), value) for found, value in given if found]
-    if not texts:
+    given: list[tuple[int, str]] = []
+    for name, value in request.query_params.multi_items():
+        found = INDEXED.fullmatch(name)
+        if found:
+            place = int(found[1] or 0)
+            given.append((place, value))
+    if not given:
         return None
-    names = [name for _, text in sorted(texts, key=lambda pair: pair[0]) for name in _split(text)]
-    if not names or not all(names) or len(set(names)) < len(names):
-        raise bad_argument(
-            "layers", ",".join(text for _, text in texts), "one or more layers, each named once"
-        )
+    names: list[str] = []
+    for _, text in sorted(given, key=lambda pair: pair[0]):
+        names += _split(text)
+    is_each_once = len(set(names)) == len(names)
+    if not names or not all(names) or not is_each_once:
+        sent = ",".join(text for _, text in given)
+        raise bad_argument("layers", sent, "one or more layers, each named once")
     return names
 
 
 def _split(text: str) -> list[str]:
+    """JSON, Python's way to write a list, or names between commas."""
     text = text.strip()
     try:
         parsed = json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # not JSON; nesting beyond the stack
         parsed = None
     if isinstance(parsed, list) and all(isinstance(name, str) for name in parsed):
         return parsed
@@ -220,4 +248,8 @@ def _split(text: str) -> list[str]:
         text = text[1:-1].strip()
         if not text:
             return []
-    return [name.strip().strip("'\"").strip() for name in text.split(",")]
+    names = []
+    for part in text.split(","):
+        without_quotes = part.strip().strip("'\"")
+        names.append(without_quotes.strip())
+    return names

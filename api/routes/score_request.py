@@ -1,8 +1,10 @@
-"""What a call of the analytics endpoints asks for, who may have it, and how scores are shown."""
+"""Which order and round a call of the analytics endpoints is about, who may read it, and how scores are shown.
+
+`scores` has the endpoints, `score_arguments` the arguments.
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -22,6 +24,7 @@ from api.store.rows import OrderRow, RoundEntry
 from protocol.errors import BadRequest, Forbidden, NotFound
 
 DEFAULT_LAYERS = ["dense"]
+# Errors list so many names or ranges, and then "...".
 N_SHOWN = 20
 T = TypeVar("T")
 
@@ -77,7 +80,8 @@ class Asked:
 
     async def work(self, task: Callable[[], T]) -> T:
         """Runs arithmetic in a thread, few at a time; a number that a rule cannot take is a BadRequest."""
-        return await to_thread.run_sync(lambda: _told(task), limiter=self.request.app.state.scoring)
+        limiter = self.request.app.state.scoring
+        return await to_thread.run_sync(_argument_errors, task, limiter=limiter)
 
 
 class Scoring(Asked):
@@ -97,7 +101,8 @@ class Scoring(Asked):
         self.normalize = given.choice("normalize", normalize, ("minmax",), default=None)
 
     def layers_in(self, entry: RoundEntry) -> list[str]:
-        return known_layers(entry, self.layers or DEFAULT_LAYERS)
+        wanted = self.layers or DEFAULT_LAYERS
+        return known_layers(entry, wanted)
 
     def answer(
         self, order: OrderRow, round_: int, scores: Mapping[int, float | None], **headers: str
@@ -112,7 +117,7 @@ AskedOf = Annotated[Asked, Depends()]
 ScoringOf = Annotated[Scoring, Depends()]
 
 
-def _told(task: Callable[[], T]) -> T:
+def _argument_errors(task: Callable[[], T]) -> T:
     try:
         return task()
     except ValueError as error:
@@ -121,7 +126,7 @@ def _told(task: Callable[[], T]) -> T:
 
 
 def _require_reader(caller: Caller, order: OrderRow, *, is_score: bool) -> None:
-    """Parties, owner and operators; of scores the operator only, where a hospital's policy says so."""
+    """Parties, owner and operators; for scores the operator only, where a hospital's policy says so."""
     require_reader(caller, order.hospitals)
     if is_score and order.score_readers == "operator" and caller.role in (HOSPITAL, AGENT):
         raise Forbidden(
@@ -141,37 +146,56 @@ def unknown_round(round_: int | None, order_id: int, numbers: Iterable[int]) -> 
 
 def _ranges(numbers: list[int]) -> str:
     """0 to 9, 12 for the rounds 0, 1, ..., 9 and 12."""
-    runs = itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
-    ends = [[number for _, number in run] for _, run in runs]
-    words = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in ends]
-    return ", ".join([*words[:N_SHOWN], *(["..."] if len(words) > N_SHOWN else [])]) or "none"
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    words = []
+    for run in runs:
+        first, last = run[0], run[-1]
+        word = str(first) if first == last else f"{first} to {last}"
+        words.append(word)
+    return _shortened(words) or "none"
+
+
+def _shortened(words: list[str]) -> str:
+    """The first words of a list, and whether there are more."""
+    text = ", ".join(words[:N_SHOWN])
+    return f"{text}, ..." if len(words) > N_SHOWN else text
 
 
 def known_layers(entry: RoundEntry, wanted: list[str]) -> list[str]:
     """The wanted layers, all of which the round has. NotFound names the first that it has not, and those it has."""
     for layer in wanted:
         if layer not in entry.layers:
-            names = list(entry.layers)
+            asked = given.shown(",".join(wanted))
             raise NotFound(
-                f"layers is {given.shown(','.join(wanted))}, and round {entry.round} has no {given.shown(layer)}.",
-                remedy=f"It has {', '.join(names[:N_SHOWN])}{', ...' if len(names) > N_SHOWN else ''}.",
+                f"layers is {asked}, and round {entry.round} has no {given.shown(layer)}.",
+                remedy=f"It has {_shortened(list(entry.layers))}.",
                 code="layer",
             )
     return wanted
 
 
 def bare(order: OrderRow, data: Any, **headers: str) -> JSONResponse:
-    """An answer in the document's shape; which order it is about stands in a header."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return JSONResponse(data, headers={"X-Order-Id": str(order.order_id), **named})
+    """An answer in the document's shape, which has no place for the order's number: that is a header."""
+    named = {"X-Order-Id": str(order.order_id)}
+    for name, value in headers.items():
+        named[name.replace("_", "-")] = value
+    return JSONResponse(data, headers=named)
 
 
 def frame_headers(entry: RoundEntry) -> dict[str, str]:
+    """Marks values that are coordinates in a frame of the coordinator's own."""
     return {"X_Gradient_Frame": "sealed"} if entry.kind == "sealed" else {}
 
 
 def by_client(entry: RoundEntry, scores: Iterable[Any]) -> dict[int, float | None]:
-    return {client: finite(float(score)) for client, score in zip(entry.clients, scores, strict=True)}
+    """Scores in the order of the round's clients, by client."""
+    values = (finite(float(score)) for score in scores)
+    return dict(zip(entry.clients, values, strict=True))
 
 
 def finite(value: Any) -> float | None:
@@ -184,18 +208,28 @@ def finite(value: Any) -> float | None:
 def normalized(scores: Mapping[int, float | None]) -> dict[int, float | None]:
     """(score - smallest) / (largest - smallest); 0 where all are the same; null stays null."""
     known = [score for score in scores.values() if score is not None]
-    low, high = min(known, default=0.0), max(known, default=0.0)
-    span = high / 2 - low / 2  # halves, because the difference may leave the range of float64
-    return {
-        client: None if score is None else ((score / 2 - low / 2) / span if span else 0.0)
-        for client, score in scores.items()
-    }
+    smallest, largest = min(known, default=0.0), max(known, default=0.0)
+    # Halves, because the difference may leave the range of float64.
+    span = largest / 2 - smallest / 2
+    values: dict[int, float | None] = {}
+    for client, score in scores.items():
+        if score is None:
+            values[client] = None
+        elif not span:
+            values[client] = 0.0
+        else:
+            values[client] = (score / 2 - smallest / 2) / span
+    return values
 
 
 def ranked(scores: Mapping[int, float | None]) -> dict[int, int | None]:
     """1 for the highest; equal scores have equal ranks; None has none."""
     known = [score for score in scores.values() if score is not None]
-    return {
-        client: None if score is None else 1 + sum(other > score for other in known)
-        for client, score in scores.items()
-    }
+    ranks: dict[int, int | None] = {}
+    for client, score in scores.items():
+        if score is None:
+            ranks[client] = None
+        else:
+            higher = [other for other in known if other > score]
+            ranks[client] = 1 + len(higher)
+    return ranks

@@ -2,6 +2,9 @@
 
 Every score works on triangular factors (n x n for each layer), so it is the same for gradients that lie here in clear
 and for sealed ones, of which nothing else is here. Errors have the envelope of all answers.
+
+`score_request` reads who asks for which round, `score_arguments` the arguments, `api/store/round_files` the files; the
+scores themselves are `analytics/scores`.
 """
 
 from __future__ import annotations
@@ -53,7 +56,12 @@ from protocol.errors import BadRequest, Conflict
 
 router = APIRouter()
 
+# A name, and its value as pieces of JSON.
+Member = tuple[Any, Iterator[str]]
+
+# What the report of all scores uses where a call names nothing else.
 ZENO_WEIGHT = 1.0
+CLIQUE_SHARE = 0.8
 
 
 # Raw data
@@ -66,11 +74,13 @@ async def client_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
     order = await asked.order()
     entry = await asked.entry(order)
     clients = entry.clients
-    if entry.kind == "open" and order.kind == "train" and asked.caller.role in (HOSPITAL, AGENT):
+    # These lie here in clear: a hospital is shown its own, never another's.
+    is_hospital = asked.caller.role in (HOSPITAL, AGENT)
+    if is_hospital and entry.kind == "open" and order.kind == "train":
         clients = [client for client in clients if client == asked.caller.user_id]
-    return await _stream(
-        asked, order, entry, _client_values(asked.files, entry, _shown_layers(asked, entry), clients)
-    )
+    layers_shown = _shown_layers(asked, entry)
+    pieces = _client_values(asked.files, entry, layers_shown, clients)
+    return await _stream(asked, order, entry, pieces)
 
 
 @router.get("/avg_grad")
@@ -78,23 +88,28 @@ async def avg_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
     """The averaged gradient by layer: as it was recorded, else the mean of those in the sum, weighted by row counts."""
     order = await asked.order()
     entry = await asked.entry(order)
-    return await _stream(
-        asked, order, entry, _average_values(asked.files, entry, _shown_layers(asked, entry))
-    )
+    layers_shown = _shown_layers(asked, entry)
+    pieces = _average_values(asked.files, entry, layers_shown)
+    return await _stream(asked, order, entry, pieces)
 
 
 async def _stream(asked: Asked, order: OrderRow, entry: RoundEntry, pieces: Iterator[str]) -> Response:
-    """Pieces of JSON as they are read: the whole may be larger than memory. What fails to open fails before that."""
+    """Pieces of JSON as they are read, because the whole may be larger than memory."""
+    # The first piece opens the file: what is missing is an error of its own, and not an answer that breaks off.
     first = await asked.work(lambda: next(pieces))
-    head, tail = ("", "") if asked.round is not None else (f'{{"round":{entry.round},"data":', "}")
+    head, tail = "", ""
+    if asked.round is None:
+        head, tail = f'{{"round":{entry.round},"data":', "}"
     headers = {"X-Order-Id": str(order.order_id)}
-    headers |= {name.replace("_", "-"): value for name, value in frame_headers(entry).items()}
+    for name, value in frame_headers(entry).items():
+        headers[name.replace("_", "-")] = value
     text = itertools.chain([head + first], pieces, [tail])
     return StreamingResponse(text, media_type="application/json", headers=headers)
 
 
 def _shown_layers(asked: Asked, entry: RoundEntry) -> list[str]:
-    return known_layers(entry, given.layers_of(asked.request) or list(entry.layers))
+    wanted = given.layers_of(asked.request) or list(entry.layers)
+    return known_layers(entry, wanted)
 
 
 def _client_values(
@@ -102,18 +117,22 @@ def _client_values(
 ) -> Iterator[str]:
     """{"<client>": {"<layer>": [values]}} by pieces."""
     if entry.kind == "sealed":
-        rows = {layer: files.coordinates(entry, layer) for layer in layers}
-        places = {client: entry.clients.index(client) for client in clients}
-        yield from _objects(
-            (client, _objects((layer, _values([rows[layer][at]])) for layer in layers))
-            for client, at in places.items()
-        )
+        coordinates = {layer: files.coordinates(entry, layer) for layer in layers}
+
+        def sealed_layers(client: int) -> Iterator[Member]:
+            row = entry.clients.index(client)
+            for layer in layers:
+                yield layer, _values([coordinates[layer][row]])
+
+        yield from _objects((client, _objects(sealed_layers(client))) for client in clients)
         return
     with files.open(entry) as file:
-        yield from _objects(
-            (client, _objects((layer, _values(file.gradient(client, layer))) for layer in layers))
-            for client in clients
-        )
+
+        def open_layers(client: int) -> Iterator[Member]:
+            for layer in layers:
+                yield layer, _values(file.gradient(client, layer))
+
+        yield from _objects((client, _objects(open_layers(client))) for client in clients)
 
 
 def _average_values(files: RoundFiles, entry: RoundEntry, layers: list[str]) -> Iterator[str]:
@@ -121,6 +140,7 @@ def _average_values(files: RoundFiles, entry: RoundEntry, layers: list[str]) -> 
     if entry.kind == "sealed":
         with files.open(entry) as file:
             shares = file.shares()
+        # The frame keeps sums, so the mean of coordinates has the coordinates of the mean.
         means = {layer: shares @ files.coordinates(entry, layer) for layer in layers}
         yield from _objects((layer, _values([mean])) for layer, mean in means.items())
         return
@@ -128,7 +148,8 @@ def _average_values(files: RoundFiles, entry: RoundEntry, layers: list[str]) -> 
         yield from _objects((layer, _values(file.average(layer))) for layer in layers)
 
 
-def _objects(members: Iterable[tuple[Any, Iterator[str]]]) -> Iterator[str]:
+def _objects(members: Iterable[Member]) -> Iterator[str]:
+    """A JSON object, piece by piece."""
     mark = "{"
     for name, pieces in members:
         yield f"{mark}{json.dumps(str(name))}:"
@@ -138,9 +159,12 @@ def _objects(members: Iterable[tuple[Any, Iterator[str]]]) -> Iterator[str]:
 
 
 def _values(blocks: Iterable[Any]) -> Iterator[str]:
+    """A JSON array of all blocks' values, piece by piece."""
     mark = "["
     for block in blocks:
-        yield mark + json.dumps(block.astype(np.float64).tolist())[1:-1]
+        values = block.astype(np.float64).tolist()
+        without_brackets = json.dumps(values)[1:-1]
+        yield mark + without_brackets
         mark = ","
     yield "]"
 
@@ -159,28 +183,34 @@ async def performance(asked: AskedOf, number: NumberOf = None) -> JSONResponse:
 
 async def _reports(asked: Asked, order: OrderRow, count: int | None) -> dict[int, dict[str, Any]]:
     """By round: the `count` rounds (default 1) that end with the one asked for; without one, the last, or all."""
+    rounds = asked.services.store.rounds
     order_id, last = order.order_id, asked.round
     if last is None:
-        found = list((await in_thread(asked.services.store.rounds.reports, order_id)).items())
-        return dict(found[-count:] if count else found)
-    reports = await in_thread(
-        asked.services.store.rounds.reports, order_id, first=max(0, last - (count or 1) + 1), last=last
-    )
+        reports = await in_thread(rounds.reports, order_id)
+        newest = list(reports.items())
+        if count:
+            newest = newest[-count:]
+        return dict(newest)
+    first = max(0, last - (count or 1) + 1)
+    reports = await in_thread(rounds.reports, order_id, first=first, last=last)
     if last not in reports:
-        raise unknown_round(last, order_id, await in_thread(asked.services.store.rounds.reports, order_id))
+        recorded = await in_thread(rounds.reports, order_id)
+        raise unknown_round(last, order_id, recorded)
     return reports
 
 
 def _performance(report: dict[str, Any]) -> dict[str, Any]:
-    hospitals = report["hospitals"].items()
-    return {
-        part: {
-            client: {name: finite(own[part].get(name)) for name in ("accuracy", "loss")}
-            for client, own in hospitals
-            if isinstance(own.get(part), dict)
-        }
-        for part in ("train", "test")
-    }
+    """{"train" or "test": {client: {"accuracy", "loss"}}}; clients without such rows are left out."""
+    shown: dict[str, Any] = {"train": {}, "test": {}}
+    for part, clients in shown.items():
+        for client, own in report["hospitals"].items():
+            measured = own.get(part)
+            if isinstance(measured, dict):
+                clients[client] = {
+                    "accuracy": finite(measured.get("accuracy")),
+                    "loss": finite(measured.get("loss")),
+                }
+    return shown
 
 
 @router.get("/trained_clients")
@@ -191,28 +221,38 @@ async def trained_clients(asked: AskedOf, number: NumberOf = None) -> JSONRespon
         raise given.missing_argument("round", "the number of a recorded round")
     order = await asked.order("reports", is_score=False)
     found = await _reports(asked, order, count)
-    return bare(order, {str(round_): _trained(report) for round_, report in found.items()})
+    shown = {str(round_): _trained(report) for round_, report in found.items()}
+    return bare(order, shown)
 
 
 def _trained(report: dict[str, Any]) -> list[int]:
     """Nobody, where the trained model was only measured."""
-    return [] if report.get("final") else sorted(int(client) for client in report["hospitals"])
+    if report.get("final"):
+        return []
+    return sorted(int(client) for client in report["hospitals"])
 
 
 # Anomaly scores
 
 
 async def _score(asked: Scoring, rule: Callable[[Floats], Any]) -> JSONResponse:
+    """The answer of a rule that needs one round's points only."""
     order = await asked.order()
     entry = await asked.entry(order)
     layers = asked.layers_in(entry)
-    scores = await asked.work(lambda: rule(points_of(asked.files, entry, layers)))
-    return asked.answer(order, entry.round, by_client(entry, scores))
+
+    def scores() -> Any:
+        points = points_of(asked.files, entry, layers)
+        return rule(points)
+
+    found = await asked.work(scores)
+    return asked.answer(order, entry.round, by_client(entry, found))
 
 
 def points_of(files: RoundFiles, entry: RoundEntry, layers: list[str]) -> Floats:
     """(n, n) float64, a row for each client: coordinates with the distances and angles of its layers together."""
-    points: Floats = geometry.combine_factors(files.factor(entry, layer) for layer in layers).T
+    factors = (files.factor(entry, layer) for layer in layers)
+    points: Floats = geometry.combine_factors(factors).T
     return points
 
 
@@ -297,20 +337,19 @@ async def zeno(asked: ScoringOf, p: WeightOf = None) -> JSONResponse:
 
 @dataclass(frozen=True)
 class Compared:
-    """A round beside the one before it: training losses (n,), and (n, 4) scalars over the layers together."""
+    """A round beside the one before it."""
 
-    losses: tuple[Floats, Floats]
-    between: Floats
+    losses: tuple[Floats, Floats]  # (n,) each: training losses of the round before, and of this one
+    between: Floats  # (n, 4), over the layers together; columns as RoundFiles.between has them
     round: int
 
 
 async def _compare(asked: Scoring, entry: RoundEntry, what: str) -> Compared:
     """BadRequest for a round that has none before it."""
-    before = (
-        await in_thread(asked.services.store.rounds.file, entry.order_id, entry.round - 1)
-        if entry.round
-        else None
-    )
+    rounds = asked.services.store.rounds
+    before = None
+    if entry.round:
+        before = await in_thread(rounds.file, entry.order_id, entry.round - 1)
     if before is None:
         raise BadRequest(
             f"round is {entry.round}, and {what} compares a round with the one before it, which is not recorded.",
@@ -318,43 +357,53 @@ async def _compare(asked: Scoring, entry: RoundEntry, what: str) -> Compared:
             code="first_round",
         )
     layers = asked.layers_in(entry)
-    reports = await in_thread(
-        asked.services.store.rounds.reports, entry.order_id, first=entry.round - 1, last=entry.round
-    )
-    losses = (_losses(reports.get(entry.round - 1), entry), _losses(reports.get(entry.round), entry))
-    between = await asked.work(
-        lambda: _joined([asked.files.between(entry, before, layer) for layer in layers])
-    )
-    return Compared(losses, between, entry.round)
+    reports = await in_thread(rounds.reports, entry.order_id, first=entry.round - 1, last=entry.round)
+    losses_before = _losses(reports.get(entry.round - 1), entry)
+    losses_now = _losses(reports.get(entry.round), entry)
+
+    def all_layers() -> Floats:
+        parts = [asked.files.between(entry, before, layer) for layer in layers]
+        return _joined(parts)
+
+    between = await asked.work(all_layers)
+    return Compared((losses_before, losses_now), between, entry.round)
 
 
 def _losses(report: dict[str, Any] | None, entry: RoundEntry) -> Floats:
     """(n,): training losses, NaN where there is none."""
     hospitals = (report or {}).get("hospitals", {})
-    known = [
-        finite((hospitals.get(str(client), {}).get("train") or {}).get("loss")) for client in entry.clients
-    ]
-    return np.array([math.nan if loss is None else loss for loss in known])
+    losses = []
+    for client in entry.clients:
+        own = hospitals.get(str(client), {})
+        measured = own.get("train") or {}
+        loss = finite(measured.get("loss"))
+        if loss is None:
+            loss = math.nan
+        losses.append(loss)
+    return np.array(losses)
 
 
 def _joined(parts: list[Floats]) -> Floats:
     """The scalars of several layers together: lengths add by squares, inner products add."""
+    lengths, inner_product = [0, 1, 3], 2
+    squares = sum(part[:, lengths] ** 2 for part in parts)
     joined = np.zeros_like(parts[0])
-    lengths = [0, 1, 3]
-    joined[:, lengths] = np.sqrt(sum(part[:, lengths] ** 2 for part in parts))
-    joined[:, 2] = sum(part[:, 2] for part in parts)
+    joined[:, lengths] = np.sqrt(squares)
+    joined[:, inner_product] = sum(part[:, inner_product] for part in parts)
     return joined
 
 
 def _zeno(compared: Compared, weight: float) -> Any:
     before, now = compared.losses
-    if np.all(np.isnan(now)) or np.all(np.isnan(before)):
+    is_recorded = [not np.all(np.isnan(losses)) for losses in (before, now)]
+    if not all(is_recorded):
         raise Conflict(
             f"Training losses of round {compared.round} and the one before are not recorded, and Zeno needs them.",
             remedy="Record performance.train with a loss for each client.",
             code="no_metrics",
         )
-    return anomaly.zeno(before, now, compared.between[:, 0], p=weight)
+    step_lengths = compared.between[:, 0]
+    return anomaly.zeno(before, now, step_lengths, p=weight)
 
 
 @router.get("/anomaly/report")
@@ -370,29 +419,39 @@ async def anomaly_report(
     error."""
     order = await asked.order()
     entry = await asked.entry(order)
-    n = len(entry.clients)
+    n_clients = len(entry.clients)
     n_bad = given.integer("n_attackers", n_attackers, least=0)
-    n_bad = max(0, aggregation.most_attackers("multi_krum", n)) if n_bad is None else n_bad
+    if n_bad is None:
+        n_bad = max(0, aggregation.most_attackers("multi_krum", n_clients))
+    # The neighbours that Krum's own paper takes.
+    n_nearest = max(1, n_clients - n_bad - 2)
+    if k is not None:
+        n_nearest = given.neighbours(k)
     chosen = {
         "n_attackers": n_bad,
-        "k": max(1, n - n_bad - 2) if k is None else given.neighbours(k),
-        "p": given.share(p, default=0.8),
-        "clusters": min(2, n),
+        "k": n_nearest,
+        "p": given.share(p, default=CLIQUE_SHARE),
+        "clusters": min(2, n_clients),
         "components": 1,
         "zeno_weight": ZENO_WEIGHT,
     }
-    sent = [name for name, text in (("k", k), ("p", p), ("n_attackers", n_attackers)) if text is not None]
+    texts = {"k": k, "p": p, "n_attackers": n_attackers}
+    sent = [name for name, text in texts.items() if text is not None]
     layers = asked.layers_in(entry)
-    scores, missing = await asked.work(
-        lambda: _all_scores(points_of(asked.files, entry, layers), chosen, sent)
-    )
+
+    def all_scores() -> tuple[dict[str, Any], dict[str, str]]:
+        points = points_of(asked.files, entry, layers)
+        return _all_scores(points, chosen, sent)
+
+    scores, missing = await asked.work(all_scores)
     try:
         compared = await _compare(asked, entry, "zeno")
         scores["zeno"] = await asked.work(lambda: _zeno(compared, ZENO_WEIGHT))
     except (BadRequest, Conflict) as error:
         missing["zeno"] = error.sentence
     data = _side_by_side(entry, scores, is_normalized=asked.normalize is not None)
-    return bare(order, {"round": entry.round, "data": data, "parameters": chosen, "unavailable": missing})
+    report = {"round": entry.round, "data": data, "parameters": chosen, "unavailable": missing}
+    return bare(order, report)
 
 
 def _all_scores(
@@ -411,22 +470,26 @@ def _all_scores(
         "foolsgold_weight": lambda: anomaly.foolsgold_weight(points),
     }
     scores, missing = {}, {}
+    # Errors of the rules begin with the argument's name.
+    of_sent = tuple(f"{argument} is " for argument in sent)
     for name, rule in rules.items():
         try:
             scores[name] = rule()
         except ValueError as error:
-            if str(error).startswith(tuple(f"{argument} is " for argument in sent)):
+            if str(error).startswith(of_sent):
                 raise
             missing[name] = str(error)
     return scores, missing
 
 
 def _side_by_side(entry: RoundEntry, scores: Mapping[str, Any], *, is_normalized: bool) -> dict[str, Any]:
+    """{client: {score's name: {"score", "rank"}}}."""
     rows: dict[str, Any] = {str(client): {} for client in entry.clients}
     for name, values in scores.items():
         column = by_client(entry, values)
         ranks = ranked(column)
-        for client, score in (normalized(column) if is_normalized else column).items():
+        shown = normalized(column) if is_normalized else column
+        for client, score in shown.items():
             rows[str(client)][name] = {"score": score, "rank": ranks[client]}
     return rows
 
@@ -444,11 +507,13 @@ async def grad_diff(asked: ScoringOf, metric: MetricOf = None) -> JSONResponse:
     compared = await _compare(asked, entry, "grad_diff")
 
     def scores() -> Any:
-        norm = np.linalg.norm(points_of(asked.files, entry, layers), axis=1)
+        points = points_of(asked.files, entry, layers)
+        norm = np.linalg.norm(points, axis=1)
         _, drift, dot, norm_before = compared.between.T
         return contribution.grad_diff(norm, drift, dot, norm_before, metric=measure)
 
-    return asked.answer(order, entry.round, by_client(entry, await asked.work(scores)))
+    found = await asked.work(scores)
+    return asked.answer(order, entry.round, by_client(entry, found))
 
 
 @router.get("/contribution/perf_diff")
@@ -458,18 +523,20 @@ async def perf_diff(asked: ScoringOf, metric: MetricOf = None) -> JSONResponse:
     order = await asked.order("reports")
     round_, report = await _left_out(asked, order)
     pairs = {int(client): _with_and_without(report, client, measure) for client in report["hospitals"]}
-    if all(None in pair for pair in pairs.values()):
+    measured = {client: pair for client, pair in pairs.items() if None not in pair}
+    if not measured:
         raise Conflict(
             f"Round {round_} of order {order.order_id} has no {measure} of the model with and without a client.",
             remedy="Ask for the other metric, or record performance.test and leave_one_out.",
             code="no_metrics",
         )
-    measured = {client: pair for client, pair in pairs.items() if None not in pair}
-    with_all, without = np.array([*measured.values()], dtype=np.float64).T
+    pairs_measured = np.array(list(measured.values()), dtype=np.float64)
+    with_all, without = pairs_measured.T
     scores = await asked.work(lambda: contribution.perf_diff(with_all, without, metric=measure))
-    known = {client: finite(float(score)) for client, score in zip(measured, scores, strict=True)}
-    shown = {client: known.get(client) for client in pairs}
-    return asked.answer(order, round_, shown, **_said_by(order))
+    shown: dict[int, float | None] = dict.fromkeys(pairs)
+    for client, score in zip(measured, scores, strict=True):
+        shown[client] = finite(float(score))
+    return asked.answer(order, round_, shown, **_measured_by(order))
 
 
 async def _left_out(asked: Asked, order: OrderRow) -> tuple[int, dict[str, Any]]:
@@ -499,23 +566,35 @@ def _with_and_without(report: dict[str, Any], client: str, metric: str) -> tuple
     """The model's metric with all clients and without this one, on the same test rows."""
     without = report["leave_one_out"].get(client) or {}
     with_all = without.get("all") or {}
+    # External trainers may record the pair; else all clients' test metrics stand for the model with all.
     complete = finite(with_all[metric]) if metric in with_all else _pooled(report, metric)
     return complete, finite(without.get(metric))
 
 
 def _pooled(report: dict[str, Any], metric: str) -> float | None:
     """The mean of the clients' test metrics, weighted by row counts where all have some."""
-    known = [
-        (finite(own["test"].get(metric)), own.get("n_rows"))
-        for own in report["hospitals"].values()
-        if isinstance(own.get("test"), dict)
-    ]
-    values = [(value, 1 if n_rows is None else n_rows) for value, n_rows in known if value is not None]
-    total = sum(weight for _, weight in values)
+    values, weights = [], []
+    for own in report["hospitals"].values():
+        measured = own.get("test")
+        value = finite(measured.get(metric)) if isinstance(measured, dict) else None
+        if value is None:
+            continue
+        n_rows = own.get("n_rows")
+        if n_rows is None:
+            n_rows = 1
+        values.append(value)
+        weights.append(n_rows)
+    total = sum(weights)
+    if not total:
+        return None
     # Halves, because the sum of shares of the largest numbers may leave the range of float64.
-    return finite(2 * math.fsum(value / 2 * (weight / total) for value, weight in values)) if total else None
+    halves = []
+    for value, weight in zip(values, weights, strict=True):
+        share = weight / total
+        halves.append(value / 2 * share)
+    return finite(2 * math.fsum(halves))
 
 
-def _said_by(order: OrderRow) -> dict[str, str]:
+def _measured_by(order: OrderRow) -> dict[str, str]:
     """In a sealed order each hospital measures the models itself."""
     return {"X_Self_Reported": "true"} if order.kind == "train" and method_of(order) != "None" else {}

@@ -1,4 +1,8 @@
-"""What a round may hold: the checks that every upload passes before anything of it is kept."""
+"""What a round may hold: the checks that every upload passes before anything of it is kept.
+
+`check_round` is the door for whole files. First the form of names and facts, then the checks of a file from its header
+to its values, last the readers of JSON. `round_files` keeps what has passed; `api/routes/rounds.py` calls both.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -18,22 +22,29 @@ from protocol.errors import BadRequest, ConsiliumError, InvalidInput, TooLarge
 from protocol.messages import canonical
 from protocol.training_request import describe
 
-MOST_CLIENTS, MOST_LAYERS = 1000, 1000
+MOST_CLIENTS = 1000
+MOST_LAYERS = 1000
 MOST_PAIRS = 2**26  # of clients, over all layers: what a score of all layers reads and decomposes
-MOST_JSON_BYTES, MOST_HEADER_BYTES, MOST_FACTS_BYTES = 2**24, 2**25, 2**20
+MOST_JSON_BYTES = 2**24
+MOST_HEADER_BYTES = 2**25
+MOST_FACTS_BYTES = 2**20
+MOST_NUMBER = 2**31  # of a client: the store's columns hold no larger ones
 LARGEST = 1e100  # squares of larger values leave the range of float64
-CHECK_VALUES = 2**20
+CHECK_VALUES = 2**20  # so many are in memory at once
+MOST_LETTERS_SHOWN = 60
 LAYER = r"[\w.:/-]{1,100}"
+CLIENT = "0|[1-9][0-9]{0,9}"
+# Names of tensors, by the kind of round.
 NAMES = {
-    "external": re.compile(rf"(gradients?)/(0|[1-9][0-9]{{0,9}})/({LAYER})|(average)/({LAYER})"),
-    "open": re.compile(rf"(gradient)/(0|[1-9][0-9]{{0,9}})/({LAYER})|(average)/({LAYER})"),
-    "sealed": re.compile(rf"(factor|between)/({LAYER})"),
+    "external": re.compile(rf"gradients?/({CLIENT})/{LAYER}|average/{LAYER}"),
+    "open": re.compile(rf"gradient/({CLIENT})/{LAYER}|average/{LAYER}"),
+    "sealed": re.compile(rf"(factor|between)/{LAYER}"),
 }
 
 Model = TypeVar("Model", bound=BaseModel)
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
-Client = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
+Client = Annotated[str, Field(pattern=rf"^({CLIENT})$")]
 NullIsEmpty = BeforeValidator(lambda value: {} if value is None else value)
 
 
@@ -75,21 +86,28 @@ class StoredFacts(BaseModel):
     kind: Literal["open", "sealed"]
     clients: Annotated[list[Count], Field(min_length=1, max_length=MOST_CLIENTS)]
     sizes: list[Count] | None = None
-    members: Annotated[list[Count], Field(min_length=1)] | None = (
-        None  # whose gradients are in the sum; None: all
-    )
+    # Whose gradients are in the sum; None: all.
+    members: Annotated[list[Count], Field(min_length=1)] | None = None
 
 
 @dataclass(frozen=True)
 class Checked:
     """A round that may be kept."""
 
-    kind: str
+    kind: str  # open or sealed
     clients: list[int]
-    sizes: list[int] | None
-    layers: dict[str, int]
-    digest: str
-    facts: Facts | None = None
+    sizes: list[int] | None  # rows of each client, where they were sent
+    layers: dict[str, int]  # the number of values of each
+    digest: str  # of the content, however it was laid out
+    facts: Facts | None = None  # of an external round
+
+
+class TensorName(NamedTuple):
+    """A tensor's name, taken apart."""
+
+    what: str  # gradient, average, factor or between
+    client: int | None  # of a gradient
+    layer: str
 
 
 # Checks of a whole file
@@ -100,87 +118,114 @@ def check_round(path: Path, *, allowed: set[int] | None = None) -> Checked:
 
     With `allowed` it is of the stored form, of these hospitals; without, an external trainer's.
     """
+    # A header is read into memory whole, and its length is the sender's own number: look at that first.
     with path.open("rb") as opened:
         n_header = int.from_bytes(opened.read(8), "little")
     if n_header > MOST_HEADER_BYTES:
         raise _bad(f"The safetensors header is longer than {MOST_HEADER_BYTES} bytes.", "Join layers.")
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = parse_json((file.metadata() or {}).get("round", "{}"))
+            strings = file.metadata() or {}
+            metadata = parse_json(strings.get("round", "{}"))
             if allowed is None:
                 return _check_external(file, metadata)
             return _check_stored(file, metadata, allowed)
     except SafetensorError:
         raise _bad(
-            "The body is not a whole safetensors file.", "Write it with a safetensors library."
+            "The body is not a whole safetensors file.",
+            "Write it with a safetensors library.",
         ) from None
 
 
 def _check_external(file: Any, metadata: Any) -> Checked:
+    """An external trainer's: `facts` may say what it likes of the clients whose gradients are in the file."""
     facts = parse_facts(Facts, metadata)
     names = _names(file, "external")
     layers = _layers_of_gradients(file, names)
-    clients = sorted({int(found[2]) for found in names.values() if found[2]})
-    for what, given in (
-        ("sizes", facts.sizes),
-        ("performance.train", facts.performance.train),
-        ("performance.test", facts.performance.test),
-        ("leave_one_out", facts.leave_one_out),
-    ):
-        _check_clients(what, given or {}, clients)
+    clients = sorted(_clients_of(names))
+    _check_clients("sizes", facts.sizes or {}, clients)
+    _check_clients("performance.train", facts.performance.train, clients)
+    _check_clients("performance.test", facts.performance.test, clients)
+    _check_clients("leave_one_out", facts.leave_one_out, clients)
     sizes = _sizes(facts.sizes, clients)
     digest = _digest(file, names, [clients, facts.model_dump(mode="json")])
     return Checked("open", clients, sizes, layers, digest, facts)
 
 
 def _check_stored(file: Any, metadata: Any, allowed: set[int]) -> Checked:
+    """The coordinator's flow's: of hospitals of the order, as the file's own metadata names them."""
     facts = parse_facts(StoredFacts, metadata)
-    if not set(facts.clients) <= allowed or len(set(facts.clients)) < len(facts.clients):
+    clients = set(facts.clients)
+    if not clients <= allowed or len(clients) < len(facts.clients):
         raise _bad(
-            "The round's clients are not hospitals of the order, each once.", "Name those of the order."
+            "The round's clients are not hospitals of the order, each once.",
+            "Name those of the order.",
         )
     names = _names(file, facts.kind)
     if facts.kind == "sealed":
         layers = _layers_of_factors(file, names, len(facts.clients))
     else:
         layers = _layers_of_gradients(file, names)
-        if {int(found[2]) for found in names.values() if found[2]} != set(facts.clients):
+        if _clients_of(names) != clients:
             raise _bad("The gradients are not those of the round's clients.", "Send one of each.")
     sizes = None
     if facts.sizes is not None:
         if len(facts.sizes) != len(facts.clients):
             raise _bad("sizes and clients differ in length.", "Give each client its size.")
-        sizes = _sizes(dict(zip(map(str, facts.clients), facts.sizes, strict=True)), facts.clients)
+        by_client = {}
+        for client, size in zip(facts.clients, facts.sizes, strict=True):
+            by_client[str(client)] = size
+        sizes = _sizes(by_client, facts.clients)
     _check_members(facts)
     digest = _digest(file, names, facts.model_dump(mode="json"))
     return Checked(facts.kind, facts.clients, sizes, layers, digest)
 
 
 def _check_members(facts: StoredFacts) -> None:
-    members = facts.clients if facts.members is None else facts.members
-    if not set(members) <= set(facts.clients) or len(set(members)) < len(members):
+    listed = facts.clients if facts.members is None else facts.members
+    members = set(listed)
+    if not members <= set(facts.clients) or len(members) < len(listed):
         raise _bad("The members are not clients of the round, each once.", "Name clients with gradients.")
-    if facts.sizes and not any(
-        dict(zip(facts.clients, facts.sizes, strict=True))[client] for client in members
-    ):
+    if not facts.sizes:
+        return
+    sizes = dict(zip(facts.clients, facts.sizes, strict=True))
+    if not any(sizes[member] for member in members):
         raise _bad(
-            "The members' sizes are all 0, so there is no average.", "Give row counts, or leave sizes out."
+            "The members' sizes are all 0, so there is no average.",
+            "Give row counts, or leave sizes out.",
         )
 
 
-def _names(file: Any, kind: str) -> dict[str, re.Match[str]]:
-    """Every tensor's name, taken apart. All gradients are spelt one way."""
-    names = {name: NAMES[kind].fullmatch(name) for name in sorted(file.keys())}
-    for name, found in names.items():
-        if found is None:
+def _names(file: Any, kind: str) -> dict[str, TensorName]:
+    """Every tensor's name, whole and taken apart. All gradients are spelt one way."""
+    names: dict[str, TensorName] = {}
+    for name in sorted(file.keys()):
+        if not NAMES[kind].fullmatch(name):
             raise _bad(f"The tensor {shown(name)} has no name of a round's.", _FORM[kind])
+        names[name] = _taken_apart(name)
     if not names:
         raise _bad("The file holds no tensor.", _FORM[kind])
-    if len({name.partition("/")[0] for name in names} & {"gradient", "gradients"}) > 1:
+    folders = {name.partition("/")[0] for name in names}
+    if {"gradient", "gradients"} <= folders:
         raise _bad(
-            "Some gradients stand under gradient/ and some under gradients/.", "Name all of them gradients/."
+            "Some gradients stand under gradient/ and some under gradients/.",
+            "Name all of them gradients/.",
         )
-    return {name: found for name, found in names.items() if found is not None}
+    return names
+
+
+def _taken_apart(name: str) -> TensorName:
+    """Of a name that has the form of one; a layer's own name may hold a slash."""
+    what, _, rest = name.partition("/")
+    if not what.startswith("gradient"):
+        return TensorName(what, None, rest)
+    client, _, layer = rest.partition("/")
+    return TensorName("gradient", int(client), layer)
+
+
+def _clients_of(names: Mapping[str, TensorName]) -> set[int]:
+    """The clients that have gradients."""
+    return {name.client for name in names.values() if name.client is not None}
 
 
 _FORM = {
@@ -191,43 +236,44 @@ _FORM = {
 }
 
 
-def _layers_of_gradients(file: Any, names: Mapping[str, re.Match[str]]) -> dict[str, int]:
+def _layers_of_gradients(file: Any, names: Mapping[str, TensorName]) -> dict[str, int]:
+    """The number of values of each layer, which gradients and averages must have alike."""
     by_client: dict[int, dict[str, int]] = {}
     average: dict[str, int] = {}
-    for name, found in names.items():
+    for name, (_, client, layer) in names.items():
         length = _vector_length(file, name)
-        if found[4]:
-            average[found[5]] = length
+        if client is None:
+            average[layer] = length
         else:
-            by_client.setdefault(int(found[2]), {})[found[3]] = length
+            own = by_client.setdefault(client, {})
+            own[layer] = length
     layers = _check_layers(by_client)
     for name, length in average.items():
-        if layers.get(name) != length:
-            raise _bad(
-                f"average/{name} has {length} values; the gradients: {layers.get(name, 'none')}.",
-                "Match them.",
-            )
+        wanted = layers.get(name, "none")
+        if length != wanted:
+            raise _bad(f"average/{name} has {length} values; the gradients: {wanted}.", "Match them.")
     return layers
 
 
 def _check_layers(by_client: Mapping[int, Mapping[str, int]]) -> dict[str, int]:
     """The layers, which all clients must have alike."""
-    if not 0 < len(by_client) <= MOST_CLIENTS or max(by_client) >= 2**31:
+    n_clients = len(by_client)
+    if not 0 < n_clients <= MOST_CLIENTS or max(by_client) >= MOST_NUMBER:
         raise _bad(
-            f"A round has 1 to {MOST_CLIENTS} clients with numbers below 2^31; here are {len(by_client)}.",
+            f"A round has 1 to {MOST_CLIENTS} clients with numbers below 2^31; here are {n_clients}.",
             "Send a gradient for each client.",
         )
     first = min(by_client)
     layers = dict(sorted(by_client[first].items()))
     if not 0 < len(layers) <= MOST_LAYERS:
         raise _bad(f"A client has 1 to {MOST_LAYERS} layers; client {first} has {len(layers)}.", "Join some.")
-    _check_pairs(len(by_client), len(layers))
+    _check_pairs(n_clients, len(layers))
     for client, own in by_client.items():
         for name in sorted({*layers, *own}):
-            if own.get(name) != layers.get(name):
+            wanted, length = layers.get(name, "no"), own.get(name, "no")
+            if length != wanted:
                 raise _bad(
-                    f"The layer {name} has {layers.get(name, 'no')} values for client {first} and "
-                    f"{own.get(name, 'no')} for client {client}.",
+                    f"The layer {name} has {wanted} values for client {first} and {length} for client {client}.",
                     "A layer has the same length for every client of a round.",
                 )
     return layers
@@ -244,7 +290,9 @@ def _check_pairs(n_clients: int, n_layers: int) -> None:
 def _vector_length(file: Any, name: str) -> int:
     piece = file.get_slice(name)
     shape, dtype = piece.get_shape(), piece.get_dtype()
-    if dtype not in ("F32", "F64") or len(shape) != 1 or shape[0] == 0:
+    # No empty layer: nothing could be scored by it.
+    is_vector = len(shape) == 1 and shape[0] > 0
+    if not is_vector or dtype not in ("F32", "F64"):
         raise _bad(
             f"The tensor {shown(name)} is of type {dtype} and shape {list(shape)}.",
             "A layer is one vector of float32 or float64 with at least one value.",
@@ -252,37 +300,48 @@ def _vector_length(file: Any, name: str) -> int:
     return int(shape[0])
 
 
-def _layers_of_factors(file: Any, names: Mapping[str, re.Match[str]], n: int) -> dict[str, int]:
-    """A sealed layer shows n values of each client: its coordinates in the coordinator's frame."""
-    for name, found in names.items():
-        wanted = [n, n] if found[1] == "factor" else [n, 4]
+def _layers_of_factors(file: Any, names: Mapping[str, TensorName], n_clients: int) -> dict[str, int]:
+    """A sealed layer shows n values of each of n clients: its coordinates in the coordinator's frame."""
+    factors = set()
+    for name, (what, _, layer) in names.items():
+        # factor/<layer> is (n, n); between/<layer> has the four scalars of RoundFiles.between for each client.
+        n_columns = 4
+        if what == "factor":
+            n_columns = n_clients
+            factors.add(layer)
         piece = file.get_slice(name)
-        if piece.get_dtype() != "F64" or list(piece.get_shape()) != wanted:
+        shape, dtype = list(piece.get_shape()), piece.get_dtype()
+        if dtype != "F64" or shape != [n_clients, n_columns]:
             raise _bad(
-                f"The tensor {shown(name)} is not a float64 matrix of {wanted[0]} x {wanted[1]}.",
+                f"The tensor {shown(name)} is not a float64 matrix of {n_clients} x {n_columns}.",
                 "Send that.",
             )
-    factors = {found[2] for found in names.values() if found[1] == "factor"}
-    if not factors or len(factors) > MOST_LAYERS:
+    if not 0 < len(factors) <= MOST_LAYERS:
         raise _bad(
-            f"A round has factors of 1 to {MOST_LAYERS} layers; here are {len(factors)}.", "Send those."
+            f"A round has factors of 1 to {MOST_LAYERS} layers; here are {len(factors)}.",
+            "Send those.",
         )
-    _check_pairs(n, len(factors))
-    return dict.fromkeys(sorted(factors), n)
+    _check_pairs(n_clients, len(factors))
+    return dict.fromkeys(sorted(factors), n_clients)
 
 
 def _check_clients(what: str, given: Mapping[str, Any], clients: list[int]) -> None:
-    if strangers := sorted({int(client) for client in given} - set(clients)):
+    """What was recorded beside the gradients is of clients that have some."""
+    named = {int(client) for client in given}
+    unknown = named - set(clients)
+    if unknown:
         raise _bad(
-            f"{what} names client {strangers[0]}, who has no gradient in this round.",
+            f"{what} names client {min(unknown)}, who has no gradient in this round.",
             "Name clients with gradients.",
         )
 
 
 def _sizes(given: Mapping[str, int] | None, clients: list[int]) -> list[int] | None:
+    """In the order of the clients."""
     if given is None:
         return None
-    if missing := [client for client in clients if str(client) not in given]:
+    missing = [client for client in clients if str(client) not in given]
+    if missing:
         raise _bad(f"sizes has none for client {missing[0]}.", "Give every client's, or leave sizes out.")
     if not any(given.values()):
         raise _bad("sizes are all 0, so there is no average.", "Give row counts, or leave sizes out.")
@@ -293,15 +352,19 @@ def _digest(file: Any, names: Mapping[str, Any], rest: Any) -> str:
     """SHA-256 of the content, however the file or JSON was laid out. Reads every value once, and checks it."""
     digest = hashlib.sha256(canonical(rest).encode())
     for name in names:
-        digest.update(
-            f"\n{name.replace('gradients/', 'gradient/', 1)}\n{file.get_slice(name).get_dtype()}\n".encode()
-        )
+        is_between = name.startswith("between/")
+        # Both spellings of one content have one digest.
+        spelling = name.replace("gradients/", "gradient/", 1)
+        dtype = file.get_slice(name).get_dtype()
+        digest.update(f"\n{spelling}\n{dtype}\n".encode())
         for block in _pieces(file, name):
-            if not np.all(_is_taken(block)) and not _is_missing(name, block):
+            may_be = _may_be_between(block) if is_between else np.all(_may_be(block))
+            if not may_be:
                 raise not_finite(name)
-            if name.startswith("between/") and (block[:, [0, 1, 3]] < 0).any():
+            if is_between and np.any(block[:, [0, 1, 3]] < 0):
                 raise _bad(
-                    f"{shown(name)} holds a negative length.", "Columns 0, 1 and 3 are lengths, 0 or more."
+                    f"{shown(name)} holds a negative length.",
+                    "Columns 0, 1 and 3 are lengths, 0 or more.",
                 )
             digest.update(np.ascontiguousarray(block).data)
     return digest.hexdigest()
@@ -309,33 +372,42 @@ def _digest(file: Any, names: Mapping[str, Any], rest: Any) -> str:
 
 def not_finite(name: str) -> ConsiliumError:
     return _bad(
-        f"{shown(name)} holds a value that is not a finite number up to {LARGEST:g}.", "Send finite numbers."
+        f"{shown(name)} holds a value that is not a finite number up to {LARGEST:g}.",
+        "Send finite numbers.",
     )
 
 
 def _pieces(file: Any, name: str) -> Iterator[Any]:
+    """A tensor by blocks of rows, so that memory holds no more than one of them."""
     piece = file.get_slice(name)
-    rows = piece.get_shape()[0]
-    step = CHECK_VALUES if len(piece.get_shape()) == 1 else max(1, CHECK_VALUES // rows)
-    return (piece[start : min(start + step, rows)] for start in range(0, rows, step))
+    shape = piece.get_shape()
+    n_rows = shape[0]
+    step = CHECK_VALUES if len(shape) == 1 else max(1, CHECK_VALUES // n_rows)
+    for start in range(0, n_rows, step):
+        yield piece[start : min(start + step, n_rows)]
 
 
-def _is_taken(values: Any) -> Any:
-    return np.abs(values) <= min(LARGEST, float(np.finfo(values.dtype).max))  # false for NaN
+def _may_be(values: Any) -> Any:
+    """Of each value, whether a round may hold it; false for NaN."""
+    largest = min(LARGEST, float(np.finfo(values.dtype).max))
+    return np.abs(values) <= largest
 
 
-def _is_missing(name: str, block: Any) -> bool:
+def _may_be_between(block: Any) -> bool:
     """A hospital that was not in the round before has NaN for its step, and nothing else that is not finite."""
-    if not name.startswith("between/"):
-        return False
     steps, others = block[:, 0], block[:, 1:]
-    return bool(np.all(_is_taken(others)) and np.all(np.isnan(steps) | _is_taken(steps)))
+    is_step = np.isnan(steps) | _may_be(steps)
+    return bool(np.all(is_step) and np.all(_may_be(others)))
 
 
 def shown(name: str) -> str:
     """A name of the sender's as an answer may hold it."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in name)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    text = ""
+    for letter in name:
+        text += letter if letter.isprintable() else "?"
+    if len(text) > MOST_LETTERS_SHOWN:
+        text = f"{text[:MOST_LETTERS_SHOWN]}..."
+    return text
 
 
 def _bad(sentence: str, remedy: str) -> ConsiliumError:
@@ -349,9 +421,7 @@ def parse_json(text: bytes | str) -> Any:
     except _NotTaken as error:
         raise InvalidInput(str(error), remedy="Send each name once, and finite numbers.") from None
     except (ValueError, RecursionError):
-        raise InvalidInput(
-            "The body is not JSON.", remedy="Send a JSON object as docs/api.md describes it."
-        ) from None
+        raise _not_json() from None
 
 
 class _NotTaken(ValueError):
@@ -370,7 +440,8 @@ def _no_constant(name: str) -> Any:
 
 
 def parse_facts(model: type[Model], value: Any) -> Model:
-    """What is told beside the numbers. Its length bounds how many mistakes there can be to describe."""
+    """What was sent beside the numbers."""
+    # Pydantic describes every mistake; the length bounds how many there can be.
     if _length(value) > MOST_FACTS_BYTES:
         raise TooLarge(
             f"What stands beside the gradients has more than {MOST_FACTS_BYTES} bytes.",
@@ -386,6 +457,8 @@ def _length(value: Any) -> int:
     try:
         return len(canonical(value))
     except (ValueError, RecursionError):  # infinity, from a number of many digits; nesting
-        raise InvalidInput(
-            "The body is not JSON.", remedy="Send a JSON object as docs/api.md describes it."
-        ) from None
+        raise _not_json() from None
+
+
+def _not_json() -> InvalidInput:
+    return InvalidInput("The body is not JSON.", remedy="Send a JSON object as docs/api.md describes it.")

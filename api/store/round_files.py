@@ -8,6 +8,8 @@ The metadata may name the `members`, the clients whose gradients are in the roun
 A file is written under a temporary name in its folder, brought to disk, renamed, and then entered in the store's index.
 Readers follow the index only, so none sees half a file. Files are mapped into memory, read by blocks of columns, and
 what the scores work on (n x n for each layer) is kept, so that a second score of a round reads nothing.
+
+`Kept` is that memory, `RoundFiles` the folder, `RoundReader` one open file. What a file may hold: `round_checks`.
 """
 
 from __future__ import annotations
@@ -37,22 +39,29 @@ from protocol.errors import Conflict, NotFound, Unavailable
 
 Floats = NDArray[np.float64]
 
-BLOCK_VALUES = 2**20
-PIECE_VALUES = 2**14
+BLOCK_VALUES = 2**20  # of all clients together, in memory at once
+PIECE_VALUES = 2**14  # of one client, in one piece of an answer
 KEPT_BYTES = 2**27
-FILE_MODE, FOLDER_MODE = 0o600, 0o700
-PART, WHOLE = ".part", ".safetensors"
+FILE_MODE = 0o600
+FOLDER_MODE = 0o700
+PART = ".part"
+WHOLE = ".safetensors"
+# Columns of `between`: three lengths and an inner product.
+STEP, DRIFT, INNER_PRODUCT, MEAN_BEFORE = 0, 1, 2, 3
+LENGTHS = [STEP, DRIFT, MEAN_BEFORE]
 
 
 class Kept:
     """Results by key, the longest unused dropped beyond `most_bytes`.
 
-    Each is made once, however many threads ask for it at the same time; they wait for the first. An error is told to
-    those who wait, and not kept.
+    Each is made once, however many threads ask for it at the same time; they wait for the first. An error is raised
+    in all that wait, and not kept.
     """
 
     def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
-        self._most_bytes, self._n_bytes = most_bytes, 0
+        self._most_bytes = most_bytes
+        self._n_bytes = 0
+        # The one that was used last is at the end.
         self._found: OrderedDict[Hashable, Future[Floats]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -70,11 +79,12 @@ class Kept:
     def _make(self, key: Hashable, future: Future[Floats], make: Callable[[], Floats]) -> None:
         try:
             made = make()
-        except Exception as error:  # noqa: BLE001 (told to everybody who waits for it)
+        except Exception as error:  # noqa: BLE001 (raised in every thread that waits for it)
             with self._lock:
                 self._found.pop(key, None)
             future.set_exception(error)
             return
+        # All readers have the same array.
         made.flags.writeable = False
         future.set_result(made)
         with self._lock:
@@ -82,10 +92,11 @@ class Kept:
             self._drop()
 
     def _drop(self) -> None:
-        if self._n_bytes <= self._most_bytes:
-            return
+        """Drops the longest unused until there is room; the one used last stays, however large."""
         for key, future in list(self._found.items())[:-1]:
-            if future.done() and self._n_bytes > self._most_bytes:
+            if self._n_bytes <= self._most_bytes:
+                return
+            if future.done():
                 self._n_bytes -= future.result().nbytes
                 del self._found[key]
 
@@ -94,23 +105,28 @@ class RoundFiles:
     """The folder of round files, with the store's index of it. Used by threads of one process."""
 
     def __init__(self, folder: Path, store: Store, disk: Disk | None = None) -> None:
-        self._folder, self._store, self._disk = folder, store, disk
+        self._folder = folder
+        self._store = store
+        self._disk = disk
         self._kept = Kept()
 
     # Writing
 
     def clean_up(self) -> None:
-        """At start: removes what a crash left half written or without its entry.
-
-        Files of an order that the store does not know are left alone: it may be the wrong store.
-        """
+        """At start: removes what a crash left half written or without its entry."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
         for path in self._folder.glob(f"*/*{PART}"):
             path.unlink(missing_ok=True)
         for folder in self._folder.iterdir():
-            if folder.name.isdecimal() and self._store.orders.exists(int(folder.name)):
-                indexed = {self.path(entry) for entry in self._store.rounds.files(int(folder.name))}
-                for path in set(folder.glob(f"*{WHOLE}")) - indexed:
+            if not folder.name.isdecimal():
+                continue
+            order_id = int(folder.name)
+            # Files of an order that the store does not know are left alone: it may be the wrong store.
+            if not self._store.orders.exists(order_id):
+                continue
+            indexed = {self.path(entry) for entry in self._store.rounds.files(order_id)}
+            for path in sorted(folder.glob(f"*{WHOLE}")):
+                if path not in indexed:
                     path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -125,13 +141,15 @@ class RoundFiles:
             if not folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
                 _sync(self._folder)
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE))
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE)
+            os.close(descriptor)
             yield path
         except OSError as error:
             if self._disk and is_full(error):
                 raise self._disk.noted() from None
+            reason = error.strerror or type(error).__name__
             raise Unavailable(
-                f"The coordinator cannot keep the round ({error.strerror or type(error).__name__}).",
+                f"The coordinator cannot keep the round ({reason}).",
                 remedy="Its operator looks after the disk; send the round again.",
                 code="disk",
             ) from None
@@ -152,6 +170,7 @@ class RoundFiles:
         Of two that come at the same time, the first to be entered stands and the other's file goes.
         """
         path = self.path(entry)
+        # Content, then name, then entry, each on disk before the next: after a crash no entry is without its file.
         _sync(part)
         os.replace(part, path)
         _sync(path.parent)
@@ -189,15 +208,16 @@ class RoundFiles:
 
     def factor(self, entry: RoundEntry, layer: str) -> Floats:
         """R (n, n) float64 of a layer: column i holds client i's coordinates, in the order of the entry's clients."""
-        return self._kept.get(
-            ("factor", entry.order_id, entry.digest, layer), lambda: self._read_factor(entry, layer)
-        )
+        key = ("factor", entry.order_id, entry.digest, layer)
+        return self._kept.get(key, lambda: self._read_factor(entry, layer))
 
     def _read_factor(self, entry: RoundEntry, layer: str) -> Floats:
         with self.open(entry) as file:
             if entry.kind == "sealed":
                 return file.tensor(f"factor/{layer}")
-            factor: Floats = geometry.triangular_factor(lambda: file.blocks(layer), len(entry.clients))
+            # A callable, because the decomposition may need the blocks a second time, and memory holds one of them.
+            n_clients = len(entry.clients)
+            factor: Floats = geometry.triangular_factor(lambda: file.blocks(layer), n_clients)
             return factor
 
     def between(self, entry: RoundEntry, before: RoundEntry | None, layer: str) -> Floats:
@@ -224,29 +244,37 @@ class RoundFiles:
             return file.tensor(f"between/{layer}")
 
     def _compare(self, entry: RoundEntry, before: RoundEntry, layer: str) -> Floats:
-        both = [client for client in entry.clients if client in set(before.clients)]
-        rows = [entry.clients.index(client) for client in both]
-        squares = np.zeros((len(entry.clients), 4))
+        """`between` of gradients in clear, summed up over blocks of columns."""
+        n_clients = len(entry.clients)
+        # Clients of both rounds, by row of this one; the others have no step.
+        both, rows, new_rows = [], [], []
+        for row, client in enumerate(entry.clients):
+            if client in before.clients:
+                both.append(client)
+                rows.append(row)
+            else:
+                new_rows.append(row)
+        width = max(1, BLOCK_VALUES // max(n_clients, len(before.clients)))
+        # Squares of the lengths first, and their roots at the end.
+        found = np.zeros((n_clients, 4))
         with self.open(entry) as file, self.open(before) as earlier:
-            width = max(1, BLOCK_VALUES // max(len(entry.clients), len(before.clients)))
-            pieces = (
-                file.blocks(layer, width),
-                earlier.blocks(layer, width, both),
-                earlier.average(layer, width),
-            )
-            for now, then, mean in zip(*pieces, strict=True):
-                now = now.astype(np.float64)
-                squares[rows, 0] += _row_squares(now[rows] - then)
-                squares[:, 1] += _row_squares(now - mean)
-                squares[:, 2] += now @ mean
-                squares[:, 3] += mean @ mean
-        squares[:, [0, 1, 3]] = np.sqrt(squares[:, [0, 1, 3]])
-        squares[[row for row in range(len(entry.clients)) if row not in set(rows)], 0] = np.nan
-        return squares
+            blocks_now = file.blocks(layer, width)
+            blocks_before = earlier.blocks(layer, width, both)
+            means_before = earlier.average(layer, width)
+            for block, then, mean in zip(blocks_now, blocks_before, means_before, strict=True):
+                now = block.astype(np.float64)
+                found[rows, STEP] += _row_squares(now[rows] - then)
+                found[:, DRIFT] += _row_squares(now - mean)
+                found[:, INNER_PRODUCT] += now @ mean
+                found[:, MEAN_BEFORE] += mean @ mean
+        found[:, LENGTHS] = np.sqrt(found[:, LENGTHS])
+        found[new_rows, STEP] = np.nan
+        return found
 
     def coordinates(self, entry: RoundEntry, layer: str) -> Floats:
         """(n, n) float64, a row for each client of a sealed round: Q R, in a frame Q that is the coordinator's own."""
-        points: Floats = (frame(entry, layer) @ self.factor(entry, layer)).T
+        rotated = frame(entry, layer) @ self.factor(entry, layer)
+        points: Floats = rotated.T
         return points
 
 
@@ -254,54 +282,68 @@ class RoundReader:
     """One round's open file. Only what is asked for is read."""
 
     def __init__(self, entry: RoundEntry, file: Any) -> None:
-        self._entry, self._file = entry, file
+        self._entry = entry
+        self._file = file
         self.names = frozenset(file.keys())
-        self._spelling = (
-            "gradients" if any(name.startswith("gradients/") for name in self.names) else "gradient"
-        )
+        # External trainers may write either; a file has one of the two.
+        is_plural = any(name.startswith("gradients/") for name in self.names)
+        self._spelling = "gradients" if is_plural else "gradient"
 
     def tensor(self, name: str) -> Floats:
         return np.array(self._file.get_tensor(name), dtype=np.float64)
 
     def gradient(self, client: int, layer: str) -> Iterator[NDArray[Any]]:
         """One client's values of a layer, piece by piece."""
-        return (block[0] for block in self.blocks(layer, PIECE_VALUES, [client]))
+        for block in self.blocks(layer, PIECE_VALUES, [client]):
+            yield block[0]
 
     def blocks(
-        self, layer: str, width: int | None = None, clients: Iterable[int] | None = None
+        self,
+        layer: str,
+        width: int | None = None,
+        clients: Iterable[int] | None = None,
     ) -> Iterator[NDArray[Any]]:
         """(n, width) float32 or float64 and a narrower last one: the clients' values of a layer."""
         wanted = self._entry.clients if clients is None else list(clients)
         slices = [self._file.get_slice(f"{self._spelling}/{client}/{layer}") for client in wanted]
         for start, stop in self._columns(layer, width):
-            yield np.stack([piece[start:stop] for piece in slices]) if slices else np.zeros((0, stop - start))
+            if slices:
+                yield np.stack([piece[start:stop] for piece in slices])
+            else:
+                yield np.zeros((0, stop - start))
 
     def average(self, layer: str, width: int | None = None) -> Iterator[Floats]:
         """(width,) float64: the average as it was recorded, else the members' mean weighted by row counts."""
         if f"average/{layer}" in self.names:
             recorded = self._file.get_slice(f"average/{layer}")
-            yield from (
-                np.asarray(recorded[start:stop], np.float64) for start, stop in self._columns(layer, width)
-            )
+            for start, stop in self._columns(layer, width):
+                yield np.asarray(recorded[start:stop], np.float64)
         else:
             shares = self.shares()
-            yield from (shares @ block.astype(np.float64) for block in self.blocks(layer, width))
+            for block in self.blocks(layer, width):
+                yield shares @ block.astype(np.float64)
 
     def shares(self) -> Floats:
         """(n,): each client's part of the members' rows; equal ones where no sizes were recorded, 0 for others."""
-        clients, sizes = self._entry.clients, self._entry.sizes
-        told = json.loads((self._file.metadata() or {}).get("round", "{}")).get("members")
-        members = set(clients if told is None else told)
-        weights = np.array(sizes or [1] * len(clients), np.float64) * [
-            client in members for client in clients
-        ]
+        clients = self._entry.clients
+        sizes = self._entry.sizes or [1] * len(clients)
+        strings = self._file.metadata() or {}
+        facts = json.loads(strings.get("round", "{}"))
+        members = facts.get("members")
+        if members is None:
+            members = clients
+        is_member = [client in set(members) for client in clients]
+        weights = np.array(sizes, np.float64) * is_member
         shares: Floats = weights / weights.sum()
         return shares
 
     def _columns(self, layer: str, width: int | None) -> Iterator[tuple[int, int]]:
+        """(start, stop) of each block of a layer."""
         length = self._entry.layers[layer]
-        width = width or max(1, BLOCK_VALUES // len(self._entry.clients))
-        return ((start, min(start + width, length)) for start in range(0, length, width))
+        if width is None:
+            width = max(1, BLOCK_VALUES // len(self._entry.clients))
+        for start in range(0, length, width):
+            yield start, min(start + width, length)
 
 
 def frame(entry: RoundEntry, layer: str) -> Floats:
@@ -310,11 +352,16 @@ def frame(entry: RoundEntry, layer: str) -> Floats:
     QR of a Gaussian matrix with the diagonal made positive (Mezzadri 2007, "How to generate random matrices from the
     classical compact groups"). Drawn from the entry's own random bytes, so it is the same at every call.
     """
-    seed = hashlib.sha256(f"{entry.frame}/{entry.order_id}/{entry.round}/{layer}".encode()).digest()
-    generator = np.random.Generator(np.random.Philox(key=np.frombuffer(seed[:16], np.uint64)))
-    n = len(entry.clients)
-    q, r = np.linalg.qr(generator.standard_normal((n, n)))
-    rotation: Floats = q * np.where(np.diag(r) < 0, -1.0, 1.0)
+    name = f"{entry.frame}/{entry.order_id}/{entry.round}/{layer}"
+    seed = hashlib.sha256(name.encode()).digest()
+    key = np.frombuffer(seed[:16], np.uint64)
+    generator = np.random.Generator(np.random.Philox(key=key))
+    n_clients = len(entry.clients)
+    gaussian = generator.standard_normal((n_clients, n_clients))
+    orthogonal, triangular = np.linalg.qr(gaussian)
+    # QR leaves each column's sign open; without this one, what the library happens to choose would be no Haar draw.
+    signs = np.where(np.diag(triangular) < 0, -1.0, 1.0)
+    rotation: Floats = orthogonal * signs
     return rotation
 
 

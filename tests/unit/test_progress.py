@@ -19,6 +19,7 @@ def test_the_bar_in_prefect_is_at_the_apis_number(n_splits: int | None) -> None:
     if n_splits:
         body["model_params"]["cv_param"] = {"need_cv": True, "n_splits": n_splits}
     order: Any = SimpleNamespace(order_id=1, request=parse_training_request(body))
+    row: Any = SimpleNamespace(kind="train", body=body)
     picture = TrainingPicture(order)
     records = [
         {"fold": fold, "round": round_, "final": round_ == 4}
@@ -26,7 +27,7 @@ def test_the_bar_in_prefect_is_at_the_apis_number(n_splits: int | None) -> None:
         for round_ in range(5)
     ]
     for n_records in range(1, len(records) + 1):
-        told = progress({"kind": "train", "body": body}, n_records)
+        told = progress(row, n_records)
         assert picture.percent(records[:n_records]) == pytest.approx(100 * told["done"] / told["of"])
     assert told["done"] == told["of"] == 4 * len(folds(order.request))
 
@@ -42,6 +43,7 @@ def test_the_bar_is_full_where_training_has_converged() -> None:
 def test_the_bar_of_joint_statistics_is_at_the_apis_number(done: int, of: int | None) -> None:
     order: Any = SimpleNamespace(order_id=1)
     stage = {"what": "sums", "done": done, "of": of}
-    told = progress({"kind": "statistics", "stage": stage}, 0)
+    row: Any = SimpleNamespace(kind="statistics", stage=stage)
+    told = progress(row, 0)
     of_parts = told["of"] or done + 1  # nobody knows how many there are: one at least is left
     assert StatisticsPicture(order).percent([stage]) == pytest.approx(100 * told["done"] / of_parts)
