@@ -5,6 +5,8 @@ loop. Among them are cursors of SQLite connections, and freeing a cursor waits f
 connection waits for the database's write lock in another thread, and who holds the lock waits for the event loop, all
 three stand still until SQLite's busy timeout of 60 seconds ("database is locked", seen with Prefect 3.8.8). On a
 thread of its own the collector may wait: the loop goes on, and the lock is given back.
+
+Decision 27.
 """
 
 from __future__ import annotations

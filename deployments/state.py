@@ -9,6 +9,8 @@
 
 Every file is written whole or not at all. One that is empty or damaged is refused with what to do about it, never
 replaced by a default: Prefect would run without a password, orders would be numbered anew, tokens would stop working.
+
+Decision 57.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The coordinator's Prefect flows: which runs an order has, and how its own run ends.
 
 The order of events stands in flows/coordinator.py, which a federation in one process runs without Prefect.
+
+Decision 52.
 """
 
 from __future__ import annotations

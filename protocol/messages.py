@@ -8,6 +8,8 @@ another order, round, sender or recipient. JSON or fixed binary; never pickle.
 
 In order: header and envelope, payloads of a training order, readers of JSON. `sealing.py` has the keys, `exchange.py`
 carries the envelopes, `statistics_messages.py` has payloads of joint statistics, `sums/` and `shares/` the binary ones.
+
+Decision 6.
 """
 
 from __future__ import annotations

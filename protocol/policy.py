@@ -3,6 +3,8 @@
 The agent reads its file with `Policy` (agents.site.policy makes the sentences of what is wrong in a file). What the
 coordinator stores and its page shows is `PolicyTold`: the same rules, and no name of a table, a column or a file.
 Silence means no: a key that has no default must be written, and an unknown key is an error.
+
+Decisions 15, 31 and 66.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ the `cryptography` package.
 
 In order: identities, which outlive orders, and their pins; sealing with a key, and to somebody's public key; the
 session of one run of an order, which derives every other key. `messages.py` seals envelopes with it.
+
+Decision 15.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ provider's data are (a path, a table, a SELECT) is in no document: it goes seale
 
 In order: the fields, the request, what fits together, names resolved to user ids, the order's document.
 `statistics_plan.py` makes the circuit of a joined request.
+
+Decision 41.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 It takes from the run what may be taken from it, which is one number, and runs a function that is installed here
 (decision 3 has why it is a fork). `tasks.worker` starts it; the functions are in `flows.hospital_runs` and
 `flows.coordinator_runs`.
+
+Decision 62.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ A flow process is tied to its agent: when the agent dies, so does it, and the ne
 
 What overrides Prefect's worker and why stands at each method. `tasks.flow_process` is the process of one run,
 `tasks.post` what the coordinator is asked, `tasks.hospital.worker` and `deployments.coordinator_worker` the two kinds.
+
+Decisions 2, 3 and 52.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ each choice of fewer columns. What other combinations of answers show is not fol
 
 In order: the request, before a row is read; the rows; groups of one hospital; groups of all hospitals; the statements
 by which hospitals agree on the groups. `earlier_questions.py` remembers what was asked before.
+
+Decision 38.
 """
 
 from __future__ import annotations

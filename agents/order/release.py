@@ -5,6 +5,8 @@ After a crash the bytes in the outbox are sent again; nothing that was made is m
 would be refused by the exchange and, under masks, would be a two-time pad (decision 14).
 
 `agents.order.party.send` is how messages of a session come here; what a message is, `protocol.messages`.
+
+Decision 7.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Anybody on this machine can connect to a loopback port. So each start draws a key for the link, spent at its first
 use, a session for the browser that used it, and a folder name under which all pages lie: the cookie is for that
 folder, and a browser that is led to another port of this machine shows it to nobody there.
+
+Decision 47.
 """
 
 from __future__ import annotations

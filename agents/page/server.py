@@ -3,6 +3,8 @@
 Every answer carries a strict Content-Security-Policy. A request for another Host than this address is refused, so
 that no website can lead a browser here under a name of its own; what changes anything is a form with a token (decision
 47). Who may enter is agents.page.door's; what the tables hold, agents.page.tables'.
+
+Decision 47.
 """
 
 from __future__ import annotations

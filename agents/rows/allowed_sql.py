@@ -7,6 +7,8 @@ with the policy's own spelling of names: what the parser misreads cannot run, be
 A hospital's own user gets any single SELECT over allowed tables. There every node of the syntax tree must be of a
 type that is listed below, and every function on the list: a function that reads files, the network or settings is
 unknown here and so refused.
+
+Decisions 17 and 19.
 """
 
 from __future__ import annotations

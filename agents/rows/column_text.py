@@ -1,6 +1,8 @@
 """A column of a dataset: canonical text for groups and keys, exact numbers for sums.
 
 Texts are written the same way whatever they come from: NFC, 5 for 5.0; a dataset has none with blanks around.
+
+Decision 33.
 """
 
 from __future__ import annotations

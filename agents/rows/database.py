@@ -2,6 +2,8 @@
 
 A connection lives for one read, so that a DuckDB file is locked no longer than that. The text of a driver's error
 may hold values of rows; agents/rows/faults.py drops it.
+
+Decision 42.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The connection is in memory, may spill to a private folder, and can open no file but the one it was given. Columns are
 numbers of their type, or text; numbers of csv and json files stay the text that is written there, so that no digit is
 lost. A parquet file is read where it lies, all else is copied in once: what is asked later sees the same rows.
+
+Decisions 37, 42 and 59.
 """
 
 from __future__ import annotations

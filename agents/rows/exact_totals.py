@@ -7,6 +7,8 @@ DuckDB's own aggregates.
 
 To read next: `agents.statistics.pooled`, which contributes the sums, and `agents.gate.disclosure`, which
 decides what is withheld.
+
+Decisions 32, 38 and 65.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ A driver's text may quote values of rows ("could not convert string ..."), so it
 where it appears. What happened is read from the class of the error: DuckDB's own classes, PostgreSQL's SQLSTATE, the
 error numbers of MySQL and MariaDB. A hospital's server may speak any language; these it does not translate. Text is
 looked at only for what no class says: the name of a missing column or table, a process number, a line of a csv file.
+
+Decision 64.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 A path is walked from the data folder by file descriptors, and no step follows a link. Links are resolved once before;
 whoever puts one in place afterwards gets a refusal. What is read is the descriptor, which names one file whatever its
 path becomes: nothing interprets the path as a pattern, an address or a command.
+
+Decision 37.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The rules themselves are `protocol.policy.Policy`; what each key means is in deployments/sites/policy.example.toml.
 A missing file, a missing key of those that have no default, an unknown key and a value of another type are refusals
 that name the key and say what to write.
+
+Decision 66.
 """
 
 from __future__ import annotations

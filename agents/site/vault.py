@@ -15,6 +15,8 @@ JSON is kept with its own SHA-256, {"sha256": ..., "content": ...}, and what bel
 of it, so that a bit that a disk has turned is noticed and never used: an identity with one other bit is another
 identity. JSON of an earlier version, which is the content alone, gets its checksum when it is first read. An empty or
 altered file is an error (code vault_damaged), not a new beginning.
+
+Decisions 14 and 57.
 """
 
 from __future__ import annotations

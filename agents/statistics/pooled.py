@@ -6,6 +6,8 @@ names pivots, and the providers count their rows below them. There every provide
 itself, so that none counts a row but for the pivots that follow from the rounds before.
 
 Read `groups.py` next for what is stated, `sums.py` for how integers are added, `quantile_rounds.py` for quantiles.
+
+Decision 41.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ its own leaves in clear and the rest on shares, and after the last one the tripl
 share to release. A receiver adds the shares of all providers.
 
 `analytics/statistics/circuit.py` has the plan's steps, `protocol/shares/sharing.py` how each is done on shares.
+
+Decision 36.
 """
 
 from __future__ import annotations

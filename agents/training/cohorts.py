@@ -4,6 +4,8 @@ Which rows a fold holds out is drawn with a key that never leaves the vault. The
 sender choose fold after fold until the sums over known rows give each row away.
 
 `extract_data` is where to begin; the rules of the gate are in `agents.gate.cohort_gate`.
+
+Decision 18.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ the same bits (decision 13); a checkpoint is written after each step, and what w
 The functions of a fold stand in the order in which `flows.hospital.train_locally` calls them. What is shown of a
 gradient for scores is in `agents.training.shown_gradients`, what is added up at a fold's end in
 `agents.training.final_sums`.
+
+Decision 5.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ search here takes 0.01 to 0.4 s for p of a half and more, the graphs included.
 The module is imported where it is needed: networkx takes long to import, and every process of a federation would.
 
 From the top: `tightest_clique`; the vertex covers that give threshold and size; branch and bound among equals.
+
+Decision 63.
 """
 
 from __future__ import annotations

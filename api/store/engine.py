@@ -1,6 +1,8 @@
 """The database under all stores: its address, its schema, its transactions, and what it says when it is in trouble.
 
 The stores of the subjects (api/store/hospitals.py and those beside it) work on one `Database`. Next: tables.py.
+
+Decisions 21 and 67.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The rows of the store's tables, as routes read them. None can be changed: a store's method writes, and reads anew.
 
 Each has the columns of its table in api/store/tables.py, by the same names.
+
+Decision 67.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A whole federation on one machine: `./run up` keeps it running, `./run demo` shows one order from end to end."""
+"""A whole federation on one machine: `./run up` keeps it running, `./run demo` shows one order from end to end.
+
+Decision 26.
+"""
 
 from __future__ import annotations
 

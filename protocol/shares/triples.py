@@ -22,6 +22,8 @@ and the others true ones, which alone passes, has probability C(N, t) / C(B N + 
 2^-40 by the choice of B.
 
 The coordinator's flow deals in `tasks/coordinator/dealing.py`; the providers use and check triples in `sharing`.
+
+Decision 35.
 """
 
 from __future__ import annotations

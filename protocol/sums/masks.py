@@ -18,6 +18,8 @@ and so makes another sum fit with probability 2^-63 at most.
 
 `Stream`, at the end, is where all numbers come from that parties derive alike; `secure_sum`, `exact_sum` and `frames`
 are made of it, and so is `protocol.shares`.
+
+Decisions 9, 10 and 11.
 """
 
 from __future__ import annotations

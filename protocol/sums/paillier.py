@@ -11,6 +11,8 @@ A plaintext of key_bits holds (key_bits - 64) // 64 slots of 64 bits and, above 
     m = sum_k (word_k + offset) 2^(64 k) + weight 2^(64 slots) < 2^(key_bits - 1) <= n
 
 Keys, obfuscators, encryption and packing, in this order; `secure_sum` puts them together (decision 8).
+
+Decision 3.
 """
 
 from __future__ import annotations

@@ -30,6 +30,8 @@ and with it a relation between the tag's factors.
 
 What it is made of: `fixed_point` (values to words), `masks` (masks and tags), `paillier` (words to ciphertexts). Sums
 of joint statistics are `exact_sum`, not this.
+
+Decision 10.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Where the coordinator's run of an order stands, and the runs that it makes at the hospitals.
 
 `flows.coordinator_runs` gives it the events; `tasks.ending` has what a run's end is at a hospital too.
+
+Decision 1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The coordinator's step in a schedule of joint statistics: at its time, it has the order made and waits for it."""
+"""The coordinator's step in a schedule of joint statistics: at its time, it has the order made and waits for it.
+
+Decision 45.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 In sealed orders they come in frames that it does not know. It keeps lengths and angles and drops the vectors. The
 hospitals' side is `agents.training.shown_gradients`; the mathematics is in `analytics.scores`.
+
+Decision 30.
 """
 
 from __future__ import annotations

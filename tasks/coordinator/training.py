@@ -1,6 +1,8 @@
 """The steps of the coordinator in a training order: it adds what it cannot read and records what it may know.
 
 What it does with gradients that it is shown is `scoring`; what it makes of the hospitals' reports, `reports`.
+
+Decisions 5 and 56.
 """
 
 from __future__ import annotations
