@@ -18,7 +18,7 @@ LONGEST_NEWS = 10_000
 T = TypeVar("T")
 
 
-class Ring(asyncio.Event):
+class Waiter(asyncio.Event):
     """One waiter's event. `over`: this process is ending, so nobody waits any longer."""
 
     over = False
@@ -31,7 +31,7 @@ class Bell:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[Any, set[Ring]] = defaultdict(set)
+        self._waiting: dict[Any, set[Waiter]] = defaultdict(set)
         self._is_closed = False
 
     def ring(self, key: Any) -> None:
@@ -50,9 +50,9 @@ class Bell:
                 event.set()
 
     @contextlib.contextmanager
-    def listening(self, key: Any) -> Iterator[Ring]:
+    def listening(self, key: Any) -> Iterator[Waiter]:
         """A waiter's event while it waits. Look in the store after entering, or what came just before is missed."""
-        event = Ring()
+        event = Waiter()
         event.over = self._is_closed
         self._waiting[key].add(event)
         try:
@@ -192,7 +192,7 @@ class Presence:
         return len(self.there())
 
 
-async def rang(event: Ring, deadline: float) -> bool:
+async def rang(event: Waiter, deadline: float) -> bool:
     """False when the deadline came first, or the end of this process."""
     left = deadline - time.monotonic()
     if left <= 0 or event.over:

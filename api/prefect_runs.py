@@ -146,7 +146,7 @@ class Runs:
             found.update(by_tag[tag] for tag in run.tags if tag in by_tag)
         return found
 
-    async def parts(self, order_id: int, names: list[str] | None) -> list[Part]:
+    async def parts(self, order_id: int, names: list[str] | None) -> list[StepRun]:
         """The task runs of an order that have begun, of these names or all, by time."""
         of_order = FlowRunFilter(tags=FlowRunFilterTags(any_=[f"order-{order_id}"]))
         called = None
@@ -240,7 +240,7 @@ class Runs:
 
 
 @dataclass(frozen=True)
-class Part:
+class StepRun:
     """A task run of an order."""
 
     hospital: int | None  # None: the coordinator
@@ -255,7 +255,7 @@ class Part:
 RECORD_SECONDS = 10.0
 
 
-def parts_of(tasks: Iterable[TaskRun], flow_runs: Iterable[FlowRun], *, now: datetime) -> list[Part]:
+def parts_of(tasks: Iterable[TaskRun], flow_runs: Iterable[FlowRun], *, now: datetime) -> list[StepRun]:
     """The parts that these task runs are. One without an end that was begun again, or whose flow run has ended for some
     time, was cut off with its process; it lasted until then at the most."""
     runs = {run.id: run for run in flow_runs}
@@ -280,7 +280,7 @@ def parts_of(tasks: Iterable[TaskRun], flow_runs: Iterable[FlowRun], *, now: dat
                 cut_off.append(run.end_time)
             if cut_off:
                 ended, state = min(cut_off), "crashed"
-        parts.append(Part(hospital, task.name, began, ended, state))
+        parts.append(StepRun(hospital, task.name, began, ended, state))
     return parts
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from api.settings import Settings
-from deployments.processes import TIED, Federation, Part, end_on_signals, running
+from deployments.processes import TIED, PartProcess, RunningParts, end_on_signals, running
 from deployments.serving import check_port
 from deployments.state import (
     coordinator_token,
@@ -29,7 +29,7 @@ from protocol.errors import Conflict, ConsiliumError
 START_SECONDS = 120.0
 
 
-def parts_of_coordinator(settings: Settings, *, expected: int) -> list[Part]:
+def parts_of_coordinator(settings: Settings, *, expected: int) -> list[PartProcess]:
     """Prefect (unless another address is given), the API and the worker, in the order in which they start."""
     python, log = sys.executable, settings.folder / "log"
     auth = prefect_auth(settings)
@@ -56,12 +56,12 @@ def parts_of_coordinator(settings: Settings, *, expected: int) -> list[Part]:
             "--port",
             port,
         ]
-        parts.append(Part("prefect", command, home / "server.log", server))
+        parts.append(PartProcess("prefect", command, home / "server.log", server))
     own_home = {"PREFECT_HOME": str(settings.folder / "prefect-client"), "PREFECT_LOGGING_LEVEL": "WARNING"}
     api = [python, "-m", "deployments.server", "api", "--expect-agents", str(expected)]
     worker = [python, "-m", "deployments.server", "worker"]
-    parts.append(Part("api", api, log / "api.log", own_home))
-    parts.append(Part("worker", worker, log / "worker.log", own_home))
+    parts.append(PartProcess("api", api, log / "api.log", own_home))
+    parts.append(PartProcess("worker", worker, log / "worker.log", own_home))
     return parts
 
 
@@ -109,10 +109,10 @@ def make_ready(settings: Settings) -> list[int]:
 async def coordinator(
     settings: Settings,
     *,
-    agents: Sequence[Part] = (),
+    agents: Sequence[PartProcess] = (),
     environment: Mapping[str, str] | None = None,
     restart: bool,
-) -> AsyncIterator[Federation]:
+) -> AsyncIterator[RunningParts]:
     """The coordinator's parts, and agents of this machine beside them, that can take an order; nothing is left running.
 
     `environment` is added to that of the coordinator's worker and of the agents.
@@ -130,7 +130,7 @@ async def coordinator(
         yield parts
 
 
-async def _until(client: httpx.AsyncClient, url: str, parts: Federation) -> None:
+async def _until(client: httpx.AsyncClient, url: str, parts: RunningParts) -> None:
     """Waits until an address answers 200. There is no event to wait for: the process is only starting."""
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     while True:

@@ -24,7 +24,7 @@ TIED = (sys.executable, "-I", "-S", str(Path(__file__).with_name("die_with_paren
 
 
 @dataclass
-class Part:
+class PartProcess:
     """One process: what it is called, how it starts, and where its output goes."""
 
     name: str
@@ -59,11 +59,11 @@ class Part:
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-class Federation:
+class RunningParts:
     """Running parts. Each stands in a session of its own, so that Ctrl-C reaches this process alone."""
 
     def __init__(self, *, restart: bool) -> None:
-        self.parts: dict[str, Part] = {}
+        self.parts: dict[str, PartProcess] = {}
         self._restart, self._stopping = restart, False
         self._keepers: list[asyncio.Task[None]] = []
         self.died = asyncio.Event()
@@ -80,13 +80,13 @@ class Federation:
         await self.not_ready.wait()
         self.check()
 
-    async def add(self, part: Part) -> None:
+    async def add(self, part: PartProcess) -> None:
         """Starts a part and keeps it running."""
         self.parts[part.name] = part
         process = await part.start()
         self._keepers.append(asyncio.create_task(self._keep(part, process)))
 
-    async def _keep(self, part: Part, process: asyncio.subprocess.Process) -> None:
+    async def _keep(self, part: PartProcess, process: asyncio.subprocess.Process) -> None:
         pause = 0.5
         while True:
             code = await process.wait()
@@ -118,16 +118,16 @@ class Federation:
         await asyncio.gather(*waiting)
 
 
-def _signal(part: Part, number: signal.Signals) -> None:
+def _signal(part: PartProcess, number: signal.Signals) -> None:
     if part.process is not None and part.process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             part.process.send_signal(number)
 
 
 @contextlib.asynccontextmanager
-async def running(*, restart: bool) -> AsyncIterator[Federation]:
+async def running(*, restart: bool) -> AsyncIterator[RunningParts]:
     """A federation whose parts are all ended at the end, however it comes."""
-    federation = Federation(restart=restart)
+    federation = RunningParts(restart=restart)
     try:
         yield federation
     finally:

@@ -39,7 +39,7 @@ _HALF = 2**63  # the first whole number that no int64 holds
 
 
 @dataclass(frozen=True)
-class Part:
+class GroupTotals:
     """One group of this provider's rows."""
 
     n_rows: int
@@ -65,7 +65,7 @@ def moments(
     column: str,
     *,
     group_by: Sequence[str] = (),
-) -> dict[Label, Part]:
+) -> dict[Label, GroupTotals]:
     """n, sum x and sum x^2 of a column, exact, by group; labels are canonical texts in order of `group_by`.
 
     Ungrouped, the one label is (). A group without any value is there with n = 0. Raises BadRequest as
@@ -79,9 +79,9 @@ def moments(
     of_groups = [sums.moments(0, code, n=group.n_complete) for code, group in enumerate(groups.found)]
     complete = _complete([number])
     shares = _largest_shares(dataset, number, groups, of_groups, where=complete)
-    parts: dict[Label, Part] = {}
+    parts: dict[Label, GroupTotals] = {}
     for code, group in enumerate(groups.found):
-        parts[group.label] = Part(
+        parts[group.label] = GroupTotals(
             n_rows=group.n_rows,
             n_null=group.n_rows - group.n_complete,
             moments=of_groups[code],

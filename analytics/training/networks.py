@@ -32,7 +32,7 @@ class Layer(NamedTuple):
     intercept: Floats  # (n_units,)
 
 
-class Kept(NamedTuple):
+class ForwardPass(NamedTuple):
     """What the derivative needs of a forward pass."""
 
     inputs: list[Floats]  # of each layer
@@ -71,7 +71,7 @@ def rows_at_once(layers: Sequence[Layer], *, shape: tuple[int, ...]) -> int:
     return max(1, _VALUES_AT_ONCE // largest)
 
 
-def forward(layers: Sequence[Layer], X: Floats, *, shape: tuple[int, ...]) -> tuple[Floats, Kept]:
+def forward(layers: Sequence[Layer], X: Floats, *, shape: tuple[int, ...]) -> tuple[Floats, ForwardPass]:
     """The margins (n, n_outputs) of rows X (n, d), and what `backward` needs.
 
     Disclosure: as rows. It stays within the function that called.
@@ -88,10 +88,10 @@ def forward(layers: Sequence[Layer], X: Floats, *, shape: tuple[int, ...]) -> tu
             signals = _pooled(signals)
     inputs.append(signals.reshape(len(X), -1))
     margins = _affine(layers[-1], inputs[-1])
-    return margins, Kept(inputs, active)
+    return margins, ForwardPass(inputs, active)
 
 
-def backward(layers: Sequence[Layer], kept: Kept, residuals: Floats) -> list[Layer]:
+def backward(layers: Sequence[Layer], kept: ForwardPass, residuals: Floats) -> list[Layer]:
     """The derivatives of a loss by each layer, from its derivatives by the margins, `residuals` (n, n_outputs).
 
     A relu's derivative at 0 is 0. (Rumelhart, Hinton and Williams 1986.)

@@ -49,7 +49,7 @@ BY_STATUS = {kind.status: kind for kind in KINDS}
 
 
 @dataclass(frozen=True)
-class Answer:
+class ApiAnswer:
     """An answer of the coordinator."""
 
     body: Any  # the JSON that was sent
@@ -87,18 +87,18 @@ class Connection:
     def close(self) -> None:
         self._http.close()
 
-    def get(self, path: str, **query: Any) -> Answer:
+    def get(self, path: str, **query: Any) -> ApiAnswer:
         """Query arguments that are None are left out."""
         given = {name: value for name, value in query.items() if value is not None}
         return self._call("GET", path, params=given)
 
-    def make(self, path: str, body: Json | None = None) -> Answer:
+    def make(self, path: str, body: Json | None = None) -> ApiAnswer:
         """POST of what makes an order or a schedule."""
         # All tries of this call have one key: if an answer got lost, the next try is not a second order.
         headers = {"Idempotency-Key": secrets.token_hex(16)}
         return self._call("POST", path, json=body, headers=headers)
 
-    def change(self, method: str, path: str, body: Json | None = None) -> Answer:
+    def change(self, method: str, path: str, body: Json | None = None) -> ApiAnswer:
         """POST, PATCH, PUT or DELETE that comes to the same if it is made twice."""
         return self._call(method, path, json=body)
 
@@ -128,7 +128,7 @@ class Connection:
         except httpx.TransportError as error:
             raise self._away(error) from None
 
-    def _call(self, method: str, path: str, **options: Any) -> Answer:
+    def _call(self, method: str, path: str, **options: Any) -> ApiAnswer:
         response = self._send(method, path, **options)
         if response.is_error:
             raise error_of(response)
@@ -136,7 +136,7 @@ class Connection:
             body = response.json()
         except ValueError:
             raise _not_ours(response) from None
-        return Answer(body, response.status_code, _order_id(response))
+        return ApiAnswer(body, response.status_code, _order_id(response))
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         for pause in (*PAUSES, None):

@@ -31,7 +31,7 @@ DEFAULT_ROUNDS = 100
 LONGEST_WAIT_SECONDS = 60
 
 
-class Contribution(NamedTuple):
+class ContributionScore(NamedTuple):
     """A contribution score: its address below /contribution/, and how the difference is measured."""
 
     name: str
@@ -39,10 +39,10 @@ class Contribution(NamedTuple):
 
 
 CONTRIBUTIONS = (
-    Contribution("grad_diff", "eu"),
-    Contribution("grad_diff", "cos"),
-    Contribution("perf_diff", "accuracy"),
-    Contribution("perf_diff", "loss"),
+    ContributionScore("grad_diff", "eu"),
+    ContributionScore("grad_diff", "cos"),
+    ContributionScore("perf_diff", "accuracy"),
+    ContributionScore("perf_diff", "loss"),
 )
 
 

@@ -120,10 +120,10 @@ def _show_fields(fields: Fields, names: dict[int, str]) -> None:
     html(f"<h2>{shown(t('Hospitals and their rows'))}</h2>")
     with ui.element("div").classes("fields"):
         for user, name in names.items():
-            Party(fields, user, name).build()
+            PartyFields(fields, user, name).build()
 
 
-class Party:
+class PartyFields:
     """One hospital of the form: whether it takes part, and its SQL."""
 
     def __init__(self, fields: Fields, user: int, name: str) -> None:

@@ -1,7 +1,7 @@
 """Anomaly and contribution: one score of all clients by round, and all scores of one round side by side.
 
-`SCORES` says what each score sees, `Asked` reads the address, `ScoreView` draws. Each choice on the page is an address
-of its own, so that a picture can be sent to somebody as a link.
+`SCORES` says what each score sees, `ScoresQuery` reads the address, `ScoreView` draws. Each choice on the page is
+an address of its own, so that a picture can be sent to somebody as a link.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ SCORES = {
 }
 
 
-class Asked:
+class ScoresQuery:
     """What the address asks for."""
 
     def __init__(self, question: Any) -> None:
@@ -143,7 +143,7 @@ class Asked:
 
 async def show_scores(visit: Visit, question: Any) -> None:
     t = visit.t
-    asked = Asked(question)
+    asked = ScoresQuery(question)
     with frame(visit, t("Scores")):
         html(f'<p class="soft">{shown(t(CAUTION))}</p>')
         if asked.order_id is None:
@@ -171,7 +171,7 @@ class ScoreView:
     """The page of one order."""
 
     def __init__(
-        self, visit: Visit, asked: Asked, rounds: list[dict[str, Any]], names: dict[int, str]
+        self, visit: Visit, asked: ScoresQuery, rounds: list[dict[str, Any]], names: dict[int, str]
     ) -> None:
         self.visit = visit
         self.asked = asked

@@ -32,8 +32,8 @@ from api.pages.visit import (
     SESSION,
     SESSION_SECONDS,
     THEME,
-    Door,
     Visit,
+    VisitorDoor,
     here,
     local,
     preferences,
@@ -67,7 +67,7 @@ def _is_ours(path: str) -> bool:
 
 def add_pages(app: FastAPI, key: bytes) -> None:
     """`key` is 32 bytes in URL-safe base64, as Fernet takes it; what it has sealed opens only with it."""
-    door = Door(app, key)
+    door = VisitorDoor(app, key)
     ui.run_with(
         app,
         title="Consilium",
@@ -83,40 +83,40 @@ def add_pages(app: FastAPI, key: bytes) -> None:
     _add_views(door)
 
 
-def _add_views(door: Door) -> None:
+def _add_views(door: VisitorDoor) -> None:
     """Every view has an address of its own."""
 
     @page("/", door)
     @page("/page/orders", door)
-    async def orders(visit: Visit, question: Question) -> None:
+    async def orders(visit: Visit, question: AddressQuery) -> None:
         await show_orders(visit, question.number("before"))
 
     @page("/page/orders/new", door)
-    async def new_order(visit: Visit, question: Question) -> None:
+    async def new_order(visit: Visit, question: AddressQuery) -> None:
         await show_order_form(visit)
 
     @page("/page/orders/{order_id}", door)
-    async def order(visit: Visit, question: Question) -> None:
+    async def order(visit: Visit, question: AddressQuery) -> None:
         await show_order(visit, question.number("order_id") or 0)
 
     @page("/page/scores", door)
-    async def scores(visit: Visit, question: Question) -> None:
+    async def scores(visit: Visit, question: AddressQuery) -> None:
         await show_scores(visit, question)
 
     @page("/page/statistics", door)
-    async def statistics(visit: Visit, question: Question) -> None:
+    async def statistics(visit: Visit, question: AddressQuery) -> None:
         await show_statistics(visit, question.number("schedule_id"), question.number("before"))
 
     @page("/page/statistics/new", door)
-    async def new_statistics(visit: Visit, question: Question) -> None:
+    async def new_statistics(visit: Visit, question: AddressQuery) -> None:
         await show_statistics_form(visit)
 
     @page("/page/hospitals", door)
-    async def hospitals(visit: Visit, question: Question) -> None:
+    async def hospitals(visit: Visit, question: AddressQuery) -> None:
         await show_hospitals(visit)
 
 
-class Question:
+class AddressQuery:
     """What the address asks for; a number that is none counts as missing."""
 
     def __init__(self, request: Request) -> None:
@@ -133,10 +133,10 @@ class Question:
         return int(text)
 
 
-Show = Callable[[Visit, Question], Awaitable[None]]
+Show = Callable[[Visit, AddressQuery], Awaitable[None]]
 
 
-def page(path: str, door: Door) -> Callable[[Show], Show]:
+def page(path: str, door: VisitorDoor) -> Callable[[Show], Show]:
     """Serves a view at an address, to those who are signed in; others are sent to sign in first."""
 
     def serve(show: Show) -> Show:
@@ -145,7 +145,7 @@ def page(path: str, door: Door) -> Callable[[Show], Show]:
                 visit = await door.visit(request)
             except ConsiliumError as error:
                 return _to_sign_in(request, error)
-            await show(visit, Question(request))
+            await show(visit, AddressQuery(request))
             return None
 
         ui.page(path, response_timeout=BUILD_SECONDS)(build)
@@ -169,7 +169,7 @@ def _to_sign_in(request: Request, error: ConsiliumError) -> Response:
 # Coming and going, and what a visitor prefers
 
 
-def _add_doors(app: FastAPI, door: Door) -> None:
+def _add_doors(app: FastAPI, door: VisitorDoor) -> None:
     router = core.app
 
     @ui.page("/page/sign-in")

@@ -91,7 +91,7 @@ async def show_statistics_form(visit: Visit) -> None:
         _show_question(fields)
         html(f"<h2>{shown(t('Hospitals and their rows'))}</h2>")
         for name in names.values():
-            Provider(fields, name).build()
+            ProviderFields(fields, name).build()
         _show_schedule(fields)
         show_body(visit, draft, lambda: address_of(draft.body))
 
@@ -155,7 +155,7 @@ def _show_schedule(fields: Fields) -> None:
 AGAIN = "Leave this empty to ask once. Minute, hour, day of the month, month, day of the week."
 
 
-class Provider:
+class ProviderFields:
     """One hospital of the form: whether it brings rows, where they are, and whether it gets the result."""
 
     def __init__(self, fields: Fields, name: str) -> None:

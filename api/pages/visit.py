@@ -134,7 +134,7 @@ def request_of(app: FastAPI, token: str | None) -> Request:
     return Request({"type": "http", "app": app, "headers": headers})
 
 
-class Door:
+class VisitorDoor:
     """Lets visitors in: reads and makes the sealed cookie."""
 
     def __init__(self, app: FastAPI, key: bytes) -> None:

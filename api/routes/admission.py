@@ -219,7 +219,7 @@ class FoundRuns(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RunVerdict:
     """What a worker does with a run."""
 
     what: Literal["begin", "wait", "end"]  # wait: leave it for now
@@ -251,51 +251,51 @@ async def admitted_runs(request: Request, caller: CallerOf) -> JSONResponse:
     return answer({"flow_run_ids": flow_run_ids})
 
 
-async def _judge(services: Services, caller: Caller, run: FoundRun) -> Verdict:
+async def _judge(services: Services, caller: Caller, run: FoundRun) -> RunVerdict:
     """Nothing of the order is read or changed for a run of another kind, number or pool."""
     try:
         # Anybody with a token of Prefect's can make a run of any number; the database takes no larger one.
         order_id = min(run.order_id, LARGEST_ORDER_ID)
         order = await in_thread(services.store.orders.get, order_id)
     except NotFound:
-        return Verdict("end", f"There is no order {run.order_id}.")
+        return RunVerdict("end", f"There is no order {run.order_id}.")
     if caller.role == COORDINATOR_ROLE:
         return _judge_own(order, run)
     if caller.user_id not in order.hospitals:
-        return Verdict("end", f"Order {run.order_id} is not one of this hospital's.")
+        return RunVerdict("end", f"Order {run.order_id} is not one of this hospital's.")
     return _judge_hospitals(order, run, str(caller.user_id))
 
 
-def _judge_own(order: OrderRow, run: FoundRun) -> Verdict:
+def _judge_own(order: OrderRow, run: FoundRun) -> RunVerdict:
     if run.flow != COORDINATOR_FLOW.get(order.kind):
-        return Verdict("end", f"Order {run.order_id} is not for the flow {run.flow}.")
+        return RunVerdict("end", f"Order {run.order_id} is not for the flow {run.flow}.")
     return _of_its_own(order, run, order.flow_run_id)
 
 
-def _judge_hospitals(order: OrderRow, run: FoundRun, user: str) -> Verdict:
+def _judge_hospitals(order: OrderRow, run: FoundRun, user: str) -> RunVerdict:
     if run.flow == APPROVAL_FLOW.get(order.kind):
         asking = (order.asked or {}).get(user)
         if asking is None:
-            return Verdict("end", f"Nobody at this hospital is asked about order {run.order_id}.")
+            return RunVerdict("end", f"Nobody at this hospital is asked about order {run.order_id}.")
         may_be_its_own = asking["run"] in (None, run.flow_run_id)
-        return Verdict("begin") if may_be_its_own else _stray(run)
+        return RunVerdict("begin") if may_be_its_own else _stray(run)
     if run.flow != HOSPITAL_FLOW.get(order.kind):
-        return Verdict("end", f"Order {run.order_id} is not for the flow {run.flow}.")
+        return RunVerdict("end", f"Order {run.order_id} is not for the flow {run.flow}.")
     if order.kind == "infer":  # each new one-time key has a run of its own
-        return Verdict("begin")
+        return RunVerdict("begin")
     return _of_its_own(order, run, (order.runs or {}).get(user))
 
 
-def _of_its_own(order: OrderRow, run: FoundRun, own: str | None) -> Verdict:
+def _of_its_own(order: OrderRow, run: FoundRun, own: str | None) -> RunVerdict:
     """A run whose number has not been noted yet may be the order's own: its worker hears when it is."""
     if own is not None and own != run.flow_run_id:
         return _stray(run)
     if order.has_ended:  # it finds that out, and ends with the order's own word
-        return Verdict("begin")
+        return RunVerdict("begin")
     if own is None or order.admitted is None:
-        return Verdict("wait")
-    return Verdict("begin")
+        return RunVerdict("wait")
+    return RunVerdict("begin")
 
 
-def _stray(run: FoundRun) -> Verdict:
-    return Verdict("end", f"This is not the run that the coordinator has made for order {run.order_id}.")
+def _stray(run: FoundRun) -> RunVerdict:
+    return RunVerdict("end", f"This is not the run that the coordinator has made for order {run.order_id}.")

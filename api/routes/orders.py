@@ -613,7 +613,7 @@ class Stage(BaseModel):
     of: Annotated[int, Field(ge=0)] | None
 
 
-class Report(BaseModel):
+class ProgressReport(BaseModel):
     """What the coordinator's flow reports: any part of it, each part idempotent."""
 
     model_config = ConfigDict(extra="forbid")
@@ -632,7 +632,7 @@ class Report(BaseModel):
 
 @router.post("/orders/{order_id}/progress", include_in_schema=False)
 async def report_progress(
-    request: Request, caller: CallerOf, order_id: OrderInPath, report: Report
+    request: Request, caller: CallerOf, order_id: OrderInPath, report: ProgressReport
 ) -> JSONResponse:
     """Keeps what the coordinator's flow reports, and wakes who waits for it."""
     require_role(caller, COORDINATOR_ROLE)

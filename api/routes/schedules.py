@@ -382,20 +382,20 @@ async def fire(
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DueOutcome:
     """What became of one time of a schedule."""
 
     order_id: int | None
     skipped: str | None = None  # why nothing was asked
 
 
-async def _fired(services: Services, schedule: ScheduleRow, due: DueTime) -> Outcome:
+async def _fired(services: Services, schedule: ScheduleRow, due: DueTime) -> DueOutcome:
     """What the history has for this time; it is entered if there is nothing yet."""
     earlier = await _earlier(services, due)
     if earlier is not None:
         return earlier
     if not schedule.active and await _is_paused(services, schedule):
-        return Outcome(None, "The schedule is paused.")
+        return DueOutcome(None, "The schedule is paused.")
     late = _now() - due.scheduled
     if late > timedelta(seconds=LATE_SECONDS):
         if schedule.timing["missed"] == "skip":
@@ -411,14 +411,14 @@ async def _fired(services: Services, schedule: ScheduleRow, due: DueTime) -> Out
     return await _start(services, schedule, due)
 
 
-async def _earlier(services: Services, due: DueTime) -> Outcome | None:
+async def _earlier(services: Services, due: DueTime) -> DueOutcome | None:
     firing = await in_thread(services.store.schedules.firing, due)
-    return None if firing is None else Outcome(firing.order_id, firing.skipped)
+    return None if firing is None else DueOutcome(firing.order_id, firing.skipped)
 
 
-async def _skip(services: Services, due: DueTime, sentence: str) -> Outcome:
+async def _skip(services: Services, due: DueTime, sentence: str) -> DueOutcome:
     await in_thread(services.store.schedules.skip, due, sentence)
-    return Outcome(None, sentence)
+    return DueOutcome(None, sentence)
 
 
 async def _is_paused(services: Services, schedule: ScheduleRow) -> bool:
@@ -459,11 +459,11 @@ def _away(services: Services, schedule: ScheduleRow) -> list[int]:
     return [user for user in schedule.hospitals if not services.presence.is_there(user)]
 
 
-async def _start(services: Services, schedule: ScheduleRow, due: DueTime) -> Outcome:
+async def _start(services: Services, schedule: ScheduleRow, due: DueTime) -> DueOutcome:
     question = parse_statistics_request(schedule.body)
     boxes = await in_thread(services.store.schedules.boxes, schedule.schedule_id)
     repeats = await in_thread(services.store.schedules.last_success, schedule.schedule_id)
-    return Outcome(await add_order(services, question, boxes, due=due, repeats=repeats))
+    return DueOutcome(await add_order(services, question, boxes, due=due, repeats=repeats))
 
 
 async def wake_worker(services: Services) -> None:

@@ -29,7 +29,7 @@ N_SHOWN = 20
 T = TypeVar("T")
 
 
-class Asked:
+class ScoreRequest:
     """Who asks for which order and round, and the parts of the application that answer."""
 
     def __init__(
@@ -84,7 +84,7 @@ class Asked:
         return await to_thread.run_sync(_argument_errors, task, limiter=limiter)
 
 
-class Scoring(Asked):
+class Scoring(ScoreRequest):
     """The same, and the layers and form of a score."""
 
     def __init__(
@@ -113,7 +113,7 @@ class Scoring(Asked):
         return bare(order, {"round": round_, "data": data}, **headers)
 
 
-AskedOf = Annotated[Asked, Depends()]
+AskedOf = Annotated[ScoreRequest, Depends()]
 ScoringOf = Annotated[Scoring, Depends()]
 
 

@@ -36,8 +36,8 @@ from api.routes.score_arguments import (
     WeightOf,
 )
 from api.routes.score_request import (
-    Asked,
     AskedOf,
+    ScoreRequest,
     Scoring,
     ScoringOf,
     bare,
@@ -93,7 +93,7 @@ async def avg_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
     return await _stream(asked, order, entry, pieces)
 
 
-async def _stream(asked: Asked, order: OrderRow, entry: RoundEntry, pieces: Iterator[str]) -> Response:
+async def _stream(asked: ScoreRequest, order: OrderRow, entry: RoundEntry, pieces: Iterator[str]) -> Response:
     """Pieces of JSON as they are read, because the whole may be larger than memory."""
     # The first piece opens the file: what is missing is an error of its own, and not an answer that breaks off.
     first = await asked.work(lambda: next(pieces))
@@ -107,7 +107,7 @@ async def _stream(asked: Asked, order: OrderRow, entry: RoundEntry, pieces: Iter
     return StreamingResponse(text, media_type="application/json", headers=headers)
 
 
-def _shown_layers(asked: Asked, entry: RoundEntry) -> list[str]:
+def _shown_layers(asked: ScoreRequest, entry: RoundEntry) -> list[str]:
     wanted = given.layers_of(asked.request) or list(entry.layers)
     return known_layers(entry, wanted)
 
@@ -181,7 +181,7 @@ async def performance(asked: AskedOf, number: NumberOf = None) -> JSONResponse:
     return bare(order, shown)
 
 
-async def _reports(asked: Asked, order: OrderRow, count: int | None) -> dict[int, dict[str, Any]]:
+async def _reports(asked: ScoreRequest, order: OrderRow, count: int | None) -> dict[int, dict[str, Any]]:
     """By round: the `count` rounds (default 1) that end with the one asked for; without one, the last, or all."""
     rounds = asked.services.store.rounds
     order_id, last = order.order_id, asked.round
@@ -539,7 +539,7 @@ async def perf_diff(asked: ScoringOf, metric: MetricOf = None) -> JSONResponse:
     return asked.answer(order, round_, shown, **_measured_by(order))
 
 
-async def _left_out(asked: Asked, order: OrderRow) -> tuple[int, dict[str, Any]]:
+async def _left_out(asked: ScoreRequest, order: OrderRow) -> tuple[int, dict[str, Any]]:
     """The round that is asked for, or the newest in which models without each client were measured."""
     order_id = order.order_id
     if asked.round is None:

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 
 from api.answers import answer
 from api.auth import CallerOf
-from api.prefect_runs import Part
+from api.prefect_runs import StepRun
 from api.routes.services import OrderInPath, Services, readable, waiting_shown
 
 router = APIRouter()
@@ -77,7 +77,7 @@ def part_names(round_: int | None, fold: int) -> list[str]:
     return [f"{name}, {place}" for name in ROUND_PARTS]
 
 
-def _shown(part: Part) -> dict[str, Any]:
+def _shown(part: StepRun) -> dict[str, Any]:
     what, _, _ = part.name.partition(", ")  # without the round
     return {
         "user_id": part.hospital,

@@ -9,7 +9,8 @@ A file is written under a temporary name in its folder, brought to disk, renamed
 Readers follow the index only, so none sees half a file. Files are mapped into memory, read by blocks of columns, and
 what the scores work on (n x n for each layer) is kept, so that a second score of a round reads nothing.
 
-`Kept` is that memory, `RoundFiles` the folder, `RoundReader` one open file. What a file may hold: `round_checks`.
+`ResultCache` is that memory, `RoundFiles` the folder, `RoundReader` one open file. What a file may hold:
+`round_checks`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ STEP, DRIFT, INNER_PRODUCT, MEAN_BEFORE = 0, 1, 2, 3
 LENGTHS = [STEP, DRIFT, MEAN_BEFORE]
 
 
-class Kept:
+class ResultCache:
     """Results by key, the longest unused dropped beyond `most_bytes`.
 
     Each is made once, however many threads ask for it at the same time; they wait for the first. An error is raised
@@ -108,7 +109,7 @@ class RoundFiles:
         self._folder = folder
         self._store = store
         self._disk = disk
-        self._kept = Kept()
+        self._kept = ResultCache()
 
     # Writing
 

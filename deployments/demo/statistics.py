@@ -21,7 +21,7 @@ from agents.site.settings import Settings as Site
 from api.settings import Settings
 from deployments.demo.joint_data import DOSE_LIMIT, LAB_VALUES, PRICES, UNITS
 from deployments.demo.screen import say_request
-from deployments.demo.statistics_report import Report
+from deployments.demo.statistics_report import AnswerTables
 from deployments.state import read_tokens
 from protocol.errors import ConsiliumError
 
@@ -37,7 +37,7 @@ Answer = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Question:
+class DemoQuestion:
     """What the user of one hospital asks, and what it is called on the screen."""
 
     user_id: int
@@ -91,15 +91,15 @@ def _place(name: str, file: str) -> dict[str, str]:
     return {"name": name, "data_path": file, "data_type": Path(file).suffix[1:]}
 
 
-def questions(names: Names) -> list[Question]:
+def questions(names: Names) -> list[DemoQuestion]:
     first, last = min(names), max(names)
     by_age = pooled_request(names, "avg", "glucose", group_by=["age_group"])
     return [
-        Question(first, "df1.unit_price * df2.units", document_request(names)),
-        Question(last, "avg of ldl", pooled_request(names, "avg", "ldl")),
-        Question(last, "var of ldl", pooled_request(names, "var", "ldl")),
-        Question(last, "avg of glucose by age", by_age),
-        Question(last, f"units at all three reach {DOSE_LIMIT}", threshold_request(names)),
+        DemoQuestion(first, "df1.unit_price * df2.units", document_request(names)),
+        DemoQuestion(last, "avg of ldl", pooled_request(names, "avg", "ldl")),
+        DemoQuestion(last, "var of ldl", pooled_request(names, "var", "ldl")),
+        DemoQuestion(last, "avg of glucose by age", by_age),
+        DemoQuestion(last, f"units at all three reach {DOSE_LIMIT}", threshold_request(names)),
     ]
 
 
@@ -118,7 +118,7 @@ async def show(console: Console, settings: Settings, sites: Sequence[Site], time
         console.print(json.dumps(asked[0].body) + "\n", markup=False)
         answers, runs = await _ask_all(console, client, _tokens(settings), asked, names)
     times["questions"] = time.monotonic() - began
-    report = Report(console, {site.user_id: site for site in sites})
+    report = AnswerTables(console, {site.user_id: site for site in sites})
     report.show(answers, runs)
     report.search([settings.folder, settings.home / "prefect"])
 
@@ -135,7 +135,7 @@ async def _ask_all(
     console: Console,
     client: httpx.AsyncClient,
     headers: Mapping[int, dict[str, str]],
-    asked: Sequence[Question],
+    asked: Sequence[DemoQuestion],
     names: Names,
 ) -> tuple[list[Answer], list[dict[str, Any]]]:
     """One question after the other, while a schedule asks another; every answer, and the schedule's runs."""

@@ -36,7 +36,7 @@ WHO_SEES_WHAT = (
 )
 
 
-class Report:
+class AnswerTables:
     """Tables of joint answers. `sites` by user id, in the order of the questions' providers."""
 
     def __init__(self, console: Console, sites: Mapping[int, Site]) -> None:

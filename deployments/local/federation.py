@@ -17,17 +17,17 @@ import certifi
 from agents.site.settings import Settings as Site
 from api.settings import Settings, load_settings, port_number
 from deployments.coordinator import coordinator
-from deployments.processes import Federation, Part
+from deployments.processes import PartProcess, RunningParts
 from deployments.serving import check_port, why_not
 from deployments.state import write_secret
 
 HERE = "127.0.0.1"
 
 
-def part_of_site(site: Site) -> Part:
+def part_of_site(site: Site) -> PartProcess:
     """A hospital's agent, as its IT would start it."""
     command = [sys.executable, "-m", "deployments.agent", "start", "--site", str(site.site)]
-    return Part(site.name, command, site.state / "agent.log", {"PREFECT_LOGGING_LEVEL": "WARNING"})
+    return PartProcess(site.name, command, site.state / "agent.log", {"PREFECT_LOGGING_LEVEL": "WARNING"})
 
 
 def _one_authority(settings: Settings, sites: list[Site]) -> dict[str, str]:
@@ -73,7 +73,7 @@ def _free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def federation(settings: Settings, sites: list[Site], *, restart: bool) -> AsyncIterator[Federation]:
+async def federation(settings: Settings, sites: list[Site], *, restart: bool) -> AsyncIterator[RunningParts]:
     """A federation that can take an order, and that leaves nothing running."""
     agents = [part_of_site(site) for site in sites]
     environment = _one_authority(settings, sites)

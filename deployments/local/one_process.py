@@ -32,7 +32,7 @@ from tasks.coordinator import statistics, training
 
 
 @dataclass
-class Outcome:
+class OrderOutcome:
     """What an order left: each hospital's model, what the coordinator recorded, and every byte it saw."""
 
     models: dict[int, dict[str, Any]]  # by hospital
@@ -55,7 +55,7 @@ def run_order(
     *,
     order_id: int = 1,
     transport: MemoryTransport | None = None,
-) -> Outcome:
+) -> OrderOutcome:
     """Runs one order to its end. Raises the ConsiliumError with which a hospital or the coordinator ended it."""
     request = parse_training_request(dict(body))
     transport = transport or MemoryTransport()
@@ -70,7 +70,7 @@ def run_order(
 
     _run(transport, order_id, request.hospitals, hospital, coordinator)
     models = {user: Vault(sites[user].vault).model(order_id) for user in request.hospitals}
-    return Outcome(models, transport.facts[order_id], transport.traffic)
+    return OrderOutcome(models, transport.facts[order_id], transport.traffic)
 
 
 def submit(

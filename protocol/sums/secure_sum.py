@@ -67,7 +67,7 @@ _WORD_BYTES = 8
 _SUM_LIMIT = 1 << SUM_BITS
 
 
-class Kind(IntEnum):
+class SumKind(IntEnum):
     """What the words are: reals weighted by rows, or exact counts of weight one."""
 
     MEAN = 1
@@ -137,7 +137,7 @@ def seal(keys: SumKeys, values: NDArray[np.float64], *, info: bytes) -> bytes:
     conspire; None: the weighted values themselves. It needs the release door.
     """
     words = keys.fixed_point.encode(values, keys.own_rows())
-    return _seal(keys, words, kind=Kind.MEAN, info=info)
+    return _seal(keys, words, kind=SumKind.MEAN, info=info)
 
 
 def seal_counts(keys: SumKeys, counts: NDArray[np.int64], *, info: bytes) -> bytes:
@@ -162,7 +162,7 @@ def seal_counts(keys: SumKeys, counts: NDArray[np.int64], *, info: bytes) -> byt
             remedy="Count fewer rows.",
             code="bound_exceeded",
         )
-    return _seal(keys, counts.astype(np.int64), kind=Kind.COUNTS, info=info)
+    return _seal(keys, counts.astype(np.int64), kind=SumKind.COUNTS, info=info)
 
 
 def add(
@@ -215,7 +215,7 @@ def mean(keys: SumKeys, sums: NDArray[np.int64]) -> NDArray[np.float64]:
 # Sealing and opening ------------------------------------------------------------------------------------------
 
 
-def _seal(keys: SumKeys, words: NDArray[np.int64], *, kind: Kind, info: bytes) -> bytes:
+def _seal(keys: SumKeys, words: NDArray[np.int64], *, kind: SumKind, info: bytes) -> bytes:
     """The payload of words int64 (d,) and their tag, by the order's method."""
     if not words.size:
         raise BadRequest("A contribution is empty.", remedy="Send one value or more.", code="shape")
@@ -229,7 +229,7 @@ def _seal(keys: SumKeys, words: NDArray[np.int64], *, kind: Kind, info: bytes) -
     return contribution.encode()
 
 
-def _tag_words(keys: SumKeys, words: NDArray[np.int64], kind: Kind, terms: bytes) -> NDArray[np.int64]:
+def _tag_words(keys: SumKeys, words: NDArray[np.int64], kind: SumKind, terms: bytes) -> NDArray[np.int64]:
     """The low and high half of this member's padded tag. A member without rows has nothing but zeros to tag.
 
     A half is at most the largest word of weight one, so halves add up within the words' own range.
@@ -245,7 +245,7 @@ def _tag_words(keys: SumKeys, words: NDArray[np.int64], kind: Kind, terms: bytes
     return np.array([low, high], dtype=np.int64)
 
 
-def _strip_tag(keys: SumKeys, tagged: NDArray[np.int64], kind: Kind, terms: bytes) -> NDArray[np.int64]:
+def _strip_tag(keys: SumKeys, tagged: NDArray[np.int64], kind: SumKind, terms: bytes) -> NDArray[np.int64]:
     """The sums without the tag, once they fit it: sum_i t_i = sum_j r_j sum_i m_ij + sum_i s_i mod q."""
     sums = tagged[:-_TAG_WORDS]
     low, high = tagged[-_TAG_WORDS:].tolist()
@@ -261,7 +261,7 @@ def _strip_tag(keys: SumKeys, tagged: NDArray[np.int64], kind: Kind, terms: byte
     return sums.copy()
 
 
-def _seal_paillier(keys: SumKeys, words: NDArray[np.int64], kind: Kind, terms: bytes) -> bytes:
+def _seal_paillier(keys: SumKeys, words: NDArray[np.int64], kind: SumKind, terms: bytes) -> bytes:
     """c = (1 + n (m + pair mask + group mask)) h^x mod n^2 for each plaintext m (paillier). A hospital runs it."""
     public = keys.public
     assert public is not None  # SumKeys refuses Paillier without it
@@ -281,7 +281,7 @@ def _seal_paillier(keys: SumKeys, words: NDArray[np.int64], kind: Kind, terms: b
     return _join(ciphertexts, _ciphertext_bytes(public))
 
 
-def _seal_words(keys: SumKeys, words: NDArray[np.int64], kind: Kind, terms: bytes) -> bytes:
+def _seal_words(keys: SumKeys, words: NDArray[np.int64], kind: SumKind, terms: bytes) -> bytes:
     """Words and check words modulo 2^64; under Mask plus pair and group masks. A hospital runs it."""
     weight = _weight(keys, kind, keys.me)
     check_words = np.array([weight, 1], dtype=np.int64)
@@ -330,22 +330,22 @@ def _open_words(keys: SumKeys, message: _Payload, terms: bytes) -> NDArray[np.in
     return tagged
 
 
-def _weight(keys: SumKeys, kind: Kind, member: int) -> int:
-    return int(keys.n_rows[member]) if kind is Kind.MEAN else 1
+def _weight(keys: SumKeys, kind: SumKind, member: int) -> int:
+    return int(keys.n_rows[member]) if kind is SumKind.MEAN else 1
 
 
-def _total_weight(keys: SumKeys, kind: Kind) -> int:
+def _total_weight(keys: SumKeys, kind: SumKind) -> int:
     return sum(_weight(keys, kind, member) for member in keys.members)
 
 
-def _offset(keys: SumKeys, kind: Kind, weight: int) -> int:
+def _offset(keys: SumKeys, kind: SumKind, weight: int) -> int:
     """The largest word of that weight: n B 2^f for means, weight * (2^62 // K) for counts."""
-    if kind is Kind.MEAN:
+    if kind is SumKind.MEAN:
         return keys.fixed_point.offset(weight)
     return weight * (_SUM_LIMIT // len(keys.members))
 
 
-def _terms(keys: SumKeys, *, kind: Kind, d: int, info: bytes) -> bytes:
+def _terms(keys: SumKeys, *, kind: SumKind, d: int, info: bytes) -> bytes:
     """SHA-256 over all that the members must agree on: whoever differs in one has other masks and tags."""
     scale = struct.pack(">BBId", _CODES[keys.method], kind, d, keys.bound)
     members = b"".join(struct.pack(">QQ", member, keys.n_rows[member]) for member in keys.members)
@@ -367,7 +367,7 @@ class _Payload:
     """version, method, kind, 0 (1 byte each), n_members (2), d (4), bytes of the body (4), big-endian; body."""
 
     method: EncryptMethod
-    kind: Kind
+    kind: SumKind
     n_members: int  # 1 of a contribution, K of a total
     d: int  # values, without tag and check words
     body: bytes  # ciphertexts big-endian, or words little-endian
@@ -384,10 +384,10 @@ class _Payload:
             raise _bad_payload("A payload is shorter than its header.")
         version, code, kind, zero, n_members, d, size = _HEADER.unpack_from(data)
         methods = {code: method for method, code in _CODES.items()}
-        is_known = version == VERSION and code in methods and kind in list(Kind)
+        is_known = version == VERSION and code in methods and kind in list(SumKind)
         if not is_known or zero or not n_members or not d:
             raise _bad_payload("A payload's header is not one of this version.")
-        message = _Payload(methods[code], Kind(kind), n_members, d, data[_HEADER.size :])
+        message = _Payload(methods[code], SumKind(kind), n_members, d, data[_HEADER.size :])
         if size != len(message.body) or size != _body_bytes(message.method, d, public):
             raise _bad_payload("A payload is not as long as its header says.")
         return message

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.due_times import due_after
-from api.prefect_runs import Deployed, Part
+from api.prefect_runs import Deployed, StepRun
 from api.settings import Settings, load_settings
 from api.store import Store
 from deployments.demo.training import document_order
@@ -54,7 +54,7 @@ class StandInRuns:
     async def status(self, flow_run_id: str) -> str:
         return "pending"
 
-    async def parts(self, order_id: int, names: list[str]) -> list[Part]:
+    async def parts(self, order_id: int, names: list[str]) -> list[StepRun]:
         return []
 
     async def cancelled(self, order_ids: list[int]) -> set[int]:

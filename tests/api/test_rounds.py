@@ -22,7 +22,7 @@ from alembic.migration import MigrationContext
 from safetensors.numpy import save
 
 from api.store import Store, round_checks, round_files
-from api.store.round_files import Kept, RoundFiles, frame
+from api.store.round_files import ResultCache, RoundFiles, frame
 from api.store.rows import RoundEntry
 from api.store.tables import metadata
 from tests.api.conftest import Coordinator, serve, settings_in
@@ -631,7 +631,7 @@ def test_a_second_score_of_a_round_reads_nothing(
 
 
 def test_many_who_ask_at_once_wait_for_one() -> None:
-    kept, made = Kept(), []
+    kept, made = ResultCache(), []
 
     def make() -> Any:
         made.append(1)
@@ -649,7 +649,7 @@ def test_many_who_ask_at_once_wait_for_one() -> None:
 
 
 def test_what_is_kept_is_bounded_and_an_error_is_not_kept() -> None:
-    kept, made = Kept(most_bytes=3 * 80), []
+    kept, made = ResultCache(most_bytes=3 * 80), []
 
     def make(key: int) -> Any:
         made.append(key)

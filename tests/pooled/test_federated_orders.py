@@ -18,7 +18,7 @@ from analytics.training import standardization
 from analytics.training.descent import train
 from analytics.training.models import Model, scores
 from deployments.demo.breast_cancer import breast_cancer_tables
-from deployments.local.one_process import Outcome, run_order
+from deployments.local.one_process import OrderOutcome, run_order
 from protocol.training_request import parse_training_request
 from tests.made_sites import make_sites, order_body
 from tests.pairwise import pairwise
@@ -65,7 +65,7 @@ class Runner:
     def __init__(self, sites: dict[int, Settings], frames: dict[int, pd.DataFrame]) -> None:
         self.sites, self.frames, self.n_orders = sites, frames, 0
 
-    def run(self, body: dict[str, Any]) -> Outcome:
+    def run(self, body: dict[str, Any]) -> OrderOutcome:
         self.n_orders += 1
         return run_order(self.sites, body, order_id=self.n_orders)
 
@@ -104,7 +104,7 @@ def of_rows(frame: pd.DataFrame, body: dict[str, Any]) -> tuple[Any, Any]:
     return frame[body["attributes"]].to_numpy(), y
 
 
-def summary_of(outcome: Outcome) -> dict[str, Any]:
+def summary_of(outcome: OrderOutcome) -> dict[str, Any]:
     found: dict[str, Any] = next(facts["summary"] for facts in outcome.facts if "summary" in facts)
     return found
 
@@ -134,12 +134,12 @@ def params(**changes: Any) -> dict[str, Any]:
     return {**base, "encrypt_param": {"method": method}, **changes}
 
 
-def dense(outcome: Outcome) -> list[Any]:
+def dense(outcome: OrderOutcome) -> list[Any]:
     """Every hospital's weights, flat."""
     return [np.ravel(model["layers"]["dense"]) for model in outcome.models.values()]
 
 
-def assert_pooled(outcome: Outcome, expected: Any, atol: float) -> None:
+def assert_pooled(outcome: OrderOutcome, expected: Any, atol: float) -> None:
     weights = dense(outcome)
     assert all(np.array_equal(weights[0], own) for own in weights)
     np.testing.assert_allclose(weights[0], expected.weights, rtol=0, atol=atol)

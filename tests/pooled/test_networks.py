@@ -20,7 +20,7 @@ from analytics.arrays import Floats
 from analytics.training.descent import train
 from analytics.training.models import scores
 from deployments.demo.digits import GATE, HOSPITALS, PIXELS, digits_order, digits_tables
-from deployments.local.one_process import Outcome, run_order
+from deployments.local.one_process import OrderOutcome, run_order
 from protocol.errors import ConsiliumError, Refused
 from protocol.exchange import MemoryTransport
 from protocol.training_request import parse_training_request
@@ -43,11 +43,11 @@ class Runner:
         self.sites: dict[int, Settings] = make_sites(folder, tables, min_hospitals=1, cohort=cohort)
         self.tables, self.n_orders = tables, 0
 
-    def run(self, body: dict[str, Any]) -> Outcome:
+    def run(self, body: dict[str, Any]) -> OrderOutcome:
         self.n_orders += 1
         return run_order(self.sites, body, order_id=self.n_orders)
 
-    def parts(self, outcome: Outcome) -> list[Any]:
+    def parts(self, outcome: OrderOutcome) -> list[Any]:
         frames = [self.tables[user]["digits"] for user in sorted(outcome.models)]
         return [(frame[PIXELS].to_numpy(), frame.y.to_numpy()) for frame in frames]
 
@@ -76,7 +76,7 @@ def pooled(parts: list[Any]) -> list[Any]:
     return [(np.vstack([X for X, _ in parts]), np.concatenate([y for _, y in parts]))]
 
 
-def assert_all_hold(outcome: Outcome, expected: Floats) -> None:
+def assert_all_hold(outcome: OrderOutcome, expected: Floats) -> None:
     flat = [weights_of(model) for model in outcome.models.values()]
     assert all(np.array_equal(flat[0], own) for own in flat)
     np.testing.assert_allclose(flat[0], expected, rtol=0, atol=1e-9)

@@ -19,7 +19,7 @@ from analytics.arrays import Floats
 from analytics.scores import anomaly, contribution
 from analytics.scores.geometry import combine_factors, triangular_factor
 from deployments.demo.breast_cancer import breast_cancer_tables
-from deployments.local.one_process import Outcome, run_order
+from deployments.local.one_process import OrderOutcome, run_order
 from protocol.errors import BadRequest, ProtocolViolation, Refused
 from protocol.exchange import MemoryTransport
 from protocol.training_request import parse_training_request
@@ -52,7 +52,7 @@ class Runner:
     def __init__(self, sites: dict[int, Settings]) -> None:
         self.sites, self.n_orders = sites, 0
 
-    def run(self, method: str, **changes: Any) -> tuple[Outcome, dict[int, bytes]]:
+    def run(self, method: str, **changes: Any) -> tuple[OrderOutcome, dict[int, bytes]]:
         self.n_orders += 1
         params = {
             "max_iter": 4,
@@ -173,17 +173,17 @@ def test_a_layer_of_one_value_is_not_shown(runner: Runner) -> None:
 TEST_SQL = "SELECT * FROM data.rows WHERE x1 > 0"
 
 
-def left_out(outcome: Outcome) -> Any:
+def left_out(outcome: OrderOutcome) -> Any:
     (fact,) = [fact["leave_one_out"] for fact in outcome.facts if "leave_one_out" in fact]
     assert fact["round"] == 0
     return fact["clients"]
 
 
 @pytest.fixture(scope="module")
-def one_round(runner: Runner) -> Callable[..., Outcome]:
+def one_round(runner: Runner) -> Callable[..., OrderOutcome]:
     """One round from zeros: then the model without a hospital is the model of an order of the others."""
 
-    def run(method: str, hospitals: tuple[int, ...] = HOSPITALS) -> Outcome:
+    def run(method: str, hospitals: tuple[int, ...] = HOSPITALS) -> OrderOutcome:
         tests = {str(user): TEST_SQL for user in hospitals}
         return runner.run(method, hospitals=hospitals, test_data_info=tests, model_params={"max_iter": 1})[0]
 
@@ -200,7 +200,7 @@ def losses_on(frames: dict[int, pd.DataFrame], users: tuple[int, ...], weights: 
 @pytest.mark.parametrize("method", ["Mask", "None"])
 @pytest.mark.parametrize("user", [2, 6])
 def test_without_a_hospital_is_the_order_of_the_others(
-    one_round: Callable[..., Outcome], frames: dict[int, pd.DataFrame], method: str, user: int
+    one_round: Callable[..., OrderOutcome], frames: dict[int, pd.DataFrame], method: str, user: int
 ) -> None:
     """Sealed orders judge by the hospital's own test rows, open ones by all hospitals'."""
     outcome, others = one_round(method), tuple(u for u in HOSPITALS if u != user)

@@ -24,7 +24,7 @@ from agents.site.settings import Settings
 from agents.site.vault import Vault
 from agents.training import trainer as trainers
 from deployments.demo.training import document_order
-from deployments.local.one_process import Outcome, run_order
+from deployments.local.one_process import OrderOutcome, run_order
 from protocol.exchange import MemoryTransport
 from protocol.messages import COORDINATOR, Contribution, Header
 from protocol.sealing import SIGNATURE_BYTES
@@ -157,7 +157,7 @@ def federation_tables(federation: RunningFederation) -> dict[int, dict[str, pd.D
 
 
 @pytest.fixture(scope="module")
-def recorded(sites: dict[int, Settings]) -> dict[str, tuple[Outcome, Secrets]]:
+def recorded(sites: dict[int, Settings]) -> dict[str, tuple[OrderOutcome, Secrets]]:
     """The order under each method, with all that passed the exchange and all that it must not hold."""
     outcomes = {}
     for number, method in enumerate(("Paillier", "Mask", "None"), start=1):
@@ -184,7 +184,7 @@ def recorded(sites: dict[int, Settings]) -> dict[str, tuple[Outcome, Secrets]]:
 N_ROWS = {2: 228, 3: 228, 4: 227}
 
 
-def test_the_search_knows_what_to_look_for(recorded: dict[str, tuple[Outcome, Secrets]]) -> None:
+def test_the_search_knows_what_to_look_for(recorded: dict[str, tuple[OrderOutcome, Secrets]]) -> None:
     """Three hospitals, each round a gradient of their own; the same bits under every method."""
     numbers = [secrets.numbers for _, secrets in recorded.values()]
     assert numbers[0] == numbers[1] == numbers[2]
@@ -195,7 +195,7 @@ def test_the_search_knows_what_to_look_for(recorded: dict[str, tuple[Outcome, Se
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["Paillier", "Mask"])
-def test_the_traffic_holds_nothing(recorded: dict[str, tuple[Outcome, Secrets]], method: str) -> None:
+def test_the_traffic_holds_nothing(recorded: dict[str, tuple[OrderOutcome, Secrets]], method: str) -> None:
     outcome, secrets = recorded[method]
     traffic = b"\0".join([*outcome.traffic, json.dumps(outcome.facts, default=str).encode()])
     assert len(traffic) > 10_000
@@ -205,7 +205,7 @@ def test_the_traffic_holds_nothing(recorded: dict[str, tuple[Outcome, Secrets]],
 
 @pytest.mark.slow
 def test_the_same_search_finds_the_gradients_of_method_none(
-    recorded: dict[str, tuple[Outcome, Secrets]],
+    recorded: dict[str, tuple[OrderOutcome, Secrets]],
 ) -> None:
     outcome, secrets = recorded["None"]
     traffic = b"\0".join(outcome.traffic)
@@ -248,7 +248,7 @@ def coordinator_side(federation: RunningFederation) -> Iterator[tuple[Path, byte
 
 @pytest.mark.slow
 def test_both_runs_are_of_one_mind(
-    federation: RunningFederation, trained: dict[str, int], recorded: dict[str, tuple[Outcome, Secrets]]
+    federation: RunningFederation, trained: dict[str, int], recorded: dict[str, tuple[OrderOutcome, Secrets]]
 ) -> None:
     """The real federation's weights are those of the recorded order, bit for bit: so its gradients are too."""
     expected = recorded["Paillier"][1].weights[-1]
@@ -260,7 +260,7 @@ def test_both_runs_are_of_one_mind(
 
 @pytest.mark.slow
 def test_the_coordinators_disk_and_logs_hold_nothing(
-    federation: RunningFederation, trained: dict[str, int], recorded: dict[str, tuple[Outcome, Secrets]]
+    federation: RunningFederation, trained: dict[str, int], recorded: dict[str, tuple[OrderOutcome, Secrets]]
 ) -> None:
     needles = recorded["Paillier"][1].needles(N_ROWS)
     searched = list(coordinator_side(federation))
@@ -271,7 +271,7 @@ def test_the_coordinators_disk_and_logs_hold_nothing(
 
 @pytest.mark.slow
 def test_prefect_shows_nothing(
-    federation: RunningFederation, trained: dict[str, int], recorded: dict[str, tuple[Outcome, Secrets]]
+    federation: RunningFederation, trained: dict[str, int], recorded: dict[str, tuple[OrderOutcome, Secrets]]
 ) -> None:
     """Read back through its API: runs with parameters and states, task runs, logs, artifacts, variables, events."""
     needles = recorded["Paillier"][1].needles(N_ROWS)
@@ -304,7 +304,7 @@ def pages(client: Any, path: str) -> Iterator[bytes]:
 
 @pytest.mark.slow
 def test_every_answer_of_the_coordinator_is_silent(
-    federation: RunningFederation, trained: dict[str, int], recorded: dict[str, tuple[Outcome, Secrets]]
+    federation: RunningFederation, trained: dict[str, int], recorded: dict[str, tuple[OrderOutcome, Secrets]]
 ) -> None:
     needles = recorded["Paillier"][1].needles(N_ROWS)
     with federation.client("operator") as client:
@@ -330,7 +330,7 @@ def test_the_store_keeps_no_sql(federation: RunningFederation, trained: dict[str
 
 @pytest.mark.slow
 def test_under_method_none_the_coordinator_holds_gradients_while_the_order_runs(
-    federation: RunningFederation, recorded: dict[str, tuple[Outcome, Secrets]]
+    federation: RunningFederation, recorded: dict[str, tuple[OrderOutcome, Secrets]]
 ) -> None:
     """The search works on a disk, too: hospitals' messages stand in the store until they are used."""
     needles, store = recorded["None"][1].needles(N_ROWS), federation.home / "coordinator" / "store.sqlite"

@@ -29,7 +29,7 @@ from api.pages import (
 )
 from api.pages.error_words import CHINESE_CAUSES, CHINESE_ERRORS
 from api.pages.order_form import example_order
-from api.pages.visit import CODES_BY_STATUS, Door, Visit, _told, local
+from api.pages.visit import CODES_BY_STATUS, Visit, VisitorDoor, _told, local
 from api.pages.words import CHINESE
 from api.routes import timeline
 from api.store.hospitals import Caller
@@ -241,7 +241,7 @@ def test_one_is_led_back_where_one_wanted_to_go() -> None:
 
 
 def test_a_cookie_opens_with_its_own_key_only() -> None:
-    door, other = (Door(FastAPI(), Fernet.generate_key()) for _ in range(2))
+    door, other = (VisitorDoor(FastAPI(), Fernet.generate_key()) for _ in range(2))
     cookie = door.seal("a-token")
     assert "a-token" not in cookie
     assert door._token(cookie) == "a-token"

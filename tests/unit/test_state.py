@@ -21,7 +21,7 @@ from api.store import Store
 from deployments import coordinator, server, serving, state
 from deployments.local import command as command_module
 from deployments.local.sites import prepare
-from deployments.processes import Federation, Part
+from deployments.processes import PartProcess, RunningParts
 from protocol.errors import BadRequest, Conflict, Unavailable
 from tasks.exit_codes import ExitCode
 from tests.conftest import free_port
@@ -362,10 +362,10 @@ def test_a_home_that_cannot_be_written(
 
 def test_a_part_that_needs_a_person_is_not_started_again(tmp_path: Path) -> None:
     words = "print('Its file is empty. Restore it.'); raise SystemExit(78)"
-    part = Part("api", [sys.executable, "-c", words], tmp_path / "api.log")
+    part = PartProcess("api", [sys.executable, "-c", words], tmp_path / "api.log")
 
     async def keep() -> None:
-        parts = Federation(restart=True)
+        parts = RunningParts(restart=True)
         await parts.add(part)
         try:
             await asyncio.wait_for(parts.run(), 60)
