@@ -27,6 +27,7 @@ from pydantic import (
 
 # Under their own names, for those who make forms of a request.
 from analytics.scores import Aggregation as Aggregation
+from analytics.scores import most_attackers
 from protocol.errors import BadRequest, ConsiliumError, InvalidInput
 from protocol.messages import COORDINATOR, canonical
 from protocol.sums import EncryptMethod as EncryptMethod
@@ -476,14 +477,6 @@ def _check_combination(request: TrainingRequest) -> None:
         )
     if params.convergence == "abs" and params.tolerance == 0:
         raise _bad("eps", "converge_func abs with eps 0 can never be met.", "Give eps above 0.")
-
-
-def most_attackers(aggregation: str, n_hospitals: int) -> int:
-    """How many attackers a rule bears: multi_krum 2f + 3 <= n (Blanchard et al. 2017), the others 2f < n, mean none."""
-    if aggregation == "mean":
-        return 0
-    spare = n_hospitals - 3 if aggregation == "multi_krum" else n_hospitals - 1
-    return max(0, spare // 2)
 
 
 def _check_aggregation(request: TrainingRequest) -> None:

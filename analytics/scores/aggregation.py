@@ -1,40 +1,17 @@
 """Aggregates that bear some attackers: which vectors a round averages, or medians in the place of the average.
 
-A round averages with one of `AGGREGATIONS`. The coordinator chooses members before anything is sealed (decision 30),
+A round averages with one of AGGREGATIONS. The coordinator chooses members before anything is sealed (decision 30),
 so rules that select see rotated vectors; medians need the vectors themselves, which method None shows.
 """
 
 from __future__ import annotations
 
-from typing import get_args
-
 import numpy as np
 
-from analytics.arrays import Floats, check_name, check_result
-from analytics.scores import Aggregation
+from analytics.arrays import Floats, check_result
+from analytics.scores import most_attackers
 from analytics.scores.anomaly import check_attackers, multi_krum
 from analytics.scores.geometry import check_points, distances
-
-AGGREGATIONS = get_args(Aggregation)
-
-
-def most_attackers(aggregation: str, n: int) -> int:
-    """The largest n_attackers f that a rule bears with n hospitals.
-
-    mean 0; multi_krum 2 f + 3 <= n (Blanchard et al. 2017, proposition 4.2); minimum_diameter (El Mhamdi et al. 2018),
-    median and trimmed_mean (Yin et al. 2018) 2 f < n. Raises ValueError for another name or n below 1.
-
-    >>> [most_attackers(name, 10) for name in AGGREGATIONS]
-    [0, 3, 4, 4, 4]
-    """
-    check_name("aggregation", aggregation, AGGREGATIONS)
-    if n < 1:
-        raise ValueError(f"n is {n}; 1 or more is allowed.")
-    if aggregation == "mean":
-        return 0
-    if aggregation == "multi_krum":
-        return max((n - 3) // 2, 0)
-    return (n - 1) // 2
 
 
 def select_multi_krum(points: Floats, *, n_attackers: int) -> list[int]:

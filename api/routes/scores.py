@@ -20,7 +20,7 @@ import numpy as np
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from analytics.scores import aggregation, anomaly, contribution, geometry
+from analytics.scores import anomaly, contribution, geometry, most_attackers
 from api.auth import AGENT, HOSPITAL
 from api.routes import score_arguments as given
 from api.routes.orders import method_of
@@ -422,7 +422,7 @@ async def anomaly_report(
     n_clients = len(entry.clients)
     n_bad = given.integer("n_attackers", n_attackers, least=0)
     if n_bad is None:
-        n_bad = max(0, aggregation.most_attackers("multi_krum", n_clients))
+        n_bad = max(0, most_attackers("multi_krum", n_clients))
     # The neighbours that Krum's own paper takes.
     n_nearest = max(1, n_clients - n_bad - 2)
     if k is not None:

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import trim_mean
 
+from analytics.scores import AGGREGATIONS, most_attackers
 from analytics.scores.aggregation import (
-    AGGREGATIONS,
     median,
-    most_attackers,
     select_minimum_diameter,
     select_multi_krum,
     trimmed_mean,
