@@ -13,9 +13,9 @@ PARTS = {
     "prefect": "deployments.prefect_server",
     "api": "deployments.server api",
     "worker": "deployments.server worker",
-    2: "agents start --site",
-    3: "agents start --site",
-    4: "agents start --site",
+    2: "deployments.agent start --site",
+    3: "deployments.agent start --site",
+    4: "deployments.agent start --site",
 }
 SITES = {2: "suzhou-szslyy", 3: "zhejiang-zdey", 4: "shanxi-xbfy"}
 
