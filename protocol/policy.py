@@ -534,41 +534,51 @@ def policy_schema() -> str:
 # none has a default: what an agent does not say is not shown as if it had said it.
 
 
-class _Told(_Rules):
-    model_config = ConfigDict(extra="ignore")
+# Its words, lists and numbers are not those of this version: hospitals do not upgrade on one day, and a rule such as
+# `approval` must be known of an agent that has a method or a model type more.
+
+
+ToldWord = Annotated[str, Field(max_length=40, pattern=r"^[A-Za-z_]+$")]
+ToldWords = Annotated[tuple[ToldWord, ...], Field(max_length=100)]
+ToldUsers = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(max_length=10_000)]
+ToldNumber = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Told(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())  # `model_types` is a key
 
 
 class OrdersTold(_Told):
     """Who may order there, who may receive, and what; `min_rows` is that of `[cohort]`."""
 
-    initiators: Initiators
-    receivers: Receivers
-    methods: EncryptMethods
-    model_types: ModelTypes
-    min_hospitals: Count
-    min_rows: Count
+    initiators: ToldUsers
+    receivers: ToldUsers
+    methods: ToldWords
+    model_types: ToldWords
+    min_hospitals: ToldNumber
+    min_rows: ToldNumber
     scoring: ScoringLevel
-    score_readers: ScoreReaders
-    approval: Approval
+    score_readers: ToldWord
+    approval: ToldWord
 
 
 class InferenceTold(_Told):
     """Whether its own user may ask for predictions, and whether these may pass through the coordinator."""
 
-    allowed: Flag
-    return_predictions: Flag
+    allowed: bool
+    return_predictions: bool
 
 
 class StatisticsTold(_Told):
     """The joint statistics in which it takes part."""
 
-    methods: StatisticsMethods
-    min_providers: Count
-    min_rows: Count
-    extremes: Flag
-    exact_quantiles: Flag
-    disclose: Flag
-    row_expressions: Flag
+    methods: ToldWords
+    min_providers: ToldNumber
+    min_rows: ToldNumber
+    extremes: bool
+    exact_quantiles: bool
+    disclose: bool
+    row_expressions: bool
 
 
 class PolicyTold(_Told):

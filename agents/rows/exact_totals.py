@@ -13,6 +13,7 @@ Decisions 32, 38 and 65.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -380,6 +381,8 @@ def _add_one_by_one(
 
 
 def _scaled(value: float | str, number: Number) -> int:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise not_finite(number.name)
     try:
         return scaled(value)
     except ValueError:

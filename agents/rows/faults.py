@@ -42,8 +42,12 @@ MISSING_COLUMNS = (UNDEFINED_COLUMN, ER_BAD_FIELD_ERROR)
 MISSING_TABLES = (UNDEFINED_TABLE, ER_NO_SUCH_TABLE)
 FULL_DISKS = (DISK_FULL, ER_DISK_FULL)
 
-# How the servers write a name into their message, whatever its language: in quotes, or table.column without any.
-_NAME = re.compile(r"""["'`«„]\s*([\w.]+(?: [\w.]+)*)\s*["'`»“]|\b(\w+(?:\.\w+)+)\b""")
+# How the servers write a name into their message, whatever its language: in quotes, or table.column without any. What
+# stands between the first quotes is the name, or nothing is: a name such as blood-type must not let the next quoted
+# words pass for one.
+_QUOTED = re.compile(r"""["'`«„]\s*([^"'`»“]*?)\s*["'`»“]""")
+_BARE = re.compile(r"\b\w+(?:\.\w+)+\b")
+_PLAIN_NAME = re.compile(r"\w[\w. ]*")
 # DuckDB has one class for all names that it does not find, and always speaks English.
 _DUCKDB_COLUMN = re.compile(r'[Cc]olumn "([\w. ]+)"[^\n]*(?:not found|does not)|column named "([\w. ]+)"')
 _DUCKDB_TABLE = re.compile(r"Table with name ([\w.]+) does not")
@@ -78,8 +82,11 @@ def is_locked(error: Exception) -> bool:
 
 
 def database_fault(error: Exception, timeout_seconds: float) -> ConsiliumError:
-    """The error of the hospital's database as one of ours: code statement_timeout, missing_column, missing_table,
-    disk, database_locked, database, or sql for what it did not accept."""
+    """The error of the hospital's database as one of ours.
+
+    Code statement_timeout, memory, missing_column, missing_table, disk, database_locked, database, or sql for what it
+    did not accept.
+    """
     cause = getattr(error, "orig", None) or error
     number = _number_of(cause)
     if number in TIMEOUTS or isinstance(cause, duckdb.InterruptException):
@@ -87,6 +94,12 @@ def database_fault(error: Exception, timeout_seconds: float) -> ConsiliumError:
             f"The data SQL took longer than {timeout_seconds:g} seconds.",
             remedy="Narrow it, add an index, or raise the site's statement timeout.",
             code="statement_timeout",
+        )
+    if isinstance(cause, duckdb.OutOfMemoryException):
+        return TooLarge(
+            "The data SQL needs more memory at once than it may take.",
+            remedy="Take fewer rows or groups at once.",
+            code="memory",
         )
     missing = _missing_name(cause, number)
     if missing is not None:
@@ -134,17 +147,25 @@ def _missing_name(cause: BaseException, number: str | int | None) -> BadRequest 
         for what, pattern in (("column", _DUCKDB_COLUMN), ("table", _DUCKDB_TABLE)):
             found = pattern.search(line)
             if found is not None:
-                return _missing(what, found)
+                return _missing(what, found[1] or found[2] if what == "column" else found[1])
         return None
     if number in MISSING_COLUMNS:
-        return _missing("column", _NAME.search(line))
+        return _missing("column", _name_in(line))
     if number in MISSING_TABLES:
-        return _missing("table", _NAME.search(line))
+        return _missing("table", _name_in(line))
     return None
 
 
-def _missing(what: str, found: re.Match[str] | None) -> BadRequest:
-    name = next((group for group in found.groups() if group), None) if found else None
+def _name_in(line: str) -> str | None:
+    """The name that a server's message is about; None where it cannot be told from other words."""
+    quoted = _QUOTED.search(line)
+    if quoted is not None:
+        return quoted[1] if _PLAIN_NAME.fullmatch(quoted[1]) else None
+    bare = _BARE.search(line)
+    return bare[0] if bare else None
+
+
+def _missing(what: str, name: str | None) -> BadRequest:
     sentence = (
         f"The database has no {what} {name}." if name else f"The data SQL names a {what} that does not exist."
     )

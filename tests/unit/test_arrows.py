@@ -335,7 +335,7 @@ PARTS = {
         "tasks/hospital/",
         "flows/hospital.py",
         "flows/hospital_runs.py",
-        "deployments/agent.py",
+        "deployments/agent/",
     ),
     "client": ("api/client/",),
     "server": (
@@ -360,7 +360,7 @@ PARTS = {
         "deployments/pools.py",
         "deployments/prefect_server.py",
         "deployments/processes.py",
-        "deployments/server.py",
+        "deployments/server/",
         "deployments/serving.py",
         "deployments/state.py",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -119,3 +120,18 @@ def write_program(path: Path, text: str) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
+
+
+@pytest.mark.parametrize("command", ["demo", "up", "server", "agent", "bench"])
+def test_every_command_of_run_reaches_its_program(command: str) -> None:
+    """A module without a main would do nothing, and call that success."""
+    done = subprocess.run(["./run", command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "usage:" in done.stdout
+    assert command in done.stdout
+
+
+@pytest.mark.parametrize("program", ["deployments.agent", "deployments.server"])
+def test_the_main_module_of_a_worker_is_not_run_again_in_its_flow_processes(program: str) -> None:
+    """multiprocessing runs a main module again in each child, unless it is the `__main__` of a package."""
+    found = importlib.util.find_spec(f"{program}.__main__")
+    assert found is not None

@@ -154,7 +154,7 @@ def test_commands_in_documents_exist(path: Path) -> None:
         if first == "agent" and rest and A_WORD.fullmatch(rest[0]):
             assert words[0] in AGENT_COMMANDS, line
         if first == "server" and rest and A_WORD.fullmatch(rest[0]):
-            assert f'"{words[0]}"' in text_of("deployments/server.py"), line
+            assert f'"{words[0]}"' in text_of("deployments/server/__init__.py"), line
 
 
 def test_both_readmes_have_the_same_headings_pictures_and_commands() -> None:

@@ -20,6 +20,18 @@ SECRET = "Zhang San"
         (psycopg.errors.UndefinedColumn("column t.x9 does not exist"), "missing_column", "t.x9"),
         (psycopg.errors.UndefinedColumn('字段 "x9" 不存在'), "missing_column", "x9"),
         (psycopg.errors.UndefinedColumn("字段不存在"), "missing_column", "does not exist"),
+        (psycopg.errors.UndefinedColumn('column "a-b" of relation "t"'), "missing_column", "does not exist"),
+        (
+            pymysql.err.OperationalError(1054, "Unknown column 'blood-type' in 'field list'"),
+            "missing_column",
+            "that does",
+        ),
+        (
+            pymysql.err.ProgrammingError(1146, "Table 'his-db.visits' doesn't exist"),
+            "missing_table",
+            "that does",
+        ),
+        (duckdb.OutOfMemoryException("Out of Memory Error: could not allocate"), "memory", "more memory"),
         (psycopg.errors.UndefinedTable('关系 "data.visits" 不存在'), "missing_table", "data.visits"),
         (
             psycopg.errors.UndefinedTable("la relation « data.visits » n’existe pas"),

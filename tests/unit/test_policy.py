@@ -335,3 +335,28 @@ def test_tables_are_found_in_any_case() -> None:
     with pytest.raises(Refused) as caught:
         policy().table("data.other")
     assert caught.value.code == "tables"
+
+
+def test_the_rules_of_a_later_version_s_agent_are_known_too() -> None:
+    """Hospitals do not upgrade on one day. Whether a person decides there must be known before places are taken."""
+    reported = policy(SMALLEST + STATISTICS).told().model_dump(mode="json")
+    reported["orders"] |= {
+        "methods": ["Mask", "LatticeSum"],
+        "model_types": ["lr", "gbdt"],
+        "initiators": [0],
+        "approval": "manual",
+        "min_hospitals": 2**31,
+        "new_rule": True,
+    }
+    told = PolicyTold.model_validate(reported)
+    assert told.orders.approval == "manual"
+    assert told.orders.model_types == ("lr", "gbdt")
+    assert not hasattr(told.orders, "new_rule")
+
+
+@pytest.mark.parametrize("word", ["<b>bold</b>", "a" * 41, ""])
+def test_a_reported_word_is_a_word(word: str) -> None:
+    reported = policy(SMALLEST).told().model_dump(mode="json")
+    reported["orders"]["methods"] = [word]
+    with pytest.raises(ValidationError):
+        PolicyTold.model_validate(reported)

@@ -491,7 +491,3 @@ def _printable(line: str) -> str:
 
 def _shown(letter: str) -> str:
     return letter if letter.isprintable() else f"\\u{ord(letter):04x}"
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -187,7 +187,3 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return exit_code(error) if args.command in SERVING else 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
