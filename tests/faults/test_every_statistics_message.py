@@ -29,6 +29,7 @@ from flows.coordinator import coordinate_statistics
 from flows.hospital import answer_locally
 from protocol.errors import OrderStopped
 from protocol.exchange import Address, Exchange, MemoryTransport
+from protocol.machine import disk
 from protocol.messages import COORDINATOR
 from tasks.coordinator.statistics import open_order
 from tests.faults.test_every_message import Fate, MortalTransport, until_it_lives
@@ -95,7 +96,7 @@ def fate(monkeypatch: pytest.MonkeyPatch) -> Iterator[SampledFate]:
             lambda *args, **named: fate.meet(moment(*args, **named), lambda: deed(*args, **named)),
         )
 
-    for module in (vault, results):
+    for module in (vault, disk, results):
         mortal(module, "write_durably", lambda path, data: place(path))
     mortal(dataset, "_write_snapshot", lambda rows, path: place(path))
     mortal(
