@@ -93,9 +93,11 @@ def test_a_running_order_waits_and_a_new_one_is_not_made(filling: tuple[Faulty, 
     assert federation.wait_for(order_id)["state"] == "success"
 
 
-def test_a_run_that_prefect_could_not_let_be_taken_is_taken_soon(filling: tuple[Faulty, SmallDisk]) -> None:
-    """The coordinator's word that there is a run comes once, here while Prefect can write nothing."""
-    federation, disk = filling
+def order_that_prefect_could_not_let_be_taken(federation: Faulty, disk: SmallDisk) -> int | None:
+    """An order of which the worker heard while Prefect could write nothing; None where Prefect found room after all.
+
+    SQLite begins its log again from the front whenever it has been copied, and then needs no room for a while.
+    """
     worker = federation.pid("worker")
     os.kill(worker, signal.SIGSTOP)
     try:
@@ -108,7 +110,21 @@ def test_a_run_that_prefect_could_not_let_be_taken_is_taken_soon(filling: tuple[
     finally:
         os.kill(worker, signal.SIGCONT)
     time.sleep(6)  # the worker has heard and tried; what it says of that may find no room either
-    assert federation.status(order_id) == "pending"
+    if federation.status(order_id) == "pending":
+        return order_id
+    disk.empty()
+    federation.wait_for(order_id)
+    return None
+
+
+def test_a_run_that_prefect_could_not_let_be_taken_is_taken_soon(filling: tuple[Faulty, SmallDisk]) -> None:
+    """The coordinator's word that there is a run comes once, here while Prefect can write nothing."""
+    federation, disk = filling
+    for _ in range(4):
+        order_id = order_that_prefect_could_not_let_be_taken(federation, disk)
+        if order_id is not None:
+            break
+    assert order_id is not None, "Prefect found room each time"
     disk.empty()
     began = time.monotonic()
     wait_until(lambda: federation.status(order_id) != "pending", "the order is taken", seconds=60)
