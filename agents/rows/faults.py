@@ -49,8 +49,11 @@ _QUOTED = re.compile(r"""["'`«„]\s*([^"'`»“]*?)\s*["'`»“]""")
 _BARE = re.compile(r"\b\w+(?:\.\w+)+\b")
 _PLAIN_NAME = re.compile(r"\w[\w. ]*")
 # DuckDB has one class for all names that it does not find, and always speaks English.
-_DUCKDB_COLUMN = re.compile(r'[Cc]olumn "([\w. ]+)"[^\n]*(?:not found|does not)|column named "([\w. ]+)"')
-_DUCKDB_TABLE = re.compile(r"Table with name ([\w.]+) does not")
+_DUCKDB_NAMES = (
+    ("column", re.compile(r'[Cc]olumn "([\w. ]+)"[^\n]*(?:not found|does not)')),
+    ("column", re.compile(r'column named "([\w. ]+)"')),
+    ("table", re.compile(r"Table with name ([\w.]+) does not")),
+)
 _DUCKDB_LOCK = re.compile(r"Conflicting lock.*\(PID (\d+)\)", re.DOTALL)
 _CSV_LINE = re.compile(r"CSV Error on Line: (\d+)")
 
@@ -141,13 +144,15 @@ def _number_of(cause: BaseException) -> str | int | None:
 
 
 def _missing_name(cause: BaseException, number: str | int | None) -> BadRequest | None:
+    is_mysqls = isinstance(number, int)  # whose first argument is the number
+    text = str(cause.args[-1]) if is_mysqls else str(cause)
     # The first line only: those below repeat the SQL or suggest names that the policy may not open.
-    line = str(cause.args[-1] if isinstance(number, int) else cause).split("\n", 1)[0]
+    line = text.split("\n", 1)[0]
     if isinstance(cause, duckdb.BinderException | duckdb.CatalogException):
-        for what, pattern in (("column", _DUCKDB_COLUMN), ("table", _DUCKDB_TABLE)):
+        for what, pattern in _DUCKDB_NAMES:
             found = pattern.search(line)
             if found is not None:
-                return _missing(what, found[1] or found[2] if what == "column" else found[1])
+                return _missing(what, found[1])
         return None
     if number in MISSING_COLUMNS:
         return _missing("column", _name_in(line))
@@ -166,9 +171,9 @@ def _name_in(line: str) -> str | None:
 
 
 def _missing(what: str, name: str | None) -> BadRequest:
-    sentence = (
-        f"The database has no {what} {name}." if name else f"The data SQL names a {what} that does not exist."
-    )
+    sentence = f"The database has no {what} {name}."
+    if name is None:
+        sentence = f"The data SQL names a {what} that does not exist."
     return BadRequest(
         sentence,
         remedy=f"Correct the {what}'s name in the data SQL or in the policy.",

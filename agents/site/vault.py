@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protocol.errors import Conflict, NotFound, ProtocolViolation, Refused
-from protocol.machine.disk import locked, make_private_folder, sync_folder, write_durably, write_once
+from protocol.machine.disk import locked, make_private_folder, sync, write_durably, write_once
 from protocol.sealing import Identity
 
 T = TypeVar("T")
@@ -318,4 +318,4 @@ class OrderVault:
             self.folder.rename(away)
         for ended in orders.glob(".*.ended"):
             shutil.rmtree(ended, ignore_errors=True)
-        sync_folder(orders)
+        sync(orders)

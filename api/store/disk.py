@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import sqlite3
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from psycopg.errors import DiskFull
 
 from protocol.errors import Unavailable
+from protocol.machine import disk
 
 FULL_BYTES = 2**20
 """With less than this free the disk counts as full."""
@@ -86,7 +86,7 @@ def is_full(error: BaseException | None) -> bool:
     """
     error = getattr(error, "orig", error)
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return disk.is_full(error)
     if isinstance(error, sqlite3.Error):
         return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
     return isinstance(error, DiskFull)

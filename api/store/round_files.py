@@ -37,6 +37,7 @@ from api.store import Store
 from api.store.disk import Disk, is_full
 from api.store.rows import RoundEntry
 from protocol.errors import Conflict, NotFound, Unavailable
+from protocol.machine.disk import sync
 
 Floats = NDArray[np.float64]
 
@@ -141,7 +142,7 @@ class RoundFiles:
         try:
             if not folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
-                _sync(self._folder)
+                sync(self._folder)
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE)
             os.close(descriptor)
             yield path
@@ -172,9 +173,9 @@ class RoundFiles:
         """
         path = self.path(entry)
         # Content, then name, then entry, each on disk before the next: after a crash no entry is without its file.
-        _sync(part)
+        sync(part)
         os.replace(part, path)
-        _sync(path.parent)
+        sync(path.parent)
         standing = self._store.rounds.add_file(entry, loss=loss, report=report)
         if standing.digest != entry.digest:
             path.unlink(missing_ok=True)
@@ -377,12 +378,3 @@ def _not_comparable(entry: RoundEntry, layer: str) -> Conflict:
         remedy="Name layers that both rounds have.",
         code="between",
     )
-
-
-def _sync(path: Path) -> None:
-    """Brings a file or a folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -62,9 +62,9 @@ def write_durably(path: Path, data: bytes) -> None:
 def put_in_place(temporary: Path, path: Path) -> None:
     """Gives a file that has been written its name, which may be another's so far; returns when all is on disk."""
     # The content before the name: after a crash between the two there is the old file, not an empty one.
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def write_once(path: Path, data: bytes) -> None:
@@ -94,16 +94,12 @@ def make_private_folder(path: Path) -> Path:
     if not path.is_dir():
         make_private_folder(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
-        sync_folder(path.parent)
+        sync(path.parent)
     return path
 
 
-def sync_folder(folder: Path) -> None:
-    """Returns when the folder's list of names is on disk."""
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Returns when a file's bytes, or a folder's list of names, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

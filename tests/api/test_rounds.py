@@ -419,7 +419,7 @@ def test_a_disk_that_is_full_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     with serve(settings_in(tmp_path)) as coordinator:
         order_id = open_order(coordinator)
-        monkeypatch.setattr(round_files, "_sync", full)
+        monkeypatch.setattr(round_files, "sync", full)
         assert_refused(put(coordinator, order_id, 0, {"gradients": TWO}), 503, "disk full", "makes room")
         monkeypatch.undo()
         assert files_of(coordinator, order_id) == []
