@@ -1,1 +1,3 @@
-"""Inside a hospital: the only package that sees rows, and the one door that lets anything out."""
+"""Inside a hospital: the only package that sees rows, and the one door that lets
+anything out.
+"""

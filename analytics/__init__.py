@@ -1,1 +1,3 @@
-"""Pure mathematics: models, optimizers, metrics. No I/O, clock, randomness or environment."""
+"""Pure mathematics: models, optimizers, metrics. No I/O, clock, randomness or
+environment.
+"""

@@ -1,6 +1,7 @@
 """What the numeric modules demand of their arguments, and the names of the array types.
 
-Every check raises ValueError with one sentence that names the field; no sentence holds a value from a row.
+Every check raises ValueError with one sentence that names the field; no sentence holds
+a value from a row.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Places = NDArray[np.intp]  # indices
 Labels = NDArray[Any]  # float64 for lr and linear, else an integer class index
 
 
@@ -26,11 +28,14 @@ def check_finite(field: str, values: NDArray[Any]) -> None:
 def check_name(field: str, name: str | None, allowed: Collection[str | None]) -> None:
     """Raise ValueError unless `name` is one of `allowed`."""
     if name not in allowed:
-        raise ValueError(f"{field} is {name!r}; allowed are {', '.join(str(a) for a in allowed)}.")
+        names = ", ".join(str(one) for one in allowed)
+        raise ValueError(f"{field} is {name!r}; allowed are {names}.")
 
 
 def check_same_rows(field: str, values: NDArray[Any], n_rows: int) -> None:
-    """Raise ValueError unless `values` is one-dimensional, one value for each of at least one row."""
+    """Raise ValueError unless `values` is one-dimensional, one value for each of at
+    least one row.
+    """
     if n_rows < 1:
         raise ValueError(f"{field}: there are no rows.")
     if values.shape != (n_rows,):
@@ -49,13 +54,16 @@ def check_class_index(y: Labels, n_classes: int) -> None:
 
 def check_at_least(field: str, value: float, least: float) -> None:
     """Raise ValueError unless `value` is a finite number, `least` or more."""
-    if not (np.isfinite(value) and value >= least):
+    # NaN is not below anything, so that it has to be asked for.
+    is_allowed = np.isfinite(value) and value >= least
+    if not is_allowed:
         raise ValueError(f"{field} is {value}; {least} or more is allowed.")
 
 
 def check_result(field: str, *values: NDArray[Any] | np.floating[Any]) -> None:
     """Raise ValueError if a result left the range of float64: training has diverged."""
-    if not all(np.isfinite(v).all() for v in values):
-        raise ValueError(
-            f"{field} left the range of numbers: standardise the columns or lower learning_rate."
-        )
+    for result in values:
+        if not np.isfinite(result).all():
+            raise ValueError(
+                f"{field} left the range of numbers: standardise the columns or lower learning_rate."
+            )

@@ -1,7 +1,8 @@
-"""The forms of answers: {"code", "data", "message"}, and for joint statistics {"status", "result", "msg"}.
+"""The forms of answers: {"code", "data", "message"}, and for joint statistics
+{"status", "result", "msg"}.
 
-Errors carry the same form, and an HTTP status of the same number. `failure_at` knows which form an address has;
-`api/client/connection.py` reads both.
+Errors carry the same form, and an HTTP status of the same number. `failure_at` knows
+which form an address has; `api/client/connection.py` reads both.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ def answer(data: Any, *, message: str | None = None) -> JSONResponse:
 
 
 def failure(
-    error: ConsiliumError, *, data: dict[str, Any] | None = None, status: int | None = None
+    error: ConsiliumError,
+    *,
+    data: dict[str, Any] | None = None,
+    status: int | None = None,
 ) -> JSONResponse:
-    """An error as an answer: one sentence with its remedy, and the machine-readable error in data.
+    """An error as an answer: one sentence with its remedy, and the machine-readable
+    error in data.
 
     `status` is for an error of HTTP itself (405, 500) that no class of ours stands for.
     """
@@ -34,19 +39,32 @@ def failure(
 
 # Joint statistics, whose request document has a form of its own
 
-STATISTICS_PATHS = ("/runModelTrainTask", "/runJointStatisticalAnalysisTask", "/statistics/result")
+STATISTICS_PATHS = (
+    "/runModelTrainTask",
+    "/runJointStatisticalAnalysisTask",
+    "/statistics/result",
+)
 
 
 def told(
-    result: dict[str, Any] | None, *, msg: str = "success", status: int = 200, order_id: int
+    result: dict[str, Any] | None,
+    *,
+    msg: str = "success",
+    status: int = 200,
+    order_id: int,
 ) -> JSONResponse:
-    """The result of an order of joint statistics. The form has no place for the order's number: that is a header."""
+    """The result of an order of joint statistics.
+
+    The form has no place for the order's number: that is a header.
+    """
     body = {"status": status, "result": result, "msg": msg}
     headers = {"X-Order-Id": str(order_id)}
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-def refusal(error: ConsiliumError, *, status: int | None = None, order_id: int | None = None) -> JSONResponse:
+def refusal(
+    error: ConsiliumError, *, status: int | None = None, order_id: int | None = None
+) -> JSONResponse:
     """An error in that form, in which every malformed request is 400."""
     if status is None:
         status = 400 if isinstance(error, InvalidInput) else error.status
@@ -58,7 +76,9 @@ def refusal(error: ConsiliumError, *, status: int | None = None, order_id: int |
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-def failure_at(path: str, error: ConsiliumError, *, status: int | None = None) -> JSONResponse:
+def failure_at(
+    path: str, error: ConsiliumError, *, status: int | None = None
+) -> JSONResponse:
     """An error in the form of the address that was called."""
     if path.rstrip("/") in STATISTICS_PATHS:
         return refusal(error, status=status)

@@ -1,7 +1,9 @@
-"""The coordinator's FastAPI application: its parts, its routes, and what its errors and limits are.
+"""The coordinator's FastAPI application: its parts, its routes, and what its errors
+are.
 
-`create_app` puts it together. What runs beside the routes is in `lifespan`; how errors become answers, in
-`_add_error_handlers`; the forms of answers, in `answers`.
+`create_app` puts it together. What runs beside the routes is in `lifespan`; how errors
+become answers, in `_add_error_handlers`; the forms of answers, in `answers`; what
+stands before all routes, in `door`.
 """
 
 from __future__ import annotations
@@ -9,24 +11,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.answers import failure_at
 from api.auth import Rate
 from api.conditions import Conditions
+from api.door import BodyRefused, Door, OpenCalls
+from api.gateway import routes as gateway_routes
+from api.gateway import sockets as gateway_sockets
+from api.gateway.parts import open_gateway
 from api.live import Bell, Inbox, Presence, Waits
 from api.prefect_runs import open_runs
 from api.routes import (
@@ -34,31 +38,42 @@ from api.routes import (
     exchange,
     hospitals,
     inference,
+    order_end,
+    order_reports,
+    order_shown,
+    order_watch,
     orders,
     rounds,
     schedules,
     scores,
     statistics,
+    swagger,
     timeline,
 )
+from api.routes.budgets import Budgets
 from api.routes.services import Services
-from api.settings import Settings
+from api.settings import CoordinatorSettings
 from api.store import Store
 from api.store.disk import Disk, is_full
 from api.store.round_files import RoundFiles
+from api.trimming import trim_when_ended
 from protocol import VERSION
-from protocol.errors import ConsiliumError, InvalidInput, NotFound, TooLarge
-from protocol.training_request import describe
+from protocol.errors import ConsiliumError, InvalidInput, NotFound
+from protocol.fields import describe
 
 log = logging.getLogger("consilium.api")
 
 SCORED_AT_ONCE = 4  # arithmetic of scores runs in threads, and each takes memory
 DAY_SECONDS = 86_400
-ROUND_PATH = re.compile(r"/orders/[0-9]+/rounds/[0-9]+/*")
 
 
-def create_app(settings: Settings, *, prefect_auth: str | None = None, expected: int = 0) -> FastAPI:
-    """The application. `expected` is how many local agents /health waits for before it says ready."""
+def create_app(
+    settings: CoordinatorSettings, *, prefect_auth: str | None = None, expected: int = 0
+) -> FastAPI:
+    """The application.
+
+    `expected` is how many local agents /health waits for before it says ready.
+    """
 
     disk = Disk(settings.folder, settings.least_free_bytes)
 
@@ -68,16 +83,24 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
         await to_thread.run_sync(store.migrate)
         round_files = RoundFiles(settings.rounds_folder, store, disk)
         await to_thread.run_sync(round_files.clean_up)
-        async with open_runs(settings.prefect_url, prefect_auth) as runs:
+        async with (
+            open_runs(settings.prefect_url, prefect_auth) as runs,
+            open_gateway(
+                settings.prefect_url, prefect_auth, settings.calls_per_second
+            ) as gateway,
+        ):
             app.state.store = store
+            app.state.gateway = gateway
+            app.state.budgets = Budgets(store, settings.max_message_bytes)
             app.state.runs = runs
             app.state.round_files = round_files
             app.state.scoring = CapacityLimiter(SCORED_AT_ONCE)
             services = Services(Request({"type": "http", "app": app}))
             duties = (
                 _prune_daily(store, round_files, settings),
-                orders.watch_orders(services),
+                order_watch.watch_orders(services),
                 schedules.wake_worker(services),
+                trim_when_ended(services),
                 admission.admit_when_rung(services, admission.PLACES),
                 # Orders may have waited for the hospital that comes.
                 admission.admit_when_rung(services, "hospitals"),
@@ -89,10 +112,19 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
             await asyncio.gather(*tasks, return_exceptions=True)
         store.close()
 
-    app = FastAPI(title="Consilium", version=VERSION, lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(
+        title="Consilium",
+        version=VERSION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        # Their pages load scripts from elsewhere; `swagger` serves our own.
+        docs_url=None,
+        redoc_url=None,
+    )
     state = app.state
     state.settings = settings
     state.rate = Rate(settings.calls_per_second)
+    state.open_calls = OpenCalls(settings.calls_at_once)
     state.expected = expected
     state.bell = Bell()
     state.inbox = Inbox()
@@ -105,6 +137,9 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
     state.firing = asyncio.Lock()
     state.started = time.monotonic()
     app.include_router(orders.router)
+    app.include_router(order_shown.router)
+    app.include_router(order_end.router)
+    app.include_router(order_reports.router)
     app.include_router(admission.router)
     app.include_router(timeline.router)
     app.include_router(statistics.router)
@@ -114,8 +149,11 @@ def create_app(settings: Settings, *, prefect_auth: str | None = None, expected:
     app.include_router(rounds.router)
     app.include_router(scores.router)
     app.include_router(hospitals.router)
+    app.include_router(swagger.router)
+    app.include_router(gateway_sockets.router)
+    app.include_router(gateway_routes.router)
     _add_error_handlers(app)
-    app.add_middleware(Limits, settings=settings)
+    app.add_middleware(Door, settings=settings)
     return app
 
 
@@ -127,11 +165,16 @@ class Retention(NamedTuple):
     days: float
 
 
-async def _prune_daily(store: Store, round_files: RoundFiles, settings: Settings) -> None:
-    """Sealed predictions and round files are kept for some days, so that who asked can ask again."""
+async def _prune_daily(
+    store: Store, round_files: RoundFiles, settings: CoordinatorSettings
+) -> None:
+    """Sealed predictions and round files are kept for some days, so that who asked can
+    ask again.
+    """
     kept = (
         Retention("Predictions", store.messages.prune, settings.retention_days),
         Retention("Round files", round_files.prune, settings.round_retention_days),
+        Retention("Sessions of the page", store.sessions.prune, days=1.0),
     )
     while True:
         for what, prune, days in kept:
@@ -139,30 +182,41 @@ async def _prune_daily(store: Store, round_files: RoundFiles, settings: Settings
             try:
                 await to_thread.run_sync(prune, now - timedelta(days=days))
             except Exception:
-                log.exception("%s could not be pruned; it is tried again in a day", what)
+                log.exception(
+                    "%s could not be pruned; it is tried again in a day", what
+                )
         await asyncio.sleep(DAY_SECONDS)
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    """One place where errors become answers: a sentence and its remedy, never a traceback."""
+    """One place where errors become answers: a sentence and its remedy, never a
+    traceback.
+    """
 
     @app.exception_handler(ConsiliumError)
     async def known(request: Request, error: ConsiliumError) -> JSONResponse:
         return failure_at(request.url.path, error)
 
     @app.exception_handler(RequestValidationError)
-    async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def malformed(
+        request: Request, error: RequestValidationError
+    ) -> JSONResponse:
         return failure_at(request.url.path, describe_request(error))
 
     @app.exception_handler(StarletteHTTPException)
-    async def not_routed(request: Request, error: StarletteHTTPException) -> JSONResponse:
+    async def not_routed(
+        request: Request, error: StarletteHTTPException
+    ) -> JSONResponse:
         path = request.url.path
-        if isinstance(error, _TooMuch):
-            return failure_at(path, error.known)
+        if isinstance(error, BodyRefused):
+            return failure_at(path, error.known, status=error.status_code)
         if error.status_code == 404:
-            missing = NotFound("There is no such address.", remedy="See /docs for what there is.")
+            missing = NotFound(
+                "There is no such address.", remedy="See /docs for what there is."
+            )
             return failure_at(path, missing)
-        # FastAPI's status for a body that json.loads gave up on: depth, digits, encoding.
+        # FastAPI's status for a body that json.loads gave up on: depth, digits,
+        # encoding.
         if error.status_code == 400:
             return failure_at(path, _not_json())
         other = InvalidInput(f"{error.detail}.", remedy="See /docs.")
@@ -170,7 +224,9 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, _error: ClientDisconnect) -> JSONResponse:
-        """An agent or flow that died while it sent: nobody reads this, and its next process sends it all again."""
+        """An agent or flow that died while it sent: nobody reads this, and its next
+        process sends it all again.
+        """
         cut_short = InvalidInput("The body was cut short.", remedy="Send it again.")
         return failure_at(request.url.path, cut_short)
 
@@ -192,7 +248,8 @@ def describe_request(error: RequestValidationError) -> ConsiliumError:
     mistakes = error.errors()
     if mistakes[0]["type"] == "json_invalid":
         return _not_json()
-    # As pydantic would have raised them for a body, so that `describe` has one form to read.
+    # As pydantic would have raised them for a body, so that `describe` has one form to
+    # read.
     lines = []
     for mistake in mistakes:
         place = tuple(mistake["loc"][1:])  # without "body", "query" or "path"
@@ -211,54 +268,3 @@ def _not_json() -> InvalidInput:
         "The body is not JSON.",
         remedy="Send a JSON object, with Content-Type: application/json.",
     )
-
-
-class Limits:
-    """Strips a trailing slash, and refuses a body over its limit before it is read whole."""
-
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
-        self._settings = settings
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        path = scope["path"]
-        if len(path) > 1 and path.endswith("/"):
-            scope = {**scope, "path": path.rstrip("/") or "/"}
-        limited = _limited(receive, self._limit(path))
-        try:
-            await self._app(scope, limited, send)
-        except _TooMuch as error:
-            await failure_at(path, error.known)(scope, receive, send)
-
-    def _limit(self, path: str) -> int:
-        if path.startswith("/exchange/"):
-            return self._settings.max_message_bytes
-        if ROUND_PATH.fullmatch(path):
-            return self._settings.max_round_bytes
-        return self._settings.max_body_bytes
-
-
-class _TooMuch(HTTPException):
-    """FastAPI passes on its own exceptions only from where it reads a body; any other becomes a 400."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(413)
-        self.known = TooLarge(f"The body has more than {limit} bytes.", remedy="Send less at once.")
-
-
-def _limited(receive: Receive, limit: int) -> Receive:
-    """Counts what comes, because Content-Length is only what the sender writes there, or missing."""
-    n_bytes = 0
-
-    async def read() -> Message:
-        nonlocal n_bytes
-        message = await receive()
-        n_bytes += len(message.get("body", b""))
-        if n_bytes > limit:
-            raise _TooMuch(limit)
-        return message
-
-    return read

@@ -1,7 +1,8 @@
-"""Who gets in: bearer tokens, stored hashed, and what each role may do. No token 401, the wrong one 403.
+"""Who gets in: bearer tokens, stored hashed, and what each role may do. No token 401,
+the wrong one 403.
 
-A route takes `CallerOf`, and asks one of the `require_` functions before it reads anything of an order. Tokens are made
-and looked up in `api/store/orders.py`.
+A route takes `CallerOf`, and asks one of the `require_` functions before it reads
+anything of an order. Tokens are made and looked up in `api/store/orders.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends
+from starlette.requests import HTTPConnection
 
 from api.store import Store
 from api.store.engine import in_thread
@@ -25,7 +27,9 @@ ANYBODY = Caller(OPEN, None)
 
 
 class Rate:
-    """A token bucket for each caller: `per_second` calls, with bursts of as many as four seconds allow."""
+    """A token bucket for each caller: `per_second` calls, with bursts of as many as
+    four seconds allow.
+    """
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
@@ -48,10 +52,19 @@ class Rate:
         self._buckets[who] = (left - 1, now)
 
 
-async def current_caller(request: Request) -> Caller:
-    """Who calls, by the Authorization header. With authentication switched off, a call without a token is anybody's."""
-    state = request.app.state
-    header = request.headers.get("authorization", "")
+async def current_caller(request: HTTPConnection) -> Caller:
+    """Who makes a call of HTTP; looked up once for each, at the door."""
+    known: Caller | None = getattr(request.state, "caller", None)
+    return known or await caller_of(request)
+
+
+async def caller_of(connection: HTTPConnection) -> Caller:
+    """Who calls, or opens a socket, by the Authorization header.
+
+    With authentication switched off, a call without a token is anybody's.
+    """
+    state = connection.app.state
+    header = connection.headers.get("authorization", "")
     scheme, _, token = header.partition(" ")
     if not header and not state.settings.authentication:
         return ANYBODY
@@ -77,7 +90,10 @@ CallerOf = Annotated[Caller, Depends(current_caller)]
 
 
 def require_role(caller: Caller, *roles: str) -> None:
-    """Forbidden unless the caller has one of the roles. ANYBODY (authentication off) passes."""
+    """Forbidden unless the caller has one of the roles.
+
+    ANYBODY (authentication off) passes.
+    """
     if caller.role not in (*roles, OPEN):
         allowed = " or ".join(roles)
         raise Forbidden(
@@ -87,7 +103,9 @@ def require_role(caller: Caller, *roles: str) -> None:
 
 
 def require_owner(caller: Caller, user_id: int) -> None:
-    """Forbidden unless the caller is this hospital's user: one orders and infers in one's own name only."""
+    """Forbidden unless the caller is this hospital's user: one orders and infers in
+    one's own name only.
+    """
     require_role(caller, HOSPITAL)
     if caller.role != OPEN and caller.user_id != user_id:
         raise Forbidden(

@@ -1,7 +1,8 @@
-"""What each agent reports of its site: a full disk, that a person is needed, how far its clock is from ours.
+"""What each agent reports of its site: a full disk, that a person is needed, how far
+its clock is from ours.
 
-Names and numbers only, no path and no text (decision 58). In memory: agents report anew to each process of the
-coordinator.
+Names and numbers only, no path and no text (decision 58). In memory: agents report anew
+to each process of the coordinator.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ LONGEST_CLOCK_SECONDS = 10**10  # beyond it a number is no clock's
 
 
 class Condition(BaseModel):
-    """`not_ready`: settings or token need a person there. `clock_seconds`: how far the site's clock is ahead, negative
-    behind; 0 while that is no trouble."""
+    """`not_ready`: settings or token need a person there. `clock_seconds`: how far the
+    site's clock is ahead, negative behind; 0 while that is no trouble.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     disk_full: bool = False
     not_ready: bool = False
-    clock_seconds: Annotated[int, Field(ge=-LONGEST_CLOCK_SECONDS, le=LONGEST_CLOCK_SECONDS)] = 0
+    clock_seconds: Annotated[
+        int, Field(ge=-LONGEST_CLOCK_SECONDS, le=LONGEST_CLOCK_SECONDS)
+    ] = 0
 
     @property
     def holds_up(self) -> bool:

@@ -1,25 +1,29 @@
-"""When a schedule falls due: by a cron expression or an interval, as Prefect's own scheduler counts it (decision 45).
+"""When a schedule falls due: by a cron expression or an interval, as Prefect's own
+scheduler counts it (decision 45).
 
-`check_timing` is for what people send, `due_after` and `latest_due` count, `prefect_fields` writes it for Prefect.
+`check_timing` is for what people send, `due_after` and `latest_due` count,
+`prefect_fields` writes it for Prefect.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
+from zoneinfo import available_timezones
 
 from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
 from pydantic import AfterValidator, Field, ValidationError
 
-from protocol.errors import BadRequest
-from protocol.training_request import Strict, Whole, any_case, printable
+from protocol.errors import bad_request
+from protocol.fields import Asked, Whole, any_case, printable
 
 Missed = Literal["make_up", "skip"]
 LEAST_SECONDS = 10
 MOST_SECONDS = 366 * 86_400
-# Prefect counts forwards only. The last time of a cron is looked for in longer and longer spans: an hour, a day, a
-# month, a year, and for 29 February eight years.
+# Prefect counts forwards only. The last time of a cron is looked for in longer and
+# longer spans: an hour, a day, a month, a year, and for 29 February eight years.
 LOOK_BACK: tuple[timedelta, ...] = (
     timedelta(hours=1),
     timedelta(days=1),
@@ -27,9 +31,15 @@ LOOK_BACK: tuple[timedelta, ...] = (
     timedelta(days=366),
     timedelta(days=9 * 366),
 )
+# What people write for it: no zone of the list has such a name, and CST is Chicago's, too.
+_CHINA = re.compile(
+    r"(beijing|china|peking)(_standard)?(_time)?|bjt|cst|prc|(北京|中国)(标准)?(时间)?"
+    r"|((gmt|utc)?\+0?8(:?00)?)",
+    re.ASCII,
+)
 
 
-class Timing(Strict):
+class Timing(Asked):
     """The field `schedule`: one of `cron` and `interval_seconds`."""
 
     cron: Annotated[str, Field(max_length=100), AfterValidator(printable)] | None = None
@@ -39,20 +49,26 @@ class Timing(Strict):
 
 
 def check_timing(timing: Timing, *, now: datetime) -> dict[str, Any]:
-    """The timing as the store keeps it; an interval counts from `now`. BadRequest with what to write instead."""
+    """The timing as the store keeps it; an interval counts from `now`. BadRequest with
+    what to write instead.
+    """
     if (timing.cron is None) == (timing.interval_seconds is None):
-        raise _bad(
+        raise bad_request(
             "schedule",
             "schedule has no cron and no interval_seconds, or both.",
             "Give one of the two.",
         )
     if not _is_zone(timing.timezone):
-        raise _bad("timezone", "timezone is no name of the IANA list.", "Write it as Europe/Berlin or UTC.")
+        raise bad_request(
+            "timezone",
+            "timezone is no name of the IANA list.",
+            _zone_remedy(timing.timezone),
+        )
     if timing.cron is not None:
         _check_cron(timing.cron)
     seconds = timing.interval_seconds
     if seconds is not None and not LEAST_SECONDS <= seconds <= MOST_SECONDS:
-        raise _bad(
+        raise bad_request(
             "interval_seconds",
             "interval_seconds is out of range.",
             f"Give {LEAST_SECONDS} to {MOST_SECONDS}.",
@@ -64,7 +80,9 @@ def check_timing(timing: Timing, *, now: datetime) -> dict[str, Any]:
     try:
         due_after(kept, now)
     except ValueError:
-        raise _bad("cron", "cron names a time that never comes.", "Name a day that there is.") from None
+        raise bad_request(
+            "cron", "cron names a time that never comes.", "Name a day that there is."
+        ) from None
     return kept
 
 
@@ -77,16 +95,34 @@ def _is_zone(name: str) -> bool:
     return bool(name)
 
 
+def _zone_remedy(name: str) -> str:
+    """The name that was probably meant, else what names look like."""
+    zones = {zone.lower(): zone for zone in sorted(available_timezones())}
+    cities = {}
+    for zone in zones.values():
+        # There GMT-5 is five hours before Greenwich, where others write GMT+5.
+        if not zone.startswith("Etc/"):
+            cities[zone.lower().rpartition("/")[2]] = zone
+    wanted = name.strip().lower().replace(" ", "_")
+    city = wanted.rpartition("/")[2]
+    if _CHINA.fullmatch(city):
+        return "For the time of China write Asia/Shanghai."
+    meant = zones.get(wanted) or cities.get(city)
+    if meant is not None and _is_zone(meant):
+        return f"Write {meant}."
+    return "Write a place, as Asia/Shanghai or Europe/Berlin, or UTC."
+
+
 def _check_cron(text: str) -> None:
     """Five fields or a word as @daily: seconds would be too often."""
     remedy = 'Write five fields (minute, hour, day, month, weekday), as "0 6 * * 1-5", or a word as @daily.'
     is_word = text.startswith("@")
     if not is_word and len(text.split()) != 5:
-        raise _bad("cron", "cron has not five fields.", remedy)
+        raise bad_request("cron", "cron has not five fields.", remedy)
     try:
         CronSchedule(cron=text)
     except ValidationError:
-        raise _bad("cron", "cron is not readable.", remedy) from None
+        raise bad_request("cron", "cron is not readable.", remedy) from None
 
 
 def prefect_fields(timing: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,7 +143,9 @@ def _schedule(timing: Mapping[str, Any]) -> CronSchedule | IntervalSchedule:
 
 
 def due_after(timing: Mapping[str, Any], start: datetime, n: int = 1) -> list[datetime]:
-    """The next n times from `start` on; all times are in UTC and without a zone, as in the store."""
+    """The next n times from `start` on; all times are in UTC and without a zone, as in
+    the store.
+    """
     schedule = _schedule(timing)
     dates = schedule._get_dates_generator(n=n, start=start.replace(tzinfo=UTC))
     return sorted(_plain(date) for date in dates)
@@ -119,7 +157,8 @@ def latest_due(timing: Mapping[str, Any], now: datetime) -> datetime | None:
     end = now.replace(tzinfo=UTC)
     spans = LOOK_BACK
     if "interval_seconds" in timing:
-        # Two intervals have a time in any case; two hours more for a change of the clocks.
+        # Two intervals have a time in any case; two hours more for a change of the
+        # clocks.
         seconds = 2 * timing["interval_seconds"] + 7_200
         spans = (timedelta(seconds=seconds),)
     for span in spans:
@@ -133,7 +172,3 @@ def _plain(date: datetime) -> datetime:
     """In UTC, without a zone."""
     in_utc = datetime.fromtimestamp(date.timestamp(), UTC)
     return in_utc.replace(tzinfo=None)
-
-
-def _bad(code: str, sentence: str, remedy: str) -> BadRequest:
-    return BadRequest(sentence, remedy=remedy, code=code)

@@ -1,6 +1,8 @@
-"""What lives in the API's process alone: bells that wake who waits, inboxes of agents, who is present.
+"""What lives in the API's process alone: bells that wake who waits, inboxes of agents,
+who is present.
 
-All of it is lost with the process, and nothing depends on that it is not: the store has what must last.
+All of it is lost with the process, and nothing depends on that it is not: the store has
+what must last.
 """
 
 from __future__ import annotations
@@ -19,13 +21,17 @@ T = TypeVar("T")
 
 
 class Waiter(asyncio.Event):
-    """One waiter's event. `over`: this process is ending, so nobody waits any longer."""
+    """One waiter's event.
+
+    `over`: this process is ending, so nobody waits any longer.
+    """
 
     over = False
 
 
 class Bell:
-    """Wakes whoever waits for news of an order. It carries no content: who wakes looks in the store.
+    """Wakes whoever waits for news of an order. It carries no content: who wakes looks
+    in the store.
 
     Who listens for "order" is woken by ("order", 3), too.
     """
@@ -51,7 +57,10 @@ class Bell:
 
     @contextlib.contextmanager
     def listening(self, key: Any) -> Iterator[Waiter]:
-        """A waiter's event while it waits. Look in the store after entering, or what came just before is missed."""
+        """A waiter's event while it waits.
+
+        Look in the store after entering, or what came just before is missed.
+        """
         event = Waiter()
         event.over = self._is_closed
         self._waiting[key].add(event)
@@ -66,14 +75,16 @@ class Bell:
 class News(NamedTuple):
     """One entry of the inbox."""
 
-    number: int  # counts up over all hospitals; a cursor is the number of the last that was read
+    # counts up over all hospitals; a cursor is the number of the last that was read
+    number: int
     user_id: int
     what: str  # look: there is something to run; stop: an order has ended
     order_id: int
 
 
 class Inbox:
-    """Informs workers that there is something to run or to end, without their asking again and again.
+    """Informs workers that there is something to run or to end, without their asking
+    again and again.
 
     In memory only: a worker that finds another `boot` looks at its Prefect pool itself.
     """
@@ -90,7 +101,10 @@ class Inbox:
         self.bell.ring(user_id)
 
     def since(self, user_id: int, cursor: int) -> tuple[int, list[dict[str, Any]]]:
-        """The news behind a cursor, and the next cursor. Who was away for longer looks at its pool anyway."""
+        """The news behind a cursor, and the next cursor.
+
+        Who was away for longer looks at its pool anyway.
+        """
         found = []
         for news in self._news:
             if news.number > cursor and news.user_id == user_id:
@@ -99,7 +113,9 @@ class Inbox:
 
 
 class Waits:
-    """Whom the coordinator waits for, by order: shown to people, so that no order hangs without a name."""
+    """Whom the coordinator waits for, by order: shown to people, so that no order hangs
+    without a name.
+    """
 
     def __init__(self) -> None:
         # By order, then by hospital, in time.monotonic().
@@ -117,11 +133,14 @@ class Waits:
         """Who has been missing for so long."""
         now = time.monotonic()
         waited_for = self._since.get(run, {})
-        return sorted(user for user, since in waited_for.items() if now - since >= seconds)
+        return sorted(
+            user for user, since in waited_for.items() if now - since >= seconds
+        )
 
 
 class Presence:
-    """Which agents are there: each has a poll of its inbox open, or had one a moment ago.
+    """Which agents are there: each has a poll of its inbox open, or had one a moment
+    ago.
 
     Whoever comes or goes rings the bell for "hospitals".
     """
@@ -129,7 +148,8 @@ class Presence:
     PAUSE_SECONDS = 10.0
 
     def __init__(self, bell: Bell) -> None:
-        # By hospital: how many polls are open, when the last began or ended, and since when it is gone.
+        # By hospital: how many polls are open, when the last began or ended, and since
+        # when it is gone.
         self._open: Counter[int] = Counter()
         self._last: dict[int, float] = {}
         self._gone: dict[int, float] = {}
@@ -156,7 +176,8 @@ class Presence:
 
     def gone(self, user_id: int) -> None:
         """Its connection broke; it is there again with its next poll."""
-        # This poll is still counted: with a second one the agent has connected anew already.
+        # This poll is still counted: with a second one the agent has connected anew
+        # already.
         if self._open[user_id] > 1:
             return
         if self._last.pop(user_id, None) is not None:
@@ -182,7 +203,9 @@ class Presence:
         return {user_id for user_id in known if self.is_there(user_id)}
 
     def away_seconds(self, user_id: int) -> float:
-        """How long this agent has been away, as far as this process knows; 0 for one that is there."""
+        """How long this agent has been away, as far as this process knows; 0 for one
+        that is there.
+        """
         if self.is_there(user_id):
             return 0.0
         since = self._gone.get(user_id, self._started)
@@ -205,16 +228,23 @@ async def rang(event: Waiter, deadline: float) -> bool:
 
 
 async def read_until(
-    bell: Bell, key: Any, read: Callable[[], Awaitable[T]], *, is_enough: Callable[[T], bool], seconds: float
+    bell: Bell,
+    key: Any,
+    read: Callable[[], Awaitable[T]],
+    *,
+    is_enough: Callable[[T], bool],
+    seconds: float,
 ) -> T:
-    """What `read` gives once it is enough, or what it gave last when the time is over or this process ends.
+    """What `read` gives once it is enough, or what it gave last when the time is over
+    or this process ends.
 
     It is called at once, and again whenever the bell rings for `key`.
     """
     deadline = time.monotonic() + seconds
     with bell.listening(key) as event:
         while True:
-            # Before the reading: what rings while it is made ends the wait behind it at once.
+            # Before the reading: what rings while it is made ends the wait behind it at
+            # once.
             event.clear()
             found = await read()
             if is_enough(found) or not await rang(event, deadline):

@@ -1,8 +1,9 @@
-"""The only module of the API that asks Prefect: it starts an order's flow run and reads its state, and keeps one
-deployment for each schedule.
+"""What the API asks of Prefect: it starts an order's flow run, reads its state and
+deletes it at last, and keeps one deployment for each schedule.
 
-Prefect is given names and numbers of orders only (decision 1). `Runs` has the calls, `parts_of` reads the timeline out
-of Prefect's record (decision 51), `due_times` counts the times of schedules (decision 45).
+Prefect is given names and numbers of orders only (decision 1). `Runs` has the calls,
+`parts_of` reads the timeline out of Prefect's record (decision 51), `due_times` counts
+the times of schedules (decision 45), `prefect_deletion` deletes old runs (decision 82).
 """
 
 from __future__ import annotations
@@ -10,7 +11,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+import time
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -39,12 +49,15 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled
 
 from api.due_times import due_after, prefect_fields
+from api.prefect_deletion import delete_runs_of, delete_runs_of_flow
 from protocol.errors import Unavailable
+from protocol.machine.outage import PREFECT, Outage
 
 T = TypeVar("T")
 R = TypeVar("R", FlowRun, TaskRun)
 
-# An order that will be resumed is never shown as failed: its own record says whether it has ended.
+# An order that will be resumed is never shown as failed: its own record says whether it
+# has ended.
 STATUS = {
     StateType.SCHEDULED: "pending",
     StateType.PENDING: "pending",
@@ -65,21 +78,65 @@ async def open_runs(url: str, auth: str | None) -> AsyncIterator[Runs]:
         yield Runs(client)
 
 
-# On SQLite Prefect answers 500 while something else writes; a lock may last a minute, and no request waits so long.
+# On SQLite Prefect answers 500 while something else writes; a lock may last a minute,
+# and no request waits so long.
 START_SECONDS = 15.0
 PAUSES = (0.3, 1.0, 2.0)
-# What a call of Prefect's client raises where the server is away, slow (TimeoutError is an OSError) or in trouble.
+# What a call of Prefect's client raises where the server is away, slow (TimeoutError is
+# an OSError) or in trouble.
 AWAY = (httpx.HTTPError, PrefectHTTPStatusError, OSError)
 
 
+class PrefectAway(Unavailable):
+    """Prefect does not answer, or with an error of its own; the log has said so."""
+
+    def to_json(self) -> dict[str, Any]:
+        """To others it is Unavailable, which they know."""
+        return {**super().to_json(), "type": Unavailable.__name__}
+
+
 class Runs:
-    """Flow runs of orders. Every method raises Unavailable when Prefect does not answer."""
+    """Flow runs of orders.
+
+    Every method raises PrefectAway when Prefect does not answer. The log says once that
+    it does not, and once that it does again, however many ask.
+    """
 
     def __init__(self, client: PrefectClient) -> None:
         self._client = client
+        self._outage = Outage()
 
-    async def start(self, deployment: str, order_id: int, tags: list[str], *, attempt: int = 0) -> str:
-        """The id of the order's flow run; asked twice for one attempt, it is the same run."""
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        asked = time.monotonic()
+        try:
+            yield
+        except ObjectNotFound:
+            self._outage.answered(PREFECT)
+            raise
+        except AWAY as error:
+            kind = type(error).__name__
+            self._outage.missed(PREFECT, kind, asked=asked)
+            raise PrefectAway(
+                f"Prefect does not answer ({kind}).",
+                remedy="Check the Prefect server; the order is kept.",
+            ) from None
+        self._outage.answered(PREFECT)
+
+    async def _in_time(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """What Prefect answers within START_SECONDS, asked again where it is in
+        trouble.
+        """
+        with self._asking():
+            async with asyncio.timeout(START_SECONDS):
+                return await _insist(attempt)
+
+    async def start(
+        self, deployment: str, order_id: int, tags: list[str], *, attempt: int = 0
+    ) -> str:
+        """The id of the order's flow run; asked twice for one attempt, it is the same
+        run.
+        """
 
         async def start_once() -> str:
             found = await self._client.read_deployment_by_name(deployment)
@@ -93,57 +150,54 @@ class Runs:
             return str(run.id)
 
         try:
-            async with asyncio.timeout(START_SECONDS):
-                return await _insist(start_once)
+            return await self._in_time(start_once)
         except ObjectNotFound:
-            raise Unavailable(
-                f"Prefect knows no deployment {deployment}.",
-                remedy="Run: ./run server deploy",
-                code="not_deployed",
-            ) from None
-        except AWAY as error:
-            raise _away(error) from None
+            raise _not_deployed(f"deployment {deployment}") from None
 
     async def status(self, flow_run_id: str) -> str:
         """The run's state in the request document's words."""
         try:
-            run = await self._client.read_flow_run(UUID(flow_run_id))
+            with self._asking():
+                run = await self._client.read_flow_run(UUID(flow_run_id))
         except ObjectNotFound:
             return "pending"
-        except AWAY as error:
-            raise _away(error) from None
         if run.state_type is None:
             return "pending"
         return STATUS[run.state_type]
 
     async def known(self, flow_run_ids: Iterable[str]) -> set[str]:
-        """Those of these runs that Prefect has: none that somebody deleted, or of a database that was replaced."""
+        """Those of these runs that Prefect has: none that somebody deleted, or of a
+        database that was replaced.
+        """
         wanted = [UUID(flow_run_id) for flow_run_id in flow_run_ids]
         found: set[str] = set()
-        try:
+        with self._asking():
             for start in range(0, len(wanted), PAGE):
-                page = FlowRunFilter(id=FlowRunFilterId(any_=wanted[start : start + PAGE]))
+                page = FlowRunFilter(
+                    id=FlowRunFilterId(any_=wanted[start : start + PAGE])
+                )
                 runs = await self._client.read_flow_runs(flow_run_filter=page)
                 found.update(str(run.id) for run in runs)
-        except AWAY as error:
-            raise _away(error) from None
         return found
 
     async def cancelled(self, order_ids: Iterable[int]) -> set[int]:
-        """Those orders of which somebody has cancelled a run in Prefect: the coordinator's or a hospital's."""
+        """Those orders of which somebody has cancelled a run in Prefect: the
+        coordinator's or a hospital's.
+        """
         by_tag = {f"order-{order_id}": order_id for order_id in order_ids}
-        cancelled = FlowRunFilterStateType(any_=[StateType.CANCELLING, StateType.CANCELLED])
-        wanted = FlowRunFilter(
-            state=FlowRunFilterState(type=cancelled),
-            tags=FlowRunFilterTags(any_=list(by_tag)),
+        tags = list(by_tag)
+        cancelled = FlowRunFilterStateType(
+            any_=[StateType.CANCELLING, StateType.CANCELLED]
         )
-        try:
-            runs = await self._client.read_flow_runs(flow_run_filter=wanted)
-        except AWAY as error:
-            raise _away(error) from None
         found: set[int] = set()
-        for run in runs:
-            found.update(by_tag[tag] for tag in run.tags if tag in by_tag)
+        with self._asking():
+            for start in range(0, len(tags), MOST_TAGS):
+                some = FlowRunFilterTags(any_=tags[start : start + MOST_TAGS])
+                wanted = FlowRunFilter(
+                    state=FlowRunFilterState(type=cancelled), tags=some
+                )
+                for run in await self._client.read_flow_runs(flow_run_filter=wanted):
+                    found.update(by_tag[tag] for tag in run.tags if tag in by_tag)
         return found
 
     async def parts(self, order_id: int, names: list[str] | None) -> list[StepRun]:
@@ -162,28 +216,61 @@ class Runs:
             )
 
         def flow_runs(limit: int, offset: int) -> Awaitable[list[FlowRun]]:
-            return self._client.read_flow_runs(flow_run_filter=of_order, limit=limit, offset=offset)
+            return self._client.read_flow_runs(
+                flow_run_filter=of_order, limit=limit, offset=offset
+            )
 
-        tasks = await _in_time(lambda: _all(task_runs))
-        runs = await _in_time(lambda: _all(flow_runs))
+        tasks = await self._in_time(lambda: _all(task_runs))
+        runs = await self._in_time(lambda: _all(flow_runs))
         return parts_of(tasks, runs, now=datetime.now(UTC))
 
     async def cancel_waiting(self, order_id: int) -> None:
-        """Cancels the order's runs that nobody has started yet; those under way hear of it through the exchange."""
-        scheduled = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
-        wanted = FlowRunFilter(state=scheduled, tags=FlowRunFilterTags(all_=[f"order-{order_id}"]))
-        try:
+        """Cancels the order's runs that nobody has started yet; those under way hear of
+        it through the exchange.
+        """
+        scheduled = FlowRunFilterState(
+            type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])
+        )
+        wanted = FlowRunFilter(
+            state=scheduled, tags=FlowRunFilterTags(all_=[f"order-{order_id}"])
+        )
+        with self._asking():
             for run in await self._client.read_flow_runs(flow_run_filter=wanted):
-                await self._client.set_flow_run_state(run.id, Cancelled(), force=True)
-        except (ObjectNotFound, *AWAY) as error:
-            raise _away(error) from None
+                # Somebody else may have just deleted it.
+                with contextlib.suppress(ObjectNotFound):
+                    await self._client.set_flow_run_state(
+                        run.id, Cancelled(), force=True
+                    )
+
+    async def delete_ended(
+        self, order_ids: Sequence[int], *, before: datetime
+    ) -> set[int]:
+        """Deletes the runs of these orders that have ended before, with all that
+        belongs to them; the orders of which Prefect has another run.
+        """
+        with self._asking():
+            return await _insist(
+                lambda: delete_runs_of(self._client, order_ids, before=before)
+            )
+
+    async def delete_ended_of_schedules(self, *, keep: int, before: datetime) -> None:
+        """Deletes the schedules' own runs that have ended before, but for the newest:
+        those that asked for no order have none with which they would go.
+        """
+        with self._asking():
+            await _insist(
+                lambda: delete_runs_of_flow(
+                    self._client, SCHEDULED_FLOW, keep=keep, before=before
+                )
+            )
 
     async def is_ready(self, deployments: list[str]) -> bool:
         """Whether Prefect answers and knows these deployments."""
         try:
-            for name in deployments:
-                await self._client.read_deployment_by_name(name)
-        except (ObjectNotFound, *AWAY):
+            with self._asking():
+                for name in deployments:
+                    await self._client.read_deployment_by_name(name)
+        except (ObjectNotFound, PrefectAway):
             return False
         return True
 
@@ -192,9 +279,13 @@ class Runs:
     async def deploy_schedule(
         self, schedule_id: int, timing: Mapping[str, Any], *, active: bool, about: str
     ) -> None:
-        """Makes or changes the schedule's deployment; runs that were due under an earlier timing are gone."""
+        """Makes or changes the schedule's deployment; runs that were due under an
+        earlier timing are gone.
+        """
         fields = prefect_fields(timing)
-        schedule = CronSchedule(**fields) if "cron" in timing else IntervalSchedule(**fields)
+        schedule = (
+            CronSchedule(**fields) if "cron" in timing else IntervalSchedule(**fields)
+        )
         due = DeploymentScheduleCreate(schedule=schedule, active=active)
 
         async def attempt() -> None:
@@ -212,19 +303,31 @@ class Runs:
                 tags=["statistics", f"schedule-{schedule_id}"],
             )
 
-        await _in_time(attempt)
+        try:
+            await self._in_time(attempt)
+        except ObjectNotFound:
+            raise _not_deployed("work pool coordinator") from None
 
-    async def schedules(self, schedule_ids: Iterable[int], *, now: datetime) -> dict[int, Deployed]:
+    async def schedules(
+        self, schedule_ids: Iterable[int], *, now: datetime
+    ) -> dict[int, Deployed]:
         """These schedules as Prefect has them; one that was deleted there is missing."""
-        by_name = {f"schedule-{schedule_id}": schedule_id for schedule_id in schedule_ids}
+        by_name = {
+            f"schedule-{schedule_id}": schedule_id for schedule_id in schedule_ids
+        }
         wanted = DeploymentFilter(name=DeploymentFilterName(any_=list(by_name)))
         flow = FlowFilter(name=FlowFilterName(any_=[SCHEDULED_FLOW]))
 
         def attempt() -> Awaitable[list[DeploymentResponse]]:
-            return self._client.read_deployments(flow_filter=flow, deployment_filter=wanted)
+            return self._client.read_deployments(
+                flow_filter=flow, deployment_filter=wanted
+            )
 
-        deployments = await _in_time(attempt)
-        return {by_name[deployment.name]: _deployed(deployment, now) for deployment in deployments}
+        deployments = await self._in_time(attempt)
+        return {
+            by_name[deployment.name]: _deployed(deployment, now)
+            for deployment in deployments
+        }
 
     async def delete_schedule(self, schedule_id: int) -> None:
         """Deletes the schedule's deployment and its runs that have not begun."""
@@ -236,7 +339,7 @@ class Runs:
                 found = await self._client.read_deployment_by_name(name)
                 await self._client.delete_deployment(found.id)
 
-        await _in_time(attempt)
+        await self._in_time(attempt)
 
 
 @dataclass(frozen=True)
@@ -250,14 +353,18 @@ class StepRun:
     state: str  # a word of STATUS, or crashed
 
 
-# Prefect writes a task's end in batches (decision 26), a moment after its flow's: a part without an end may only be on
-# its way.
+# Prefect writes a task's end in batches (decision 26), a moment after its flow's: a
+# part without an end may only be on its way.
 RECORD_SECONDS = 10.0
 
 
-def parts_of(tasks: Iterable[TaskRun], flow_runs: Iterable[FlowRun], *, now: datetime) -> list[StepRun]:
-    """The parts that these task runs are. One without an end that was begun again, or whose flow run has ended for some
-    time, was cut off with its process; it lasted until then at the most."""
+def parts_of(
+    tasks: Iterable[TaskRun], flow_runs: Iterable[FlowRun], *, now: datetime
+) -> list[StepRun]:
+    """The parts that these task runs are. One without an end that was begun again, or
+    whose flow run has ended for some time, was cut off with its process; it lasted
+    until then at the most.
+    """
     runs = {run.id: run for run in flow_runs}
     begun = [task for task in tasks if task.start_time and task.flow_run_id in runs]
     begun.sort(key=_began)
@@ -275,7 +382,9 @@ def parts_of(tasks: Iterable[TaskRun], flow_runs: Iterable[FlowRun], *, now: dat
         state = STATUS[task.state_type or StateType.RUNNING]
         ended: datetime | None = task.end_time
         if ended is None:
-            cut_off = [later for later in begins[task.flow_run_id, task.name] if later > began]
+            cut_off = [
+                later for later in begins[task.flow_run_id, task.name] if later > began
+            ]
             if run.end_time and (now - run.end_time).total_seconds() > RECORD_SECONDS:
                 cut_off.append(run.end_time)
             if cut_off:
@@ -299,6 +408,10 @@ def _hospital_of(tags: Iterable[str]) -> int | None:
 
 
 PAGE = 200
+MOST_TAGS = 100
+"""In one filter: Prefect puts them into one call of SQLite's json_array, which takes 127
+arguments, and answers 500 above.
+"""
 
 
 async def _all(page: Callable[[int, int], Awaitable[list[R]]]) -> list[R]:
@@ -335,7 +448,8 @@ def _deployed(deployment: DeploymentResponse, now: datetime) -> Deployed:
     active = []
     if not deployment.paused:
         active = [entry.schedule for entry in deployment.schedules if entry.active]
-    # People may add schedules to a deployment in Prefect's page, so there may be several.
+    # People may add schedules to a deployment in Prefect's page, so there may be
+    # several.
     due: list[datetime] = []
     for schedule in active:
         due += due_after(_timing_of(schedule), now, N_NEXT)
@@ -348,7 +462,11 @@ def _timing_of(schedule: Any) -> dict[str, Any]:
     if isinstance(schedule, CronSchedule):
         return {"cron": schedule.cron, **zone}
     anchor = schedule.anchor_date.astimezone(UTC).replace(tzinfo=None)
-    return {"interval_seconds": schedule.interval.total_seconds(), "anchor": anchor.isoformat(), **zone}
+    return {
+        "interval_seconds": schedule.interval.total_seconds(),
+        "anchor": anchor.isoformat(),
+        **zone,
+    }
 
 
 async def _insist(attempt: Callable[[], Awaitable[T]]) -> T:
@@ -363,17 +481,9 @@ async def _insist(attempt: Callable[[], Awaitable[T]]) -> T:
     return await attempt()
 
 
-async def _in_time(attempt: Callable[[], Awaitable[T]]) -> T:
-    """The same within START_SECONDS; every fault of Prefect is Unavailable."""
-    try:
-        async with asyncio.timeout(START_SECONDS):
-            return await _insist(attempt)
-    except (ObjectNotFound, *AWAY) as error:
-        raise _away(error) from None
-
-
-def _away(error: Any) -> Unavailable:
+def _not_deployed(what: str) -> Unavailable:
     return Unavailable(
-        f"Prefect does not answer ({type(error).__name__}).",
-        remedy="Check the Prefect server; the order is kept.",
+        f"Prefect knows no {what}.",
+        remedy="Run: ./run server deploy",
+        code="not_deployed",
     )

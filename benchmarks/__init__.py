@@ -1,1 +1,4 @@
-"""Speed, side by side with what a user would use instead, printed as ratios. Never a test."""
+"""Speed, side by side with what a user would use instead, printed as ratios.
+
+Never a test.
+"""

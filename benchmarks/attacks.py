@@ -2,10 +2,12 @@
 
 .venv/bin/python -m benchmarks.attacks
 
-Ten hospitals train softmax regression on scikit-learn's digits; in the sixth round three of them (one for "one big")
-attack. A score sees an attack where no honest hospital has a higher score than any attacker, and not all have the same.
-The figures are the per cent of trials in which that is so, over the same seeds each time: once with rows dealt evenly,
-once unevenly by class (a Dirichlet draw of concentration 1 for each class, as in Hsu et al. 2019).
+Ten hospitals train softmax regression on scikit-learn's digits; in the sixth round
+three of them (one for "one big") attack. A score sees an attack where no honest
+hospital has a higher score than any attacker, and not all have the same. The figures
+are the per cent of trials in which that is so, over the same seeds each time: once with
+rows dealt evenly, once unevenly by class (a Dirichlet draw of concentration 1 for each
+class, as in Hsu et al. 2019).
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ MODEL = Model("softmax", 64, classes=tuple(range(10)))
 
 @dataclass(frozen=True)
 class Attacked:
-    """Gradients (n, d) of a round and of the one before, and the losses (n,) that the hospitals report for both."""
+    """Gradients (n, d) of a round and of the one before, and the losses (n,) that the
+    hospitals report for both.
+    """
 
     points: Floats
     before: Floats
@@ -68,18 +72,27 @@ def scaling(honest: Floats, rng: np.random.Generator) -> Floats:
 
 def noise(honest: Floats, rng: np.random.Generator) -> Floats:
     """Gaussian noise of the honest gradients' mean length."""
-    return _of_length(rng.normal(size=honest[:N_ATTACKERS].shape), np.linalg.norm(honest, axis=1).mean())
+    return _of_length(
+        rng.normal(size=honest[:N_ATTACKERS].shape),
+        np.linalg.norm(honest, axis=1).mean(),
+    )
 
 
 def one_big(honest: Floats, rng: np.random.Generator) -> Floats:
-    """One hospital, a random direction, a thousand times the honest gradients' mean length."""
+    """One hospital, a random direction, a thousand times the honest gradients' mean
+    length.
+    """
     return 1000 * noise(honest, rng)[:1]
 
 
 def identical_sybils(honest: Floats, rng: np.random.Generator) -> Floats:
-    """All attackers send the honest gradients' mean, reversed, at a single one's length."""
+    """All attackers send the honest gradients' mean, reversed, at a single one's
+    length.
+    """
     mean = -honest.mean(axis=0, keepdims=True)
-    return np.repeat(_of_length(mean, np.linalg.norm(honest, axis=1).mean()), N_ATTACKERS, axis=0)
+    return np.repeat(
+        _of_length(mean, np.linalg.norm(honest, axis=1).mean()), N_ATTACKERS, axis=0
+    )
 
 
 ATTACKS = {
@@ -93,45 +106,68 @@ ATTACKS = {
 
 
 def _of_length(vectors: Floats, length: float) -> Floats:
-    return np.asarray(vectors * (length / np.linalg.norm(vectors, axis=1, keepdims=True)))
+    return np.asarray(
+        vectors * (length / np.linalg.norm(vectors, axis=1, keepdims=True))
+    )
 
 
 def main() -> None:
     """Print one table for each way of dealing the rows."""
     for dealt, concentration in CONCENTRATION.items():
-        print(f"rows dealt {dealt}, {N_TRIALS} trials, per cent in which all attackers are on top\n")
+        print(
+            f"rows dealt {dealt}, {N_TRIALS} trials, per cent in which all attackers are on top\n"
+        )
         trials = [seen_in_trial(concentration, seed) for seed in range(N_TRIALS)]
         print(f"| score | {' | '.join(ATTACKS)} |")
         print("|---|" + "--:|" * len(ATTACKS))
         for score in SCORES:
-            shares = [np.mean([seen[attack, score] for seen in trials]) for attack in ATTACKS]
-            print(f"| {score} | " + " | ".join(f"{100 * share:.0f}" for share in shares) + " |")
+            shares = [
+                np.mean([seen[attack, score] for seen in trials]) for attack in ATTACKS
+            ]
+            print(
+                f"| {score} | "
+                + " | ".join(f"{100 * share:.0f}" for share in shares)
+                + " |"
+            )
         print()
 
 
 def seen_in_trial(concentration: float, seed: int) -> dict[tuple[str, str], bool]:
-    """Whether (attack, score) is seen; the model was trained by all hospitals while they were still honest."""
+    """Whether (attack, score) is seen; the model was trained by all hospitals while
+    they were still honest.
+    """
     rng = np.random.default_rng(seed)
     tables = dealt_tables(concentration, rng)
     weights = trained(tables, ROUND - 1)
-    rounds = {attack: attacked_round(attack, list(tables), weights, rng) for attack in ATTACKS}
+    rounds = {
+        attack: attacked_round(attack, list(tables), weights, rng) for attack in ATTACKS
+    }
     return {
-        (attack, name): on_top(score(rounds[attack]), 1 if attack == "one big" else N_ATTACKERS)
+        (attack, name): on_top(
+            score(rounds[attack]), 1 if attack == "one big" else N_ATTACKERS
+        )
         for attack in ATTACKS
         for name, score in SCORES.items()
     }
 
 
 def on_top(score: Floats, n_attackers: int) -> bool:
-    """Whether the first ones, the attackers, have the highest scores; differences of rounding are none."""
+    """Whether the first ones, the attackers, have the highest scores; differences of
+    rounding are none.
+    """
     lowest, honest = score[:n_attackers].min(), score[n_attackers:]
     return bool(lowest > honest.max() - 1e-12 and lowest > honest.min() + 1e-12)
 
 
 def attacked_round(
-    attack: str, tables: list[tuple[Floats, Ints]], weights: Floats, rng: np.random.Generator
+    attack: str,
+    tables: list[tuple[Floats, Ints]],
+    weights: Floats,
+    rng: np.random.Generator,
 ) -> Attacked:
-    """Two rounds in which the first hospitals attack; what they send does not reach the model."""
+    """Two rounds in which the first hospitals attack; what they send does not reach the
+    model.
+    """
     if attack == "label flip":
         tables[:N_ATTACKERS] = [(X, 9 - y) for X, y in tables[:N_ATTACKERS]]
     rounds = []
@@ -146,17 +182,27 @@ def attacked_round(
     return Attacked(points, before, loss, loss_before)
 
 
-def dealt_tables(concentration: float, rng: np.random.Generator) -> list[tuple[Floats, Ints]]:
+def dealt_tables(
+    concentration: float, rng: np.random.Generator
+) -> list[tuple[Floats, Ints]]:
     """Ten tables of digits, X in [0, 1]; drawn again until each has LEAST_ROWS rows."""
     X, y = load_digits(return_X_y=True)
     while True:
         hospital = np.empty(len(y), dtype=np.int64)
         for digit in range(10):
             even = np.full(N_HOSPITALS, 1 / N_HOSPITALS)
-            shares = even if np.isinf(concentration) else rng.dirichlet(np.full(N_HOSPITALS, concentration))
-            hospital[y == digit] = rng.choice(N_HOSPITALS, size=(y == digit).sum(), p=shares)
+            shares = (
+                even
+                if np.isinf(concentration)
+                else rng.dirichlet(np.full(N_HOSPITALS, concentration))
+            )
+            hospital[y == digit] = rng.choice(
+                N_HOSPITALS, size=(y == digit).sum(), p=shares
+            )
         if np.bincount(hospital, minlength=N_HOSPITALS).min() >= LEAST_ROWS:
-            return [(X[hospital == i] / 16, y[hospital == i]) for i in range(N_HOSPITALS)]
+            return [
+                (X[hospital == i] / 16, y[hospital == i]) for i in range(N_HOSPITALS)
+            ]
 
 
 def trained(tables: list[tuple[Floats, Ints]], n_rounds: int) -> Floats:
@@ -168,7 +214,12 @@ def trained(tables: list[tuple[Floats, Ints]], n_rounds: int) -> Floats:
 
 def gradients(tables: list[tuple[Floats, Ints]], weights: Floats) -> Floats:
     return np.array(
-        [local_gradient(MODEL, weights, X, y, batch_size=-1, learning_rate=LEARNING_RATE) for X, y in tables]
+        [
+            local_gradient(
+                MODEL, weights, X, y, batch_size=-1, learning_rate=LEARNING_RATE
+            )
+            for X, y in tables
+        ]
     )
 
 

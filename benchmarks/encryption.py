@@ -1,9 +1,11 @@
-"""Packed Paillier and masks against phe's per-value interface, at the key length of real orders.
+"""Packed Paillier and masks against phe's per-value interface, at the key length of
+real orders.
 
 .venv/bin/python -m benchmarks.encryption
 
-Encryption counts the making of its obfuscators in, so the ratio holds without any idle time. The table behind them
-is made once per order and hospital; a first round of 6,200 values, table included, is shown beside the later ones.
+Encryption counts the making of its obfuscators in, so the ratio holds without any idle
+time. The table behind them is made once per order and hospital; a first round of 6,200
+values, table included, is shown beside the later ones.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.clock import timed
-from protocol.sums import EncryptMethod, paillier, secure_sum
+from protocol.sums import EncryptMethod, packing, paillier, secure_sum
 from protocol.sums.paillier import Obfuscators
 from protocol.sums.secure_sum import SumKeys
 
@@ -33,7 +35,11 @@ def main() -> None:
     phe_encrypt, phe_decrypt = phe_seconds_per_value(private)
     ours = paillier_seconds_per_value(private)
     print(f"key of {KEY_BITS} bits, {paillier.THREADS} threads, microseconds per value")
-    for name, seconds in {"phe encrypt": phe_encrypt, "phe decrypt": phe_decrypt, **ours}.items():
+    for name, seconds in {
+        "phe encrypt": phe_encrypt,
+        "phe decrypt": phe_decrypt,
+        **ours,
+    }.items():
         print(f"  {name:38}{seconds * 1e6:12.3f}")
     report("encryption", phe_encrypt / ours["packed encryption"])
     report("decryption", phe_decrypt / ours["packed decryption"])
@@ -45,13 +51,19 @@ def main() -> None:
 
 def report(name: str, ratio: float) -> None:
     verdict = "met" if ratio >= TARGETS[name] else "MISSED"
-    print(f"{name}: {ratio:.0f} times as fast as phe per value (target {TARGETS[name]}, {verdict})")
+    print(
+        f"{name}: {ratio:.0f} times as fast as phe per value (target {TARGETS[name]}, {verdict})"
+    )
 
 
 def phe_seconds_per_value(private: Any) -> tuple[float, float]:
-    """Encryption and decryption of one float by phe's own interface, with gmpy2 beneath it."""
+    """Encryption and decryption of one float by phe's own interface, with gmpy2 beneath
+    it.
+    """
     values = np.random.default_rng(0).normal(size=N_PHE).tolist()
-    encrypt, encrypted = timed(lambda: [private.public_key.encrypt(value) for value in values])
+    encrypt, encrypted = timed(
+        lambda: [private.public_key.encrypt(value) for value in values]
+    )
     decrypt, _ = timed(lambda: [private.decrypt(number) for number in encrypted])
     return encrypt / N_PHE, decrypt / N_PHE
 
@@ -60,15 +72,21 @@ def paillier_seconds_per_value(private: Any) -> dict[str, float]:
     """The same for a packed vector: from words to ciphertexts and back."""
     public, words = private.public_key, np.arange(N_PAILLIER) - N_PAILLIER // 2
     count, form = (
-        paillier.n_plaintexts(N_PAILLIER, KEY_BITS),
+        packing.n_plaintexts(N_PAILLIER, KEY_BITS),
         {"weight": 7, "offset": 2**60, "bits": KEY_BITS},
     )
     base, stock = timed(lambda: Obfuscators(public))
     first, _ = timed(lambda: stock.prepare(count))
     stock.take_many(count)
     later, _ = timed(lambda: stock.prepare(count))
-    waiting, ciphertexts = timed(lambda: paillier.encrypt(public, paillier.pack(words, **form), stock))
-    decrypt, sums = timed(lambda: paillier.unpack(paillier.decrypt(private, ciphertexts), N_PAILLIER, **form))
+    waiting, ciphertexts = timed(
+        lambda: paillier.encrypt(public, packing.pack(words, **form), stock)
+    )
+    decrypt, sums = timed(
+        lambda: packing.unpack(
+            paillier.decrypt(private, ciphertexts), N_PAILLIER, **form
+        )
+    )
     if sums.tolist() != words.tolist():
         raise SystemExit("The packed scheme did not give the words back.")
     seconds = {
@@ -81,12 +99,27 @@ def paillier_seconds_per_value(private: Any) -> dict[str, float]:
 
 
 def compare_methods(private: Any) -> None:
-    """A whole sealed sum by Paillier and by Mask: one hospital's, the coordinator's and the initiator's work."""
-    print("whole sum of 3 hospitals      seal        add       open   us/value;  bytes/value")
-    methods: dict[EncryptMethod, int] = {"Paillier": N_PAILLIER, "Mask": N_MASK, "None": N_MASK}
-    costs = {method: method_seconds_per_value(method, d, private) for method, d in methods.items()}
+    """A whole sealed sum by Paillier and by Mask: one hospital's, the coordinator's and
+    the initiator's work.
+    """
+    print(
+        "whole sum of 3 hospitals      seal        add       open   us/value;  bytes/value"
+    )
+    methods: dict[EncryptMethod, int] = {
+        "Paillier": N_PAILLIER,
+        "Mask": N_MASK,
+        "None": N_MASK,
+    }
+    costs = {
+        method: method_seconds_per_value(method, d, private)
+        for method, d in methods.items()
+    }
     for method, (*seconds, size) in costs.items():
-        print(f"  {method:20}" + "".join(f"{s * 1e6:11.3f}" for s in seconds) + f"{size:18.2f}")
+        print(
+            f"  {method:20}"
+            + "".join(f"{s * 1e6:11.3f}" for s in seconds)
+            + f"{size:18.2f}"
+        )
     ratio = sum(costs["Paillier"][:3]) / sum(costs["Mask"][:3])
     print(
         f"Mask: {ratio:.0f} times less work than Paillier; phe per value: {2 * KEY_BITS / 8:.0f} bytes per value"
@@ -98,9 +131,13 @@ def method_seconds_per_value(
 ) -> tuple[float, float, float, float]:
     keys = {me: sum_keys(method, me, private) for me in ROWS}
     values = np.random.default_rng(0).normal(size=d)
-    seal, payloads = timed(lambda: {me: secure_sum.seal(keys[me], values, info=INFO) for me in ROWS})
+    seal, payloads = timed(
+        lambda: {me: secure_sum.seal(keys[me], values, info=INFO) for me in ROWS}
+    )
     add, total = timed(lambda: secure_sum.add(method, payloads, public=keys[1].public))
-    opened, _ = timed(lambda: secure_sum.open_sum(keys[1], total, info=INFO, private_key=private))
+    opened, _ = timed(
+        lambda: secure_sum.open_sum(keys[1], total, info=INFO, private_key=private)
+    )
     return seal / len(ROWS) / d, add / d, opened / d, len(payloads[1]) / d
 
 
@@ -111,7 +148,11 @@ def sum_keys(method: EncryptMethod, me: int, private: Any) -> SumKeys:
         me=me,
         members=tuple(ROWS),
         n_rows=ROWS,
-        pair_keys={peer: hashlib.sha256(bytes(sorted((me, peer)))).digest() for peer in ROWS if peer != me},
+        pair_keys={
+            peer: hashlib.sha256(bytes(sorted((me, peer)))).digest()
+            for peer in ROWS
+            if peer != me
+        },
         group_key=hashlib.sha256(b"order secret").digest(),
         public=public,
         obfuscators=with_table(public) if public else None,
@@ -119,7 +160,9 @@ def sum_keys(method: EncryptMethod, me: int, private: Any) -> SumKeys:
 
 
 def with_table(public: Any) -> Obfuscators:
-    """Obfuscators as they are after an order's first round: the tables are there, the stock is empty."""
+    """Obfuscators as they are after an order's first round: the tables are there, the
+    stock is empty.
+    """
     obfuscators = Obfuscators(public)
     obfuscators.take()
     return obfuscators

@@ -1,4 +1,6 @@
-"""What a round costs with 3, 10 and 30 hospitals, in the one-process federation: all parties in one process."""
+"""What a round costs with 3, 10 and 30 hospitals, in the one-process federation: all
+parties in one process.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from agents.site.settings import Settings as Site
+from agents.site.settings import SiteSettings
 from benchmarks.sites import open_sites, site
 from deployments.demo.breast_cancer import breast_cancer_tables, make_database
 from deployments.demo.training import document_order
@@ -19,8 +21,12 @@ ROUNDS = 10
 
 def main() -> None:
     """Prints milliseconds and bytes for each round and hospital, by method."""
-    print(f"{ROUNDS} rounds, 31 coefficients; set-up, keys and final metrics are shared out over the rounds")
-    print(f"  {'hospitals':>9} {'method':>10} {'ms/round/hospital':>18} {'bytes/round/hospital':>21}")
+    print(
+        f"{ROUNDS} rounds, 31 coefficients; set-up, keys and final metrics are shared out over the rounds"
+    )
+    print(
+        f"  {'hospitals':>9} {'method':>10} {'ms/round/hospital':>18} {'bytes/round/hospital':>21}"
+    )
     for n_hospitals in COUNTS:
         with tempfile.TemporaryDirectory() as folder:
             sites = make_sites(Path(folder), n_hospitals)
@@ -38,8 +44,10 @@ def main() -> None:
                 )
 
 
-def make_sites(folder: Path, n_hospitals: int) -> dict[int, Site]:
-    """Sites of their own state, with their databases; hospital 4 holds the guest table, all others the host's."""
+def make_sites(folder: Path, n_hospitals: int) -> dict[int, SiteSettings]:
+    """Sites of their own state, with their databases; hospital 4 holds the guest table,
+    all others the host's.
+    """
     tables = breast_cancer_tables()
     policy = (sites_folder() / NAMED[0] / "policy.toml").read_text()
     for user_id in range(2, n_hospitals + 2):
@@ -47,7 +55,11 @@ def make_sites(folder: Path, n_hospitals: int) -> dict[int, Site]:
         own = site(folder, user_id)
         own.site.mkdir()
         everybody = str(list(range(2, n_hospitals + 2)))
-        rules = policy.replace("[2, 3, 4]", everybody).replace("breast_homo_host", f"breast_homo_{part}")
+        rules = policy.replace("[2, 3, 4]", everybody).replace(
+            "breast_homo_host", f"breast_homo_{part}"
+        )
         own.policy.write_text(rules)
-        make_database(own.state / "hospital.duckdb", {f"breast_homo_{part}": tables[part]})
+        make_database(
+            own.state / "hospital.duckdb", {f"breast_homo_{part}": tables[part]}
+        )
     return open_sites(folder, n_hospitals)

@@ -1,8 +1,10 @@
-"""A Paillier order of 30 rounds over 31 coefficients and three agents, beside the same order with method None.
+"""A Paillier order of 30 rounds over 31 coefficients and three agents, beside the same
+order with method None.
 
-A real federation of its own, on free ports. The orders are sent in turn, several times; medians are compared. The
-breakdown comes from the initiator's log line of the Paillier orders. Then the request document's order with 30 rounds,
-1, 4, 12 and 30 times at once, to hospitals that take four each: orders per minute, and how long a POST takes.
+A real federation of its own, on free ports. The orders are sent in turn, several times;
+medians are compared. The breakdown comes from the initiator's log line of the Paillier
+orders. Then the request document's order with 30 rounds, 1, 4, 12 and 30 times at once,
+to hospitals that take four each: orders per minute, and how long a POST takes.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from typing import Any
 
 import httpx
 
-from agents.site.settings import Settings as Site
-from api.settings import Settings
+from agents.site.settings import SiteSettings
+from api.settings import CoordinatorSettings
 from deployments.demo.training import INITIATOR, document_order
 from deployments.local.federation import choose_ports, federation
 from deployments.local.sites import prepare
@@ -44,28 +46,40 @@ def main() -> None:
     os.environ.update(before)
 
 
-async def _compare(settings: Settings, sites: list[Site]) -> None:
+async def _compare(settings: CoordinatorSettings, sites: list[SiteSettings]) -> None:
     seconds: dict[str, list[float]] = {"Paillier": [], "Mask": [], "None": []}
     async with federation(settings, sites, restart=False):
-        await _time_order(settings, "Mask")  # the first order of a process loads what later ones find
+        await _time_order(
+            settings, "Mask"
+        )  # the first order of a process loads what later ones find
         for _ in range(N_ORDERS):
             for method, times in seconds.items():
-                await asyncio.sleep(PAUSE_SECONDS)  # so that no order pays for the end of the one before
+                await asyncio.sleep(
+                    PAUSE_SECONDS
+                )  # so that no order pays for the end of the one before
                 times.append(await _time_order(settings, method))
         crowds = []
         for n_orders in AT_ONCE:
             await asyncio.sleep(PAUSE_SECONDS)
             crowds.append(await _time_crowd(settings, n_orders))
     medians = {method: statistics.median(times) for method, times in seconds.items()}
-    print(f"{ROUNDS} rounds, {FEATURES + 1} coefficients, {len(sites)} agents, from POST to success, seconds")
+    print(
+        f"{ROUNDS} rounds, {FEATURES + 1} coefficients, {len(sites)} agents, from POST to success, seconds"
+    )
     for method, times in seconds.items():
-        print(f"  {method:10}{medians[method]:8.2f}   ({', '.join(f'{t:.2f}' for t in times)})")
+        print(
+            f"  {method:10}{medians[method]:8.2f}   ({', '.join(f'{t:.2f}' for t in times)})"
+        )
     ratio = medians["Paillier"] / medians["None"]
-    print(f"Paillier to None: {ratio:.2f} ({_verdict(ratio, TARGET_RATIO)} {TARGET_RATIO})")
+    print(
+        f"Paillier to None: {ratio:.2f} ({_verdict(ratio, TARGET_RATIO)} {TARGET_RATIO})"
+    )
     print(
         f"Paillier: {medians['Paillier']:.1f} s ({_verdict(medians['Paillier'], TARGET_SECONDS)} {TARGET_SECONDS} s)"
     )
-    _breakdown(next(site for site in sites if site.user_id == INITIATOR), medians["Paillier"])
+    _breakdown(
+        next(site for site in sites if site.user_id == INITIATOR), medians["Paillier"]
+    )
     print(
         f"the document's order, {ROUNDS} rounds, Paillier, {sites[0].max_orders} places at each of {len(sites)} agents"
     )
@@ -75,12 +89,16 @@ async def _compare(settings: Settings, sites: list[Site]) -> None:
             f"{statistics.median(crowd.posts):.2f} s (median), {max(crowd.posts):.2f} s (longest)"
         )
     ratio = crowds[-1].per_minute / crowds[0].per_minute
-    print(f"{AT_ONCE[-1]} at once to one alone: {ratio:.2f} times as many orders a minute")
+    print(
+        f"{AT_ONCE[-1]} at once to one alone: {ratio:.2f} times as many orders a minute"
+    )
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """Orders that were sent at once: how many, in how many seconds all ended, and how long each POST took."""
+    """Orders that were sent at once: how many, in how many seconds all ended, and how
+    long each POST took.
+    """
 
     n_orders: int
     seconds: float
@@ -91,12 +109,12 @@ class Crowd:
         return 60 * self.n_orders / self.seconds
 
 
-async def _time_crowd(settings: Settings, n_orders: int) -> Crowd:
+async def _time_crowd(settings: CoordinatorSettings, n_orders: int) -> Crowd:
     body = document_order(rounds=ROUNDS)
     body["model_params"]["eps"] = 0.0
     posts: list[float] = []
     began = time.perf_counter()
-    await asyncio.gather(*(_send(settings, body, posts) for _ in range(n_orders)))
+    await asyncio.gather(*(send(settings, body, posts) for _ in range(n_orders)))
     return Crowd(n_orders, time.perf_counter() - began, posts)
 
 
@@ -104,18 +122,22 @@ def _verdict(value: float, target: float) -> str:
     return "meets" if value <= target else "MISSES"
 
 
-async def _time_order(settings: Settings, method: str) -> float:
+async def _time_order(settings: CoordinatorSettings, method: str) -> float:
     body = document_order(rounds=ROUNDS, features=FEATURES, method=method)
     body["model_params"]["eps"] = 0.0
-    return await _send(settings, body, [])
+    return await send(settings, body, [])
 
 
-async def _send(settings: Settings, body: dict[str, Any], posts: list[float]) -> float:
+async def send(
+    settings: CoordinatorSettings, body: dict[str, Any], posts: list[float]
+) -> float:
     """Seconds from POST to success; what the POST took goes to `posts`."""
     token = json.loads((settings.home / "tokens.json").read_text())[str(INITIATOR)]
     headers = {"Authorization": f"Bearer {token}"}
     url = f"http://{settings.host}:{settings.port}"
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=600, trust_env=False) as client:
+    async with httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=600, trust_env=False
+    ) as client:
         began = time.perf_counter()
         answer = (await client.post("/model/train", json=body)).json()
         posts.append(time.perf_counter() - began)
@@ -127,15 +149,25 @@ async def _send(settings: Settings, body: dict[str, Any], posts: list[float]) ->
     raise RuntimeError(f"order {order_id} did not succeed")
 
 
-def _breakdown(initiator: Site, total: float) -> None:
-    """Medians over the Paillier orders, at the initiator; what its own process does not see is dispatch."""
+def _breakdown(initiator: SiteSettings, total: float) -> None:
+    """Medians over the Paillier orders, at the initiator; what its own process does not
+    see is dispatch.
+    """
     lines = [
-        line for line in (initiator.state / "agent.log").read_text().splitlines() if "Times of order" in line
+        line
+        for line in (initiator.state / "agent.log").read_text().splitlines()
+        if "Times of order" in line
     ]
     every = [json.loads(line.split(": ", 2)[-1]) for line in lines]
-    orders = every[1:][0::3]  # the warm-up goes first; then Paillier, Mask, None in turn
-    parts = _parts({name: statistics.median(times[name] for times in orders) for name in orders[0]})
-    parts["dispatch (coordinator, Prefect, start of processes)"] = max(0.0, total - sum(parts.values()))
+    orders = every[1:][
+        0::3
+    ]  # the warm-up goes first; then Paillier, Mask, None in turn
+    parts = _parts(
+        {name: statistics.median(times[name] for times in orders) for name in orders[0]}
+    )
+    parts["dispatch (coordinator, Prefect, start of processes)"] = max(
+        0.0, total - sum(parts.values())
+    )
     print("where the time of a Paillier order goes, at the initiator")
     for name, seconds in sorted(parts.items(), key=lambda item: -item[1]):
         print(f"  {name:56}{seconds:6.2f} s {seconds / total:6.0%}")
@@ -143,7 +175,9 @@ def _breakdown(initiator: Site, total: float) -> None:
 
 
 def _parts(times: dict[str, Any]) -> dict[str, float]:
-    """Disjoint parts: sending is taken out of the steps that send; waiting for others is outside the steps' work."""
+    """Disjoint parts: sending is taken out of the steps that send; waiting for others
+    is outside the steps' work.
+    """
     return {
         "extraction": times["data SQL extraction"],
         "gradient and metrics": times["local gradient"],

@@ -1,9 +1,11 @@
-"""An order of many recorded rounds over REST: seconds for each PUT and score, for listings, and bytes on disk.
+"""An order of many recorded rounds over REST: seconds for each PUT and score, for
+listings, and bytes on disk.
 
     ./run bench rounds            20 rounds of 35 clients with 50,000 float32 values each
     ./run bench rounds --full     500 rounds
 
-The API runs as it does in production, in a process of its own, with SQLite on a real disk.
+The API runs as it does in production, in a process of its own, with SQLite on a real
+disk.
 """
 
 from __future__ import annotations
@@ -47,25 +49,41 @@ def main(*, full: bool = False) -> None:
     """Prints medians and the longest of each call, and whether the TARGETS are met."""
     n_rounds = N_FULL if full else N_ROUNDS
     with tempfile.TemporaryDirectory() as folder, _served(Path(folder)) as client:
-        order_id = client.post("/orders", json={"kind": "external", "name": "benchmark"}).json()["order_id"]
+        order_id = client.post(
+            "/orders", json={"kind": "external", "name": "benchmark"}
+        ).json()["order_id"]
         print(
             f"{n_rounds} rounds, {N_CLIENTS} clients, {N_VALUES} float32 values each; seconds: median (longest)"
         )
         _report("PUT", [_put(client, order_id, round_) for round_ in range(n_rounds)])
-        n_bytes = sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors"))
+        n_bytes = sum(
+            path.stat().st_size for path in Path(folder).rglob("*.safetensors")
+        )
         print(
             f"  on disk: {n_bytes / 2**20:.0f} MiB, {n_bytes / n_rounds / N_CLIENTS / N_VALUES:.2f} bytes per value"
         )
         asked = list(range(0, n_rounds, max(1, n_rounds // 20)))
-        _report("first score", [_seconds(client, f"/anomaly/krum?k=5&round={round_}") for round_ in asked])
-        _report("second score", [_seconds(client, f"/anomaly/{score}") for score in SCORES])
+        _report(
+            "first score",
+            [_seconds(client, f"/anomaly/krum?k=5&round={round_}") for round_ in asked],
+        )
+        _report(
+            "second score", [_seconds(client, f"/anomaly/{score}") for score in SCORES]
+        )
         compared = [round_ for round_ in asked if round_]
         _report(
             "first grad_diff",
-            [_seconds(client, f"/contribution/grad_diff?round={round_}") for round_ in compared],
+            [
+                _seconds(client, f"/contribution/grad_diff?round={round_}")
+                for round_ in compared
+            ],
         )
         _report(
-            "listing", [_seconds(client, path) for path in (f"/orders/{order_id}", "/performance", "/orders")]
+            "listing",
+            [
+                _seconds(client, path)
+                for path in (f"/orders/{order_id}", "/performance", "/orders")
+            ],
         )
         _report("one round's metrics", [_seconds(client, "/performance?round=5")])
         _report("/client_grad", [_seconds(client, "/client_grad")])
@@ -89,8 +107,13 @@ def _served(home: Path) -> Iterator[httpx.Client]:
     command = [sys.executable, "-m", "deployments.server", "api"]
     try:
         with subprocess.Popen(command) as process:
-            url, headers = f"http://{settings.host}:{settings.port}", {"Authorization": f"Bearer {token}"}
-            with httpx.Client(base_url=url, headers=headers, timeout=120, trust_env=False) as client:
+            url, headers = (
+                f"http://{settings.host}:{settings.port}",
+                {"Authorization": f"Bearer {token}"},
+            )
+            with httpx.Client(
+                base_url=url, headers=headers, timeout=120, trust_env=False
+            ) as client:
                 _wait_for(client)
                 try:
                     yield client
@@ -112,12 +135,24 @@ def _wait_for(client: httpx.Client) -> None:
 
 def _put(client: httpx.Client, order_id: int, round_: int) -> float:
     random = np.random.default_rng(round_)
-    tensors = {f"gradients/{i}/dense": random.standard_normal(N_VALUES, np.float32) for i in range(N_CLIENTS)}
-    metrics = {str(i): {"accuracy": 0.5, "loss": 1.0 / (round_ + 1)} for i in range(N_CLIENTS)}
-    facts = {"sizes": dict.fromkeys(metrics, 100), "performance": {"train": metrics, "test": metrics}}
+    tensors = {
+        f"gradients/{i}/dense": random.standard_normal(N_VALUES, np.float32)
+        for i in range(N_CLIENTS)
+    }
+    metrics = {
+        str(i): {"accuracy": 0.5, "loss": 1.0 / (round_ + 1)} for i in range(N_CLIENTS)
+    }
+    facts = {
+        "sizes": dict.fromkeys(metrics, 100),
+        "performance": {"train": metrics, "test": metrics},
+    }
     body = save(tensors, metadata={"round": json.dumps(facts)})
     kind = {"Content-Type": "application/octet-stream"}
-    return _timed(lambda: client.put(f"/orders/{order_id}/rounds/{round_}", content=body, headers=kind))
+    return _timed(
+        lambda: client.put(
+            f"/orders/{order_id}/rounds/{round_}", content=body, headers=kind
+        )
+    )
 
 
 def _seconds(client: httpx.Client, path: str) -> float:
@@ -132,8 +167,15 @@ def _timed(call: Callable[[], Any]) -> float:
 
 def _report(name: str, seconds: list[float]) -> None:
     target = TARGETS.get(name)
-    verdict = f"   {'meets' if max(seconds) <= target else 'MISSES'} {target} s" if target else ""
-    print(f"  {name:22}{statistics.median(seconds):8.3f} ({max(seconds):.3f}){verdict}", flush=True)
+    verdict = (
+        f"   {'meets' if max(seconds) <= target else 'MISSES'} {target} s"
+        if target
+        else ""
+    )
+    print(
+        f"  {name:22}{statistics.median(seconds):8.3f} ({max(seconds):.3f}){verdict}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""The scores of a large round against one numpy matrix product of its size, and Sniper on a hundred clients.
+"""The scores of a large round against one numpy matrix product of its size, and Sniper
+on a hundred clients.
 
 .venv/bin/python -m benchmarks.scores
 
-A round of 100 clients with 1,000,000 float32 values each is written to a safetensors file. Krum, FoolsGold, Auror,
-Sniper and PCA together, reading the file included, are measured in turn with G @ G.T of the same values as float64, in
-memory; each figure is the best of some repetitions, because other work on the machine only ever adds. Identical clients
-take the slower way through QR and are shown beside it, without a target.
+A round of 100 clients with 1,000,000 float32 values each is written to a safetensors
+file. Krum, FoolsGold, Auror, Sniper and PCA together, reading the file included, are
+measured in turn with G @ G.T of the same values as float64, in memory; each figure is
+the best of some repetitions, because other work on the machine only ever adds.
+Identical clients take the slower way through QR and are shown beside it, without a
+target.
 """
 
 from __future__ import annotations
@@ -50,11 +53,16 @@ def main() -> None:
         time_sniper(name, points)
 
 
-def compare_with_product(name: str, gradients: NDArray[np.float32], *, target: bool) -> None:
+def compare_with_product(
+    name: str, gradients: NDArray[np.float32], *, target: bool
+) -> None:
     """All five scores from the file, one matrix product, and their ratio."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "round.safetensors"
-        save_file({f"gradient/{client}/dense": row for client, row in enumerate(gradients)}, path)
+        save_file(
+            {f"gradient/{client}/dense": row for client, row in enumerate(gradients)},
+            path,
+        )
         exact = gradients.astype(np.float64)
         ours, product = fastest(lambda: read_and_score(path), lambda: exact @ exact.T)
     print(f"{name}: five scores {ours:.3f} s, one product {product:.3f} s")
@@ -66,7 +74,9 @@ def compare_with_product(name: str, gradients: NDArray[np.float32], *, target: b
 
 def time_each(points: Floats) -> None:
     for name, seconds in zip(
-        SCORES, fastest(*(partial(score, points) for score in SCORES.values())), strict=True
+        SCORES,
+        fastest(*(partial(score, points) for score in SCORES.values())),
+        strict=True,
     ):
         print(f"  {name:12}{seconds * 1e3:8.1f} ms of it")
 
@@ -85,11 +95,17 @@ def blocks(file: Any) -> Iterator[list[NDArray[Any]]]:
 
 
 def sniper_rounds(rng: np.random.Generator) -> dict[str, Floats]:
-    """Gaussian gradients of few and of many values, and clusters of clients with noise of some sizes."""
-    gaussian = {f"Gaussian, {d} values": rng.normal(size=(N_CLIENTS, d)) for d in (2, 10, 100, 3000)}
+    """Gaussian gradients of few and of many values, and clusters of clients with noise
+    of some sizes.
+    """
+    gaussian = {
+        f"Gaussian, {d} values": rng.normal(size=(N_CLIENTS, d))
+        for d in (2, 10, 100, 3000)
+    }
     centres = rng.normal(size=(5, 100))[np.arange(N_CLIENTS) % 5]
     clustered = {
-        f"5 clusters, noise {s}": centres + s * rng.normal(size=(N_CLIENTS, 100)) for s in (0.1, 0.5, 1.0)
+        f"5 clusters, noise {s}": centres + s * rng.normal(size=(N_CLIENTS, 100))
+        for s in (0.1, 0.5, 1.0)
     }
     halves = {
         "2 clusters, 60 and 40": 9.0 * (np.arange(N_CLIENTS) < 40)[:, None]
@@ -107,7 +123,9 @@ def time_sniper(name: str, points: Floats) -> None:
 
 
 def fastest(*actions: Callable[[], Any]) -> list[float]:
-    """The seconds of each action, the best of REPETITIONS; the actions take turns, so that both see the same load."""
+    """The seconds of each action, the best of REPETITIONS; the actions take turns, so
+    that both see the same load.
+    """
     seconds = [[timed(action)[0] for action in actions] for _ in range(REPETITIONS)]
     return [min(column) for column in zip(*seconds, strict=True)]
 

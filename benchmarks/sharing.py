@@ -1,9 +1,11 @@
-"""A product and a threshold over joined rows of three providers: seconds, and bytes per row.
+"""A product and a threshold over joined rows of three providers: seconds, and bytes per
+row.
 
 .venv/bin/python -m benchmarks.sharing [rows]
 
-Dealing, all three providers (threads of this process, with openings in memory) and a receiver are timed one after the
-other, so the sum is what one machine of two cores needs for everybody's work. DECIMAL(18, 6) columns.
+Dealing, all three providers (threads of this process, with openings in memory) and a
+receiver are timed one after the other, so the sum is what one machine of two cores
+needs for everybody's work. DECIMAL(18, 6) columns.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.statistics.shared_expression import reveal
-from analytics.statistics.circuit import Plan, plan
-from analytics.statistics.expression import Expression, compare_sum, parse_expression
+from analytics.statistics.circuit import Plan
+from analytics.statistics.compiling import plan
+from analytics.statistics.expression import Expression
+from analytics.statistics.reading import compare_sum, parse_expression
 from analytics.statistics.rowwise import Column, Fixed
 from benchmarks.clock import timed
+from protocol.shares.shared_expression import reveal
 from tests.made_providers import hall_of, shares_of
 
 N_ROWS = 1_000_000
@@ -35,7 +39,9 @@ def expressions() -> dict[str, Expression]:
     return {
         "product": parsed("df1.v * df2.v"),
         "sum of products": parsed("sum(df1.v * df2.v)"),
-        "threshold": compare_sum([(alias, "v") for alias in OWNERS], ">=", threshold=Fraction(THRESHOLD)),
+        "threshold": compare_sum(
+            [(alias, "v") for alias in OWNERS], ">=", threshold=Fraction(THRESHOLD)
+        ),
         "choice": parsed("case when df1.v > df2.v then df3.v else 0 end"),
     }
 
@@ -44,7 +50,8 @@ def main(n_rows: int = N_ROWS) -> None:
     """Print times, bytes per row and whether the targets are met."""
     values = drawn(n_rows)
     columns = {
-        OWNERS[alias]: {f"{alias}.v": Column(v, np.ones(n_rows, dtype=bool))} for alias, v in values.items()
+        OWNERS[alias]: {f"{alias}.v": Column(v, np.ones(n_rows, dtype=bool))}
+        for alias, v in values.items()
     }
     types = {f"{alias}.v": Fixed.decimal(18, 6, nullable=False) for alias in OWNERS}
     print(f"{n_rows:,} joined rows, {len(OWNERS)} providers")
@@ -58,20 +65,28 @@ def main(n_rows: int = N_ROWS) -> None:
 def drawn(n_rows: int) -> dict[str, NDArray[np.int64]]:
     """Amounts around a third of the threshold, in units of 10^-6."""
     rng = np.random.default_rng(0)
-    return {alias: rng.integers(0, 2 * THRESHOLD // 3 * 10**6, n_rows) for alias in OWNERS}
+    return {
+        alias: rng.integers(0, 2 * THRESHOLD // 3 * 10**6, n_rows) for alias in OWNERS
+    }
 
 
-def measure(name: str, made: Plan, columns: dict[int, dict[str, Column]], n_rows: int) -> None:
+def measure(
+    name: str, made: Plan, columns: dict[int, dict[str, Column]], n_rows: int
+) -> None:
     dealing, hall = timed(lambda: hall_of(made, n_rows))
     hall.keep = False
     computing, shares = timed(lambda: shares_of(made, columns, n_rows, hall))
     reading, _ = timed(lambda: reveal(made, shares))
     total, target = dealing + computing + reading, TARGET_SECONDS.get(name)
     verdict = (
-        "no target" if target is None else f"target {target:.0f} s, {'met' if total <= target else 'MISSED'}"
+        "no target"
+        if target is None
+        else f"target {target:.0f} s, {'met' if total <= target else 'MISSED'}"
     )
     print(f"{name} ({made.bits(n_rows)} bits): {total:.1f} s ({verdict})")
-    print(f"  dealing {dealing:.2f} s, three providers {computing:.2f} s, a receiver {reading:.2f} s")
+    print(
+        f"  dealing {dealing:.2f} s, three providers {computing:.2f} s, a receiver {reading:.2f} s"
+    )
     sent, dealt = max(hall.n_bytes.values()), sum(map(len, hall.dealt.values()))
     share = max(map(len, shares.values()))
     print(

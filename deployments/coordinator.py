@@ -1,4 +1,6 @@
-"""The coordinator's parts as processes: Prefect, the API and the worker, started in order and kept running."""
+"""The coordinator's parts as processes: Prefect, the API and the worker, started in
+order and kept running.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,14 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from api.settings import Settings
-from deployments.processes import TIED, PartProcess, RunningParts, end_on_signals, running
+from api.settings import LOOPBACK, CoordinatorSettings
+from deployments.processes import (
+    TIED,
+    PartProcess,
+    RunningParts,
+    end_on_signals,
+    running,
+)
 from deployments.serving import check_port
 from deployments.state import (
     coordinator_token,
@@ -29,8 +37,12 @@ from protocol.errors import Conflict, ConsiliumError
 START_SECONDS = 120.0
 
 
-def parts_of_coordinator(settings: Settings, *, expected: int) -> list[PartProcess]:
-    """Prefect (unless another address is given), the API and the worker, in the order in which they start."""
+def parts_of_coordinator(
+    settings: CoordinatorSettings, *, expected: int
+) -> list[PartProcess]:
+    """Prefect (unless another address is given), the API and the worker, in the order
+    in which they start.
+    """
     python, log = sys.executable, settings.folder / "log"
     auth = prefect_auth(settings)
     parts = []
@@ -42,22 +54,24 @@ def parts_of_coordinator(settings: Settings, *, expected: int) -> list[PartProce
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_LOGGING_LEVEL": "WARNING",
             "PREFECT_UI_API_URL": settings.prefect_url,
-            **_frugal(local=expected > 0),
+            **prefect_variables(),
             **({"PREFECT_SERVER_API_AUTH_STRING": auth} if auth else {}),
         }
         command = [
             python,
             "-m",
             "deployments.prefect_server",
-            "server",
-            "start",
+            # Never beyond this machine: agents come through the API's gateway.
             "--host",
-            settings.host,
+            LOOPBACK[0],
             "--port",
             port,
         ]
         parts.append(PartProcess("prefect", command, home / "server.log", server))
-    own_home = {"PREFECT_HOME": str(settings.folder / "prefect-client"), "PREFECT_LOGGING_LEVEL": "WARNING"}
+    own_home = {
+        "PREFECT_HOME": str(settings.folder / "prefect-client"),
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+    }
     api = [python, "-m", "deployments.server", "api", "--expect-agents", str(expected)]
     worker = [python, "-m", "deployments.server", "worker"]
     parts.append(PartProcess("api", api, log / "api.log", own_home))
@@ -70,28 +84,41 @@ def starts_prefect() -> bool:
     return "CONSILIUM_PREFECT_URL" not in os.environ
 
 
-def prefect_port(settings: Settings) -> int:
+def prefect_port(settings: CoordinatorSettings) -> int:
     return urlsplit(settings.prefect_url).port or 0
 
 
-def _frugal(*, local: bool) -> dict[str, str]:
-    """Prefect writes each task's states in batches, not one by one: on SQLite single writes lock each other out.
+CLOSED = {
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+}
+"""Of what `deployments.prefect_server` has no routes, neither services nor tables."""
 
-    On one machine its event feed and automations, a third of its time, are off; nobody looks at them there.
+
+def prefect_variables() -> dict[str, str]:
+    """How much Prefect writes and keeps, unless the environment says otherwise.
+
+    It writes each task's states in batches, not one by one: on SQLite single writes
+    lock each other out (decision 26). Its feed of events, nine tenths of its database
+    and a third of its time, is not stored; an operator who stores it has it for hours.
+    Once a day it looks for logs and artifacts whose run is gone: a process that dies
+    while it deletes a run leaves some.
     """
     own = {
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
+        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "PT6H",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,orphans",
     }
-    if local:
-        own["PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED"] = "false"
-        own["PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED"] = "false"
-    return {name: os.environ.get(name, value) for name, value in own.items()}
+    chosen = {name: os.environ.get(name, value) for name, value in own.items()}
+    return {**chosen, **CLOSED}
 
 
-def make_ready(settings: Settings) -> list[int]:
-    """What the coordinator's parts need before they start, made where it is missing; the hospitals' user ids.
+def make_ready(settings: CoordinatorSettings) -> list[int]:
+    """What the coordinator's parts need before they start, made where it is missing;
+    the hospitals' user ids.
 
     Conflict for what is damaged or was lost (codes of `deployments.state`).
     """
@@ -107,31 +134,40 @@ def make_ready(settings: Settings) -> list[int]:
 
 @contextlib.asynccontextmanager
 async def coordinator(
-    settings: Settings,
+    settings: CoordinatorSettings,
     *,
     agents: Sequence[PartProcess] = (),
     environment: Mapping[str, str] | None = None,
     restart: bool,
 ) -> AsyncIterator[RunningParts]:
-    """The coordinator's parts, and agents of this machine beside them, that can take an order; nothing is left running.
+    """The coordinator's parts, and agents of this machine beside them, that can take an
+    order; nothing is left running.
 
     `environment` is added to that of the coordinator's worker and of the agents.
     """
     hospital_ids = make_ready(settings)
-    async with running(restart=restart) as parts, httpx.AsyncClient(trust_env=False) as client:
+    async with (
+        running(restart=restart) as parts,
+        httpx.AsyncClient(trust_env=False) as client,
+    ):
         *servers, worker = parts_of_coordinator(settings, expected=len(agents))
         for part in servers:
             await parts.add(part)
         await _until(client, f"{settings.prefect_url}/health", parts)
         await _deploy(settings, hospital_ids)
         for part in (worker, *agents):
-            await parts.add(replace(part, environment={**part.environment, **(environment or {})}))
+            await parts.add(
+                replace(part, environment={**part.environment, **(environment or {})})
+            )
         await _until(client, f"http://{settings.host}:{settings.port}/health", parts)
         yield parts
 
 
 async def _until(client: httpx.AsyncClient, url: str, parts: RunningParts) -> None:
-    """Waits until an address answers 200. There is no event to wait for: the process is only starting."""
+    """Waits until an address answers 200.
+
+    There is no event to wait for: the process is only starting.
+    """
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     while True:
         with contextlib.suppress(httpx.HTTPError):
@@ -139,23 +175,39 @@ async def _until(client: httpx.AsyncClient, url: str, parts: RunningParts) -> No
                 return
         parts.check()
         if parts.died.is_set() or asyncio.get_running_loop().time() > deadline:
-            raise ConsiliumError(f"{url} does not answer.", remedy="Read the logs of the parts named above.")
+            raise ConsiliumError(
+                f"{url} does not answer.",
+                remedy="Read the logs of the parts named above.",
+            )
         await asyncio.sleep(0.1)
 
 
-async def _deploy(settings: Settings, hospital_ids: list[int]) -> None:
+async def _deploy(settings: CoordinatorSettings, hospital_ids: list[int]) -> None:
     """In a process of its own: Prefect reads its settings when it is imported."""
-    environment = {**os.environ, "PREFECT_HOME": str(settings.folder / "prefect-client")}
-    command = [*TIED, str(os.getpid()), sys.executable, "-m", "deployments.server", "deploy"]
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(settings.folder / "prefect-client"),
+    }
+    command = [
+        *TIED,
+        str(os.getpid()),
+        sys.executable,
+        "-m",
+        "deployments.server",
+        "deploy",
+    ]
     process = await asyncio.create_subprocess_exec(
         *command, env=environment, stdout=asyncio.subprocess.DEVNULL
     )
     if await process.wait():
-        raise ConsiliumError("Prefect's deployments could not be made.", remedy="The lines above say why.")
+        raise ConsiliumError(
+            "Prefect's deployments could not be made.",
+            remedy="The lines above say why.",
+        )
 
 
 @contextlib.contextmanager
-def alone(settings: Settings) -> Iterator[None]:
+def alone(settings: CoordinatorSettings) -> Iterator[None]:
     """One federation for each CONSILIUM_HOME."""
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (settings.home / "lock").open("w") as file:
@@ -169,7 +221,7 @@ def alone(settings: Settings) -> Iterator[None]:
         yield
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: CoordinatorSettings) -> int:
     """`./run server`: the coordinator's half in production; hospitals are elsewhere."""
 
     async def run() -> None:
@@ -180,21 +232,26 @@ def serve(settings: Settings) -> int:
     with alone(settings):
         check_port(settings.host, settings.port, "CONSILIUM_API_PORT")
         if starts_prefect():
-            check_port(settings.host, prefect_port(settings), "CONSILIUM_PREFECT_PORT")
+            check_port(LOOPBACK[0], prefect_port(settings), "CONSILIUM_PREFECT_PORT")
         asyncio.run(until_signal(run()))
     return 0
 
 
 async def until_signal(work: Coroutine[Any, Any, None]) -> None:
-    """Runs `work` until SIGINT or SIGTERM, which may also come while it is still starting."""
+    """Runs `work` until SIGINT or SIGTERM, which may also come while it is still
+    starting.
+    """
     end_on_signals()
     with contextlib.suppress(asyncio.CancelledError):
         await work
 
 
-def say_addresses(settings: Settings) -> None:
+def say_addresses(settings: CoordinatorSettings) -> None:
     """Where the coordinator and Prefect are reached."""
-    print(f"Coordinator  http://{settings.host}:{settings.port}  (API at /docs)", file=sys.stderr)
+    print(
+        f"Coordinator  http://{settings.host}:{settings.port}  (API at /docs)",
+        file=sys.stderr,
+    )
     print(
         f"Prefect      {settings.prefect_page}  (auth string in {settings.folder / 'prefect_auth'})",
         file=sys.stderr,

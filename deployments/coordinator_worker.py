@@ -1,4 +1,4 @@
-"""The worker of pool `coordinator`: the same worker as a hospital's, with the coordinator's flows."""
+"""The worker of pool `coordinator`: a hospital's, with the coordinator's flows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import WorkerFlowRunResponse
 
-from api.settings import Settings
+from api.settings import CoordinatorSettings
 from flows import coordinator_runs
 from tasks.flow_process import preload
 from tasks.post import Post
@@ -26,45 +26,61 @@ OF_SCHEDULES = ("scheduled-statistics",)
 
 
 class CoordinatorWorker(FlowWorker):
-    """As a hospital's worker, for the coordinator's own pool. Its flow ends after those of the hospitals."""
+    """As a hospital's worker, for the coordinator's own pool.
+
+    Its flow ends after those of the hospitals.
+    """
 
     type = "coordinator"
     stop_grace_seconds = 30.0
     _description = "Runs the coordinator's flow of an order."
 
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
-        """Prefect's list, which is cut at 200 and may be full of orders that wait, and beside it the runs of all orders
-        that have their places."""
+        """Prefect's list, and beside it the runs of all orders that have their places.
+
+        Prefect's is cut at 200, and may be full of orders that wait.
+        """
         listed = await super()._get_scheduled_flow_runs()
         answer = await self._post.ask("GET", "/exchange/admitted")
-        admitted = {UUID(flow_run_id) for flow_run_id in answer["flow_run_ids"]}
-        unlisted = admitted - {entry.flow_run.id for entry in listed} - set(self._work)
+        unlisted = {UUID(flow_run_id) for flow_run_id in answer["flow_run_ids"]}
+        unlisted -= {entry.flow_run.id for entry in listed}
+        unlisted -= set(self._work)
         if not unlisted:
             return listed
+        # Not those that have begun, or ended, since the coordinator was asked.
+        scheduled = FlowRunFilterStateType(any_=[StateType.SCHEDULED])
         wanted = FlowRunFilter(
             id=FlowRunFilterId(any_=list(unlisted)),
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+            state=FlowRunFilterState(type=scheduled),
         )
         for flow_run in await self.client.read_flow_runs(flow_run_filter=wanted):
             assert flow_run.work_pool_id is not None
             assert flow_run.work_queue_id is not None
             entry = WorkerFlowRunResponse(
-                work_pool_id=flow_run.work_pool_id, work_queue_id=flow_run.work_queue_id, flow_run=flow_run
+                work_pool_id=flow_run.work_pool_id,
+                work_queue_id=flow_run.work_queue_id,
+                flow_run=flow_run,
             )
             listed.append(entry)
         return listed
 
     async def withdraw(self, order_id: int) -> None:
-        (await self._post.send("POST", f"/orders/{order_id}/cancel")).raise_for_status()
+        answer = await self._post.send("POST", f"/orders/{order_id}/cancel")
+        answer.raise_for_status()
 
 
-def main(settings: Settings) -> None:
+def main(settings: CoordinatorSettings) -> None:
     """Runs until SIGINT or SIGTERM."""
     preload([coordinator_runs.__name__])
     asyncio.run(_work(settings))
 
 
-async def _work(settings: Settings) -> None:
+async def _work(settings: CoordinatorSettings) -> None:
+    def read_token() -> str:
+        path = Path(settings.folder / "token")
+        return path.read_text().strip()
+
+    # No proxy of the environment: the API is on this machine.
     async with httpx.AsyncClient(
         base_url=f"http://{settings.host}:{settings.port}", trust_env=False
     ) as client:
@@ -72,7 +88,7 @@ async def _work(settings: Settings) -> None:
             "coordinator",
             flows=coordinator_runs,
             of_schedules=OF_SCHEDULES,
-            post=Post(client, lambda: Path(settings.folder / "token").read_text().strip()),
+            post=Post(client, read_token),
             locks=settings.folder / "runs",
         )
         await work_until_signal(worker)

@@ -1,6 +1,8 @@
-"""python die_with_parent.py PARENT PROGRAM ARGUMENT...: becomes the program, and dies with its parent.
+"""python die_with_parent.py PARENT PROGRAM ARGUMENT...: becomes the program, and dies
+with its parent.
 
-The kernel sends SIGKILL when the parent is gone, however it went. Standard library only: each part starts through it.
+The kernel sends SIGKILL when the parent is gone, however it went. Standard library
+only: each part starts through it.
 """
 
 import ctypes
@@ -17,7 +19,7 @@ def main() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != int(sys.argv[1]):
             sys.exit(1)  # it went before the kernel was asked
-    os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 (a fixed argument list, no shell)
+    os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606
 
 
 if __name__ == "__main__":

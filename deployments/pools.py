@@ -1,4 +1,7 @@
-"""Makes work pools and deployments: the flows from prefect.yaml, the hospitals from the coordinator's registry."""
+"""Makes work pools and deployments.
+
+The flows are from prefect.yaml, the hospitals from the coordinator's registry.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +18,38 @@ PREFECT_YAML = Path(__file__).parent.parent / "prefect.yaml"
 _PER_HOSPITAL = "<user_id>"
 
 
-def planned(hospital_ids: Iterable[int], text: str | None = None) -> list[dict[str, Any]]:
-    """The deployments to make: those of prefect.yaml, per-hospital ones once for each hospital."""
-    entries = yaml.safe_load(text or PREFECT_YAML.read_text())["deployments"]
-    plan = [entry for entry in entries if _PER_HOSPITAL not in entry["work_pool"]["name"]]
+def planned(
+    hospital_ids: Iterable[int], text: str | None = None
+) -> list[dict[str, Any]]:
+    """The deployments to make: those of prefect.yaml.
+
+    Per-hospital ones once for each hospital.
+    """
+    document = yaml.safe_load(text or PREFECT_YAML.read_text())
+    plan = []
+    per_hospital = []
+    for entry in document["deployments"]:
+        if _PER_HOSPITAL in entry["work_pool"]["name"]:
+            per_hospital.append(entry)
+        else:
+            plan.append(entry)
     for user_id in hospital_ids:
-        for entry in entries:
-            if _PER_HOSPITAL in entry["work_pool"]["name"]:
-                plan.append(_for_hospital(entry, str(user_id)))
+        for entry in per_hospital:
+            plan.append(_for_hospital(entry, str(user_id)))
     return plan
 
 
 def _for_hospital(entry: dict[str, Any], user_id: str) -> dict[str, Any]:
-    return {
-        **entry,
-        "name": entry["name"].replace(_PER_HOSPITAL, user_id),
-        "work_pool": {"name": entry["work_pool"]["name"].replace(_PER_HOSPITAL, user_id)},
-    }
+    name = entry["name"].replace(_PER_HOSPITAL, user_id)
+    pool = entry["work_pool"]["name"].replace(_PER_HOSPITAL, user_id)
+    return {**entry, "name": name, "work_pool": {"name": pool}}
 
 
 async def deploy(client: PrefectClient, hospital_ids: Iterable[int]) -> list[str]:
-    """Makes or updates every pool and deployment; returns their names. Safe to run again at any time."""
+    """Makes or updates every pool and deployment; returns their names.
+
+    Safe to run again at any time.
+    """
     made = []
     for entry in planned(hospital_ids):
         pool = entry["work_pool"]["name"]
@@ -46,6 +60,7 @@ async def deploy(client: PrefectClient, hospital_ids: Iterable[int]) -> list[str
             work_pool_name=pool,
             entrypoint=entry["entrypoint"],
             description=entry.get("description"),
+            # A run takes one number and nothing else; the worker looks at it again.
             parameter_openapi_schema={
                 "type": "object",
                 "properties": {"order_id": {"type": "integer"}},
@@ -60,7 +75,9 @@ async def deploy(client: PrefectClient, hospital_ids: Iterable[int]) -> list[str
 async def _make_pool(client: PrefectClient, name: str) -> None:
     """By POST: Prefect's own command refuses a pool type that it does not know."""
     kind = "coordinator" if name == "coordinator" else "hospital"
+    # No job template: the workers read none.
+    pool = WorkPoolCreate(name=name, type=kind, base_job_template={})
     try:
-        await client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template={}))
+        await client.create_work_pool(pool)
     except ObjectAlreadyExists:
         return

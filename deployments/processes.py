@@ -1,7 +1,7 @@
 """Starts the processes of a federation, starts again what dies, and ends them all.
 
-A part never outlives the process that started it, not even where that is killed: `die_with_parent.py` has
-the kernel see to it.
+A part never outlives the process that started it, not even where that is killed:
+`die_with_parent.py` has the kernel see to it.
 """
 
 from __future__ import annotations
@@ -54,24 +54,36 @@ class PartProcess:
     def last_words(self) -> str:
         """The last line of its output."""
         with self.log.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_BYTES))
-            lines = log.read().decode("utf-8", "replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(0, size - _LAST_BYTES))
+            # The first of these bytes may be the middle of a character.
+            text = log.read().decode("utf-8", "replace")
+        for line in reversed(text.split("\n")):
+            if line.strip():
+                return line.strip()
+        return ""
 
 
 class RunningParts:
-    """Running parts. Each stands in a session of its own, so that Ctrl-C reaches this process alone."""
+    """Running parts.
+
+    Each stands in a session of its own, so that Ctrl-C reaches this process alone.
+    """
 
     def __init__(self, *, restart: bool) -> None:
         self.parts: dict[str, PartProcess] = {}
-        self._restart, self._stopping = restart, False
+        self._restart = restart
+        self._stopping = False
         self._keepers: list[asyncio.Task[None]] = []
         self.died = asyncio.Event()
         self.not_ready = asyncio.Event()
         self._why = ""
 
     def check(self) -> None:
-        """Conflict (code not_ready) where a part has said that a person has to put something right first."""
+        """Conflict (code not_ready) where a part cannot run.
+
+        It has said that a person has to put something right first.
+        """
         if self.not_ready.is_set():
             raise Conflict(self._why, remedy="Then start again.", code="not_ready")
 
@@ -86,14 +98,20 @@ class RunningParts:
         process = await part.start()
         self._keepers.append(asyncio.create_task(self._keep(part, process)))
 
-    async def _keep(self, part: PartProcess, process: asyncio.subprocess.Process) -> None:
+    async def _keep(
+        self, part: PartProcess, process: asyncio.subprocess.Process
+    ) -> None:
         pause = 0.5
         while True:
             code = await process.wait()
             if self._stopping:
                 return
-            print(f"{part.name} ended with code {code}; its output is in {part.log}", file=sys.stderr)
-            if code == ExitCode.NOT_READY:  # started again, it would say the same again
+            print(
+                f"{part.name} ended with code {code}; its output is in {part.log}",
+                file=sys.stderr,
+            )
+            if code == ExitCode.NOT_READY:
+                # Started again, it would say the same again.
                 self._why = f"{part.name} cannot run. {part.last_words()}"
                 self.not_ready.set()
             if code == ExitCode.NOT_READY or not self._restart:
@@ -104,13 +122,19 @@ class RunningParts:
             process = await part.start()
 
     async def stop(self) -> None:
-        """SIGTERM for all, the coordinator's and Prefect's parts last; SIGKILL for who does not listen."""
+        """SIGTERM for all, then SIGKILL for who does not listen."""
+        # Keepers first: none may start again what is ended here.
         self._stopping = True
         for keeper in self._keepers:
             keeper.cancel()
-        for part in reversed(list(self.parts.values())):
+        # In the other order than they began: the coordinator's and Prefect's parts last.
+        parts = [*self.parts.values()]
+        for part in reversed(parts):
             _signal(part, signal.SIGTERM)
-        waiting = [asyncio.create_task(p.process.wait()) for p in self.parts.values() if p.process]
+        waiting = []
+        for part in parts:
+            if part.process:
+                waiting.append(asyncio.create_task(part.process.wait()))
         if waiting:
             await asyncio.wait(waiting, timeout=STOP_SECONDS)
         for part in self.parts.values():
@@ -120,6 +144,7 @@ class RunningParts:
 
 def _signal(part: PartProcess, number: signal.Signals) -> None:
     if part.process is not None and part.process.returncode is None:
+        # It may end in between.
         with contextlib.suppress(ProcessLookupError):
             part.process.send_signal(number)
 
@@ -135,9 +160,12 @@ async def running(*, restart: bool) -> AsyncIterator[RunningParts]:
 
 
 def end_on_signals() -> None:
-    """The first SIGINT or SIGTERM cancels the task that calls this, wherever it stands; further ones do not disturb
-    its ending."""
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    """The first SIGINT or SIGTERM cancels the task that calls this.
+
+    Wherever it stands; further ones do not disturb its ending.
+    """
+    task = asyncio.current_task()
+    loop = asyncio.get_running_loop()
     assert task is not None
 
     def end() -> None:

@@ -1,4 +1,6 @@
-"""What every part that serves does before it starts: look whether its port is free, and say why it cannot start."""
+"""What every part that serves does before it starts: look whether its port is free, and
+say why it cannot start.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from tasks.exit_codes import ExitCode
 
 
 def exit_code(error: ConsiliumError) -> int:
-    """Of a part that cannot start: whoever keeps it running is told whether to try again."""
+    """Of a part that cannot start: whoever keeps it running is told whether to try
+    again.
+    """
     return ExitCode.NOT_READY if isinstance(error, BadRequest | Conflict) else 2
 
 
@@ -25,9 +29,15 @@ def said(error: OSError) -> ConsiliumError:
 
 
 def check_port(host: str, port: int, name: str) -> None:
-    """BadRequest (code `name`, the variable that sets it) for a port that nothing can listen on here."""
+    """BadRequest (code `name`, the variable that sets it) for a port that nothing can
+    listen on here.
+    """
     if (why := why_not(host, port)) is not None:
-        raise BadRequest(f"Port {port} of {host} {why}.", remedy=f"Set {name} to a free one.", code=name)
+        raise BadRequest(
+            f"Port {port} of {host} {why}.",
+            remedy=f"Set {name} to a free one.",
+            code=name,
+        )
 
 
 def why_not(host: str, port: int) -> str | None:
@@ -38,5 +48,9 @@ def why_not(host: str, port: int) -> str | None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            return "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            return (
+                "is taken"
+                if error.errno == errno.EADDRINUSE
+                else f"cannot be used ({error.strerror})"
+            )
     return None

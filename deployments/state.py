@@ -1,4 +1,5 @@
-"""What the coordinator keeps on disk: its secrets, its tokens and its store; and whether there was a store before.
+"""What the coordinator keeps on disk: its secrets, its tokens and its store; and
+whether there was a store before.
 
     coordinator/store.sqlite    the store, unless CONSILIUM_STORE_URL names another
     coordinator/store_made      the mark that a store has been made for this home
@@ -7,8 +8,9 @@
     coordinator/page_key        the key of the page's cookies
     tokens.json                 of `./run up` and `./run demo`: the operator's token and each hospital's user's
 
-Every file is written whole or not at all. One that is empty or damaged is refused with what to do about it, never
-replaced by a default: Prefect would run without a password, orders would be numbered anew, tokens would stop working.
+Every file is written whole or not at all. One that is empty or damaged is refused with
+what to do about it, never replaced by a default: Prefect would run without a password,
+orders would be numbered anew, tokens would stop working.
 
 Decision 57.
 """
@@ -23,7 +25,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from api.settings import Settings
+from api.settings import CoordinatorSettings
 from api.store import Store
 from protocol.errors import Conflict
 from protocol.machine.disk import make_private_folder, write_durably
@@ -37,13 +39,19 @@ OPERATOR = "operator"
 
 
 def write_secret(path: Path, text: str) -> None:
-    """A file that only its owner may read; whole and on disk when this returns, or as it was before."""
+    """A file that only its owner may read.
+
+    Whole and on disk when this returns, or as it was before.
+    """
     make_private_folder(path.parent)
     write_durably(path, text.encode())
 
 
 def read_secret(path: Path, remedy: str) -> str | None:
-    """The one line of a file; None where there is no file. Conflict (code secret) for one that holds no secret."""
+    """The one line of a file; None where there is no file.
+
+    Conflict (code secret) for one that holds no secret.
+    """
     try:
         text = path.read_bytes().decode("ascii").strip()
     except FileNotFoundError:
@@ -55,21 +63,23 @@ def read_secret(path: Path, remedy: str) -> str | None:
     return text
 
 
-def make_prefect_auth(settings: Settings) -> None:
-    """Prefect's auth string, made once: a Prefect server that we start never answers without one."""
+def make_prefect_auth(settings: CoordinatorSettings) -> None:
+    """Prefect's auth string, made once: a Prefect server that we start never answers
+    without one.
+    """
     if prefect_auth(settings) is None:
         write_secret(_prefect_auth_path(settings), f"consilium:{secrets.token_hex(24)}")
 
 
-def prefect_auth(settings: Settings) -> str | None:
-    """Prefect's own auth string, `user:password`; None where none was made or put there.
+def prefect_auth(settings: CoordinatorSettings) -> str | None:
+    """Prefect's own auth string, `user:password`; None where none was made or put
+    there.
 
-    Conflict (code secret) for a file without one: Prefect, which is told an empty one, asks for no password at all.
+    Conflict (code secret) for a file without one: Prefect, which is told an empty one,
+    asks for no password at all.
     """
     path = _prefect_auth_path(settings)
-    remedy = (
-        "Restore it from the backup, or write one line user:password, mode 0600, and hand it to all agents."
-    )
+    remedy = "Restore it from the backup, or write one line user:password, mode 0600; nobody else needs it."
     text = read_secret(path, remedy)
     if text is not None:
         user, _, password = text.partition(":")
@@ -78,17 +88,23 @@ def prefect_auth(settings: Settings) -> str | None:
     return text
 
 
-def _prefect_auth_path(settings: Settings) -> Path:
+def _prefect_auth_path(settings: CoordinatorSettings) -> Path:
     return settings.folder / "prefect_auth"
 
 
-def page_key(settings: Settings) -> bytes:
-    """The key of the page's cookies, made once; without its file everybody signs in again."""
+def page_key(settings: CoordinatorSettings) -> bytes:
+    """The key of the page's cookies, made once.
+
+    Without its file everybody signs in again.
+    """
     path = settings.folder / "page_key"
-    remedy = "Remove it: a new one is made at the next start, and everybody signs in again."
+    remedy = (
+        "Remove it: a new one is made at the next start, and everybody signs in again."
+    )
     text = read_secret(path, remedy)
     if text is None:
-        text = base64.urlsafe_b64encode(secrets.token_bytes(PAGE_KEY_BYTES)).decode()
+        key = secrets.token_bytes(PAGE_KEY_BYTES)
+        text = base64.urlsafe_b64encode(key).decode()
         write_secret(path, text)
     try:
         n_bytes = len(base64.urlsafe_b64decode(text))
@@ -106,10 +122,14 @@ def new_token(store: Store, role: str, user_id: int | None = None) -> str:
     return token
 
 
-def coordinator_token(settings: Settings, store: Store) -> Path:
-    """The file with the token of the coordinator's own flows; made anew where the store does not know it."""
+def coordinator_token(settings: CoordinatorSettings, store: Store) -> Path:
+    """The file with the token of the coordinator's own flows.
+
+    Made anew where the store does not know it.
+    """
     path = settings.folder / "token"
     token = read_secret(path, "Remove it: a new one is made at the next start.")
+    # The store keeps hashes: a token that it has lost cannot be told to it again.
     if token is None or store.hospitals.caller(token) is None:
         write_secret(path, new_token(store, "coordinator"))
     return path
@@ -122,13 +142,15 @@ def _no_secret(path: Path, remedy: str) -> Conflict:
 # Tokens of a federation on one machine
 
 
-def tokens_path(settings: Settings) -> Path:
+def tokens_path(settings: CoordinatorSettings) -> Path:
     return settings.home / "tokens.json"
 
 
-def read_tokens(settings: Settings) -> dict[str, str]:
-    """Tokens by user id, and the operator's; empty where none were made yet. Conflict (code tokens) for a damaged
-    file."""
+def read_tokens(settings: CoordinatorSettings) -> dict[str, str]:
+    """Tokens by user id, and the operator's; empty where none were made yet.
+
+    Conflict (code tokens) for a damaged file.
+    """
     path = tokens_path(settings)
     try:
         tokens = json.loads(path.read_bytes())
@@ -136,13 +158,15 @@ def read_tokens(settings: Settings) -> dict[str, str]:
         return {}
     except (ValueError, RecursionError):
         raise damaged_tokens(path) from None
-    is_whole = isinstance(tokens, dict) and OPERATOR in tokens
-    if not is_whole or not all(isinstance(token, str) and token.strip() for token in tokens.values()):
+    if not isinstance(tokens, dict) or OPERATOR not in tokens:
         raise damaged_tokens(path)
-    return dict(tokens)
+    for token in tokens.values():
+        if not isinstance(token, str) or not token.strip():
+            raise damaged_tokens(path)
+    return tokens
 
 
-def write_tokens(settings: Settings, tokens: dict[str, str]) -> None:
+def write_tokens(settings: CoordinatorSettings, tokens: dict[str, str]) -> None:
     write_secret(tokens_path(settings), json.dumps(tokens, indent=2))
 
 
@@ -157,12 +181,13 @@ def damaged_tokens(path: Path) -> Conflict:
 # The store
 
 
-def open_store(settings: Settings) -> Store:
+def open_store(settings: CoordinatorSettings) -> Store:
     """The store at this version's schema.
 
-    Conflict (code store_missing) for none or an empty one where there was one before: orders would be numbered anew,
-    and hospitals refuse a number that they have had. `begin_store` is for who means it. A first start, and one that
-    died before it had a store, goes on.
+    Conflict (code store_missing) for none or an empty one where there was one before:
+    orders would be numbered anew, and hospitals refuse a number that they have had.
+    `begin_store` is for who means it. A first start, and one that died before it had a
+    store, goes on.
     """
     with _opening(settings) as store:
         left = _left_of_a_store(settings)
@@ -177,8 +202,11 @@ def open_store(settings: Settings) -> Store:
     return store
 
 
-def begin_store(settings: Settings) -> Store:
-    """An empty store where an earlier one was lost. Conflict (code store) where there is one."""
+def begin_store(settings: CoordinatorSettings) -> Store:
+    """An empty store where an earlier one was lost.
+
+    Conflict (code store) where there is one.
+    """
     with _opening(settings) as store:
         if not store.is_empty():
             raise Conflict(
@@ -191,7 +219,7 @@ def begin_store(settings: Settings) -> Store:
 
 
 @contextlib.contextmanager
-def _opening(settings: Settings) -> Iterator[Store]:
+def _opening(settings: CoordinatorSettings) -> Iterator[Store]:
     """A store that stays open unless something is wrong with it."""
     store = Store(settings.store_url)
     try:
@@ -201,18 +229,32 @@ def _opening(settings: Settings) -> Iterator[Store]:
         raise
 
 
-def _make(settings: Settings, store: Store) -> None:
-    """Makes the tables that are missing, and only then the mark: who dies between them finds a store."""
+def _make(settings: CoordinatorSettings, store: Store) -> None:
+    """Makes the tables that are missing, and only then the mark.
+
+    Who dies between them finds a store.
+    """
     make_private_folder(settings.folder)
     store.migrate()
     mark = settings.folder / "store_made"
     if not mark.exists():
-        write_secret(mark, "A store has been made for this home. Where there is none now, it was lost.\n")
+        write_secret(
+            mark,
+            "A store has been made for this home. Where there is none now, it was lost.\n",
+        )
 
 
-def _left_of_a_store(settings: Settings) -> Path | None:
-    """What is there only after a store was. An earlier version has no mark, but made these after its store; not so
-    prefect_auth, which stands before a first start has a store."""
-    folder = settings.folder
-    after = [folder / name for name in ("store_made", "token", "page_key", "rounds")]
-    return next((path for path in [*after, tokens_path(settings)] if path.exists()), None)
+def _left_of_a_store(settings: CoordinatorSettings) -> Path | None:
+    """What is there only after a store was.
+
+    An earlier version has no mark, but made these after its store; not so prefect_auth,
+    which stands before a first start has a store.
+    """
+    for name in ("store_made", "token", "page_key", "rounds"):
+        path = settings.folder / name
+        if path.exists():
+            return path
+    tokens = tokens_path(settings)
+    if tokens.exists():
+        return tokens
+    return None

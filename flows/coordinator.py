@@ -1,28 +1,33 @@
 """The order of events at the coordinator: in a training order, and in joint statistics.
 
-What happens in each step stands in tasks/coordinator. Nothing here needs Prefect: a federation in one process runs the
-same events. `flows.coordinator_runs` are Prefect's flows around them.
+What happens in each step stands in tasks/coordinator. Nothing here needs Prefect: a
+federation in one process runs the same events. `flows.coordinator_runs` are Prefect's
+flows around them.
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 from protocol.training_request import folds
-from tasks.coordinator import statistics, training
-from tasks.coordinator.order import Show
+from tasks.coordinator import cells, statistics, training
+from tasks.coordinator.order import Record, Show
 from tasks.coordinator.statistics import CoordinatedStatistics
 from tasks.coordinator.training import CoordinatedTraining
 
 
 def coordinate_training(order: CoordinatedTraining, show: Show) -> None:
-    """Acceptances; for each fold standardization and rounds until a final one; then the models are in the vaults."""
+    """Acceptances, the model's columns; for each fold joint moments, then rounds until a
+    final one.
+
+    Then the models are in the vaults.
+    """
     training.collect_acceptances(order)
-    summary: dict[str, Any] = {}
-    records: list[dict[str, Any]] = []
+    training.agree_on_columns(order)
+    summary: Record = {}
+    records: list[Record] = []
     for fold in folds(order.request):
-        if order.request.model_params.standardize:
+        if order.request.takes_moments:
             training.aggregate(order, "mean", fold)
             training.aggregate(order, "variance", fold)
         record = _run_rounds(order, fold, show)
@@ -32,12 +37,14 @@ def coordinate_training(order: CoordinatedTraining, show: Show) -> None:
     *of_folds, _ = records
     if of_folds:
         summary["held_out"] = training.summarize_folds(order, of_folds)
+    summary["rows"] = training.summarize_rows(order)
     training.wait_for_models(order)
     order.record(end="success", summary=summary)
 
 
-def _run_rounds(order: CoordinatedTraining, fold: int, show: Show) -> dict[str, Any]:
-    # After a restart the last recorded round is looked at again: its sum may not have been given away.
+def _run_rounds(order: CoordinatedTraining, fold: int, show: Show) -> Record:
+    # After a restart the last recorded round is looked at again: its sum may not have
+    # been given away.
     recorded = order.recorded_rounds(fold)
     for record in recorded[:-1]:
         show(record)
@@ -51,7 +58,9 @@ def _run_rounds(order: CoordinatedTraining, fold: int, show: Show) -> dict[str, 
 
 
 def coordinate_statistics(order: CoordinatedStatistics, show: Show) -> None:
-    """Acceptances; sums of pooled rows, or matching and dealing for joined ones; then the receivers hold the result."""
+    """Acceptances; cells and sums of pooled rows, or matching and dealing for joined ones; then
+    the receivers hold the result.
+    """
     statistics.collect_acceptances(order)
     if order.request.is_joined:
         plan = statistics.agree_on_plan(order)
@@ -59,6 +68,7 @@ def coordinate_statistics(order: CoordinatedStatistics, show: Show) -> None:
             n_rows = statistics.match_keys(order)
             statistics.deal(order, plan, n_rows=n_rows, show=show)
     else:
+        cells.compare_cells(order, show)
         for round_ in itertools.count():
             if not statistics.add_round(order, round_, show):
                 break

@@ -1,6 +1,7 @@
 """The coordinator's Prefect flows: which runs an order has, and how its own run ends.
 
-The order of events stands in flows/coordinator.py, which a federation in one process runs without Prefect.
+The order of events stands in flows/coordinator.py, which a federation in one process
+runs without Prefect.
 
 Decision 52.
 """
@@ -18,16 +19,25 @@ from protocol.exchange import Exchange
 from tasks.coordinator import schedules, statistics, training
 from tasks.coordinator.order import Show
 from tasks.coordinator.place import at_coordinator, dispatch, withdraw
-from tasks.coordinator.progress import DrawnProgress, OrderPicture, StatisticsPicture, TrainingPicture
+from tasks.coordinator.progress import (
+    DrawnProgress,
+    OrderPicture,
+    StatisticsPicture,
+    TrainingPicture,
+)
 from tasks.coordinator.statistics import CoordinatedStatistics
 from tasks.coordinator.training import CoordinatedTraining
 
 Order = TypeVar("Order", CoordinatedTraining, CoordinatedStatistics)
 
 
-@flow(name="train-order", log_prints=False, persist_result=False, validate_parameters=True)
+@flow(
+    name="train-order", log_prints=False, persist_result=False, validate_parameters=True
+)
 def train_order(order_id: int) -> State[Any] | None:
-    """The coordinator's run of a training order: one hospital run for each party, then the rounds."""
+    """The coordinator's run of a training order: one hospital run for each party, then
+    the rounds.
+    """
     return _coordinate(
         order_id,
         open_order=training.open_order,
@@ -37,9 +47,16 @@ def train_order(order_id: int) -> State[Any] | None:
     )
 
 
-@flow(name="joint-statistics", log_prints=False, persist_result=False, validate_parameters=True)
+@flow(
+    name="joint-statistics",
+    log_prints=False,
+    persist_result=False,
+    validate_parameters=True,
+)
 def answer_jointly(order_id: int) -> State[Any] | None:
-    """The coordinator's run of joint statistics: one hospital run for each party, then sums or shares."""
+    """The coordinator's run of joint statistics: one hospital run for each party, then
+    sums or shares.
+    """
     return _coordinate(
         order_id,
         open_order=statistics.open_order,
@@ -56,7 +73,8 @@ def answer_jointly(order_id: int) -> State[Any] | None:
     persist_result=False,
 )
 def run_schedule(schedule_id: int) -> State[Any]:
-    """Asks for the order of the time at which this run was due, and lasts until that order has ended.
+    """Asks for the order of the time at which this run was due, and lasts until that
+    order has ended.
 
     A time at which nothing is asked ends as Skipped.
     """
@@ -71,7 +89,9 @@ def _coordinate(
     picture: Callable[[Order], OrderPicture],
     coordinate: Callable[[Order, Show], None],
 ) -> State[Any] | None:
-    """An order of any kind: one hospital run for each party, then its events, drawn as they go."""
+    """An order of any kind: one hospital run for each party, then its events, drawn as
+    they go.
+    """
     with at_coordinator(order_id) as place:
         order = open_order(order_id, place.exchange)
         dispatch(place, hospital_flow, order.hospitals)

@@ -1,7 +1,8 @@
 """The order of events at a hospital: approval, a training order, joint statistics.
 
-What happens in each step stands in tasks/hospital. Nothing here needs Prefect: a federation in one process runs the
-same events. `flows.hospital_runs` are Prefect's flows around them.
+What happens in each step stands in tasks/hospital. Nothing here needs Prefect: a
+federation in one process runs the same events. `flows.hospital_runs` are Prefect's
+flows around them.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from tasks.hospital import order, statistics, training
 from tasks.hospital.order import Party, VerifiedOrder
 
 
-def approve_locally(party: Party, verify_order: Callable[[Party], VerifiedOrder]) -> None:
-    """Verify, ask a person where one is needed, and tell the coordinator that nobody has to decide any longer.
+def approve_locally(
+    party: Party, verify_order: Callable[[Party], VerifiedOrder]
+) -> None:
+    """Verify, ask a person where one is needed, and tell the coordinator that nobody
+    has to decide any longer.
 
     No row is read. A refusal ends the order for all.
     """
@@ -24,7 +28,9 @@ def approve_locally(party: Party, verify_order: Callable[[Party], VerifiedOrder]
 
 
 def train_locally(party: Party) -> None:
-    """Verify, ask a person, count, agree on keys; for each fold the rounds; keep the model."""
+    """Verify, ask a person, count, agree on keys; for each fold the rounds; keep the
+    model.
+    """
     verified = training.verify_order(party)
     order.await_decision(verified)
     rows = training.extract_data(verified)
@@ -43,7 +49,9 @@ def train_locally(party: Party) -> None:
 
 
 def answer_locally(party: Party) -> None:
-    """Verify, ask a person, read, agree on keys; add or join; a receiver keeps the result."""
+    """Verify, ask a person, read, agree on keys; add or join; a receiver keeps the
+    result.
+    """
     verified = statistics.verify_order(party)
     order.await_decision(verified)
     reading = statistics.read_rows(verified)

@@ -1,7 +1,8 @@
 """A hospital's Prefect flows: which events an order has here, and how its run ends.
 
-The order of events stands in flows/hospital.py, which a federation in one process runs without Prefect.
-`tasks.hospital.place` says what becomes of a run in which something goes wrong.
+The order of events stands in flows/hospital.py, which a federation in one process runs
+without Prefect. `tasks.hospital.place` says what becomes of a run in which something
+goes wrong.
 """
 
 from __future__ import annotations
@@ -16,25 +17,48 @@ from tasks.hospital import statistics, training
 from tasks.hospital.place import at_hospital
 
 
-@flow(name="hospital-train", log_prints=False, persist_result=False, validate_parameters=True)
+@flow(
+    name="hospital-train",
+    log_prints=False,
+    persist_result=False,
+    validate_parameters=True,
+)
 def train_at_hospital(order_id: int) -> State[Any] | None:
     """One hospital's run of a training order."""
     return at_hospital(order_id, train_locally)
 
 
-@flow(name="hospital-train-approval", log_prints=False, persist_result=False, validate_parameters=True)
+@flow(
+    name="hospital-train-approval",
+    log_prints=False,
+    persist_result=False,
+    validate_parameters=True,
+)
 def approve_training(order_id: int) -> State[Any] | None:
-    """A training order that has no places yet: verified, and decided on by the person who has to."""
+    """A training order that has no places yet: verified, and decided on by the person
+    who has to.
+    """
     return at_hospital(
-        order_id, lambda party: approve_locally(party, training.verify_order), takes_place=False
+        order_id,
+        lambda party: approve_locally(party, training.verify_order),
+        takes_place=False,
     )
 
 
-@flow(name="hospital-statistics-approval", log_prints=False, persist_result=False, validate_parameters=True)
+@flow(
+    name="hospital-statistics-approval",
+    log_prints=False,
+    persist_result=False,
+    validate_parameters=True,
+)
 def approve_statistics(order_id: int) -> State[Any] | None:
-    """An order of joint statistics that has no places yet: verified, and decided on by the person who has to."""
+    """An order of joint statistics that has no places yet: verified, and decided on by
+    the person who has to.
+    """
     return at_hospital(
-        order_id, lambda party: approve_locally(party, statistics.verify_order), takes_place=False
+        order_id,
+        lambda party: approve_locally(party, statistics.verify_order),
+        takes_place=False,
     )
 
 
@@ -44,7 +68,12 @@ def infer_at_hospital(order_id: int) -> State[Any] | None:
     return at_hospital(order_id, infer_locally)
 
 
-@flow(name="hospital-statistics", log_prints=False, persist_result=False, validate_parameters=True)
+@flow(
+    name="hospital-statistics",
+    log_prints=False,
+    persist_result=False,
+    validate_parameters=True,
+)
 def answer_at_hospital(order_id: int) -> State[Any] | None:
     """One hospital's run of joint statistics."""
     return at_hospital(order_id, answer_locally)

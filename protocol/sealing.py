@@ -1,10 +1,11 @@
 """Keys and boxes: who is who, how a key is derived, how bytes are sealed to somebody.
 
-Primitives: Ed25519 (RFC 8032), X25519 (RFC 7748), HKDF-SHA256 (RFC 5869), ChaCha20-Poly1305 (RFC 8439), all from
-the `cryptography` package.
+Primitives: Ed25519 (RFC 8032), X25519 (RFC 7748), HKDF-SHA256 (RFC 5869),
+ChaCha20-Poly1305 (RFC 8439), all from the `cryptography` package.
 
-In order: identities, which outlive orders, and their pins; sealing with a key, and to somebody's public key; the
-session of one run of an order, which derives every other key. `messages.py` seals envelopes with it.
+In order: identities, which outlive orders, and their pins; sealing with a key, and to
+somebody's public key; the session of one run of an order, which derives every other
+key. `messages.py` seals envelopes with it.
 
 Decision 15.
 """
@@ -18,8 +19,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
+from cryptography.hazmat.primitives.asymmetric.x25519 import (
+    X25519PrivateKey,
+    X25519PublicKey,
+)
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -29,25 +36,36 @@ from protocol.errors import ProtocolViolation, Refused
 KEY_BYTES = 32
 NONCE_BYTES = 12
 SIGNATURE_BYTES = 64
-# In every derivation, so that a key or hash of ours is none of another protocol's, nor of another version.
+# In every derivation, so that a key or hash of ours is none of another protocol's, nor
+# of another version.
 _DOMAIN = b"consilium/v1/"
 
 
 def derive_key(secret: bytes, *, salt: bytes, info: bytes) -> bytes:
-    """HKDF-SHA256 to 32 bytes; `info` names the purpose and everything that must not share a key."""
+    """HKDF-SHA256 to 32 bytes.
+
+    `info` names the purpose and everything that must not share a key.
+    """
     hkdf = HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=_DOMAIN + info)
     return hkdf.derive(secret)
 
 
 def commitment(salt: bytes, text: str) -> str:
-    """SHA-256 over a 32-byte salt and a text: binds to the text without showing it to who lacks the salt."""
+    """SHA-256 over a 32-byte salt and a text.
+
+    Binds to the text without showing it to who lacks the salt.
+    """
     _require_length(salt, KEY_BYTES, "salt")
-    return hashlib.sha256(_DOMAIN + b"commitment" + salt + text.encode()).hexdigest()
+    data = _DOMAIN + b"commitment" + salt + text.encode()
+    return hashlib.sha256(data).hexdigest()
 
 
 @dataclass(frozen=True)
 class PublicIdentity:
-    """A hospital's long-lived public keys, 32 bytes each. ProtocolViolation (code bad_length) for others."""
+    """A hospital's long-lived public keys, 32 bytes each.
+
+    ProtocolViolation (code bad_length) for others.
+    """
 
     # Ed25519, to verify its signatures with.
     verify_key: bytes
@@ -60,13 +78,18 @@ class PublicIdentity:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over both keys, 128 bits in groups of four hex digits, to be compared by telephone."""
-        digest = hashlib.sha256(_DOMAIN + b"fingerprint" + self.verify_key + self.seal_key).hexdigest()
+        """SHA-256 over both keys, 128 bits in groups of four hex digits, to be compared
+        by telephone.
+        """
+        data = _DOMAIN + b"fingerprint" + self.verify_key + self.seal_key
+        digest = hashlib.sha256(data).hexdigest()
         groups = [digest[begin : begin + 4] for begin in range(0, 32, 4)]
         return "-".join(groups)
 
     def verify(self, message: bytes, signature: bytes) -> None:
-        """Raises ProtocolViolation unless `signature` (64 bytes) over `message` is this identity's."""
+        """Raises ProtocolViolation unless `signature` (64 bytes) over `message` is this
+        identity's.
+        """
         key = Ed25519PublicKey.from_public_bytes(self.verify_key)
         try:
             key.verify(signature, message)
@@ -88,7 +111,10 @@ class PublicIdentity:
 
 @dataclass(frozen=True)
 class Identity:
-    """A hospital's long-lived private keys (raw 32 bytes each). Never leaves its vault."""
+    """A hospital's long-lived private keys (raw 32 bytes each).
+
+    Never leaves its vault.
+    """
 
     # Ed25519.
     sign_key: bytes
@@ -96,13 +122,18 @@ class Identity:
     open_key: bytes
 
     @classmethod
-    def generate(cls, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> Identity:
+    def generate(
+        cls, random_bytes: Callable[[int], bytes] = secrets.token_bytes
+    ) -> Identity:
         return cls(random_bytes(KEY_BYTES), random_bytes(KEY_BYTES))
 
     @property
     def public(self) -> PublicIdentity:
-        verify_key = Ed25519PrivateKey.from_private_bytes(self.sign_key).public_key().public_bytes_raw()
-        return PublicIdentity(verify_key, seal_key=exchange_public(self.open_key))
+        private = Ed25519PrivateKey.from_private_bytes(self.sign_key)
+        return PublicIdentity(
+            verify_key=private.public_key().public_bytes_raw(),
+            seal_key=exchange_public(self.open_key),
+        )
 
     def sign(self, message: bytes) -> bytes:
         """64 bytes over `message`; the caller's message starts with a domain tag."""
@@ -113,7 +144,10 @@ class Identity:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Identity:
-        """Inverse of `to_json`. ProtocolViolation (code bad_length) for anything but two keys of 32 bytes."""
+        """Inverse of `to_json`.
+
+        ProtocolViolation (code bad_length) for anything but two keys of 32 bytes.
+        """
         if set(data) != {"sign_key", "open_key"}:
             raise ProtocolViolation(
                 "An identity has exactly a sign_key and an open_key.",
@@ -126,7 +160,10 @@ class Identity:
 
 
 def check_pin(name: str, pinned: str | None, presented: PublicIdentity) -> None:
-    """Refuses an identity whose fingerprint is not the one a person typed in. No trust on first use (decision 16)."""
+    """Refuses an identity whose fingerprint is not the one a person typed in.
+
+    No trust on first use (decision 16).
+    """
     if pinned is None:
         raise Refused(
             f"{name} is not pinned here.",
@@ -161,18 +198,28 @@ def agree(private: bytes, public: bytes) -> bytes:
         ) from None
 
 
-def seal(key: bytes, plaintext: bytes, *, associated: bytes, random_bytes: Callable[[int], bytes]) -> bytes:
-    """nonce (12) || ChaCha20-Poly1305(key, plaintext, associated). `key` is used for one message only.
+def seal(
+    key: bytes,
+    plaintext: bytes,
+    *,
+    associated: bytes,
+    random_bytes: Callable[[int], bytes],
+) -> bytes:
+    """nonce (12) || ChaCha20-Poly1305(key, plaintext, associated). `key` is used for
+    one message only.
 
-    `associated` is not in what is returned, and has to be the same when it is opened: where the message belongs.
+    `associated` is not in what is returned, and has to be the same when it is opened:
+    where the message belongs.
     """
     nonce = random_bytes(NONCE_BYTES)
-    return nonce + ChaCha20Poly1305(key).encrypt(nonce, plaintext, associated)
+    ciphertext = ChaCha20Poly1305(key).encrypt(nonce, plaintext, associated)
+    return nonce + ciphertext
 
 
 def unseal(key: bytes, sealed: bytes, *, associated: bytes) -> bytes:
     """Inverse of `seal`; anything altered is a ProtocolViolation."""
-    nonce, ciphertext = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
+    nonce = sealed[:NONCE_BYTES]
+    ciphertext = sealed[NONCE_BYTES:]
     try:
         return ChaCha20Poly1305(key).decrypt(nonce, ciphertext, associated)
     except (InvalidTag, ValueError):
@@ -192,34 +239,44 @@ def seal_to(
 ) -> bytes:
     """Anonymous box to an X25519 key: ephemeral public key (32) || sealed bytes.
 
-    Anyone can make one, so it hides and does not authenticate. Who opens it checks its content by other means.
+    Anyone can make one, so it hides and does not authenticate. Who opens it checks its
+    content by other means.
     """
     ephemeral = random_bytes(KEY_BYTES)
     ephemeral_public = exchange_public(ephemeral)
-    key = derive_key(agree(ephemeral, public), salt=ephemeral_public + public, info=b"box")
+    shared_secret = agree(ephemeral, public)
+    key = derive_key(shared_secret, salt=ephemeral_public + public, info=b"box")
     sealed = seal(key, plaintext, associated=associated, random_bytes=random_bytes)
     return ephemeral_public + sealed
 
 
 def unseal_from(private: bytes, box: bytes, *, associated: bytes) -> bytes:
-    """Inverse of `seal_to`; anything altered, or sealed to another key, is a ProtocolViolation."""
-    ephemeral_public, sealed = box[:KEY_BYTES], box[KEY_BYTES:]
+    """Inverse of `seal_to`; anything altered, or sealed to another key, is a
+    ProtocolViolation.
+    """
+    ephemeral_public = box[:KEY_BYTES]
+    sealed = box[KEY_BYTES:]
     _require_length(ephemeral_public, KEY_BYTES, "box")
     salt = ephemeral_public + exchange_public(private)
-    key = derive_key(agree(private, ephemeral_public), salt=salt, info=b"box")
+    shared_secret = agree(private, ephemeral_public)
+    key = derive_key(shared_secret, salt=salt, info=b"box")
     return unseal(key, sealed, associated=associated)
 
 
 @dataclass(frozen=True)
 class Session:
-    """One party's keys for one run of an order; derived, kept in its vault, deleted at the end."""
+    """One party's keys for one run of an order; derived, kept in its vault, deleted at
+    the end.
+    """
 
-    # SHA-256 over the signed order and every party's acceptance (32 bytes), the salt of every key.
+    # SHA-256 over the signed order and every party's acceptance (32 bytes), the salt of
+    # every key.
     context: bytes
     me: int
     # X25519 private key of this run (32 bytes).
     ephemeral: bytes
-    # By user id, oneself included: each party's X25519 public key of this run, and its pinned identity.
+    # By user id, oneself included: each party's X25519 public key of this run, and its
+    # pinned identity.
     peer_keys: Mapping[int, bytes]
     identities: Mapping[int, PublicIdentity]
     # Known to all parties and nobody else (32 bytes); None until it has been received.
@@ -230,7 +287,9 @@ class Session:
         return tuple(sorted(self.peer_keys))
 
     def pair_key(self, peer: int, info: bytes) -> bytes:
-        """The same 32 bytes at both ends of the pair, other ones for every context, pair and info."""
+        """The same 32 bytes at both ends of the pair, other ones for every context,
+        pair and info.
+        """
         low, high = sorted((self.me, peer))
         shared_secret = agree(self.ephemeral, self.peer_keys[peer])
         pair_info = b"pair/%d/%d/" % (low, high) + info

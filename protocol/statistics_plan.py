@@ -1,31 +1,47 @@
-"""What an order of joint statistics computes: its expression, and the circuit that all parties make alike from it.
+"""What an order of joint statistics computes: its expression, and the circuit that all
+parties make alike from it.
 
-The coordinator deals random numbers by this plan, the providers compute by it, and each checks the others by it.
-`analytics/statistics/circuit.py` makes the circuit; `agents/statistics/joined.py` is a provider's side of it.
+The coordinator deals random numbers by this plan, the providers compute by it, and each
+checks the others by it. `analytics/statistics/compiling.py` makes the circuit;
+`agents/statistics/joined.py` is a provider's side of it.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 
-from analytics.statistics.circuit import Plan, plan
-from analytics.statistics.expression import Expression, ExpressionError, compare_sum, parse_expression
+from analytics.statistics.circuit import Plan
+from analytics.statistics.compiling import plan
+from analytics.statistics.derived import written_out
+from analytics.statistics.expression import (
+    Expression,
+    ExpressionError,
+    Node,
+    add,
+    constant,
+    invert,
+)
+from analytics.statistics.reading import check_digits, compare_sum, parse_expression
 from analytics.statistics.rowwise import Fixed
 from protocol.errors import BadRequest, ProtocolViolation
+from protocol.shares.cells import Limits
 from protocol.statistics_messages import Types
 from protocol.statistics_request import THRESHOLD, StatisticsRequest
 
 VALUE = "value"
-"""What the compared column of every provider is called in the expression of is_investor_accredited."""
+"""What the compared column of every provider is called in the expression of
+is_investor_accredited.
+"""
 
 
 # The expression
 
 
 def ordered_expression(request: StatisticsRequest) -> Expression | None:
-    """The expression of method custom, parsed; its columns are looked for when the data are read.
+    """The expression of method custom, parsed, over columns of the data; these are
+    looked for when the data are read.
 
     BadRequest (code expression) for one that cannot be parsed.
     """
@@ -33,11 +49,18 @@ def ordered_expression(request: StatisticsRequest) -> Expression | None:
         return None
     aliases = {request.alias(user): None for user in request.providers}
     with _refusing_expressions():
-        return parse_expression(request.expression, aliases)
+        root = parse_expression(request.expression, aliases).root
+        # A derived column is what it stands for: exact as the rest, and judged alike.
+        for alias in aliases:
+            root = written_out(root, alias, request.rows.derived)
+        check_digits(root)
+    return Expression(root)
 
 
 def expression_of(request: StatisticsRequest) -> Expression:
-    """That of method custom; for is_investor_accredited the sum over all providers against the threshold."""
+    """That of method custom; for is_investor_accredited the sum over all providers
+    against the threshold.
+    """
     written = ordered_expression(request)
     if written is not None:
         return written
@@ -50,10 +73,11 @@ def expression_of(request: StatisticsRequest) -> Expression:
 
 
 def sketched_plan(request: StatisticsRequest) -> Plan | None:
-    """The circuit of method custom before anybody has announced types: the one that is computed, but for its sizes.
+    """The circuit of method custom before anybody has announced types: the one that is
+    computed, but for its sizes.
 
-    So a rule on what is added up refuses before a person is asked and a row is read (decision 44). None without an
-    expression.
+    So a rule on what is added up refuses before a person is asked and a row is read
+    (decision 44). None without an expression.
     """
     expression = ordered_expression(request)
     if expression is None:
@@ -64,29 +88,50 @@ def sketched_plan(request: StatisticsRequest) -> Plan | None:
 
 
 def agreed_plan(request: StatisticsRequest, announced: Mapping[int, Types]) -> Plan:
-    """The circuit of an order, which coordinator, providers and receivers make alike from the announced types.
+    """The circuit of an order, which coordinator, providers and receivers make alike
+    from the announced types.
 
-    ProtocolViolation (code bad_message) where a hospital announces types of another's columns; BadRequest (code
-    expression) where these types make no circuit.
+    ProtocolViolation (code bad_message) where a hospital announces types of another's
+    columns; BadRequest (code expression) where these types make no circuit.
     """
     expression = expression_of(request)
     columns = {}
     for user, types in announced.items():
-        own_prefix = f"{request.alias(user)}."
-        # The other provider would hear that its own column does not fit.
-        if not all(name.startswith(own_prefix) for name in types.columns):
-            raise ProtocolViolation(
-                f"Hospital {user} announces types of columns that are another's.",
-                remedy="Nothing was computed. Run the same version at all hospitals.",
-                code="bad_message",
-            )
-        columns.update(types.columns)
-    with _refusing_expressions():
-        fixed = {name: Fixed(*fields) for name, fields in columns.items()}
-    return _plan(request, expression, fixed)
+        alias = request.alias(user)
+        _check_columns(user, types, alias, expression.columns_of(alias))
+        columns.update(_fixed(user, types))
+    return _plan(request, expression, columns)
 
 
-def _plan(request: StatisticsRequest, expression: Expression, types: Mapping[str, Fixed]) -> Plan:
+def _check_columns(user: int, types: Types, alias: str, asked: tuple[str, ...]) -> None:
+    """Of its own columns only: another provider would hear that its own does not fit."""
+    are_own = all(name.startswith(f"{alias}.") for name in types.columns)
+    if not are_own:
+        raise _bad_types(user, "announces types of columns that are another's")
+    if not all(f"{alias}.{column}" in types.columns for column in asked):
+        raise _bad_types(user, "announces no type of a column that is asked for")
+
+
+def _fixed(user: int, types: Types) -> dict[str, Fixed]:
+    """A provider's columns; ProtocolViolation where a type is none that it could have."""
+    try:
+        return {name: Fixed(*fields) for name, fields in types.columns.items()}
+    except ExpressionError:
+        raise _bad_types(user, "announces types that are out of range") from None
+
+
+def _bad_types(user: int, what: str) -> ProtocolViolation:
+    return ProtocolViolation(
+        f"Hospital {user} {what}.",
+        remedy="Nothing was computed. Run the same version at all hospitals.",
+        code="bad_message",
+        hospitals=[user],
+    )
+
+
+def _plan(
+    request: StatisticsRequest, expression: Expression, types: Mapping[str, Fixed]
+) -> Plan:
     owners = {request.alias(user): user for user in request.providers}
     with _refusing_expressions():
         return plan(expression, types, owners)
@@ -98,4 +143,114 @@ def _refusing_expressions() -> Iterator[None]:
     try:
         yield
     except ExpressionError as error:
-        raise BadRequest(error.sentence, remedy=error.remedy, code="expression") from None
+        raise BadRequest(
+            error.sentence, remedy=error.remedy, code="expression"
+        ) from None
+
+
+# The comparison of pooled cells
+
+
+CELL_ROWS = "n"
+"""A provider's rows of a cell, cut off at the threshold; -`veto` where it does not let
+the cell be shown.
+"""
+
+CELL_SHARE = "s"
+"""1 where a provider has rows of a cell, else 0."""
+
+CELL_COME, CELL_GONE = "come", "gone"
+"""A provider's people who have come into a cell and gone from it since an earlier
+answer, cut off at the threshold.
+"""
+
+
+def cells_plan(
+    providers: Sequence[int], receivers: Collection[int], limits: Limits
+) -> Plan:
+    """The circuit that compares the cells of a table with the limits, a cell a row.
+
+        sum n >= min_rows  and  sum s >= min_providers
+
+    and, for each receiver that is a provider, without it: n of the others >= min_rows,
+    s of the others >= min_providers - 1. Else made-up rows of a receiver would open
+    what few real ones are in. And for each earlier answer, without who is left out:
+
+        sum come is 0 or >= min_changed  and  sum gone is 0 or >= min_changed
+
+    in parts of a person (`person`). Coordinator, providers and receivers make it alike
+    (decision 73).
+    """
+    min_rows, min_providers = limits.min_rows, limits.min_providers
+    most = -veto(providers, min_rows=min_rows)
+    types = {}
+    for provider in providers:
+        rows_type = Fixed(0, 0, most.bit_length(), nullable=False)
+        types[f"{_cell_alias(provider)}.{CELL_ROWS}"] = rows_type
+        one_bit = Fixed(0, 0, 1, nullable=False)
+        types[f"{_cell_alias(provider)}.{CELL_SHARE}"] = one_bit
+    conditions = [_reach(CELL_ROWS, providers, min_rows)]
+    if min_providers > 1:
+        conditions.append(_reach(CELL_SHARE, providers, min_providers))
+    for receiver in sorted(set(receivers) & set(providers)):
+        others = [provider for provider in providers if provider != receiver]
+        conditions.append(_reach(CELL_ROWS, others, min_rows))
+        # That one of the others has rows follows from their number.
+        if min_providers > 2:
+            conditions.append(_reach(CELL_SHARE, others, min_providers - 1))
+
+    least = limits.min_changed * person(providers)
+    people_type = Fixed(0, 0, least.bit_length(), nullable=False)
+    for place, earlier in enumerate(limits.earlier):
+        others = [provider for provider in providers if provider != earlier.left_out]
+        for column in (f"{CELL_COME}{place}", f"{CELL_GONE}{place}"):
+            for provider in others:
+                types[f"{_cell_alias(provider)}.{column}"] = people_type
+            is_none = invert(_reach(column, others, 1))
+            conditions.append(
+                Node("or", (is_none, _reach(column, others, least))),
+            )
+    root = conditions[0]
+    if len(conditions) > 1:
+        root = Node("and", tuple(conditions))
+    owners = {_cell_alias(provider): provider for provider in providers}
+    with _refusing_expressions():
+        return plan(Expression(root), types, owners)
+
+
+def veto(providers: Sequence[int], *, min_rows: int) -> int:
+    """A number of rows with which a cell does not pass, whatever the others have."""
+    return -len(providers) * min_rows
+
+
+def cell_columns(provider: int) -> tuple[str, str]:
+    """What a provider's two columns are called in the circuit."""
+    alias = _cell_alias(provider)
+    return f"{alias}.{CELL_ROWS}", f"{alias}.{CELL_SHARE}"
+
+
+def person(providers: Sequence[int]) -> int:
+    """What one who has come or gone counts. A provider that does not know how many have
+    says 1: so many are not none, and the ones of all providers are nobody.
+    """
+    return len(providers) + 1
+
+
+def changed_columns(provider: int, place: int) -> tuple[str, str]:
+    """What a provider's columns of the earlier answer at a place are called: who has
+    come since, and who has gone.
+    """
+    alias = _cell_alias(provider)
+    return f"{alias}.{CELL_COME}{place}", f"{alias}.{CELL_GONE}{place}"
+
+
+def _cell_alias(provider: int) -> str:
+    return f"p{provider}"
+
+
+def _reach(column: str, providers: Sequence[int], threshold: int) -> Node:
+    columns = [
+        Node("column", value=(_cell_alias(provider), column)) for provider in providers
+    ]
+    total = columns[0] if len(columns) == 1 else add(*columns)
+    return invert(Node("<", (total, constant(threshold))))

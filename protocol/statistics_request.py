@@ -1,10 +1,12 @@
-"""A question of joint statistics: every field that an analyst may send, checked before anything runs.
+"""A question of joint statistics: every field that an analyst may send, checked before
+anything runs.
 
-The coordinator checks a request with it, and every hospital checks the signed document with it again. Where a
-provider's data are (a path, a table, a SELECT) is in no document: it goes sealed to that provider alone (decision 40).
+The coordinator checks a request with it, and every hospital checks the signed document
+with it again. Where a provider's data are (a path, a table, a SELECT) is in no
+document: it goes sealed to that provider alone (decision 40).
 
-In order: the fields, the request, what fits together, names resolved to user ids, the order's document.
-`statistics_plan.py` makes the circuit of a joined request.
+In order: the fields, the request, what fits together, names resolved to user ids, the
+order's document. `statistics_plan.py` makes the circuit of a joined request.
 
 Decision 41.
 """
@@ -16,13 +18,34 @@ import json
 import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
+from functools import cached_property
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
-from protocol.errors import BadRequest, NotFound
+from analytics.statistics.expression import ExpressionError
+from analytics.statistics.reading import parse_expression
+from protocol.errors import BadRequest, NotFound, bad_request
+from protocol.fields import (
+    Asked,
+    Column,
+    Number,
+    Strict,
+    UserId,
+    Whole,
+    any_case,
+    describe,
+    printable,
+)
 from protocol.messages import canonical
-from protocol.training_request import Column, Number, Strict, UserId, Whole, any_case, describe, printable
+from protocol.statistics_rows import QuestionRows, check_missing, question_rows
+from protocol.study_rows import Categorical, Derive, MissingWord
 
 Pooled = Literal[
     "sum",
@@ -63,7 +86,9 @@ THRESHOLD = "3000000"
 """Of is_investor_accredited, unless a request gives one."""
 
 DIGITS = (18, 6)
-"""Of a column of doubles in an expression, unless a request gives others: in all, and after the point."""
+"""Of a column of doubles in an expression, unless a request gives others: in all, and
+after the point.
+"""
 
 MOST_NAME_BYTES = 200
 WITHHELD = "withheld"
@@ -77,7 +102,9 @@ _DOES_NOT_FIT = {
     "bins": ("histogram",),
     "ddof": ("var", "std", "cov"),
     "columns": OF_TWO_COLUMNS,
-    "group_by": tuple(method for method in POOLED if method not in ("frequency", "crosstab")),
+    "group_by": tuple(
+        method for method in POOLED if method not in ("frequency", "crosstab")
+    ),
     "key_normalisation": JOINED,
 }
 """Fields that mean something for these methods only; a field is never ignored."""
@@ -92,7 +119,9 @@ _NEEDED = {
 
 def _alias(text: str) -> str:
     if not _ALIAS.fullmatch(text):
-        raise ValueError("must be a name of letters, digits and _ that does not start with a digit")
+        raise ValueError(
+            "must be a name of letters, digits and _ that does not start with a digit"
+        )
     return text
 
 
@@ -111,7 +140,9 @@ def _file_name(text: str) -> str:
 
 
 def _decimal(value: Any) -> str:
-    """A decimal as text, so that no digit is lost; a float is the shortest decimal that reads as it."""
+    """A decimal as text, so that no digit is lost; a float is the shortest decimal that
+    reads as it.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("must be a number")
     text = repr(value) if isinstance(value, float) else str(value)
@@ -120,7 +151,11 @@ def _decimal(value: Any) -> str:
     except InvalidOperation:
         raise ValueError("must be a number") from None
     # Written out, 1e999999999 would fill the memory.
-    if not number.is_finite() or abs(number.adjusted()) > 300 or len(number.as_tuple().digits) > 300:
+    if (
+        not number.is_finite()
+        or abs(number.adjusted()) > 300
+        or len(number.as_tuple().digits) > 300
+    ):
         raise ValueError("must be a finite number of at most 300 digits")
     return format(number, "f")
 
@@ -139,20 +174,32 @@ def _rising(edges: list[float]) -> list[float]:
 def _digits(digits: tuple[int, int]) -> tuple[int, int]:
     n_digits, n_after_point = digits
     if not 0 <= n_after_point <= n_digits:
-        raise ValueError("must be [digits in all, digits after the point], the second not above the first")
+        raise ValueError(
+            "must be [digits in all, digits after the point], the second not above the first"
+        )
     return digits
 
 
-Party = UserId | Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)]
+Party = (
+    UserId
+    | Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)]
+)
 """A hospital as an analyst names it: its user id, or its name."""
 
 Share = Annotated[Number, Field(ge=0, le=1)]
-Edges = Annotated[list[Number], Field(min_length=2, max_length=1001), AfterValidator(_rising)]
-Digits = tuple[Annotated[Whole, Field(ge=1, le=300)], Annotated[Whole, Field(ge=0, le=300)]]
+Edges = Annotated[
+    list[Number], Field(min_length=2, max_length=1001), AfterValidator(_rising)
+]
+Digits = tuple[
+    Annotated[Whole, Field(ge=1, le=300)], Annotated[Whole, Field(ge=0, le=300)]
+]
 
 
-class Provider(Strict):
-    """One hospital's data. `data_path` is empty in a document: it goes sealed to that hospital."""
+class Provider(Asked):
+    """One hospital's data.
+
+    `data_path` is empty in a document: it goes sealed to that hospital.
+    """
 
     name: Party
     # A file, a table or a SELECT.
@@ -168,24 +215,46 @@ class Provider(Strict):
     digits: Annotated[Digits, AfterValidator(_digits)] | None = None
 
 
-class StatisticsRequest(Strict):
-    """The body of POST /runModelTrainTask. After `resolve`, providers and receivers are user ids."""
+class StatisticsRequest(Asked):
+    """The body of POST /runModelTrainTask.
+
+    After `resolve`, providers and receivers are user ids.
+    """
 
     data_providers: Annotated[list[Provider], Field(min_length=1, max_length=100)]
     result_receivers: Annotated[list[Party], Field(min_length=1, max_length=100)]
     method: Annotated[Method, any_case(Method)]
-    expression: Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(printable)] | None = None
+    expression: (
+        Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(printable)]
+        | None
+    ) = None
     result_alias: Annotated[
-        str, Field(min_length=1, max_length=100), AfterValidator(printable), AfterValidator(_file_name)
+        str,
+        Field(min_length=1, max_length=100),
+        AfterValidator(printable),
+        AfterValidator(_file_name),
     ] = ""
     columns: Annotated[list[Column], Field(min_length=2, max_length=2)] | None = None
     group_by: Annotated[list[Column], Field(min_length=1, max_length=5)] | None = None
+    # Rows without a value in one of these columns are left out before anything is
+    # counted, at every provider.
+    complete_on: Annotated[list[Column], Field(min_length=1, max_length=100)] | None = (
+        None
+    )
+    # Columns whose levels the hospitals agree on, columns made of others, and what is
+    # done where a value is missing: `statistics_rows.py`.
+    categorical: Categorical | None = None
+    derive: Derive | None = None
+    missing: MissingWord | None = None
     ddof: Annotated[Whole, Field(ge=0, le=1)] | None = None
     threshold: Annotated[str, BeforeValidator(_decimal)] | None = None
     comparison: Literal[">=", ">", "<=", "<"] | None = None
-    quantile: Annotated[list[Share], BeforeValidator(_as_list), Field(min_length=1, max_length=20)] | None = (
-        None
-    )
+    quantile: (
+        Annotated[
+            list[Share], BeforeValidator(_as_list), Field(min_length=1, max_length=20)
+        ]
+        | None
+    ) = None
     bins: Edges | None = None
     key_normalisation: Annotated[Normalisation, any_case(Normalisation)] | None = None
     result_type: Annotated[ResultType, any_case(ResultType)] = "csv"
@@ -197,13 +266,19 @@ class StatisticsRequest(Strict):
     @model_validator(mode="before")
     @classmethod
     def _name_result(cls, body: Any) -> Any:
-        """Empty texts are fields left out; a result without a name is called as its method."""
+        """Empty texts are fields left out; a result without a name is called as its
+        method.
+        """
         if not isinstance(body, Mapping):
             return body
         optional = {
             "expression",
             "columns",
             "group_by",
+            "complete_on",
+            "categorical",
+            "derive",
+            "missing",
             "threshold",
             "comparison",
             "quantile",
@@ -212,7 +287,7 @@ class StatisticsRequest(Strict):
         }
         kept = {}
         for name, value in body.items():
-            is_left_out = name in optional and value in ("", None, [])
+            is_left_out = name in optional and value in ("", None, [], {})
             if not is_left_out:
                 kept[name] = value
         method = kept.get("method")
@@ -220,10 +295,29 @@ class StatisticsRequest(Strict):
             kept.setdefault("result_alias", method.lower())
         return kept
 
+    @cached_property
+    def rows(self) -> QuestionRows:
+        """What the question asks of its rows. BadRequest where that does not fit
+        together.
+        """
+        return question_rows(
+            categorical=self.categorical or {},
+            labels=_labels(self),
+            derive=self.derive or {},
+            missing=self.missing,
+            named=_named(self),
+            keys=[provider.key_column for provider in self.data_providers],
+            method=self.method,
+            is_joined=self.is_joined,
+            complete_on=self.complete_on or [],
+        )
+
     @property
     def providers(self) -> tuple[int, ...]:
         """The providers' user ids, sorted; only of a resolved request."""
-        return tuple(sorted(self._id(provider.name) for provider in self.data_providers))
+        return tuple(
+            sorted(self._id(provider.name) for provider in self.data_providers)
+        )
 
     @property
     def receivers(self) -> tuple[int, ...]:
@@ -231,7 +325,9 @@ class StatisticsRequest(Strict):
 
     @property
     def openers(self) -> tuple[int, ...]:
-        """Who opens the sums: the receivers, and of a quantile's search every provider too, to check what is asked."""
+        """Who opens the sums: the receivers, and of a quantile's search every provider
+        too, to check what is asked.
+        """
         return tuple(self.hospitals) if self.method in RANKED else self.receivers
 
     @property
@@ -250,6 +346,23 @@ class StatisticsRequest(Strict):
         return self.method in JOINED
 
     @property
+    def counted_as(self) -> str:
+        """The method that says how its rows are counted: means of the 0/1 columns of a
+        category's levels come of the frequencies of these.
+        """
+        categories = self.categorical or {}
+        is_share = self.method == "avg" and any(
+            provider.key_column in categories for provider in self.data_providers
+        )
+        return "frequency" if is_share else self.method
+
+    @property
+    def has_cells(self) -> bool:
+        """Whether its pooled answer has a row for each value, bin or group."""
+        is_by_group = self.group_by is not None or self.counted_as in TALLIED
+        return is_by_group and not self.is_joined
+
+    @property
     def label_columns(self) -> list[str]:
         """The columns of a result that name its rows."""
         first_key = self.data_providers[0].key_column
@@ -261,14 +374,18 @@ class StatisticsRequest(Strict):
                 "frequency": [first_key],
                 "crosstab": self.columns or [],
                 "quantile": ["q"],
-            }.get(self.method, [])
+            }.get(self.counted_as, [])
         return [*(self.group_by or []), *own_columns]
 
     def provider(self, user_id: int) -> Provider:
-        return next(provider for provider in self.data_providers if provider.name == user_id)
+        return next(
+            provider for provider in self.data_providers if provider.name == user_id
+        )
 
     def alias(self, user_id: int) -> str:
-        """What a provider's data are called in an expression: df1, df2, ... in the request's order unless it says."""
+        """What a provider's data are called in an expression: df1, df2, ... in the
+        request's order unless it says.
+        """
         given = self.provider(user_id).data_alias
         if given:
             return given
@@ -282,13 +399,19 @@ class StatisticsRequest(Strict):
 
 
 def parse_statistics_request(body: Any) -> StatisticsRequest:
-    """A checked request. BadRequest for a malformed field and for a combination that cannot be honoured."""
+    """A checked request.
+
+    BadRequest for a malformed field and for a combination that cannot be honoured.
+    """
     try:
         request = StatisticsRequest.model_validate(body)
     except ValidationError as error:
         described = describe(error)
         raise BadRequest(
-            described.sentence, remedy=described.remedy, code=described.code, **described.detail
+            described.sentence,
+            remedy=described.remedy,
+            code=described.code,
+            **described.detail,
         ) from None
     _check_names(request)
     _check_fields(request)
@@ -298,70 +421,153 @@ def parse_statistics_request(body: Any) -> StatisticsRequest:
 def _check_names(request: StatisticsRequest) -> None:
     names = [provider.name for provider in request.data_providers]
     if len(set(names)) < len(names):
-        raise _bad(
-            "data_providers", "data_providers names a hospital twice.", "Give each hospital one entry."
+        raise bad_request(
+            "data_providers",
+            "data_providers names a hospital twice.",
+            "Give each hospital one entry.",
         )
     if len(set(request.result_receivers)) < len(request.result_receivers):
-        raise _bad("result_receivers", "result_receivers names a hospital twice.", "Name each hospital once.")
-    aliases = [provider.data_alias or f"df{i}" for i, provider in enumerate(request.data_providers, start=1)]
+        raise bad_request(
+            "result_receivers",
+            "result_receivers names a hospital twice.",
+            "Name each hospital once.",
+        )
+    aliases = [
+        provider.data_alias or f"df{i}"
+        for i, provider in enumerate(request.data_providers, start=1)
+    ]
     if len({alias.lower() for alias in aliases}) < len(aliases):
-        raise _bad("data_alias", "Two providers' data have the same data_alias.", "Give each its own.")
+        raise bad_request(
+            "data_alias",
+            "Two providers' data have the same data_alias.",
+            "Give each its own.",
+        )
 
 
 def _check_fields(request: StatisticsRequest) -> None:
     for name, methods in _DOES_NOT_FIT.items():
         if getattr(request, name) is not None and request.method not in methods:
-            raise _bad(
-                name, f"{name} is given, and means nothing for {request.method}.", f"Leave {name} out."
+            raise bad_request(
+                name,
+                f"{name} is given, and means nothing for {request.method}.",
+                f"Leave {name} out.",
             )
     for name, methods in _NEEDED.items():
         if getattr(request, name) is None and request.method in methods:
-            raise _bad(
-                name, f"{name} is missing, and {request.method} needs it.", f"Give {name}; see docs/api.md."
+            raise bad_request(
+                name,
+                f"{name} is missing, and {request.method} needs it.",
+                f"Give {name}; see docs/api.md.",
             )
     if request.columns and request.columns[0] == request.columns[1]:
-        raise _bad("columns", "columns names one column twice.", "Name two different columns.")
+        raise bad_request(
+            "columns", "columns names one column twice.", "Name two different columns."
+        )
     if request.group_by and len(set(request.group_by)) < len(request.group_by):
-        raise _bad("group_by", "group_by names a column twice.", "Name each column once.")
+        raise bad_request(
+            "group_by", "group_by names a column twice.", "Name each column once."
+        )
+    complete_on = request.complete_on or []
+    if len(set(complete_on)) < len(complete_on):
+        raise bad_request(
+            "complete_on", "complete_on names a column twice.", "Name each column once."
+        )
     if request.result_alias in [*request.label_columns, WITHHELD]:
-        raise _bad(
-            "result_alias", "result_alias is the name of another column of the result.", "Choose another."
+        raise bad_request(
+            "result_alias",
+            "result_alias is the name of another column of the result.",
+            "Choose another.",
         )
     named = list(request.label_columns)
     if not request.is_joined:
         named.append(WITHHELD)
     twice = [name for name in named if named.count(name) > 1]
     if twice:
-        raise _bad(
+        raise bad_request(
             "columns",
             f"The result would have two columns {twice[0]}: its own, and the data's of that name.",
             "Rename the column, in a SELECT or in the data.",
         )
+    if request.counted_as != request.method and request.group_by:
+        raise bad_request(
+            "group_by",
+            "group_by is given, and the mean of a category has a row for each of its levels.",
+            "Ask the crosstab of both columns.",
+        )
+    is_share = request.counted_as != request.method
+    method = "the mean of a category" if is_share else request.method
+    check_missing(request.missing, method, is_grouped=request.group_by is not None)
+    _ = request.rows
     _check_joined_fields(request)
+
+
+def _labels(request: StatisticsRequest) -> list[str]:
+    """The columns whose values name groups, values or pairs of values."""
+    names = list(request.group_by or [])
+    if request.method == "crosstab":
+        names += request.columns or []
+    if request.counted_as == "frequency":
+        names += [provider.key_column for provider in request.data_providers]
+    return names
+
+
+def _named(request: StatisticsRequest) -> set[str]:
+    """The columns that a question names, of whatever provider."""
+    names = {provider.key_column for provider in request.data_providers}
+    for listed in (request.columns, request.group_by, request.complete_on):
+        names.update(listed or [])
+    if request.derive and request.expression is not None:
+        aliases = {
+            provider.data_alias or f"df{place}": None
+            for place, provider in enumerate(request.data_providers, start=1)
+        }
+        try:
+            expression = parse_expression(request.expression, aliases)
+        except ExpressionError as error:
+            raise bad_request("expression", error.sentence, error.remedy) from None
+        names.update(column for _, column in expression.columns)
+    return names
 
 
 def _check_joined_fields(request: StatisticsRequest) -> None:
     has_digits = any(provider.digits for provider in request.data_providers)
     has_value_column = any(provider.value_column for provider in request.data_providers)
     if has_digits and not request.is_joined:
-        raise _bad(
-            "digits", f"digits is given, and {request.method} takes every number as it is.", "Leave it out."
+        raise bad_request(
+            "digits",
+            f"digits is given, and {request.method} takes every number as it is.",
+            "Leave it out.",
         )
     if has_value_column and request.method != "is_investor_accredited":
-        raise _bad(
-            "value_column", f"value_column is given, and means nothing for {request.method}.", "Leave it out."
+        raise bad_request(
+            "value_column",
+            f"value_column is given, and means nothing for {request.method}.",
+            "Leave it out.",
+        )
+    is_unnamed = any(not provider.value_column for provider in request.data_providers)
+    compares = request.method == "is_investor_accredited"
+    if request.missing is not None and compares and is_unnamed:
+        raise bad_request(
+            "value_column",
+            "value_column is missing, and missing looks at the columns that are named.",
+            "Give each provider's value_column.",
         )
     if request.is_joined and len(request.data_providers) < 2:
-        raise _bad(
-            "data_providers", f"{request.method} joins the data of two providers or more.", "Add a provider."
+        raise bad_request(
+            "data_providers",
+            f"{request.method} joins the data of two providers or more.",
+            "Add a provider.",
         )
 
 
-def resolve(request: StatisticsRequest, names: Mapping[int, str], *, initiator: int) -> StatisticsRequest:
+def resolve(
+    request: StatisticsRequest, names: Mapping[int, str], *, initiator: int
+) -> StatisticsRequest:
     """The request as it was sent, with user ids in place of names, and who asks.
 
-    `names` are the registered hospitals'. NotFound for one that is not among them; BadRequest when two entries are one
-    hospital, when a provider's data have no place, or when who asks is no party.
+    `names` are the registered hospitals'. NotFound for one that is not among them;
+    BadRequest when two entries are one hospital, when a provider's data have no place,
+    or when who asks is no party.
     """
     known = {str(user): user for user in names}
     for user, name in names.items():
@@ -369,7 +575,11 @@ def resolve(request: StatisticsRequest, names: Mapping[int, str], *, initiator: 
 
     def user_of(name: int | str) -> int:
         if str(name) not in known:
-            raise NotFound(f"There is no hospital {name}.", remedy="GET /hospitals lists them.", code="user")
+            raise NotFound(
+                f"There is no hospital {name}.",
+                remedy="GET /hospitals lists them.",
+                code="user",
+            )
         return known[str(name)]
 
     body = _sent(request)
@@ -382,9 +592,13 @@ def resolve(request: StatisticsRequest, names: Mapping[int, str], *, initiator: 
     # Checked again: two names of one hospital were two entries so far.
     resolved = parse_statistics_request(body)
     if not all(provider.data_path.strip() for provider in resolved.data_providers):
-        raise _bad("data_path", "A provider's data_path is empty.", "Name its file, table or SELECT.")
+        raise bad_request(
+            "data_path",
+            "A provider's data_path is empty.",
+            "Name its file, table or SELECT.",
+        )
     if initiator not in resolved.hospitals:
-        raise _bad(
+        raise bad_request(
             "user_id",
             "Who asks is neither a provider nor a receiver.",
             "A hospital's user asks for what that hospital takes part in.",
@@ -406,13 +620,17 @@ def statistics_document(
     repeats: int | None = None,
     reply_key: str | None = None,
 ) -> str:
-    """What the initiator's agent signs and every party checks: the question, with commitments for where the data are.
+    """What the initiator's agent signs and every party checks: the question, with
+    commitments for where the data are.
 
-    repeats: the schedule's last order with a result, which stands again where the rows have hardly changed.
-    reply_key: a one-time X25519 key of the API, where the answer shall carry the values.
+    repeats: the schedule's last order with a result, which stands again where the rows
+    have hardly changed. reply_key: a one-time X25519 key of the API, where the answer
+    shall carry the values.
     """
     body = _sent(request)
-    body["data_providers"] = [{**provider, "data_path": ""} for provider in body["data_providers"]]
+    body["data_providers"] = [
+        {**provider, "data_path": ""} for provider in body["data_providers"]
+    ]
     return canonical(
         {
             "version": 1,
@@ -434,24 +652,45 @@ class StatisticsOrder(Strict):
     # By provider, `HospitalSql.commitment` of where its data are.
     commitments: dict[int, str]
     schedule_id: int | None = None
-    # The schedule's last order with a result, which stands again where the rows have hardly changed.
+    # The schedule's last order with a result, which stands again where the rows have
+    # hardly changed.
     repeats: int | None = None
     # A one-time X25519 key of the API in hex, where the answer shall carry the values.
     reply_key: str | None = None
 
 
 def read_statistics_document(text: str, order_id: int) -> StatisticsOrder:
-    """The order inside a document, checked again at a hospital; its providers come without data_path."""
+    """The order inside a document, checked again at a hospital; its providers come
+    without data_path.
+    """
     # The coordinator sends it, and may send anything.
     try:
         document = json.loads(text)
-        is_fit = (document["version"], document["kind"], document["order_id"]) == (1, "statistics", order_id)
-        commitments = {int(user): str(value) for user, value in document["data"].items()}
-        optional = {name: document[name] for name in ("schedule_id", "repeats", "reply_key")}
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        raise _bad("document", "The order's document is not readable.", "Send the order again.") from None
+        said = (document["version"], document["kind"], document["order_id"])
+        is_fit = said == (1, "statistics", order_id)
+        commitments = {
+            int(user): str(value) for user, value in document["data"].items()
+        }
+        optional = {
+            name: document[name] for name in ("schedule_id", "repeats", "reply_key")
+        }
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ):
+        raise bad_request(
+            "document", "The order's document is not readable.", "Send the order again."
+        ) from None
     if not is_fit:
-        raise _bad("document", "The document belongs to another order or version.", "Send the order again.")
+        raise bad_request(
+            "document",
+            "The document belongs to another order or version.",
+            "Send the order again.",
+        )
     request = parse_statistics_request(document["request"])
     try:
         order = StatisticsOrder(request=request, commitments=commitments, **optional)
@@ -461,9 +700,9 @@ def read_statistics_document(text: str, order_id: int) -> StatisticsOrder:
     parties += request.result_receivers
     is_resolved = all(isinstance(user, int) for user in (*parties, request.user_id))
     if not is_resolved or set(commitments) != set(request.providers):
-        raise _bad("document", "The document does not say who takes part.", "Send the order again.")
+        raise bad_request(
+            "document",
+            "The document does not say who takes part.",
+            "Send the order again.",
+        )
     return order
-
-
-def _bad(code: str, sentence: str, remedy: str) -> BadRequest:
-    return BadRequest(sentence, remedy=remedy, code=code)

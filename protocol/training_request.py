@@ -1,25 +1,26 @@
-"""The training order: every field a data scientist may send, checked before anything runs.
+"""The training order: every field a data scientist may send, checked before anything
+runs.
 
-One class serves both sides: the coordinator checks a request with it, and every hospital checks the signed document
-with it again, because a hospital believes nothing that the coordinator says.
+One class serves both sides: the coordinator checks a request with it, and every
+hospital checks the signed document with it again, because a hospital believes nothing
+that the coordinator says.
 
-In order: the fields, the request, what follows from it (folds, rows held out), what fits together, the order's
-document. `statistics_request.py` is the same for joint statistics.
+In order: the fields, the request, what follows from it (folds, rows held out), what
+fits together, the order's document. `statistics_request.py` is the same for joint
+statistics.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     model_validator,
@@ -28,8 +29,32 @@ from pydantic import (
 # Under their own names, for those who make forms of a request.
 from analytics.scores import Aggregation as Aggregation
 from analytics.scores import most_attackers
-from protocol.errors import BadRequest, ConsiliumError, InvalidInput
-from protocol.messages import COORDINATOR, canonical
+from analytics.training import Convergence, InitMethod
+from analytics.training import ModelType as ModelType
+from analytics.training import Optimizer as Optimizer
+from analytics.training import Penalty as Penalty
+from protocol.errors import bad_request
+from protocol.fields import (
+    Asked,
+    Column,
+    Number,
+    SqlByHospital,
+    UserId,
+    Whole,
+    any_case,
+    describe,
+    printable,
+)
+from protocol.messages import canonical
+from protocol.study_rows import (
+    Categorical,
+    Derive,
+    MissingWord,
+    StudyRows,
+    study_rows,
+    written_out,
+)
+from protocol.sums import KEY_LENGTHS
 from protocol.sums import EncryptMethod as EncryptMethod
 
 MODEL_NAMES = {
@@ -41,13 +66,10 @@ MODEL_NAMES = {
 }
 # Units, or channels, of a network's two hidden layers unless an order says otherwise.
 HIDDEN: dict[str, tuple[int, ...]] = {"mlp": (32, 16), "cnn": (8, 16)}
-KEY_LENGTHS = (2048, 3072, 4096)
-ModelType = Literal["lr", "linear", "softmax", "mlp", "cnn"]
-InitMethod = Literal["zeros", "ones", "const", "random_normal", "random_uniform"]
-Penalty = Literal["L1", "L2"]
-Optimizer = Literal["sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"]
-Convergence = Literal["diff", "abs", "weight_diff"]
 Scoring = Literal["none", "round", "full"]
+MOST_CLASSES = 1_000
+"""That a model can have."""
+
 CHOOSING = ("multi_krum", "minimum_diameter")
 """The aggregations by which the coordinator chooses a round's members (decision 30)."""
 
@@ -55,89 +77,31 @@ MOST_COMPARED_BYTES = 2**27
 """Of a round's aggregates without each member, which all hospitals receive."""
 
 DEFAULT_BOUND = 2.0**20
-_DIGITS = re.compile("[0-9]{1,10}")
-
-
-def _user_id(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError("must be a user id: a whole number, or the same as a string")
-    if isinstance(value, str) and not _DIGITS.fullmatch(value.strip()):
-        raise ValueError("must be a user id: a whole number of at most ten digits")
-    number = int(value)
-    if not 2 <= number < 2**31:
-        raise ValueError(f"must be a hospital's user id (2 or more; {COORDINATOR} is the coordinator)")
-    return number
-
-
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("must be a finite number")
-    return value
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number, not true or false")
-    return value
-
-
-def any_case(words: Any) -> BeforeValidator:
-    """Accepts the words of a Literal in any case: "l2" and "L2", "paillier" and "Paillier" are the same."""
-    table = {word.lower(): word for word in get_args(words)}
-
-    def match(value: Any) -> Any:
-        return table.get(value.lower(), value) if isinstance(value, str) else value
-
-    return BeforeValidator(match)
-
-
-def printable(text: str) -> str:
-    """A control character in a name has no meaning, and PostgreSQL cannot keep a NUL."""
-    if any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in text):
-        raise ValueError("must not hold a control character")
-    return text
 
 
 def _none_word(value: Any) -> Any:
-    return None if isinstance(value, str) and value.lower() in ("none", "null", "") else value
+    is_word = isinstance(value, str) and value.lower() in ("none", "null", "")
+    return None if is_word else value
 
 
 def _method_word(value: Any) -> Any:
     return "None" if value is None else value
 
 
-def _each_once(value: Any) -> Any:
-    """Keys that are one user id in two spellings: nobody could say which of the two SQL texts was meant."""
-    if isinstance(value, Mapping):
-        spelled_alike = {str(key).strip().lstrip("0") for key in value}
-        if len(spelled_alike) < len(value):
-            raise ValueError("names a hospital twice; give each its SQL once")
-    return value
-
-
-UserId = Annotated[int, BeforeValidator(_user_id)]
-Number = Annotated[float, BeforeValidator(_number), AfterValidator(_finite)]
-Whole = Annotated[int, BeforeValidator(_number)]
-Column = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)]
-Sql = Annotated[str, Field(min_length=1, max_length=20_000)]
-SqlByHospital = Annotated[dict[UserId, Sql], BeforeValidator(_each_once)]
-
-
-class Strict(BaseModel):
-    """A model that has no other fields than its own, and does not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class InitParam(Strict):
+class InitParam(Asked):
     init_method: Annotated[InitMethod | None, any_case(InitMethod)] = None
     init_const: Number = 1.0
     random_seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 1
     fit_intercept: bool = True
 
 
-class EncryptParam(Strict):
-    method: Annotated[EncryptMethod, any_case(EncryptMethod), BeforeValidator(_method_word)] = "Paillier"
+class EncryptParam(Asked):
+    # null is the word None: nothing is encrypted.
+    null_is_said = frozenset({"method"})
+
+    method: Annotated[
+        EncryptMethod, any_case(EncryptMethod), BeforeValidator(_method_word)
+    ] = "Paillier"
     key_length: Annotated[Whole, Field()] = 2048
 
     @model_validator(mode="after")
@@ -149,17 +113,25 @@ class EncryptParam(Strict):
         return self
 
 
-class CrossValidation(Strict):
+class CrossValidation(Asked):
     need_cv: bool = False
     n_splits: Annotated[Whole, Field(ge=2, le=50)] = 5
     shuffle: bool = True
     random_seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 1
 
 
-class ModelParams(Strict):
-    """How the model is trained (docs/api.md). `tol` is `eps`, `early_stop` is `converge_func`."""
+class ModelParams(Asked):
+    """How the model is trained (docs/api.md).
 
-    penalty: Annotated[Penalty | None, any_case(Penalty), BeforeValidator(_none_word)] = "L2"
+    `tol` is `eps`, `early_stop` is `converge_func`.
+    """
+
+    # null is no penalty.
+    null_is_said = frozenset({"penalty"})
+
+    penalty: Annotated[
+        Penalty | None, any_case(Penalty), BeforeValidator(_none_word)
+    ] = "L2"
     optimizer: Annotated[Optimizer, any_case(Optimizer)] = "sgd"
     # Two names for one thing: `tolerance` reads them.
     eps: Annotated[Number, Field(ge=0)] | None = None
@@ -176,17 +148,26 @@ class ModelParams(Strict):
     decay_sqrt: bool = True
     # Units, or channels, of the two hidden layers; None for those of HIDDEN.
     hidden: (
-        Annotated[list[Annotated[Whole, Field(ge=1, le=1024)]], Field(min_length=2, max_length=2)] | None
+        Annotated[
+            list[Annotated[Whole, Field(ge=1, le=1024)]],
+            Field(min_length=2, max_length=2),
+        ]
+        | None
     ) = None
     # Of a cnn's images: height, width and perhaps channels.
     shape: (
-        Annotated[list[Annotated[Whole, Field(ge=1, le=10_000)]], Field(min_length=2, max_length=3)] | None
+        Annotated[
+            list[Annotated[Whole, Field(ge=1, le=10_000)]],
+            Field(min_length=2, max_length=3),
+        ]
+        | None
     ) = None
     init_param: InitParam = InitParam()
     encrypt_param: EncryptParam = EncryptParam()
     cv_param: CrossValidation = CrossValidation()
     standardize: bool = False
-    # A larger number in a sum stops the order: the fixed point has no room for it (decision 12).
+    # A larger number in a sum stops the order: the fixed point has no room for it
+    # (decision 12).
     bound: Annotated[Number, Field(ge=1, le=2.0**40)] = DEFAULT_BOUND
 
     @model_validator(mode="after")
@@ -214,7 +195,7 @@ class ModelParams(Strict):
         return self.converge_func or self.early_stop or "diff"
 
 
-class TrainingRequest(Strict):
+class TrainingRequest(Asked):
     """The body of POST /model/train."""
 
     # Who orders; its agent signs the order and opens the sums.
@@ -223,26 +204,38 @@ class TrainingRequest(Strict):
     model_params: ModelParams = ModelParams()
     # The other hospitals.
     party_id: Annotated[list[UserId], Field(max_length=1000)]
-    # By hospital its SQL, which goes sealed to that hospital; in the order's document are commitments.
+    # By hospital its SQL, which goes sealed to that hospital; in the order's document
+    # are commitments.
     data_info: SqlByHospital
-    # By hospital, for those that have rows of their own to test on; or the share of the rows that tests.
-    test_data_info: SqlByHospital = {}
+    # By hospital, for those that have rows of their own to test on; or the share of the
+    # rows that tests.
+    test_data_info: SqlByHospital = Field(default_factory=dict)
     validation_fraction: Annotated[Number, Field(gt=0, lt=1)] | None = None
     # None: the lowest that a policy allows (decision 31).
     scoring: Annotated[Scoring, any_case(Scoring)] | None = None
     aggregation: Annotated[Aggregation, any_case(Aggregation)] = "mean"
     # None: as many as the aggregation bears (`most_attackers`).
     n_attackers: Annotated[Whole, Field(ge=1, le=1000)] | None = None
-    # What tells patients apart; the policy names it for each table, and it is no attribute (decision 19).
+    # What tells patients apart; the policy names it for each table, and it is no
+    # attribute (decision 19).
     unique_id: Column
     attributes: Annotated[list[Column], Field(min_length=1, max_length=10_000)]
     label_name: Column
+    # Rows without a value in one of these columns are left out before anything is
+    # counted.
+    complete_on: list[Column] = Field(default_factory=list, max_length=10_000)
+    # Attributes that are no plain numbers of the data: `study_rows.py`.
+    categorical: Categorical = Field(default_factory=dict)
+    derive: Derive = Field(default_factory=dict)
+    missing: MissingWord = "refuse"
     purpose: Annotated[str, Field(max_length=500), AfterValidator(printable)] = ""
 
     @model_validator(mode="before")
     @classmethod
     def _lift(cls, body: Any) -> Any:
-        """How gradients are scored and combined may stand beside the other model_params, too."""
+        """How gradients are scored and combined may stand beside the other
+        model_params, too.
+        """
         params = body.get("model_params") if isinstance(body, Mapping) else None
         if not isinstance(params, Mapping):
             return body
@@ -267,27 +260,79 @@ class TrainingRequest(Strict):
         """Everybody who takes part, the initiator included, sorted."""
         return sorted({self.user_id, *self.party_id})
 
+    @cached_property
+    def study(self) -> StudyRows:
+        """What the order asks of its rows. BadRequest where that does not fit together."""
+        return study_rows(
+            columns=self.attributes,
+            categorical=self.categorical,
+            derive=self.derive,
+            missing=self.missing,
+            complete_on=self.complete_on,
+            roles={"label_name": self.label_name, "unique_id": self.unique_id},
+        )
+
     @property
     def is_open(self) -> bool:
-        """Whether the coordinator may see every gradient: the initiator's choice, which every policy must allow."""
+        """Whether the coordinator may see every gradient: the initiator's choice, which
+        every policy must allow.
+        """
         return self.model_params.encrypt_param.method == "None"
 
     @property
     def is_scored(self) -> bool:
         return self.scoring in ("round", "full")
 
-    def compares_openly(self, n_members: int, n_weights: int) -> bool:
-        """Whether a round's aggregates without each member go to all hospitals, so that all test rows count.
-
-        They hold every member's gradient, so only with method None, and scoring full that every policy must allow.
+    @property
+    def columns_with_moments(self) -> list[str]:
+        """The columns of the data whose joint mean and variance each fold begins with,
+        or that of what is made of them: attributes that are standardized, and behind
+        them a label that is no class.
         """
-        is_tested = bool(self.test_data_info) or self.validation_fraction is not None
+        columns: list[str] = []
+        if self.model_params.standardize:
+            columns.extend(self.study.plain)
+        if self.model_type == "linear":
+            columns.append(self.label_name)
+        return columns
+
+    @property
+    def takes_moments(self) -> bool:
+        return bool(self.columns_with_moments)
+
+    @property
+    def is_penalised(self) -> bool:
+        params = self.model_params
+        return params.penalty is not None and params.alpha > 0
+
+    def compares_openly(self, n_members: int, n_weights: int) -> bool:
+        """Whether a round's aggregates without each member go to all hospitals, so that
+        all test rows count.
+
+        They hold every member's gradient, so only with method None, and scoring full
+        that every policy must allow.
+        """
         is_small = 8 * n_members * n_weights <= MOST_COMPARED_BYTES
-        return self.is_open and self.scoring == "full" and is_tested and is_small
+        return self._may_compare_openly and is_small
+
+    @property
+    def _may_compare_openly(self) -> bool:
+        is_tested = bool(self.test_data_info) or self.validation_fraction is not None
+        return self.is_open and self.scoring == "full" and is_tested
+
+    @property
+    def regroups(self) -> bool:
+        """Whether rounds open sums over some of the order's hospitals only, so that two
+        of them tell what one alone has: those that a rule chooses, and with method None
+        all but each one.
+        """
+        return self.chooses or self._may_compare_openly
 
     @property
     def chooses(self) -> bool:
-        """Whether each round's sum is over the hospitals that the coordinator chooses by their rotated gradients."""
+        """Whether each round's sum is over the hospitals that the coordinator chooses
+        by their rotated gradients.
+        """
         return self.aggregation in CHOOSING
 
     @property
@@ -297,7 +342,9 @@ class TrainingRequest(Strict):
 
     @property
     def assumed_attackers(self) -> int:
-        """`n_attackers`, by default as many as the rule bears with so many hospitals; 0 for the mean."""
+        """`n_attackers`, by default as many as the rule bears with so many hospitals; 0
+        for the mean.
+        """
         return self.n_attackers or most_attackers(self.aggregation, len(self.hospitals))
 
     @property
@@ -308,13 +355,17 @@ class TrainingRequest(Strict):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Height, width and perhaps channels of an image; nothing for a model of no images."""
+        """Height, width and perhaps channels of an image; nothing for a model of no
+        images.
+        """
         return tuple(self.model_params.shape or ())
 
     @property
     def init_method(self) -> str:
         """As ordered, or else one that this model type can train from."""
-        return self.model_params.init_param.init_method or ("random_normal" if self.hidden else "zeros")
+        return self.model_params.init_param.init_method or (
+            "random_normal" if self.hidden else "zeros"
+        )
 
     def sql_of(self, user_id: int) -> dict[str, str]:
         """One hospital's own SQL texts, by what they are for."""
@@ -325,8 +376,10 @@ class TrainingRequest(Strict):
 
 
 def rounds_done(n_recorded: int, max_iter: int) -> int:
-    """The rounds whose step has been taken, of so many records: each is made before its round's step, and the last one
-    of a fold, after at most `max_iter` steps, is the trained model's."""
+    """The rounds whose step has been taken, of so many records: each is made before its
+    round's step, and the last one of a fold, after at most `max_iter` steps, is the
+    trained model's.
+    """
     n_folds_begun = -(-n_recorded // (max_iter + 1))  # rounded up
     return n_recorded - n_folds_begun
 
@@ -338,7 +391,9 @@ def folds(request: TrainingRequest) -> list[int]:
 
 
 def n_held_out(request: TrainingRequest, n_rows: int, fold: int) -> int:
-    """How many of a hospital's rows a fold holds out: known to all from the row count; which ones, to nobody else."""
+    """How many of a hospital's rows a fold holds out: known to all from the row count;
+    which ones, to nobody else.
+    """
     if fold > 0:
         # As equal as they can be: the first folds have one row more each.
         n_splits = request.model_params.cv_param.n_splits
@@ -350,12 +405,22 @@ def n_held_out(request: TrainingRequest, n_rows: int, fold: int) -> int:
 
 
 def has_held_out(request: TrainingRequest, fold: int) -> bool:
-    """Whether rows that did not train a fold's model test it, at any hospital: known to all from the document."""
-    return fold > 0 or request.validation_fraction is not None or bool(request.test_data_info)
+    """Whether rows that did not train a fold's model test it, at any hospital: known to
+    all from the document.
+    """
+    return (
+        fold > 0
+        or request.validation_fraction is not None
+        or bool(request.test_data_info)
+    )
 
 
 def parse_training_request(body: Any) -> TrainingRequest:
-    """A checked request. InvalidInput for a malformed field, BadRequest for a combination that cannot be honoured."""
+    """A checked request.
+
+    InvalidInput for a malformed field, BadRequest for a combination that cannot be
+    honoured.
+    """
     try:
         request = TrainingRequest.model_validate(body)
     except ValidationError as error:
@@ -375,35 +440,68 @@ def check_training_request(request: TrainingRequest) -> None:
 
 def _check_parties(request: TrainingRequest) -> None:
     if request.user_id in request.party_id:
-        raise _bad(
-            "party_id", f"party_id holds the initiator {request.user_id}.", "List only the other hospitals."
+        raise bad_request(
+            "party_id",
+            f"party_id holds the initiator {request.user_id}.",
+            "List only the other hospitals.",
         )
     if len(set(request.party_id)) != len(request.party_id):
-        raise _bad("party_id", "party_id names a hospital twice.", "Name each hospital once.")
+        raise bad_request(
+            "party_id", "party_id names a hospital twice.", "Name each hospital once."
+        )
     hospitals = set(request.hospitals)
     _check_owners("data_info", set(request.data_info), hospitals, complete=True)
-    _check_owners("test_data_info", set(request.test_data_info), hospitals, complete=False)
+    _check_owners(
+        "test_data_info", set(request.test_data_info), hospitals, complete=False
+    )
 
 
-def _check_owners(field: str, given: set[int], hospitals: set[int], *, complete: bool) -> None:
+def _check_owners(
+    field: str, given: set[int], hospitals: set[int], *, complete: bool
+) -> None:
     strangers = given - hospitals
     if strangers:
         sentence = f"{field} has SQL for {_listed(strangers)}, not in this order."
-        raise _bad(field, sentence, "Remove it or add the party.")
+        raise bad_request(field, sentence, "Remove it or add the party.")
     missing = hospitals - given
     if complete and missing:
-        raise _bad(field, f"{field} has no SQL for {_listed(missing)}.", "Give each hospital its SQL.")
+        raise bad_request(
+            field,
+            f"{field} has no SQL for {_listed(missing)}.",
+            "Give each hospital its SQL.",
+        )
 
 
 def _check_columns(request: TrainingRequest) -> None:
     names = request.attributes
     if len(set(names)) != len(names):
-        raise _bad("attributes", "attributes names a column twice.", "Name each column once.")
+        raise bad_request(
+            "attributes", "attributes names a column twice.", "Name each column once."
+        )
+    if len(set(request.complete_on)) < len(request.complete_on):
+        raise bad_request(
+            "complete_on", "complete_on names a column twice.", "Name each column once."
+        )
     for field in ("unique_id", "label_name"):
         if getattr(request, field) in names:
-            raise _bad("attributes", f"attributes holds the {field} column.", "A column has one role.")
+            raise bad_request(
+                "attributes",
+                f"attributes holds the {field} column.",
+                "A column has one role.",
+            )
     if request.unique_id == request.label_name:
-        raise _bad("label_name", "label_name and unique_id are the same column.", "A column has one role.")
+        raise bad_request(
+            "label_name",
+            "label_name and unique_id are the same column.",
+            "A column has one role.",
+        )
+    study = request.study
+    if request.model_type == "cnn" and not study.is_plain:
+        raise bad_request(
+            "model_type",
+            "categorical, derive and missing are not for the pixels of a cnn.",
+            "Leave them out, or order another model_type.",
+        )
 
 
 def _check_layers(request: TrainingRequest) -> None:
@@ -411,13 +509,13 @@ def _check_layers(request: TrainingRequest) -> None:
     is_network = request.model_type in HIDDEN
     # A field is never ignored: what means nothing for this model is refused.
     if params.hidden is not None and not is_network:
-        raise _bad(
+        raise bad_request(
             "hidden",
             "hidden is given for a model without hidden layers.",
             "Leave it out, or order mlp or cnn.",
         )
     if is_network and not request.init_method.startswith("random"):
-        raise _bad(
+        raise bad_request(
             "init_method",
             "A network whose initial weights are all equal cannot be trained: its hidden units stay equal.",
             "Use random_normal or random_uniform, or leave init_method out.",
@@ -425,8 +523,10 @@ def _check_layers(request: TrainingRequest) -> None:
     if request.model_type == "cnn":
         _check_shape(request)
     elif params.shape is not None:
-        raise _bad(
-            "shape", "shape is given for a model that is not for images.", "Leave it out, or order cnn."
+        raise bad_request(
+            "shape",
+            "shape is given for a model that is not for images.",
+            "Leave it out, or order cnn.",
         )
 
 
@@ -435,15 +535,19 @@ def _check_shape(request: TrainingRequest) -> None:
     n_attributes = len(request.attributes)
     n_pixel_values = math.prod(shape)
     if not shape:
-        raise _bad(
+        raise bad_request(
             "shape",
             "A cnn needs the shape of its images.",
             "Give [height, width], or with channels as third.",
         )
     if min(shape[:2]) < 4:
-        raise _bad("shape", "A cnn halves its images twice.", "Give a height and a width of 4 or more.")
+        raise bad_request(
+            "shape",
+            "A cnn halves its images twice.",
+            "Give a height and a width of 4 or more.",
+        )
     if n_pixel_values != n_attributes:
-        raise _bad(
+        raise bad_request(
             "shape",
             f"shape is for {n_pixel_values} pixel values, and there are {n_attributes} attributes.",
             "List the attributes pixel by pixel, row by row, the channels of each pixel together.",
@@ -453,30 +557,34 @@ def _check_shape(request: TrainingRequest) -> None:
 def _check_combination(request: TrainingRequest) -> None:
     params = request.model_params
     if request.validation_fraction is not None and request.test_data_info:
-        raise _bad(
+        raise bad_request(
             "validation_fraction",
             "validation_fraction and test_data_info both say which rows test the model.",
             "Give one of them.",
         )
     init, encrypt = params.init_param, params.encrypt_param
     if init.init_method != "const" and init.init_const != InitParam().init_const:
-        raise _bad(
+        raise bad_request(
             "init_const",
             "init_const is given, and init_method is not const.",
             "Leave it out, or choose const.",
         )
     if encrypt.method != "Paillier" and encrypt.key_length != EncryptParam().key_length:
-        raise _bad(
-            "key_length", "key_length is given for a method without keys of a length.", "Leave it out."
+        raise bad_request(
+            "key_length",
+            "key_length is given for a method without keys of a length.",
+            "Leave it out.",
         )
     if params.cv_param.need_cv and request.validation_fraction is not None:
-        raise _bad(
+        raise bad_request(
             "validation_fraction",
             "validation_fraction and cross-validation both hold rows back.",
             "Set need_cv to false or leave validation_fraction out.",
         )
     if params.convergence == "abs" and params.tolerance == 0:
-        raise _bad("eps", "converge_func abs with eps 0 can never be met.", "Give eps above 0.")
+        raise bad_request(
+            "eps", "converge_func abs with eps 0 can never be met.", "Give eps above 0."
+        )
 
 
 def _check_aggregation(request: TrainingRequest) -> None:
@@ -484,28 +592,32 @@ def _check_aggregation(request: TrainingRequest) -> None:
     most = most_attackers(rule, len(request.hospitals))
     if rule == "mean":
         if request.n_attackers is not None:
-            raise _bad(
-                "n_attackers", "n_attackers is given, and the mean bears none.", "Choose another aggregation."
+            raise bad_request(
+                "n_attackers",
+                "n_attackers is given, and the mean bears none.",
+                "Choose another aggregation.",
             )
         return
     if most < 1:
-        raise _bad(
+        raise bad_request(
             "aggregation",
             f"{rule} bears no attacker among so few hospitals.",
             "Add hospitals, or order mean.",
         )
     if request.assumed_attackers > most:
-        raise _bad(
-            "n_attackers", f"{rule} bears {most} attackers among these hospitals.", "Give fewer n_attackers."
+        raise bad_request(
+            "n_attackers",
+            f"{rule} bears {most} attackers among these hospitals.",
+            "Give fewer n_attackers.",
         )
     if request.scoring == "none":
-        raise _bad(
+        raise bad_request(
             "scoring",
             f"{rule} looks at the hospitals' gradients, and scoring is none.",
             "Order scoring round.",
         )
     if not request.chooses and not request.is_open:
-        raise _bad(
+        raise bad_request(
             "aggregation",
             f"{rule} needs every gradient in clear, and the method hides them.",
             "Order multi_krum or minimum_diameter, or method None where all policies allow it.",
@@ -516,44 +628,16 @@ def _listed(user_ids: set[int]) -> str:
     return "hospital " + ", ".join(str(user_id) for user_id in sorted(user_ids))
 
 
-def _bad(code: str, sentence: str, remedy: str) -> BadRequest:
-    return BadRequest(sentence, remedy=remedy, code=code)
-
-
-def describe(error: ValidationError) -> ConsiliumError:
-    """One sentence that names each field and its problem, without echoing what was sent."""
-    problems = []
-    for item in error.errors(include_input=False, include_url=False, include_context=False)[:5]:
-        parts = item["loc"]
-        # A wrong key is named by its dict: the key itself is what was sent, and may be anything.
-        if parts[-1:] == ("[key]",):
-            parts = parts[:-2]
-        # pydantic's own steps are no fields.
-        fields = [_shown(part) for part in parts if not str(part).startswith("function-")]
-        where = ".".join(fields) or "body"
-        problem = item["msg"].removeprefix("Value error, ")
-        problems.append(f"{where}: {problem}")
-    return InvalidInput(
-        "; ".join(problems) + ".",
-        remedy="See /docs for every field and its range.",
-        fields=[problem.split(":")[0] for problem in problems],
-    )
-
-
-def _shown(part: int | str) -> str:
-    """A field's name as an answer and a log may hold it: what was sent in its place may be long or unprintable."""
-    letters = []
-    for letter in str(part):
-        is_plain = letter.isprintable() and letter != "\ufffd"
-        letters.append(letter if is_plain else "?")
-    text = "".join(letters)
-    return text if len(text) <= 60 else f"{text[:60]}..."
-
-
 def order_document(
-    order_id: int, request: TrainingRequest, commitments: Mapping[int, str], *, rerun_of: int | None = None
+    order_id: int,
+    request: TrainingRequest,
+    commitments: Mapping[int, str],
+    *,
+    rerun_of: int | None = None,
 ) -> str:
-    """What the initiator's agent signs and every hospital checks: the whole order, with commitments for the SQL."""
+    """What the initiator's agent signs and every hospital checks: the whole order, with
+    commitments for the SQL.
+    """
     return canonical(
         {
             "version": 1,
@@ -568,27 +652,41 @@ def order_document(
 
 
 def _written_out(request: TrainingRequest) -> dict[str, Any]:
-    """The request without SQL: what was left out of it as what that means, without fields for other model types."""
+    """The request without SQL: what was left out of it as what that means, without
+    fields for other model types.
+    """
     body = request.model_dump(mode="json", exclude={"data_info", "test_data_info"})
     params = body["model_params"]
     params["init_param"]["init_method"] = request.init_method
     params["hidden"] = list(request.hidden)
     params["shape"] = list(request.shape)
-    body["model_params"] = {name: value for name, value in params.items() if value != []}
-    # Left out where they say nothing, as in the documents of versions that did not have these fields.
-    defaults = {"scoring": None, "aggregation": "mean", "n_attackers": None}
+    body["model_params"] = {
+        name: value for name, value in params.items() if value != []
+    }
+    # Left out where they say nothing, as in the documents of versions that did not have
+    # these fields.
+    defaults: dict[str, Any] = {
+        "scoring": None,
+        "aggregation": "mean",
+        "n_attackers": None,
+        "complete_on": [],
+    }
     written = {}
     for name, value in body.items():
         is_default = name in defaults and value == defaults[name]
         if not is_default:
             written[name] = value
-    return written
+    return written_out(written)
 
 
-def read_order_document(text: str, order_id: int) -> tuple[TrainingRequest, dict[int, str]]:
-    """The request inside a document, checked again at a hospital, and each hospital's SQL commitment.
+def read_order_document(
+    text: str, order_id: int
+) -> tuple[TrainingRequest, dict[int, str]]:
+    """The request inside a document, checked again at a hospital, and each hospital's
+    SQL commitment.
 
-    The request comes back without SQL texts: a hospital sees its own only, from its sealed Request.
+    The request comes back without SQL texts: a hospital sees its own only, from its
+    sealed Request.
     """
     # The coordinator sends it, and may send anything.
     try:
@@ -597,13 +695,27 @@ def read_order_document(text: str, order_id: int) -> tuple[TrainingRequest, dict
         tested = [int(user) for user in document["tested"]]
         body = {
             **document["request"],
-            # The SQL is in no document; in its place any text, so that who has some can be checked.
+            # The SQL is in no document; in its place any text, so that who has some can
+            # be checked.
             "data_info": dict.fromkeys(commitments, "withheld"),
             "test_data_info": dict.fromkeys(tested, "withheld"),
         }
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        raise _bad("document", "The order's document is not readable.", "Send the order again.") from None
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ):
+        raise bad_request(
+            "document", "The order's document is not readable.", "Send the order again."
+        ) from None
     said = (document.get("version"), document.get("kind"), document.get("order_id"))
     if said != (1, "train", order_id):
-        raise _bad("document", "The document belongs to another order or version.", "Send the order again.")
+        raise bad_request(
+            "document",
+            "The document belongs to another order or version.",
+            "Send the order again.",
+        )
     return parse_training_request(body), commitments

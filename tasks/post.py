@@ -1,4 +1,6 @@
-"""How a worker and the coordinator's API talk: what the worker sends and asks, and what it hears in its inbox."""
+"""How a worker and the coordinator's API talk: what the worker sends and asks, and what
+it hears in its inbox.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ class Verdict(NamedTuple):
 
 
 class CoordinatorAway(Exception):
-    """The coordinator has not said which runs may begin. That was noted, and the worker looks again."""
+    """The coordinator has not said which runs may begin.
+
+    That was noted, and the worker looks again.
+    """
 
 
 @dataclass(frozen=True)
@@ -35,25 +40,39 @@ class Post:
     """A worker's calls to the coordinator's API, with its own token."""
 
     client: httpx.AsyncClient
-    token: Callable[[], str]  # read at each call: it may be rotated while the worker runs
+    # Read at each call: it may be rotated while the worker runs.
+    token: Callable[[], str]
 
     async def read(self, boot: str, cursor: int) -> dict[str, Any]:
-        """The news in this worker's inbox since `cursor`, by long polling; `boot` is the API's process that gave it."""
+        """The news in this worker's inbox since `cursor`, by long polling.
+
+        `boot` is the API's process that gave it.
+        """
         query: dict[str, str | int] = {"boot": boot, "cursor": cursor}
         answer = await self.client.get(
-            "/exchange/inbox", params=query, headers=self._headers(), timeout=POLL_SECONDS
+            "/exchange/inbox",
+            params=query,
+            headers=self._headers(),
+            timeout=POLL_SECONDS,
         )
         answer.raise_for_status()
         news: dict[str, Any] = answer.json()
         return news
 
-    async def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+    async def send(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> httpx.Response:
         return await self.client.request(
             method, path, json=body, headers=self._headers(), timeout=POLL_SECONDS
         )
 
-    async def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """What it answers. CoordinatorAway where that is no answer of it: a proxy's page is none either."""
+    async def ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """What it answers.
+
+        CoordinatorAway where that is no answer of it: a proxy's page is none either.
+        """
         asked = time.monotonic()
         try:
             answer = await self.send(method, path, body)
@@ -65,4 +84,5 @@ class Post:
         return data
 
     def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.token()}"}
+        token = self.token()
+        return {"Authorization": f"Bearer {token}"}

@@ -1,6 +1,8 @@
-"""What Prefect's own code writes of a lost connection is kept out of an agent's log: one line of ours says it.
+"""What Prefect's own code writes of a lost connection or of a refusal is kept out of a
+log: one line says it.
 
-Each of its services would write a traceback for itself, in each flow process.
+Each of its services would write a traceback for itself, in each flow process; of a
+refused step Prefect writes the sentence as the step's state, too.
 """
 
 from __future__ import annotations
@@ -10,26 +12,36 @@ import logging
 import httpx
 from websockets.exceptions import WebSocketException
 
+from protocol.errors import ConsiliumError
+
 _LOST = (httpx.HTTPError, WebSocketException, ConnectionError, TimeoutError, EOFError)
 
 
 def hush() -> None:
-    """To be called once in each process, after Prefect has been imported, which sets its loggers up."""
+    """To be called once in each process, after Prefect has been imported.
+
+    The import sets Prefect's loggers up.
+    """
     for handler in _handlers():
         handler.addFilter(_is_worth_a_line)
 
 
 def _handlers() -> set[logging.Handler]:
-    """Those to which the records of Prefect's loggers come: the root's, and those that some of them have."""
-    loggers = [logging.getLogger()]
+    """Those to which the records of Prefect's loggers come.
+
+    The root's, and those that some of them have.
+    """
+    handlers = set(logging.getLogger().handlers)
     for name in logging.root.manager.loggerDict:
-        if name.split(".")[0] == "prefect":
-            loggers.append(logging.getLogger(name))
-    return {handler for logger in loggers for handler in logger.handlers}
+        package = name.split(".")[0]
+        if package == "prefect":
+            handlers.update(logging.getLogger(name).handlers)
+    return handlers
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
     if not record.exc_info or not record.name.startswith("prefect"):
         return True
     _, error, _ = record.exc_info
-    return not isinstance(error, _LOST)
+    # Planned errors have a sentence, which is enough; others are news, and stay.
+    return not isinstance(error, (*_LOST, ConsiliumError))

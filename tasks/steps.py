@@ -1,8 +1,8 @@
 """Makes a function a Prefect task that shows when it ran and nothing else.
 
-No task persists or caches a result, prints, or lets an unplanned exception's text out: Prefect's server sees names
-and states (decision 1). Outside a flow run (simulations, tests) a step is the plain function, and Prefect is not even
-imported.
+No task persists or caches a result, prints, or lets an unplanned exception's text out:
+Prefect's server sees names and states (decision 1). Outside a flow run (simulations,
+tests) a step is the plain function, and Prefect is not even imported.
 
 Decision 52.
 """
@@ -26,11 +26,15 @@ R = TypeVar("R")
 log = logging.getLogger("consilium.tasks")
 
 spent: defaultdict[str, float] = defaultdict(float)
-"""Seconds by step of this process's one flow run; "Prefect" is what its task engine takes around them."""
+"""Seconds by step of this process's one flow run; "Prefect" is what its task engine
+takes around them.
+"""
 
 
 class UnplannedError(ConsiliumError):
-    """Something that should not happen did; its full text is in the log of the site where it happened."""
+    """Something that should not happen did; its full text is in the log of the site
+    where it happened.
+    """
 
     status = 500
     default_code = "unplanned"
@@ -40,10 +44,14 @@ _place: ContextVar[str] = ContextVar("place", default="")
 """Where in the order the step under way stands, for its task run's name."""
 
 
-def step(name: str, at: Callable[..., str] | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator: the function becomes the Prefect task `name` whenever a flow run is under way.
+def step(
+    name: str, at: Callable[..., str] | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator: the function becomes the Prefect task `name` whenever a flow run is
+    under way.
 
-    `at` says, from the function's arguments, where in the order a run of it stands; the run is named after it.
+    `at` says, from the function's arguments, where in the order a run of it stands; the
+    run is named after it.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -54,7 +62,8 @@ def step(name: str, at: Callable[..., str] | None = None) -> Callable[[Callable[
 
         @functools.wraps(function)
         def step_or_task(*args: P.args, **kwargs: P.kwargs) -> R:
-            # A partial is opaque to Prefect, which would walk through whatever a task's arguments hold.
+            # A partial is opaque to Prefect, which would walk through whatever a task's
+            # arguments hold.
             call = functools.partial(function, *args, **kwargs)
             if not _is_in_flow_run():
                 return safely(call)
@@ -89,7 +98,9 @@ def _run_name() -> str:
 
 
 def _task(name: str, function: Callable[..., R]) -> Callable[..., Any]:
-    """Nothing that a step takes or gives is kept by Prefect, and no step is repeated by it."""
+    """Nothing that a step takes or gives is kept by Prefect, and no step is repeated by
+    it.
+    """
     from prefect import task
     from prefect.cache_policies import NO_CACHE
 
@@ -122,14 +133,16 @@ def _timed_and_safe(name: str, call: Callable[[], R]) -> R:
             remedy="Look for wrong file modes; the site's log has the full text.",
             code="site",
         ) from None
-    except Exception as error:  # noqa: BLE001 (no text of it may reach Prefect)
+    except Exception as error:  # noqa: BLE001
         raise hidden(name, error) from None
     finally:
         spent[name] += time.perf_counter() - began
 
 
 def hidden(name: str, error: Exception) -> UnplannedError:
-    """A safe sentence in place of an exception; the exception itself goes to this site's own log."""
+    """A safe sentence in place of an exception; the exception itself goes to this
+    site's own log.
+    """
     log.error("Unplanned error in %s", name, exc_info=error)
     return UnplannedError(
         f"An unplanned error ({type(error).__name__}) ended the step {name!r}.",

@@ -1,4 +1,6 @@
-"""Tables that no order should be trained on, in the DuckDB files of a federation that has not started yet."""
+"""Tables that no order should be trained on, in the DuckDB files of a federation that
+has not started yet.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents.site.settings import Settings
+from agents.site.settings import SiteSettings
 from api.settings import load_settings
 from deployments.local.sites import NAMED, sites_folder
 from deployments.local.sites import prepare as prepare_sites
 
-SECRET_TEXT = "Zhang-San-90210"  # stands in rows; no answer, log or ledger may repeat it
+SECRET_TEXT = (
+    "Zhang-San-90210"  # stands in rows; no answer, log or ledger may repeat it
+)
 SECRET_NUMBER = 73_519.4375
 SECRET_ID = 900_900_733
 CANARY = 0.7351943751234567  # a feature value whose 8 bytes are recognisable
@@ -75,7 +79,9 @@ def tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def prepare(environment: Mapping[str, str], sites: Path) -> None:
-    """Copies the site folders and makes homes, tables and policies, as `./run up` would."""
+    """Copies the site folders and makes homes, tables and policies, as `./run up`
+    would.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name in ("CONSILIUM_HOME", "CONSILIUM_API_PORT", "CONSILIUM_PREFECT_PORT"):
             patch.setenv(name, environment[name])
@@ -97,7 +103,7 @@ def _opened() -> str:
     )
 
 
-def _add_tables(site: Settings) -> None:
+def _add_tables(site: SiteSettings) -> None:
     part = "guest" if site.user_id == 4 else "host"
     with duckdb.connect(str(site.state / "hospital.duckdb")) as database:
         rows = database.execute(f"SELECT * FROM data.breast_homo_{part}").df()

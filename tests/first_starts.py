@@ -1,4 +1,6 @@
-"""First starts that die or meet a full disk, in processes of their own, at every step that touches the disk."""
+"""First starts that die or meet a full disk, in processes of their own, at every step
+that touches the disk.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,13 @@ def everything(settings: Any) -> None:
     coordinator_module.make_ready(settings)
 
 
-def start(first: Callable[[Any], None], settings: Any, *, at: int = 0, full: bool = False) -> tuple[int, int]:
-    """Exit code and number of steps. At step `at`, counted from 1, the process dies, or from there its disk is full."""
+def start(
+    first: Callable[[Any], None], settings: Any, *, at: int = 0, full: bool = False
+) -> tuple[int, int]:
+    """Exit code and number of steps.
+
+    At step `at`, counted from 1, the process dies, or from there its disk is full.
+    """
     told, telling = _context.Pipe(duplex=False)
     process: BaseProcess = _context.Process(
         target=_run, args=(first, settings, at, full, telling, dict(os.environ))
@@ -51,11 +58,22 @@ def start(first: Callable[[Any], None], settings: Any, *, at: int = 0, full: boo
 
 
 def _run(
-    first: Callable[[Any], None], settings: Any, at: int, full: bool, telling: Any, variables: dict[str, str]
+    first: Callable[[Any], None],
+    settings: Any,
+    at: int,
+    full: bool,
+    telling: Any,
+    variables: dict[str, str],
 ) -> None:
     os.environ.clear()
     os.environ.update(variables)
-    os.dup2(os.open(settings.home.parent / "first-start.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND), 2)
+    os.dup2(
+        os.open(
+            settings.home.parent / "first-start.log",
+            os.O_CREAT | os.O_WRONLY | os.O_APPEND,
+        ),
+        2,
+    )
     steps = 0
 
     def step() -> None:
@@ -67,7 +85,11 @@ def _run(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(settings.home))
 
     def heard(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in _FILE_EVENTS and str(settings.home) in str(arguments[0]) and _writes(event, arguments):
+        if (
+            event in _FILE_EVENTS
+            and str(settings.home) in str(arguments[0])
+            and _writes(event, arguments)
+        ):
             step()
 
     def synced(descriptor: int, sync: Callable[[int], None] = os.fsync) -> None:
@@ -89,17 +111,29 @@ def _run(
 
 def _writes(event: str, arguments: tuple[Any, ...]) -> bool:
     """Reading is no step: where a process that only reads dies, nothing differs."""
-    return event != "open" or bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    return event != "open" or bool(
+        arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    )
 
 
 def assert_whole(settings: Any) -> None:
-    """Each secret that is there is one, and each that goes with the store is known to it."""
+    """Each secret that is there is one, and each that goes with the store is known to
+    it.
+    """
     auth = state.prefect_auth(settings)
     assert auth is None or len(auth) == len("consilium:") + 48
     tokens = state.read_tokens(settings)
     assert all(len(token) >= 43 for token in tokens.values())
-    names = ("coordinator/prefect_auth", "coordinator/token", "coordinator/page_key", "tokens.json")
-    for path in (*map(settings.home.joinpath, names), *settings.home.glob("sites/*/token")):
+    names = (
+        "coordinator/prefect_auth",
+        "coordinator/token",
+        "coordinator/page_key",
+        "tokens.json",
+    )
+    for path in (
+        *map(settings.home.joinpath, names),
+        *settings.home.glob("sites/*/token"),
+    ):
         if path.exists():
             assert path.read_text().strip()
             assert path.stat().st_mode & 0o777 == 0o600

@@ -1,4 +1,6 @@
-"""The moments of numbers as they are defined, one by one: what every faster way has to give."""
+"""The moments of numbers as they are defined, one by one: what every faster way has to
+give.
+"""
 
 from __future__ import annotations
 
@@ -22,5 +24,7 @@ def joint_moments_of(pairs: Iterable[tuple[Value, Value]]) -> JointMoments:
     sums = [0] * 6
     for left, right in pairs:
         x, y = scaled(left), scaled(right)
-        sums = [a + b for a, b in zip(sums, (1, x, y, x * x, y * y, x * y), strict=True)]
+        sums = [
+            a + b for a, b in zip(sums, (1, x, y, x * x, y * y, x * y), strict=True)
+        ]
     return JointMoments(*sums)

@@ -1,4 +1,6 @@
-"""Providers of a joint computation as threads of one process, with the coordinator's dealing beside them."""
+"""Providers of a joint computation as threads of one process, with the coordinator's
+dealing beside them.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from agents.statistics.shared_expression import JoinedResult, evaluate, reveal
 from analytics.statistics.circuit import Plan
 from analytics.statistics.rowwise import Column
+from protocol.shares.shared_expression import JoinedResult, evaluate, reveal
 from tasks.coordinator.dealing import Dealt, deal
 
 Tamper = Callable[[Dealt], bytes]
@@ -68,7 +70,9 @@ class MadeChannel:
             assert here.setdefault(self.me, data) == data, "other bytes under one name"
             hall.n_bytes[self.me] = hall.n_bytes.get(self.me, 0) + len(data)
             hall.changed.notify_all()
-            hall.changed.wait_for(lambda: len(here) == len(hall.providers) or hall.stopped, timeout=120)
+            hall.changed.wait_for(
+                lambda: len(here) == len(hall.providers) or hall.stopped, timeout=120
+            )
             if len(here) < len(hall.providers):
                 raise Stopped
             if not hall.keep:
@@ -80,12 +84,19 @@ class MadeChannel:
 
 
 def seeds_of(providers: tuple[int, ...], context: str = "order") -> dict[int, bytes]:
-    return {p: hashlib.sha256(f"seed/{context}/{p}".encode()).digest() for p in providers}
+    return {
+        p: hashlib.sha256(f"seed/{context}/{p}".encode()).digest() for p in providers
+    }
 
 
-def hall_of(plan: Plan, n_rows: int, *, tamper: Tamper | None = None, context: str = "order") -> Hall:
+def hall_of(
+    plan: Plan, n_rows: int, *, tamper: Tamper | None = None, context: str = "order"
+) -> Hall:
     dealt = deal(plan, n_rows=n_rows, seeds=seeds_of(plan.providers, context))
-    return Hall(plan.providers, {(d.number, d.provider): tamper(d) if tamper else d.data for d in dealt})
+    return Hall(
+        plan.providers,
+        {(d.number, d.provider): tamper(d) if tamper else d.data for d in dealt},
+    )
 
 
 def shares_of(
@@ -101,7 +112,11 @@ def shares_of(
     def run(me: int) -> bytes:
         try:
             return evaluate(
-                plan, columns.get(me, {}), keys=MadeKeys(me, context), channel=hall.channel(me), n_rows=n_rows
+                plan,
+                columns.get(me, {}),
+                keys=MadeKeys(me, context),
+                channel=hall.channel(me),
+                n_rows=n_rows,
             )
         except BaseException:
             with hall.changed:
@@ -111,14 +126,22 @@ def shares_of(
 
     with ThreadPoolExecutor(len(plan.providers)) as pool:
         running = {me: pool.submit(run, me) for me in plan.providers}
-    errors = [error for future in running.values() if (error := future.exception()) is not None]
+    errors = [
+        error
+        for future in running.values()
+        if (error := future.exception()) is not None
+    ]
     for error in sorted(errors, key=lambda e: isinstance(e, Stopped)):
         raise error
     return {me: future.result() for me, future in running.items()}
 
 
 def compute_jointly(
-    plan: Plan, columns: Mapping[int, Mapping[str, Column]], n_rows: int, *, tamper: Tamper | None = None
+    plan: Plan,
+    columns: Mapping[int, Mapping[str, Column]],
+    n_rows: int,
+    *,
+    tamper: Tamper | None = None,
 ) -> JoinedResult:
     hall = hall_of(plan, n_rows, tamper=tamper)
     return reveal(plan, shares_of(plan, columns, n_rows, hall))
@@ -128,5 +151,6 @@ def column(values: list[int | None]) -> Column:
     """Integers at the column's scale; None where one is missing."""
     filled: Any = [0 if value is None else value for value in values]
     return Column(
-        np.array([*filled, None], dtype=object)[:-1], np.array([v is not None for v in values], dtype=bool)
+        np.array([*filled, None], dtype=object)[:-1],
+        np.array([v is not None for v in values], dtype=bool),
     )

@@ -17,10 +17,11 @@ import pandas as pd
 import pytest
 
 from agents.site.ledger import Ledger
-from agents.site.settings import Settings
+from agents.site.settings import SiteSettings
+from agents.site.vault import Vault
 from deployments.local.one_process import run_statistics
 from protocol.errors import ConsiliumError
-from protocol.exchange import MemoryTransport
+from protocol.memory_transport import MemoryTransport
 from protocol.statistics_request import JOINED, POOLED
 from tests.made_sites import make_sites
 
@@ -58,39 +59,70 @@ class Answered:
         return {tuple(row[label] for label in labels): row[value] for row in self.rows}
 
 
+def in_toml(value: Any) -> str:
+    """A value of policy.toml."""
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    pairs = [f"{json.dumps(key)} = {json.dumps(text)}" for key, text in value.items()]
+    return "{ " + ", ".join(pairs) + " }"
+
+
 @dataclass
 class Hospitals:
     """Sites that have pinned each other, whose policies take part in every statistic."""
 
-    sites: dict[int, Settings]
+    sites: dict[int, SiteSettings]
     policies: dict[int, str]
     last: int = 0
 
     def allow(self, users: Iterable[int] | None = None, **rules: Any) -> None:
-        """Sets `[statistics]` of these hospitals, or of all; what is not named is the policy's default."""
-        rules = {"methods": [*POOLED, *JOINED], "files": ["*"], "min_providers": 1, **rules}
-        lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in rules.items())
+        """Sets `[statistics]` of these hospitals, or of all; what is not named is the
+        policy's default.
+        """
+        rules = {
+            "methods": [*POOLED, *JOINED],
+            "files": ["*"],
+            "min_providers": 1,
+            "regroup": True,
+            "own_totals": True,
+            **rules,
+        }
+        lines = "".join(f"{name} = {in_toml(value)}\n" for name, value in rules.items())
         for user in self.sites if users is None else users:
-            self.sites[user].policy.write_text(f"{self.policies[user]}\n[statistics]\n{lines}")
+            self.sites[user].policy.write_text(
+                f"{self.policies[user]}\n[statistics]\n{lines}"
+            )
 
     def write(self, user: int, name: str, content: pd.DataFrame | bytes) -> None:
-        """A file of the hospital's data folder, of the kind that its name says, or a table of its database."""
+        """A file of the hospital's data folder, of the kind that its name says, or a
+        table of its database.
+        """
         path = self.sites[user].data_folder / name
         if isinstance(content, bytes):
             path.write_bytes(content)
         elif name.endswith(".csv"):
             content.to_csv(path, index=False)
         elif name.endswith(".json"):
-            lines = ({k: v for k, v in row.items() if not pd.isna(v)} for row in content.to_dict("records"))
+            lines = (
+                {k: v for k, v in row.items() if not pd.isna(v)}
+                for row in content.to_dict("records")
+            )
             path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         elif name.endswith(".parquet"):
             with duckdb.connect() as database:
                 database.register("content", content)
                 database.execute(f"COPY content TO '{path}' (FORMAT parquet)")
         else:
-            with duckdb.connect(str(self.sites[user].state / "hospital.duckdb")) as database:
+            # The policy's unique id, which every table has.
+            if "id" not in content.columns:
+                content = content.assign(id=range(len(content)))
+            with duckdb.connect(
+                str(self.sites[user].state / "hospital.duckdb")
+            ) as database:
                 database.register("content", content)
-                database.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM content")
+                database.execute(
+                    f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM content"
+                )
 
     def ask(
         self,
@@ -105,16 +137,31 @@ class Hospitals:
         extra: Mapping[int, Mapping[str, Any]] | None = None,
         **fields: Any,
     ) -> Answered:
-        """An order over each provider's data; the first provider asks, and all providers receive, unless said."""
+        """An order over each provider's data; the first provider asks, and all
+        providers receive, unless said.
+        """
         self.last += 1
-        order_id, told = self.last, sorted(data) if receivers is None else list(receivers)
+        order_id, told = (
+            self.last,
+            sorted(data) if receivers is None else list(receivers),
+        )
         keys = dict.fromkeys(data, key) if isinstance(key, str) else key
         providers = [
-            {"name": user, "data_path": path, "data_type": type_of(path), "key_column": keys[user]}
+            {
+                "name": user,
+                "data_path": path,
+                "data_type": type_of(path),
+                "key_column": keys[user],
+            }
             | dict((extra or {}).get(user, {}))
             for user, path in data.items()
         ]
-        body = {"method": method, "data_providers": providers, "result_receivers": told, **fields}
+        body = {
+            "method": method,
+            "data_providers": providers,
+            "result_receivers": told,
+            **fields,
+        }
         summary = run_statistics(
             self.sites,
             body,
@@ -124,20 +171,42 @@ class Hospitals:
             repeats=repeats,
         )
         assert self.holders(order_id) == sorted(told)
-        files = {user: (self.sites[user].results_folder / summary["path"]).read_bytes() for user in told}
-        notes = (self._folder(told[0], order_id) / f"{Path(summary['path']).stem}.notes.json").read_text()
+        files = {
+            user: (self.sites[user].results_folder / summary["path"]).read_bytes()
+            for user in told
+        }
+        notes = (
+            self._folder(told[0], order_id) / f"{Path(summary['path']).stem}.notes.json"
+        ).read_text()
         return Answered(order_id, summary, files, json.loads(notes))
 
-    def refused(self, method: str, data: Mapping[int, str], **fields: Any) -> ConsiliumError:
-        """The error of an order that must end without a result; nothing of it is in any results folder."""
+    def refused(
+        self, method: str, data: Mapping[int, str], **fields: Any
+    ) -> ConsiliumError:
+        """The error of an order that must end without a result; nothing of it is in any
+        results folder.
+        """
         with pytest.raises(ConsiliumError) as caught:
             self.ask(method, data, **fields)
-        left = [path for site in self.sites.values() for path in site.results_folder.rglob("*.tmp")]
+        left = [
+            path
+            for site in self.sites.values()
+            for path in site.results_folder.rglob("*.tmp")
+        ]
         assert self.holders(self.last) == left == []
         assert caught.value.code != "unplanned", caught.value
         assert caught.value.sentence
         assert caught.value.remedy
         return caught.value
+
+    def forget(self, *users: int) -> None:
+        """Nothing has been answered yet, as far as the gates know (of these hospitals,
+        else of all): for tests of the numbers, whose questions together would tell
+        single people.
+        """
+        for user in users or self.sites:
+            site = self.sites[user]
+            (Vault(site.vault).cohorts / "cohorts.sqlite").unlink(missing_ok=True)
 
     def holders(self, order_id: int) -> list[int]:
         """Who has anything of an order's result."""
@@ -148,7 +217,11 @@ class Hospitals:
 
     def ledger(self, user: int, order_id: int, event: str) -> list[dict[str, Any]]:
         entries = Ledger(self.sites[user].ledger).entries()
-        return [entry for entry in entries if (entry.get("order_id"), entry["event"]) == (order_id, event)]
+        return [
+            entry
+            for entry in entries
+            if (entry.get("order_id"), entry["event"]) == (order_id, event)
+        ]
 
 
 def type_of(path: str) -> str:
@@ -158,10 +231,21 @@ def type_of(path: str) -> str:
     return suffix if suffix in ("csv", "json", "parquet") else "table"
 
 
-def make_hospitals(folder: Path, users: Iterable[int], **options: Any) -> Hospitals:
+def make_hospitals(
+    folder: Path,
+    users: Iterable[int],
+    *,
+    pooled: Mapping[int, pd.DataFrame] | None = None,
+    **options: Any,
+) -> Hospitals:
+    """pooled: each hospital's table `data.pooled`, where it has one from the beginning."""
     tables: dict[int, Any] = {user: {"rows": SOME_ROWS} for user in users}
+    for user, frame in (pooled or {}).items():
+        tables[user] = {**tables[user], "pooled": frame}
     sites = make_sites(folder, tables, opened=("rows", "pooled"), **options)
-    hospitals = Hospitals(sites, {user: site.policy.read_text() for user, site in sites.items()})
+    hospitals = Hospitals(
+        sites, {user: site.policy.read_text() for user, site in sites.items()}
+    )
     for site in sites.values():
         site.data_folder.mkdir(exist_ok=True)
     hospitals.allow()

@@ -1,163 +1,246 @@
-"""The gate before the rows of a training order, and what it remembers of the rows that it let through.
+"""The rules of the gate before the rows of a training order that look at these rows
+alone.
 
-A gradient over rows that differ from an earlier order's by one patient is that patient's by subtraction, and one over
-few rows says much of each. `agents/training/cohorts.py` asks this gate; `disclosure.py` is the one of joint statistics.
+A gradient over few rows says much of each. What it says together with everything that
+left before is `cohort_audit.py`'s to decide; `agents/training/row_gate.py` asks both.
+`disclosure.py` is the gate of joint statistics.
+
+Decision 80.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.rows.cohort import Cohort, check_enough_rows
-from agents.site.vault_database import KeyedDatabase, open_database
-from protocol.errors import Refused
+from analytics.arrays import Floats
+from analytics.training.combinations import largest_share
+from protocol.errors import Refused, Rule, check_all, check_rules
 from protocol.policy import TableRules
+from protocol.varying_plan import LABEL
 
-Digests = NDArray[np.uint64]
-"""(n_patients,), sorted, each once: keyed digests of unique ids."""
+Column = NDArray[Any]
 
-MIN_KEY_BYTES = 16
+_TWO = 2
+_ALL_BUT_NOISE = 0.999
 
 
 def check_gate(
-    cohort: Cohort, digests: Digests, *, n_parameters: int, rules: TableRules, earlier: Iterable[Digests]
+    cohort: Cohort, *, n_parameters: int, rules: TableRules, pooled: bool = False
 ) -> None:
-    """Let a cohort of another hospital's order pass, or refuse it. For training, test and fold rows.
+    """Let a cohort of another hospital's order pass, or refuse it, as `gate_rules`."""
+    for together in gate_rules(
+        cohort, n_parameters=n_parameters, rules=rules, pooled=pooled
+    ):
+        check_rules(together)
 
-    `digests` are the cohort's own (`id_digests`), `earlier` those of the requester's earlier cohorts on the table under
-    the same key, `rules` the table's in the policy. For test rows, which train no parameter, n_parameters is 0.
 
-    Two orders at one moment are each other's earlier ones: whoever lets a cohort through holds the ledger alone
-    (`CohortLedger.alone`) from before `earlier` is read until the cohort is remembered.
+def gate_rules(
+    cohort: Cohort, *, n_parameters: int, rules: TableRules, pooled: bool = False
+) -> list[list[Rule]]:
+    """What a cohort has to pass, for training, test and fold rows: the first rule by
+    itself, then the others together.
 
-    - min_rows: n_rows >= min_rows
-    - earlier_cohort: the symmetric difference to each earlier cohort is 0 or >= min_rows
+    `rules` are the table's in the policy. For test rows, which train no parameter,
+    n_parameters is 0.
+
+    - min_rows: n_rows >= min_rows; where a mean stands in place of missing values, each
+      feature has a value in 0 or >= min_rows rows, and none in 0 or >= min_rows
     - min_varying: in each feature the rows that differ from its commonest value (one that at least two rows have)
-      are 0 or >= min_varying
+      are 0 or >= min_varying; with `pooled` not of features that hold 0 and 1 only
     - max_parameter_share: n_parameters <= max_parameter_share * n_rows
 
-    Raises Refused whose code is the rule.
+    Each raises Refused whose code is the rule.
 
-    Disclosure: takes rows; a refusal shows its rule and the name of a feature, no count and no value.
+    Disclosure: takes rows; a refusal shows its rule and the name of a feature, no count
+    and no value.
     """
-    check_enough_rows(cohort.n_rows, rules.min_rows)
-    _check_differences(digests, earlier, rules.min_rows)
-    _check_varying(cohort, rules.min_varying)
-    check_parameters(cohort.n_rows, n_parameters, rules)
+    n_rows = cohort.n_rows
+    return [
+        [Rule("min_rows", lambda: check_enough_rows(n_rows, rules.min_rows))],
+        [
+            Rule(
+                "min_varying",
+                lambda: check_varying(cohort, rules.min_varying, pooled=pooled),
+            ),
+            Rule("min_rows", lambda: _check_values(cohort, rules.min_rows)),
+            Rule(
+                "max_parameter_share",
+                lambda: check_parameters(n_rows, n_parameters, rules),
+            ),
+        ],
+    ]
 
 
-def _check_differences(digests: Digests, earlier: Iterable[Digests], min_rows: int) -> None:
-    for other in earlier:
-        # The difference is at least that of the sizes, and to count it takes long.
-        if abs(digests.size - other.size) >= min_rows:
-            continue
-        n_different = np.setxor1d(digests, other, assume_unique=True).size
-        if 0 < n_different < min_rows:
-            raise Refused(
-                f"These rows differ from those of an earlier order by fewer than {min_rows} patients, who could be"
-                " found by comparing the two.",
-                remedy="Use the same rows as before, or rows that differ more.",
-                code="earlier_cohort",
-            )
+def _check_values(cohort: Cohort, min_rows: int) -> None:
+    """Where a mean stands in place of most values, a column's sums are of the others;
+    and who can change the mean between two orders knows what those add who lack one.
+    """
+    few_have: list[str] = []
+    few_lack: list[str] = []
+    for name, column in zip(cohort.attributes, cohort.X.T, strict=True):
+        n_lacking = int(np.count_nonzero(np.isnan(column)))
+        if 0 < cohort.n_rows - n_lacking < min_rows:
+            few_have.append(name)
+        if 0 < n_lacking < min_rows:
+            few_lack.append(name)
+    check_all(
+        lambda: _refuse_values(few_have, "have a", min_rows),
+        lambda: _refuse_values(few_lack, "lack their", min_rows),
+    )
 
 
-def _check_varying(cohort: Cohort, min_varying: int) -> None:
-    columns = list(zip(cohort.attributes, cohort.X.T, strict=True))
-    if cohort.y is not None and not cohort.labels:
-        columns.append(("the label", cohort.y))  # of a linear model: it enters the sums as a feature does
-    for name, column in columns:
-        _, n_of_value = np.unique(column, return_counts=True)
-        n_commonest = int(n_of_value.max())
-        n_varying = cohort.n_rows - n_commonest
-        # Where all values differ there is no commonest one, and every row has its part in the gradient.
-        if n_commonest > 1 and 0 < n_varying < min_varying:
-            raise Refused(
-                f"In {name}, fewer than {min_varying} rows differ from its commonest value: its gradient would be"
-                " theirs alone.",
-                remedy="Leave this feature out, widen the SQL, or ask the hospital to lower min_varying.",
-                code="min_varying",
-                feature=name,
-            )
-
-
-def check_parameters(n_rows: int, n_parameters: int, rules: TableRules) -> None:
-    """Refuse a model that has too many parameters for these rows (code max_parameter_share)."""
-    if n_parameters > rules.max_parameter_share * n_rows:
+def _refuse_values(features: Sequence[str], how: str, min_rows: int) -> None:
+    if features:
         raise Refused(
-            f"A model of {n_parameters} parameters is too large for this hospital's {n_rows} rows; it allows"
+            f"Fewer than {min_rows} rows {how} value in {', '.join(features)}: with a mean in place of missing values,"
+            " sums would be theirs.",
+            remedy="Order missing drop or complete_on, leave out what is named, widen the SQL or use fewer folds; or"
+            " ask the hospital to lower min_rows in its policy.toml.",
+            code="min_rows",
+            threshold=min_rows,
+            feature=features[0],
+            features=list(features),
+        )
+
+
+def check_varying(cohort: Cohort, min_varying: int, *, pooled: bool = False) -> None:
+    """Refuse features in which few rows differ from the commonest value (code
+    min_varying); with `pooled` none that holds 0 and 1 only.
+    """
+    judged: list[tuple[str, Column]] = []
+    for name, column in features(cohort):
+        is_joint = pooled and holds_0_and_1(column)
+        # Of categories each level is looked at once all hospitals' levels are known.
+        if not is_joint and name not in cohort.levels:
+            judged.append((name, column))
+    check_columns(judged, min_varying)
+
+
+def check_columns(columns: Iterable[tuple[str, Column]], min_varying: int) -> None:
+    """Refuse columns of a model in which few rows vary (code min_varying).
+
+    columns: name and values, (n_rows,); all that miss a value have the same one.
+    """
+    named = []
+    for name, column in columns:
+        if varies_in_few(column, min_varying):
+            named.append(name)
+    if named:
+        raise Refused(
+            f"In {', '.join(named)}, fewer than {min_varying} rows differ from the commonest value: the gradient would"
+            " be theirs alone.",
+            remedy="Leave out what is named, widen the SQL, or ask the hospital to lower min_varying in its"
+            " policy.toml.",
+            code="min_varying",
+            threshold=min_varying,
+            feature=named[0],
+            features=named,
+        )
+
+
+def features(cohort: Cohort) -> list[tuple[str, Column]]:
+    """By name what enters the sums of a gradient, (n_rows,) each."""
+    columns: list[tuple[str, Column]] = list(
+        zip(cohort.attributes, cohort.X.T, strict=True)
+    )
+    if cohort.y is not None and not cohort.labels:
+        # Of a linear model: it enters the sums as a feature does.
+        columns.append((LABEL, cohort.y))
+    return columns
+
+
+def holds_0_and_1(column: Column) -> bool:
+    return bool(np.isin(column, (0, 1)).all())
+
+
+def varies_in_few(column: Column, min_varying: int) -> bool:
+    """Whether 1 to min_varying - 1 rows differ from the commonest value."""
+    if not column.size:
+        return False
+    _, n_of_value = np.unique(column, return_counts=True)
+    n_commonest = int(n_of_value.max())
+    n_varying = column.size - n_commonest
+    # Where all values differ there is no commonest one, and every row has its part in
+    # the gradient.
+    return n_commonest > 1 and 0 < n_varying < min_varying
+
+
+def check_combinations(
+    X: Floats, *, names: Sequence[str], min_varying: int, max_share: Fraction
+) -> None:
+    """Refuse columns of a model of which some combination is of few rows.
+
+    X: (n_rows, n_columns), the intercept's among them. Two rows may have at most
+    `max_share` of a combination, min_varying - 1 rows not all of it; with min_varying
+    1 both may. names: what was derived or coded, for the sentence.
+
+    Raises Refused (code min_varying, max_share). Disclosure: as `check_gate`.
+    """
+    if min_varying == 1:  # switched off
+        return
+    remedy = "Leave out what singles out few people, widen the SQL, or ask the hospital to change"
+    named = ", ".join(names)
+    if largest_share(X, min_varying - 1) > _ALL_BUT_NOISE:
+        raise Refused(
+            f"A combination of the model's columns is of fewer than {min_varying} rows: its gradient would be theirs"
+            f" alone. It is among those made of {named}.",
+            remedy=f"{remedy} min_varying in its policy.toml.",
+            code="min_varying",
+            threshold=min_varying,
+            features=list(names),
+        )
+    if largest_share(X, _TWO) > max_share:
+        raise Refused(
+            f"Two rows make up more than {max_share} of a combination of the model's columns, which are made of"
+            f" {named}.",
+            remedy=f"{remedy} max_share under [cohort] in its policy.toml.",
+            code="max_share",
+            threshold=str(max_share),
+            features=list(names),
+        )
+
+
+def check_mini_batches(n_rows: int, batch_size: int, *, is_allowed: bool) -> None:
+    """Refuse an order that walks the rows of a hospital in mini-batches.
+
+    n_rows: the most that a hospital of the order trains on. The gradient is then a sum
+    of the batches' means: rows of a smaller batch weigh more, and a hospital in two
+    batches counts twice. Two orders over the same rows, which the audit takes to tell
+    the same, differ in such weights alone.
+
+    Raises Refused (code mini_batches). Disclosure: that a hospital has more rows than
+    batch_size; row counts are known to all parties.
+    """
+    is_whole = batch_size == -1 or n_rows <= batch_size
+    if not (is_whole or is_allowed):
+        raise Refused(
+            "This batch_size parts a hospital's rows into mini-batches, which weigh hospitals and rows: with the same"
+            " order in other batches, one hospital's gradient and single rows could be computed.",
+            remedy="Set batch_size to -1, or ask the hospital to set mini_batches = true under [cohort] in its"
+            " policy.toml.",
+            code="mini_batches",
+        )
+
+
+def check_parameters(
+    n_rows: int, n_parameters: int, rules: TableRules, *, because: str = ""
+) -> None:
+    """Refuse a model that has too many parameters for these rows (code
+    max_parameter_share). because: what makes it so large, where that is known.
+    """
+    if n_parameters > rules.max_parameter_share * n_rows:
+        reason = f": {because}" if because else ""
+        raise Refused(
+            f"A model of {n_parameters} parameters is too large for this hospital's {n_rows} rows{reason}; it allows"
             f" {rules.max_parameter_share} parameters per row.",
-            remedy="Use fewer attributes, more rows, or ask the hospital to raise max_parameter_share.",
+            remedy="Use fewer attributes, more rows, or ask the hospital to raise max_parameter_share in its"
+            " policy.toml.",
             code="max_parameter_share",
+            threshold=str(rules.max_parameter_share),
         )
-
-
-def id_digests(key: bytes, ids: Iterable[str]) -> Digests:
-    """Keyed 8-byte BLAKE2b digests of canonical unique ids, sorted, each once.
-
-    `key`: 16 to 64 bytes that never leave the hospital's vault; ValueError otherwise.
-
-    Disclosure: without the key the digests say nothing; with it, whether a given id is among them.
-    """
-    if not MIN_KEY_BYTES <= len(key) <= hashlib.blake2b.MAX_KEY_SIZE:
-        raise ValueError(f"key must have {MIN_KEY_BYTES} to {hashlib.blake2b.MAX_KEY_SIZE} bytes")
-    digests = [hashlib.blake2b(text.encode(), key=key, digest_size=8).digest() for text in ids]
-    numbers = np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
-    return np.unique(numbers)
-
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS id_sets (hash BLOB PRIMARY KEY, digests BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS cohorts (
-    requester INTEGER NOT NULL, table_name TEXT NOT NULL, order_id TEXT NOT NULL, part TEXT NOT NULL,
-    hash BLOB NOT NULL REFERENCES id_sets (hash),
-    PRIMARY KEY (requester, table_name, order_id, part, hash)
-) WITHOUT ROWID;
-"""
-
-
-class CohortLedger(KeyedDatabase):
-    """The id digests of every cohort that was let through, per requester and table, in SQLite in the vault.
-
-    `part` is "train", "test" and so on: one order may read a table twice, and its train and test rows must not
-    differ by one patient either. `key` is made with the file and keys the digests. Each call opens and closes the
-    file; a call that has returned is on disk (fsync). The file has mode 0600. Conflict (code vault_damaged) where it
-    cannot be read: what was let through before must not be forgotten.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder / "cohorts.sqlite", _SCHEMA)
-
-    def earlier(self, requester: int, table: str) -> list[Digests]:
-        """The different id sets of the requester's cohorts on the table, this order's own among them.
-
-        An order that starts again after a crash finds its own first reading here, which differs from it by no row.
-        """
-        query = (
-            "SELECT digests FROM id_sets WHERE hash IN"
-            " (SELECT hash FROM cohorts WHERE requester = ? AND table_name = ?)"
-        )
-        with open_database(self.path) as database:
-            rows = database.execute(query, (requester, table.lower())).fetchall()
-        return [np.frombuffer(row[0], dtype="<u8").astype(np.uint64) for row in rows]
-
-    def remember(
-        self, requester: int, parts: Iterable[tuple[str, str, Digests]], *, order_id: int | str
-    ) -> None:
-        """Write an order's cohorts down, all or none, before anything of them leaves.
-
-        Each part is a table, what the order uses its rows for, and their digests. Idempotent: the same again changes
-        nothing.
-        """
-        with open_database(self.path) as database:
-            for table, part, digests in parts:
-                stored = digests.astype("<u8").tobytes()
-                # A hundred orders over the same patients keep their digests once.
-                content_hash = hashlib.blake2b(stored, digest_size=32).digest()
-                row = (requester, table.lower(), str(order_id), part, content_hash)
-                database.execute("INSERT OR IGNORE INTO id_sets VALUES (?, ?)", (content_hash, stored))
-                database.execute("INSERT OR IGNORE INTO cohorts VALUES (?, ?, ?, ?, ?)", row)

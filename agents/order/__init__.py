@@ -1,1 +1,3 @@
-"""One order at a hospital: verified, agreed on, approved by a person; and the one door through which bytes leave."""
+"""One order at a hospital: verified, agreed on, approved by a person; and the one door
+through which bytes leave.
+"""

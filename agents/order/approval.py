@@ -1,13 +1,17 @@
-"""A person's decision on an order, before any row is read, where this hospital's policy says `approval = "manual"`.
+"""A person's decision on an order, where the policy says `approval = "manual"`.
+
+It is made before any row is read.
 
     approvals/<order_id>.json            what is asked, written when the order has been verified
     approvals/<order_id>.decision.json   approved or refused, by whom, when and why, signed; written once, for good
 
-An order that waits holds a pipe of its own (a FIFO in its vault folder) open, and sleeps until something is written
-there; whoever decides writes the decision first, then into the pipe. So nothing is looked at again and again, and a
-decision that was made while no process waited is found by the next one (decision 46).
+An order that waits holds a pipe of its own (a FIFO in its vault folder) open, and
+sleeps until something is written there; whoever decides writes the decision first, then
+into the pipe. So nothing is looked at again and again, and a decision that was made
+while no process waited is found by the next one (decision 46).
 
-`await_decision` is the order's side, `Approvals` the person's: the command line and `agents.page` call it.
+`await_decision` is the order's side, `Approvals` the person's: the command line and
+`agents.page` call it.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from typing import Any, NamedTuple
 
 from agents.order.party import Party
 from agents.site.ledger import Ledger
-from agents.site.settings import Settings
+from agents.site.settings import SiteSettings
 from agents.site.vault import OrderVault, Vault, damaged, encode_kept, read_kept
 from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound, Refused
 from protocol.exchange import Address, Exchange
@@ -38,13 +42,14 @@ from protocol.sealing import Identity
 
 log = logging.getLogger("consilium.approval")
 
-APPROVED, REFUSED = "approved", "refused"
+APPROVED = "approved"
+REFUSED = "refused"
 MOST_REASON = 500
 _SIGN_DOMAIN = b"consilium/v1/decision"
 _BELL = "decided"
 """The name of an order's pipe."""
 _NO_LOGIN = 2**32 - 1
-"""What the kernel writes for a process that nobody has logged in for, such as a service."""
+"""What the kernel writes for a process that nobody has logged in for."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,13 @@ class ApprovalQuestion:
 
     def _with_names(self, users: int | list[int]) -> str:
         names = self.terms["names"]
-        listed = [users] if isinstance(users, int) else users
-        return ", ".join(f"{user} {names.get(str(user), '')}".rstrip() for user in listed)
+        if isinstance(users, int):
+            users = [users]
+        shown = []
+        for user in users:
+            name = names.get(str(user), "")
+            shown.append(f"{user} {name}".rstrip())
+        return ", ".join(shown)
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ class Decision:
         return identity.sign(self._signed_bytes()).hex()
 
     def verify(self, identity: Identity, signature: str) -> None:
-        """Raises ProtocolViolation (code bad_signature) unless this hospital's own key signed it."""
+        """ProtocolViolation (code bad_signature) unless this hospital's key signed it."""
         identity.public.verify(self._signed_bytes(), bytes.fromhex(signature))
 
     def _signed_bytes(self) -> bytes:
@@ -106,7 +116,10 @@ class Decision:
 
 
 def person() -> str:
-    """Who sits here: the login that the kernel remembers through sudo and su, else the owner of this process."""
+    """Who sits here: the login that the kernel remembers through sudo and su.
+
+    Without a login, the owner of this process.
+    """
     try:
         login = int(Path("/proc/self/loginuid").read_text())
     except (OSError, ValueError):
@@ -122,19 +135,27 @@ def person() -> str:
 
 
 def is_needed(party: Party) -> bool:
-    """Whether a person decides: the policy says so now, or said so when this order was first asked about."""
-    return party.policy.orders.approval == "manual" or Approvals(party.settings).has_asked(party.order_id)
+    """Whether a person decides.
+
+    The policy says so now, or said so when this order was first asked about.
+    """
+    if party.policy.orders.approval == "manual":
+        return True
+    return Approvals(party.settings).has_asked(party.order_id)
 
 
 def await_decision(party: Party, digest: bytes, terms: Mapping[str, Any]) -> None:
-    """Returns when a person at this hospital has approved the order; at once where one has, or where nobody is asked.
+    """Returns when a person at this hospital has approved the order.
 
-    To be called when document, signature and policy have been verified, and before any row is read. `digest` is of
-    what was verified (32 bytes). Meanwhile the coordinator shows that this hospital is waited for, because nothing of
-    it is there yet. Raises Refused (code approval) when a person has refused, OrderStopped when the order ends first,
-    and OrderWaits where the order had places, which it gives back.
+    At once where one has, or where nobody is asked. To be called when document,
+    signature and policy have been verified, and before any row is read. `digest` is of
+    what was verified (32 bytes). Meanwhile the coordinator shows that this hospital is
+    waited for, because nothing of it is there yet. Raises Refused (code approval) when
+    a person has refused, OrderStopped when the order ends first, and OrderWaits where
+    the order had places, which it gives back.
 
-    Disclosure: that a person refused, who may add a reason, to the order's parties and the coordinator.
+    Disclosure: that a person refused, who may add a reason, to the order's parties and
+    the coordinator.
     """
     if not is_needed(party):
         return
@@ -148,7 +169,8 @@ def await_decision(party: Party, digest: bytes, terms: Mapping[str, Any]) -> Non
         return approvals.decision(party.order_id, digest.hex())
 
     if find_decision() is None:
-        # A person may take days: the order must not keep others from working meanwhile (decision 53).
+        # A person may take days: the order must not keep others from working meanwhile
+        # (decision 53).
         party.exchange.ask_first(party.order_id)
     decision = _heard(party, find_decision)
     if not decision.is_approved:
@@ -169,10 +191,12 @@ def _heard(party: Party, find_decision: Callable[[], Decision | None]) -> Decisi
                 return decision
             if watch.ended:
                 raise watch.ended[0]
-            log.warning("Order %s waits for a person: ./run agent approvals", party.order_id)
+            log.warning(
+                "Order %s waits for a person: ./run agent approvals", party.order_id
+            )
             readable, _, _ = select.select([bell, watch.over], [], [])
-            # A byte that came without a decision is read away. One that came with it stays: another process of this
-            # order may sleep on the same pipe.
+            # A byte that came without a decision is read away. One that came with it
+            # stays: another process of this order may sleep on the same pipe.
             if bell in readable and find_decision() is None:
                 os.read(bell, 4096)
 
@@ -181,7 +205,8 @@ def _heard(party: Party, find_decision: Callable[[], Decision | None]) -> Decisi
 def _listening(store: OrderVault) -> Iterator[int]:
     """The reading end of this order's pipe.
 
-    Opened for reading and writing: so opening does not wait for a writer, and the pipe has no end while one is away.
+    Opened for reading and writing: so opening does not wait for a writer, and the pipe
+    has no end while one is away.
     """
     path = store.folder / _BELL
     with contextlib.suppress(FileExistsError):
@@ -194,7 +219,9 @@ def _listening(store: OrderVault) -> Iterator[int]:
 
 
 def _ring(store_folder: Path) -> None:
-    """Wakes the process that waits for this order; none does while the agent is not running."""
+    """Wakes the process that waits for this order; none does while the agent is not
+    running.
+    """
     with contextlib.suppress(OSError):
         bell = os.open(store_folder / _BELL, os.O_WRONLY | os.O_NONBLOCK)
         try:
@@ -206,15 +233,18 @@ def _ring(store_folder: Path) -> None:
 class _Watch(NamedTuple):
     """Whether an order has ended while it waited."""
 
-    over: int  # a descriptor that can be read from when the watching thread is done
-    ended: list[ConsiliumError]  # what the exchange said of the end; empty while there is none
+    # A descriptor that can be read from when the watching thread is done.
+    over: int
+    # What the exchange said of the end; empty while there is none.
+    ended: list[ConsiliumError]
 
 
 @contextlib.contextmanager
 def _watch(party: Party) -> Iterator[_Watch]:
     """Beside the waiting: the exchange says at once when the order has ended.
 
-    It is asked for this hospital's own acceptance, which comes when the waiting is over and lets the thread end.
+    It is asked for this hospital's own acceptance, which comes when the waiting is over
+    and lets the thread end.
     """
     over, done = os.pipe()
     ended: list[ConsiliumError] = []
@@ -229,7 +259,10 @@ def _watch(party: Party) -> Iterator[_Watch]:
         finally:
             os.close(done)
 
-    threading.Thread(target=listen, name=f"order-{party.order_id}", daemon=True).start()
+    listening = threading.Thread(
+        target=listen, name=f"order-{party.order_id}", daemon=True
+    )
+    listening.start()
     try:
         yield _Watch(over, ended)
     finally:
@@ -243,19 +276,32 @@ class Approvals:
     """The questions and decisions of one hospital."""
 
     def __init__(
-        self, settings: Settings, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        settings: SiteSettings,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._settings, self._now = settings, now
-        self._vault, self._ledger = Vault(settings.vault), Ledger(settings.ledger)
+        self._settings = settings
+        self._now = now
+        self._vault = Vault(settings.vault)
+        self._ledger = Ledger(settings.ledger)
 
     def ask(self, order_id: int, digest: str, terms: Mapping[str, Any]) -> None:
-        """Writes down what is asked; the second time nothing. Refused if the number has been another order's."""
+        """Writes down what is asked; the second time nothing.
+
+        Refused if the number has been another order's.
+        """
         with locked(self._vault.approvals):
             earlier = self._question(order_id)
             if earlier is None:
                 question = ApprovalQuestion(order_id, digest, self._time(), dict(terms))
-                kind, initiator = terms["kind"], terms["initiator"]
-                self._ledger.write("asked", order_id=order_id, kind=kind, initiator=initiator)
+                # The ledger first: nobody is asked what it does not have.
+                self._ledger.write(
+                    "asked",
+                    order_id=order_id,
+                    kind=terms["kind"],
+                    initiator=terms["initiator"],
+                )
                 write_durably(self._path(order_id), encode_kept(asdict(question)))
         if earlier is not None and earlier.digest != digest:
             raise Refused(
@@ -265,15 +311,21 @@ class Approvals:
             )
 
     def has_asked(self, order_id: int) -> bool:
-        """Whether somebody was asked about this order; its decision stands whatever the policy says by now."""
+        """Whether somebody was asked about this order.
+
+        Its decision stands whatever the policy says by now.
+        """
         return self._path(order_id).exists()
 
     def waiting(self) -> list[ApprovalQuestion]:
-        """What is not decided yet, of orders that have not ended; the lowest number first."""
-        # A decision lies beside its question, and its name is not a number alone.
-        paths = [path for path in self._vault.approvals.glob("*.json") if path.stem.isdecimal()]
+        """What is not decided yet, of orders that run; the lowest number first."""
+        order_ids = []
+        for path in self._vault.approvals.glob("*.json"):
+            # A decision lies beside its question, and its name is not a number alone.
+            if path.stem.isdecimal():
+                order_ids.append(int(path.stem))
         found = []
-        for order_id in sorted(int(path.stem) for path in paths):
+        for order_id in sorted(order_ids):
             if self._is_over(order_id):
                 continue
             question = self._question(order_id)
@@ -282,7 +334,10 @@ class Approvals:
         return found
 
     def question(self, order_id: int) -> ApprovalQuestion:
-        """One that waits. NotFound (code no_approval) or, once decided, Conflict (code decided)."""
+        """One that waits.
+
+        NotFound (code no_approval) or, once decided, Conflict (code decided).
+        """
         question = self._question(order_id)
         made = None if question is None else self._made(order_id)
         if made is not None:
@@ -299,11 +354,13 @@ class Approvals:
             )
         return question
 
-    def decide(self, order_id: int, *, approve: bool, reason: str = "", person: str) -> Decision:
-        """Signs a person's decision, writes it into ledger and vault, and wakes the order.
+    def decide(
+        self, order_id: int, *, approve: bool, reason: str = "", person: str
+    ) -> Decision:
+        """Signs a person's decision, writes it into ledger and vault, wakes the order.
 
-        Of two people at once the first one's stands. Raises as `question`; BadRequest for a reason that is too long
-        or has control characters.
+        Of two people at once the first one's stands. Raises as `question`; BadRequest
+        for a reason that is too long or has control characters.
         """
         _check_reason(reason)
         with locked(self._vault.approvals):
@@ -321,13 +378,13 @@ class Approvals:
             fields = asdict(decision)
             # The ledger first: no decision takes effect that it does not have.
             self._ledger.write("decided", **fields, signature=signature)
-            stored = json.dumps({"decision": fields, "signature": signature}).encode()
-            write_durably(self._path(order_id, ".decision"), stored)
+            stored = json.dumps({"decision": fields, "signature": signature})
+            write_durably(self._path(order_id, ".decision"), stored.encode())
         _ring(self._vault.folder / "orders" / str(order_id))
         return decision
 
     def decision(self, order_id: int, digest: str) -> Decision | None:
-        """The decision on this very order, its signature verified; None while nobody has decided."""
+        """The decision on this very order, verified; None while nobody has decided."""
         made = self._made(order_id)
         if made is None or made.digest == digest:
             return made
@@ -341,8 +398,12 @@ class Approvals:
             stored = json.loads(path.read_text("utf-8"))
             decision = Decision(**stored["decision"])
             signature = str(stored["signature"])
-            is_own = decision.order_id == order_id and decision.user_id == self._settings.user_id
-            if not is_own or decision.decision not in (APPROVED, REFUSED):
+            # A file of another order or hospital is none of this one.
+            if decision.order_id != order_id:
+                raise ValueError
+            if decision.user_id != self._settings.user_id:
+                raise ValueError
+            if decision.decision not in (APPROVED, REFUSED):
                 raise ValueError
             decision.verify(self._vault.identity(), signature)
         except (ValueError, TypeError, KeyError, RecursionError):
@@ -350,10 +411,14 @@ class Approvals:
         return decision
 
     def _question(self, order_id: int) -> ApprovalQuestion | None:
-        return read_kept(self._path(order_id), lambda stored: ApprovalQuestion(**stored))
+        return read_kept(
+            self._path(order_id), lambda stored: ApprovalQuestion(**stored)
+        )
 
     def _is_over(self, order_id: int) -> bool:
-        return self._vault.has_ended(order_id) or self._path(order_id, ".decision").exists()
+        if self._vault.has_ended(order_id):
+            return True
+        return self._path(order_id, ".decision").exists()
 
     def _path(self, order_id: int, suffix: str = "") -> Path:
         return self._vault.approvals / f"{order_id}{suffix}.json"
@@ -381,4 +446,5 @@ def _as_text(value: Any) -> str:
 
 def digest_of(*parts: str) -> bytes:
     """SHA-256 over texts, for an order that nobody signs."""
-    return hashlib.sha256(_SIGN_DOMAIN + canonical(list(parts)).encode()).digest()
+    content = canonical(list(parts)).encode()
+    return hashlib.sha256(_SIGN_DOMAIN + content).digest()

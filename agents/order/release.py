@@ -1,10 +1,12 @@
 """The one door: only here are bytes made that leave a hospital.
 
-For every message: check that it may leave, write the ledger, seal and sign, keep the sealed bytes in the outbox, send.
-After a crash the bytes in the outbox are sent again; nothing that was made is made anew, because other randomness
-would be refused by the exchange and, under masks, would be a two-time pad (decision 14).
+For every message: check that it may leave, write the ledger, seal and sign, keep the
+sealed bytes in the outbox, send. After a crash the bytes in the outbox are sent again;
+nothing that was made is made anew, because other randomness would be refused by the
+exchange and, under masks, would be a two-time pad (decision 14).
 
-`agents.order.party.send` is how messages of a session come here; what a message is, `protocol.messages`.
+`agents.order.party.send` is how messages of a session come here; what a message is,
+`protocol.messages`.
 
 Decision 7.
 """
@@ -29,7 +31,8 @@ from protocol.sealing import Identity, Session, seal_to
 class Release:
     """The door of one hospital for one order.
 
-    Clear kinds hold what the coordinator may read: the signed order, row counts, sealed parts of sums, metrics.
+    Clear kinds hold what the coordinator may read: the signed order, row counts, sealed
+    parts of sums, metrics.
     """
 
     order_id: int
@@ -40,36 +43,59 @@ class Release:
     policy: Policy
 
     def send(
-        self, header: Header, make: Callable[[], bytes], *, address: Address, session: Session | None = None
+        self,
+        header: Header,
+        make: Callable[[], bytes],
+        *,
+        address: Address,
+        session: Session | None = None,
     ) -> None:
-        """Lets one message out. `make` gives its payload and is not called when the message was made before."""
-        # What is for hospitals only must not leave in the clear, whatever its caller says of it.
+        """Lets one message out.
+
+        `make` gives its payload and is not called when the message was made before.
+        """
+        # What is for hospitals only must not leave in the clear, whatever its caller
+        # says of it.
         if KINDS.get(header.kind) != header.seal:
             raise Refused(
                 f"A message of kind {header.kind} may not leave like this.",
                 remedy="Update the agent.",
                 code="release",
             )
+
+        def seal() -> bytes:
+            payload = make()
+            self._note(header.kind, address, header.recipient, payload)
+            return write_envelope(self.identity, header, payload, session=session)
+
         name = _outbox_name(address, header.recipient)
-        envelope = self.vault.once(name, lambda: self._seal(header, make(), session, address))
+        envelope = self.vault.once(name, seal)
         self.exchange.put(address, header.recipient, envelope)
 
-    def send_predictions(self, make: Callable[[], bytes], *, address: Address, reply_key: bytes) -> None:
-        """Lets predictions out, sealed to the one-time key of the request's owner, to the coordinator's memory.
+    def send_predictions(
+        self, make: Callable[[], bytes], *, address: Address, reply_key: bytes
+    ) -> None:
+        """Lets predictions out, sealed to the one-time key of the request's owner.
 
-        Refused where the policy does not let predictions be returned.
+        They go to the coordinator's memory. Refused where the policy does not let
+        predictions be returned.
         """
         self.policy.check_return_predictions()
         self._reply(make, address, reply_key)
 
-    def send_values(self, make: Callable[[], bytes], *, address: Address, reply_key: bytes) -> None:
-        """Lets the values of an answer out that this receiver asked to see at once, sealed to its one-time key.
+    def send_values(
+        self, make: Callable[[], bytes], *, address: Address, reply_key: bytes
+    ) -> None:
+        """Lets an answer's values out, sealed to the one-time key of who asked.
 
-        Every provider's policy has allowed it before it took part.
+        That is this receiver, which wants to see them at once. Every provider's policy
+        has allowed it before it took part.
         """
         self._reply(make, address, reply_key)
 
-    def _reply(self, make: Callable[[], bytes], address: Address, reply_key: bytes) -> None:
+    def _reply(
+        self, make: Callable[[], bytes], address: Address, reply_key: bytes
+    ) -> None:
         def seal() -> bytes:
             payload = make()
             self._note(address.topic, address, EVERYONE, payload)
@@ -81,12 +107,10 @@ class Release:
         with contextlib.suppress(Conflict):
             self.exchange.put(address, COORDINATOR, box)
 
-    def _seal(self, header: Header, payload: bytes, session: Session | None, address: Address) -> bytes:
-        self._note(header.kind, address, header.recipient, payload)
-        return write_envelope(self.identity, header, payload, session=session)
-
-    def _note(self, kind: str, address: Address, recipient: int, payload: bytes) -> None:
-        """What leaves, in the ledger, before it is sealed: its kind, to whom, and a digest; never the payload."""
+    def _note(
+        self, kind: str, address: Address, recipient: int, payload: bytes
+    ) -> None:
+        """Writes into the ledger what leaves, before it is sealed; never the payload."""
         self.ledger.write(
             "left",
             order_id=self.order_id,

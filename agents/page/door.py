@@ -1,8 +1,9 @@
-"""Who may see the page: whoever opens the one-time link that the terminal printed, in one browser.
+"""Who may see the page: one browser, which opens the link that the terminal printed.
 
-Anybody on this machine can connect to a loopback port. So each start draws a key for the link, spent at its first
-use, a session for the browser that used it, and a folder name under which all pages lie: the cookie is for that
-folder, and a browser that is led to another port of this machine shows it to nobody there.
+Anybody on this machine can connect to a loopback port. So each start draws a key for
+the link, spent at its first use, a session for the browser that used it, and a folder
+name under which all pages lie: the cookie is for that folder, and a browser that is led
+to another port of this machine shows it to nobody there.
 
 Decision 47.
 """
@@ -34,13 +35,16 @@ class Door:
     # The folder below which all pages are.
     folder: str = field(default_factory=lambda: "/" + secrets.token_hex(8))
     _is_spent: bool = field(default=False, init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _lock: threading.Lock = field(
+        default_factory=threading.Lock, init=False, repr=False
+    )
 
     def open(self, key: str) -> bool:
         """True for the right key, the first time; a wrong one spends nothing."""
         if not _same(key, self.key):
             return False
-        with self._lock:  # of two browsers at one moment, one gets in
+        # Of two browsers at one moment, one gets in.
+        with self._lock:
             was_spent = self._is_spent
             self._is_spent = True
         return not was_spent

@@ -1,4 +1,6 @@
-"""What left, as a picture: a row for each kind, a bar for each day. Pure: numbers to places, the template draws."""
+"""What left, as a picture: a row for each kind, a bar for each day. Pure: numbers to
+places, the template draws.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ _LARGEST_EXPONENT = 9.0
 
 @dataclass(frozen=True)
 class Bar:
-    """One day's bytes of one kind; its height grows by the same step for each ten times as many bytes."""
+    """One day's bytes of one kind; its height grows by the same step for each ten times
+    as many bytes.
+    """
 
     day: date
     sent: Sent

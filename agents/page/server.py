@@ -1,8 +1,11 @@
-"""The page over HTTP: loopback only, plain HTML without any script, for the browser that opened the one-time link.
+"""The page over HTTP: loopback only, plain HTML without any script.
 
-Every answer carries a strict Content-Security-Policy. A request for another Host than this address is refused, so
-that no website can lead a browser here under a name of its own; what changes anything is a form with a token (decision
-47). Who may enter is agents.page.door's; what the tables hold, agents.page.tables'.
+It is for the browser that opened the one-time link.
+
+Every answer carries a strict Content-Security-Policy. A request for another Host than
+this address is refused, so that no website can lead a browser here under a name of its
+own; what changes anything is a form with a token (decision 47). Who may enter is
+agents.page.door's; what the tables hold, agents.page.tables'.
 
 Decision 47.
 """
@@ -14,6 +17,7 @@ import logging
 import socket
 import traceback
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote
@@ -28,6 +32,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from agents.gate.round_budget import RoundBudget
 from agents.order.approval import MOST_REASON, Approvals, person
 from agents.page import tables
 from agents.page.door import Door
@@ -35,7 +40,8 @@ from agents.page.picture import LABEL_WIDTH, draw, size_of
 from agents.page.tables import Table
 from agents.page.words import LANGUAGES, preferred, say, word_of
 from agents.site.ledger import Ledger
-from agents.site.settings import Settings
+from agents.site.policy import load_policy
+from agents.site.settings import SiteSettings
 from agents.site.vault import Vault
 from agents.statistics.results import list_results, read_result
 from agents.training.export import FORMATS, export_model
@@ -65,13 +71,16 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_RAW_HEADERS = [(name.lower().encode(), text.encode()) for name, text in _HEADERS.items()]
+_RAW_HEADERS = [
+    (name.lower().encode(), text.encode()) for name, text in _HEADERS.items()
+]
 
 
-def serve(settings: Settings, port: int, tell: Callable[[str], None]) -> None:
-    """Serves the page on 127.0.0.1 until SIGINT or SIGTERM. `tell` gets the one-time link when it can be opened.
+def serve(settings: SiteSettings, port: int, tell: Callable[[str], None]) -> None:
+    """Serves the page on 127.0.0.1 until SIGINT or SIGTERM.
 
-    BadRequest (code port) when the port is taken.
+    `tell` gets the one-time link when it can be opened. BadRequest (code port) when the
+    port is taken.
     """
     with _listening(port) as listener:
         taken_port = listener.getsockname()[1]
@@ -82,7 +91,8 @@ def serve(settings: Settings, port: int, tell: Callable[[str], None]) -> None:
             lifespan="off",
             proxy_headers=False,
             log_level="warning",
-            access_log=False,  # the link's key is in an address
+            # The link's key is in an address.
+            access_log=False,
             server_header=False,
             ws="none",
         )
@@ -107,7 +117,7 @@ def _listening(port: int) -> socket.socket:
     return listener
 
 
-def make_page(settings: Settings, door: Door, *, at: str) -> ASGIApp:
+def make_page(settings: SiteSettings, door: Door, *, at: str) -> ASGIApp:
     """The application that answers at `at`, host and port, to who has passed the door."""
     page = Page(settings, door)
     app = Starlette(routes=page.routes(), exception_handlers=page.handlers())
@@ -119,7 +129,10 @@ FormPage = Callable[[Request, dict[str, str]], Response]
 
 
 class _Guard:
-    """Before anything else: the right Host, and a session for everything but the link. Headers on every answer."""
+    """Before anything else: the right Host, and a session for everything but the link.
+
+    It sets the headers on every answer.
+    """
 
     def __init__(self, app: ASGIApp, page: Page, at: str) -> None:
         self._app = app
@@ -139,15 +152,22 @@ class _Guard:
         answer: ASGIApp = self._app if refusal is None else refusal
         try:
             await answer(scope, receive, send_with_headers)
-        except Exception as error:  # noqa: BLE001 (answered already; its text may hold values of a row or a result)
+        except Exception as error:  # noqa: BLE001
             kind = type(error).__name__
             place = traceback.extract_tb(error.__traceback__)[-1]
-            log.error("Unplanned error (%s) in %s, line %s", kind, place.name, place.lineno)
+            log.error(
+                "Unplanned error (%s) in %s, line %s", kind, place.name, place.lineno
+            )
 
     def _refusal(self, request: Request) -> Response | None:
-        # A website whose name leads to 127.0.0.1 would else read this page in the browser that is let in.
+        # A website whose name leads to 127.0.0.1 would else read this page in the
+        # browser that is let in.
         if request.headers.get("host", "") not in self._hosts:
-            return Response("This address is not this page's.\n", status_code=421, media_type="text/plain")
+            return Response(
+                "This address is not this page's.\n",
+                status_code=421,
+                media_type="text/plain",
+            )
         door = self._page.door
         is_link = request.url.path == f"{door.folder}/open"
         if is_link or door.is_in(request.cookies.get(SESSION)):
@@ -156,9 +176,13 @@ class _Guard:
 
 
 class Page:
-    """What is shown; every answer is made from ledger, vault and results folder as they are at that moment."""
+    """What is shown.
 
-    def __init__(self, settings: Settings, door: Door) -> None:
+    Every answer is made from ledger, vault and results folder as they are at that
+    moment.
+    """
+
+    def __init__(self, settings: SiteSettings, door: Door) -> None:
         self.settings = settings
         self.door = door
         self._vault = Vault(settings.vault)
@@ -170,7 +194,7 @@ class Page:
             autoescape=True,
             undefined=StrictUndefined,
         )
-        self._templates.filters["pretty"] = lambda value: json.dumps(value, ensure_ascii=False)
+        self._templates.filters["pretty"] = _pretty
 
     def routes(self) -> list[Route]:
         """The link and all pages, below the folder."""
@@ -183,6 +207,7 @@ class Page:
             "/left": self.left,
             "/models": self.models,
             "/results": self.results,
+            "/rounds": self.rounds,
             "/results/{number:int}": self.result,
             "/results/{number:int}/file": self.result_file,
             "/approvals/{number:int}": self.approval,
@@ -210,7 +235,10 @@ class Page:
     # The door
 
     def open(self, request: Request) -> Response:
-        """Spends the link, and lets this browser in. Opened again in a browser that is in, it leads to the page."""
+        """Spends the link, and lets this browser in.
+
+        Opened again in a browser that is in, it leads to the page.
+        """
         is_in = self.door.is_in(request.cookies.get(SESSION))
         key = request.query_params.get("key", "")
         if not is_in and not self.door.open(key):
@@ -274,16 +302,28 @@ class Page:
         )
 
     def models(self, request: Request) -> Response:
-        return self._render(request, "models.html", table=self._models(), formats=FORMATS)
+        return self._render(
+            request, "models.html", table=self._models(), formats=FORMATS
+        )
 
     def results(self, request: Request) -> Response:
         return self._render(request, "results.html", table=self._results())
 
+    def rounds(self, request: Request) -> Response:
+        rules = load_policy(self.settings.policy).cohort
+        return self._render(
+            request, "rounds.html", table=self._rounds(), days=rules.budget_days
+        )
+
     def result(self, request: Request) -> Response:
-        """A result's first rows. Disclosure: its values, to this hospital's own people."""
+        """A result's first rows.
+
+        Disclosure: its values, to this hospital's own people.
+        """
         found = read_result(self.settings.results_folder, _number(request))
         rows = found.rows()
-        columns: dict[str, None] = {}  # each once, in the order in which they come up
+        # Each once, in the order in which they come up.
+        columns: dict[str, None] = {}
         for row in rows[:MOST_RESULT_ROWS]:
             columns.update(dict.fromkeys(row))
         return self._render(
@@ -310,6 +350,7 @@ class Page:
             "traffic": lambda: tables.traffic(entries).table(),
             "models": self._models,
             "results": self._results,
+            "rounds": self._rounds,
         }
         name = str(request.path_params["name"])
         if name not in makers:
@@ -330,12 +371,13 @@ class Page:
     # Forms
 
     def decide(self, request: Request, form: dict[str, str]) -> Response:
-        """A person's decision, signed and written down; on the order that was shown and no other."""
+        """A person's decision on the order that was shown, signed and written down."""
         number = _number(request)
         word = form.get("decision")
         if word not in ("approve", "refuse"):
             raise HTTPException(400)
-        # The order may have been asked anew, with other contents, while the form was open.
+        # The order may have been asked anew, with other contents, while the form was
+        # open.
         question = self._approvals.question(number)
         if question.digest != form.get("digest"):
             raise Conflict(say("en", "error.changed"), remedy="", code="decided")
@@ -348,7 +390,10 @@ class Page:
         return self._to("/asked")
 
     def export(self, request: Request, form: dict[str, str]) -> Response:
-        """A model as a file; the ledger says so first. Disclosure: the model, as this hospital's own decision."""
+        """A model as a file; the ledger says so first.
+
+        Disclosure: the model, as this hospital's own decision.
+        """
         number = _number(request)
         file_format = form.get("format", "")
         if file_format not in FORMATS:
@@ -357,7 +402,8 @@ class Page:
         # First: what cannot be written down is not given out.
         self._ledger.write("exported", model_id=number, format=file_format)
         text = json.dumps(exported, indent=2, allow_nan=False)
-        return _download(text.encode(), f"model-{number}-{file_format}.json", "application/json")
+        name = f"model-{number}-{file_format}.json"
+        return _download(text.encode(), name, "application/json")
 
     def _form(self, taken: FormPage) -> Callable[[Request], Awaitable[Response]]:
         """Only what a form of this page has sent, with its token, gets further."""
@@ -377,7 +423,9 @@ class Page:
         return self._render(request, "message.html", status=status, sentence=sentence)
 
     def _known(self, request: Request, error: ConsiliumError) -> Response:
-        return self._render(request, "message.html", status=error.status, sentence=str(error))
+        return self._render(
+            request, "message.html", status=error.status, sentence=str(error)
+        )
 
     def _of_http(self, request: Request, error: HTTPException) -> Response:
         is_input = error.status_code in (400, 405, 413)
@@ -406,12 +454,24 @@ class Page:
     def _results(self) -> Table:
         return tables.results(list_results(self.settings.results_folder))
 
+    def _rounds(self) -> Table:
+        rules = load_policy(self.settings.policy).cohort
+        folder = self._vault.cohorts
+        spent = []
+        # The page makes no file of the vault.
+        if (folder / "rounds.sqlite").exists():
+            spent = RoundBudget(folder).spent(rules=rules, now=datetime.now(UTC))
+        return tables.rounds(spent, self._names, max_rounds=rules.max_rounds)
+
     def _table(self, request: Request, table: Table) -> Response:
         return self._render(request, "table.html", table=_chosen(request, table))
 
-    def _render(self, request: Request, template: str, *, status: int = 200, **shown: Any) -> Response:
+    def _render(
+        self, request: Request, template: str, *, status: int = 200, **shown: Any
+    ) -> Response:
         language = _language(request)
-        # Who is not in reads neither the hospital's name nor the folder and the token of the forms.
+        # Who is not in reads neither the hospital's name nor the folder and the token
+        # of the forms.
         is_in = self.door.is_in(request.cookies.get(SESSION))
         content = self._templates.get_template(template).render(
             base=self.door.folder if is_in else None,
@@ -428,7 +488,9 @@ class Page:
             most_result_rows=MOST_RESULT_ROWS,
             **shown,
         )
-        answer = Response(content, status_code=status, media_type="text/html; charset=utf-8")
+        answer = Response(
+            content, status_code=status, media_type="text/html; charset=utf-8"
+        )
         is_chosen = request.query_params.get("language") == language
         if is_in and is_chosen:
             answer.set_cookie(
@@ -439,6 +501,11 @@ class Page:
                 samesite="strict",
             )
         return answer
+
+
+def _pretty(value: Any) -> str:
+    """A value as templates show it."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _language(request: Request) -> str:
@@ -501,4 +568,8 @@ def _fields(body: bytes) -> dict[str, str]:
 def _download(content: bytes, name: str, kind: str) -> Response:
     """A file with its name, which may be in any script."""
     where = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
-    return Response(content, media_type=f"{kind}; charset=utf-8", headers={"Content-Disposition": where})
+    return Response(
+        content,
+        media_type=f"{kind}; charset=utf-8",
+        headers={"Content-Disposition": where},
+    )

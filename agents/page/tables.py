@@ -1,9 +1,11 @@
-"""What the page shows, as tables: from the lines of the ledger, and from what vault and results folder hold. Pure.
+"""What the page shows, as tables: of the ledger's lines, the vault, and the results.
 
-Each function makes one table; agents.page.server asks for them. The ledger's lines may be of an earlier version or
-altered: a fact that is missing is an empty cell.
+It is pure.
+Each function makes one table; agents.page.server asks for them. The ledger's lines may
+be of an earlier version or altered: a fact that is missing is an empty cell.
 
-A cell is text as it stands in the ledger; the page translates the words among them, a csv keeps them.
+A cell is text as it stands in the ledger; the page translates the words among them, a
+csv keeps them.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
+from agents.gate.round_budget import Spent
 from agents.statistics.results import Result
 from protocol.messages import COORDINATOR, EVERYONE
 
@@ -25,7 +28,18 @@ Names = Mapping[int, str]
 # What a spreadsheet takes for the beginning of something to compute.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 # The ledger's events that the table `asked` lists.
-_ASKED = ("asked", "decided", "answered", "rounded", "finished", "inferred", "exported")
+_ASKED = (
+    "asked",
+    "decided",
+    "answered",
+    "opens",
+    "rows",
+    "rounded",
+    "finished",
+    "inferred",
+    "exported",
+    "forgotten",
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +57,10 @@ class Table:
         return Table(self.name, self.columns, rows)
 
     def to_csv(self) -> str:
-        """With a mark that spreadsheets know UTF-8 by. A text that they would compute gets a ' in front."""
+        """With a mark that spreadsheets know UTF-8 by.
+
+        A text that they would compute gets a ' in front.
+        """
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\r\n")
         writer.writerow(self.columns)
@@ -53,12 +70,17 @@ class Table:
 
 
 def _inert(cell: str) -> str:
-    # Purposes and sentences are written by other hospitals, and this file is opened by a spreadsheet here.
-    return f"'{cell}" if cell.startswith(_FORMULA) else cell
+    # Purposes and sentences are written by other hospitals, and this file is opened by
+    # a spreadsheet here.
+    if cell.startswith(_FORMULA):
+        return f"'{cell}"
+    return cell
 
 
 def _rows(
-    entries: Iterable[Entry], events: Sequence[str], facts_of: Callable[[Entry], Iterable[Any]]
+    entries: Iterable[Entry],
+    events: Sequence[str],
+    facts_of: Callable[[Entry], Iterable[Any]],
 ) -> list[tuple[str, ...]]:
     """A row for each line of one of these events, the newest first."""
     found = []
@@ -93,12 +115,15 @@ def name_of(user: Any, names: Names) -> str:
 
 
 def asked(entries: Iterable[Entry], names: Names) -> Table:
-    """Orders asked about, decided, answered and finished, columns that lost digits; inference and exports here."""
+    """What became of orders here, columns that lost digits, inference and exports."""
 
     def facts_of(entry: Entry) -> Iterable[Any]:
         who = entry.get("person") or name_of(entry.get("initiator"), names)
         what = entry.get("decision") or entry.get("kind") or entry.get("format")
         why = entry.get("purpose") or entry.get("reason") or entry.get("sentence")
+        if entry["event"] == "opens":
+            # Which totals of the order will be opened, one after the other
+            why = _joined(entry.get("totals"))
         return (
             entry.get("at"),
             _number(entry),
@@ -110,6 +135,12 @@ def asked(entries: Iterable[Entry], names: Names) -> Table:
 
     columns = ("at", "order", "event", "what", "who", "purpose")
     return Table("asked", columns, _rows(entries, _ASKED, facts_of))
+
+
+def _joined(sentences: Any) -> str:
+    if not isinstance(sentences, list):
+        return ""
+    return "; ".join(str(sentence) for sentence in sentences)
 
 
 def refused(entries: Iterable[Entry]) -> Table:
@@ -155,9 +186,19 @@ def models(stored: Iterable[Entry]) -> Table:
             str(model["model_type"]),
             str(len(attributes)),
             ", ".join(attributes),
+            # Of a model of an earlier version nobody has kept it.
+            str(model.get("stopped_by", "")),
+            "\n".join(model.get("warnings", [])),
         )
         rows.append(row)
-    columns = ("order", "model_type", "n_attributes", "attributes")
+    columns = (
+        "order",
+        "model_type",
+        "n_attributes",
+        "attributes",
+        "stopped_by",
+        "warnings",
+    )
     return Table("models", columns, rows[::-1])
 
 
@@ -176,6 +217,18 @@ def results(found: Iterable[Result]) -> Table:
     return Table("results", columns, rows[::-1])
 
 
+def rounds(spent: Iterable[Spent], names: Names, *, max_rounds: int) -> Table:
+    """The rounds of training that count today, by receiver and table."""
+    rows = []
+    for one in spent:
+        receiver = one.receiver
+        if receiver.isdecimal():
+            receiver = name_of(int(receiver), names)
+        n_left = max(0, max_rounds - one.n_rounds)
+        rows.append((receiver, one.population, str(one.n_rounds), str(n_left)))
+    return Table("rounds", ("to", "table", "n_rounds", "n_left"), rows)
+
+
 # What left, by day and kind
 
 
@@ -191,8 +244,10 @@ class Sent:
 class Traffic:
     """What left on the last days, by kind; days without anything are there too."""
 
-    days: list[date]  # rising, without a gap
-    by_kind: dict[str, dict[date, Sent]]  # only days on which something of the kind left
+    # Rising, without a gap.
+    days: list[date]
+    # Of each kind only days on which something of it left.
+    by_kind: dict[str, dict[date, Sent]]
 
     def table(self) -> Table:
         rows = []
@@ -212,7 +267,7 @@ class Traffic:
 
 
 def traffic(entries: Iterable[Entry], *, n_days: int | None = None) -> Traffic:
-    """By UTC day; of the last `n_days` up to the last on which anything left, or of all."""
+    """By UTC day, over all days or the last `n_days` to the last with a message."""
     sums: dict[str, dict[date, Sent]] = defaultdict(dict)
     for entry in entries:
         if entry.get("event") != "left":

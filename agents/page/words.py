@@ -1,13 +1,21 @@
-"""What the page says, in English and Chinese. Words of cells are named by their column: `event.asked`, `kind.mean`."""
+"""What the page says, in English and Chinese.
+
+Words of cells are named by their column: `event.asked`, `kind.mean`.
+"""
 
 from __future__ import annotations
+
+from analytics.training.outcome import WARNINGS
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 
 # In the order of LANGUAGES.
 _WORDS: dict[str, tuple[str, str]] = {
     "title": ("Consilium at {name}", "{name} 的 Consilium"),
-    "local": ("Seen on this machine only. Nothing of it leaves.", "仅在本机可见，内容不会离开本机。"),
+    "local": (
+        "Seen on this machine only. Nothing of it leaves.",
+        "仅在本机可见，内容不会离开本机。",
+    ),
     "skip": ("To the content", "跳到正文"),
     "menu": ("Pages", "页面"),
     "language": ("Language", "语言"),
@@ -17,6 +25,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "page.left": ("What left", "离开的内容"),
     "page.models": ("Models", "模型"),
     "page.results": ("Results", "结果"),
+    "page.rounds": ("Rounds of training", "训练轮数"),
     "disk.full": (
         "The disk is full. Make room below {folder}: orders wait for it, and go on by themselves.",
         "磁盘已满。请在 {folder} 下腾出空间：任务正在等待，之后会自动继续。",
@@ -35,12 +44,18 @@ _WORDS: dict[str, tuple[str, str]] = {
         "理由（拒绝时其他医院和协调方会看到；请勿写患者姓名）",
     ),
     "decide.approve": ("Approve", "批准"),
-    "decide.refuse": ("Refuse, and end the order for all", "拒绝，并为所有方终止该任务"),
+    "decide.refuse": (
+        "Refuse, and end the order for all",
+        "拒绝，并为所有方终止该任务",
+    ),
     "decide.signed": (
         "The decision is signed with this hospital's key and written into the ledger in the name of {person}.",
         "该决定将以本院密钥签名，并以 {person} 的名义写入台账。",
     ),
-    "chain.whole": ("The ledger's chain is whole. Its head is {head}", "台账的链完整。链首为 {head}"),
+    "chain.whole": (
+        "The ledger's chain is whole. Its head is {head}",
+        "台账的链完整。链首为 {head}",
+    ),
     "chain.broken": (
         "The ledger's chain is BROKEN at line {line}: that line or the one before was altered.",
         "台账的链在第 {line} 行处断裂：该行或前一行被改动。",
@@ -51,7 +66,10 @@ _WORDS: dict[str, tuple[str, str]] = {
         "A bar is what left on one day (UTC), a step higher for ten times as many bytes. Tables have the numbers.",
         "每个柱表示一天（UTC）内离开的字节数；字节数每增加十倍，柱高一级。具体数字见表格。",
     ),
-    "picture.bar": ("{day}, {kind}: {messages} messages, {size}", "{day}，{kind}：{messages} 条消息，{size}"),
+    "picture.bar": (
+        "{day}, {kind}: {messages} messages, {size}",
+        "{day}，{kind}：{messages} 条消息，{size}",
+    ),
     "picture.detail": ("Every message by itself", "逐条消息"),
     "table.latest": ("The latest {shown} of {all}.", "最近 {shown} 条，共 {all} 条。"),
     "table.all": ("{all} in all.", "共 {all} 条。"),
@@ -68,10 +86,17 @@ _WORDS: dict[str, tuple[str, str]] = {
         "What this hospital received of joint statistics. For its own people.",
         "本院收到的联合统计结果，仅供本院人员使用。",
     ),
+    "rounds.intro": (
+        "How many rounds each receiver has had of a table in {days} days, and has left (max_rounds in policy.toml).",
+        "各接收方在 {days} 天内对每个表已用及剩余的训练轮数（policy.toml 中的 max_rounds）。",
+    ),
     "results.view": ("View", "查看"),
     "results.file": ("Download", "下载"),
     "results.notes": ("Notes", "说明"),
-    "results.first": ("The first {shown} of {all} rows.", "前 {shown} 行，共 {all} 行。"),
+    "results.first": (
+        "The first {shown} of {all} rows.",
+        "前 {shown} 行，共 {all} 行。",
+    ),
     "error.link": (
         "Open the link that `./run agent show` printed. It opens the page once, in one browser.",
         "请打开 `./run agent show` 打印的链接。该链接仅可在一个浏览器中使用一次。",
@@ -89,8 +114,14 @@ _WORDS: dict[str, tuple[str, str]] = {
         "该任务与所显示的不同，请重新查看。",
     ),
     "error.address": ("This page is not here.", "没有此页面。"),
-    "error.input": ("The request is not in the form that this page sends.", "请求格式不正确。"),
-    "error.unplanned": ("An unplanned error. The terminal says where.", "意外错误，详情见终端。"),
+    "error.input": (
+        "The request is not in the form that this page sends.",
+        "请求格式不正确。",
+    ),
+    "error.unplanned": (
+        "An unplanned error. The terminal says where.",
+        "意外错误，详情见终端。",
+    ),
     "error.title": ("Not shown", "无法显示"),
     "back": ("Overview", "返回概览"),
     # Columns
@@ -102,6 +133,9 @@ _WORDS: dict[str, tuple[str, str]] = {
     "column.purpose": ("Purpose or reason", "目的或理由"),
     "column.rule": ("Rule", "规则"),
     "column.sentence": ("Why", "原因"),
+    "column.table": ("Table", "表"),
+    "column.n_rounds": ("Rounds", "轮数"),
+    "column.n_left": ("Left", "剩余"),
     "column.kind": ("Kind", "种类"),
     "column.to": ("To", "接收方"),
     "column.bytes": ("Bytes", "字节"),
@@ -111,24 +145,54 @@ _WORDS: dict[str, tuple[str, str]] = {
     "column.model_type": ("Type", "类型"),
     "column.n_attributes": ("Attributes", "特征数"),
     "column.attributes": ("Their names", "特征名"),
+    "column.stopped_by": ("Training ended", "训练结束方式"),
+    "column.warnings": ("Warnings", "警告"),
     "column.method": ("Method", "方法"),
     "column.file": ("File", "文件"),
     "column.n_rows": ("Rows", "行数"),
     "column.export": ("Export", "导出"),
     "column.open": ("Open", "打开"),
     # Cells
+    "event.opens": ("totals that will be opened", "将被公开的合计"),
     "event.asked": ("waits for a person", "等待人员决定"),
     "event.decided": ("decided", "已决定"),
     "event.answered": ("answered", "已响应"),
+    "event.rows": ("rows selected, left out and used", "选出、排除与使用的行数"),
     "event.rounded": ("digits rounded", "数字有舍入"),
     "event.finished": ("finished", "已完成"),
     "event.inferred": ("model applied here", "在本院应用模型"),
     "event.exported": ("model exported", "导出模型"),
+    "event.forgotten": ("earlier answers forgotten", "忘记已给出的答案"),
     "what.training": ("training", "训练"),
     "what.inference": ("inference", "预测"),
     "what.statistics": ("joint statistics", "联合统计"),
     "what.approved": ("approved", "已批准"),
     "what.refused": ("refused", "已拒绝"),
+    "stopped_by.converged": ("it had converged", "已收敛"),
+    "stopped_by.max_iter": ("by max_iter", "达到 max_iter"),
+    # A model's warnings stand in the vault as sentences.
+    f"warning.{WARNINGS['max_iter']}": (
+        WARNINGS["max_iter"],
+        "训练因达到 max_iter 而结束，尚未收敛，模型可能没有训练完成。"
+        "无正则项的 lr 或 softmax 若增大 max_iter 仍不结束，可能有属性在部分数据中把某一类别分开，其系数会不断增长。",
+    ),
+    f"warning.{WARNINGS['constant']}": (
+        WARNINGS["constant"],
+        "最终损失不低于对所有数据给出同一答案的常数模型，此模型没有用处。",
+    ),
+    f"warning.{WARNINGS['separated']}": (
+        WARNINGS["separated"],
+        "属性把类别完全分开，且没有正则项：系数的大小取决于训练何时结束，没有意义。",
+    ),
+    # Those that a model keeps name the classes; these are for the order's answer.
+    f"warning.{WARNINGS['case']}": (
+        WARNINGS["case"],
+        "有些类别只在大小写上不同，被当作不同的类别。",
+    ),
+    f"warning.{WARNINGS['one_hospital']}": (
+        WARNINGS["one_hospital"],
+        "有些类别只在一家医院出现。",
+    ),
     "to.everyone": ("all its hospitals", "任务各方"),
     "to.coordinator": ("coordinator", "协调方"),
     # What an order says
@@ -145,13 +209,17 @@ _WORDS: dict[str, tuple[str, str]] = {
     "term.data: train": ("SQL that is run here, for training", "在本院执行的训练 SQL"),
     "term.data: test": ("SQL that is run here, for testing", "在本院执行的测试 SQL"),
     "term.data: infer": ("SQL that is run here", "在本院执行的 SQL"),
-    "term.data: data": ("File, table or SQL that is read here", "在本院读取的文件、表或 SQL"),
+    "term.data: data": (
+        "File, table or SQL that is read here",
+        "在本院读取的文件、表或 SQL",
+    ),
     "term.expression": ("Expression", "表达式"),
     "term.model_type": ("Model type", "模型类型"),
     "term.model_params": ("Model parameters", "模型参数"),
     "term.unique_id": ("Unique id", "唯一标识列"),
     "term.label_name": ("Label", "标签列"),
     "term.aggregation": ("Aggregation", "聚合方式"),
+    "term.complete_on": ("Rows with a value in", "只用这些列有值的行"),
     "term.group_by": ("Grouped by", "分组列"),
     "term.threshold": ("Threshold", "阈值"),
     "term.comparison": ("Comparison", "比较"),
@@ -164,12 +232,51 @@ _WORDS: dict[str, tuple[str, str]] = {
     # Kinds of messages
     "kind.order": ("the signed order", "已签名的任务"),
     "kind.acceptance": ("your row count and a key", "本院行数与密钥"),
-    "kind.setup": ("key material, sealed to one hospital", "密钥材料，仅一家医院可解密"),
-    "kind.classes": ("which classes you have, sealed to the hospitals", "本院的类别，仅各医院可解密"),
-    "kind.weights": ("initial weights, sealed to the hospitals", "初始权重，仅各医院可解密"),
+    "kind.setup": (
+        "key material, sealed to one hospital",
+        "密钥材料，仅一家医院可解密",
+    ),
+    "kind.own_metrics": (
+        "whether some class has few rows here, and what may be scored",
+        "本院是否有某个类别行数过少，以及哪些系数可以评分",
+    ),
+    "kind.levels": (
+        "which levels of categories you have min_rows rows of, sealed to the hospitals",
+        "本院行数达到最小行数的类别水平，仅各医院可解密",
+    ),
+    "kind.other_levels": (
+        "of which categories you have rows of other levels, sealed to the hospitals",
+        "本院在哪些分类列中有其他水平的行，仅各医院可解密",
+    ),
+    "kind.design": (
+        "your part of counts and sums for the model's columns, encrypted or masked",
+        "本院对模型各列计数与总和的份额，已加密或掩码",
+    ),
+    "kind.opening-design": (
+        "the opened counts and means of the model's columns, sealed to the hospitals",
+        "模型各列的计数与均值，仅各医院可解密",
+    ),
+    "kind.flow": (
+        "how many rows were left out, where none or enough were",
+        "被排除的行数，仅在为零或足够多时给出",
+    ),
+    "kind.classes": (
+        "which classes you have, sealed to the hospitals",
+        "本院的类别，仅各医院可解密",
+    ),
+    "kind.weights": (
+        "initial weights, sealed to the hospitals",
+        "初始权重，仅各医院可解密",
+    ),
     "kind.public_key": ("the order's public key", "任务公钥"),
-    "kind.mean": ("your part of a sum, encrypted or masked", "本院在总和中的份额，已加密或掩码"),
-    "kind.variance": ("your part of a sum, encrypted or masked", "本院在总和中的份额，已加密或掩码"),
+    "kind.mean": (
+        "your part of a sum, encrypted or masked",
+        "本院在总和中的份额，已加密或掩码",
+    ),
+    "kind.variance": (
+        "your part of a sum, encrypted or masked",
+        "本院在总和中的份额，已加密或掩码",
+    ),
     "kind.gradient": (
         "your part of a sum, encrypted or masked; metrics",
         "本院在总和中的份额，已加密或掩码；及指标",
@@ -178,38 +285,82 @@ _WORDS: dict[str, tuple[str, str]] = {
         "your gradient in a frame that the coordinator does not know",
         "在协调方未知坐标系中的梯度",
     ),
-    "kind.opening-mean": ("an opened sum, sealed to the hospitals", "已打开的总和，仅各医院可解密"),
-    "kind.opening-variance": ("an opened sum, sealed to the hospitals", "已打开的总和，仅各医院可解密"),
-    "kind.opening-gradient": ("an opened sum, sealed to the hospitals", "已打开的总和，仅各医院可解密"),
+    "kind.opening-mean": (
+        "an opened sum, sealed to the hospitals",
+        "已打开的总和，仅各医院可解密",
+    ),
+    "kind.opening-variance": (
+        "an opened sum, sealed to the hospitals",
+        "已打开的总和，仅各医院可解密",
+    ),
+    "kind.opening-gradient": (
+        "an opened sum, sealed to the hospitals",
+        "已打开的总和，仅各医院可解密",
+    ),
     "kind.pooled": ("pooled AUC and KS", "合并 AUC 与 KS"),
     "kind.done": ("an empty word: the model is in the vault", "空消息：模型已入保险库"),
-    "kind.predictions": ("predictions, sealed to who asked", "预测结果，仅请求者可解密"),
-    "kind.values": ("an answer's numbers, sealed to who asked", "结果数值，仅请求者可解密"),
+    "kind.predictions": (
+        "predictions, sealed to who asked",
+        "预测结果，仅请求者可解密",
+    ),
+    "kind.values": (
+        "an answer's numbers, sealed to who asked",
+        "结果数值，仅请求者可解密",
+    ),
     "kind.statement": (
         "your groups and what you withhold, sealed to the hospitals",
         "本院分组与隐去部分，仅各医院可解密",
     ),
-    "kind.unmask": ("the seed of a mask, sealed to who opens the sum", "掩码种子，仅可打开总和的医院可解密"),
+    "kind.unmask": (
+        "the seed of a mask, sealed to who opens the sum",
+        "掩码种子，仅可打开总和的医院可解密",
+    ),
     "kind.addend": ("your part of a sum, masked", "本院在总和中的份额，已掩码"),
     "kind.pivots": (
         "between which numbers a quantile lies, sealed to the hospitals",
         "分位数所在区间，仅各医院可解密",
     ),
-    "kind.tags": ("tags of keys that only hospitals can make", "键的标签，仅医院可生成"),
-    "kind.matched": ("a digest of the common keys, sealed to the hospitals", "共同键的摘要，仅各医院可解密"),
+    "kind.tags": (
+        "tags of keys that only hospitals can make",
+        "键的标签，仅医院可生成",
+    ),
+    "kind.matched": (
+        "a digest of the common keys, sealed to the hospitals",
+        "共同键的摘要，仅各医院可解密",
+    ),
+    "kind.cell_tags": (
+        "tags of the groups that you have rows of",
+        "本院有数据行的各分组的标签",
+    ),
+    "kind.cell_digest": (
+        "that you know the same groups as the others",
+        "确认本院与其他医院所见的分组相同",
+    ),
+    "kind.cell_share": (
+        "your share of which groups, or features of 0 and 1, have enough rows",
+        "本院关于哪些分组或 0/1 特征具有足够行数的份额",
+    ),
     "kind.types": ("types and sizes of columns", "列的类型与大小"),
     "kind.opened": (
         "opened random numbers of a product, sealed to the hospitals",
         "乘法中打开的随机数，仅各医院可解密",
     ),
-    "kind.share": ("a share of the result, sealed to a receiver", "结果的份额，仅接收医院可解密"),
-    "kind.keys": ("keys of the result's rows, sealed to a receiver", "结果行的键，仅接收医院可解密"),
+    "kind.share": (
+        "a share of the result, sealed to a receiver",
+        "结果的份额，仅接收医院可解密",
+    ),
+    "kind.keys": (
+        "keys of the result's rows, sealed to a receiver",
+        "结果行的键，仅接收医院可解密",
+    ),
     "kind.report": ("that the result is written; its rows", "结果已写入及其行数"),
 }
 
 
 def say(language: str, words: str, /, **values: object) -> str:
-    """The words of that name, with values in their places; KeyError for words that there are not."""
+    """The words of that name, with values in their places; KeyError for words that
+    there are not.
+    """
     text = _WORDS[words][_column_of(language)]
     return text.format(**values)
 
@@ -227,7 +378,9 @@ def _column_of(language: str) -> int:
 def preferred(header: str) -> str:
     """The first of our languages in a browser's Accept-Language; English without one."""
     for part in header.split(","):
-        tag, _, _ = part.partition(";")  # without its weight: browsers send the preferred one first
+        tag, _, _ = part.partition(
+            ";"
+        )  # without its weight: browsers send the preferred one first
         language = tag.strip().lower()[:2]
         if language in LANGUAGES:
             return language

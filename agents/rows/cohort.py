@@ -1,53 +1,73 @@
-"""The only module that sees rows: from the database's answer to the arrays of a model, and the gate before them.
+"""From a dataset to the arrays of a model.
 
-Every message counts rows and names columns; none holds a value. Where `min_rows` is given (another hospital's
-order), too few rows are refused before anything else is looked at, and no count below `min_rows` is told: "one row
-has a NULL" would tell about one patient.
+Every message counts rows and names columns; none holds a value. In another hospital's
+order too few rows are refused before anything else is looked at, and no count below
+min_rows is told: "one row has a NULL" would tell about one patient.
 
 Decision 18.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import math
 import re
-import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import date
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from numbers import Real
-from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from agents.site.vault import add_digest, read_checked
-from protocol.errors import BadRequest, Conflict, NotFound, Refused
-from protocol.machine.disk import make_private_folder, write_once
+from agents.rows.canonical import Members, members_of
+from agents.rows.canonical_text import canonical_sql, has_value_sql
+from agents.rows.column_text import double_sql, label_sql
+from agents.rows.dataset import Dataset
+from agents.rows.relation import IDENTIFIED, UNIQUE_ID, quoted
+from analytics.arrays import Floats, Ints
+from analytics.training.design import sorted_levels
+from protocol.errors import Refused, bad_request
+from protocol.study_rows import MOST_LETTERS, MOST_LEVELS
 
-_LARGEST_WHOLE = 2**53  # up to here every whole number is a float64
 _DOUBLE_DIGITS = 15  # so many digits of any decimal come back from its float64
 _INTEGER = re.compile(r"-?\d+", re.ASCII)
-_NUMBERS = (Decimal, Real, np.bool_)  # Decimal first: whether a thing is Real takes long to find out
+_WHOLE = "-?[0-9]+"
+_CLASSIFIERS = ("softmax", "mlp", "cnn")
+_MODEL_TYPES = ("lr", "linear", *_CLASSIFIERS)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """How many rows a reading had, and how many of them an order is over."""
+
+    n_selected: int
+    n_used: int
+    # By derived column: in how many rows its expression has no value although all
+    # columns that it uses have one.
+    n_undefined: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def n_left_out(self) -> int:
+        return self.n_selected - self.n_used
 
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
     """The rows of one hospital in one order, sorted by unique id.
 
-    unique_ids: canonical text, n_rows of them, all different; X: float64 (n_rows, n_features), finite, columns in
-    the order of `attributes`; y: float64 for lr and linear, objects (int or str) for softmax, None without label;
-    labels: the classes present, sorted, for softmax and lr; rounded: features, and a label of numbers, of which a value
-    is another number as float64.
+    unique_ids: canonical text, n_rows of them, all different; X: float64 (n_rows,
+    n_features), columns in the order of `attributes`; y: float64 for lr and
+    linear, objects (int or str) for softmax, None without label; labels: the classes
+    present, sorted, for softmax and lr; rounded: features, and a label of numbers, of
+    which a value is another number as float64; members: who the rows are and with which
+    values, as digests, in the rows' order; None where nothing is told of them; levels:
+    by column of categories its canonical texts, X has their places; flow: how many rows
+    were read.
 
-    Disclosure: patients' rows. It stays in the hospital's memory and vault; what is computed from it leaves through
-    agents.order.release only.
+    X is finite but for numbers that an order has the mean put in place of: NaN.
+
+    Disclosure: patients' rows. It stays in the hospital's memory and vault; what is
+    computed from it leaves through agents.order.release only.
     """
 
     unique_ids: list[str]
@@ -56,6 +76,9 @@ class Cohort:
     y: NDArray[Any] | None
     labels: list[Any] = field(default_factory=list)
     rounded: tuple[str, ...] = ()
+    members: Members | None = field(default=None, repr=False)
+    levels: dict[str, list[str]] = field(default_factory=dict, repr=False)
+    flow: Flow | None = None
 
     @property
     def n_rows(self) -> int:
@@ -66,63 +89,85 @@ class Cohort:
         return f"Cohort(n_rows={self.n_rows}, n_features={self.X.shape[1]})"
 
 
-# --- from a frame to a cohort --------------------------------------------------------------------------------------
+# --- from a dataset to a cohort ---------------------------------------------------------
 
 
 def build_cohort(
-    frame: pd.DataFrame,
+    rows: Dataset,
     *,
     unique_id: str,
     attributes: Sequence[str],
     label_name: str | None,
     model_type: str,
-    min_rows: int = 0,
+    key: bytes | None = None,
+    categorical: Collection[str] = (),
+    may_miss: bool = False,
+    member_columns: Sequence[str] | None = None,
 ) -> Cohort:
-    """The cohort in a frame that `Source.read` gave.
+    """The cohort in a dataset whose rows `unique_id` tells apart.
 
-    Features are integers, floats, decimals and booleans; ids are integers, text, decimals, dates or UUIDs; labels
-    are 0 and 1 for lr, finite numbers for linear, integers or texts for softmax. `label_name` None (test rows,
-    inference) gives y None. `min_rows` > 0 is for another hospital's order: fewer rows are refused first.
+    Features are integers, floats, decimals, booleans and single bits; ids and classes
+    are canonical texts (`agents.rows.canonical_text`), classes of numbers are whole
+    numbers; labels are 0 and 1 for lr, finite numbers for linear. `label_name` None
+    (test rows, inference) gives y None. key: makes `members`. categorical: attributes
+    that are categories; may_miss: a number may have no value, NaN. member_columns: the
+    columns whose values tell the members, beside the label; None for the attributes.
 
-    Raises Refused (code min_rows) for too few rows, and BadRequest with code no_rows, attributes, missing_column,
-    duplicate_column, null, not_numeric, not_finite, unique_id, duplicate_unique_id, label or model_type.
+    Raises Refused (code min_rows) for too few rows, and BadRequest with code no_rows,
+    attributes, missing_column, null, not_numeric, not_finite, unique_id,
+    duplicate_unique_id, label or model_type.
 
-    Disclosure: takes rows; errors hold names of columns and counts of rows, with `min_rows` no count below it.
+    Disclosure: takes rows; errors hold names of columns and counts of rows, none below
+    the dataset's min_rows.
     """
-    check_enough_rows(len(frame), min_rows)
-    _check_columns(frame, unique_id=unique_id, attributes=attributes, label_name=label_name)
-    told = _Counts(min_rows)
-    ids = _canonical_ids(frame[unique_id], told)
-    order = _id_order(ids)
-    columns = [_feature(frame[name], told) for name in attributes]
-    numbers = dict(zip(attributes, columns, strict=True))
-    y, labels = _label(frame, label_name, model_type, told)
-    if label_name is not None and y is not None and y.dtype == np.float64:
-        numbers[label_name] = y
+    check_enough_rows(rows.n_rows, rows.min_rows)
+    if model_type not in _MODEL_TYPES:
+        raise bad_request(
+            "model_type",
+            f"No model type {model_type}.",
+            f"Use one of {', '.join(_MODEL_TYPES)}.",
+        )
+    _check_columns(
+        rows, unique_id=unique_id, attributes=attributes, label_name=label_name
+    )
+    labels_of = [] if label_name is None else [label_name]
+    numbers = [name for name in attributes if name not in categorical]
+    needed = [*([] if may_miss else numbers), *categorical, *labels_of]
+    _check_no_null(rows, unique_id, needed)
+    ids = unique_ids(rows, unique_id)
+    order = id_order(ids)
+    X, levels = read_features(rows, attributes, categorical=categorical)
+    y, labels = _label(rows, label_name, model_type)
+    if label_name is not None and model_type not in _CLASSIFIERS:
+        numbers.append(label_name)
+    members = None
+    if key is not None:
+        told_by = attributes if member_columns is None else member_columns
+        members = members_of(rows, [*told_by, *labels_of], key=key)
+        members = _taken(members, order)
     return Cohort(
         unique_ids=[ids[i] for i in order],
         attributes=tuple(attributes),
-        X=np.ascontiguousarray(np.column_stack(columns)[order]),
+        X=np.ascontiguousarray(X[order]),
         y=None if y is None else y[order],
         labels=labels,
-        rounded=tuple(name for name, values in numbers.items() if _is_rounded(frame[name], values)),
+        rounded=tuple(name for name in numbers if is_rounded(rows, name)),
+        members=members,
+        levels=levels,
     )
 
 
-@dataclass(frozen=True)
-class _Counts:
-    """Tells how many rows are meant, but no small number of another hospital's patients."""
-
-    min_rows: int
-
-    def rows(self, n: int) -> str:
-        if n < self.min_rows:
-            return f"Fewer than {self.min_rows} rows"
-        return "1 row" if n == 1 else f"{n} rows"
+def rows_of(cohort: Cohort, indices: Ints) -> Cohort:
+    """Some rows of a cohort, by their places."""
+    ids = [cohort.unique_ids[index] for index in indices.tolist()]
+    y = None if cohort.y is None else cohort.y[indices]
+    members = None if cohort.members is None else _taken(cohort.members, indices)
+    return replace(cohort, unique_ids=ids, X=cohort.X[indices], y=y, members=members)
 
 
-def _bad(code: str, sentence: str, remedy: str) -> BadRequest:
-    return BadRequest(sentence, remedy=remedy, code=code)
+def _taken(members: Members, places: Ints | Sequence[int]) -> Members:
+    values = {name: column[places] for name, column in members.values.items()}
+    return replace(members, ids=members.ids[places], values=values)
 
 
 def check_enough_rows(n_rows: int, min_rows: int) -> None:
@@ -131,294 +176,308 @@ def check_enough_rows(n_rows: int, min_rows: int) -> None:
             f"The data SQL gives fewer rows than this hospital's minimum of {min_rows}.",
             remedy="Widen the SQL, or ask the hospital to lower min_rows in its policy.toml.",
             code="min_rows",
+            threshold=min_rows,
         )
     if n_rows == 0:
-        raise _bad("no_rows", "The data SQL gives no rows.", "Widen its WHERE, or fill the table.")
+        raise bad_request(
+            "no_rows",
+            "The data SQL gives no rows.",
+            "Widen its WHERE, or fill the table.",
+        )
 
 
 def _check_columns(
-    frame: pd.DataFrame, *, unique_id: str, attributes: Sequence[str], label_name: str | None
+    rows: Dataset,
+    *,
+    unique_id: str,
+    attributes: Sequence[str],
+    label_name: str | None,
 ) -> None:
-    """Every needed column is there once, and none has two roles."""
+    """Every needed column is there, and none has two roles."""
     needed = [unique_id, *attributes, *([label_name] if label_name is not None else [])]
-    if not attributes or len(set(needed)) < len(needed):
-        raise _bad(
+    # A column is found whatever its case, so that X and x may be one.
+    different = {name.lower() for name in needed}
+    if not attributes or len(different) < len(needed):
+        raise bad_request(
             "attributes",
             "attributes is empty, names a column twice, or holds the unique id or the label.",
             "List each feature once, without unique_id and label_name.",
         )
-    present = [str(name) for name in frame.columns]
-    if missing := [name for name in needed if name not in present]:
-        raise _bad(
-            "missing_column",
-            f"The data SQL gives no column {', '.join(missing)}; it gives {', '.join(present)}.",
-            "Select it in the data SQL, or correct attributes, unique_id or label_name (case matters).",
-        )
-    if doubled := sorted({name for name in needed if present.count(name) > 1}):
-        raise _bad(
-            "duplicate_column",
-            f"The data SQL gives {', '.join(doubled)} more than once.",
-            "Select each column once, or rename one by AS.",
-        )
+    for name in needed[1:]:
+        rows.check_column(name)
 
 
-def _check_no_null(series: pd.Series[Any], told: _Counts) -> None:
-    if n_null := int(series.isna().sum()):
-        raise _bad(
+def without_value(
+    rows: Dataset, names: Sequence[str], notes: Sequence[str] = ()
+) -> None:
+    """BadRequest (code null) that names all of these columns with rows without a value,
+    and says the notes.
+    """
+    counted = [_without_value(name, rows.check_column(name)) for name in names]
+    if counted:
+        (counts,) = rows.query(f"SELECT {', '.join(counted)} FROM {IDENTIFIED}")  # noqa: S608
+        _raise_without(rows, dict(zip(names, counts, strict=True)), notes)
+
+
+def _check_no_null(rows: Dataset, unique_id: str, names: Sequence[str]) -> None:
+    """Names all columns with rows without a value at once."""
+    counted = [_without_value(UNIQUE_ID, rows.id_type)]
+    counted += [_without_value(name, rows.columns[name]) for name in names]
+    sql = f"SELECT {', '.join(counted)} FROM {IDENTIFIED}"  # noqa: S608
+    (counts,) = rows.query(sql)
+    _raise_without(rows, dict(zip([unique_id, *names], counts, strict=True)))
+
+
+def _raise_without(
+    rows: Dataset, n_without: Mapping[str, int], notes: Sequence[str] = ()
+) -> None:
+    found: list[str] = []
+    for name, n_null in n_without.items():
+        if n_null:
+            null = "" if found else " without a value (NULL)"
+            found.append(f"{rows.told(n_null)}{null} in {name}")
+    if found:
+        raise bad_request(
             "null",
-            f"{told.rows(n_null)} without a value (NULL) in {series.name}.",
-            "Leave these rows out by WHERE ... IS NOT NULL, or fill them in a view.",
+            " ".join([f"{_capital(', '.join(found))}.", *notes]),
+            "Leave these rows out by missing drop, complete_on or WHERE ... IS NOT NULL, or fill them in a view.",
         )
 
 
-def _feature(series: pd.Series[Any], told: _Counts) -> NDArray[np.float64]:
-    """One column as finite float64."""
-    _check_no_null(series, told)
-    values = _numbers(series, told, code="not_numeric")
-    if n_bad := int(np.count_nonzero(~np.isfinite(values))):
-        raise _bad(
-            "not_finite",
-            f"{told.rows(n_bad)} with an infinite number in {series.name}.",
-            "Leave these rows out, or replace the value in a view.",
+def _without_value(name: str, kind: str) -> str:
+    return f"count(*) FILTER (NOT {has_value_sql(quoted(name), kind)})"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+# --- numbers ----------------------------------------------------------------------------
+
+
+def read_features(
+    rows: Dataset, attributes: Sequence[str], *, categorical: Collection[str] = ()
+) -> tuple[Floats, dict[str, list[str]]]:
+    """The attributes of a dataset, float64 (n_rows, n_attributes) in its order, and by
+    category its levels: the column has the place of each row's level there. NaN where a
+    number has no value, UNKNOWN where a category has none.
+
+    BadRequest (not_numeric, not_finite, levels).
+    """
+    X = np.empty((rows.n_rows, len(attributes)))
+    numbers = [name for name in attributes if name not in categorical]
+    places = [attributes.index(name) for name in numbers]
+    X[:, places] = _features(rows, numbers)
+    levels: dict[str, list[str]] = {}
+    for name in categorical:
+        texts = category_texts(rows, name)
+        levels[name] = _levels(name, texts)
+        known = pd.Index(levels[name], dtype=object)
+        # What is no value is at none of them, -1.
+        X[:, attributes.index(name)] = known.get_indexer(pd.Index(texts))
+    return X, levels
+
+
+def category_texts(rows: Dataset, name: str) -> NDArray[np.object_]:
+    """The canonical text of each row's level, None where there is none; (n_rows,)."""
+    kind = rows.check_column(name)
+    text = f"CASE WHEN {has_value_sql(quoted(name), kind)} THEN {label_sql(rows, name)} END"
+    found: list[Any] = []
+    for frame in rows.frames(f"SELECT {text} AS level FROM rows"):  # noqa: S608
+        found += frame["level"].tolist()
+    texts = np.empty(len(found), dtype=object)
+    texts[:] = [one if isinstance(one, str) else None for one in found]
+    return texts
+
+
+def _levels(name: str, texts: NDArray[np.object_]) -> list[str]:
+    found = {text for text in texts.tolist() if text is not None}
+    check_levels(name, found, remedy="Use it as a number, or merge levels in a view.")
+    return sorted_levels(found)
+
+
+def check_levels(name: str, levels: Collection[str], *, remedy: str) -> None:
+    """BadRequest (code levels) for a column with more levels, or longer ones, than a
+    message has room for; `remedy` is against too many.
+    """
+    if len(levels) > MOST_LEVELS:
+        raise bad_request(
+            "levels", f"Column {name} has more than {MOST_LEVELS} levels.", remedy
         )
-    return values
+    if any(len(level) > MOST_LETTERS for level in levels):
+        raise bad_request(
+            "levels",
+            f"Column {name} has a level of more than {MOST_LETTERS} letters.",
+            "Shorten it in a view.",
+        )
 
 
-def _numbers(series: pd.Series[Any], told: _Counts, *, code: str) -> NDArray[np.float64]:
-    """A column without NULL as float64; text and dates are refused, even if they look like numbers."""
-    if pd.api.types.is_numeric_dtype(series.dtype) and not pd.api.types.is_complex_dtype(series.dtype):
-        return series.to_numpy(dtype=np.float64)
-    is_number = np.array([isinstance(value, _NUMBERS) for value in series], dtype=bool)
-    if not is_number.all():
-        raise _bad(
-            code,
-            f"{told.rows(int(np.count_nonzero(~is_number)))} with something other than a number in {series.name}.",
+def _features(rows: Dataset, attributes: Sequence[str]) -> Floats:
+    """Numbers, (n_rows, n_features) in the dataset's order; NaN where there is none."""
+    texts = [name for name in attributes if not rows.is_number(name)]
+    if texts:
+        raise bad_request(
+            "not_numeric",
+            f"{_capital(rows.told(rows.n_rows))} with something other than a number in {', '.join(texts)}.",
             "Use columns of numbers, or turn the text into numbers in a view.",
         )
-    return np.array([_float(value) for value in series], dtype=np.float64)
+    if not attributes:
+        return np.empty((rows.n_rows, 0))
+    X = _doubles(rows, attributes)
+    bad: list[str] = []
+    for name, n_bad in zip(
+        attributes, np.count_nonzero(np.isinf(X), axis=0).tolist(), strict=True
+    ):
+        if n_bad:
+            infinite = "" if bad else " with an infinite number"
+            bad.append(f"{rows.told(n_bad)}{infinite} in {name}")
+    if bad:
+        raise bad_request(
+            "not_finite",
+            f"{_capital(', '.join(bad))}.",
+            "Leave these rows out, or replace the value in a view.",
+        )
+    return X
 
 
-def _float(value: Any) -> float:
-    try:
-        return float(value)
-    except (OverflowError, ValueError):  # an integer beyond float64, a signalling NaN: not finite
-        return math.inf
+def _doubles(rows: Dataset, names: Sequence[str]) -> Floats:
+    """Columns of numbers as float64, (n_rows, n_columns), chunk by chunk."""
+    cells = []
+    for i, name in enumerate(names):
+        cells.append(f"{double_sql(rows, name)} AS d{i}")
+    X = np.empty((rows.n_rows, len(names)), dtype=np.float64)
+    first = 0
+    for frame in rows.frames(f"SELECT {', '.join(cells)} FROM rows"):  # noqa: S608
+        X[first : first + len(frame)] = frame.to_numpy(dtype=np.float64)
+        first += len(frame)
+    return X
 
 
-def _is_rounded(series: pd.Series[Any], values: NDArray[np.float64]) -> bool:
-    """Whether a value is another number as float64. Looking for long ones first saves most of the time."""
-    if pd.api.types.is_float_dtype(series.dtype) or pd.api.types.is_bool_dtype(series.dtype):
+def is_rounded(rows: Dataset, name: str) -> bool:
+    """Whether a value is another number as float64.
+
+    Looking for long ones first saves most of the time.
+    """
+    if rows.columns[name] in ("DOUBLE", "FLOAT", "BOOLEAN"):
         return False
-    if pd.api.types.is_integer_dtype(series.dtype):
-        rows = np.flatnonzero(np.abs(values) >= _LARGEST_WHOLE).tolist()
-    else:
-        rows = [row for row, value in enumerate(series) if len(str(value)) > _DOUBLE_DIGITS]
-    exact = series.iloc[
-        rows
-    ].tolist()  # Python's numbers: numpy compares a whole number with a float as floats
-    return any(
-        _loses_digits(value, double) for value, double in zip(exact, values[rows].tolist(), strict=True)
-    )
+    text = f"CAST({quoted(name)} AS VARCHAR)"
+    sql = f"SELECT {text}, {double_sql(rows, name)} FROM rows WHERE length({text}) > {_DOUBLE_DIGITS}"  # noqa: S608
+    for batch in rows.batches(sql):
+        for number, double in batch:
+            if _loses_digits(Decimal(number), double):
+                return True
+    return False
 
 
-def _loses_digits(value: Any, double: float) -> bool:
-    """0.1 of a decimal loses none: 0.1 is how its double is written. A whole number must be the double itself."""
-    if isinstance(value, float) or value == double:
+def _loses_digits(value: Decimal, double: float) -> bool:
+    """0.1 of a decimal loses none: 0.1 is how its double is written. A whole number
+    must be the double itself.
+    """
+    if value == Decimal(double):
         return False
-    return _whole(value) is not None or Decimal(repr(double)) != value
+    is_whole = value == value.to_integral_value()
+    return is_whole or Decimal(repr(double)) != value
 
 
-def _whole(value: Any) -> int | None:
-    """A number as a whole one with every digit, never by way of a float; None for what is none."""
-    if not isinstance(value, _NUMBERS):
-        return None
-    number: Any = value
-    try:
-        whole = int(number)
-    except (ValueError, OverflowError):  # NaN, infinite
-        return None
-    return whole if whole == number else None
+# --- unique ids -------------------------------------------------------------------------
 
 
-# --- unique ids ----------------------------------------------------------------------------------------------------
+def unique_ids(rows: Dataset, name: str) -> list[str]:
+    """The canonical text of each row's unique id, called `name`, in the rows' order.
 
-
-def _canonical_ids(series: pd.Series[Any], told: _Counts) -> list[str]:
-    _check_no_null(series, told)
-    ids = [_canonical_id(value) for value in series]
-    if n_bad := sum(1 for text in ids if not text):
-        raise _bad(
+    Raises BadRequest (code null, unique_id, duplicate_unique_id).
+    """
+    _check_no_null(rows, name, [])
+    text = canonical_sql(quoted(UNIQUE_ID), rows.id_type)
+    ids: list[str] = []
+    for frame in rows.frames(f"SELECT {text} AS id FROM {IDENTIFIED}"):  # noqa: S608
+        ids += frame["id"].tolist()
+    n_bad = 0
+    if rows.id_type == "BOOLEAN":
+        n_bad = len(ids)
+    elif rows.id_is_number or rows.id_type != "VARCHAR":
+        n_bad = sum(1 for text in ids if not _INTEGER.fullmatch(text))
+    if n_bad:
+        raise bad_request(
             "unique_id",
-            f"{told.rows(n_bad)} with an empty or unusable {series.name}.",
+            f"{_capital(rows.told(n_bad))} with an unusable {name}.",
             "Use a column of integers, texts, dates or UUIDs as unique_id.",
         )
-    if n_doubled := len(ids) - len(set(ids)):
-        raise _bad(
+    n_doubled = len(ids) - len(set(ids))
+    if n_doubled:
+        raise bad_request(
             "duplicate_unique_id",
-            f"{told.rows(n_doubled)} with a {series.name} that another row has too.",
+            f"{_capital(rows.told(n_doubled))} with a {name} that another row has too.",
             "Give one row per unique id: make it unique in the table, or use another column.",
         )
     return ids
 
 
-def _canonical_id(value: Any) -> str:
-    """One text per id, whatever type the database gives it: 7, 7.0 and Decimal('7.00') are "7"."""
-    if isinstance(value, str | UUID):
-        return str(value)
-    if isinstance(value, bool | np.bool_):
-        return ""
-    whole = _whole(value)
-    if whole is not None:
-        return str(whole)
-    return value.isoformat() if isinstance(value, date) else ""
-
-
-def _id_order(ids: list[str]) -> list[int]:
+def id_order(ids: list[str]) -> list[int]:
     """Positions in order of id: as numbers when all are whole numbers, else as text."""
     if all(_INTEGER.fullmatch(text) for text in ids):
         return sorted(range(len(ids)), key=lambda i: (int(ids[i]), ids[i]))
     return sorted(range(len(ids)), key=ids.__getitem__)
 
 
-# --- labels --------------------------------------------------------------------------------------------------------
+# --- labels -----------------------------------------------------------------------------
 
 
 def _label(
-    frame: pd.DataFrame, label_name: str | None, model_type: str, told: _Counts
+    rows: Dataset, label_name: str | None, model_type: str
 ) -> tuple[NDArray[Any] | None, list[Any]]:
-    if model_type not in _LABEL_READERS:
-        raise _bad("model_type", f"No model type {model_type}.", f"Use one of {', '.join(_LABEL_READERS)}.")
     if label_name is None:
         return None, []
-    _check_no_null(frame[label_name], told)
-    return _LABEL_READERS[model_type](frame[label_name], told)
-
-
-def _binary_label(series: pd.Series[Any], told: _Counts) -> tuple[NDArray[Any], list[Any]]:
-    y = _numbers(series, told, code="label")
-    if n_bad := int(np.count_nonzero((y != 0) & (y != 1))):
-        raise _bad(
+    if model_type in _CLASSIFIERS:
+        y = _classes(rows, label_name)
+        return y, sorted(set(y.tolist()))
+    if not rows.is_number(label_name):
+        raise bad_request(
             "label",
-            f"{told.rows(n_bad)} with a label other than 0 and 1 in {series.name}.",
+            f"{_capital(rows.told(rows.n_rows))} with a label in {label_name} that is no number.",
+            "Map the label to numbers in a view, or order model_type softmax.",
+        )
+    doubles = _doubles(rows, [label_name]).ravel()
+    if model_type == "lr":
+        _check_binary(rows, label_name, doubles)
+        return doubles, [int(value) for value in np.unique(doubles)]
+    n_bad = int(np.count_nonzero(~np.isfinite(doubles)))
+    if n_bad:
+        raise bad_request(
+            "label",
+            f"{_capital(rows.told(n_bad))} with an infinite label in {label_name}.",
+            "Leave these rows out.",
+        )
+    return doubles, []
+
+
+def _check_binary(rows: Dataset, label_name: str, doubles: Floats) -> None:
+    n_bad = int(np.count_nonzero((doubles != 0) & (doubles != 1)))
+    if n_bad:
+        raise bad_request(
+            "label",
+            f"{_capital(rows.told(n_bad))} with a label other than 0 and 1 in {label_name}.",
             "Map the label to 0 and 1 in a view, or order model_type softmax.",
         )
-    return y, [int(value) for value in np.unique(y)]
 
 
-def _real_label(series: pd.Series[Any], told: _Counts) -> tuple[NDArray[Any], list[Any]]:
-    y = _numbers(series, told, code="label")
-    if n_bad := int(np.count_nonzero(~np.isfinite(y))):
-        raise _bad(
-            "label", f"{told.rows(n_bad)} with an infinite label in {series.name}.", "Leave these rows out."
-        )
-    return y, []
-
-
-def _class_label(series: pd.Series[Any], told: _Counts) -> tuple[NDArray[Any], list[Any]]:
-    """Classes as int if all are whole numbers, as str if all are text; a mixture is refused."""
-    values = list(series)
-    if all(isinstance(value, str) for value in values):
-        classes: list[Any] = [str(value) for value in values]
-    else:
-        _numbers(series, told, code="label")
-        classes = [_whole(value) for value in values]
-        if n_bad := classes.count(None):
-            raise _bad(
+def _classes(rows: Dataset, label_name: str) -> NDArray[Any]:
+    """Classes as canonical texts, those of a column of numbers as whole numbers."""
+    text = label_sql(rows, label_name)
+    is_number = rows.is_number(label_name)
+    if is_number:
+        sql = f"SELECT count(*) FILTER (NOT regexp_full_match({text}, '{_WHOLE}')) FROM rows"  # noqa: S608
+        ((n_bad,),) = rows.query(sql)
+        if n_bad:
+            raise bad_request(
                 "label",
-                f"{told.rows(n_bad)} with a label in {series.name} that is no class (whole number or text).",
+                f"{_capital(rows.told(n_bad))} with a label in {label_name} that is no class (whole number or text).",
                 "Use whole numbers or texts as classes, or order model_type linear.",
             )
+    found: list[Any] = []
+    for frame in rows.frames(f"SELECT {text} AS label FROM rows"):  # noqa: S608
+        found += frame["label"].tolist()
+    classes = [int(one) for one in found] if is_number else found
     y = np.empty(len(classes), dtype=object)
     y[:] = classes
-    return y, sorted(set(classes))
-
-
-_LABEL_READERS: dict[str, Callable[[pd.Series[Any], _Counts], tuple[NDArray[Any], list[Any]]]] = {
-    "lr": _binary_label,
-    "linear": _real_label,
-    "softmax": _class_label,
-    "mlp": _class_label,
-    "cnn": _class_label,
-}
-
-
-# --- the snapshot in the vault -------------------------------------------------------------------------------------
-
-_SNAPSHOT_VERSION = 1
-
-
-def encode_cohort(cohort: Cohort) -> bytes:
-    """A cohort as bytes (npz without pickle); `decode_cohort` gives the same back, floats bit for bit.
-
-    Disclosure: patients' rows in clear; the bytes belong into the hospital's vault only.
-    """
-    is_float = cohort.y is not None and cohort.y.dtype == np.float64
-    head = {
-        "version": _SNAPSHOT_VERSION,
-        "unique_ids": cohort.unique_ids,
-        "attributes": list(cohort.attributes),
-        "labels": cohort.labels,
-        "rounded": cohort.rounded,
-        "classes": None if cohort.y is None or is_float else cohort.y.tolist(),
-    }
-    arrays: dict[str, NDArray[Any]] = {
-        "head": np.frombuffer(json.dumps(head).encode(), dtype=np.uint8),
-        "X": cohort.X,
-    }
-    if is_float and cohort.y is not None:
-        arrays["y"] = cohort.y
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
-
-
-def decode_cohort(data: bytes) -> Cohort:
-    """Inverse of `encode_cohort`. Raises Conflict (code snapshot) for bytes that are damaged or of another version."""
-    try:
-        return _decoded(data)
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile):
-        raise Conflict(
-            "The snapshot of the cohort in the vault is damaged or of another version.",
-            remedy="Restore the vault from its backup, or cancel the order and order again.",
-            code="snapshot",
-        ) from None
-
-
-def _decoded(data: bytes) -> Cohort:
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        head = json.loads(arrays["head"].tobytes())
-        X, y = arrays["X"], arrays.get("y")
-    if head["version"] != _SNAPSHOT_VERSION or X.dtype != np.float64:
-        raise ValueError("version or type")
-    if head["classes"] is not None:
-        y = np.empty(len(head["classes"]), dtype=object)
-        y[:] = head["classes"]
-    n_rows, n_features = X.shape
-    if (
-        len(head["unique_ids"]) != n_rows
-        or len(head["attributes"]) != n_features
-        or (y is not None and len(y) != n_rows)
-    ):
-        raise ValueError("shape")
-    rounded = tuple(head.get("rounded", ()))  # not in a snapshot of an earlier version
-    return Cohort(head["unique_ids"], tuple(head["attributes"]), X, y, head["labels"], rounded)
-
-
-def save_cohort(path: Path, cohort: Cohort) -> None:
-    """Write a cohort's snapshot with its digest: temporary file of mode 0600, fsync, rename, fsync of the folder.
-
-    After a crash at any moment none or the whole one is there; one that is there stays. Disclosure: as `encode_cohort`.
-    """
-    make_private_folder(path.parent)
-    write_once(path, add_digest(encode_cohort(cohort)))
-
-
-def load_cohort(path: Path) -> Cohort:
-    """The snapshot at `path`. Raises NotFound when there is none (code snapshot), Conflict when it is damaged (code
-    vault_damaged) or of another version (code snapshot)."""
-    try:
-        return decode_cohort(read_checked(path))
-    except FileNotFoundError:
-        raise NotFound(
-            "The vault holds no snapshot of this cohort.", remedy="Read the rows again.", code="snapshot"
-        ) from None
+    return y

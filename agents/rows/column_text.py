@@ -1,6 +1,5 @@
-"""A column of a dataset: canonical text for groups and keys, exact numbers for sums.
-
-Texts are written the same way whatever they come from: NFC, 5 for 5.0; a dataset has none with blanks around.
+"""A column of a dataset: canonical text for groups, keys and classes, exact numbers for
+sums, and the doubles of models.
 
 Decision 33.
 """
@@ -13,16 +12,19 @@ from decimal import Decimal
 from fractions import Fraction
 from math import frexp, isfinite
 
-from agents.rows.dataset import Dataset, quoted
+from agents.rows.canonical_text import canonical_sql
+from agents.rows.dataset import Dataset
+from agents.rows.relation import literal, quoted
 from analytics.statistics.exact import UNIT
 from analytics.statistics.quantiles import LEAST_WHOLE, MOST_WHOLE
+from analytics.training.design import OTHER
 from protocol.errors import BadRequest
 
 DOUBLES = ("DOUBLE", "FLOAT")
 _PIECE_BITS = 52
-_EXACT_DIGITS = (
-    15  # round(double(x) * 10^s) is exact below 10^15: two roundings are off by less than a quarter
-)
+# round(double(x) * 10^s) is exact below 10^15: two roundings are off by less than a
+# quarter
+_EXACT_DIGITS = 15
 _EXACT_POWER = 22  # the last power of ten that is a double
 _NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?"
 _SHORT = r"[+-]?([0-9]{1,16}(\.[0-9]{0,22})?|\.[0-9]{1,22})"
@@ -40,10 +42,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Number:
-    """A column as numbers: x = sum of its pieces where `regular` (None: everywhere) holds, else what `exact` says.
+    """A column as numbers: x = sum of its pieces where `regular` (None: everywhere)
+    holds, else what `exact` says.
 
-    cell: NULL where there is no value; exact: what `analytics.statistics.exact.scaled` reads; double: the nearest
-    double; top: |x| < 2^top; n: how many rows have a value.
+    cell: NULL where there is no value; exact: what `analytics.statistics.exact.scaled`
+    reads; double: the nearest double; top: |x| < 2^top; n: how many rows have a value.
     """
 
     name: str
@@ -57,26 +60,46 @@ class Number:
 
 
 def label_sql(dataset: Dataset, name: str) -> str:
-    """The column as canonical text. BadRequest (code missing_column)."""
+    """The column as canonical text; of a category what is no agreed level as OTHER.
+
+    BadRequest (code missing_column).
+    """
+    text = canonical_sql(quoted(name), dataset.check_column(name))
+    if name not in dataset.levels:
+        return text
+    levels = ", ".join(literal(level) for level in dataset.levels[name])
+    is_level = f"{text} IN ({levels})" if levels else "false"
+    return f"CASE WHEN {is_level} THEN {text} WHEN {text} IS NOT NULL THEN {literal(OTHER)} END"
+
+
+def double_sql(dataset: Dataset, name: str) -> str:
+    """A column of numbers as the doubles nearest to them; NULL where there is no value.
+
+    A number that no double holds is infinite. BadRequest (code missing_column).
+    """
     kind, cell = dataset.check_column(name), quoted(name)
-    if kind == "VARCHAR":
-        whole = rf"regexp_replace({cell}, '^(-?[0-9]+)\.0*$', '\1')"
-        return f"nfc_normalize(CASE WHEN contains({cell}, '.') THEN {whole} ELSE {cell} END)"
-    if (
-        kind in DOUBLES
-    ):  # DuckDB writes 1e16 as 1e+16; a whole number has its digits, as from a column of whole ones
-        whole = f"CASE WHEN {cell} = trunc({cell}) THEN CAST(TRY_CAST({cell} AS HUGEINT) AS VARCHAR) END"
-        return f"coalesce({whole}, CAST({cell} AS VARCHAR))"
-    if kind.startswith("DECIMAL"):
-        return rf"regexp_replace(CAST({cell} AS VARCHAR), '^(-?[0-9]+)(\.0*|(\.[0-9]*[1-9])0*)$', '\1\3')"
-    return f"CAST({cell} AS VARCHAR)"
+    double = f"CAST({cell} AS DOUBLE)"
+    by_text = f"CAST(CAST({cell} AS VARCHAR) AS DOUBLE)"
+    if kind == "BOOLEAN":
+        return f"CAST(CAST({cell} AS TINYINT) AS DOUBLE)"
+    decimal = re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", kind)
+    if kind == "VARCHAR" or (decimal and int(decimal[1]) > _EXACT_DIGITS):
+        return by_text
+    if kind.endswith(("BIGINT", "HUGEINT")):
+        # Above 2^53, DuckDB's own cast is off now and then.
+        is_exact = f"{cell} BETWEEN -{2**53} AND {2**53}"
+        if kind.startswith("U"):
+            is_exact = f"{cell} <= {2**53}"
+        return f"CASE WHEN {is_exact} THEN {double} ELSE {by_text} END"
+    return double
 
 
 def number_of(dataset: Dataset, name: str) -> Number:
     """A column as numbers, after a look at all of its rows.
 
-    Raises BadRequest: missing_column; not_numeric for texts that are no decimals; not_finite for infinite numbers and
-    NaN; digits for what lies outside the range of doubles.
+    Raises BadRequest: missing_column; not_numeric for texts that are no decimals;
+    not_finite for infinite numbers and NaN; digits for what lies outside the range of
+    doubles.
     """
     kind = dataset.check_column(name)
     if kind in DOUBLES:
@@ -84,41 +107,61 @@ def number_of(dataset: Dataset, name: str) -> Number:
     if kind == "VARCHAR":
         return _texts(dataset, name)
     cell = f"CAST({quoted(name)} AS TINYINT)" if kind == "BOOLEAN" else quoted(name)
-    n, least, most = dataset.query(f"SELECT count({cell}), min({cell}), max({cell}) FROM rows")[0]  # noqa: S608
-    digits = int(found[1]) if (found := re.fullmatch(r"DECIMAL\(\d+,(\d+)\)", kind)) else 0
+    n, least, most = dataset.query(
+        f"SELECT count({cell}), min({cell}), max({cell}) FROM rows"  # noqa: S608
+    )[0]
+    digits = (
+        int(found[1]) if (found := re.fullmatch(r"DECIMAL\(\d+,(\d+)\)", kind)) else 0
+    )
     size = max(_whole(least, digits), _whole(most, digits))
     unit = UNIT // 10**digits
     double = _nearest_double(cell, size, digits)
     if digits == 0:
-        pieces, regular = _pieces(f"TRY_CAST({cell} AS HUGEINT)", size, unit, double=double), None
+        pieces, regular = (
+            _pieces(f"TRY_CAST({cell} AS HUGEINT)", size, unit, double=double),
+            None,
+        )
         if kind == "UHUGEINT":
             regular = f"TRY_CAST({cell} AS HUGEINT) IS NOT NULL"
     else:
-        scaled = f"round({double} * {_power(digits)})" if digits <= _EXACT_POWER else None
+        scaled = (
+            f"round({double} * {_power(digits)})" if digits <= _EXACT_POWER else None
+        )
         whole = f"CAST(replace(CAST({cell} AS VARCHAR), '.', '') AS HUGEINT)"
-        pieces, regular = _pieces(whole, size, unit, double=scaled, most=10**_EXACT_DIGITS), None
+        pieces, regular = (
+            _pieces(whole, size, unit, double=scaled, most=10**_EXACT_DIGITS),
+            None,
+        )
     top = _top(float(max(abs(least), abs(most))) if most is not None else 0.0)
-    return Number(name, n, cell, f"CAST({cell} AS VARCHAR)", double, pieces, top, regular)
+    return Number(
+        name, n, cell, f"CAST({cell} AS VARCHAR)", double, pieces, top, regular
+    )
 
 
 def is_whole(dataset: Dataset, name: str) -> bool:
-    """Whether all numbers of a column are whole and within LEAST_WHOLE..MOST_WHOLE; 5.0 of a decimal or text is 5.
+    """Whether all numbers of a column are whole and within LEAST_WHOLE..MOST_WHOLE; 5.0
+    of a decimal or text is 5.
 
-    Of doubles they never are, whatever the rows: what comes as doubles may have lost digits before, and is told as
-    doubles are. BadRequest (code missing_column).
+    Of doubles they never are, whatever the rows: what comes as doubles may have lost
+    digits before, and is told as doubles are. BadRequest (code missing_column).
 
-    Disclosure: of texts, decimals and whole numbers, a bit that a single row may decide. It leaves as part of a
-    statement, where this hospital's policy tells single values anyway.
+    Disclosure: of texts, decimals and whole numbers, a bit that a single row may
+    decide. It leaves as part of a statement, where this hospital's policy tells single
+    values anyway.
     """
     if dataset.check_column(name) in DOUBLES:
         return False
     within = f"coalesce({whole_sql(dataset, name)} BETWEEN {wide(LEAST_WHOLE)} AND {wide(MOST_WHOLE)}, false)"
-    n_others = dataset.query(f"SELECT count(*) FROM rows WHERE {quoted(name)} IS NOT NULL AND NOT {within}")  # noqa: S608
+    n_others = dataset.query(
+        f"SELECT count(*) FROM rows WHERE {quoted(name)} IS NOT NULL AND NOT {within}"  # noqa: S608
+    )
     return int(n_others[0][0]) == 0
 
 
 def whole_sql(dataset: Dataset, name: str) -> str:
-    """The column as HUGEINT, every digit; NULL where it has no value, or one that is not whole or too wide."""
+    """The column as HUGEINT, every digit; NULL where it has no value, or one that is
+    not whole or too wide.
+    """
     kind, cell = dataset.check_column(name), quoted(name)
     if kind != "VARCHAR" and not kind.startswith("DECIMAL"):
         return f"TRY_CAST({cell} AS HUGEINT)"
@@ -132,7 +175,9 @@ def wide(number: int) -> str:
 
 
 def _nearest_double(cell: str, size: int, digits: int) -> str:
-    """Of a whole number or decimal, the double nearest to it: above 2^53, DuckDB's own cast is off now and then."""
+    """Of a whole number or decimal, the double nearest to it: above 2^53, DuckDB's own
+    cast is off now and then.
+    """
     if size <= 2**53 and digits <= _EXACT_POWER:
         return f"CAST({cell} AS DOUBLE)"
     return f"CAST(CAST({cell} AS VARCHAR) AS DOUBLE)"
@@ -146,8 +191,12 @@ def _top(size: float) -> int:
     return frexp(size)[1]
 
 
-def _pieces(whole: str, size: int, unit: int, *, double: str | None, most: int = 2**53) -> tuple[Piece, ...]:
-    """A whole number as doubles: as one, given as SQL, up to `most`, else cut into parts of 52 bits."""
+def _pieces(
+    whole: str, size: int, unit: int, *, double: str | None, most: int = 2**53
+) -> tuple[Piece, ...]:
+    """A whole number as doubles: as one, given as SQL, up to `most`, else cut into
+    parts of 52 bits.
+    """
     if double is not None and size <= most:
         return (Piece(double, unit),)
     n_pieces = -(-size.bit_length() // _PIECE_BITS)
@@ -168,7 +217,9 @@ def _power(digits: int) -> str:
 def _doubles(dataset: Dataset, name: str) -> Number:
     cell = f"CAST({quoted(name)} AS DOUBLE)"
     sql = f"SELECT count({quoted(name)}), min({quoted(name)}), max({quoted(name)}) FROM rows"  # noqa: S608
-    n, least, most = dataset.query(sql)[0]  # of a parquet file often from its statistics, which may lack NaN
+    n, least, most = dataset.query(sql)[
+        0
+    ]  # of a parquet file often from its statistics, which may lack NaN
     size = max(abs(float(least)), abs(float(most))) if n else 0.0
     if not isfinite(size):
         raise not_finite(name)
@@ -177,7 +228,9 @@ def _doubles(dataset: Dataset, name: str) -> Number:
 
 
 def _texts(dataset: Dataset, name: str) -> Number:
-    """Texts of at most 16 digits before the point and 22 after it add up in SQL; others one by one."""
+    """Texts of at most 16 digits before the point and 22 after it add up in SQL; others
+    one by one.
+    """
     short = f"regexp_full_match(v, '{_SHORT}')"
     decimals = "CASE WHEN contains(v, '.') THEN length(v) - strpos(v, '.') ELSE 0 END"
     sql = f"""
@@ -200,18 +253,37 @@ def _texts(dataset: Dataset, name: str) -> Number:
             remedy="Correct it; numbers are below 1.8e308 and have at most 400 digits after the point.",
             code="digits",
         )
-    return _short_decimals(dataset, name, n, int(n_whole or 0), int(n_decimals or 0), _top(most or 0.0))
+    return _short_decimals(
+        dataset, name, n, int(n_whole or 0), int(n_decimals or 0), _top(most or 0.0)
+    )
 
 
-def _short_decimals(dataset: Dataset, name: str, n: int, n_whole: int, n_decimals: int, top: int) -> Number:
+def _short_decimals(
+    dataset: Dataset, name: str, n: int, n_whole: int, n_decimals: int, top: int
+) -> Number:
     cell = quoted(name)
     double = f"TRY_CAST({cell} AS DOUBLE)"
-    scaled = f"round({double} * {_power(n_decimals)})" if n_decimals <= _EXACT_POWER else None
+    scaled = (
+        f"round({double} * {_power(n_decimals)})"
+        if n_decimals <= _EXACT_POWER
+        else None
+    )
     decimal = f"CAST(TRY_CAST({cell} AS DECIMAL(38, {n_decimals})) AS VARCHAR)"
     whole = f"TRY_CAST(replace({decimal}, '.', '') AS HUGEINT)"
     size = 10 ** (n_whole + n_decimals)
-    pieces = _pieces(whole, size, UNIT // 10**n_decimals, double=scaled, most=10**_EXACT_DIGITS)
-    return Number(name, n, cell, cell, double, pieces, top, f"regexp_full_match({cell}, '{_SHORT}')")
+    pieces = _pieces(
+        whole, size, UNIT // 10**n_decimals, double=scaled, most=10**_EXACT_DIGITS
+    )
+    return Number(
+        name,
+        n,
+        cell,
+        cell,
+        double,
+        pieces,
+        top,
+        f"regexp_full_match({cell}, '{_SHORT}')",
+    )
 
 
 def _not_numeric(dataset: Dataset, name: str, n_rows: int) -> BadRequest:

@@ -1,12 +1,14 @@
-"""What a provider adds up over its rows: exact sums, counts and sketches, in bounded memory.
+"""What a provider adds up over its rows: exact sums, counts and sketches, in bounded
+memory.
 
-DuckDB reads the rows, a batch at a time, and says to which group each belongs. A column comes from it as one
-or a few columns of doubles (`column_text`), which `analytics.statistics.exact_arrays` adds without an error.
-Texts that no few doubles hold come as they are written, and are added one by one. Counts and sketches are
+DuckDB reads the rows, a batch at a time, and says to which group each belongs. A column
+comes from it as one or a few columns of doubles (`column_text`), which
+`analytics.statistics.exact_arrays` adds without an error. Texts that no few doubles
+hold come as they are written, and are added one by one. Counts and sketches are
 DuckDB's own aggregates.
 
-To read next: `agents.statistics.pooled`, which contributes the sums, and `agents.gate.disclosure`, which
-decides what is withheld.
+To read next: `agents.statistics.pooled`, which contributes the sums, and
+`agents.gate.disclosure`, which decides what is withheld.
 
 Decisions 32, 38 and 65.
 """
@@ -22,8 +24,16 @@ from typing import Any
 
 import numpy as np
 
-from agents.rows.column_text import Number, label_sql, not_finite, number_of, whole_sql, wide
-from agents.rows.dataset import Dataset, quoted
+from agents.rows.column_text import (
+    Number,
+    label_sql,
+    not_finite,
+    number_of,
+    whole_sql,
+    wide,
+)
+from agents.rows.dataset import Dataset
+from agents.rows.relation import quoted
 from analytics.arrays import Floats, Ints
 from analytics.statistics.exact import UNIT, JointMoments, Moments, scaled
 from analytics.statistics.exact_arrays import LEAST_EXPONENT, ExactSums
@@ -46,9 +56,11 @@ class GroupTotals:
     n_rows: int
     n_null: int  # so many of them have no value
     moments: Moments
-    # Of sum |x|, what its two largest make: never less than the truth, and the truth (to 12 digits) where it
-    # is above SHARE_OF_INTEREST.
+    # Of sum |x|, what its two largest make: never less than the truth, and the truth
+    # (to 12 digits) where it is above SHARE_OF_INTEREST.
     largest_share: Fraction
+    # The same of sum x^2.
+    largest_square_share: Fraction
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,7 @@ class JointPart:
     n_null: int  # so many of them lack a value in one of the two
     moments: JointMoments
     largest_share: Fraction  # the larger one of x and of y
+    largest_square_share: Fraction  # likewise, of their squares
 
 
 def moments(
@@ -67,17 +80,22 @@ def moments(
     *,
     group_by: Sequence[str] = (),
 ) -> dict[Label, GroupTotals]:
-    """n, sum x and sum x^2 of a column, exact, by group; labels are canonical texts in order of `group_by`.
+    """n, sum x and sum x^2 of a column, exact, by group; labels are canonical texts in
+    order of `group_by`.
 
-    Ungrouped, the one label is (). A group without any value is there with n = 0. Raises BadRequest as
-    `number_of`, TooLarge (code groups) above MAX_GROUPS.
+    Ungrouped, the one label is (). A group without any value is there with n = 0.
+    Raises BadRequest as `number_of`, TooLarge (code groups) above MAX_GROUPS.
 
-    Disclosure: sums of rows; they leave through agents.gate.disclosure and the sealed sum only.
+    Disclosure: sums of rows; they leave through agents.gate.disclosure and the sealed
+    sum only.
     """
     number = number_of(dataset, column)
     groups = _groups_of(dataset, [number], group_by)
     sums = _exact_sums(dataset, [number], groups)
-    of_groups = [sums.moments(0, code, n=group.n_complete) for code, group in enumerate(groups.found)]
+    of_groups = [
+        sums.moments(0, code, n=group.n_complete)
+        for code, group in enumerate(groups.found)
+    ]
     complete = _complete([number])
     shares = _largest_shares(dataset, number, groups, of_groups, where=complete)
     parts: dict[Label, GroupTotals] = {}
@@ -86,7 +104,8 @@ def moments(
             n_rows=group.n_rows,
             n_null=group.n_rows - group.n_complete,
             moments=of_groups[code],
-            largest_share=shares[code],
+            largest_share=shares[code].sizes,
+            largest_square_share=shares[code].squares,
         )
     return parts
 
@@ -98,13 +117,18 @@ def joint_moments(
     *,
     group_by: Sequence[str] = (),
 ) -> dict[Label, JointPart]:
-    """The sums of two columns and of their products, exact, over rows with a value in both; as `moments`."""
+    """The sums of two columns and of their products, exact, over rows with a value in
+    both; as `moments`.
+    """
     number_x = number_of(dataset, x)
     number_y = number_of(dataset, y)
     both = [number_x, number_y]
     groups = _groups_of(dataset, both, group_by)
     sums = _exact_sums(dataset, both, groups)
-    of_groups = [sums.joint_moments(code, n=group.n_complete) for code, group in enumerate(groups.found)]
+    of_groups = [
+        sums.joint_moments(code, n=group.n_complete)
+        for code, group in enumerate(groups.found)
+    ]
     of_x = [found.x for found in of_groups]
     of_y = [found.y for found in of_groups]
     complete = _complete(both)
@@ -116,18 +140,76 @@ def joint_moments(
             n_rows=group.n_rows,
             n_null=group.n_rows - group.n_complete,
             moments=of_groups[code],
-            largest_share=max(shares_x[code], shares_y[code]),
+            largest_share=max(shares_x[code].sizes, shares_y[code].sizes),
+            largest_square_share=max(shares_x[code].squares, shares_y[code].squares),
         )
     return parts
 
 
 def counts(dataset: Dataset, columns: Sequence[str]) -> dict[Label, int]:
-    """How many rows have each combination of labels: frequencies, cross tables, sizes of groups.
+    """How many rows have each combination of labels: frequencies, cross tables, sizes
+    of groups.
 
     NULL is a label. TooLarge (code groups) above MAX_GROUPS. Disclosure: as `moments`.
     """
     groups = _groups_of(dataset, [], columns)
     return {group.label: group.n_rows for group in groups.found}
+
+
+def n_varying(dataset: Dataset, column: str) -> int:
+    """How many rows with a value have another one than the commonest.
+
+    BadRequest (code missing_column). Disclosure: as `moments`.
+    """
+    dataset.check_column(column)
+    cell = quoted(column)
+    counted = f"SELECT count({cell}) AS n FROM rows GROUP BY {cell}"  # noqa: S608
+    ((n_rows, n_commonest),) = dataset.query(
+        f"SELECT coalesce(sum(n), 0), coalesce(max(n), 0) FROM ({counted})"  # noqa: S608
+    )
+    return int(n_rows - n_commonest)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedRows:
+    """Which group each row of a dataset is in, in the order of `members_of`."""
+
+    labels: list[Label]
+    codes: Ints  # (n_rows,): the place of its label
+
+
+def grouped_rows(dataset: Dataset, group_by: Sequence[str]) -> GroupedRows:
+    """The groups of a dataset's rows, those without a value too; labels as of `moments`.
+
+    Disclosure: patients' rows. What follows from them stays in the vault.
+    """
+    if not group_by:
+        return GroupedRows([()], np.zeros(dataset.n_rows, dtype=np.int64))
+    named = ", ".join(_named("g", [label_sql(dataset, name) for name in group_by]))
+    frames = dataset.frames(f"SELECT {named} FROM rows")  # noqa: S608
+    places: dict[Label, int] = {}
+    codes: list[int] = []
+    for frame in frames:
+        texts = frame.astype(object).where(frame.notna(), None)
+        for label in texts.itertuples(index=False, name=None):
+            codes.append(places.setdefault(label, len(places)))
+    return GroupedRows(list(places), np.array(codes, dtype=np.int64))
+
+
+def binned_rows(dataset: Dataset, column: str, edges: Floats) -> Ints:
+    """Of each row of a dataset, in the order of `members_of`, how many of the rising
+    edges lie at its value or below: int64 (n_rows,); -1 where it has none.
+
+    Disclosure: patients' rows. What follows from them stays in the vault.
+    """
+    number = number_of(dataset, column)
+    places = []
+    for frame in dataset.frames(f"SELECT {number.double} AS x FROM rows"):  # noqa: S608
+        x = frame["x"].to_numpy(dtype=np.float64, na_value=np.nan)
+        of_batch = np.searchsorted(edges, x, side="right")
+        of_batch[np.isnan(x)] = -1
+        places.append(of_batch)
+    return np.concatenate([np.zeros(0, dtype=np.int64), *places])
 
 
 # --- groups ------------------------------------------------------------------------------------------------
@@ -146,8 +228,8 @@ class _Group:
 class _Groups:
     """The groups of a dataset's rows. A group's code is its place in `found`.
 
-    DuckDB's table `groups` holds each code with its labels, g0, g1, ... Where nothing is grouped there is no
-    table; one group, of all rows, has the code 0.
+    DuckDB's table `groups` holds each code with its labels, g0, g1, ... Where nothing
+    is grouped there is no table; one group, of all rows, has the code 0.
     """
 
     cells: list[str]  # the columns of labels, as SQL; none where nothing is grouped
@@ -159,17 +241,22 @@ def _groups_of(
     numbers: Sequence[Number],
     group_by: Sequence[str],
 ) -> _Groups:
-    """Finds the groups, and leaves them in DuckDB, so that a row can come with a code in place of labels."""
+    """Finds the groups, and leaves them in DuckDB, so that a row can come with a code
+    in place of labels.
+    """
     complete = _complete(numbers)
     if not group_by:
         if len(numbers) == 1:
             n_complete = numbers[0].n
         else:
-            n_complete = dataset.query(f"SELECT count(*) FROM rows WHERE {complete}")[0][0]  # noqa: S608
+            n_complete = dataset.query(f"SELECT count(*) FROM rows WHERE {complete}")[  # noqa: S608
+                0
+            ][0]
         return _Groups(cells=[], found=[_Group((), dataset.n_rows, n_complete)])
     cells = [label_sql(dataset, name) for name in group_by]
     named = ", ".join(_named("g", cells))
-    # Grouped by places and not by names, as a column of the data may be called g0 itself.
+    # Grouped by places and not by names, as a column of the data may be called g0
+    # itself.
     places = ", ".join(str(place) for place in range(1, 1 + len(cells)))
     counted = (
         f"SELECT {named}, count(*), count(*) FILTER ({complete})"  # noqa: S608
@@ -184,7 +271,9 @@ def _groups_of(
             remedy="Group by columns of fewer values.",
             code="groups",
         )
-    found = [_Group(tuple(label), n_rows, n_complete) for *label, n_rows, n_complete in rows]
+    found = [
+        _Group(tuple(label), n_rows, n_complete) for *label, n_rows, n_complete in rows
+    ]
     return _Groups(cells, found)
 
 
@@ -203,7 +292,8 @@ def _rows_sql(
     cells: Sequence[str],
     where: str,
 ) -> str:
-    """A SELECT of cells, as c0, c1, ..., of the rows for which `where` holds; before them the group's code.
+    """A SELECT of cells, as c0, c1, ..., of the rows for which `where` holds; before
+    them the group's code.
 
     >>> print(_rows_sql([], ["x", "2 * y"], where="x > 0"))
     SELECT x AS c0, 2 * y AS c1 FROM rows WHERE x > 0
@@ -218,10 +308,11 @@ def _rows_sql(
         return labelled
     wanted = ["code", *_names("c", len(cells))]
     # NULL is a label as any other, which = would not find.
-    is_same = [f"labelled.{name} IS NOT DISTINCT FROM groups.{name}" for name in _names("g", len(labels))]
-    return (
-        f"SELECT {', '.join(wanted)}\nFROM ({labelled}) AS labelled\nJOIN groups ON {' AND '.join(is_same)}"
-    )
+    is_same = [
+        f"labelled.{name} IS NOT DISTINCT FROM groups.{name}"
+        for name in _names("g", len(labels))
+    ]
+    return f"SELECT {', '.join(wanted)}\nFROM ({labelled}) AS labelled\nJOIN groups ON {' AND '.join(is_same)}"
 
 
 def _names(prefix: str, n: int) -> list[str]:
@@ -232,7 +323,9 @@ def _names(prefix: str, n: int) -> list[str]:
 
 
 class _Sums:
-    """What some numbers add up to, by the code of a group; each list has one whole number for every code."""
+    """What some numbers add up to, by the code of a group; each list has one whole
+    number for every code.
+    """
 
     def __init__(self, n_numbers: int, n_groups: int) -> None:
         pairs = combinations_with_replacement(range(n_numbers), 2)
@@ -270,7 +363,9 @@ def _exact_sums(
     numbers: Sequence[Number],
     groups: _Groups,
 ) -> _Sums:
-    """Over the rows with a value in every column: what doubles hold in arrays, the rest one by one."""
+    """Over the rows with a value in every column: what doubles hold in arrays, the rest
+    one by one.
+    """
     sums = _Sums(len(numbers), len(groups.found))
     complete = _complete(numbers)
     conditions = [number.regular for number in numbers if number.regular]
@@ -319,8 +414,12 @@ def _add_arrays(
     exact = ExactSums(len(pieces), len(groups.found))
     n_rows = 0
     cells = [piece.sql for piece in pieces]
+    names = _names("c", len(pieces))
     for frame in dataset.frames(_rows_sql(groups.cells, cells, where)):
-        columns = [_finite(frame[f"c{i}"], numbers[piece.owner]) for i, piece in enumerate(pieces)]
+        columns: list[Floats] = []
+        for name, owned in zip(names, pieces, strict=True):
+            column = _finite(frame[name], numbers[owned.owner])
+            columns.append(column)
         exact.add(columns, _codes(frame, groups))
         n_rows += len(frame)
     _put_together(pieces, exact, sums)
@@ -340,7 +439,9 @@ def _put_together(
     exact: ExactSums,
     sums: _Sums,
 ) -> None:
-    """Sums of numbers, of those of their pieces: x = a + b gives x^2 = a^2 + 2 a b + b^2, x y = a y + b y."""
+    """Sums of numbers, of those of their pieces: x = a + b gives x^2 = a^2 + 2 a b +
+    b^2, x y = a y + b y.
+    """
     for i, piece in enumerate(pieces):
         totals = sums.totals[piece.owner]
         for code, total in enumerate(exact.totals(i)):
@@ -370,13 +471,18 @@ def _add_one_by_one(
     *,
     where: str,
 ) -> None:
-    """Adds the rows with a number that is read from its text, such as 1e-300 or one of fifty digits."""
+    """Adds the rows with a number that is read from its text, such as 1e-300 or one of
+    fifty digits.
+    """
     cells = [number.exact for number in numbers]
     for batch in dataset.batches(_rows_sql(groups.cells, cells, where)):
         for row in batch:
             code = row[0] if groups.cells else 0
             values = row[-len(numbers) :]
-            scaled_values = [_scaled(value, number) for value, number in zip(values, numbers, strict=True)]
+            scaled_values = [
+                _scaled(value, number)
+                for value, number in zip(values, numbers, strict=True)
+            ]
             sums.add_row(code, scaled_values)
 
 
@@ -403,6 +509,14 @@ def _finite(values: Any, number: Number) -> Floats:
 # --- what the largest rows make of a sum -------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _LargestShares:
+    """What the two largest rows of a group make."""
+
+    sizes: Fraction  # of sum |x|
+    squares: Fraction  # of sum x^2
+
+
 def _largest_shares(
     dataset: Dataset,
     number: Number,
@@ -410,33 +524,49 @@ def _largest_shares(
     moments: Sequence[Moments],
     *,
     where: str,
-) -> list[Fraction]:
-    """By group, what the two largest |x| make of sum |x|."""
+) -> list[_LargestShares]:
+    """By group, what the two largest |x| make of sum |x| and of sum x^2."""
     if len(moments) == 1:
+        # A bound of the squares' share is one of the other.
         bound = _share_bound(number, moments[0])
         if bound <= SHARE_OF_INTEREST:
-            return [bound]
+            return [_LargestShares(bound, bound)]
     # Of sizes of at most 1 no sum overflows.
     scale = 2.0 ** -max(number.top, -1_000)
     size = f"abs({number.double}) * CAST('{scale!r}' AS DOUBLE)"
     sizes = _rows_sql(groups.cells, [size], where)
+    aggregates = "max(c0, 2), sum(c0), sum(c0 * c0)"
     if groups.cells:
-        sql = f"SELECT code, max(c0, 2), sum(c0) FROM ({sizes}) GROUP BY code"  # noqa: S608
+        sql = f"SELECT code, {aggregates} FROM ({sizes}) GROUP BY code"  # noqa: S608
     else:
-        sql = f"SELECT 0, max(c0, 2), sum(c0) FROM ({sizes})"  # noqa: S608
-    shares = [Fraction(0)] * len(moments)
-    for code, two_largest, total in dataset.query(sql):
-        if total:
-            share = round(sum(two_largest) / total, 12)
-            shares[code] = min(Fraction(1), Fraction(str(share)))
-        elif moments[code].squares:
-            # So much smaller than other groups that nothing is known: the rule has to withhold them.
-            shares[code] = Fraction(1)
+        sql = f"SELECT 0, {aggregates} FROM ({sizes})"  # noqa: S608
+    nothing = Fraction(0)
+    shares = [_LargestShares(nothing, nothing)] * len(moments)
+    for code, two_largest, total, squares in dataset.query(sql):
+        largest_squares = [size**2 for size in two_largest or ()]
+        has_values = bool(moments[code].squares)
+        shares[code] = _LargestShares(
+            _share(two_largest, total, has_values=has_values),
+            _share(largest_squares, squares, has_values=has_values),
+        )
     return shares
 
 
+def _share(
+    largest: Sequence[float] | None, total: float | None, *, has_values: bool
+) -> Fraction:
+    if largest and total:
+        share = round(sum(largest) / total, 12)
+        return min(Fraction(1), Fraction(str(share)))
+    # So much smaller than other groups that nothing is known: the rule has to withhold
+    # them.
+    return Fraction(1) if has_values else Fraction(0)
+
+
 def _share_bound(number: Number, moments: Moments) -> Fraction:
-    """2 max^2 / sum x^2, without a look at the rows: no less than the share, as sum |x| >= sum x^2 / max."""
+    """2 max^2 / sum x^2, without a look at the rows: no less than the share, as sum |x|
+    >= sum x^2 / max.
+    """
     largest = Fraction(2) ** number.top
     squares = Fraction(moments.squares, UNIT**2)
     return 2 * largest**2 / squares if squares else Fraction(1)
@@ -452,7 +582,8 @@ def counts_below(
     *,
     group_by: Sequence[str] = (),
 ) -> dict[Label, Ints]:
-    """For each group that has pivots (float64, rising), how many of its values lie below each: int64.
+    """For each group that has pivots (float64, rising), how many of its values lie
+    below each: int64.
 
     A decimal counts as the double nearest to it. One pass, a batch of rows in memory.
 
@@ -477,10 +608,11 @@ def whole_counts_below(
     *,
     group_by: Sequence[str] = (),
 ) -> dict[Label, Ints]:
-    """The same of a column for which `is_whole` holds, below rising whole numbers of 64 bits, signed or not.
+    """The same of a column for which `is_whole` holds, below rising whole numbers of 64
+    bits, signed or not.
 
-    Every digit counts, though neither a double nor an int64 holds them all: what is 2^63 or more is compared
-    by itself, 2^64 lower. Disclosure: as `moments`.
+    Every digit counts, though neither a double nor an int64 holds them all: what is
+    2^63 or more is compared by itself, 2^64 lower. Disclosure: as `moments`.
     """
     labels = _labels(dataset, group_by)
     value = whole_sql(dataset, column)
@@ -488,7 +620,9 @@ def whole_counts_below(
     is_large = f"v >= {wide(_HALF)}"
     shift = f"CASE WHEN {is_large} THEN {wide(2 * _HALF)} ELSE {wide(0)} END"
     names = _names("g", len(group_by))
-    selected = ", ".join([*names, f"CAST(v - {shift} AS BIGINT) AS x", f"{is_large} AS is_large"])
+    selected = ", ".join(
+        [*names, f"CAST(v - {shift} AS BIGINT) AS x", f"{is_large} AS is_large"]
+    )
     sql = f"SELECT {selected} FROM (SELECT {labelled} FROM rows) WHERE v IS NOT NULL"  # noqa: S608
     return _counts_below(dataset, sql, pivots, _whole_places, n_labels=len(group_by))
 
@@ -517,7 +651,9 @@ def _counts_below(
     *,
     n_labels: int,
 ) -> dict[Label, Ints]:
-    """sql: rows of labels and a value; places: how many of its group's pivots are no larger than a value."""
+    """sql: rows of labels and a value; places: how many of its group's pivots are no
+    larger than a value.
+    """
     at_place: dict[Label, Ints] = {}
     for label, rising in pivots.items():
         at_place[label] = np.zeros(len(rising) + 1, dtype=np.int64)
@@ -546,13 +682,16 @@ def sketch(
     *,
     complete: Sequence[str] = (),
 ) -> tuple[Cells, int]:
-    """uint64 (65536,) of the rows that have a value in every one of `complete`, and how many rows these are.
+    """uint64 (65536,) of the rows that have a value in every one of `complete`, and how
+    many rows these are.
 
-    A row's hash h adds h to the cell h % 65536, modulo 2^64. So two sets of rows that differ in d rows differ
-    in at most d cells. h is DuckDB's hash of the values in the order of `columns`: sketches of two versions
-    are compared, and a test holds that the hash has not changed.
+    A row's hash h adds h to the cell h % 65536, modulo 2^64. So two sets of rows that
+    differ in d rows differ in at most d cells. h is DuckDB's hash of the values in the
+    order of `columns`: sketches of two versions are compared, and a test holds that the
+    hash has not changed.
 
-    Disclosure: which rows two orders share, to who has both sketches; they stay in the vault.
+    Disclosure: which rows two orders share, to who has both sketches; they stay in the
+    vault.
     """
     row_hash = _hash(dataset, columns)
     present = _present(dataset, complete)
@@ -574,7 +713,8 @@ def group_sketches(
     complete: Sequence[str],
     group_by: Sequence[str],
 ) -> dict[Label, Cells]:
-    """By group, uint64 (1 + 256,): how many rows it has, and a sketch of them as of `sketch`, in 256 cells.
+    """By group, uint64 (1 + 256,): how many rows it has, and a sketch of them as of
+    `sketch`, in 256 cells.
 
     Disclosure: as `sketch`.
     """
@@ -597,7 +737,8 @@ def group_sketches(
 
 
 def _hash(dataset: Dataset, columns: Sequence[str]) -> str:
-    # The constant makes a hash of no column possible, and is part of all sketches that are kept.
+    # The constant makes a hash of no column possible, and is part of all sketches that
+    # are kept.
     cells = ["''"]
     for name in columns:
         dataset.check_column(name)

@@ -1,9 +1,11 @@
 """What a database, a driver or DuckDB raises, as one of our errors, without its text.
 
-A driver's text may quote values of rows ("could not convert string ..."), so it is dropped here, at the only place
-where it appears. What happened is read from the class of the error: DuckDB's own classes, PostgreSQL's SQLSTATE, the
-error numbers of MySQL and MariaDB. A hospital's server may speak any language; these it does not translate. Text is
-looked at only for what no class says: the name of a missing column or table, a process number, a line of a csv file.
+A driver's text may quote values of rows ("could not convert string ..."), so it is
+dropped here, at the only place where it appears. What happened is read from the class
+of the error: DuckDB's own classes, PostgreSQL's SQLSTATE, the error numbers of MySQL
+and MariaDB. A hospital's server may speak any language; these it does not translate.
+Text is looked at only for what no class says: the name of a missing column or table, a
+process number. What a csv file's fault is, its lines say (`agents.rows.csv_files`).
 
 Decision 64.
 """
@@ -31,20 +33,26 @@ DISK_FULL = "53100"
 
 # MySQL and MariaDB: their references of error messages.
 ER_DISK_FULL = 1021
+ER_DUP_FIELDNAME = 1060
 ER_BAD_FIELD_ERROR = 1054
 ER_NO_SUCH_TABLE = 1146
 ER_QUERY_INTERRUPTED = 1317
 ER_STATEMENT_TIMEOUT = 1969  # MariaDB's max_statement_time
 ER_QUERY_TIMEOUT = 3024  # MySQL's max_execution_time
 
-TIMEOUTS = (QUERY_CANCELED, ER_QUERY_INTERRUPTED, ER_STATEMENT_TIMEOUT, ER_QUERY_TIMEOUT)
+TIMEOUTS = (
+    QUERY_CANCELED,
+    ER_QUERY_INTERRUPTED,
+    ER_STATEMENT_TIMEOUT,
+    ER_QUERY_TIMEOUT,
+)
 MISSING_COLUMNS = (UNDEFINED_COLUMN, ER_BAD_FIELD_ERROR)
 MISSING_TABLES = (UNDEFINED_TABLE, ER_NO_SUCH_TABLE)
 FULL_DISKS = (DISK_FULL, ER_DISK_FULL)
 
-# How the servers write a name into their message, whatever its language: in quotes, or table.column without any. What
-# stands between the first quotes is the name, or nothing is: a name such as blood-type must not let the next quoted
-# words pass for one.
+# How the servers write a name into their message, whatever its language: in quotes, or
+# table.column without any. What stands between the first quotes is the name, or nothing
+# is: a name such as blood-type must not let the next quoted words pass for one.
 _QUOTED = re.compile(r"""["'`«„]\s*([^"'`»“]*?)\s*["'`»“]""")
 _BARE = re.compile(r"\b\w+(?:\.\w+)+\b")
 _PLAIN_NAME = re.compile(r"\w[\w. ]*")
@@ -55,7 +63,6 @@ _DUCKDB_NAMES = (
     ("table", re.compile(r"Table with name ([\w.]+) does not")),
 )
 _DUCKDB_LOCK = re.compile(r"Conflicting lock.*\(PID (\d+)\)", re.DOTALL)
-_CSV_LINE = re.compile(r"CSV Error on Line: (\d+)")
 
 
 @contextmanager
@@ -71,7 +78,9 @@ def safe_errors(timeout_seconds: float) -> Iterator[None]:
 
 @contextmanager
 def safe_reading(timeout_seconds: float, data_type: str = "data") -> Iterator[None]:
-    """What DuckDB raises within over a file of `data_type`, or over what was read before, as one of ours."""
+    """What DuckDB raises within over a file of `data_type`, or over what was read
+    before, as one of ours.
+    """
     try:
         yield
     except duckdb.Error as error:
@@ -79,7 +88,9 @@ def safe_reading(timeout_seconds: float, data_type: str = "data") -> Iterator[No
 
 
 def is_locked(error: Exception) -> bool:
-    """Whether another process is writing to a DuckDB file, which it leaves again after a while."""
+    """Whether another process is writing to a DuckDB file, which it leaves again after
+    a while.
+    """
     cause = getattr(error, "orig", error)
     return isinstance(cause, duckdb.IOException) and "Conflicting lock" in str(cause)
 
@@ -87,8 +98,8 @@ def is_locked(error: Exception) -> bool:
 def database_fault(error: Exception, timeout_seconds: float) -> ConsiliumError:
     """The error of the hospital's database as one of ours.
 
-    Code statement_timeout, memory, missing_column, missing_table, disk, database_locked, database, or sql for what it
-    did not accept.
+    Code statement_timeout, memory, missing_column, missing_table, duplicate_column, disk,
+    database_locked, database, or sql for what it did not accept.
     """
     cause = getattr(error, "orig", None) or error
     number = _number_of(cause)
@@ -107,6 +118,8 @@ def database_fault(error: Exception, timeout_seconds: float) -> ConsiliumError:
     missing = _missing_name(cause, number)
     if missing is not None:
         return missing
+    if number == ER_DUP_FIELDNAME:
+        return _doubled(cause)
     if number in FULL_DISKS or _is_duckdbs_full_disk(cause):
         return Unavailable(
             "The disk of the site's database, or the one that DuckDB spills to, is full.",
@@ -121,7 +134,9 @@ def database_fault(error: Exception, timeout_seconds: float) -> ConsiliumError:
             remedy="Close it there, or let it write into a copy; then order again.",
             code="database_locked",
         )
-    if isinstance(error, OperationalError | InterfaceError) or isinstance(cause, duckdb.IOException):
+    if isinstance(error, OperationalError | InterfaceError) or isinstance(
+        cause, duckdb.IOException
+    ):
         return Unavailable(
             f"The site's database does not answer ({type(cause).__name__}).",
             remedy="Check that it runs and that the site's database URL, user and password are right.",
@@ -135,7 +150,9 @@ def database_fault(error: Exception, timeout_seconds: float) -> ConsiliumError:
 
 
 def _number_of(cause: BaseException) -> str | int | None:
-    """PostgreSQL's SQLSTATE, or the number of MySQL and MariaDB; None where a driver gives neither."""
+    """PostgreSQL's SQLSTATE, or the number of MySQL and MariaDB; None where a driver
+    gives neither.
+    """
     first = cause.args[0] if cause.args else None
     if isinstance(first, int):  # PyMySQL has an SQLSTATE too, which says less
         return first
@@ -146,7 +163,8 @@ def _number_of(cause: BaseException) -> str | int | None:
 def _missing_name(cause: BaseException, number: str | int | None) -> BadRequest | None:
     is_mysqls = isinstance(number, int)  # whose first argument is the number
     text = str(cause.args[-1]) if is_mysqls else str(cause)
-    # The first line only: those below repeat the SQL or suggest names that the policy may not open.
+    # The first line only: those below repeat the SQL or suggest names that the policy
+    # may not open.
     line = text.split("\n", 1)[0]
     if isinstance(cause, duckdb.BinderException | duckdb.CatalogException):
         for what, pattern in _DUCKDB_NAMES:
@@ -161,8 +179,21 @@ def _missing_name(cause: BaseException, number: str | int | None) -> BadRequest 
     return None
 
 
+def _doubled(cause: BaseException) -> BadRequest:
+    """MariaDB and MySQL take no query as a table that has two columns of one name."""
+    name = _name_in(str(cause.args[-1]).split("\n", 1)[0])
+    which = "of one name" if name is None else name
+    return BadRequest(
+        f"The data SQL gives more than one column {which}.",
+        remedy="Select each column once, or rename one by AS.",
+        code="duplicate_column",
+    )
+
+
 def _name_in(line: str) -> str | None:
-    """The name that a server's message is about; None where it cannot be told from other words."""
+    """The name that a server's message is about; None where it cannot be told from
+    other words.
+    """
     quoted = _QUOTED.search(line)
     if quoted is not None:
         return quoted[1] if _PLAIN_NAME.fullmatch(quoted[1]) else None
@@ -182,16 +213,20 @@ def _missing(what: str, name: str | None) -> BadRequest:
 
 
 def _is_duckdbs_full_disk(cause: BaseException) -> bool:
-    """DuckDB has one class for all that can be wrong with a file; which of these it was, only its words say."""
+    """DuckDB has one class for all that can be wrong with a file; which of these it
+    was, only its words say.
+    """
     return isinstance(cause, duckdb.IOException) and "No space left" in str(cause)
 
 
-def reading_fault(error: duckdb.Error, timeout_seconds: float, data_type: str) -> ConsiliumError:
-    """DuckDB's error over a hospital's data as one of ours: code statement_timeout, memory, disk, changed; for a file
-    that is not what data_type says encoding, csv, parquet or unreadable."""
+def reading_fault(
+    error: duckdb.Error, timeout_seconds: float, data_type: str
+) -> ConsiliumError:
+    """DuckDB's error over a hospital's data as one of ours: code statement_timeout,
+    memory, disk, changed; for a file that is not what data_type says encoding, parquet
+    or unreadable.
+    """
     text = str(error)
-    found = _CSV_LINE.search(text)
-    line = f" (line {found[1]})" if found else ""
     if isinstance(error, duckdb.InterruptException):
         return TooLarge(
             f"Reading the data took longer than {timeout_seconds:g} seconds.",
@@ -215,21 +250,9 @@ def reading_fault(error: duckdb.Error, timeout_seconds: float, data_type: str) -
     # What is wrong with a file's content has one class, whatever its format.
     if "utf-8" in text or "UTF8" in text or "nicode" in text:
         return BadRequest(
-            f"The {data_type} file is not UTF-8{line}.",
+            f"The {data_type} file holds texts that are not UTF-8.",
             remedy="Save it as UTF-8 and order again.",
             code="encoding",
-        )
-    if "Number of Columns" in text or ("Expected" in text and "CSV" in text):
-        return BadRequest(
-            f"A row of the csv file has more or fewer fields than its header{line}.",
-            remedy='Correct it; a field that holds the delimiter stands in quotes ("1,5").',
-            code="csv",
-        )
-    if "CSV" in text:
-        return BadRequest(
-            f"The csv file cannot be read{line}.",
-            remedy='Close every quote; write a quote within one as "".',
-            code="csv",
         )
     return BadRequest(
         f"The {data_type} cannot be read.",

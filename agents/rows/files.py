@@ -1,19 +1,17 @@
 """Files for joint statistics: opened below the site's data folder, or not at all.
 
-A path is walked from the data folder by file descriptors, and no step follows a link. Links are resolved once before;
-whoever puts one in place afterwards gets a refusal. What is read is the descriptor, which names one file whatever its
-path becomes: nothing interprets the path as a pattern, an address or a command.
+A path is walked from the data folder by file descriptors, and no step follows a link.
+Links are resolved once before; whoever puts one in place afterwards gets a refusal.
+What is read is the descriptor, which names one file whatever its path becomes: nothing
+interprets the path as a pattern, an address or a command.
 
 Decision 37.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-import re
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,15 +25,24 @@ from protocol.errors import BadRequest, Refused
 
 _MAX_CHARACTERS = 1_000
 _HIDDEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
-_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-_HEADER_BYTES = 1_000_000
+_NAMES_TOLD = 30
+_OTHER_KINDS = {
+    b"\x1f\x8b": "compressed",
+    b"PK\x03\x04": "an Excel workbook or another archive",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"PAR1": "a parquet file",
+}
+_BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
 _MAX_LINE_BYTES = 10_000_000
+_STEP_BYTES = 1_000_000
 _STEP = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """An open regular file: its descriptor, and its path below the data folder with links resolved."""
+    """An open regular file: its descriptor, and its path below the data folder with
+    links resolved.
+    """
 
     descriptor: int
     name: str
@@ -53,14 +60,19 @@ class DataFile:
 
 
 @contextmanager
-def open_data_file(folder: Path, data_path: str, *, patterns: Sequence[str]) -> Iterator[DataFile]:
-    """The file at `data_path`, absolute or relative to `folder`, which lies below it and matches one of `patterns`.
+def open_data_file(
+    folder: Path, data_path: str, *, patterns: Sequence[str]
+) -> Iterator[DataFile]:
+    """The file at `data_path`, absolute or relative to `folder`, which lies below it
+    and matches one of `patterns`.
 
-    Patterns are those of fnmatch on the path below the folder with / between its parts; * matches / too. Both the
-    path as written and the one with links resolved must match.
+    Patterns are those of fnmatch on the path below the folder with / between its parts;
+    * matches / too. Both the path as written and the one with links resolved must
+    match.
 
-    Raises Refused (code data_path) for what leads out of the folder, is no plain path or no regular file, Refused
-    (code files) for what no pattern opens, BadRequest (code missing_file, data_path) otherwise.
+    Raises Refused (code data_path) for what leads out of the folder, is no plain path
+    or no regular file, Refused (code files) for what no pattern opens, BadRequest (code
+    missing_file, data_path) otherwise.
     """
     relative = _relative(folder, data_path)
     _check_patterns(relative, patterns)
@@ -78,7 +90,9 @@ def open_data_file(folder: Path, data_path: str, *, patterns: Sequence[str]) -> 
 
 
 def check_path(folder: Path, data_path: str, patterns: Sequence[str]) -> None:
-    """What the policy says to a path as text; no file is looked at. Raises Refused as `open_data_file`."""
+    """What the policy says to a path as text; no file is looked at. Raises Refused as
+    `open_data_file`.
+    """
     _check_patterns(_relative(folder, data_path), patterns)
 
 
@@ -87,7 +101,7 @@ def _relative(folder: Path, data_path: str) -> str:
     if (
         not data_path.strip()
         or len(data_path) > _MAX_CHARACTERS
-        or _is_hidden(data_path)
+        or is_hidden(data_path)
         or "://" in data_path
     ):
         raise Refused(
@@ -106,10 +120,14 @@ def _relative(folder: Path, data_path: str) -> str:
     raise _outside()
 
 
-def _is_hidden(text: str) -> bool:
-    """Whether a text holds a character that cannot be seen, or a blank other than the plain one."""
+def is_hidden(text: str) -> bool:
+    """Whether a text holds a character that cannot be seen, or a blank other than the
+    plain one.
+    """
     return any(
-        unicodedata.category(c) in _HIDDEN or (unicodedata.category(c) == "Zs" and c != " ") for c in text
+        unicodedata.category(c) in _HIDDEN
+        or (unicodedata.category(c) == "Zs" and c != " ")
+        for c in text
     )
 
 
@@ -123,7 +141,9 @@ def _check_patterns(name: str, patterns: Sequence[str]) -> None:
 
 
 def _walk(root: Path, parts: Sequence[str]) -> int:
-    """A descriptor of the regular file at root/parts; no step follows a link, no open waits for a pipe's writer."""
+    """A descriptor of the regular file at root/parts; no step follows a link, no open
+    waits for a pipe's writer.
+    """
     try:
         at = os.open(root, _STEP | os.O_DIRECTORY)
         for i, part in enumerate(parts):
@@ -145,7 +165,9 @@ def _walk(root: Path, parts: Sequence[str]) -> int:
             remedy="Give the agent's user the right to read it.",
             code="data_path",
         ) from None
-    except OSError:  # a link where none was a moment ago, a socket, a name that is too long
+    except (
+        OSError
+    ):  # a link where none was a moment ago, a socket, a name that is too long
         raise _no_file() from None
     if not stat.S_ISREG(os.fstat(at).st_mode):
         os.close(at)
@@ -179,79 +201,78 @@ def changed() -> BadRequest:
 
 
 def no_column(name: str, present: Iterable[str]) -> BadRequest:
+    """Data without that column; which they have, and where a name of theirs holds a
+    character that nobody sees.
+    """
+    names = list(present)
+    hidden = _hidden_in(names)
+    if hidden:
+        return BadRequest(
+            f"The data have no column {name}; names of theirs hold characters that cannot be seen: {hidden}.",
+            remedy="Rename these columns in the data, writing each name anew.",
+            code="missing_column",
+        )
+    told = ", ".join(names[:_NAMES_TOLD]) or "none"
+    if len(names) > _NAMES_TOLD:
+        told += f" and {len(names) - _NAMES_TOLD:,} more"
     return BadRequest(
-        f"The data have no column {name}; they have {', '.join(present)}.",
-        remedy="Correct the column's name (case matters), or data_path.",
+        f"The data have no column {name}; they have {told}.",
+        remedy="Correct the column's name, whose case matters in files, or select it in the data.",
         code="missing_column",
     )
 
 
-# --- csv -------------------------------------------------------------------------------------------------------------
+def _hidden_in(names: Sequence[str]) -> str:
+    """Columns by number, with the characters of their names that cannot be seen."""
+    found = []
+    for place, name in enumerate(names, start=1):
+        characters = sorted({c for c in name if is_hidden(c)})
+        if characters:
+            called = " and ".join(_called(c) for c in characters[:3])
+            found.append(f"column {place} ({called})")
+    return ", ".join(found[:5])
 
 
-def csv_header(file: DataFile, needed: Sequence[str] | None) -> tuple[str, list[str]]:
-    """The delimiter (comma, semicolon, tab or bar) and the names of the columns.
+def _called(character: str) -> str:
+    """A character's code and name, such as U+200B ZERO WIDTH SPACE."""
+    code = f"U+{ord(character):04X}"
+    if character == "\ufeff":
+        return f"{code} BYTE ORDER MARK"
+    kind = {"\t": "TAB", "\n": "LINE FEED", "\r": "CARRIAGE RETURN"}.get(character)
+    return f"{code} {kind or unicodedata.name(character, 'CONTROL CHARACTER')}"
 
-    Of the delimiters that give all needed columns, else of all, the one that gives the most columns and cuts no quote.
 
-    BadRequest: encoding (not UTF-8), empty_file, no_header (the first line holds numbers), delimiter (one column).
+# --- texts ------------------------------------------------------------------------------
+
+
+def check_is_text(start: bytes) -> None:
+    """Whether a file that begins so may be a text of UTF-8 with something in it.
+
+    BadRequest: empty_file, encoding.
     """
-    text = _first_text(file)
-    headers = {delimiter: _fields(text, delimiter) for delimiter in _DELIMITERS}
-    fitting = {d: names for d, names in headers.items() if set(needed or ()) <= set(names)} or headers
-    delimiter = max(fitting, key=lambda d: ('"' not in "".join(fitting[d]), len(fitting[d])))
-    names = fitting[delimiter]
-    if missing := [name for name in needed or () if name not in names]:
-        raise _no_header(names) or _one_column(names) or no_column(missing[0], names)
-    return delimiter, names
-
-
-def _first_text(file: DataFile) -> str:
-    start = os.pread(file.descriptor, _HEADER_BYTES, 0)
-    if not start.strip():
+    if not start.removeprefix(b"\xef\xbb\xbf").strip():
         raise empty()
-    try:
-        if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start:
-            raise UnicodeError
-        end = len(start) if len(start) < _HEADER_BYTES else start.rfind(b"\n") + 1
-        return start[:end].decode("utf-8-sig")
-    except UnicodeError:
+    for mark, kind in _OTHER_KINDS.items():
+        if start.startswith(mark):
+            raise BadRequest(
+                f"The file is {kind}, and no text.",
+                remedy="Name its type in data_type, or save it as a text in UTF-8, not compressed; then order again.",
+                code="encoding",
+            )
+    # A text of UTF-16 or UTF-32 is half zeros.
+    n_zeros = start[:1000].count(0)
+    if start.startswith(_BYTE_ORDER_MARKS) or n_zeros > len(start[:1000]) // 4:
         raise BadRequest(
-            "The file is no UTF-8 text.",
-            remedy="Save it as UTF-8, not compressed, and order again.",
+            "The file is a text in UTF-16 or UTF-32, not in UTF-8.",
+            remedy="Save it as UTF-8 (in Excel: CSV UTF-8) and order again.",
             code="encoding",
-        ) from None
-
-
-def _fields(text: str, delimiter: str) -> list[str]:
-    try:
-        return [name.strip() for name in next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))]
-    except (csv.Error, StopIteration):
-        return [""]
-
-
-def _no_header(names: Sequence[str]) -> BadRequest | None:
-    if not any(re.fullmatch(r"[+-]?[\d.]+([eE][+-]?\d+)?", name, re.ASCII) for name in names):
-        return None
-    return BadRequest(
-        "The first line of the csv file holds numbers, not the names of columns.",
-        remedy="Write the names of the columns into the first line.",
-        code="no_header",
-    )
-
-
-def _one_column(names: Sequence[str]) -> BadRequest | None:
-    if len(names) > 1:
-        return None
-    return BadRequest(
-        f"The csv file has one column only, if its fields end with {', '.join(_DELIMITERS.values())}.",
-        remedy="Separate its fields by commas, and name the column that you ask for in the first line.",
-        code="delimiter",
-    )
+        )
 
 
 def empty() -> BadRequest:
-    return BadRequest("The file is empty.", remedy="Fill it, or name another.", code="empty_file")
+    return BadRequest(
+        "The file is empty.", remedy="Fill it, or name another.", code="empty_file"
+    )
 
 
 # --- json lines ------------------------------------------------------------------------------------------------------
@@ -260,56 +281,93 @@ def empty() -> BadRequest:
 def json_batches(
     file: DataFile, n_rows: int, needed: Sequence[str] | None
 ) -> Iterator[list[dict[str, str | None]]]:
-    """The objects of a file with one JSON object a line, their values as text: numbers with all their digits.
+    """The objects of a file with one JSON object a line, their values as text: numbers
+    with all their digits.
 
-    BadRequest: json (a line that is no object, names a member twice or nests in a needed one), encoding, empty_file.
+    BadRequest: json (a line that is no object or names a member twice), column_type (an
+    array or object in a needed column), encoding, empty_file.
     """
+    check_is_text(os.pread(file.descriptor, _STEP_BYTES, 0))
     batch: list[dict[str, Any]] = []
-    is_empty = True
     with os.fdopen(os.open(file.path, os.O_RDONLY | os.O_CLOEXEC), "rb") as lines:
         number = 0
         while line := lines.readline(_MAX_LINE_BYTES):
             number += 1
             if line.strip():
                 batch.append(_object(line, number, needed))
-                is_empty = False
             if len(batch) == n_rows:
                 yield batch
                 batch = []
-    if is_empty:
-        raise empty()
     yield batch
 
 
 def _object(line: bytes, number: int, needed: Sequence[str] | None) -> dict[str, Any]:
+    encoding = "utf-8-sig" if number == 1 else "utf-8"
     try:
-        found: Any = json.loads(
-            line.decode("utf-8-sig" if number == 1 else "utf-8"), object_pairs_hook=_members, **_AS_TEXT
-        )
+        text = line.decode(encoding)
+        found: Any = json.loads(text, object_pairs_hook=_members, **_AS_TEXT)
+        if "\\u" in text:
+            json.dumps(found, ensure_ascii=False).encode()
     except UnicodeDecodeError:
         raise BadRequest(
-            f"The json file is not UTF-8 (line {number}).", remedy="Save it as UTF-8.", code="encoding"
+            f"The json file is not UTF-8 (line {number}).",
+            remedy="Save it as UTF-8.",
+            code="encoding",
         ) from None
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or any(_is_nested(found.get(name)) for name in needed or found):
-        raise BadRequest(
-            f"Line {number} of the json file is no object of numbers and texts, each named once.",
-            remedy='Write one object a line (json lines), such as {"id": 1, "cost": 12.50}; no array around them.',
-            code="json",
-        )
+    except UnicodeEncodeError:
+        raise _bad_json(
+            number, "half a character stands there (\\ud800 to \\udfff)"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise _bad_json(number, _what_is_wrong(line, error)) from None
+    if not isinstance(found, dict):
+        raise _bad_json(number, "an array or a value stands there without names")
+    _check_plain(found, number, needed)
     return found
 
 
+def _what_is_wrong(line: bytes, error: Exception) -> str:
+    """Why a line is no json. The decoder's words hold nothing of it."""
+    if len(line) == _MAX_LINE_BYTES:
+        return f"it is longer than {_MAX_LINE_BYTES:,} bytes"
+    if line.strip() in (b"{", b"[", b"[{"):
+        return "it goes on in the next line"
+    if not isinstance(error, json.JSONDecodeError):
+        is_deep = isinstance(error, RecursionError)
+        return "arrays stand in arrays without end" if is_deep else str(error)
+    if error.msg == "Extra data":
+        return f"something follows the object (column {error.pos + 1})"
+    return f"{error.msg[0].lower()}{error.msg[1:]} (column {error.pos + 1})"
+
+
+def _bad_json(number: int, problem: str) -> BadRequest:
+    return BadRequest(
+        f"Line {number} of the json file is no object of numbers and texts: {problem}.",
+        remedy='Write one object a line (json lines), such as {"id": 1, "cost": 12.50}; no array around them.',
+        code="json",
+    )
+
+
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = {name: ("false", "true")[value] if isinstance(value, bool) else value for name, value in pairs}
+    members = {
+        name: ("0", "1")[value] if isinstance(value, bool) else value
+        for name, value in pairs
+    }
     if len(members) < len(pairs):
-        raise ValueError("a member named twice")
+        raise ValueError("a member is named twice")
     return members
 
 
-def _is_nested(value: Any) -> bool:
-    return isinstance(value, dict | list)
+def _check_plain(
+    found: dict[str, Any], number: int, needed: Sequence[str] | None
+) -> None:
+    for name in found if needed is None else needed:
+        if isinstance(found.get(name), dict | list):
+            raise BadRequest(
+                f"Column {name} holds an array or an object (line {number}).",
+                remedy="Write a number or a text of it as a column of its own.",
+                code="column_type",
+            )
 
 
 _AS_TEXT: dict[str, Any] = {"parse_int": str, "parse_float": str, "parse_constant": str}

@@ -1,1 +1,3 @@
-"""What is set, allowed, kept and written down at a hospital: settings, policy, vault, ledger."""
+"""What is set, allowed, kept and written down at a hospital: settings, policy, vault,
+ledger.
+"""

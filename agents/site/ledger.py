@@ -1,13 +1,15 @@
 """The hospital's ledger: what was asked, what was refused and why, what left.
 
-One JSON object a line, appended and synced before anything happens; each line carries the SHA-256 of the line before,
-so that a removed or altered line shows. It holds names, kinds, counts and digests; never a value from a row.
+One JSON object a line, appended and synced before anything happens; each line carries
+the SHA-256 of the line before, so that a removed or altered line shows. It holds names,
+kinds, counts and digests; never a value from a row.
 
-`Ledger.write` is called before what it records happens: what could not be written down must not happen. Only
-agents.order.release writes that something left.
+`Ledger.write` is called before what it records happens: what could not be written down
+must not happen. Only agents.order.release writes that something left.
 
-The chain has no key: who may write the file can write a whole new one. Note the head (`./run agent ledger` prints it)
-where the machine's administrators cannot write, and compare.
+The chain has no key: who may write the file can write a whole new one. Note the head
+(`./run agent ledger` prints it) where the machine's administrators cannot write, and
+compare.
 """
 
 from __future__ import annotations
@@ -41,12 +43,14 @@ class Ledger:
     def write(self, event: str, **facts: Any) -> None:
         """Appends one line and returns when it is on disk.
 
-        A line that a crash cut short was never acknowledged: it is dropped, and a line "repaired" says so. The file
-        comes into being with its first line, so that an empty one is what is left of another: Conflict (code ledger).
+        A line that a crash cut short was never acknowledged: it is dropped, and a line
+        "repaired" says so. The file comes into being with its first line, so that an
+        empty one is what is left of another: Conflict (code ledger).
         """
         if self._begins_with(event, facts):
             return
-        # Without O_CREAT: a file that was removed since is an error, not a new beginning.
+        # Without O_CREAT: a file that was removed since is an error, not a new
+        # beginning.
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND)
         with os.fdopen(descriptor, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -62,7 +66,8 @@ class Ledger:
         if self.path.exists():
             return False
         with locked(self.path.parent):
-            if self.path.exists():  # another process was first
+            # Another process was first.
+            if self.path.exists():
                 return False
             line = self._line({"event": event, **facts}, previous=_FIRST)
             write_durably(self.path, line)
@@ -77,7 +82,8 @@ class Ledger:
         moment = self._now().isoformat(timespec="milliseconds")
         entry = {"at": moment, **facts, "previous": previous}
         line = json.dumps(entry, sort_keys=True, ensure_ascii=False)
-        # Half of a surrogate pair, which UTF-8 has no bytes for, becomes JSON's own escape.
+        # Half of a surrogate pair, which UTF-8 has no bytes for, becomes JSON's own
+        # escape.
         return line.encode(errors="backslashreplace") + b"\n"
 
     def _check_not_emptied(self) -> None:
@@ -89,14 +95,14 @@ class Ledger:
             )
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """The lines in order; one that cannot be read stands as {"event": "unreadable"}."""
+        """The lines in order; {"event": "unreadable"} for one that cannot be read."""
         for line in self._lines():
             yield _parsed(line) or {"event": "unreadable"}
 
     def first_broken_line(self) -> int | None:
-        """The number of the first line that does not follow from the one before; None when the chain is whole.
+        """The number of the first line that does not follow from the one before.
 
-        Conflict (code ledger) for a file without a line.
+        None when the chain is whole. Conflict (code ledger) for a file without a line.
         """
         expected = _FIRST
         for number, line in enumerate(self._lines(), start=1):
@@ -107,9 +113,14 @@ class Ledger:
         return None
 
     def head(self) -> str:
-        """SHA-256 of the last line, 64 hex digits: whoever noted it can tell whether what stood then still stands."""
+        """SHA-256 of the last line, 64 hex digits.
+
+        Whoever noted it can tell whether what stood then still stands.
+        """
         lines = self._lines()
-        return _digest(lines[-1]) if lines else _FIRST
+        if not lines:
+            return _FIRST
+        return _digest(lines[-1])
 
     def _lines(self) -> list[bytes]:
         if not self.path.exists():
@@ -117,9 +128,11 @@ class Ledger:
         self._check_not_emptied()
         with self.path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
-            # Not splitlines: an order's purpose may hold U+2028, which str.splitlines takes for the end of a line.
+            # Not splitlines: an order's purpose may hold U+2028, which str.splitlines
+            # takes for the end of a line.
             lines = file.read().split(b"\n")
-        if not lines[-1]:  # what stands after the last line's end; a line that was cut short stays
+        # What stands after the last line's end; a line that was cut short stays.
+        if not lines[-1]:
             lines.pop()
         return lines
 
@@ -151,7 +164,10 @@ def _last_line(file: IO[bytes]) -> bytes:
 
 
 def _repair(file: IO[bytes]) -> int:
-    """Ends a last line that lacks its end, or drops it if a crash cut it short; how many bytes were dropped."""
+    """Ends a last line that lacks its end, or drops it if a crash cut it short.
+
+    Returns how many bytes were dropped.
+    """
     size = file.seek(0, os.SEEK_END)
     if not size:
         return 0
@@ -160,7 +176,8 @@ def _repair(file: IO[bytes]) -> int:
     if last_byte == b"\n":
         return 0
     unended = _last_line(file)
-    if _parsed(unended) is not None:  # the crash took its end only
+    # The crash took its end only.
+    if _parsed(unended) is not None:
         file.write(b"\n")
         file.flush()
         return 0

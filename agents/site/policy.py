@@ -1,8 +1,9 @@
 """Reads a hospital's `policy.toml`, and says what is wrong in one that is none.
 
-The rules themselves are `protocol.policy.Policy`; what each key means is in deployments/sites/policy.example.toml.
-A missing file, a missing key of those that have no default, an unknown key and a value of another type are refusals
-that name the key and say what to write.
+The rules themselves are `protocol.policy.Policy`; what each key means is in
+deployments/sites/policy.example.toml. A missing file, a missing key of those that have
+no default, an unknown key and a value of another type are refusals that name the key
+and say what to write.
 
 Decision 66.
 """
@@ -40,8 +41,9 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 def load_policy(path: Path) -> Policy:
     """Read and check a hospital's `policy.toml`.
 
-    Raises Refused (code policy) when the file is missing or unreadable, is not TOML, lacks a key that has no
-    default, holds an unknown key or a value of a wrong type or range. The sentence names the file and the key.
+    Raises Refused (code policy) when the file is missing or unreadable, is not TOML,
+    lacks a key that has no default, holds an unknown key or a value of a wrong type or
+    range. The sentence names the file and the key.
     """
     try:
         text = path.read_text("utf-8")
@@ -59,11 +61,13 @@ def load_policy(path: Path) -> Policy:
 
 
 def parse_policy(text: str, *, name: str = "policy.toml") -> Policy:
-    """The policy in a TOML text; errors as `load_policy`, which name the file as `name`."""
+    """The policy in a TOML text; errors as `load_policy`, with the file's `name`."""
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise _refusal(f"The policy {name} is not TOML: {error}.", f"Compare it with {EXAMPLE}.") from None
+        raise _refusal(
+            f"The policy {name} is not TOML: {error}.", f"Compare it with {EXAMPLE}."
+        ) from None
     try:
         return Policy.model_validate(values)
     except ValidationError as error:
@@ -72,14 +76,17 @@ def parse_policy(text: str, *, name: str = "policy.toml") -> Policy:
 
 
 def _first_problem(problems: list[ErrorDetails], name: str) -> Refused:
-    """The refusal of what is wrong first in the file's order; of unknown keys, all of one section at once."""
+    """The refusal of what is wrong first in the file's order.
+
+    Unknown keys are named all of one section at once.
+    """
     problem = problems[0]
     place = [str(part) for part in problem["loc"]]
 
     if problem["type"] == CROSS_CHECK:
         details = problem["ctx"]
-        section = ".".join(place)
-        sentence = details["sentence"].format(**{**details, "section": section, "file": name})
+        words = {**details, "section": ".".join(place), "file": name}
+        sentence = details["sentence"].format(**words)
         return _refusal(sentence, details["remedy"])
 
     if problem["type"] == "extra_forbidden":
@@ -94,8 +101,9 @@ def _first_problem(problems: list[ErrorDetails], name: str) -> Refused:
             f"Remove them or spell them as in {EXAMPLE}.",
         )
 
-    # A table's keys lie one level deeper than those of other sections. What comes after the key is a place within its
-    # value, such as the third of a list, and the sentence is about the value as a whole.
+    # A table's keys lie one level deeper than those of other sections. What comes after
+    # the key is a place within its value, such as the third of a list, and the sentence
+    # is about the value as a whole.
     depth = 2 if place[0] == "tables" else 1
     key = ".".join(place[: depth + 1])
     is_section = len(place) <= depth

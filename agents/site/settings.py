@@ -1,11 +1,13 @@
-"""One hospital's installation: settings.toml in its site folder, and where its state lives.
+"""One hospital's installation: settings.toml in its site folder, and where its state
+lives.
 
-`load_settings` reads the file; `Settings` says where everything is and connects to the coordinator. What the hospital
-allows is in the file beside it (agents.site.policy).
+`load_settings` reads the file; `SiteSettings` says where everything is and connects to the
+coordinator. What the hospital allows is in the file beside it (agents.site.policy).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
 import tomllib
@@ -21,13 +23,17 @@ from protocol.errors import BadRequest
 from protocol.exchange import authorities
 from protocol.machine.disk import make_private_folder
 
-# Every key of the file, with the type that TOML has to give it; any other key is an error.
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+# Every key of the file, with the type that TOML has to give it; any other key is an
+# error.
 _KEYS: dict[str, type[Any]] = {
     "user_id": int,
     "name": str,
     "coordinator_url": str,
-    "prefect_url": str,
+    "insecure": bool,
     "data_url": str,
+    "predictions_url": str,
     "state": str,
     "ca_file": str,
     "proxy": str,
@@ -35,6 +41,11 @@ _KEYS: dict[str, type[Any]] = {
     "statement_timeout_seconds": int,
     "max_rows": int,
     "partners": list,
+}
+# What earlier versions had, and what to do with it now.
+_GONE = {
+    "prefect_url": "Prefect is reached at coordinator_url.",
+    "prefect_auth": "An agent has no secret of Prefect's any more.",
 }
 # User 1 is the coordinator.
 _LEAST = {
@@ -44,12 +55,22 @@ _LEAST = {
     "max_rows": 1,
 }
 # Keys that, left out, have the default of the field of the same name.
-_OPTIONAL = ("ca_file", "proxy", "max_orders", "statement_timeout_seconds", "max_rows")
+_OPTIONAL = (
+    "predictions_url",
+    "insecure",
+    "ca_file",
+    "proxy",
+    "max_orders",
+    "statement_timeout_seconds",
+    "max_rows",
+)
 
 
 @dataclass(frozen=True)
 class Partner:
-    """A hospital that this one works with, and the fingerprint that was compared by telephone."""
+    """A hospital that this one works with, and the fingerprint that was compared by
+    telephone.
+    """
 
     user_id: int
     name: str
@@ -57,16 +78,22 @@ class Partner:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Where everything of one site is. `state` holds vault, ledger, log, data and results; nobody else reads it."""
+class SiteSettings:
+    """Where everything of one site is.
+
+    `state` holds vault, ledger, log, data and results; nobody else reads it.
+    """
 
     site: Path
     user_id: int
     name: str
     coordinator_url: str
-    prefect_url: str
     data_url: str = field(repr=False)  # may hold a password
     state: Path
+    # Where `agent infer --into` writes a table; may hold a password.
+    predictions_url: str | None = field(default=None, repr=False)
+    # Whether coordinator_url may be http:// beyond this machine.
+    insecure: bool = False
     ca_file: str | None = None
     proxy: str | None = field(default=None, repr=False)
     max_orders: int = 4
@@ -77,6 +104,11 @@ class Settings:
     @property
     def pool(self) -> str:
         return f"hospital-{self.user_id}"
+
+    @property
+    def prefect_url(self) -> str:
+        """Prefect's API as this hospital has it: the coordinator's gateway."""
+        return f"{self.coordinator_url.rstrip('/')}/prefect/api"
 
     @property
     def vault(self) -> Path:
@@ -92,7 +124,9 @@ class Settings:
 
     @property
     def data_folder(self) -> Path:
-        """Files that joint statistics may read; nothing outside of it is ever opened for them."""
+        """Files that joint statistics may read; nothing outside of it is ever opened
+        for them.
+        """
         return self.state / "data"
 
     @property
@@ -101,16 +135,22 @@ class Settings:
         return self.state / "results"
 
     def secret(self, name: str) -> str:
-        """A secret from a file of mode 0600 below the state folder. BadRequest when missing, empty or open."""
+        """A secret from a file of mode 0600 below the state folder.
+
+        BadRequest when missing, empty or open.
+        """
         path = self.state / name
         if not path.is_file():
             remedy = "Put the secret that the operator gave you there, mode 0600."
             raise _wrong(name, f"{path} is missing.", remedy)
 
-        # Whoever else reads it could act as this hospital, so an open file counts as no secret.
+        # Whoever else reads it could act as this hospital, so an open file counts as no
+        # secret.
         is_open = path.stat().st_mode & 0o077
         if is_open:
-            raise _wrong(name, f"{path} can be read by others.", f"Run: chmod 600 {path}")
+            raise _wrong(
+                name, f"{path} can be read by others.", f"Run: chmod 600 {path}"
+            )
 
         secret = _text(path).strip()
         can_be_a_header = secret.isascii() and secret.isprintable()
@@ -120,7 +160,9 @@ class Settings:
         return secret
 
     def client(self, base_url: str | None = None) -> httpx.Client:
-        """HTTP to the coordinator (or to `base_url`), through the site's proxy and private CA where it has them."""
+        """HTTP to the coordinator (or to `base_url`), through the site's proxy and
+        private CA where it has them.
+        """
         url = base_url or self.coordinator_url
         return httpx.Client(
             base_url=url,
@@ -146,21 +188,30 @@ class Settings:
             return ssl.create_default_context(cafile=self.ca_file)
         except OSError:  # ssl.SSLError is one
             sentence = f"{self.ca_file} holds no certificates."
-            raise _wrong("ca_file", sentence, "Give the PEM file of the private CA.") from None
+            raise _wrong(
+                "ca_file", sentence, "Give the PEM file of the private CA."
+            ) from None
 
     def environment(self) -> dict[str, str]:
-        """What Prefect and the flow processes of this site read; to be set before Prefect is imported."""
+        """What Prefect and the flow processes of this site read; to be set before
+        Prefect is imported.
+        """
         variables = {
             "CONSILIUM_SITE": str(self.site),
             "PREFECT_API_URL": self.prefect_url,
             "PREFECT_HOME": str(self.state / "prefect"),
-            "PREFECT_WORKER_QUERY_SECONDS": "30",  # the coordinator's word comes first; this is for when it is away
+            # the coordinator's word comes first; this is for when it is away
+            "PREFECT_WORKER_QUERY_SECONDS": "30",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",  # a line for each event that a lost connection loses
+            # Prefect's log of a step that was refused holds the sentence.
+            "PREFECT_LOGGING_TO_API_ENABLED": "false",
+            # Of the gateway: it has neither, and its version is the coordinator's.
+            "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
+            "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
+            # a line for each event that a lost connection loses
+            "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
         }
-        auth_string = self.prefect_auth
-        if auth_string:
-            variables["PREFECT_API_AUTH_STRING"] = auth_string
+        variables |= self.token_environment()
         if self.ca_file:
             variables["PREFECT_API_SSL_CERT_FILE"] = self.ca_file
         if self.proxy:
@@ -168,12 +219,12 @@ class Settings:
             variables["HTTPS_PROXY"] = self.proxy
         return variables
 
-    @property
-    def prefect_auth(self) -> str | None:
-        """Prefect's own auth string, `user:password`; None when the file is missing. BadRequest as `secret`."""
-        if not (self.state / "prefect_auth").exists():
-            return None
-        return self.secret("prefect_auth")
+    def token_environment(self) -> dict[str, str]:
+        """By which Prefect's client calls with this site's token, by REST and on its
+        sockets. BadRequest as `secret`.
+        """
+        headers = {"Authorization": f"Bearer {self.secret('token')}"}
+        return {"PREFECT_CLIENT_CUSTOM_HEADERS": json.dumps(headers)}
 
 
 def home() -> Path:
@@ -181,26 +232,28 @@ def home() -> Path:
     return Path(os.environ.get("CONSILIUM_HOME", ".consilium")).absolute()
 
 
-def load_settings(site: Path) -> Settings:
+def load_settings(site: Path) -> SiteSettings:
     """Reads a site folder. BadRequest names the file, the key and what to write.
 
-    Addresses that are not given are those of a federation on this machine (CONSILIUM_API_PORT and
-    CONSILIUM_PREFECT_PORT); a state folder that is not given is $CONSILIUM_HOME/sites/<name of the site folder>.
+    An address that is not given is that of a federation on this machine
+    (CONSILIUM_API_PORT); a state folder that is not given is
+    $CONSILIUM_HOME/sites/<name of the site folder>.
     """
     site = site.absolute()
     values = _read(site / "settings.toml")
     usual_state = home() / "sites" / site.name
     state = _state_folder(values.get("state", usual_state))
     api_port = os.environ.get("CONSILIUM_API_PORT", "5000")
-    prefect_port = os.environ.get("CONSILIUM_PREFECT_PORT", "4200")
     data_url = values.get("data_url", "duckdb:///{state}/hospital.duckdb")
+    _check_left_secret(state)
+    coordinator_url = _url(values, "coordinator_url", f"http://127.0.0.1:{api_port}")
+    _check_encrypted(coordinator_url, allowed=values.get("insecure", False))
     optional = {key: values[key] for key in _OPTIONAL if key in values}
-    return Settings(
+    return SiteSettings(
         site=site,
         user_id=_required(values, "user_id", site),
         name=_required(values, "name", site),
-        coordinator_url=_url(values, "coordinator_url", f"http://127.0.0.1:{api_port}"),
-        prefect_url=_url(values, "prefect_url", f"http://127.0.0.1:{prefect_port}/api"),
+        coordinator_url=coordinator_url,
         data_url=data_url.replace("{state}", str(state)),
         state=state,
         partners=_partners(values, state),
@@ -210,20 +263,40 @@ def load_settings(site: Path) -> Settings:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
-        raise _wrong("site", f"There is no {path}.", "Copy one from deployments/sites and fill it in.")
+        raise _wrong(
+            "site",
+            f"There is no {path}.",
+            "Copy one from deployments/sites and fill it in.",
+        )
     try:
         values = tomllib.loads(_text(path))
     except tomllib.TOMLDecodeError as error:
-        raise _wrong("settings", f"{path} is not TOML ({error}).", "Correct that line.") from None
+        raise _wrong(
+            "settings", f"{path} is not TOML ({error}).", "Correct that line."
+        ) from None
     for key, value in values.items():
+        if key in _GONE:
+            raise _wrong(
+                key,
+                f"{path} has the key {key}, which is no setting any more.",
+                f"Delete the line `{key} = ...`. {_GONE[key]}",
+            )
         if key not in _KEYS:
             known = ", ".join(_KEYS)
-            raise _wrong(key, f"{path} has an unknown key {key}.", f"Known keys: {known}.")
+            raise _wrong(
+                key, f"{path} has an unknown key {key}.", f"Known keys: {known}."
+            )
         wanted = _KEYS[key]
         if type(value) is not wanted:  # not isinstance: true is an int
-            raise _wrong(key, f"{key} in {path} has the wrong type.", f"Write a {wanted.__name__}.")
+            raise _wrong(
+                key,
+                f"{key} in {path} has the wrong type.",
+                f"Write a {wanted.__name__}.",
+            )
         if key in _LEAST and value < _LEAST[key]:
-            raise _wrong(key, f"{key} in {path} is {value}.", f"Write {_LEAST[key]} or more.")
+            raise _wrong(
+                key, f"{key} in {path} is {value}.", f"Write {_LEAST[key]} or more."
+            )
     return values
 
 
@@ -236,22 +309,54 @@ def _text(path: Path) -> str:
 
 
 def _state_folder(written: str | Path) -> Path:
-    """The folder with what every site has in it, made where it is not; only its owner may enter."""
+    """The folder with what every site has in it, made where it is not; only its owner
+    may enter.
+    """
     state = Path(written).expanduser().absolute()
     try:
         for folder in ("data", "results"):
             make_private_folder(state / folder)
     except OSError as error:
         sentence = f"{state} cannot be made ({type(error).__name__})."
-        raise _wrong("state", sentence, "Give a folder that the agent may write to.") from None
+        raise _wrong(
+            "state", sentence, "Give a folder that the agent may write to."
+        ) from None
     return state
 
 
 def _url(values: dict[str, Any], key: str, default: str) -> str:
     url = str(values.get(key, default))
     if not _is_usable(url):
-        raise _wrong(key, f"{key} is no address.", "Write https://host:port, as the operator gave it to you.")
+        raise _wrong(
+            key,
+            f"{key} is no address.",
+            "Write https://host:port, as the operator gave it to you.",
+        )
     return url
+
+
+def _check_left_secret(state: Path) -> None:
+    """An earlier version's secret opened all of Prefect: it is not left lying about."""
+    path = state / "prefect_auth"
+    if path.exists():
+        raise _wrong(
+            "prefect_auth",
+            f"{path} is there, and no agent has such a secret any more.",
+            f"Run: rm {path}",
+        )
+
+
+def _check_encrypted(url: str, *, allowed: bool) -> None:
+    parts = urlsplit(url)
+    if parts.scheme == "https" or parts.hostname in LOOPBACK or allowed:
+        return
+    raise _wrong(
+        "coordinator_url",
+        f"coordinator_url is not https ({parts.hostname}): the token and all messages' "
+        "addresses would travel readably.",
+        "Ask the operator for an https address; on a network that you trust, write "
+        "insecure = true.",
+    )
 
 
 def _is_usable(url: str) -> bool:
@@ -266,24 +371,33 @@ def _is_usable(url: str) -> bool:
 
 def _required(values: dict[str, Any], key: str, site: Path) -> Any:
     if key not in values:
-        raise _wrong(key, f"{site / 'settings.toml'} lacks {key}.", "Write what the operator gave you.")
+        raise _wrong(
+            key,
+            f"{site / 'settings.toml'} lacks {key}.",
+            "Write what the operator gave you.",
+        )
     return values[key]
 
 
 def _partners(values: dict[str, Any], state: Path) -> dict[int, Partner]:
-    """Pins typed in by a person, and those that a one-machine federation writes for the sites it owns."""
+    """Pins typed in by a person, and those that a one-machine federation writes for the
+    sites it owns.
+    """
     typed = values.get("partners", [])
     written = _written_partners(state / "partners.toml")
     try:
         partners = [_partner(entry) for entry in (*typed, *written)]
     except (KeyError, TypeError, ValueError):
         sentence = "A [[partners]] entry is not complete."
-        raise _wrong("partners", sentence, "Give user_id, name and fingerprint.") from None
+        raise _wrong(
+            "partners", sentence, "Give user_id, name and fingerprint."
+        ) from None
 
     pinned: dict[int, Partner] = {}
     for partner in partners:
         first = pinned.setdefault(partner.user_id, partner)
-        # Two pins for one hospital: whoever could write one of the files could stand in for it (decision 16).
+        # Two pins for one hospital: whoever could write one of the files could stand in
+        # for it (decision 16).
         if first.fingerprint != partner.fingerprint:
             raise _wrong(
                 "partners",
@@ -307,7 +421,9 @@ def _written_partners(path: Path) -> list[Any]:
     try:
         entries = tomllib.loads(_text(path)).get("partners", [])
     except tomllib.TOMLDecodeError:
-        raise _wrong("partners", f"{path} is not TOML.", "Remove it, and pin in settings.toml.") from None
+        raise _wrong(
+            "partners", f"{path} is not TOML.", "Remove it, and pin in settings.toml."
+        ) from None
     return entries if isinstance(entries, list) else [entries]
 
 

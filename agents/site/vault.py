@@ -1,4 +1,6 @@
-"""The hospital's vault: everything an agent must not lose, on its own disk, mode 0600 in folders of mode 0700.
+"""The hospital's vault: everything an agent must not lose, on its own disk.
+
+Files have mode 0600, in folders of mode 0700.
 
     identity.json            long-lived keys, made at first start
     orders/<id>/             one running order: session keys, cohort snapshot, outbox, checkpoints
@@ -8,13 +10,15 @@
     cohorts/                 digests of earlier cohorts' id sets (agents.gate.cohort_gate)
     approvals/               what a person was asked, and the signed decisions (agents.order.approval)
 
-Every write is whole or not at all: temporary file, fsync, rename, fsync of the folder. What is made once stays what
-the first process made it, even if two start at the same moment.
+Every write is whole or not at all: temporary file, fsync, rename, fsync of the folder.
+What is made once stays what the first process made it, even if two start at the same
+moment.
 
-JSON is kept with its own SHA-256, {"sha256": ..., "content": ...}, and what belongs to a running order behind 32 bytes
-of it, so that a bit that a disk has turned is noticed and never used: an identity with one other bit is another
-identity. JSON of an earlier version, which is the content alone, gets its checksum when it is first read. An empty or
-altered file is an error (code vault_damaged), not a new beginning.
+JSON is kept with its own SHA-256, {"sha256": ..., "content": ...}, and what belongs to
+a running order behind 32 bytes of it, so that a bit that a disk has turned is noticed
+and never used: an identity with one other bit is another identity. JSON of an earlier
+version, which is the content alone, gets its checksum when it is first read. An empty
+or altered file is an error (code vault_damaged), not a new beginning.
 
 Decisions 14 and 57.
 """
@@ -23,7 +27,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import secrets
 import shutil
@@ -32,11 +35,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
+from agents.site.stored_arrays import decode_arrays, encode_arrays
 from protocol.errors import Conflict, NotFound, ProtocolViolation, Refused
-from protocol.machine.disk import locked, make_private_folder, sync, write_durably, write_once
+from protocol.machine.disk import (
+    locked,
+    make_private_folder,
+    sync,
+    write_durably,
+    write_once,
+)
 from protocol.sealing import Identity
 
 T = TypeVar("T")
@@ -56,19 +65,23 @@ def damaged(path: Path) -> Conflict:
 def encode_kept(value: Mapping[str, Any]) -> bytes:
     """A JSON object with its checksum, as `read_kept` reads it.
 
-    The checksum is SHA-256 over the object's JSON with sorted keys, no blanks and ASCII only.
+    The checksum is SHA-256 over the object's JSON with sorted keys, no blanks and ASCII
+    only.
     """
-    content = json.loads(json.dumps(value))  # as it will be read: with keys that are texts
+    # As it will be read: with keys that are texts.
+    content = json.loads(json.dumps(value))
     stored = {"sha256": _checksum(content), "content": content}
     return json.dumps(stored, sort_keys=True).encode()
 
 
-def read_kept(path: Path, parse: Callable[[dict[str, Any]], T]) -> T | None:
-    """What `parse` makes of the object that was kept at `path`, or None where there is no file.
+def read_kept(
+    path: Path, parse: Callable[[dict[str, Any]], T], *, mends: bool = True
+) -> T | None:
+    """What `parse` makes of the object kept at `path`; None where there is no file.
 
-    Raises Conflict (code vault_damaged) for a file that is empty, cut short, no JSON object, has another content than
-    its checksum says, or of which `parse` can make nothing. A file without a checksum, of an earlier version, is given
-    one.
+    Raises Conflict (code vault_damaged) for a file that is empty, cut short, no JSON
+    object, has another content than its checksum says, or of which `parse` can make
+    nothing. A file without a checksum, of an earlier version, is given one where `mends`.
     """
     try:
         stored = json.loads(path.read_bytes())
@@ -79,13 +92,18 @@ def read_kept(path: Path, parse: Callable[[dict[str, Any]], T]) -> T | None:
         return None
     except (ValueError, KeyError, TypeError, RecursionError, ProtocolViolation):
         raise damaged(path) from None
-    if not is_checked:  # only after `parse`: what cannot be used is not made to look whole
+    # Only after `parse`: what cannot be used is not made to look whole.
+    if mends and not is_checked:
         _add_checksum(path, content)
     return found
 
 
 def _checked(stored: dict[str, Any]) -> dict[str, Any]:
-    """The content. One of the two names alone is a turned bit in the other one, and no file of an earlier version."""
+    """The content.
+
+    One of the two names alone is a turned bit in the other one, and no file of an
+    earlier version.
+    """
     if stored.keys() != _CHECKED:
         raise ValueError
     content: dict[str, Any] = stored["content"]
@@ -100,7 +118,10 @@ def add_digest(data: bytes) -> bytes:
 
 
 def read_checked(path: Path) -> bytes:
-    """The bytes that were kept with their digest. Conflict (code vault_damaged) for other ones; FileNotFoundError."""
+    """The bytes that were kept with their digest.
+
+    Conflict (code vault_damaged) for other ones; FileNotFoundError.
+    """
     stored = path.read_bytes()
     digest = stored[:_DIGEST_BYTES]
     data = stored[_DIGEST_BYTES:]
@@ -121,12 +142,14 @@ def _checksum(content: Any) -> str:
 
 
 def _add_checksum(path: Path, content: dict[str, Any]) -> None:
-    """What can be read is read, though the disk be full or read-only; the next reading tries again.
+    """Gives a file of an earlier version its checksum, where that can be done now.
 
-    So it does where the folder is locked, which this very call may be within.
+    The next reading tries again. So what can be read is read, though the disk be full
+    or read-only, or the folder locked, which this very call may be within.
     """
     with contextlib.suppress(OSError), locked(path.parent, waits=False):
-        # Another process may have replaced the file since: only what was read gets its checksum.
+        # Another process may have replaced the file since: only what was read gets its
+        # checksum.
         if json.loads(path.read_bytes()) == content:
             write_durably(path, encode_kept(content))
 
@@ -135,8 +158,10 @@ def _add_checksum(path: Path, content: dict[str, Any]) -> None:
 class _Ended:
     """The mark of an order that has ended here."""
 
-    outcome: str  # success, failed or cancelled
-    document_digest: str  # SHA-256 of the order's document, 64 hex digits; empty where it could not be read
+    # success, failed or cancelled
+    outcome: str
+    # SHA-256 of the order's document, 64 hex digits; empty where it could not be read.
+    document_digest: str
 
     @staticmethod
     def read(stored: dict[str, Any]) -> _Ended:
@@ -149,17 +174,21 @@ class _Ended:
 class Vault:
     """One hospital's durable state."""
 
+    _is_only_read = False
+
     def __init__(self, folder: Path) -> None:
         self.folder = make_private_folder(folder)
 
     def identity(self) -> Identity:
-        """The long-lived keys; made and kept at the first call. Conflict (code vault_damaged) if unreadable."""
+        """The long-lived keys; made and kept at the first call.
+
+        Conflict (code vault_damaged) if unreadable.
+        """
         path = self.folder / "identity.json"
         if not path.exists():
             fresh = Identity.generate().to_json()
-            write_once(
-                path, encode_kept(fresh)
-            )  # of two processes at once, the first one's keys stand (decision 24)
+            # Of two processes at once, the first one's keys stand (decision 24).
+            write_once(path, encode_kept(fresh))
         identity = read_kept(path, Identity.from_json)
         if identity is None:
             raise damaged(path)
@@ -177,15 +206,23 @@ class Vault:
         return OrderVault(self.folder / "orders" / str(order_id))
 
     def orders(self) -> list[int]:
-        """The orders of which something is kept here: those under way, and those whose end was not heard of."""
-        names = [path.name for path in (self.folder / "orders").glob("*")]
-        return sorted(int(name) for name in names if name.isdecimal())  # others are being removed
+        """The orders of which something is kept here.
+
+        They are those under way, and those whose end was not heard of.
+        """
+        order_ids = []
+        for path in (self.folder / "orders").glob("*"):
+            # Folders with other names are being removed.
+            if path.name.isdecimal():
+                order_ids.append(int(path.name))
+        return sorted(order_ids)
 
     def end_order(self, order_id: int, outcome: str) -> None:
-        """Marks an order as ended here, for good, and forgets its keys, snapshots and outbox. The first mark stands.
+        """Marks an order as ended here, for good, and forgets what it has kept.
 
-        Before the mark all is kept and after it nothing is needed, so that a restart at any point knows where it
-        stands; and another order under the same number is never taken part in.
+        The first mark stands. Before the mark all is kept and after it nothing is
+        needed, so that a restart at any point knows where it stands; and another order
+        under the same number is never taken part in.
         """
         order = self.order(order_id)
         mark = {"outcome": outcome, "document": order.digest_of_document()}
@@ -198,16 +235,19 @@ class Vault:
         return (self.folder / "ended" / f"{order_id}.json").exists()
 
     def outcome(self, order_id: int, document: bytes) -> str | None:
-        """success, failed or cancelled for an order that has ended here; None for one that has not.
+        """success, failed or cancelled for an order that has ended here; else None.
 
-        Refused when an order with another document has had this number: the same keys and cohorts twice would show
-        the difference of the two. Conflict (code vault_damaged) when nothing can be told.
+        Refused when an order with another document has had this number: the same keys
+        and cohorts twice would show the difference of the two. Conflict (code
+        vault_damaged) when nothing can be told.
         """
         path = self.folder / "ended" / f"{order_id}.json"
         ended = read_kept(path, _Ended.read)
         if ended is None:
             return None
-        if ended.document_digest != hashlib.sha256(document).hexdigest():  # decision 23
+        digest = hashlib.sha256(document).hexdigest()
+        # decision 23
+        if ended.document_digest != digest:
             raise Refused(
                 f"This hospital has had another order with the number {order_id}.",
                 remedy="The coordinator has lost its store and counts anew: restore its backup.",
@@ -235,7 +275,10 @@ class Vault:
         return sorted(int(name) for name in names if name.isdecimal())
 
     def save_predictions(self, order_id: int, result: dict[str, Any]) -> dict[str, Any]:
-        """Keeps them, unless another process has done so first; gives what is kept, which alone may be sent."""
+        """Keeps them, unless another process has done so first.
+
+        Returns what is kept, which alone may be sent.
+        """
         self._save("predictions", order_id, result, once=True)
         kept = self.predictions(order_id)
         assert kept is not None
@@ -244,26 +287,47 @@ class Vault:
     def predictions(self, order_id: int) -> dict[str, Any] | None:
         return self._load("predictions", order_id)
 
-    def _save(self, kind: str, number: int, value: dict[str, Any], *, once: bool = False) -> None:
+    def _save(
+        self, kind: str, number: int, value: dict[str, Any], *, once: bool = False
+    ) -> None:
         folder = make_private_folder(self.folder / kind)
-        write = write_once if once else write_durably
-        write(folder / f"{number}.json", encode_kept(value))
+        path = folder / f"{number}.json"
+        content = encode_kept(value)
+        if once:
+            write_once(path, content)
+        else:
+            write_durably(path, content)
 
     def _load(self, kind: str, number: int) -> dict[str, Any] | None:
-        return read_kept(self.folder / kind / f"{number}.json", _object)
+        path = self.folder / kind / f"{number}.json"
+        return read_kept(path, _object, mends=not self._is_only_read)
+
+
+class VaultToRead(Vault):
+    """The same for who only looks: nothing is made, mended or written."""
+
+    _is_only_read = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def cohorts(self) -> Path:
+        return self.folder / "cohorts"
 
 
 class OrderVault:
-    """What one running order needs to go on after any crash; removed when the order has ended."""
+    """What one running order needs to go on after any crash; removed at its end."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = make_private_folder(folder)
         self.outbox = make_private_folder(folder / "outbox")
 
     def once(self, name: str, make: Callable[[], bytes]) -> bytes:
-        """The bytes kept under `name`; made and kept by the first call, and never made anew.
+        """The bytes kept under `name`; made by the first call, and never made anew.
 
-        Where a process that should be dead still runs beside its successor, both get what the first one kept.
+        Where a process that should be dead still runs beside its successor, both get
+        what the first one kept.
         """
         path = self.folder / name
         if not path.exists():
@@ -271,13 +335,17 @@ class OrderVault:
         return read_checked(path)
 
     def kept(self, name: str) -> bytes:
-        """What is kept under `name`. Conflict (code vault_damaged) where it is another than was kept."""
+        """What is kept under `name`.
+
+        Conflict (code vault_damaged) where it is another than was kept.
+        """
         return read_checked(self.folder / name)
 
     def digest_of_document(self) -> str:
-        """SHA-256 of the order's document, 64 hex digits; empty where none is kept or it cannot be read.
+        """SHA-256 of the order's document, 64 hex digits; empty where it is unreadable.
 
-        An order can be ended whatever has become of its files. A mark without a digest lets no order in.
+        An order can be ended whatever has become of its files. A mark without a digest
+        lets no order in.
         """
         try:
             return hashlib.sha256(self.kept("document")).hexdigest()
@@ -293,24 +361,24 @@ class OrderVault:
         return (self.folder / name).exists()
 
     def save_arrays(self, name: str, **arrays: npt.NDArray[Any]) -> None:
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays)
-        write_durably(self.folder / name, add_digest(buffer.getvalue()))
+        write_durably(self.folder / name, add_digest(encode_arrays(arrays)))
 
     def load_arrays(self, name: str) -> dict[str, npt.NDArray[Any]] | None:
-        """None where nothing was saved; Conflict (code vault_damaged) for a file that is cut short or altered."""
+        """None where nothing was saved.
+
+        Conflict (code vault_damaged) for a file that is cut short or altered.
+        """
         path = self.folder / name
         if not path.exists():
             return None
-        content = io.BytesIO(read_checked(path))
-        with np.load(content, allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored.files}
+        return decode_arrays(read_checked(path))
 
     def destroy(self) -> None:
-        """Forgets session keys, order secret, snapshot and outbox: all at once, and then the bytes.
+        """Forgets session keys, order secret, snapshot and outbox, all at once.
 
-        A crash leaves the whole folder or none under its name, never an outbox without the keys that belong to it;
-        what it leaves under another name goes with the next order that ends.
+        A crash leaves the whole folder or none under its name, never an outbox without
+        the keys that belong to it; what it leaves under another name goes with the next
+        order that ends.
         """
         orders = self.folder.parent
         away = orders / f".{self.folder.name}.{secrets.token_hex(4)}.ended"

@@ -1,1 +1,3 @@
-"""A hospital's side of joint statistics: pooled rows, joined rows, groups and quantiles."""
+"""A hospital's side of joint statistics: pooled rows, joined rows, groups and
+quantiles.
+"""

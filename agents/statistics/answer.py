@@ -1,7 +1,8 @@
-"""An answer of joint statistics at a receiver: its rows, what was withheld from it, and where it goes.
+"""An answer of joint statistics at a receiver: its rows, what it lacks, where it goes.
 
-It goes to the receiver's own folder (`results.py`). The coordinator learns its name there, how many rows were used and
-which rules withheld how much; never a group's name or a value.
+It goes to the receiver's own folder (`results.py`). The coordinator learns its name
+there, how many rows were used and which rules withheld how much; never a group's name
+or a value.
 """
 
 from __future__ import annotations
@@ -16,9 +17,15 @@ from typing import Any
 from agents.gate.disclosure import Hidden, Label, Withheld
 from agents.order.party import send
 from agents.statistics import results
-from agents.statistics.party import AgreedStatistics, VerifiedStatistics
+from agents.statistics.party import (
+    AgreedStatistics,
+    Reading,
+    VerifiedStatistics,
+    question_of,
+)
 from agents.statistics.results import Cell, Result
-from protocol.errors import ProtocolViolation, Refused
+from analytics.labels import case_note
+from protocol.errors import NotFound, ProtocolViolation, Refused
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR
 from protocol.statistics_messages import Report, Suppressed
@@ -33,18 +40,24 @@ class Answer:
     # A cell for each column.
     rows: Sequence[Sequence[Cell]]
     withheld: dict[Label | Hidden, Withheld] = field(default_factory=dict)
-    # Sentences for who reads the answer; the coordinator reads them too, so that they hold no name and no value.
+    # Sentences for who reads the answer; the coordinator reads them too, so that they
+    # hold no name and no value.
     notes: list[str] = field(default_factory=list)
+    # The totals that were opened for it, in words: names of columns, no value.
+    opened: list[str] = field(default_factory=list)
     # The order whose result this is, where a schedule's rows have hardly changed since.
     repeats: int | None = None
 
     @property
     def suppressed(self) -> list[Suppressed]:
         """How many groups each rule withholds."""
-        counts = Counter((why.rule, why.threshold) for why in self.withheld.values())
+        counts: Counter[tuple[str, str]] = Counter()
+        for why in self.withheld.values():
+            counts[why.rule, why.threshold] += 1
         suppressed = []
         for (rule, threshold), n_groups in sorted(counts.items()):
-            suppressed.append(Suppressed(rule=rule, threshold=threshold, groups=n_groups))
+            of_rule = Suppressed(rule=rule, threshold=threshold, groups=n_groups)
+            suppressed.append(of_rule)
         return suppressed
 
 
@@ -52,10 +65,16 @@ def grouped_answer(
     request: StatisticsRequest,
     rows: Mapping[Label, Sequence[Sequence[Cell]]],
     withheld: Mapping[Label | Hidden, Withheld],
+    *,
+    absent: Sequence[Label] = (),
+    few: str = "",
 ) -> Answer:
-    """The groups' columns first, then the values; a withheld group stands there with its rule and no value.
+    """The groups' columns first, then the values.
 
-    A group that too few rows have to name it is counted in the notes (decision 39).
+    A withheld group stands there with its rule and no value. One that too few rows have
+    to name it is counted in the notes (decision 39). `absent` are cells that nobody
+    has, or too few, with `few` in the place of a rule: alike, so that nobody learns
+    which.
     """
     columns = [*request.label_columns, request.result_alias]
     table: list[list[Cell]] = []
@@ -63,7 +82,8 @@ def grouped_answer(
         for values in found:
             table.append([*_label_cells(request, shown), *values])
     n_hidden = 0
-    if withheld:
+    if withheld or absent:
+        # One more column, which only the withheld groups fill.
         for row in table:
             row.append(None)
         for label, why in withheld.items():
@@ -73,20 +93,44 @@ def grouped_answer(
             cells = _label_cells(request, label)
             empty: list[Cell] = [None] * (len(columns) - len(cells))
             table.append([*cells, *empty, f"{why.rule} {why.threshold}"])
+        for label in absent:
+            cells = _label_cells(request, label)
+            empty = [None] * (len(columns) - len(cells))
+            table.append([*cells, *empty, few])
         columns.append(WITHHELD)
     answer = Answer(columns, table, dict(withheld))
     if not table and not withheld:
         # Without groups there is one row in any case; with groups, none.
         if len(columns) == 1:
-            answer.rows = [[0 if request.method == "count" else None]]
+            value = 0 if request.method == "count" else None
+            answer.rows = [[value]]
         answer.notes.append("No row has a value.")
+    note_of_case = _note_of_case(request, [*rows, *withheld, *absent])
+    if note_of_case:
+        answer.notes.append(note_of_case)
     if n_hidden:
-        answer.notes.append(f"{n_hidden} withheld group(s) have too few rows to be named.")
+        note = f"{n_hidden} withheld group(s) have too few rows to be named."
+        answer.notes.append(note)
     return answer
 
 
+def _note_of_case(
+    request: StatisticsRequest, labels: Sequence[Label | Hidden]
+) -> str | None:
+    """Counts the named labels that differ by case alone."""
+    named = []
+    for label in labels:
+        if not isinstance(label, Hidden):
+            # A histogram's last one is the number of its bin.
+            named.append(label[:-1] if request.method == "histogram" else label)
+    return case_note(named)
+
+
 def _label_cells(request: StatisticsRequest, label: Label) -> list[Cell]:
-    """The cells that name a row; of a histogram's bin its two edges, None below the first and above the last."""
+    """The cells that name a row.
+
+    A histogram's bin has its two edges, None below the first and above the last.
+    """
     if request.method != "histogram":
         return list(label)
     assert request.bins is not None
@@ -100,23 +144,17 @@ def _label_cells(request: StatisticsRequest, label: Label) -> list[Cell]:
 
 
 def deliver(party: AgreedStatistics, answered: Answered) -> None:
-    """Writes a receiver's answer to its folder, whole or not at all, and lets its values out where asked for.
+    """Writes a receiver's answer to its folder, and sends its values where asked for.
 
-    Disclosure: values leave to the coordinator's memory only sealed to who asked, and only where every provider's
-    policy has allowed it.
+    The file is written whole or not at all.
+
+    Disclosure: values leave to the coordinator's memory only sealed to who asked, and
+    only where every provider's policy has allowed it.
     """
-    request, answer = party.request, answered.answer
+    request = party.request
+    answer = answered.answer
     if answer is None:
         return
-    notes = {
-        "method": request.method,
-        "expression": request.expression,
-        "providers": list(request.providers),
-        "receivers": list(request.receivers),
-        "rows": {str(user): party.n_rows[user] for user in request.providers},
-        "withheld": [_described(label, why) for label, why in answer.withheld.items()],
-        "notes": answer.notes,
-    }
     results.write_result(
         party.settings.results_folder,
         party.order_id,
@@ -124,24 +162,55 @@ def deliver(party: AgreedStatistics, answered: Answered) -> None:
         type=request.result_type,
         columns=answer.columns,
         rows=answer.rows,
-        notes=notes,
+        notes=_notes(party, answer),
     )
     if party.order.reply_key and party.is_initiator:
-        objects = []
-        for row in answer.rows:
-            cells = [_plain(cell) for cell in row]
-            objects.append(dict(zip(answer.columns, cells, strict=True)))
+        reply_key = bytes.fromhex(party.order.reply_key)
         party.release.send_values(
-            lambda: json.dumps(objects, ensure_ascii=False).encode(),
+            lambda: _encode_values(answer),
             address=Address(party.order_id, "values"),
-            reply_key=bytes.fromhex(party.order.reply_key),
+            reply_key=reply_key,
         )
 
 
+def _notes(party: AgreedStatistics, answer: Answer) -> dict[str, Any]:
+    """What stands beside the answer's file."""
+    request = party.request
+    n_rows_of = {str(user): party.n_rows[user] for user in request.providers}
+    withheld = []
+    for label, why in answer.withheld.items():
+        withheld.append(_described(label, why))
+    return {
+        "method": request.method,
+        "expression": request.expression,
+        "providers": list(request.providers),
+        "receivers": list(request.receivers),
+        "rows": n_rows_of,
+        "withheld": withheld,
+        "opened": answer.opened,
+        "notes": answer.notes,
+        **({"question": question_of(request)} if request.is_joined else {}),
+    }
+
+
+def _encode_values(answer: Answer) -> bytes:
+    """One object for each row, as who asked gets them."""
+    objects = []
+    for row in answer.rows:
+        cells = [_plain(cell) for cell in row]
+        objects.append(dict(zip(answer.columns, cells, strict=True)))
+    return json.dumps(objects, ensure_ascii=False).encode()
+
+
 def _described(label: Label | Hidden, why: Withheld) -> dict[str, Any]:
-    """A withheld group as the notes beside the answer have it; null in the place of a name that nobody may know."""
+    """A withheld group in the notes; null in the place of a name nobody may know."""
     group = None if isinstance(label, Hidden) else list(label)
-    return {"group": group, "rule": why.rule, "threshold": why.threshold, "reason": why.reason}
+    return {
+        "group": group,
+        "rule": why.rule,
+        "threshold": why.threshold,
+        "reason": why.reason,
+    }
 
 
 def _plain(cell: Cell) -> Any:
@@ -150,10 +219,11 @@ def _plain(cell: Cell) -> Any:
 
 
 def repeat_answer(party: VerifiedStatistics, providers: Sequence[int]) -> Answer:
-    """The schedule's last result again: since then, too few rows of these providers have changed.
+    """The schedule's last result again, as too few rows of these providers changed.
 
-    Refused (code repeats) where that is of another kind, ProtocolViolation (code bad_message) where the order is of no
-    schedule: what providers say of it is theirs to say only there.
+    Refused (code repeats) where that is of another kind, ProtocolViolation (code
+    bad_message) where the order is of no schedule: what providers say of it is theirs
+    to say only there.
     """
     earlier = party.order.repeats
     whose = ", ".join(str(provider) for provider in providers)
@@ -164,28 +234,36 @@ def repeat_answer(party: VerifiedStatistics, providers: Sequence[int]) -> Answer
             code="bad_message",
         )
     last = results.read_result(party.settings.results_folder, earlier)
-    if (last.alias, last.type) != (party.request.result_alias, party.request.result_type):
+    has_same_alias = last.alias == party.request.result_alias
+    has_same_type = last.type == party.request.result_type
+    if not has_same_alias or not has_same_type:
         raise Refused(
             f"Order {earlier} has another kind of result than this one.",
             remedy="Delete the schedule and make it anew.",
             code="repeats",
         )
+    why = f"Fewer rows of hospital {whose} have changed than its policy asks for"
+    return _answer_again(last, why)
+
+
+def _answer_again(last: Result, why: str) -> Answer:
     objects = _cells(last)
-    columns = list(objects[0]) if objects else [party.request.result_alias]
+    columns = list(objects[0]) if objects else [last.alias]
     rows = [list(row.values()) for row in objects]
     notes = list(last.notes.get("notes", []))
-    notes.append(
-        f"Fewer rows of hospital {whose} have changed than its policy asks for:"
-        f" the result of order {earlier} stands."
-    )
-    return Answer(columns, rows, notes=notes, repeats=earlier)
+    notes.append(f"{why}: the result of order {last.order_id} stands.")
+    return Answer(columns, rows, notes=notes, repeats=last.order_id)
 
 
 def _cells(result: Result) -> list[dict[str, Cell]]:
     """A result's rows, whose cells are written again as they stand there."""
-    if result.type == "csv":
-        return [{name: cell or None for name, cell in row.items()} for row in result.rows()]
-    return list(json.loads(result.path.read_text("utf-8"), parse_float=_number))
+    if result.type == "json":
+        text = result.path.read_text("utf-8")
+        return list(json.loads(text, parse_float=_number))
+    rows: list[dict[str, Cell]] = []
+    for row in result.rows():
+        rows.append({name: cell or None for name, cell in row.items()})
+    return rows
 
 
 def _number(text: str) -> float | Decimal:
@@ -193,26 +271,105 @@ def _number(text: str) -> float | Decimal:
     return float(text) if repr(float(text)) == text else Decimal(text)
 
 
+@dataclass(frozen=True)
+class RowCounts:
+    """What a provider says of its rows, all three or nothing."""
+
+    # Of groups that are shown.
+    used: int = 0
+    # Of groups that are withheld.
+    withheld: int = 0
+    # Without a value in a column of the question.
+    null: int = 0
+
+    def tell_few(self, min_rows: int) -> bool:
+        """Whether one of them is of a few rows, which nobody else may count."""
+        counts = (self.used, self.withheld, self.null)
+        return any(0 < count < min_rows for count in counts)
+
+
+def flow_of(
+    request: StatisticsRequest, reading: Reading, rows: RowCounts | None, *, used: int
+) -> dict[str, int] | None:
+    """How many rows a provider had selected, left out and used, for its report; None
+    where the question says nothing of missing values or a few rows would be told.
+    """
+    if request.missing is None or rows is None:
+        return None
+    flow = {"selected": reading.n_selected, "left_out": rows.null, "used": used}
+    if request.rows.fills:
+        flow["filled"] = reading.n_filled
+    return flow
+
+
 @dataclass
 class Answered:
-    """What one hospital has at the end: a provider the counts of its rows, a receiver the answer."""
+    """What one hospital has at the end."""
 
+    # A receiver's.
     answer: Answer | None = None
-    # Rows of groups that are shown, and of groups that are withheld; rows without a value in a column of the question.
-    n_used: int = 0
-    n_suppressed: int = 0
-    n_null: int = 0
+    # A provider's; None where they may not be told.
+    rows: RowCounts | None = field(default_factory=RowCounts)
+    # A provider's of an order with `missing`; None where they may not be told.
+    flow: dict[str, int] | None = None
+    # A receiver's where thresholds are on the sum, in the place of a provider's: used,
+    # withheld and null of all hospitals together. None in other orders.
+    joint_rows: dict[str, int] | None = None
+
+
+def repeat_answered(party: VerifiedStatistics, providers: Sequence[int]) -> Answered:
+    """What each hospital has where the schedule's last result stands again."""
+    if not party.is_receiver:
+        return Answered()
+    return Answered(repeat_answer(party, providers))
+
+
+def compared_before(party: VerifiedStatistics, earlier: int) -> Answered:
+    """What each hospital has where an earlier order has asked the same of the same
+    people: a receiver its own result of that order.
+
+    Refused (code threshold) where it has none, or one of another question: what the
+    number is, a provider says.
+    """
+    if not party.is_receiver:
+        return Answered()
+    try:
+        last = results.read_result(party.settings.results_folder, earlier)
+    except NotFound:
+        last = None
+    if last is None or last.notes.get("question") != question_of(party.request):
+        raise Refused(
+            f"The same people were compared in order {earlier}, and a receiver does not hold its result of it; they"
+            " are not compared again.",
+            remedy="Have those receive it who received that order's, or wait for threshold_days of the policies.",
+            code="threshold",
+        )
+    why = "The same people's columns were compared before by the same question"
+    return Answered(_answer_again(last, why))
 
 
 def report(party: AgreedStatistics, answered: Answered) -> None:
-    """Informs the coordinator that this hospital is done, and of what it may know: row counts and rules."""
-    answer = answered.answer
+    """Informs the coordinator that this hospital is done.
+
+    Disclosure: row counts, and the rules that withheld something, to the coordinator.
+    """
+    # Of a hospital that receives nothing the report says what it says of an empty one.
+    answer = answered.answer or Answer(columns=[], rows=[])
+    rows = answered.rows
     message = Report(
-        rows_used=answered.n_used,
-        rows_suppressed=answered.n_suppressed,
-        rows_null=answered.n_null,
-        suppressed=[] if answer is None else answer.suppressed,
-        notes=[] if answer is None else answer.notes,
-        repeats=None if answer is None else answer.repeats,
+        joint_rows=answered.joint_rows,
+        rows_used=None if rows is None else rows.used,
+        rows_suppressed=None if rows is None else rows.withheld,
+        rows_null=None if rows is None else rows.null,
+        flow=answered.flow,
+        suppressed=answer.suppressed,
+        notes=answer.notes,
+        opened=answer.opened,
+        repeats=answer.repeats,
     )
-    send(party, "report", lambda: message.model_dump_json().encode(), recipient=COORDINATOR)
+    send(
+        party,
+        "report",
+        lambda: message.model_dump_json().encode(),
+        recipient=COORDINATOR,
+    )

@@ -1,26 +1,50 @@
-"""What providers of pooled rows state of their groups to each other, and what follows: which groups all may know of.
+"""Which groups of pooled rows all may know of, from what the providers state of theirs.
 
-`agents/gate/disclosure.py` decides what is withheld; here are the messages, and what they are agreed on.
+`agents/gate/disclosure.py` decides what is withheld; here are the messages, and what
+they are agreed on.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from pydantic import Field
 
 from agents.gate import disclosure
 from agents.gate.disclosure import Hidden, Label, Withheld
+from agents.gate.pooled_cells import (
+    AgreedLimits,
+    Decided,
+    absent_cells,
+    grid_of,
+    last_answers,
+)
 from agents.order.party import receive_all, send
+from agents.statistics import pooled_cells
+from agents.statistics.answer import RowCounts
 from agents.statistics.party import AgreedStatistics, Reading
-from protocol.messages import EVERYONE, read_json
-from protocol.statistics_request import StatisticsRequest
-from protocol.training_request import Strict
+from protocol.fields import Strict
+from protocol.messages import EVERYONE, bad_message, read_json
+from protocol.policy import StatisticsRules
+from protocol.shares.cells import MOST_EARLIER, MOST_THRESHOLD, NOBODY
+from protocol.statistics_request import TALLIED, StatisticsRequest
+
+_OrderId = Annotated[int, Field(ge=1, lt=2**63)]
+_LeftOut = Annotated[int, Field(ge=NOBODY, lt=2**63)]
 
 
 class _Statement(Strict):
-    """A provider to all hospitals of the order, sealed to the group: its groups, and what its policy asks of all."""
+    """A provider to all hospitals of the order, sealed to the group.
 
-    # As `agents.gate.disclosure.encode_statement` writes them: small ones without a name (decision 39).
+    It has the provider's groups, and what its policy asks of all.
+    """
+
+    # As `agents.gate.disclosure.encode_statement` writes them: small ones without a
+    # name (decision 39).
     groups: str
     # Too few rows have changed since the schedule's last result, which stands again.
     repeats: bool
@@ -28,9 +52,22 @@ class _Statement(Strict):
     min_providers: int
     extremes: bool
     exact_quantiles: bool
-    # Its column holds whole numbers of 64 bits, signed or not, in an order that shows single ones of them. Left out
-    # where it does not hold, as versions do that do not know it (decision 60).
+    # Its column holds whole numbers of 64 bits, signed or not, in an order that shows
+    # single ones of them. Left out where it does not hold, as versions do that do not
+    # know it (decision 60).
     whole: bool = False
+    # Its thresholds may be on the sum of all hospitals: the groups are those of min_rows
+    # rows here, and nothing is said of smaller ones.
+    pooled: bool = False
+    # Then: the last answers that receivers have of such cells, by order and who is left
+    # out, and the fewest of this hospital's people that its policy lets be compared.
+    earlier: list[tuple[_OrderId, _LeftOut]] = Field(
+        default_factory=list, max_length=MOST_EARLIER
+    )
+    min_changed: int = Field(default=1, ge=1, le=MOST_THRESHOLD)
+    # None of its rows used, withheld and null are a few. Left out by versions that do
+    # not know it, so that nobody tells.
+    tells_rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,61 +80,201 @@ class Agreed:
     withheld: dict[Label | Hidden, Withheld]
     # Providers whose rows have hardly changed since the schedule's last result.
     repeats: list[int]
-    # The largest of all policies: rows that a bracket of a quantile keeps, unless exact_quantiles holds.
+    # The largest of all policies: rows that a bracket of a quantile keeps, unless
+    # exact_quantiles holds.
     min_rows: int
     # Whether all policies allow them.
     exact_quantiles: bool
     extremes: bool
     # All state that their columns hold whole numbers of 64 bits.
     whole: bool
+    # The thresholds are on the sum of all hospitals. Cells that nobody has, or too few,
+    # among those whose values are named; and what a receiver may say of all hospitals'
+    # rows, once it has opened their sums.
+    is_pooled: bool = False
+    # Each provider may say how many of its rows are used, withheld and null.
+    tells_rows: bool = False
+    absent: list[Label] = field(default_factory=list)
+    # What their comparison has opened, in words.
+    opened: list[str] = field(default_factory=list)
+    joint_rows: dict[str, int] = field(default_factory=dict)
 
 
 def agree_on_groups(party: AgreedStatistics, reading: Reading | None) -> Agreed:
     """States this provider's groups and reads all others' statements.
 
-    Disclosure: names of groups with at least min_rows rows here, which are withheld by which rule, and of a quantile
-    that this hospital's policy shows exactly whether the column's numbers are whole, to the order's hospitals.
+    Disclosure: names of groups with at least min_rows rows here, which are withheld by
+    which rule, and of a quantile that this hospital's policy shows exactly whether the
+    column's numbers are whole, to the order's hospitals.
     """
     request = party.request
     key = party.session.group_key(b"groups")
-    if reading is not None:
-        send(party, "statement", lambda: _state(party, reading, key), recipient=EVERYONE)
-    envelopes = receive_all(party, "statement", request.providers, EVERYONE)
-    what = "A provider's statement of its groups"
-    statements = {user: read_json(_Statement, body, what=what) for user, body in envelopes.items()}
+    statements = _exchange_statements(party, reading, key)
+    # The strictest policy holds for all: every hospital comes to the same from the same
+    # statements.
+    everybody = statements.values()
+    repeats = [user for user, statement in statements.items() if statement.repeats]
+    min_rows = max(statement.min_rows for statement in everybody)
+    min_providers = max(statement.min_providers for statement in everybody)
+    of_all = Agreed(
+        shown=[],
+        withheld={},
+        repeats=repeats,
+        min_rows=min_rows,
+        exact_quantiles=all(statement.exact_quantiles for statement in everybody),
+        extremes=all(statement.extremes for statement in everybody),
+        whole=all(statement.whole for statement in everybody),
+        # Of one that kept its numbers back they would follow from the answer and the
+        # others'.
+        tells_rows=all(statement.tells_rows for statement in everybody),
+    )
+    pooling = [user for user, statement in statements.items() if statement.pooled]
+    if len(pooling) == len(statements) > 1 and not repeats:
+        named = _named_cells(request, statements, key)
+        earlier = [pair for statement in everybody for pair in statement.earlier]
+        agreed = AgreedLimits(
+            min_rows=min_rows,
+            min_providers=min_providers,
+            min_changed=max(statement.min_changed for statement in everybody),
+            earlier=last_answers(earlier),
+            own_min_rows={user: one.min_rows for user, one in statements.items()},
+        )
+        decided = pooled_cells.decide(party, reading, named, agreed)
+        return _with_cells(request, of_all, decided)
+
+    pooled_cells.compare_each(party, reading)
+    if pooling:
+        # Not all do: who would have pooled states its groups once more, by its own
+        # rules.
+        statements |= _exchange_statements(party, reading, key, again=pooling)
     groups = {user: statement.groups.encode() for user, statement in statements.items()}
-    stated = disclosure.decode_statements(groups, n_columns=n_label_columns(request), key=key)
-    # The strictest policy holds for all: every hospital comes to the same from the same statements.
-    min_providers = max(statement.min_providers for statement in statements.values())
+    n_columns = n_label_columns(request)
+    stated = disclosure.decode_statements(groups, n_columns=n_columns, key=key)
     withheld = disclosure.joint_withheld(stated, min_providers)
     shown = disclosure.shown_groups(stated, withheld)
     if request.method == "histogram":
         shown, withheld = _every_bin(request, shown, withheld)
-    return Agreed(
-        shown=shown,
-        withheld=withheld,
-        repeats=[user for user, statement in statements.items() if statement.repeats],
-        min_rows=max(statement.min_rows for statement in statements.values()),
-        exact_quantiles=all(statement.exact_quantiles for statement in statements.values()),
-        extremes=all(statement.extremes for statement in statements.values()),
-        whole=all(statement.whole for statement in statements.values()),
+    return replace(of_all, shown=shown, withheld=withheld)
+
+
+def pools_cells(request: StatisticsRequest, rules: StatisticsRules) -> bool:
+    """Whether a provider with these rules lets its cells be compared as part of a sum.
+
+    Then a cell is compared with the same cell of earlier answers only. Who names cells by
+    an expression could call each time another one so, and the level `other` is each time
+    of other rows: there each hospital's rows decide.
+    """
+    if not request.has_cells or rules.cells != "pooled":
+        return False
+    labels = [*(request.group_by or [])]
+    if request.counted_as in TALLIED:
+        labels += request.columns or []
+        labels += [provider.key_column for provider in request.data_providers]
+    rows = request.rows
+    return not any(name in rows.derived or name in rows.categorical for name in labels)
+
+
+def _exchange_statements(
+    party: AgreedStatistics,
+    reading: Reading | None,
+    key: bytes,
+    *,
+    again: Sequence[int] = (),
+) -> dict[int, _Statement]:
+    """All providers' statements; `again`, those of the ones that would have pooled."""
+    round_ = 1 if again else 0
+    senders = again or party.request.providers
+    if reading is not None and party.me in senders:
+        pooled = pools_cells(party.request, party.rules) and not again
+        state = functools.partial(_state, party, reading, key, pooled=pooled)
+        send(party, "statement", state, recipient=EVERYONE, round=round_)
+    messages = receive_all(party, "statement", senders, EVERYONE, round=round_)
+    statements: dict[int, _Statement] = {}
+    for user, body in messages.items():
+        what = "A provider's statement of its groups"
+        statements[user] = read_json(_Statement, body, what=what)
+    return statements
+
+
+def _named_cells(
+    request: StatisticsRequest, statements: Mapping[int, _Statement], key: bytes
+) -> dict[int, dict[Label, Withheld | None]]:
+    """What every provider has named, where thresholds are on the sum.
+
+    ProtocolViolation (code bad_message) for a cell without its name.
+    """
+    groups = {user: statement.groups.encode() for user, statement in statements.items()}
+    n_columns = n_label_columns(request)
+    stated = disclosure.decode_statements(groups, n_columns=n_columns, key=key)
+    named: dict[int, dict[Label, Withheld | None]] = {}
+    for user, of_user in stated.items():
+        named[user] = {}
+        for label, why in of_user.items():
+            if isinstance(label, Hidden):
+                raise bad_message("states a cell without its name")
+            named[user][label] = why
+    return named
+
+
+def _with_cells(request: StatisticsRequest, agreed: Agreed, decided: Decided) -> Agreed:
+    """The groups of an answer whose thresholds are on the sum."""
+    named = [label for label in decided.withheld if not isinstance(label, Hidden)]
+    all_named = [*decided.shown, *named]
+    grid: Collection[Label] = []
+    if request.method == "histogram":
+        grid = _bins_of_named_groups(request, all_named)
+    elif request.method == "crosstab":
+        grid = grid_of(all_named)
+    absent = absent_cells(decided, grid, named=named)
+    return replace(
+        agreed,
+        shown=decided.shown,
+        withheld=decided.withheld,
+        is_pooled=True,
+        absent=absent,
+        opened=decided.opened,
     )
 
 
-def _state(party: AgreedStatistics, reading: Reading, key: bytes) -> bytes:
-    withheld = {_label(text): Withheld(*why) for text, why in reading.withheld.items()}
+def _state(
+    party: AgreedStatistics, reading: Reading, key: bytes, *, pooled: bool
+) -> bytes:
+    """This provider's statement."""
     labels = [_label(text) for text in reading.tallies]
+    reasons = reading.withheld
+    if pooled:
+        min_rows = party.rules.min_rows
+        large = [text for text, n in reading.n_rows_of.items() if n >= min_rows]
+        labels = [_label(text) for text in large]
+        reasons = reading.withheld_of_pooled
+    withheld: dict[Label, Withheld] = {}
+    for text, why in reasons.items():
+        withheld[_label(text)] = Withheld(*why)
+    groups = disclosure.encode_statement(labels, withheld, key=key)
     rules = party.rules
     statement = _Statement(
-        groups=disclosure.encode_statement(labels, withheld, key=key).decode(),
+        groups=groups.decode(),
         repeats=reading.repeats,
         min_rows=rules.min_rows,
-        min_providers=rules.min_providers,
+        min_providers=rules.least_providers,
         extremes=rules.extremes,
         exact_quantiles=rules.exact_quantiles,
         whole=reading.whole,
+        pooled=pooled,
+        earlier=last_answers(reading.earlier) if pooled else [],
+        min_changed=reading.min_changed if pooled else 1,
+        # Groups that are shown have min_rows rows here or none, and of those that are
+        # withheld all, or min_rows together: nothing else decides.
+        tells_rows=not rows_tell_few(reading, rules.min_rows),
     )
     return statement.model_dump_json(exclude_defaults=True).encode()
+
+
+def rows_tell_few(reading: Reading, min_rows: int) -> bool:
+    """Whether a few of a provider's rows have a value in the question, or have none."""
+    n_with_value = sum(reading.n_rows_of.values())
+    rows = RowCounts(used=n_with_value, null=reading.n_null)
+    return rows.tell_few(min_rows)
 
 
 def _label(text: str) -> Label:
@@ -109,32 +286,53 @@ def _label(text: str) -> Label:
 
 
 def _every_bin(
-    request: StatisticsRequest, shown: list[Label], withheld: dict[Label | Hidden, Withheld]
+    request: StatisticsRequest,
+    shown: list[Label],
+    withheld: dict[Label | Hidden, Withheld],
 ) -> tuple[list[Label], dict[Label | Hidden, Withheld]]:
-    """All bins of the groups that are named: one that no provider has is empty, or withheld where too small ones are.
+    """All bins of the groups that are named, shown and withheld.
 
-    So nobody learns which of them hold few rows and which hold none.
+    A bin that no provider has is empty, or withheld where too small ones are. So nobody
+    learns which of them hold few rows and which hold none.
     """
-    assert request.bins is not None
     named: dict[Label | Hidden, Withheld] = {}
     reasons_of_hidden = []
-    groups: set[Label] = {()} if request.group_by is None else {label[:-1] for label in shown}
     for label, why in withheld.items():
         if isinstance(label, Hidden):
             reasons_of_hidden.append(why)
         else:
             named[label] = why
-            groups.add(label[:-1])
-    all_bins = [(*group, bin_label(place)) for group in groups for place in range(len(request.bins) + 1)]
-    missing = set(all_bins) - set(shown) - named.keys()
+    all_bins = _bins_of_named_groups(request, [*shown, *named])
+    missing = all_bins - set(shown) - named.keys()
     if not reasons_of_hidden:
         return sorted([*shown, *missing], key=_order), withheld
-    # Some bins hold few rows, and their statements hide which. All that nobody names are withheld alike, by the rule
-    # of the largest threshold.
+    # Some bins hold few rows, and their statements hide which. All that nobody names
+    # are withheld alike, by the rule of the largest threshold.
     why_few = max(reasons_of_hidden, key=lambda why: int(why.threshold))
-    # Without groups every hidden bin is one of the missing ones, and must not be counted beside it.
+    # Without groups every hidden bin is one of the missing ones, and must not be
+    # counted beside it.
     kept = withheld if request.group_by else named
-    return shown, kept | dict.fromkeys(sorted(missing, key=_order), why_few)
+    too_small = sorted(missing, key=_order)
+    return shown, kept | dict.fromkeys(too_small, why_few)
+
+
+def _bins_of_named_groups(
+    request: StatisticsRequest, named: Iterable[Label | Hidden]
+) -> set[Label]:
+    """Every bin of each group that at least one named bin is of."""
+    assert request.bins is not None
+    groups: set[Label] = set()
+    # Without group columns there is one group, whose label is empty.
+    if request.group_by is None:
+        groups.add(())
+    for label in named:
+        if not isinstance(label, Hidden):
+            groups.add(label[:-1])
+    bins: set[Label] = set()
+    for group in groups:
+        for place in range(len(request.bins) + 1):
+            bins.add((*group, bin_label(place)))
+    return bins
 
 
 def _order(label: Label) -> list[tuple[bool, str]]:
@@ -144,8 +342,12 @@ def _order(label: Label) -> list[tuple[bool, str]]:
 
 def n_label_columns(request: StatisticsRequest) -> int:
     """How many columns name a row of the answer: the groups', and what is counted."""
-    n_counted = {"histogram": 1, "frequency": 1, "crosstab": 2}.get(request.method, 0)
-    return len(request.group_by or []) + n_counted
+    n_group_columns = len(request.group_by or [])
+    if request.method == "crosstab":
+        return n_group_columns + 2
+    if request.counted_as in ("histogram", "frequency"):
+        return n_group_columns + 1
+    return n_group_columns
 
 
 def bin_label(place: int) -> str:

@@ -1,6 +1,8 @@
-"""What a provider reads once for an order of joined statistics: its rows, through the gate.
+"""What a provider reads once for an order of joined statistics: its rows.
 
-They are read again, from the snapshot of this reading, when the types of all columns are known (`matched_rows.py`).
+They are read again, from the snapshot of this reading, when the types of all columns
+are known; which of them are in the answer, and pass the gate, is known then
+(`matched_rows.py`).
 """
 
 from __future__ import annotations
@@ -11,65 +13,83 @@ from contextlib import AbstractContextManager
 from agents.gate import disclosure
 from agents.rows.dataset import Dataset
 from agents.rows.join_columns import is_numeric, join_keys, type_of
-from agents.statistics.party import Reading, VerifiedStatistics, columns_of, keep_reading, open_data
-from agents.statistics.repeats import check_gate, remember_rows, rows_of
+from agents.statistics import earlier_sketches
+from agents.statistics.party import (
+    AskedStatistics,
+    Reading,
+    VerifiedStatistics,
+    keep_reading,
+    open_data,
+)
 from protocol.errors import BadRequest
 from protocol.statistics_plan import VALUE, expression_of, ordered_expression
 from protocol.statistics_request import StatisticsRequest
 
 
 def read_rows(party: VerifiedStatistics) -> Reading:
-    """Reads this provider's keys and columns through the gate, and keeps them until the order ends.
+    """Reads this provider's keys and columns through the gate.
 
     Raises Refused with the rule, or BadRequest for data that cannot be used.
 
     Disclosure: rows stay here; others learn the row count, after the gate has passed.
     """
-    return keep_reading(party, lambda: _read(party))
+    return keep_reading(party, lambda: read_anew(party))
 
 
-def _read(party: VerifiedStatistics) -> Reading:
+def read_anew(party: AskedStatistics) -> Reading:
+    """The same, and nothing is kept."""
     request = party.request
     provider = request.provider(party.me)
     alias = request.alias(party.me)
     with open_provider_data(party) as dataset:
         disclosure.check_rows(dataset.n_rows, party.rules)
         used = used_columns(request, party.me, dataset)
-        # The column that is_investor_accredited adds up may be known only now, and the policy may close it.
+        # The column that is_investor_accredited adds up may be known only now, and the
+        # policy may close it.
         _check_row_level(party, list(used.values()))
-        rows = rows_of(party, dataset, [provider.key_column, *used.values()])
-        if check_gate(party, rows):
-            return Reading(n_rows=dataset.n_rows, repeats=True)
+        if earlier_sketches.keeps_sketches(party):
+            columns = [provider.key_column, *used.values()]
+            rows = earlier_sketches.rows_of(party, dataset, columns)
+            if earlier_sketches.is_near_earlier(party, rows):
+                return Reading(n_rows=dataset.n_rows, repeats=True)
         types = {}
         for name, column in used.items():
+            full_name = f"{alias}.{name}"
             fixed = type_of(dataset, column, provider.digits)
-            types[f"{alias}.{name}"] = (fixed.two, fixed.five, fixed.bits, fixed.nullable)
-        n_keys = len(join_keys(dataset, *key_of(party)).keys)
-    # When all that could fail has passed: rows of an order without an answer must not stand in a later one's way.
-    remember_rows(party, rows)
+            types[full_name] = (fixed.two, fixed.five, fixed.bits, fixed.nullable)
+        found = join_keys(dataset, *key_of(party))
     return Reading(
         n_rows=dataset.n_rows,
-        n_null=dataset.n_rows - n_keys,
+        n_selected=dataset.n_rows + dataset.n_left_out,
+        n_left_out=dataset.n_left_out,
+        # Rows without a key are joined with none.
+        n_null=dataset.n_left_out + dataset.n_rows - len(found.keys),
         types=types,
     )
 
 
-def key_of(party: VerifiedStatistics) -> tuple[str, str]:
+def key_of(party: AskedStatistics) -> tuple[str, str]:
     """The key column, and how its values are made alike before they are compared."""
+    provider = party.request.provider(party.me)
+    normalisation = party.request.key_normalisation or "text"
+    return provider.key_column, normalisation
+
+
+def open_provider_data(party: AskedStatistics) -> AbstractContextManager[Dataset]:
+    """The columns that are used; all of numbers where the one to compare is not named."""
     request = party.request
-    return request.provider(party.me).key_column, request.key_normalisation or "text"
+    value_column = request.provider(party.me).value_column
+    is_unnamed = request.expression is None and value_column is None
+    return open_data(party, again=True, and_numbers=is_unnamed)
 
 
-def open_provider_data(party: VerifiedStatistics) -> AbstractContextManager[Dataset]:
-    """All columns where the one to compare is not named, else those that are used."""
-    request = party.request
-    is_named = request.expression is not None or request.provider(party.me).value_column is not None
-    columns = columns_of(request, party.me) if is_named else None
-    return open_data(party, columns, again=True)
+def used_columns(
+    request: StatisticsRequest, user_id: int, dataset: Dataset
+) -> dict[str, str]:
+    """This provider's columns by their names in the expression.
 
-
-def used_columns(request: StatisticsRequest, user_id: int, dataset: Dataset) -> dict[str, str]:
-    """This provider's columns by their names in the expression; "value" is the one column of numbers beside the key."""
+    "value" is the one column of numbers beside the key.
+    """
     written = ordered_expression(request)
     if written is not None:
         return {name: name for name in written.columns_of(request.alias(user_id))}
@@ -87,8 +107,9 @@ def used_columns(request: StatisticsRequest, user_id: int, dataset: Dataset) -> 
     return {VALUE: numeric[0]}
 
 
-def _check_row_level(party: VerifiedStatistics, columns: Sequence[str]) -> None:
-    """Refuses columns that the policy closes, where the answer has something of each person."""
-    if expression_of(party.request).is_row_level:
-        key = party.request.provider(party.me).key_column
-        disclosure.check_row_level([key, *columns], party.rules)
+def _check_row_level(party: AskedStatistics, columns: Sequence[str]) -> None:
+    """Refuses columns that the policy closes, where the answer is by person."""
+    if not expression_of(party.request).is_row_level:
+        return
+    key_column = party.request.provider(party.me).key_column
+    disclosure.check_row_level([key_column, *columns], party.rules)

@@ -1,27 +1,37 @@
-"""The joined rows of a provider: those of people whom all providers have, in the order that all of them use."""
+"""The joined rows of a provider: of people whom all have, in the order that all use."""
 
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from fractions import Fraction
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.gate import disclosure
-from agents.gate.earlier_questions import sketch_of
+from agents.gate import disclosure, totals
+from agents.gate.earlier_questions import Comparison, digest_of, sketch_of
 from agents.order.party import receive_all, send
 from agents.rows.dataset import Dataset
 from agents.rows.join_columns import join_keys, read_column
+from agents.statistics import audited, earlier_sketches
 from agents.statistics.joined_rows import key_of, used_columns
-from agents.statistics.party import AgreedStatistics, VerifiedStatistics, columns_of
-from agents.statistics.repeats import AskedRows, check_gate, data_name, remember_rows
+from agents.statistics.party import (
+    AgreedStatistics,
+    VerifiedStatistics,
+    columns_of,
+    data_name,
+    question_of,
+)
+from analytics.statistics.audit import Part
 from analytics.statistics.circuit import Plan
 from analytics.statistics.expression import ExpressionError
 from analytics.statistics.rowwise import Column, compute
+from analytics.statistics.weighing import summands
 from protocol.errors import BadRequest
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, canonical
@@ -40,31 +50,41 @@ class Matched:
     columns: dict[str, Column]
     # Of the common keys; the same at every provider.
     digest: bytes
+    # (n,): which rows of the data they are.
+    places: NDArray[np.intp]
     # Rows that were left out of an aggregate because a value is missing here.
     n_without: int
 
 
 def match_rows(party: AgreedStatistics, dataset: Dataset, circuit: Plan) -> Matched:
-    """Finds the rows that all providers have; of an aggregate, those that have a value at all of them.
+    """Finds the rows that all providers have.
 
-    So the gate sees the very people that an aggregate is made of: a missing value is no way to choose them.
+    Of an aggregate they are the rows that have a value at all of them. So the gate sees
+    the very people that an aggregate is made of: a missing value is no way to choose
+    them.
 
-    Raises Refused for fewer of them than this provider's minimum (code min_rows) and for a sum of which two make nearly
-    all here (max_share), ProtocolViolation (keys_differ) where the coordinator has named different ones to them.
+    Raises Refused for fewer of them than this provider's minimum (code min_rows) and
+    for a sum of which two make nearly all here (max_share), ProtocolViolation
+    (keys_differ) where the coordinator has named different ones to them.
 
     Disclosure: tags of the keys, which only their holders can make, to the coordinator.
     """
     found = join_keys(dataset, *key_of(party))
     columns = _own_columns(party, dataset, circuit, found.places)
-    kept = np.flatnonzero(_have_values(circuit, party.me, columns, n_rows=len(found.keys)))
-    # Before the tags leave, as they say how many rows there are; again for those in common.
+    has_values = _have_values(circuit, party.me, columns, n_rows=len(found.keys))
+    kept = np.flatnonzero(has_values)
+    # Before the tags leave, as they say how many rows there are; again for those in
+    # common.
     disclosure.check_joined(len(kept), party.rules)
 
-    # Under a key that the coordinator lacks: it compares tags, and cannot try out who they are of.
+    # Under a key that the coordinator lacks: it compares tags, and cannot try out who
+    # they are of.
     match_key = party.session.group_key(b"match")
-    tags, order = matching.tags(match_key, [found.keys[row] for row in kept.tolist()])
+    kept_keys = [found.keys[row] for row in kept.tolist()]
+    tags, order = matching.tags(match_key, kept_keys)
     send(party, "tags", lambda: matching.encode_tags(tags), recipient=COORDINATOR)
-    bitmap = party.exchange.get(Address(party.order_id, "common"), COORDINATOR)
+    address = Address(party.order_id, "common")
+    bitmap = party.exchange.get(address, COORDINATOR)
     common = matching.decode_bitmap(bitmap, n_tags=len(tags))
     rows = kept[matching.common_rows(order, common)]
 
@@ -73,15 +93,18 @@ def match_rows(party: AgreedStatistics, dataset: Dataset, circuit: Plan) -> Matc
     joined_columns = {}
     for name, column in columns.items():
         joined_columns[name] = Column(column.values[rows], column.valid[rows])
-    _check_shares(party, circuit, joined_columns, n_rows=len(rows))
-    n_unmatched = len(tags) - len(rows)
+    _check_summands(party, circuit, joined_columns, n_rows=len(rows))
     party.release.ledger.write(
-        "matched", order_id=party.order_id, n_common=len(rows), n_unmatched=n_unmatched
+        "matched",
+        order_id=party.order_id,
+        n_common=len(rows),
+        n_unmatched=len(tags) - len(rows),
     )
     return Matched(
         keys=[found.keys[row] for row in rows.tolist()],
         columns=joined_columns,
         digest=matching.common_digest(tags, common),
+        places=found.places[rows],
         n_without=len(found.keys) - len(kept),
     )
 
@@ -89,19 +112,24 @@ def match_rows(party: AgreedStatistics, dataset: Dataset, circuit: Plan) -> Matc
 def _own_columns(
     party: AgreedStatistics, dataset: Dataset, circuit: Plan, places: NDArray[np.intp]
 ) -> dict[str, Column]:
-    """This provider's columns of the rows at these places, in the types that it has announced."""
+    """This provider's columns at these places, in the types that it has announced."""
     alias = party.request.alias(party.me)
+    used = used_columns(party.request, party.me, dataset)
     columns = {}
-    for name, column in used_columns(party.request, party.me, dataset).items():
+    for name, column in used.items():
         full_name = f"{alias}.{name}"
-        columns[full_name] = read_column(dataset, column, circuit.types[full_name], places)
+        fixed = circuit.types[full_name]
+        columns[full_name] = read_column(dataset, column, fixed, places)
     return columns
 
 
-def _have_values(circuit: Plan, me: int, columns: Mapping[str, Column], *, n_rows: int) -> NDArray[np.bool_]:
-    """(n_rows,): which rows count: all where each has a row in the result, else those that miss nothing here.
+def _have_values(
+    circuit: Plan, me: int, columns: Mapping[str, Column], *, n_rows: int
+) -> NDArray[np.bool_]:
+    """(n_rows,): which rows count.
 
-    The circuit of an aggregate takes it that no other row is there (decision 36).
+    All where each has a row in the result, else those that miss nothing here: the
+    circuit of an aggregate takes it that no other row is there (decision 36).
     """
     kept = np.ones(n_rows, dtype=bool)
     if circuit.is_row_level:
@@ -109,74 +137,187 @@ def _have_values(circuit: Plan, me: int, columns: Mapping[str, Column], *, n_row
     for column in columns.values():
         kept &= column.valid
     for leaf in circuit.needed:
-        if leaf.provider == me:
-            # What one provider computes by itself has no value where it divides by zero.
-            compute_leaf = functools.partial(compute, leaf.node, columns, circuit.types, n_rows=n_rows)
-            kept &= in_clear(compute_leaf).valid
+        if leaf.provider != me:
+            continue
+        # What one provider computes by itself has no value where it divides by zero.
+        compute_leaf = functools.partial(
+            compute, leaf.node, columns, circuit.types, n_rows=n_rows
+        )
+        computed = in_clear(compute_leaf)
+        kept &= computed.valid
     return kept
 
 
-def _check_shares(
-    party: AgreedStatistics, circuit: Plan, columns: Mapping[str, Column], *, n_rows: int
+def _check_summands(
+    party: AgreedStatistics,
+    circuit: Plan,
+    columns: Mapping[str, Column],
+    *,
+    n_rows: int,
 ) -> None:
-    """The rule max_share for every sum of what this provider has of the joined rows."""
-    for node in circuit.summed(party.me):
-        if node.op == "indicator":  # a count
+    """The rules of every sum of what this provider has of the joined rows.
+
+    They are max_share, and that its numbers hide those that they are added to: each
+    provider checks its own only, as nobody else may know them (decision 72).
+    """
+    for summand in summands(circuit, party.me):
+        # A count adds a one for each row.
+        if summand.node.op == "indicator":
             continue
-        compute_node = functools.partial(compute, node, columns, circuit.types, n_rows=n_rows)
+        compute_node = functools.partial(
+            compute, summand.node, columns, circuit.types, n_rows=n_rows
+        )
         numbers = in_clear(compute_node).values.tolist()
         sizes = sorted(abs(number) for number in numbers)
         two_largest = sum(sizes[-2:])
-        disclosure.check_share(Fraction(two_largest, sum(sizes) or 1), party.rules)
+        # Two of nothing but zeros make no part of the sum.
+        all_rows = sum(sizes) or 1
+        disclosure.check_share(Fraction(two_largest, all_rows), party.rules)
+        if summand.is_shared:
+            counts = Counter(numbers)
+            n_varying = n_rows - max(counts.values(), default=0)
+            totals.check_mask(n_varying, party.policy.cohort.min_varying)
 
 
 def in_clear(work: Callable[[], T]) -> T:
-    """What a provider computes of its own columns. BadRequest (code digits) where one holds what its type does not."""
+    """What a provider computes of its own columns.
+
+    BadRequest (code digits) where one holds what its type does not.
+    """
     try:
         return work()
     except ExpressionError as error:
         raise BadRequest(error.sentence, remedy=error.remedy, code="digits") from None
 
 
-def agree_on_rows(
-    party: AgreedStatistics, dataset: Dataset | None, circuit: Plan, matched: Matched | None
-) -> tuple[bytes, list[int]]:
-    """Every provider has matched the same rows, and its gate has seen them: their digest, and whose last result stands
-    again.
+@dataclass(frozen=True)
+class AgreedRows:
+    """What all providers say of the rows that they have matched."""
 
-    ProtocolViolation (code keys_differ) where the coordinator has named other rows to one of them.
+    # Of the common keys.
+    digest: bytes
+    # The providers whose schedule's last result stands again.
+    repeats: list[int]
+    # The order that has compared the same people by the same question.
+    same_question: int | None
+
+
+_ORDER_BYTES = 8
+
+
+def agree_on_rows(
+    party: AgreedStatistics,
+    dataset: Dataset | None,
+    circuit: Plan,
+    matched: Matched | None,
+) -> AgreedRows:
+    """Every provider has matched the same rows then, and its gate has seen them.
+
+    ProtocolViolation (code keys_differ) where the coordinator has named other rows to
+    one of them. Refused (code threshold) where the same people were in another
+    comparison.
 
     Disclosure: a digest of the common keys, to the order's hospitals.
     """
     if matched is not None and dataset is not None:
-        repeats = _joined_rows_repeat(party, dataset, circuit, matched.keys)
-        send(party, "matched", lambda: matched.digest + bytes([repeats]), recipient=EVERYONE)
+        earlier = _compared_in(party, dataset, circuit, matched) or 0
+        repeats = not earlier and _joined_rows_repeat(party, dataset, circuit, matched)
+        own_message = matched.digest + earlier.to_bytes(_ORDER_BYTES) + bytes([repeats])
+        send(party, "matched", lambda: own_message, recipient=EVERYONE)
     messages = receive_all(party, "matched", party.request.providers, EVERYONE)
-    # A message is the digest and one byte: whether the last result stands again.
-    digests = {user: body[:-1] for user, body in messages.items()}
+    # A message is the digest, the number of an earlier order or 0, and one byte:
+    # whether the last result stands again.
+    digests, compared_in = {}, []
+    for user, body in messages.items():
+        digests[user] = body[: -_ORDER_BYTES - 1]
+        compared_in.append(int.from_bytes(body[-_ORDER_BYTES - 1 : -1]))
     matching.check_digests(digests)
     repeating = [user for user, body in messages.items() if body[-1:] == b"\1"]
-    return digests[first_provider(party.request)], repeating
+    if repeating or any(compared_in):
+        audited.drop_totals(party)
+    return AgreedRows(
+        digest=digests[first_provider(party.request)],
+        repeats=repeating,
+        same_question=max(compared_in) or None,
+    )
+
+
+def _compared_in(
+    party: VerifiedStatistics, dataset: Dataset, circuit: Plan, matched: Matched
+) -> int | None:
+    """The order that has asked the same of these people.
+
+    It is not computed again: a provider that changes its own column between two
+    questions would learn something of every sum with each.
+    """
+    if not circuit.compares:
+        return None
+    return party.ledger.earlier_comparison(
+        comparison_of(party, dataset, matched.keys),
+        now=datetime.now(UTC),
+        days=party.rules.threshold_days,
+    )
+
+
+def comparison_of(
+    party: VerifiedStatistics, dataset: Dataset, keys: Sequence[str]
+) -> Comparison:
+    """What this provider remembers of a comparison over these people."""
+    used = used_columns(party.request, party.me, dataset)
+    return Comparison(
+        dataset=data_name(party, dataset),
+        columns=frozenset(used.values()),
+        keys_digest=digest_of(party.ledger.hash_keys(keys)),
+        question=question_of(party.request),
+        order_id=party.order_id,
+    )
 
 
 def _joined_rows_repeat(
+    party: AgreedStatistics, dataset: Dataset, circuit: Plan, matched: Matched
+) -> bool:
+    """The gate over the joined people: others choose them by the keys they bring."""
+    if _is_near_sketch(party, dataset, circuit, matched.keys):
+        return True
+    used = used_columns(party.request, party.me, dataset).values()
+    members = audited.read_members(party, dataset, used)
+    totals_over = functools.partial(audited.totals_over, party, dataset, members)
+    opened = totals.opened_totals(party.request, circuit)
+    parts_of = totals.audited_columns(opened, party.me)
+    asked = []
+    for column in used:
+        # Two totals of one column can be made of different columns of others.
+        of_column = parts_of.get(column, [])
+        for number, parts in enumerate(of_column, start=1):
+            beside: dict[Part, Fraction] = {}
+            for (hospital, name), coefficient in parts.items():
+                if hospital != party.me:
+                    beside[hospital, name] = coefficient
+            rows = {f"joined, total {number}": matched.places}
+            asked += totals_over(columns=[column], rows=rows, parts=beside)
+        if not of_column:
+            asked += totals_over(columns=[column], rows={"joined": matched.places})
+    if audited.reserve_totals(party, dataset, asked) is None:
+        return True
+    return not audited.check_hospitals(party)
+
+
+def _is_near_sketch(
     party: VerifiedStatistics, dataset: Dataset, circuit: Plan, keys: Sequence[str]
 ) -> bool:
-    """The gate over the joined people: others choose them by the keys they bring. A row for each needs no such gate."""
-    if circuit.is_row_level and not circuit.compares:
+    """As `earlier_sketches.is_near_earlier`. A row for each person had no such gate."""
+    had_no_gate = circuit.is_row_level and not circuit.compares
+    if had_no_gate or not earlier_sketches.keeps_sketches(party):
         return False
     columns = sorted(columns_of(party.request, party.me))
     name = canonical(["joined", data_name(party, dataset), *columns])
     sketch = sketch_of(party.ledger.hash_keys(keys))
-    rows = AskedRows(name, sketch, len(keys))
-    if check_gate(party, rows):
-        return True
-    remember_rows(party, rows)
-    return False
+    rows = earlier_sketches.AskedRows(name, sketch, len(keys))
+    return earlier_sketches.is_near_earlier(party, rows)
 
 
 def first_provider(request: StatisticsRequest) -> int:
-    """The provider that the request names first: the result's keys are written as it writes them."""
+    """The provider that the request names first, which writes the result's keys."""
     name = request.data_providers[0].name
     assert isinstance(name, int)
     return name

@@ -1,11 +1,16 @@
-"""Statistics over the rows of all providers, one below the other: local sums, added sealed, finished by the receivers.
+"""Statistics over the rows of all providers, one below the other.
 
-A provider states its groups, then adds vectors of exact integers, a few for each group that all may know of. The
-receivers open the sums and finish them in rational arithmetic. Quantiles take several such rounds: the first receiver
-names pivots, and the providers count their rows below them. There every provider opens the sums too and searches by
-itself, so that none counts a row but for the pivots that follow from the rounds before.
+Local sums are added sealed, and finished by the receivers.
 
-Read `groups.py` next for what is stated, `sums.py` for how integers are added, `quantile_rounds.py` for quantiles.
+A provider states its groups, then adds vectors of exact integers, a few for each group
+that all may know of. The receivers open the sums and finish them in rational
+arithmetic. Quantiles take several such rounds: the first receiver names pivots, and the
+providers count their rows below them. There every provider opens the sums too and
+searches by itself, so that none counts a row but for the pivots that follow from the
+rounds before.
+
+Read `groups.py` next for what is stated, `sums.py` for how integers are added,
+`quantile_rounds.py` for quantiles.
 
 Decision 41.
 """
@@ -13,100 +18,284 @@ Decision 41.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
 
-import numpy as np
-
-from agents.gate import disclosure
-from agents.gate.disclosure import GroupFacts, Label, Withheld
+from agents.gate import derived_columns, disclosure, totals
+from agents.gate.cohort_audit import (
+    NO_CHANGE,
+    EarlierCells,
+)
+from agents.gate.disclosure import Label, Withheld
+from agents.gate.pooled_cells import left_out, own_cells
+from agents.order.party import note_opened
 from agents.rows import exact_totals
 from agents.rows.column_text import is_whole
 from agents.rows.dataset import Dataset
-from agents.statistics.answer import Answer, Answered, grouped_answer, repeat_answer
-from agents.statistics.groups import Agreed, agree_on_groups, bin_label
+from agents.statistics import audited, earlier_sketches
+from agents.statistics.answer import (
+    Answer,
+    Answered,
+    RowCounts,
+    flow_of,
+    grouped_answer,
+    repeat_answered,
+)
+from agents.statistics.groups import (
+    Agreed,
+    agree_on_groups,
+    n_label_columns,
+    pools_cells,
+)
+from agents.statistics.levels import agree_on_levels, own_levels
+from agents.statistics.opened_sets import (
+    WHOLE,
+    asked_columns,
+    is_near_sketch,
+    key_of,
+    near_sketched_groups,
+    reserve_sets,
+)
 from agents.statistics.party import (
     AgreedStatistics,
+    AskedStatistics,
     Reading,
     VerifiedStatistics,
-    columns_of,
     keep_reading,
     open_data,
 )
 from agents.statistics.quantile_rounds import rank, shows_values
-from agents.statistics.repeats import check_gate, groups_of, remember_groups, remember_rows, rows_of
-from agents.statistics.sums import COUNT_BITS, N_NUMBERS, WIDTHS, Sums, end_sums, shown_tallies
+from agents.statistics.sums import (
+    COUNT_BITS,
+    WIDTHS,
+    Sums,
+    end_sums,
+    numbers_of,
+    shown_tallies,
+)
+from agents.statistics.tallies import Tally, check_filled, n_filled, own_tallies
 from analytics.statistics import exact
 from analytics.statistics.exact import JointMoments, Moments, Number, told
 from protocol.errors import Refused
-from protocol.messages import canonical
 from protocol.statistics_request import RANKED, TALLIED, StatisticsRequest
 
 # A provider's part, read once
 
 
 def read_rows(party: VerifiedStatistics) -> Reading:
-    """Reads this provider's rows through the gate, and what its part of the answer is made of.
+    """Reads this provider's rows through the gate, and makes its integers of them.
 
     Raises Refused with the rule, or BadRequest for data that cannot be used.
 
-    Disclosure: rows and sums stay here; others learn the row count, after the gate has passed.
+    Disclosure: rows and sums stay here; others learn the row count, after the gate has
+    passed.
     """
-    return keep_reading(party, lambda: _read(party))
+    return keep_reading(party, lambda: read_anew(party))
 
 
-def _read(party: VerifiedStatistics) -> Reading:
+def _raise(error: Refused) -> None:
+    raise error
+
+
+def read_anew(
+    party: AskedStatistics, *, refuse: Callable[[Refused], None] = _raise
+) -> Reading:
+    """The same, and nothing is kept but what is reserved in `party.memory`.
+
+    Of a question with categories the levels alone are counted: which groups they make,
+    all hospitals agree on.
+
+    refuse: is given what withholds an answer that has no groups. Who only explains goes
+    on, to the rules behind it.
+    """
+    if party.request.rows.categorical:
+        return own_levels(party)
+    return _read(party, {}, refuse)
+
+
+def _with_levels(party: AgreedStatistics, reading: Reading | None) -> Reading | None:
+    """The reading once the levels of categories are known, which make its groups."""
+    if not party.request.rows.categorical:
+        return reading
+    levels = agree_on_levels(party, reading)
+    if reading is None:
+        return None
+    return keep_reading(party, lambda: _read(party, levels, _raise), name="coded")
+
+
+def _read(
+    party: AskedStatistics,
+    levels: Mapping[str, tuple[str, ...]],
+    refuse: Callable[[Refused], None],
+) -> Reading:
     request = party.request
-    columns = columns_of(request, party.me)
-    with open_data(party, columns, again=request.method in RANKED) as dataset:
+    # A quantile's rows are read in every round, those of categories before these.
+    again = request.method in RANKED or bool(levels)
+    with open_data(party, again=again, levels=levels) as dataset:
         disclosure.check_rows(dataset.n_rows, party.rules)
-        asked_rows = []
-        for compared in _compared_columns(request, party.me):
-            asked_rows.append(rows_of(party, dataset, compared.columns, complete=compared.complete))
-        if any(check_gate(party, rows) for rows in asked_rows):
+        near: set[Label] = set()
+        if earlier_sketches.keeps_sketches(party):
+            if is_near_sketch(party, dataset):
+                return Reading(n_rows=dataset.n_rows, repeats=True)
+            near = near_sketched_groups(party, dataset)
+        tallies = own_tallies(dataset, request, party.me)
+        check_filled(n_filled(tallies, request), party.rules)
+        _check_masks(party, dataset)
+        # What other rules refuse is nothing to hold against earlier answers.
+        withheld = _withhold(party, tallies, set(), refuse)
+        reserved = reserve_sets(party, dataset, tallies, withheld)
+        if reserved is None:
             return Reading(n_rows=dataset.n_rows, repeats=True)
-        tallies = _tally(dataset, request, party.me)
-        asked_groups = None
-        if request.group_by is not None and request.method not in TALLIED:
-            asked_groups = groups_of(party, dataset, _asked_columns(request, party.me))
+        min_changed = audited.least_rows(party, dataset)
         whole = False
         if shows_values(request, party.rules):
             whole = is_whole(dataset, request.provider(party.me).key_column)
 
-    def withhold(near: set[Label]) -> dict[Label, Withheld]:
-        facts = {}
-        for label, tally in tallies.items():
-            facts[label] = replace(tally.facts, is_near=label in near)
-        withheld = disclosure.withhold(facts, party.rules)
-        # Without group columns the one group has no value to name it.
-        if () in withheld:
-            raise _refused(withheld[()])
-        return withheld
+    not_told = reserved.withheld | reserved.near
+    near_alone = near | {label for label in tallies if key_of(label) in not_told}
+    withheld = _withhold(party, tallies, near_alone, refuse)
+    reading = _reading(dataset, request, tallies, withheld, whole=whole)
+    reading = reading.model_copy(update={"levels": levels})
+    if pools_cells(request, party.rules):
+        reading = _with_own_cells(party, reading, tallies, near)
+        return _with_changes(party, reading, reserved.earlier, min_changed=min_changed)
+    return reading
 
-    # Nothing has left so far. What is remembered here can be asked again only as it is (decision 38).
-    if asked_groups:
-        withheld = remember_groups(party, asked_rows, asked_groups, withhold)
-    else:
-        withheld = withhold(set())
-        remember_rows(party, *asked_rows)
-    n_with_value = sum(tally.facts.n_rows for tally in tallies.values())
+
+def _check_masks(party: AskedStatistics, dataset: Dataset) -> None:
+    """That each derived column which is added up hides the others' part."""
+    request = party.request
+    counts = request.counted_as in TALLIED or request.method == "count"
+    if counts or len(request.providers) == 1:
+        return
+    for name in asked_columns(request, party.me):
+        if name in request.rows.derived:
+            derived_columns.check_mask(
+                name,
+                request.rows.derived,
+                n_varying=exact_totals.n_varying(dataset, name),
+                min_varying=party.policy.cohort.min_varying,
+            )
+
+
+def _with_changes(
+    party: AskedStatistics,
+    reading: Reading,
+    earlier: EarlierCells,
+    *,
+    min_changed: int,
+) -> Reading:
+    """And who has come and gone since earlier answers about such cells."""
+    request = party.request
+    n_columns = n_label_columns(request)
+    stated: set[tuple[int, int]] = set()
+    changes: dict[int, dict[str, tuple[int, int, int, int, bool]]] = {}
+    for order_id, names in earlier.names.items():
+        # Of a label of other columns there is no cell here.
+        if not any(_is_label(name, n_columns) for name in names):
+            continue
+        for receiver in earlier.receivers[order_id]:
+            stated.add((order_id, left_out(receiver, request.providers)))
+        of_order = {}
+        for name, change in earlier.changes[order_id].items():
+            if change != NO_CHANGE and _is_label(name, n_columns):
+                of_order[name] = (*change.come, *change.gone, change.is_few)
+        changes[order_id] = of_order
+    update = {
+        "earlier": sorted(stated),
+        "changes": changes,
+        "min_changed": min_changed,
+    }
+    return reading.model_copy(update=update)
+
+
+def _is_label(name: str, n_columns: int) -> bool:
+    """Whether a total is named as a cell is (`key_of`), by so many values."""
+    try:
+        label = json.loads(name)
+    except ValueError:
+        return False
+    return isinstance(label, list) and len(label) == n_columns
+
+
+def _with_own_cells(
+    party: AskedStatistics,
+    reading: Reading,
+    tallies: Mapping[Label, Tally],
+    near: set[Label],
+) -> Reading:
+    """And what this hospital says of its cells where thresholds are on the sum."""
+    facts = {}
+    square_shares = {}
+    for label, tally in tallies.items():
+        facts[label] = replace(tally.facts, is_near=label in near)
+        if tally.largest_square_share is not None:
+            square_shares[label] = tally.largest_square_share
+    own = own_cells(facts, party.rules, square_shares=square_shares)
+    withheld = {}
+    for label, why in own.named.items():
+        if why is not None:
+            withheld[key_of(label)] = (why.rule, why.threshold)
+    vetoed = [key_of(label) for label in own.vetoed]
+    return reading.model_copy(update={"withheld_of_pooled": withheld, "vetoed": vetoed})
+
+
+def _withhold(
+    party: AskedStatistics,
+    tallies: Mapping[Label, Tally],
+    near: set[Label],
+    refuse: Callable[[Refused], None],
+) -> dict[Label, Withheld]:
+    """Which groups this hospital's rules withhold.
+
+    `near` are the groups whose rows nearly equal those of an earlier answer.
+    """
+    facts = {}
+    for label, tally in tallies.items():
+        facts[label] = replace(tally.facts, is_near=label in near)
+    withheld = disclosure.withhold(facts, party.rules)
+    # Without group columns the one group has no value to name it.
+    if () in withheld:
+        refuse(_refused(withheld[()]))
+    return withheld
+
+
+def _reading(
+    dataset: Dataset,
+    request: StatisticsRequest,
+    tallies: Mapping[Label, Tally],
+    withheld: Mapping[Label, Withheld],
+    *,
+    whole: bool,
+) -> Reading:
+    n_rows_of = {}
+    numbers = {}
+    for label, tally in tallies.items():
+        key = key_of(label)
+        n_rows_of[key] = tally.facts.n_rows
+        numbers[key] = tally.numbers
+    rules = {}
+    for label, why in withheld.items():
+        rules[key_of(label)] = (why.rule, why.threshold)
+    n_without = dataset.n_rows - sum(n_rows_of.values())
+    filled = n_filled(tallies, request)
     return Reading(
         n_rows=dataset.n_rows,
-        n_null=dataset.n_rows - n_with_value,
+        n_selected=dataset.n_rows + dataset.n_left_out,
+        n_left_out=dataset.n_left_out,
+        n_null=dataset.n_left_out + n_without - filled,
+        n_filled=filled,
         whole=whole,
-        n_rows_of={_key(label): tally.facts.n_rows for label, tally in tallies.items()},
-        tallies={_key(label): tally.numbers for label, tally in tallies.items()},
-        withheld={_key(label): (why.rule, why.threshold) for label, why in withheld.items()},
+        n_rows_of=n_rows_of,
+        tallies=numbers,
+        withheld=rules,
     )
 
 
-def _key(label: Label) -> str:
-    """A group as a reading names it."""
-    return canonical(list(label))
-
-
 def _refused(why: Withheld) -> Refused:
-    """An answer without groups is not withheld but refused, by the hospital whose rule it is."""
+    """An answer without groups is refused by the hospital whose rule withholds it."""
     return Refused(
         f"This hospital's part of the answer is withheld: {why.reason}",
         remedy="Ask for more rows, or ask the hospital to change the rule under [statistics] in its policy.toml.",
@@ -115,162 +304,204 @@ def _refused(why: Withheld) -> Refused:
     )
 
 
-# Which rows are compared with earlier ones
-
-
-@dataclass(frozen=True)
-class _ComparedColumns:
-    """Rows as the gate compares them."""
-
-    columns: list[str]
-    # Those of them that a row must have a value in to be in the answer.
-    complete: list[str]
-
-
-def _compared_columns(request: StatisticsRequest, user_id: int) -> list[_ComparedColumns]:
-    summed = _asked_columns(request, user_id)
-    # Without the groups in any case, as an earlier order may have had none.
-    compared = [_ComparedColumns(summed, complete=summed)]
-    if request.method in ("frequency", "crosstab"):
-        # Missing values are counted, so that rows without one are in the answer.
-        compared.append(_ComparedColumns(summed, complete=[]))
-    elif request.group_by:
-        compared.append(_ComparedColumns(columns_of(request, user_id), complete=summed))
-    return compared
-
-
-def _asked_columns(request: StatisticsRequest, user_id: int) -> list[str]:
-    """What the method is of, without the groups."""
-    return list(request.columns or [request.provider(user_id).key_column])
-
-
-# This provider's integers
-
-
-@dataclass(frozen=True)
-class _Tally:
-    """One group of this provider's rows."""
-
-    # What decides about it.
-    facts: GroupFacts
-    # Its integers, which are added up over the providers (`sums.N_NUMBERS`).
-    numbers: list[int]
-
-
-def _tally(dataset: Dataset, request: StatisticsRequest, user_id: int) -> dict[Label, _Tally]:
-    """The groups of this provider's rows that have a value."""
-    column = request.provider(user_id).key_column
-    group_by = request.group_by or []
-    tallies: dict[Label, _Tally] = {}
-
-    if request.method in ("cov", "corr"):
-        assert request.columns is not None
-        joint_parts = exact_totals.joint_moments(dataset, *request.columns, group_by=group_by)
-        for label, joint in joint_parts.items():
-            facts = GroupFacts(joint.moments.n, joint.largest_share)
-            tallies[label] = _Tally(facts, list(joint.moments.numbers))
-        return tallies
-
-    if request.method in TALLIED:
-        for label, n_rows in _occurrences(dataset, request, user_id).items():
-            if n_rows:
-                tallies[label] = _Tally(GroupFacts(n_rows), [n_rows])
-        return tallies
-
-    # A count, a quantile and an extreme add no values, so that no row can make most of them.
-    is_summed = request.method in N_NUMBERS
-    n_numbers = N_NUMBERS.get(request.method, 1)
-    for label, part in exact_totals.moments(dataset, column, group_by=group_by).items():
-        moments = part.moments
-        if moments.n:
-            largest_share = part.largest_share if is_summed else None
-            numbers = [moments.n, moments.total, moments.squares]
-            tallies[label] = _Tally(GroupFacts(moments.n, largest_share), numbers[:n_numbers])
-    return tallies
-
-
-def _occurrences(dataset: Dataset, request: StatisticsRequest, user_id: int) -> dict[Label, int]:
-    """How many rows have each value, pair of values, or bin: 0 below the first edge, the last one above the last."""
-    column = request.provider(user_id).key_column
-    group_by = request.group_by or []
-    if request.method != "histogram":
-        return exact_totals.counts(dataset, request.columns or [column])
-    assert request.bins is not None
-    # Rows are counted below each edge; the last bin holds its upper edge, so that this is a hair above it.
-    above_last = np.nextafter(request.bins[-1], np.inf)
-    edges = np.array([*request.bins[:-1], above_last])
-    parts = exact_totals.moments(dataset, column, group_by=group_by)
-    below = exact_totals.counts_below(dataset, column, dict.fromkeys(parts, edges), group_by=group_by)
-    occurrences: dict[Label, int] = {}
-    for label, part in parts.items():
-        cumulated = [0, *below[label].tolist(), part.moments.n]
-        for place, n_rows in enumerate(np.diff(cumulated).tolist()):
-            occurrences[*label, bin_label(place)] = n_rows
-    return occurrences
-
-
 # Sums
 
 
 def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
-    """States the groups, adds this provider's part and, at a receiver, finishes the answer."""
+    """States the groups, adds this provider's part, and finishes at a receiver."""
+    reading = _with_hospitals_checked(party, _with_levels(party, reading))
     agreed = agree_on_groups(party, reading)
+    # From the sums on, a receiver can open them.
+    if agreed.repeats or not (agreed.shown or agreed.opened):
+        audited.drop_totals(party)
+    else:
+        names = {key_of(label) for label in agreed.shown}
+        audited.commit_totals(party, shown=names | WHOLE)
     if agreed.repeats:
         end_sums(party, round=0)
-        return Answered(repeat_answer(party, agreed.repeats) if party.is_receiver else None)
+        return repeat_answered(party, agreed.repeats)
+    opened = list(agreed.opened)
+    if agreed.shown:
+        opened += _note_opened(party, agreed)
     sums = Sums(party)
-    find = rank if party.request.method in RANKED else _add
-    found = find(party, reading, agreed, sums)
-    if reading is None:
-        return Answered(found)
-    # A group that all may know of need not exist at this provider.
-    shown = [_key(label) for label in agreed.shown]
-    n_used = sum(reading.n_rows_of.get(key, 0) for key in shown)
-    n_suppressed = sum(reading.n_rows_of.values()) - n_used
-    return Answered(found, n_used=n_used, n_suppressed=n_suppressed, n_null=reading.n_null)
+    if party.request.method in RANKED:
+        found = rank(party, reading, agreed, sums)
+    else:
+        found = _add(party, reading, agreed, sums)
+    if found is not None:
+        found.opened = opened
+    answered = Answered(found)
+    if agreed.is_pooled:
+        # One hospital's numbers would tell its small cells by subtraction.
+        answered.joint_rows = agreed.joint_rows
+        answered.rows = None
+    elif reading is not None:
+        answered.rows = _own_rows(reading, agreed) if agreed.tells_rows else None
+        n_used = reading.n_selected - reading.n_null
+        answered.flow = flow_of(party.request, reading, answered.rows, used=n_used)
+    return answered
 
 
-def _add(party: AgreedStatistics, reading: Reading | None, agreed: Agreed, sums: Sums) -> Answer | None:
+def _with_hospitals_checked(
+    party: AgreedStatistics, reading: Reading | None
+) -> Reading | None:
+    """The reading, of which nothing is used where the last result stands again."""
+    if reading is None or reading.repeats:
+        return reading
+    if audited.check_hospitals(party):
+        return reading
+    return Reading(n_rows=reading.n_rows, repeats=True)
+
+
+def _own_rows(reading: Reading, agreed: Agreed) -> RowCounts:
+    """What this provider says of its rows, where all of them do."""
+    n_with_value = sum(reading.n_rows_of.values())
+    n_used = 0
+    for label in agreed.shown:
+        # A group that all may know of need not exist at this provider.
+        n_used += reading.n_rows_of.get(key_of(label), 0)
+    return RowCounts(n_used + reading.n_filled, n_with_value - n_used, reading.n_null)
+
+
+def _note_opened(party: AgreedStatistics, agreed: Agreed) -> list[str]:
+    """What the answer opens, in words; in a provider's ledger before any of it leaves."""
+    request = party.request
+    opened = totals.opened_totals(request, None)
+    n_rows = sum(party.n_rows[user] for user in request.providers)
+    sentences = totals.words_of(
+        opened, n_rows=n_rows, n_hospitals=len(request.providers)
+    )
+    if agreed.is_pooled and request.method not in RANKED:
+        sentences.append(totals.missing_in_words(len(request.providers)))
+    if party.is_provider:
+        note_opened(party, sentences, receivers=totals.receivers_of(request))
+    return sentences
+
+
+def _add(
+    party: AgreedStatistics, reading: Reading | None, agreed: Agreed, sums: Sums
+) -> Answer | None:
     """One sum of the integers of all shown groups; the answer at a receiver."""
     request = party.request
-    n_numbers = N_NUMBERS.get(request.method, 1)
-    totals: list[int] = []
+    n_numbers = numbers_of(request)
+    joint_numbers: list[int] = []
+    n_rounds = 0
     if agreed.shown:
         own_numbers = functools.partial(shown_tallies, request, reading, agreed)
-        width = WIDTHS.get(request.method, COUNT_BITS)
-        totals = sums.add(own_numbers, count=n_numbers * len(agreed.shown), width=width, round=0)
-    end_sums(party, round=1 if agreed.shown else 0)
+        count = n_numbers * len(agreed.shown)
+        if agreed.is_pooled:
+            own_numbers = functools.partial(_with_row_counts, reading, own_numbers)
+            count += 1
+        if request.counted_as != request.method:
+            own_numbers = functools.partial(_with_all_rows, reading, own_numbers)
+            count += 1
+        width = WIDTHS.get(request.counted_as, COUNT_BITS)
+        joint_numbers = sums.add(own_numbers, count=count, width=width, round=0)
+        n_rounds = 1
+    end_sums(party, round=n_rounds)
     if not party.is_receiver:
         return None
-    by_group = [totals[begin : begin + n_numbers] for begin in range(0, len(totals), n_numbers)]
-    return _finish(request, agreed, by_group)
+    if agreed.is_pooled and joint_numbers:
+        *joint_numbers, n_null = joint_numbers
+        n_used = sum(joint_numbers[::n_numbers])
+        agreed.joint_rows.update(_joint_rows(party, agreed, n_used, n_null))
+    n_all = 0
+    if request.counted_as != request.method and joint_numbers:
+        *joint_numbers, n_all = joint_numbers
+    # The integers of all groups come as one list, a group after the other.
+    by_group = []
+    for begin in range(0, len(joint_numbers), n_numbers):
+        by_group.append(joint_numbers[begin : begin + n_numbers])
+    return _finish(request, agreed, by_group, n_all=n_all)
+
+
+def _with_all_rows(
+    reading: Reading | None, numbers: Callable[[], list[int]]
+) -> list[int]:
+    """This provider's integers, and how many of its rows have a value: of all levels,
+    withheld ones too.
+    """
+    assert reading is not None
+    return [*numbers(), sum(reading.n_rows_of.values())]
+
+
+def _with_row_counts(
+    reading: Reading | None, numbers: Callable[[], list[int]]
+) -> list[int]:
+    """This provider's integers, and how many of its rows have no value."""
+    assert reading is not None
+    return [*numbers(), reading.n_null]
+
+
+def _joint_rows(
+    party: AgreedStatistics, agreed: Agreed, n_used: int, n_null: int
+) -> dict[str, int]:
+    """Of all hospitals together, the rows in shown cells, in others, and in none; none
+    of the three where one would tell of few.
+    """
+    n_rows = sum(party.n_rows[user] for user in party.request.providers)
+    counts = {"used": n_used, "withheld": n_rows - n_used - n_null, "null": n_null}
+    if any(0 < count < agreed.min_rows for count in counts.values()):
+        return {}
+    return counts
 
 
 # Finishing, at the receivers
 
 
-def _finish(request: StatisticsRequest, agreed: Agreed, by_group: Sequence[Sequence[int]]) -> Answer:
-    """The answer from the joint integers of each shown group."""
+def _finish(
+    request: StatisticsRequest,
+    agreed: Agreed,
+    by_group: Sequence[Sequence[int]],
+    *,
+    n_all: int,
+) -> Answer:
+    """The answer from the joint integers of each shown group; n_all: of how many rows a
+    category's levels are shares.
+    """
     ddof = 1 if request.ddof is None else request.ddof
     rows: dict[Label, list[tuple[Number | None]]] = {}
     notes = set()
     for label, numbers in zip(agreed.shown, by_group, strict=True):
         try:
-            value = _value(request.method, numbers, ddof)
+            value = told(Fraction(numbers[0], n_all)) if n_all else None
+            if request.counted_as == request.method:
+                value = _value(request, numbers, ddof)
             if value is None:
-                notes.add(f"{request.method} of too few rows, or of equal ones, has no value.")
+                note = (
+                    f"{request.method} of too few rows, or of equal ones, has no value."
+                )
+                notes.add(note)
         except ValueError as error:
             value = None
             notes.add(str(error))
         rows[label] = [(value,)]
-    found = grouped_answer(request, rows, agreed.withheld)
+    found = grouped_answer(
+        request,
+        rows,
+        agreed.withheld,
+        absent=agreed.absent,
+        few=f"0 to {agreed.min_rows - 1}",
+    )
     found.notes += sorted(notes)
     return found
 
 
-def _value(method: str, numbers: Sequence[int], ddof: int) -> Number | None:
-    """A group's statistic from its joint integers. ValueError where it lies outside the range of doubles."""
-    match method:
+def _value(
+    request: StatisticsRequest, numbers: Sequence[int], ddof: int
+) -> Number | None:
+    """A group's statistic from its joint integers.
+
+    ValueError where it lies outside the range of doubles.
+    """
+    if request.rows.fills:
+        *numbers, n_missing = numbers
+        moments = Moments(*numbers)
+        if request.method == "sum":
+            return exact.filled_sum(moments, n_missing, told)
+        # A row with the mean adds nothing to the squares of differences from it.
+        ddof -= n_missing
+    match request.method:
         case "count" | "histogram" | "frequency" | "crosstab":
             return numbers[0]
         case "cov":
@@ -285,4 +516,4 @@ def _value(method: str, numbers: Sequence[int], ddof: int) -> Number | None:
             return exact.variance(Moments(*numbers), ddof, told)
         case "std":
             return exact.std(Moments(*numbers), ddof)
-    raise TypeError(f"{method} is no sum")
+    raise TypeError(f"{request.method} is no sum")

@@ -1,8 +1,8 @@
-"""Quantiles of pooled rows: rounds of joint counts below pivots, at a provider and at a receiver (decision 43).
+"""Quantiles of pooled rows, by rounds of joint counts below pivots (decision 43).
 
-The first receiver names pivots for every group, the providers count their rows below each, and the openers of the
-sum narrow the search. `analytics/statistics/quantiles.py` has the search itself: which pivots follow from which counts,
-and when it ends.
+The first receiver names pivots for every group, the providers count their rows below
+each, and the openers of the sum narrow the search. `analytics/statistics/quantiles.py`
+has the search itself: which pivots follow from which counts, and when it ends.
 
 Decision 60.
 """
@@ -14,6 +14,7 @@ import itertools
 import struct
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,37 +24,58 @@ from agents.rows import exact_totals
 from agents.rows.dataset import Dataset
 from agents.statistics.answer import Answer, grouped_answer
 from agents.statistics.groups import Agreed
-from agents.statistics.party import AgreedStatistics, Reading, VerifiedStatistics, columns_of, open_data
+from agents.statistics.party import (
+    AgreedStatistics,
+    Reading,
+    VerifiedStatistics,
+    open_data,
+)
 from agents.statistics.sums import COUNT_BITS, Sums, end_sums, shown_tallies
 from analytics.statistics.exact import Number
-from analytics.statistics.quantiles import Pivots, Search, interpolated, interpolated_whole, quantile_ranks
+from analytics.statistics.quantiles import (
+    Pivots,
+    Search,
+    interpolated,
+    interpolated_whole,
+    quantile_ranks,
+)
 from protocol.errors import BadRequest, ProtocolViolation
 from protocol.messages import EVERYONE
 from protocol.policy import StatisticsRules
 from protocol.statistics_request import RANKED, StatisticsRequest
 
 _WHOLE_BYTES = 9
-"""Of a pivot among whole numbers: those of 64 bits, signed or not, have 65 with their sign."""
+"""Of a pivot among whole numbers: 64 bits, signed or not, are 65 with their sign."""
 
 MOST_SEARCHED = 2_000
-"""Values of one order that are searched at once, groups times quantiles: each takes 126 counts a round."""
+"""Values of one order that are searched at once, groups times quantiles.
+
+Each takes 126 counts a round.
+"""
 
 OUTER = 0.05
-"""What is shown in the place of an extreme: this quantile, and the one as far from the other end."""
+"""The quantile that is shown in the place of an extreme, from either end."""
 
 
-def rank(party: AgreedStatistics, reading: Reading | None, agreed: Agreed, sums: Sums) -> Answer | None:
-    """Rounds of joint counts below pivots, until every wanted value is found as finely as the policies allow.
+def rank(
+    party: AgreedStatistics, reading: Reading | None, agreed: Agreed, sums: Sums
+) -> Answer | None:
+    """Rounds of counts, until every value is found as finely as the policies allow.
 
-    Disclosure: the pivots, and the joint counts of rows below them, to the order's hospitals, providers and receivers
-    alike: a provider knows from them how many rows the others have below each pivot, together. No count is of another
-    pivot than the policies of all providers allow, whatever another hospital asks.
+    Disclosure: the pivots, and the joint counts of rows below them, to the order's
+    hospitals, providers and receivers alike: a provider knows from them how many rows
+    the others have below each pivot, together. No count is of another pivot than the
+    policies of all providers allow, whatever another hospital asks.
     """
-    request, shown = party.request, agreed.shown
+    request = party.request
+    shown = agreed.shown
     if not shown:
         end_sums(party, round=0)
-        return grouped_answer(request, {}, agreed.withheld) if party.is_receiver else None
-    if len(shown) * len(_shares(request, agreed)) > MOST_SEARCHED:
+        if not party.is_receiver:
+            return None
+        return grouped_answer(request, {}, agreed.withheld)
+    n_searched = len(shown) * len(_shares(request, agreed))
+    if n_searched > MOST_SEARCHED:
         raise BadRequest(
             f"group_by and quantile ask for more than {MOST_SEARCHED} values.",
             remedy="Group by columns with fewer different values, or ask for fewer quantiles.",
@@ -63,33 +85,48 @@ def rank(party: AgreedStatistics, reading: Reading | None, agreed: Agreed, sums:
     own_n_rows = functools.partial(shown_tallies, request, reading, agreed)
     n_rows = sums.add(own_n_rows, count=len(shown), width=COUNT_BITS, round=0)
     searches = [_search(request, agreed, n) for n in n_rows]
-    with _open_ranked(party) as dataset:
+    with _open_ranked(party, reading) as dataset:
         for round_ in itertools.count(1):
-            pivots = dict(zip(shown, _agree_on_pivots(party, searches, round_), strict=True))
-            n_pivots = sum(len(of_group) for of_group in pivots.values())
-            if n_pivots == 0:  # after MOST_ROUNDS of the search at the latest
+            agreed_pivots = _agree_on_pivots(party, searches, round_)
+            pivots = dict(zip(shown, agreed_pivots, strict=True))
+            n_pivots = sum(len(of_group) for of_group in agreed_pivots)
+            # After MOST_ROUNDS of the search at the latest.
+            if n_pivots == 0:
                 break
             count_below = functools.partial(_count_below, party, dataset, pivots)
-            counts = sums.add(count_below, count=n_pivots, width=COUNT_BITS, round=round_)
+            counts = sums.add(
+                count_below, count=n_pivots, width=COUNT_BITS, round=round_
+            )
             # The counts of all groups come as one list, a group after the other.
             begin = 0
-            for search, label in zip(searches, shown, strict=True):
-                end = begin + len(pivots[label])
+            for search, of_group in zip(searches, agreed_pivots, strict=True):
+                end = begin + len(of_group)
                 _narrow(search, counts[begin:end])
                 begin = end
     end_sums(party, round=round_)
-    return ranked_answer(request, agreed, searches, n_rows) if party.is_receiver else None
+    if not party.is_receiver:
+        return None
+    return ranked_answer(request, agreed, searches, n_rows)
 
 
 # What is searched, and how finely
 
 
-def _shares(request: StatisticsRequest, agreed: Agreed | StatisticsRules) -> list[float]:
-    """Which quantiles are searched: an extreme is one person's value, and only searched where all policies allow it."""
+def _shares(
+    request: StatisticsRequest, agreed: Agreed | StatisticsRules
+) -> list[float]:
+    """Which quantiles are searched.
+
+    An extreme is one person's value, and only searched where all policies allow it.
+    """
     if request.quantile is not None:
         return request.quantile
+    if request.method == "median":
+        return [0.5]
     outer = 0.0 if agreed.extremes else OUTER
-    return {"median": [0.5], "min": [outer], "max": [1 - outer]}[request.method]
+    if request.method == "min":
+        return [outer]
+    return [1 - outer]
 
 
 def _search(request: StatisticsRequest, agreed: Agreed, n_rows: int) -> Search:
@@ -105,37 +142,51 @@ def _search(request: StatisticsRequest, agreed: Agreed, n_rows: int) -> Search:
 
 
 def shows_values(request: StatisticsRequest, agreed: Agreed | StatisticsRules) -> bool:
-    """Whether all rules, or those of one hospital, let the values at single places be known.
+    """Whether all rules, or one hospital's, let values at single places be known.
 
-    Extremes and exact quantiles are allowed one by one; a quantile near an end is as good as an extreme. What one
-    hospital does not allow, all together do not either.
+    Extremes and exact quantiles are allowed one by one; a quantile near an end is as
+    good as an extreme. What one hospital does not allow, all together do not either.
     """
     if request.method not in RANKED:
         return False
     if request.method in ("min", "max"):
         return agreed.extremes or agreed.exact_quantiles
-    has_extremes = any(share < OUTER or share > 1 - OUTER for share in _shares(request, agreed))
-    return agreed.exact_quantiles and (agreed.extremes or not has_extremes)
+    if not agreed.exact_quantiles:
+        return False
+    if agreed.extremes:
+        return True
+    shares = _shares(request, agreed)
+    return all(OUTER <= share <= 1 - OUTER for share in shares)
 
 
 # A round's pivots
 
 
-def _agree_on_pivots(party: AgreedStatistics, searches: Sequence[Search], round_: int) -> list[Pivots]:
-    """The first receiver names the round's pivots; an empty list for each group ends the rounds.
+def _agree_on_pivots(
+    party: AgreedStatistics, searches: Sequence[Search], round_: int
+) -> list[Pivots]:
+    """The round's pivots, as the first receiver names them; none ends the rounds.
 
-    ProtocolViolation (code bad_message) for all pivots but the ones that follow from the rounds before: more of them,
-    others, or a round after the last.
+    ProtocolViolation (code bad_message) for all pivots but the ones that follow from
+    the rounds before: more of them, others, or a round after the last.
     """
     driver = party.request.receivers[0]
     own_pivots = [search.pivots() for search in searches]
     if party.me == driver:
-        send(party, "pivots", lambda: _encode(own_pivots), recipient=EVERYONE, round=round_)
+        send(
+            party,
+            "pivots",
+            lambda: _encode(own_pivots),
+            recipient=EVERYONE,
+            round=round_,
+        )
     message = receive(party, "pivots", driver, EVERYONE, round=round_)
     pivots = _decode(message, whole=searches[0].whole)
-    # Whoever counts or opens has searched along. Without this comparison the driver could ask where one person's value
-    # lies, as finely as it likes.
-    if [of_group.tolist() for of_group in pivots] != [of_group.tolist() for of_group in own_pivots]:
+    # Whoever counts or opens has searched along. Without this comparison the driver
+    # could ask where one person's value lies, as finely as it likes.
+    named = [of_group.tolist() for of_group in pivots]
+    expected = [of_group.tolist() for of_group in own_pivots]
+    if named != expected:
         raise _bad_pivots()
     return pivots
 
@@ -149,8 +200,11 @@ def _bad_pivots() -> ProtocolViolation:
 
 
 def _encode(pivots: Sequence[Pivots]) -> bytes:
-    """For each group how many (u32), then float64 each or, of a search among whole numbers, a signed integer of 9
-    bytes; big-endian."""
+    """For each group how many (u32), then each; big-endian.
+
+    A pivot is a float64 or, of a search among whole numbers, a signed integer of 9
+    bytes.
+    """
     parts = []
     for of_group in pivots:
         parts.append(struct.pack(">I", len(of_group)))
@@ -162,11 +216,18 @@ def _encode_group(pivots: Pivots) -> bytes:
     is_whole = pivots.dtype == object
     if not is_whole:
         return pivots.astype(">f8").tobytes()
-    return b"".join(pivot.to_bytes(_WHOLE_BYTES, "big", signed=True) for pivot in pivots)
+    parts = []
+    for pivot in pivots:
+        parts.append(pivot.to_bytes(_WHOLE_BYTES, "big", signed=True))
+    return b"".join(parts)
 
 
 def _decode(data: bytes, *, whole: bool = False) -> list[Pivots]:
-    """whole: what the hospital's own search is among; pivots of the other kind are none that follow from it."""
+    """The pivots of each group.
+
+    `whole` is what the hospital's own search is among: pivots of the other kind do not
+    follow from it.
+    """
     pivot_bytes = _WHOLE_BYTES if whole else 8
     pivots = []
     at = 0
@@ -185,18 +246,21 @@ def _decode_group(data: bytes, *, whole: bool) -> Pivots:
         return np.frombuffer(data, dtype=">f8").astype(np.float64)
     pivots = []
     for at in range(0, len(data), _WHOLE_BYTES):
-        pivots.append(int.from_bytes(data[at : at + _WHOLE_BYTES], "big", signed=True))
+        number = data[at : at + _WHOLE_BYTES]
+        pivots.append(int.from_bytes(number, "big", signed=True))
     return np.array(pivots, dtype=object)
 
 
 # A round's counts
 
 
-def _open_ranked(party: VerifiedStatistics) -> AbstractContextManager[Dataset | None]:
+def _open_ranked(
+    party: VerifiedStatistics, reading: Reading | None
+) -> AbstractContextManager[Dataset | None]:
     """A provider's data, open for all rounds; None at a receiver that provides none."""
-    if not party.is_provider:
+    if reading is None:
         return nullcontext()
-    return open_data(party, columns_of(party.request, party.me), again=True)
+    return open_data(party, again=True, levels=reading.levels)
 
 
 def _count_below(
@@ -209,7 +273,9 @@ def _count_below(
     is_whole = any(of_group.dtype == object for of_group in pivots.values())
     if is_whole:
         whole_pivots = {label: of_group.tolist() for label, of_group in pivots.items()}
-        found = exact_totals.whole_counts_below(dataset, column, whole_pivots, group_by=group_by)
+        found = exact_totals.whole_counts_below(
+            dataset, column, whole_pivots, group_by=group_by
+        )
     else:
         found = exact_totals.counts_below(dataset, column, pivots, group_by=group_by)
     counts: list[int] = []
@@ -219,7 +285,9 @@ def _count_below(
 
 
 def _narrow(search: Search, counts: Sequence[int]) -> None:
-    """ProtocolViolation (code bad_message) for counts that no rows have: one of the providers has made them up."""
+    """ProtocolViolation (code bad_message) for counts that no rows have: one of the
+    providers has made them up.
+    """
     try:
         search.narrow(counts)
     except ValueError:
@@ -234,45 +302,65 @@ def _narrow(search: Search, counts: Sequence[int]) -> None:
 
 
 def ranked_answer(
-    request: StatisticsRequest, agreed: Agreed, searches: Sequence[Search], n_rows: Sequence[int]
+    request: StatisticsRequest,
+    agreed: Agreed,
+    searches: Sequence[Search],
+    n_rows: Sequence[int],
 ) -> Answer:
-    """The answer from ended searches, one for each shown group, and what has to be said of how fine it is."""
+    """The answer from ended searches, one for each shown group, with notes."""
     shares = _shares(request, agreed)
     rows: dict[Label, list[tuple[Number | None, ...]]] = {}
     all_exact = True
-    has_unshown = False
+    all_shown = True
     for label, search, n_group_rows in zip(agreed.shown, searches, n_rows, strict=True):
         rows[label] = []
         is_shown = n_group_rows >= search.min_rows
-        has_unshown = has_unshown or not is_shown
+        all_shown = all_shown and is_shown
         for share in shares:
-            value, is_exact = _between(search, share, n_group_rows)
-            all_exact = all_exact and is_exact
-            names = (share,) if request.method == "quantile" else ()
-            rows[label].append((*names, value if is_shown else None))
+            found = _between(search, share, n_group_rows)
+            all_exact = all_exact and found.is_exact
+            value = found.value if is_shown else None
+            if request.method == "quantile":
+                rows[label].append((share, value))
+            else:
+                rows[label].append((value,))
     answer = grouped_answer(request, rows, agreed.withheld)
+    notes = answer.notes
     if not all_exact:
-        answer.notes.append(
+        notes.append(
             f"Values are told as finely as {agreed.min_rows} rows allow: each is the middle of where so many rows lie."
         )
-    if has_unshown:
-        answer.notes.append(f"Among fewer than {agreed.min_rows} rows no place is told.")
+    if not all_shown:
+        notes.append(f"Among fewer than {agreed.min_rows} rows no place is told.")
     if len(request.providers) == 2:
-        answer.notes.append(
+        notes.append(
             "Each of the two providers knows how many rows of the other lie below every value that was searched at."
         )
     if request.method in ("min", "max") and not agreed.extremes:
-        answer.notes.append(
+        notes.append(
             f"{request.method} is told as the {shares[0]:g} quantile: a policy keeps single values back."
         )
     return answer
 
 
-def _between(search: Search, share: float, n_rows: int) -> tuple[Number, bool]:
-    """A quantile, between the values at the two ranks beside it, and whether it is exact."""
+@dataclass(frozen=True)
+class _Quantile:
+    """One quantile of a group, as finely as its search has ended."""
+
+    value: Number
+    is_exact: bool
+
+
+def _between(search: Search, share: float, n_rows: int) -> _Quantile:
+    """A quantile, between the values at the two ranks beside it."""
     low_rank, high_rank, place = quantile_ranks(share, n_rows)
     low = search.found(low_rank)
     high = search.found(high_rank)
-    if search.whole:  # which is made for values alone, so that it ends at both
-        return interpolated_whole(int(low.value), int(high.value), share, n_rows), True
-    return interpolated(low.value, high.value, place), low.is_exact and high.is_exact
+    if search.whole:
+        # Such a search is for values alone, so that it ends at both.
+        value = interpolated_whole(int(low.value), int(high.value), share, n_rows)
+        return _Quantile(value, is_exact=True)
+    return _Quantile(
+        value=interpolated(low.value, high.value, place),
+        is_exact=low.is_exact and high.is_exact,
+    )

@@ -1,11 +1,14 @@
-"""What this hospital received of joint statistics: a file for each order, and notes beside it.
+"""What this hospital received of joint statistics: for each order a file and its notes.
 
     results/<order_id>/<alias>.csv or .json        the answer
-    results/<order_id>/<alias>.notes.json          order, method, providers, rows used, what is withheld and why
+    results/<order_id>/<alias>.notes.json          order, method, providers, rows used,
+                                                   what is withheld and why
 
-Files have mode 0600 in folders of mode 0700 and are written whole or not at all, the notes first: an answer that is
-there is complete. A float is written as the shortest text that reads as it, a decimal with all its digits. A text of a
-csv that a spreadsheet would run as a formula has an apostrophe before it: names of groups come from other hospitals.
+Files have mode 0600 in folders of mode 0700 and are written whole or not at all, the
+notes first: an answer that is there is complete. A float is written as the shortest
+text that reads as it, a decimal with all its digits. A text of a csv that a spreadsheet
+would run as a formula has an apostrophe before it: names of groups come from other
+hospitals.
 """
 
 from __future__ import annotations
@@ -27,8 +30,10 @@ from protocol.statistics_request import MOST_NAME_BYTES
 
 TYPES = ("csv", "json")
 _NOTES = ".notes.json"
+# A name that leads out of its folder, is hidden there, or that some system cannot hold.
 _NO_FILE_NAME = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]|^[.\s]|\s$|^$')
-# A text that a spreadsheet would run: with a sign in front only where it calls something, as -5 mg is no formula.
+# A text that a spreadsheet would run: with a sign in front only where it calls
+# something, as -5 mg is no formula.
 _FORMULA = re.compile(r"[=@]|[+-].*[(|!]", re.DOTALL)
 # A text that is not read back as it is unless it is quoted.
 _QUOTED = re.compile(r'[",\r\n]|^\s|\s$')
@@ -72,39 +77,62 @@ def write_result(
     rows: Iterable[Sequence[Cell]],
     notes: Mapping[str, Any],
 ) -> str:
-    """Write an answer and its notes below the results folder; returns its path there, `<order_id>/<alias>.<type>`.
+    """Writes an answer and its notes; returns `<order_id>/<alias>.<type>`.
 
-    `columns` differ from each other; every row has a cell for each. Cells are text, whole numbers, finite floats,
-    decimals and None (nothing in csv, null in json); ValueError for others. The same order again replaces its answer.
-    BadRequest (code result_alias, result_type, order_id) for what makes no file below the folder.
+    That is its path below the results folder. `columns` differ from each other; every
+    row has a cell for each. Cells are text, whole numbers, finite floats, decimals and
+    None (nothing in csv, null in json); ValueError for others. The same order again
+    replaces its answer. BadRequest (code result_alias, result_type, order_id) for what
+    makes no file below the folder.
 
-    Disclosure: the answer, for this hospital only; the folder is no part of what leaves.
+    Disclosure: the answer, for this hospital only; the folder is no part of what
+    leaves.
     """
     path = _place(folder, order_id, alias=alias, type=type)
     table = [list(row) for row in rows]
-    if len(set(columns)) < len(columns) or any(len(row) != len(columns) for row in table):
+    differ = len(set(columns)) == len(columns)
+    fit = all(len(row) == len(columns) for row in table)
+    if not differ or not fit:
         raise ValueError("a column twice, or a row of another length")
-    content = _to_csv(columns, table) if type == "csv" else _to_json(columns, table)
-    all_notes = {**notes, "order_id": order_id, "result_alias": alias, "type": type, "n_rows": len(table)}
+    if type == "csv":
+        content = _to_csv(columns, table)
+    else:
+        content = _to_json(columns, table)
+    all_notes = {
+        **notes,
+        "order_id": order_id,
+        "result_alias": alias,
+        "type": type,
+        "n_rows": len(table),
+    }
     written_notes = json.dumps(all_notes, ensure_ascii=False, indent=2)
     make_private_folder(path.parent)
-    # The notes first: after a crash between the two, what is there is no answer rather than one without its notes.
+    # The notes first: after a crash between the two, what is there is no answer rather
+    # than one without its notes.
     write_durably(path.parent / f"{alias}{_NOTES}", written_notes.encode())
     write_durably(path, content.encode())
     return f"{order_id}/{path.name}"
 
 
 def _place(folder: Path, order_id: int, *, alias: str, type: str) -> Path:
-    """Where an answer's file is. The alias comes from another hospital, and must not lead out of the folder."""
+    """Where an answer's file is.
+
+    The alias comes from another hospital, and must not lead out of the folder.
+    """
     if order_id < 1:
         raise BadRequest(
-            "An order's number is 1 or more.", remedy="Give the order's number.", code="order_id"
+            "An order's number is 1 or more.",
+            remedy="Give the order's number.",
+            code="order_id",
         )
     if type not in TYPES:
         raise BadRequest(
-            f"No result type {type!r}.", remedy=f"Use one of {', '.join(TYPES)}.", code="result_type"
+            f"No result type {type!r}.",
+            remedy=f"Use one of {', '.join(TYPES)}.",
+            code="result_type",
         )
-    if _NO_FILE_NAME.search(alias) or not alias.isprintable() or len(alias.encode()) > MOST_NAME_BYTES:
+    is_file_name = alias.isprintable() and not _NO_FILE_NAME.search(alias)
+    if not is_file_name or len(alias.encode()) > MOST_NAME_BYTES:
         raise BadRequest(
             f"result_alias cannot be the name of a file, or is longer than {MOST_NAME_BYTES} bytes.",
             remedy="Use letters, digits and _.",
@@ -114,7 +142,10 @@ def _place(folder: Path, order_id: int, *, alias: str, type: str) -> Path:
 
 
 def _to_csv(columns: Sequence[str], table: Iterable[Sequence[Cell]]) -> str:
-    """RFC 4180 with one newline at a row's end; an empty text is quoted, None is not, but where it is all of a row."""
+    """RFC 4180 with one newline at a row's end.
+
+    An empty text is quoted; None is not, but where it is all of a row.
+    """
     lines = []
     for row in (columns, *table):
         line = ",".join(_quoted(cell) for cell in row)
@@ -128,7 +159,8 @@ def _quoted(cell: Cell) -> str:
         return ""
     if not isinstance(cell, str):
         return _number(cell)
-    # Names of groups come from other hospitals: one that begins a formula is made a text.
+    # Names of groups come from other hospitals: one that begins a formula is made a
+    # text.
     text = f"'{cell}" if _FORMULA.match(cell) else cell
     if text and not _QUOTED.search(text):
         return text
@@ -141,7 +173,9 @@ def _to_json(columns: Sequence[str], table: Iterable[Sequence[Cell]]) -> str:
     names = [json.dumps(name, ensure_ascii=False) for name in columns]
     objects = []
     for row in table:
-        fields = [f"{name}: {_value(cell)}" for name, cell in zip(names, row, strict=True)]
+        fields = []
+        for name, cell in zip(names, row, strict=True):
+            fields.append(f"{name}: {_value(cell)}")
         objects.append("{" + ", ".join(fields) + "}")
     return "[\n" + ",\n".join(objects) + "\n]\n"
 
@@ -154,15 +188,24 @@ def _value(cell: Cell) -> str:
 
 def _number(cell: int | float | Decimal) -> str:
     """The shortest text that reads as a float, or all digits of a decimal."""
+    # Python counts a bool among the whole numbers.
     is_number = isinstance(cell, int | float | Decimal) and not isinstance(cell, bool)
     if not is_number or not math.isfinite(cell):
         raise ValueError("a cell is no text, no finite number and not None")
-    return format(cell, "f") if isinstance(cell, Decimal) else repr(cell)
+    if isinstance(cell, Decimal):
+        return format(cell, "f")
+    return repr(cell)
 
 
 def list_results(folder: Path) -> list[Result]:
-    """Every order's answer below the results folder, by order; what is unfinished or damaged is left out."""
-    order_ids = [int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.is_dir()]
+    """Every order's answer below the results folder, by order.
+
+    What is unfinished or damaged is left out.
+    """
+    order_ids = []
+    for path in folder.glob("*"):
+        if path.name.isdecimal() and path.is_dir():
+            order_ids.append(int(path.name))
     results: list[Result] = []
     for order_id in sorted(order_ids):
         results += _results_of(folder / str(order_id), order_id)
@@ -170,20 +213,25 @@ def list_results(folder: Path) -> list[Result]:
 
 
 def read_result(folder: Path, order_id: int) -> Result:
-    """An order's answer. NotFound (code no_result) if this hospital received none, Conflict if it is damaged."""
-    found = _results_of(folder / str(order_id), order_id)
+    """An order's answer.
+
+    NotFound (code no_result) if this hospital received none, Conflict if it is damaged.
+    """
+    order_folder = folder / str(order_id)
+    found = _results_of(order_folder, order_id)
     if not found:
-        _check_readable(folder / str(order_id))
+        _check_readable(order_folder)
         raise NotFound(
             f"This hospital holds no result of order {order_id}.",
             remedy="Only receivers of an order that ended with success hold its result; `results list` lists them.",
             code="no_result",
         )
+    result = found[0]
     try:
-        found[0].rows()
+        result.rows()
     except (ValueError, csv.Error):
-        raise damaged(found[0].path) from None
-    return found[0]
+        raise damaged(result.path) from None
+    return result
 
 
 def _check_readable(folder: Path) -> None:
@@ -196,12 +244,19 @@ def _check_readable(folder: Path) -> None:
 
 
 def _results_of(folder: Path, order_id: int) -> list[Result]:
-    found = [_result(path, order_id) for path in sorted(folder.glob(f"[!.]*{_NOTES}"))]
-    return [result for result in found if result is not None]
+    results = []
+    for notes_path in sorted(folder.glob(f"[!.]*{_NOTES}")):
+        result = _result(notes_path, order_id)
+        if result is not None:
+            results.append(result)
+    return results
 
 
 def _result(notes_path: Path, order_id: int) -> Result | None:
-    """The answer that notes belong to. An answer named `a.notes` of type json has the name of notes, but is a list."""
+    """The answer that notes belong to.
+
+    An answer named `a.notes` of type json has the name of notes, but is a list.
+    """
     try:
         notes = json.loads(notes_path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""The sealed sums of an order of joint statistics: what a provider adds, and what the openers open.
+"""The sealed sums of joint statistics: what a provider adds, and what openers open.
 
-`protocol/sums/exact_sum.py` says how integers are masked; `agents/statistics/pooled.py` and
-`agents/statistics/quantile_rounds.py` say which ones are added.
+`protocol/sums/exact_sum.py` says how integers are masked; `agents/statistics/pooled.py`
+and `agents/statistics/quantile_rounds.py` say which ones are added.
 """
 
 from __future__ import annotations
@@ -33,7 +33,17 @@ WIDTHS = {
 """Bits of the integers that a method adds; COUNT_BITS for the others, which count."""
 
 N_NUMBERS = {"sum": 2, "avg": 2, "var": 3, "std": 3, "cov": 6, "corr": 6}
-"""Integers of each group: count and sum, and the squares, or the fields of JointMoments; 1 for what counts."""
+"""Integers of each group, 1 for what counts.
+
+They are count and sum, and the squares, or the fields of JointMoments.
+"""
+
+
+def numbers_of(request: StatisticsRequest) -> int:
+    """How many integers of each group a question adds; behind the method's own, where
+    the mean stands for missing values, how many these are.
+    """
+    return N_NUMBERS.get(request.counted_as, 1) + int(request.rows.fills)
 
 
 class Sums:
@@ -41,31 +51,45 @@ class Sums:
 
     def __init__(self, party: AgreedStatistics) -> None:
         self._party = party
-        providers = party.request.providers
-        openers = party.request.openers
-        self._opens = party.me in openers
-        # Of each provider, the seed of the mask that only openers can take off its addends.
+        self._opens = party.me in party.request.openers
+        # Of each provider, the seed of the mask that only openers can take off its
+        # addends.
         self._seeds: dict[int, bytes] = {}
         if party.is_provider:
-            # Drawn once for an order: after a crash, an addend under another mask would show a difference.
-            own_seed = party.store.once("seed", lambda: secrets.token_bytes(KEY_BYTES))
-            self._seeds[party.me] = own_seed
-            for opener in openers:
-                if opener != party.me:
-                    send(party, "unmask", lambda: own_seed, recipient=opener)
+            self._send_seed()
         if self._opens:
+            providers = party.request.providers
             others = [provider for provider in providers if provider != party.me]
             if others:
                 self._seeds |= receive_all(party, "unmask", others, party.me)
 
-    def add(self, values: Callable[[], Sequence[int]], *, count: int, width: int, round: int) -> list[int]:
+    def _send_seed(self) -> None:
+        """Draws this provider's seed, and sends it to each opener, sealed to it."""
+        party = self._party
+
+        def draw() -> bytes:
+            return secrets.token_bytes(KEY_BYTES)
+
+        # Once for an order: after a crash, an addend under another mask would show a
+        # difference.
+        own_seed = party.store.once("seed", draw)
+        self._seeds[party.me] = own_seed
+        for opener in party.request.openers:
+            if opener != party.me:
+                send(party, "unmask", lambda: own_seed, recipient=opener)
+
+    def add(
+        self, values: Callable[[], Sequence[int]], *, count: int, width: int, round: int
+    ) -> list[int]:
         """The providers' values added; empty at a hospital that does not open them.
 
-        `values` makes `count` integers of `width` bits, and is called at a provider only. ProtocolViolation (code
-        sum_mismatch) for a sum that is not theirs.
+        `values` makes `count` integers of `width` bits, and is called at a provider
+        only. ProtocolViolation (code sum_mismatch) for a sum that is not theirs.
         """
         party = self._party
-        terms = Terms(party.request.providers, width, count, b"sum/%d" % round)
+        # No two sums of an order have the same name, nor then the same masks.
+        name = b"sum/%d" % round
+        terms = Terms(party.request.providers, width, count, name)
         tag_key = party.session.group_key(b"sum-tag")
 
         def addend() -> bytes:
@@ -81,10 +105,18 @@ class Sums:
 
     def _seal(self, values: Sequence[int], terms: Terms, tag_key: bytes) -> bytes:
         party = self._party
-        others = [provider for provider in terms.providers if provider != party.me]
-        pair_keys = {other: party.session.pair_key(other, b"sum") for other in others}
-        own_seed = self._seeds[party.me]
-        return exact_sum.seal(values, terms, me=party.me, pair_keys=pair_keys, tag_key=tag_key, seed=own_seed)
+        pair_keys = {}
+        for provider in terms.providers:
+            if provider != party.me:
+                pair_keys[provider] = party.session.pair_key(provider, b"sum")
+        return exact_sum.seal(
+            values,
+            terms,
+            me=party.me,
+            pair_keys=pair_keys,
+            tag_key=tag_key,
+            seed=self._seeds[party.me],
+        )
 
 
 def end_sums(party: AgreedStatistics, *, round: int) -> None:
@@ -93,12 +125,16 @@ def end_sums(party: AgreedStatistics, *, round: int) -> None:
         send(party, "addend", lambda: b"", recipient=COORDINATOR, round=round)
 
 
-def shown_tallies(request: StatisticsRequest, reading: Reading | None, agreed: Agreed) -> list[int]:
+def shown_tallies(
+    request: StatisticsRequest, reading: Reading | None, agreed: Agreed
+) -> list[int]:
     """This provider's integers of every shown group, one group after the other."""
     assert reading is not None
+    # Where it has no such rows: an addend's length says nothing of whose groups they
+    # are.
+    zeros = [0] * numbers_of(request)
     numbers: list[int] = []
     for label in agreed.shown:
-        # Zeros where it has no such rows: an addend's length says nothing of whose groups they are.
-        empty = [0] * N_NUMBERS.get(request.method, 1)
-        numbers += reading.tallies.get(canonical(list(label)), empty)
+        key = canonical(list(label))
+        numbers += reading.tallies.get(key, zeros)
     return numbers

@@ -1,27 +1,32 @@
-"""The model that all hospitals of a training order train: its classes, and the weights that it starts from.
+"""The model that all hospitals of an order train: its classes, and its first weights.
 
-`agents.training.trainer` trains it.
+`agents.training.fold` trains it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from agents.order.party import receive, receive_all, send
-from agents.training.cohorts import OrderRows, check_model_size, ordered_model
+from agents.training.agreed_levels import Coding
 from agents.training.party import AgreedTraining
+from agents.training.row_gate import check_model_size
+from agents.training.row_sets import OrderRows, ordered_model
 from analytics.arrays import Floats
+from analytics.labels import ClassWarning, class_warnings
 from analytics.training.models import Model, initial_weights
 from protocol.errors import BadRequest
 from protocol.messages import EVERYONE, canonical
 from protocol.sums.fixed_point import FixedPoint
+from protocol.training_request import MOST_CLASSES
 
-MOST_CLASSES = 1000
+log = logging.getLogger("consilium.data")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,38 +35,64 @@ class AgreedModel:
 
     model: Model
     start: Floats  # (n_weights,)
+    # What is odd about the classes. The sentences name classes, which the coordinator
+    # does not know: they are for the people of the hospitals only.
+    class_warnings: tuple[ClassWarning, ...] = ()
 
 
-def agree_on_model(order: AgreedTraining, rows: OrderRows) -> AgreedModel:
-    """All hospitals learn the set of classes that occur, and the weights that training starts from.
+def agree_on_model(
+    order: AgreedTraining, rows: OrderRows, coding: Coding
+) -> AgreedModel:
+    """All hospitals learn which classes occur, and the weights that training starts from.
 
-    Disclosure: which classes a hospital has, to the other parties, sealed to the group; nothing to the coordinator.
-    Raises BadRequest when there is one class over all hospitals, some are numbers and some texts, or the rows times
-    the bound overflow the fixed point; Refused when the model is too large for this hospital's policy.
+    coding: of the model's columns, as all have agreed on it.
+
+    Disclosure: which classes a hospital has, to the other parties, sealed to the group;
+    nothing to the coordinator. Raises BadRequest when there is one class over all
+    hospitals, some are numbers and some texts, or the rows times the bound overflow the
+    fixed point; Refused when the model is too large for this hospital's policy.
     """
     request = order.request
     FixedPoint(sum(order.n_rows.values()), request.model_params.bound)
-    classes = [] if request.model_type == "linear" else _joint_classes(order, rows)
-    model = ordered_model(request, classes)
-    if request.aggregation != "mean" and not request.is_open and model.n_weights == 1:
+    classes: list[Any] = []
+    warnings: list[ClassWarning] = []
+    if request.model_type != "linear":
+        classes_of = _classes_by_hospital(order, rows)
+        warnings = class_warnings(classes_of)
+        for warning in warnings:
+            log.warning("order_id %s: %s", order.order_id, warning.sentence)
+        classes = _joint_classes(classes_of)
+    n_features = coding.n_features(request.study)
+    model = ordered_model(request, classes, n_features=n_features)
+    # Of a sealed order the coordinator judges directions, and one value has none.
+    judges_directions = request.aggregation != "mean" and not request.is_open
+    if judges_directions and model.n_weights == 1:
         raise BadRequest(
             f"A model of one value has no direction that {request.aggregation} could judge.",
             remedy="Order more attributes, an intercept, or the mean.",
             code="aggregation",
         )
-    if model.classes:
-        check_model_size(order, rows, model.n_weights)
-    return AgreedModel(model, _joint_start(order, model))
+    if model.classes or n_features > len(request.attributes):
+        because = coding.largest()
+        check_model_size(order, rows, model.n_weights, because=because)
+    return AgreedModel(model, _joint_start(order, model), tuple(warnings))
 
 
-def _joint_classes(order: AgreedTraining, rows: OrderRows) -> list[Any]:
-    """The classes that occur at any hospital, numbers before texts, each in its order."""
+def _classes_by_hospital(
+    order: AgreedTraining, rows: OrderRows
+) -> dict[int, list[int | str]]:
+    """The classes that each hospital of the order has, by its number."""
     own = _sorted_classes(_plain(label) for label in rows.train.labels)
     send(order, "classes", lambda: canonical(own).encode(), recipient=EVERYONE)
     messages = receive_all(order, "classes", order.session.members, EVERYONE)
+    return {user: _read_classes(text) for user, text in messages.items()}
+
+
+def _joint_classes(classes_of: Mapping[int, Sequence[int | str]]) -> list[Any]:
+    """The classes that occur at any hospital, numbers before texts, each in its order."""
     found: set[int | str] = set()
-    for text in messages.values():
-        found.update(_read_classes(text))
+    for own in classes_of.values():
+        found.update(own)
     classes = _sorted_classes(found)
     if len(classes) < 2:
         raise BadRequest(
@@ -83,12 +114,12 @@ def _sorted_classes(labels: Iterable[Any]) -> list[Any]:
 
 
 def _read_classes(text: bytes) -> list[int | str]:
-    """A partner's classes: whole numbers or short texts, not more than a model could have."""
+    """A partner's classes: whole numbers or texts, not more than a model could have."""
     classes = json.loads(text)
     is_list = isinstance(classes, list) and len(classes) <= MOST_CLASSES
     if not is_list or not all(type(label) in (int, str) for label in classes):
         raise BadRequest(
-            "A hospital's classes are not at most 1,000 whole numbers or texts.",
+            f"A hospital's classes are not at most {MOST_CLASSES:,} whole numbers or texts.",
             remedy="Order linear for a label that is no class; else compare the hospitals' versions.",
             code="classes",
         )
@@ -96,24 +127,39 @@ def _read_classes(text: bytes) -> list[int | str]:
 
 
 def _plain(label: Any) -> Any:
-    return int(label) if isinstance(label, float) and label.is_integer() else label
+    """A label as JSON holds it alike at every hospital: 1.0 is the class 1."""
+    if isinstance(label, float) and label.is_integer():
+        return int(label)
+    return label
 
 
 def _joint_start(order: AgreedTraining, model: Model) -> Floats:
-    """Drawn once, by the initiator: another processor could draw other last bits (decision 13)."""
+    """The weights that training starts from, drawn once, by the initiator.
+
+    Another processor could draw other last bits (decision 13).
+    """
     init = order.request.model_params.init_param
 
     def draw() -> Floats:
-        method = order.request.init_method
-        return initial_weights(model, method=method, const=init.init_const, seed=init.random_seed)
+        return initial_weights(
+            model,
+            method=order.request.init_method,
+            const=init.init_const,
+            seed=init.random_seed,
+        )
+
+    def encode_drawn() -> bytes:
+        return draw().astype(">f8").tobytes()
 
     if order.is_initiator:
-        send(order, "weights", lambda: draw().astype(">f8").tobytes(), recipient=EVERYONE)
+        send(order, "weights", encode_drawn, recipient=EVERYONE)
     body = receive(order, "weights", order.request.user_id, EVERYONE)
     weights = np.frombuffer(body, dtype=">f8").astype(np.float64)
-    # An initiator could start from weights of its choice, which would show it more of the first gradient.
+    # An initiator could start from weights of its choice, which would show it more of
+    # the first gradient.
     own = draw()
-    if weights.shape != own.shape or not np.allclose(weights, own, rtol=1e-9, atol=0):
+    has_shape = weights.shape == own.shape
+    if not has_shape or not np.allclose(weights, own, rtol=1e-9, atol=0):
         raise BadRequest(
             "The initiator's initial weights are not those that the order describes.",
             remedy="All hospitals must run the same version; then send the order again.",

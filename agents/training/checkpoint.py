@@ -1,11 +1,14 @@
-"""How far a fold's training is, kept in the order's vault after each step, so that a restart goes on from there."""
+"""How far a fold's training is, kept in the order's vault after each step.
+
+A restart goes on from there.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,26 +17,34 @@ from agents.site.vault import OrderVault
 from analytics.arrays import Floats
 from analytics.training import optimizers
 from analytics.training.optimizers import OptimizerState
+from analytics.training.outcome import StoppedBy
 from protocol.messages import canonical
 
 
 @dataclass
 class Checkpoint:
-    """The replicated state after `round` steps of a fold: the same bits at every hospital (decision 13)."""
+    """The state after `round` steps, the same bits at every hospital (decision 13)."""
 
     fold: int
     round: int
     weights: Floats
     state: OptimizerState
-    losses: list[float] = field(default_factory=list)  # pooled, of each round so far, penalty included
-    stopped: bool = False
-    # Where rounds are scored: this hospital's own gradient and the aggregate of the round before, and what the metrics
-    # of that round would have been without single hospitals.
+    # Pooled, of each round so far, penalty included.
+    losses: list[float] = field(default_factory=list)
+    stopped_by: StoppedBy | None = None  # None while it goes on
+    # Where rounds are scored: this hospital's own gradient and the aggregate of the
+    # round before.
     gradient: Floats | None = None
     aggregate: Floats | None = None
+    # What the metrics of that round would have been without single hospitals.
     left_out: dict[str, Any] = field(default_factory=dict)
-    # The last round's pooled loss without the penalty, for people to see; it is not kept.
+    # The last round's pooled loss without the penalty, for people to see; it is not
+    # kept.
     mean_loss: float = math.nan
+
+    @property
+    def stopped(self) -> bool:
+        return self.stopped_by is not None
 
 
 def first_checkpoint(fold: int, start: Floats) -> Checkpoint:
@@ -42,9 +53,10 @@ def first_checkpoint(fold: int, start: Floats) -> Checkpoint:
 
 
 def save_checkpoint(store: OrderVault, point: Checkpoint) -> None:
-    """Keeps it, and drops the messages of the round before, which all hospitals have used."""
+    """Keeps it, and drops the messages of the round before, which all have used."""
     arrays: dict[str, NDArray[Any]] = {
-        "round": np.array([point.round, point.state.step, point.stopped]),
+        "round": np.array([point.round, point.state.step]),
+        "stopped_by": np.array(point.stopped_by or ""),
         "weights": point.weights,
         "first": point.state.first,
         "second": point.state.second,
@@ -56,8 +68,9 @@ def save_checkpoint(store: OrderVault, point: Checkpoint) -> None:
     if point.aggregate is not None:
         arrays["aggregate"] = point.aggregate
     store.save_arrays(_name(point.fold), **arrays)
+    last_round = point.round - 1
     for kind in ("vectors", "gradient", "opening-gradient"):
-        store.forget_outbox(f"{kind}-{point.fold}-{point.round - 1}-")
+        store.forget_outbox(f"{kind}-{point.fold}-{last_round}-")
 
 
 def load_checkpoint(store: OrderVault, fold: int) -> Checkpoint | None:
@@ -65,17 +78,20 @@ def load_checkpoint(store: OrderVault, fold: int) -> Checkpoint | None:
     stored = store.load_arrays(_name(fold))
     if stored is None:
         return None
-    round_, n_steps, stopped = (int(number) for number in stored["round"])
+    round_, n_steps = (int(number) for number in stored["round"])
+    stopped_by = str(stored["stopped_by"])
+    state = OptimizerState(n_steps, stored["first"], stored["second"])
+    left_out = json.loads(str(stored["left_out"]))
     return Checkpoint(
         fold,
         round_,
         stored["weights"],
-        OptimizerState(n_steps, stored["first"], stored["second"]),
+        state,
         losses=stored["losses"].tolist(),
-        stopped=bool(stopped),
+        stopped_by=cast(StoppedBy, stopped_by) if stopped_by else None,
         gradient=stored.get("gradient"),
         aggregate=stored.get("aggregate"),
-        left_out=json.loads(str(stored["left_out"])),
+        left_out=left_out,
     )
 
 

@@ -1,6 +1,7 @@
-"""A trained model as other programs read it. Pure: from the vault's entry to what JSON can hold.
+"""A trained model as other programs read it. Pure: from the vault's entry to what JSON
+can hold.
 
-What an entry holds is written by `agents.training.trainer.save_model`.
+What an entry holds is written by `agents.training.fold.save_model`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from agents.training.export_pipeline import pipeline_of
 from agents.training.inference import model_of
+from agents.training.kept_design import features_of
 from analytics.arrays import Floats
 from protocol.errors import BadRequest
 
@@ -32,19 +35,28 @@ _ESTIMATORS = {
 
 
 def export_model(stored: dict[str, Any], file_format: str) -> dict[str, Any]:
-    """The vault's entry in one of FORMATS. BadRequest for a model that the format cannot hold.
+    """The vault's entry in one of FORMATS.
 
-    Disclosure: the model, which its order's hospitals alone hold. It may leave only as this hospital's own decision.
+    BadRequest for a model that the format cannot hold.
+
+    Disclosure: the model, which its order's hospitals alone hold. It may leave only as
+    this hospital's own decision.
     """
-    return _as_sklearn(stored) if file_format == "sklearn" else _as_json(stored)
+    if file_format == "sklearn":
+        return _as_sklearn(stored)
+    return _as_json(stored)
 
 
 def _as_json(stored: dict[str, Any]) -> dict[str, Any]:
-    """The entry with each layer at the top by its name, at full precision: [w_1 .. w_d, b] for each unit or class.
+    """The entry with each layer at the top by its name, at full precision.
 
-    Where `standardize` is not null, the layers are for (x - mean) / deviation.
+    A layer is [w_1 .. w_d, b] for each unit or class. Where `standardize` is not null,
+    the layers are for (x - mean) / deviation.
     """
-    exported = {key: value for key, value in stored.items() if key not in ("layers", "standardize")}
+    exported = dict(stored)
+    del exported["layers"]
+    # Behind the other fields, with a name for each of the two.
+    del exported["standardize"]
     exported["standardize"] = None
     if stored["standardize"] is not None:
         mean, deviation = stored["standardize"]
@@ -55,33 +67,51 @@ def _as_json(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_sklearn(stored: dict[str, Any]) -> dict[str, Any]:
-    """What a scikit-learn estimator knows after `fit`: set these attributes on a new one and it predicts the same.
+    """What a scikit-learn estimator knows after `fit`.
 
-    In the units of the tables' own columns, standardized or not. Two classes are one row of coefficients there, so
-    those of a model of classes are subtracted: p_2 = 1 / (1 + exp(-(z_2 - z_1))). Of an MLPClassifier's methods
-    `predict_proba` works, with its columns in the order of `classes_`; `predict` needs what only its `fit` makes.
+    Set these attributes on a new one and it predicts the same. In the units of the
+    tables' own columns, standardized or not; a model whose columns are made of others is
+    the last step of a Pipeline, whose other steps stand under `pipeline`. Two classes are one row of coefficients
+    there, so those of a model of classes are subtracted: p_2 = 1 / (1 + exp(-(z_2 -
+    z_1))). Of an MLPClassifier's methods `predict_proba` works, with its columns in the
+    order of `classes_`; `predict` needs what only its `fit` makes.
     """
     tables = _tables(stored)
-    tables[0] = _raw_units(stored, tables[0])
-    classes: list[Any] = [0, 1] if stored["model_type"] == "lr" else list(stored["classes"])
+    has_pipeline = "features" in stored
+    if not has_pipeline:
+        tables[0] = _raw_units(stored, tables[0])
+    classes: list[Any] = list(stored["classes"])
+    if stored["model_type"] == "lr":
+        classes = [0, 1]
     if len(classes) == 2:
         tables[-1] = _as_one_row(tables[-1])
-    numbers = [values for table in tables for values in table]
-    if not all(np.isfinite(values).all() for values in numbers):
+    for table in tables:
+        _check_finite(table)
+    exported = {
+        "model_id": stored["model_id"],
+        "estimator": f"sklearn.{_ESTIMATORS[stored['model_type']]}",
+        "attributes": _fitted(stored, tables, classes),
+    }
+    if has_pipeline:
+        exported["pipeline"] = pipeline_of(stored)
+    return exported
+
+
+def _check_finite(table: LayerTable) -> None:
+    is_finite = np.isfinite(table.coef).all() and np.isfinite(table.intercept).all()
+    if not is_finite:
         raise BadRequest(
             "In the columns' own units this model leaves the range of 64-bit floats.",
             remedy="Export it as json, whose layers are for standardized columns.",
             code="numbers",
         )
-    return {
-        "model_id": stored["model_id"],
-        "estimator": f"sklearn.{_ESTIMATORS[stored['model_type']]}",
-        "attributes": _fitted(stored, tables, classes),
-    }
 
 
 def _tables(stored: dict[str, Any]) -> list[LayerTable]:
-    """Coefficients and intercepts of each layer. BadRequest where scikit-learn has no such model."""
+    """Coefficients and intercepts of each layer.
+
+    BadRequest where scikit-learn has no such model.
+    """
     if stored["model_type"] not in _ESTIMATORS:
         raise BadRequest(
             f"scikit-learn has no {stored['model_type']} model.",
@@ -90,30 +120,49 @@ def _tables(stored: dict[str, Any]) -> list[LayerTable]:
         )
     tables = []
     for name, shape in model_of(stored).layers.items():
-        rows = np.asarray(stored["layers"][name], dtype=np.float64).reshape(-1, shape[-1])
+        values = np.asarray(stored["layers"][name], dtype=np.float64)
+        # One row for each unit or class.
+        rows = values.reshape(-1, shape[-1])
         if stored["fit_intercept"]:
-            tables.append(LayerTable(rows[:, :-1], rows[:, -1]))
+            coef = rows[:, :-1]
+            intercept = rows[:, -1]
         else:
-            tables.append(LayerTable(rows, np.zeros(len(rows))))
+            coef = rows
+            intercept = np.zeros(len(rows))
+        tables.append(LayerTable(coef, intercept))
     return tables
 
 
 def _as_one_row(table: LayerTable) -> LayerTable:
+    """The second class against the first."""
     coef, intercept = table
     if len(coef) == 1:
         return table
     return LayerTable(coef[1:] - coef[:1], intercept[1:] - intercept[:1])
 
 
-def _fitted(stored: dict[str, Any], tables: list[LayerTable], classes: list[Any]) -> dict[str, Any]:
-    attributes = list(stored["attributes"])
-    names = {"n_features_in_": len(attributes), "feature_names_in_": attributes}
+def _fitted(
+    stored: dict[str, Any], tables: list[LayerTable], classes: list[Any]
+) -> dict[str, Any]:
+    """The attributes of the estimator, as `fit` sets them."""
     if len(tables) > 1:
-        return {**_fitted_network(tables, classes), **names}
-    coef, intercept = tables[0]
+        fitted = _fitted_network(tables, classes)
+    else:
+        fitted = _fitted_line(tables[0], classes)
+    features = features_of(stored)
+    fitted["n_features_in_"] = len(features)
+    if "features" not in stored:
+        # In a Pipeline the steps before it give arrays without names.
+        fitted["feature_names_in_"] = features
+    return fitted
+
+
+def _fitted_line(table: LayerTable, classes: list[Any]) -> dict[str, Any]:
+    coef = table.coef.tolist()
+    intercept = table.intercept.tolist()
     if not classes:
-        return {"coef_": coef[0].tolist(), "intercept_": float(intercept[0]), **names}
-    return {"coef_": coef.tolist(), "intercept_": intercept.tolist(), "classes_": classes, **names}
+        return {"coef_": coef[0], "intercept_": intercept[0]}
+    return {"coef_": coef, "intercept_": intercept, "classes_": classes}
 
 
 def _fitted_network(tables: list[LayerTable], classes: list[Any]) -> dict[str, Any]:
@@ -129,10 +178,13 @@ def _fitted_network(tables: list[LayerTable], classes: list[Any]) -> dict[str, A
 
 
 def _raw_units(stored: dict[str, Any], table: LayerTable) -> LayerTable:
-    """Of the first layer w / deviation and b - sum(w * mean / deviation): on x as w and b on (x - mean) / deviation."""
+    """The first layer for x, from that for (x - mean) / deviation.
+
+    w / deviation, and b - sum(w * mean / deviation).
+    """
     if stored["standardize"] is None:
         return table
-    mean, deviation = (np.asarray(values, dtype=np.float64) for values in stored["standardize"])
+    mean, deviation = np.asarray(stored["standardize"], dtype=np.float64)
     # What leaves the range of floats is refused by the caller, in a sentence.
     with np.errstate(over="ignore", invalid="ignore"):
         shift = (table.coef * mean / deviation).sum(axis=1)

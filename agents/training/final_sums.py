@@ -1,119 +1,287 @@
-"""What the hospitals add up of a fold's trained model, as exact integers, and what the initiator makes of the sums.
+"""What the hospitals add up of a fold's trained model, and what the sums give.
 
-    training rows    lr: the histogram of scores, two counts a word; other models: the loss, in limbs
-    held-out rows    where a fold has some: how many; for lr their histogram, as above; their loss and, for linear,
-                     absolute error, in limbs
+All are exact integers.
 
-A hospital without held-out rows adds zeros. What is made of the sum is what one table of all hospitals' rows would
-give: counts are exact, and a mean is rounded once. In cross-validation each row is held out once, so the held-out parts
-of all folds add up too.
+    training rows    lr: the histogram of scores, two counts a word;
+                     softmax, mlp and cnn: how many there are of each class;
+                     the loss, in limbs;
+                     but for linear how many are called right
+    held-out rows    where a fold has some: how many;
+                     for lr their histogram, as above;
+                     their loss and, for linear, absolute error, in limbs
+    where withheld   what the coordinator else makes of each hospital's metrics: of
+                     held-out rows how many of each class are called which
 
-Decision 56.
+A hospital without held-out rows adds zeros. What is made of the sum is what one table
+of all hospitals' rows would give: counts are exact, and a mean is rounded once. In
+cross-validation each row is held out once, so the held-out parts of all folds add up
+too.
+
+Decisions 56, 71 and 77.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from agents.training.own_metrics import Withheld
 from analytics.arrays import Floats, Ints, Labels
-from analytics.training.metrics import histogram_metrics, metrics, round_metrics, score_histogram
+from analytics.training.metrics import (
+    binary_figures,
+    class_figures,
+    histogram_metrics,
+    metrics,
+    round_metrics,
+    score_histogram,
+)
 from analytics.training.models import Model, local_loss, scores
+from analytics.training.outcome import constant_class_loss, constant_linear_loss
 from protocol.sums import limbs
 
-Rows = tuple[Floats, Labels]
-"""X (n, d) and y (n,) as the model sees them."""
+
+class Rows(NamedTuple):
+    """Rows as the model sees them."""
+
+    X: Floats  # (n, d)
+    y: Labels  # (n,)
+
 
 _N_BINS = 1000
 """Of a histogram of scores, for each label."""
 _COUNT_BITS = 30
 """Of a count in a word that holds two."""
+_MOST_COUNTED_CLASSES = 30
+"""Of more classes the calls are not counted together: a word for each pair of them."""
 
 
-def local_sums(model: Model, weights: Floats, training: Rows, held_out: Rows | None) -> Ints:
-    """A hospital's part, int64 (d,), the same d at every hospital; `held_out` is None where no hospital has such rows.
+class TrainingTotals(NamedTuple):
+    """What the sums say of the training rows of all hospitals."""
 
-    Raises BadRequest `wide` for a mean that is too large to be added.
+    n_rows: int
+    loss: float  # without the penalty
+    n_right: int | None  # rows that are called what they are; None of linear
+    n_of_class: Ints  # (K,); empty of linear
+    ranking: dict[str, Any]  # auc and ks of lr
 
-    Disclosure: histograms of scores by label and sums over rows; with few rows nearly the rows' scores. They leave
-    through the release door only, sealed so that nothing but the sum over hospitals can be read.
+    @property
+    def n_wrong(self) -> int | None:
+        return None if self.n_right is None else self.n_rows - self.n_right
+
+
+def local_sums(
+    model: Model,
+    weights: Floats,
+    training: Rows,
+    held_out: Rows | None,
+    withheld: Withheld,
+) -> Ints:
+    """A hospital's part, int64 (d,), the same d at every hospital.
+
+    `held_out` is None where no hospital has such rows. Raises BadRequest `wide` for a
+    mean that is too large to be added.
+
+    Disclosure: histograms of scores by label and sums over rows; with few rows nearly
+    the rows' scores. They leave through the release door only, sealed so that nothing
+    but the sum over hospitals can be read.
     """
     parts = [_of_training(model, weights, training)]
     if held_out is not None:
-        parts.append(_of_held_out(model, weights, held_out))
+        parts.append(_of_held_out(model, weights, held_out, withheld))
     return np.concatenate(parts)
 
 
 def held_out_part(model: Model, sums: Ints) -> Ints:
-    """Of opened sums those of held-out rows, empty where the fold has none; those of several folds add up."""
-    n_words = _N_BINS if model.kind == "lr" else limbs.N_LIMBS
-    return sums[n_words:]
+    """Of opened sums those of held-out rows; those of several folds add up.
+
+    Empty where the fold has no such rows.
+    """
+    return sums[_n_class_words(model) + limbs.N_LIMBS + _n_words_of_calls(model) :]
 
 
-def training_metrics(model: Model, sums: Ints) -> dict[str, Any]:
-    """auc and ks of all training rows for lr, rounded as they may leave; nothing for other models."""
-    if model.kind != "lr":
-        return {}
-    histogram = _out_of_pairs(sums[:_N_BINS])
-    rounded: dict[str, Any] = round_metrics(histogram_metrics(histogram))
+def _n_class_words(model: Model) -> int:
+    """Words that tell how many training rows there are of each class."""
+    if model.kind == "lr":
+        return _N_BINS
+    return len(model.classes)
+
+
+def _n_words_of_calls(model: Model) -> int:
+    return 0 if model.kind == "linear" else 1
+
+
+def training_totals(model: Model, sums: Ints, n_rows: int) -> TrainingTotals:
+    """What opened sums say of the n_rows training rows of a fold."""
+    n_class_words = _n_class_words(model)
+    of_classes = sums[:n_class_words]
+    ranking: dict[str, Any] = {}
+    if model.kind == "lr":
+        histogram = _out_of_pairs(of_classes)
+        ranking = histogram_metrics(histogram)
+        of_classes = histogram.reshape(2, _N_BINS).sum(axis=1)
+    words = sums[n_class_words:]
+    loss = float(limbs.from_limbs(words[: limbs.N_LIMBS], n_rows)[0])
+    n_right = None
+    if _n_words_of_calls(model):
+        n_right = int(words[limbs.N_LIMBS])
+    return TrainingTotals(n_rows, loss, n_right, of_classes, ranking)
+
+
+def constant_loss(totals: TrainingTotals, label_variance: float) -> float:
+    """The training loss of the best model that gives every row the same answer.
+
+    `label_variance` is the joint one; of classes it is not looked at.
+    """
+    if len(totals.n_of_class):
+        return constant_class_loss(totals.n_of_class)
+    return constant_linear_loss(label_variance)
+
+
+def training_metrics(
+    model: Model, sums: Ints, n_rows: int, withheld: Withheld
+) -> dict[str, Any]:
+    """auc and ks of all n_rows training rows for lr, rounded.
+
+    Where hospitals show no metrics of their own also loss, and accuracy or mse.
+    """
+    totals = training_totals(model, sums, n_rows)
+    found: dict[str, Any] = dict(totals.ranking)
+    if withheld.train:
+        found["loss"] = totals.loss
+        if totals.n_right is None:
+            found["mse"] = 2 * totals.loss
+        else:
+            found["accuracy"] = totals.n_right / n_rows
+    rounded: dict[str, Any] = round_metrics(found)
     return rounded
 
 
-def held_out_metrics(model: Model, part: Ints) -> dict[str, Any] | None:
-    """loss and, for lr, auc and ks, for linear mse, rmse and mae of all held-out rows; None without such rows.
+def held_out_metrics(
+    model: Model, part: Ints, withheld: Withheld
+) -> dict[str, Any] | None:
+    """Metrics of all held-out rows; None without such rows.
 
-    auc and ks are None where all of them have one label. These are not rounded: they are over all hospitals' rows.
+    They are loss and, for lr, auc and ks, for linear mse, rmse and mae. auc and ks are
+    None where all of them have one label. Where hospitals show no metrics of their own
+    also what follows from counts of calls. These are not rounded: they are over all
+    hospitals' rows.
     """
     if not len(part) or not part[0]:
         return None
-    n_rows, rest = int(part[0]), part[1:]
+    # In the order in which `_of_held_out` writes them.
+    n_rows = int(part[0])
+    words = part[1:]
     ranking: dict[str, Any] = {}
     if model.kind == "lr":
-        ranking = histogram_metrics(_out_of_pairs(rest[:_N_BINS]))
-        rest = rest[_N_BINS:]
-    loss, *errors = limbs.from_limbs(rest, n_rows).tolist()
+        histogram = _out_of_pairs(words[:_N_BINS])
+        ranking = histogram_metrics(histogram)
+        words = words[_N_BINS:]
+    n_means = 2 if model.kind == "linear" else 1
+    n_words_of_means = n_means * limbs.N_LIMBS
+    loss, *errors = limbs.from_limbs(words[:n_words_of_means], n_rows).tolist()
     if model.kind != "linear":
-        return {"loss": loss, **ranking}
-    mse = 2 * loss  # the loss is half the mean of squares
-    return {"loss": loss, "mse": mse, "rmse": math.sqrt(mse), "mae": errors[0]}
+        figures = {}
+        if withheld.test:
+            figures = _call_figures(model, words[n_words_of_means:])
+        return {"loss": loss, **ranking, **figures}
+    # The loss is half the mean of squares.
+    mse = 2 * loss
+    rmse = math.sqrt(mse)
+    mae = errors[0]
+    return {"loss": loss, "mse": mse, "rmse": rmse, "mae": mae}
 
 
 def _of_training(model: Model, weights: Floats, rows: Rows) -> Ints:
-    X, y = rows
+    words = []
     if model.kind == "lr":
-        histogram = score_histogram(y, scores(model, weights, X), _N_BINS)
-        return _in_pairs(histogram)
-    # `training_metrics` makes nothing of it; without it the sum could be empty.
-    loss = local_loss(model, weights, X, y)
-    return limbs.to_limbs(np.array([loss]), len(y))
+        words.append(_in_pairs(_histogram(model, weights, rows)))
+    elif model.classes:
+        n_of_class = np.bincount(rows.y, minlength=len(model.classes))
+        words.append(n_of_class.astype(np.int64))
+    loss = local_loss(model, weights, rows.X, rows.y)
+    words.append(limbs.to_limbs(np.array([loss]), len(rows.y)))
+    if _n_words_of_calls(model):
+        calls = _calls(model, weights, rows)
+        words.append(np.array([calls.trace()]))
+    return np.concatenate(words)
 
 
-def _of_held_out(model: Model, weights: Floats, rows: Rows) -> Ints:
-    """How many rows, for lr their histogram, and their means in limbs; as many words without any row."""
-    X, y = rows
-    n_rows = len(y)
-    names = ("loss", "mae") if model.kind == "linear" else ("loss",)
+def _calls(model: Model, weights: Floats, rows: Rows) -> Ints:
+    """How many rows of each class are called which, (K, K); of lr (2, 2)."""
+    found = metrics(model, weights, rows.X, rows.y)
+    if model.kind == "lr":
+        counts = [[found["tn"], found["fp"]], [found["fn"], found["tp"]]]
+    else:
+        counts = found["confusion"]
+    return np.array(counts, dtype=np.int64)
+
+
+def _n_counted_classes(model: Model) -> int:
+    """How many classes have their calls counted together; 0 where none has."""
+    n_classes = 2 if model.kind == "lr" else len(model.classes)
+    return n_classes if n_classes <= _MOST_COUNTED_CLASSES else 0
+
+
+def _call_figures(model: Model, words: Ints) -> dict[str, Any]:
+    n_classes = _n_counted_classes(model)
+    if not n_classes:
+        return {}
+    counts = words.reshape(n_classes, n_classes)
+    if model.kind != "lr":
+        return class_figures(counts)
+    (tn, fp), (fn, tp) = counts.tolist()
+    return binary_figures(tp=tp, fp=fp, tn=tn, fn=fn)
+
+
+def _of_held_out(model: Model, weights: Floats, rows: Rows, withheld: Withheld) -> Ints:
+    """How many rows, for lr their histogram, and their means in limbs.
+
+    Without any row there are as many words.
+    """
+    n_rows = len(rows.y)
+    names = ["loss"]
+    if model.kind == "linear":
+        names.append("mae")
     means = np.zeros(len(names))
     histogram = np.zeros(2 * _N_BINS, dtype=np.int64)
     if n_rows:
-        found = metrics(model, weights, X, y)
+        found = metrics(model, weights, rows.X, rows.y)
         means = np.array([found[name] for name in names])
         if model.kind == "lr":
-            histogram = score_histogram(y, scores(model, weights, X), _N_BINS)
+            histogram = _histogram(model, weights, rows)
     words = [np.array([n_rows])]
     if model.kind == "lr":
         words.append(_in_pairs(histogram))
     words.append(limbs.to_limbs(means, n_rows))
+    if withheld.test and model.kind != "linear":
+        n_classes = _n_counted_classes(model)
+        counts = np.zeros((n_classes, n_classes), dtype=np.int64)
+        if n_rows and n_classes:
+            counts = _calls(model, weights, rows)
+        words.append(counts.ravel())
     return np.concatenate(words)
 
 
+def _histogram(model: Model, weights: Floats, rows: Rows) -> Ints:
+    """Scores by label, (2 * _N_BINS,)."""
+    predicted = scores(model, weights, rows.X)
+    return score_histogram(rows.y, predicted, _N_BINS)
+
+
 def _in_pairs(counts: Ints) -> Ints:
-    """Two counts in each word, 30 bits apart: no sum over hospitals comes near 2**30 rows, and half is encrypted."""
-    return counts[0::2] + (counts[1::2] << _COUNT_BITS)
+    """Two counts in each word, 30 bits apart, so that half is encrypted.
+
+    No sum over hospitals comes near 2**30 rows.
+    """
+    low = counts[0::2]
+    high = counts[1::2]
+    return low + (high << _COUNT_BITS)
 
 
 def _out_of_pairs(words: Ints) -> Ints:
-    low, high = words & ((1 << _COUNT_BITS) - 1), words >> _COUNT_BITS
+    mask = (1 << _COUNT_BITS) - 1
+    low = words & mask
+    high = words >> _COUNT_BITS
     return np.column_stack([low, high]).ravel()

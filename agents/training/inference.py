@@ -1,35 +1,51 @@
 """Inference at the hospital: its own model on its own rows, for its own people.
 
-`answer_request` is an inference order, whose answer leaves sealed to who asked; `predict` the work itself, which the
-agent's command line calls too. The vault's entry of a model is read by `model_of` and `weights_of`.
+`answer_request` is an inference order, whose answer leaves sealed to who asked;
+`predict` the work itself, which the agent's command line calls too. The vault's entry
+of a model is read by `model_of` and `weights_of`.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
+from agents.gate.cohort_audit import AskedSet, AuditRules, asked_sets, reserve
+from agents.gate.memory import COORDINATOR, NO_SUM, Memory
 from agents.order.approval import await_decision, digest_of
-from agents.order.party import Party
+from agents.order.party import Hospital, Party
 from agents.rows.allowed_sql import CheckedQuery, check_plain, check_sql
-from agents.rows.cohort import build_cohort
-from agents.rows.database import dialect_of, open_source
+from agents.rows.cohort import Cohort, check_enough_rows, id_order
+from agents.rows.database import dialect_of
+from agents.rows.reading import open_query, open_values
 from agents.training.cohorts import warn_of_lost_digits
+from agents.training.kept_design import (
+    ApplicableRows,
+    applicable_rows,
+    features_of,
+    study_of,
+)
 from analytics.arrays import Floats
 from analytics.training import standardization
 from analytics.training.models import Model, scores
-from protocol.errors import BadRequest, Refused
+from protocol.errors import BadRequest, Refused, Rule, check_rules
 from protocol.exchange import Address
-from protocol.messages import HospitalSql
+from protocol.messages import MOST_TYPED_ROWS, HospitalSql
+from protocol.policy import Policy
 from protocol.sealing import KEY_BYTES
 
 
 def answer_request(party: Party, document: str, box: bytes) -> None:
-    """Predicts what an inference order asks for and lets the answer out, sealed to the one-time key it names.
+    """Predicts what an inference order asks for, and sends the answer to who asked.
 
-    Predictions are kept in the vault; a second request for the same order seals those again. Nothing is read where
+    It is sealed to the one-time key that the order names. Predictions are kept in the
+    vault; a second request for the same order seals those again. Nothing is read where
     the policy would not let them out. Raises Refused, and what `predict` raises.
     """
     party.policy.check_return_predictions()
@@ -41,127 +57,361 @@ def answer_request(party: Party, document: str, box: bytes) -> None:
             remedy="Send it again.",
             code="sql_commitment",
         )
-    # decision 7: a second request has another one-time key, and gets the same predictions sealed to it.
+    # decision 7: a second request has another one-time key, and gets the same
+    # predictions sealed to it.
     kept = party.vault.predictions(party.order_id)
     if kept is None:
-        kept = _make_predictions(party, request, own.sql["infer"])
+        kept = _make_predictions(party, request, own.sql)
     predictions = kept["result"]
+    address = Address(party.order_id, "predictions", attempt=request["attempt"])
     party.release.send_predictions(
         lambda: json.dumps(predictions).encode(),
-        address=Address(party.order_id, "predictions", attempt=request["attempt"]),
+        address=address,
         reply_key=bytes.fromhex(request["reply_key"]),
     )
 
 
-def _make_predictions(party: Party, request: dict[str, Any], sql: str) -> dict[str, Any]:
-    """What the vault then keeps: approved by a person where one is asked, and written in the ledger before rows are
-    read."""
+def _make_predictions(
+    party: Party, request: dict[str, Any], asked: Mapping[str, str]
+) -> dict[str, Any]:
+    """What the vault then keeps.
+
+    asked: "infer", the SQL of rows of this hospital, or "rows", values that came with
+    the request. A person has approved it where one is asked, and the ledger has it
+    before rows are read.
+    """
     model_id = request["model_id"]
-    if not party.policy.inference.expressions:
-        check_plain(sql, dialect=dialect_of(party.settings.data_url))
-    _await_decision(party, request, sql)
-    party.release.ledger.write("answered", order_id=party.order_id, initiator=party.me, model=model_id)
-    predictions = predict(party, model_id, sql)
-    return party.vault.save_predictions(party.order_id, {"result": predictions})
+    sql = asked.get("infer")
+    check_rules(request_rules(party, model_id, asked))
+    values = [] if sql is not None else _read_values(asked)
+    _await_decision(party, request, asked)
+    party.release.ledger.write(
+        "answered", order_id=party.order_id, initiator=party.me, model=model_id
+    )
+    if sql is None:
+        # Of nobody in a table: no answer about this hospital's rows is told.
+        entries = predict_values(party, model_id, values)
+        return party.vault.save_predictions(party.order_id, {"result": entries})
+    memory = Memory(party.vault.cohorts)
+    predicted = _predict(party, model_id, sql, key=memory.key)
+    if _coordinator_opens_totals(party.policy):
+        _remember(party, predicted, memory)
+    return party.vault.save_predictions(party.order_id, {"result": predicted.entries})
+
+
+def request_rules(
+    hospital: Hospital, model_id: int, asked: Mapping[str, str]
+) -> list[Rule]:
+    """What decides whether this hospital answers a request that came through the
+    coordinator, before a row is read.
+    """
+    policy = hospital.policy
+    sql = asked.get("infer")
+    found = [
+        Rule("return_predictions", policy.check_return_predictions),
+        Rule("inference", policy.check_inference),
+    ]
+    if sql is None:
+        found.append(Rule("rows", policy.check_inference_rows))
+    elif not policy.inference.expressions:
+        dialect = dialect_of(hospital.settings.data_url)
+        found.append(Rule("expressions", lambda: check_plain(sql, dialect=dialect)))
+    found.append(Rule("no_model", lambda: hospital.vault.model(model_id)))
+    return found
+
+
+def answer_anew(
+    hospital: Hospital, model_id: int, asked: Mapping[str, str]
+) -> ApplicableRows:
+    """The rows that a request is for, of which all was predicted and nothing is kept or
+    told. Raises as `answer_request`, whose rules have passed before.
+    """
+    if "infer" in asked:
+        stored, checked = _checked_query(hospital, model_id, asked["infer"])
+        found = _read_applicable(hospital, stored, checked, key=None)
+    else:
+        stored = _stored_model(hospital, model_id)
+        found = _applicable_values(hospital, stored, _read_values(asked))
+    _answered(stored, found)
+    return found
+
+
+def _coordinator_opens_totals(policy: Policy) -> bool:
+    """Whether there can be any that predictions could be taken off."""
+    discloses = policy.statistics is not None and policy.statistics.disclose
+    return "None" in policy.orders.methods or discloses
+
+
+def _remember(party: Party, predicted: _Predicted, memory: Memory) -> None:
+    """Of whom the coordinator has predictions counts as told to it, under each
+    attribute.
+
+    A prediction is one person's value, which `return_predictions` lets out: the audit
+    refuses none. Who does not pass it is not remembered, because what counts as told
+    lets other totals pass that tell the same few people.
+    """
+    members = predicted.rows.members
+    assert members is not None, "read with a key"
+    asked: list[AskedSet] = []
+    for table in predicted.tables:
+        asked += asked_sets(
+            members,
+            party.policy,
+            population=table,
+            columns=list(members.values),
+            rows={"predictions": np.arange(predicted.rows.n_rows)},
+            parts={},
+        )
+    min_rows = max(party.policy.table(name).min_rows for name in predicted.tables)
+    rules = AuditRules(
+        min_rows=min_rows,
+        # Of this hospital alone, and openly so.
+        least_hospitals=NO_SUM,
+        budget_days=party.policy.cohort.budget_days,
+    )
+    try:
+        reserve(
+            memory,
+            asked,
+            receivers=[COORDINATOR],
+            order_id=party.order_id,
+            rules=rules,
+            has_ended=party.vault.has_ended,
+            now=datetime.now(UTC),
+        )
+    except Refused:
+        return
+    memory.commit(party.order_id)
 
 
 def _read_document(party: Party, document: str) -> dict[str, Any]:
-    """What the coordinator has sent, checked before anything is done with it. Raises Refused (code document)."""
+    """What the coordinator has sent, checked before anything is done with it.
+
+    Raises Refused (code document).
+    """
     refusal = Refused(
-        "This inference order is not for this hospital.", remedy="Send it again.", code="document"
+        "This inference order is not for this hospital.",
+        remedy="Send it again.",
+        code="document",
     )
     try:
         request: dict[str, Any] = json.loads(document)
-        is_for_us = (
-            request["kind"] == "infer"
-            and request["order_id"] == party.order_id
-            and request["user_id"] == party.me
-        )
-        has_numbers = all(
-            type(request[name]) is int and request[name] >= 0 for name in ("model_id", "attempt")
-        )
-        has_key = len(bytes.fromhex(request["reply_key"])) == KEY_BYTES
-        is_whole = is_for_us and has_numbers and has_key and "sql" in request
+        is_fit = _is_for(request, party) and _is_whole(request)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise refusal from None
-    if not is_whole:
+    if not is_fit:
         raise refusal
     return request
 
 
-def _await_decision(party: Party, request: dict[str, Any], sql: str) -> None:
-    """Bound to what stays the same when the answer is asked for again with another one-time key."""
-    stored, _ = _checked_query(party, request["model_id"], sql)
+def _is_for(request: dict[str, Any], party: Party) -> bool:
+    if request["kind"] != "infer":
+        return False
+    is_this_order = request["order_id"] == party.order_id
+    is_from_us = request["user_id"] == party.me
+    return bool(is_this_order and is_from_us)
+
+
+def _is_whole(request: dict[str, Any]) -> bool:
+    """Whether its fields are what the answer is made with."""
+    for name in ("model_id", "attempt"):
+        # A bool is an int to isinstance, but not to type.
+        if type(request[name]) is not int or request[name] < 0:
+            return False
+    reply_key = bytes.fromhex(request["reply_key"])
+    return len(reply_key) == KEY_BYTES and "sql" in request
+
+
+def _read_values(asked: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows as the coordinator sealed them, which may seal anything."""
+    try:
+        rows = json.loads(asked["rows"])
+    except (KeyError, ValueError, RecursionError):
+        rows = None
+    is_fit = isinstance(rows, list) and 1 <= len(rows) <= MOST_TYPED_ROWS
+    if not is_fit or not all(_is_row(row) for row in rows):
+        raise Refused(
+            "What was sent is no list of rows.",
+            remedy="Send it again.",
+            code="document",
+        )
+    return list(rows)
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict):
+        return False
+    for value in row.values():
+        if isinstance(value, float) and not math.isfinite(value):
+            return False
+        if not isinstance(value, str | int | float | None):
+            return False
+    return True
+
+
+def _await_decision(
+    party: Party, request: dict[str, Any], asked: Mapping[str, str]
+) -> None:
+    """Waits for a person's decision, where the policy asks for one.
+
+    It is bound to what stays the same when the answer is asked for again with another
+    one-time key.
+    """
+    model_id = request["model_id"]
+    if "infer" in asked:
+        stored, _ = _checked_query(party, model_id, asked["infer"])
+    else:
+        stored = _stored_model(party, model_id)
     terms = {
         "kind": "inference",
         "initiator": party.me,
         "parties": [party.me],
         "receivers": [party.me],
         "purpose": "",
-        "data": {"infer": sql},
-        "columns": [stored["unique_id"], *stored["attributes"]],
+        "data": dict(asked),
+        "columns": [stored["unique_id"], *study_of(stored).plain],
         "method": stored["model_type"],
         "scoring": "none",
-        "details": {"model_id": request["model_id"]},
+        "details": {"model_id": model_id},
     }
-    digest = digest_of("infer", str(party.order_id), str(request["model_id"]), request["sql"])
+    commitment = request["sql"]
+    digest = digest_of("infer", str(party.order_id), str(model_id), commitment)
     await_decision(party, digest, terms)
 
 
 def predict(party: Party, model_id: int, sql: str) -> list[dict[str, Any]]:
-    """One entry a row: {"id", "label"}; label is the probability of class 1 (lr), the value (linear) or the class.
+    """One entry a row, in order of ids: {"id", "label"}.
 
-    A model of classes adds "probabilities" by class. Raises NotFound without such a model, BadRequest for missing
-    columns, NULLs or no rows, Refused where the policy does not allow inference.
+    label is the probability of class 1 (lr), the value (linear) or the class. A model
+    of classes adds "probabilities" by class. Of a row that the model cannot be applied
+    to, label (and "probabilities") is None and "reason" says why: it has no value in a
+    column, or a level that the model does not know. Raises NotFound without such a
+    model, BadRequest for missing columns or no rows, Refused where the policy does not
+    allow inference.
 
-    Disclosure: predictions; they stay in the vault unless the policy lets them be returned.
+    Disclosure: predictions; they stay in the vault unless the policy lets them be
+    returned.
     """
-    stored, checked = _checked_query(party, model_id, sql)
-    model = model_of(stored)
-    source = open_source(
-        party.settings.data_url,
-        statement_timeout_seconds=party.settings.statement_timeout_seconds,
-        max_rows=party.settings.max_rows,
-    )
-    rows = build_cohort(
-        source.read(checked),
+    return _predict(party, model_id, sql, key=None).entries
+
+
+def predict_values(
+    party: Party, model_id: int, rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The same for values that stand in no database: of each row the model's columns,
+    and the unique id where the rows have one, else their places from 1.
+
+    Disclosure: what the model says of any values; whoever asks often enough has the
+    model.
+    """
+    stored = _stored_model(party, model_id)
+    return _answered(stored, _applicable_values(party, stored, rows))
+
+
+def _applicable_values(
+    hospital: Hospital, stored: dict[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> ApplicableRows:
+    with open_values(
+        hospital.settings,
+        rows,
         unique_id=stored["unique_id"],
-        attributes=stored["attributes"],
-        label_name=None,
-        model_type=model.kind,
-    )
-    warn_of_lost_digits(party, rows, model_id=model_id)
-    try:
-        predicted = _apply(stored, model, rows.X)
-    except ValueError as error:
-        raise BadRequest(
-            f"The model cannot be applied to these rows: {error}",
-            remedy="Look for values out of range.",
-            code="numbers",
-        ) from None
-    return _entries(model, rows.unique_ids, predicted)
+        columns=study_of(stored).read,
+    ) as dataset:
+        return applicable_rows(dataset, stored)
 
 
-def _checked_query(party: Party, model_id: int, sql: str) -> tuple[dict[str, Any], CheckedQuery]:
+@dataclass(frozen=True, eq=False)
+class _Predicted:
+    """Predictions, and of whom they are."""
+
+    entries: list[dict[str, Any]]
+    rows: Cohort
+    tables: tuple[str, ...]
+
+
+def _predict(party: Party, model_id: int, sql: str, *, key: bytes | None) -> _Predicted:
+    """As `predict`; with a key the rows have their members."""
+    stored, checked = _checked_query(party, model_id, sql)
+    found = _read_applicable(party, stored, checked, key=key)
+    warn_of_lost_digits(party, found.cohort, model_id=model_id)
+    return _Predicted(_answered(stored, found), found.cohort, checked.tables)
+
+
+def _read_applicable(
+    hospital: Hospital,
+    stored: dict[str, Any],
+    checked: CheckedQuery,
+    *,
+    key: bytes | None,
+) -> ApplicableRows:
+    with open_query(
+        hospital.settings,
+        checked,
+        unique_id=stored["unique_id"],
+        columns=study_of(stored).read,
+    ) as dataset:
+        check_enough_rows(dataset.n_rows, 0)
+        return applicable_rows(dataset, stored, key=key)
+
+
+def _answered(stored: dict[str, Any], found: ApplicableRows) -> list[dict[str, Any]]:
+    """An entry for each row, in order of ids."""
+    model = model_of(stored)
+    rows = found.cohort
+    entries: dict[str, dict[str, Any]] = {}
+    for unique_id, reason in found.reasons.items():
+        entries[unique_id] = _unanswered(model, unique_id, reason)
+    if rows.n_rows:
+        try:
+            predicted = _apply(stored, model, rows.X)
+        except ValueError as error:
+            raise BadRequest(
+                f"The model cannot be applied to these rows: {error}",
+                remedy="Look for values out of range.",
+                code="numbers",
+            ) from None
+        for entry in _entries(model, rows.unique_ids, predicted):
+            entries[entry["id"]] = entry
+    ids = list(entries)
+    return [entries[ids[place]] for place in id_order(ids)]
+
+
+def _unanswered(model: Model, unique_id: str, reason: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {"id": unique_id, "label": None}
+    if model.classes:
+        entry["probabilities"] = None
+    entry["reason"] = reason
+    return entry
+
+
+def _checked_query(
+    hospital: Hospital, model_id: int, sql: str
+) -> tuple[dict[str, Any], CheckedQuery]:
     """The stored model, and the SQL where the policy lets it run; no row is read."""
-    party.policy.check_inference()
-    stored = party.vault.model(model_id)
+    stored = _stored_model(hospital, model_id)
     checked = check_sql(
         sql,
-        policy=party.policy,
-        requester=party.me,
-        own_user_id=party.me,
+        policy=hospital.policy,
+        requester=hospital.me,
+        own_user_id=hospital.me,
         unique_id=stored["unique_id"],
         label=None,
-        dialect=dialect_of(party.settings.data_url),
+        dialect=dialect_of(hospital.settings.data_url),
     )
     return stored, checked
 
 
+def _stored_model(hospital: Hospital, model_id: int) -> dict[str, Any]:
+    """Where the policy lets it be applied."""
+    hospital.policy.check_inference()
+    return hospital.vault.model(model_id)
+
+
 def _apply(stored: dict[str, Any], model: Model, X: Floats) -> Floats:
+    """The model's scores of rows as they came."""
     if stored["standardize"]:
-        mean, deviation = (np.asarray(values) for values in stored["standardize"])
-        X = standardization.standardize(X, mean, deviation)
+        mean, deviation = stored["standardize"]
+        X = standardization.standardize(X, np.asarray(mean), np.asarray(deviation))
     weights = weights_of(stored)
     return scores(model, weights, X)
 
@@ -169,14 +419,17 @@ def _apply(stored: dict[str, Any], model: Model, X: Floats) -> Floats:
 def _entries(model: Model, ids: list[str], predicted: Floats) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for unique_id, values in zip(ids, predicted, strict=True):
-        if not model.classes:
-            entries.append({"id": unique_id, "label": float(values)})
-            continue
-        likeliest = model.classes[int(np.argmax(values))]
-        probabilities = {}
-        for name, value in zip(model.classes, values, strict=True):
-            probabilities[str(name)] = float(value)
-        entries.append({"id": unique_id, "label": likeliest, "probabilities": probabilities})
+        entry: dict[str, Any] = {"id": unique_id}
+        if model.classes:
+            likeliest = int(np.argmax(values))
+            probabilities = {}
+            for name, value in zip(model.classes, values, strict=True):
+                probabilities[str(name)] = float(value)
+            entry["label"] = model.classes[likeliest]
+            entry["probabilities"] = probabilities
+        else:
+            entry["label"] = float(values)
+        entries.append(entry)
     return entries
 
 
@@ -187,7 +440,7 @@ def model_of(stored: dict[str, Any]) -> Model:
     """The model that a vault's entry describes."""
     return Model(
         stored["model_type"],
-        len(stored["attributes"]),
+        len(features_of(stored)),
         stored["fit_intercept"],
         tuple(stored["classes"]),
         tuple(stored.get("hidden", ())),
@@ -196,8 +449,10 @@ def model_of(stored: dict[str, Any]) -> Model:
 
 
 def weights_of(stored: dict[str, Any]) -> Floats:
-    """The flat vector of a vault's entry: its layers in the model's order, not in that of the file."""
-    layers = []
+    """The flat vector of a vault's entry."""
+    vectors = []
+    # In the model's order, not in that of the file.
     for name in model_of(stored).layers:
-        layers.append(np.asarray(stored["layers"][name], dtype=np.float64).ravel())
-    return np.concatenate(layers)
+        values = np.asarray(stored["layers"][name], dtype=np.float64)
+        vectors.append(values.ravel())
+    return np.concatenate(vectors)

@@ -1,36 +1,70 @@
-"""One hospital in a training order: what verifies the order, and the key that its sums are encrypted with.
+"""One hospital in a training order: how it verifies the order, and the sums' key.
 
-`agents.training.cohorts` reads its rows next, `agents.training.trainer` trains on them.
+`agents.training.cohorts` reads its rows next, `agents.training.fold` trains on them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from phe.paillier import PaillierPrivateKey
 
+from agents.gate import totals
 from agents.order.party import (
     AgreedOrder,
+    AskedOrder,
+    Hospital,
     Party,
     VerifiedOrder,
+    note_opened,
     read_document,
     read_sql,
     verify_signature,
 )
+from agents.rows.allowed_sql import CheckedQuery, check_sql
+from agents.rows.database import dialect_of
+from protocol.errors import Rule, check_all, check_rules
 from protocol.sums import paillier
 from protocol.training_request import TrainingRequest, read_order_document
+from protocol.varying_plan import strictest
 
 
 @dataclass(frozen=True)
-class VerifiedTraining(VerifiedOrder):
+class AskedTraining(AskedOrder):
+    """What a training order asks of this hospital."""
+
+    request: TrainingRequest
+
+
+@dataclass(frozen=True)
+class VerifiedTraining(VerifiedOrder, AskedTraining):
     """A training order that this hospital may take part in."""
 
     request: TrainingRequest
 
     def terms(self) -> dict[str, Any]:
         request = self.request
-        shown = {"user_id", "party_id", "purpose", "data_info", "test_data_info", "scoring"}
+        # The document's fields that the other terms have, or that are sealed.
+        shown_apart = {
+            "user_id",
+            "party_id",
+            "purpose",
+            "data_info",
+            "test_data_info",
+            "scoring",
+            "attributes",
+        }
+        for name in ("complete_on", "categorical", "derive"):
+            if not getattr(request, name):
+                shown_apart.add(name)
+        if request.missing == "refuse":
+            shown_apart.add("missing")
+        details = request.model_dump(
+            mode="json", exclude=shown_apart, exclude_none=True
+        )
         return {
             "kind": "training",
             "initiator": request.initiator,
@@ -38,10 +72,10 @@ class VerifiedTraining(VerifiedOrder):
             "receivers": request.hospitals,
             "purpose": request.purpose,
             "data": dict(self.sql),
-            "columns": [request.unique_id, request.label_name, *request.attributes],
+            "columns": [request.unique_id, request.label_name, *request.study.plain],
             "method": request.model_params.encrypt_param.method,
             "scoring": request.scoring or "none",
-            "details": request.model_dump(mode="json", exclude=shown | {"attributes"}, exclude_none=True),
+            "details": details,
         }
 
 
@@ -51,49 +85,99 @@ class AgreedTraining(VerifiedTraining, AgreedOrder):
 
 
 def verify_order(party: Party) -> VerifiedTraining:
-    """Reads the document and one's own SQL from the coordinator, and verifies the initiator's signature.
+    """Reads the document and one's own SQL; verifies the initiator's signature.
 
-    Nothing is counted before this has passed: the document is checked field by field as at the coordinator, the SQL
-    must be the one that the document commits to, the policy must allow the order, and the signature must be that of
-    the initiator's pinned key. Raises Refused, BadRequest or ProtocolViolation.
+    Nothing is counted before this has passed: the document is checked field by field as
+    at the coordinator, the SQL must be the one that the document commits to, the policy
+    must allow the order, and the signature must be that of the initiator's pinned key.
+    Raises Refused, BadRequest or ProtocolViolation.
     """
     document = read_document(party)
     request, commitments = read_order_document(document, party.order_id)
     sql = read_sql(party, commitments)
-    _check_policy(party, request)
+    check_all(
+        lambda: check_rules(policy_rules(party, request)),
+        lambda: check_rules(sql_rules(party, request, sql)),
+    )
     signed = verify_signature(party, document, request.initiator)
     return VerifiedTraining(**vars(party), request=request, sql=sql, signed=signed)
 
 
-def _check_policy(party: Party, request: TrainingRequest) -> None:
-    """Refused with the rule by which this hospital does not take part."""
-    party.policy.check_order(
+def policy_rules(hospital: Hospital, request: TrainingRequest) -> list[Rule]:
+    """By which rules of its policy this hospital does not take part."""
+    # The policy's least number must hold for the smallest sum that a round may have.
+    n_hospitals = len(request.hospitals) - request.most_left_out
+    return hospital.policy.order_rules(
         initiator=request.user_id,
-        own_user_id=party.me,
+        own_user_id=hospital.me,
         method=request.model_params.encrypt_param.method,
         model_type=request.model_type,
-        n_hospitals=len(request.hospitals) - request.most_left_out,
+        n_hospitals=n_hospitals,
         receivers=request.hospitals,
         scoring=_new_to_the_coordinator(request),
+        regroups=request.regroups,
+        derives=bool(request.derive),
+    )
+
+
+def sql_rules(
+    hospital: Hospital, request: TrainingRequest, sql: Mapping[str, str]
+) -> list[Rule]:
+    """Whether each of the order's SQL texts may run here."""
+    rules = []
+    for text in sql.values():
+        rules.append(Rule("sql", partial(checked_sql, hospital, request, text)))
+    return rules
+
+
+def checked_sql(
+    hospital: Hospital, request: TrainingRequest, text: str
+) -> CheckedQuery:
+    """One of the order's SQL texts, as it may run here. Raises as `check_sql`."""
+    return check_sql(
+        text,
+        policy=hospital.policy,
+        requester=request.user_id,
+        own_user_id=hospital.me,
+        unique_id=request.unique_id,
+        label=request.label_name,
+        dialect=dialect_of(hospital.settings.data_url),
     )
 
 
 def _new_to_the_coordinator(request: TrainingRequest) -> str:
-    """The scoring that a policy has to allow. With method None the coordinator sees each gradient anyway; with full
-    scoring the other hospitals can then compute it too."""
+    """The scoring that a policy has to allow."""
     level = request.scoring or "none"
-    return "none" if request.is_open and level != "full" else level
+    # With method None the coordinator sees each gradient anyway; with full scoring the
+    # other hospitals can then compute it, too.
+    if request.is_open and level != "full":
+        return "none"
+    return level
+
+
+def note_totals(order: AgreedTraining) -> None:
+    """Writes into the ledger what the order opens of this hospital's rows."""
+    found = totals.training_totals(order.request)
+    n_rows = sum(order.n_rows.values())
+    sentences = totals.words_of(found, n_rows=n_rows, n_hospitals=len(order.n_rows))
+    if set(order.pooled) == set(order.request.hospitals):
+        thresholds = strictest(order.pooled)
+        sentences.insert(0, totals.varying_in_words(order.request, thresholds))
+    note_opened(order, sentences, receivers=found[0].receivers)
 
 
 def public_key(order: VerifiedTraining) -> bytes:
-    """The initiator's key that the coordinator adds with; empty for methods that need none."""
+    """The initiator's key that the coordinator adds with; empty where none is needed."""
     if order.request.model_params.encrypt_param.method != "Paillier":
         return b""
     return paillier.public_to_bytes(private_key(order).public_key)
 
 
 def private_key(order: VerifiedTraining) -> PaillierPrivateKey:
-    """The initiator's Paillier private key for this order; made once, in its vault, which it never leaves."""
+    """The initiator's Paillier private key for this order.
+
+    It is made once, in the initiator's vault, which it never leaves.
+    """
     bits = order.request.model_params.encrypt_param.key_length
 
     def make() -> bytes:

@@ -1,12 +1,16 @@
-"""Which hospital's vector of a round is unlike the others: one score for each, higher = more anomalous.
+"""Which hospital's vector of a round is unlike the others: one score for each, higher =
+more anomalous.
 
-`points` (n, m) float64 holds a row of coordinates for each of n clients: the gradients themselves or the columns of
-their triangular factor (`geometry`). The scores depend on lengths and angles only, so both give the same.
-Every score is float64 (n,), deterministic and finite. A ValueError names the argument, its value and what is allowed.
-docs/scores.md says which score sees which attack, measured. Scores of several rounds, and those that need losses or
-the aggregate, take lengths that hospitals computed (`zeno` here, `contribution`). `aggregation` selects by scores.
+`points` (n, m) float64 holds a row of coordinates for each of n clients: the gradients
+themselves or the columns of their triangular factor (`geometry`). The scores depend on
+lengths and angles only, so both give the same. Every score is float64 (n,),
+deterministic and finite. A ValueError names the argument, its value and what is
+allowed. docs/scores.md says which score sees which attack, measured. Scores of several
+rounds, and those that need losses or the aggregate, take lengths that hospitals
+computed (`zeno` here, `contribution`). `aggregation` selects by scores.
 
-Disclosure: scores say how a hospital's gradient lies among the others. They go to the order's parties, as policy says.
+Disclosure: scores say how a hospital's gradient lies among the others. They go to the
+order's parties, as policy says.
 """
 
 from __future__ import annotations
@@ -15,7 +19,14 @@ import math
 
 import numpy as np
 
-from analytics.arrays import Floats, Ints, check_at_least, check_finite, check_result, check_same_rows
+from analytics.arrays import (
+    Floats,
+    Ints,
+    check_at_least,
+    check_finite,
+    check_result,
+    check_same_rows,
+)
 from analytics.scores.geometry import (
     MARGIN,
     RELATIVE_ZERO,
@@ -32,61 +43,77 @@ _KMEANS_SEED = 0
 _KMEANS_STARTS = 10
 _MOST_STEPS = 200
 _MOST_HALVINGS = 60
-_MOST_EFFORT = 2**24  # seconds; a hundred clients with p of a half, or thirty with any, take a fiftieth of it
+# Some seconds: a hundred clients with p of a half, or thirty with any, take a fiftieth.
+_MOST_EFFORT = 2**24
 
 
 def krum(points: Floats, *, k: int) -> Floats:
     """Mean Euclidean distance to the min(k, n - 1) nearest other clients; 0 for n = 1.
 
-    A variant of the score of Blanchard et al. 2017 (`true_krum`). Raises ValueError unless k is whole and at least 1.
+    A variant of the score of Blanchard et al. 2017 (`true_krum`). Raises ValueError
+    unless k is whole and at least 1.
 
     >>> krum(np.array([[0.0], [1.0], [5.0]]), k=1).tolist()
     [1.0, 1.0, 4.0]
     """
     check_points(points)
-    return _finite(_mean_of_nearest(distances(points), _whole("k", k)))
+    n_nearest = _whole("k", k)
+    score = _mean_of_nearest(distances(points), n_nearest)
+    return _finite(score)
 
 
 def foolsgold(points: Floats, *, k: int) -> Floats:
-    """Mean cosine distance, 1 - cos in [0, 2], to the min(k, n - 1) nearest other clients; 0 for n = 1.
+    """Mean cosine distance, 1 - cos in [0, 2], to the min(k, n - 1) nearest other
+    clients; 0 for n = 1.
 
-    Two zero vectors are at distance 0, a zero and another vector at 1. It flags directions unlike the others, while
-    the weight of Fung et al. 2020 flags equal ones (`foolsgold_weight`). Raises ValueError unless k is whole and >= 1.
+    Two zero vectors are at distance 0, a zero and another vector at 1. It flags
+    directions unlike the others, while the weight of Fung et al. 2020 flags equal ones
+    (`foolsgold_weight`). Raises ValueError unless k is whole and >= 1.
 
     >>> foolsgold(np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]), k=1).round(9).tolist()
     [0.0, 0.0, 1.0]
     """
     check_points(points)
-    return _mean_of_nearest(cosine_distances(points), _whole("k", k))
+    n_nearest = _whole("k", k)
+    return _mean_of_nearest(cosine_distances(points), n_nearest)
 
 
 def zeno(loss_before: Floats, loss_now: Floats, step: Floats, *, p: float) -> Floats:
-    """-((loss_i(t-1) - loss_i(t)) - p |g_i(t) - g_i(t-1)|), from arrays (n,): a loss that fell little, a large step.
+    """-((loss_i(t-1) - loss_i(t)) - p |g_i(t) - g_i(t-1)|), from arrays (n,).
 
-    `step` is the norm. NaN, a client without a loss in one of the rounds or missing from the round before, gives NaN.
-    After the descent score of Xie et al. 2019, definition 2, with the client's own training loss and the change of its
-    gradient in the place of the server's loss and the gradient's square. Raises ValueError unless p is finite and >= 0.
+    It is high for a loss that fell little and a large step.
+
+    `step` is the norm. NaN, a client without a loss in one of the rounds or missing
+    from the round before, gives NaN. After the descent score of Xie et al. 2019,
+    definition 2, with the client's own training loss and the change of its gradient in
+    the place of the server's loss and the gradient's square. Raises ValueError unless p
+    is finite and >= 0.
 
     >>> zeno(np.array([1.0]), np.array([0.5]), np.array([2.0]), p=0.125).tolist()
     [-0.25]
     """
     check_at_least("p", p, 0)
-    for field, values in (("loss_before", loss_before), ("loss_now", loss_now), ("step", step)):
+    fields = {"loss_before": loss_before, "loss_now": loss_now, "step": step}
+    for field, values in fields.items():
         check_same_rows(field, values, len(loss_now))
-        check_finite(field, values[~np.isnan(values)])
+        is_there = ~np.isnan(values)
+        check_finite(field, values[is_there])
     with np.errstate(over="ignore", invalid="ignore"):
-        score = p * step - (loss_before - loss_now)
+        fall = loss_before - loss_now
+        score = p * step - fall
     is_missing = np.isnan(loss_before) | np.isnan(loss_now) | np.isnan(step)
     check_result("zeno", score[~is_missing])
     return score
 
 
 def auror(points: Floats, *, k: int) -> Floats:
-    """Euclidean distance of each client to the mean of its own cluster, of k clusters by k-means.
+    """Euclidean distance of each client to the mean of its own cluster, of k clusters
+    by k-means.
 
-    After Shen et al. 2016, who cluster single features. k-means by scikit-learn: Lloyd's steps until nothing moves,
-    the best of 10 greedy k-means++ starts with one fixed seed, on one thread. With k at or above the number of
-    distinct vectors every score is 0. Raises ValueError unless 1 <= k <= n.
+    After Shen et al. 2016, who cluster single features. k-means by scikit-learn:
+    Lloyd's steps until nothing moves, the best of 10 greedy k-means++ starts with one
+    fixed seed, on one thread. With k at or above the number of distinct vectors every
+    score is 0. Raises ValueError unless 1 <= k <= n.
 
     >>> auror(np.array([[0.0], [2.0], [9.0]]), k=2).tolist()
     [1.0, 1.0, 0.0]
@@ -94,34 +121,41 @@ def auror(points: Floats, *, k: int) -> Floats:
     check_points(points)
     n_clusters = _whole("k", k, len(points))
     # A client at the place of an earlier one adds no distinct vector.
-    repeats = np.tril(distances(points) == 0, -1).any(axis=1)
-    n_distinct = len(points) - repeats.sum()
+    is_same = distances(points) == 0
+    is_repeat = np.tril(is_same, -1).any(axis=1)
+    n_distinct = len(points) - is_repeat.sum()
     if n_clusters >= n_distinct:
         return np.zeros(len(points))
     scaled, scale = to_unit_scale(points)
     labels = _clusters(scaled, n_clusters)
-    own_centres = np.array([scaled[labels == label].mean(axis=0) for label in labels])
+    own_centres = np.empty_like(scaled)
+    for label in np.unique(labels):
+        members = labels == label
+        own_centres[members] = scaled[members].mean(axis=0)
     return _finite(scale * lengths(scaled - own_centres))
 
 
 def sniper(points: Floats, *, p: float) -> Floats:
     """0 for the members of the tightest large group, 1 for the others.
 
-    t is the smallest pairwise distance such that {d_ij <= t} has a clique of at least ceil(p n) clients; the largest
-    clique at t scores 0 (`cliques`; ties: the smallest sum of distances, then the smallest clients). After
-    Cao et al. 2019, section III. Raises ValueError unless 0 < p <= 1, and where finding the group would take too long:
-    with hundreds of clients and a p far below 1.
+    t is the smallest pairwise distance such that {d_ij <= t} has a clique of at least
+    ceil(p n) clients; the largest clique at t scores 0 (`cliques`; ties: the smallest
+    sum of distances, then the smallest clients). After Cao et al. 2019, section III.
+    Raises ValueError unless 0 < p <= 1, and where finding the group would take too
+    long: with hundreds of clients and a p far below 1.
 
     >>> sniper(np.array([[0.0], [1.0], [2.0], [9.0]]), p=0.75).tolist()
     [0.0, 0.0, 0.0, 1.0]
     """
-    from analytics.scores.cliques import SearchTooLong, tightest_clique  # networkx takes long to import
+    # networkx takes long to import
+    from analytics.scores.cliques import SearchTooLong, tightest_clique
 
     check_points(points)
     if not 0 < p <= 1:
         raise ValueError(f"p is {p}; a number above 0, at most 1, is allowed.")
     # 0.55 * 100 is 55.00000000000001, and 55 clients are meant.
-    size = max(math.ceil(p * len(points) - 1e-9), 1)
+    least = math.ceil(p * len(points) - 1e-9)
+    size = max(least, 1)
     try:
         clique = tightest_clique(distances(points), size, most_effort=_MOST_EFFORT)
     except SearchTooLong:
@@ -133,11 +167,13 @@ def sniper(points: Floats, *, p: float) -> Floats:
 
 
 def pca(points: Floats, *, k: float) -> Floats:
-    """Euclidean distance of each client to its reconstruction from the top principal directions.
+    """Euclidean distance of each client to its reconstruction from the top principal
+    directions.
 
-    The reconstruction is mean + projection of (x_i - mean) on the directions. k whole (3 or 3.0): so many directions;
-    0 < k < 1: the fewest whose explained variance is at least k of the whole. k at or above the rank: all 0. After
-    Tolpegin et al. 2020, who look at updates in their first two components. Raises ValueError for another k.
+    The reconstruction is mean + projection of (x_i - mean) on the directions. k whole
+    (3 or 3.0): so many directions; 0 < k < 1: the fewest whose explained variance is at
+    least k of the whole. k at or above the rank: all 0. After Tolpegin et al. 2020, who
+    look at updates in their first two components. Raises ValueError for another k.
 
     >>> pca(np.array([[0.0, 0.0], [4.0, 0.0], [2.0, 3.0]]), k=1).round(9).tolist()
     [1.0, 1.0, 2.0]
@@ -147,11 +183,16 @@ def pca(points: Floats, *, k: float) -> Floats:
     scaled, scale = to_unit_scale(points)
     centred = scaled - scaled.mean(axis=0)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
-    rank = int((sizes > RELATIVE_ZERO * np.linalg.norm(scaled)).sum())
-    n_kept = int(min(k, rank)) if k >= 1 else _n_explaining(k, sizes[:rank])
+    zero = RELATIVE_ZERO * np.linalg.norm(scaled)
+    rank = int((sizes > zero).sum())
+    if k >= 1:
+        n_kept = int(min(k, rank))
+    else:
+        n_kept = _n_explaining(k, sizes[:rank])
     if n_kept >= rank:
         return np.zeros(len(points))
-    # A client's coordinates along the directions left out are what its reconstruction lacks.
+    # A client's coordinates along the directions left out are what its reconstruction
+    # lacks.
     lacking = left[:, n_kept:rank] * sizes[n_kept:rank]
     return _finite(scale * lengths(lacking))
 
@@ -159,8 +200,8 @@ def pca(points: Floats, *, k: float) -> Floats:
 def true_krum(points: Floats, *, n_attackers: int) -> Floats:
     """Sum of squared distances to the n - f - 2 nearest other clients, f = n_attackers.
 
-    Blanchard et al. 2017, section 4; the rule Krum takes the vector of the lowest score. Raises ValueError unless
-    2 f + 3 <= n or f = 0.
+    Blanchard et al. 2017, section 4; the rule Krum takes the vector of the lowest
+    score. Raises ValueError unless 2 f + 3 <= n or f = 0.
 
     >>> true_krum(np.array([[0.0], [1.0], [3.0], [9.0]]), n_attackers=0).tolist()
     [10.0, 5.0, 13.0, 100.0]
@@ -174,22 +215,29 @@ def true_krum(points: Floats, *, n_attackers: int) -> Floats:
         return _finite(_nearest(squares, n_nearest).sum(axis=1))
 
 
-def multi_krum(points: Floats, *, n_attackers: int, n_selected: int | None = None) -> Floats:
-    """0 for the n_selected clients of the lowest `true_krum` score, 1 for the others; by default n - n_attackers.
+def multi_krum(
+    points: Floats, *, n_attackers: int, n_selected: int | None = None
+) -> Floats:
+    """0 for the n_selected clients of the lowest `true_krum` score, 1 for the others.
 
-    Blanchard et al. 2017, section 4 (Multi-Krum averages the selected ones). Scores equal within a relative 1e-9 are
-    tied; of tied clients the first ones are selected. Raises ValueError as `true_krum`, and unless
-    1 <= n_selected <= n.
+    By default n - n_attackers are selected. Blanchard et al. 2017, section 4
+    (Multi-Krum averages the selected ones). Scores equal within a relative 1e-9 are
+    tied; of tied clients the first ones are selected. Raises ValueError as `true_krum`,
+    and unless 1 <= n_selected <= n.
 
-    >>> multi_krum(np.array([[0.0], [1.0], [3.0], [9.0]]), n_attackers=0, n_selected=3).tolist()
+    >>> points = np.array([[0.0], [1.0], [3.0], [9.0]])
+    >>> multi_krum(points, n_attackers=0, n_selected=3).tolist()
     [0.0, 0.0, 0.0, 1.0]
     """
     check_points(points)
     n = len(points)
     scaled, _ = to_unit_scale(points)
     score = true_krum(scaled, n_attackers=n_attackers)
-    count = n - n_attackers if n_selected is None else _whole("n_selected", n_selected, n)
-    # Clients below the last selected score are sure; those tied with it fill what is left, the first ones first.
+    count = n - n_attackers
+    if n_selected is not None:
+        count = _whole("n_selected", n_selected, n)
+    # Clients below the last selected score are sure; those tied with it fill what is
+    # left, the first ones first.
     last = np.sort(score)[count - 1]
     sure = np.flatnonzero(score < last * (1 - MARGIN))
     tied = np.flatnonzero(np.abs(score - last) <= last * MARGIN)
@@ -198,39 +246,50 @@ def multi_krum(points: Floats, *, n_attackers: int, n_selected: int | None = Non
 
 
 def geometric_median_distance(points: Floats) -> Floats:
-    """Distance of each client to the geometric median, the point with the smallest sum of distances to all.
+    """Distance of each client to the geometric median.
 
-    It moves little while fewer than half of the clients deviate, however far (Pillutla et al. 2022, RFA). Where
-    the point is not unique (clients on one line, an even number), it is the middle of the possible ones.
+    That is the point with the smallest sum of distances to all. It moves little while
+    fewer than half of the clients deviate, however far (Pillutla et al. 2022, RFA).
+    Where the point is not unique (clients on one line, an even number), it is the
+    middle of the possible ones.
 
     >>> geometric_median_distance(np.array([[0.0], [1.0], [9.0]])).tolist()
     [1.0, 0.0, 8.0]
     """
     check_points(points)
     scaled, scale = to_unit_scale(points)
-    if scaled.shape[1] > len(scaled):
-        scaled = triangular_factor([scaled], len(scaled)).T
-    return _finite(scale * lengths(scaled - _geometric_median(scaled)))
+    n, n_coordinates = scaled.shape
+    if n_coordinates > n:
+        # The same distances in n coordinates
+        scaled = triangular_factor([scaled], n).T
+    away = scaled - _geometric_median(scaled)
+    return _finite(scale * lengths(away))
 
 
 def foolsgold_weight(points: Floats) -> Floats:
-    """1 - weight, the weight being FoolsGold's in [0, 1]: near 1 for clients that point the same way as another.
+    """1 - weight, the weight being FoolsGold's in [0, 1].
 
-    Fung et al. 2020, algorithm 1, over this round's vectors in the place of their sums over all rounds and without
-    its optional choice of features: v_i = max_j cos_ij, cos_ij is multiplied by v_i / v_j where v_j > v_i (pardoning),
-    alpha_i = 1 - max_j cos_ij, divided by the largest alpha, weight = ln(alpha / (1 - alpha)) + 0.5 within [0, 1].
+    It is near 1 for clients that point the same way as another. Fung et al. 2020,
+    algorithm 1, over this round's vectors in the place of their sums over all rounds
+    and without its optional choice of features: v_i = max_j cos_ij, cos_ij is
+    multiplied by v_i / v_j where v_j > v_i (pardoning), alpha_i = 1 - max_j cos_ij,
+    divided by the largest alpha, weight = ln(alpha / (1 - alpha)) + 0.5 within [0, 1].
     If all point the same way every weight is 0; one client alone has the weight 1.
 
     >>> foolsgold_weight(np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])).tolist()
     [1.0, 1.0, 0.0]
     """
     check_points(points)
-    # As in the paper's code a client's own entry and the floor of each maximum are 0, that is a distance of 1.
+    # As in the paper's code a client's own entry and the floor of each maximum are 0,
+    # that is a distance of 1.
     similar = 1.0 - cosine_distances(points) - np.eye(len(points))
-    most = similar.max(axis=1)  # v_i
-    is_pardoned = most > most[:, None]  # v_j > v_i
-    pardon = np.divide(most[:, None], most, out=np.ones_like(similar), where=is_pardoned)
-    alpha = np.clip(1.0 - (similar * pardon).max(axis=1), 0.0, 1.0)
+    most = similar.max(axis=1)  # v_j, along a row
+    own = most[:, None]  # v_i, down a column
+    is_pardoned = most > own
+    pardon = np.ones_like(similar)
+    np.divide(own, most, out=pardon, where=is_pardoned)
+    pardoned = similar * pardon
+    alpha = np.clip(1.0 - pardoned.max(axis=1), 0.0, 1.0)
     largest = alpha.max() or 1.0  # zero if all point the same way
     alpha = alpha / largest
     with np.errstate(divide="ignore"):
@@ -240,15 +299,23 @@ def foolsgold_weight(points: Floats) -> Floats:
 
 
 def check_attackers(n_attackers: int, n: int, *, most: int) -> int:
-    """n_attackers as an int. Raise ValueError unless it is whole and 0 <= n_attackers <= max(most, 0)."""
+    """n_attackers as an int.
+
+    Raise ValueError unless it is whole and 0 <= n_attackers <= max(most, 0).
+    """
     allowed = max(most, 0)
     if not _is_whole(n_attackers) or not 0 <= n_attackers <= allowed:
-        raise ValueError(f"n_attackers is {n_attackers}; with {n} clients 0 to {allowed} is allowed.")
+        raise ValueError(
+            f"n_attackers is {n_attackers}; with {n} clients 0 to {allowed} is allowed."
+        )
     return int(n_attackers)
 
 
 def _is_whole(value: float) -> bool:
-    return not isinstance(value, bool) and math.isfinite(value) and value == int(value)
+    # True is 1 to Python, and no number of clients.
+    if isinstance(value, bool) or not math.isfinite(value):
+        return False
+    return value == int(value)
 
 
 def _whole(field: str, value: float, most: int | None = None) -> int:
@@ -274,18 +341,23 @@ def _nearest(between: Floats, k: int) -> Floats:
     """The k smallest distances to others in each row, ascending, (n, min(k, n - 1))."""
     others = between.copy()
     np.fill_diagonal(others, np.inf)
-    return np.sort(others, axis=1)[:, : min(k, len(between) - 1)]
+    n_nearest = min(k, len(between) - 1)
+    return np.sort(others, axis=1)[:, :n_nearest]
 
 
 def _mean_of_nearest(between: Floats, k: int) -> Floats:
     nearest = _nearest(between, k)
-    if not nearest.shape[1]:  # one client alone
+    is_alone = nearest.shape[1] == 0
+    if is_alone:
         return np.zeros(len(between))
     return np.asarray(nearest.mean(axis=1))
 
 
 def _clusters(points: Floats, k: int) -> Ints:
-    """The cluster of each row. tol=0: the default stops earlier, by a variance that depends on unused coordinates."""
+    """The cluster of each row.
+
+    tol=0: the default stops earlier, by a variance that depends on unused coordinates.
+    """
     # It takes a second, in every process of a federation, and only auror needs it.
     from sklearn.cluster import KMeans
 
@@ -304,18 +376,24 @@ def _check_components(k: float) -> None:
 
 
 def _n_explaining(share: float, sizes: Floats) -> int:
-    """The fewest directions whose variance is at least that share; `sizes` are the singular values, falling."""
+    """The fewest directions whose variance is at least that share.
+
+    `sizes` are the singular values, falling.
+    """
     variances = sizes**2
     smallest_double = 5e-324
-    explained = np.cumsum(variances) / max(float(variances.sum()), smallest_double)
-    return int(np.searchsorted(explained, share * (1 - RELATIVE_ZERO))) + 1
+    whole = max(float(variances.sum()), smallest_double)
+    explained = np.cumsum(variances) / whole
+    place = int(np.searchsorted(explained, share * (1 - RELATIVE_ZERO)))
+    return place + 1
 
 
 def _geometric_median(points: Floats) -> Floats:
     """The geometric median (m,) of points (n, m), m <= n.
 
-    First whether it is one of the points, then Newton's method on the sum of distances f, from a point where f is
-    below its value at all points, so that f is smooth on the way; steps are halved until f does not grow.
+    First whether it is one of the points, then Newton's method on the sum of distances
+    f, from a point where f is below its value at all points, so that f is smooth on the
+    way; steps are halved until f does not grow.
     """
     among = _median_among(points)
     if among is not None:
@@ -331,9 +409,11 @@ def _geometric_median(points: Floats) -> Floats:
 
 
 def _median_among(points: Floats) -> Floats | None:
-    """x_k is optimal if the unit vectors to all others add up to at most the number of points at x_k (Kuhn 1973).
+    """The geometric median if it is one of the points (Kuhn 1973).
 
-    Several distinct optimal points are the ends of an interval of them: then its middle.
+    x_k is optimal if the unit vectors to all others add up to at most the number of
+    points at x_k. Several distinct optimal points are the ends of an interval of them:
+    then its middle.
     """
     between = distances(points)
     at_it = (between == 0).sum(axis=1)
@@ -345,7 +425,9 @@ def _median_among(points: Floats) -> Floats | None:
     if not optimal:
         return None
     # Each distinct point once, however many clients are at it.
-    return np.asarray(np.average(points[optimal], axis=0, weights=1 / at_it[optimal]))
+    weights = 1 / at_it[optimal]
+    middle = np.average(points[optimal], axis=0, weights=weights)
+    return np.asarray(middle)
 
 
 def _pull(points: Floats, between: Floats, client: int) -> Floats:
@@ -357,19 +439,27 @@ def _pull(points: Floats, between: Floats, client: int) -> Floats:
 
 
 def _first_descent(points: Floats) -> Floats:
-    """One step from the best of the points, downhill (Vardi and Zhang 2000, equation 2.6)."""
+    """One step downhill from the best of the points.
+
+    Vardi and Zhang 2000, equation 2.6.
+    """
     between = distances(points)
     best = int(between.sum(axis=1).argmin())
     away = between[best] > 0
     n_there = (~away).sum()
     pull = _pull(points, between, best)
     share = min(1.0, float(n_there / np.linalg.norm(pull)))
-    target: Floats = np.average(points[away], axis=0, weights=1 / between[best, away])
+    weights = 1 / between[best, away]
+    target: Floats = np.average(points[away], axis=0, weights=weights)
     return np.asarray((1 - share) * target + share * points[best])
 
 
 def _newton_step(points: Floats, median: Floats) -> Floats:
-    """The next point: f has the gradient sum u_i and the Hessian sum (I - u_i u_i^T) / r_i, u_i = (z - x_i) / r_i."""
+    """The next point z of Newton's method.
+
+    f has the gradient sum u_i and the Hessian sum (I - u_i u_i^T) / r_i, u_i = (z -
+    x_i) / r_i.
+    """
     away = median - points
     reach = lengths(away)  # r_i
     units = away / reach[:, None]  # u_i
@@ -379,7 +469,8 @@ def _newton_step(points: Floats, median: Floats) -> Floats:
     step: Floats = np.linalg.solve(hessian, gradient)
     before = reach.sum()
     for _ in range(_MOST_HALVINGS):
-        after = lengths(median - step - points).sum()
+        moved = median - step
+        after = lengths(moved - points).sum()
         if after <= before * (1 + 1e-15):
             break
         step = step / 2

@@ -1,8 +1,10 @@
-"""The geometry of a round: the lengths of the hospitals' vectors and the angles between them, and nothing else.
+"""The geometry of a round: the lengths of the hospitals' vectors and the angles between
+them, and nothing else.
 
-Every score of `anomaly` is unchanged by a rotation of all vectors. So a round of n vectors of any length is
-kept as its triangular factor R, n x n: column i holds n coordinates of vector i, with all distances and angles
-(decision 28). `api/store/round_files.py` keeps it; `anomaly` scores its columns.
+Every score of `anomaly` is unchanged by a rotation of all vectors. So a round of n
+vectors of any length is kept as its triangular factor R, n x n: column i holds n
+coordinates of vector i, with all distances and angles (decision 28).
+`api/store/round_files.py` keeps it; `anomaly` scores its columns.
 """
 
 from __future__ import annotations
@@ -23,39 +25,48 @@ from analytics.arrays import Bools, Floats, check_finite, check_result
 Block = NDArray[Any] | Sequence[NDArray[Any]]
 Blocks = Iterable[Block] | Callable[[], Iterable[Block]]
 
-# Vectors nearer than this, measured by their lengths, are the same: sixteen digits do not carry more, and rotated
-# copies of equal vectors must stay equal.
+# Vectors nearer than this, measured by their lengths, are the same: sixteen digits do
+# not carry more, and rotated copies of equal vectors must stay equal.
 RELATIVE_ZERO = 1e-12
-# A threshold or a tie lies exactly on a distance by construction; without a margin rounding would decide about it.
+# A threshold or a tie lies exactly on a distance by construction; without a margin
+# rounding would decide about it.
 MARGIN = 1e-9
 
-# A Gram matrix loses (length / distance)^2 * 1e-16 of a distance. Up to this ratio that is 1e-10.
+# A Gram matrix loses (length / distance)^2 * 1e-16 of a distance. Up to this ratio that
+# is 1e-10.
 _SAFE_RATIO = 1e-3
 _SAFE_SQUARES = (1e-200, 1e200)
 _SMALL = 2**18  # so many values are decomposed at once
 _THREADS = 2
-_PIECE = 2**14  # columns a thread takes; fixed, so that the sum does not depend on the number of threads
+# Columns that a thread takes: fixed, so that no sum depends on the number of threads
+_PIECE = 2**14
 _COPY = 2**12  # columns converted to float64 and multiplied at once
 _QR_COLUMNS = 2**10
 _ONE_USER = threading.Lock()
 
 
 def triangular_factor(blocks: Blocks, n: int) -> Floats:
-    """R float64 (n, n), upper triangular with diagonal >= 0, where R^T R = G G^T for n vectors G (n, d).
+    """R float64 (n, n), upper triangular with diagonal >= 0, where R^T R = G G^T for n
+    vectors G (n, d).
 
-    `blocks` are the columns of G cut anywhere, float32 or float64: arrays (n, b) or lists of n arrays (b,), which may
-    be views of a file, and are not changed afterwards. Column i of R belongs to vector i; for full rank R is unique.
+    `blocks` are the columns of G cut anywhere, float32 or float64: arrays (n, b) or
+    lists of n arrays (b,), which may be views of a file, and are not changed
+    afterwards. Column i of R belongs to vector i; for full rank R is unique.
 
-    A first pass sums G G^T in float64 and decomposes it (Cholesky): as fast as one matrix product. R_jj is the distance
-    of vector j from the span of those before. Where one is below a thousandth of its vector's length, squares would
-    lose the small distances, so a second pass does a QR of the columns in turn (Golub and Van Loan 2013, section
-    5.2.2), which keeps distances to 1e-15 of the vectors' lengths. For that pass `blocks` is a collection or a
-    callable that starts again; an iterator can be read only once and is decomposed by QR at once.
+    A first pass sums G G^T in float64 and decomposes it (Cholesky): as fast as one
+    matrix product. R_jj is the distance of vector j from the span of those before.
+    Where one is below a thousandth of its vector's length, squares would lose the small
+    distances, so a second pass does a QR of the columns in turn (Golub and Van Loan
+    2013, section 5.2.2), which keeps distances to 1e-15 of the vectors' lengths. For
+    that pass `blocks` is a collection or a callable that starts again; an iterator can
+    be read only once and is decomposed by QR at once.
 
-    Raises ValueError for n below 1, blocks of another shape, a number that is not finite, and lengths outside float64.
+    Raises ValueError for n below 1, blocks of another shape, a number that is not
+    finite, and lengths outside float64.
 
-    Disclosure: lengths and angles of the hospitals' gradients, no coordinate in their frame. With few vectors of few
-    values, or beside one hospital's rows, that may be nearly the gradients.
+    Disclosure: lengths and angles of the hospitals' gradients, no coordinate in their
+    frame. With few vectors of few values, or beside one hospital's rows, that may be
+    nearly the gradients.
 
     >>> triangular_factor([np.array([[3.0, 4.0], [6.0, 8.0]])], 2).round(9).tolist()
     [[5.0, 10.0], [0.0, 0.0]]
@@ -63,30 +74,39 @@ def triangular_factor(blocks: Blocks, n: int) -> Floats:
     if n < 1:
         raise ValueError(f"n is {n}; 1 or more is allowed.")
     with single_threads():
-        if not callable(blocks) and iter(blocks) is blocks:  # an iterator, which cannot start again
+        # An iterator cannot start again.
+        if not callable(blocks) and iter(blocks) is blocks:
             return _by_qr(blocks, n)
-        again: Callable[[], Iterable[Block]] = blocks if callable(blocks) else lambda: blocks
-        gram, n_columns = _gram_matrix(again(), n)
-        factor = _by_cholesky(gram) if n * n_columns > _SMALL else None
+        gram, n_columns = _gram_matrix(_started(blocks), n)
+        factor: Floats | None = None
+        if n * n_columns > _SMALL:
+            factor = _by_cholesky(gram)
         if factor is None:
-            return _by_qr(again(), n)
+            return _by_qr(_started(blocks), n)
         return factor
 
 
-def combine_factors(factors: Iterable[Floats]) -> Floats:
-    """The factor of several layers together, (n, n): the QR of their factors one under the other.
+def _started(blocks: Blocks) -> Iterable[Block]:
+    """The blocks from their beginning."""
+    return blocks() if callable(blocks) else blocks
 
-    One after the other, R = qr([R; next]), so two are held at a time. The squares of distances add up over layers, to
-    1e-15 of the whole vectors' lengths: a layer of huge values hides the digits of the others. Raises ValueError for
-    no factors or different shapes.
+
+def combine_factors(factors: Iterable[Floats]) -> Floats:
+    """The factor of several layers together, (n, n).
+
+    It is the QR of their factors one under the other. One after the other, R = qr([R;
+    next]), so two are held at a time. The squares of distances add up over layers, to
+    1e-15 of the whole vectors' lengths: a layer of huge values hides the digits of the
+    others. Raises ValueError for no factors or different shapes.
 
     >>> combine_factors([np.array([[3.0]]), np.array([[4.0]])]).tolist()
     [[5.0]]
     """
     together: Floats | None = None
     for factor in factors:
-        shape = factor.shape if together is None else together.shape
-        if factor.shape != shape or len(shape) != 2 or shape[0] != shape[1]:
+        is_square = factor.ndim == 2 and factor.shape[0] == factor.shape[1]
+        is_alike = together is None or factor.shape == together.shape
+        if not is_square or not is_alike:
             raise ValueError(
                 f"A factor has the shape {factor.shape}; one square shape for all layers is expected."
             )
@@ -96,24 +116,28 @@ def combine_factors(factors: Iterable[Floats]) -> Floats:
             stacked = np.vstack([together, factor])
             together = _finished(_reduced(stacked), len(factor))
     if together is None:
-        raise ValueError("There are no factors; one square shape for all layers is expected.")
+        raise ValueError(
+            "There are no factors; one square shape for all layers is expected."
+        )
     return together
 
 
 @contextmanager
 def single_threads() -> Iterator[None]:
-    """Within, numpy's and scikit-learn's libraries use no threads of their own, for one user at a time.
+    """Within, numpy's and scikit-learn's libraries use no threads of their own, for one
+    user at a time.
 
-    Their threads add in any order, and for n x n results of long vectors they mostly wait for each other: two threads
-    of ours, each with its own columns, take less than half of the time. The limit holds for the whole process;
-    without the lock two users would each restore what the other had set.
+    Their threads add in any order, and for n x n results of long vectors they mostly
+    wait for each other: two threads of ours, each with its own columns, take less than
+    half of the time. The limit holds for the whole process; without the lock two users
+    would each restore what the other had set.
     """
     with _ONE_USER, threadpool_limits(1):
         yield
 
 
 def check_points(points: Floats, *, field: str = "points") -> None:
-    """Raise ValueError unless points is an array (n, m) of finite numbers with n and m at least 1."""
+    """Raise ValueError unless points is (n, m), finite, with n and m at least 1."""
     if points.ndim != 2 or 0 in points.shape:
         raise ValueError(
             f"{field} has the shape {points.shape}; a row of coordinates for each client is expected."
@@ -122,7 +146,7 @@ def check_points(points: Floats, *, field: str = "points") -> None:
 
 
 def lengths(points: Floats) -> Floats:
-    """|x_i| of each row of points (n, m), float64 (n,), without overflow or underflow on the way."""
+    """|x_i| of each row of points (n, m), float64 (n,), without overflow on the way."""
     scaled, scale = to_unit_scale(points)
     squares: Floats = np.einsum("ij,ij->i", scaled, scaled)
     return scale * np.sqrt(squares)
@@ -131,7 +155,8 @@ def lengths(points: Floats) -> Floats:
 def distances(points: Floats) -> Floats:
     """|x_i - x_j| of the rows of points (n, m): float64 (n, n), symmetric, diagonal 0.
 
-    Taken from the differences, not from inner products. A distance of at most RELATIVE_ZERO (|x_i| + |x_j|) is 0.
+    Taken from the differences, not from inner products. A distance of at most
+    RELATIVE_ZERO (|x_i| + |x_j|) is 0.
     """
     # A third of a second, which most processes do without.
     from scipy.spatial.distance import pdist, squareform
@@ -139,27 +164,36 @@ def distances(points: Floats) -> Floats:
     scaled, scale = to_unit_scale(points)
     between = squareform(pdist(scaled), checks=False)
     reach = lengths(scaled)
-    between[between <= RELATIVE_ZERO * (reach[:, None] + reach)] = 0.0
+    zero = RELATIVE_ZERO * (reach[:, None] + reach)
+    between[between <= zero] = 0.0
     return scale * between
 
 
 def cosine_distances(points: Floats) -> Floats:
-    """1 - cos of the angles between the rows of points (n, m): float64 (n, n) in [0, 2], diagonal 0.
+    """1 - cos of the angles between the rows of points (n, m).
 
-    It is half the squared distance of the unit vectors, so small angles keep their digits. Two zero vectors are at
-    distance 0, a zero and another vector at 1.
+    float64 (n, n) in [0, 2], diagonal 0. It is half the squared distance of the unit
+    vectors, so small angles keep their digits. Two zero vectors are at distance 0, a
+    zero and another vector at 1.
     """
-    zero = (points == 0).all(axis=1)
-    _, exponents = np.frexp(np.abs(points).max(axis=1, keepdims=True))
+    is_zero = (points == 0).all(axis=1)
+    # Each row by a power of two of its own: short and long ones keep their digits.
+    largest = np.abs(points).max(axis=1, keepdims=True)
+    _, exponents = np.frexp(largest)
     scaled = np.ldexp(points, -exponents)
-    units = scaled / np.where(zero, 1.0, lengths(scaled))[:, None]
+    divisors = np.where(is_zero, 1.0, lengths(scaled))
+    units = scaled / divisors[:, None]
     between = np.minimum(distances(units) ** 2 / 2, 2.0)
-    between[zero[:, None] != zero] = 1.0
+    is_one_zero = is_zero[:, None] != is_zero
+    between[is_one_zero] = 1.0
     return between
 
 
 def to_unit_scale(points: Floats) -> tuple[Floats, float]:
-    """The points divided by a power of two, so that the largest coordinate is in [0.5, 1), and that power of two."""
+    """The points divided by a power of two, and that power of two.
+
+    The largest coordinate is in [0.5, 1) then.
+    """
     _, exponent = np.frexp(np.abs(points).max())
     exponent = int(np.clip(exponent, -1000, 1000))
     return np.ldexp(points, -exponent), float(np.ldexp(1.0, exponent))
@@ -168,7 +202,7 @@ def to_unit_scale(points: Floats) -> tuple[Floats, float]:
 def _pieces(
     work: Callable[[Block, slice], Floats], blocks: Iterable[Block], n: int
 ) -> Iterator[tuple[int, Floats]]:
-    """The result of `work` on each piece of the columns with its width, in the order of the columns.
+    """The result of `work` on each piece of the columns, in their order, with its width.
 
     While the pool works on one block, the next one is read.
     """
@@ -179,7 +213,8 @@ def _pieces(
             begun = []
             for start in range(0, width, _PIECE):
                 end = min(start + _PIECE, width)
-                begun.append((end - start, pool.submit(work, block, slice(start, end))))
+                running = pool.submit(work, block, slice(start, end))
+                begun.append((end - start, running))
             for size, running in waiting:
                 yield size, running.result()
             waiting = begun
@@ -199,15 +234,15 @@ def _gram_matrix(blocks: Iterable[Block], n: int) -> tuple[Floats, int]:
 
 
 def _piece_gram(block: Block, columns: slice) -> Floats:
-    """The Gram matrix of some columns, through a float64 copy that stays in the processor's cache."""
+    """The Gram matrix of some columns, by tiles that stay in the processor's cache."""
     n = len(block)
     total = np.zeros((n, n))
     copy = np.empty((n, _COPY))
     for left in range(columns.start, columns.stop, _COPY):
         right = min(left + _COPY, columns.stop)
-        for row, vector in enumerate(block):
-            copy[row, : right - left] = vector[left:right]
         tile = copy[:, : right - left]
+        for row, vector in enumerate(block):
+            tile[row] = vector[left:right]
         with np.errstate(over="ignore", invalid="ignore"):
             total += tile @ tile.T
     return total
@@ -216,21 +251,26 @@ def _piece_gram(block: Block, columns: slice) -> Floats:
 def _checked_width(block: Block, n: int) -> int:
     shapes = {np.shape(vector) for vector in block}
     widths = {shape[0] for shape in shapes if len(shape) == 1}
-    if len(block) != n or len(shapes) != 1 or len(widths) != 1:
-        raise ValueError(f"A block holds {len(block)} vectors; {n} of one length are expected.")
+    are_alike = len(shapes) == 1 and len(widths) == 1
+    if len(block) != n or not are_alike:
+        raise ValueError(
+            f"A block holds {len(block)} vectors; {n} of one length are expected."
+        )
     return int(widths.pop())
 
 
 def _by_cholesky(gram: Floats) -> Floats | None:
-    """The factor of a Gram matrix, or None where its squares do not carry enough digits."""
+    """The factor of a Gram matrix, or None where squares carry too few digits."""
     squares = gram.diagonal()
     least, most = _SAFE_SQUARES
-    if not ((squares > least) & (squares < most)).all():
+    is_safe = (squares > least) & (squares < most)
+    if not is_safe.all():
         return None
     try:
-        factor = np.ascontiguousarray(np.linalg.cholesky(gram).T, dtype=np.float64)
+        lower = np.linalg.cholesky(gram)
     except np.linalg.LinAlgError:
         return None
+    factor = np.ascontiguousarray(lower.T, dtype=np.float64)
     keeps_digits = factor.diagonal() >= _SAFE_RATIO * np.sqrt(squares)
     return factor if keeps_digits.all() else None
 
@@ -263,9 +303,9 @@ def _reduced(rows: Floats) -> Floats:
 
 
 def _finished(factor: Floats, n: int) -> Floats:
-    """Padded with zero rows to (n, n), every row turned so that its diagonal is not negative."""
+    """Padded with zero rows to (n, n); no row has a negative diagonal."""
     square = np.zeros((n, n))
     square[: len(factor)] = np.triu(factor)
-    negative: Bools = square.diagonal() < 0
-    turned = np.where(negative[:, None], -square, square)
+    is_negative: Bools = square.diagonal() < 0
+    turned = np.where(is_negative[:, None], -square, square)
     return turned + 0.0  # no negative zeros

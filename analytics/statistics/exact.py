@@ -1,14 +1,17 @@
-"""Exact sums of numbers, and what follows from them: each answer is rounded once, to the nearest double, or not at all.
+"""Exact sums of numbers, and what follows from them: each answer is rounded once, to
+the nearest double, or not at all.
 
-Every finite double is an integer times 2^-1074, every decimal of at most 400 digits after the point an integer times
-10^-400. Both are whole multiples of 1 / UNIT, UNIT = 2^1074 5^400, so that sums of x and of x^2 are exact integers
-whatever the order, the split into hospitals or the offset: 1e9 + {1, 2, 3} has the variance 1.
+Every finite double is an integer times 2^-1074, every decimal of at most 400 digits
+after the point an integer times 10^-400. Both are whole multiples of 1 / UNIT, UNIT =
+2^1074 5^400, so that sums of x and of x^2 are exact integers whatever the order, the
+split into hospitals or the offset: 1e9 + {1, 2, 3} has the variance 1.
 
-Bounds: |x| < 2^1024, n <= 2^40, 5^400 < 2^929. So |sum x| UNIT < 2^3067 and |sum x y| UNIT^2 < 2^6094; SUM_BITS and
-SQUARE_BITS hold them with their sign in whole 64-bit words. They are the same for all data, which they say nothing of.
+Bounds: |x| < 2^1024, n <= 2^40, 5^400 < 2^929. So |sum x| UNIT < 2^3067 and |sum x y|
+UNIT^2 < 2^6094; SUM_BITS and SQUARE_BITS hold them with their sign in whole 64-bit
+words. They are the same for all data, which they say nothing of.
 
-Moments, numbers as integers, answers, answers as text; in this order. Decisions 32 and 33. Rows are added up in
-`agents/rows/exact_totals.py`.
+Moments, numbers as integers, answers, answers as text; in this order. Decisions 32 and
+33. Rows are added up in `agents/rows/exact_totals.py`.
 """
 
 from __future__ import annotations
@@ -41,9 +44,10 @@ DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 
 @dataclass(frozen=True)
 class Moments:
-    """n rows; total = UNIT sum x, squares = UNIT^2 sum x^2, both exact. Those of two sets of rows add up with +.
+    """What some rows add up to, exactly; those of two sets of rows add up with +.
 
-    Disclosure: as much as the sums say of the rows; they leave a hospital sealed in a joint sum only.
+    Disclosure: as much as the sums say of the rows; they leave a hospital sealed in a
+    joint sum only.
     """
 
     n: int = 0
@@ -51,27 +55,39 @@ class Moments:
     squares: int = 0  # UNIT^2 sum x^2
 
     def __add__(self, other: Moments) -> Moments:
-        return Moments(self.n + other.n, self.total + other.total, self.squares + other.squares)
+        return Moments(
+            n=self.n + other.n,
+            total=self.total + other.total,
+            squares=self.squares + other.squares,
+        )
 
 
 @dataclass(frozen=True)
 class JointMoments:
-    """The same of two columns, over the rows that have a value in both; products = UNIT^2 sum x y."""
+    """The same of two columns, over the rows that have a value in both."""
 
     n: int = 0
-    total_x: int = 0
+    total_x: int = 0  # UNIT sum x
     total_y: int = 0
-    squares_x: int = 0
+    squares_x: int = 0  # UNIT^2 sum x^2
     squares_y: int = 0
-    products: int = 0
+    products: int = 0  # UNIT^2 sum x y
 
     def __add__(self, other: JointMoments) -> JointMoments:
         pairs = zip(self.numbers, other.numbers, strict=True)
-        return JointMoments(*(own + added for own, added in pairs))
+        totals = [own + added for own, added in pairs]
+        return JointMoments(*totals)
 
     @property
     def numbers(self) -> tuple[int, int, int, int, int, int]:
-        return self.n, self.total_x, self.total_y, self.squares_x, self.squares_y, self.products
+        return (
+            self.n,
+            self.total_x,
+            self.total_y,
+            self.squares_x,
+            self.squares_y,
+            self.products,
+        )
 
     @property
     def x(self) -> Moments:
@@ -91,10 +107,15 @@ def scaled(value: int | float | Fraction | str) -> int:
     >>> scaled("0.1") * 10 == scaled(1) != scaled(0.1) * 10
     True
 
-    Raises ValueError for what is no finite number, is 2^1024 or more in size, or no multiple of 1 / UNIT (more than
-    400 digits after the point). The sentence holds no value.
+    Raises ValueError for what is no finite number, is 2^1024 or more in size, or no
+    multiple of 1 / UNIT (more than 400 digits after the point). The sentence holds no
+    value.
     """
-    number = _decimal(value) if isinstance(value, str) else _scaled_ratio(*_ratio(value))
+    if isinstance(value, str):
+        number = _decimal(value)
+    else:
+        numerator, denominator = _ratio(value)
+        number = _scaled_ratio(numerator, denominator)
     if abs(number) >= _LIMIT:
         raise ValueError("A number is outside the range of doubles.")
     return number
@@ -110,7 +131,9 @@ def _ratio(value: int | float | Fraction) -> tuple[int, int]:
 def _scaled_ratio(numerator: int, denominator: int) -> int:
     quotient, remainder = divmod(numerator * UNIT, denominator)
     if remainder:
-        raise ValueError(f"A number has more than {FIVE_DIGITS} digits after the point.")
+        raise ValueError(
+            f"A number has more than {FIVE_DIGITS} digits after the point."
+        )
     return quotient
 
 
@@ -134,21 +157,29 @@ def _decimal(text: str) -> int:
 
 
 def nearest(value: Fraction) -> float:
-    """The double nearest to a rational number, ties to even. ValueError if it lies outside the range of doubles."""
+    """The double nearest to a rational number, ties to even.
+
+    ValueError if it lies outside the range of doubles.
+    """
     try:
         return value.numerator / value.denominator
     except OverflowError:
-        raise ValueError("The result is too large for a double (above 1.8e308).") from None
+        raise ValueError(
+            "The result is too large for a double (above 1.8e308)."
+        ) from None
 
 
 def told(value: Fraction) -> Number:
-    """A result as an answer gives it: the nearest double, between 2^53 and 10^60 with all its digits if it ends.
+    """A result as an answer gives it: the nearest double, or all its digits.
 
-    There doubles are further apart than whole numbers, and the last digits of a sum of long numbers would go. No
-    database has longer whole numbers than that: what is larger comes of doubles.
+    These from 2^53 to 10^60, if it ends. There doubles are further apart than whole
+    numbers, and the last digits of a sum of long numbers would go. No database has
+    longer whole numbers than that: what is larger comes of doubles.
 
-    >>> told(Fraction(2**53 + 1)), told(Fraction(2**54 + 1, 2)), told(Fraction(2**60 + 1, 3)), told(Fraction(1, 8))
-    (9007199254740993, Decimal('9007199254740992.5'), 3.843071682022823e+17, 0.125)
+    >>> told(Fraction(1, 8)), told(Fraction(2**53 + 1)), told(Fraction(2**60 + 1, 3))
+    (0.125, 9007199254740993, 3.843071682022823e+17)
+    >>> told(Fraction(2**54 + 1, 2))
+    Decimal('9007199254740992.5')
 
     ValueError outside the range of doubles.
     """
@@ -166,6 +197,16 @@ def sum_of(moments: Moments, tell: Tell = nearest) -> Number:
     return tell(Fraction(moments.total, UNIT))
 
 
+def filled_sum(moments: Moments, n_missing: int, tell: Tell = nearest) -> Number:
+    """sum x with the mean of the others in the place of each missing x: that is
+    sum x (n + n_missing) / n. ValueError outside the range of doubles.
+    """
+    if not moments.n:
+        return tell(Fraction(0))
+    weight = Fraction(moments.n + n_missing, moments.n)
+    return tell(Fraction(moments.total, UNIT) * weight)
+
+
 def mean(moments: Moments, tell: Tell = nearest) -> Number | None:
     """sum x / n; None without rows."""
     if not moments.n:
@@ -174,25 +215,42 @@ def mean(moments: Moments, tell: Tell = nearest) -> Number | None:
 
 
 def variance(moments: Moments, ddof: int = 1, tell: Tell = nearest) -> Number | None:
-    """(sum x^2 - (sum x)^2 / n) / (n - ddof); None for n <= ddof. ValueError outside the range of doubles."""
-    exact = _covariance(moments.n, moments.squares, moments.total, moments.total, ddof)
+    """(sum x^2 - (sum x)^2 / n) / (n - ddof); None for n <= ddof.
+
+    ValueError outside the range of doubles.
+    """
+    exact = _variance(moments, ddof)
     return None if exact is None else tell(exact)
 
 
 def std(moments: Moments, ddof: int = 1) -> float | None:
-    """The double nearest to the true square root of the true variance; None for n <= ddof."""
-    exact = _covariance(moments.n, moments.squares, moments.total, moments.total, ddof)
+    """The double nearest to the root of the true variance; None for n <= ddof."""
+    exact = _variance(moments, ddof)
     return None if exact is None else nearest_root(exact)
 
 
-def covariance(moments: JointMoments, ddof: int = 1, tell: Tell = nearest) -> Number | None:
-    """(sum x y - sum x sum y / n) / (n - ddof); None for n <= ddof. ValueError outside the range of doubles."""
-    exact = _covariance(moments.n, moments.products, moments.total_x, moments.total_y, ddof)
+def covariance(
+    moments: JointMoments, ddof: int = 1, tell: Tell = nearest
+) -> Number | None:
+    """(sum x y - sum x sum y / n) / (n - ddof); None for n <= ddof.
+
+    ValueError outside the range of doubles.
+    """
+    exact = _covariance(
+        moments.n,
+        moments.products,
+        moments.total_x,
+        moments.total_y,
+        ddof,
+    )
     return None if exact is None else tell(exact)
 
 
 def correlation(moments: JointMoments) -> float | None:
-    """Pearson's coefficient, the double nearest to its true value; None where a column is constant or n < 2."""
+    """Pearson's coefficient, the double nearest to its true value.
+
+    None where a column is constant or n < 2.
+    """
     n = moments.n
     if n < 2:
         return None
@@ -209,18 +267,34 @@ def correlation(moments: JointMoments) -> float | None:
 def nearest_root(value: Fraction) -> float:
     """The double nearest to the square root of a rational number >= 0.
 
-    The integer root of the number shifted to 128 bits or more, and one more bit that says whether anything is left.
+    The integer root of the number shifted to 128 bits or more, and one more bit that
+    says whether anything is left.
     """
-    shift = max(0, 128 - value.numerator.bit_length() + value.denominator.bit_length())
+    n_bits = value.numerator.bit_length() - value.denominator.bit_length()
+    shift = max(0, 128 - n_bits)
     dividend = value.numerator << 2 * shift
     root = isqrt(dividend // value.denominator)
     is_exact = root * root * value.denominator == dividend
-    # Anything left is half a unit of the root's last place: enough to be on the right side of a tie of doubles.
+    # Anything left is half a unit of the root's last place: enough to be on the right
+    # side of a tie of doubles.
     doubled = 2 * root if is_exact else 2 * root + 1
     return nearest(Fraction(doubled, 2 << shift))
 
 
-def _covariance(n: int, products: int, total_x: int, total_y: int, ddof: int) -> Fraction | None:
+def _variance(moments: Moments, ddof: int) -> Fraction | None:
+    """A column's covariance with itself."""
+    return _covariance(
+        moments.n,
+        moments.squares,
+        moments.total,
+        moments.total,
+        ddof,
+    )
+
+
+def _covariance(
+    n: int, products: int, total_x: int, total_y: int, ddof: int
+) -> Fraction | None:
     if not n or n <= ddof:
         return None
     # (sum x y - sum x sum y / n) / (n - ddof), over one denominator.
@@ -231,11 +305,15 @@ def _covariance(n: int, products: int, total_x: int, total_y: int, ddof: int) ->
 
 
 def text_of(value: Fraction) -> str:
-    """A number for a file: whole, the shortest text of its double where it is one, its exact decimal text, or, with
-    more than 60 digits after the point, the shortest text of the nearest double.
+    """A number for a file.
 
-    >>> text_of(Fraction(1, 8)), text_of(Fraction(-7, 10)), text_of(Fraction(2, 3)), text_of(Fraction(0.1))
-    ('0.125', '-0.7', '0.6666666666666666', '0.1')
+    Whole, the shortest text of its double where it is one, its exact decimal text, or,
+    with more than 60 digits after the point, the shortest text of the nearest double.
+
+    >>> text_of(Fraction(1, 8)), text_of(Fraction(-7, 10)), text_of(Fraction(2, 3))
+    ('0.125', '-0.7', '0.6666666666666666')
+    >>> text_of(Fraction(0.1))
+    '0.1'
     """
     if value.denominator == 1:
         return str(value.numerator)
@@ -244,8 +322,11 @@ def text_of(value: Fraction) -> str:
         return repr(double)
     digits = _n_decimals(value.denominator)
     if digits is not None:
-        return _decimal_text(value.numerator * (10**digits // value.denominator), digits)
-    return str(round(value)) if double is None else repr(double)
+        number = value.numerator * (10**digits // value.denominator)
+        return _decimal_text(number, digits)
+    if double is None:
+        return str(round(value))
+    return repr(double)
 
 
 def _double(value: Fraction) -> float | None:
@@ -256,7 +337,7 @@ def _double(value: Fraction) -> float | None:
 
 
 def _n_decimals(denominator: int) -> int | None:
-    """The digits after the point of a number that ends, if they are at most MOST_DECIMALS."""
+    """The digits after the point of a number that ends, up to MOST_DECIMALS."""
     # It ends if the denominator is 2^twos 5^fives.
     lowest_bit = denominator & -denominator
     twos = lowest_bit.bit_length() - 1

@@ -1,18 +1,23 @@
-"""Order statistics of numbers that lie at several hospitals, found by joint counts alone.
+"""Order statistics of numbers that lie at several hospitals, found by joint counts
+alone.
 
-Doubles in their order are the integers from `key_of(-max)` to `key_of(max)`. Whole numbers of 64 bits, signed or not,
-are keys themselves, so that none is taken for the double beside it. For each wanted rank the search keeps a bracket of
-keys; a round asks how many rows lie below some pivots in each bracket, and keeps the part that the rank is in. 63
-pivots to a bracket find any of both kinds in 11 rounds, and after so many a search ends in any case.
+Doubles in their order are the integers from `key_of(-max)` to `key_of(max)`. Whole
+numbers of 64 bits, signed or not, are keys themselves, so that none is taken for the
+double beside it. For each wanted rank the search keeps a bracket of keys; a round asks
+how many rows lie below some pivots in each bracket, and keeps the part that the rank is
+in. 63 pivots to a bracket find any of both kinds in 11 rounds, and after so many a
+search ends in any case.
 
-Whoever has the counts makes the same brackets and pivots of them. So every hospital whose rows are counted can search
-itself, and need not learn from another one what to count (decision 43; among whole numbers decision 60).
+Whoever has the counts makes the same brackets and pivots of them. So every hospital
+whose rows are counted can search itself, and need not learn from another one what to
+count (decision 43; among whole numbers decision 60).
 
 `Search` is the search; `agents/statistics/quantile_rounds.py` counts and sends.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,10 +33,15 @@ from analytics.statistics.exact import LARGEST_WHOLE, Number, nearest, told
 SECTIONS = 64
 """Of a bracket in one round: as many pivots and one more."""
 MOST_ROUNDS = 11
-"""Of pivots: 64^11 is more than there are doubles, and more than there are whole numbers of 64 bits, signed or not."""
-LEAST_WHOLE, MOST_WHOLE = -(2**63), 2**64 - 1
+"""Of pivots: 64^11 is more than there are doubles, and more than there are whole
+numbers of 64 bits, signed or not.
+"""
+LEAST_WHOLE = -(2**63)
+MOST_WHOLE = 2**64 - 1
 Pivots = NDArray[Any]
-"""float64, or Python's integers (object), of which some are beyond int64 and others beyond uint64."""
+"""float64, or Python's integers (object), of which some are beyond int64 and others
+beyond uint64.
+"""
 _SIGN = np.int64(-(2**63))
 
 
@@ -58,19 +68,20 @@ _LEAST_KEY, _MOST_KEY = keys_of(np.array([-_LARGEST_DOUBLE, _LARGEST_DOUBLE])).t
 
 @dataclass(frozen=True)
 class Bracket:
-    """The value of one rank lies at a key in low..high - 1; n_below rows lie below low, n_within between."""
+    """The value of one rank lies at a key in low..high - 1."""
 
     low: int  # a key
     high: int  # a key, not in the bracket
-    n_below: int
-    n_within: int
+    n_below: int  # so many rows lie below low
+    n_within: int  # and so many between
 
 
 @dataclass(frozen=True)
 class Found:
-    """A value for one rank; `is_exact` unless the search was stopped, then low <= true value <= high.
+    """A value for one rank; `is_exact` unless the search was stopped.
 
-    An exact value of a search among whole numbers is an int.
+    Then low <= true value <= high. An exact value of a search among whole numbers is an
+    int.
     """
 
     value: float | int
@@ -80,39 +91,67 @@ class Found:
 
 
 class Search:
-    """Finds the values of some ranks (0-based, of n_rows rows in rising order) from rounds of joint counts.
+    """Finds the values of some ranks from rounds of joint counts.
 
-    whole: all rows are known to be whole numbers of LEAST_WHOLE..MOST_WHOLE, and the search is among these.
+    ranks are 0-based, of n_rows rows in rising order.
 
-    min_rows: a bracket is never narrowed to fewer rows than this (1: down to the exact value). A bracket of one key
-    holds equal values; it is narrowed to that key only where min_rows rows or more have it. With more than one, a
-    round that does not halve a bracket is its last; the last of all is the one of number MOST_ROUNDS.
+    whole: all rows are known to be whole numbers of LEAST_WHOLE..MOST_WHOLE, and the
+    search is among these.
 
-    Disclosure: pivots and counts show the joint distribution as finely as the search went, and nothing finer.
+    min_rows: a bracket is never narrowed to fewer rows than this (1: down to the exact
+    value). A bracket of one key holds equal values; it is narrowed to that key only
+    where min_rows rows or more have it. With more than one, a round that does not halve
+    a bracket is its last; the last of all is the one of number MOST_ROUNDS.
+
+    Disclosure: pivots and counts show the joint distribution as finely as the search
+    went, and nothing finer.
     """
 
-    def __init__(self, ranks: Sequence[int], *, n_rows: int, min_rows: int = 1, whole: bool = False) -> None:
-        if not all(0 <= rank < n_rows for rank in ranks):
+    def __init__(
+        self,
+        ranks: Sequence[int],
+        *,
+        n_rows: int,
+        min_rows: int = 1,
+        whole: bool = False,
+    ) -> None:
+        are_in_range = all(0 <= rank < n_rows for rank in ranks)
+        if not are_in_range:
             raise ValueError("A rank lies outside the rows.")
         if min_rows < 1:
             raise ValueError("min_rows is 1 or more.")
         self.min_rows = min_rows
         self.whole = whole
         self._n_rounds = 0
-        least, most = (LEAST_WHOLE, MOST_WHOLE) if whole else (_LEAST_KEY, _MOST_KEY)
-        self.brackets = {rank: Bracket(least, most + 1, 0, n_rows) for rank in ranks}
-        self._stopped = {rank for rank in ranks if n_rows < min_rows}
+        if whole:
+            least, most = LEAST_WHOLE, MOST_WHOLE
+        else:
+            least, most = _LEAST_KEY, _MOST_KEY
+        everything = Bracket(least, most + 1, n_below=0, n_within=n_rows)
+        self.brackets = dict.fromkeys(ranks, everything)
+        self._stopped: set[int] = set()
+        # Too few rows to say anything of: no rank is searched for.
+        if n_rows < min_rows:
+            self._stopped.update(ranks)
 
     def pivots(self) -> Pivots:
-        """Rising: count the rows below each, then call `narrow`. Empty once no bracket can be narrowed further."""
+        """Rising: count the rows below each, then call `narrow`.
+
+        Empty once no bracket can be narrowed further.
+        """
         return self._values(self._pivot_keys())
 
     def narrow(self, counts: Sequence[int]) -> None:
-        """Takes how many rows of all hospitals lie below each of `pivots`. ValueError for counts that cannot be."""
+        """Takes how many rows of all hospitals lie below each of `pivots`.
+
+        ValueError for counts that cannot be.
+        """
         keys = self._pivot_keys()
         if len(counts) != len(keys):
             raise ValueError("There is not one count for each pivot.")
-        known = dict(zip(keys, map(int, counts), strict=True))
+        known: dict[int, int] = {}
+        for key, count in zip(keys, counts, strict=True):
+            known[key] = int(count)
         for bracket in self.brackets.values():
             known[bracket.low] = bracket.n_below
             known[bracket.high] = bracket.n_below + bracket.n_within
@@ -124,14 +163,17 @@ class Search:
         self._n_rounds += 1
 
     def found(self, rank: int) -> Found:
-        """The value of a rank: exact at the end of a search, else by the rank's place within its bracket."""
+        """The value of a rank: exact, or by the rank's place within its bracket."""
         bracket = self.brackets[rank]
-        low, high = self._values([bracket.low, bracket.high - 1]).tolist()
+        ends = self._values([bracket.low, bracket.high - 1])
+        low, high = ends.tolist()
         if bracket.high - bracket.low == 1:
-            return Found(low, True, low, high)
+            return Found(low, is_exact=True, low=low, high=high)
         # Its rows as if they lay evenly, each in the middle of its part.
-        share = (2 * (rank - bracket.n_below) + 1) / (2 * bracket.n_within)
-        return Found(interpolated(low, high, share), False, low, high)
+        place = rank - bracket.n_below
+        share = (2 * place + 1) / (2 * bracket.n_within)
+        middle = interpolated(low, high, share)
+        return Found(middle, is_exact=False, low=low, high=high)
 
     def _values(self, keys: Sequence[int]) -> Pivots:
         if self.whole:
@@ -146,38 +188,52 @@ class Search:
             if rank in self._stopped:
                 continue
             width = bracket.high - bracket.low
-            keys |= {bracket.low + width * section // SECTIONS for section in range(1, SECTIONS)}
+            for section in range(1, SECTIONS):
+                keys.add(bracket.low + width * section // SECTIONS)
             # Their counts are known; a narrow bracket has sections without a key.
             keys -= {bracket.low, bracket.high}
         return sorted(keys)
 
     def _narrow_one(self, rank: int, known: dict[int, int]) -> None:
-        """The smallest run of neighbouring sections around the rank that holds min_rows rows."""
+        """The smallest run of sections around the rank that holds min_rows rows."""
         old = self.brackets[rank]
         keys = [key for key in sorted(known) if old.low <= key <= old.high]
         counts = [known[key] for key in keys]
-        right = next(place for place, count in enumerate(counts) if count > rank)
+        # The section that the rank is in: between the last pivot with at most so many
+        # rows below it and the first with more.
+        right = bisect_right(counts, rank)
         left = right - 1
-        # Fewer than min_rows rows are not singled out: the section takes in the neighbour of more rows.
+        # Fewer than min_rows rows are not singled out: the section takes in the
+        # neighbour of more rows.
         while counts[right] - counts[left] < self.min_rows:
-            gain_left = counts[left] - counts[left - 1] if left else -1
-            gain_right = counts[right + 1] - counts[right] if right + 1 < len(keys) else -1
+            gain_left = -1
+            if left > 0:
+                gain_left = counts[left] - counts[left - 1]
+            gain_right = -1
+            if right + 1 < len(keys):
+                gain_right = counts[right + 1] - counts[right]
             if gain_left >= gain_right:
                 left -= 1
             else:
                 right += 1
-        n_within = counts[right] - counts[left]
-        new = Bracket(keys[left], keys[right], counts[left], n_within)
+        new = Bracket(
+            low=keys[left],
+            high=keys[right],
+            n_below=counts[left],
+            n_within=counts[right] - counts[left],
+        )
         self.brackets[rank] = new
         width = new.high - new.low
-        if width == 1 or 2 * width > old.high - old.low:
+        is_halved = 2 * width <= old.high - old.low
+        if width == 1 or not is_halved:
             self._stopped.add(rank)
 
 
 def quantile_ranks(q: float, n_rows: int) -> tuple[int, int, float]:
-    """The two ranks between which the q-quantile lies, and its place between them: numpy's method "linear".
+    """The two ranks between which the q-quantile lies, and its place between them.
 
-    In doubles, as numpy computes them, so that the answers are the same to the last bit.
+    It is numpy's method "linear". In doubles, as numpy computes them, so that the
+    answers are the same to the last bit.
 
     >>> quantile_ranks(0.25, 11)
     (2, 3, 0.5)
@@ -188,15 +244,22 @@ def quantile_ranks(q: float, n_rows: int) -> tuple[int, int, float]:
         raise ValueError("A quantile needs rows, and q between 0 and 1.")
     place = (n_rows - 1) * float(q)
     low = int(place)
-    high = low + 1 if place > low else low
-    return low, high, place - low
+    share = place - low
+    high = low
+    if share > 0:
+        high = low + 1
+    return low, high, share
 
 
 def interpolated(low: float, high: float, share: float) -> float:
-    """low + share (high - low) from the nearer end, as numpy does; rounded once where the difference overflows."""
+    """low + share (high - low) from the nearer end, as numpy does.
+
+    Rounded once where the difference overflows.
+    """
     difference = high - low
     if isinf(difference):
-        exact = Fraction(low) + Fraction(share) * (Fraction(high) - Fraction(low))
+        exact_difference = Fraction(high) - Fraction(low)
+        exact = Fraction(low) + Fraction(share) * exact_difference
         return nearest(exact)
     if share < 0.5:
         return low + difference * share
@@ -204,10 +267,12 @@ def interpolated(low: float, high: float, share: float) -> float:
 
 
 def interpolated_whole(low: int, high: int, q: float, n_rows: int) -> Number:
-    """The q-quantile between the two whole numbers at the ranks of `quantile_ranks`, with all its digits.
+    """The q-quantile between two whole numbers, with all its digits.
 
-    Up to 2^53 both are doubles, and the answer is the one of `interpolated`, to the last bit. Beyond it is
-    low + (q (n_rows - 1) - rank of low) (high - low) in rational arithmetic, q being the decimal that is written.
+    They are those at the ranks of `quantile_ranks`. Up to 2^53 both are doubles, and
+    the answer is the one of `interpolated`, to the last bit. Beyond it is low + (q
+    (n_rows - 1) - rank of low) (high - low) in rational arithmetic, q being the decimal
+    that is written.
 
     >>> interpolated_whole(3, 4, 0.5, 2), interpolated_whole(2**60 + 1, 2**60 + 4, 0.1, 2)
     (3.5, Decimal('1152921504606846977.3'))

@@ -1,13 +1,14 @@
-"""What the opened totals of a circuit are made of: whether columns are added up in them, or weighed by each other.
+"""What the opened totals of a circuit are made of: whether columns are added up in
+them, or weighed by each other.
 
     sum(a.w + b.x)            w + x
     var(b.x)                  x, and x^2
     var(a.w + b.x)            w + x, and its square, in which w x stands: where w is 0 or 1, it chooses rows
     sum(a.w + 1e-20 * b.x)    w + 10^-20 x: two columns, each in digits of its own
 
-The circuit is asked, since that is what is computed, and not the text: one total can be written in many ways, and an
-aggregate that is new has to add columns too, or it does not pass. Decision 44; the refusal is made in
-`agents/gate/disclosure.py`.
+The circuit is asked, since that is what is computed, and not the text: one total can be
+written in many ways, and an aggregate that is new has to add columns too, or it does
+not pass. Decision 44; the refusal is made in `agents/gate/disclosure.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
 
@@ -30,11 +32,13 @@ from analytics.statistics.circuit import (
     Step,
     Total,
 )
-from analytics.statistics.expression import Node, multiply
+from analytics.statistics.expression import Node, add, constant, multiply
 from analytics.statistics.rowwise import kind_of, name
 
 Coefficients = Mapping[tuple[int, str], Fraction]
-"""(provider, alias.column) to what the column's numbers are multiplied by: never zero. Constants are left out."""
+"""(provider, alias.column) to what the column's numbers are multiplied by: never zero.
+Constants are left out.
+"""
 
 
 class Weighing(Enum):
@@ -47,9 +51,10 @@ class Weighing(Enum):
 def weighing(plan: Plan, provider: int) -> Weighing | None:
     """How the totals of a plan weigh this provider's columns; None where they do not.
 
-    A total that they go into must be c + sum of s_j x_j over columns x_j of any providers, s_j = 1 or -1; or else, in
-    a variance over this provider's columns alone, the square of such a sum. Which rows count may depend on such sums
-    only, too: a division by zero leaves rows out, and so would choose them.
+    A total that they go into must be c + sum of s_j x_j over columns x_j of any
+    providers, s_j = 1 or -1; or else, in a variance over this provider's columns alone,
+    the square of such a sum. Which rows count may depend on such sums only, too: a
+    division by zero leaves rows out, and so would choose them.
 
     Results of a value per row have no totals, and pass.
     """
@@ -69,35 +74,133 @@ def weighing(plan: Plan, provider: int) -> Weighing | None:
     return None
 
 
+@dataclass(frozen=True)
+class Composition:
+    """What one opened total of a plan is made of."""
+
+    total: Total
+    # Whose columns are left in it once like terms are added: a column times zero, or
+    # one that is taken off again, is not there.
+    providers: frozenset[int]
+    # Of the sum, or of the sum that is squared; None where columns are weighed by each
+    # other.
+    coefficients: Coefficients | None
+
+
+def compositions(plan: Plan) -> list[Composition]:
+    """What each opened total of a plan is made of, in the plan's order.
+
+    Where columns are weighed by each other, everybody whose columns stand behind the
+    total counts.
+    """
+    sources = _sources(plan)
+    sums = _sums(plan)
+    found = []
+    for total in plan.totals:
+        coefficients = _coefficients(plan, total, sums)
+        providers = sources[total.register]
+        if coefficients is not None:
+            providers = frozenset(owner for owner, _ in coefficients)
+        found.append(Composition(total, providers, coefficients))
+    return found
+
+
+@dataclass(frozen=True)
+class Summand:
+    """What a provider adds to a total for each row."""
+
+    node: Node
+    # Whether others' numbers are added to it.
+    is_shared: bool
+
+
+def summands(plan: Plan, provider: int) -> list[Summand]:
+    """What this provider adds to totals that are sums, each once.
+
+    Its columns in a total are taken together, as that is what hides other hospitals'
+    part, and is hidden by theirs: of (a.w + b.x) - (a.v + b.y) hospital a adds w - v.
+    """
+    found: list[Summand] = []
+    for composition in compositions(plan):
+        if composition.total.of != "sum":
+            continue
+        is_shared = len(composition.providers) > 1
+        if composition.coefficients is None:
+            nodes = _leaves_below(plan, composition.total.register, provider)
+        else:
+            nodes = _own_part(plan, composition.coefficients, provider)
+        found += [Summand(node, is_shared) for node in nodes]
+    return list(dict.fromkeys(found))
+
+
+def _own_part(plan: Plan, coefficients: Coefficients, provider: int) -> list[Node]:
+    """The provider's columns times their coefficients, added up; none without any."""
+    column_nodes = {}
+    for node in plan.expression.root.every():
+        if node.op == "column":
+            column_nodes[name(node)] = node
+    terms = []
+    for (owner, column), coefficient in coefficients.items():
+        if owner == provider:
+            factor = constant(coefficient)
+            terms.append(multiply(factor, column_nodes[column]))
+    return [add(*terms)] if terms else []
+
+
+def _leaves_below(plan: Plan, register: int, provider: int) -> list[Node]:
+    """The provider's leaves that additions alone bring into a register."""
+    step = plan.steps[register]
+    if isinstance(step, Linear):
+        nodes: list[Node] = []
+        for term_register, _ in step.terms:
+            nodes += _leaves_below(plan, term_register, provider)
+        return nodes
+    is_own = isinstance(step, Leaf) and step.provider == provider
+    if isinstance(step, Leaf) and is_own and step.node.aliases:
+        return [step.node]
+    return []
+
+
 def _judged(coefficients: Coefficients | None, provider: int) -> Weighing | None:
     if coefficients is None:
         return Weighing.COMBINED
-    is_in = provider in {owner for owner, _ in coefficients}
+    owners = {owner for owner, _ in coefficients}
     is_scaled = any(abs(factor) != 1 for factor in coefficients.values())
-    return Weighing.SCALED if is_in and is_scaled else None
+    if provider in owners and is_scaled:
+        return Weighing.SCALED
+    return None
 
 
-def _coefficients(plan: Plan, total: Total, sums: list[Coefficients | None]) -> Coefficients | None:
-    """Those of a total's sum, or of the sum whose square it is; None where it is neither."""
+def _coefficients(
+    plan: Plan, total: Total, sums: list[Coefficients | None]
+) -> Coefficients | None:
+    """Those of a total's sum, or of the sum whose square it is; else None."""
     step = plan.steps[total.register]
-    # A square is judged by its root only where the root is one hospital's own sum: its columns could weigh no others.
+    # A square is judged by its root only where the root is one hospital's own sum: its
+    # columns could weigh no others.
     if total.of == "squares" and isinstance(step, Leaf):
         square = multiply(total.node, total.node)
         if step.node == square:
             return _affine(total.node, step.provider)
     found = sums[total.register]
-    return None if found is None else _times(found, total.kind.scale)
+    if found is None:
+        return None
+    return _times(found, total.kind.scale)
 
 
 def _sources(plan: Plan) -> list[frozenset[int]]:
-    """For each register, the providers whose columns stand behind it, even where they cancel."""
+    """For each register, whose columns stand behind it, even where they cancel."""
     found: list[frozenset[int]] = []
     for step in plan.steps:
+        providers: set[int] = set()
         if isinstance(step, Leaf):
-            found.append(frozenset({step.provider} if step.node.aliases else ()))
+            # A constant is computed by a provider, and is no column of it.
+            if step.node.aliases:
+                providers.add(step.provider)
         else:
-            inputs = [found[register] for register in _inputs(step)]
-            found.append(frozenset().union(*inputs))
+            for register in _inputs(step):
+                providers |= found[register]
+        found.append(frozenset(providers))
     return found
 
 
@@ -118,14 +221,16 @@ def _inputs(step: Step) -> tuple[int, ...]:
 
 
 def _sums(plan: Plan) -> list[Coefficients | None]:
-    """For each register, of which columns its integer is a sum; None where it is more than a sum of columns."""
+    """For each register, of which columns its integer is a sum; else None."""
     found: list[Coefficients | None] = []
     for step in plan.steps:
         match step:
             case Leaf():
                 found.append(_of_leaf(plan, step))
             case Linear(terms=terms):
-                added = [(found[register], Fraction(coefficient)) for register, coefficient in terms]
+                added: list[tuple[Coefficients | None, Fraction]] = []
+                for register, coefficient in terms:
+                    added.append((found[register], Fraction(coefficient)))
                 found.append(_added(added))
             case _:
                 found.append(None)
@@ -137,37 +242,52 @@ def _of_leaf(plan: Plan, leaf: Leaf) -> Coefficients | None:
     coefficients = _affine(leaf.node, leaf.provider)
     if coefficients is None:
         return None
-    return _times(coefficients, 1 / kind_of(leaf.node, plan.types).scale)
+    scale = kind_of(leaf.node, plan.types).scale
+    return _times(coefficients, 1 / scale)
 
 
 def _affine(node: Node, provider: int) -> Coefficients | None:
-    """Of which columns a node over one provider's is a sum; None where it multiplies or divides them, or compares."""
+    """Of which columns a node over one provider's is a sum.
+
+    None where it multiplies or divides them, or compares.
+    """
     match node.op:
         case "column":
             return {(provider, name(node)): Fraction(1)}
         case "constant":
             return {}
         case "+":
-            return _added((_affine(arg, provider), Fraction(1)) for arg in node.args)
+            terms = [_affine(arg, provider) for arg in node.args]
+            return _added((term, Fraction(1)) for term in terms)
         case "*":
             numbers = [arg.value for arg in node.args if arg.op == "constant"]
             factors = [arg for arg in node.args if arg.op != "constant"]
+            # A column by a constant is scaled, by another column it is weighed.
             if len(factors) == 1:
                 number = math.prod(numbers, start=Fraction(1))
-                return _added([(_affine(factors[0], provider), number)])
+                term = _affine(factors[0], provider)
+                return _added([(term, number)])
     return None
 
 
-def _added(terms: Iterable[tuple[Coefficients | None, Fraction]]) -> Coefficients | None:
-    """The sum of all terms, each times its factor. Like columns are added first, and what cancels is not there."""
+def _added(
+    terms: Iterable[tuple[Coefficients | None, Fraction]],
+) -> Coefficients | None:
+    """The sum of all terms, each times its factor.
+
+    Like columns are added first, and what cancels is not there.
+    """
     found: dict[tuple[int, str], Fraction] = defaultdict(Fraction)
     for coefficients, factor in terms:
         if coefficients is None:
             return None
         for column, coefficient in coefficients.items():
             found[column] += factor * coefficient
-    return {column: coefficient for column, coefficient in found.items() if coefficient}
+    return {column: total for column, total in found.items() if total != 0}
 
 
 def _times(coefficients: Coefficients, factor: Fraction) -> Coefficients:
-    return {column: factor * coefficient for column, coefficient in coefficients.items()}
+    scaled: dict[tuple[int, str], Fraction] = {}
+    for column, coefficient in coefficients.items():
+        scaled[column] = factor * coefficient
+    return scaled

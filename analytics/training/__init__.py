@@ -1,1 +1,18 @@
-"""Models, their losses and gradients, optimizers, metrics and folds."""
+"""Models, their losses and gradients, optimizers, metrics and folds.
+
+The words of a training order stand here, so that a request is read without loading what
+computes.
+"""
+
+from typing import Literal
+
+ModelType = Literal["lr", "linear", "softmax", "mlp", "cnn"]
+"""The kinds of `models`."""
+
+InitMethod = Literal["zeros", "ones", "const", "random_normal", "random_uniform"]
+"""How `initial_weights` draws; a network takes the last two."""
+
+Penalty = Literal["L1", "L2"]
+Optimizer = Literal["sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"]
+Convergence = Literal["diff", "abs", "weight_diff"]
+"""What `optimizers` steps with and stops by."""

@@ -1,4 +1,5 @@
-"""The models that are trained by gradients: logistic, linear and softmax regression, and two small neural networks.
+"""The models that are trained by gradients: logistic, linear and softmax regression,
+and two small neural networks.
 
 A model's parameters are one flat float64 vector, the concatenation of its named layers:
 
@@ -7,11 +8,12 @@ A model's parameters are one flat float64 vector, the concatenation of its named
     mlp          dense1, dense2, dense  a row [w_1 .. , b] for each unit, of the last layer for each class
     cnn          conv1, conv2, dense    the same; a convolution's unit is a channel, its w a 3x3 patch
 
-Without `fit_intercept` the b are left out. Nothing here needs to be bit-identical between processors (that is
-`analytics.training.optimizers`); a hospital's own numbers are made once and sent from its outbox.
+Without `fit_intercept` the b are left out. Nothing here needs to be bit-identical
+between processors (that is `analytics.training.optimizers`); a hospital's own numbers
+are made once and sent from its outbox.
 
-`local_gradient` is what a hospital computes in a round, `metrics` what it reports of it; `descent` has the whole order
-of events in one process.
+`local_gradient` is what a hospital computes in a round, `metrics` what it reports of
+it; `descent` has the whole order of events in one process.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -34,14 +36,15 @@ from analytics.arrays import (
     check_result,
     check_same_rows,
 )
-from analytics.training import networks
+from analytics.training import InitMethod, ModelType, networks
 
 NETWORKS = ("mlp", "cnn")
 CLASSIFIERS = ("softmax", *NETWORKS)
-KINDS = ("lr", "linear", *CLASSIFIERS)
-INIT_METHODS = ("zeros", "ones", "const", "random_normal", "random_uniform")
+KINDS = get_args(ModelType)
+INIT_METHODS = get_args(InitMethod)
 
-# Beyond this a margin is held: a probability is 0 or 1 long before, and sums over 10**8 rows stay finite.
+# Beyond this a margin is held: a probability is 0 or 1 long before, and sums over 10**8
+# rows stay finite.
 _LARGEST_MARGIN = 1e300
 
 
@@ -49,8 +52,8 @@ _LARGEST_MARGIN = 1e300
 class Model:
     """What is trained: the kind of model and the shape of its parameters.
 
-    Raises ValueError for an unknown kind, no features, another class set, and sizes that are missing, for another kind
-    or do not fit.
+    Raises ValueError for an unknown kind, no features, another class set, and sizes
+    that are missing, for another kind or do not fit.
 
     >>> Model("lr", 4).layers
     {'dense': (5,)}
@@ -63,13 +66,14 @@ class Model:
     kind: str
     n_features: int
     fit_intercept: bool = True
-    # For softmax, mlp and cnn: what all hospitals agreed on, sorted, two or more; y of the functions below is an index
-    # into it.
+    # For softmax, mlp and cnn: what all hospitals agreed on, sorted, two or more; y of
+    # the functions below is an index into it.
     classes: tuple[int | str, ...] = ()
     # For mlp and cnn: the units of the two hidden layers, of a cnn the channels.
     hidden: tuple[int, ...] = ()
-    # For cnn: (height, width) or (height, width, channels), whose product is n_features. The features are the pixels,
-    # row by row, the channels of each pixel together.
+    # For cnn: (height, width) or (height, width, channels), whose product is
+    # n_features. The features are the pixels, row by row, the channels of each pixel
+    # together.
     shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -79,7 +83,9 @@ class Model:
         if self.kind in CLASSIFIERS:
             _check_classes(self.classes)
         elif self.classes:
-            raise ValueError(f"classes is for softmax models and networks, not for {self.kind}.")
+            raise ValueError(
+                f"classes is for softmax models and networks, not for {self.kind}."
+            )
         _check_hidden(self)
         _check_shape(self)
 
@@ -88,9 +94,10 @@ class Model:
         """Name and shape of each layer, in the order of the flat vector."""
         if not self.classes:
             return {"dense": (self._width,)}
-        n_intercepts = int(self.fit_intercept)
-        sizes = self._sizes.items()
-        return {name: (n_units, n_inputs + n_intercepts) for name, (n_units, n_inputs) in sizes}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, (n_units, n_inputs) in self._sizes.items():
+            shapes[name] = (n_units, n_inputs + self._n_intercepts)
+        return shapes
 
     @property
     def n_weights(self) -> int:
@@ -99,11 +106,11 @@ class Model:
 
     @property
     def penalised(self) -> Bools:
-        """Which parameters a penalty is for, bool (n_weights,): every coefficient, no intercept."""
-        n_intercepts = int(self.fit_intercept)
+        """bool (n_weights,): a penalty is for every coefficient and no intercept."""
         layers = []
         for n_units, n_inputs in self._sizes.values():
-            is_coefficient = np.arange(n_inputs + n_intercepts) < n_inputs
+            places = np.arange(n_inputs + self._n_intercepts)
+            is_coefficient = places < n_inputs  # the intercept is the last of a unit
             layers.append(np.tile(is_coefficient, n_units))
         return np.concatenate(layers)
 
@@ -112,7 +119,10 @@ class Model:
         """Name, number of units and number of inputs of each layer."""
         if self.hidden:
             return networks.layer_sizes(
-                self.n_features, len(self.classes), hidden=self.hidden, shape=self._image
+                self.n_features,
+                len(self.classes),
+                hidden=self.hidden,
+                shape=self._image,
             )
         n_outputs = max(1, len(self.classes))
         return {"dense": (n_outputs, self.n_features)}
@@ -122,16 +132,23 @@ class Model:
         """(height, width, channels), or () for what is no image."""
         if not self.shape:
             return ()
-        height, width, *channels = self.shape
-        return (height, width, *(channels or [1]))
+        if len(self.shape) == 3:
+            return self.shape
+        height, width = self.shape
+        return (height, width, 1)
 
     @property
     def _width(self) -> int:
-        return self.n_features + int(self.fit_intercept)
+        """How many parameters an output has, where all are in one layer."""
+        return self.n_features + self._n_intercepts
+
+    @property
+    def _n_intercepts(self) -> int:
+        return 1 if self.fit_intercept else 0
 
 
 def split_layers(model: Model, weights: Floats) -> dict[str, Floats]:
-    """The flat vector (n_weights,) as name -> flat float64 values of that layer, for export.
+    """The flat vector (n_weights,) as name -> flat float64 values of that layer.
 
     Raises ValueError if the length is not the model's.
 
@@ -148,12 +165,14 @@ def split_layers(model: Model, weights: Floats) -> dict[str, Floats]:
 def scores(model: Model, weights: Floats, X: Floats) -> Floats:
     """What the model says of each row of X (n, d).
 
-    lr: the probability of class 1, 1 / (1 + exp(-(Xw + b))), (n,); linear: the predicted value Xw + b, (n,);
-    softmax, mlp and cnn: the probability of each class, (n, K), rows adding up to 1. lr and softmax stay in [0, 1] for
-    any finite input. Raises ValueError if X or weights have another shape or hold a number that is not finite, and for
-    a linear value or a network's margin outside float64's range.
+    lr: the probability of class 1, 1 / (1 + exp(-(Xw + b))), (n,); linear: the
+    predicted value Xw + b, (n,); softmax, mlp and cnn: the probability of each class,
+    (n, K), rows adding up to 1. lr and softmax stay in [0, 1] for any finite input.
+    Raises ValueError if X or weights have another shape or hold a number that is not
+    finite, and for a linear value or a network's margin outside float64's range.
 
-    Disclosure: one number per row. It may leave a hospital only as an answer to that hospital's own user.
+    Disclosure: one number per row. It may leave a hospital only as an answer to that
+    hospital's own user.
     """
     _check_rows(model, weights, X)
     margins = _margins(model, weights, X)
@@ -167,12 +186,14 @@ def scores(model: Model, weights: Floats, X: Floats) -> Floats:
 def local_loss(model: Model, weights: Floats, X: Floats, y: Labels) -> float:
     """The mean loss over the rows of X (n, d), y (n,), without penalty.
 
-    lr: mean log(1 + exp(-z)) with z = Xw + b, negated where y = 0; linear: mean (z - y)^2 / 2; softmax, mlp
-    and cnn: mean log(sum_k exp(z_k)) - z_y, the largest z_k taken out first. y is 0 or 1 (float64) for lr, any finite
-    number for linear, else a class index. Raises ValueError for other shapes, labels or numbers, and for a linear loss
-    or a network's margin outside float64's range.
+    lr: mean log(1 + exp(-z)) with z = Xw + b, negated where y = 0; linear: mean (z -
+    y)^2 / 2; softmax, mlp and cnn: mean log(sum_k exp(z_k)) - z_y, the largest z_k
+    taken out first. y is 0 or 1 (float64) for lr, any finite number for linear, else a
+    class index. Raises ValueError for other shapes, labels or numbers, and for a linear
+    loss or a network's margin outside float64's range.
 
-    Disclosure: one sum over rows. It leaves through the release door only, rounded as a metric or sealed.
+    Disclosure: one sum over rows. It leaves through the release door only, rounded as a
+    metric or sealed.
     """
     _check_rows(model, weights, X)
     _check_labels(model, y, len(X))
@@ -181,20 +202,30 @@ def local_loss(model: Model, weights: Floats, X: Floats, y: Labels) -> float:
 
 
 def local_gradient(
-    model: Model, weights: Floats, X: Floats, y: Labels, *, batch_size: int, learning_rate: float
+    model: Model,
+    weights: Floats,
+    X: Floats,
+    y: Labels,
+    *,
+    batch_size: int,
+    learning_rate: float,
 ) -> Floats:
     """The pseudo-gradient (n_weights,) of one walk over the rows in mini-batches.
 
-    With w_0 = weights and g_b the mean gradient of batch b's unpenalised loss, w_b = w_{b-1} - learning_rate * g_b;
-    the answer is (w_0 - w_last) / learning_rate, computed as the sum of the g_b, so nothing cancels and one full batch
-    (`batch_size` -1, or the number of rows or more) gives exactly the mean gradient. The last batch may be smaller.
-    Rows are taken as they come: the caller sorts them by unique_id. (McMahan et al. 2017, algorithm 1, E = 1.)
+    With w_0 = weights and g_b the mean gradient of batch b's unpenalised loss, w_b =
+    w_{b-1} - learning_rate * g_b; the answer is (w_0 - w_last) / learning_rate,
+    computed as the sum of the g_b, so nothing cancels and one full batch (`batch_size`
+    -1, or the number of rows or more) gives exactly the mean gradient. The last batch
+    may be smaller. Rows are taken as they come: the caller sorts them by unique_id.
+    (McMahan et al. 2017, algorithm 1, E = 1.)
 
-    Raises ValueError for other shapes, labels or numbers, a batch_size that is neither -1 nor at least 1, a
-    learning_rate that is not above 0, and a walk that leaves float64's range.
+    Raises ValueError for other shapes, labels or numbers, a batch_size that is neither
+    -1 nor at least 1, a learning_rate that is not above 0, and a walk that leaves
+    float64's range.
 
-    Disclosure: a combination of the rows' features, and with few rows nearly the rows. It leaves only through
-    the release door: summed under masks, or rotated for the coordinator.
+    Disclosure: a combination of the rows' features, and with few rows nearly the rows.
+    It leaves only through the release door: summed under masks, or rotated for the
+    coordinator.
     """
     _check_rows(model, weights, X)
     _check_labels(model, y, len(X))
@@ -203,22 +234,77 @@ def local_gradient(
     with np.errstate(over="ignore", invalid="ignore"):
         for rows in _batches(len(X), batch_size):
             walked = weights - learning_rate * total  # w_{b-1}
-            total = total + _mean_gradient(model, walked, X[rows], y[rows])
+            gradient = _mean_gradient(model, walked, X[rows], y[rows])  # g_b
+            total = total + gradient
             check_result("The gradient", total)
     return total
+
+
+class RowWeights(NamedTuple):
+    """How each row enters a round's gradient, (n,) each."""
+
+    # The largest of a row's margins by size; those of softmax less their mean, which
+    # its probabilities do not depend on.
+    predictors: Floats
+    # |p - y| of lr, added up over the classes of softmax; |residual| of linear: over the
+    # rows of its batch, whose mean the gradient has.
+    weights: Floats
+
+
+def row_weights(
+    model: Model,
+    weights: Floats,
+    X: Floats,
+    y: Labels,
+    *,
+    batch_size: int,
+    learning_rate: float,
+) -> RowWeights:
+    """What `local_gradient` multiplies each row by, at the weights that its batch sees.
+
+    For lr, softmax and linear: their gradient is a sum of rows times these weights.
+    Raises as `local_gradient`, and ValueError for a network, whose rows have no such
+    weight.
+
+    Disclosure: one number per row. It stays in the hospital; see `agents.gate.probes`.
+    """
+    if model.hidden:
+        raise ValueError(f"A row of {model.kind} has no weight in the gradient.")
+    _check_rows(model, weights, X)
+    _check_labels(model, y, len(X))
+    _check_walk(batch_size, learning_rate)
+    predictors = []
+    sizes = []
+    walked = weights
+    with np.errstate(over="ignore", invalid="ignore"):
+        for rows in _batches(len(X), batch_size):
+            margins = _margins(model, walked, X[rows])
+            residuals = _residuals(model, margins, y[rows])
+            if model.classes:
+                margins = margins - margins.mean(axis=1, keepdims=True)
+            predictors.append(np.abs(margins).max(axis=1))
+            sizes.append(np.abs(residuals).sum(axis=1) / len(residuals))
+            if batch_size != -1:
+                gradient = _mean_gradient(model, walked, X[rows], y[rows])
+                walked = walked - learning_rate * gradient
+                check_result("The gradient", walked)
+    return RowWeights(np.concatenate(predictors), np.concatenate(sizes))
 
 
 def initial_weights(model: Model, *, method: str, const: float, seed: int) -> Floats:
     """The weights (n_weights,) that training starts from.
 
-    zeros, ones, const (every weight `const`), random_normal (standard normal), random_uniform ([0, 1)), the intercept
-    treated as every other weight. A network's intercepts start at 0 and its coefficients are scaled by layer, so that
-    signals keep their size: random_normal has variance 2 / n_inputs (He et al. 2015, equation 10), random_uniform is
-    from -a to a with a^2 = 6 / (n_inputs + n_outputs) (Glorot and Bengio 2010, equation 16; n_outputs of a convolution
-    is 9 for each channel). Drawn from numpy's default generator with `seed`, once, by the initiator.
+    zeros, ones, const (every weight `const`), random_normal (standard normal),
+    random_uniform ([0, 1)), the intercept treated as every other weight. A network's
+    intercepts start at 0 and its coefficients are scaled by layer, so that signals keep
+    their size: random_normal has variance 2 / n_inputs (He et al. 2015, equation 10),
+    random_uniform is from -a to a with a^2 = 6 / (n_inputs + n_outputs) (Glorot and
+    Bengio 2010, equation 16; n_outputs of a convolution is 9 for each channel). Drawn
+    from numpy's default generator with `seed`, once, by the initiator.
 
-    Raises ValueError for an unknown method, a const that is not finite, a negative seed, and zeros, ones or const for a
-    network: the units of a hidden layer that are equal at the start stay equal.
+    Raises ValueError for an unknown method, a const that is not finite, a negative
+    seed, and zeros, ones or const for a network: the units of a hidden layer that are
+    equal at the start stay equal.
     """
     allowed = ("random_normal", "random_uniform") if model.hidden else INIT_METHODS
     check_name("init_method", method, allowed)
@@ -243,11 +329,15 @@ def _initial_network(model: Model, method: str, rng: np.random.Generator) -> Flo
     layers = []
     for name, (n_units, n_inputs) in model._sizes.items():
         if method == "random_normal":
-            coef = rng.standard_normal((n_units, n_inputs)) * np.sqrt(2 / n_inputs)
+            deviation = np.sqrt(2 / n_inputs)
+            coef = rng.standard_normal((n_units, n_inputs)) * deviation
         else:
-            n_outputs = 9 * n_units if name.startswith("conv") else n_units
+            n_outputs = n_units
+            if name.startswith("conv"):
+                n_outputs = 9 * n_units  # a pixel is in nine patches
             largest = np.sqrt(6 / (n_inputs + n_outputs))
-            coef = (2 * rng.random((n_units, n_inputs)) - 1) * largest
+            from_minus_one = 2 * rng.random((n_units, n_inputs)) - 1
+            coef = from_minus_one * largest
         layers.append(networks.Layer(coef, np.zeros(n_units)))
     return _flat(model, layers)
 
@@ -258,9 +348,11 @@ def _layers(model: Model, weights: Floats) -> list[networks.Layer]:
     for name, part in split_layers(model, weights).items():
         table = part.reshape(model.layers[name])
         if model.fit_intercept:
-            layers.append(networks.Layer(table[:, :-1], table[:, -1]))
+            layer = networks.Layer(table[:, :-1], table[:, -1])
         else:
-            layers.append(networks.Layer(table, np.zeros(len(table))))
+            no_intercept = np.zeros(len(table))
+            layer = networks.Layer(table, no_intercept)
+        layers.append(layer)
     return layers
 
 
@@ -268,20 +360,27 @@ def _flat(model: Model, layers: Sequence[networks.Layer]) -> Floats:
     """The transpose of `_layers`."""
     parts = []
     for layer in layers:
-        table = np.column_stack(layer) if model.fit_intercept else layer.coef
+        table = layer.coef
+        if model.fit_intercept:
+            table = np.column_stack(layer)
         parts.append(table.ravel())
     return np.concatenate(parts)
 
 
 def _margins(model: Model, weights: Floats, X: Floats) -> Floats:
-    """Xw + b for each output, (n, n_outputs); finite for any finite input of lr and softmax. A network's last layer."""
+    """Xw + b for each output, (n, n_outputs); of a network, of its last layer.
+
+    Finite for any finite input of lr and softmax.
+    """
     if model.hidden:
         return _network_margins(model, weights, X)
     table = weights.reshape(-1, model._width)
     with np.errstate(all="ignore"):
         margins = _affine(model, table, X)
-        beyond = ~np.isfinite(margins).all(axis=1)  # rows in which a partial sum overflowed
-        if beyond.any():
+        # A partial sum may overflow in rows whose margin does not.
+        is_finite = np.isfinite(margins).all(axis=1)
+        if not is_finite.all():
+            beyond = ~is_finite
             margins[beyond] = _scaled_margins(model, table, X[beyond])
     if model.kind == "linear":
         check_result("The predicted value", margins)
@@ -292,9 +391,10 @@ def _margins(model: Model, weights: Floats, X: Floats) -> Floats:
 def _network_margins(model: Model, weights: Floats, X: Floats) -> Floats:
     layers = _layers(model, weights)
     image = model._image
+    n_at_once = networks.rows_at_once(layers, shape=image)
     parts = []
     with np.errstate(all="ignore"):
-        for rows in _batches(len(X), networks.rows_at_once(layers, shape=image)):
+        for rows in _batches(len(X), n_at_once):
             part, _ = networks.forward(layers, X[rows], shape=image)
             parts.append(part)
     margins = np.concatenate(parts)
@@ -303,20 +403,26 @@ def _network_margins(model: Model, weights: Floats, X: Floats) -> Floats:
 
 
 def _affine(model: Model, table: Floats, X: Floats) -> Floats:
-    margins: Floats = X @ table[:, : model.n_features].T
-    if not model.fit_intercept:
-        return margins
-    return margins + table[:, -1]
+    coef = table[:, : model.n_features]
+    margins: Floats = X @ coef.T
+    if model.fit_intercept:
+        intercepts = table[:, -1]
+        return margins + intercepts
+    return margins
 
 
 def _scaled_margins(model: Model, table: Floats, X: Floats) -> Floats:
-    """The margins again, formed near 1 and multiplied out at the end, so that no partial sum is inf - inf."""
+    """The margins again, formed near 1 and multiplied out at the end.
+
+    No partial sum is inf - inf so.
+    """
     row_scale = max(1.0, float(np.abs(X).max()))
     weight_scale = max(1.0, float(np.abs(table).max()))
     scaled = table / weight_scale
     if model.fit_intercept:
-        scaled[:, -1] /= row_scale
-    return _affine(model, scaled, X / row_scale) * row_scale * weight_scale
+        scaled[:, -1] /= row_scale  # what it is multiplied by is 1, not a number of X
+    near_one = _affine(model, scaled, X / row_scale)
+    return near_one * row_scale * weight_scale
 
 
 def _sigmoid(margins: Floats) -> Floats:
@@ -326,13 +432,16 @@ def _sigmoid(margins: Floats) -> Floats:
 
 
 def _log_softmax(margins: Floats) -> Floats:
+    # With the largest at 0 no exponential overflows, and their sum is 1 or more.
     shifted = margins - margins.max(axis=1, keepdims=True)
-    result: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    totals = np.exp(shifted).sum(axis=1, keepdims=True)
+    result: Floats = shifted - np.log(totals)
     return result
 
 
 def _softmax(margins: Floats) -> Floats:
-    # exp of logarithms near -1e300 is 0; no row is all zeros, its largest logarithm is at least -log(K).
+    # exp of logarithms near -1e300 is 0; no row is all zeros, its largest logarithm is
+    # at least -log(K).
     result: Floats = np.exp(_log_softmax(margins))
     return result
 
@@ -340,12 +449,15 @@ def _softmax(margins: Floats) -> Floats:
 def _row_losses(model: Model, margins: Floats, y: Labels) -> Floats:
     """Each row's loss as `local_loss` defines it, (n,)."""
     if model.classes:
-        return -_log_softmax(margins)[np.arange(len(y)), y]
+        logarithms = _log_softmax(margins)
+        every_row = np.arange(len(y))
+        return -logarithms[every_row, y]
+    margin = margins[:, 0]
     if model.kind == "lr":
-        losses: Floats = np.logaddexp(0.0, -_signs(y) * margins[:, 0])
+        losses: Floats = np.logaddexp(0.0, -_signs(y) * margin)
         return losses
     with np.errstate(over="ignore"):
-        squares = 0.5 * (margins[:, 0] - y) ** 2
+        squares = 0.5 * (margin - y) ** 2
         check_result("The loss", squares, squares.sum())
     return squares
 
@@ -371,8 +483,9 @@ def _mean_gradient(model: Model, weights: Floats, X: Floats, y: Labels) -> Float
 def _network_gradient(model: Model, weights: Floats, X: Floats, y: Labels) -> Floats:
     layers = _layers(model, weights)
     image = model._image
+    n_at_once = networks.rows_at_once(layers, shape=image)
     total = np.zeros(model.n_weights)
-    for rows in _batches(len(X), networks.rows_at_once(layers, shape=image)):
+    for rows in _batches(len(X), n_at_once):
         margins, kept = networks.forward(layers, X[rows], shape=image)
         check_result("The network's margin", margins)
         residuals = _residuals(model, margins, y[rows]) / len(X)
@@ -388,23 +501,31 @@ def _residuals(model: Model, margins: Floats, y: Labels) -> Floats:
         derivatives = -signs * _sigmoid(-signs * margins[:, 0])
         return derivatives[:, None]
     if model.kind == "linear":
-        return margins - np.asarray(y, dtype=np.float64)[:, None]
-    own_class: Bools = np.asarray(y)[:, None] == np.arange(margins.shape[1])
-    return _softmax(margins) - own_class
+        values = np.asarray(y, dtype=np.float64)
+        return margins - values[:, None]
+    every_class = np.arange(margins.shape[1])
+    is_own_class: Bools = np.asarray(y)[:, None] == every_class
+    return _softmax(margins) - is_own_class
 
 
 def _batches(n_rows: int, batch_size: int) -> Iterator[slice]:
-    size = n_rows if batch_size == -1 else min(batch_size, n_rows)
+    size = n_rows
+    if batch_size != -1:
+        size = min(batch_size, n_rows)
     for start in range(0, n_rows, size):
         yield slice(start, start + size)
 
 
 def _check_classes(classes: Sequence[Any]) -> None:
     if len(classes) < 2:
-        raise ValueError("classes needs two or more classes for a softmax model or a network.")
-    if len({isinstance(c, str) for c in classes}) > 1:
+        raise ValueError(
+            "classes needs two or more classes for a softmax model or a network."
+        )
+    n_texts = sum(1 for label in classes if isinstance(label, str))
+    if 0 < n_texts < len(classes):
         raise ValueError("classes mixes numbers and texts.")
-    if list(classes) != sorted(set(classes)):
+    in_order = sorted(set(classes))
+    if list(classes) != in_order:
         raise ValueError("classes must be sorted and each class given once.")
 
 
@@ -414,7 +535,9 @@ def _check_hidden(model: Model) -> None:
             raise ValueError(f"hidden is for networks, not for {model.kind}.")
         return
     if len(model.hidden) != 2 or min(model.hidden) < 1:
-        raise ValueError(f"hidden is {model.hidden}; two numbers of 1 or more are allowed.")
+        raise ValueError(
+            f"hidden is {model.hidden}; two numbers of 1 or more are allowed."
+        )
 
 
 def _check_shape(model: Model) -> None:
@@ -422,24 +545,35 @@ def _check_shape(model: Model) -> None:
         if model.shape:
             raise ValueError(f"shape is for cnn models, not for {model.kind}.")
         return
-    # Two means of 2x2 leave one pixel or more of four.
-    is_image = len(model.shape) in (2, 3)
-    if not is_image or min(model.shape[:2]) < 4 or min(model.shape) < 1:
-        raise ValueError(f"shape is {model.shape}; height and width of 4 or more, and channels, are allowed.")
+    is_image = False
+    if len(model.shape) in (2, 3):
+        height, width, *channels = model.shape
+        # Two means of 2x2 leave one pixel or more of four.
+        is_image = min(height, width) >= 4 and min(channels, default=1) >= 1
+    if not is_image:
+        raise ValueError(
+            f"shape is {model.shape}; height and width of 4 or more, and channels, are allowed."
+        )
     if math.prod(model.shape) != model.n_features:
-        raise ValueError(f"shape is {model.shape}, whose product is not n_features, {model.n_features}.")
+        raise ValueError(
+            f"shape is {model.shape}, whose product is not n_features, {model.n_features}."
+        )
 
 
 def _check_weights(model: Model, weights: Floats) -> None:
     if weights.shape != (model.n_weights,):
-        raise ValueError(f"weights has the shape {weights.shape}; ({model.n_weights},) is expected.")
+        raise ValueError(
+            f"weights has the shape {weights.shape}; ({model.n_weights},) is expected."
+        )
     check_finite("weights", weights)
 
 
 def _check_rows(model: Model, weights: Floats, X: Floats) -> None:
     _check_weights(model, weights)
     if X.ndim != 2 or X.shape[1] != model.n_features:
-        raise ValueError(f"X has the shape {X.shape}; (n_rows, {model.n_features}) is expected.")
+        raise ValueError(
+            f"X has the shape {X.shape}; (n_rows, {model.n_features}) is expected."
+        )
     if len(X) < 1:
         raise ValueError("X: there are no rows.")
     check_finite("X", X)
@@ -456,6 +590,11 @@ def _check_labels(model: Model, y: Labels, n_rows: int) -> None:
 
 def _check_walk(batch_size: int, learning_rate: float) -> None:
     if batch_size != -1 and batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; -1 (all rows) or 1 or more is allowed.")
-    if not (np.isfinite(learning_rate) and learning_rate > 0):
-        raise ValueError(f"learning_rate is {learning_rate}; a finite number above 0 is allowed.")
+        raise ValueError(
+            f"batch_size is {batch_size}; -1 (all rows) or 1 or more is allowed."
+        )
+    is_rate = np.isfinite(learning_rate) and learning_rate > 0
+    if not is_rate:
+        raise ValueError(
+            f"learning_rate is {learning_rate}; a finite number above 0 is allowed."
+        )

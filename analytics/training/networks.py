@@ -1,16 +1,20 @@
-"""Two small neural networks, forward and derivative: what analytics/training/models.py needs for `mlp` and `cnn`.
+"""Two small neural networks, forward and derivative: what analytics/training/models.py
+needs for `mlp` and `cnn`.
 
     mlp   dense1 -> relu -> dense2 -> relu -> dense
     cnn   conv1 -> relu -> mean of 2x2 -> conv2 -> relu -> mean of 2x2 -> dense
 
-Each layer is a `Layer`: coefficients (n_units, n_inputs) and an intercept for each unit. A convolution is the same
-affine map, applied to the 3x3 patch around each pixel (LeCun et al. 1998); beyond the edge there are zeros, so an image
-keeps its size. Inputs of a patch are in the order row, column, channel. A mean of 2x2 leaves out the last row or column
-of an odd size. `shape` is (height, width, channels) of an image, or () for an mlp. All numbers are float64.
+Each layer is a `Layer`: coefficients (n_units, n_inputs) and an intercept for each
+unit. A convolution is the same affine map, applied to the 3x3 patch around each pixel
+(LeCun et al. 1998); beyond the edge there are zeros, so an image keeps its size. Inputs
+of a patch are in the order row, column, channel. A mean of 2x2 leaves out the last row
+or column of an odd size. `shape` is (height, width, channels) of an image, or () for an
+mlp. All numbers are float64.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,10 +22,12 @@ import numpy as np
 
 from analytics.arrays import Bools, Floats
 
-_OFFSETS = [(row, column) for row in range(3) for column in range(3)]
-_CORNERS = [(row, column) for row in range(2) for column in range(2)]
+# (row, column) of the pixels of a patch, and of a mean
+_OFFSETS = list(itertools.product(range(3), repeat=2))
+_CORNERS = list(itertools.product(range(2), repeat=2))
 
-# So many float64 values a layer may read at once; more would only leave the processor's cache.
+# So many float64 values a layer may read at once; more would only leave the processor's
+# cache.
 _VALUES_AT_ONCE = 2**18
 
 
@@ -36,7 +42,8 @@ class ForwardPass(NamedTuple):
     """What the derivative needs of a forward pass."""
 
     inputs: list[Floats]  # of each layer
-    active: list[Bools]  # where the relu of each layer but the last let something through
+    # Where the relu of each layer but the last let something through
+    active: list[Bools]
 
 
 def layer_sizes(
@@ -51,14 +58,25 @@ def layer_sizes(
     """
     first, second = hidden
     if not shape:
-        return {"dense1": (first, n_features), "dense2": (second, first), "dense": (n_outputs, second)}
+        return {
+            "dense1": (first, n_features),
+            "dense2": (second, first),
+            "dense": (n_outputs, second),
+        }
     height, width, channels = shape
+    # Each of the two means halves both sides.
     n_pooled = (height // 4) * (width // 4) * second
-    return {"conv1": (first, 9 * channels), "conv2": (second, 9 * first), "dense": (n_outputs, n_pooled)}
+    return {
+        "conv1": (first, 9 * channels),
+        "conv2": (second, 9 * first),
+        "dense": (n_outputs, n_pooled),
+    }
 
 
 def rows_at_once(layers: Sequence[Layer], *, shape: tuple[int, ...]) -> int:
-    """How many rows one `forward` should take, so that memory stays small whatever the number of rows."""
+    """How many rows one `forward` should take, so that memory stays small whatever the
+    number of rows.
+    """
     # Pixels of a row that each layer is applied to.
     n_pixels = [1, 1, 1]
     if shape:
@@ -71,39 +89,55 @@ def rows_at_once(layers: Sequence[Layer], *, shape: tuple[int, ...]) -> int:
     return max(1, _VALUES_AT_ONCE // largest)
 
 
-def forward(layers: Sequence[Layer], X: Floats, *, shape: tuple[int, ...]) -> tuple[Floats, ForwardPass]:
+def forward(
+    layers: Sequence[Layer], X: Floats, *, shape: tuple[int, ...]
+) -> tuple[Floats, ForwardPass]:
     """The margins (n, n_outputs) of rows X (n, d), and what `backward` needs.
 
     Disclosure: as rows. It stays within the function that called.
     """
     inputs: list[Floats] = []
     active: list[Bools] = []
-    signals = X.reshape(-1, *shape) if shape else X
+    is_image = bool(shape)
+    signals = X
+    if is_image:
+        signals = X.reshape(-1, *shape)
     for layer in layers[:-1]:
-        inputs.append(_patches(signals) if shape else signals)
-        values = _affine(layer, inputs[-1])
+        if is_image:
+            signals = _patches(signals)
+        inputs.append(signals)
+        values = _affine(layer, signals)
         active.append(values > 0)
         signals = np.maximum(values, 0)
-        if shape:
+        if is_image:
             signals = _pooled(signals)
-    inputs.append(signals.reshape(len(X), -1))
-    margins = _affine(layers[-1], inputs[-1])
+    # The last layer takes a row of numbers, of an image too.
+    rows = signals.reshape(len(X), -1)
+    inputs.append(rows)
+    margins = _affine(layers[-1], rows)
     return margins, ForwardPass(inputs, active)
 
 
-def backward(layers: Sequence[Layer], kept: ForwardPass, residuals: Floats) -> list[Layer]:
-    """The derivatives of a loss by each layer, from its derivatives by the margins, `residuals` (n, n_outputs).
+def backward(
+    layers: Sequence[Layer], kept: ForwardPass, residuals: Floats
+) -> list[Layer]:
+    """The derivatives of a loss by each layer, from its derivatives by the margins,
+    `residuals` (n, n_outputs).
 
     A relu's derivative at 0 is 0. (Rumelhart, Hinton and Williams 1986.)
 
-    Disclosure: a combination of the rows' features; see `analytics.training.models.local_gradient`.
+    Disclosure: a combination of the rows' features; see
+    `analytics.training.models.local_gradient`.
     """
     derivatives = [_derivative(kept.inputs[-1], residuals)]
-    # From the last hidden layer to the first: through the weights above it, the pooling and the relu.
+    # From the last hidden layer to the first: through the weights above it, the pooling
+    # and the relu.
     for place in reversed(range(len(kept.active))):
         active = kept.active[place]
-        residuals = np.tensordot(residuals, layers[place + 1].coef, axes=1)
-        if active.ndim == 4:
+        above = layers[place + 1]
+        residuals = np.tensordot(residuals, above.coef, axes=1)
+        is_image = active.ndim == 4
+        if is_image:
             residuals = _through_pooling(residuals, active.shape)
         residuals = residuals * active
         derivatives.append(_derivative(kept.inputs[place], residuals))
@@ -112,7 +146,8 @@ def backward(layers: Sequence[Layer], kept: ForwardPass, residuals: Floats) -> l
 
 def _affine(layer: Layer, inputs: Floats) -> Floats:
     """Over the last axis, as one product of matrices."""
-    result: Floats = np.tensordot(inputs, layer.coef.T, axes=1) + layer.intercept
+    products = np.tensordot(inputs, layer.coef.T, axes=1)
+    result: Floats = products + layer.intercept
     return result
 
 
@@ -123,35 +158,52 @@ def _derivative(inputs: Floats, residuals: Floats) -> Layer:
 
 
 def _through_pooling(residuals: Floats, shape: tuple[int, ...]) -> Floats:
-    """Derivatives by the relu's output (n, height, width, channels), from those by the next layer's inputs."""
-    if residuals.ndim == 4:
-        return _unpooled(_folded(residuals, shape[-1]), shape)
+    """Derivatives by the relu's output (n, height, width, channels), from those by the
+    next layer's inputs.
+    """
     n_rows, height, width, channels = shape
-    return _unpooled(residuals.reshape(n_rows, height // 2, width // 2, channels), shape)
+    # The next layer took patches, or, being the last one, a row of numbers.
+    if residuals.ndim == 4:
+        pooled = _folded(residuals, channels)
+    else:
+        pooled = residuals.reshape(n_rows, height // 2, width // 2, channels)
+    return _unpooled(pooled, shape)
 
 
 def _patches(images: Floats) -> Floats:
-    """The 3x3 neighbours of each pixel: (n, height, width, c) to (n, height, width, 9 c)."""
+    """The 3x3 neighbours of each pixel.
+
+    (n, height, width, c) to (n, height, width, 9 c).
+    """
     height, width = images.shape[1:3]
-    none, one_each_side = (0, 0), (1, 1)
+    none = (0, 0)
+    one_each_side = (1, 1)
     padded = np.pad(images, (none, one_each_side, one_each_side, none))
-    neighbours = [padded[:, down : down + height, right : right + width] for down, right in _OFFSETS]
+    neighbours: list[Floats] = []
+    for down, right in _OFFSETS:
+        shifted = padded[:, down : down + height, right : right + width]
+        neighbours.append(shifted)
     return np.concatenate(neighbours, axis=-1)
 
 
 def _folded(patches: Floats, n_channels: int) -> Floats:
-    """The transpose of `_patches`: each pixel gets back what all its neighbours' patches hold for it."""
+    """The transpose of `_patches`: each pixel gets back what all its neighbours'
+    patches hold for it.
+    """
     n_rows, height, width, _ = patches.shape
     padded = np.zeros((n_rows, height + 2, width + 2, n_channels))
     for place, (down, right) in enumerate(_OFFSETS):
-        channels = slice(place * n_channels, (place + 1) * n_channels)
-        padded[:, down : down + height, right : right + width] += patches[..., channels]
+        first = place * n_channels
+        part = patches[..., first : first + n_channels]
+        padded[:, down : down + height, right : right + width] += part
+    # What lies beyond the edge was zero, and has no derivative.
     return padded[:, 1:-1, 1:-1]
 
 
 def _pooled(images: Floats) -> Floats:
     """The mean of each 2x2 pixels."""
-    height, width = images.shape[1] // 2 * 2, images.shape[2] // 2 * 2
+    height = _even(images.shape[1])
+    width = _even(images.shape[2])
     corners = [images[:, down:height:2, right:width:2] for down, right in _CORNERS]
     total: Floats = sum(corners)  # type: ignore[assignment]
     return total / 4
@@ -159,8 +211,15 @@ def _pooled(images: Floats) -> Floats:
 
 def _unpooled(residuals: Floats, shape: tuple[int, ...]) -> Floats:
     """The transpose of `_pooled`, for images of this shape."""
-    height, width = shape[1] // 2 * 2, shape[2] // 2 * 2
+    height = _even(shape[1])
+    width = _even(shape[2])
     images = np.zeros(shape)
+    part = residuals / 4
     for down, right in _CORNERS:
-        images[:, down:height:2, right:width:2] = residuals / 4
+        images[:, down:height:2, right:width:2] = part
     return images
+
+
+def _even(size: int) -> int:
+    """The size without the last row or column of an odd one."""
+    return size // 2 * 2

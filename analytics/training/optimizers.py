@@ -1,10 +1,12 @@
-"""The step that every party takes with the aggregate gradient, and when training has converged.
+"""The step that every party takes with the aggregate gradient, and when training has
+converged.
 
-Replicated state: all hospitals apply these functions to the same decoded integers and must hold the same bits
-afterwards, whatever their processor. So only elementwise + - * / and sqrt (IEEE 754 rounds each correctly), exact
-comparisons, `math.fsum` (correctly rounded whatever the order) and Python floats are used; dot, norm, exp, log and
-power differ in the last bit between processors and libraries (decision 13). `step` and `converged` are called by every
-hospital in each round, in `agents/training/trainer.py`.
+Replicated state: all hospitals apply these functions to the same decoded integers and
+must hold the same bits afterwards, whatever their processor. So only elementwise + - *
+/ and sqrt (IEEE 754 rounds each correctly), exact comparisons, `math.fsum` (correctly
+rounded whatever the order) and Python floats are used; dot, norm, exp, log and power
+differ in the last bit between processors and libraries (decision 13). `step` and
+`converged` are called by every hospital in each round, in `agents/training/fold.py`.
 """
 
 from __future__ import annotations
@@ -12,25 +14,48 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from analytics.arrays import Bools, Floats, check_at_least, check_name, check_result
+from analytics.training import Convergence, Optimizer, Penalty
 
-PENALTIES = ("L1", "L2", None)
-CONVERGENCE_METHODS = ("diff", "abs", "weight_diff")
+OPTIMIZERS = get_args(Optimizer)
+PENALTIES = (*get_args(Penalty), None)
+CONVERGENCE_METHODS = get_args(Convergence)
 
 
 @dataclass(frozen=True, eq=False)
 class OptimizerState:
-    """What an optimizer remembers between rounds; zeros where it has no use for a vector."""
+    """What an optimizer remembers between rounds.
+
+    A vector that it has no use for is zeros.
+    """
 
     step: int  # the steps taken
     first: Floats  # (n_weights,): nesterov's velocity, adam's mean
-    second: Floats  # (n_weights,): adam's, rmsprop's or adagrad's mean or sum of squares
+    # (n_weights,): the mean of squares of adam and rmsprop, the sum of adagrad
+    second: Floats
+
+    def then(
+        self,
+        *,
+        first: Floats | None = None,
+        second: Floats | None = None,
+    ) -> OptimizerState:
+        """The state one step later; a vector that is not given stays."""
+        return OptimizerState(
+            step=self.step + 1,
+            first=self.first if first is None else first,
+            second=self.second if second is None else second,
+        )
 
 
-Move = Callable[[Floats, OptimizerState, float], tuple[Floats, OptimizerState]]
+Moved = tuple[Floats, OptimizerState]
+"""What is added to the weights, and the state after it."""
+Move = Callable[[Floats, OptimizerState, float], Moved]
+"""Of the gradient, the state and the rate of the round."""
 
 
 def initial_state(n_weights: int) -> OptimizerState:
@@ -38,8 +63,12 @@ def initial_state(n_weights: int) -> OptimizerState:
     return OptimizerState(0, np.zeros(n_weights), np.zeros(n_weights))
 
 
-def decayed_rate(learning_rate: float, *, decay: float, decay_sqrt: bool, round: int) -> float:
-    """The learning rate of round t = 0, 1, ...: lr / sqrt(1 + decay t) with `decay_sqrt`, else lr / (1 + decay t).
+def decayed_rate(
+    learning_rate: float, *, decay: float, decay_sqrt: bool, round: int
+) -> float:
+    """The learning rate of round t = 0, 1, ...: lr / (1 + decay t).
+
+    With `decay_sqrt` lr / sqrt(1 + decay t).
 
     Raises ValueError if learning_rate is not above 0, or decay or round is negative.
 
@@ -50,7 +79,9 @@ def decayed_rate(learning_rate: float, *, decay: float, decay_sqrt: bool, round:
     check_at_least("decay", decay, 0)
     check_at_least("round", round, 0)
     divisor = 1.0 + decay * round
-    return learning_rate / (math.sqrt(divisor) if decay_sqrt else divisor)
+    if decay_sqrt:
+        divisor = math.sqrt(divisor)
+    return learning_rate / divisor
 
 
 def step(
@@ -64,17 +95,20 @@ def step(
     alpha: float,
     penalised: Bools,
 ) -> tuple[Floats, OptimizerState]:
-    """One step from `weights` (n_weights,) with the aggregate gradient; the new weights and the new state.
+    """One step from `weights` (n_weights,) with the aggregate gradient; the new weights
+    and the new state.
 
-    g = gradient, plus alpha w on the `penalised` coordinates for L2; then, with lr the rate of the round,
-    sgd: w - lr g; nesterov_momentum_sgd: v' = 0.9 v - lr g, w - 0.9 v + 1.9 v'; adam (Kingma and Ba 2015, algorithm
-    1; 0.9, 0.999, 1e-8): w - lr m / (sqrt(s) + 1e-8), both bias-corrected; rmsprop: s' = 0.99 s + 0.01 g^2,
-    w - lr g / sqrt(s' + 1e-6); adagrad (Duchi et al. 2011): s' = s + g^2, w - lr g / (sqrt(s') + 1e-7).
-    L1 is the proximal step (Parikh and Boyd 2014, section 6.5.2): afterwards each penalised weight moves
-    alpha lr towards 0 and stops there. The arguments are left as they are.
+    g = gradient, plus alpha w on the `penalised` coordinates for L2; then, with lr the
+    rate of the round, sgd: w - lr g; nesterov_momentum_sgd: v' = 0.9 v - lr g, w - 0.9
+    v + 1.9 v'; adam (Kingma and Ba 2015, algorithm 1; 0.9, 0.999, 1e-8): w - lr m /
+    (sqrt(s) + 1e-8), both bias-corrected; rmsprop: s' = 0.99 s + 0.01 g^2, w - lr g /
+    sqrt(s' + 1e-6); adagrad (Duchi et al. 2011): s' = s + g^2, w - lr g / (sqrt(s') +
+    1e-7). L1 is the proximal step (Parikh and Boyd 2014, section 6.5.2): afterwards
+    each penalised weight moves alpha lr towards 0 and stops there. The arguments are
+    left as they are.
 
-    Raises ValueError for an unknown name or penalty, a negative alpha, a rate that is not above 0, vectors of
-    different lengths, and a step that leaves float64's range.
+    Raises ValueError for an unknown name or penalty, a negative alpha, a rate that is
+    not above 0, vectors of different lengths, and a step that leaves float64's range.
     """
     check_name("optimizer", name, OPTIMIZERS)
     check_name("penalty", penalty, PENALTIES)
@@ -87,17 +121,24 @@ def step(
         move, after = _MOVES[name](gradient, state, learning_rate)
         weights = weights + move
     if penalty == "L1":
-        weights = np.where(penalised, _soft_threshold(weights, alpha * learning_rate), weights)
+        shrunk = _soft_threshold(weights, alpha * learning_rate)
+        weights = np.where(penalised, shrunk, weights)
     check_result("The step", weights, after.first, after.second)
     return weights, after
 
 
-def penalty_value(weights: Floats, *, penalty: str | None, alpha: float, penalised: Bools) -> float:
-    """What the penalty adds to the loss: alpha / 2 * sum w^2 (L2), alpha * sum |w| (L1) or 0, over penalised w.
+def penalty_value(
+    weights: Floats, *, penalty: str | None, alpha: float, penalised: Bools
+) -> float:
+    """What the penalty adds to the loss: alpha / 2 * sum w^2 (L2), alpha * sum |w| (L1)
+    or 0, over penalised w.
 
-    Raises ValueError for an unknown penalty, a negative alpha or vectors of different lengths.
+    Raises ValueError for an unknown penalty, a negative alpha or vectors of different
+    lengths.
 
-    >>> penalty_value(np.array([3.0, -4.0, 9.0]), penalty="L2", alpha=0.1, penalised=np.array([True, True, False]))
+    >>> weights = np.array([3.0, -4.0, 9.0])
+    >>> is_coefficient = np.array([True, True, False])
+    >>> penalty_value(weights, penalty="L2", alpha=0.1, penalised=is_coefficient)
     1.25
     """
     check_name("penalty", penalty, PENALTIES)
@@ -111,12 +152,18 @@ def penalty_value(weights: Floats, *, penalty: str | None, alpha: float, penalis
     return 0.0
 
 
-def converged(method: str, *, eps: float, losses: Sequence[float], before: Floats, after: Floats) -> bool:
-    """Whether training stops after a round; `losses` are those of all rounds so far, penalty included.
+def converged(
+    method: str, *, eps: float, losses: Sequence[float], before: Floats, after: Floats
+) -> bool:
+    """Whether training stops after a round; `losses` are those of all rounds so far,
+    penalty included.
 
-    diff: |losses[-2] - losses[-1]| < eps, never in the first round; abs: losses[-1] <= eps; weight_diff:
-    ||before - after||_2 < eps * max(||after||_2, 1), before and after the round's step. Raises ValueError for an
-    unknown method, a negative eps, no loss or vectors of different lengths.
+    diff: |losses[-2] - losses[-1]| < eps, never in the first round; abs: losses[-1] <=
+    eps; weight_diff: ||before - after||_2 < eps * max(||after||_2, 1), before and after
+    the round's step.
+
+    Raises ValueError for an unknown method, a negative eps, no loss or vectors of
+    different lengths.
     """
     check_name("converge_func", method, CONVERGENCE_METHODS)
     check_at_least("eps", eps, 0)
@@ -131,21 +178,20 @@ def converged(method: str, *, eps: float, losses: Sequence[float], before: Float
     return moved < eps * max(_length(after), 1.0)
 
 
-def _sgd(gradient: Floats, state: OptimizerState, rate: float) -> tuple[Floats, OptimizerState]:
-    return -rate * gradient, OptimizerState(state.step + 1, state.first, state.second)
+def _sgd(gradient: Floats, state: OptimizerState, rate: float) -> Moved:
+    return -rate * gradient, state.then()
 
 
-def _nesterov(gradient: Floats, state: OptimizerState, rate: float) -> tuple[Floats, OptimizerState]:
+def _nesterov(gradient: Floats, state: OptimizerState, rate: float) -> Moved:
     velocity = 0.9 * state.first - rate * gradient
     move = 1.9 * velocity - 0.9 * state.first
-    return move, OptimizerState(state.step + 1, velocity, state.second)
+    return move, state.then(first=velocity)
 
 
-def _adam(gradient: Floats, state: OptimizerState, rate: float) -> tuple[Floats, OptimizerState]:
-    after = OptimizerState(
-        state.step + 1,
-        0.9 * state.first + (1 - 0.9) * gradient,
-        0.999 * state.second + (1 - 0.999) * (gradient * gradient),
+def _adam(gradient: Floats, state: OptimizerState, rate: float) -> Moved:
+    after = state.then(
+        first=0.9 * state.first + (1 - 0.9) * gradient,
+        second=0.999 * state.second + (1 - 0.999) * (gradient * gradient),
     )
     # Both began at zero, which is corrected for (Kingma and Ba 2015, section 3).
     mean = after.first / (1.0 - _product(0.9, after.step))
@@ -154,16 +200,16 @@ def _adam(gradient: Floats, state: OptimizerState, rate: float) -> tuple[Floats,
     return move, after
 
 
-def _rmsprop(gradient: Floats, state: OptimizerState, rate: float) -> tuple[Floats, OptimizerState]:
+def _rmsprop(gradient: Floats, state: OptimizerState, rate: float) -> Moved:
     square = 0.99 * state.second + (1 - 0.99) * (gradient * gradient)
     move = -rate * (gradient / np.sqrt(square + 1e-6))
-    return move, OptimizerState(state.step + 1, state.first, square)
+    return move, state.then(second=square)
 
 
-def _adagrad(gradient: Floats, state: OptimizerState, rate: float) -> tuple[Floats, OptimizerState]:
+def _adagrad(gradient: Floats, state: OptimizerState, rate: float) -> Moved:
     square = state.second + gradient * gradient
     move = -rate * (gradient / (np.sqrt(square) + 1e-7))
-    return move, OptimizerState(state.step + 1, state.first, square)
+    return move, state.then(second=square)
 
 
 _MOVES: dict[str, Move] = {
@@ -173,11 +219,10 @@ _MOVES: dict[str, Move] = {
     "rmsprop": _rmsprop,
     "adagrad": _adagrad,
 }
-OPTIMIZERS = tuple(_MOVES)
 
 
 def _product(factor: float, n_times: int) -> float:
-    """factor ** n_times by multiplication: pow differs in the last bit between C libraries."""
+    """factor ** n_times, whose last bit differs between C libraries."""
     result = 1.0
     for _ in range(n_times):
         result *= factor
@@ -197,11 +242,16 @@ def _length(vector: Floats) -> float:
 
 
 def _check_rate(learning_rate: float) -> None:
-    if not (math.isfinite(learning_rate) and learning_rate > 0):
-        raise ValueError(f"learning_rate is {learning_rate}; a finite number above 0 is allowed.")
+    is_rate = math.isfinite(learning_rate) and learning_rate > 0
+    if not is_rate:
+        raise ValueError(
+            f"learning_rate is {learning_rate}; a finite number above 0 is allowed."
+        )
 
 
 def _check_lengths(*vectors: Floats | Bools) -> None:
     shapes = {vector.shape for vector in vectors}
     if len(shapes) > 1 or vectors[0].ndim != 1:
-        raise ValueError("weights, gradient, state and penalised are vectors of one length.")
+        raise ValueError(
+            "weights, gradient, state and penalised are vectors of one length."
+        )

@@ -1,16 +1,25 @@
-"""Columns brought to mean 0 and deviation 1 over the rows of all hospitals, in two joint rounds.
+"""Columns brought to mean 0 and deviation 1 over the rows of all hospitals, in two
+joint rounds; and the label of a linear model with them.
 
-First the joint mean (the row-weighted mean of the hospitals' means), then the joint variance about it. Two rounds
-rather than sums of x and x^2 in one: mean(x^2) - mean(x)^2 loses every digit once the mean is 1e8 deviations away
-(Chan, Golub and LeVeque 1983), and the squares of unscaled columns need a far larger range in fixed point.
-An error d in the joint mean changes the variance by d^2 only. The sums travel as wide integers (decision 25).
+First the joint mean (the row-weighted mean of the hospitals' means), then the joint
+variance about it. Two rounds rather than sums of x and x^2 in one: mean(x^2) -
+mean(x)^2 loses every digit once the mean is 1e8 deviations away (Chan, Golub and
+LeVeque 1983), and the squares of unscaled columns need a far larger range in fixed
+point. An error d in the joint mean changes the variance by d^2 only. The sums travel as
+wide integers (decision 25). Decision 76 has the label.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 
-from analytics.arrays import Floats, check_finite, check_result
+from analytics.arrays import Floats, Labels, check_finite, check_result
+
+# So far a power of two is a float64 whose square is one, too.
+_LARGEST_EXPONENT = 500
 
 # Float64 cannot tell a smaller deviation from the rounding of a constant column's mean.
 _CONSTANT = 1e-14
@@ -19,9 +28,11 @@ _CONSTANT = 1e-14
 def local_mean(X: Floats) -> Floats:
     """The mean of each column of X (n, d), float64 (d,); a constant column's is exact.
 
-    Raises ValueError for no rows, another shape, or numbers that are not finite or too large.
+    Raises ValueError for no rows, another shape, or numbers that are not finite or too
+    large.
 
-    Disclosure: sums over the hospital's rows. They leave through the release door only, sealed into the joint sum.
+    Disclosure: sums over the hospital's rows. They leave through the release door only,
+    sealed into the joint sum.
     """
     _check_table(X)
     # About the first row: exact for constants, and no digits are lost to an offset.
@@ -32,10 +43,11 @@ def local_mean(X: Floats) -> Floats:
 
 
 def local_variance(X: Floats, mean: Floats) -> Floats:
-    """The mean of (x - mean)^2 of each column of X (n, d) about the joint mean (d,), float64 (d,).
+    """The mean of (x - mean)^2 of each column of X (n, d) about the joint mean (d,),
+    float64 (d,).
 
-    The row-weighted mean of these over the hospitals is the population variance of all rows. Raises ValueError as
-    `local_mean` does, and if mean has another length.
+    The row-weighted mean of these over the hospitals is the population variance of all
+    rows. Raises ValueError as `local_mean` does, and if mean has another length.
 
     Disclosure: as `local_mean`.
     """
@@ -48,10 +60,12 @@ def local_variance(X: Floats, mean: Floats) -> Floats:
 
 
 def deviation(variance: Floats, *, mean: Floats | None = None) -> Floats:
-    """The square root of the joint variance (d,), float64 (d,); 1 where a column is constant.
+    """The square root of the joint variance (d,), float64 (d,); 1 where a column is
+    constant.
 
-    Constant means variance 0 or, given the mean, a root of at most 1e-14 |mean|, which is rounding. Elementwise sqrt
-    and comparisons only: the same bits at every hospital. Raises ValueError for a negative variance.
+    Constant means variance 0 or, given the mean, a root of at most 1e-14 |mean|, which
+    is rounding. Elementwise sqrt and comparisons only: the same bits at every hospital.
+    Raises ValueError for a negative variance.
 
     >>> deviation(np.array([4.0, 0.0]))
     array([2., 1.])
@@ -69,7 +83,8 @@ def deviation(variance: Floats, *, mean: Floats | None = None) -> Floats:
 def standardize(X: Floats, mean: Floats, deviation: Floats) -> Floats:
     """(X - mean) / deviation, columnwise, float64 (n, d); X is left as it is.
 
-    Raises ValueError for other shapes, a deviation that is not above 0, and numbers that are not finite.
+    Raises ValueError for other shapes, a deviation that is not above 0, and numbers
+    that are not finite.
     """
     _check_table(X)
     _check_columns(X, mean)
@@ -82,13 +97,102 @@ def standardize(X: Floats, mean: Floats, deviation: Floats) -> Floats:
     return scaled
 
 
+@dataclass(frozen=True)
+class LabelScale:
+    """In what units a model is trained, and its sums are sealed.
+
+    A label that is no class may be in any unit: a cost in yuan is 1e6. With y' = (y -
+    center) / unit the model learns y', and answers unit * (what it learnt) + center.
+    `sealed` is a power of two: a gradient leaves divided by it, a loss divided by its
+    square, so that neither needs a bound that depends on the label. It alters no bit of
+    what is added up but by the rounding of the fixed point. Models of classes have 0,
+    1 and 1.
+
+    >>> cost = LabelScale(center=1e6, unit=2e5)
+    >>> float(cost.own_loss(0.5))
+    20000000000.0
+    """
+
+    center: float = 0.0
+    unit: float = 1.0
+    sealed: float = 1.0
+
+    def trained(self, y: Labels) -> Labels:
+        """y (n,) in the units that it is trained in; the classes of other models as
+        they are.
+        """
+        if self._is_as_it_is:
+            return y
+        values: Floats = (y - self.center) / self.unit
+        return values
+
+    def own_weights(self, weights: Floats, *, has_intercept: bool) -> Floats:
+        """The weights (n_weights,) of the same model for the label in its own units."""
+        if self._is_as_it_is:
+            return weights
+        own = weights * self.unit
+        if has_intercept:
+            own[-1] = own[-1] + self.center
+        return own
+
+    def own_loss(self, loss: float) -> float:
+        """A loss, penalty included, in the label's units squared."""
+        return loss * self.unit * self.unit
+
+    def own_gradient(self, gradient: Floats) -> Floats:
+        """The derivative (n_weights,) of `own_loss` by `own_weights`."""
+        return gradient * self.unit
+
+    def trained_gradient(self, gradient: Floats) -> Floats:
+        """The inverse of `own_gradient`."""
+        return gradient / self.unit
+
+    @property
+    def _is_as_it_is(self) -> bool:
+        return self.center == 0 and self.unit == 1
+
+
+def standard_label(mean: float, variance: float, *, has_intercept: bool) -> LabelScale:
+    """The label brought to mean 0 and deviation 1 by its joint moments.
+
+    Without an intercept nothing could give the mean back: the label is divided by its
+    root mean square then, and not moved.
+    """
+    if has_intercept:
+        (unit,) = deviation(np.array([variance]), mean=np.array([mean])).tolist()
+        return LabelScale(center=mean, unit=unit)
+    return LabelScale(unit=_root_mean_square(mean, variance) or 1.0)
+
+
+def sealed_label(mean: float, variance: float) -> LabelScale:
+    """The label as it is, and its sums in a power of two near its root mean square.
+
+    A first gradient, at weights of 0, is at most the root mean square of the label
+    times that of the column (Cauchy and Schwarz), and the first loss half its square.
+    """
+    root = _root_mean_square(mean, variance)
+    if root == 0:
+        return LabelScale()
+    _, exponent = math.frexp(root)
+    exponent = max(-_LARGEST_EXPONENT, min(_LARGEST_EXPONENT, exponent))
+    return LabelScale(sealed=math.ldexp(1.0, exponent))
+
+
+def _root_mean_square(mean: float, variance: float) -> float:
+    return math.sqrt(variance + mean * mean)
+
+
 def _check_table(X: Floats) -> None:
     if X.ndim != 2 or len(X) < 1:
-        raise ValueError(f"X has the shape {X.shape}; one or more rows of (n_rows, n_features) are expected.")
+        raise ValueError(
+            f"X has the shape {X.shape}; one or more rows of (n_rows, n_features) are expected."
+        )
     check_finite("X", X)
 
 
 def _check_columns(X: Floats, values: Floats) -> None:
     if values.shape != (X.shape[1],):
-        raise ValueError(f"mean and deviation need one value for each of {X.shape[1]} columns.")
+        raise ValueError(
+            f"mean and deviation need one value for each of {X.shape[1]} columns."
+        )
     check_finite("mean or deviation", values)

@@ -1,4 +1,5 @@
-"""Consilium from a notebook or a script: orders, statistics, scores and schedules, without a line of HTTP.
+"""Consilium from a notebook or a script: orders, statistics, scores and schedules,
+without a line of HTTP.
 
 >>> from api.client.stand_in import stand_in
 >>> federation = stand_in()  # elsewhere: Federation("https://consilium.example", token_file="token")
@@ -10,12 +11,14 @@
 2      1         2            0.90
 3      1         4            0.93
 
-What goes wrong is one of protocol.errors, with its sentence and remedy, as the REST API says it.
+What goes wrong is one of protocol.errors, with its sentence and remedy, as the REST API
+says it.
 """
 
 from api.client.federation import Federation
 from api.client.orders import Order
 from api.client.results import Scores, StatisticsResult
 from api.client.schedules import Schedule
+from protocol.study import STUDY as STUDY
 
-__all__ = ["Federation", "Order", "Schedule", "Scores", "StatisticsResult"]
+__all__ = ["STUDY", "Federation", "Order", "Schedule", "Scores", "StatisticsResult"]

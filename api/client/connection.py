@@ -1,6 +1,8 @@
-"""HTTP to the coordinator: answers as plain values, everything else as one of protocol.errors.
+"""HTTP to the coordinator: answers as plain values, everything else as one of
+protocol.errors.
 
-`Connection` sends, `error_of` reads errors. What is built on it: `federation` (start there), `orders`, `schedules`.
+`Connection` sends, `error_of` reads errors. What is built on it: `federation` (start
+there), `orders`, `schedules`.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ KINDS: tuple[type[ConsiliumError], ...] = (
     TooManyRequests,
     Unavailable,
 )
-# The short form of an error (status, result, msg) has no type; the HTTP status stands for it.
+# The short form of an error (status, result, msg) has no type; the HTTP status stands
+# for it.
 BY_STATUS = {kind.status: kind for kind in KINDS}
 
 
@@ -62,8 +65,10 @@ class ApiAnswer:
 
 
 class Connection:
-    """Calls of one token. A call that found no connection is made again, up to three times; each call that makes
-    something carries a key of its own, so that it makes one thing only."""
+    """Calls of one token. A call that found no connection is made again, up to three
+    times; each call that makes something carries a key of its own, so that it makes one
+    thing only.
+    """
 
     def __init__(
         self,
@@ -94,7 +99,8 @@ class Connection:
 
     def make(self, path: str, body: Json | None = None) -> ApiAnswer:
         """POST of what makes an order or a schedule."""
-        # All tries of this call have one key: if an answer got lost, the next try is not a second order.
+        # All tries of this call have one key: if an answer got lost, the next try is
+        # not a second order.
         headers = {"Idempotency-Key": secrets.token_hex(16)}
         return self._call("POST", path, json=body, headers=headers)
 
@@ -116,7 +122,10 @@ class Connection:
         return rows
 
     def lines(self, path: str, *, silence_seconds: float) -> Iterator[str]:
-        """The lines of an answer as they come. Raises Unavailable when none comes for so many seconds."""
+        """The lines of an answer as they come.
+
+        Raises Unavailable when none comes for so many seconds.
+        """
         connect_seconds = min(silence_seconds, CONNECT_SECONDS)
         timeout = httpx.Timeout(silence_seconds, connect=connect_seconds)
         try:
@@ -143,7 +152,8 @@ class Connection:
             try:
                 return self._http.request(method, path, **options)
             except httpx.TransportError as error:
-                # A coordinator that took the request and is slow would only get more to do.
+                # A coordinator that took the request and is slow would only get more to
+                # do.
                 is_slow = isinstance(error, httpx.ReadTimeout)
                 if pause is None or is_slow:
                     raise self._away(error) from None
@@ -159,8 +169,8 @@ class Connection:
 
 
 def error_of(response: httpx.Response) -> ConsiliumError:
-    """The error that an answer carries, in either form of the API; Unavailable where something else than Consilium
-    answered, such as a proxy.
+    """The error that an answer carries, in either form of the API; Unavailable where
+    something else than Consilium answered, such as a proxy.
 
     >>> error = {"type": "NotFound", "code": "not_found", "sentence": "There is no order 9.", "remedy": "See /orders."}
     >>> error_of(httpx.Response(404, json={"code": 404, "data": {"error": error}, "message": "..."}))
@@ -180,7 +190,11 @@ def error_of(response: httpx.Response) -> ConsiliumError:
         # The short form: sentence and remedy in one text.
         sentence, _, remedy = str(found).partition(". ")
         kind = BY_STATUS.get(response.status_code, ConsiliumError)
-        found = {"sentence": f"{sentence.rstrip('.')}.", "remedy": remedy, "type": kind.__name__}
+        found = {
+            "sentence": f"{sentence.rstrip('.')}.",
+            "remedy": remedy,
+            "type": kind.__name__,
+        }
     error = ConsiliumError.from_json(found)
     order_id = _order_id(response)
     if not order_id:

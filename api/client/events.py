@@ -1,4 +1,5 @@
-"""An order's server-sent events, each one once, also where the connection breaks in between.
+"""An order's server-sent events, each one once, also where the connection breaks in
+between.
 
 `follow` is what `Order.events` calls; `parse_events` reads the text of a stream.
 """
@@ -15,13 +16,16 @@ from api.client.connection import Connection, Json
 from protocol.errors import Unavailable
 
 ENDED = frozenset({"success", "failed", "cancelled"})
-# The coordinator sends a line every 15 seconds at least; after three that did not come the connection is dead.
+# The coordinator sends a line every 15 seconds at least; after three that did not come
+# the connection is dead.
 SILENCE_SECONDS = 45.0
 RECONNECT_SECONDS = 1.0
 
 
 class Event(NamedTuple):
-    """`round` {fold, round, loss}, `stage` {what, done, of} or `state` {order_id, state}."""
+    """`round` {fold, round, loss}, `stage` {what, done, of} or `state` {order_id,
+    state}.
+    """
 
     name: str
     data: Json
@@ -32,7 +36,8 @@ class Event(NamedTuple):
 
 
 def parse_events(lines: Iterable[str]) -> Iterator[Event]:
-    """The events in the lines of a stream; its comments, which only keep it open, are left out.
+    """The events in the lines of a stream; its comments, which only keep it open, are
+    left out.
 
     >>> list(parse_events(["event: state", 'data: {"state": "running"}', "", ": still here", ""]))
     [Event(name='state', data={'state': 'running'})]
@@ -51,12 +56,17 @@ def parse_events(lines: Iterable[str]) -> Iterator[Event]:
 
 
 def follow(
-    connection: Connection, order_id: int, *, timeout_seconds: float | None, patience_seconds: float
+    connection: Connection,
+    order_id: int,
+    *,
+    timeout_seconds: float | None,
+    patience_seconds: float,
 ) -> Iterator[Event]:
     """An order's events from its beginning to its end.
 
-    A stream that breaks is opened again, and what it sends again is left out. Raises Unavailable when nothing has
-    come for `patience_seconds`, TimeoutError when the order has not ended after `timeout_seconds`.
+    A stream that breaks is opened again, and what it sends again is left out. Raises
+    Unavailable when nothing has come for `patience_seconds`, TimeoutError when the
+    order has not ended after `timeout_seconds`.
     """
     began = time.monotonic()
     deadline = math.inf if timeout_seconds is None else began + timeout_seconds
@@ -71,7 +81,8 @@ def follow(
                 if event.is_last:
                     return
         except Unavailable:
-            # Past the deadline the answer is TimeoutError, below: the order may well go on.
+            # Past the deadline the answer is TimeoutError, below: the order may well go
+            # on.
             now = time.monotonic()
             is_patience_over = now > last_event + patience_seconds
             if is_patience_over and now < deadline:
@@ -103,7 +114,9 @@ def _lines(connection: Connection, order_id: int, deadline: float) -> Iterator[s
     """The lines of a stream until the deadline."""
     left = max(deadline - time.monotonic(), 0.01)
     silence_seconds = min(SILENCE_SECONDS, left)
-    for line in connection.lines(f"/orders/{order_id}/events", silence_seconds=silence_seconds):
+    for line in connection.lines(
+        f"/orders/{order_id}/events", silence_seconds=silence_seconds
+    ):
         yield line
         if time.monotonic() >= deadline:
             return

@@ -1,6 +1,8 @@
-"""The coordinator and all its hospitals, as one token sees them: where a notebook starts.
+"""The coordinator and all its hospitals, as one token sees them: where a notebook
+starts.
 
-What comes back is an `Order` (`orders`), a `Schedule` (`schedules`), or a frame or record of `results`.
+What comes back is an `Order` (`orders`), a `Schedule` (`schedules`), or a frame or
+record of `results`.
 """
 
 from __future__ import annotations
@@ -22,18 +24,49 @@ from api.client.schedules import Schedule
 from protocol.errors import ConsiliumError, Unauthenticated
 
 # The columns of an empty frame.
-ORDERS = ("kind", "name", "state", "user_id", "hospitals", "model_type", "method", "created", "updated")
-HOSPITALS = ("name", "online", "last_seen", "agent_version", "scoring", "policy", "fingerprint")
-SCHEDULES = ("name", "user_id", "method", "schedule", "active", "next_run", "last_state")
+ORDERS = (
+    "kind",
+    "name",
+    "state",
+    "user_id",
+    "hospitals",
+    "model_type",
+    "method",
+    "converged",
+    "stopped_by",
+    "warnings",
+    "created",
+    "updated",
+)
+HOSPITALS = (
+    "name",
+    "online",
+    "last_seen",
+    "agent_version",
+    "scoring",
+    "policy",
+    "fingerprint",
+)
+SCHEDULES = (
+    "name",
+    "user_id",
+    "method",
+    "schedule",
+    "active",
+    "next_run",
+    "last_state",
+)
 
 
 class Federation:
     """A coordinator at `url`, for one token.
 
-    The token is a text, or read from `token_file`: alone there, or one of several in JSON ({"4": ..., "operator":
-    ...}), of which `user` names one. `user` is also the hospital that sends a request which names none.
-    `timeout_seconds` is the longest that one call may take; `patience_seconds` for how long a coordinator that is
-    away is tried again while an order is waited for.
+    The token is a text, or read from `token_file`: alone there, or one of several in
+    JSON ({"4": ..., "operator":
+    ...}), of which `user` names one. `user` is also the hospital that sends a request
+    which names none. `timeout_seconds` is the longest that one call may take;
+    `patience_seconds` for how long a coordinator that is away is tried again while an
+    order is waited for.
 
     >>> from api.client.stand_in import stand_in
     >>> federation = stand_in()  # elsewhere: Federation("https://consilium.example", token_file="token", user=4)
@@ -65,7 +98,9 @@ class Federation:
     ) -> None:
         if token_file is not None:
             token = read_token(Path(token_file), user)
-        self._connection = Connection(url, token, timeout_seconds=timeout_seconds, transport=transport)
+        self._connection = Connection(
+            url, token, timeout_seconds=timeout_seconds, transport=transport
+        )
         # Users without a number are no hospitals: the operator, say.
         is_hospital = user is not None and str(user).isdecimal()
         self._user_id = int(str(user)) if is_hospital else None
@@ -80,7 +115,10 @@ class Federation:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -91,9 +129,11 @@ class Federation:
     # Training
 
     def submit(self, request: Mapping[str, Any] | None = None, **fields: Any) -> Order:
-        """A training order, of a request's fields as a dict, as keywords, or both; the hospitals have counted its rows.
+        """A training order, of a request's fields as a dict, as keywords, or both; the
+        hospitals have counted its rows.
 
-        Raises a hospital's reason to refuse it. Fields: POST /model/train in docs/api.md.
+        Raises a hospital's reason to refuse it. Fields: POST /model/train in
+        docs/api.md.
         """
         body = self._request(request, fields)
         answer = self._connection.make("/model/train", body)
@@ -128,21 +168,24 @@ class Federation:
         progress: bool = True,
         **fields: Any,
     ) -> StatisticsResult:
-        """The answer to a question of joint statistics, with a line of progress until the receivers have it.
+        """The answer to a question of joint statistics, with a line of progress until
+        the receivers have it.
 
-        Raises a hospital's refusal; TimeoutError after `timeout_seconds`, while the order goes on. Fields: POST
-        /runModelTrainTask in docs/api.md.
+        Raises a hospital's refusal; TimeoutError after `timeout_seconds`, while the
+        order goes on. Fields: POST /runModelTrainTask in docs/api.md.
 
         >>> from api.client.stand_in import stand_in
         >>> stand_in().statistics(method="avg", result_alias="mean_cost").path  # and who has the data
         '41/mean_cost.csv'
         """
-        # The coordinator waits one second only; for the rest of the time events show how far the order is.
+        # The coordinator waits one second only; for the rest of the time events show
+        # how far the order is.
         body = {**self._request(request, fields), "timeout_seconds": 1}
         try:
             answer = self._connection.make("/runModelTrainTask", body)
         except ConsiliumError as error:
-            # An order was made and failed within this second: its record has the whole reason.
+            # An order was made and failed within this second: its record has the whole
+            # reason.
             if "order_id" in error.detail:
                 failed = self._order(error.detail["order_id"])
                 raise failed.cause() from None
@@ -164,7 +207,9 @@ class Federation:
         name: str = "",
         **fields: Any,
     ) -> Schedule:
-        """The same question again and again: at the times of `cron`, or every `interval_seconds`."""
+        """The same question again and again: at the times of `cron`, or every
+        `interval_seconds`.
+        """
         times = schedules.timing(cron, interval_seconds, timezone, missed)
         body = {**self._request(request, fields), "schedule": times, "name": name}
         made = self._connection.make("/statistics/schedules", body).data
@@ -176,7 +221,9 @@ class Federation:
 
     def schedules(self, limit: int = 100) -> pd.DataFrame:
         """The schedules of one's hospital, newest first."""
-        found = self._connection.pages("/statistics/schedules", "schedules", limit=limit)
+        found = self._connection.pages(
+            "/statistics/schedules", "schedules", limit=limit
+        )
         rows = [_schedule_row(entry) for entry in found]
         return results.table(rows, "schedule_id", SCHEDULES)
 
@@ -184,7 +231,9 @@ class Federation:
         """What became of every statistics order of one's hospital, newest first."""
         return schedules.history(self._connection, None, limit)
 
-    def _request(self, request: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> Json:
+    def _request(
+        self, request: Mapping[str, Any] | None, fields: Mapping[str, Any]
+    ) -> Json:
         """Keywords before the dict, the dict before one's own number."""
         body: Json = {}
         if self._user_id is not None:
@@ -228,7 +277,15 @@ def read_token(path: Path, user: int | str | None) -> str:
 
 
 def _schedule_row(entry: Json) -> Json:
-    copied = ("schedule_id", "name", "user_id", "schedule", "active", "created", "updated")
+    copied = (
+        "schedule_id",
+        "name",
+        "user_id",
+        "schedule",
+        "active",
+        "created",
+        "updated",
+    )
     row = {name: entry[name] for name in copied}
     row["method"] = entry["request"]["method"]
     row["next_run"] = None

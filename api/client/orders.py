@@ -1,11 +1,12 @@
-"""One order: how far it is, what came of it, its pictures, and what may be done with it.
+"""One order: how far it is, what came of it, its pictures, and what may be done with
+it.
 
 `results` makes the frames, `events` follows an order, `pictures` draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,9 @@ LONGEST_WAIT_SECONDS = 60
 
 
 class ContributionScore(NamedTuple):
-    """A contribution score: its address below /contribution/, and how the difference is measured."""
+    """A contribution score: its address below /contribution/, and how the difference is
+    measured.
+    """
 
     name: str
     metric: str
@@ -47,12 +50,15 @@ CONTRIBUTIONS = (
 
 
 class Order:
-    """An order by its number. `message` came beside the coordinator's answer: who is waited for, say.
+    """An order by its number. `message` came beside the coordinator's answer: who is
+    waited for, say.
 
     >>> from api.client.stand_in import stand_in
     >>> order = stand_in().order(37)
     >>> order.status()
     'success'
+    >>> order.converged(), order.warnings()
+    (True, [])
     >>> order.waiting_for().empty
     True
     >>> order.scores().ranks["krum"].to_dict()
@@ -92,23 +98,42 @@ class Order:
         return self._state
 
     def info(self) -> Json:
-        """Everything that may be known of it: state, rounds, stage, summary, who is waited for, protection."""
+        """Everything that may be known of it: state, rounds, stage, summary, who is
+        waited for, protection.
+        """
         found: Json = self._connection.get(f"/orders/{self.order_id}").data
         self._state = str(found["state"])
         return found
 
+    def converged(self) -> bool | None:
+        """Whether training had converged, with cross-validation that of every fold;
+        None before the end.
+        """
+        found = self.info()["converged"]
+        return None if found is None else bool(found)
+
+    def warnings(self) -> list[str]:
+        """What speaks against the model, a sentence each; none before the end."""
+        return list(self.info()["warnings"])
+
     def waiting_for(self) -> pd.DataFrame:
-        """A row for each hospital it waits for now: name, cause (away, working, ...) and a sentence, `message`."""
+        """A row for each hospital it waits for now: name, cause (away, working, ...)
+        and a sentence, `message`.
+        """
         found = self.info()
         return results.waiting(found["waiting_for"])
 
     def request(self) -> Json:
-        """What was ordered, of a training order: parameters as sent, attributes, label, row counts."""
+        """What was ordered, of a training order: parameters as sent, attributes, label,
+        row counts.
+        """
         found: Json = self._connection.get("/model/info", model_id=self.order_id).data
         return found
 
     def events(self, *, timeout_seconds: float | None = None) -> Iterator[Event]:
-        """What happens, from the beginning until it has ended; a broken connection is made again meanwhile."""
+        """What happens, from the beginning until it has ended; a broken connection is
+        made again meanwhile.
+        """
         found = follow(
             self._connection,
             self.order_id,
@@ -120,11 +145,15 @@ class Order:
                 self._state = event.data["state"]
             yield event
 
-    def wait(self, *, timeout_seconds: float | None = None, progress: bool = True) -> Order:
-        """The order itself when it has succeeded, with a line of progress meanwhile.
+    def wait(
+        self, *, timeout_seconds: float | None = None, progress: bool = True
+    ) -> Order:
+        """The order itself when it has succeeded, with a line of progress meanwhile, and
+        one for each warning behind it.
 
-        Raises what ended it: Refused with a hospital's reason, OrderStopped when it was cancelled. TimeoutError when
-        it goes on after `timeout_seconds`, Unavailable when the coordinator stays away.
+        Raises what ended it: Refused with a hospital's reason, OrderStopped when it was
+        cancelled. TimeoutError when it goes on after `timeout_seconds`, Unavailable
+        when the coordinator stays away.
         """
         line = None
         if progress:
@@ -133,6 +162,8 @@ class Order:
             for event in self.events(timeout_seconds=timeout_seconds):
                 if line:
                     line.tell(event)
+            if line and self._state == "success":
+                line.end_with(self.warnings())
         finally:
             if line:
                 line.close()
@@ -161,23 +192,38 @@ class Order:
     # What came of it
 
     def metrics(self) -> pd.DataFrame:
-        """A row for each fold, round and hospital: n_rows and joint loss of training rows, train_... metrics on its
-        training rows and test_... on its held-out rows."""
+        """A row for each fold, round and hospital: n_rows and joint loss of training
+        rows, train_... metrics on its training rows and test_... on its held-out
+        rows.
+        """
         found = self.info()
         return results.metrics(found["rounds"])
 
     def pooled_metrics(self) -> pd.DataFrame:
-        """Of an order that has succeeded, metrics over all hospitals' rows: a line for each fold's training rows and
-        for its held-out rows, and for those of all folds together (fold "all")."""
+        """Of an order that has succeeded, metrics over all hospitals' rows: a line for
+        each fold's training rows and for its held-out rows, and for those of all folds
+        together (fold "all").
+        """
         found = self.info()
         return results.pooled_metrics(found["summary"])
 
-    def timeline(self, round: int | None = None, *, fold: int = 0) -> pd.DataFrame:
-        """A row for each part of a round, by time: who (a user_id, 0 the coordinator), what, began, seconds, state.
-
-        Without `round` the parts before and after the rounds. A part that still runs has no seconds.
+    def rows(self) -> pd.DataFrame:
+        """Of an order that has succeeded, how many rows were selected, left out and used:
+        of all hospitals and of each.
         """
-        found = self._connection.get(f"/orders/{self.order_id}/timeline", round=round, fold=fold).data
+        found = self.info()
+        return results.flow_numbers(found["summary"])
+
+    def timeline(self, round: int | None = None, *, fold: int = 0) -> pd.DataFrame:
+        """A row for each part of a round, by time: who (a user_id, 0 the coordinator),
+        what, began, seconds, state.
+
+        Without `round` the parts before and after the rounds. A part that still runs
+        has no seconds.
+        """
+        found = self._connection.get(
+            f"/orders/{self.order_id}/timeline", round=round, fold=fold
+        ).data
         return results.timeline(found["parts"])
 
     def scores(
@@ -187,13 +233,17 @@ class Order:
         layers: Layers = None,
         **parameters: float | str,
     ) -> Scores:
-        """All anomaly and contribution scores of a round, of the newest one unless another is named.
+        """All anomaly and contribution scores of a round, of the newest one unless
+        another is named.
 
-        `parameters`: `k`, `p`, `n_attackers` and `normalize="minmax"` of GET /anomaly/report. Without `round`,
-        perf_diff is that of the newest round in which it was measured.
+        `parameters`: `k`, `p`, `n_attackers` and `normalize="minmax"` of GET
+        /anomaly/report. Without `round`, perf_diff is that of the newest round in which
+        it was measured.
         """
         place = {"order_id": self.order_id, "round": round}
-        report = self._connection.get("/anomaly/report", **place, layers=layers, **parameters).body
+        report = self._connection.get(
+            "/anomaly/report", **place, layers=layers, **parameters
+        ).body
         contributions: dict[str, Json] = {}
         missing = dict(report["unavailable"])
         for name, metric in CONTRIBUTIONS:
@@ -220,33 +270,49 @@ class Order:
     def gradients(self, round: int | None = None, *, layers: Layers = None) -> Vectors:
         """{hospital: {layer: values}} as far as the order shows them.
 
-        Of a sealed order they are coordinates in a frame that the coordinator drew: lengths and angles are right, a
-        single coordinate means nothing.
+        Of a sealed order they are coordinates in a frame that the coordinator drew:
+        lengths and angles are right, a single coordinate means nothing.
         """
         data = self._by_layers("/client_grad", round, layers)
         return {int(hospital): _arrays(by_layer) for hospital, by_layer in data.items()}
 
-    def average_gradient(self, round: int | None = None, *, layers: Layers = None) -> Mapping[str, Any]:
+    def average_gradient(
+        self, round: int | None = None, *, layers: Layers = None
+    ) -> Mapping[str, Any]:
         """{layer: values} of the round's average."""
         return _arrays(self._by_layers("/avg_grad", round, layers))
 
     def _by_layers(self, path: str, round: int | None, layers: Layers) -> Json:
         """Raw data of a round."""
-        answer = self._connection.get(path, order_id=self.order_id, round=round, layers=layers)
+        answer = self._connection.get(
+            path, order_id=self.order_id, round=round, layers=layers
+        )
         found: Json = answer.body
         # Where no round was named, the answer also says which it is.
         if round is None:
             found = found["data"]
         return found
 
-    def infer(self, sql: str, *, user_id: int | None = None) -> pd.DataFrame:
-        """Predictions for rows of one's own hospital: id, label, and a probability for each class where there are some.
+    def infer(
+        self,
+        sql: str | None = None,
+        *,
+        rows: Sequence[Mapping[str, Any]] | None = None,
+        user_id: int | None = None,
+    ) -> pd.DataFrame:
+        """Predictions for rows of one's own hospital: id, label, and a probability for
+        each class where there are some.
 
-        `attrs["order_id"]` is the number of the order of inference.
+        sql: which rows; or rows: values by the model's columns, where the hospital's
+        policy allows it. `attrs["order_id"]` is the number of the order of inference.
         """
         hospital = user_id or self._user_id or self.info()["user_id"]
-        rows = {"user_id": hospital, "data_sql": sql}
-        body = {"model_id": self.order_id, "input_data": rows}
+        asked: Json = {"user_id": hospital}
+        if sql is not None:
+            asked["data_sql"] = sql
+        if rows is not None:
+            asked["rows"] = [dict(row) for row in rows]
+        body = {"model_id": self.order_id, "input_data": asked}
         answer = self._connection.make("/model/infer", body).data
         order = self._order(answer["order_id"])
         return order._predicted(answer)
@@ -256,7 +322,9 @@ class Order:
         return self._predicted({"result": None})
 
     def _predicted(self, answer: Json) -> pd.DataFrame:
-        """Asks until the predictions are there: events do not show that, as the order ends when they are fetched."""
+        """Asks until the predictions are there: events do not show that, as the order
+        ends when they are fetched.
+        """
         while answer["result"] is None:
             answer = self._connection.get(
                 "/model/infer_status",
@@ -267,7 +335,9 @@ class Order:
         frame.attrs["order_id"] = self.order_id
         return frame
 
-    def result(self, *, timeout_seconds: float | None = None, progress: bool = True) -> StatisticsResult:
+    def result(
+        self, *, timeout_seconds: float | None = None, progress: bool = True
+    ) -> StatisticsResult:
         """The answer of an order of joint statistics, when it is there."""
         self.wait(timeout_seconds=timeout_seconds, progress=progress)
         body = self._connection.get("/statistics/result", order_id=self.order_id).body
@@ -276,18 +346,27 @@ class Order:
     # Pictures
 
     def plot_loss(self, axes: Axes | None = None) -> Axes:
-        """The loss on training rows by round, joint and each hospital's own; `.figure.savefig("loss.png")` keeps it."""
-        # Here and not above: matplotlib takes a second to import, and most scripts draw nothing.
+        """The loss on training rows by round, joint and each hospital's own;
+        `.figure.savefig("loss.png")` keeps it.
+        """
+        # Here and not above: matplotlib takes a second to import, and most scripts draw
+        # nothing.
         from api.client import pictures
 
         return pictures.plot_loss(self.metrics(), axes, title=f"Order {self.order_id}")
 
-    def plot_scores(self, round: int | None = None, *, axes: Axes | None = None, **asked: Any) -> Axes:
-        """A round's scores, hospital by hospital: the darker, the more anomalous or the more it contributes."""
+    def plot_scores(
+        self, round: int | None = None, *, axes: Axes | None = None, **asked: Any
+    ) -> Axes:
+        """A round's scores, hospital by hospital: the darker, the more anomalous or the
+        more it contributes.
+        """
         from api.client import pictures
 
         scores = self.scores(round, **asked)
-        return pictures.plot_scores(scores, axes, title=f"Order {self.order_id}, round {scores.round}")
+        return pictures.plot_scores(
+            scores, axes, title=f"Order {self.order_id}, round {scores.round}"
+        )
 
     # What may be done with it
 
@@ -303,9 +382,13 @@ class Order:
         order_id = answer.order_id or answer.data["order_id"]
         return self._order(order_id)
 
-    def record(self, round: int, gradients: Mapping[Any, Mapping[str, Any]], **facts: Any) -> Json:
-        """Records a round of an external order: {client: {layer: values}}, and `sizes`, `average`, `performance`,
-        `leave_one_out` of PUT /orders/{order_id}/rounds/{round}."""
+    def record(
+        self, round: int, gradients: Mapping[Any, Mapping[str, Any]], **facts: Any
+    ) -> Json:
+        """Records a round of an external order: {client: {layer: values}}, and `sizes`,
+        `average`, `performance`, `leave_one_out` of PUT
+        /orders/{order_id}/rounds/{round}.
+        """
         vectors: dict[str, dict[str, list[float]]] = {}
         for client, by_layer in gradients.items():
             own = vectors[str(client)] = {}
@@ -313,7 +396,9 @@ class Order:
                 vector = np.asarray(values, dtype=np.float64)
                 own[layer] = vector.ravel().tolist()
         body = {"gradients": vectors, **facts}
-        answer = self._connection.change("PUT", f"/orders/{self.order_id}/rounds/{round}", body)
+        answer = self._connection.change(
+            "PUT", f"/orders/{self.order_id}/rounds/{round}", body
+        )
         recorded: Json = answer.body
         return recorded
 
@@ -334,7 +419,9 @@ def _arrays(by_layer: Mapping[str, Any]) -> dict[str, Floats]:
 
 
 def _by_score(report: Mapping[str, Mapping[str, Json]], what: str) -> pd.DataFrame:
-    """The `score` or `rank` of each score, a column each, from {hospital: {score name: {"score", "rank"}}}."""
+    """The `score` or `rank` of each score, a column each, from {hospital: {score name:
+    {"score", "rank"}}}.
+    """
     first = next(iter(report.values()))
     columns: dict[str, Json] = {}
     for name in first:

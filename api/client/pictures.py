@@ -1,4 +1,7 @@
-"""Pictures of an order, by matplotlib. `orders` imports this module when the first picture is drawn."""
+"""Pictures of an order, by matplotlib.
+
+`orders` imports this module when the first picture is drawn.
+"""
 
 from __future__ import annotations
 
@@ -28,18 +31,29 @@ ROWS_DRAWN = (
 DARKEST_SHADE = 1.5
 
 
-def plot_loss(metrics: pd.DataFrame, axes: Axes | None = None, *, title: str = "") -> Axes:
-    """The joint loss of each fold's training rows by round, and in the final model's fold each hospital's own, on its
-    training rows and, dotted, on its held-out rows."""
+def plot_loss(
+    metrics: pd.DataFrame, axes: Axes | None = None, *, title: str = ""
+) -> Axes:
+    """The joint loss of each fold's training rows by round, and in the final model's
+    fold each hospital's own, on its training rows and, dotted, on its held-out rows.
+    """
     if axes is None:
         _, axes = plt.subplots()
     for fold, rows in metrics.groupby("fold"):
         joint = rows.groupby("round")["loss"].first()
         style: dict[str, Any]
         if fold == 0:
-            style = {"color": "black", "linewidth": 2, "label": "all hospitals, training rows"}
+            style = {
+                "color": "black",
+                "linewidth": 2,
+                "label": "all hospitals, training rows",
+            }
         else:
-            style = {"color": "grey", "linestyle": "--", "label": f"fold {fold}, training rows"}
+            style = {
+                "color": "grey",
+                "linestyle": "--",
+                "label": f"fold {fold}, training rows",
+            }
         axes.plot(joint.index, joint, **style)
     # Fold 0 is the model on all training rows, which is the one that is kept.
     final = metrics[metrics["fold"] == 0]
@@ -60,8 +74,9 @@ def plot_loss(metrics: pd.DataFrame, axes: Axes | None = None, *, title: str = "
 
 
 def plot_scores(scores: Scores, axes: Axes | None = None, *, title: str = "") -> Axes:
-    """A field for each hospital and score with its value; its colour is the value's place between the score's
-    smallest and largest."""
+    """A field for each hospital and score with its value; its colour is the value's
+    place between the score's smallest and largest.
+    """
     frame = pd.concat([scores.anomaly, scores.contribution], axis=1)
     smallest = frame.min()
     shades = (frame - smallest) / (frame.max() - smallest)
@@ -69,7 +84,9 @@ def plot_scores(scores: Scores, axes: Axes | None = None, *, title: str = "") ->
         width = 2 + 0.9 * len(frame.columns)
         height = 2 + 0.4 * len(frame)
         _, axes = plt.subplots(figsize=(width, height), layout="constrained")
-    axes.imshow(shades.fillna(0.0), cmap="Oranges", vmin=0, vmax=DARKEST_SHADE, aspect="auto")
+    axes.imshow(
+        shades.fillna(0.0), cmap="Oranges", vmin=0, vmax=DARKEST_SHADE, aspect="auto"
+    )
     for row, values in enumerate(frame.to_numpy()):
         for column, value in enumerate(values):
             if pd.notna(value):

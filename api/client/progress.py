@@ -13,16 +13,25 @@ BAR_LETTERS = 24
 
 
 class Progress:
-    """Redraws one line of stderr at each event of an order; where a line cannot be redrawn, prints the last one.
+    """Redraws one line of stderr at each event of an order; where a line cannot be
+    redrawn, prints the last one.
 
     >>> progress = Progress("Order 37", most_rounds=10, stream=sys.stdout)
     >>> progress.tell(Event("round", {"fold": 0, "round": 5, "loss": 0.62315}))
     >>> progress.tell(Event("state", {"order_id": 37, "state": "success"}))
+    >>> progress.end_with(["Training ended by max_iter."])
     >>> progress.close()
     Order 37 [############            ] round 5 of 10, loss 0.62315, success, 0 s
+    Warning: Training ended by max_iter.
     """
 
-    def __init__(self, title: str, *, most_rounds: int | None = None, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        title: str,
+        *,
+        most_rounds: int | None = None,
+        stream: TextIO | None = None,
+    ) -> None:
         self._title = title
         self._most_rounds = most_rounds
         self._stream = sys.stderr if stream is None else stream
@@ -36,6 +45,7 @@ class Progress:
         self._state = "pending"
         # Of the line that is on the screen: a shorter one has to cover it.
         self._width = 0
+        self._sentences: list[str] = []
 
     def tell(self, event: Event) -> None:
         """Shows an event."""
@@ -44,7 +54,9 @@ class Progress:
             number, loss = data["round"], data["loss"]
             fold = f"fold {data['fold']}, " if data["fold"] else ""
             most = f" of {self._most_rounds}" if self._most_rounds else ""
-            self._words = f"{fold}round {number}{most}, loss {loss:.5g}, "
+            # None where the hospitals withhold the metrics of their own rows.
+            loss_words = "withheld" if loss is None else f"{loss:.5g}"
+            self._words = f"{fold}round {number}{most}, loss {loss_words}, "
             self._n_done = number
             self._n_parts = self._most_rounds
         elif event.name == "stage":
@@ -56,15 +68,22 @@ class Progress:
         if self._is_live:
             self._draw()
 
+    def end_with(self, sentences: list[str]) -> None:
+        """What is to be said when the line has ended, a line each."""
+        self._sentences = sentences
+
     def close(self) -> None:
         """Ends the line."""
         if not self._is_live:
             self._stream.write(self._line())
         self._stream.write("\n")
+        for sentence in self._sentences:
+            self._stream.write(f"Warning: {sentence}\n")
         self._stream.flush()
 
     def _draw(self) -> None:
-        # A line as wide as the terminal would break, and the next one would be drawn below it.
+        # A line as wide as the terminal would break, and the next one would be drawn
+        # below it.
         n_columns = shutil.get_terminal_size().columns
         line = self._line()[: n_columns - 1]
         self._stream.write("\r" + line.ljust(self._width))

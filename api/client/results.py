@@ -1,4 +1,7 @@
-"""The coordinator's answers as frames and small records. Every function here is pure: rows in, a frame out."""
+"""The coordinator's answers as frames and small records.
+
+Every function here is pure: rows in, a frame out.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,9 @@ LARGEST_EXACT_FLOAT = 2**53
 class StatisticsResult:
     """The answer to a question of joint statistics.
 
-    `path` is where the result lies in each receiver's own results folder; `values` are its rows where the order was
-    sent with disclose and every provider's policy allows it, else None.
+    `path` is where the result lies in each receiver's own results folder; `values` are
+    its rows where the order was sent with disclose and every provider's policy allows
+    it, else None.
 
     >>> answer = {"path": "41/mean_cost.csv", "type": "csv", "extra": '{"order_id": 41, "notes": []}'}
     >>> StatisticsResult.of(answer).extra["order_id"]
@@ -33,7 +37,9 @@ class StatisticsResult:
 
     path: str
     type: str  # csv, parquet, ...
-    extra: Json = field(default_factory=dict)  # order_id, notes, and more by kind of question
+    extra: Json = field(
+        default_factory=dict
+    )  # order_id, notes, and more by kind of question
     values: pd.DataFrame | None = field(default=None, repr=False)
 
     @property
@@ -51,7 +57,8 @@ class StatisticsResult:
 
 
 def exact_frame(rows: list[Json]) -> pd.DataFrame:
-    """Rows as a frame in which whole numbers beyond 2^53 stay what they are; pandas makes floats of them beside a null.
+    """Rows as a frame in which whole numbers beyond 2^53 stay what they are; pandas
+    makes floats of them beside a null.
 
     >>> exact_frame([{"total": 9007199254740993}, {"total": None}])["total"].tolist()
     [9007199254740993, None]
@@ -77,8 +84,11 @@ class Scores:
     unavailable: dict[str, str]  # by the name of a score that is missing: why
 
 
-def table(rows: Iterable[Json], index: str, columns: Iterable[str] = ()) -> pd.DataFrame:
-    """Rows as a frame with points in time as such; `columns` exist even if there is no row.
+def table(
+    rows: Iterable[Json], index: str, columns: Iterable[str] = ()
+) -> pd.DataFrame:
+    """Rows as a frame with points in time as such; `columns` exist even if there is no
+    row.
 
     >>> table([{"order_id": 7, "created": "2026-11-20T08:00:00Z"}], "order_id")["created"].dt.hour
     order_id
@@ -130,8 +140,9 @@ def waiting(entries: Iterable[Json]) -> pd.DataFrame:
 
 
 def metrics(rounds: Iterable[Json]) -> pd.DataFrame:
-    """A row for each fold, round and hospital: its training rows, its metrics on them (`train_...`) and on its held-out
-    rows (`test_...`), and the round's joint loss on training rows.
+    """A row for each fold, round and hospital: its training rows, its metrics on them
+    (`train_...`) and on its held-out rows (`test_...`), and the round's joint loss on
+    training rows.
 
     >>> own = {"n_rows": 228, "train": {"loss": 0.69, "accuracy": 0.5}}
     >>> rounds = [{"fold": 0, "round": 3, "loss": 0.7, "final": False, "hospitals": {"2": own}, "left_out": {}}]
@@ -161,8 +172,10 @@ def metrics(rounds: Iterable[Json]) -> pd.DataFrame:
 
 
 def pooled_metrics(summary: Mapping[str, Any]) -> pd.DataFrame:
-    """Metrics over all hospitals' rows, a line for each fold's "training" and "held_out" rows, and with
-    cross-validation one, of fold "all", for the held-out rows of all folds. NaN where a metric is not defined.
+    """Metrics over all hospitals' rows, a line for each fold's "training" and
+    "held_out" rows, and with cross-validation one, of fold "all", for the held-out rows
+    of all folds. NaN where a metric is not defined. On lines of training rows also
+    whether training had converged, and by what it stopped.
 
     >>> held_out = {"n_rows": 60, "loss": 0.5, "auc": None}
     >>> pooled_metrics({"0": {"n_rows": 140, "loss": 0.4, "auc": 0.9, "held_out": held_out}})
@@ -175,6 +188,8 @@ def pooled_metrics(summary: Mapping[str, Any]) -> pd.DataFrame:
     for fold in sorted(folds, key=int):
         training = dict(summary[fold])
         held_out = training.pop("held_out", None)
+        # Sentences are no figures; `Order.warnings` has them.
+        training.pop("warnings", None)
         lines.append({"fold": fold, "rows": "training", **training})
         if held_out:
             lines.append({"fold": fold, "rows": "held_out", **held_out})
@@ -183,6 +198,28 @@ def pooled_metrics(summary: Mapping[str, Any]) -> pd.DataFrame:
     if overall:
         lines.append({"fold": "all", "rows": "held_out", **overall})
     return _frame(lines, ["fold", "rows", "n_rows", "loss"])
+
+
+def flow_numbers(summary: Mapping[str, Any]) -> pd.DataFrame:
+    """How many rows an order selected, left out and used, a line for all hospitals'
+    and one for each one's. Missing where it is not told.
+
+    >>> rows = {"selected": 9, "left_out": 2, "used": 7}
+    >>> flow_numbers({"rows": {**rows, "hospitals": {"2": {**rows, "selected": None}}}})
+      hospital  selected  left_out  used
+    0      all         9         2     7
+    1        2      <NA>         2     7
+    """
+    rows = dict(summary.get("rows", {}))
+    of_hospitals = rows.pop("hospitals", {})
+    lines: list[Json] = []
+    if rows:
+        lines.append({"hospital": "all", **rows})
+    for hospital, numbers in of_hospitals.items():
+        lines.append({"hospital": hospital, **numbers})
+    counts = ["selected", "left_out", "used"]
+    frame = _frame(lines, ["hospital", *counts])
+    return frame.astype(dict.fromkeys(counts, "Int64"))
 
 
 def by_hospital(scores: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -203,7 +240,9 @@ def by_hospital(scores: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def predictions(rows: Iterable[Json]) -> pd.DataFrame:
-    """A row for each patient: id, label, and the probability of each class where a model has classes.
+    """A row for each patient: id, label, and the probability of each class where a
+    model has classes. Where the model cannot be applied to some, they have no label, and
+    a column says the reason.
 
     >>> predictions([{"id": "133", "label": "b", "probabilities": {"a": 0.25, "b": 0.75}}])
         id label  probability_a  probability_b
@@ -212,7 +251,10 @@ def predictions(rows: Iterable[Json]) -> pd.DataFrame:
     patients: list[Json] = []
     for row in rows:
         patient = {"id": row["id"], "label": row["label"]}
-        for name, probability in row.get("probabilities", {}).items():
+        probabilities = row.get("probabilities") or {}
+        for name, probability in probabilities.items():
             patient[f"probability_{name}"] = probability
+        if "reason" in row:
+            patient["reason"] = row["reason"]
         patients.append(patient)
     return pd.DataFrame(patients)

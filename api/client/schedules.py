@@ -1,4 +1,6 @@
-"""A question of joint statistics that is sent again and again, at times that Prefect keeps (decision 45)."""
+"""A question of joint statistics that is sent again and again, at times that Prefect
+keeps (decision 45).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Schedule:
     ['success', 'skipped']
     """
 
-    def __init__(self, connection: Connection, schedule_id: int, known: Json | None = None) -> None:
+    def __init__(
+        self, connection: Connection, schedule_id: int, known: Json | None = None
+    ) -> None:
         self.schedule_id = schedule_id
         self._connection = connection
         # What follows the number in the schedule's own text.
@@ -48,7 +52,9 @@ class Schedule:
         return f"/statistics/schedules/{self.schedule_id}"
 
     def info(self) -> Json:
-        """The question, its times (`next_runs` in UTC), whether it is active, and its newest run."""
+        """The question, its times (`next_runs` in UTC), whether it is active, and its
+        newest run.
+        """
         found: Json = self._connection.get(self._path).data
         self._state = _state(found)
         return found
@@ -89,7 +95,9 @@ class Schedule:
         return self
 
 
-def timing(cron: str | None, interval_seconds: int | None, timezone: str, missed: str) -> Json:
+def timing(
+    cron: str | None, interval_seconds: int | None, timezone: str, missed: str
+) -> Json:
     """The field `schedule` of a request.
 
     >>> timing("0 6 * * 1-5", None, "Asia/Shanghai", "skip")
@@ -104,11 +112,18 @@ def timing(cron: str | None, interval_seconds: int | None, timezone: str, missed
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def history(connection: Connection, schedule_id: int | None, limit: int) -> pd.DataFrame:
-    """What became of each time of a schedule, or of every statistics order; a row for each order or skipped time."""
-    rows = connection.pages("/statistics/history", "runs", limit=limit, schedule_id=schedule_id)
+def history(
+    connection: Connection, schedule_id: int | None, limit: int
+) -> pd.DataFrame:
+    """What became of each time of a schedule, or of every statistics order; a row for
+    each order or skipped time.
+    """
+    rows = connection.pages(
+        "/statistics/history", "runs", limit=limit, schedule_id=schedule_id
+    )
     frame = results.table(rows, "order_id", HISTORY)
-    # A time that was skipped has no order; Int64 keeps the other numbers whole beside it.
+    # A time that was skipped has no order; Int64 keeps the other numbers whole beside
+    # it.
     frame.index = frame.index.astype("Int64")
     return frame[list(HISTORY)]
 

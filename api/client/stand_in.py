@@ -1,4 +1,5 @@
-"""A coordinator without a server, with canned answers: for documentation, and to try a notebook out.
+"""A coordinator without a server, with canned answers: for documentation, and to try a
+notebook out.
 
 `DATA` has the answers in the usual envelope, `BARE` those of addresses that have none.
 """
@@ -16,7 +17,9 @@ from protocol.errors import NotFound
 
 
 def stand_in() -> Federation:
-    """A federation in which order 37 has trained a model, order 41 has answered, and schedule 3 goes on."""
+    """A federation in which order 37 has trained a model, order 41 has answered, and
+    schedule 3 goes on.
+    """
     transport = httpx.MockTransport(answer)
     return Federation("http://consilium.example", "token", user=4, transport=transport)
 
@@ -46,7 +49,10 @@ def _enveloped(code: int, data: Any, message: str | None) -> httpx.Response:
 def _round(number: int, loss: float, accuracies: dict[str, float]) -> Json:
     hospitals = {}
     for hospital, accuracy in accuracies.items():
-        hospitals[hospital] = {"n_rows": 228, "train": {"loss": loss, "accuracy": accuracy}}
+        hospitals[hospital] = {
+            "n_rows": 228,
+            "train": {"loss": loss, "accuracy": accuracy},
+        }
     return {
         "fold": 0,
         "round": number,
@@ -65,6 +71,7 @@ def _order(order_id: int, kind: str) -> Json:
         "state": "success",
         "user_id": 4,
         "hospitals": [2, 4],
+        **(ENDING if kind == "train" else NO_ENDING),
         "created": moment,
         "updated": moment,
     }
@@ -83,6 +90,8 @@ def _run(order_id: int | None, state: str) -> Json:
     }
 
 
+ENDING: Json = {"converged": True, "stopped_by": "converged", "warnings": []}
+NO_ENDING: Json = {"converged": None, "stopped_by": None, "warnings": []}
 EVENTS = """\
 event: round
 data: {"fold": 0, "round": 0, "loss": 0.693}
@@ -110,16 +119,47 @@ SCHEDULE: Json = {
     "last_run": RUNS[0],
 }
 DATA: dict[str, Any] = {
-    "/model/train": {"order_id": 37, "model_id": 37, "data_volum": {"2": 228, "4": 228}},
-    "/model/train_status": {"model_id": 37, "train_status": "success"},
-    "/model/info": {"model_params": {"max_iter": 1}},
-    "/model/infer": {"order_id": 38, "infer_status": "success", "result": [{"id": "133", "label": 0.55}]},
-    "/orders": {"orders": [_order(41, "statistics"), _order(37, "train")], "next": None},
-    "/orders/37": {**_order(37, "train"), "rounds": ROUNDS, "waiting_for": [], "refusal": None},
+    "/model/train": {
+        "order_id": 37,
+        "model_id": 37,
+        "data_volum": {"2": 228, "4": 228},
+    },
+    "/model/train_status": {
+        "model_id": 37,
+        "train_status": "success",
+        **ENDING,
+        "refusal": None,
+    },
+    "/model/info": {"model_params": {"max_iter": 1}, **ENDING, "refusal": None},
+    "/model/infer": {
+        "order_id": 38,
+        "infer_status": "success",
+        "result": [{"id": "133", "label": 0.55}],
+    },
+    "/orders": {
+        "orders": [_order(41, "statistics"), _order(37, "train")],
+        "next": None,
+    },
+    "/orders/37": {
+        **_order(37, "train"),
+        "rounds": ROUNDS,
+        "waiting_for": [],
+        "refusal": None,
+    },
     "/hospitals": {
         "hospitals": [
-            {"user_id": 2, "name": "suzhou-szslyy", "online": True, "last_seen": "2026-11-20T08:00:00Z"},
-            {"user_id": 4, "name": "shanxi-xbfy", "online": True, "last_seen": "2026-11-20T08:00:00Z"},
+            {
+                "user_id": 2,
+                "name": "suzhou-szslyy",
+                "online": True,
+                "last_seen": "2026-11-20T08:00:00Z",
+            },
+            {
+                "user_id": 4,
+                "name": "shanxi-xbfy",
+                "online": True,
+                "last_seen": "2026-11-20T08:00:00Z",
+            },
         ]
     },
     "/statistics/schedules": {"schedules": [SCHEDULE], "next": None},
@@ -128,7 +168,10 @@ DATA: dict[str, Any] = {
 BARE: dict[str, Any] = {
     "/anomaly/report": {
         "round": 1,
-        "data": {"2": {"krum": {"score": 0.1, "rank": 2}}, "4": {"krum": {"score": 0.4, "rank": 1}}},
+        "data": {
+            "2": {"krum": {"score": 0.1, "rank": 2}},
+            "4": {"krum": {"score": 0.4, "rank": 1}},
+        },
         "parameters": {"k": 1},
         "unavailable": {"zeno": "There are no losses."},
     },
@@ -136,7 +179,11 @@ BARE: dict[str, Any] = {
     "/contribution/perf_diff": {"round": 1, "data": {"2": 0.01, "4": None}},
     "/runModelTrainTask": {
         "status": 200,
-        "result": {"path": "41/mean_cost.csv", "type": "csv", "extra": '{"order_id": 41}'},
+        "result": {
+            "path": "41/mean_cost.csv",
+            "type": "csv",
+            "extra": '{"order_id": 41}',
+        },
         "msg": "success",
     },
 }

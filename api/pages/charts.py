@@ -1,5 +1,6 @@
-"""Options of the pictures, as Apache ECharts takes them: lines, bars, spans of time, heat maps. Pure; `frame.figure`
-puts one on a page."""
+"""Options of the pictures, as Apache ECharts takes them: lines, bars, spans of time,
+heat maps. Pure; `frame.figure` puts one on a page.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,13 @@ Series = Mapping[str, Sequence[float | None]]
 
 
 def lines(
-    x: Sequence[Any], series: Series, *, x_name: str, y_name: str, is_dark: bool, bold: str = ""
+    x: Sequence[Any],
+    series: Series,
+    *,
+    x_name: str,
+    y_name: str,
+    is_dark: bool,
+    bold: str = "",
 ) -> dict[str, Any]:
     """A line for each name; the one called `bold` is broad and pale, behind the others."""
     drawn = []
@@ -50,16 +57,29 @@ def lines(
     return {
         **_common(is_dark),
         "legend": {"type": "scroll", "top": 0, "textStyle": {"color": _ink(is_dark)}},
-        "tooltip": {"trigger": "item" if len(series) > MANY_LINES else "axis", "confine": True},
+        "tooltip": {
+            "trigger": "item" if len(series) > MANY_LINES else "axis",
+            "confine": True,
+        },
         "dataZoom": zoom,
-        "xAxis": {"type": "category", "data": list(x), **_axis(is_dark), **_below(x_name)},
+        "xAxis": {
+            "type": "category",
+            "data": list(x),
+            **_axis(is_dark),
+            **_below(x_name),
+        },
         "yAxis": {"type": "value", "name": y_name, "scale": True, **_axis(is_dark)},
         "series": drawn,
     }
 
 
 def bars(
-    names: Sequence[Any], values: Sequence[float | None], *, y_name: str, is_dark: bool, x_name: str = ""
+    names: Sequence[Any],
+    values: Sequence[float | None],
+    *,
+    y_name: str,
+    is_dark: bool,
+    x_name: str = "",
 ) -> dict[str, Any]:
     """A bar for each name."""
     return {
@@ -92,9 +112,11 @@ class Span:
 
 
 def spans(parts: Sequence[Span], *, x_name: str, is_dark: bool) -> dict[str, Any]:
-    """A lane for each name, in the order of first mention, and in it a bar for each part.
+    """A lane for each name, in the order of first mention, and in it a bar for each
+    part.
 
-    The n-th gap and the n-th bar of all lanes are two series of one stack: a picture without a script of our own.
+    The n-th gap and the n-th bar of all lanes are two series of one stack: a picture
+    without a script of our own.
     """
     by_lane: dict[str, list[Span]] = {}
     for part in parts:
@@ -109,16 +131,29 @@ def spans(parts: Sequence[Span], *, x_name: str, is_dark: bool) -> dict[str, Any
         lane.sort(key=lambda part: part.began)
         end = start
         for row, part in enumerate(lane):
-            # A stack cannot go back: what overlaps begins where the part before it ends.
+            # A stack cannot go back: what overlaps begins where the part before it
+            # ends.
             began = max(part.began, end)
             gaps[row][column] = began - end
             end = max(part.ended, began)
             style = {"color": colour(kinds.index(part.what))}
-            bars[row][column] = {"name": part.what, "value": round(end - began, 3), "itemStyle": style}
+            bars[row][column] = {
+                "name": part.what,
+                "value": round(end - began, 3),
+                "itemStyle": style,
+            }
     series = []
     for gap, bar in zip(gaps, bars, strict=True):
         clear = {"color": "transparent"}
-        series.append({"type": "bar", "stack": "time", "data": gap, "itemStyle": clear, "silent": True})
+        series.append(
+            {
+                "type": "bar",
+                "stack": "time",
+                "data": gap,
+                "itemStyle": clear,
+                "silent": True,
+            }
+        )
         series.append({"type": "bar", "stack": "time", "data": bar, "barMaxWidth": 28})
     lanes = list(by_lane)
     return {
@@ -132,7 +167,12 @@ def spans(parts: Sequence[Span], *, x_name: str, is_dark: bool) -> dict[str, Any
 
 
 def heat_map(
-    x: Sequence[Any], y: Sequence[Any], cells: Sequence[Sequence[float | None]], *, x_name: str, is_dark: bool
+    x: Sequence[Any],
+    y: Sequence[Any],
+    cells: Sequence[Sequence[float | None]],
+    *,
+    x_name: str,
+    is_dark: bool,
 ) -> dict[str, Any]:
     """A cell for each y (row) and x (column); cells without a value stay empty."""
     data = []
@@ -153,7 +193,12 @@ def heat_map(
         **_common(is_dark),
         "grid": {"left": 8, "right": 16, "top": 12, "bottom": 84, "containLabel": True},
         "tooltip": {"confine": True},
-        "xAxis": {"type": "category", "data": columns, **_axis(is_dark), **_below(x_name)},
+        "xAxis": {
+            "type": "category",
+            "data": columns,
+            **_axis(is_dark),
+            **_below(x_name),
+        },
         "yAxis": {"type": "category", "data": rows, "inverse": True, **_axis(is_dark)},
         "visualMap": {
             "min": low,

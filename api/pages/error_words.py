@@ -1,7 +1,8 @@
 """The API's errors in Chinese, one sentence for each code of docs/errors.md.
 
-A code may have several causes; the API's own English sentence, which names field, hospital and limit, is shown behind
-the Chinese one. Sentences hold no value: what a page shows of an order comes from the API alone.
+A code may have several causes; the API's own English sentence, which names field,
+hospital and limit, is shown behind the Chinese one. Sentences hold no value: what a
+page shows of an order comes from the API alone.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ CHINESE_ERRORS: dict[str, str] = {
     "shape": "形状有误：与模型或其他各方不符。",
     "init_method": "此初始化方法会使网络的权重全部相同，请改用随机初始化。",
     "label_name": "标签列与编号列不能相同。",
+    "complete_on": "complete_on 中有重复的列。",
+    "categorical": "categorical 有误：列不在特征列中、同时是派生列，或参照水平不存在。",
+    "derive": "派生列有误：表达式无法读取、列名冲突、循环引用，或不在特征列（联合统计则为问题所用的列）中。",
     "validation_fraction": "留出比例不能与测试数据或交叉验证同时使用。",
     "eps": "收敛条件永远无法满足。",
+    "min_scored_coefficients": "模型系数太少，某医院的策略不允许对其评分，而所选聚合方式需要评分。",
     "scoring": "评分级别低于聚合方式的需要，或高于某家医院策略的允许。",
     "aggregation": "在这些医院数量或加密方法下不能使用此聚合方式。",
     "n_attackers": "攻击者数量超过此聚合方式可容忍的上限，或不适用于平均。",
@@ -47,15 +52,27 @@ CHINESE_ERRORS: dict[str, str] = {
     # Rows, and the cohort gate
     "no_rows": "没有任何数据行。",
     "min_rows": "数据行数少于策略要求的最小行数。",
-    "earlier_cohort": "与同一请求方以前使用的数据只相差几行，可能泄露个人信息。",
+    "earlier_cohort": "与接收方以前得到的结果合并后，可能推算出少数几人的信息。",
+    "earlier_hospitals": "同一数据以前与其他医院一起使用过，两次结果之差会暴露个别医院的数据，而其策略不允许。",
+    "regroup": "各轮只对部分医院求和，两轮之差会暴露某医院的数据，而其策略不允许 (regroup)。",
+    "audit_size": "以前使用过的不同数据集合过多，无法判断合并后是否泄露个人信息。",
     "min_varying": "某个特征列中取值不同的行太少，可能识别出个人。",
     "max_parameter_share": "相对于数据行数，模型参数过多。",
+    "linear_predictor": (
+        "模型在某医院数据上过于陡峭，超过其策略 max_linear_predictor；"
+        "通常是属性把类别完全分开，请使用 penalty L2 或增大 alpha。"
+    ),
+    "mini_batches": "batch_size 小于某医院的行数，其策略不允许小批量训练；请设为 -1。",
+    "max_rounds": "某接收方在策略规定的天数内可用的训练轮数不足。",
     "max_rows": "数据行数超过策略或医院设置的上限。",
     "statement_timeout": "SQL 执行时间超过医院允许的上限。",
+    "missing": "missing 有误：此方法或分组中不能用均值填补缺失值。",
     "missing_column": "数据库或 SQL 结果中缺少此列。",
     "missing_table": "数据库中没有此表。",
     "duplicate_column": "SQL 结果中有重复的列。",
-    "null": "有些行缺少数值，请用 WHERE ... IS NOT NULL 排除。",
+    "null": "有些行缺少数值，请用 complete_on 或 WHERE ... IS NOT NULL 排除。",
+    "levels": "分类列的水平有误：不足两个、过多，或各医院编码不一致。",
+    "rare_levels": "少数行的类别水平在任何医院都不足最小行数，请用 derive 合并。",
     "not_numeric": "某个特征列不是数值。",
     "not_finite": "某个特征列含有无穷大的数值。",
     "duplicate_unique_id": "多行数据的编号相同。",
@@ -85,6 +102,10 @@ CHINESE_ERRORS: dict[str, str] = {
     "expressions": "医院的策略只允许预测任务选择普通列。",
     "inference": "医院的策略不允许预测。",
     "return_predictions": "医院的策略不允许预测结果经由协调方。",
+    "rows": "医院只对自己表中的行应用模型。",
+    "unknown_column": "给出了模型不使用的列。",
+    "into": "预测结果的写入位置无法使用。",
+    "column_type": "有一列的数据类型没有唯一的文本形式。",
     # Joint statistics
     "data_providers": "数据提供方列表有误：某家医院重复，或按人连接时只有一家。",
     "result_receivers": "结果接收方列表有误。",
@@ -101,6 +122,7 @@ CHINESE_ERRORS: dict[str, str] = {
     "delimiter": "文件的字段分隔符有误。",
     "csv": "CSV 文件中有无法读取的行。",
     "json": "JSON 文件中有无法读取的行。",
+    "parquet": "文件不是 Parquet 格式，或不完整。",
     "encoding": "文件不是 UTF-8 编码。",
     "groups": "分组太多，请减少分组列。",
     "memory": "数据超过代理程序的内存，请减少分组列。",
@@ -116,6 +138,8 @@ CHINESE_ERRORS: dict[str, str] = {
     "timezone": "时区有误，请使用 IANA 时区名称。",
     "statistics": "医院的策略不允许参与联合统计。",
     "min_providers": "数据提供方的数量少于策略要求。",
+    "own_totals": "合计只涉及一家医院的数据，而该医院的策略不允许；或某医院的列几乎不变。",
+    "column_names": "各数据提供方的列名不同，而医院的策略没有说明它们相同（same_as）。",
     "max_share": "一两个人占某医院合计的比例超过策略上限。",
     "row_level": "结果会含有每个人的数值，而医院的策略没有开放此列。",
     "row_expressions": "表达式对连接后的行做了加减以外的计算，医院的策略不允许。",
@@ -126,6 +150,8 @@ CHINESE_ERRORS: dict[str, str] = {
     "result_type": "结果类型只能是 csv 或 json。",
     "order_id": "任务编号有误。",
     "no_result": "本院没有此任务的结果。",
+    "order_file": "要检查的任务文件无法读取、不是任务，或与本院无关。",
+    "cohorts": "未指明接收方、人群或 SQL，或没有相应的已给出答案。",
     # Keys and messages
     "pin_missing": "任务中有一家医院的密钥指纹未登记。",
     "pin_mismatch": "某家医院出示的密钥与登记的指纹不符，请先电话核对。",
@@ -145,6 +171,8 @@ CHINESE_ERRORS: dict[str, str] = {
     "keys_changed": "某家医院出示的密钥与以前不同。",
     "topic": "没有此类消息：代理程序的版本可能不同。",
     "put_twice": "同名消息已有不同内容，可能是从旧备份恢复所致。",
+    "cells_differ": "各医院收到的单元格列表不一致，未进行计算。",
+    "evaluated_twice": "同一任务在份额上的计算前后不一致，未发送任何内容。",
     "keys_differ": "各数据提供方收到的共同连接键不一致，未进行连接。",
     "sum_mismatch": "解密的总和与任务的医院不符。",
     "false_triple": "协调方分发的随机数有误，结果未发布，请通知各医院。",
@@ -174,7 +202,8 @@ CHINESE_ERRORS: dict[str, str] = {
     "disk": "磁盘已满，腾出空间后会自动继续。",
     # Numbers
     "bound": "梯度的某个分量超过任务的界限 bound，请标准化数据或增大界限。",
-    "bound_exceeded": "梯度的某个分量超过任务的界限 bound，请标准化数据或增大界限。",
+    "bound_exceeded": "某医院的梯度或损失超过任务的界限 bound，请标准化数据或增大界限。",
+    "training_end": "发起方对训练是否结束的说法与任务不符，请核对版本。",
     "wide": "待标准化的列数值过大，请在视图中换用更大的单位。",
     "headroom": "行数与界限 bound 的乘积过大，请减小界限。",
     "weight": "行数或权重无法编码。",
@@ -186,12 +215,18 @@ CHINESE_ERRORS: dict[str, str] = {
     "order_waits": "任务正在等待名额，有名额后会自动继续。",
     "not_found": "没有找到所请求的内容。",
     "conflict": "与现有内容或当前状态冲突。",
+    "origin": "此调用来自其他网站的页面，请直接打开协调方的地址。",
+    "no_such_message": "该任务没有这样的消息（种类、折、轮次或收件方）。请更新代理程序。",
+    "message_size": "消息超过该任务所需的大小。请更新代理程序。",
+    "budget": "该医院在交换区中的数据超过该任务所需的总量。请更新代理程序。",
+    "slow_body": "请求正文到达太慢，请换更好的线路重新发送。",
     "too_large": "请求、消息或结果超过大小上限。",
     "too_many_requests": "调用过于频繁，请稍候再试。",
     "unavailable": "所需的服务没有响应，请稍候再试。",
     "order_stopped": "任务已结束。",
     "failed": "任务已失败。",
     "cancelled": "任务已被取消。",
+    "stray": "此流程运行不属于任何任务：已被结束，未执行任何内容。",
     "withdrawn": "某家医院的代理程序无法继续，已撤回任务。",
     "not_deployed": "Prefect 中没有此部署，请管理员运行 ./run server deploy。",
     "database": "医院的数据库没有响应。",
@@ -209,6 +244,8 @@ CHINESE_ERRORS: dict[str, str] = {
     "no_model": "本院没有此编号的模型。",
     "settings": "医院的设置文件有误。",
     "state": "医院的状态文件夹不可用。",
+    "coordinator_url": "医院设置中的协调方地址不是 https，也未写明 insecure = true。",
+    "prefect_auth": "医院的状态文件夹中还有旧版本的 Prefect 密钥，请删除该文件。",
     "partners": "医院的伙伴设置有误。",
     "ca_file": "证书文件不可用。",
     "CONSILIUM_AUTH": "环境变量 CONSILIUM_AUTH 的值不可用。",
@@ -231,7 +268,9 @@ CHINESE_CAUSES: dict[str, str] = {
 
 
 def with_chinese(known: dict[str, str], code: str, sentence: str, language: str) -> str:
-    """The API's sentence; in Chinese, for a code that is known, the Chinese one with the API's in brackets."""
+    """The API's sentence; in Chinese, for a code that is known, the Chinese one with
+    the API's in brackets.
+    """
     if language != "zh" or code not in known:
         return sentence
     return f"{known[code]}（{sentence}）"

@@ -1,6 +1,8 @@
-"""What forms of requests share: fields over one JSON body, the body itself to edit, its check, and the curl for it.
+"""What forms of requests share: fields over one JSON body, the body itself to edit, its
+check, and the curl for it.
 
-`Draft` is the body, `Fields` makes the inputs; `order_form` and `statistics_form` are the two forms.
+`Draft` is the body, `Fields` makes the inputs; `order_form` and `statistics_form` are
+the two forms.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ Check = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Draft:
-    """A request's body while it is written. Fields show parts of it; whoever changes one, all others follow."""
+    """A request's body while it is written.
+
+    Fields show parts of it; whoever changes one, all others follow.
+    """
 
     def __init__(self, body: Mapping[str, Any]) -> None:
         # A copy, through and through.
@@ -47,7 +52,7 @@ class Draft:
             if not isinstance(place.get(name), dict):
                 place[name] = {}
             place = place[name]
-        if value in (None, "", []):
+        if value in (None, "", [], {}):
             place.pop(last, None)
         else:
             place[last] = value
@@ -94,6 +99,10 @@ class Fields:
     def number(self, path: Path, label: str) -> Any:
         return self._bind(ui.number(label), path, read=_whole)
 
+    def flag(self, path: Path, label: str) -> Any:
+        """Yes or no; a field that is left out is no."""
+        return self._bind(ui.checkbox(label), path, write=bool)
+
     def choice(self, path: Path, label: str, options: Sequence[Any]) -> Any:
         """One of several; None of them stands for the field left out."""
         names = {value: str(value) for value in options}
@@ -115,6 +124,23 @@ class Fields:
 
         return self._bind(ui.input(label), path, read=split, write=joined)
 
+    def named(
+        self,
+        path: Path,
+        label: str,
+        *,
+        read: Callable[[str], Any],
+        write: Callable[[Any], str],
+    ) -> Any:
+        """An object, on a line each of its names: `name = value`."""
+        field: Any = ui.textarea(label).props("autogrow").classes("wide")
+        return self._bind(
+            field,
+            path,
+            read=lambda text: read_lines(text, read),
+            write=lambda found: write_lines(found, write),
+        )
+
     def _bind(
         self,
         field: Any,
@@ -124,7 +150,9 @@ class Fields:
         write: Callable[[Any], Any] = lambda value: value,
         known: set[Any] | None = None,
     ) -> Any:
-        """Lets an input show and change a part of the draft; of values that are not `known` it shows none."""
+        """Lets an input show and change a part of the draft; of values that are not
+        `known` it shows none.
+        """
 
         def show() -> None:
             value = write(self.draft.get(path))
@@ -139,6 +167,35 @@ class Fields:
         field.on_value_change(change)
         self.draft.watch(show)
         return field
+
+
+def read_lines(text: str | None, read: Callable[[str], Any]) -> dict[str, Any]:
+    """An object of lines such as `name = value`; without = the value is an empty text.
+
+    >>> read_lines("old = age >= 65\\nsex", str)
+    {'old': 'age >= 65', 'sex': ''}
+    """
+    found: dict[str, Any] = {}
+    for line in (text or "").splitlines():
+        name, _, value = line.partition("=")
+        if name.strip():
+            found[name.strip()] = read(value.strip())
+    return found
+
+
+def write_lines(found: Any, write: Callable[[Any], str]) -> str:
+    """The lines that `read_lines` reads.
+
+    >>> write_lines({"old": "age >= 65", "sex": ""}, str)
+    'old = age >= 65\\nsex'
+    """
+    if not isinstance(found, dict):
+        return ""
+    lines: list[str] = []
+    for name, value in found.items():
+        text = write(value)
+        lines.append(f"{name} = {text}" if text else name)
+    return "\n".join(lines)
 
 
 def _whole(value: Any) -> Any:
@@ -158,11 +215,15 @@ def number_or_text(word: str) -> Any:
 
 
 def show_body(visit: Visit, draft: Draft, path: Callable[[], str]) -> None:
-    """The body as JSON, for every field that the form has not, and the call of the API that does the same."""
+    """The body as JSON, for every field that the form has not, and the call of the API
+    that does the same.
+    """
     t = visit.t
     body_part = ui.expansion(t("The body as JSON: every field of the API"))
     with body_part.props("default-opened=false").classes("wide"):
-        text = ui.textarea(label="JSON", value=_pretty(draft.body)).props("autogrow spellcheck=false")
+        text = ui.textarea(label="JSON", value=_pretty(draft.body)).props(
+            "autogrow spellcheck=false"
+        )
         text.style("width:100%;font-family:monospace")
         wrong = html("")
 
@@ -208,8 +269,13 @@ def curl_of(visit: Visit, path: str, body: Mapping[str, Any]) -> str:
     )
 
 
-def show_buttons(visit: Visit, draft: Draft, *, check: Check, send: Callable[[], Awaitable[None]]) -> None:
-    """Check, which asks nobody outside, and send. What is wrong is shown in the API's sentence."""
+def show_buttons(
+    visit: Visit, draft: Draft, *, check: Check, send: Callable[[], Awaitable[None]]
+) -> None:
+    """Check, which asks nobody outside, and send.
+
+    What is wrong is shown in the API's sentence.
+    """
     t = visit.t
     result = html("").props('aria-live="polite"')
 
@@ -219,7 +285,9 @@ def show_buttons(visit: Visit, draft: Draft, *, check: Check, send: Callable[[],
         except ConsiliumError as error:
             result.set_content(note(visit.error(error), "bad"))
             return False
-        result.set_content(note(t("Nothing is wrong with it. The hospitals check it again."), "good"))
+        result.set_content(
+            note(t("Nothing is wrong with it. The hospitals check it again."), "good")
+        )
         return True
 
     async def submit() -> None:

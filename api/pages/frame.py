@@ -1,7 +1,8 @@
-"""What every page has: the frame around it, tables, figures that can be saved, and news that come by themselves.
+"""What every page has: the frame around it, tables, figures that can be saved, and news
+that come by themselves.
 
-HTML is made by functions that return `Safe`; everything else is escaped by `shown`. First the pieces of HTML, then
-`frame`, `follow` for news, and figures.
+HTML is made by functions that return `Safe`; everything else is escaped by `shown`.
+First the pieces of HTML, then `frame`, `follow` for news, and figures.
 """
 
 from __future__ import annotations
@@ -24,10 +25,17 @@ from api.live import rang
 from api.pages.visit import Visit
 from protocol.errors import ConsiliumError
 
-# News come by the bell; that somebody has gone away rings none, so every page looks again now and then.
+# News come by the bell; that somebody has gone away rings none, so every page looks
+# again now and then.
 LOOK_SECONDS = 15.0
 REST_SECONDS = 0.5
-STATE_COLOURS = {"success": "good", "failed": "bad", "refused": "bad", "cancelled": "soft", "skipped": "soft"}
+STATE_COLOURS = {
+    "success": "good",
+    "failed": "bad",
+    "refused": "bad",
+    "cancelled": "soft",
+    "skipped": "soft",
+}
 
 # The links at the top of each page.
 VIEWS = {
@@ -73,6 +81,7 @@ background:var(--key)}
 .fields .wide{grid-column:1/-1}
 pre.code{background:var(--tint);border:1px solid var(--line);border-radius:6px;padding:10px;overflow:auto;margin:0;
 max-height:420px;white-space:pre-wrap;font-size:.85rem}
+form.out{margin:0}form.out button{font:inherit;padding:4px 0;border:0;background:none;color:var(--ink);cursor:pointer}
 form.sign{display:flex;flex-direction:column;gap:12px;max-width:420px}
 form.sign input,form.sign button{font:inherit;padding:10px;border-radius:6px;border:1px solid var(--soft);
 background:var(--paper);color:var(--ink)}form.sign button{background:var(--key);color:var(--paper);border:0}
@@ -109,25 +118,32 @@ def link(address: str, text: Any, *, is_new: bool = False) -> Safe:
     return Safe(f'<a href="{escape(address)}"{more}>{shown(text)}</a>')
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str = "") -> Safe:
+def table(
+    heads: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str = ""
+) -> Safe:
     """A table that becomes cards on a narrow screen."""
     head = "".join(f'<th scope="col">{shown(name)}</th>' for name in heads)
     body = ""
     for row in rows:
         cells = ""
         for name, cell in zip(heads, row, strict=True):
-            # On a narrow screen the head is hidden, and each cell has its name beside it.
+            # On a narrow screen the head is hidden, and each cell has its name beside
+            # it.
             cells += f'<td data-label="{escape(name)}"><span>{shown(cell)}</span></td>'
         body += f"<tr>{cells}</tr>"
     about = f"<caption>{shown(caption)}</caption>" if caption else ""
-    return Safe(f'<table class="grid">{about}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>')
+    return Safe(
+        f'<table class="grid">{about}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    )
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> Safe:
     """Small tiles, each with a name and what it is."""
     tiles = ""
     for name, value in pairs:
-        tiles += f'<div><span class="soft">{shown(name)}</span><b>{shown(value)}</b></div>'
+        tiles += (
+            f'<div><span class="soft">{shown(name)}</span><b>{shown(value)}</b></div>'
+        )
     return Safe(f'<div class="facts">{tiles}</div>')
 
 
@@ -152,7 +168,9 @@ def moment(text: str | None) -> str:
 
 
 def number(value: Any) -> str:
-    """With 6 significant digits, which is all that leaves a hospital; whole numbers with all of theirs."""
+    """With 6 significant digits, which is all that leaves a hospital; whole numbers
+    with all of theirs.
+    """
     if value is None:
         return "-"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
@@ -160,7 +178,9 @@ def number(value: Any) -> str:
 
 @contextlib.contextmanager
 def frame(visit: Visit, title: str) -> Iterator[None]:
-    """The page's head, its links and its main part; an error within is shown in its sentence."""
+    """The page's head, its links and its main part; an error within is shown in its
+    sentence.
+    """
     _head(visit, title)
     with ui.element("div").props("id=main role=main"):
         html(f"<h1>{shown(title)}</h1>")
@@ -199,7 +219,9 @@ def _head(visit: Visit, title: str) -> None:
 def _switches(visit: Visit) -> str:
     """Who is signed in, the other language, the other colours, and the way out."""
     back = quote(visit.here, safe="")
-    language, language_name = ("en", "English") if visit.language == "zh" else ("zh", "中文")
+    language, language_name = (
+        ("en", "English") if visit.language == "zh" else ("zh", "中文")
+    )
     theme, theme_name = ("light", "Light") if visit.is_dark else ("dark", "Dark")
     who = visit.t(visit.caller.role)
     if visit.caller.user_id:
@@ -210,22 +232,30 @@ def _switches(visit: Visit) -> str:
         f'<a href="/page/preferences?theme={theme}&back={back}">{shown(visit.t(theme_name))}</a>',
     ]
     if visit.token:
-        links.append(f'<a href="/page/sign-out">{shown(visit.t("Sign out"))}</a>')
+        links.append(
+            '<form class="out" method="post" action="/page/sign-out">'
+            f"<button type=submit>{shown(visit.t('Sign out'))}</button></form>"
+        )
     return "".join(links)
 
 
 # News
 
 
-def follow(visit: Visit, key: Any, refresh: Callable[[], Awaitable[bool | None]]) -> None:
-    """Calls `refresh` whenever the bell rings for `key`, until it answers False or the page is closed."""
+def follow(
+    visit: Visit, key: Any, refresh: Callable[[], Awaitable[bool | None]]
+) -> None:
+    """Calls `refresh` whenever the bell rings for `key`, until it answers False or the
+    page is closed.
+    """
     client = ui.context.client
 
     async def run() -> None:
         await client.connected()
         with visit.services.bell.listening(key) as event:
             while not event.over:
-                # Before the page looks: what comes while it does rings for the next turn.
+                # Before the page looks: what comes while it does rings for the next
+                # turn.
                 event.clear()
                 with client:
                     goes_on = await _refreshed(visit, refresh)
@@ -239,7 +269,9 @@ def follow(visit: Visit, key: Any, refresh: Callable[[], Awaitable[bool | None]]
     client.on_delete(lambda: task.cancel())
 
 
-async def _refreshed(visit: Visit, refresh: Callable[[], Awaitable[bool | None]]) -> bool | None:
+async def _refreshed(
+    visit: Visit, refresh: Callable[[], Awaitable[bool | None]]
+) -> bool | None:
     """The answer of `refresh`; False after an error, which is shown."""
     try:
         return await refresh()
@@ -254,7 +286,13 @@ def told_as_notice(visit: Visit) -> Iterator[None]:
     try:
         yield
     except ConsiliumError as error:
-        ui.notify(visit.error(error), type="negative", timeout=0, close_button=True, multi_line=True)
+        ui.notify(
+            visit.error(error),
+            type="negative",
+            timeout=0,
+            close_button=True,
+            multi_line=True,
+        )
 
 
 async def asked(visit: Visit, question: str) -> bool:
@@ -308,7 +346,9 @@ class Figure:
 
 
 def save_rows(name: str, rows: Sequence[Sequence[Any]]) -> None:
-    """The rows as a CSV file, for a spreadsheet to open: no cell of it is taken for a formula."""
+    """The rows as a CSV file, for a spreadsheet to open: no cell of it is taken for a
+    formula.
+    """
     text = io.StringIO()
     writer = csv.writer(text)
     for row in rows:
@@ -318,7 +358,9 @@ def save_rows(name: str, rows: Sequence[Sequence[Any]]) -> None:
 
 
 def _cell(value: Any) -> Any:
-    """Names and sentences of others are among the cells: a spreadsheet would compute one that begins like a formula."""
+    """Names and sentences of others are among the cells: a spreadsheet would compute
+    one that begins like a formula.
+    """
     is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t"))
     return f"'{value}" if is_formula else value
 

@@ -1,6 +1,7 @@
 """Hospitals: who takes part, who is there, and what each one's policy lets others do.
 
-A hospital reports the rules of its policy and none of its names of tables, columns and files (decision 50).
+A hospital reports the rules of its policy and none of its names of tables, columns and
+files (decision 50).
 """
 
 from __future__ import annotations
@@ -12,7 +13,18 @@ from typing import Any
 from nicegui import ui
 from pydantic import ValidationError
 
-from api.pages.frame import Safe, chip, facts, follow, frame, html, moment, save_rows, shown, table
+from api.pages.frame import (
+    Safe,
+    chip,
+    facts,
+    follow,
+    frame,
+    html,
+    moment,
+    save_rows,
+    shown,
+    table,
+)
 from api.pages.visit import Visit
 from protocol.policy import InferenceTold, OrdersTold, PolicyTold, StatisticsTold
 
@@ -31,7 +43,10 @@ async def show_hospitals(visit: Visit) -> None:
         grid = html(_grid(visit, found))
         html(f"<h2>{shown(t('What each policy lets others do'))}</h2>")
         policies = html(_policies(visit, found))
-        save = ui.button(t("Save numbers (CSV)"), on_click=lambda: save_rows("hospitals", _numbers(found)))
+        save = ui.button(
+            t("Save numbers (CSV)"),
+            on_click=lambda: save_rows("hospitals", _numbers(found)),
+        )
         save.props("no-caps outline dense").style("align-self:flex-start")
         html(
             f'<p class="soft">{shown(t(HINT))}</p>'
@@ -47,12 +62,21 @@ async def show_hospitals(visit: Visit) -> None:
         follow(visit, "hospitals", refresh)
 
 
+REGROUP = "May be asked again with other hospitals over the same rows"
+
 # Of joint statistics, by the name of the rule that allows it.
 MORE = {
     "extremes": "Tells smallest and largest values",
     "exact_quantiles": "Tells exact quantiles",
     "row_expressions": "Computes row by row with other hospitals' columns",
     "disclose": "Answers may pass through the coordinator's memory",
+    "own_totals": "Opens sums of its rows alone",
+    "regroup": REGROUP,
+}
+# Whose rows have to be as many, by the word of the rule.
+CELLS = {
+    "each": "At least {n} rows",
+    "pooled": "At least {n} rows, in a group those of all hospitals together",
 }
 
 HINT = (
@@ -90,7 +114,9 @@ def _grid(visit: Visit, found: list[dict[str, Any]]) -> Safe:
 
 
 def _state(visit: Visit, hospital: dict[str, Any]) -> Safe:
-    """Whether it is online, and what its agent reports is wrong, in the API's own sentences."""
+    """Whether it is online, and what its agent reports is wrong, in the API's own
+    sentences.
+    """
     if hospital["online"]:
         state = "online"
     elif hospital["last_seen"]:
@@ -123,7 +149,9 @@ def _policies(visit: Visit, found: list[dict[str, Any]]) -> Safe:
 
 
 def _told(policy: Any) -> PolicyTold | None:
-    """The rules that an agent has told; None for what an earlier version of the coordinator stored in another form."""
+    """The rules that an agent has told; None for what an earlier version of the
+    coordinator stored in another form.
+    """
     if policy is None:
         return None
     try:
@@ -141,7 +169,14 @@ def _orders(visit: Visit, rules: OrdersTold, names: dict[int, str]) -> Safe:
         t("Models: {words}", words=_words(visit, rules.model_types)),
         t("At least {n} hospitals in any sum", n=rules.min_hospitals),
         t("At least {n} rows, unless a table sets its own", n=rules.min_rows),
+        t(
+            "At most {n} rounds in {days} days",
+            n=rules.max_rounds,
+            days=rules.budget_days,
+        ),
     ]
+    if rules.regroup:
+        lines.append(t(REGROUP))
     if rules.approval == "manual":
         lines.append(t("A person there decides on every order"))
     return _lines(lines)
@@ -152,6 +187,9 @@ def _scores(visit: Visit, rules: OrdersTold) -> Safe:
     lines = [f"{t(rules.scoring)}: {t(SCORING[rules.scoring])}"]
     if rules.score_readers == "operator" and rules.scoring != "none":
         lines.append(t("Read by the operator only"))
+    if rules.scoring != "none":
+        n_least = rules.min_scored_coefficients
+        lines.append(t("Layers of at least {n} coefficients", n=n_least))
     return _lines(lines)
 
 
@@ -172,7 +210,8 @@ def _statistics(visit: Visit, rules: StatisticsTold | None) -> Safe:
     lines = [
         t("Methods: {words}", words=_words(visit, rules.methods)),
         t("At least {n} hospitals in any answer", n=rules.min_providers),
-        t("At least {n} rows", n=rules.min_rows),
+        t(CELLS.get(rules.cells, CELLS["each"]), n=rules.min_rows),
+        t("The same people compared once in {n} days", n=rules.threshold_days),
     ]
     allowed = rules.model_dump()
     for name, text in MORE.items():

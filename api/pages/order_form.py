@@ -1,4 +1,6 @@
-"""A form that builds a training order, checks it as the API does, and sends it with the visitor's token."""
+"""A form that builds a training order, checks it as the API does, and sends it with the
+visitor's token.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +9,22 @@ from typing import Any, get_args
 from nicegui import ui
 from pydantic import ValidationError
 
-from api.pages.form import Draft, Fields, show_body, show_buttons
+from api.pages.form import (
+    Draft,
+    Fields,
+    number_or_text,
+    show_body,
+    show_buttons,
+)
 from api.pages.frame import frame, html, note, shown
 from api.pages.order_view import number_of
 from api.pages.visit import Visit
 from api.routes import orders
+from protocol.fields import describe
+from protocol.study import STUDY
+from protocol.study_rows import Missing
+from protocol.sums import KEY_LENGTHS
 from protocol.training_request import (
-    KEY_LENGTHS,
     MODEL_NAMES,
     Aggregation,
     EncryptMethod,
@@ -21,27 +32,20 @@ from protocol.training_request import (
     Penalty,
     Scoring,
     TrainingRequest,
-    describe,
 )
 
 PATH = "/model/train"
-# In the request document, and on one machine, hospital 4 holds the guest's table and all others the host's.
+# In the request document, and on one machine, hospital 4 holds the guest's table and
+# all others the host's.
 GUEST = 4
 
 EXAMPLE: dict[str, Any] = {
     "model_type": "lr",
     "model_params": {
-        "penalty": "L2",
-        "optimizer": "sgd",
-        "eps": 1e-4,
-        "alpha": 0.01,
-        "max_iter": 10,
-        "converge_func": "diff",
-        "batch_size": 500,
-        "learning_rate": 0.15,
-        "decay": 1,
-        "decay_sqrt": True,
-        "init_param": {"init_method": "zeros"},
+        **STUDY,
+        # As the field offers it; null is the same.
+        "penalty": "None",
+        "batch_size": -1,
         "encrypt_param": {"method": "Paillier"},
         "cv_param": {"need_cv": False},
     },
@@ -52,7 +56,8 @@ EXAMPLE: dict[str, Any] = {
 
 
 def example_order(user_id: int | None, hospitals: list[int]) -> dict[str, Any]:
-    """The request document's order, in the name of the visitor's hospital, over the hospitals that exist.
+    """An order over the request document's tables with what a new study should set, in
+    the name of the visitor's hospital, over the hospitals that exist.
 
     >>> example_order(4, [2, 3, 4])["party_id"], example_order(None, [7, 9])["user_id"]
     ([2, 3], 7)
@@ -86,7 +91,13 @@ async def show_order_form(visit: Visit) -> None:
         connected = [row["user_id"] for row in found if row["fingerprint"]]
         draft = Draft(example_order(visit.caller.user_id, connected))
         if visit.caller.role == "operator":
-            html(note(t("Orders are made by hospitals: sign in with the token of a hospital's user.")))
+            html(
+                note(
+                    t(
+                        "Orders are made by hospitals: sign in with the token of a hospital's user."
+                    )
+                )
+            )
         _show_fields(Fields(visit, draft), names)
         show_body(visit, draft, lambda: PATH)
 
@@ -94,28 +105,75 @@ async def show_order_form(visit: Visit) -> None:
             response = await visit.call("POST", PATH, json=draft.body)
             ui.navigate.to(f"/page/orders/{number_of(response)}")
 
-        show_buttons(visit, draft, check=lambda body: check_order(visit, body), send=send)
+        show_buttons(
+            visit, draft, check=lambda body: check_order(visit, body), send=send
+        )
+
+
+def read_category(reference: str) -> dict[str, Any]:
+    """What the body has for a line's reference; without one it is the most frequent
+    level.
+
+    >>> read_category("4"), read_category("typical"), read_category("")
+    ({'reference': 4}, {'reference': 'typical'}, {})
+    """
+    return {"reference": number_or_text(reference)} if reference else {}
+
+
+def write_category(category: Any) -> str:
+    reference = category.get("reference") if isinstance(category, dict) else None
+    return "" if reference is None else str(reference)
 
 
 def _show_fields(fields: Fields, names: dict[int, str]) -> None:
     t = fields.visit.t
     with ui.element("div").classes("fields"):
         fields.choice(("model_type",), t("Model"), list(MODEL_NAMES))
+        fields.flag(("model_params", "standardize"), t("Standardise the columns"))
         fields.number(("model_params", "max_iter"), t("Rounds at the most"))
+        fields.number(
+            ("model_params", "eps"), t("Ends when the loss changes by less than")
+        )
         fields.number(("model_params", "learning_rate"), t("Learning rate"))
         fields.number(("model_params", "decay"), t("Decay of the rate"))
-        fields.number(("model_params", "batch_size"), t("Rows of a mini-batch (-1: all)"))
-        fields.choice(("model_params", "penalty"), t("Penalty"), [*get_args(Penalty), "None"])
+        fields.number(
+            ("model_params", "batch_size"), t("Rows of a mini-batch (-1: all)")
+        )
+        fields.choice(
+            ("model_params", "penalty"), t("Penalty"), [*get_args(Penalty), "None"]
+        )
         fields.number(("model_params", "alpha"), t("Weight of the penalty"))
-        fields.choice(("model_params", "optimizer"), t("Optimizer"), list(get_args(Optimizer)))
+        fields.choice(
+            ("model_params", "optimizer"), t("Optimizer"), list(get_args(Optimizer))
+        )
         encrypt = ("model_params", "encrypt_param")
-        fields.choice((*encrypt, "method"), t("Protection"), list(get_args(EncryptMethod)))
-        fields.choice((*encrypt, "key_length"), t("Key length (Paillier)"), [None, *KEY_LENGTHS])
+        fields.choice(
+            (*encrypt, "method"), t("Protection"), list(get_args(EncryptMethod))
+        )
+        fields.choice(
+            (*encrypt, "key_length"), t("Key length (Paillier)"), [None, *KEY_LENGTHS]
+        )
         fields.choice(("scoring",), t("Scoring"), [None, *get_args(Scoring)])
-        fields.choice(("aggregation",), t("Aggregation"), [None, *get_args(Aggregation)])
+        fields.choice(
+            ("aggregation",), t("Aggregation"), [None, *get_args(Aggregation)]
+        )
         fields.text(("unique_id",), t("Column of the patient's number"))
         fields.words(("attributes",), t("Feature columns, with commas between"))
         fields.text(("label_name",), t("Column of the label"))
+        fields.words(("complete_on",), t("Leave out rows without a value in (columns)"))
+        fields.choice(("missing",), t("Missing values"), [None, *get_args(Missing)])
+        fields.named(
+            ("categorical",),
+            t("Categories: a line each, column = reference level"),
+            read=read_category,
+            write=write_category,
+        )
+        fields.named(
+            ("derive",),
+            t("Derived columns: a line each, name = expression"),
+            read=str,
+            write=str,
+        )
         fields.text(("purpose",), t("Purpose (stands in every hospital's ledger)"))
     html(f"<h2>{shown(t('Hospitals and their rows'))}</h2>")
     with ui.element("div").classes("fields"):
@@ -137,7 +195,9 @@ class PartyFields:
             self.box = ui.checkbox(f"{self.name} ({self.user})", value=self.is_in)
             self.box.on_value_change(lambda event: self.set(event.value))
             label = t("SELECT for {name}", name=self.name)
-            self.sql = self.fields.text(("data_info", str(self.user)), label, is_wide=True)
+            self.sql = self.fields.text(
+                ("data_info", str(self.user)), label, is_wide=True
+            )
             self.sql.style("width:100%")
             self.follow()
             draft.watch(self.follow)

@@ -1,4 +1,6 @@
-"""Orders: the newest first, 50 to a page, each with its state and how far it is. `order_view` shows one of them."""
+"""Orders: the newest first, 50 to a page, each with its state and how far it is.
+`order_view` shows one of them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,18 @@ from typing import Any
 
 from nicegui import ui
 
-from api.pages.frame import Safe, chip, follow, frame, html, link, moment, save_rows, shown, table
+from api.pages.frame import (
+    Safe,
+    chip,
+    follow,
+    frame,
+    html,
+    link,
+    moment,
+    save_rows,
+    shown,
+    table,
+)
 from api.pages.visit import Visit
 
 PAGE = 50
@@ -24,7 +37,10 @@ async def show_orders(visit: Visit, before: int | None) -> None:
         found = await visit.data("/orders", limit=PAGE, before=before)
         names = await hospital_names(visit)
         grid = html(_page(visit, found, names, before))
-        save = ui.button(t("Save numbers (CSV)"), on_click=lambda: save_rows("orders", _numbers(found)))
+        save = ui.button(
+            t("Save numbers (CSV)"),
+            on_click=lambda: save_rows("orders", _numbers(found)),
+        )
         save.props("no-caps outline dense").style("align-self:flex-start")
 
         async def refresh() -> None:
@@ -53,11 +69,22 @@ def method_words(order: dict[str, Any]) -> str:
     return " ".join(words) or "-"
 
 
-def _page(visit: Visit, found: dict[str, Any], names: dict[int, str], before: int | None) -> Safe:
+def _page(
+    visit: Visit, found: dict[str, Any], names: dict[int, str], before: int | None
+) -> Safe:
     t = visit.t
     if not found["orders"]:
         return Safe(f'<p class="note">{shown(t("There is no order yet."))}</p>')
-    heads = ["Order", "Kind", "State", "Progress", "Asked by", "Method", "Hospitals", "Created"]
+    heads = [
+        "Order",
+        "Kind",
+        "State",
+        "Progress",
+        "Asked by",
+        "Method",
+        "Hospitals",
+        "Created",
+    ]
     rows = []
     for order in found["orders"]:
         order_id = order["order_id"]

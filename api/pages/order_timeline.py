@@ -1,4 +1,6 @@
-"""An order's timeline as a picture: which part ran where and when, in one round or around the rounds."""
+"""An order's timeline as a picture: which part ran where and when, in one round or
+around the rounds.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from nicegui import ui
 
 from api.pages import charts
 from api.pages.charts import Span
-from api.pages.frame import Drawing, Safe, figure, html, note, shown
+from api.pages.frame import Drawing, Safe, figure, html, moment, note, shown
 from api.pages.order_list import named
 from api.pages.visit import Visit
 from api.store.tables import ENDED
@@ -19,6 +21,9 @@ from protocol.errors import ConsiliumError
 AROUND = "around"
 # While an order runs, Prefect has better things to do than to be asked more often.
 REST_SECONDS = 3.0
+RUN_DELETED = (
+    "Prefect keeps the runs of the newest orders; this order's were deleted on {when}."
+)
 WAITING = (
     "The coordinator's parts last until all hospitals have sent theirs; each hospital's times are by its own"
     " clock."
@@ -26,9 +31,13 @@ WAITING = (
 
 
 class Timeline:
-    """The picture, and the choice of what it shows: the newest round until the visitor chooses."""
+    """The picture, and the choice of what it shows: the newest round until the visitor
+    chooses.
+    """
 
-    def __init__(self, visit: Visit, order: dict[str, Any], names: dict[int, str]) -> None:
+    def __init__(
+        self, visit: Visit, order: dict[str, Any], names: dict[int, str]
+    ) -> None:
         self.visit = visit
         self.order_id = order["order_id"]
         self.names = names
@@ -49,13 +58,17 @@ class Timeline:
             self.choice.style("min-width:260px")
         self.below = html("")
         name = f"order-{self.order_id}-timeline"
-        self.figure = figure(visit, name, *self._picture([]), label=t("Which part ran where and when"))
+        self.figure = figure(
+            visit, name, *self._picture([]), label=t("Which part ran where and when")
+        )
         html(f'<p class="soft">{shown(t(WAITING))}</p>')
         ui.timer(0, self.draw, once=True)
         self.clock = ui.timer(REST_SECONDS, self._look_again, active=not self.is_over)
 
     def news(self, order: dict[str, Any], rounds: list[dict[str, Any]]) -> None:
-        """The order has gone on: a visitor who has chosen nothing sees its newest round, when the clock ticks."""
+        """The order has gone on: a visitor who has chosen nothing sees its newest
+        round, when the clock ticks.
+        """
         self.rounds = rounds
         self.is_over = order["state"] in ENDED
         value = self.choice.value if self.is_chosen else self._newest()
@@ -85,11 +98,12 @@ class Timeline:
         except ConsiliumError as error:
             self.below.set_content(note(self.visit.error(error), "bad"))
             return
-        # The visitor has chosen something else meanwhile, which has an answer of its own.
+        # The visitor has chosen something else meanwhile, which has an answer of its
+        # own.
         if self.shown != choice:
             return
         parts = found["parts"]
-        self.below.set_content(_legend(self.visit, parts))
+        self.below.set_content(_legend(self.visit, parts, found["prefect_run_deleted"]))
         self.figure.show(*self._picture(parts))
         lanes = {part["user_id"] for part in parts}
         height = 90 + 44 * max(1, len(lanes))
@@ -124,8 +138,12 @@ class Timeline:
             ended = _seconds(part["ended"]) if part["ended"] else time.time()
             what = self.visit.t(part["what"])
             spans.append(Span(who=self._who(part), what=what, began=began, ended=ended))
-            rows.append([part[name] for name in ("user_id", "what", "began", "ended", "state")])
-        options = charts.spans(spans, x_name=self.visit.t("seconds"), is_dark=self.visit.is_dark)
+            rows.append(
+                [part[name] for name in ("user_id", "what", "began", "ended", "state")]
+            )
+        options = charts.spans(
+            spans, x_name=self.visit.t("seconds"), is_dark=self.visit.is_dark
+        )
         return Drawing(options, rows)
 
     def _who(self, part: dict[str, Any]) -> str:
@@ -134,11 +152,13 @@ class Timeline:
         return named(self.visit, part["user_id"], self.names)
 
 
-def _legend(visit: Visit, parts: list[dict[str, Any]]) -> Safe:
-    """Each part by its colour."""
+def _legend(visit: Visit, parts: list[dict[str, Any]], deleted: str | None) -> Safe:
+    """Each part by its colour; why there is none."""
     t = visit.t
     # The order of first mention, in which charts.spans gives out the colours.
     kinds = list(dict.fromkeys(t(part["what"]) for part in parts))
+    if deleted is not None:
+        return note(t(RUN_DELETED, when=moment(deleted)))
     if not kinds:
         return note(t("Prefect has recorded no part of it yet."))
     marks = ""

@@ -1,6 +1,8 @@
-"""One order as it goes: loss and metrics of each hospital, who is waited for, how it is protected, and its timeline.
+"""One order as it goes: loss and metrics of each hospital, who is waited for, how it is
+protected, and its timeline.
 
-`OrderView` has every part twice: `build` puts it on the page, `refresh` and `draw` show what is new in it.
+`OrderView` has every part twice: `build` puts it on the page, `refresh` and `draw` show
+what is new in it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Any
 from nicegui import ui
 
 from api.pages import charts
+from api.pages.ending_words import stopped_by_words, warning_notes
 from api.pages.frame import (
     Drawing,
     Figure,
@@ -32,13 +35,21 @@ from api.pages.frame import (
     told_as_notice,
 )
 from api.pages.order_list import KINDS, hospital_names, method_words, named, progress
-from api.pages.order_timeline import Timeline
+from api.pages.order_timeline import RUN_DELETED, Timeline
 from api.pages.pooled import pooled_metrics
 from api.pages.protection import protection_words, suppression_words
 from api.pages.visit import Visit
 from api.store.tables import ENDED
 from protocol.errors import ConsiliumError
 
+WITHHELD_METRICS = (
+    "Metrics of single hospitals are withheld: one of them has fewer rows of a class than"
+    " its policy's min_rows asks for. Those of all hospitals together are shown."
+)
+UNSCORED = (
+    "This order is trained without scores: its model has fewer coefficients than a"
+    " hospital's min_scored_coefficients asks for."
+)
 # Metrics in the order in which they are shown.
 FIRST = ("loss", "accuracy", "auc", "ks", "f1", "f1_macro", "mse", "rmse", "mae", "r2")
 
@@ -46,7 +57,9 @@ FIRST = ("loss", "accuracy", "auc", "ks", "f1", "f1_macro", "mse", "rmse", "mae"
 class OrderView:
     """The parts of the page that change while the order goes on."""
 
-    def __init__(self, visit: Visit, order: dict[str, Any], names: dict[int, str]) -> None:
+    def __init__(
+        self, visit: Visit, order: dict[str, Any], names: dict[int, str]
+    ) -> None:
         self.visit = visit
         self.order = order
         self.names = names
@@ -72,9 +85,13 @@ class OrderView:
         if self.order["kind"] in ("train", "external"):
             self._choices()
             label = t("A chosen metric of each hospital by round")
-            self.figures["metric"] = figure(self.visit, name, *self.metric_figure(), label=label)
+            self.figures["metric"] = figure(
+                self.visit, name, *self.metric_figure(), label=label
+            )
             self.parts["hospitals"] = html(self.hospitals())
-            self.parts["pooled"] = html(pooled_metrics(self.visit, self.order["summary"]))
+            self.parts["pooled"] = html(
+                pooled_metrics(self.visit, self.order["summary"])
+            )
         protection = protection_words(self.visit, self.order, self.names)
         html(f"<h2>{shown(t('Protection'))}</h2>{protection}")
         html(f"<h2>{shown(t('Timeline'))}</h2>")
@@ -83,7 +100,9 @@ class OrderView:
             self.timeline = Timeline(self.visit, self.order, self.names)
         if self.order["kind"] == "train":
             label = t("Seconds that each round took")
-            self.figures["pace"] = figure(self.visit, f"{name}-rounds", *self.pace_figure(), label=label)
+            self.figures["pace"] = figure(
+                self.visit, f"{name}-rounds", *self.pace_figure(), label=label
+            )
 
     def top(self) -> Safe:
         t, order = self.visit.t, self.order
@@ -96,6 +115,9 @@ class OrderView:
         ]
         if order["loss"] is not None:
             pairs.append((t("Loss on training rows"), number(order["loss"])))
+        stopped_by = stopped_by_words(self.visit, order)
+        if stopped_by:
+            pairs.append((t("Training ended"), stopped_by))
         notes = []
         if order["waiting_for"]:
             notes.append(note(self.waiting()))
@@ -104,6 +126,7 @@ class OrderView:
             notes.append(note(self.visit.error(error), "bad"))
         if order["kind"] == "statistics":
             notes.append(self.statistics())
+        notes.append(warning_notes(self.visit, order))
         return Safe(facts(pairs) + "".join(notes))
 
     def waiting(self) -> str:
@@ -143,7 +166,8 @@ class OrderView:
         rounds = self.shown_rounds()
         newest = rounds[-1]["hospitals"] if rounds else {}
         metrics = _metrics_of(newest)
-        # An external order has no row counts, and its hospitals are those of its rounds.
+        # An external order has no row counts, and its hospitals are those of its
+        # rounds.
         n_rows_of = self.order["data_volum"] or dict.fromkeys(newest)
         rows = []
         for user, n_rows in n_rows_of.items():
@@ -152,7 +176,16 @@ class OrderView:
             hospital = named(self.visit, int(user), self.names)
             rows.append([hospital, number(n_rows), *values])
         heads = [t("Hospital"), t("Rows"), *map(t, metrics)]
-        return table(heads, rows, caption=t("Rows and metrics of the newest round"))
+        caption = t("Rows and metrics of the newest round")
+        drawn = table(heads, rows, caption=caption)
+        withheld: set[str] = set()
+        for own in newest.values():
+            withheld.update(own.get("withheld", {}))
+        if withheld & {"train", "test"}:
+            drawn = Safe(drawn + note(t(WITHHELD_METRICS)))
+        if "scores" in withheld:
+            drawn = Safe(drawn + note(t(UNSCORED)))
+        return drawn
 
     def events(self) -> Safe:
         """What has happened, by time, and links to more."""
@@ -176,12 +209,25 @@ class OrderView:
             rows.append((moment(order["updated"]), t("Ended: {state}", state=state)))
         links = []
         if order["prefect_run"]:
-            links.append(link(order["prefect_run"], t("The run in Prefect"), is_new=True))
+            links.append(
+                link(order["prefect_run"], t("The run in Prefect"), is_new=True)
+            )
+        if order["prefect_run_deleted"]:
+            deleted = moment(order["prefect_run_deleted"])
+            sentence = shown(t(RUN_DELETED, when=deleted))
+            links.append(Safe(f'<span class="soft">{sentence}</span>'))
         if order["rerun_of"]:
             earlier = order["rerun_of"]
-            links.append(link(f"/page/orders/{earlier}", t("Runs order {n} again", n=earlier)))
+            links.append(
+                link(f"/page/orders/{earlier}", t("Runs order {n} again", n=earlier))
+            )
         if order["gradients"]:
-            links.append(link(f"/page/scores?order_id={order['order_id']}", t("Scores of this order")))
+            links.append(
+                link(
+                    f"/page/scores?order_id={order['order_id']}",
+                    t("Scores of this order"),
+                )
+            )
         grid = table([t("When"), t("What")], rows)
         return Safe(f'{grid}<p class="row">{" ".join(links)}</p>')
 
@@ -191,7 +237,9 @@ class OrderView:
         return [entry for entry in self.rounds if entry["fold"] == self.fold]
 
     def metric_figure(self) -> Drawing:
-        """A line for each hospital, and the joint loss where the metric is the loss of training."""
+        """A line for each hospital, and the joint loss where the metric is the loss of
+        training.
+        """
         rounds = self.shown_rounds()
         numbers = [entry["round"] for entry in rounds]
         users: set[str] = set()
@@ -302,17 +350,23 @@ class OrderView:
         self._allow()
 
     def _allow(self) -> None:
-        """Shows the buttons that the API would take; it decides again when one is pressed."""
+        """Shows the buttons that the API would take; it decides again when one is
+        pressed.
+        """
         caller, order = self.visit.caller, self.order
         is_owner = caller.user_id == order["user_id"] or caller.role == "open"
         may_cancel = is_owner or caller.role == "operator"
         has_ended = order["state"] in ENDED
         self.parts["cancel"].set_visibility(may_cancel and not has_ended)
-        self.parts["rerun"].set_visibility(is_owner and order["kind"] in ("train", "statistics"))
+        self.parts["rerun"].set_visibility(
+            is_owner and order["kind"] in ("train", "statistics")
+        )
 
     async def cancel(self) -> None:
         order_id = self.order["order_id"]
-        if not await asked(self.visit, self.visit.t("Cancel order {n} for all hospitals?", n=order_id)):
+        if not await asked(
+            self.visit, self.visit.t("Cancel order {n} for all hospitals?", n=order_id)
+        ):
             return
         with told_as_notice(self.visit):
             await self.visit.call("POST", f"/orders/{order_id}/cancel")
@@ -321,7 +375,9 @@ class OrderView:
         self.parts["rerun"].props("loading")
         try:
             with told_as_notice(self.visit):
-                response = await self.visit.call("POST", f"/orders/{self.order['order_id']}/rerun")
+                response = await self.visit.call(
+                    "POST", f"/orders/{self.order['order_id']}/rerun"
+                )
                 ui.navigate.to(f"/page/orders/{number_of(response)}")
         finally:
             self.parts["rerun"].props(remove="loading")
@@ -334,7 +390,8 @@ class OrderView:
         was_ended = state in ENDED
         path = f"/orders/{self.order['order_id']}"
         if was_ended:
-            # Once more after the end, and whole: what was recorded last may have come in between.
+            # Once more after the end, and whole: what was recorded last may have come
+            # in between.
             self.order = await self.visit.data(path)
             self.rounds = self.order["rounds"]
         else:
@@ -354,7 +411,9 @@ class OrderView:
         """Shows the rounds that are here, in the parts that this kind of order has."""
         if "hospitals" in self.parts:
             self.parts["hospitals"].set_content(self.hospitals())
-            self.parts["pooled"].set_content(pooled_metrics(self.visit, self.order["summary"]))
+            self.parts["pooled"].set_content(
+                pooled_metrics(self.visit, self.order["summary"])
+            )
             self.parts["metric"].set_options(self.metrics())
             self.parts["fold"].set_options(self.folds())
         if "metric" in self.figures:
@@ -364,7 +423,9 @@ class OrderView:
 
 
 def _measured(hospitals: dict[str, Any], user: str, part: str) -> dict[str, Any]:
-    """A hospital's metrics of a round; none where it had no part in it, or no such rows."""
+    """A hospital's metrics of a round; none where it had no part in it, or no such
+    rows.
+    """
     own = hospitals.get(user, {})
     return own.get(part) or {}
 
@@ -378,7 +439,9 @@ def _metrics_of(hospitals: dict[str, Any]) -> list[str]:
 
 
 def _plain(value: Any) -> float | None:
-    """A metric as it is drawn: 6 significant digits, which is all that leaves a hospital."""
+    """A metric as it is drawn: 6 significant digits, which is all that leaves a
+    hospital.
+    """
     if not isinstance(value, (int, float)):
         return None
     return float(f"{value:.6g}")

@@ -1,4 +1,6 @@
-"""What trained models are worth on the rows of all hospitals: on those that trained them, and on those held out."""
+"""What trained models are worth on the rows of all hospitals: on those that trained
+them, and on those held out.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ class Line(NamedTuple):
 
 
 def pooled_metrics(visit: Visit, summary: Mapping[str, Any]) -> Safe:
-    """A row for each fold's training rows and its held-out rows, and for those of all folds; nothing before the end."""
+    """A row for each fold's training rows and its held-out rows, and for those of all
+    folds; nothing before the end.
+    """
     t = visit.t
     lines = list(_lines(visit, summary))
     if not lines:
@@ -35,9 +39,25 @@ def pooled_metrics(visit: Visit, summary: Mapping[str, Any]) -> Safe:
         values = [number(line.metrics.get(name)) for name in names]
         rows.append([line.model, line.which, n_rows, *values])
     heads = [t("Model"), t("On"), t("Rows"), *map(t, names)]
-    caption = t("Held-out rows: a fold's own part, the validation part, or the rows of the test SQL")
+    caption = t(
+        "Held-out rows: a fold's own part, the validation part, or the rows of the test SQL"
+    )
+    caption = f"{caption}. {_flow(visit, summary)}".rstrip(". ")
     title = shown(t("All hospitals together"))
     return Safe(f"<h2>{title}</h2>{table(heads, rows, caption=caption)}")
+
+
+def _flow(visit: Visit, summary: Mapping[str, Any]) -> str:
+    """How many rows were left out, where some were and it is told."""
+    rows = summary.get("rows", {})
+    if not rows.get("left_out"):
+        return ""
+    return visit.t(
+        "Of {selected} rows selected, {left_out} were left out and {used} used",
+        selected=rows["selected"],
+        left_out=rows["left_out"],
+        used=rows["used"],
+    )
 
 
 def _lines(visit: Visit, summary: Mapping[str, Any]) -> Iterator[Line]:

@@ -1,4 +1,5 @@
-"""How an order is protected and why an answer withholds something, in words for readers who are no cryptographers.
+"""How an order is protected and why an answer withholds something, in words for readers
+who are no cryptographers.
 
 The words belong to methods and rules of `protocol`; SECURITY.md has the whole of it.
 """
@@ -9,7 +10,7 @@ from typing import Any
 
 from api.pages.frame import Safe, shown
 from api.pages.visit import Visit
-from api.routes.orders import SCORED
+from api.routes.order_protection import SCORED
 
 # By method.
 WORDS = {
@@ -47,7 +48,9 @@ WORDS = {
         "The coordinator learns how many persons each hospital has and how many are common, not who they are.",
     ],
     "recorded": ["Nothing is encrypted: gradients are kept as they were recorded."],
-    "sealed": ["The predictions are sealed for the one who asked; nobody else can open them."],
+    "sealed": [
+        "The predictions are sealed for the one who asked; nobody else can open them."
+    ],
 }
 
 # By the level of scoring.
@@ -62,18 +65,25 @@ WITHHELD = {
     "min_rows": "{n} group(s) withheld: fewer than {threshold} rows at a hospital, so few that persons could be told.",
     "max_share": "{n} group(s) withheld: one or two persons make more than {threshold} of a hospital's total.",
     "min_providers": "{n} group(s) withheld: fewer than {threshold} hospitals have rows in them.",
+    "cells": "{n} group(s) withheld: of all hospitals fewer than {threshold} rows, too few have any, or few changed.",
     "complement": "{n} more group(s) withheld: with them, a withheld one could be computed from the rest.",
 }
 
 
-def protection_words(visit: Visit, order: dict[str, Any], names: dict[int, str]) -> Safe:
+def protection_words(
+    visit: Visit, order: dict[str, Any], names: dict[int, str]
+) -> Safe:
     """The statement as a list, with the API's own sentence below it."""
     statement = order["protection"]
     method = statement["method"]
     # These two kinds have no method of a sum.
     words_of = {"external": "recorded", "infer": "sealed"}.get(order["kind"], method)
     holder = names.get(order["user_id"], f"{visit.t('Hospital')} {order['user_id']}")
-    values = {"holder": holder, "bits": statement.get("key_bits"), "receivers": _receivers(statement)}
+    values = {
+        "holder": holder,
+        "bits": statement.get("key_bits"),
+        "receivers": _receivers(statement),
+    }
     sentences = [visit.t(text, **values) for text in WORDS.get(words_of, [])]
     # With None the coordinator sees the gradients anyway, as a sentence above says.
     if method != "None":
@@ -95,5 +105,9 @@ def _receivers(statement: dict[str, Any]) -> str:
 def suppression_words(visit: Visit, withheld: dict[str, Any]) -> str:
     """Why a rule of a hospital's policy withheld groups."""
     rule = withheld["rule"]
-    text = WITHHELD.get(rule, "{n} group(s) withheld by the rule {rule} (threshold {threshold}).")
-    return visit.t(text, n=withheld["groups"], rule=rule, threshold=withheld["threshold"])
+    text = WITHHELD.get(
+        rule, "{n} group(s) withheld by the rule {rule} (threshold {threshold})."
+    )
+    return visit.t(
+        text, n=withheld["groups"], rule=rule, threshold=withheld["threshold"]
+    )

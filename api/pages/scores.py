@@ -1,7 +1,9 @@
-"""Anomaly and contribution: one score of all clients by round, and all scores of one round side by side.
+"""Anomaly and contribution: one score of all clients by round, and all scores of one
+round side by side.
 
-`SCORES` says what each score sees, `ScoresQuery` reads the address, `ScoreView` draws. Each choice on the page is
-an address of its own, so that a picture can be sent to somebody as a link.
+`SCORES` says what each score sees, `ScoresQuery` reads the address, `ScoreView` draws.
+Each choice on the page is an address of its own, so that a picture can be sent to
+somebody as a link.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ class Score:
     """What a score takes, and what it can and cannot see (docs/scores.md)."""
 
     address: str  # of the API
-    takes: dict[str, str]  # its arguments, each with the report's name for the value used without it
+    takes: dict[
+        str, str
+    ]  # its arguments, each with the report's name for the value used without it
     sees: str
     misses: str
 
@@ -137,7 +141,9 @@ class ScoresQuery:
             **self.given,
             **changes,
         }
-        chosen = {name: value for name, value in wanted.items() if value not in (None, "")}
+        chosen = {
+            name: value for name, value in wanted.items() if value not in (None, "")
+        }
         return f"/page/scores?{urlencode(chosen)}"
 
 
@@ -147,14 +153,17 @@ async def show_scores(visit: Visit, question: Any) -> None:
     with frame(visit, t("Scores")):
         html(f'<p class="soft">{shown(t(CAUTION))}</p>')
         if asked.order_id is None:
-            # Which order is the newest that this visitor may read is for the API to say.
+            # Which order is the newest that this visitor may read is for the API to
+            # say.
             newest = await visit.call("GET", "/anomaly/report")
             asked.order_id = int(newest.headers["x-order-id"])
         found = await visit.data(f"/orders/{asked.order_id}/rounds", limit=1000)
         names = await hospital_names(visit)
         view = ScoreView(visit, asked, found["rounds"], names)
         view.choices()
-        response = await visit.call("GET", "/anomaly/report", params=view.params({}, asked.round))
+        response = await visit.call(
+            "GET", "/anomaly/report", params=view.params({}, asked.round)
+        )
         report = response.json()
         html(view.explained())
         await view.by_round(report["parameters"])
@@ -171,7 +180,11 @@ class ScoreView:
     """The page of one order."""
 
     def __init__(
-        self, visit: Visit, asked: ScoresQuery, rounds: list[dict[str, Any]], names: dict[int, str]
+        self,
+        visit: Visit,
+        asked: ScoresQuery,
+        rounds: list[dict[str, Any]],
+        names: dict[int, str],
     ) -> None:
         self.visit = visit
         self.asked = asked
@@ -200,7 +213,13 @@ class ScoreView:
         with ui.element("div").classes("row"):
             # Another score takes other arguments.
             scores = {name: name for name in SCORES}
-            self._select(t("Score"), scores, asked.score, "score", **dict.fromkeys(PARAMETERS, ""))
+            self._select(
+                t("Score"),
+                scores,
+                asked.score,
+                "score",
+                **dict.fromkeys(PARAMETERS, ""),
+            )
             if len(layers) > 1:
                 choices = {"": t("as the default"), ",".join(layers): t("all layers")}
                 choices |= {name: name for name in layers}
@@ -214,7 +233,9 @@ class ScoreView:
                 ends = {number_: str(number_) for number_ in numbers[::MOST_ROUNDS]}
                 self._select(t("100 rounds that end with"), ends, asked.last, "last")
 
-    def _select(self, label: str, options: dict[Any, str], value: Any, name: str, **changes: Any) -> None:
+    def _select(
+        self, label: str, options: dict[Any, str], value: Any, name: str, **changes: Any
+    ) -> None:
         """A choice that goes on to its own address."""
 
         def go(event: Any) -> None:
@@ -222,12 +243,16 @@ class ScoreView:
 
         if value not in options:
             value = next(iter(options), None)
-        ui.select(options, label=label, value=value, on_change=go).style("min-width:170px")
+        ui.select(options, label=label, value=value, on_change=go).style(
+            "min-width:170px"
+        )
 
     def _entry(self, name: str) -> None:
         """The same for an argument that is typed."""
         placeholder = self.visit.t("as the default")
-        entry = ui.input(name, value=self.asked.given.get(name, ""), placeholder=placeholder)
+        entry = ui.input(
+            name, value=self.asked.given.get(name, ""), placeholder=placeholder
+        )
 
         def go() -> None:
             ui.navigate.to(self.asked.address(**{name: entry.value}))
@@ -242,7 +267,9 @@ class ScoreView:
         return note(Safe(f"{sees} {misses}"))
 
     async def by_round(self, defaults: dict[str, Any]) -> None:
-        """The heat map: a row for each client, a column for each round; where there is no score, why."""
+        """The heat map: a row for each client, a column for each round; where there is
+        no score, why.
+        """
         t, asked = self.visit.t, self.asked
         score = SCORES[asked.score]
         arguments = {}
@@ -267,7 +294,9 @@ class ScoreView:
             names.append(name)
             cells.append(line)
             rows.append([name, *line])
-        options = charts.heat_map(numbers, names, cells, x_name=t("Round"), is_dark=self.visit.is_dark)
+        options = charts.heat_map(
+            numbers, names, cells, x_name=t("Round"), is_dark=self.visit.is_dark
+        )
         label = t("{score} of each client by round", score=asked.score)
         html(f"<h2>{shown(label)}</h2>")
 
@@ -281,12 +310,16 @@ class ScoreView:
         if missing:
             without = ", ".join(map(str, missing))
             first = next(iter(missing.values()))
-            html(f'<p class="soft">{shown(t("Without a score:"))} {shown(without)}. {shown(first)}</p>')
+            html(
+                f'<p class="soft">{shown(t("Without a score:"))} {shown(without)}. {shown(first)}</p>'
+            )
 
     async def _scores_of(
         self, score: Score, arguments: dict[str, Any], numbers: list[int]
     ) -> tuple[list[dict[str, Any]], dict[int, str]]:
-        """({client: score} of each round, the sentence of each round that has no scores)."""
+        """({client: score} of each round, the sentence of each round that has no
+        scores).
+        """
         columns: list[dict[str, Any]] = []
         missing: dict[int, str] = {}
         for number_ in numbers:
@@ -301,7 +334,9 @@ class ScoreView:
         return columns, missing
 
     def side_by_side(self, report: dict[str, Any]) -> None:
-        """All anomaly scores of one round: each from its lowest (0) to its highest (1), and in figures with ranks."""
+        """All anomaly scores of one round: each from its lowest (0) to its highest (1),
+        and in figures with ranks.
+        """
         t = self.visit.t
         data, round_ = report["data"], report["round"]
         clients = sorted(data, key=int)

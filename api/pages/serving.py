@@ -1,6 +1,8 @@
-"""Adds the pages to the API's application: `/` and what lies below `/page`, and nothing of the API's own addresses.
+"""Adds the pages to the API's application: `/` and what lies below `/page`, and nothing
+of the API's own addresses.
 
-`_add_views` names every page and the module that shows it; `_add_doors` is signing in and out. Who looks: `visit`.
+`_add_views` names every page and the module that shows it; `_add_doors` is signing in
+and out. Who looks: `visit`.
 """
 
 from __future__ import annotations
@@ -29,15 +31,17 @@ from api.pages.visit import (
     COOKIE,
     KEPT_SECONDS,
     LANGUAGE,
-    SESSION,
     SESSION_SECONDS,
     THEME,
     Visit,
     VisitorDoor,
     here,
+    is_on_loopback,
     local,
     preferences,
     request_of,
+    session_cookie,
+    session_name,
 )
 from api.pages.words import LANGUAGES, translated
 from protocol.errors import ConsiliumError
@@ -50,7 +54,9 @@ THEMES = ("light", "dark")
 
 
 class Pages(Mount):
-    """Takes what is the page's, so that every other address stays the API's, its errors too."""
+    """Takes what is the page's, so that every other address stays the API's, its errors
+    too.
+    """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if _is_ours(scope.get("path", "")):
@@ -66,14 +72,18 @@ def _is_ours(path: str) -> bool:
 
 
 def add_pages(app: FastAPI, key: bytes) -> None:
-    """`key` is 32 bytes in URL-safe base64, as Fernet takes it; what it has sealed opens only with it."""
+    """`key` is 32 bytes in URL-safe base64, as Fernet takes it; what it has sealed
+    opens only with it.
+    """
     door = VisitorDoor(app, key)
     ui.run_with(
         app,
         title="Consilium",
         tailwind=False,
         reconnect_timeout=RECONNECT_SECONDS,
-        gzip_middleware_factory=lambda inner: GZipMiddleware(inner, minimum_size=1000, compresslevel=1),
+        gzip_middleware_factory=lambda inner: GZipMiddleware(
+            inner, minimum_size=1000, compresslevel=1
+        ),
         show_welcome_message=False,
     )
     # NiceGUI has mounted itself over every address that is left; Pages takes its place.
@@ -105,7 +115,9 @@ def _add_views(door: VisitorDoor) -> None:
 
     @page("/page/statistics", door)
     async def statistics(visit: Visit, question: AddressQuery) -> None:
-        await show_statistics(visit, question.number("schedule_id"), question.number("before"))
+        await show_statistics(
+            visit, question.number("schedule_id"), question.number("before")
+        )
 
     @page("/page/statistics/new", door)
     async def new_statistics(visit: Visit, question: AddressQuery) -> None:
@@ -137,7 +149,9 @@ Show = Callable[[Visit, AddressQuery], Awaitable[None]]
 
 
 def page(path: str, door: VisitorDoor) -> Callable[[Show], Show]:
-    """Serves a view at an address, to those who are signed in; others are sent to sign in first."""
+    """Serves a view at an address, to those who are signed in; others are sent to sign
+    in first.
+    """
 
     def serve(show: Show) -> Show:
         async def build(request: Request) -> Response | None:
@@ -157,13 +171,19 @@ def page(path: str, door: VisitorDoor) -> Callable[[Show], Show]:
 def _to_sign_in(request: Request, error: ConsiliumError) -> Response:
     """Sends to the door, which shows why a cookie is good no longer."""
     address = f"/page/sign-in?back={quote(here(request), safe='')}"
-    was_in = request.cookies.get(SESSION) is not None
+    was_in = session_cookie(request) is not None
     if was_in:
         address += f"&why={quote(error.code, safe='')}"
     response = RedirectResponse(address, status_code=303)
     if was_in:
-        response.delete_cookie(SESSION, path="/")
+        _drop_session(request, response)
     return response
+
+
+def _drop_session(request: Request, response: Response) -> None:
+    response.delete_cookie(
+        session_name(request), secure=not is_on_loopback(request), **COOKIE
+    )
 
 
 # Coming and going, and what a visitor prefers
@@ -183,6 +203,8 @@ def _add_doors(app: FastAPI, door: VisitorDoor) -> None:
         form = {name: values[0] for name, values in fields.items()}
         token = form.get("token", "").strip()
         back = local(form.get("back"))
+        if _is_in_clear(request):
+            return RedirectResponse("/page/sign-in?why=insecure", status_code=303)
         # A header holds no other letters, and no token has any.
         shown_token = token if token.isascii() else "?"
         try:
@@ -191,30 +213,52 @@ def _add_doors(app: FastAPI, door: VisitorDoor) -> None:
             address = f"/page/sign-in?back={quote(back, safe='')}&why={error.code}"
             return RedirectResponse(address, status_code=303)
         response = RedirectResponse(back, status_code=303)
-        is_secure = request.url.scheme == "https"
-        response.set_cookie(SESSION, door.seal(token), max_age=SESSION_SECONDS, secure=is_secure, **COOKIE)
-        # The browser's own preference, which the form sends; one that the visitor has chosen stays.
+        is_secure = not is_on_loopback(request)
+        response.set_cookie(
+            session_name(request),
+            await door.begin(token),
+            max_age=SESSION_SECONDS,
+            secure=is_secure,
+            **COOKIE,
+        )
+        # The browser's own preference, which the form sends; one that the visitor has
+        # chosen stays.
         if form.get("theme") in THEMES and not request.cookies.get(THEME):
-            response.set_cookie(THEME, form["theme"], max_age=KEPT_SECONDS, secure=is_secure, **COOKIE)
+            response.set_cookie(
+                THEME, form["theme"], max_age=KEPT_SECONDS, secure=is_secure, **COOKIE
+            )
         return response
 
-    @router.get("/page/sign-out", include_in_schema=False)
-    async def sign_out() -> Response:
+    @router.post("/page/sign-out", include_in_schema=False)
+    async def sign_out(request: Request) -> Response:
+        await door.end(request)
         response = RedirectResponse("/page/sign-in", status_code=303)
-        response.delete_cookie(SESSION, path="/")
+        _drop_session(request, response)
         return response
 
     @router.get("/page/preferences", include_in_schema=False)
-    async def prefer(back: str = "/", language: str = "", theme: str = "") -> Response:
+    async def prefer(
+        request: Request, back: str = "/", language: str = "", theme: str = ""
+    ) -> Response:
         response = RedirectResponse(local(back), status_code=303)
+        how = {"max_age": KEPT_SECONDS, "secure": not is_on_loopback(request), **COOKIE}
         if language in LANGUAGES:
-            response.set_cookie(LANGUAGE, language, max_age=KEPT_SECONDS, **COOKIE)
+            response.set_cookie(LANGUAGE, language, **how)
         if theme in THEMES:
-            response.set_cookie(THEME, theme, max_age=KEPT_SECONDS, **COOKIE)
+            response.set_cookie(THEME, theme, **how)
         return response
 
 
+def _is_in_clear(request: Request) -> bool:
+    """Whether the browser itself says that it has no TLS, off this machine: it would
+    not keep the cookie, and everybody between has seen the token.
+    """
+    origin = request.headers.get("origin", "")
+    return origin.startswith("http://") and not is_on_loopback(request)
+
+
 REASONS = {
+    "insecure": "This address is not encrypted. Open it as https://, or through a tunnel to the coordinator's machine.",
     "token": "This token is not known or was revoked. Ask the operator for a new one.",
     "unauthenticated": "This session has ended. Sign in again.",
     "too_many_requests": "This token makes too many calls. Wait a second, then go on.",
@@ -222,7 +266,9 @@ REASONS = {
 
 
 def _show_sign_in(request: Request) -> None:
-    """A plain form: the token goes to the coordinator once, and comes back as a cookie that no script can read."""
+    """A plain form: the token goes to the coordinator once, and comes back as a cookie
+    that no script can read.
+    """
     language, theme = preferences(request)
     ui.page_title("Consilium")
     ui.dark_mode(theme == "dark")

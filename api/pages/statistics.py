@@ -1,4 +1,6 @@
-"""Joint statistics: what was asked and what became of it, and the schedules. No value of a result is here."""
+"""Joint statistics: what was asked and what became of it, and the schedules. No value
+of a result is here.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ from api.pages.visit import Visit
 PAGE = 50
 
 
-async def show_statistics(visit: Visit, schedule_id: int | None, before: int | None) -> None:
+async def show_statistics(
+    visit: Visit, schedule_id: int | None, before: int | None
+) -> None:
     t = visit.t
     with frame(visit, t("Joint statistics")):
         html(note(t(WHERE)))
@@ -36,7 +40,10 @@ async def show_statistics(visit: Visit, schedule_id: int | None, before: int | N
         title = t("Runs of schedule {n}", n=schedule_id) if schedule_id else t("Runs")
         html(f"<h2>{shown(title)}</h2>")
         grid = html(_grid(visit, runs, schedule_id, before))
-        save = ui.button(t("Save numbers (CSV)"), on_click=lambda: save_rows("statistics", _numbers(runs)))
+        save = ui.button(
+            t("Save numbers (CSV)"),
+            on_click=lambda: save_rows("statistics", _numbers(runs)),
+        )
         save.props("no-caps outline dense").style("align-self:flex-start")
         html(f"<h2>{shown(t('Schedules'))}</h2>")
         schedules = Schedules(visit, await hospital_names(visit))
@@ -55,24 +62,40 @@ WHERE = (
 )
 
 
-async def _runs(visit: Visit, schedule_id: int | None, before: int | None) -> dict[str, Any]:
+async def _runs(
+    visit: Visit, schedule_id: int | None, before: int | None
+) -> dict[str, Any]:
     path = "/statistics/history"
-    found: dict[str, Any] = await visit.data(path, schedule_id=schedule_id, limit=PAGE, before=before)
+    found: dict[str, Any] = await visit.data(
+        path, schedule_id=schedule_id, limit=PAGE, before=before
+    )
     return found
 
 
-def _grid(visit: Visit, found: dict[str, Any], schedule_id: int | None, before: int | None) -> Safe:
+def _grid(
+    visit: Visit, found: dict[str, Any], schedule_id: int | None, before: int | None
+) -> Safe:
     t = visit.t
     if not found["runs"]:
         return note(t("Nothing was asked yet."))
-    heads = ["Order", "State", "When", "Rows used", "Where the values are", "Schedule", "What happened"]
+    heads = [
+        "Order",
+        "State",
+        "When",
+        "Rows used",
+        "Where the values are",
+        "Schedule",
+        "What happened",
+    ]
     rows = [_run_row(visit, run) for run in found["runs"]]
     links = []
     if before or schedule_id:
         links.append(link("/page/statistics", t("All runs")))
     if found["next"]:
         which = f"schedule_id={schedule_id}&" if schedule_id else ""
-        links.append(link(f"/page/statistics?{which}before={found['next']}", t("Older")))
+        links.append(
+            link(f"/page/statistics?{which}before={found['next']}", t("Older"))
+        )
     grid = table([t(head) for head in heads], rows)
     return Safe(f'{grid}<p class="row">{" ".join(links)}</p>')
 
@@ -87,7 +110,9 @@ def _run_row(visit: Visit, run: dict[str, Any]) -> list[Any]:
         n_rows = sum(run["rows_used"].values())
     schedule: Any = "-"
     if run["schedule_id"]:
-        schedule = link(f"/page/statistics?schedule_id={run['schedule_id']}", run["schedule_id"])
+        schedule = link(
+            f"/page/statistics?schedule_id={run['schedule_id']}", run["schedule_id"]
+        )
     what = run["sentence"]
     if not what:
         what = visit.t("Repeats order {n}", n=run["repeats"]) if run["repeats"] else "-"
@@ -126,11 +151,15 @@ class Schedules:
         self.names = names
 
     async def build(self) -> None:
-        self.place = ui.element("div").style("display:flex;flex-direction:column;gap:10px")
+        self.place = ui.element("div").style(
+            "display:flex;flex-direction:column;gap:10px"
+        )
         await self.show()
 
     async def show(self) -> None:
-        response = await self.visit.call("GET", "/statistics/schedules", params={"limit": 100})
+        response = await self.visit.call(
+            "GET", "/statistics/schedules", params={"limit": 100}
+        )
         answer = response.json()
         schedules = answer["data"]["schedules"]
         self.place.clear()
@@ -139,7 +168,9 @@ class Schedules:
             if answer["message"]:
                 html(note(answer["message"]))
             if not schedules:
-                html(f'<p class="soft">{shown(self.visit.t("There is no schedule."))}</p>')
+                html(
+                    f'<p class="soft">{shown(self.visit.t("There is no schedule."))}</p>'
+                )
             for schedule in schedules:
                 self.one(schedule)
 
@@ -147,10 +178,14 @@ class Schedules:
         t = self.visit.t
         number = schedule["schedule_id"]
         request, timing = schedule["request"], schedule["schedule"]
-        times = timing.get("cron") or t("every {n} seconds", n=timing.get("interval_seconds"))
+        times = timing.get("cron") or t(
+            "every {n} seconds", n=timing.get("interval_seconds")
+        )
         zone = timing.get("timezone", "UTC")
         next_run = schedule["next_runs"][0] if schedule["next_runs"] else None
-        runs = link(f"/page/statistics?schedule_id={number}", t("what became of each time"))
+        runs = link(
+            f"/page/statistics?schedule_id={number}", t("what became of each time")
+        )
         rows = [
             (t("Question"), f"{request['method']}: {request['result_alias']}"),
             (t("Asked by"), named(self.visit, schedule["user_id"], self.names)),
@@ -179,7 +214,9 @@ class Schedules:
                 await self.show()
 
         async def delete() -> None:
-            if not await asked(self.visit, t("Delete schedule {n}? Its orders stay.", n=number)):
+            if not await asked(
+                self.visit, t("Delete schedule {n}? Its orders stay.", n=number)
+            ):
                 return
             with told_as_notice(self.visit):
                 await self.visit.call("DELETE", path)
@@ -188,4 +225,6 @@ class Schedules:
         with ui.element("div").classes("row"):
             other_state = t("Pause") if is_active else t("Resume")
             ui.button(other_state, on_click=turn).props("no-caps outline dense")
-            ui.button(t("Delete"), on_click=delete).props("no-caps outline dense color=negative")
+            ui.button(t("Delete"), on_click=delete).props(
+                "no-caps outline dense color=negative"
+            )

@@ -1,18 +1,22 @@
-"""A form that asks a question of joint statistics, once or on a schedule, checked as the API does."""
+"""A form that asks a question of joint statistics, once or on a schedule, checked as
+the API does.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from nicegui import ui
 from pydantic import ValidationError
 
 from api.pages.form import Draft, Fields, number_or_text, show_body, show_buttons
 from api.pages.frame import frame, html, note, shown
+from api.pages.order_form import read_category, write_category
 from api.pages.order_view import number_of
 from api.pages.visit import Visit
 from api.routes import schedules, statistics
 from api.routes.schedules import ScheduleRequest
+from protocol.fields import describe
 from protocol.statistics_request import (
     DATA_TYPES,
     JOINED,
@@ -20,13 +24,17 @@ from protocol.statistics_request import (
     POOLED,
     StatisticsRequest,
 )
-from protocol.training_request import describe
+from protocol.study_rows import Missing
 
 PATH = "/runModelTrainTask"
 SCHEDULES = "/statistics/schedules"
 # Of the hospitals on one machine; the others keep CSV files.
 KEEPS_PARQUET = 4
-EXAMPLE_PLACE = {"data_path": "lab_values.csv", "data_type": "csv", "key_column": "glucose"}
+EXAMPLE_PLACE = {
+    "data_path": "lab_values.csv",
+    "data_type": "csv",
+    "key_column": "glucose",
+}
 NOT_BY_GROUPS = ("frequency", "crosstab")
 
 # Fields that mean something for these methods alone.
@@ -34,6 +42,7 @@ ONLY_FOR = {
     "expression": ("custom",),
     "columns": OF_TWO_COLUMNS,
     "group_by": tuple(method for method in POOLED if method not in NOT_BY_GROUPS),
+    "categorical": POOLED,
     "quantile": ("quantile",),
     "bins": ("histogram",),
     "threshold": ("is_investor_accredited",),
@@ -65,7 +74,10 @@ def address_of(body: dict[str, Any]) -> str:
 
 
 async def check_question(visit: Visit, body: dict[str, Any]) -> None:
-    """The API's own checks, of a question and of a schedule. ConsiliumError says what is wrong."""
+    """The API's own checks, of a question and of a schedule.
+
+    ConsiliumError says what is wrong.
+    """
     kind = ScheduleRequest if "schedule" in body else StatisticsRequest
     try:
         sent = kind.model_validate(body)
@@ -83,10 +95,20 @@ async def show_statistics_form(visit: Visit) -> None:
     with frame(visit, t("Ask a question")):
         found = await visit.data("/hospitals")
         # One without a fingerprint has never connected.
-        names = {row["user_id"]: row["name"] for row in found["hospitals"] if row["fingerprint"]}
+        names = {
+            row["user_id"]: row["name"]
+            for row in found["hospitals"]
+            if row["fingerprint"]
+        }
         draft = Draft(example_question(visit.caller.user_id, names))
         if visit.caller.role == "operator":
-            html(note(t("Questions are asked by hospitals: sign in with the token of a hospital's user.")))
+            html(
+                note(
+                    t(
+                        "Questions are asked by hospitals: sign in with the token of a hospital's user."
+                    )
+                )
+            )
         fields = Fields(visit, draft)
         _show_question(fields)
         html(f"<h2>{shown(t('Hospitals and their rows'))}</h2>")
@@ -102,7 +124,9 @@ async def show_statistics_form(visit: Visit) -> None:
             else:
                 ui.navigate.to(f"/page/orders/{number_of(response)}")
 
-        show_buttons(visit, draft, check=lambda body: check_question(visit, body), send=send)
+        show_buttons(
+            visit, draft, check=lambda body: check_question(visit, body), send=send
+        )
 
 
 def _show_question(fields: Fields) -> None:
@@ -110,13 +134,31 @@ def _show_question(fields: Fields) -> None:
     with ui.element("div").classes("fields"):
         fields.choice(("method",), t("Method"), [*POOLED, *JOINED])
         fields.text(("result_alias",), t("Name of the result"))
+        fields.words(("complete_on",), t("Leave out rows without a value in (columns)"))
+        fields.choice(("missing",), t("Missing values"), [None, *get_args(Missing)])
+        fields.named(
+            ("derive",),
+            t("Derived columns: a line each, name = expression"),
+            read=str,
+            write=str,
+        )
         only = {
             "group_by": fields.words(("group_by",), t("For each group of (columns)")),
+            "categorical": fields.named(
+                ("categorical",),
+                t("Columns whose rare values are one level: a line each"),
+                read=read_category,
+                write=write_category,
+            ),
             "columns": fields.words(("columns",), t("The two columns")),
-            "quantile": fields.words(("quantile",), t("Quantiles, from 0 to 1"), number_or_text),
+            "quantile": fields.words(
+                ("quantile",), t("Quantiles, from 0 to 1"), number_or_text
+            ),
             "bins": fields.words(("bins",), t("Edges of the bins"), number_or_text),
             "threshold": fields.text(("threshold",), t("Threshold")),
-            "comparison": fields.choice(("comparison",), t("Comparison"), [None, ">=", ">", "<=", "<"]),
+            "comparison": fields.choice(
+                ("comparison",), t("Comparison"), [None, ">=", ">", "<=", "<"]
+            ),
             "expression": fields.text(
                 ("expression",),
                 t("Expression, such as df1.price * df2.units"),
@@ -139,12 +181,18 @@ def _show_schedule(fields: Fields) -> None:
     html(f"<h2>{shown(t('Again and again'))}</h2><p class='soft'>{shown(t(AGAIN))}</p>")
     with ui.element("div").classes("fields"):
         cron = fields.text(("schedule", "cron"), t("Cron, such as 0 6 * * 1-5"))
-        zone = fields.text(("schedule", "timezone"), t("Time zone, such as Asia/Shanghai"))
+        zone = fields.text(
+            ("schedule", "timezone"), t("Time zone, such as Asia/Shanghai")
+        )
 
     def follow() -> None:
         timing = fields.draft.body.get("schedule")
         # Without times it is a question that is sent once, whatever its time zone.
-        if isinstance(timing, dict) and "cron" not in timing and "interval_seconds" not in timing:
+        if (
+            isinstance(timing, dict)
+            and "cron" not in timing
+            and "interval_seconds" not in timing
+        ):
             del fields.draft.body["schedule"]
         zone.set_visibility(bool(cron.value))
 
@@ -156,7 +204,9 @@ AGAIN = "Leave this empty to ask once. Minute, hour, day of the month, month, da
 
 
 class ProviderFields:
-    """One hospital of the form: whether it brings rows, where they are, and whether it gets the result."""
+    """One hospital of the form: whether it brings rows, where they are, and whether it
+    gets the result.
+    """
 
     def __init__(self, fields: Fields, name: str) -> None:
         self.fields = fields
@@ -176,15 +226,23 @@ class ProviderFields:
                 "value_column": ui.input(t("Column added up")),
             }
         self.follow()
-        self.brings.on_value_change(lambda event: self.change(lambda: self.bring(event.value)))
-        self.gets.on_value_change(lambda event: self.change(lambda: self.get(event.value)))
+        self.brings.on_value_change(
+            lambda event: self.change(lambda: self.bring(event.value))
+        )
+        self.gets.on_value_change(
+            lambda event: self.change(lambda: self.get(event.value))
+        )
         for key, field in self.inputs.items():
-            field.on_value_change(lambda event, key=key: self.change(lambda: self.put(key, event.value)))
+            field.on_value_change(
+                lambda event, key=key: self.change(lambda: self.put(key, event.value))
+            )
         draft.watch(self.follow)
 
     @property
     def providers(self) -> list[dict[str, Any]]:
-        """The body's providers, as far as they have the form of some: people may write anything there."""
+        """The body's providers, as far as they have the form of some: people may write
+        anything there.
+        """
         found = self.fields.draft.body.get("data_providers")
         if not isinstance(found, list):
             return []
@@ -219,14 +277,20 @@ class ProviderFields:
         self.inputs["value_column"].set_visibility(method == "is_investor_accredited")
 
     def change(self, how: Any) -> None:
-        """Changes the draft and shows that everywhere, unless the change is what the draft has just shown."""
+        """Changes the draft and shows that everywhere, unless the change is what the
+        draft has just shown.
+        """
         if not self.fields.draft.is_telling:
             how()
             self.fields.draft.tell()
 
     def bring(self, is_in: bool) -> None:
-        """Whether the hospital brings rows; the place of another's is where its own are likely to be."""
-        providers = [provider for provider in self.providers if provider.get("name") != self.name]
+        """Whether the hospital brings rows; the place of another's is where its own are
+        likely to be.
+        """
+        providers = [
+            provider for provider in self.providers if provider.get("name") != self.name
+        ]
         if is_in:
             like = providers[0] if providers else EXAMPLE_PLACE
             providers.append({**like, "name": self.name})
@@ -235,7 +299,9 @@ class ProviderFields:
     def get(self, is_in: bool) -> None:
         """Whether the hospital gets the result."""
         body = self.fields.draft.body
-        receivers = [name for name in body.get("result_receivers", []) if name != self.name]
+        receivers = [
+            name for name in body.get("result_receivers", []) if name != self.name
+        ]
         if is_in:
             receivers.append(self.name)
         body["result_receivers"] = receivers

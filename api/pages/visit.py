@@ -1,11 +1,17 @@
-"""Who looks at a page: a token sealed in a cookie, and calls of the API in this process with that token.
+"""Who looks at a page: a token sealed in a cookie, and calls of the API in this process
+with that token.
 
-The cookie holds the token under authenticated encryption with a key that only this coordinator has, for half a day.
-Scripts cannot read it, other sites cannot send it, and a copy of it opens the page but not the API.
+The cookie holds the token under authenticated encryption with a key that only this
+coordinator has, for half a day. Scripts cannot read it, other sites cannot send it, and
+a copy of it opens the page but not the API, and not even the page after signing out:
+it names a session, which the store forgets then.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +22,13 @@ from cryptography.fernet import Fernet, InvalidToken
 from fastapi import FastAPI, Request
 
 from api.auth import current_caller
+from api.headers import is_encrypted
 from api.pages.error_words import CHINESE_CAUSES, CHINESE_ERRORS, with_chinese
 from api.pages.words import LANGUAGES, translated
 from api.routes.services import Services
+from api.settings import LOOPBACK
+from api.store import Store
+from api.store.engine import in_thread
 from api.store.hospitals import Caller
 from protocol.errors import ConsiliumError, Unauthenticated
 
@@ -29,13 +39,15 @@ THEME = "consilium_theme"
 SESSION_SECONDS = 43_200
 KEPT_SECONDS = 31_536_000  # of the visitor's preferences
 COOKIE: dict[str, Any] = {"httponly": True, "samesite": "strict", "path": "/"}
-# The code for an answer in the form of joint statistics, which has a status and a sentence and no code.
+# The code for an answer in the form of joint statistics, which has a status and a
+# sentence and no code.
 CODES_BY_STATUS: dict[int, str] = {
     400: "bad_request",
     401: "unauthenticated",
     403: "refused",
     404: "not_found",
     409: "conflict",
+    408: "slow_body",
     410: "order_stopped",
     413: "too_large",
     422: "invalid_input",
@@ -47,7 +59,9 @@ CODES_BY_STATUS: dict[int, str] = {
 
 @dataclass(frozen=True)
 class Visit:
-    """One load of a page: the API with the visitor's token, the language and the colours."""
+    """One load of a page: the API with the visitor's token, the language and the
+    colours.
+    """
 
     app: FastAPI
     token: str | None  # None where authentication is switched off
@@ -56,10 +70,13 @@ class Visit:
     theme: str  # light or dark
     address: str  # of the coordinator, as the visitor's browser reaches it
     here: str  # the page's own address, with its question
+    session: str | None = None  # its digest; None where there is none
 
     @property
     def services(self) -> Services:
-        """The application's parts, as the routes get them; for their own checks and for the bell."""
+        """The application's parts, as the routes get them; for their own checks and for
+        the bell.
+        """
         return Services(self.request)
 
     @property
@@ -77,16 +94,27 @@ class Visit:
         return sentence.format(**values) if values else sentence
 
     def error(self, error: ConsiliumError) -> str:
-        """The API's sentence; for a reader of Chinese the Chinese one of its code, with the API's in brackets."""
+        """The API's sentence; for a reader of Chinese the Chinese one of its code, with
+        the API's in brackets.
+        """
         return with_chinese(CHINESE_ERRORS, error.code, str(error), self.language)
 
     def waiting(self, one: Mapping[str, Any]) -> str:
-        """The same for an entry of the API's that names a cause and says why a hospital is waited for."""
+        """The same for an entry of the API's that names a cause and says why a hospital
+        is waited for.
+        """
         return with_chinese(CHINESE_CAUSES, one["cause"], one["message"], self.language)
 
     async def call(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """The API's answer to this visitor. ConsiliumError with its own sentence when it is an error."""
-        # As a request like any other, so that a page can do nothing that its visitor's token may not (decision 48).
+        """The API's answer to this visitor.
+
+        ConsiliumError with its own sentence when it is an error.
+        """
+        # A page that is still open somewhere ends with its session.
+        if self.session is not None:
+            await require_session(self.app, self.session)
+        # As a request like any other, so that a page can do nothing that its visitor's
+        # token may not (decision 48).
         headers = {}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
@@ -94,7 +122,7 @@ class Visit:
         async with httpx.AsyncClient(
             transport=transport,
             base_url="http://coordinator",
-            timeout=None,  # noqa: S113 (it is this very process)
+            timeout=None,  # noqa: S113
         ) as client:
             response = await client.request(method, path, headers=headers, **options)
         if response.status_code >= 400:
@@ -141,12 +169,35 @@ class VisitorDoor:
         self.app = app
         self._box = Fernet(key)
 
-    def seal(self, token: str) -> str:
-        return self._box.encrypt(token.encode()).decode()
+    async def begin(self, token: str) -> str:
+        """Begins a session; the cookie's text."""
+        secret = secrets.token_urlsafe(32)
+        store: Store = self.app.state.store
+        await in_thread(store.sessions.begin, session_digest(secret))
+        return self.seal(token, secret)
+
+    def seal(self, token: str, secret: str) -> str:
+        return self._box.encrypt(json.dumps([token, secret]).encode()).decode()
+
+    async def end(self, request: Request) -> None:
+        """Forgets the session of a request, if it has one."""
+        try:
+            _, session = self._open(session_cookie(request))
+        except Unauthenticated:
+            return
+        if session is not None:
+            store: Store = self.app.state.store
+            await in_thread(store.sessions.end, session)
 
     async def visit(self, request: Request) -> Visit:
-        """The visit of a request. Unauthenticated without a cookie, Forbidden for a token that was revoked."""
-        token = self._token(request.cookies.get(SESSION))
+        """The visit of a request.
+
+        Unauthenticated without a cookie or after signing out, Forbidden for a token
+        that was revoked.
+        """
+        token, session = self._open(session_cookie(request))
+        if session is not None:
+            await require_session(self.app, session)
         caller = await current_caller(request_of(self.app, token))
         language, theme = preferences(request)
         return Visit(
@@ -157,19 +208,58 @@ class VisitorDoor:
             theme=theme,
             address=str(request.base_url).rstrip("/"),
             here=here(request),
+            session=session,
         )
 
-    def _token(self, cookie: str | None) -> str | None:
+    def _open(self, cookie: str | None) -> tuple[str | None, str | None]:
+        """Its token and its session's digest; nothing where there is no cookie."""
         if not cookie:
-            return None
+            return None, None
         try:
-            return self._box.decrypt(cookie.encode(), ttl=SESSION_SECONDS).decode()
-        except InvalidToken:
-            raise Unauthenticated("This session has ended.", remedy="Sign in again.") from None
+            text = self._box.decrypt(cookie.encode(), ttl=SESSION_SECONDS)
+            token, secret = json.loads(text)
+        except (InvalidToken, ValueError):
+            raise _ended() from None
+        return str(token), session_digest(str(secret))
+
+
+def session_digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+async def require_session(app: FastAPI, session: str) -> None:
+    """Unauthenticated where the store does not know it (any more)."""
+    store: Store = app.state.store
+    if not await in_thread(store.sessions.is_open, session):
+        raise _ended()
+
+
+def _ended() -> Unauthenticated:
+    return Unauthenticated("This session has ended.", remedy="Sign in again.")
+
+
+def is_on_loopback(request: Request) -> bool:
+    """Whether the visitor's browser is on the coordinator's own machine, or at the end
+    of a tunnel: there it may keep cookies without TLS.
+    """
+    return not is_encrypted(request.scope) and request.url.hostname in LOOPBACK
+
+
+def session_name(request: Request) -> str:
+    """The cookie's name. A browser takes one of `__Host-` only with Secure, for this
+    host alone, so that no other site of the same domain can set it.
+    """
+    return SESSION if is_on_loopback(request) else f"__Host-{SESSION}"
+
+
+def session_cookie(request: Request) -> str | None:
+    return request.cookies.get(session_name(request))
 
 
 def preferences(request: Request) -> tuple[str, str]:
-    """(language, theme): as the visitor has chosen; else what the browser asks for, and light."""
+    """(language, theme): as the visitor has chosen; else what the browser asks for, and
+    light.
+    """
     language = request.cookies.get(LANGUAGE)
     if not language:
         wanted = request.headers.get("accept-language", "").lower()

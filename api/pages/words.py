@@ -1,9 +1,13 @@
-"""The page's two languages: every text is written in English where it is used, and stands here in Chinese.
+"""The page's two languages: every text is written in English where it is used, and
+stands here in Chinese.
 
-Names that people also write in requests (methods, scores, metrics) and the API's own sentences are the same in both.
+Names that people also write in requests (methods, scores, metrics) and the API's own
+sentences are the same in both.
 """
 
 from __future__ import annotations
+
+from analytics.training.outcome import WARNINGS
 
 LANGUAGES = ("en", "zh")
 
@@ -14,6 +18,9 @@ CHINESE: dict[str, str] = {
     "Light": "浅色",
     "Sign in": "登录",
     "Sign out": "退出",
+    "This address is not encrypted. Open it as https://, or through a tunnel to the coordinator's machine.": (
+        "此地址未加密。请用 https:// 打开，或通过隧道连接到协调方的机器。"
+    ),
     "Your token for the API: of a hospital's user, or the operator's": "您的 API 令牌（医院用户或管理员）",
     "This token is not known or was revoked. Ask the operator for a new one.": (
         "令牌无效或已被撤销，请向管理员索取新令牌。"
@@ -70,6 +77,12 @@ CHINESE: dict[str, str] = {
     "At least {n} hospitals in any answer": "任何结果至少 {n} 家医院",
     "At least {n} rows": "至少 {n} 行",
     "At least {n} rows, unless a table sets its own": "至少 {n} 行，除非数据表另有规定",
+    "At least {n} rows, in a group those of all hospitals together": "至少 {n} 行，分组时按所有医院合计",
+    "At most {n} rounds in {days} days": "{days} 天内最多 {n} 轮",
+    "Layers of at least {n} coefficients": "每层至少 {n} 个系数",
+    "May be asked again with other hospitals over the same rows": "同样的行可以与其他医院再次计算",
+    "Opens sums of its rows alone": "可公开仅含本院行的合计",
+    "The same people compared once in {n} days": "同一批人在 {n} 天内只比较一次",
     "The coordinator's parts last until all hospitals have sent theirs; each hospital's times are by its own clock.": (
         "协调方的步骤包含等待各医院的时间；各医院的时间以其自身时钟为准。"
     ),
@@ -127,12 +140,42 @@ CHINESE: dict[str, str] = {
     ),
     "All folds": "全部折",
     "Final model": "最终模型",
+    "Training ended": "训练结束方式",
+    "it had converged": "已收敛",
+    "by max_iter, before it had converged": "达到 max_iter，尚未收敛",
+    WARNINGS["max_iter"]: (
+        "训练因达到 max_iter 而结束，尚未收敛，模型可能没有训练完成：请增大 max_iter，或使用 nesterov_momentum_sgd。"
+        "无正则项的 lr 或 softmax 若仍不结束，可能有属性在部分数据中把某一类别分开，其系数会不断增长："
+        "请使用 penalty L2。"
+    ),
+    WARNINGS["constant"]: (
+        "最终损失不低于对所有数据给出同一答案的常数模型，此模型没有用处：请将 standardize 设为 true，"
+        "或减小 learning_rate 并增大 max_iter。"
+    ),
+    WARNINGS["separated"]: (
+        "模型对每一行训练数据都判断正确，且没有正则项：这些属性把类别完全分开，训练多久系数就增长多久，"
+        "其大小没有意义：请使用 penalty L2。"
+    ),
+    WARNINGS["case"]: (
+        "有些类别只在大小写上不同，被当作不同的类别；各医院自己的页面列出了它们的名称：如果含义相同，请在视图中统一写法。"
+    ),
+    WARNINGS["one_hospital"]: (
+        "有些类别只在一家医院出现；各医院自己的页面列出了它们的名称：请核对其他医院是否用了别的写法。"
+    ),
     "Fold {n}": "第 {n} 折",
     "Round": "轮次",
     "Rows": "行数",
     "seconds": "秒",
     "all": "全体",
     "Rows and metrics of the newest round": "各医院行数和最新一轮的指标",
+    "Metrics of single hospitals are withheld: one of them has fewer rows of a class than"
+    " its policy's min_rows asks for. Those of all hospitals together are shown.": (
+        "未显示各医院自身的指标：其中一家医院某个类别的行数少于其策略 min_rows 的要求。所有医院合计的指标照常显示。"
+    ),
+    "This order is trained without scores: its model has fewer coefficients than a"
+    " hospital's min_scored_coefficients asks for.": (
+        "本任务不产生评分：模型系数少于某医院 min_scored_coefficients 的要求。"
+    ),
     "A chosen metric of each hospital by round": "各医院所选指标随轮次的变化",
     "Seconds that each round took": "每轮用时（秒）",
     "Waiting for {names}.": "正在等待：{names}。",
@@ -159,9 +202,11 @@ CHINESE: dict[str, str] = {
     "data SQL extraction": "SQL 取数",
     "data extraction": "取数",
     "key agreement": "密钥协商",
+    "model columns": "确定模型列",
     "standardization": "标准化",
     "types": "类型",
     "matching": "匹配",
+    "cells": "比较分组",
     "dealing": "分发随机三元组",
     "joint answer": "联合计算",
     "save model": "保存模型",
@@ -172,6 +217,8 @@ CHINESE: dict[str, str] = {
     "Newest round: {n}": "最新一轮：{n}",
     "Ended: {state}": "结束：{state}",
     "The run in Prefect": "在 Prefect 中查看",
+    "Prefect keeps the runs of the newest orders; this order's were deleted on {when}.": "Prefect 只保留最新任务的"
+    "运行记录；此任务的记录已于 {when} 删除。",
     "Runs order {n} again": "重新运行任务 {n}",
     "Scores of this order": "此任务的评分",
     "Cancel": "取消任务",
@@ -242,6 +289,9 @@ CHINESE: dict[str, str] = {
     "{n} group(s) withheld: fewer than {threshold} hospitals have rows in them.": (
         "{n} 个分组未给出：有数据的医院少于 {threshold} 家。"
     ),
+    "{n} group(s) withheld: of all hospitals fewer than {threshold} rows, too few have any, or few changed.": (
+        "{n} 个分组未给出：各医院合计少于 {threshold} 行，有此类行的医院过少，或自以前的结果以来只有少数变动。"
+    ),
     "{n} more group(s) withheld: with them, a withheld one could be computed from the rest.": (
         "另有 {n} 个分组未给出：否则可由其余分组推算出未给出的分组。"
     ),
@@ -257,12 +307,22 @@ CHINESE: dict[str, str] = {
     "Rows of a mini-batch (-1: all)": "小批量行数（-1：全部）",
     "Penalty": "正则项",
     "Weight of the penalty": "正则系数",
+    "Standardise the columns": "对各列做标准化",
+    "Ends when the loss changes by less than": "损失变化小于此值时结束（eps）",
     "Optimizer": "优化器",
     "Key length (Paillier)": "密钥长度（Paillier）",
     "Aggregation": "聚合方式",
     "Column of the patient's number": "患者编号列",
     "Feature columns, with commas between": "特征列（用逗号分隔）",
     "Column of the label": "标签列",
+    "Leave out rows without a value in (columns)": "排除这些列缺少数值的行",
+    "Missing values": "缺失值",
+    "Of {selected} rows selected, {left_out} were left out and {used} used": (
+        "选出 {selected} 行，排除 {left_out} 行，使用 {used} 行"
+    ),
+    "Categories: a line each, column = reference level": "分类列：每行一个，列 = 参照水平",
+    "Columns whose rare values are one level: a line each": "将少见取值并为一类的列：每行一个",
+    "Derived columns: a line each, name = expression": "派生列：每行一个，名称 = 表达式",
     "Purpose (stands in every hospital's ledger)": "用途（记入各医院台账）",
     "Hospitals and their rows": "医院及其数据",
     "SELECT for {name}": "{name} 的 SELECT",

@@ -1,8 +1,10 @@
-"""How an order begins: its run in Prefect, who decides first, and its places at all of its hospitals (decision 53).
+"""How an order begins: its run in Prefect, who decides first, and its places at all of
+its hospitals (decision 53).
 
-The run is made at once and stays Scheduled in Prefect until the order has its places: the coordinator's worker asks
-here which runs it may begin, and so does each agent. So a waiting order holds no process and no place, and none waits
-for places that another waiting order holds. How places are given stands in api/store/places.py.
+The run is made at once and stays Scheduled in Prefect until the order has its places:
+the coordinator's worker asks here which runs it may begin, and so does each agent. So a
+waiting order holds no process and no place, and none waits for places that another
+waiting order holds. How places are given stands in api/store/places.py.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.answers import answer
 from api.auth import AGENT, COORDINATOR_ROLE, CallerOf, require_role
+from api.duties import Duty
 from api.routes.services import FLOWS, OrderInPath, Services, readable
 from api.store.engine import in_thread
 from api.store.hospitals import Caller
@@ -31,13 +34,23 @@ router = APIRouter(include_in_schema=False)
 log = logging.getLogger("consilium.api")
 
 PLACES = "places"
-"""Rung whenever an order may have become able to take places, or unable to keep them."""
+"""Rung whenever an order may have become able to take places, or unable to keep them.
+"""
 
-APPROVAL_FLOW = {"train": "hospital-train-approval", "statistics": "hospital-statistics-approval"}
+APPROVAL_FLOW = {
+    "train": "hospital-train-approval",
+    "statistics": "hospital-statistics-approval",
+}
 """In which an agent is asked about an order that has no places yet."""
 
-COORDINATOR_FLOW = {kind: deployment.partition("/")[0] for kind, deployment in FLOWS.items()}
-HOSPITAL_FLOW = {"train": "hospital-train", "statistics": "hospital-statistics", "infer": "infer"}
+COORDINATOR_FLOW = {
+    kind: deployment.partition("/")[0] for kind, deployment in FLOWS.items()
+}
+HOSPITAL_FLOW = {
+    "train": "hospital-train",
+    "statistics": "hospital-statistics",
+    "infer": "infer",
+}
 
 MOST_RUNS = 1000
 """In one request of a worker."""
@@ -51,14 +64,19 @@ LARGEST_ORDER_ID = 2**31 - 1
 async def begin(services: Services, order: OrderRow) -> None:
     """Makes the order's flow runs and gives it places if it can have them.
 
-    When Prefect is away the order is kept, and `api.routes.orders.watch_orders` calls this again. Idempotent.
+    When Prefect is away the order is kept, and `api.routes.order_watch` calls
+    this again. Idempotent.
     """
     with contextlib.suppress(Unavailable):
         await _make_run(services, order)
-        await _ask_hospitals(services, await in_thread(services.store.orders.get, order.order_id))
+        await _ask_hospitals(
+            services, await in_thread(services.store.orders.get, order.order_id)
+        )
     try:
         await admit(services)
-    except Unavailable:  # of a full disk; the order exists, and whoever sent it shall hear so
+    except (
+        Unavailable
+    ):  # of a full disk; the order exists, and whoever sent it shall hear so
         services.bell.ring(PLACES)
     services.bell.ring(("order", order.order_id))
 
@@ -67,15 +85,21 @@ async def _make_run(services: Services, order: OrderRow) -> None:
     if order.flow_run_id:
         return
     body = order.body
-    tags = [body["model_type"]] if order.kind == "train" else [order.kind, body["method"]]
+    tags = (
+        [body["model_type"]] if order.kind == "train" else [order.kind, body["method"]]
+    )
     if order.schedule_id:
         tags.append(f"schedule-{order.schedule_id}")
     flow_run_id = await services.runs.start(FLOWS[order.kind], order.order_id, tags)
-    await in_thread(services.store.orders.change, order.order_id, flow_run_id=flow_run_id)
+    await in_thread(
+        services.store.orders.change, order.order_id, flow_run_id=flow_run_id
+    )
 
 
 async def _ask_hospitals(services: Services, order: OrderRow) -> None:
-    """One run at each hospital where a person decides first, and at the initiator's, which signs."""
+    """One run at each hospital where a person decides first, and at the initiator's,
+    which signs.
+    """
     order_id = order.order_id
     for user, asking in (order.asked or {}).items():
         if asking["run"] is not None:
@@ -84,7 +108,9 @@ async def _ask_hospitals(services: Services, order: OrderRow) -> None:
         tags = ["hospital", f"hospital-{user}"]
         attempt = asking.get("attempt", 0)
         run = await services.runs.start(deployment, order_id, tags, attempt=attempt)
-        await in_thread(services.store.places.note_asking, order_id, int(user), run, attempt=attempt)
+        await in_thread(
+            services.store.places.note_asking, order_id, int(user), run, attempt=attempt
+        )
         services.inbox.tell(int(user), "look", order_id)
 
 
@@ -92,7 +118,9 @@ async def _ask_hospitals(services: Services, order: OrderRow) -> None:
 
 
 async def admit(services: Services) -> None:
-    """Gives places to all orders that can have theirs now, and has the coordinator's worker begin them."""
+    """Gives places to all orders that can have theirs now, and has the coordinator's
+    worker begin them.
+    """
     admitted = await in_thread(services.store.places.admit, services.ready())
     for order_id in admitted:
         services.bell.ring(("order", order_id))
@@ -101,17 +129,16 @@ async def admit(services: Services) -> None:
 
 
 async def admit_when_rung(services: Services, key: str) -> None:
-    """Runs as long as the application: whoever rings `key` may have made a place free, or come to take one."""
+    """Runs as long as the application: whoever rings `key` may have made a place free,
+    or come to take one.
+    """
+    duty = Duty("Orders without places")
     with services.bell.listening(key) as event:
         while True:
             event.clear()
-            try:
+            with duty.attempt():
                 await admit(services)
-            except Exception as error:
-                if isinstance(error, Unavailable):
-                    log.info("No places are given now: %s", error)
-                else:
-                    log.exception("No places could be given; it is tried again")
+            if duty.is_held_up:
                 await asyncio.sleep(1)
                 event.set()
             await event.wait()
@@ -120,7 +147,8 @@ async def admit_when_rung(services: Services, key: str) -> None:
 async def give_back(services: Services, order: OrderRow) -> None:
     """Takes an order's places from it, because one of its hospitals cannot work on it.
 
-    Its processes hear OrderWaits at the exchange, end, and are begun again when it has places again.
+    Its processes hear OrderWaits at the exchange, end, and are begun again when it has
+    places again.
     """
     if await in_thread(services.store.places.give_back, order.order_id):
         log.warning("Order %s gives its places back and waits", order.order_id)
@@ -128,14 +156,18 @@ async def give_back(services: Services, order: OrderRow) -> None:
 
 
 def _wake(services: Services, order_id: int) -> None:
-    """Whoever waits for a message of the order looks again; others may take what it held."""
+    """Whoever waits for a message of the order looks again; others may take what it
+    held.
+    """
     services.bell.ring(order_id)
     services.bell.ring(("order", order_id))
     services.bell.ring(PLACES)
 
 
 async def give_back_if_stuck(services: Services, order: OrderRow) -> None:
-    """An order one of whose agents has been away, or held up, for the grace does not keep others from working."""
+    """An order one of whose agents has been away, or held up, for the grace does not
+    keep others from working.
+    """
     if order.admitted is None or order.kind not in PLACED:
         return
     away = [services.presence.away_seconds(user) for user in order.hospitals]
@@ -146,8 +178,10 @@ async def give_back_if_stuck(services: Services, order: OrderRow) -> None:
 
 
 async def forget_lost_runs(services: Services, active: list[OrderRow]) -> None:
-    """An order whose run Prefect has no longer, because its database was replaced or somebody deleted the run, is begun
-    again in a new one: it would wait, and keep its places, for ever."""
+    """An order whose run Prefect has no longer, because its database was replaced or
+    somebody deleted the run, is begun again in a new one: it would wait, and keep its
+    places, for ever.
+    """
     order_of: dict[str, int] = {}
     for order in active:
         if order.kind in PLACED and order.flow_run_id is not None:
@@ -156,18 +190,23 @@ async def forget_lost_runs(services: Services, active: list[OrderRow]) -> None:
     for flow_run_id in set(order_of) - known:
         order_id = order_of[flow_run_id]
         if await in_thread(services.store.places.forget_runs, order_id, flow_run_id):
-            log.warning("Prefect has lost the run of order %s: it gets a new one", order_id)
+            log.warning(
+                "Prefect has lost the run of order %s: it gets a new one", order_id
+            )
 
 
 # A person decides first
 
 
 @router.post("/orders/{order_id}/ask")
-async def ask_first(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
-    """An agent that works on an order finds that a person has to decide: its policy is not the one reported.
+async def ask_first(
+    request: Request, caller: CallerOf, order_id: OrderInPath
+) -> JSONResponse:
+    """An agent that works on an order finds that a person has to decide: its policy is
+    not the one reported.
 
-    The order gives its places back, the agent is asked in a run of its own, and this process ends. An inference holds
-    no places: its process waits.
+    The order gives its places back, the agent is asked in a run of its own, and this
+    process ends. An inference holds no places: its process waits.
     """
     require_role(caller, AGENT)
     services = Services(request)
@@ -180,13 +219,18 @@ async def ask_first(request: Request, caller: CallerOf, order_id: OrderInPath) -
     _wake(services, order_id)
     await begin(services, await in_thread(services.store.orders.get, order_id))
     raise OrderWaits(
-        f"Order {order_id} waits for a person.", remedy="It goes on by itself when one has decided."
+        f"Order {order_id} waits for a person.",
+        remedy="It goes on by itself when one has decided.",
     )
 
 
 @router.post("/orders/{order_id}/decided")
-async def decided(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
-    """An agent has verified an order, and whoever decides at its hospital has approved it."""
+async def decided(
+    request: Request, caller: CallerOf, order_id: OrderInPath
+) -> JSONResponse:
+    """An agent has verified an order, and whoever decides at its hospital has approved
+    it.
+    """
     require_role(caller, AGENT)
     services = Services(request)
     await readable(services, caller, order_id)
@@ -201,7 +245,9 @@ async def decided(request: Request, caller: CallerOf, order_id: OrderInPath) -> 
 
 
 class FoundRun(BaseModel):
-    """A flow run that a worker found in its pool: what it is called there, and its only parameter."""
+    """A flow run that a worker found in its pool: what it is called there, and its only
+    parameter.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -227,8 +273,13 @@ class RunVerdict:
 
 
 @router.post("/exchange/runs")
-async def judge_runs(request: Request, caller: CallerOf, body: FoundRuns) -> JSONResponse:
-    """By flow run id, what to do with it. A run that is not its order's own ends, and nothing of the order with it."""
+async def judge_runs(
+    request: Request, caller: CallerOf, body: FoundRuns
+) -> JSONResponse:
+    """By flow run id, what to do with it.
+
+    A run that is not its order's own ends, and nothing of the order with it.
+    """
     require_role(caller, AGENT, COORDINATOR_ROLE)
     services = Services(request)
     verdicts: dict[str, dict[str, str]] = {}
@@ -240,8 +291,10 @@ async def judge_runs(request: Request, caller: CallerOf, body: FoundRuns) -> JSO
 
 @router.get("/exchange/admitted")
 async def admitted_runs(request: Request, caller: CallerOf) -> JSONResponse:
-    """The coordinator's flow runs of all orders that have places: Prefect's own list is cut at 200, and may be full of
-    orders that wait. An order of the version before may have its places and no run yet."""
+    """The coordinator's flow runs of all orders that have places: Prefect's own list is
+    cut at 200, and may be full of orders that wait. An order of the version before may
+    have its places and no run yet.
+    """
     require_role(caller, COORDINATOR_ROLE)
     flow_run_ids: list[str] = []
     for order in await in_thread(Services(request).store.orders.active):
@@ -252,9 +305,12 @@ async def admitted_runs(request: Request, caller: CallerOf) -> JSONResponse:
 
 
 async def _judge(services: Services, caller: Caller, run: FoundRun) -> RunVerdict:
-    """Nothing of the order is read or changed for a run of another kind, number or pool."""
+    """Nothing of the order is read or changed for a run of another kind, number or
+    pool.
+    """
     try:
-        # Anybody with a token of Prefect's can make a run of any number; the database takes no larger one.
+        # Anybody with a token of Prefect's can make a run of any number; the database
+        # takes no larger one.
         order_id = min(run.order_id, LARGEST_ORDER_ID)
         order = await in_thread(services.store.orders.get, order_id)
     except NotFound:
@@ -268,7 +324,9 @@ async def _judge(services: Services, caller: Caller, run: FoundRun) -> RunVerdic
 
 def _judge_own(order: OrderRow, run: FoundRun) -> RunVerdict:
     if run.flow != COORDINATOR_FLOW.get(order.kind):
-        return RunVerdict("end", f"Order {run.order_id} is not for the flow {run.flow}.")
+        return RunVerdict(
+            "end", f"Order {run.order_id} is not for the flow {run.flow}."
+        )
     return _of_its_own(order, run, order.flow_run_id)
 
 
@@ -276,18 +334,24 @@ def _judge_hospitals(order: OrderRow, run: FoundRun, user: str) -> RunVerdict:
     if run.flow == APPROVAL_FLOW.get(order.kind):
         asking = (order.asked or {}).get(user)
         if asking is None:
-            return RunVerdict("end", f"Nobody at this hospital is asked about order {run.order_id}.")
+            return RunVerdict(
+                "end", f"Nobody at this hospital is asked about order {run.order_id}."
+            )
         may_be_its_own = asking["run"] in (None, run.flow_run_id)
         return RunVerdict("begin") if may_be_its_own else _stray(run)
     if run.flow != HOSPITAL_FLOW.get(order.kind):
-        return RunVerdict("end", f"Order {run.order_id} is not for the flow {run.flow}.")
+        return RunVerdict(
+            "end", f"Order {run.order_id} is not for the flow {run.flow}."
+        )
     if order.kind == "infer":  # each new one-time key has a run of its own
         return RunVerdict("begin")
     return _of_its_own(order, run, (order.runs or {}).get(user))
 
 
 def _of_its_own(order: OrderRow, run: FoundRun, own: str | None) -> RunVerdict:
-    """A run whose number has not been noted yet may be the order's own: its worker hears when it is."""
+    """A run whose number has not been noted yet may be the order's own: its worker
+    hears when it is.
+    """
     if own is not None and own != run.flow_run_id:
         return _stray(run)
     if order.has_ended:  # it finds that out, and ends with the order's own word
@@ -298,4 +362,7 @@ def _of_its_own(order: OrderRow, run: FoundRun, own: str | None) -> RunVerdict:
 
 
 def _stray(run: FoundRun) -> RunVerdict:
-    return RunVerdict("end", f"This is not the run that the coordinator has made for order {run.order_id}.")
+    return RunVerdict(
+        "end",
+        f"This is not the run that the coordinator has made for order {run.order_id}.",
+    )

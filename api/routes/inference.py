@@ -1,8 +1,9 @@
-"""Inference over REST: it runs at the hospital, and its answer passes through this process's memory only.
+"""Inference over REST: it runs at the hospital, and its answer passes through this
+process's memory only.
 
-For each request a one-time key pair is made here; the hospital seals its predictions to it. What is kept in the store
-is that box; the key stays in memory (decision 7). After a restart the hospital is asked to seal the same predictions
-again.
+For each request a one-time key pair is made here; the hospital seals its predictions to
+it. What is kept in the store is that box; the key stays in memory (decision 7). After a
+restart the hospital is asked to seal the same predictions again.
 """
 
 from __future__ import annotations
@@ -13,54 +14,48 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
 
 from api.answers import answer, failure
 from api.auth import AGENT, CallerOf, require_owner, require_role
 from api.live import read_until
-from api.routes.services import IdempotencyKey, OrderId, OrderInPath, Services, identities, readable
+from api.routes.services import (
+    ORDER_ENDED,
+    IdempotencyKey,
+    OrderId,
+    OrderInPath,
+    Services,
+    identities,
+    readable,
+)
 from api.store.engine import in_thread
 from api.store.once import Once
 from api.store.orders import Prepared
 from api.store.rows import OrderRow, SealedBox
 from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound
 from protocol.exchange import Address
+from protocol.inference_request import InferRequest
 from protocol.messages import COORDINATOR, HospitalSql, canonical
 from protocol.sealing import KEY_BYTES, exchange_public, unseal_from
-from protocol.training_request import Sql, UserId
 
 router = APIRouter()
 
 
-class InputData(BaseModel):
-    """Whose rows, by which SQL."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    user_id: UserId
-    data_sql: Sql
-
-
-class InferRequest(BaseModel):
-    """The body of POST /model/infer."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-    model_id: Annotated[int, Field(ge=1, lt=2**31)]
-    input_data: InputData
-
-
 @router.post("/model/infer")
 async def infer(
-    request: Request, caller: CallerOf, body: InferRequest, idempotency_key: IdempotencyKey = None
+    request: Request,
+    caller: CallerOf,
+    body: InferRequest,
+    idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
-    """Applies a model to rows of one's own hospital, at that hospital, and answers with the predictions."""
+    """Applies a model to rows of one's own hospital, at that hospital, and answers with
+    the predictions.
+    """
     user_id = body.input_data.user_id
     require_owner(caller, user_id)
     services = Services(request)
     await _check_model(services, body.model_id, user_id)
     identity = (await identities(services, [user_id]))[user_id]
-    own = HospitalSql(secrets.token_bytes(KEY_BYTES), {"infer": body.input_data.data_sql})
+    own = HospitalSql(secrets.token_bytes(KEY_BYTES), body.input_data.asked)
     reply = secrets.token_bytes(KEY_BYTES)
 
     def prepare(order_id: int) -> Prepared:
@@ -83,17 +78,23 @@ async def infer(
             await _ask(services, order_id, user_id, attempt=0)
         except ConsiliumError as error:
             await in_thread(services.store.orders.end, order_id, "failed", error)
+            services.bell.ring(ORDER_ENDED)
             raise
     return await _answer(services, order_id, services.settings.accept_seconds)
 
 
 @router.get("/model/infer_status")
 async def infer_status(
-    request: Request, caller: CallerOf, order_id: OrderId, wait: Annotated[float, Query(ge=0, le=60)] = 0
+    request: Request,
+    caller: CallerOf,
+    order_id: OrderId,
+    wait: Annotated[float, Query(ge=0, le=60)] = 0,
 ) -> JSONResponse:
     """The same answer as /model/infer, for who did not wait for it."""
     services = Services(request)
-    order = await readable(services, caller, order_id, kind="infer", what="inference order")
+    order = await readable(
+        services, caller, order_id, kind="infer", what="inference order"
+    )
     require_owner(caller, order.initiator)
     has_key = order_id in services.reply_keys
     if not has_key and order.state not in ("failed", "cancelled"):
@@ -106,7 +107,9 @@ async def _check_model(services: Services, model_id: int, user_id: int) -> None:
     order = await in_thread(services.store.orders.get, model_id)
     if order.kind != "train":
         raise NotFound(
-            f"There is no model {model_id}.", remedy="GET /orders lists what there is.", code="model"
+            f"There is no model {model_id}.",
+            remedy="GET /orders lists what there is.",
+            code="model",
         )
     if user_id not in order.hospitals:
         raise BadRequest(
@@ -123,7 +126,12 @@ async def _check_model(services: Services, model_id: int, user_id: int) -> None:
 
 
 def _document(
-    order_id: int, model_id: int, user_id: int, commitment: str, reply: bytes, attempt: int = 0
+    order_id: int,
+    model_id: int,
+    user_id: int,
+    commitment: str,
+    reply: bytes,
+    attempt: int = 0,
 ) -> str:
     return canonical(
         {
@@ -139,19 +147,28 @@ def _document(
     )
 
 
-async def _ask(services: Services, order_id: int, user_id: int, *, attempt: int) -> None:
+async def _ask(
+    services: Services, order_id: int, user_id: int, *, attempt: int
+) -> None:
     """Starts the hospital's run. Raises Unavailable when Prefect does not answer."""
     tags = ["infer", f"hospital-{user_id}", f"attempt-{attempt}"]
-    run = await services.runs.start(f"infer/hospital-{user_id}", order_id, tags, attempt=attempt)
-    await in_thread(services.store.orders.change, order_id, flow_run_id=run)
+    run = await services.runs.start(
+        f"infer/hospital-{user_id}", order_id, tags, attempt=attempt
+    )
+    # Prefect has a run of it again, where earlier ones were deleted.
+    await in_thread(
+        services.store.orders.change, order_id, flow_run_id=run, runs_deleted=None
+    )
     services.inbox.tell(user_id, "look", order_id)
 
 
 async def _ask_again(services: Services, order: OrderRow) -> None:
-    """The one-time key was lost with an earlier process: the hospital seals what it has to a new one.
+    """The one-time key was lost with an earlier process: the hospital seals what it has
+    to a new one.
 
-    The key stands before anything is waited for, so that who asks at the same moment waits for the same answer. When
-    Prefect does not answer the key goes again, so that who asks later is not told to wait for nothing.
+    The key stands before anything is waited for, so that who asks at the same moment
+    waits for the same answer. When Prefect does not answer the key goes again, so that
+    who asks later is not told to wait for nothing.
     """
     order_id = order.order_id
     document = json.loads(order.document)
@@ -159,8 +176,12 @@ async def _ask_again(services: Services, order: OrderRow) -> None:
     attempt = document["attempt"] + 1
     reply = secrets.token_bytes(KEY_BYTES)
     services.keep_key(order_id, reply, attempt=attempt)
-    renewed = _document(order_id, document["model_id"], user_id, document["sql"], reply, attempt=attempt)
-    await in_thread(services.store.orders.change, order_id, document=renewed, state="pending")
+    renewed = _document(
+        order_id, document["model_id"], user_id, document["sql"], reply, attempt=attempt
+    )
+    await in_thread(
+        services.store.orders.change, order_id, document=renewed, state="pending"
+    )
     try:
         await _ask(services, order_id, user_id, attempt=attempt)
     except ConsiliumError:
@@ -170,7 +191,8 @@ async def _ask_again(services: Services, order: OrderRow) -> None:
 
 
 async def _answer(services: Services, order_id: int, wait: float) -> JSONResponse:
-    """The predictions, as soon as the hospital has sealed them to the order's one-time key; or the state after `wait`.
+    """The predictions, as soon as the hospital has sealed them to the order's one-time
+    key; or the state after `wait`.
 
     Discloses the predictions to who asked, and to this process's memory.
     """
@@ -181,33 +203,43 @@ async def _answer(services: Services, order_id: int, wait: float) -> JSONRespons
         order = await in_thread(services.store.orders.get, order_id)
         box: bytes | None = None
         if reply:
-            box = await in_thread(services.store.messages.read_box, address, order.initiator, COORDINATOR)
+            box = await in_thread(
+                services.store.messages.read_box, address, order.initiator, COORDINATOR
+            )
         return order, box
 
     def is_enough(found: tuple[OrderRow, bytes | None]) -> bool:
         order, box = found
         return box is not None or order.has_ended
 
-    order, box = await read_until(services.bell, order_id, look, is_enough=is_enough, seconds=wait)
+    order, box = await read_until(
+        services.bell, order_id, look, is_enough=is_enough, seconds=wait
+    )
     if order.state in ("failed", "cancelled"):
         cause = ConsiliumError.from_json(order.stop or {})
         return failure(cause, data={"order_id": order_id, "infer_status": order.state})
     if box is None:
-        # It has ended with an answer that was sealed to an earlier key: the hospital is asked again.
+        # It has ended with an answer that was sealed to an earlier key: the hospital is
+        # asked again.
         state = "pending" if order.state == "success" else order.state
         return answer(
             {"order_id": order_id, "infer_status": state, "result": None},
             message="The hospital has not answered yet.",
         )
-    await in_thread(services.store.orders.end, order_id, "success")
+    if await in_thread(services.store.orders.end, order_id, "success"):
+        services.bell.ring(ORDER_ENDED)
     plain = unseal_from(reply, box, associated=b"predictions/%d" % order_id)
     result = json.loads(plain)
     return answer({"order_id": order_id, "infer_status": "success", "result": result})
 
 
 @router.get("/orders/{order_id}/request", include_in_schema=False)
-async def read_request(request: Request, caller: CallerOf, order_id: OrderInPath) -> JSONResponse:
-    """An inference order as its hospital needs it: the document, and the SQL sealed to the hospital."""
+async def read_request(
+    request: Request, caller: CallerOf, order_id: OrderInPath
+) -> JSONResponse:
+    """An inference order as its hospital needs it: the document, and the SQL sealed to
+    the hospital.
+    """
     require_role(caller, AGENT)
     services = Services(request)
     order = await readable(services, caller, order_id, kind="infer")

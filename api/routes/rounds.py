@@ -1,7 +1,8 @@
 """Recording rounds over REST: by an external trainer, or by the coordinator's own flow.
 
-A body is brought to disk under a temporary name, checked whole, and only then made visible. Small rounds come as JSON,
-large ones as safetensors. The checks are `api/store/round_checks`, the files `api/store/round_files`.
+A body is brought to disk under a temporary name, checked whole, and only then made
+visible. Small rounds come as JSON, large ones as safetensors. The checks are
+`api/store/round_checks`, the files `api/store/round_files`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ RoundInPath = Annotated[int, InPath(alias="round", ge=0, lt=2**31)]
 
 
 def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
-    """A JSON schema without references, which could not be followed inside the OpenAPI description."""
+    """A JSON schema without references, which could not be followed inside the OpenAPI
+    description.
+    """
     if isinstance(schema, list):
         return [_inlined(part, definitions) for part in schema]
     if not isinstance(schema, dict):
@@ -84,7 +87,11 @@ def _round_schema() -> Any:
     }
     facts = Facts.model_json_schema()
     schema = _inlined(facts, facts.get("$defs", {}))
-    schema["properties"] = {"gradients": gradients, "average": vectors, **schema["properties"]}
+    schema["properties"] = {
+        "gradients": gradients,
+        "average": vectors,
+        **schema["properties"],
+    }
     return {**schema, "required": ["gradients"], "title": "ExternalRound"}
 
 
@@ -109,7 +116,10 @@ ROUND_SCHEMA = _round_schema()
 async def put_round(
     request: Request, caller: CallerOf, order_id: OrderInPath, round_: RoundInPath
 ) -> JSONResponse:
-    """Records a round of an external order. The same content again is fine, other content is a conflict."""
+    """Records a round of an external order.
+
+    The same content again is fine, other content is a conflict.
+    """
     services = Services(request)
     order = await in_thread(services.store.orders.get, order_id)
     _require_recorder(caller, order)
@@ -124,10 +134,13 @@ async def put_round(
 
 
 async def _record(request: Request, order: OrderRow, round_: int) -> RoundEntry:
-    """Takes the body to disk, checks it, and keeps it; returns what stands for the round."""
+    """Takes the body to disk, checks it, and keeps it; returns what stands for the
+    round.
+    """
     files: RoundFiles = request.app.state.round_files
     is_flow = order.kind == "train"
-    # What the coordinator's own flow sends is of the order's hospitals; an external trainer names clients as it likes.
+    # What the coordinator's own flow sends is of the order's hospitals; an external
+    # trainer names clients as it likes.
     allowed = set(order.hospitals) if is_flow else None
     with files.part(order.order_id) as part:
         await _receive(request, part, is_flow=is_flow)
@@ -136,7 +149,9 @@ async def _record(request: Request, order: OrderRow, round_: int) -> RoundEntry:
         loss, report = None, None
         if checked.facts is not None:
             loss, report = _as_report(round_, checked, checked.facts)
-        standing = await to_thread.run_sync(lambda: files.publish(part, entry, loss=loss, report=report))
+        standing = await to_thread.run_sync(
+            lambda: files.publish(part, entry, loss=loss, report=report)
+        )
     if standing.digest != entry.digest and not is_flow:
         raise Conflict(
             f"Round {round_} of order {order.order_id} was recorded with other content.",
@@ -147,7 +162,9 @@ async def _record(request: Request, order: OrderRow, round_: int) -> RoundEntry:
 
 
 def _require_recorder(caller: Caller, order: OrderRow) -> None:
-    """Rounds of a training order come from the coordinator's flow, of an external one from its owner or an operator."""
+    """Rounds of a training order come from the coordinator's flow, of an external one
+    from its owner or an operator.
+    """
     if order.kind == "train":
         require_role(caller, COORDINATOR_ROLE)
     elif order.kind != "external":
@@ -171,7 +188,9 @@ async def list_rounds(
     """The recorded round files, newest first; `before` is the round to go on from."""
     services = Services(request)
     await readable(services, caller, order_id)
-    found = await in_thread(services.store.rounds.files, order_id, limit=limit, before=before)
+    found = await in_thread(
+        services.store.rounds.files, order_id, limit=limit, before=before
+    )
     rows = [{"round": entry.round, **_entry(entry)} for entry in found]
     next_before = rows[-1]["round"] if len(rows) == limit else None
     return answer({"rounds": rows, "next": next_before})
@@ -214,7 +233,9 @@ async def _receive(request: Request, part: Path, *, is_flow: bool) -> None:
                 remedy=f"Send application/json, or safetensors as {SAFETENSORS}.",
             )
     except ClientDisconnect:
-        raise InvalidInput("The body was cut short.", remedy="Send the round again.") from None
+        raise InvalidInput(
+            "The body was cut short.", remedy="Send the round again."
+        ) from None
 
 
 async def _write_stream(request: Request, part: Path) -> None:
@@ -233,7 +254,8 @@ async def _read_json(request: Request) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        # Here, before it is read whole: Python's lists take many times the memory of the text.
+        # Here, before it is read whole: Python's lists take many times the memory of
+        # the text.
         if len(body) > MOST_JSON_BYTES:
             raise TooLarge(
                 f"A round as JSON has at most {MOST_JSON_BYTES} bytes.",
@@ -248,7 +270,9 @@ def _write_json_round(body: bytes, part: Path) -> None:
     gradients = None
     if isinstance(sent, dict):
         gradients = sent.pop("gradients", None)
-    if not isinstance(gradients, dict) or not all(_is_full_object(own) for own in gradients.values()):
+    if not isinstance(gradients, dict) or not all(
+        _is_full_object(own) for own in gradients.values()
+    ):
         raise InvalidInput(
             "gradients has to be an object of clients, each an object of layers.",
             remedy='Send {"gradients": {"0": {"dense": [0.5, 1.5]}}}.',
@@ -271,7 +295,10 @@ def _is_full_object(value: Any) -> bool:
 def _vectors(owner: str, layers: Any) -> dict[str, NDArray[np.float64]]:
     """An object of layers by tensor name."""
     if not isinstance(layers, dict):
-        raise InvalidInput(f"{owner} has to be an object of layers.", remedy='Send {"dense": [0.5, 1.5]}.')
+        raise InvalidInput(
+            f"{owner} has to be an object of layers.",
+            remedy='Send {"dense": [0.5, 1.5]}.',
+        )
     found = {}
     for layer, values in layers.items():
         name = f"{owner}/{layer}"
@@ -313,8 +340,12 @@ def _as_entry(order_id: int, round_: int, checked: Checked, n_bytes: int) -> Rou
     )
 
 
-def _as_report(round_: int, checked: Checked, facts: Facts) -> tuple[float | None, dict[str, Any]]:
-    """(loss, report) in the form of a training order's round: the row-weighted mean of the training losses."""
+def _as_report(
+    round_: int, checked: Checked, facts: Facts
+) -> tuple[float | None, dict[str, Any]]:
+    """(loss, report) in the form of a training order's round: the row-weighted mean of
+    the training losses.
+    """
     given = facts.model_dump(mode="json", exclude_none=True)
     clients: dict[str, dict[str, Any]] = {str(client): {} for client in checked.clients}
     sizes = given.get("sizes") or {}
@@ -346,7 +377,8 @@ def _weighted_mean(values: list[float | None], weights: list[int]) -> float | No
     if len(known) < len(values):
         return None
     total = sum(weights)
-    # Halves, because the sum of shares of the largest numbers may leave the range of float64.
+    # Halves, because the sum of shares of the largest numbers may leave the range of
+    # float64.
     halves = []
     for value, weight in zip(known, weights, strict=True):
         share = weight / total

@@ -1,7 +1,9 @@
-"""Questions of joint statistics that are asked again and again, and what became of each time (decision 45).
+"""Questions of joint statistics that are asked again and again, and what became of each
+time (decision 45).
 
-A schedule is a question, its sealed places and a timing, kept in the store, and one deployment in Prefect, which says
-when. Each time its flow run asks here for an order; the hospitals check and answer that order as any other.
+A schedule is a question, its sealed places and a timing, kept in the store, and one
+deployment in Prefect, which says when. Each time its flow run asks here for an order;
+the hospitals check and answer that order as any other.
 """
 
 from __future__ import annotations
@@ -29,19 +31,35 @@ from api.auth import (
     require_role,
 )
 from api.due_times import Timing, check_timing, due_after, latest_due
+from api.duties import Duty
 from api.live import rang
 from api.prefect_runs import Deployed
-from api.routes.services import Before, IdempotencyKey, Limit, Services, ended_order, waiting_for
-from api.routes.statistics import add_order, resolved, seal_places, summary_of, why_waiting, without_places
+from api.routes.services import (
+    ORDER_ENDED,
+    Before,
+    IdempotencyKey,
+    Limit,
+    Services,
+    ended_order,
+    waiting_for,
+)
+from api.routes.statistics import (
+    add_order,
+    resolved,
+    seal_places,
+    summary_of,
+    why_waiting,
+    without_places,
+)
 from api.store.engine import in_thread
 from api.store.hospitals import Caller
 from api.store.once import Once
 from api.store.rows import DueTime, FiringRow, OrderRow, ScheduleRow, cause_of
 from protocol.errors import BadRequest, ConsiliumError, Unavailable
 from protocol.exchange import LONGEST_WAIT_SECONDS
+from protocol.fields import Asked, printable
 from protocol.messages import COORDINATOR
 from protocol.statistics_request import StatisticsRequest, parse_statistics_request
-from protocol.training_request import printable
 
 router = APIRouter(prefix="/statistics")
 log = logging.getLogger("consilium.api")
@@ -69,10 +87,8 @@ class ScheduleRequest(StatisticsRequest):
     name: Name = ""
 
 
-class ScheduleChange(BaseModel):
+class ScheduleChange(Asked):
     """The body of PATCH /statistics/schedules/{schedule_id}."""
-
-    model_config = ConfigDict(extra="forbid")
 
     active: bool | None = None
     schedule: Timing | None = None
@@ -80,7 +96,9 @@ class ScheduleChange(BaseModel):
 
 
 class FiringRequest(BaseModel):
-    """What the flow run of a schedule asks with: the time it is for, and how long it waits for the order's end."""
+    """What the flow run of a schedule asks with: the time it is for, and how long it
+    waits for the order's end.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -93,12 +111,17 @@ class FiringRequest(BaseModel):
 
 @router.post("/schedules")
 async def add_schedule(
-    request: Request, caller: CallerOf, body: ScheduleRequest, idempotency_key: IdempotencyKey = None
+    request: Request,
+    caller: CallerOf,
+    body: ScheduleRequest,
+    idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
     """A question that is asked again and again from now on."""
     services = Services(request)
     timing, asked = await checked(services, caller, body)
-    once = Once.of(caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True))
+    once = Once.of(
+        caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True)
+    )
     boxes = await seal_places(services, asked)
     schedule_id, made = await in_thread(
         services.store.schedules.add,
@@ -114,7 +137,9 @@ async def add_schedule(
     if made:
         try:
             await _deploy(services, schedule, active=True)
-        except ConsiliumError:  # whoever sent it hears that there is no schedule, so there is none
+        except (
+            ConsiliumError
+        ):  # whoever sent it hears that there is no schedule, so there is none
             await in_thread(services.store.schedules.drop, schedule_id)
             raise
     return answer(await _shown(services, schedule))
@@ -123,7 +148,10 @@ async def add_schedule(
 async def checked(
     services: Services, caller: Caller, body: ScheduleRequest
 ) -> tuple[dict[str, Any], StatisticsRequest]:
-    """When it is asked, and the question alone. Nobody waits for the answer, so there is nobody to show values to."""
+    """When it is asked, and the question alone.
+
+    Nobody waits for the answer, so there is nobody to show values to.
+    """
     not_asked = {"schedule", "name", "timeout_seconds"}
     question = body.model_dump(mode="json", exclude_none=True, exclude=not_asked)
     asked = await resolved(services, caller, StatisticsRequest.model_validate(question))
@@ -139,18 +167,26 @@ async def checked(
 async def _deploy(services: Services, schedule: ScheduleRow, *, active: bool) -> None:
     name = schedule.name or schedule.body["result_alias"]
     about = f"{name}: {schedule.body['method']}"
-    await services.runs.deploy_schedule(schedule.schedule_id, schedule.timing, active=active, about=about)
+    await services.runs.deploy_schedule(
+        schedule.schedule_id, schedule.timing, active=active, about=about
+    )
     services.bell.ring(CHANGED)
 
 
 @router.get("/schedules")
 async def list_schedules(
-    request: Request, caller: CallerOf, limit: Annotated[int, Query(ge=1, le=100)] = 50, before: Before = None
+    request: Request,
+    caller: CallerOf,
+    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    before: Before = None,
 ) -> JSONResponse:
     """Newest first; `before` is the schedule_id to go on from."""
     services = Services(request)
     found = await in_thread(
-        services.store.schedules.newest, hospital=_own(caller), limit=limit, before=before
+        services.store.schedules.newest,
+        hospital=_own(caller),
+        limit=limit,
+        before=before,
     )
     deployed, message = await _deployed(services, found)
     rows = [await _shown_as(services, schedule, deployed) for schedule in found]
@@ -163,7 +199,9 @@ def _own(caller: Caller) -> int | None:
 
 
 @router.get("/schedules/{schedule_id}")
-async def show_schedule(request: Request, caller: CallerOf, schedule_id: ScheduleId) -> JSONResponse:
+async def show_schedule(
+    request: Request, caller: CallerOf, schedule_id: ScheduleId
+) -> JSONResponse:
     """What is asked, when, and whether Prefect has it switched on."""
     services = Services(request)
     schedule = await in_thread(services.store.schedules.get, schedule_id)
@@ -182,21 +220,39 @@ async def change_schedule(
     require_owner(caller, schedule.initiator)
     if body.active is None and body.schedule is None and body.name is None:
         raise BadRequest(
-            "Nothing is to be changed.", remedy="Give active, schedule or name.", code="schedule"
+            "Nothing is to be changed.",
+            remedy="Give active, schedule or name.",
+            code="schedule",
         )
     deployed, _ = await _deployed(services, [schedule])
     active = _is_active(schedule, deployed) if body.active is None else body.active
-    timing = schedule.timing if body.schedule is None else check_timing(body.schedule, now=_now())
+    timing = (
+        schedule.timing
+        if body.schedule is None
+        else check_timing(body.schedule, now=_now())
+    )
     name = schedule.name if body.name is None else body.name
     changed = replace(schedule, active=active, timing=timing, name=name)
     await _deploy(services, changed, active=active)
-    await in_thread(services.store.schedules.change, schedule_id, active=active, timing=timing, name=name)
+    await in_thread(
+        services.store.schedules.change,
+        schedule_id,
+        active=active,
+        timing=timing,
+        name=name,
+    )
     services.bell.ring(CHANGED)
-    return answer(await _shown(services, await in_thread(services.store.schedules.get, schedule_id)))
+    return answer(
+        await _shown(
+            services, await in_thread(services.store.schedules.get, schedule_id)
+        )
+    )
 
 
 @router.delete("/schedules/{schedule_id}")
-async def delete_schedule(request: Request, caller: CallerOf, schedule_id: ScheduleId) -> JSONResponse:
+async def delete_schedule(
+    request: Request, caller: CallerOf, schedule_id: ScheduleId
+) -> JSONResponse:
     """Ends it. Its orders and their history stay."""
     services = Services(request)
     schedule = await in_thread(services.store.schedules.get, schedule_id)
@@ -213,7 +269,9 @@ async def delete_schedule(request: Request, caller: CallerOf, schedule_id: Sched
 async def _deployed(
     services: Services, found: list[ScheduleRow]
 ) -> tuple[dict[int, Deployed] | None, str | None]:
-    """What Prefect says of these schedules; None and a sentence while it does not answer."""
+    """What Prefect says of these schedules; None and a sentence while it does not
+    answer.
+    """
     if not found:
         return {}, None
     numbers = [schedule.schedule_id for schedule in found]
@@ -224,7 +282,9 @@ async def _deployed(
 
 
 def _is_active(schedule: ScheduleRow, deployed: dict[int, Deployed] | None) -> bool:
-    """By Prefect, where somebody may have switched it on or off; by the store's last state while it does not answer."""
+    """By Prefect, where somebody may have switched it on or off; by the store's last
+    state while it does not answer.
+    """
     if deployed is None:
         return schedule.active
     here = deployed.get(schedule.schedule_id)
@@ -248,7 +308,9 @@ async def _shown_as(
         here = deployed[schedule_id]
         next_runs = [_text(due) for due in here.next_runs]
         prefect_page = f"{services.settings.prefect_page}/deployments/deployment/{here.deployment_id}"
-    newest = await in_thread(services.store.schedules.history, schedule_id, limit=1, before=None)
+    newest = await in_thread(
+        services.store.schedules.history, schedule_id, limit=1, before=None
+    )
     last_run = await _entry(services, newest[0]) if newest else None
     return {
         "schedule_id": schedule_id,
@@ -274,15 +336,21 @@ async def history(
     limit: Limit = 50,
     before: Before = None,
 ) -> JSONResponse:
-    """What became of each time of a schedule, or of all statistics orders that the token may read; newest first."""
+    """What became of each time of a schedule, or of all statistics orders that the
+    token may read; newest first.
+    """
     require_role(caller, HOSPITAL, AGENT, OPERATOR)
     services = Services(request)
     if schedule_id is None:
         rows, last = await _all_orders(services, _own(caller), limit, before)
     else:
-        schedule = await in_thread(services.store.schedules.get, schedule_id, or_deleted=True)
+        schedule = await in_thread(
+            services.store.schedules.get, schedule_id, or_deleted=True
+        )
         require_reader(caller, schedule.hospitals)
-        found = await in_thread(services.store.schedules.history, schedule_id, limit=limit, before=before)
+        found = await in_thread(
+            services.store.schedules.history, schedule_id, limit=limit, before=before
+        )
         rows = [await _entry(services, firing) for firing in found]
         last = found[-1].firing_id if found else None
     return answer({"runs": rows, "next": last if len(rows) == limit else None})
@@ -292,9 +360,15 @@ async def _all_orders(
     services: Services, hospital: int | None, limit: int, before: int | None
 ) -> tuple[list[dict[str, Any]], int | None]:
     orders = await in_thread(
-        services.store.orders.newest, hospital=hospital, limit=limit, before=before, kind="statistics"
+        services.store.orders.newest,
+        hospital=hospital,
+        limit=limit,
+        before=before,
+        kind="statistics",
     )
-    times = await in_thread(services.store.schedules.scheduled_times, [order.order_id for order in orders])
+    times = await in_thread(
+        services.store.schedules.scheduled_times, [order.order_id for order in orders]
+    )
     rows = [await _run(services, order, times.get(order.order_id)) for order in orders]
     return rows, orders[-1].order_id if orders else None
 
@@ -317,7 +391,9 @@ async def _entry(services: Services, firing: FiringRow) -> dict[str, Any]:
     }
 
 
-async def _run(services: Services, order: OrderRow, scheduled: datetime | None) -> dict[str, Any]:
+async def _run(
+    services: Services, order: OrderRow, scheduled: datetime | None
+) -> dict[str, Any]:
     """One order as an entry of the history."""
     summary = summary_of(order)
     has_result = order.state == "success"
@@ -362,8 +438,9 @@ def _now() -> datetime:
 async def fire(
     request: Request, caller: CallerOf, schedule_id: ScheduleId, body: FiringRequest
 ) -> JSONResponse:
-    """The order for one time of a schedule, or why there is none; waits for the order's end. Asked again for the same
-    time, it is the same order."""
+    """The order for one time of a schedule, or why there is none; waits for the order's
+    end. Asked again for the same time, it is the same order.
+    """
     require_role(caller, COORDINATOR_ROLE)
     services = Services(request)
     schedule = await in_thread(services.store.schedules.get, schedule_id)
@@ -375,10 +452,14 @@ async def fire(
     async with request.app.state.firing:
         outcome = await _fired(services, schedule, due)
     if outcome.order_id is None:
-        return answer({"order_id": None, "state": "skipped", "sentence": outcome.skipped})
+        return answer(
+            {"order_id": None, "state": "skipped", "sentence": outcome.skipped}
+        )
     order = await ended_order(services, outcome.order_id, body.wait)
     run = await _run(services, order, due.scheduled)
-    return answer({"order_id": order.order_id, "state": order.state, "sentence": run["sentence"]})
+    return answer(
+        {"order_id": order.order_id, "state": order.state, "sentence": run["sentence"]}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,17 +499,22 @@ async def _earlier(services: Services, due: DueTime) -> DueOutcome | None:
 
 async def _skip(services: Services, due: DueTime, sentence: str) -> DueOutcome:
     await in_thread(services.store.schedules.skip, due, sentence)
+    services.bell.ring(ORDER_ENDED)
     return DueOutcome(None, sentence)
 
 
 async def _is_paused(services: Services, schedule: ScheduleRow) -> bool:
-    """Whether Prefect has it switched off too: somebody may have switched it on again there."""
+    """Whether Prefect has it switched off too: somebody may have switched it on again
+    there.
+    """
     deployed, _ = await _deployed(services, [schedule])
     return not _is_active(schedule, deployed)
 
 
 async def _made_up(services: Services, schedule: ScheduleRow, due: DueTime) -> DueTime:
-    """Of the times that were missed while a part was away, the last one, which is asked for once for all of them."""
+    """Of the times that were missed while a part was away, the last one, which is asked
+    for once for all of them.
+    """
     latest = latest_due(schedule.timing, _now())
     if latest is None or latest <= due.scheduled:
         return due
@@ -439,7 +525,9 @@ async def _made_up(services: Services, schedule: ScheduleRow, due: DueTime) -> D
 
 async def _obstacle(services: Services, schedule: ScheduleRow) -> str | None:
     """Why nothing is asked this time, if so."""
-    order_id = await in_thread(services.store.schedules.unended_order, schedule.schedule_id)
+    order_id = await in_thread(
+        services.store.schedules.unended_order, schedule.schedule_id
+    )
     if order_id is not None:
         order = await in_thread(services.store.orders.get, order_id)
         why = await why_waiting(services, order, await waiting_for(services, order))
@@ -462,18 +550,23 @@ def _away(services: Services, schedule: ScheduleRow) -> list[int]:
 async def _start(services: Services, schedule: ScheduleRow, due: DueTime) -> DueOutcome:
     question = parse_statistics_request(schedule.body)
     boxes = await in_thread(services.store.schedules.boxes, schedule.schedule_id)
-    repeats = await in_thread(services.store.schedules.last_success, schedule.schedule_id)
-    return DueOutcome(await add_order(services, question, boxes, due=due, repeats=repeats))
+    repeats = await in_thread(
+        services.store.schedules.last_success, schedule.schedule_id
+    )
+    return DueOutcome(
+        await add_order(services, question, boxes, due=due, repeats=repeats)
+    )
 
 
 async def wake_worker(services: Services) -> None:
-    """Tells the coordinator's worker to look at its pool whenever a schedule falls due: it looks by itself only now
-    and then."""
+    """Tells the coordinator's worker to look at its pool whenever a schedule falls due:
+    it looks by itself only now and then.
+    """
+    duty = Duty("Schedules")
     while True:
-        try:
+        with duty.attempt():
             await _wake_when_due(services)
-        except Exception:
-            log.exception("Unplanned error")
+        if duty.is_held_up:
             await asyncio.sleep(LOOK_SECONDS)
 
 
@@ -489,4 +582,6 @@ async def _wake_when_due(services: Services) -> None:
             await asyncio.sleep(LOOK_SECONDS if event.over else 0)
             return
     services.inbox.tell(COORDINATOR, "look", 0)
-    await asyncio.sleep(1.0)  # within the second in which it fell due it would be due again
+    await asyncio.sleep(
+        1.0
+    )  # within the second in which it fell due it would be due again

@@ -1,6 +1,8 @@
-"""The arguments of the analytics endpoints: every spelling that is taken, and errors that name argument and value.
+"""The arguments of the analytics endpoints: every spelling that is taken, and errors
+that name argument and value.
 
-First the types, which are the OpenAPI description; then the readers, from text to value.
+First the types, which are the OpenAPI description; then the readers, from text to
+value.
 """
 
 from __future__ import annotations
@@ -49,35 +51,54 @@ def _said(text: str) -> Any:
     return Query(description=text)
 
 
-# What comes is text; the schema says what is taken, and this module's own errors say what was wrong with it.
+# What comes is text; the schema says what is taken, and this module's own errors say
+# what was wrong with it.
 OrderIdOf = Annotated[
     str | None,
     _integer(1),
-    _said("The order. Default: the newest with recorded rounds that the token may read."),
+    _said(
+        "The order. Default: the newest with recorded rounds that the token may read."
+    ),
 ]
 RoundOf = Annotated[
-    str | None, _integer(0), Query(alias="round", description="Default: the newest recorded.")
+    str | None,
+    _integer(0),
+    Query(alias="round", description="Default: the newest recorded."),
 ]
-NumberOf = Annotated[str | None, _integer(1), _said("So many rounds, which end with `round`.")]
+NumberOf = Annotated[
+    str | None, _integer(1), _said("So many rounds, which end with `round`.")
+]
 LayersOf = Annotated[
     list[str] | None,
-    _said("[\"dense\"] as JSON, ['dense'], comma separated, repeated, or layers[0]=dense. Default: dense."),
+    _said(
+        "[\"dense\"] as JSON, ['dense'], comma separated, repeated, or layers[0]=dense. Default: dense."
+    ),
 ]
 IntegerOf = Annotated[
-    str | None, _integer(1, LARGEST_COUNT), _said("Neighbours (krum, foolsgold) or clusters (auror).")
+    str | None,
+    _integer(1, LARGEST_COUNT),
+    _said("Neighbours (krum, foolsgold) or clusters (auror)."),
 ]
 ComponentsOf = Annotated[
-    str | None, _number(exclusiveMinimum=0), _said("Components, or the part of the variance below 1.")
+    str | None,
+    _number(exclusiveMinimum=0),
+    _said("Components, or the part of the variance below 1."),
 ]
 ShareOf = Annotated[
     str | None,
     _number(exclusiveMinimum=0, maximum=1),
     _said("The part of all clients that the clique has at least."),
 ]
-WeightOf = Annotated[str | None, _number(minimum=0), _said("The weight of the step's length.")]
-AttackersOf = Annotated[str | None, _integer(0), _said("How many of the clients may be attackers.")]
+WeightOf = Annotated[
+    str | None, _number(minimum=0), _said("The weight of the step's length.")
+]
+AttackersOf = Annotated[
+    str | None, _integer(0), _said("How many of the clients may be attackers.")
+]
 SelectedOf = Annotated[
-    str | None, _integer(1), _said("How many clients are averaged. Default: n - n_attackers.")
+    str | None,
+    _integer(1),
+    _said("How many clients are averaged. Default: n - n_attackers."),
 ]
 MetricOf = Annotated[str | None, _said("How the difference is measured.")]
 NormalizeOf = Annotated[
@@ -90,13 +111,19 @@ NormalizeOf = Annotated[
 def bad_argument(name: str, value: Any, allowed: str) -> InvalidInput:
     """The one sentence for an argument that cannot be taken."""
     return InvalidInput(
-        f"{name} is {shown(value)}.", remedy=f"{name} has to be {allowed}.", code="argument", argument=name
+        f"{name} is {shown(value)}.",
+        remedy=f"{name} has to be {allowed}.",
+        code="argument",
+        argument=name,
     )
 
 
 def missing_argument(name: str, allowed: str) -> InvalidInput:
     return InvalidInput(
-        f"{name} is missing.", remedy=f"{name} has to be {allowed}.", code="argument", argument=name
+        f"{name} is missing.",
+        remedy=f"{name} has to be {allowed}.",
+        code="argument",
+        argument=name,
     )
 
 
@@ -112,7 +139,9 @@ def shown(value: Any) -> str:
 
 
 def refuse_unknown(request: Request) -> None:
-    """A misspelt argument is an error: without it the answer would be to another question."""
+    """A misspelt argument is an error: without it the answer would be to another
+    question.
+    """
     for name in request.query_params:
         is_known = name in NAMES or INDEXED.fullmatch(name)
         if not is_known:
@@ -125,9 +154,16 @@ def refuse_unknown(request: Request) -> None:
 
 
 def integer(
-    name: str, text: str | None, *, least: int, most: int = LARGEST_INTEGER, default: int | None = None
+    name: str,
+    text: str | None,
+    *,
+    least: int,
+    most: int = LARGEST_INTEGER,
+    default: int | None = None,
 ) -> int | None:
-    """A whole number from `least` to `most`, written as 3 or 3.0; the default when it is not given."""
+    """A whole number from `least` to `most`, written as 3 or 3.0; the default when it
+    is not given.
+    """
     if text is None:
         return default
     allowed = f"a whole number from {least} to {most}"
@@ -138,7 +174,9 @@ def integer(
     return int(value)
 
 
-def required_integer(name: str, text: str | None, *, least: int, most: int = LARGEST_INTEGER) -> int:
+def required_integer(
+    name: str, text: str | None, *, least: int, most: int = LARGEST_INTEGER
+) -> int:
     value = integer(name, text, least=least, most=most)
     if value is None:
         raise missing_argument(name, f"a whole number of {least} or more")
@@ -152,7 +190,13 @@ def neighbours(text: str | None) -> int:
 
 def share(text: str | None, *, default: float | None = None) -> float:
     """`p` of sniper, in (0, 1]."""
-    return _number_in("p", text, "above 0 and at most 1", lambda value: 0 < value <= 1, default=default)
+    return _number_in(
+        "p",
+        text,
+        "above 0 and at most 1",
+        lambda value: 0 < value <= 1,
+        default=default,
+    )
 
 
 def components(text: str | None) -> float:
@@ -163,7 +207,9 @@ def components(text: str | None) -> float:
         is_count = value >= 1 and value.is_integer()
         return is_share or is_count
 
-    return _number_in("k", text, "a whole number of 1 or more, or above 0 and below 1", may_be)
+    return _number_in(
+        "k", text, "a whole number of 1 or more, or above 0 and below 1", may_be
+    )
 
 
 def weight(text: str | None) -> float:
@@ -191,8 +237,11 @@ def _number_in(
 
 
 def _float(name: str, text: str, allowed: str) -> float:
-    # Python would also read 1_000, digits of other scripts, and as many of them as are sent.
-    is_plain = text.isascii() and "_" not in text and len(text) <= MOST_LETTERS_OF_A_NUMBER
+    # Python would also read 1_000, digits of other scripts, and as many of them as are
+    # sent.
+    is_plain = (
+        text.isascii() and "_" not in text and len(text) <= MOST_LETTERS_OF_A_NUMBER
+    )
     value = math.nan
     if is_plain:
         with contextlib.suppress(ValueError):
@@ -202,7 +251,9 @@ def _float(name: str, text: str, allowed: str) -> float:
     return value
 
 
-def choice(name: str, text: str | None, words: Iterable[str], *, default: str | None) -> str | None:
+def choice(
+    name: str, text: str | None, words: Iterable[str], *, default: str | None
+) -> str | None:
     """One of the words, in any case."""
     if text is None:
         return default

@@ -1,4 +1,5 @@
-"""Which order and round a call of the analytics endpoints is about, who may read it, and how scores are shown.
+"""Which order and round a call of the analytics endpoints is about, who may read it,
+and how scores are shown.
 
 `scores` has the endpoints, `score_arguments` the arguments.
 """
@@ -33,7 +34,11 @@ class ScoreRequest:
     """Who asks for which order and round, and the parts of the application that answer."""
 
     def __init__(
-        self, request: Request, caller: CallerOf, order_id: OrderIdOf = None, round_: RoundOf = None
+        self,
+        request: Request,
+        caller: CallerOf,
+        order_id: OrderIdOf = None,
+        round_: RoundOf = None,
     ) -> None:
         given.refuse_unknown(request)
         self.request, self.caller, self.services = request, caller, Services(request)
@@ -41,8 +46,13 @@ class ScoreRequest:
         self.order_id = given.integer("order_id", order_id, least=1)
         self.round = given.integer("round", round_, least=0)
 
-    async def order(self, what: Literal["files", "reports"] = "files", *, is_score: bool = True) -> OrderRow:
-        """The order whose `files` or `reports` are asked for. NotFound, or Forbidden when it is not the caller's."""
+    async def order(
+        self, what: Literal["files", "reports"] = "files", *, is_score: bool = True
+    ) -> OrderRow:
+        """The order whose `files` or `reports` are asked for.
+
+        NotFound, or Forbidden when it is not the caller's.
+        """
         if self.order_id is not None:
             order = await in_thread(self.services.store.orders.get, self.order_id)
             _require_reader(self.caller, order, is_score=is_score)
@@ -55,7 +65,9 @@ class ScoreRequest:
                 return False
             return True
 
-        newest = await in_thread(self.services.store.rounds.newest_order_with, what, may_read)
+        newest = await in_thread(
+            self.services.store.rounds.newest_order_with, what, may_read
+        )
         if newest is None:
             raise NotFound(
                 "There is no order with recorded rounds that this token may read.",
@@ -66,10 +78,14 @@ class ScoreRequest:
 
     async def entry(self, order: OrderRow) -> RoundEntry:
         """The index entry of the round that is asked for, or of the newest."""
-        entry = await in_thread(self.services.store.rounds.file, order.order_id, self.round)
+        entry = await in_thread(
+            self.services.store.rounds.file, order.order_id, self.round
+        )
         if entry is not None:
             return entry
-        numbers = await in_thread(self.services.store.rounds.file_numbers, order.order_id)
+        numbers = await in_thread(
+            self.services.store.rounds.file_numbers, order.order_id
+        )
         if not numbers:
             raise NotFound(
                 f"order_id is {order.order_id}, and no gradients of that order are recorded.",
@@ -79,7 +95,9 @@ class ScoreRequest:
         raise unknown_round(self.round, order.order_id, numbers)
 
     async def work(self, task: Callable[[], T]) -> T:
-        """Runs arithmetic in a thread, few at a time; a number that a rule cannot take is a BadRequest."""
+        """Runs arithmetic in a thread, few at a time; a number that a rule cannot take
+        is a BadRequest.
+        """
         limiter = self.request.app.state.scoring
         return await to_thread.run_sync(_argument_errors, task, limiter=limiter)
 
@@ -105,7 +123,11 @@ class Scoring(ScoreRequest):
         return known_layers(entry, wanted)
 
     def answer(
-        self, order: OrderRow, round_: int, scores: Mapping[int, float | None], **headers: str
+        self,
+        order: OrderRow,
+        round_: int,
+        scores: Mapping[int, float | None],
+        **headers: str,
     ) -> JSONResponse:
         """{"round", "data"}: a score or null for each client."""
         values = normalized(scores) if self.normalize else scores
@@ -122,13 +144,21 @@ def _argument_errors(task: Callable[[], T]) -> T:
         return task()
     except ValueError as error:
         sentence = str(error).rstrip(".")
-        raise BadRequest(f"{sentence}.", remedy="Correct the argument.", code="argument") from None
+        raise BadRequest(
+            f"{sentence}.", remedy="Correct the argument.", code="argument"
+        ) from None
 
 
 def _require_reader(caller: Caller, order: OrderRow, *, is_score: bool) -> None:
-    """Parties, owner and operators; for scores the operator only, where a hospital's policy says so."""
+    """Parties, owner and operators; for scores the operator only, where a hospital's
+    policy says so.
+    """
     require_reader(caller, order.hospitals)
-    if is_score and order.score_readers == "operator" and caller.role in (HOSPITAL, AGENT):
+    if (
+        is_score
+        and order.score_readers == "operator"
+        and caller.role in (HOSPITAL, AGENT)
+    ):
         raise Forbidden(
             f"Gradients and scores of order {order.order_id} are for the operator only.",
             remedy="Its hospitals' policies say so (score_readers); ask the operator.",
@@ -136,7 +166,9 @@ def _require_reader(caller: Caller, order: OrderRow, *, is_score: bool) -> None:
         )
 
 
-def unknown_round(round_: int | None, order_id: int, numbers: Iterable[int]) -> NotFound:
+def unknown_round(
+    round_: int | None, order_id: int, numbers: Iterable[int]
+) -> NotFound:
     return NotFound(
         f"round is {round_}, and order {order_id} has no such round.",
         remedy=f"It has rounds {_ranges(sorted(numbers))}.",
@@ -167,7 +199,10 @@ def _shortened(words: list[str]) -> str:
 
 
 def known_layers(entry: RoundEntry, wanted: list[str]) -> list[str]:
-    """The wanted layers, all of which the round has. NotFound names the first that it has not, and those it has."""
+    """The wanted layers, all of which the round has.
+
+    NotFound names the first that it has not, and those it has.
+    """
     for layer in wanted:
         if layer not in entry.layers:
             asked = given.shown(",".join(wanted))
@@ -180,7 +215,9 @@ def known_layers(entry: RoundEntry, wanted: list[str]) -> list[str]:
 
 
 def bare(order: OrderRow, data: Any, **headers: str) -> JSONResponse:
-    """An answer in the document's shape, which has no place for the order's number: that is a header."""
+    """An answer in the document's shape, which has no place for the order's number:
+    that is a header.
+    """
     named = {"X-Order-Id": str(order.order_id)}
     for name, value in headers.items():
         named[name.replace("_", "-")] = value
@@ -206,7 +243,9 @@ def finite(value: Any) -> float | None:
 
 
 def normalized(scores: Mapping[int, float | None]) -> dict[int, float | None]:
-    """(score - smallest) / (largest - smallest); 0 where all are the same; null stays null."""
+    """(score - smallest) / (largest - smallest); 0 where all are the same; null stays
+    null.
+    """
     known = [score for score in scores.values() if score is not None]
     smallest, largest = min(known, default=0.0), max(known, default=0.0)
     # Halves, because the difference may leave the range of float64.

@@ -1,10 +1,12 @@
-"""Gradient analytics over REST: raw data, anomaly and contribution scores, in the request document's bare shapes.
+"""Gradient analytics over REST: raw data, anomaly and contribution scores, in the
+request document's bare shapes.
 
-Every score works on triangular factors (n x n for each layer), so it is the same for gradients that lie here in clear
-and for sealed ones, of which nothing else is here. Errors have the envelope of all answers.
+Every score works on triangular factors (n x n for each layer), so it is the same for
+gradients that lie here in clear and for sealed ones, of which nothing else is here.
+Errors have the envelope of all answers.
 
-`score_request` reads who asks for which round, `score_arguments` the arguments, `api/store/round_files` the files; the
-scores themselves are `analytics/scores`.
+`score_request` reads who asks for which round, `score_arguments` the arguments,
+`api/store/round_files` the files; the scores themselves are `analytics/scores`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from analytics.scores import anomaly, contribution, geometry, most_attackers
 from api.auth import AGENT, HOSPITAL
 from api.routes import score_arguments as given
-from api.routes.orders import method_of
+from api.routes.order_protection import method_of
 from api.routes.score_arguments import (
     AttackersOf,
     ComponentsOf,
@@ -69,8 +71,10 @@ CLIQUE_SHARE = 0.8
 
 @router.get("/client_grad")
 async def client_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
-    """Each client's gradient by layer. Sealed rounds answer in a frame of the coordinator's own: the same lengths and
-    angles, and no coordinate. With method None a hospital sees its own entry."""
+    """Each client's gradient by layer. Sealed rounds answer in a frame of the
+    coordinator's own: the same lengths and angles, and no coordinate. With method None
+    a hospital sees its own entry.
+    """
     order = await asked.order()
     entry = await asked.entry(order)
     clients = entry.clients
@@ -85,7 +89,9 @@ async def client_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
 
 @router.get("/avg_grad")
 async def avg_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
-    """The averaged gradient by layer: as it was recorded, else the mean of those in the sum, weighted by row counts."""
+    """The averaged gradient by layer: as it was recorded, else the mean of those in the
+    sum, weighted by row counts.
+    """
     order = await asked.order()
     entry = await asked.entry(order)
     layers_shown = _shown_layers(asked, entry)
@@ -93,9 +99,12 @@ async def avg_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
     return await _stream(asked, order, entry, pieces)
 
 
-async def _stream(asked: ScoreRequest, order: OrderRow, entry: RoundEntry, pieces: Iterator[str]) -> Response:
+async def _stream(
+    asked: ScoreRequest, order: OrderRow, entry: RoundEntry, pieces: Iterator[str]
+) -> Response:
     """Pieces of JSON as they are read, because the whole may be larger than memory."""
-    # The first piece opens the file: what is missing is an error of its own, and not an answer that breaks off.
+    # The first piece opens the file: what is missing is an error of its own, and not an
+    # answer that breaks off.
     first = await asked.work(lambda: next(pieces))
     head, tail = "", ""
     if asked.round is None:
@@ -124,7 +133,9 @@ def _client_values(
             for layer in layers:
                 yield layer, _values([coordinates[layer][row]])
 
-        yield from _objects((client, _objects(sealed_layers(client))) for client in clients)
+        yield from _objects(
+            (client, _objects(sealed_layers(client))) for client in clients
+        )
         return
     with files.open(entry) as file:
 
@@ -132,15 +143,20 @@ def _client_values(
             for layer in layers:
                 yield layer, _values(file.gradient(client, layer))
 
-        yield from _objects((client, _objects(open_layers(client))) for client in clients)
+        yield from _objects(
+            (client, _objects(open_layers(client))) for client in clients
+        )
 
 
-def _average_values(files: RoundFiles, entry: RoundEntry, layers: list[str]) -> Iterator[str]:
+def _average_values(
+    files: RoundFiles, entry: RoundEntry, layers: list[str]
+) -> Iterator[str]:
     """{"<layer>": [values]} by pieces."""
     if entry.kind == "sealed":
         with files.open(entry) as file:
             shares = file.shares()
-        # The frame keeps sums, so the mean of coordinates has the coordinates of the mean.
+        # The frame keeps sums, so the mean of coordinates has the coordinates of the
+        # mean.
         means = {layer: shares @ files.coordinates(entry, layer) for layer in layers}
         yield from _objects((layer, _values([mean])) for layer, mean in means.items())
         return
@@ -171,7 +187,9 @@ def _values(blocks: Iterable[Any]) -> Iterator[str]:
 
 @router.get("/performance")
 async def performance(asked: AskedOf, number: NumberOf = None) -> JSONResponse:
-    """Accuracy and loss of each client: of all rounds, of one (`round`), or of `number` rounds that end with it."""
+    """Accuracy and loss of each client: of all rounds, of one (`round`), or of `number`
+    rounds that end with it.
+    """
     count = given.integer("number", number, least=1)
     order = await asked.order("reports", is_score=False)
     found = await _reports(asked, order, count)
@@ -181,8 +199,12 @@ async def performance(asked: AskedOf, number: NumberOf = None) -> JSONResponse:
     return bare(order, shown)
 
 
-async def _reports(asked: ScoreRequest, order: OrderRow, count: int | None) -> dict[int, dict[str, Any]]:
-    """By round: the `count` rounds (default 1) that end with the one asked for; without one, the last, or all."""
+async def _reports(
+    asked: ScoreRequest, order: OrderRow, count: int | None
+) -> dict[int, dict[str, Any]]:
+    """By round: the `count` rounds (default 1) that end with the one asked for; without
+    one, the last, or all.
+    """
     rounds = asked.services.store.rounds
     order_id, last = order.order_id, asked.round
     if last is None:
@@ -200,7 +222,9 @@ async def _reports(asked: ScoreRequest, order: OrderRow, count: int | None) -> d
 
 
 def _performance(report: dict[str, Any]) -> dict[str, Any]:
-    """{"train" or "test": {client: {"accuracy", "loss"}}}; clients without such rows are left out."""
+    """{"train" or "test": {client: {"accuracy", "loss"}}}; clients without such rows
+    are left out.
+    """
     shown: dict[str, Any] = {"train": {}, "test": {}}
     for part, clients in shown.items():
         for client, own in report["hospitals"].items():
@@ -250,7 +274,9 @@ async def _score(asked: Scoring, rule: Callable[[Floats], Any]) -> JSONResponse:
 
 
 def points_of(files: RoundFiles, entry: RoundEntry, layers: list[str]) -> Floats:
-    """(n, n) float64, a row for each client: coordinates with the distances and angles of its layers together."""
+    """(n, n) float64, a row for each client: coordinates with the distances and angles
+    of its layers together.
+    """
     factors = (files.factor(entry, layer) for layer in layers)
     points: Floats = geometry.combine_factors(factors).T
     return points
@@ -264,8 +290,12 @@ async def krum(asked: ScoringOf, k: IntegerOf = None) -> JSONResponse:
 
 
 @router.get("/anomaly/foolsgold")
-async def foolsgold(asked: ScoringOf, k: IntegerOf = None, p: WeightOf = None) -> JSONResponse:
-    """Mean cosine distance to the k nearest other clients; with `p` and without `k`, as the document has it, Zeno."""
+async def foolsgold(
+    asked: ScoringOf, k: IntegerOf = None, p: WeightOf = None
+) -> JSONResponse:
+    """Mean cosine distance to the k nearest other clients; with `p` and without `k`, as
+    the document has it, Zeno.
+    """
     if k is None and p is not None:
         return await zeno(asked, p)
     n_nearest = given.neighbours(k)
@@ -281,7 +311,9 @@ async def auror(asked: ScoringOf, k: IntegerOf = None) -> JSONResponse:
 
 @router.get("/anomaly/sniper")
 async def sniper(asked: ScoringOf, p: ShareOf = None) -> JSONResponse:
-    """0 for members of the largest clique of near gradients with at least p of all clients, else 1."""
+    """0 for members of the largest clique of near gradients with at least p of all
+    clients, else 1.
+    """
     share = given.share(p)
     return await _score(asked, lambda points: anomaly.sniper(points, p=share))
 
@@ -295,20 +327,27 @@ async def pca(asked: ScoringOf, k: ComponentsOf = None) -> JSONResponse:
 
 @router.get("/anomaly/true_krum")
 async def true_krum(asked: ScoringOf, n_attackers: AttackersOf = None) -> JSONResponse:
-    """Sum of squared distances to the n - n_attackers - 2 nearest others (Blanchard et al. 2017)."""
+    """Sum of squared distances to the n - n_attackers - 2 nearest others (Blanchard et
+    al. 2017).
+    """
     n_bad = given.required_integer("n_attackers", n_attackers, least=0)
-    return await _score(asked, lambda points: anomaly.true_krum(points, n_attackers=n_bad))
+    return await _score(
+        asked, lambda points: anomaly.true_krum(points, n_attackers=n_bad)
+    )
 
 
 @router.get("/anomaly/multi_krum")
 async def multi_krum(
     asked: ScoringOf, n_attackers: AttackersOf = None, n_selected: SelectedOf = None
 ) -> JSONResponse:
-    """0 for the n_selected clients that Multi-Krum would average, else 1 (Blanchard et al. 2017)."""
+    """0 for the n_selected clients that Multi-Krum would average, else 1 (Blanchard et
+    al. 2017).
+    """
     n_bad = given.required_integer("n_attackers", n_attackers, least=0)
     chosen = given.integer("n_selected", n_selected, least=1)
     return await _score(
-        asked, lambda points: anomaly.multi_krum(points, n_attackers=n_bad, n_selected=chosen)
+        asked,
+        lambda points: anomaly.multi_krum(points, n_attackers=n_bad, n_selected=chosen),
     )
 
 
@@ -320,7 +359,9 @@ async def geometric_median(asked: ScoringOf) -> JSONResponse:
 
 @router.get("/anomaly/foolsgold_weight")
 async def foolsgold_weight(asked: ScoringOf) -> JSONResponse:
-    """1 - the weight of the original FoolsGold, which flags clients that move alike (Fung et al. 2020)."""
+    """1 - the weight of the original FoolsGold, which flags clients that move alike
+    (Fung et al. 2020).
+    """
     return await _score(asked, anomaly.foolsgold_weight)
 
 
@@ -339,8 +380,11 @@ async def zeno(asked: ScoringOf, p: WeightOf = None) -> JSONResponse:
 class Compared:
     """A round beside the one before it."""
 
-    losses: tuple[Floats, Floats]  # (n,) each: training losses of the round before, and of this one
-    between: Floats  # (n, 4), over the layers together; columns as RoundFiles.between has them
+    losses: tuple[
+        Floats, Floats
+    ]  # (n,) each: training losses of the round before, and of this one
+    # (n, 4), over the layers together; columns as RoundFiles.between has them
+    between: Floats
     round: int
 
 
@@ -357,7 +401,9 @@ async def _compare(asked: Scoring, entry: RoundEntry, what: str) -> Compared:
             code="first_round",
         )
     layers = asked.layers_in(entry)
-    reports = await in_thread(rounds.reports, entry.order_id, first=entry.round - 1, last=entry.round)
+    reports = await in_thread(
+        rounds.reports, entry.order_id, first=entry.round - 1, last=entry.round
+    )
     losses_before = _losses(reports.get(entry.round - 1), entry)
     losses_now = _losses(reports.get(entry.round), entry)
 
@@ -384,7 +430,9 @@ def _losses(report: dict[str, Any] | None, entry: RoundEntry) -> Floats:
 
 
 def _joined(parts: list[Floats]) -> Floats:
-    """The scalars of several layers together: lengths add by squares, inner products add."""
+    """The scalars of several layers together: lengths add by squares, inner products
+    add.
+    """
     lengths, inner_product = [0, 1, 3], 2
     squares = sum(part[:, lengths] ** 2 for part in parts)
     joined = np.zeros_like(parts[0])
@@ -413,10 +461,12 @@ async def anomaly_report(
     p: ShareOf = None,
     n_attackers: AttackersOf = None,
 ) -> JSONResponse:
-    """All anomaly scores of a round side by side, each with its rank (1: the most anomalous).
+    """All anomaly scores of a round side by side, each with its rank (1: the most
+    anomalous).
 
-    A score that cannot take a default argument is unavailable; one that cannot take an argument that was sent is an
-    error."""
+    A score that cannot take a default argument is unavailable; one that cannot take an
+    argument that was sent is an error.
+    """
     order = await asked.order()
     entry = await asked.entry(order)
     n_clients = len(entry.clients)
@@ -450,22 +500,34 @@ async def anomaly_report(
     except (BadRequest, Conflict) as error:
         missing["zeno"] = error.sentence
     data = _side_by_side(entry, scores, is_normalized=asked.normalize is not None)
-    report = {"round": entry.round, "data": data, "parameters": chosen, "unavailable": missing}
+    report = {
+        "round": entry.round,
+        "data": data,
+        "parameters": chosen,
+        "unavailable": missing,
+    }
     return bare(order, report)
 
 
 def _all_scores(
     points: Floats, chosen: Mapping[str, Any], sent: list[str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """(scores by name, why the others cannot be computed by name). ValueError for an argument that was `sent`."""
+    """(scores by name, why the others cannot be computed by name).
+
+    ValueError for an argument that was `sent`.
+    """
     rules: dict[str, Callable[[], Any]] = {
         "krum": lambda: anomaly.krum(points, k=chosen["k"]),
         "foolsgold": lambda: anomaly.foolsgold(points, k=chosen["k"]),
         "auror": lambda: anomaly.auror(points, k=chosen["clusters"]),
         "sniper": lambda: anomaly.sniper(points, p=chosen["p"]),
         "pca": lambda: anomaly.pca(points, k=chosen["components"]),
-        "true_krum": lambda: anomaly.true_krum(points, n_attackers=chosen["n_attackers"]),
-        "multi_krum": lambda: anomaly.multi_krum(points, n_attackers=chosen["n_attackers"]),
+        "true_krum": lambda: anomaly.true_krum(
+            points, n_attackers=chosen["n_attackers"]
+        ),
+        "multi_krum": lambda: anomaly.multi_krum(
+            points, n_attackers=chosen["n_attackers"]
+        ),
         "geometric_median": lambda: anomaly.geometric_median_distance(points),
         "foolsgold_weight": lambda: anomaly.foolsgold_weight(points),
     }
@@ -482,7 +544,9 @@ def _all_scores(
     return scores, missing
 
 
-def _side_by_side(entry: RoundEntry, scores: Mapping[str, Any], *, is_normalized: bool) -> dict[str, Any]:
+def _side_by_side(
+    entry: RoundEntry, scores: Mapping[str, Any], *, is_normalized: bool
+) -> dict[str, Any]:
     """{client: {score's name: {"score", "rank"}}}."""
     rows: dict[str, Any] = {str(client): {} for client in entry.clients}
     for name, values in scores.items():
@@ -499,7 +563,9 @@ def _side_by_side(entry: RoundEntry, scores: Mapping[str, Any], *, is_normalized
 
 @router.get("/contribution/grad_diff")
 async def grad_diff(asked: ScoringOf, metric: MetricOf = None) -> JSONResponse:
-    """Distance of each client's gradient to the average of the round before: eu (Euclidean) or cos."""
+    """Distance of each client's gradient to the average of the round before: eu
+    (Euclidean) or cos.
+    """
     measure = given.choice("metric", metric, ("eu", "cos"), default="eu") or "eu"
     order = await asked.order()
     entry = await asked.entry(order)
@@ -518,11 +584,19 @@ async def grad_diff(asked: ScoringOf, metric: MetricOf = None) -> JSONResponse:
 
 @router.get("/contribution/perf_diff")
 async def perf_diff(asked: ScoringOf, metric: MetricOf = None) -> JSONResponse:
-    """What the model gains by each client: accuracy with it minus without, or loss without it minus with."""
-    measure = given.choice("metric", metric, ("accuracy", "loss"), default="accuracy") or "accuracy"
+    """What the model gains by each client: accuracy with it minus without, or loss
+    without it minus with.
+    """
+    measure = (
+        given.choice("metric", metric, ("accuracy", "loss"), default="accuracy")
+        or "accuracy"
+    )
     order = await asked.order("reports")
     round_, report = await _left_out(asked, order)
-    pairs = {int(client): _with_and_without(report, client, measure) for client in report["hospitals"]}
+    pairs = {
+        int(client): _with_and_without(report, client, measure)
+        for client in report["hospitals"]
+    }
     measured = {client: pair for client, pair in pairs.items() if None not in pair}
     if not measured:
         raise Conflict(
@@ -532,7 +606,9 @@ async def perf_diff(asked: ScoringOf, metric: MetricOf = None) -> JSONResponse:
         )
     pairs_measured = np.array(list(measured.values()), dtype=np.float64)
     with_all, without = pairs_measured.T
-    scores = await asked.work(lambda: contribution.perf_diff(with_all, without, metric=measure))
+    scores = await asked.work(
+        lambda: contribution.perf_diff(with_all, without, metric=measure)
+    )
     shown: dict[int, float | None] = dict.fromkeys(pairs)
     for client, score in zip(measured, scores, strict=True):
         shown[client] = finite(float(score))
@@ -540,10 +616,14 @@ async def perf_diff(asked: ScoringOf, metric: MetricOf = None) -> JSONResponse:
 
 
 async def _left_out(asked: ScoreRequest, order: OrderRow) -> tuple[int, dict[str, Any]]:
-    """The round that is asked for, or the newest in which models without each client were measured."""
+    """The round that is asked for, or the newest in which models without each client
+    were measured.
+    """
     order_id = order.order_id
     if asked.round is None:
-        newest = await in_thread(asked.services.store.rounds.newest_report, order_id, "leave_one_out")
+        newest = await in_thread(
+            asked.services.store.rounds.newest_report, order_id, "leave_one_out"
+        )
         if newest is None:
             raise _no_test_rows(f"Order {order_id} has")
         return int(newest[0]), dict(newest[1])
@@ -562,17 +642,24 @@ def _no_test_rows(who: str) -> Conflict:
     )
 
 
-def _with_and_without(report: dict[str, Any], client: str, metric: str) -> tuple[float | None, float | None]:
+def _with_and_without(
+    report: dict[str, Any], client: str, metric: str
+) -> tuple[float | None, float | None]:
     """The model's metric with all clients and without this one, on the same test rows."""
     without = report["leave_one_out"].get(client) or {}
     with_all = without.get("all") or {}
-    # External trainers may record the pair; else all clients' test metrics stand for the model with all.
-    complete = finite(with_all[metric]) if metric in with_all else _pooled(report, metric)
+    # External trainers may record the pair; else all clients' test metrics stand for
+    # the model with all.
+    complete = (
+        finite(with_all[metric]) if metric in with_all else _pooled(report, metric)
+    )
     return complete, finite(without.get(metric))
 
 
 def _pooled(report: dict[str, Any], metric: str) -> float | None:
-    """The mean of the clients' test metrics, weighted by row counts where all have some."""
+    """The mean of the clients' test metrics, weighted by row counts where all have
+    some.
+    """
     values, weights = [], []
     for own in report["hospitals"].values():
         measured = own.get("test")
@@ -587,7 +674,8 @@ def _pooled(report: dict[str, Any], metric: str) -> float | None:
     total = sum(weights)
     if not total:
         return None
-    # Halves, because the sum of shares of the largest numbers may leave the range of float64.
+    # Halves, because the sum of shares of the largest numbers may leave the range of
+    # float64.
     halves = []
     for value, weight in zip(values, weights, strict=True):
         share = weight / total
@@ -597,4 +685,8 @@ def _pooled(report: dict[str, Any], metric: str) -> float | None:
 
 def _measured_by(order: OrderRow) -> dict[str, str]:
     """In a sealed order each hospital measures the models itself."""
-    return {"X_Self_Reported": "true"} if order.kind == "train" and method_of(order) != "None" else {}
+    return (
+        {"X_Self_Reported": "true"}
+        if order.kind == "train" and method_of(order) != "None"
+        else {}
+    )

@@ -1,11 +1,12 @@
-"""What the routes of all kinds of orders share: the application's parts, who is asked, and who is waited for.
+"""What the routes of all kinds of orders share: the application's parts, who is asked,
+and who is waited for.
 
-Next: api/routes/orders.py and statistics.py, which make orders, and admission.py, which begins them.
+Next: api/routes/orders.py and statistics.py, which make orders, and admission.py, which
+begins them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -15,7 +16,8 @@ from api.auth import require_reader
 from api.conditions import Conditions
 from api.live import Bell, Inbox, Presence, Waits, read_until
 from api.prefect_runs import Runs
-from api.settings import Settings
+from api.routes.budgets import Budgets
+from api.settings import CoordinatorSettings
 from api.store import Store
 from api.store.disk import Disk
 from api.store.engine import in_thread
@@ -34,11 +36,20 @@ IdempotencyKey = Annotated[str | None, Header(max_length=200)]
 Limit = Annotated[int, Query(ge=1, le=500)]
 Before = Annotated[int | None, Query(ge=1, lt=2**31)]
 
-FLOWS = {"train": "train-order/train-order", "statistics": "joint-statistics/joint-statistics"}
+FLOWS = {
+    "train": "train-order/train-order",
+    "statistics": "joint-statistics/joint-statistics",
+}
 """The coordinator's deployment for each kind of order that it runs itself."""
 
 MOST_KEYS = 1000
-"""So many one-time keys are kept; what was sealed to an older one is asked for again."""
+"""So many one-time keys are kept; what was sealed to an older one is asked for again.
+"""
+
+ORDER_ENDED = "ended"
+"""Rung whenever an order has ended, or a schedule has asked for none: Prefect has one
+more run that is over.
+"""
 
 NAMED_AFTER_SECONDS = 1.0
 """Whoever has been waited for so long is named."""
@@ -52,7 +63,7 @@ class Services:
 
     def __init__(self, request: Request) -> None:
         state = request.app.state
-        self.settings: Settings = state.settings
+        self.settings: CoordinatorSettings = state.settings
         self.store: Store = state.store
         self.runs: Runs = state.runs
         self.bell: Bell = state.bell
@@ -61,22 +72,35 @@ class Services:
         self.presence: Presence = state.presence
         self.conditions: Conditions = state.conditions
         self.disk: Disk = state.disk
+        self.budgets: Budgets = state.budgets
         self.reply_keys: dict[int, tuple[bytes, int]] = state.reply_keys
 
     def ready(self) -> set[int]:
-        """The hospitals that can work on an order now: their agents are there, and nothing holds orders up."""
-        return {user for user in self.presence.there() if not self.conditions.held_up_seconds(user)}
+        """The hospitals that can work on an order now: their agents are there, and
+        nothing holds orders up.
+        """
+        return {
+            user
+            for user in self.presence.there()
+            if not self.conditions.held_up_seconds(user)
+        }
 
     def keep_key(self, order_id: int, reply: bytes, *, attempt: int = 0) -> None:
-        """Keeps the one-time key to which an order's answer is sealed; in memory only, the newest ones."""
+        """Keeps the one-time key to which an order's answer is sealed; in memory only,
+        the newest ones.
+        """
         self.reply_keys[order_id] = (reply, attempt)
         while len(self.reply_keys) > MOST_KEYS:
             oldest = next(iter(self.reply_keys))
             self.reply_keys.pop(oldest)
 
 
-async def identities(services: Services, hospitals: list[int]) -> dict[int, PublicIdentity]:
-    """The public keys to seal to each hospital; says which hospital is unknown or was never there."""
+async def identities(
+    services: Services, hospitals: list[int]
+) -> dict[int, PublicIdentity]:
+    """The public keys to seal to each hospital; says which hospital is unknown or was
+    never there.
+    """
     registered = await in_thread(services.store.hospitals.all)
     known = {hospital.user_id: hospital for hospital in registered}
     unknown = [str(user) for user in hospitals if user not in known]
@@ -104,13 +128,20 @@ async def identities(services: Services, hospitals: list[int]) -> dict[int, Publ
 
 
 async def readable(
-    services: Services, caller: Caller, order_id: int, *, kind: str | None = None, what: str = "order"
+    services: Services,
+    caller: Caller,
+    order_id: int,
+    *,
+    kind: str | None = None,
+    what: str = "order",
 ) -> OrderRow:
     """An order that the caller may read. NotFound when there is none of this kind."""
     order: OrderRow = await in_thread(services.store.orders.get, order_id)
     if kind is not None and order.kind != kind:
         raise NotFound(
-            f"There is no {what} {order_id}.", remedy="GET /orders lists what there is.", code=what
+            f"There is no {what} {order_id}.",
+            remedy="GET /orders lists what there is.",
+            code=what,
         )
     require_reader(caller, order.hospitals)
     return order
@@ -132,8 +163,10 @@ async def ended_order(services: Services, order_id: int, seconds: float) -> Orde
 
 
 def progress(order: OrderRow, n_recorded: int) -> dict[str, int | None]:
-    """How many rounds, or parts of an order of statistics, are done, of how many there are at the most: an order that
-    converges needs fewer. Prefect's progress bar, the clients' and the agents' logs show the same number."""
+    """How many rounds, or parts of an order of statistics, are done, of how many there
+    are at the most: an order that converges needs fewer. Prefect's progress bar, the
+    clients' and the agents' logs show the same number.
+    """
     if order.kind == "statistics":
         stage = order.stage or {"done": 0, "of": None}
         return {"done": stage["done"], "of": stage["of"]}
@@ -148,22 +181,41 @@ def progress(order: OrderRow, n_recorded: int) -> dict[str, int | None]:
     return {"done": rounds_done(n_recorded, max_iter), "of": n_models * max_iter}
 
 
+def deleted_run(order: OrderRow) -> str | None:
+    """Since when Prefect has no run of the order any longer: it keeps those of the
+    newest; None where it has not deleted one.
+    """
+    if order.flow_run_id is None or order.runs_deleted is None:
+        return None
+    return order.runs_deleted.isoformat() + "Z"
+
+
 # Who has counted, and who is waited for
 
 
-async def data_volum(services: Services, order: OrderRow) -> dict[str, int | None]:
-    """Rows by hospital, as recorded once all have counted; before that, what those said that have."""
+def data_volum(order: OrderRow) -> dict[str, int | None]:
+    """Rows by hospital, once all hospitals have agreed on the order.
+
+    Nothing before: the gates do not remember an order that is cancelled or refused by
+    then, and the counts of two that differ by a patient would tell of that one.
+    """
     if order.kind == "external":
         return {}
-    counts: Mapping[str, int | None] = order.n_rows
-    is_counting = order.kind in FLOWS and not order.has_ended
-    if not counts and is_counting:
-        counts = await _accepted(services, order)
-    return {str(user): counts.get(str(user)) for user in _counting(order)}
+    return {str(user): order.n_rows.get(str(user)) for user in _counting(order)}
+
+
+async def not_counted(services: Services, order: OrderRow) -> list[str]:
+    """The hospitals that have not counted their rows yet, of an order of flows."""
+    if order.kind not in FLOWS or order.n_rows:
+        return []
+    accepted = {} if order.has_ended else await _accepted(services, order)
+    return [str(user) for user in _counting(order) if accepted.get(str(user)) is None]
 
 
 def _counting(order: OrderRow) -> list[int]:
-    """The hospitals whose rows an order is about: of statistics its providers, else all."""
+    """The hospitals whose rows an order is about: of statistics its providers, else
+    all.
+    """
     if order.kind != "statistics":
         return list(order.hospitals)
     return sorted(provider["name"] for provider in order.body["data_providers"])
@@ -173,10 +225,15 @@ async def _accepted(services: Services, order: OrderRow) -> dict[str, int | None
     """The row counts of those hospitals that have accepted an order."""
     address = Address(order.order_id, "acceptance")
     try:
-        envelopes = await in_thread(services.store.messages.gather, address, order.hospitals, EVERYONE)
+        envelopes = await in_thread(
+            services.store.messages.gather, address, order.hospitals, EVERYONE
+        )
     except OrderStopped:  # it has ended since it was read
         return {}
-    return {str(user): _accepted_rows(user, envelope) for user, envelope in envelopes.items()}
+    return {
+        str(user): _accepted_rows(user, envelope)
+        for user, envelope in envelopes.items()
+    }
 
 
 def _accepted_rows(user_id: int, envelope: bytes) -> int | None:
@@ -193,7 +250,8 @@ class Waiting:
     """One whom an order waits for, and why."""
 
     user_id: int  # COORDINATOR for the coordinator itself
-    cause: str  # disk, prefect, away, approval, full, working, or what an agent reports of its site
+    # disk, prefect, away, approval, full, working, or what an agent reports of its site
+    cause: str
     message: str  # the same as a sentence, with what ends it
 
 
@@ -204,9 +262,10 @@ NOT_BEGUN = (
 
 
 async def waiting_for(services: Services, order: OrderRow) -> list[Waiting]:
-    """Whom an order has waited for, for a second or more; where some of them are away or have a full disk, those
-    alone, because the others may wait for them too. Nobody once it has ended. Before it has places: everybody who
-    keeps it from having them."""
+    """Whom an order has waited for, for a second or more; where some of them are away
+    or have a full disk, those alone, because the others may wait for them too. Nobody
+    once it has ended. Before it has places: everybody who keeps it from having them.
+    """
     if order.has_ended:
         return []
     own: list[Waiting] = []
@@ -216,18 +275,23 @@ async def waiting_for(services: Services, order: OrderRow) -> list[Waiting]:
         return own + await _waiting_for_places(services, order)
     late = services.waits.longer_than(order.order_id, NAMED_AFTER_SECONDS)
     if not late and order.state == "pending":
-        # Before the coordinator's flow waits for anybody, the hospitals count their rows.
+        # Before the coordinator's flow waits for anybody, the hospitals count their
+        # rows.
         accepted = await _accepted(services, order)
         late = [user for user in order.hospitals if accepted.get(str(user)) is None]
     names = await in_thread(services.store.hospitals.names)
-    found = [_waiting(services, user, names.get(user, f"hospital {user}")) for user in late]
+    found = [
+        _waiting(services, user, names.get(user, f"hospital {user}")) for user in late
+    ]
     stuck = own + [waiting for waiting in found if waiting.cause in STUCK]
     return stuck or found
 
 
 def _waiting(services: Services, user: int, name: str) -> Waiting:
     if not services.presence.is_there(user):
-        message = f"{name} is away: its agent is not connected. The order goes on when it is."
+        message = (
+            f"{name} is away: its agent is not connected. The order goes on when it is."
+        )
         return Waiting(user, "away", message)
     troubles = services.conditions.troubles(user, name)
     if troubles:
@@ -237,8 +301,12 @@ def _waiting(services: Services, user: int, name: str) -> Waiting:
 
 async def _waiting_for_places(services: Services, order: OrderRow) -> list[Waiting]:
     names = await in_thread(services.store.hospitals.names)
-    queues = await in_thread(services.store.places.queue, order.order_id, services.ready())
-    no_place = {queue.user_id: queue for queue in queues if queue.is_full or queue.is_kept}
+    queues = await in_thread(
+        services.store.places.queue, order.order_id, services.ready()
+    )
+    no_place = {
+        queue.user_id: queue for queue in queues if queue.is_full or queue.is_kept
+    }
     to_decide = undecided(order.asked)
     found: list[Waiting] = []
     if not is_begun(order):
@@ -267,7 +335,10 @@ def _say_full(name: str, queue: Queue) -> str:
 
 async def waiting_shown(services: Services, order: OrderRow) -> list[dict[str, Any]]:
     """The same as answers show it, with names."""
-    names = {COORDINATOR: "coordinator", **await in_thread(services.store.hospitals.names)}
+    names = {
+        COORDINATOR: "coordinator",
+        **await in_thread(services.store.hospitals.names),
+    }
     rows = []
     for waiting in await waiting_for(services, order):
         rows.append({**asdict(waiting), "name": names.get(waiting.user_id)})

@@ -1,8 +1,10 @@
-"""Joint statistics over REST: one request, one answer, in the form of its request document.
+"""Joint statistics over REST: one request, one answer, in the form of its request
+document.
 
-Where a provider's data are goes sealed to that provider; neither the store nor a document has it. The answer says
-where at the receivers the result lies; the values themselves pass through this process's memory only where the
-receiver who asks wants them (`disclose`), sealed to a one-time key that is made here for each request.
+Where a provider's data are goes sealed to that provider; neither the store nor a
+document has it. The answer says where at the receivers the result lies; the values
+themselves pass through this process's memory only where the receiver who asks wants
+them (`disclose`), sealed to a one-time key that is made here for each request.
 """
 
 from __future__ import annotations
@@ -73,13 +75,19 @@ SHARED = (
 @router.post("/runModelTrainTask")
 @router.post("/runJointStatisticalAnalysisTask")
 async def run_statistics(
-    request: Request, caller: CallerOf, body: StatisticsRequest, idempotency_key: IdempotencyKey = None
+    request: Request,
+    caller: CallerOf,
+    body: StatisticsRequest,
+    idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
-    """Asks a question of joint statistics, and answers when the receivers have the result, or after
-    timeout_seconds with status 202."""
+    """Asks a question of joint statistics, and answers when the receivers have the
+    result, or after timeout_seconds with status 202.
+    """
     services = Services(request)
     asked = await resolved(services, caller, body)
-    once = Once.of(caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True))
+    once = Once.of(
+        caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True)
+    )
     sealed = await seal_places(services, asked)
     order_id = await add_order(services, asked, sealed, once=once)
     return await _answer_in_time(services, asked, order_id)
@@ -87,12 +95,17 @@ async def run_statistics(
 
 @router.get("/statistics/result")
 async def statistics_result(
-    request: Request, caller: CallerOf, order_id: OrderId, wait: Annotated[float, Query(ge=0, le=60)] = 0
+    request: Request,
+    caller: CallerOf,
+    order_id: OrderId,
+    wait: Annotated[float, Query(ge=0, le=60)] = 0,
 ) -> JSONResponse:
     """The same answer, for the order's parties who did not wait for it."""
     require_role(caller, HOSPITAL)
     services = Services(request)
-    order = await readable(services, caller, order_id, kind="statistics", what="statistics order")
+    order = await readable(
+        services, caller, order_id, kind="statistics", what="statistics order"
+    )
     is_initiator = caller.role == OPEN or caller.user_id == order.initiator
     return await _answer(services, order_id, wait, is_initiator=is_initiator)
 
@@ -100,7 +113,9 @@ async def statistics_result(
 async def ask_again(
     services: Services, caller: Caller, order: OrderRow, idempotency_key: str | None
 ) -> JSONResponse:
-    """A new order of the same question, with the sealed places that are there; answers as the first one did."""
+    """A new order of the same question, with the sealed places that are there; answers
+    as the first one did.
+    """
     asked = read_statistics_document(order.document, order.order_id).request
     once = Once.of(caller, idempotency_key, {"rerun_of": order.order_id})
     boxes = await in_thread(services.store.orders.boxes, order.order_id)
@@ -121,15 +136,21 @@ def protection(order: OrderRow) -> dict[str, Any]:
         "method": method,
         "key_bits": 256,
         "key_holder": "each pair of hospitals",
-        "who_could_decrypt": sentence.format(providers=len(body["data_providers"]), receivers=receivers),
+        "who_could_decrypt": sentence.format(
+            providers=len(body["data_providers"]), receivers=receivers
+        ),
     }
 
 
 # Making an order
 
 
-async def resolved(services: Services, caller: Caller, body: StatisticsRequest) -> StatisticsRequest:
-    """The checked question with user ids for names, in the name of the caller's hospital."""
+async def resolved(
+    services: Services, caller: Caller, body: StatisticsRequest
+) -> StatisticsRequest:
+    """The checked question with user ids for names, in the name of the caller's
+    hospital.
+    """
     if caller.role not in (HOSPITAL, OPEN):
         raise Forbidden(
             f"An order of joint statistics is signed by a hospital, and this token's role is {caller.role}.",
@@ -147,8 +168,12 @@ async def resolved(services: Services, caller: Caller, body: StatisticsRequest) 
     return asked
 
 
-def _initiator(caller: Caller, sent: StatisticsRequest, names: Mapping[int, str]) -> int:
-    """The caller's hospital; with authentication off, the one that the body names, or its first receiver."""
+def _initiator(
+    caller: Caller, sent: StatisticsRequest, names: Mapping[int, str]
+) -> int:
+    """The caller's hospital; with authentication off, the one that the body names, or
+    its first receiver.
+    """
     if caller.user_id is not None:
         if sent.user_id not in (None, caller.user_id):
             raise Forbidden(
@@ -170,15 +195,23 @@ async def seal_places(services: Services, asked: StatisticsRequest) -> Sealed:
     keys = await identities(services, asked.hospitals)
     sealed: dict[int, SealedBox] = {}
     for user in asked.providers:
-        place = HospitalSql(secrets.token_bytes(KEY_BYTES), {"data": asked.provider(user).data_path})
-        sealed[user] = SealedBox(place.seal(user, keys[user].seal_key), place.commitment)
+        place = HospitalSql(
+            secrets.token_bytes(KEY_BYTES), {"data": asked.provider(user).data_path}
+        )
+        sealed[user] = SealedBox(
+            place.seal(user, keys[user].seal_key), place.commitment
+        )
     return sealed
 
 
 def without_places(asked: StatisticsRequest) -> dict[str, Any]:
-    """The request as the store keeps it: nobody there learns where a provider's data are."""
+    """The request as the store keeps it: nobody there learns where a provider's data
+    are.
+    """
     kept = asked.model_dump(mode="json", exclude_none=True)
-    kept["data_providers"] = [{**provider, "data_path": ""} for provider in kept["data_providers"]]
+    kept["data_providers"] = [
+        {**provider, "data_path": ""} for provider in kept["data_providers"]
+    ]
     return kept
 
 
@@ -192,7 +225,9 @@ async def add_order(
     due: DueTime | None = None,
     repeats: int | None = None,
 ) -> int:
-    """The number of the order, which is made, and started, unless it was asked for `once` before."""
+    """The number of the order, which is made, and started, unless it was asked for
+    `once` before.
+    """
     # The receiver who asks seals the values to this one-time key (decision 7).
     reply = secrets.token_bytes(KEY_BYTES) if asked.disclose else None
     commitments = {user: place.commitment for user, place in sealed.items()}
@@ -229,14 +264,18 @@ async def add_order(
 # The answer
 
 
-async def _answer_in_time(services: Services, asked: StatisticsRequest, order_id: int) -> JSONResponse:
+async def _answer_in_time(
+    services: Services, asked: StatisticsRequest, order_id: int
+) -> JSONResponse:
     seconds = asked.timeout_seconds
     if seconds is None:
         seconds = services.settings.statistics_seconds
     return await _answer(services, order_id, seconds, is_initiator=True)
 
 
-async def _answer(services: Services, order_id: int, seconds: float, *, is_initiator: bool) -> JSONResponse:
+async def _answer(
+    services: Services, order_id: int, seconds: float, *, is_initiator: bool
+) -> JSONResponse:
     order = await ended_order(services, order_id, seconds)
     if order.state == "success":
         return await _success(services, order, is_initiator=is_initiator)
@@ -245,7 +284,9 @@ async def _answer(services: Services, order_id: int, seconds: float, *, is_initi
     return await _not_yet(services, order, seconds)
 
 
-async def _success(services: Services, order: OrderRow, *, is_initiator: bool) -> JSONResponse:
+async def _success(
+    services: Services, order: OrderRow, *, is_initiator: bool
+) -> JSONResponse:
     extra = {"order_id": order.order_id, **summary_of(order)}
     result: dict[str, Any] = {"path": extra.pop("path"), "type": extra.pop("type")}
     if is_initiator and order.body.get("disclose"):
@@ -264,7 +305,9 @@ GONE = (
 
 
 def summary_of(order: OrderRow) -> dict[str, Any]:
-    """What the coordinator's flow has recorded of a result, with everything that an answer says of it."""
+    """What the coordinator's flow has recorded of a result, with everything that an
+    answer says of it.
+    """
     body = order.body
     recorded = order.summary.get("statistics", {})
     known: dict[str, Any] = {
@@ -275,8 +318,11 @@ def summary_of(order: OrderRow) -> dict[str, Any]:
         "rows_null": {},
         "suppressed": [],
         "notes": [],
+        "opened": [],
         "repeats": None,
     }
+    if body.get("missing") is not None:
+        known["flow"] = {}
     for name in known:
         if name in recorded:
             known[name] = recorded[name]
@@ -284,13 +330,17 @@ def summary_of(order: OrderRow) -> dict[str, Any]:
 
 
 async def _values(services: Services, order: OrderRow) -> Any:
-    """The result's rows as the initiator's agent has sealed them to this process; None when the key is gone."""
+    """The result's rows as the initiator's agent has sealed them to this process; None
+    when the key is gone.
+    """
     order_id = order.order_id
     reply, attempt = services.reply_keys.get(order_id, (b"", 0))
     if not reply:
         return None
     address = Address(order_id, "values", attempt=attempt)
-    box = await in_thread(services.store.messages.read_box, address, order.initiator, COORDINATOR)
+    box = await in_thread(
+        services.store.messages.read_box, address, order.initiator, COORDINATOR
+    )
     if box is None:
         return None
     try:
@@ -330,18 +380,29 @@ async def _not_yet(services: Services, order: OrderRow, seconds: float) -> JSONR
         f"Order {order_id} has not ended after {seconds:g} seconds: {why} "
         f"GET /statistics/result?order_id={order_id} gives the answer."
     )
-    result = {"path": summary["path"], "type": summary["type"], "extra": canonical(extra)}
+    result = {
+        "path": summary["path"],
+        "type": summary["type"],
+        "extra": canonical(extra),
+    }
     return told(result, msg=msg, status=202, order_id=order_id)
 
 
-async def why_waiting(services: Services, order: OrderRow, missing: list[Waiting]) -> str:
+async def why_waiting(
+    services: Services, order: OrderRow, missing: list[Waiting]
+) -> str:
     """Who or what an order waits for, as a sentence."""
     if not order.flow_run_id:
         return "Prefect does not answer, and the order is started when it does."
     if not missing:
         return "it is under way."
-    names = {COORDINATOR: "the coordinator", **await in_thread(services.store.hospitals.names)}
-    waited_for = ", ".join(names.get(waiting.user_id, str(waiting.user_id)) for waiting in missing)
+    names = {
+        COORDINATOR: "the coordinator",
+        **await in_thread(services.store.hospitals.names),
+    }
+    waited_for = ", ".join(
+        names.get(waiting.user_id, str(waiting.user_id)) for waiting in missing
+    )
     causes = {waiting.cause for waiting in missing}
     if causes == {"away"}:
         verb = "is" if len(missing) == 1 else "are"

@@ -1,4 +1,6 @@
-"""GET /orders/{id}/timeline: which part of an order ran where and when, by Prefect's record (decision 51)."""
+"""GET /orders/{id}/timeline: which part of an order ran where and when, by Prefect's
+record (decision 51).
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,23 @@ from fastapi.responses import JSONResponse
 from api.answers import answer
 from api.auth import CallerOf
 from api.prefect_runs import StepRun
-from api.routes.services import OrderInPath, Services, readable, waiting_shown
+from api.routes.services import (
+    OrderInPath,
+    Services,
+    deleted_run,
+    readable,
+    waiting_shown,
+)
 
 router = APIRouter()
 
-ROUND_PARTS = ("local gradient", "scoring", "encryption", "aggregation", "final metrics")
+ROUND_PARTS = (
+    "local gradient",
+    "scoring",
+    "encryption",
+    "aggregation",
+    "final metrics",
+)
 """Those that an order has in each round; their runs are named after it."""
 
 ORDER_PARTS = (
@@ -25,9 +39,11 @@ ORDER_PARTS = (
     "data SQL extraction",
     "data extraction",
     "key agreement",
+    "model columns",
     "standardization",
     "types",
     "matching",
+    "cells",
     "dealing",
     "joint answer",
     "aggregation",
@@ -45,25 +61,34 @@ FoldOf = Annotated[int, Query(ge=0, lt=2**31)]
 
 @router.get("/orders/{order_id}/timeline")
 async def order_timeline(
-    request: Request, caller: CallerOf, order_id: OrderInPath, round: RoundOf = None, fold: FoldOf = 0
+    request: Request,
+    caller: CallerOf,
+    order_id: OrderInPath,
+    round: RoundOf = None,
+    fold: FoldOf = 0,
 ) -> JSONResponse:
-    """The parts of one round; without `round` those before, between and after the rounds, or all where there are none.
+    """The parts of one round; without `round` those before, between and after the
+    rounds, or all where there are none.
 
-    Discloses when each hospital began and ended what, and who is waited for and why, to the parties of the order.
-    Unavailable while Prefect is away.
+    Discloses when each hospital began and ended what, and who is waited for and why, to
+    the parties of the order. Unavailable while Prefect is away. No parts where Prefect
+    has deleted the order's runs.
     """
     services = Services(request)
     order = await readable(services, caller, order_id)
     names: list[str] | None = None  # all of them
     if order.kind == "train" or round is not None:
         names = part_names(round, fold)
-    parts = await services.runs.parts(order_id, names)
+    parts: list[StepRun] = []
+    if order.runs_deleted is None:
+        parts = await services.runs.parts(order_id, names)
     return answer(
         {
             "order_id": order_id,
             "fold": fold,
             "round": round,
             "parts": [_shown(part) for part in parts],
+            "prefect_run_deleted": deleted_run(order),
             "waiting_for": await waiting_shown(services, order),
         }
     )

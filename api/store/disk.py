@@ -1,4 +1,6 @@
-"""The coordinator's disk: whether an order can still be kept on it, and which errors say that it is full."""
+"""The coordinator's disk: whether an order can still be kept on it, and which errors
+say that it is full.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +19,40 @@ FULL_BYTES = 2**20
 """With less than this free the disk counts as full."""
 
 REMEMBERED_SECONDS = 7.0
-"""Whoever could not write tries again sooner than this: as long as the disk is full, it is heard of."""
+"""Whoever could not write tries again sooner than this: as long as the disk is full, it
+is heard of.
+"""
 
 MEGABYTE = 10**6
 
 
 class Disk:
-    """The file system of the coordinator's folder, where store and round files are unless a setting says otherwise.
+    """The file system of the coordinator's folder, where store and round files are
+    unless a setting says otherwise.
 
-    short   free space below `needed_bytes`: no new order is taken, those under way go on
-    full    something could not be written a moment ago, or next to nothing is free: what is under way waits
+    short   free space below `needed_bytes`: no new order is taken, those under way go
+    on full    something could not be written a moment ago, or next to nothing is free:
+    what is under way waits
     """
 
-    def __init__(self, folder: Path, needed_bytes: int, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        needed_bytes: int,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._folder = folder
         self.needed_bytes = needed_bytes
         self._now = now
-        self._failed: float | None = None  # when something could not be written the last time
+        self._failed: float | None = (
+            None  # when something could not be written the last time
+        )
 
     def free_bytes(self) -> int:
-        """What can still be written there; a folder that is not made yet stands for its parent."""
+        """What can still be written there; a folder that is not made yet stands for its
+        parent.
+        """
         candidates = (self._folder, *self._folder.parents)
         folder = next(path for path in candidates if path.exists())
         return shutil.disk_usage(folder).free
@@ -81,8 +97,8 @@ def _megabytes(n_bytes: int) -> str:
 def is_full(error: BaseException | None) -> bool:
     """Whether an error says that a disk, or what its user may take of it, is used up.
 
-    By class and number: OSError, SQLite (which cannot make its log either then), PostgreSQL, also as SQLAlchemy wraps
-    them.
+    By class and number: OSError, SQLite (which cannot make its log either then),
+    PostgreSQL, also as SQLAlchemy wraps them.
     """
     error = getattr(error, "orig", error)
     if isinstance(error, OSError):

@@ -1,6 +1,8 @@
-"""The database under all stores: its address, its schema, its transactions, and what it says when it is in trouble.
+"""The database under all stores: its address, its schema, its transactions, and what it
+says when it is in trouble.
 
-The stores of the subjects (api/store/hospitals.py and those beside it) work on one `Database`. Next: tables.py.
+The stores of the subjects (api/store/hospitals.py and those beside it) work on one
+`Database`. Next: tables.py.
 
 Decisions 21 and 67.
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -29,15 +32,32 @@ from protocol.errors import BadRequest, Conflict, Unavailable
 BUSY_MILLISECONDS = 10_000
 
 BUSY_CLEANING_MILLISECONDS = 200
-"""How long emptying the log waits for others: it is done again at the next order's end."""
+"""How long emptying the log waits for others: it is done again at the next order's end.
+"""
 
 ADMISSION_LOCK = 0x636F6E73
-"""PostgreSQL's advisory lock of who gives places, in every process of this coordinator."""
+"""PostgreSQL's advisory lock of who gives places, in every process of this coordinator.
+"""
+
+MOST_SPARE = 2**26
+"""That stays free on the disk when a store is written anew."""
+
+PAGES_AT_ONCE = 2_048
+"""That are given back to the disk while nobody else writes: 8 MiB."""
+
+MOST_FREE_PAGES = 1_024
+"""That stay in the file for what comes next: 4 MiB."""
+
+SQLITE_INCREMENTAL = 2
+"""What `PRAGMA auto_vacuum` answers where pages can be given back."""
 
 SQLITE_PRIMARY_CODE = 0xFF
 """The bits of SQLite's extended error code that say which kind of error it is."""
 
 SQLITE_PRAGMAS = (
+    # Before there is a table: deleted pages can be given back to the disk. A store that
+    # was made without is rewritten once (`_can_shrink`).
+    "auto_vacuum=INCREMENTAL",
     "journal_mode=WAL",
     "synchronous=FULL",  # every commit is on disk before it is acknowledged
     f"busy_timeout={BUSY_MILLISECONDS}",
@@ -58,7 +78,8 @@ class Database:
     """One database of the coordinator, SQLite or PostgreSQL."""
 
     def __init__(self, url: str, disk: Disk | None = None) -> None:
-        """With a `disk`, what finds it full raises Unavailable (code disk), and no order is made while it is short.
+        """With a `disk`, what finds it full raises Unavailable (code disk), and no
+        order is made while it is short.
 
         BadRequest (code CONSILIUM_STORE_URL) for an address of no database.
         """
@@ -72,7 +93,9 @@ class Database:
                 code="CONSILIUM_STORE_URL",
             ) from None
         if disk:
-            sa.event.listen(self.engine, "handle_error", functools.partial(_report_full_disk, disk))
+            sa.event.listen(
+                self.engine, "handle_error", functools.partial(_report_full_disk, disk)
+            )
         self._is_sqlite = self.engine.dialect.name == "sqlite"
         if self._is_sqlite:
             sa.event.listen(self.engine, "connect", _tune_sqlite)
@@ -83,7 +106,11 @@ class Database:
     def place(self) -> str:
         """Where the store is, without a password."""
         url = self.engine.url
-        return str(url.database) if self._is_sqlite else url.render_as_string(hide_password=True)
+        return (
+            str(url.database)
+            if self._is_sqlite
+            else url.render_as_string(hide_password=True)
+        )
 
     @property
     def _file(self) -> Path | None:
@@ -92,7 +119,10 @@ class Database:
         return Path(name) if self._is_sqlite and name and name != ":memory:" else None
 
     def is_empty(self) -> bool:
-        """Whether there are no tables of a store yet. Makes no file. Raises as `migrate`."""
+        """Whether there are no tables of a store yet.
+
+        Makes no file. Raises as `migrate`.
+        """
         file = self._file
         if file is not None and not (file.is_file() and file.stat().st_size):
             return True
@@ -100,20 +130,47 @@ class Database:
             return not sa.inspect(self.engine).has_table(hospitals.name)
 
     def migrate(self, version: str = "head") -> None:
-        """Brings the schema up to this version, in one transaction; a new database gets it whole or not at all.
+        """Brings the schema up to this version, in one transaction; a new database gets
+        it whole or not at all.
 
-        Conflict (code store) for what is no database, is damaged, or is of a later version; Unavailable (code
-        store) where it does not answer or its disk is full.
+        Conflict (code store) for what is no database, is damaged, or is of a later
+        version; Unavailable (code store) where it does not answer or its disk is full.
         """
         config = Config()
-        config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+        config.set_main_option(
+            "script_location", str(Path(__file__).with_name("migrations"))
+        )
         if self._file is not None:
             _make_private(self._file)
         with _opening(self.place), self.engine.begin() as connection:
             if self._is_sqlite:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")  # Python begins none before it makes a table
+                connection.exec_driver_sql(
+                    "BEGIN IMMEDIATE"
+                )  # Python begins none before it makes a table
             config.attributes["connection"] = connection
             command.upgrade(config, version)
+        if self._is_sqlite:
+            self._let_shrink()
+
+    def _let_shrink(self) -> None:
+        """A store of an earlier version is written anew, once, where there is room for
+        a second one.
+        """
+        if self._file is None:
+            return
+        size = self._file.stat().st_size
+        has_room = shutil.disk_usage(self._file.parent).free > 2 * size + MOST_SPARE
+        with self.engine.connect() as connection:
+            mode = connection.exec_driver_sql("PRAGMA auto_vacuum").scalar()
+            if mode == SQLITE_INCREMENTAL or not has_room:
+                return
+            # The mode that `_tune_sqlite` asks for is taken by the next VACUUM, which
+            # runs outside of a transaction.
+            raw = connection.connection.driver_connection
+            assert isinstance(raw, sqlite3.Connection)
+            raw.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            with contextlib.suppress(sqlite3.OperationalError):  # another one is busy
+                raw.execute("VACUUM")
 
     def close(self) -> None:
         self.engine.dispose()
@@ -126,26 +183,58 @@ class Database:
 
     @contextlib.contextmanager
     def begin_alone(self) -> Iterator[sa.Connection]:
-        """A transaction in which no other process gives places: what is read stands until it is written."""
+        """A transaction in which no other process gives places: what is read stands
+        until it is written.
+        """
         with self.engine.begin() as connection:
             if self._is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             else:
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADMISSION_LOCK)))
+                connection.execute(
+                    sa.select(sa.func.pg_advisory_xact_lock(ADMISSION_LOCK))
+                )
             yield connection
 
     def empty_log(self) -> None:
-        """Deleted bytes stand in SQLite's write-ahead log until it is emptied; a busy store does it another time."""
+        """Gives back to the disk what was deleted.
+
+        SQLite keeps free pages in its file, and deleted bytes stand in its write-ahead
+        log until that is emptied. A busy store does it another time. Other databases
+        do it by themselves.
+        """
         if not self._is_sqlite:
             return
         with self.engine.connect() as connection:
-            connection.exec_driver_sql(f"PRAGMA busy_timeout={BUSY_CLEANING_MILLISECONDS}")
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-            connection.exec_driver_sql(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
+            raw = connection.connection.driver_connection
+            assert isinstance(raw, sqlite3.Connection)
+            raw.execute(f"PRAGMA busy_timeout={BUSY_CLEANING_MILLISECONDS}")
+            try:
+                _give_back_pages(raw)
+                raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                raw.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
+
+
+def _give_back_pages(connection: sqlite3.Connection) -> None:
+    """In pieces, so that others come in between."""
+    (n_free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    while n_free > MOST_FREE_PAGES:
+        n_given = min(PAGES_AT_ONCE, n_free - MOST_FREE_PAGES)
+        try:
+            connection.execute(f"PRAGMA incremental_vacuum({n_given})").fetchall()
+        except sqlite3.OperationalError:
+            return
+        n_before = n_free
+        (n_free,) = connection.execute("PRAGMA freelist_count").fetchone()
+        # Others may take and free pages meanwhile, and an old store gives none back.
+        if n_free >= n_before:
+            return
 
 
 def _report_full_disk(disk: Disk, context: Any) -> None:
-    """A statement or commit that finds the disk full raises Unavailable; its transaction is undone."""
+    """A statement or commit that finds the disk full raises Unavailable; its
+    transaction is undone.
+    """
     if is_full(context.original_exception):
         raise disk.noted() from None
 
@@ -156,7 +245,9 @@ def _tune_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _make_private(file: Path) -> None:
-    """SQLite makes its files as others may read them, and those beside one as that one is."""
+    """SQLite makes its files as others may read them, and those beside one as that one
+    is.
+    """
     with contextlib.suppress(OSError):  # where it cannot be made, opening it says why
         os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
 

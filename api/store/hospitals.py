@@ -1,4 +1,7 @@
-"""Who takes part: hospitals with what their agents say of themselves, and the tokens by which callers are known."""
+"""Who takes part: hospitals, and the tokens by which callers are known.
+
+Of a hospital stands here what its agent says of itself.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,14 @@ from protocol.errors import Conflict, Unavailable
 class Caller:
     """Who a token belongs to."""
 
-    role: str  # operator, hospital (its user), agent, coordinator (its own flows); open where nobody needs a token
+    # operator, hospital (its user), agent, coordinator (its own flows); open where
+    # nobody needs a token.
+    role: str
     user_id: int | None  # the hospital of a user or an agent
 
 
 def token_digest(token: str) -> str:
-    """SHA-256; a token has 256 random bits, so there is nothing to guess and no need for a slow hash."""
+    """SHA-256; a token has 256 random bits, so no slow hash is needed."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
@@ -39,8 +44,9 @@ class HospitalStore:
     def add(self, user_id: int, name: str) -> None:
         """Conflict when the id or the name is taken."""
         is_taken = sa.or_(hospitals.c.user_id == user_id, hospitals.c.name == name)
+        query = sa.select(hospitals.c.user_id).where(is_taken)
         with self._database.begin() as connection:
-            if connection.execute(sa.select(hospitals.c.user_id).where(is_taken)).first():
+            if connection.execute(query).first():
                 raise Conflict(
                     f"Hospital {user_id} or the name {name} is registered already.",
                     remedy="Choose another, or rotate its token.",
@@ -65,14 +71,16 @@ class HospitalStore:
         policy: Mapping[str, Any] | None = None,
         max_orders: int | None = None,
     ) -> None:
-        """Keeps the first public keys that an agent presents: SQL is sealed to them. `scoring` is its policy's.
+        """Keeps the first public keys that an agent presents: SQL is sealed to them.
 
-        Conflict for other keys than those: a stolen token must not draw later orders' SQL to the thief.
+        `scoring` is its policy's. Conflict for other keys than those: a stolen token
+        must not draw later orders' SQL to the thief.
         """
         query = sa.select(hospitals).where(hospitals.c.user_id == user_id)
         with self._database.begin() as connection:
             row = connection.execute(query).first()
-        # Whoever has a token but not the vault cannot take a hospital's place (decision 24).
+        # Whoever has a token but not the vault cannot take a hospital's place (decision
+        # 24).
         first_identity = None if row is None else row.identity
         if first_identity not in (None, identity):
             raise Conflict(
@@ -88,8 +96,10 @@ class HospitalStore:
             "policy": policy,
             "max_orders": max_orders,
         }
-        if row is not None and all(row._mapping[name] == value for name, value in news.items()):
-            self.seen(user_id)  # nothing new: this is no reason to turn it away while the disk is full
+        known = {} if row is None else {name: row._mapping[name] for name in news}
+        if known == news:
+            # Nothing new: this is no reason to turn it away while the disk is full.
+            self.seen(user_id)
         else:
             self._touch(user_id, news)
 
@@ -100,7 +110,10 @@ class HospitalStore:
             connection.execute(update.values(identity=None))
 
     def seen(self, user_id: int) -> None:
-        """When it was seen is not kept while the disk is full: nobody is turned away for that."""
+        """When it was seen is not kept while the disk is full.
+
+        Nobody is turned away for that.
+        """
         with contextlib.suppress(Unavailable):
             self._touch(user_id, {})
 
@@ -112,11 +125,13 @@ class HospitalStore:
     # Tokens
 
     def add_token(self, token: str, role: str, user_id: int | None) -> None:
+        # Only the digest: who reads the store can call with nobody's token.
         digest = token_digest(token)
+        insert = tokens.insert().values(
+            digest=digest, role=role, user_id=user_id, created=utc_now()
+        )
         with self._database.begin() as connection:
-            connection.execute(
-                tokens.insert().values(digest=digest, role=role, user_id=user_id, created=utc_now())
-            )
+            connection.execute(insert)
 
     def revoke_tokens(self, role: str, user_id: int | None) -> int:
         """Revokes every token of a role (and hospital); returns how many."""

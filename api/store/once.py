@@ -1,4 +1,6 @@
-"""Idempotency keys: a request that is sent again with the same key finds what was made of it the first time."""
+"""Idempotency keys: a request that is sent again with the same key finds what was made
+of it the first time.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,11 @@ from protocol.messages import canonical
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """An Idempotency-Key of one caller, and the request that it was used for; both as digests.
+    """An Idempotency-Key of one caller, and the request that it was used for; both as
+    digests.
 
-    The request's is keyed with the Idempotency-Key, which is not kept: a plain one would let guesses at the SQL be
-    checked.
+    The request's is keyed with the Idempotency-Key, which is not kept: a plain one
+    would let guesses at the SQL be checked.
     """
 
     owner_key: str
@@ -34,9 +37,13 @@ class Once:
         return Once(hashlib.sha256(own).hexdigest(), digest)
 
     def earlier(self, connection: sa.Connection, table: sa.Table) -> int | None:
-        """The number of the order or schedule that this key was used for; Conflict when it was another body's."""
+        """The number of the order or schedule that this key was used for; Conflict when
+        it was another body's.
+        """
         (number,) = table.primary_key.columns
-        query = sa.select(number, table.c.body_digest).where(table.c.owner_key == self.owner_key)
+        query = sa.select(number, table.c.body_digest).where(
+            table.c.owner_key == self.owner_key
+        )
         row = connection.execute(query).first()
         if row is None:
             return None

@@ -1,18 +1,20 @@
-"""Places: how many orders each hospital takes at once, who has them, and who is next (decision 53).
+"""Places: how many orders each hospital takes at once, who has them, who is next.
 
-A place at a hospital is one of its agent's `max_orders`. An order takes all of its places in one transaction, and the
-transaction that ends it frees them: what is taken is counted from the orders themselves, so that no crash loses a
-place or gives one twice.
+Decision 53. A place at a hospital is one of its agent's `max_orders`. An order takes all of its
+places in one transaction, and the transaction that ends it frees them: what is taken is
+counted from the orders themselves, so that no crash loses a place or gives one twice.
 
-Where a person decides first, `asked` says by hospital whether that agent has been heard, and in which flow run:
-{"2": {"run": "<flow run id>", "decided": false}}, with "attempt" where it is asked again after it had been heard.
+Where a person decides first, `asked` says by hospital whether that agent has been
+heard, and in which flow run:
+{"2": {"run": "<flow run id>", "decided": false}}, with "attempt" where it is asked
+again after it had been heard.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,13 +24,22 @@ from api.store.rows import OrderRow
 from api.store.tables import ENDED, hospitals, orders, utc_now
 
 PLACED = ("train", "statistics")
-"""The kinds of orders that need places; an inference takes its agent's own limit only."""
+"""The kinds of orders that need places; an inference takes its agent's own limit only.
+"""
 
 USUAL_PLACES = 4
 """Of a hospital whose agent has not said how many orders it takes at once."""
 
 MOST_OVERTAKEN = 10
-"""So many younger orders may go before one that waits. Then its hospitals take no younger ones until it has places."""
+"""So many younger orders may go before one that waits.
+
+Then its hospitals take no younger ones until it has places.
+"""
+
+Asked = dict[str, dict[str, Any]]
+"""By hospital: run, decided and perhaps attempt, as above."""
+
+NOT_ASKED = {"run": None, "decided": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +49,8 @@ class Queue:
     user_id: int
     places: int  # how many orders the hospital takes at once
     is_full: bool
-    is_kept: bool  # its free places are for an older order, before which enough others have gone
+    # its free places are for an older order, before which enough others have gone
+    is_kept: bool
     n_before: int  # older orders that wait for a place there too
 
 
@@ -49,49 +61,34 @@ class PlaceStore:
         self._database = database
 
     def admit(self, present: Collection[int]) -> list[int]:
-        """Gives places to all orders that can have every place of theirs now; their numbers, the oldest first.
+        """Gives places to all orders that can have every place of theirs now.
 
-        `present` are the hospitals whose agents are there and ready. An order goes before an older one that waits for
-        a full hospital which it does not need itself, but not more than MOST_OVERTAKEN times.
+        Their numbers, the oldest first. `present` are the hospitals whose agents are
+        there and ready. An order goes before an older one that waits for a full
+        hospital which it does not need itself, but not more than MOST_OVERTAKEN times.
         """
         with self._database.begin_alone() as connection:
-            # Orders are looked at from the oldest to the youngest. One that can have its places takes them at once;
-            # one that cannot stays in front of all younger ones that need a hospital of its own.
-            free = _free_places(connection)
-            admitted: list[int] = []
-            waiting_at: dict[int, list[WaitingOrder]] = defaultdict(
-                list
-            )  # by hospital, those that go on waiting
-            overtaken: Counter[int] = Counter()  # by order, how many go before it now
-            kept: set[int] = set()  # hospitals that take no younger orders
+            giving = _Giving(_free_places(connection))
+            # From the oldest to the youngest. One that can have its places takes them
+            # at once; one that cannot stays in front of all younger ones that need a
+            # hospital of its own.
             for order in _waiting(connection):
                 if not order.is_ready(present):
                     continue
-                has_free_places = all(free[user] > 0 for user in order.hospitals)
-                if has_free_places and kept.isdisjoint(order.hospitals):
-                    free.subtract(order.hospitals)
-                    admitted.append(order.order_id)
-                    # Each older order that waits at one of these hospitals is overtaken, and once only.
-                    waits_on: dict[int, WaitingOrder] = {}
-                    for user in order.hospitals:
-                        waits_on |= {older.order_id: older for older in waiting_at[user]}
-                    overtaken.update(waits_on.keys())
+                if giving.has_places_for(order):
+                    giving.admit(order)
                 else:
-                    waits_on = {order.order_id: order}
-                    for user in order.hospitals:
-                        waiting_at[user].append(order)
-                # From here on nobody takes a place that an order needs which has been overtaken enough.
-                for older in waits_on.values():
-                    n_overtaken = older.overtaken + overtaken[older.order_id]
-                    if n_overtaken >= MOST_OVERTAKEN:
-                        kept.update(older.hospitals)
-            _add_overtaken(connection, overtaken)
-            update = orders.update().where(orders.c.order_id.in_(admitted))
+                    giving.leave_waiting(order)
+            _add_overtaken(connection, giving.overtaken)
+            update = orders.update().where(orders.c.order_id.in_(giving.admitted))
             connection.execute(update.values(admitted=utc_now()))
-        return admitted
+        return giving.admitted
 
     def give_back(self, order_id: int) -> bool:
-        """Takes an order's places from it; it keeps its age and everything that was made. False if it had none."""
+        """Takes an order's places from it. False if it had none.
+
+        It keeps its age and everything that was made.
+        """
         has_places = sa.and_(
             orders.c.order_id == order_id,
             orders.c.admitted.is_not(None),
@@ -104,28 +101,41 @@ class PlaceStore:
         return n_changed > 0
 
     def forget_runs(self, order_id: int, flow_run_id: str) -> bool:
-        """Prefect has lost the order's run: it is made anew, and so are those in which agents are asked. What the order
-        has made, its places and its age stay. False where the order has another run by now."""
-        has_that_run = sa.and_(orders.c.order_id == order_id, orders.c.flow_run_id == flow_run_id)
+        """Prefect has lost the order's run: it is made anew.
+
+        So are those in which agents are asked. What the order has made, its places and
+        its age stay. False where the order has another run by now.
+        """
+        has_that_run = sa.and_(
+            orders.c.order_id == order_id, orders.c.flow_run_id == flow_run_id
+        )
         update = orders.update().where(has_that_run)
         with self._database.begin_alone() as connection:
             asked = _asked(connection, order_id)
             for asking in asked.values():
                 asking["run"] = None
-            changed = connection.execute(update.values(flow_run_id=None, runs=None, asked=asked or None))
+            changed = connection.execute(
+                update.values(flow_run_id=None, runs=None, asked=asked or None)
+            )
         return changed.rowcount > 0
 
     def queue(self, order_id: int, present: Collection[int]) -> list[Queue]:
-        """Where a waiting order stands at each of its hospitals; nothing for one that has its places."""
+        """Where a waiting order stands at each of its hospitals.
+
+        Nothing for one that has its places.
+        """
         with self._database.begin() as connection:
             free = _free_places(connection)
             places = _places(connection)
             waiting = _waiting(connection)
-        own = next((order for order in waiting if order.order_id == order_id), None)
+        waiting_by_id = {order.order_id: order for order in waiting}
+        own = waiting_by_id.get(order_id)
         if own is None:
             return []
         all_older = [order for order in waiting if order.order_id < order_id]
-        kept = _kept(older for older in all_older if older.is_ready(present))
+        # An order that could not use its places keeps none free.
+        ready = [older for older in all_older if older.is_ready(present)]
+        kept = _kept(ready)
         queues = []
         for user in own.hospitals:
             older_here = [older for older in all_older if user in older.hospitals]
@@ -146,34 +156,47 @@ class PlaceStore:
             return dict(_taken_places(connection))
 
     def ask(self, order_id: int, user_ids: Collection[int]) -> None:
-        """A person decides at these hospitals before the order takes places; those that it has are given back.
+        """A person decides at these hospitals before the order takes places.
 
-        Where one is being asked, that goes on. An agent that was heard before is asked in a new attempt, because its
-        earlier run is over.
+        Those that it has are given back. Where one is being asked, that goes on. An
+        agent that was heard before is asked in a new attempt, because its earlier run
+        is over.
         """
         with self._database.begin_alone() as connection:
             asked = _asked(connection, order_id)
             for user in user_ids:
                 earlier = asked.get(str(user))
                 if earlier is None:
-                    asked[str(user)] = {"run": None, "decided": False}
+                    asked[str(user)] = dict(NOT_ASKED)
                 elif earlier["decided"]:
                     attempt = earlier.get("attempt", 0) + 1
-                    asked[str(user)] = {"run": None, "decided": False, "attempt": attempt}
-            is_open = sa.and_(orders.c.order_id == order_id, orders.c.state.not_in(ENDED))
+                    asked[str(user)] = {**NOT_ASKED, "attempt": attempt}
+            is_open = sa.and_(
+                orders.c.order_id == order_id, orders.c.state.not_in(ENDED)
+            )
             update = orders.update().where(is_open)
             connection.execute(update.values(asked=asked, admitted=None))
 
-    def note_asking(self, order_id: int, user_id: int, flow_run_id: str, *, attempt: int = 0) -> None:
-        """The flow run in which a hospital's agent is asked; nothing changes when that is a later attempt by now."""
+    def note_asking(
+        self, order_id: int, user_id: int, flow_run_id: str, *, attempt: int = 0
+    ) -> None:
+        """The flow run in which a hospital's agent is asked.
+
+        Nothing changes when that is a later attempt by now.
+        """
         with self._database.begin_alone() as connection:
             asked = _asked(connection, order_id)
             asking = asked.get(str(user_id))
-            if asking is not None and asking.get("attempt", 0) == attempt:
+            if asking is None:
+                return
+            if asking.get("attempt", 0) == attempt:
                 _change_asked(connection, order_id, asked, user_id, run=flow_run_id)
 
     def note_decided(self, order_id: int, user_id: int) -> None:
-        """Nobody has to decide at this hospital any longer. Nothing changes for one that was not asked."""
+        """Nobody has to decide at this hospital any longer.
+
+        Nothing changes for one that was not asked.
+        """
         with self._database.begin_alone() as connection:
             asked = _asked(connection, order_id)
             if str(user_id) in asked:
@@ -183,40 +206,56 @@ class PlaceStore:
 def who_decides(
     connection: sa.Connection, hospital_ids: Collection[int], initiator: int
 ) -> dict[str, Any] | None:
-    """Who is asked before an order takes places, by what their agents tell of their policies; None for nobody.
+    """Who is asked before an order takes places; None for nobody.
 
-    The initiator's agent among them, because it signs the order that the others verify before they ask anybody.
+    By what their agents tell of their policies. The initiator's agent among them,
+    because it signs the order that the others verify before they ask anybody.
     """
-    manual: set[int] = set()
-    for row in connection.execute(sa.select(hospitals.c.user_id, hospitals.c.policy)):
-        order_rules = (row.policy or {}).get("orders", {})
-        if row.user_id in hospital_ids and order_rules.get("approval") == "manual":
-            manual.add(row.user_id)
-    if not manual:
+    query = sa.select(hospitals.c.user_id, hospitals.c.policy)
+    deciding: set[int] = set()
+    for row in connection.execute(query):
+        if row.user_id not in hospital_ids:
+            continue
+        policy = row.policy or {}
+        order_rules = policy.get("orders", {})
+        if order_rules.get("approval") == "manual":
+            deciding.add(row.user_id)
+    if not deciding:
         return None
-    return {str(user): {"run": None, "decided": False} for user in sorted(manual | {initiator})}
+    deciding.add(initiator)
+    return {str(user): dict(NOT_ASKED) for user in sorted(deciding)}
 
 
-def undecided(asked: Mapping[str, Any] | None) -> list[int]:
+def undecided(asked: Asked | None) -> list[int]:
     """The hospitals whose agents have not been heard yet."""
-    return [int(user) for user, asking in (asked or {}).items() if not asking["decided"]]
+    users = []
+    for user, asking in (asked or {}).items():
+        if not asking["decided"]:
+            users.append(int(user))
+    return users
 
 
 def is_begun(order: OrderRow) -> bool:
     """Whether Prefect has all flow runs that an order needs before its places."""
-    has_runs_that_ask = all(asking["run"] for asking in (order.asked or {}).values())
-    return bool(order.flow_run_id) and has_runs_that_ask
+    if not order.flow_run_id:
+        return False
+    asked = order.asked or {}
+    return all(asking["run"] for asking in asked.values())
 
 
-def _asked(connection: sa.Connection, order_id: int) -> dict[str, Any]:
+def _asked(connection: sa.Connection, order_id: int) -> Asked:
     query = sa.select(orders.c.asked).where(orders.c.order_id == order_id)
     return dict(connection.scalar(query) or {})
 
 
 def _change_asked(
-    connection: sa.Connection, order_id: int, asked: dict[str, Any], user_id: int, **change: Any
+    connection: sa.Connection,
+    order_id: int,
+    asked: Asked,
+    user_id: int,
+    **change: Any,
 ) -> None:
-    asked[str(user_id)] = {**asked[str(user_id)], **change}
+    asked[str(user_id)].update(change)
     update = orders.update().where(orders.c.order_id == order_id)
     connection.execute(update.values(asked=asked))
 
@@ -228,28 +267,84 @@ class WaitingOrder:
     order_id: int
     hospitals: list[int]
     overtaken: int  # how many younger orders have got places before it
-    asked: dict[str, Any] | None  # where a person decides first
+    asked: Asked | None  # where a person decides first
 
     def is_ready(self, present: Collection[int]) -> bool:
-        """Whether it could use its places: all agents are there, and nobody has to decide any longer."""
-        return set(self.hospitals) <= set(present) and not undecided(self.asked)
+        """Whether it could use its places.
+
+        All agents are there, and nobody has to decide any longer.
+        """
+        if not set(self.hospitals) <= set(present):
+            return False
+        return not undecided(self.asked)
+
+
+@dataclass
+class _Giving:
+    """Places while they are given, to one order after the other."""
+
+    free: Counter[int]  # places by hospital
+    admitted: list[int] = field(default_factory=list)
+    # By order, how many younger ones go before it now.
+    overtaken: Counter[int] = field(default_factory=Counter)
+    # By hospital, those that go on waiting.
+    _waiting_at: dict[int, list[WaitingOrder]] = field(default_factory=dict)
+    # Hospitals that take no younger orders.
+    _kept: set[int] = field(default_factory=set)
+
+    def has_places_for(self, order: WaitingOrder) -> bool:
+        if not self._kept.isdisjoint(order.hospitals):
+            return False
+        return all(self.free[user] > 0 for user in order.hospitals)
+
+    def admit(self, order: WaitingOrder) -> None:
+        self.free.subtract(order.hospitals)
+        self.admitted.append(order.order_id)
+        # Each older order that waits at one of these hospitals is overtaken, and once
+        # only, at however many of them it waits.
+        all_older: dict[int, WaitingOrder] = {}
+        for user in order.hospitals:
+            for older in self._waiting_at.get(user, ()):
+                all_older[older.order_id] = older
+        for older in all_older.values():
+            self.overtaken[older.order_id] += 1
+            self._keep_places_for(older)
+
+    def leave_waiting(self, order: WaitingOrder) -> None:
+        for user in order.hospitals:
+            self._waiting_at.setdefault(user, []).append(order)
+        self._keep_places_for(order)
+
+    def _keep_places_for(self, order: WaitingOrder) -> None:
+        """From here on nobody takes its places, if it has been overtaken enough."""
+        n_overtaken = order.overtaken + self.overtaken[order.order_id]
+        if n_overtaken >= MOST_OVERTAKEN:
+            self._kept.update(order.hospitals)
 
 
 def _waiting(connection: sa.Connection) -> list[WaitingOrder]:
-    """Orders without places, the oldest first. One that Prefect has no run of yet could use none."""
+    """Orders without places, the oldest first.
+
+    One that Prefect has no run of yet could use none.
+    """
     waits = sa.and_(
         orders.c.kind.in_(PLACED),
         orders.c.state.not_in(ENDED),
         orders.c.admitted.is_(None),
         orders.c.flow_run_id.is_not(None),
     )
-    columns = (orders.c.order_id, orders.c.hospitals, orders.c.overtaken, orders.c.asked)
+    columns = (
+        orders.c.order_id,
+        orders.c.hospitals,
+        orders.c.overtaken,
+        orders.c.asked,
+    )
     query = sa.select(*columns).where(waits).order_by(orders.c.order_id)
     return [WaitingOrder(**row._mapping) for row in connection.execute(query)]
 
 
 def _kept(all_older: Iterable[WaitingOrder]) -> set[int]:
-    """Hospitals that are kept free for an older order, before which enough others have gone."""
+    """Hospitals kept free for an older order, before which enough others have gone."""
     kept: set[int] = set()
     for older in all_older:
         if older.overtaken >= MOST_OVERTAKEN:
@@ -260,14 +355,20 @@ def _kept(all_older: Iterable[WaitingOrder]) -> set[int]:
 def _add_overtaken(connection: sa.Connection, more: Mapping[int, int]) -> None:
     if not more:
         return
+    n_overtaken = orders.c.overtaken + sa.bindparam("more")
     own = orders.update().where(orders.c.order_id == sa.bindparam("number"))
-    rows = [{"number": order_id, "more": n_more} for order_id, n_more in more.items()]
-    connection.execute(own.values(overtaken=orders.c.overtaken + sa.bindparam("more")), rows)
+    rows = []
+    for order_id, n_more in more.items():
+        rows.append({"number": order_id, "more": n_more})
+    connection.execute(own.values(overtaken=n_overtaken), rows)
 
 
 def _places(connection: sa.Connection) -> dict[int, int]:
-    found = connection.execute(sa.select(hospitals.c.user_id, hospitals.c.max_orders))
-    return {row.user_id: row.max_orders or USUAL_PLACES for row in found}
+    query = sa.select(hospitals.c.user_id, hospitals.c.max_orders)
+    places = {}
+    for row in connection.execute(query):
+        places[row.user_id] = row.max_orders or USUAL_PLACES
+    return places
 
 
 def _taken_places(connection: sa.Connection) -> Counter[int]:
@@ -276,14 +377,18 @@ def _taken_places(connection: sa.Connection) -> Counter[int]:
         orders.c.state.not_in(ENDED),
         orders.c.admitted.is_not(None),
     )
+    query = sa.select(orders.c.hospitals).where(holds)
     taken: Counter[int] = Counter()
-    for row in connection.execute(sa.select(orders.c.hospitals).where(holds)):
+    for row in connection.execute(query):
         taken.update(row.hospitals)
     return taken
 
 
 def _free_places(connection: sa.Connection) -> Counter[int]:
-    """Below 0 where more orders run than the hospital takes by now: nothing is ended for that."""
+    """Below 0 where more orders run than the hospital takes by now.
+
+    Nothing is ended for that.
+    """
     free = Counter(_places(connection))
     free.subtract(_taken_places(connection))
     return free

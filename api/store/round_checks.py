@@ -1,7 +1,9 @@
-"""What a round may hold: the checks that every upload passes before anything of it is kept.
+"""What a round may hold: the checks that every upload passes before anything of it is
+kept.
 
-`check_round` is the door for whole files. First the form of names and facts, then the checks of a file from its header
-to its values, last the readers of JSON. `round_files` keeps what has passed; `api/routes/rounds.py` calls both.
+`check_round` is the door for whole files. First the form of names and facts, then the
+checks of a file from its header to its values, last the readers of JSON. `round_files`
+keeps what has passed; `api/routes/rounds.py` calls both.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from safetensors import SafetensorError, safe_open
 
 from protocol.errors import BadRequest, ConsiliumError, InvalidInput, TooLarge
+from protocol.fields import describe
 from protocol.messages import canonical
-from protocol.training_request import describe
 
 MOST_CLIENTS = 1000
 MOST_LAYERS = 1000
-MOST_PAIRS = 2**26  # of clients, over all layers: what a score of all layers reads and decomposes
+MOST_PAIRS = (
+    2**26
+)  # of clients, over all layers: what a score of all layers reads and decomposes
 MOST_JSON_BYTES = 2**24
 MOST_HEADER_BYTES = 2**25
 MOST_FACTS_BYTES = 2**20
@@ -60,7 +64,9 @@ class Metrics(_Strict):
 
 
 class LeftOut(Metrics):
-    """The metrics of the model without this client; `all`: those with it, on the same rows."""
+    """The metrics of the model without this client; `all`: those with it, on the same
+    rows.
+    """
 
     all: Metrics | None = None
 
@@ -114,15 +120,21 @@ class TensorName(NamedTuple):
 
 
 def check_round(path: Path, *, allowed: set[int] | None = None) -> Checked:
-    """Reads a whole round file and says what it holds; BadRequest or InvalidInput names what is wrong.
+    """Reads a whole round file and says what it holds; BadRequest or InvalidInput names
+    what is wrong.
 
-    With `allowed` it is of the stored form, of these hospitals; without, an external trainer's.
+    With `allowed` it is of the stored form, of these hospitals; without, an external
+    trainer's.
     """
-    # A header is read into memory whole, and its length is the sender's own number: look at that first.
+    # A header is read into memory whole, and its length is the sender's own number:
+    # look at that first.
     with path.open("rb") as opened:
         n_header = int.from_bytes(opened.read(8), "little")
     if n_header > MOST_HEADER_BYTES:
-        raise _bad(f"The safetensors header is longer than {MOST_HEADER_BYTES} bytes.", "Join layers.")
+        raise _bad(
+            f"The safetensors header is longer than {MOST_HEADER_BYTES} bytes.",
+            "Join layers.",
+        )
     try:
         with safe_open(path, framework="numpy") as file:
             strings = file.metadata() or {}
@@ -138,7 +150,9 @@ def check_round(path: Path, *, allowed: set[int] | None = None) -> Checked:
 
 
 def _check_external(file: Any, metadata: Any) -> Checked:
-    """An external trainer's: `facts` may say what it likes of the clients whose gradients are in the file."""
+    """An external trainer's: `facts` may say what it likes of the clients whose
+    gradients are in the file.
+    """
     facts = parse_facts(Facts, metadata)
     names = _names(file, "external")
     layers = _layers_of_gradients(file, names)
@@ -153,7 +167,9 @@ def _check_external(file: Any, metadata: Any) -> Checked:
 
 
 def _check_stored(file: Any, metadata: Any, allowed: set[int]) -> Checked:
-    """The coordinator's flow's: of hospitals of the order, as the file's own metadata names them."""
+    """The coordinator's flow's: of hospitals of the order, as the file's own metadata
+    names them.
+    """
     facts = parse_facts(StoredFacts, metadata)
     clients = set(facts.clients)
     if not clients <= allowed or len(clients) < len(facts.clients):
@@ -167,11 +183,16 @@ def _check_stored(file: Any, metadata: Any, allowed: set[int]) -> Checked:
     else:
         layers = _layers_of_gradients(file, names)
         if _clients_of(names) != clients:
-            raise _bad("The gradients are not those of the round's clients.", "Send one of each.")
+            raise _bad(
+                "The gradients are not those of the round's clients.",
+                "Send one of each.",
+            )
     sizes = None
     if facts.sizes is not None:
         if len(facts.sizes) != len(facts.clients):
-            raise _bad("sizes and clients differ in length.", "Give each client its size.")
+            raise _bad(
+                "sizes and clients differ in length.", "Give each client its size."
+            )
         by_client = {}
         for client, size in zip(facts.clients, facts.sizes, strict=True):
             by_client[str(client)] = size
@@ -185,7 +206,10 @@ def _check_members(facts: StoredFacts) -> None:
     listed = facts.clients if facts.members is None else facts.members
     members = set(listed)
     if not members <= set(facts.clients) or len(members) < len(listed):
-        raise _bad("The members are not clients of the round, each once.", "Name clients with gradients.")
+        raise _bad(
+            "The members are not clients of the round, each once.",
+            "Name clients with gradients.",
+        )
     if not facts.sizes:
         return
     sizes = dict(zip(facts.clients, facts.sizes, strict=True))
@@ -201,7 +225,9 @@ def _names(file: Any, kind: str) -> dict[str, TensorName]:
     names: dict[str, TensorName] = {}
     for name in sorted(file.keys()):
         if not NAMES[kind].fullmatch(name):
-            raise _bad(f"The tensor {shown(name)} has no name of a round's.", _FORM[kind])
+            raise _bad(
+                f"The tensor {shown(name)} has no name of a round's.", _FORM[kind]
+            )
         names[name] = _taken_apart(name)
     if not names:
         raise _bad("The file holds no tensor.", _FORM[kind])
@@ -251,7 +277,10 @@ def _layers_of_gradients(file: Any, names: Mapping[str, TensorName]) -> dict[str
     for name, length in average.items():
         wanted = layers.get(name, "none")
         if length != wanted:
-            raise _bad(f"average/{name} has {length} values; the gradients: {wanted}.", "Match them.")
+            raise _bad(
+                f"average/{name} has {length} values; the gradients: {wanted}.",
+                "Match them.",
+            )
     return layers
 
 
@@ -266,7 +295,10 @@ def _check_layers(by_client: Mapping[int, Mapping[str, int]]) -> dict[str, int]:
     first = min(by_client)
     layers = dict(sorted(by_client[first].items()))
     if not 0 < len(layers) <= MOST_LAYERS:
-        raise _bad(f"A client has 1 to {MOST_LAYERS} layers; client {first} has {len(layers)}.", "Join some.")
+        raise _bad(
+            f"A client has 1 to {MOST_LAYERS} layers; client {first} has {len(layers)}.",
+            "Join some.",
+        )
     _check_pairs(n_clients, len(layers))
     for client, own in by_client.items():
         for name in sorted({*layers, *own}):
@@ -283,7 +315,8 @@ def _check_pairs(n_clients: int, n_layers: int) -> None:
     most = MOST_PAIRS // n_clients**2
     if n_layers > most:
         raise _bad(
-            f"With {n_clients} clients a round has at most {most} layers; here are {n_layers}.", "Join some."
+            f"With {n_clients} clients a round has at most {most} layers; here are {n_layers}.",
+            "Join some.",
         )
 
 
@@ -300,11 +333,16 @@ def _vector_length(file: Any, name: str) -> int:
     return int(shape[0])
 
 
-def _layers_of_factors(file: Any, names: Mapping[str, TensorName], n_clients: int) -> dict[str, int]:
-    """A sealed layer shows n values of each of n clients: its coordinates in the coordinator's frame."""
+def _layers_of_factors(
+    file: Any, names: Mapping[str, TensorName], n_clients: int
+) -> dict[str, int]:
+    """A sealed layer shows n values of each of n clients: its coordinates in the
+    coordinator's frame.
+    """
     factors = set()
     for name, (what, _, layer) in names.items():
-        # factor/<layer> is (n, n); between/<layer> has the four scalars of RoundFiles.between for each client.
+        # factor/<layer> is (n, n); between/<layer> has the four scalars of
+        # RoundFiles.between for each client.
         n_columns = 4
         if what == "factor":
             n_columns = n_clients
@@ -342,14 +380,23 @@ def _sizes(given: Mapping[str, int] | None, clients: list[int]) -> list[int] | N
         return None
     missing = [client for client in clients if str(client) not in given]
     if missing:
-        raise _bad(f"sizes has none for client {missing[0]}.", "Give every client's, or leave sizes out.")
+        raise _bad(
+            f"sizes has none for client {missing[0]}.",
+            "Give every client's, or leave sizes out.",
+        )
     if not any(given.values()):
-        raise _bad("sizes are all 0, so there is no average.", "Give row counts, or leave sizes out.")
+        raise _bad(
+            "sizes are all 0, so there is no average.",
+            "Give row counts, or leave sizes out.",
+        )
     return [given[str(client)] for client in clients]
 
 
 def _digest(file: Any, names: Mapping[str, Any], rest: Any) -> str:
-    """SHA-256 of the content, however the file or JSON was laid out. Reads every value once, and checks it."""
+    """SHA-256 of the content, however the file or JSON was laid out.
+
+    Reads every value once, and checks it.
+    """
     digest = hashlib.sha256(canonical(rest).encode())
     for name in names:
         is_between = name.startswith("between/")
@@ -394,7 +441,9 @@ def _may_be(values: Any) -> Any:
 
 
 def _may_be_between(block: Any) -> bool:
-    """A hospital that was not in the round before has NaN for its step, and nothing else that is not finite."""
+    """A hospital that was not in the round before has NaN for its step, and nothing
+    else that is not finite.
+    """
     steps, others = block[:, 0], block[:, 1:]
     is_step = np.isnan(steps) | _may_be(steps)
     return bool(np.all(is_step) and np.all(_may_be(others)))
@@ -415,11 +464,17 @@ def _bad(sentence: str, remedy: str) -> ConsiliumError:
 
 
 def parse_json(text: bytes | str) -> Any:
-    """JSON of a sender who may be hostile: no NaN, no name twice, no nesting beyond the stack."""
+    """JSON of a sender who may be hostile: no NaN, no name twice, no nesting beyond the
+    stack.
+    """
     try:
-        return json.loads(text, object_pairs_hook=_once_each, parse_constant=_no_constant)
+        return json.loads(
+            text, object_pairs_hook=_once_each, parse_constant=_no_constant
+        )
     except _NotTaken as error:
-        raise InvalidInput(str(error), remedy="Send each name once, and finite numbers.") from None
+        raise InvalidInput(
+            str(error), remedy="Send each name once, and finite numbers."
+        ) from None
     except (ValueError, RecursionError):
         raise _not_json() from None
 
@@ -456,9 +511,15 @@ def parse_facts(model: type[Model], value: Any) -> Model:
 def _length(value: Any) -> int:
     try:
         return len(canonical(value))
-    except (ValueError, RecursionError):  # infinity, from a number of many digits; nesting
+    except (
+        ValueError,
+        RecursionError,
+    ):  # infinity, from a number of many digits; nesting
         raise _not_json() from None
 
 
 def _not_json() -> InvalidInput:
-    return InvalidInput("The body is not JSON.", remedy="Send a JSON object as docs/api.md describes it.")
+    return InvalidInput(
+        "The body is not JSON.",
+        remedy="Send a JSON object as docs/api.md describes it.",
+    )

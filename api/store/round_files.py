@@ -1,15 +1,18 @@
-"""Round files: what is kept of each round for analytics, one safetensors file for each order and round.
+"""Round files: what is kept of each round for analytics, one safetensors file for each
+order and round.
 
     open     gradient/<client>/<layer> (float32 or float64), and average/<layer> (float64) where one was recorded
     sealed   factor/<layer>: R, (n, n) float64, column i client i's coordinates; between/<layer>: (n, 4) float64
 
 The metadata may name the `members`, the clients whose gradients are in the round's sum.
 
-A file is written under a temporary name in its folder, brought to disk, renamed, and then entered in the store's index.
-Readers follow the index only, so none sees half a file. Files are mapped into memory, read by blocks of columns, and
-what the scores work on (n x n for each layer) is kept, so that a second score of a round reads nothing.
+A file is written under a temporary name in its folder, brought to disk, renamed, and
+then entered in the store's index. Readers follow the index only, so none sees half a
+file. Files are mapped into memory, read by blocks of columns, and what the scores work
+on (n x n for each layer) is kept, so that a second score of a round reads nothing.
 
-`ResultCache` is that memory, `RoundFiles` the folder, `RoundReader` one open file. What a file may hold:
+`ResultCache` is that memory, `RoundFiles` the folder, `RoundReader` one open file. What
+a file may hold:
 `round_checks`.
 """
 
@@ -56,8 +59,8 @@ LENGTHS = [STEP, DRIFT, MEAN_BEFORE]
 class ResultCache:
     """Results by key, the longest unused dropped beyond `most_bytes`.
 
-    Each is made once, however many threads ask for it at the same time; they wait for the first. An error is raised
-    in all that wait, and not kept.
+    Each is made once, however many threads ask for it at the same time; they wait for
+    the first. An error is raised in all that wait, and not kept.
     """
 
     def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
@@ -78,10 +81,12 @@ class ResultCache:
             self._make(key, future, make)
         return future.result()
 
-    def _make(self, key: Hashable, future: Future[Floats], make: Callable[[], Floats]) -> None:
+    def _make(
+        self, key: Hashable, future: Future[Floats], make: Callable[[], Floats]
+    ) -> None:
         try:
             made = make()
-        except Exception as error:  # noqa: BLE001 (raised in every thread that waits for it)
+        except Exception as error:  # noqa: BLE001
             with self._lock:
                 self._found.pop(key, None)
             future.set_exception(error)
@@ -94,7 +99,9 @@ class ResultCache:
             self._drop()
 
     def _drop(self) -> None:
-        """Drops the longest unused until there is room; the one used last stays, however large."""
+        """Drops the longest unused until there is room; the one used last stays,
+        however large.
+        """
         for key, future in list(self._found.items())[:-1]:
             if self._n_bytes <= self._most_bytes:
                 return
@@ -104,7 +111,10 @@ class ResultCache:
 
 
 class RoundFiles:
-    """The folder of round files, with the store's index of it. Used by threads of one process."""
+    """The folder of round files, with the store's index of it.
+
+    Used by threads of one process.
+    """
 
     def __init__(self, folder: Path, store: Store, disk: Disk | None = None) -> None:
         self._folder = folder
@@ -123,7 +133,8 @@ class RoundFiles:
             if not folder.name.isdecimal():
                 continue
             order_id = int(folder.name)
-            # Files of an order that the store does not know are left alone: it may be the wrong store.
+            # Files of an order that the store does not know are left alone: it may be
+            # the wrong store.
             if not self._store.orders.exists(order_id):
                 continue
             indexed = {self.path(entry) for entry in self._store.rounds.files(order_id)}
@@ -133,7 +144,8 @@ class RoundFiles:
 
     @contextlib.contextmanager
     def part(self, order_id: int) -> Iterator[Path]:
-        """A temporary name in the order's folder; whatever still has it at the end is removed.
+        """A temporary name in the order's folder; whatever still has it at the end is
+        removed.
 
         Unavailable when the disk is full or cannot be written.
         """
@@ -167,12 +179,15 @@ class RoundFiles:
         loss: float | None = None,
         report: Mapping[str, Any] | None = None,
     ) -> RoundEntry:
-        """Makes a checked, whole file visible; returns the entry that stands for the round, this or an earlier one.
+        """Makes a checked, whole file visible; returns the entry that stands for the
+        round, this or an earlier one.
 
-        Of two that come at the same time, the first to be entered stands and the other's file goes.
+        Of two that come at the same time, the first to be entered stands and the
+        other's file goes.
         """
         path = self.path(entry)
-        # Content, then name, then entry, each on disk before the next: after a crash no entry is without its file.
+        # Content, then name, then entry, each on disk before the next: after a crash no
+        # entry is without its file.
         sync(part)
         os.replace(part, path)
         sync(path.parent)
@@ -182,11 +197,19 @@ class RoundFiles:
         return standing
 
     def path(self, entry: RoundEntry) -> Path:
-        """The name holds the content's digest: two who send different rounds never write to one name."""
-        return self._folder / str(entry.order_id) / f"{entry.round}-{entry.digest[:16]}{WHOLE}"
+        """The name holds the content's digest: two who send different rounds never
+        write to one name.
+        """
+        return (
+            self._folder
+            / str(entry.order_id)
+            / f"{entry.round}-{entry.digest[:16]}{WHOLE}"
+        )
 
     def prune(self, before: datetime.datetime) -> int:
-        """Forgets the files that were recorded before: the entry first, so that no entry is without its file."""
+        """Forgets the files that were recorded before: the entry first, so that no
+        entry is without its file.
+        """
         old = self._store.rounds.old_files(before)
         for entry in old:
             self._store.rounds.forget_file(entry)
@@ -209,7 +232,9 @@ class RoundFiles:
             ) from None
 
     def factor(self, entry: RoundEntry, layer: str) -> Floats:
-        """R (n, n) float64 of a layer: column i holds client i's coordinates, in the order of the entry's clients."""
+        """R (n, n) float64 of a layer: column i holds client i's coordinates, in the
+        order of the entry's clients.
+        """
         key = ("factor", entry.order_id, entry.digest, layer)
         return self._kept.get(key, lambda: self._read_factor(entry, layer))
 
@@ -217,15 +242,22 @@ class RoundFiles:
         with self.open(entry) as file:
             if entry.kind == "sealed":
                 return file.tensor(f"factor/{layer}")
-            # A callable, because the decomposition may need the blocks a second time, and memory holds one of them.
+            # A callable, because the decomposition may need the blocks a second time,
+            # and memory holds one of them.
             n_clients = len(entry.clients)
-            factor: Floats = geometry.triangular_factor(lambda: file.blocks(layer), n_clients)
+            factor: Floats = geometry.triangular_factor(
+                lambda: file.blocks(layer), n_clients
+            )
             return factor
 
-    def between(self, entry: RoundEntry, before: RoundEntry | None, layer: str) -> Floats:
-        """(n, 4) float64: |g(t) - g(t-1)|, |g(t) - gbar(t-1)|, <g(t), gbar(t-1)>, |gbar(t-1)| of each client.
+    def between(
+        self, entry: RoundEntry, before: RoundEntry | None, layer: str
+    ) -> Floats:
+        """(n, 4) float64: |g(t) - g(t-1)|, |g(t) - gbar(t-1)|, <g(t), gbar(t-1)>,
+        |gbar(t-1)| of each client.
 
-        The first is NaN for a client that was not in the round before. Conflict for a sealed round without them.
+        The first is NaN for a client that was not in the round before. Conflict for a
+        sealed round without them.
         """
         key = ("between", entry.order_id, entry.digest, before and before.digest, layer)
         if entry.kind == "sealed":
@@ -263,7 +295,9 @@ class RoundFiles:
             blocks_now = file.blocks(layer, width)
             blocks_before = earlier.blocks(layer, width, both)
             means_before = earlier.average(layer, width)
-            for block, then, mean in zip(blocks_now, blocks_before, means_before, strict=True):
+            for block, then, mean in zip(
+                blocks_now, blocks_before, means_before, strict=True
+            ):
                 now = block.astype(np.float64)
                 found[rows, STEP] += _row_squares(now[rows] - then)
                 found[:, DRIFT] += _row_squares(now - mean)
@@ -274,7 +308,9 @@ class RoundFiles:
         return found
 
     def coordinates(self, entry: RoundEntry, layer: str) -> Floats:
-        """(n, n) float64, a row for each client of a sealed round: Q R, in a frame Q that is the coordinator's own."""
+        """(n, n) float64, a row for each client of a sealed round: Q R, in a frame Q
+        that is the coordinator's own.
+        """
         rotated = frame(entry, layer) @ self.factor(entry, layer)
         points: Floats = rotated.T
         return points
@@ -305,9 +341,14 @@ class RoundReader:
         width: int | None = None,
         clients: Iterable[int] | None = None,
     ) -> Iterator[NDArray[Any]]:
-        """(n, width) float32 or float64 and a narrower last one: the clients' values of a layer."""
+        """(n, width) float32 or float64 and a narrower last one: the clients' values of
+        a layer.
+        """
         wanted = self._entry.clients if clients is None else list(clients)
-        slices = [self._file.get_slice(f"{self._spelling}/{client}/{layer}") for client in wanted]
+        slices = [
+            self._file.get_slice(f"{self._spelling}/{client}/{layer}")
+            for client in wanted
+        ]
         for start, stop in self._columns(layer, width):
             if slices:
                 yield np.stack([piece[start:stop] for piece in slices])
@@ -315,7 +356,9 @@ class RoundReader:
                 yield np.zeros((0, stop - start))
 
     def average(self, layer: str, width: int | None = None) -> Iterator[Floats]:
-        """(width,) float64: the average as it was recorded, else the members' mean weighted by row counts."""
+        """(width,) float64: the average as it was recorded, else the members' mean
+        weighted by row counts.
+        """
         if f"average/{layer}" in self.names:
             recorded = self._file.get_slice(f"average/{layer}")
             for start, stop in self._columns(layer, width):
@@ -326,7 +369,9 @@ class RoundReader:
                 yield shares @ block.astype(np.float64)
 
     def shares(self) -> Floats:
-        """(n,): each client's part of the members' rows; equal ones where no sizes were recorded, 0 for others."""
+        """(n,): each client's part of the members' rows; equal ones where no sizes were
+        recorded, 0 for others.
+        """
         clients = self._entry.clients
         sizes = self._entry.sizes or [1] * len(clients)
         strings = self._file.metadata() or {}
@@ -349,10 +394,12 @@ class RoundReader:
 
 
 def frame(entry: RoundEntry, layer: str) -> Floats:
-    """Q (n, n), orthogonal and Haar distributed: the frame in which the coordinator shows this round's layer.
+    """Q (n, n), orthogonal and Haar distributed: the frame in which the coordinator
+    shows this round's layer.
 
-    QR of a Gaussian matrix with the diagonal made positive (Mezzadri 2007, "How to generate random matrices from the
-    classical compact groups"). Drawn from the entry's own random bytes, so it is the same at every call.
+    QR of a Gaussian matrix with the diagonal made positive (Mezzadri 2007, "How to
+    generate random matrices from the classical compact groups"). Drawn from the entry's
+    own random bytes, so it is the same at every call.
     """
     name = f"{entry.frame}/{entry.order_id}/{entry.round}/{layer}"
     seed = hashlib.sha256(name.encode()).digest()
@@ -361,7 +408,8 @@ def frame(entry: RoundEntry, layer: str) -> Floats:
     n_clients = len(entry.clients)
     gaussian = generator.standard_normal((n_clients, n_clients))
     orthogonal, triangular = np.linalg.qr(gaussian)
-    # QR leaves each column's sign open; without this one, what the library happens to choose would be no Haar draw.
+    # QR leaves each column's sign open; without this one, what the library happens to
+    # choose would be no Haar draw.
     signs = np.where(np.diag(triangular) < 0, -1.0, 1.0)
     rotation: Floats = orthogonal * signs
     return rotation

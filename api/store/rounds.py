@@ -1,4 +1,7 @@
-"""Rounds of orders: the report of each, and the index of round files (api/store/round_files.py has the files)."""
+"""Rounds of orders: the report of each, and the index of round files.
+
+The files themselves are in api/store/round_files.py.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,15 @@ FINAL = 0
 """The fold of the model that an order ends with; others are a cross-validation's."""
 
 ADDED_LATER = "leave_one_out"
-"""The part of a report that is added to a recorded round, and outlives that the round is recorded again."""
+"""The part of a report that is added to a recorded round.
+
+It outlives that the round is recorded again.
+"""
 
 LARGEST_ROUND = 2**31 - 1
+
+Report = dict[str, Any]
+"""What is said of a round: each hospital's metrics, and who was left out."""
 
 
 class RoundStore:
@@ -32,34 +41,50 @@ class RoundStore:
     # Reports
 
     def record(
-        self, order_id: int, fold: int, round_: int, *, loss: float | None, report: Mapping[str, Any]
+        self,
+        order_id: int,
+        fold: int,
+        round_: int,
+        *,
+        loss: float | None,
+        report: Mapping[str, Any],
     ) -> None:
-        """Idempotent: a round recorded again after a restart replaces itself, but for what was added to it since."""
+        """Idempotent: a round recorded again after a restart replaces itself.
+
+        But for what was added to it since.
+        """
         with self._database.begin() as connection:
             _put_report(connection, order_id, fold, round_, loss, report)
 
-    def add_leave_one_out(self, order_id: int, round_: int, clients: Mapping[str, Any]) -> None:
-        """Adds what the model is worth without each of these hospitals to the round's report.
+    def add_leave_one_out(
+        self, order_id: int, round_: int, clients: Mapping[str, Any]
+    ) -> None:
+        """Adds to a report what the model is worth without each of these hospitals.
 
-        Idempotent: a hospital's later word replaces its earlier one. NotFound for a round that is not recorded.
+        Idempotent: a hospital's later word replaces its earlier one. NotFound for a
+        round that is not recorded.
         """
         key = _report_key(order_id, FINAL, round_)
+        # Locked: two hospitals' words that come at the same time both stay.
+        query = sa.select(rounds.c.report).where(key).with_for_update()
         with self._database.begin() as connection:
-            # Locked: two hospitals' words that come at the same time both stay.
-            report = connection.scalar(sa.select(rounds.c.report).where(key).with_for_update())
+            report = connection.scalar(query)
             if report is None:
                 raise NotFound(
                     f"Round {round_} of order {order_id} is not recorded.",
                     remedy="Record it first.",
                     code="round",
                 )
-            report[ADDED_LATER] = {**report.get(ADDED_LATER, {}), **clients}
-            connection.execute(rounds.update().where(key).values(report=report))
+            earlier = report.get(ADDED_LATER, {})
+            report[ADDED_LATER] = {**earlier, **clients}
+            update = rounds.update().where(key)
+            connection.execute(update.values(report=report))
 
     def of_order(self, order_id: int, *, skip: int = 0) -> list[RoundRow]:
-        """Recorded rounds in the order they were trained: folds 1, 2, ... and then fold 0, the final model.
+        """Recorded rounds in the order they were trained, without the first `skip`.
 
-        Without the first `skip` of them."""
+        Folds 1, 2, ... and then fold 0, the final model.
+        """
         final_comes_last = sa.case((rounds.c.fold == FINAL, 1), else_=0)
         query = (
             sa.select(rounds)
@@ -83,7 +108,7 @@ class RoundStore:
 
     def reports(
         self, order_id: int, *, first: int = 0, last: int = LARGEST_ROUND
-    ) -> dict[int, dict[str, Any]]:
+    ) -> dict[int, Report]:
         """Reports of the final model's rounds from `first` to `last`, by round."""
         query = (
             sa.select(rounds.c.round, rounds.c.report)
@@ -94,8 +119,11 @@ class RoundStore:
         with self._database.begin() as connection:
             return {row.round: row.report for row in connection.execute(query)}
 
-    def newest_report(self, order_id: int, part: str) -> tuple[int, dict[str, Any]] | None:
-        """The newest round of the final model whose report has this part, and the report."""
+    def newest_report(self, order_id: int, part: str) -> tuple[int, Report] | None:
+        """The newest round of the final model whose report has this part.
+
+        With the report.
+        """
         query = (
             sa.select(rounds.c.round, rounds.c.report)
             .where(rounds.c.order_id == order_id, rounds.c.fold == FINAL)
@@ -110,12 +138,18 @@ class RoundStore:
     def newest_order_with(
         self, what: Literal["files", "reports"], may_read: Callable[[OrderRow], bool]
     ) -> OrderRow | None:
-        """The newest order with recorded `files` (gradients, or their geometry) or `reports` (the model's metrics)."""
+        """The newest order that has some and that one may read.
+
+        `files` hold gradients, or their geometry; `reports` the model's metrics.
+        """
         if what == "files":
             belongs = round_files.c.order_id == orders.c.order_id
         else:
-            belongs = sa.and_(rounds.c.order_id == orders.c.order_id, rounds.c.fold == FINAL)
-        query = sa.select(orders).where(sa.exists().where(belongs)).order_by(orders.c.order_id.desc())
+            belongs = sa.and_(
+                rounds.c.order_id == orders.c.order_id, rounds.c.fold == FINAL
+            )
+        has_some = sa.exists().where(belongs)
+        query = sa.select(orders).where(has_some).order_by(orders.c.order_id.desc())
         with self._database.begin() as connection:
             for row in connection.execute(query):
                 order = OrderRow(**row._mapping)
@@ -126,9 +160,13 @@ class RoundStore:
     # The index of round files
 
     def add_file(
-        self, entry: RoundEntry, *, loss: float | None = None, report: Mapping[str, Any] | None = None
+        self,
+        entry: RoundEntry,
+        *,
+        loss: float | None = None,
+        report: Mapping[str, Any] | None = None,
     ) -> RoundEntry:
-        """The entry that stands for this round: this one, or the one that stood there before.
+        """The entry that stands for this round: this one, or one from before.
 
         With a report of the round, both come into being together.
         """
@@ -136,8 +174,11 @@ class RoundStore:
             with self._database.begin() as connection:
                 connection.execute(round_files.insert().values(**asdict(entry)))
                 if report is not None:
-                    _put_report(connection, entry.order_id, FINAL, entry.round, loss, report)
-        except sa.exc.IntegrityError:  # of two that came at the same time, this is the second
+                    _put_report(
+                        connection, entry.order_id, FINAL, entry.round, loss, report
+                    )
+        except sa.exc.IntegrityError:
+            # Of two that came at the same time, this is the second.
             standing = self.file(entry.order_id, entry.round)
             if standing is None:
                 raise
@@ -152,9 +193,13 @@ class RoundStore:
         query = query.order_by(round_files.c.round.desc()).limit(1)
         with self._database.begin() as connection:
             row = connection.execute(query).first()
-        return RoundEntry(**row._mapping) if row else None
+        if row is None:
+            return None
+        return RoundEntry(**row._mapping)
 
-    def files(self, order_id: int, *, limit: int = 10**6, before: int | None = None) -> list[RoundEntry]:
+    def files(
+        self, order_id: int, *, limit: int = 10**6, before: int | None = None
+    ) -> list[RoundEntry]:
         """Newest first; `before` is the round to go on from."""
         query = sa.select(round_files).where(round_files.c.order_id == order_id)
         if before is not None:
@@ -206,19 +251,21 @@ def _put_report(
     report: Mapping[str, Any],
 ) -> None:
     key = _report_key(order_id, fold, round_)
-    # A flow that died after others had added to its round records the round again: what they added stays.
-    earlier = connection.scalar(sa.select(rounds.c.report).where(key)) or {}
-    added: dict[str, Any] = {}
+    # A flow that died after others had added to its round records the round again: what
+    # they added stays.
+    query = sa.select(rounds.c.report).where(key)
+    earlier = connection.scalar(query) or {}
+    kept: Report = {}
     if ADDED_LATER in earlier:
-        added[ADDED_LATER] = earlier[ADDED_LATER]
+        kept[ADDED_LATER] = earlier[ADDED_LATER]
+    kept.update(report)
     connection.execute(rounds.delete().where(key))
-    connection.execute(
-        rounds.insert().values(
-            order_id=order_id,
-            fold=fold,
-            round=round_,
-            loss=loss,
-            report=added | dict(report),
-            recorded=utc_now(),
-        )
+    insert = rounds.insert().values(
+        order_id=order_id,
+        fold=fold,
+        round=round_,
+        loss=loss,
+        report=kept,
+        recorded=utc_now(),
     )
+    connection.execute(insert)

@@ -1,4 +1,5 @@
-"""The rows of the store's tables, as routes read them. None can be changed: a store's method writes, and reads anew.
+"""The rows of the store's tables, as routes read them. None can be changed: a store's
+method writes, and reads anew.
 
 Each has the columns of its table in api/store/tables.py, by the same names.
 
@@ -27,14 +28,17 @@ class HospitalRow:
     last_seen: datetime.datetime | None
     scoring: str | None  # the most that its policy allows: none, round or full
     policy: dict[str, Any] | None  # the rules that it shows to everybody
-    max_orders: int | None  # how many orders it takes at once; None where its agent has not said
+    max_orders: (
+        int | None
+    )  # how many orders it takes at once; None where its agent has not said
 
 
 class SealedBox(NamedTuple):
     """What only one hospital opens: its SQL, or the place of its data."""
 
     box: bytes
-    commitment: str  # to what is in the box; stands in the order's document, which all parties see
+    # to what is in the box; stands in the order's document, which all parties see
+    commitment: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +47,20 @@ class OrderRow:
 
     order_id: int
     kind: str  # train, statistics, infer or external
-    initiator: int  # the hospital that has sent and signs it; COORDINATOR for an operator's external one
+    # the hospital that has sent and signs it; COORDINATOR for an operator's external
+    # one
+    initiator: int
     hospitals: list[int]  # who takes part, ascending
-    body: dict[str, Any]  # the request as it was sent, without SQL texts and places of data
+    body: dict[
+        str, Any
+    ]  # the request as it was sent, without SQL texts and places of data
     document: str  # what the parties verify and sign; empty for external orders
     state: str  # pending, running, success, failed or cancelled
     stop: dict[str, Any] | None  # the error that ended it
     n_rows: dict[str, int]  # rows by hospital, once all have counted
-    summary: dict[str, Any]  # the result's metrics, or what is said of a result of statistics
+    summary: dict[
+        str, Any
+    ]  # the result's metrics, or what is said of a result of statistics
     flow_run_id: str | None  # the coordinator's run in Prefect
     rerun_of: int | None
     created: datetime.datetime
@@ -58,12 +68,19 @@ class OrderRow:
     owner_key: str | None  # digest of the Idempotency-Key it was sent with
     body_digest: str | None  # and of the request, keyed with it
     score_readers: str | None  # parties or operator
-    stage: dict[str, Any] | None  # of statistics: what is being done, how many parts of how many are done
+    stage: (
+        dict[str, Any] | None
+    )  # of statistics: what is being done, how many parts of how many are done
     schedule_id: int | None  # the schedule that asked for it
-    admitted: datetime.datetime | None  # since when it has its places; None while it waits for them
+    admitted: (
+        datetime.datetime | None
+    )  # since when it has its places; None while it waits for them
     overtaken: int  # how many younger orders have got places before it
-    asked: dict[str, Any] | None  # where a person decides first, by hospital: see api/store/places.py
+    asked: (
+        dict[str, Any] | None
+    )  # where a person decides first, by hospital: see api/store/places.py
     runs: dict[str, str] | None  # its hospitals' runs in Prefect, by hospital
+    runs_deleted: datetime.datetime | None  # since when Prefect has none of its runs
 
     @property
     def has_ended(self) -> bool:
@@ -78,7 +95,9 @@ class RoundRow:
     fold: int  # 0 for the final model, 1, 2, ... for the models of a cross-validation
     round: int
     loss: float | None
-    report: dict[str, Any]  # as the coordinator's flow, or an external trainer, has sent it
+    report: dict[
+        str, Any
+    ]  # as the coordinator's flow, or an external trainer, has sent it
     recorded: datetime.datetime
 
 
@@ -90,9 +109,12 @@ class RoundEntry:
     round: int
     kind: str  # open (each client's gradient) or sealed (triangular factors)
     clients: list[int]
-    sizes: list[int] | None  # the clients' row counts, in their order; None where nobody said
+    sizes: (
+        list[int] | None
+    )  # the clients' row counts, in their order; None where nobody said
     layers: dict[str, int]  # how many values a client has in each
-    frame: str  # drawn once by `secrets`: in which frame points of a sealed round are shown
+    # drawn once by `secrets`: in which frame points of a sealed round are shown
+    frame: str
     digest: str
     n_bytes: int
     recorded: datetime.datetime
@@ -126,7 +148,9 @@ class DueTime:
 
 @dataclass(frozen=True, slots=True)
 class FiringRow:
-    """What became of one time of a schedule: an order, or a reason why nothing was asked."""
+    """What became of one time of a schedule: an order, or a reason why nothing was
+    asked.
+    """
 
     firing_id: int
     schedule_id: int

@@ -1,7 +1,8 @@
-"""Schedules of joint statistics: what is asked, when, and what became of each time (decision 45).
+"""Schedules of joint statistics: what is asked, when, what became of each time.
 
-The times themselves are Prefect's to keep; here stands what is asked for at each, and one entry for every time that
-has passed, so that no time gives two orders. Next: api/routes/schedules.py.
+Decision 45. The times themselves are Prefect's to keep; here stands what is asked for at each, and
+one entry for every time that has passed, so that no time gives two orders. Next:
+api/routes/schedules.py.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ class ScheduleStore:
         timing: Mapping[str, Any],
         once: Once | None = None,
     ) -> tuple[int, bool]:
-        """(schedule_id, made). Asked `once` again, the same request finds the schedule that exists."""
+        """(schedule_id, made).
+
+        Asked `once` again, the same request finds the schedule that exists.
+        """
         now = utc_now()
         values = {
             "name": name,
@@ -55,16 +59,16 @@ class ScheduleStore:
                 inserted = connection.execute(schedules.insert().values(**values))
                 schedule_id = int(inserted.inserted_primary_key[0])  # type: ignore[index]
                 for user, sealed in boxes.items():
-                    connection.execute(
-                        schedule_boxes.insert().values(
-                            schedule_id=schedule_id,
-                            user_id=user,
-                            box=sealed.box,
-                            commitment=sealed.commitment,
-                        )
+                    insert = schedule_boxes.insert().values(
+                        schedule_id=schedule_id,
+                        user_id=user,
+                        box=sealed.box,
+                        commitment=sealed.commitment,
                     )
+                    connection.execute(insert)
                 return schedule_id, True
-        except sa.exc.IntegrityError:  # the key was used before
+        except sa.exc.IntegrityError:
+            # The key was used before.
             if once is None:
                 raise
             with self._database.begin() as connection:
@@ -75,9 +79,11 @@ class ScheduleStore:
 
     def drop(self, schedule_id: int) -> None:
         """Undoes `add`, for one that Prefect has not taken."""
+        is_sealed_for_it = schedule_boxes.c.schedule_id == schedule_id
+        is_it = schedules.c.schedule_id == schedule_id
         with self._database.begin() as connection:
-            connection.execute(schedule_boxes.delete().where(schedule_boxes.c.schedule_id == schedule_id))
-            connection.execute(schedules.delete().where(schedules.c.schedule_id == schedule_id))
+            connection.execute(schedule_boxes.delete().where(is_sealed_for_it))
+            connection.execute(schedules.delete().where(is_it))
 
     def get(self, schedule_id: int, *, or_deleted: bool = False) -> ScheduleRow:
         """NotFound when there is none, or it was deleted."""
@@ -92,10 +98,17 @@ class ScheduleStore:
             )
         return ScheduleRow(**row._mapping)
 
-    def newest(self, *, hospital: int | None, limit: int, before: int | None) -> list[ScheduleRow]:
-        """Newest first, without deleted ones; `hospital` keeps those in which it takes part."""
+    def newest(
+        self, *, hospital: int | None, limit: int, before: int | None
+    ) -> list[ScheduleRow]:
+        """Newest first, without deleted ones.
+
+        `hospital` keeps those in which it takes part.
+        """
         query = (
-            sa.select(schedules).where(schedules.c.deleted.is_(None)).order_by(schedules.c.schedule_id.desc())
+            sa.select(schedules)
+            .where(schedules.c.deleted.is_(None))
+            .order_by(schedules.c.schedule_id.desc())
         )
         if before is not None:
             query = query.where(schedules.c.schedule_id < before)
@@ -116,9 +129,16 @@ class ScheduleStore:
         with self._database.begin() as connection:
             return list(connection.scalars(query))
 
-    def change(self, schedule_id: int, *, active: bool, timing: Mapping[str, Any], name: str) -> None:
+    def change(
+        self, schedule_id: int, *, active: bool, timing: Mapping[str, Any], name: str
+    ) -> None:
         update = schedules.update().where(schedules.c.schedule_id == schedule_id)
-        values = {"active": active, "timing": timing, "name": name, "updated": utc_now()}
+        values = {
+            "active": active,
+            "timing": timing,
+            "name": name,
+            "updated": utc_now(),
+        }
         with self._database.begin() as connection:
             connection.execute(update.values(**values))
 
@@ -129,14 +149,19 @@ class ScheduleStore:
         with self._database.begin() as connection:
             connection.execute(schedule_boxes.delete().where(sealed))
             # Its Idempotency-Key is free again: the same request makes a new schedule.
-            connection.execute(update.values(deleted=utc_now(), active=False, owner_key=None))
+            connection.execute(
+                update.values(deleted=utc_now(), active=False, owner_key=None)
+            )
 
     def boxes(self, schedule_id: int) -> dict[int, SealedBox]:
         """Each provider's sealed place and its commitment."""
-        query = sa.select(schedule_boxes).where(schedule_boxes.c.schedule_id == schedule_id)
+        is_sealed_for_it = schedule_boxes.c.schedule_id == schedule_id
+        query = sa.select(schedule_boxes).where(is_sealed_for_it)
+        found = {}
         with self._database.begin() as connection:
-            found = connection.execute(query)
-            return {row.user_id: SealedBox(row.box, row.commitment) for row in found}
+            for row in connection.execute(query):
+                found[row.user_id] = SealedBox(row.box, row.commitment)
+        return found
 
     # What became of each time
 
@@ -145,12 +170,18 @@ class ScheduleStore:
             firings.c.schedule_id == due.schedule_id,
             firings.c.scheduled == due.scheduled,
         )
+        query = sa.select(firings).where(is_due)
         with self._database.begin() as connection:
-            row = connection.execute(sa.select(firings).where(is_due)).first()
-        return FiringRow(**row._mapping) if row else None
+            row = connection.execute(query).first()
+        if row is None:
+            return None
+        return FiringRow(**row._mapping)
 
     def skip(self, due: DueTime, sentence: str) -> None:
-        """Enters a time at which nothing was asked, and why. A time that has its entry keeps it."""
+        """Enters a time at which nothing was asked, and why.
+
+        A time that has its entry keeps it.
+        """
         if self.firing(due) is not None:
             return
         values = {
@@ -162,14 +193,23 @@ class ScheduleStore:
         with self._database.begin() as connection:
             connection.execute(firings.insert().values(**values))
 
+    def have_fired(self) -> bool:
+        """Whether any schedule has fallen due."""
+        with self._database.begin() as connection:
+            return bool(connection.scalar(sa.select(sa.exists(firings.select()))))
+
     def unended_order(self, schedule_id: int) -> int | None:
         """The schedule's order that is still under way."""
-        is_wanted = sa.and_(orders.c.schedule_id == schedule_id, orders.c.state.not_in(ENDED))
+        is_wanted = sa.and_(
+            orders.c.schedule_id == schedule_id, orders.c.state.not_in(ENDED)
+        )
         return self._newest_order(is_wanted)
 
     def last_success(self, schedule_id: int) -> int | None:
         """The schedule's last order with a result."""
-        is_wanted = sa.and_(orders.c.schedule_id == schedule_id, orders.c.state == "success")
+        is_wanted = sa.and_(
+            orders.c.schedule_id == schedule_id, orders.c.state == "success"
+        )
         return self._newest_order(is_wanted)
 
     def _newest_order(self, is_wanted: sa.ColumnElement[bool]) -> int | None:
@@ -178,7 +218,9 @@ class ScheduleStore:
             order_id: int | None = connection.scalar(query)
         return order_id
 
-    def history(self, schedule_id: int, *, limit: int, before: int | None) -> list[FiringRow]:
+    def history(
+        self, schedule_id: int, *, limit: int, before: int | None
+    ) -> list[FiringRow]:
         """Entries newest first; `before` is the firing_id to go on from."""
         query = (
             sa.select(firings)
@@ -187,8 +229,9 @@ class ScheduleStore:
         )
         if before is not None:
             query = query.where(firings.c.firing_id < before)
+        query = query.limit(limit)
         with self._database.begin() as connection:
-            return [FiringRow(**row._mapping) for row in connection.execute(query.limit(limit))]
+            return [FiringRow(**row._mapping) for row in connection.execute(query)]
 
     def scheduled_times(self, order_ids: list[int]) -> dict[int, datetime.datetime]:
         """When the orders of schedules were due."""

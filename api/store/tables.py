@@ -1,18 +1,34 @@
-"""The tables of the coordinator's store, as they stand in the database. What each column of a row means is in rows.py.
+"""The tables of the coordinator's store, as they stand in the database.
 
-They change by a migration only (decision 21): api/store/migrations/versions.
+What each column of a row means is in rows.py. They change by a migration only (decision
+21): api/store/migrations/versions.
 """
 
 from __future__ import annotations
 
 import datetime
 
-import sqlalchemy as sa
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 ENDED = ("success", "failed", "cancelled")
 """The states that an order does not leave again."""
 
-metadata = sa.MetaData()
+metadata = MetaData()
 
 
 def utc_now() -> datetime.datetime:
@@ -20,140 +36,163 @@ def utc_now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
 
 
-hospitals = sa.Table(
+hospitals = Table(
     "hospitals",
     metadata,
-    sa.Column("user_id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("name", sa.String(200), nullable=False, unique=True),
-    sa.Column("identity", sa.String(200)),
-    sa.Column("agent_version", sa.String(50)),
-    sa.Column("last_seen", sa.DateTime),
-    sa.Column("scoring", sa.String(10)),
-    sa.Column("policy", sa.JSON),
-    sa.Column("max_orders", sa.Integer),
+    Column("user_id", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("identity", String(200)),
+    Column("agent_version", String(50)),
+    Column("last_seen", DateTime),
+    Column("scoring", String(10)),
+    Column("policy", JSON),
+    Column("max_orders", Integer),
 )
 
-tokens = sa.Table(
+tokens = Table(
     "tokens",
     metadata,
-    sa.Column("digest", sa.String(64), primary_key=True),  # of the token, which is kept nowhere
-    sa.Column("role", sa.String(20), nullable=False),
-    sa.Column("user_id", sa.Integer),
-    sa.Column("created", sa.DateTime, nullable=False),
-    sa.Column("revoked", sa.DateTime),
+    # Of the token, which is kept nowhere.
+    Column("digest", String(64), primary_key=True),
+    Column("role", String(20), nullable=False),
+    Column("user_id", Integer),
+    Column("created", DateTime, nullable=False),
+    Column("revoked", DateTime),
 )
 
-orders = sa.Table(
+orders = Table(
     "orders",
     metadata,
-    sa.Column("order_id", sa.Integer, primary_key=True),
-    sa.Column("kind", sa.String(20), nullable=False),
-    sa.Column("initiator", sa.Integer, nullable=False),
-    sa.Column("hospitals", sa.JSON, nullable=False),
-    sa.Column("body", sa.JSON, nullable=False),
-    sa.Column("document", sa.Text, nullable=False, server_default=""),
-    sa.Column("state", sa.String(20), nullable=False),
-    sa.Column("stop", sa.JSON),
-    sa.Column("n_rows", sa.JSON, nullable=False),
-    sa.Column("summary", sa.JSON, nullable=False),
-    sa.Column("flow_run_id", sa.String(36)),
-    sa.Column("rerun_of", sa.Integer),
-    sa.Column("created", sa.DateTime, nullable=False),
-    sa.Column("updated", sa.DateTime, nullable=False),
-    sa.Column("owner_key", sa.String(64), unique=True),
-    sa.Column("body_digest", sa.String(64)),
-    sa.Column("score_readers", sa.String(10)),
-    sa.Column("stage", sa.JSON),
-    sa.Column("schedule_id", sa.Integer, index=True),
-    sa.Column("admitted", sa.DateTime),
-    sa.Column("overtaken", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("asked", sa.JSON),
-    sa.Column("runs", sa.JSON),
+    Column("order_id", Integer, primary_key=True),
+    Column("kind", String(20), nullable=False),
+    Column("initiator", Integer, nullable=False),
+    Column("hospitals", JSON, nullable=False),
+    Column("body", JSON, nullable=False),
+    Column("document", Text, nullable=False, server_default=""),
+    Column("state", String(20), nullable=False),
+    Column("stop", JSON),
+    Column("n_rows", JSON, nullable=False),
+    Column("summary", JSON, nullable=False),
+    Column("flow_run_id", String(36)),
+    Column("rerun_of", Integer),
+    Column("created", DateTime, nullable=False),
+    Column("updated", DateTime, nullable=False),
+    # With `body_digest`: the same request sent twice makes one order.
+    Column("owner_key", String(64), unique=True),
+    Column("body_digest", String(64)),
+    Column("score_readers", String(10)),
+    Column("stage", JSON),
+    Column("schedule_id", Integer, index=True),
+    Column("admitted", DateTime),
+    Column("overtaken", Integer, nullable=False, server_default="0"),
+    Column("asked", JSON),
+    Column("runs", JSON),
+    Column("runs_deleted", DateTime),
 )
 
-boxes = sa.Table(
+# Sealed to the hospitals' keys: the coordinator can open none of them.
+boxes = Table(
     "sealed_sql",
     metadata,
-    sa.Column("order_id", sa.Integer, sa.ForeignKey("orders.order_id"), primary_key=True),
-    sa.Column("user_id", sa.Integer, primary_key=True),
-    sa.Column("box", sa.LargeBinary, nullable=False),
-    sa.Column("commitment", sa.String(64), nullable=False),
+    Column("order_id", Integer, ForeignKey("orders.order_id"), primary_key=True),
+    Column("user_id", Integer, primary_key=True),
+    Column("box", LargeBinary, nullable=False),
+    Column("commitment", String(64), nullable=False),
 )
 
-rounds = sa.Table(
+rounds = Table(
     "rounds",
     metadata,
-    sa.Column("order_id", sa.Integer, sa.ForeignKey("orders.order_id"), primary_key=True),
-    sa.Column("fold", sa.Integer, primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("loss", sa.Float),
-    sa.Column("report", sa.JSON, nullable=False),
-    sa.Column("recorded", sa.DateTime, nullable=False),
+    Column("order_id", Integer, ForeignKey("orders.order_id"), primary_key=True),
+    Column("fold", Integer, primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("loss", Float),
+    Column("report", JSON, nullable=False),
+    Column("recorded", DateTime, nullable=False),
 )
 
-round_files = sa.Table(
+round_files = Table(
     "round_files",
     metadata,
-    sa.Column("order_id", sa.Integer, sa.ForeignKey("orders.order_id"), primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("kind", sa.String(10), nullable=False),
-    sa.Column("clients", sa.JSON, nullable=False),
-    sa.Column("sizes", sa.JSON),
-    sa.Column("layers", sa.JSON, nullable=False),
-    sa.Column("frame", sa.String(64), nullable=False),
-    sa.Column("digest", sa.String(64), nullable=False),
-    sa.Column("n_bytes", sa.BigInteger, nullable=False),
-    sa.Column("recorded", sa.DateTime, nullable=False, index=True),
+    Column("order_id", Integer, ForeignKey("orders.order_id"), primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("kind", String(10), nullable=False),
+    Column("clients", JSON, nullable=False),
+    Column("sizes", JSON),
+    Column("layers", JSON, nullable=False),
+    Column("frame", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("n_bytes", BigInteger, nullable=False),
+    Column("recorded", DateTime, nullable=False, index=True),
 )
 
-messages = sa.Table(
+messages = Table(
     "messages",
     metadata,
-    sa.Column("run", sa.Integer, primary_key=True),
-    sa.Column("topic", sa.String(32), primary_key=True),
-    sa.Column("fold", sa.Integer, primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("attempt", sa.Integer, primary_key=True),
-    sa.Column("sender", sa.Integer, primary_key=True),
-    sa.Column("recipient", sa.Integer, primary_key=True),
-    sa.Column("body", sa.LargeBinary),  # null once the coordinator's flow has used it
-    sa.Column("digest", sa.String(64), nullable=False),
+    Column("run", Integer, primary_key=True),
+    Column("topic", String(32), primary_key=True),
+    Column("fold", Integer, primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("sender", Integer, primary_key=True),
+    Column("recipient", Integer, primary_key=True),
+    Column("body", LargeBinary),  # null once the coordinator's flow has used it
+    Column("digest", String(64), nullable=False),
 )
 
-schedules = sa.Table(
+page_sessions = Table(
+    "page_sessions",
+    metadata,
+    # Of a session's secret, which stands in the visitor's cookie alone.
+    Column("digest", String(64), primary_key=True),
+    Column("began", DateTime, nullable=False),
+)
+
+schedules = Table(
     "schedules",
     metadata,
-    sa.Column("schedule_id", sa.Integer, primary_key=True),
-    sa.Column("name", sa.String(200), nullable=False),
-    sa.Column("initiator", sa.Integer, nullable=False),
-    sa.Column("hospitals", sa.JSON, nullable=False),
-    sa.Column("body", sa.JSON, nullable=False),
-    sa.Column("timing", sa.JSON, nullable=False),
-    sa.Column("active", sa.Boolean, nullable=False),
-    sa.Column("created", sa.DateTime, nullable=False),
-    sa.Column("updated", sa.DateTime, nullable=False),
-    sa.Column("deleted", sa.DateTime),  # its history stays
-    sa.Column("owner_key", sa.String(64), unique=True),
-    sa.Column("body_digest", sa.String(64)),
+    Column("schedule_id", Integer, primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("initiator", Integer, nullable=False),
+    Column("hospitals", JSON, nullable=False),
+    Column("body", JSON, nullable=False),
+    Column("timing", JSON, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("created", DateTime, nullable=False),
+    Column("updated", DateTime, nullable=False),
+    Column("deleted", DateTime),  # its history stays
+    Column("owner_key", String(64), unique=True),
+    Column("body_digest", String(64)),
 )
 
-schedule_boxes = sa.Table(
+schedule_boxes = Table(
     "schedule_boxes",
     metadata,
-    sa.Column("schedule_id", sa.Integer, sa.ForeignKey("schedules.schedule_id"), primary_key=True),
-    sa.Column("user_id", sa.Integer, primary_key=True),
-    sa.Column("box", sa.LargeBinary, nullable=False),
-    sa.Column("commitment", sa.String(64), nullable=False),
+    Column(
+        "schedule_id",
+        Integer,
+        ForeignKey("schedules.schedule_id"),
+        primary_key=True,
+    ),
+    Column("user_id", Integer, primary_key=True),
+    Column("box", LargeBinary, nullable=False),
+    Column("commitment", String(64), nullable=False),
 )
 
-firings = sa.Table(
+firings = Table(
     "firings",
     metadata,
-    sa.Column("firing_id", sa.Integer, primary_key=True),
-    sa.Column("schedule_id", sa.Integer, sa.ForeignKey("schedules.schedule_id"), nullable=False),
-    sa.Column("scheduled", sa.DateTime, nullable=False),
-    sa.Column("started", sa.DateTime, nullable=False),
-    sa.Column("order_id", sa.Integer, sa.ForeignKey("orders.order_id")),
-    sa.Column("skipped", sa.Text),
-    sa.UniqueConstraint("schedule_id", "scheduled"),  # one order at the most for each time
+    Column("firing_id", Integer, primary_key=True),
+    Column(
+        "schedule_id",
+        Integer,
+        ForeignKey("schedules.schedule_id"),
+        nullable=False,
+    ),
+    Column("scheduled", DateTime, nullable=False),
+    Column("started", DateTime, nullable=False),
+    Column("order_id", Integer, ForeignKey("orders.order_id")),
+    Column("skipped", Text),
+    # One order at the most for each time.
+    UniqueConstraint("schedule_id", "scheduled"),
 )

@@ -1,1 +1,3 @@
-"""Consilium beside what a user would use instead; comparison.py has the table, the others are what it runs."""
+"""Consilium beside what a user would use instead; comparison.py has the table, the
+others are what it runs.
+"""

@@ -1,4 +1,6 @@
-"""Flower in an environment of its own, beside ours: its requirements and ours exclude each other."""
+"""Flower in an environment of its own, beside ours: its requirements and ours exclude
+each other.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +19,39 @@ OURS = ("CONSILIUM_", "PREFECT_", "PYTHON", "VIRTUAL_ENV")
 
 
 def install() -> Path:
-    """The other environment's Python; makes it, and installs the requirements again only when they changed.
+    """The other environment's Python; makes it, and installs the requirements again
+    only when they changed.
 
-    Raises Unavailable where that is not possible, such as without a way to the package registry.
+    Raises Unavailable where that is not possible, such as without a way to the package
+    registry.
     """
     python, installed = FOLDER / "bin" / "python", FOLDER / REQUIREMENTS.name
     if not installed.exists() or installed.read_bytes() != REQUIREMENTS.read_bytes():
-        print(f"Installing {VERSION} in {FOLDER.name} (about 500 MB) ...", file=sys.stderr, flush=True)
+        print(
+            f"Installing {VERSION} in {FOLDER.name} (about 500 MB) ...",
+            file=sys.stderr,
+            flush=True,
+        )
         _uv("venv", "--allow-existing", "--python", sys.executable, str(FOLDER))
-        _uv("pip", "sync", "--python", str(python), "--compile-bytecode", str(REQUIREMENTS))
+        _uv(
+            "pip",
+            "sync",
+            "--python",
+            str(python),
+            "--compile-bytecode",
+            "--require-hashes",
+            str(REQUIREMENTS),
+        )
         installed.write_bytes(REQUIREMENTS.read_bytes())
     return python
 
 
 def _uv(*arguments: str) -> None:
     uv = Path(sys.executable).with_name("uv")
-    if not uv.exists() or subprocess.run([uv, *arguments, "--quiet"], check=False).returncode:
+    if (
+        not uv.exists()
+        or subprocess.run([uv, *arguments, "--quiet"], check=False).returncode
+    ):
         raise Unavailable(
             f"{VERSION}, which Consilium is to be measured beside, could not be installed.",
             remedy="It needs the package registry and about 500 MB of disk, once; all other benchmarks run without it.",
@@ -40,8 +59,12 @@ def _uv(*arguments: str) -> None:
 
 
 def of_flower(folder: Path) -> dict[str, str]:
-    """What Flower and Ray start with: none of our own settings, their state in `folder`, and no word to anybody."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    """What Flower and Ray start with: none of our own settings, their state in
+    `folder`, and no word to anybody.
+    """
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(OURS)
+    }
     own = {
         "FLWR_HOME": str(folder / "flower"),
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -52,6 +75,12 @@ def of_flower(folder: Path) -> dict[str, str]:
 
 
 def of_consilium(folder: Path) -> dict[str, str]:
-    """What a fresh Consilium starts with: its state in `folder`, and no setting that points it to another one."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("CONSILIUM_")}
+    """What a fresh Consilium starts with: its state in `folder`, and no setting that
+    points it to another one.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("CONSILIUM_")
+    }
     return {**kept, "CONSILIUM_HOME": str(folder)}

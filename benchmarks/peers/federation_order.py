@@ -1,4 +1,6 @@
-"""An order in a fresh federation on this machine, twice: the body on stdin, what came of it as JSON on stdout."""
+"""An order in a fresh federation on this machine, twice: the body on stdin, what came
+of it as JSON on stdout.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ from typing import Any
 
 import httpx
 
-from agents.site.settings import Settings as Site
+from agents.site.settings import SiteSettings
 from agents.site.vault import Vault
-from api.settings import Settings
+from api.settings import CoordinatorSettings
 from deployments.coordinator import until_signal
 from deployments.local.federation import choose_ports, federation
 from deployments.local.sites import prepare
@@ -26,12 +28,21 @@ def main() -> None:
     asyncio.run(until_signal(_answer(settings, prepare(settings), body)))
 
 
-async def _answer(settings: Settings, sites: list[Site], body: dict[str, Any]) -> None:
-    token = json.loads((settings.home / "tokens.json").read_text())[str(body["user_id"])]
-    headers, url = {"Authorization": f"Bearer {token}"}, f"http://{settings.host}:{settings.port}"
+async def _answer(
+    settings: CoordinatorSettings, sites: list[SiteSettings], body: dict[str, Any]
+) -> None:
+    token = json.loads((settings.home / "tokens.json").read_text())[
+        str(body["user_id"])
+    ]
+    headers, url = (
+        {"Authorization": f"Bearer {token}"},
+        f"http://{settings.host}:{settings.port}",
+    )
     async with (
         federation(settings, sites, restart=False),
-        httpx.AsyncClient(base_url=url, headers=headers, timeout=120, trust_env=False) as client,
+        httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=120, trust_env=False
+        ) as client,
     ):
         submitted = time.time()
         order_id = await _order(client, body)
@@ -39,13 +50,17 @@ async def _answer(settings: Settings, sites: list[Site], body: dict[str, Any]) -
         await _order(client, body)
         again = time.time() - finished
         rounds = (await client.get(f"/orders/{order_id}")).json()["data"]["rounds"]
-    model = Vault(next(site.vault for site in sites if site.user_id == body["user_id"])).model(order_id)
+    model = Vault(
+        next(site.vault for site in sites if site.user_id == body["user_id"])
+    ).model(order_id)
     answer = {
         "submitted": submitted,
         "finished": finished,
         "again": again,
         "round_ends": [
-            datetime.fromisoformat(row["recorded"]).timestamp() for row in rounds if not row["final"]
+            datetime.fromisoformat(row["recorded"]).timestamp()
+            for row in rounds
+            if not row["final"]
         ],
         "weights": list(model["layers"]["dense"]),
     }
@@ -54,7 +69,9 @@ async def _answer(settings: Settings, sites: list[Site], body: dict[str, Any]) -
 
 async def _order(client: httpx.AsyncClient, body: dict[str, Any]) -> int:
     """Sends an order and waits for its end."""
-    order_id = int((await client.post("/model/train", json=body)).json()["data"]["order_id"])
+    order_id = int(
+        (await client.post("/model/train", json=body)).json()["data"]["order_id"]
+    )
     async with client.stream("GET", f"/orders/{order_id}/events") as stream:
         async for line in stream.aiter_lines():
             if line.startswith("data:") and '"success"' in line:

@@ -1,7 +1,9 @@
-"""The same training with Flower's simulation engine, twice: the job on stdin, what came of it as JSON on stdout.
+"""The same training with Flower's simulation engine, twice: the job on stdin, what came
+of it as JSON on stdout.
 
-Runs in the environment of requirements.txt, with nothing of Consilium. Each client makes one full-batch step from the
-joint model and sends it back; FedAvg takes the mean weighted by rows, which is one step with the mean gradient.
+Runs in the environment of requirements.txt, with nothing of Consilium. Each client
+makes one full-batch step from the joint model and sends it back; FedAvg takes the mean
+weighted by rows, which is one step with the mean gradient.
 """
 
 from __future__ import annotations
@@ -24,10 +26,16 @@ Job = dict[str, Any]
 
 
 class WatchedFedAvg(FedAvg):
-    """FedAvg that keeps the time of each round's end and the messages, to be weighed when all is over."""
+    """FedAvg that keeps the time of each round's end and the messages, to be weighed
+    when all is over.
+    """
 
     def __init__(self, n_clients: int) -> None:
-        super().__init__(fraction_evaluate=0.0, min_train_nodes=n_clients, min_available_nodes=n_clients)
+        super().__init__(
+            fraction_evaluate=0.0,
+            min_train_nodes=n_clients,
+            min_available_nodes=n_clients,
+        )
         self.round_ends: list[float] = []
         self.messages: list[Message] = []
 
@@ -53,9 +61,15 @@ def main() -> None:
     n_clients = len(job["tables"])
     backend = {
         "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-        "init_args": {"_temp_dir": job["folder"], "_node_ip_address": "127.0.0.1", "log_to_driver": False},
+        "init_args": {
+            "_temp_dir": job["folder"],
+            "_node_ip_address": "127.0.0.1",
+            "log_to_driver": False,
+        },
     }
-    run_simulation(_server(job, n_clients, answer), _client(job), n_clients, backend_config=backend)
+    run_simulation(
+        _server(job, n_clients, answer), _client(job), n_clients, backend_config=backend
+    )
     print(json.dumps(answer), flush=True)
 
 
@@ -75,7 +89,9 @@ def _server(job: Job, n_clients: int, answer: dict[str, Any]) -> ServerApp:
             again=time.time() - finished,
             round_ends=strategy.round_ends,
             weights=weights,
-            n_bytes=sum(message_to_proto(message).ByteSize() for message in strategy.messages),
+            n_bytes=sum(
+                message_to_proto(message).ByteSize() for message in strategy.messages
+            ),
         )
 
     return app
@@ -90,10 +106,17 @@ def _train(grid: Grid, job: Job, n_clients: int) -> tuple[WatchedFedAvg, list[fl
 
 
 def _wait_for_all(grid: Grid, n_clients: int) -> None:
-    """Until every client has answered once: from here on nothing of Flower or Ray is still starting."""
+    """Until every client has answered once: from here on nothing of Flower or Ray is
+    still starting.
+    """
     while len(nodes := list(grid.get_node_ids())) < n_clients:
         time.sleep(0.05)
-    grid.send_and_receive([Message(RecordDict(), dst_node_id=node, message_type="query") for node in nodes])
+    grid.send_and_receive(
+        [
+            Message(RecordDict(), dst_node_id=node, message_type="query")
+            for node in nodes
+        ]
+    )
 
 
 def _client(job: Job) -> ClientApp:
@@ -105,17 +128,27 @@ def _client(job: Job) -> ClientApp:
 
     @app.train()
     def take_step(message: Message, context: Context) -> Message:
-        with np.load(job["tables"][int(context.node_config["partition-id"])], allow_pickle=False) as table:
+        with np.load(
+            job["tables"][int(context.node_config["partition-id"])], allow_pickle=False
+        ) as table:
             X, y = table["X"], table["y"]
         weights = message.content["arrays"].to_numpy_ndarrays()[0]
         margins = X @ weights[:-1] + weights[-1]
         residuals = (1.0 / (1.0 + np.exp(-margins)) - y) / len(y)
-        gradient = np.append(residuals @ X + job["alpha"] * weights[:-1], residuals.sum())
+        gradient = np.append(
+            residuals @ X + job["alpha"] * weights[:-1], residuals.sum()
+        )
         t = int(message.content["config"]["server-round"]) - 1
-        after = weights - job["learning_rate"] / math.sqrt(1.0 + job["decay"] * t) * gradient
+        after = (
+            weights
+            - job["learning_rate"] / math.sqrt(1.0 + job["decay"] * t) * gradient
+        )
         loss = float(np.mean(np.logaddexp(0.0, np.where(y > 0, -margins, margins))))
         metrics = MetricRecord({"num-examples": len(y), "loss": loss})
-        return Message(RecordDict({"arrays": ArrayRecord([after]), "metrics": metrics}), reply_to=message)
+        return Message(
+            RecordDict({"arrays": ArrayRecord([after]), "metrics": metrics}),
+            reply_to=message,
+        )
 
     return app
 

@@ -1,4 +1,6 @@
-"""An order in the one-process federation, twice: the body on stdin, what came of it as JSON on stdout."""
+"""An order in the one-process federation, twice: the body on stdin, what came of it as
+JSON on stdout.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,15 @@ from typing import Any
 
 from benchmarks.sites import open_sites
 from deployments.local.one_process import run_order
-from protocol.exchange import Address, MemoryTransport
+from protocol.exchange import Address
+from protocol.memory_transport import MemoryTransport
 from protocol.messages import COORDINATOR
 
 
 class WatchedTransport(MemoryTransport):
-    """Keeps the time of each round's end, and counts what each party puts and gathers; every party is a thread."""
+    """Keeps the time of each round's end, and counts what each party puts and gathers;
+    every party is a thread.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +44,12 @@ class WatchedTransport(MemoryTransport):
             self._hospitals.add(threading.get_ident())
 
     def gather(
-        self, address: Address, senders: Iterable[int], recipient: int, *, wait_seconds: float
+        self,
+        address: Address,
+        senders: Iterable[int],
+        recipient: int,
+        *,
+        wait_seconds: float,
     ) -> dict[int, bytes] | None:
         found = super().gather(address, senders, recipient, wait_seconds=wait_seconds)
         self._n_bytes[threading.get_ident()] += sum(map(len, (found or {}).values()))

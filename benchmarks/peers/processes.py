@@ -16,14 +16,17 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Process(NamedTuple):
-    """A process cannot be mistaken for a later one of the same number: `began` is the kernel's time of its start."""
+    """A process cannot be mistaken for a later one of the same number: `began` is the
+    kernel's time of its start.
+    """
 
     pid: int
     began: int
 
 
 class Descendants:
-    """All processes below this one while the block runs, sampled; what is left of them at its end is ended.
+    """All processes below this one while the block runs, sampled; what is left of them
+    at its end is ended.
 
     A process that loses its parent is still known by what was seen of it before.
     """
@@ -52,14 +55,18 @@ class Descendants:
     def _sample(self) -> None:
         """Adds up the resident sets; pages that processes share count in each of them."""
         table = _table()
-        known = {pid for pid, began in self._seen if pid in table and table[pid][1] == began} | {os.getpid()}
+        known = {
+            pid for pid, began in self._seen if pid in table and table[pid][1] == began
+        } | {os.getpid()}
         size = 0
         while size < len(known):
             size = len(known)
             known |= {pid for pid, (parent, _, _) in table.items() if parent in known}
         known.discard(os.getpid())
         self._seen |= {Process(pid, table[pid][1]) for pid in known}
-        self.peak_mib = max(self.peak_mib, sum(table[pid][2] for pid in known) * PAGE_BYTES / 2**20)
+        self.peak_mib = max(
+            self.peak_mib, sum(table[pid][2] for pid in known) * PAGE_BYTES / 2**20
+        )
 
     def _end(self, number: signal.Signals) -> None:
         for pid in self._left():
@@ -71,7 +78,9 @@ class Descendants:
 
     def _left(self) -> list[int]:
         table = _table()
-        return [pid for pid, began in self._seen if pid in table and table[pid][1] == began]
+        return [
+            pid for pid, began in self._seen if pid in table and table[pid][1] == began
+        ]
 
 
 def _table() -> dict[int, tuple[int, int, int]]:
@@ -80,7 +89,9 @@ def _table() -> dict[int, tuple[int, int, int]]:
     for path in Path("/proc").iterdir():
         if path.name.isdecimal():
             with contextlib.suppress(OSError):
-                state, parent, *rest = (path / "stat").read_text().rpartition(")")[2].split()
+                state, parent, *rest = (
+                    (path / "stat").read_text().rpartition(")")[2].split()
+                )
                 if state not in "ZX":
                     table[int(path.name)] = (int(parent), int(rest[17]), int(rest[19]))
     return table

@@ -1,7 +1,10 @@
-"""The demonstration's data: scikit-learn's breast cancer table, split as in the request document.
+"""The demonstration's data: scikit-learn's breast cancer table.
 
-`id` is the 0-based row number, y the target; x0..x9 are the "worst" columns, x10..x19 the means, x20..x29 the standard
-errors, each z-scored over all 569 rows with the population deviation and kept to 6 decimals. Only the split is stored.
+It is split as in the request document.
+
+`id` is the 0-based row number, y the target; x0..x9 are the "worst" columns, x10..x19
+the means, x20..x29 the standard errors, each z-scored over all 569 rows with the
+population deviation and kept to 6 decimals. Only the split is stored.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pandas as pd
-from sklearn.datasets import load_breast_cancer
 
 from protocol.machine.disk import make_private_folder, put_in_place
 
@@ -21,27 +23,43 @@ _SPLIT = Path(__file__).with_name("breast_cancer_split.json")
 
 def breast_cancer_tables() -> dict[str, pd.DataFrame]:
     """Tables by part: guest (227 rows), host (228), test (114)."""
+    # A second of a processor, which no start needs that finds its tables made.
+    from sklearn.datasets import load_breast_cancer
+
     everything = load_breast_cancer()
-    scores = (everything.data - everything.data.mean(axis=0)) / everything.data.std(axis=0)
-    columns = np.round(np.hstack([scores[:, 20:30], scores[:, 0:10], scores[:, 10:20]]), 6)
-    frame = pd.DataFrame(columns, columns=[f"x{i}" for i in range(30)])
+    values = everything.data
+    scores = (values - values.mean(axis=0)) / values.std(axis=0)
+    # scikit-learn's order: means, standard errors, worst.
+    means = scores[:, 0:10]
+    standard_errors = scores[:, 10:20]
+    worst = scores[:, 20:30]
+    columns = np.hstack([worst, means, standard_errors])
+    names = [f"x{number}" for number in range(30)]
+    frame = pd.DataFrame(np.round(columns, 6), columns=names)
     frame.insert(0, "id", np.arange(len(frame)))
     frame.insert(1, "y", everything.target)
     split = json.loads(_SPLIT.read_text())
-    return {part: frame.iloc[ids].reset_index(drop=True) for part, ids in split.items()}
+    tables = {}
+    for part, ids in split.items():
+        tables[part] = frame.iloc[ids].reset_index(drop=True)
+    return tables
 
 
 def make_database(path: Path, tables: dict[str, pd.DataFrame]) -> None:
-    """A hospital's DuckDB file with these tables in schema data; a file that is there already stays as it is."""
+    """A hospital's DuckDB file with these tables in schema data.
+
+    A file that is there already stays as it is.
+    """
     if path.exists():
         return
     make_private_folder(path.parent)
+    # Under another name until it is whole: who dies here leaves no half database.
     unfinished = path.with_suffix(".new")
     unfinished.unlink(missing_ok=True)
     with duckdb.connect(str(unfinished)) as connection:
         connection.execute("CREATE SCHEMA data")
         for name, frame in tables.items():
             connection.register("frame", frame)
-            connection.execute(f'CREATE TABLE data."{name}" AS SELECT * FROM frame')  # noqa: S608 (our own names)
+            connection.execute(f'CREATE TABLE data."{name}" AS SELECT * FROM frame')  # noqa: S608
             connection.unregister("frame")
     put_in_place(unfinished, path)

@@ -1,4 +1,6 @@
-"""What the coordinator's disk holds: a demonstration looks for the numbers that must not be there."""
+"""What the coordinator's disk holds: a demonstration looks for the numbers that must
+not be there.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def search_disk(folders: Iterable[Path], numbers: Iterable[float]) -> tuple[int, int, list[str]]:
-    """(files, bytes, what was found) of a search for numbers as 8-byte floats in both byte orders and as text."""
+def search_disk(
+    folders: Iterable[Path], numbers: Iterable[float]
+) -> tuple[int, int, list[str]]:
+    """(files, bytes, what was found) of a search for numbers as 8-byte floats in both
+    byte orders and as text.
+    """
     needles: dict[str, bytes] = {}
     for number in numbers:
         needles[f"{number} little-endian"] = struct.pack("<d", number)

@@ -1,8 +1,9 @@
-"""Files for joint statistics at the three hospitals of one machine, each in its own data folder.
+"""Files for joint statistics at the three hospitals of one machine.
 
-Laboratory values are those of scikit-learn's diabetes table (442 patients; Efron, Hastie, Johnstone and Tibshirani
-2004), dealt to the hospitals in turn. Prices and units of a drug are drawn, because no open table has them: the first
-hospital has the price, each has the units that it gave; most patients were at all three.
+Laboratory values are those of scikit-learn's diabetes table (442 patients; Efron,
+Hastie, Johnstone and Tibshirani 2004), dealt to the hospitals in turn. Prices and units
+of a drug are drawn, because no open table has them: the first hospital has the price,
+each has the units that it gave; most patients were at all three.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pandas as pd
-from sklearn.datasets import load_diabetes
 
 from protocol.machine.disk import make_private_folder, put_in_place
 
@@ -21,29 +21,45 @@ DOSE_LIMIT = 450
 """Units over a life, as for doxorubicin in mg per square metre."""
 
 LAB_VALUES = {2: "lab_values.csv", 3: "lab_values.csv", 4: "lab_values.parquet"}
-"""By hospital; one keeps them as parquet, where numbers are doubles, the others as decimals in text."""
+"""By hospital; one keeps them as parquet, where numbers are doubles, the others as
+decimals in text.
+"""
 
 _N_PATIENTS = 120
 _SEED = 20_260_101
 
 
-def data_files(user_id: int) -> dict[str, pd.DataFrame]:
-    """A hospital's files by name; none for a hospital other than the three."""
-    if user_id not in LAB_VALUES:
-        return {}
-    files = {LAB_VALUES[user_id]: _lab_values(user_id), UNITS: _units(user_id)}
-    return {**files, PRICES: _prices()} if user_id == min(LAB_VALUES) else files
-
-
 def make_data_files(folder: Path, user_id: int) -> None:
-    """Writes those that are missing; a file that is there stays as it is."""
-    for name, frame in data_files(user_id).items():
+    """Writes those that are missing; a file that is there stays as it is.
+
+    None for a hospital other than the three.
+    """
+    for name in _file_names(user_id):
         path = folder / name
-        if not path.exists():
-            make_private_folder(folder)
-            unfinished = path.with_name(f".{name}.new")
-            _write(frame, unfinished, as_parquet=path.suffix == ".parquet")
-            put_in_place(unfinished, path)
+        if path.exists():
+            continue
+        make_private_folder(folder)
+        unfinished = path.with_name(f".{name}.new")
+        _write(_file(name, user_id), unfinished, as_parquet=path.suffix == ".parquet")
+        put_in_place(unfinished, path)
+
+
+def _file_names(user_id: int) -> list[str]:
+    if user_id not in LAB_VALUES:
+        return []
+    names = [LAB_VALUES[user_id], UNITS]
+    # One hospital has the price: a product needs two hospitals' columns.
+    if user_id == min(LAB_VALUES):
+        names.append(PRICES)
+    return names
+
+
+def _file(name: str, user_id: int) -> pd.DataFrame:
+    if name == UNITS:
+        return _units(user_id)
+    if name == PRICES:
+        return _prices()
+    return _lab_values(user_id)
 
 
 def _write(frame: pd.DataFrame, path: Path, *, as_parquet: bool) -> None:
@@ -54,7 +70,14 @@ def _write(frame: pd.DataFrame, path: Path, *, as_parquet: bool) -> None:
 
 
 def _lab_values(user_id: int) -> pd.DataFrame:
-    """Every third patient: glucose in mg/dl (the table's s6), LDL cholesterol (s2), age and its decade, sex (1, 2)."""
+    """Every third patient.
+
+    Glucose in mg/dl (the table's s6), LDL cholesterol (s2), age and its decade, sex
+    (1, 2).
+    """
+    # A second of a processor, which no start needs that finds its files made.
+    from sklearn.datasets import load_diabetes
+
     table = load_diabetes(scaled=False, as_frame=True).frame
     age = table["age"].astype(int)
     decade_begins = age // 10 * 10
@@ -68,23 +91,30 @@ def _lab_values(user_id: int) -> pd.DataFrame:
         "ldl": table["s2"],
     }
     frame = pd.DataFrame(columns)
-    return frame[frame["patient"] % 3 == user_id - min(LAB_VALUES)].reset_index(drop=True)
+    place = user_id - min(LAB_VALUES)
+    own = frame[frame["patient"] % 3 == place]
+    return own.reset_index(drop=True)
 
 
 def _patients(user_id: int) -> list[int]:
     """Nine in ten of all patients, others at each hospital, in an order of its own."""
-    drawn = np.random.default_rng([_SEED, user_id]).permutation(_N_PATIENTS)[: _N_PATIENTS * 9 // 10]
+    n_drawn = _N_PATIENTS * 9 // 10
+    generator = np.random.default_rng([_SEED, user_id])
+    drawn = generator.permutation(_N_PATIENTS)[:n_drawn]
     return [1001 + int(number) for number in drawn]
 
 
 def _prices() -> pd.DataFrame:
     patients = _patients(0)
-    cents = np.random.default_rng([_SEED, 0, 1]).integers(1_800, 2_600, len(patients))
+    generator = np.random.default_rng([_SEED, 0, 1])
+    cents = generator.integers(1_800, 2_600, len(patients))
+    # As text: a price is a decimal, which no double holds.
     prices = [f"{cent // 100}.{cent % 100:02}" for cent in cents]
     return pd.DataFrame({"id_col": patients, "unit_price": prices})
 
 
 def _units(user_id: int) -> pd.DataFrame:
     patients = _patients(user_id)
-    units = np.random.default_rng([_SEED, user_id, 1]).integers(2, 24, len(patients)) * 10
+    generator = np.random.default_rng([_SEED, user_id, 1])
+    units = 10 * generator.integers(2, 24, len(patients))
     return pd.DataFrame({"id_col": patients, "units": units})

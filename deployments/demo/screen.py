@@ -17,21 +17,38 @@ PICTURE_COLUMNS = 104
 
 
 def open_console(picture: Path | None) -> Console:
-    """For a picture every bar is drawn once, when it is full: what was recorded is what had stood there at the end."""
+    """For a picture every bar is drawn once, when it is full: what was recorded is what
+    had stood there at the end.
+    """
     if picture is None:
         return Console(highlight=False)
-    return Console(record=True, width=PICTURE_COLUMNS, force_terminal=False, highlight=False)
+    return Console(
+        record=True, width=PICTURE_COLUMNS, force_terminal=False, highlight=False
+    )
 
 
 def save_picture(console: Console, path: Path, *, title: str) -> None:
     """What was printed, as an SVG that asks no other server for a font."""
     svg = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-    svg = svg.replace("Fira Code, monospace", "'DejaVu Sans Mono', Menlo, Consolas, monospace")
-    console.save_svg(str(path), title=title, code_format=svg, unique_id="demo", font_aspect_ratio=0.602)
+    svg = svg.replace(
+        "Fira Code, monospace", "'DejaVu Sans Mono', Menlo, Consolas, monospace"
+    )
+    console.save_svg(
+        str(path),
+        title=title,
+        code_format=svg,
+        unique_id="demo",
+        font_aspect_ratio=0.602,
+    )
 
 
 def make_table(title: str) -> Table:
-    return Table(title=f"\n{title}", title_style="bold", title_justify="left", box=box.SIMPLE_HEAD)
+    return Table(
+        title=f"\n{title}",
+        title_style="bold",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
 
 
 def say_request(console: Console, request: str, what: str) -> None:

@@ -1,6 +1,8 @@
-"""`./run demo --statistics`: five questions and a schedule, what the receivers hold, and what plain pandas says.
+"""`./run demo --statistics`: five questions and a schedule, what the receivers hold,
+and what plain pandas says.
 
-The demonstration owns every hospital's files, so it can put pandas on the pooled rows beside each joint answer.
+The demonstration owns every hospital's files, so it can put pandas on the pooled rows
+beside each joint answer.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ import httpx
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from agents.site.settings import Settings as Site
-from api.settings import Settings
+from agents.site.settings import SiteSettings
+from api.settings import CoordinatorSettings
 from deployments.demo.joint_data import DOSE_LIMIT, LAB_VALUES, PRICES, UNITS
 from deployments.demo.screen import say_request
 from deployments.demo.statistics_report import AnswerTables
@@ -46,7 +48,9 @@ class DemoQuestion:
 
 
 def document_request(names: Names) -> dict[str, Any]:
-    """The request document's body, with two of the demonstration's hospitals and their files."""
+    """The request document's body, with two of the demonstration's hospitals and their
+    files.
+    """
     first, second = list(names.values())[:2]
     return {
         "data_providers": [
@@ -60,11 +64,14 @@ def document_request(names: Names) -> dict[str, Any]:
     }
 
 
-def pooled_request(names: Names, method: str, column: str, **fields: Any) -> dict[str, Any]:
+def pooled_request(
+    names: Names, method: str, column: str, **fields: Any
+) -> dict[str, Any]:
     """One statistic of a laboratory value over all three, for the last of them."""
     return {
         "data_providers": [
-            {**_place(name, LAB_VALUES[user]), "key_column": column} for user, name in names.items()
+            {**_place(name, LAB_VALUES[user]), "key_column": column}
+            for user, name in names.items()
         ],
         "result_receivers": [list(names.values())[-1]],
         "method": method,
@@ -76,7 +83,8 @@ def pooled_request(names: Names, method: str, column: str, **fields: Any) -> dic
 def threshold_request(names: Names) -> dict[str, Any]:
     """Whose units at all three hospitals together reach the dose limit."""
     places = [
-        {**_place(name, UNITS), "key_column": "id_col", "value_column": "units"} for name in names.values()
+        {**_place(name, UNITS), "key_column": "id_col", "value_column": "units"}
+        for name in names.values()
     ]
     return {
         "data_providers": places,
@@ -99,22 +107,37 @@ def questions(names: Names) -> list[DemoQuestion]:
         DemoQuestion(last, "avg of ldl", pooled_request(names, "avg", "ldl")),
         DemoQuestion(last, "var of ldl", pooled_request(names, "var", "ldl")),
         DemoQuestion(last, "avg of glucose by age", by_age),
-        DemoQuestion(last, f"units at all three reach {DOSE_LIMIT}", threshold_request(names)),
+        DemoQuestion(
+            last, f"units at all three reach {DOSE_LIMIT}", threshold_request(names)
+        ),
     ]
 
 
 # Asking
 
 
-async def show(console: Console, settings: Settings, sites: Sequence[Site], times: dict[str, float]) -> None:
-    """Asks everything of a running federation, then prints what the receivers' folders hold."""
+async def show(
+    console: Console,
+    settings: CoordinatorSettings,
+    sites: Sequence[SiteSettings],
+    times: dict[str, float],
+) -> None:
+    """Asks everything of a running federation, then prints what the receivers' folders
+    hold.
+    """
     names = {site.user_id: site.name for site in sites}
     url = f"http://{settings.host}:{settings.port}"
     began = time.monotonic()
-    async with httpx.AsyncClient(base_url=url, timeout=LONGEST_SECONDS, trust_env=False) as client:
+    async with httpx.AsyncClient(
+        base_url=url, timeout=LONGEST_SECONDS, trust_env=False
+    ) as client:
         asked = questions(names)
         asks_first = names[asked[0].user_id]
-        say_request(console, f"POST {url}{PATH}", f"the request document's own, asked by {asks_first}")
+        say_request(
+            console,
+            f"POST {url}{PATH}",
+            f"the request document's own, asked by {asks_first}",
+        )
         console.print(json.dumps(asked[0].body) + "\n", markup=False)
         answers, runs = await _ask_all(console, client, _tokens(settings), asked, names)
     times["questions"] = time.monotonic() - began
@@ -123,7 +146,7 @@ async def show(console: Console, settings: Settings, sites: Sequence[Site], time
     report.search([settings.folder, settings.home / "prefect"])
 
 
-def _tokens(settings: Settings) -> dict[int, dict[str, str]]:
+def _tokens(settings: CoordinatorSettings) -> dict[int, dict[str, str]]:
     headers = {}
     for user, token in read_tokens(settings).items():
         if user.isdecimal():  # not the operator's
@@ -138,45 +161,67 @@ async def _ask_all(
     asked: Sequence[DemoQuestion],
     names: Names,
 ) -> tuple[list[Answer], list[dict[str, Any]]]:
-    """One question after the other, while a schedule asks another; every answer, and the schedule's runs."""
-    columns = (SpinnerColumn(finished_text="+"), TextColumn("{task.description:60}"), TimeElapsedColumn())
+    """One question after the other, while a schedule asks another; every answer, and
+    the schedule's runs.
+    """
+    columns = (
+        SpinnerColumn(finished_text="+"),
+        TextColumn("{task.description:60}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         title = f"sum of glucose, every {INTERVAL_SECONDS} seconds, {N_RUNS} times"
         timed = progress.add_task(title, total=1)
         body = pooled_request(names, "sum", "glucose")
         scheduled = asyncio.create_task(_schedule(client, headers[max(names)], body))
-        scheduled.add_done_callback(lambda task: progress.update(timed, completed=int(not task.cancelled())))
+        scheduled.add_done_callback(
+            lambda task: progress.update(timed, completed=int(not task.cancelled()))
+        )
         answers = []
         try:
             for question in asked:
-                line = progress.add_task(f"{question.title}, asked by {names[question.user_id]}", total=1)
-                answers.append(await _ask(client, headers[question.user_id], question.body))
+                line = progress.add_task(
+                    f"{question.title}, asked by {names[question.user_id]}", total=1
+                )
+                answers.append(
+                    await _ask(client, headers[question.user_id], question.body)
+                )
                 progress.update(line, completed=1)
             return answers, await scheduled
         finally:
             scheduled.cancel()
-            await asyncio.gather(scheduled, return_exceptions=True)  # it deletes the schedule
+            await asyncio.gather(
+                scheduled, return_exceptions=True
+            )  # it deletes the schedule
 
 
-async def _ask(client: httpx.AsyncClient, headers: dict[str, str], body: dict[str, Any]) -> Answer:
+async def _ask(
+    client: httpx.AsyncClient, headers: dict[str, str], body: dict[str, Any]
+) -> Answer:
     patient = {**body, "timeout_seconds": LONGEST_SECONDS}
     answer = (await client.post(PATH, json=patient, headers=headers)).json()
     if answer["status"] != 200:
-        raise ConsiliumError(f"The question was not answered: {answer['msg']}", remedy="")
+        raise ConsiliumError(
+            f"The question was not answered: {answer['msg']}", remedy=""
+        )
     return dict(answer)
 
 
 async def _schedule(
     client: httpx.AsyncClient, headers: dict[str, str], body: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Makes a schedule, waits until it has answers, and deletes it; its runs that were no skipped ones."""
+    """Makes a schedule, waits until it has answers, and deletes it; its runs that were
+    no skipped ones.
+    """
     made = await client.post(
         "/statistics/schedules",
         json={**body, "schedule": {"interval_seconds": INTERVAL_SECONDS}},
         headers=headers,
     )
     if made.json()["code"] != 200:
-        raise ConsiliumError(f"The schedule was not made: {made.json()['message']}", remedy="")
+        raise ConsiliumError(
+            f"The schedule was not made: {made.json()['message']}", remedy=""
+        )
     schedule_id = made.json()["data"]["schedule_id"]
     try:
         return await _runs(client, headers, schedule_id)
@@ -184,18 +229,25 @@ async def _schedule(
         await client.delete(f"/statistics/schedules/{schedule_id}", headers=headers)
 
 
-async def _runs(client: httpx.AsyncClient, headers: dict[str, str], schedule_id: int) -> list[dict[str, Any]]:
-    """Its answers, oldest first; the history is asked each second, since nothing announces a schedule's order."""
+async def _runs(
+    client: httpx.AsyncClient, headers: dict[str, str], schedule_id: int
+) -> list[dict[str, Any]]:
+    """Its answers, oldest first; the history is asked each second, since nothing
+    announces a schedule's order.
+    """
     async with asyncio.timeout(LONGEST_SECONDS):
         while True:
             query = {"schedule_id": schedule_id}
-            history = await client.get("/statistics/history", params=query, headers=headers)
+            history = await client.get(
+                "/statistics/history", params=query, headers=headers
+            )
             runs: list[dict[str, Any]] = history.json()["data"]["runs"]
             done = []
             for run in runs:
                 if run["state"] in ("failed", "refused", "cancelled"):
                     raise ConsiliumError(
-                        f"A scheduled question was not answered: {run['sentence']}", remedy=""
+                        f"A scheduled question was not answered: {run['sentence']}",
+                        remedy="",
                     )
                 if run["state"] == "success":
                     done.append(run)

@@ -1,4 +1,5 @@
-"""What joint statistics left in the receivers' folders, beside plain pandas on the pooled rows.
+"""What joint statistics left in the receivers' folders, beside plain pandas on the
+pooled rows.
 
 Only a demonstration can print this: it owns the files of all hospitals.
 """
@@ -16,7 +17,7 @@ import duckdb
 import pandas as pd
 from rich.console import Console
 
-from agents.site.settings import Settings as Site
+from agents.site.settings import SiteSettings
 from agents.statistics.results import Result, read_result
 from deployments.demo.disk_search import search_disk
 from deployments.demo.joint_data import DOSE_LIMIT, LAB_VALUES, PRICES, UNITS
@@ -37,15 +38,22 @@ WHO_SEES_WHAT = (
 
 
 class AnswerTables:
-    """Tables of joint answers. `sites` by user id, in the order of the questions' providers."""
+    """Tables of joint answers.
 
-    def __init__(self, console: Console, sites: Mapping[int, Site]) -> None:
+    `sites` by user id, in the order of the questions' providers.
+    """
+
+    def __init__(self, console: Console, sites: Mapping[int, SiteSettings]) -> None:
         self._console, self._sites = console, sites
         self._receiver = max(sites)
         self._found: list[float] = []
 
-    def show(self, answers: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> None:
-        """The answers to the demonstration's questions in their order, and the schedule's."""
+    def show(
+        self, answers: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]
+    ) -> None:
+        """The answers to the demonstration's questions in their order, and the
+        schedule's.
+        """
         products, mean, variance, groups, reached = answers
         say_answer(self._console, products["status"], products["result"], wrap=True)
         self._products(self._result(products, min(self._sites)))
@@ -55,9 +63,15 @@ class AnswerTables:
         self._console.print(f"\n{WHO_SEES_WHAT}\n")
 
     def search(self, folders: Sequence[Path]) -> None:
-        """Looks for the answers with many digits in everything that the coordinator has written."""
+        """Looks for the answers with many digits in everything that the coordinator has
+        written.
+        """
         n_files, n_bytes, found = search_disk(folders, self._found)
-        secret = "[bold green]no answer[/]" if not found else f"[bold red]answers[/] ({', '.join(found)})"
+        secret = (
+            "[bold green]no answer[/]"
+            if not found
+            else f"[bold red]answers[/] ({', '.join(found)})"
+        )
         self._console.print(
             f"The coordinator's disk ({n_files} files, {n_bytes / 2**20:.1f} MiB) was searched for average and "
             f"variance, as 8-byte floats and as text: it holds {secret}.\n"
@@ -65,10 +79,14 @@ class AnswerTables:
 
     def _result(self, answer: Mapping[str, Any], receiver: int | None = None) -> Result:
         order_id = json.loads(answer["result"]["extra"])["order_id"]
-        return read_result(self._sites[receiver or self._receiver].results_folder, order_id)
+        return read_result(
+            self._sites[receiver or self._receiver].results_folder, order_id
+        )
 
     def _title(self, result: Result) -> str:
-        receivers = " and ".join(self._sites[user].name for user in result.notes["receivers"])
+        receivers = " and ".join(
+            self._sites[user].name for user in result.notes["receivers"]
+        )
         return f"{result.relative_path} at {receivers}"
 
     def _frame(self, user_id: int, file: str, **options: Any) -> pd.DataFrame:
@@ -97,7 +115,9 @@ class AnswerTables:
         for row in rows[:N_SHOWN]:
             price, units = joined.loc[row["id_col"]]
             by_pandas = repr(float(price) * int(units))
-            table.add_row(row["id_col"], price, units, f"[bold]{row['total_value']}[/]", by_pandas)
+            table.add_row(
+                row["id_col"], price, units, f"[bold]{row['total_value']}[/]", by_pandas
+            )
         self._console.print(table)
         n_exact = 0
         for row in rows:
@@ -109,8 +129,12 @@ class AnswerTables:
             "stand here only because this demonstration owns both files."
         )
 
-    def _numbers(self, mean: Result, variance: Result, runs: Sequence[dict[str, Any]]) -> None:
-        """Single numbers over all rows, and the schedule's, whose exact value is the same each time."""
+    def _numbers(
+        self, mean: Result, variance: Result, runs: Sequence[dict[str, Any]]
+    ) -> None:
+        """Single numbers over all rows, and the schedule's, whose exact value is the
+        same each time.
+        """
         pooled = pd.concat(self._pooled())
         exact_ldl = self._exact("ldl")
         n_rows = len(exact_ldl)
@@ -118,16 +142,28 @@ class AnswerTables:
         deviations = [(value - mean_ldl) ** 2 for value in exact_ldl]
         variance_ldl = sum(deviations, Fraction(0)) / (n_rows - 1)
         total_glucose = sum(self._exact("glucose"), Fraction(0))
-        table = make_table(f"At {self._sites[self._receiver].name}: {n_rows} rows of three hospitals")
+        table = make_table(
+            f"At {self._sites[self._receiver].name}: {n_rows} rows of three hospitals"
+        )
         for column in ("", "result", "joint answer", "pandas", "exact, rounded"):
-            table.add_column(column, justify="left" if column in ("", "result") else "right")
+            table.add_column(
+                column, justify="left" if column in ("", "result") else "right"
+            )
         self._add(table, "avg of ldl", mean, float(pooled["ldl"].mean()), mean_ldl)
-        self._add(table, "var of ldl", variance, float(pooled["ldl"].var()), variance_ldl)
+        self._add(
+            table, "var of ldl", variance, float(pooled["ldl"].var()), variance_ldl
+        )
         results_folder = mean.path.parents[1]
         for run in runs:
             time_of_day = run["scheduled"][11:19]
             result = read_result(results_folder, run["order_id"])
-            self._add(table, f"sum, {time_of_day}", result, float(pooled["glucose"].sum()), total_glucose)
+            self._add(
+                table,
+                f"sum, {time_of_day}",
+                result,
+                float(pooled["glucose"].sum()),
+                total_glucose,
+            )
         self._console.print(table)
 
     def _exact(self, column: str) -> list[Fraction]:
@@ -135,34 +171,54 @@ class AnswerTables:
         exact = []
         for frame in self._pooled(dtype=str):
             for value in frame[column]:
-                exact.append(Fraction(value if isinstance(value, str) else float(value)))
+                exact.append(
+                    Fraction(value if isinstance(value, str) else float(value))
+                )
         return exact
 
-    def _add(self, table: Any, name: str, result: Result, pandas: float, exact: Fraction) -> None:
+    def _add(
+        self, table: Any, name: str, result: Result, pandas: float, exact: Fraction
+    ) -> None:
         joint = float(result.rows()[0][result.alias])
         if len(repr(joint)) > MOST_DIGITS_BY_CHANCE:
             self._found.append(joint)
-        table.add_row(name, result.relative_path, f"[bold]{joint!r}[/]", repr(pandas), repr(float(exact)))
+        table.add_row(
+            name,
+            result.relative_path,
+            f"[bold]{joint!r}[/]",
+            repr(pandas),
+            repr(float(exact)),
+        )
 
     def _groups(self, result: Result) -> None:
         pooled = pd.concat(self._pooled())
         by_pandas = pooled.groupby("age_group")["glucose"].mean()
         table = make_table(f"{self._title(result)}, by age")
         for column in ("age_group", "joint answer", "pandas", "withheld"):
-            table.add_column(column, justify="left" if column in ("age_group", "withheld") else "right")
+            table.add_column(
+                column,
+                justify="left" if column in ("age_group", "withheld") else "right",
+            )
         for row in result.rows():
             name, value = row["age_group"], row[result.alias]
             pandas = repr(float(by_pandas[name])) if value else ""
-            table.add_row(name, f"[bold]{value or ''}[/]", pandas, row.get("withheld") or "")
+            table.add_row(
+                name, f"[bold]{value or ''}[/]", pandas, row.get("withheld") or ""
+            )
         self._console.print(table)
         sentences = list(result.notes["notes"])
         for withheld in result.notes["withheld"]:
             if withheld["group"]:
-                sentences.append(f"{', '.join(withheld['group'])}: {withheld['reason']}")
+                sentences.append(
+                    f"{', '.join(withheld['group'])}: {withheld['reason']}"
+                )
         self._console.print(" ".join(sentences))
 
     def _reached(self, result: Result) -> None:
-        units = [self._frame(user, UNITS).set_index("id_col")["units"] for user in self._sites]
+        units = [
+            self._frame(user, UNITS).set_index("id_col")["units"]
+            for user in self._sites
+        ]
         sums = pd.concat(units, axis=1, join="inner").sum(axis=1)
         reached: list[dict[str, Any]] = []
         not_reached: list[dict[str, Any]] = []
@@ -176,9 +232,15 @@ class AnswerTables:
         table = make_table(self._title(result))
         for column in ("id_col", result.alias, "pandas: units at all three"):
             table.add_column(column, justify="right")
-        step = math.ceil(len(rows) / N_SHOWN)  # some of each kind, from the first to the last
+        step = math.ceil(
+            len(rows) / N_SHOWN
+        )  # some of each kind, from the first to the last
         for row in rows[::step]:
-            table.add_row(row["id_col"], f"[bold]{row[result.alias]}[/]", str(sums[int(row["id_col"])]))
+            table.add_row(
+                row["id_col"],
+                f"[bold]{row[result.alias]}[/]",
+                str(sums[int(row["id_col"])]),
+            )
         self._console.print(table)
         self._console.print(
             f"{len(rows)} patients were at all three, {len(reached)} reach {DOSE_LIMIT} units; pandas says the"

@@ -1,6 +1,8 @@
-"""`./run demo`: the request document's own order on this machine, shown as it goes, and what came of it.
+"""`./run demo`: the request document's own order on this machine, shown as it goes, and
+what came of it.
 
-With `--statistics` it is questions of joint statistics instead (deployments.demo.statistics).
+With `--statistics` it is questions of joint statistics instead
+(deployments.demo.statistics).
 """
 
 from __future__ import annotations
@@ -16,17 +18,29 @@ from typing import Any
 import httpx
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
-from agents.site.settings import Settings as Site
+from agents.site.settings import SiteSettings
 from agents.site.vault import Vault
 from analytics.training.descent import train
 from analytics.training.models import Model
-from api.settings import Settings
+from api.settings import CoordinatorSettings
 from deployments.demo import statistics
 from deployments.demo.breast_cancer import breast_cancer_tables
 from deployments.demo.disk_search import search_disk
-from deployments.demo.screen import make_table, open_console, save_picture, say_answer, say_request
+from deployments.demo.screen import (
+    make_table,
+    open_console,
+    save_picture,
+    say_answer,
+    say_request,
+)
 from deployments.local.federation import federation
 from deployments.state import read_tokens
 from protocol.errors import BadRequest, ConsiliumError
@@ -38,11 +52,20 @@ MOST_COLUMNS = 8
 
 
 def document_order(
-    hospitals: Iterable[int] = (2, 3, 4), *, rounds: int = 10, features: int = 4, method: str = "Paillier"
+    hospitals: Iterable[int] = (2, 3, 4),
+    *,
+    rounds: int = 10,
+    features: int = 4,
+    method: str = "Paillier",
 ) -> dict[str, Any]:
-    """The body of POST /model/train in the request document; hospital 4 holds the guest table, others the host's."""
+    """The body of POST /model/train in the request document; hospital 4 holds the guest
+    table, others the host's.
+    """
     ids = sorted(hospitals)
-    tables = {user: "breast_homo_guest" if user == INITIATOR else "breast_homo_host" for user in ids}
+    tables = {
+        user: "breast_homo_guest" if user == INITIATOR else "breast_homo_host"
+        for user in ids
+    }
     # The request document's attributes are x1 to x4; the tables' thirty are x0 to x29.
     first = 1 if features < N_FEATURES else 0
     return {
@@ -64,15 +87,23 @@ def document_order(
             "cv_param": {"need_cv": False},
         },
         "party_id": [user for user in ids if user != INITIATOR],
-        "data_info": {str(user): f"SELECT * FROM data.{table};" for user, table in tables.items()},  # noqa: S608
+        "data_info": {
+            str(user): f"SELECT * FROM data.{table};"  # noqa: S608
+            for user, table in tables.items()
+        },
         "unique_id": "id",
         "attributes": [f"x{number}" for number in range(first, first + features)],
         "label_name": "y",
     }
 
 
-async def show(settings: Settings, sites: list[Site], args: argparse.Namespace) -> int:
-    """Starts a federation, asks and shows, and ends everything. Exit code 0 when all went well."""
+async def show(
+    settings: CoordinatorSettings, sites: list[SiteSettings], args: argparse.Namespace
+) -> int:
+    """Starts a federation, asks and shows, and ends everything.
+
+    Exit code 0 when all went well.
+    """
     _check(args)
     console = open_console(args.picture)
     started = time.monotonic()
@@ -80,7 +111,9 @@ async def show(settings: Settings, sites: list[Site], args: argparse.Namespace) 
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    console.print(f"Starting Prefect, the coordinator and {len(sites)} hospital agents ...\n")
+    console.print(
+        f"Starting Prefect, the coordinator and {len(sites)} hospital agents ...\n"
+    )
     try:
         async with federation(settings, sites, restart=False):
             times = {"start": time.monotonic() - started}
@@ -99,27 +132,41 @@ async def show(settings: Settings, sites: list[Site], args: argparse.Namespace) 
 
 
 async def _train(
-    console: Console, settings: Settings, sites: list[Site], args: argparse.Namespace, times: dict[str, float]
+    console: Console,
+    settings: CoordinatorSettings,
+    sites: list[SiteSettings],
+    args: argparse.Namespace,
+    times: dict[str, float],
 ) -> None:
     hospitals = [site.user_id for site in sites]
-    body = document_order(hospitals, rounds=args.rounds, features=args.features, method=args.method)
+    body = document_order(
+        hospitals, rounds=args.rounds, features=args.features, method=args.method
+    )
     order_id = await _run(console, settings, sites, body, times)
     _report(console, settings, sites, body, order_id)
 
 
-def _say_end(console: Console, settings: Settings, times: dict[str, float]) -> None:
+def _say_end(
+    console: Console, settings: CoordinatorSettings, times: dict[str, float]
+) -> None:
     spans = [f"{name} {seconds:.1f} s" for name, seconds in times.items()]
     console.print("Times: " + ", ".join(spans))
-    console.print(f"Coordinator http://{settings.host}:{settings.port}/docs, Prefect {settings.prefect_page}")
+    console.print(
+        f"Coordinator http://{settings.host}:{settings.port}/docs, Prefect {settings.prefect_page}"
+    )
     console.print("Both end with this demo; ./run up keeps them running.")
 
 
 def _check(args: argparse.Namespace) -> None:
     if args.statistics and args.hospitals != 3:
-        raise BadRequest("--statistics asks the three named hospitals.", remedy="Leave --hospitals out.")
+        raise BadRequest(
+            "--statistics asks the three named hospitals.",
+            remedy="Leave --hospitals out.",
+        )
     if not 3 <= args.hospitals <= 50:
         raise BadRequest(
-            "--hospitals is out of range.", remedy="Give 3 to 50; fewer could subtract themselves."
+            "--hospitals is out of range.",
+            remedy="Give 3 to 50; fewer could subtract themselves.",
         )
     if not 1 <= args.features <= 30:
         raise BadRequest("--features is out of range.", remedy="Give 1 to 30.")
@@ -128,14 +175,24 @@ def _check(args: argparse.Namespace) -> None:
 
 
 async def _run(
-    console: Console, settings: Settings, sites: list[Site], body: dict[str, Any], times: dict[str, float]
+    console: Console,
+    settings: CoordinatorSettings,
+    sites: list[SiteSettings],
+    body: dict[str, Any],
+    times: dict[str, float],
 ) -> int:
     token = read_tokens(settings)[str(INITIATOR)]
     headers = {"Authorization": f"Bearer {token}"}
     url = f"http://{settings.host}:{settings.port}"
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=90, trust_env=False) as client:
+    async with httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=90, trust_env=False
+    ) as client:
         method = body["model_params"]["encrypt_param"]["method"]
-        say_request(console, f"POST {url}/model/train", f"the order of hospital {INITIATOR}, method {method}")
+        say_request(
+            console,
+            f"POST {url}/model/train",
+            f"the order of hospital {INITIATOR}, method {method}",
+        )
         began = time.monotonic()
         answer = (await client.post("/model/train", json=body)).json()
         say_answer(console, answer["code"], answer["data"])
@@ -151,15 +208,22 @@ async def _run(
         await _scores(console, client, order_id, names)
         infer = {
             "model_id": str(order_id),
-            "input_data": {"user_id": "4", "data_sql": "SELECT * FROM data.breast_homo_guest where id=133;"},
+            "input_data": {
+                "user_id": "4",
+                "data_sql": "SELECT * FROM data.breast_homo_guest where id=133;",
+            },
         }
         answer = (await client.post("/model/infer", json=infer)).json()
-        say_request(console, f"POST {url}/model/infer", f"one row of hospital {INITIATOR}'s own")
+        say_request(
+            console, f"POST {url}/model/infer", f"one row of hospital {INITIATOR}'s own"
+        )
         say_answer(console, answer["code"], answer["data"])
     return order_id
 
 
-async def _follow(console: Console, client: httpx.AsyncClient, order_id: int, rounds: int) -> None:
+async def _follow(
+    console: Console, client: httpx.AsyncClient, order_id: int, rounds: int
+) -> None:
     """A progress bar fed by the order's server-sent events."""
     columns = (
         TextColumn("order {task.fields[order]}"),
@@ -179,7 +243,9 @@ async def _follow(console: Console, client: httpx.AsyncClient, order_id: int, ro
                 elif line.startswith("data:"):
                     data = json.loads(line.removeprefix("data:"))
                     if event == "round":
-                        progress.update(bar, completed=data["round"], loss=f"{data['loss']:.6f}")
+                        progress.update(
+                            bar, completed=data["round"], loss=f"{data['loss']:.6f}"
+                        )
                     else:
                         state = data["state"]
         if state == "success":  # it may have converged before its last round
@@ -187,35 +253,61 @@ async def _follow(console: Console, client: httpx.AsyncClient, order_id: int, ro
             progress.update(bar, completed=n_done, total=n_done)
     if state != "success":
         order = (await client.get(f"/orders/{order_id}")).json()["data"]
-        raise ConsiliumError(f"The order ended as {state}: {order['refusal']}", remedy="")
+        raise ConsiliumError(
+            f"The order ended as {state}: {order['refusal']}", remedy=""
+        )
 
 
 def _metrics(console: Console, order: dict[str, Any], names: dict[int, str]) -> None:
     last = order["rounds"][-1]
     who_could_decrypt = order["protection"]["who_could_decrypt"]
     console.print("\n" + who_could_decrypt.replace(". ", ".\n"))
-    table = make_table(f"Order {order['order_id']} after {last['round']} rounds, on training rows")
+    table = make_table(
+        f"Order {order['order_id']} after {last['round']} rounds, on training rows"
+    )
     for column in ("hospital", "rows", "AUC", "KS", "accuracy", "loss"):
         table.add_column(column, justify="left" if column == "hospital" else "right")
     for user, report in last["hospitals"].items():
-        table.add_row(f"{names[int(user)]} ({user})", str(report["n_rows"]), *_four_digits(report["train"]))
+        table.add_row(
+            f"{names[int(user)]} ({user})",
+            str(report["n_rows"]),
+            *_four_digits(report["train"]),
+        )
     pooled = order["summary"]["0"]
-    table.add_row("all, from sums", str(pooled["n_rows"]), *_four_digits(pooled), style="bold")
+    table.add_row(
+        "all, from sums", str(pooled["n_rows"]), *_four_digits(pooled), style="bold"
+    )
     console.print(table)
+    for sentence in order["warnings"]:
+        console.print(f"[yellow]Warning:[/] {sentence}")
 
 
-def _four_digits(metrics: dict[str, float]) -> list[str]:
-    return [f"{metrics[name]:.4f}" for name in ("auc", "ks", "accuracy", "loss")]
+def _four_digits(metrics: dict[str, float | None]) -> list[str]:
+    digits = []
+    for name in ("auc", "ks", "accuracy", "loss"):
+        value = metrics[name]
+        digits.append("withheld" if value is None else f"{value:.4f}")
+    return digits
 
 
-async def _scores(console: Console, client: httpx.AsyncClient, order_id: int, names: dict[int, str]) -> None:
-    """Who stands out and who contributes, of a round of which the coordinator has seen no coordinate."""
+async def _scores(
+    console: Console, client: httpx.AsyncClient, order_id: int, names: dict[int, str]
+) -> None:
+    """Who stands out and who contributes, of a round of which the coordinator has seen
+    no coordinate.
+    """
     of_order = {"order_id": order_id}
     report = (await client.get("/anomaly/report", params=of_order)).json()
     answer = (await client.get("/contribution/grad_diff/", params=of_order)).json()
     contributions = answer.get("data") or {}
-    table = make_table(f"Scores of round {report['round']}, from lengths and angles of the gradients")
-    shown = {"krum": "Krum", "foolsgold": "FoolsGold", "geometric_median": "from the median"}
+    table = make_table(
+        f"Scores of round {report['round']}, from lengths and angles of the gradients"
+    )
+    shown = {
+        "krum": "Krum",
+        "foolsgold": "FoolsGold",
+        "geometric_median": "from the median",
+    }
     for column in ("hospital", *shown.values(), "contribution"):
         table.add_column(column, justify="left" if column == "hospital" else "right")
     for user, scores in report["data"].items():
@@ -228,8 +320,8 @@ async def _scores(console: Console, client: httpx.AsyncClient, order_id: int, na
 
 def _report(
     console: Console,
-    settings: Settings,
-    sites: list[Site],
+    settings: CoordinatorSettings,
+    sites: list[SiteSettings],
     body: dict[str, Any],
     order_id: int,
 ) -> None:
@@ -247,7 +339,9 @@ def _report(
         table.add_row(name, *[f"{value:.6f}" for value in shown])
     console.print(table)
     differences = [float(np.abs(own - pooled).max()) for own in weights.values()]
-    console.print(f"Largest difference, any hospital, any weight: [bold]{max(differences):.1e}[/]\n")
+    console.print(
+        f"Largest difference, any hospital, any weight: [bold]{max(differences):.1e}[/]\n"
+    )
     searched = [settings.folder, settings.home / "prefect"]
     n_files, n_bytes, found = search_disk(searched, weights[INITIATOR].tolist())
     holds = "[bold green]nothing of the model[/]"

@@ -8,8 +8,8 @@ import logging
 import sys
 from pathlib import Path
 
-from agents.site.settings import Settings as Site
-from api.settings import Settings
+from agents.site.settings import SiteSettings
+from api.settings import CoordinatorSettings
 from deployments.coordinator import alone, say_addresses, until_signal
 from deployments.local.federation import choose_ports, federation
 from deployments.local.sites import prepare
@@ -21,7 +21,9 @@ from deployments.state import (
 from protocol.errors import ConsiliumError
 
 
-async def _up(settings: Settings, sites: list[Site], *, restart: bool) -> None:
+async def _up(
+    settings: CoordinatorSettings, sites: list[SiteSettings], *, restart: bool
+) -> None:
     async with federation(settings, sites, restart=restart) as parts:
         say_addresses(settings)
         print(f"Tokens       {tokens_path(settings)}", file=sys.stderr)
@@ -36,14 +38,24 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="keep a federation of local hospitals running")
     up.add_argument("--hospitals", type=int, default=3)
-    up.add_argument("--no-restart", action="store_true", help="do not start a part again that dies")
-    demo = commands.add_parser("demo", help="run the request document's order from end to end")
+    up.add_argument(
+        "--no-restart", action="store_true", help="do not start a part again that dies"
+    )
+    demo = commands.add_parser(
+        "demo", help="run the request document's order from end to end"
+    )
     demo.add_argument("--hospitals", type=int, default=3, help="3 or more")
     demo.add_argument("--rounds", type=int, default=10)
     demo.add_argument("--features", type=int, default=4, help="1 to 30 of x1, x2, ...")
-    demo.add_argument("--method", choices=("Paillier", "Mask", "None"), default="Paillier")
-    demo.add_argument("--statistics", action="store_true", help="ask for joint statistics instead")
-    demo.add_argument("--picture", type=Path, help="write what is shown to this file too, as an SVG")
+    demo.add_argument(
+        "--method", choices=("Paillier", "Mask", "None"), default="Paillier"
+    )
+    demo.add_argument(
+        "--statistics", action="store_true", help="ask for joint statistics instead"
+    )
+    demo.add_argument(
+        "--picture", type=Path, help="write what is shown to this file too, as an SVG"
+    )
     return parser
 
 
@@ -59,8 +71,10 @@ def main(argv: list[str] | None = None) -> int:
         with alone(settings):
             sites = prepare(settings, n_hospitals=args.hospitals)
             if args.command == "up":
-                asyncio.run(until_signal(_up(settings, sites, restart=not args.no_restart)))
+                work = _up(settings, sites, restart=not args.no_restart)
+                asyncio.run(until_signal(work))
                 return 0
+            # Only here: the demonstration brings pandas and scikit-learn along.
             from deployments.demo.training import show
 
             return asyncio.run(show(settings, sites, args))

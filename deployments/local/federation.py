@@ -1,4 +1,5 @@
-"""A whole federation on one machine: `./run up` keeps it running, `./run demo` shows one order from end to end.
+"""A whole federation on one machine: `./run up` keeps it running, `./run demo` shows
+one order from end to end.
 
 Decision 26.
 """
@@ -14,8 +15,8 @@ from pathlib import Path
 
 import certifi
 
-from agents.site.settings import Settings as Site
-from api.settings import Settings, load_settings, port_number
+from agents.site.settings import SiteSettings
+from api.settings import CoordinatorSettings, load_settings, port_number
 from deployments.coordinator import coordinator
 from deployments.processes import PartProcess, RunningParts
 from deployments.serving import check_port, why_not
@@ -24,20 +25,32 @@ from deployments.state import write_secret
 HERE = "127.0.0.1"
 
 
-def part_of_site(site: Site) -> PartProcess:
+def part_of_site(site: SiteSettings) -> PartProcess:
     """A hospital's agent, as its IT would start it."""
-    command = [sys.executable, "-m", "deployments.agent", "start", "--site", str(site.site)]
-    return PartProcess(site.name, command, site.state / "agent.log", {"PREFECT_LOGGING_LEVEL": "WARNING"})
-
-
-def _one_authority(settings: Settings, sites: list[Site]) -> dict[str, str]:
-    """For a worker and agents that speak plain HTTP and DuckDB only: one authority in place of the usual many, which
-    Prefect's client reads six times in each flow process nevertheless."""
-    urls = [
-        settings.prefect_url,
-        *(site.coordinator_url for site in sites),
-        *(site.prefect_url for site in sites),
+    command = [
+        sys.executable,
+        "-m",
+        "deployments.agent",
+        "start",
+        "--site",
+        str(site.site),
     ]
+    return PartProcess(
+        site.name,
+        command,
+        site.state / "agent.log",
+        {"PREFECT_LOGGING_LEVEL": "WARNING"},
+    )
+
+
+def _one_authority(
+    settings: CoordinatorSettings, sites: list[SiteSettings]
+) -> dict[str, str]:
+    """For a worker and agents that speak plain HTTP and DuckDB only: one authority in
+    place of the usual many, which Prefect's client reads six times in each flow process
+    nevertheless.
+    """
+    urls = [settings.prefect_url, *(site.coordinator_url for site in sites)]
     is_plain = bool(sites) and all(url.startswith("http://") for url in urls)
     if (
         "SSL_CERT_FILE" in os.environ
@@ -46,15 +59,22 @@ def _one_authority(settings: Settings, sites: list[Site]) -> dict[str, str]:
     ):
         return {}
     path = settings.folder / "authority.pem"
-    first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")
+    first, end, _ = (
+        Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")
+    )
     write_secret(path, f"{first}{end}\n")
     return {"SSL_CERT_FILE": str(path)}
 
 
-def choose_ports(*, any_free: bool) -> Settings:
-    """The settings with ports that are free; `any_free` takes others where the usual ones are taken and none is set."""
+def choose_ports(*, any_free: bool) -> CoordinatorSettings:
+    """The settings with ports that are free; `any_free` takes others where the usual
+    ones are taken and none is set.
+    """
     chosen: list[int] = []
-    for name, usual in (("CONSILIUM_API_PORT", "5000"), ("CONSILIUM_PREFECT_PORT", "4200")):
+    for name, usual in (
+        ("CONSILIUM_API_PORT", "5000"),
+        ("CONSILIUM_PREFECT_PORT", "4200"),
+    ):
         port = port_number(name, usual)
         is_free = port not in chosen and why_not(HERE, port) is None
         if not is_free and any_free and name not in os.environ:
@@ -73,9 +93,13 @@ def _free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def federation(settings: Settings, sites: list[Site], *, restart: bool) -> AsyncIterator[RunningParts]:
+async def federation(
+    settings: CoordinatorSettings, sites: list[SiteSettings], *, restart: bool
+) -> AsyncIterator[RunningParts]:
     """A federation that can take an order, and that leaves nothing running."""
     agents = [part_of_site(site) for site in sites]
     environment = _one_authority(settings, sites)
-    async with coordinator(settings, agents=agents, environment=environment, restart=restart) as parts:
+    async with coordinator(
+        settings, agents=agents, environment=environment, restart=restart
+    ) as parts:
         yield parts

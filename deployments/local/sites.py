@@ -1,4 +1,7 @@
-"""The hospitals of a one-machine federation: sites, data, tokens and pins, because it owns them all."""
+"""The hospitals of a one-machine federation: sites, data, tokens and pins.
+
+Elsewhere each hospital has its own; this machine owns them all.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,12 @@ import itertools
 import os
 import re
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
 
-from agents.site.settings import Settings as Site
+from agents.site.settings import SiteSettings
 from agents.site.settings import load_settings as load_site
 from agents.site.vault import Vault
-from api.settings import Settings
+from api.settings import CoordinatorSettings
 from api.store import Store
 from deployments.demo.breast_cancer import breast_cancer_tables, make_database
 from deployments.demo.joint_data import make_data_files
@@ -23,7 +25,6 @@ from deployments.state import (
     make_prefect_auth,
     new_token,
     open_store,
-    prefect_auth,
     read_secret,
     read_tokens,
     tokens_path,
@@ -37,21 +38,30 @@ DOCUMENTS_USERS = [2, 3, 4]
 
 
 def sites_folder() -> Path:
-    """The site folders of the named hospitals: deployments/sites, or another folder of the same names."""
+    """The site folders of the named hospitals: deployments/sites, or another folder of
+    the same names.
+    """
     return Path(os.environ.get("CONSILIUM_SITES", Path(__file__).parents[1] / "sites"))
 
 
-def prepare(settings: Settings, *, n_hospitals: int = 3) -> list[Site]:
-    """Makes everything that a local federation needs and is not there yet; safe to run again.
+def prepare(
+    settings: CoordinatorSettings, *, n_hospitals: int = 3
+) -> list[SiteSettings]:
+    """Makes everything that a local federation needs and is not there yet.
 
-    Leaves `tokens.json` (mode 0600) with the operator's token and one for each hospital's user.
+    Safe to run again. Leaves `tokens.json` (mode 0600) with the operator's token and
+    one for each hospital's user.
     """
     make_prefect_auth(settings)
     store = open_store(settings)
     folders = [sites_folder() / name for name in NAMED]
     if n_hospitals > len(NAMED):
         folders = _folders_of_many(settings, n_hospitals)
-    sites = [load_site(folder) for folder in folders[: max(n_hospitals, 1)]]
+    folders = folders[: max(n_hospitals, 1)]
+    for folder in folders:
+        # Of an earlier version, which gave Prefect's string to every agent.
+        (settings.home / "sites" / folder.name / "prefect_auth").unlink(missing_ok=True)
+    sites = [load_site(folder) for folder in folders]
     _make_tokens(settings, store, sites)
     _make_data(sites)
     _pin(sites)
@@ -59,36 +69,56 @@ def prepare(settings: Settings, *, n_hospitals: int = 3) -> list[Site]:
     return sites
 
 
-def _folders_of_many(settings: Settings, n_hospitals: int) -> list[Path]:
-    """Site folders of more hospitals than the three of the request document, whose policies name all of them.
+def _folders_of_many(settings: CoordinatorSettings, n_hospitals: int) -> list[Path]:
+    """Site folders of more hospitals than the three of the request document.
 
-    The three are copies with the same names, so that their state is the same; the further ones hold the host table too.
+    Their policies name all of them. The three are copies with the same names, so that
+    their state is the same; the further ones hold the host table too.
     """
     everybody = list(range(FIRST_USER, FIRST_USER + n_hospitals))
+    made = settings.home / "site-folders"
     folders = []
     for user_id, name in itertools.zip_longest(everybody, NAMED):
-        is_named = name is not None
-        model = sites_folder() / (name if is_named else NAMED[0])
-        folder = settings.home / "site-folders" / (name if is_named else f"hospital-{user_id}")
+        if name is not None:
+            model = sites_folder() / name
+            folder = made / name
+        else:
+            model = sites_folder() / NAMED[0]
+            folder = made / f"hospital-{user_id}"
         own_settings = (model / "settings.toml").read_text()
-        if not is_named:
-            own_settings = re.sub(r"(?m)^user_id = .*$", f"user_id = {user_id}", own_settings)
-            own_settings = re.sub(r"(?m)^name = .*$", f'name = "{folder.name}"', own_settings)
+        if name is None:
+            own_settings = _with_line(own_settings, "user_id", str(user_id))
+            own_settings = _with_line(own_settings, "name", f'"{folder.name}"')
         write_secret(folder / "settings.toml", own_settings)
         policy = (model / "policy.toml").read_text()
-        write_secret(folder / "policy.toml", policy.replace(str(DOCUMENTS_USERS), str(everybody)))
+        policy = policy.replace(str(DOCUMENTS_USERS), str(everybody))
+        write_secret(folder / "policy.toml", policy)
         folders.append(folder)
     return folders
 
 
-def _make_tokens(settings: Settings, store: Store, sites: list[Site]) -> None:
-    """Tokens for who has none that the store takes. They are in the file before the store knows them: whoever the
-    store knows is in the file, wherever an earlier start has died."""
-    tokens, known = read_tokens(settings), store.hospitals.names()
-    if tokens and any(site.user_id in known and str(site.user_id) not in tokens for site in sites):
+def _with_line(text: str, key: str, value: str) -> str:
+    """A TOML text whose line of this key is replaced."""
+    return re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
+
+
+def _make_tokens(
+    settings: CoordinatorSettings, store: Store, sites: list[SiteSettings]
+) -> None:
+    """Tokens for who has none that the store takes.
+
+    They are in the file before the store knows them: whoever the store knows is in the
+    file, wherever an earlier start has died.
+    """
+    tokens = read_tokens(settings)
+    known = store.hospitals.names()
+    users = [str(site.user_id) for site in sites]
+    # A file that lacks somebody whom the store knows is damaged; no file at all is not.
+    lost = [user for user in users if int(user) in known and user not in tokens]
+    if tokens and lost:
         raise damaged_tokens(tokens_path(settings))
     made: dict[str, str] = {}
-    for user in (OPERATOR, *(str(site.user_id) for site in sites)):
+    for user in (OPERATOR, *users):
         if store.hospitals.caller(tokens.get(user, "")) is None:
             made[user] = secrets.token_urlsafe(TOKEN_BYTES)
     if made:
@@ -97,27 +127,34 @@ def _make_tokens(settings: Settings, store: Store, sites: list[Site]) -> None:
         if site.user_id not in known:
             store.hospitals.add(site.user_id, site.name)
     for user, token in made.items():
-        role, user_id = ("operator", None) if user == OPERATOR else ("hospital", int(user))
-        store.hospitals.add_token(token, role, user_id)
+        if user == OPERATOR:
+            store.hospitals.add_token(token, "operator", None)
+        else:
+            store.hospitals.add_token(token, "hospital", int(user))
     for site in sites:
         _give_agent(settings, store, site)
 
 
-def _give_agent(settings: Settings, store: Store, site: Site) -> None:
-    """The two secrets that a hospital's IT gets from the operator."""
+def _give_agent(
+    settings: CoordinatorSettings, store: Store, site: SiteSettings
+) -> None:
+    """The secret that a hospital's IT gets from the operator."""
     path = site.state / "token"
     token = read_secret(path, "Remove it: a new one is made at the next start.")
     if token is None or store.hospitals.caller(token) is None:
         write_secret(path, new_token(store, "agent", site.user_id))
-    auth = prefect_auth(settings)
-    assert auth is not None  # made by `prepare`
-    write_secret(site.state / "prefect_auth", auth)
 
 
-def _make_data(sites: list[Site]) -> None:
-    missing = [site for site in sites if not (site.state / "hospital.duckdb").exists()]
+def _make_data(sites: list[SiteSettings]) -> None:
+    missing = []
+    for site in sites:
+        database = site.state / "hospital.duckdb"
+        if not database.exists():
+            missing.append(site)
+    # Loaded only where a database is missing: it imports scikit-learn.
     tables = breast_cancer_tables() if missing else {}
     for site in missing:
+        # In the request document hospital 4 has the guest's table.
         part = "guest" if site.user_id == 4 else "host"
         own = {f"breast_homo_{part}": tables[part], "breast_homo_test": tables["test"]}
         make_database(site.state / "hospital.duckdb", own)
@@ -125,17 +162,20 @@ def _make_data(sites: list[Site]) -> None:
         make_data_files(site.data_folder, site.user_id)
 
 
-def _pin(sites: list[Site]) -> None:
+def _pin(sites: list[SiteSettings]) -> None:
     """What people compare by telephone, written by who owns all sites."""
-    prints = {site.user_id: (site.name, Vault(site.vault).identity().public.fingerprint) for site in sites}
+    entries = {}
     for site in sites:
-        write_secret(
-            site.state / "partners.toml", _partners({k: v for k, v in prints.items() if k != site.user_id})
+        fingerprint = Vault(site.vault).identity().public.fingerprint
+        entries[site.user_id] = (
+            f"[[partners]]\n"
+            f"user_id = {site.user_id}\n"
+            f'name = "{site.name}"\n'
+            f'fingerprint = "{fingerprint}"\n'
         )
-
-
-def _partners(prints: Mapping[int, tuple[str, str]]) -> str:
-    return "\n".join(
-        f'[[partners]]\nuser_id = {user}\nname = "{name}"\nfingerprint = "{text}"\n'
-        for user, (name, text) in prints.items()
-    )
+    for site in sites:
+        partners = []
+        for user, entry in entries.items():
+            if user != site.user_id:
+                partners.append(entry)
+        write_secret(site.state / "partners.toml", "\n".join(partners))

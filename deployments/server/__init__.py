@@ -7,20 +7,31 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import socket
 import sys
 
-from api.settings import Settings, load_settings
+from api.settings import CoordinatorSettings, load_settings
 from deployments.serving import check_port, exit_code, said
-from deployments.state import begin_store, new_token, open_store, page_key, prefect_auth, read_secret
+from deployments.state import (
+    begin_store,
+    new_token,
+    open_store,
+    page_key,
+    prefect_auth,
+    read_secret,
+)
 from protocol.errors import BadRequest, ConsiliumError, NotFound
 from protocol.messages import COORDINATOR
 
 SERVING = (None, "start", "api", "worker")
 
 
-def serve_api(settings: Settings, *, expected: int) -> None:
-    """The REST API, in this process. A Prefect that is away is an answer here, not something to wait for."""
+def serve_api(settings: CoordinatorSettings, *, expected: int) -> None:
+    """The REST API, in this process.
+
+    A Prefect that is away is an answer here, not something to wait for.
+    """
     open_store(settings).close()
     auth, key = prefect_auth(settings), page_key(settings)
     check_port(settings.host, settings.port, "CONSILIUM_API_PORT")
@@ -28,16 +39,20 @@ def serve_api(settings: Settings, *, expected: int) -> None:
     import uvicorn
 
     from api.app import create_app
+    from api.connections import TimedProtocol
     from api.pages.serving import add_pages
 
     class Server(uvicorn.Server):
-        """Ends the long polls when it is asked to end; uvicorn would wait for them, and then cut them off."""
+        """Ends the long polls when it is asked to end; uvicorn would wait for them, and
+        then cut them off.
+        """
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             app.state.bell.close()
             app.state.inbox.bell.close()
             await super().shutdown(sockets)
 
+    _allow_connections()
     app = create_app(settings, prefect_auth=auth, expected=expected)
     add_pages(app, key)
     Server(
@@ -45,6 +60,7 @@ def serve_api(settings: Settings, *, expected: int) -> None:
             app,
             host=settings.host,
             port=settings.port,
+            http=TimedProtocol,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=2,
@@ -52,10 +68,24 @@ def serve_api(settings: Settings, *, expected: int) -> None:
     ).run()
 
 
-def serve_worker(settings: Settings) -> None:
-    """The worker of pool `coordinator`. Prefect's environment is set before Prefect is imported."""
+def _allow_connections() -> None:
+    """As many as the system lets this process have: with the usual 1024, as many silent
+    ones would keep everybody out until their time is over.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def serve_worker(settings: CoordinatorSettings) -> None:
+    """The worker of pool `coordinator`.
+
+    Prefect's environment is set before Prefect is imported.
+    """
     auth = prefect_auth(settings)
-    read_secret(settings.folder / "token", "Remove it, and start `./run server`, which makes a new one.")
+    read_secret(
+        settings.folder / "token",
+        "Remove it, and start `./run server`, which makes a new one.",
+    )
     host = f"http://{settings.host}:{settings.port}"
     os.environ |= {
         "PREFECT_API_URL": settings.prefect_url,
@@ -70,7 +100,7 @@ def serve_worker(settings: Settings) -> None:
     main(settings)
 
 
-def _add_hospital(settings: Settings, args: argparse.Namespace) -> None:
+def _add_hospital(settings: CoordinatorSettings, args: argparse.Namespace) -> None:
     store = open_store(settings)
     if not COORDINATOR < args.user_id < 2**31:
         raise BadRequest(
@@ -83,44 +113,60 @@ def _add_hospital(settings: Settings, args: argparse.Namespace) -> None:
         "user": new_token(store, "hospital", args.user_id),
         "agent": new_token(store, "agent", args.user_id),
     }
-    print(json.dumps({"user_id": args.user_id, "name": args.name, "tokens": tokens}, indent=2))
+    print(
+        json.dumps(
+            {"user_id": args.user_id, "name": args.name, "tokens": tokens}, indent=2
+        )
+    )
     print("Now run: ./run server deploy", file=sys.stderr)
 
 
-def _token(settings: Settings, args: argparse.Namespace) -> None:
+def _token(settings: CoordinatorSettings, args: argparse.Namespace) -> None:
     store = open_store(settings)
     role = {"user": "hospital"}.get(args.role, args.role)
     if (role == "operator") != (args.user_id is None):
         raise BadRequest(
-            "An operator has no user_id, a user or agent needs one.", remedy="Correct --user-id."
+            "An operator has no user_id, a user or agent needs one.",
+            remedy="Correct --user-id.",
         )
     if args.user_id is not None and args.user_id not in store.hospitals.names():
         raise NotFound(
-            f"There is no hospital {args.user_id}.", remedy="Run: ./run server add-hospital", code="user"
+            f"There is no hospital {args.user_id}.",
+            remedy="Run: ./run server add-hospital",
+            code="user",
         )
     if args.action in ("revoke", "rotate"):
-        print(f"{store.hospitals.revoke_tokens(role, args.user_id)} revoked", file=sys.stderr)
+        print(
+            f"{store.hospitals.revoke_tokens(role, args.user_id)} revoked",
+            file=sys.stderr,
+        )
     if args.action in ("issue", "rotate"):
         print(new_token(store, role, args.user_id))
 
 
-def _new_store(settings: Settings) -> None:
+def _new_store(settings: CoordinatorSettings) -> None:
     store = begin_store(settings)
-    print(f"An empty store is in {store.place}; orders are numbered from 1.", file=sys.stderr)
     print(
-        "Register every hospital: ./run server add-hospital (./run up does it for its own).", file=sys.stderr
+        f"An empty store is in {store.place}; orders are numbered from 1.",
+        file=sys.stderr,
+    )
+    print(
+        "Register every hospital: ./run server add-hospital (./run up does it for its own).",
+        file=sys.stderr,
     )
     store.close()
 
 
-def _deploy(settings: Settings) -> None:
+def _deploy(settings: CoordinatorSettings) -> None:
     os.environ["PREFECT_API_URL"] = settings.prefect_url
     from prefect.client.orchestration import PrefectClient
 
     from deployments.pools import deploy
 
     async def run() -> list[str]:
-        async with PrefectClient(settings.prefect_url, auth_string=prefect_auth(settings)) as client:
+        async with PrefectClient(
+            settings.prefect_url, auth_string=prefect_auth(settings)
+        ) as client:
             return await deploy(client, open_store(settings).hospitals.names())
 
     for name in asyncio.run(run()):
@@ -132,15 +178,24 @@ def _parser() -> argparse.ArgumentParser:
         prog="./run server", description="The coordinator: Prefect, API and worker."
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands.add_parser("start", help="Prefect, the API and the worker, until Ctrl-C (the default)")
+    commands.add_parser(
+        "start", help="Prefect, the API and the worker, until Ctrl-C (the default)"
+    )
     api = commands.add_parser("api", help="the REST API alone")
-    api.add_argument("--expect-agents", type=int, default=0, help="/health waits for so many agents")
+    api.add_argument(
+        "--expect-agents", type=int, default=0, help="/health waits for so many agents"
+    )
     commands.add_parser("worker", help="the worker of pool coordinator alone")
     commands.add_parser("deploy", help="make work pools and deployments")
-    hospital = commands.add_parser("add-hospital", help="register a hospital; prints its tokens once")
+    hospital = commands.add_parser(
+        "add-hospital", help="register a hospital; prints its tokens once"
+    )
     hospital.add_argument("--user-id", type=int, required=True)
     hospital.add_argument("--name", required=True)
-    commands.add_parser("new-store", help="begin with an empty store where an earlier one was lost for good")
+    commands.add_parser(
+        "new-store",
+        help="begin with an empty store where an earlier one was lost for good",
+    )
     forget = commands.add_parser(
         "forget-keys", help="let a hospital that lost its vault present new keys, once"
     )
@@ -155,10 +210,13 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; a known error is one sentence on stderr and exit code 2.
 
-    Of what keeps running (start, api, worker) it is 78 where a person has to put something right first.
+    Of what keeps running (start, api, worker) it is 78 where a person has to put
+    something right first.
     """
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )
     for name in ("httpx", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:

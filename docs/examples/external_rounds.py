@@ -1,9 +1,11 @@
-"""Records the rounds of a training loop that Consilium knows nothing of, and reads every score of them.
+"""Records the rounds of a training loop that Consilium knows nothing of, and reads
+every score of them.
 
     CONSILIUM_URL=http://127.0.0.1:5000 CONSILIUM_TOKEN=... python docs/examples/external_rounds.py
 
-Ten clients hold scikit-learn's digits and train one SGDClassifier together by federated averaging. Client 7 flips the
-sign of what it sends. Needs httpx, numpy, safetensors and scikit-learn.
+Ten clients hold scikit-learn's digits and train one SGDClassifier together by federated
+averaging. Client 7 flips the sign of what it sends. Needs httpx, numpy, safetensors and
+scikit-learn.
 """
 
 from __future__ import annotations
@@ -41,25 +43,37 @@ SCORES: dict[str, dict[str, Any]] = {
 
 def main(client: httpx.Client) -> dict[str, dict[str, float]]:
     """Trains, records each round, prints and returns the scores of the last one."""
-    order_id = ask(client.post("/orders", json={"kind": "external", "name": "digits by SGDClassifier"}))[
-        "order_id"
-    ]
+    order_id = ask(
+        client.post(
+            "/orders", json={"kind": "external", "name": "digits by SGDClassifier"}
+        )
+    )["order_id"]
     (parts, test), model = data(), new_model()
     for round_ in range(N_ROUNDS):
         updates, facts = train_round(model, parts, test)
         body = save(
-            {f"gradients/{user}/dense": update.astype(np.float32) for user, update in updates.items()},
+            {
+                f"gradients/{user}/dense": update.astype(np.float32)
+                for user, update in updates.items()
+            },
             metadata={"round": json.dumps(facts)},
         )
         kind = {"Content-Type": "application/octet-stream"}
-        ask(client.put(f"/orders/{order_id}/rounds/{round_}", content=body, headers=kind))
+        ask(
+            client.put(
+                f"/orders/{order_id}/rounds/{round_}", content=body, headers=kind
+            )
+        )
         step(model, mean(updates, facts["sizes"]))
     scores = {
         path: ask(client.get(path, params={"order_id": order_id, **arguments}))["data"]
         for path, arguments in SCORES.items()
     }
     for path, by_client in scores.items():
-        print(f"{path:30}", "  ".join(f"{user}: {score:.3g}" for user, score in by_client.items()))
+        print(
+            f"{path:30}",
+            "  ".join(f"{user}: {score:.3g}" for user, score in by_client.items()),
+        )
     return scores
 
 
@@ -74,13 +88,22 @@ def data() -> tuple[list[tuple[Any, Any]], tuple[Any, Any]]:
     """(each client's rows and labels, unevenly many; test rows and labels)."""
     X, y = load_digits(return_X_y=True)
     X_train, X_test, y_train, y_test = train_test_split(X / 16, y, random_state=0)
-    cuts = np.cumsum(np.arange(1, N_CLIENTS) + 10) * len(X_train) // sum(range(11, 11 + N_CLIENTS))
-    return list(zip(np.split(X_train, cuts), np.split(y_train, cuts), strict=True)), (X_test, y_test)
+    cuts = (
+        np.cumsum(np.arange(1, N_CLIENTS) + 10)
+        * len(X_train)
+        // sum(range(11, 11 + N_CLIENTS))
+    )
+    return list(zip(np.split(X_train, cuts), np.split(y_train, cuts), strict=True)), (
+        X_test,
+        y_test,
+    )
 
 
 def new_model() -> SGDClassifier:
     """All weights 0."""
-    model = SGDClassifier(loss="log_loss", learning_rate="constant", eta0=0.05, shuffle=False)
+    model = SGDClassifier(
+        loss="log_loss", learning_rate="constant", eta0=0.05, shuffle=False
+    )
     model.partial_fit(np.zeros((1, 64)), [0], classes=CLASSES)
     model.coef_[:], model.intercept_[:] = 0, 0
     return model
@@ -98,16 +121,27 @@ def train_round(
     sizes = {str(user): len(y) for user, (_, y) in enumerate(parts)}
     with_all = metrics(moved(model, mean(updates, sizes)), *test)
     left_out = {
-        user: {**metrics(moved(model, mean({**updates, user: None}, sizes)), *test), "all": with_all}
+        user: {
+            **metrics(moved(model, mean({**updates, user: None}, sizes)), *test),
+            "all": with_all,
+        }
         for user in updates
     }
-    return updates, {"sizes": sizes, "performance": {"train": train}, "leave_one_out": left_out}
+    return updates, {
+        "sizes": sizes,
+        "performance": {"train": train},
+        "leave_one_out": left_out,
+    }
 
 
 def mean(updates: dict[str, Any], sizes: dict[str, int]) -> Any:
     """The mean weighted by row counts, without the clients whose update is None."""
     present = [user for user, update in updates.items() if update is not None]
-    return np.average([updates[user] for user in present], axis=0, weights=[sizes[user] for user in present])
+    return np.average(
+        [updates[user] for user in present],
+        axis=0,
+        weights=[sizes[user] for user in present],
+    )
 
 
 def flat(model: SGDClassifier) -> Any:
@@ -126,7 +160,10 @@ def moved(model: SGDClassifier, update: Any) -> SGDClassifier:
 
 
 def metrics(model: SGDClassifier, X: Any, y: Any) -> dict[str, float]:
-    return {"accuracy": model.score(X, y), "loss": log_loss(y, model.predict_proba(X), labels=CLASSES)}
+    return {
+        "accuracy": model.score(X, y),
+        "loss": log_loss(y, model.predict_proba(X), labels=CLASSES),
+    }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Files that survive a crash, and a full disk: how it differs from other faults, and when there is room again.
+"""Files that survive a crash, and a full disk: how it differs from other faults, and
+when there is room again.
 
-What a call has written is on disk when it returns (fsync of the file and of its folder), and a reader finds the old
-content or the new one, never a part: that is what decision 14 rests on.
+What a call has written is on disk when it returns (fsync of the file and of its
+folder), and a reader finds the old content or the new one, never a part: that is what
+decision 14 rests on.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ ROOM_BYTES = 2**20
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a call failed because a disk, or what its user may take of it, is used up."""
+    """Whether a call failed because a disk, or what its user may take of it, is used
+    up.
+    """
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -29,7 +33,9 @@ def has_free_bytes(folder: Path) -> bool:
 
 
 def has_room(folder: Path, n_bytes: int = ROOM_BYTES) -> bool:
-    """Whether so much can be written in a folder and is on disk; the file is gone again when this returns."""
+    """Whether so much can be written in a folder and is on disk; the file is gone again
+    when this returns.
+    """
     path = folder / f".room.{os.getpid()}.tmp"
     # Written, as a quota or a reserve of the file system shows only then.
     try:
@@ -60,15 +66,20 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Gives a file that has been written its name, which may be another's so far; returns when all is on disk."""
-    # The content before the name: after a crash between the two there is the old file, not an empty one.
+    """Gives a file that has been written its name, which may be another's so far;
+    returns when all is on disk.
+    """
+    # The content before the name: after a crash between the two there is the old file,
+    # not an empty one.
     sync(temporary)
     temporary.replace(path)
     sync(path.parent)
 
 
 def write_once(path: Path, data: bytes) -> None:
-    """As `write_durably`, but a file that is there already stays as it is: the first process wins."""
+    """As `write_durably`, but a file that is there already stays as it is: the first
+    process wins.
+    """
     with locked(path.parent):
         if not path.exists():
             write_durably(path, data)
@@ -76,7 +87,8 @@ def write_once(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, waits: bool = True) -> Iterator[None]:
-    """One process at a time, of those that ask for this folder; not to be asked for twice by one.
+    """One process at a time, of those that ask for this folder; not to be asked for
+    twice by one.
 
     BlockingIOError where another has it and this one does not wait.
     """
@@ -90,7 +102,9 @@ def locked(folder: Path, *, waits: bool = True) -> Iterator[None]:
 
 
 def make_private_folder(path: Path) -> Path:
-    """A folder that only its owner may enter, and its parents too where they are new; on disk when this returns."""
+    """A folder that only its owner may enter, and its parents too where they are new;
+    on disk when this returns.
+    """
     if not path.is_dir():
         make_private_folder(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)

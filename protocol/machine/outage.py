@@ -1,7 +1,8 @@
-"""Who does not answer, said once: a line when an outage begins and a line when it is over.
+"""Who does not answer, said once: a line when an outage begins and a line when it is
+over.
 
-Many calls of many processes try again meanwhile, each on its own. What they share is a small file: who was missed since
-when. Without a file one process shares it with itself.
+Many calls of many processes try again meanwhile, each on its own. What they share is a
+small file: who was missed since when. Without a file one process shares it with itself.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ from pathlib import Path
 COORDINATOR, PREFECT = "The coordinator", "Prefect"
 NAMES = (COORDINATOR, PREFECT)
 CUT_SECONDS = 3.0
-"""A link that is cut takes Prefect's address with the coordinator's: that is one outage and one line. Prefect's own is
-logged when it goes on for so long while the coordinator answers."""
+"""A link that is cut takes Prefect's address with the coordinator's: that is one outage
+and one line. Prefect's own is logged when it goes on for so long while the coordinator
+answers.
+"""
 
 FORGOTTEN_SECONDS = 120.0
-"""Whoever misses somebody tries again far sooner: where nobody has for so long, who missed it has died."""
+"""Whoever misses somebody tries again far sooner: where nobody has for so long, who
+missed it has died.
+"""
 
 _ENTRY = struct.Struct("<dddd")  # the fields of _Entry
 log = logging.getLogger("consilium.outage")
@@ -32,7 +37,9 @@ log = logging.getLogger("consilium.outage")
 
 @dataclass
 class _Entry:
-    """What is known of one of NAMES: times of `Outage.now`, 0.0 for never. The shared file has them in this order."""
+    """What is known of one of NAMES: times of `Outage.now`, 0.0 for never. The shared
+    file has them in this order.
+    """
 
     # When this outage began.
     missed: float = 0.0
@@ -50,24 +57,31 @@ class Outage:
     `now` counts alike in all processes of a machine and never runs backwards.
     """
 
-    def __init__(self, path: Path | None = None, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, path: Path | None = None, *, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._path = path
         self._now = now
         # In the place of the file, where there is none.
         self._own = {name: _Entry() for name in NAMES}
-        # Whom this process has missed itself: an answer of anybody else costs no look into the file.
+        # Whom this process has missed itself: an answer of anybody else costs no look
+        # into the file.
         self._missed_here: set[str] = set()
         self._lock = threading.Lock()
 
     def share(self, path: Path, *, afresh: bool = False) -> None:
-        """From now on with the other processes that share this file; `afresh` forgets what an earlier agent left."""
+        """From now on with the other processes that share this file; `afresh` forgets
+        what an earlier agent left.
+        """
         self._path = path
         if afresh:
             with contextlib.suppress(OSError):
                 path.write_bytes(bytes(_ENTRY.size * len(NAMES)))
 
     def missed(self, name: str, why: object, *, asked: float) -> None:
-        """`name` did not answer what was asked at this time (of `now`); logged if nobody here has logged it."""
+        """`name` did not answer what was asked at this time (of `now`); logged if
+        nobody here has logged it.
+        """
         self._missed_here.add(name)
         with self._entries() as entries:
             entry = entries[name]
@@ -79,7 +93,8 @@ class Outage:
             for one in (entry, coordinator):
                 if now - one.last > FORGOTTEN_SECONDS:
                     one.missed = one.logged = 0.0
-            # One link leads to both: while the coordinator is missed, Prefect's silence is the same outage.
+            # One link leads to both: while the coordinator is missed, Prefect's silence
+            # is the same outage.
             if name == PREFECT and coordinator.missed:
                 return
             if not entry.missed:
@@ -91,25 +106,33 @@ class Outage:
                 log.warning("%s does not answer; trying again: %s", name, why)
 
     def answered(self, name: str) -> None:
-        """`name` answered; logged if it was missed, and at no cost if this process has not missed it."""
+        """`name` answered; logged if it was missed, and at no cost if this process has
+        not missed it.
+        """
         if name not in self._missed_here:
             return
         self._missed_here.discard(name)
         with self._entries() as entries:
             entry = entries[name]
             if entry.logged:
-                log.warning("%s answers again after %.0f s", name, self._now() - entry.missed)
+                log.warning(
+                    "%s answers again after %.0f s", name, self._now() - entry.missed
+                )
             if entry.missed:
                 entries[name] = _Entry(back=self._now())
 
     @contextlib.contextmanager
     def _entries(self) -> Iterator[dict[str, _Entry]]:
-        """The entries, for one process and thread at a time; what has become of them is kept."""
+        """The entries, for one process and thread at a time; what has become of them is
+        kept.
+        """
         with self._lock:
             try:
                 file = None if self._path is None else os.open(self._path, os.O_RDWR)
             except OSError:
-                file = None  # a log that has a line twice is better than an agent that does not try again
+                # a log that has a line twice is better than an agent that does not try
+                # again
+                file = None
             if file is None:
                 yield self._own
                 return

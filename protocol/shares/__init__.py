@@ -1,1 +1,3 @@
-"""Computing on additive shares: the ring, sharing, triples that are dealt, and the matching of keys."""
+"""Computing on additive shares: the ring, sharing, triples that are dealt, and the
+matching of keys.
+"""

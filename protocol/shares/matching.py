@@ -1,17 +1,20 @@
-"""Which people several hospitals have in common, found by one who cannot tell who they are.
+"""Which people several hospitals have in common, found by one who cannot tell who they
+are.
 
     tag(key, text) = BLAKE2b(text, keyed, 16 bytes)
 
-Every provider sends the tags of its keys to the coordinator only, sorted by value, so that their order says nothing.
-The coordinator has no key: it compares tags in memory, sends each provider which of its own are common, and forgets
-them. The providers, who have the key, never see each other's tags, so none can try out names on another's. They
+Every provider sends the tags of its keys to the coordinator only, sorted by value, so
+that their order says nothing. The coordinator has no key: it compares tags in memory,
+sends each provider which of its own are common, and forgets them. The providers, who
+have the key, never see each other's tags, so none can try out names on another's. They
 compare a digest of the common tags, sealed for them, and stop where it differs.
 
     tags   = number of tags (8 bytes) || tags (16 bytes each), strictly ascending
-    bitmap = number of tags (8 bytes) || a bit for each, the first tag in the highest bit, rest of the last byte zero
+    bitmap = number of tags (8 bytes) || a bit for each, the first in the highest bit,
+                                         rest of the last byte zero
 
-Here in the order in which it happens. `agents/statistics/matched_rows.py` and `tasks/coordinator/statistics.py` send
-these messages.
+Here in the order in which it happens. `agents/statistics/matched_rows.py` and
+`tasks/coordinator/statistics.py` send these messages.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from analytics.arrays import Places
 from protocol.errors import ProtocolViolation
 
 KEY_BYTES = 32
@@ -35,48 +39,56 @@ Tags = NDArray[np.uint64]
 Bitmap = NDArray[np.bool_]
 
 
-def tags(key: bytes, keys: Sequence[str]) -> tuple[Tags, NDArray[np.intp]]:
-    """The tags of canonical key texts, uint64 (n, 2) ascending, and intp (n,): which key each tag belongs to.
+def tags(key: bytes, keys: Sequence[str]) -> tuple[Tags, Places]:
+    """The tags of canonical key texts, uint64 (n, 2) ascending, and intp (n,): which
+    key each tag belongs to.
 
-    A provider runs it. `key` is session.group_key(b"match"), 32 bytes, else ProtocolViolation. The keys all differ,
-    else ValueError; two that differ have equal tags with probability n^2 2^-129.
+    A provider runs it. `key` is session.group_key(b"match"), 32 bytes, else
+    ProtocolViolation. The keys all differ, else ValueError; two that differ have equal
+    tags with probability n^2 2^-129.
 
-    Disclosure: to the coordinator, which lacks the key, the number of keys and, compared with other providers' tags
-    of the run, how many they share; to who has the key, whether a given text is among them.
+    Disclosure: to the coordinator, which lacks the key, the number of keys and,
+    compared with other providers' tags of the run, how many they share; to who has the
+    key, whether a given text is among them.
     """
     if len(key) != KEY_BYTES:
         raise _violation(f"A matching key is not {KEY_BYTES} bytes long.")
-    found = _from_bytes(keyed_hashes(key, keys))
-    order = np.lexsort((found[:, 1], found[:, 0]))
-    found = found[order]
+    hashes = _from_bytes(keyed_hashes(key, keys))
+    # By value, so that the order tells nothing of the provider's rows.
+    order = _order_of(hashes)
+    found = hashes[order]
     if not _is_ascending(found):
         raise ValueError("a key stands there twice")
     return found, order
 
 
 def keyed_hashes(key: bytes, texts: Iterable[str]) -> bytes:
-    """BLAKE2b of each text, keyed with up to 64 bytes, TAG_BYTES of it, one behind the other. A provider runs it.
+    """TAG_BYTES of BLAKE2b of each text, keyed with up to 64 bytes, one behind the other.
+
+    A provider runs it.
 
     Disclosure: none to who lacks the key.
     """
+    # The key is taken in once, and a copy takes in each text.
     keyed = hashlib.blake2b(key=key, digest_size=TAG_BYTES)
-    return b"".join(_tag(keyed, text) for text in texts)
-
-
-def _tag(keyed: hashlib.blake2b, text: str) -> bytes:
-    state = keyed.copy()  # the key is taken in once
-    state.update(text.encode())
-    return state.digest()
+    hashes = []
+    for text in texts:
+        state = keyed.copy()
+        state.update(text.encode())
+        hashes.append(state.digest())
+    return b"".join(hashes)
 
 
 def encode_tags(found: Tags) -> bytes:
     """Tags as bytes: a provider to the coordinator alone."""
-    return _count(len(found)) + found.astype(">u8").tobytes()
+    return _count(len(found)) + _to_bytes(found)
 
 
 def decode_tags(data: bytes) -> Tags:
-    """Inverse of `encode_tags`; ProtocolViolation for a wrong length, or tags that do not ascend."""
-    body = _checked(data, lambda count: TAG_BYTES * count)
+    """Inverse of `encode_tags`; ProtocolViolation for a wrong length, or tags that do
+    not ascend.
+    """
+    body = _checked(data, _tags_bytes)
     found = _from_bytes(body)
     if not _is_ascending(found):
         raise _violation("Tags of keys are not in order, or one stands there twice.")
@@ -84,20 +96,26 @@ def decode_tags(data: bytes) -> Tags:
 
 
 def intersect(parts: Sequence[Tags]) -> list[Bitmap]:
-    """For each provider which of its tags all providers have: bool (n_i,), in the order of its tags.
+    """For each provider which of its tags all providers have: bool (n_i,), in the order
+    of its tags.
 
-    The coordinator runs it, in memory. `parts` are two or more arrays as `decode_tags` gives them, else ValueError.
+    The coordinator runs it, in memory. `parts` are two or more arrays as `decode_tags`
+    gives them, else ValueError.
     """
     n_parts = len(parts)
     if n_parts < 2:
         raise ValueError("one provider has nothing to match")
     together = np.concatenate(parts)
-    order = np.lexsort((together[:, 1], together[:, 0]))
+    order = _order_of(together)
     ordered = together[order]
-    # Every provider has a tag once at most, so a tag of all fills n_parts places in a row, and no other does.
+    # Every provider has a tag once at most, so a tag of all fills n_parts places in a
+    # row, and no other does.
     n_starts = max(0, len(ordered) - n_parts + 1)
-    is_run = (ordered[n_parts - 1 :] == ordered[:n_starts]).all(axis=1)
+    run_starts = ordered[:n_starts]
+    run_ends = ordered[n_parts - 1 :]
+    is_run = (run_ends == run_starts).all(axis=1)
     firsts = np.flatnonzero(is_run)
+    # Back to the places where the providers' tags stand.
     is_common = np.zeros(len(together), dtype=np.bool_)
     for place in range(n_parts):
         is_common[order[firsts + place]] = True
@@ -106,14 +124,16 @@ def intersect(parts: Sequence[Tags]) -> list[Bitmap]:
 
 
 def encode_bitmap(common: Bitmap) -> bytes:
-    """Which of a provider's tags are common, as bytes: the coordinator to that provider."""
-    return _count(len(common)) + np.packbits(common).tobytes()
+    """Which of a provider's tags are common: the coordinator to that provider."""
+    octets = np.packbits(common)
+    return _count(len(common)) + octets.tobytes()
 
 
 def decode_bitmap(data: bytes, *, n_tags: int) -> Bitmap:
-    """Inverse of `encode_bitmap` for `n_tags` tags; ProtocolViolation for another number or length, or bits beyond."""
-    body = _checked(data, _bitmap_bytes)
-    bits = np.unpackbits(np.frombuffer(body, dtype=np.uint8))
+    """Inverse of `encode_bitmap` for `n_tags` tags; ProtocolViolation for another
+    number or length, or bits beyond.
+    """
+    bits = _bits(data)
     count = int.from_bytes(data[:_COUNT_BYTES], "big")
     if count != n_tags or bits[n_tags:].any():
         raise _violation("What is common is told of other tags than were sent.")
@@ -122,29 +142,33 @@ def decode_bitmap(data: bytes, *, n_tags: int) -> Bitmap:
 
 def n_common(data: bytes) -> int:
     """How many tags an encoded bitmap says are common."""
-    body = _checked(data, _bitmap_bytes)
-    return int(np.unpackbits(np.frombuffer(body, dtype=np.uint8)).sum())
+    return int(_bits(data).sum())
 
 
 def common_digest(found: Tags, common: Bitmap) -> bytes:
-    """SHA-256 over the common tags in order, 32 bytes: equal at all providers, or they mean different people.
+    """SHA-256 over the common tags in order, 32 bytes.
 
-    Disclosure: with the matching key it lets a set of people be guessed, so it goes sealed, to the group only.
+    Equal at all providers, or they mean different people.
+
+    Disclosure: with the matching key it lets a set of people be guessed, so it goes
+    sealed, to the group only.
     """
     common_tags = found[common]
-    data = _DIGEST_TAG + _count(len(common_tags)) + common_tags.astype(">u8").tobytes()
+    data = _DIGEST_TAG + encode_tags(common_tags)
     return hashlib.sha256(data).digest()
 
 
 def check_digests(digests: Mapping[int, bytes]) -> None:
-    """Every provider's `common_digest` by its user id is the same 32 bytes, else ProtocolViolation keys_differ.
+    """Every provider's `common_digest` by its user id is the same 32 bytes, else
+    ProtocolViolation keys_differ.
 
-    Every provider runs it. It detects a coordinator that sends providers different sets; one that leaves the same
-    people out everywhere it cannot detect. That one learns no result, and the number of rows is checked against each
-    provider's policy.
+    Every provider runs it. It detects a coordinator that sends providers different
+    sets; one that leaves the same people out everywhere it cannot detect. That one
+    learns no result, and the number of rows is checked against each provider's policy.
     """
     differ = len(set(digests.values())) > 1
-    if differ or any(len(digest) != DIGEST_BYTES for digest in digests.values()):
+    is_damaged = any(len(digest) != DIGEST_BYTES for digest in digests.values())
+    if differ or is_damaged:
         raise ProtocolViolation(
             "The hospitals were not told the same common keys, so rows of different people would be joined.",
             remedy="Nothing was computed. Send the order again; if it repeats, the coordinator is broken or deviates.",
@@ -153,25 +177,52 @@ def check_digests(digests: Mapping[int, bytes]) -> None:
         )
 
 
-def common_rows(order: NDArray[np.intp], common: Bitmap) -> NDArray[np.intp]:
-    """The places of the common keys among a provider's keys, in the order that is the same at all providers."""
+def common_rows(order: Places, common: Bitmap) -> Places:
+    """The places of the common keys among a provider's keys, in the order that is the
+    same at all providers.
+    """
     return order[common]
 
 
 def _from_bytes(data: bytes) -> Tags:
-    return np.frombuffer(data, dtype=">u8").astype(np.uint64).reshape(-1, 2)
+    halves = np.frombuffer(data, dtype=">u8").astype(np.uint64)
+    return halves.reshape(-1, 2)
+
+
+def _to_bytes(found: Tags) -> bytes:
+    return found.astype(">u8").tobytes()
+
+
+def _order_of(found: Tags) -> Places:
+    """The places of tags, ascending by value."""
+    high = found[:, 0]
+    low = found[:, 1]
+    return np.lexsort((low, high))
 
 
 def _is_ascending(found: Tags) -> bool:
-    high, low = found[:, 0], found[:, 1]
+    high = found[:, 0]
+    low = found[:, 1]
     is_higher = high[:-1] < high[1:]
     is_equal = high[:-1] == high[1:]
     is_low_higher = low[:-1] < low[1:]
-    return bool((is_higher | (is_equal & is_low_higher)).all())
+    ascends = is_higher | (is_equal & is_low_higher)
+    return bool(ascends.all())
+
+
+def _bits(data: bytes) -> NDArray[np.uint8]:
+    """An encoded bitmap's bits, those beyond its tags too."""
+    body = _checked(data, _bitmap_bytes)
+    octets = np.frombuffer(body, dtype=np.uint8)
+    return np.unpackbits(octets)
 
 
 def _count(number: int) -> bytes:
     return number.to_bytes(_COUNT_BYTES, "big")
+
+
+def _tags_bytes(n_tags: int) -> int:
+    return TAG_BYTES * n_tags
 
 
 def _bitmap_bytes(n_tags: int) -> int:
@@ -189,5 +240,7 @@ def _checked(data: bytes, length: Callable[[int], int]) -> bytes:
 
 def _violation(sentence: str) -> ProtocolViolation:
     return ProtocolViolation(
-        sentence, remedy="Nothing of it was used. Run the same version at all sides.", code="bad_message"
+        sentence,
+        remedy="Nothing of it was used. Run the same version at all sides.",
+        code="bad_message",
     )

@@ -1,57 +1,65 @@
-"""Computing on numbers that nobody sees: additive shares among the providers, triples dealt by the coordinator.
+"""Computing on numbers that nobody sees: additive shares among the providers, triples
+dealt by the coordinator.
 
-A number is the sum of one share per provider in Z_2^K, a boolean the exclusive or of one bit per provider. What a
-provider holds itself is shared as it stands: its value with it, zero with the others. Additions cost nothing. A product
-opens both factors behind a triple that is used once (Beaver 1991):
+A number is the sum of one share per provider in Z_2^K, a boolean the exclusive or of
+one bit per provider. What a provider holds itself is shared as it stands: its value
+with it, zero with the others. Additions cost nothing. A product opens both factors
+behind a triple that is used once (Beaver 1991):
 
     d = x - a,  e = y - b opened;   z_i = c_i + d b_i + e a_i  (+ d e at the first provider)
 
-The sign of a number: every provider shares the bits of its own share; carry-save adders bring them to two numbers, a
-tree of carries gives the highest bit of their sum. Results leave with a fresh sharing of zero added, from streams of
-the pair keys, so that shares say nothing but their sum.
+The sign of a number: every provider shares the bits of its own share; carry-save adders
+bring them to two numbers, a tree of carries gives the highest bit of their sum. Results
+leave with a fresh sharing of zero added, from streams of the pair keys, so that shares
+say nothing but their sum.
 
-What a provider sends is its share less a mask that the dealer alone knows, sealed against the dealer. So nobody learns
-anything of numbers in between as long as the coordinator conspires with no hospital; and `verify`, before a result is
-released, stops an order in which a false triple was dealt.
+What a provider sends is its share less a mask that the dealer alone knows, sealed
+against the dealer. So nobody learns anything of numbers in between as long as the
+coordinator conspires with no hospital; and `verify`, before a result is released, stops
+an order in which a false triple was dealt.
 
-Everything is a function of the keys, the inputs and what was dealt and opened: after a crash the same bytes are made.
+Everything is a function of the keys, the inputs and what was dealt and opened: after a
+crash the same bytes are made.
 
-`ring` has the arithmetic, `triples` what is dealt and how it is checked; `agents/statistics/shared_expression.py` calls
-this step by step, as `analytics/statistics/circuit.py` wrote the steps down. Decision 35.
+`ring` has the arithmetic, `triples` what is dealt and how it is checked, `result` what
+leaves at the end. `protocol/shares/shared_expression.py` calls this step by step, as
+`analytics/statistics/compiling.py` wrote the steps down. Decision 35.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import reduce
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analytics.arrays import Bools, Ints
 from protocol.errors import ProtocolViolation
 from protocol.shares import triples
+from protocol.shares.result import ResultShare
 from protocol.shares.ring import Limbs, Ring, Words, n_words, pack, unpack
 from protocol.shares.triples import SECURITY_BITS, BitTriples, Buckets
 from protocol.sums.masks import Stream
 
 SEED = 0
-"""What is dealt first, to every provider; number 1 + k is the correction of triples k, to the last provider."""
+"""What is dealt first, to every provider; number 1 + k is the correction of triples k,
+to the last provider.
+"""
 
 _CHALLENGE = b"consilium/sharing/challenge/1"
 _ORDER = b"consilium/sharing/order/1"
 _DIGEST = b"consilium/sharing/digest/1"
 _RESULT = b"consilium/sharing/result/1"
-_VERSION = 1
-_HEADER = struct.Struct(">BBHQQ")
 _CHALLENGE_LIMBS = 2  # r_j of the check of triples has 64 bits
 _DIGEST_BYTES = 8
 
 
 class Keys(Protocol):
-    """Of `protocol.sealing.Session`: keys of 32 bytes that are fresh for each run of an order."""
+    """Of `protocol.sealing.Session`: keys of 32 bytes that are fresh for each run of an
+    order.
+    """
 
     @property
     def me(self) -> int: ...
@@ -62,23 +70,34 @@ class Keys(Protocol):
 
 
 class Channel(Protocol):
-    """How one provider's messages travel. Numbers count from 0 within an order; each is used once."""
+    """How one provider's messages travel.
+
+    Numbers count from 0 within an order; each is used once.
+    """
 
     def open(self, number: int, data: bytes) -> Mapping[int, bytes]:
-        """Sends `data` to all other providers, sealed so that the coordinator cannot read it; all providers' data."""
+        """Sends `data` to all other providers, sealed so that the coordinator cannot
+        read it; all providers' data.
+        """
 
     def dealt(self, number: int) -> bytes:
-        """What the coordinator dealt to this provider, sealed or in clear: it knows it anyway."""
+        """What the coordinator dealt to this provider, sealed or in clear: it knows it
+        anyway.
+        """
 
 
 class Sharing:
-    """One provider's end of a computation on shares of at most `bits` bits, the sign included. Each provider has one.
+    """One provider's end of a computation on shares of at most `bits` bits, the sign
+    included. Each provider has one.
 
-    Numbers are uint32 (n_limbs, n), booleans uint64 (ceil(n / 64),). All providers make the same calls in the same
-    order. ProtocolViolation `dealt` or `opening` when a message has another length.
+    Numbers are uint32 (n_limbs, n), booleans uint64 (ceil(n / 64),). All providers make
+    the same calls in the same order. ProtocolViolation `dealt` or `opening` when a
+    message has another length.
     """
 
-    def __init__(self, keys: Keys, channel: Channel, *, providers: Sequence[int], bits: int) -> None:
+    def __init__(
+        self, keys: Keys, channel: Channel, *, providers: Sequence[int], bits: int
+    ) -> None:
         self.providers = tuple(providers)
         self.ring, self._larger_ring = rings(bits)
         self._keys = keys
@@ -86,9 +105,10 @@ class Sharing:
         self._me = keys.me
         self._n_opened = 0
         self._n_triples = 0
-        # What `verify` opens: this provider's shares of zero, unless a triple was false.
-        self._difference = 0
-        self._digest = 0
+        # What `verify` opens: this provider's shares of zero, unless a triple was
+        # false.
+        self._difference = 0  # of number triples, in the larger ring
+        self._digest = 0  # of bit triples, by exclusive or
         self._seed: bytes | None = None  # dealt; None until the first triple is needed
 
     @property
@@ -98,25 +118,34 @@ class Sharing:
 
     # Numbers
 
-    def number(self, values: NDArray[np.int64] | NDArray[np.object_] | None, count: int) -> Limbs:
-        """The shares of what one provider holds: its integers there, None at the others."""
-        return self.ring.zeros(count) if values is None else self.ring.encode(values)
+    def number(self, values: Ints | NDArray[np.object_] | None, count: int) -> Limbs:
+        """The shares of what one provider holds: its integers there, None at the
+        others.
+        """
+        if values is None:
+            return self.ring.zeros(count)
+        return self.ring.encode(values)
 
     def constant(self, value: int, count: int) -> Limbs:
         """The first provider holds what all know."""
-        numbers = self.ring.encode([value if self._is_first else 0])
-        return np.broadcast_to(numbers, (self.ring.n_limbs, count))
+        own_share = value if self._is_first else 0
+        column = self.ring.encode([own_share])
+        return np.broadcast_to(column, (self.ring.n_limbs, count))
 
     def linear(self, terms: Iterable[tuple[Limbs, int]], constant: Limbs) -> Limbs:
         """constant + sum of factor * number."""
         total = constant
         for number, factor in terms:
-            total = self.ring.add(total, self.ring.scale(number, factor))
+            scaled = self.ring.scale(number, factor)
+            total = self.ring.add(total, scaled)
         return total
 
     def product(self, x: Limbs, y: Limbs) -> Limbs:
-        """x y, by a triple per element; the check of the triples is added to what `verify` opens."""
-        ring, larger = self.ring, self._larger_ring
+        """x y, by a triple per element; the check of the triples is added to what
+        `verify` opens.
+        """
+        ring = self.ring
+        larger = self._larger_ring
         count = x.shape[1]
         index = self._next_triples()
         dealt = triples.number_triples(
@@ -127,24 +156,35 @@ class Sharing:
             count=count,
             correction=self._dealt_correction(index),
         )
-        # r_j from the group key, which the dealer lacks: it cannot deal false triples that fit.
-        challenge = self._group_stream(_CHALLENGE, index).words(count)
-        by_row = challenge.astype("<u8", copy=False).view("<u4").reshape(-1, _CHALLENGE_LIMBS)
-        r = np.ascontiguousarray(by_row.T).astype(np.uint32, copy=False)
-        # rho_j = r_j a_j - a'_j, opened together with d = x - a and e = y - b (Damgard et al. 2012).
+        r = self._challenge(index, count)
+        # rho_j = r_j a_j - a'_j, opened together with d = x - a and e = y - b (Damgard
+        # et al. 2012).
+        own_d = ring.subtract(x, dealt.a)
+        own_e = ring.subtract(y, dealt.b)
+        own_rho = larger.subtract(larger.multiply(r, dealt.a), dealt.check_a)
         d, e, rho = self._open_numbers(
-            _Hidden(ring, ring.subtract(x, dealt.a)),
-            _Hidden(ring, ring.subtract(y, dealt.b)),
-            _Hidden(larger, larger.subtract(larger.multiply(r, dealt.a), dealt.check_a)),
+            _Hidden(ring, own_d), _Hidden(ring, own_e), _Hidden(larger, own_rho)
         )
         # sum_j r_j c_j - c'_j - rho_j b_j is zero for true triples.
         self._difference += larger.total(larger.multiply(r, dealt.c))
         self._difference -= larger.total(dealt.check_c)
         self._difference -= larger.total(larger.multiply(rho, dealt.b))
-        # z_i = c_i + d b_i + e a_i (Beaver 1991); the first provider's e (a_i + d) adds d e once.
-        beside_e = ring.add(dealt.a, d) if self._is_first else dealt.a
+        # z_i = c_i + d b_i + e a_i (Beaver 1991); the first provider's e (a_i + d) adds
+        # d e once.
         z = ring.add(dealt.c, ring.multiply(d, dealt.b))
+        beside_e = dealt.a
+        if self._is_first:
+            beside_e = ring.add(dealt.a, d)
         return ring.add(z, ring.multiply(e, beside_e))
+
+    def _challenge(self, index: int, count: int) -> Limbs:
+        """r_j of 64 bits for each of triples number `index`: uint32 (2, count)."""
+        # From the group key, which the dealer lacks: it cannot deal false triples that
+        # fit.
+        words = self._group_stream(_CHALLENGE, index).words(count)
+        halves = words.astype("<u8", copy=False).view("<u4")
+        by_row = halves.reshape(-1, _CHALLENGE_LIMBS)
+        return np.ascontiguousarray(by_row.T).astype(np.uint32, copy=False)
 
     def total(self, x: Limbs) -> int:
         """This provider's share of the sum over all elements."""
@@ -152,7 +192,7 @@ class Sharing:
 
     # Booleans
 
-    def boolean(self, values: NDArray[np.bool_] | None, count: int) -> Words:
+    def boolean(self, values: Bools | None, count: int) -> Words:
         """The shares of what one provider holds."""
         if values is None:
             return np.zeros(n_words(count), dtype=np.uint64)
@@ -161,75 +201,108 @@ class Sharing:
     def exclusive(self, bits: Iterable[Words], *, constant: bool) -> Words:
         """constant xor all of `bits`: as a sum, each provider's shares for itself."""
         total = reduce(np.bitwise_xor, bits)
-        return ~total if constant and self._is_first else total
+        if constant and self._is_first:
+            return ~total
+        return total
 
     def conjunction(self, x: Words, y: Words) -> Words:
         """x & y, by a checked bit triple per element."""
-        return self._and(self._bit_triples(x.size), x, y)
+        pool = self._bit_triples(x.size)
+        return self._and(pool, x, y)
 
     def is_negative(self, x: Limbs, width: int) -> Words:
         """Whether -2^(width - 1) <= x < 0; x must be below 2^(width - 1) in size."""
-        planes = self.ring.planes(x, width)
-        # x is the sum of the providers' own shares, each of which one provider knows bit by bit.
-        others = np.zeros_like(planes)
-        numbers = [planes if provider == self._me else others for provider in self.providers]
-        if len(numbers) == 1:
-            sign: Words = planes[-1]
+        own = self.ring.planes(x, width)
+        if len(self.providers) == 1:
+            sign: Words = own[-1]
             return sign
-        n_needed = n_conjunctions(width, len(numbers)) * planes.shape[1]
-        pool = self._bit_triples(n_needed)
+        # x is the sum of the providers' own shares, each of which one provider knows
+        # bit by bit: it shares the bits as they stand, the others zeros.
+        zeros = np.zeros_like(own)
+        numbers: list[Words] = []
+        for provider in self.providers:
+            numbers.append(own if provider == self._me else zeros)
+        n_words_by_plane = own.shape[1]
+        n_planes = n_conjunctions(width, len(numbers))
+        pool = self._bit_triples(n_planes * n_words_by_plane)
+        # A carry-save adder makes two numbers of three.
         while len(numbers) > 2:
             first, second, third, *rest = numbers
-            numbers = [*rest, *self._save_carries(pool, first, second, third)]
-        # The highest bit of the sum of two numbers: both highest bits and the carry into it.
+            parity, majority = self._save_carries(pool, first, second, third)
+            numbers = [*rest, parity, majority]
+        # The highest bit of the sum of two numbers: both highest bits and the carry
+        # into it.
         left, right = numbers
         made = self._and(pool, left[:-1], right[:-1])
         passed = left[:-1] ^ right[:-1]
-        highest: Words = left[-1] ^ right[-1] ^ self._carry(pool, made, passed)
+        carry = self._carry(pool, made, passed)
+        highest: Words = left[-1] ^ right[-1] ^ carry
         return highest
 
     def part(self, bits: Words, provider: int, count: int) -> Limbs:
         """`provider`'s own share of booleans, as its numbers 0 and 1."""
-        own = unpack(bits, count).astype(np.int64) if provider == self._me else None
+        if provider != self._me:
+            return self.number(None, count)
+        own = unpack(bits, count).astype(np.int64)
         return self.number(own, count)
 
-    def _save_carries(self, pool: _Pool, x: Words, y: Words, z: Words) -> tuple[Words, Words]:
+    def _save_carries(
+        self, pool: _Pool, x: Words, y: Words, z: Words
+    ) -> tuple[Words, Words]:
         """x + y + z = (x ^ y ^ z) + 2 majority(x, y, z)."""
-        # majority = ((x ^ z) & (y ^ z)) ^ z takes one `and`; its highest bit would be carried out of the width.
-        differs = self._and(pool, (x ^ z)[:-1], (y ^ z)[:-1])
-        majority = differs ^ z[:-1]
+        # majority = ((x ^ z) & (y ^ z)) ^ z takes one `and`; its highest bit would be
+        # carried out of the width.
+        x_differs = (x ^ z)[:-1]
+        y_differs = (y ^ z)[:-1]
+        majority = self._and(pool, x_differs, y_differs) ^ z[:-1]
+        # Twice the majority: its bits move up by one.
         lowest = np.zeros_like(x[:1])
-        return x ^ y ^ z, np.concatenate([lowest, majority])
+        doubled = np.concatenate([lowest, majority])
+        return x ^ y ^ z, doubled
 
     def _carry(self, pool: _Pool, made: Words, passed: Words) -> Words:
-        """The carry out of the highest bit, of which each bit makes one or passes one on (Brent and Kung 1982)."""
+        """The carry out of the highest bit, of which each bit makes one or passes one
+        on (Brent and Kung 1982).
+        """
         while len(made) > 1:
             n_pairs = len(made) // 2
-            upper = slice(1, 2 * n_pairs, 2)
-            lower = slice(0, 2 * n_pairs, 2)
-            # Of a pair: made = upper made ^ (upper passed & lower made), passed = upper passed & lower passed.
+            n_paired = 2 * n_pairs
+            upper = slice(1, n_paired, 2)
+            lower = slice(0, n_paired, 2)
+            # Of a pair: made = upper made ^ (upper passed & lower made), passed = upper
+            # passed & lower passed. Both conjunctions are opened in one message.
             both = self._and(
                 pool,
                 np.concatenate([passed[upper], passed[upper]]),
                 np.concatenate([made[lower], passed[lower]]),
             )
-            unpaired = slice(2 * n_pairs, None)
-            made = np.concatenate([made[upper] ^ both[:n_pairs], made[unpaired]])
-            passed = np.concatenate([both[n_pairs:], passed[unpaired]])
+            pair_made = made[upper] ^ both[:n_pairs]
+            pair_passed = both[n_pairs:]
+            # Of an odd number the highest stays alone until the next step.
+            made = np.concatenate([pair_made, made[n_paired:]])
+            passed = np.concatenate([pair_passed, passed[n_paired:]])
         carry: Words = made[0]
         return carry
 
     def _and(self, pool: _Pool, x: Words, y: Words) -> Words:
-        """x & y: z_i = c_i ^ (d & b_i) ^ (e & a_i), d = x ^ a and e = y ^ b opened; d & e once (Beaver 1991)."""
+        """x & y: z_i = c_i ^ (d & b_i) ^ (e & a_i) (Beaver 1991).
+
+        d = x ^ a and e = y ^ b are opened; the first provider adds d & e, once.
+        """
         dealt = pool.take(x.size)
-        d, e = self._open_words(x.ravel() ^ dealt.a, y.ravel() ^ dealt.b)
+        own_d = x.ravel() ^ dealt.a
+        own_e = y.ravel() ^ dealt.b
+        d, e = self._open_words(own_d, own_e)
         z: Words = dealt.c ^ (d & dealt.b) ^ (e & dealt.a)
         if self._is_first:
             z = z ^ (d & e)
         return z.reshape(x.shape)
 
     def _bit_triples(self, count: int) -> _Pool:
-        """`count` words of triples, each checked against those of its bucket; what `verify` opens is added to."""
+        """`count` words of triples, each checked against those of its bucket.
+
+        What `verify` opens is added to.
+        """
         index = self._next_triples()
         buckets = Buckets.of(count)
         dealt = triples.bit_triples(
@@ -239,39 +312,59 @@ class Sharing:
             count=buckets.n_dealt,
             correction=self._dealt_correction(index),
         )
-        # The order is from the group key, which the dealer lacks: it cannot put its false words into one bucket.
-        order = triples.uniform_order(self._group_stream(_ORDER, index), buckets.n_dealt)
+        # The order is from the group key, which the dealer lacks: it cannot put its
+        # false words into one bucket.
+        stream = self._group_stream(_ORDER, index)
+        order = triples.uniform_order(stream, buckets.n_dealt)
         shuffled = BitTriples(dealt.a[order], dealt.b[order], dealt.c[order])
         opened = shuffled[: buckets.size]
-        first, *others = [
-            shuffled[start : start + buckets.n_buckets]
-            for start in range(buckets.size, buckets.n_dealt, buckets.n_buckets)
-        ]
+        # Behind those that are opened, the first of all buckets, then the second, ...
+        members = []
+        for start in range(buckets.size, buckets.n_dealt, buckets.n_buckets):
+            end = start + buckets.n_buckets
+            members.append(shuffled[start:end])
+        first, *others = members
         self._check_bits(index, first, others, opened=opened)
         return _Pool(first)
 
     def _check_bits(
-        self, index: int, first: BitTriples, others: list[BitTriples], *, opened: BitTriples
+        self,
+        index: int,
+        first: BitTriples,
+        others: list[BitTriples],
+        *,
+        opened: BitTriples,
     ) -> None:
-        """Shares that add up to zero for true triples: of those opened c ^ (a & b), of the others, against the first
-        of their bucket, c_1 ^ c_k ^ (d & b_k) ^ (e & a_k) ^ (d & e), d = a_1 ^ a_k and e = b_1 ^ b_k opened.
+        """Adds to the digest what is zero in the sum over providers if all are true.
+
+        Of the triples that are opened it is c ^ (a & b); of the others, against the
+        first of their bucket, c_1 ^ c_k ^ (d & b_k) ^ (e & a_k) ^ (d & e), with d = a_1
+        ^ a_k and e = b_1 ^ b_k opened.
         """
-        differences: list[Words] = []
+        own_differences: list[Words] = []
         for other in others:
-            differences += [first.a ^ other.a, first.b ^ other.b]
-        a, b, *differences = self._open_words(opened.a, opened.b, *differences)
-        found = [opened.c ^ (a & b) if self._is_first else opened.c]
-        opened_pairs = zip(differences[::2], differences[1::2], strict=True)
-        for other, (d, e) in zip(others, opened_pairs, strict=True):
+            own_differences.append(first.a ^ other.a)
+            own_differences.append(first.b ^ other.b)
+        # All in one message: a and b of the opened, then d and e of each other.
+        a, b, *differences = self._open_words(opened.a, opened.b, *own_differences)
+        found = [opened.c]
+        if self._is_first:
+            found = [opened.c ^ (a & b)]
+        all_d = differences[::2]
+        all_e = differences[1::2]
+        for other, d, e in zip(others, all_d, all_e, strict=True):
             z = first.c ^ other.c ^ (d & other.b) ^ (e & other.a)
-            found.append(z ^ (d & e) if self._is_first else z)
+            if self._is_first:
+                z = z ^ (d & e)
+            found.append(z)
         stream = self._group_stream(_DIGEST, index)
         self._digest ^= triples.linear_digest(stream, np.concatenate(found))
 
     # Verification and results
 
     def verify(self) -> None:
-        """Stops the order, with ProtocolViolation `false_triple`, unless all triples used so far were true.
+        """Stops the order, with ProtocolViolation `false_triple`, unless all triples
+        used so far were true.
 
         Run before a result is released.
         """
@@ -279,11 +372,12 @@ class Sharing:
             return
         ring = self._larger_ring
         own_difference = ring.to_bytes(ring.encode([self._difference]))
-        own_digest = np.array([self._digest], dtype=np.uint64).astype("<u8").tobytes()
+        own_digest = self._digest.to_bytes(_DIGEST_BYTES, "little")
         difference = ring.zeros(1)
         digest = 0
         for data in self._open(own_difference + own_digest):
-            difference = ring.add(difference, ring.from_bytes(data[:-_DIGEST_BYTES], 1))
+            share = ring.from_bytes(data[:-_DIGEST_BYTES], 1)
+            difference = ring.add(difference, share)
             digest ^= int.from_bytes(data[-_DIGEST_BYTES:], "little")
         if difference.any() or digest:
             raise ProtocolViolation(
@@ -293,17 +387,24 @@ class Sharing:
             )
 
     def result(self, numbers: Limbs, bits: Words, *, n_rows: int) -> ResultShare:
-        """Numbers (n_limbs, m) and booleans (q, ceil(n_rows / 64)) that say nothing without the other providers'."""
+        """Numbers (n_limbs, m) and booleans (q, ceil(n_rows / 64)).
+
+        They say nothing without the other providers': a fresh sharing of zero is added.
+        """
         words = bits
         for peer in self.providers:
             if peer == self._me:
                 continue
-            stream = Stream(self._keys.pair_key(peer, b"sharing/result"), _RESULT, b"")
+            pair_key = self._keys.pair_key(peer, b"sharing/result")
+            stream = Stream(pair_key, _RESULT, b"")
             # The two ends of a pair: one adds the mask, the other takes it off.
             mask = self.ring.draw(stream, numbers.shape[1])
-            combine = self.ring.add if self._me < peer else self.ring.subtract
-            numbers = combine(numbers, mask)
-            words = words ^ stream.words(bits.size).reshape(bits.shape)
+            if self._me < peer:
+                numbers = self.ring.add(numbers, mask)
+            else:
+                numbers = self.ring.subtract(numbers, mask)
+            word_mask = stream.words(bits.size).reshape(bits.shape)
+            words = words ^ word_mask
         return ResultShare(n_rows, numbers, words)
 
     # Messages
@@ -316,7 +417,8 @@ class Sharing:
             return [data]
         found = self._channel.open(number, data)
         is_complete = set(found) == set(self.providers)
-        if not is_complete or any(len(other) != len(data) for other in found.values()):
+        lengths = {len(other) for other in found.values()}
+        if not is_complete or lengths != {len(data)}:
             raise ProtocolViolation(
                 "A provider's opening is missing, or has another length.",
                 remedy="All sides must run the same version of Consilium.",
@@ -326,27 +428,32 @@ class Sharing:
 
     def _open_numbers(self, *hidden: _Hidden) -> list[Limbs]:
         """The numbers of which all providers hold these shares, in one message each."""
-        found = self._open(b"".join(ring.to_bytes(share) for ring, share in hidden))
+        own = b"".join(ring.to_bytes(share) for ring, share in hidden)
+        found = self._open(own)
         opened = []
         start = 0
         for ring, share in hidden:
             count = share.shape[1]
             end = start + ring.n_bytes(count)
-            shares = (ring.from_bytes(data[start:end], count) for data in found)
+            shares = [ring.from_bytes(data[start:end], count) for data in found]
             opened.append(reduce(ring.add, shares))
             start = end
         return opened
 
     def _open_words(self, *shares: Words) -> list[Words]:
         """The same of booleans, which add up by exclusive or."""
-        found = self._open(np.concatenate(shares).astype("<u8", copy=False).tobytes())
-        total = np.bitwise_xor.reduce([np.frombuffer(data, dtype="<u8") for data in found])
+        own = np.concatenate(shares).astype("<u8", copy=False)
+        found = self._open(own.tobytes())
+        parts = [np.frombuffer(data, dtype="<u8") for data in found]
+        total = np.bitwise_xor.reduce(parts).astype(np.uint64, copy=False)
         ends = np.cumsum([share.size for share in shares])
-        return np.split(total.astype(np.uint64, copy=False), ends[:-1])
+        return np.split(total, ends[:-1])
 
     def _next_triples(self) -> int:
+        """The number of the triples that are used next."""
+        index = self._n_triples
         self._n_triples += 1
-        return self._n_triples - 1
+        return index
 
     def _dealt_seed(self) -> bytes:
         """What all of this provider's shares are made from, but for the corrections."""
@@ -355,13 +462,17 @@ class Sharing:
         return self._seed
 
     def _dealt_correction(self, index: int) -> bytes | None:
-        """The last provider's shares of c of triples number `index`; the others make theirs themselves."""
+        """The last provider's shares of c of triples number `index`.
+
+        The others make theirs themselves.
+        """
         if self._me != self.providers[-1]:
             return None
         return self._channel.dealt(1 + index)
 
     def _group_stream(self, tag: bytes, index: int) -> Stream:
-        return Stream(self._keys.group_key(b"sharing/check"), tag, b"%d" % index)
+        group_key = self._keys.group_key(b"sharing/check")
+        return Stream(group_key, tag, b"%d" % index)
 
 
 class _Hidden(NamedTuple):
@@ -372,7 +483,10 @@ class _Hidden(NamedTuple):
 
 
 class _Pool:
-    """Checked bit triples, each handed out once: used twice, two openings would show a difference of inputs."""
+    """Checked bit triples, each handed out once.
+
+    Used twice, two openings would show a difference of inputs.
+    """
 
     def __init__(self, dealt: BitTriples) -> None:
         self._dealt = dealt
@@ -380,24 +494,32 @@ class _Pool:
 
     def take(self, count: int) -> BitTriples:
         start = self._n_taken
-        self._n_taken += count
-        assert self._n_taken <= self._dealt.a.size  # n_conjunctions counts what `is_negative` takes
-        return self._dealt[start : self._n_taken]
+        end = start + count
+        # n_conjunctions counts what `is_negative` takes.
+        assert end <= self._dealt.a.size
+        self._n_taken = end
+        return self._dealt[start:end]
 
 
 def rings(bits: int) -> tuple[Ring, Ring]:
-    """The ring of numbers, and the one in which triples are checked, 40 bits larger. All parties run it alike."""
+    """The ring of numbers, and the one in which triples are checked, 40 bits larger.
+
+    All parties run it alike.
+    """
     numbers = Ring.of_bits(bits)
     return numbers, Ring.of_bits(numbers.bits + SECURITY_BITS)
 
 
 def n_conjunctions(width: int, n_providers: int) -> int:
-    """How many `and` of bit planes the sign of numbers of `width` bits takes. Providers and dealer run it alike."""
+    """How many `and` of bit planes the sign of numbers of `width` bits takes.
+
+    Providers and dealer run it alike.
+    """
     if n_providers == 1:
         return 0
     below_highest = width - 1
-    # `is_negative`: each carry-save adder takes one number away, until two are left, and then their `made`;
-    # the tree of carries takes two for each pair.
+    # `is_negative`: each carry-save adder takes one number away, until two are left,
+    # and then their `made`; the tree of carries takes two for each pair.
     total = below_highest * (n_providers - 1)
     left = below_highest
     while left > 1:
@@ -405,61 +527,3 @@ def n_conjunctions(width: int, n_providers: int) -> int:
         total += 2 * n_pairs
         left -= n_pairs
     return total
-
-
-@dataclass(frozen=True)
-class ResultShare:
-    """A provider to a receiver, sealed to it: its shares of the result's numbers and booleans.
-
-    Encoded: version (1), q (1), n_limbs (2), n_rows (8), m (8), big-endian; then both arrays, little-endian.
-
-    Disclosure: uniform but for the sum over all providers, which is the result.
-    """
-
-    n_rows: int
-    numbers: Limbs  # uint32 (n_limbs, m)
-    bits: Words  # uint64 (q, ceil(n_rows / 64))
-
-    def encode(self) -> bytes:
-        n_limbs, n_numbers = self.numbers.shape
-        header = _HEADER.pack(_VERSION, len(self.bits), n_limbs, self.n_rows, n_numbers)
-        numbers = Ring(n_limbs).to_bytes(self.numbers)
-        bits = self.bits.astype("<u8").tobytes()
-        return header + numbers + bits
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        if len(data) < _HEADER.size:
-            raise _bad_share("is shorter than its header")
-        version, n_booleans, n_limbs, n_rows, n_numbers = _HEADER.unpack_from(data)
-        end = _HEADER.size + 4 * n_limbs * n_numbers
-        length = end + 8 * n_booleans * n_words(n_rows)
-        if version != _VERSION or not n_limbs or len(data) != length:
-            raise _bad_share("is not of this version, or not as long as its header says")
-        numbers = Ring(n_limbs).from_bytes(data[_HEADER.size : end], n_numbers)
-        bits = np.frombuffer(data[end:], dtype="<u8").reshape(n_booleans, n_words(n_rows))
-        return cls(n_rows, numbers, bits.astype(np.uint64, copy=False))
-
-
-def open_result(shares: Sequence[ResultShare]) -> tuple[list[int], NDArray[np.bool_]]:
-    """The numbers, and booleans (q, n_rows), of all providers' shares. A receiver runs it.
-
-    ProtocolViolation `result_share` when they do not belong together.
-    """
-    sizes = {(share.n_rows, share.numbers.shape, share.bits.shape) for share in shares}
-    if len(sizes) != 1:
-        raise _bad_share("is of another result than the others")
-    n_rows = shares[0].n_rows
-    ring = Ring(len(shares[0].numbers))
-    numbers = ring.decode(reduce(ring.add, (share.numbers for share in shares)))
-    bits = np.bitwise_xor.reduce([share.bits for share in shares])
-    rows = [unpack(row, n_rows) for row in bits]
-    return numbers, np.array(rows, dtype=bool).reshape(len(bits), n_rows)
-
-
-def _bad_share(what: str) -> ProtocolViolation:
-    return ProtocolViolation(
-        f"A provider's share of the result {what}.",
-        remedy="Use one version of Consilium at all parties.",
-        code="result_share",
-    )

@@ -1,27 +1,32 @@
-"""Random products that the coordinator deals to the providers, and how they find out whether it dealt true ones.
+"""Random products that the coordinator deals to the providers, and how they find out
+whether it dealt true ones.
 
-A triple is a, b and c = a b, each the sum (of bits: the exclusive or) of one share per provider. All shares are
-streams of a 32-byte seed per provider but the last one's shares of c, which the dealer computes and sends:
+A triple is a, b and c = a b, each the sum (of bits: the exclusive or) of one share per
+provider. All shares are streams of a 32-byte seed per provider but the last one's
+shares of c, which the dealer computes and sends:
 
     number triples   a, b, c, and for the check a', c' with c' = a' b         in Z_2^(K + 40)
     bit triples      a, b, c, 64 in a word; B N + B words for N checked ones
 
-A dealer of false triples learns nothing, since openings are sealed among the providers; it could shift a result. So
-every triple that is used is checked against others that are then thrown away.
+A dealer of false triples learns nothing, since openings are sealed among the providers;
+it could shift a result. So every triple that is used is checked against others that are
+then thrown away.
 
-Numbers (Damgard et al. 2012, in the larger ring of Cramer et al. 2018). With r_j of 64 bits that the dealer cannot
-know, and rho_j = r_j a_j - a'_j opened,
+Numbers (Damgard et al. 2012, in the larger ring of Cramer et al. 2018). With r_j of 64
+bits that the dealer cannot know, and rho_j = r_j a_j - a'_j opened,
 
     sum_j r_j c_j - c'_j - rho_j b_j = sum_j r_j delta_j - delta'_j = 0 mod 2^(K + 40),   delta_j = c_j - a_j b_j
 
 holds for some delta_j != 0 mod 2^K with probability 2^-40 at most.
 
-Bits (Furukawa, Lindell, Nof, Weinstein 2017). In an order that the dealer cannot know, B words are opened and the
-others stand in N buckets of B; in each, the first is checked against the rest. That t buckets hold false words only,
-and the others true ones, which alone passes, has probability C(N, t) / C(B N + B, B t): largest at t = 1, and below
+Bits (Furukawa, Lindell, Nof, Weinstein 2017). In an order that the dealer cannot know,
+B words are opened and the others stand in N buckets of B; in each, the first is checked
+against the rest. That t buckets hold false words only, and the others true ones, which
+alone passes, has probability C(N, t) / C(B N + B, B t): largest at t = 1, and below
 2^-40 by the choice of B.
 
-The coordinator's flow deals in `tasks/coordinator/dealing.py`; the providers use and check triples in `sharing`.
+The coordinator's flow deals in `tasks/coordinator/dealing.py`; the providers use and
+check triples in `sharing`.
 
 Decision 35.
 """
@@ -33,8 +38,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from analytics.arrays import Places
 from protocol.errors import ProtocolViolation
 from protocol.shares.ring import Limbs, Ring, Words
 from protocol.sums.masks import KEY_BYTES, Stream
@@ -49,7 +54,10 @@ _BLOCK_BYTES = 512
 
 @dataclass(frozen=True)
 class NumberTriples:
-    """One provider's shares of a, b, c = a b and of the check's a', c' = a' b: each (n_limbs, n) of the larger ring."""
+    """One provider's shares of a, b, c = a b and of the check's a', c' = a' b.
+
+    Each is (n_limbs, n) of the larger ring.
+    """
 
     a: Limbs
     b: Limbs
@@ -71,13 +79,21 @@ class BitTriples:
 
 
 def number_triples(
-    seed: bytes, index: int, *, provider: int, ring: Ring, count: int, correction: bytes | None
+    seed: bytes,
+    index: int,
+    *,
+    provider: int,
+    ring: Ring,
+    count: int,
+    correction: bytes | None,
 ) -> NumberTriples:
-    """`provider`'s triples number `index` of an order. That provider runs it, and the dealer for all.
+    """`provider`'s triples number `index` of an order. That provider runs it, and the
+    dealer for all.
 
-    `seed` is 32 bytes, another for each provider; `correction` what `number_correction` gives, 8 n_limbs `count` bytes,
-    for the last provider, None for the others. The user id is part of the stream: a dealer that gives two providers one
-    seed gives them no common mask.
+    `seed` is 32 bytes, another for each provider; `correction` what `number_correction`
+    gives, 8 n_limbs `count` bytes, for the last provider, None for the others. The user
+    id is part of the stream: a dealer that gives two providers one seed gives them no
+    common mask.
 
     ProtocolViolation `dealt` when seed or correction have another length.
     """
@@ -96,16 +112,27 @@ def number_triples(
     return NumberTriples(a, b, c, check_a, check_c)
 
 
-def number_correction(seeds: Mapping[int, bytes], index: int, *, ring: Ring, count: int) -> bytes:
-    """The last provider's shares of c and c'. The dealer runs it, with the seeds of all, in their order."""
-    a, b, c = ring.zeros(count), ring.zeros(count), ring.zeros(count)
-    check_a, check_c = ring.zeros(count), ring.zeros(count)
-    last = list(seeds)[-1]
+def number_correction(
+    seeds: Mapping[int, bytes], index: int, *, ring: Ring, count: int
+) -> bytes:
+    """The last provider's shares of c and c'.
+
+    The dealer runs it, with the seeds of all, in their order.
+    """
+    a = ring.zeros(count)
+    b = ring.zeros(count)
+    c = ring.zeros(count)
+    check_a = ring.zeros(count)
+    check_c = ring.zeros(count)
+    *_, last = seeds
     for provider, seed in seeds.items():
-        dealt = number_triples(seed, index, provider=provider, ring=ring, count=count, correction=None)
+        dealt = number_triples(
+            seed, index, provider=provider, ring=ring, count=count, correction=None
+        )
         a = ring.add(a, dealt.a)
         b = ring.add(b, dealt.b)
         check_a = ring.add(check_a, dealt.check_a)
+        # The last provider's c is what is wanted here, not its stream's.
         if provider != last:
             c = ring.add(c, dealt.c)
             check_c = ring.add(check_c, dealt.check_c)
@@ -118,34 +145,43 @@ def number_correction(seeds: Mapping[int, bytes], index: int, *, ring: Ring, cou
 def bit_triples(
     seed: bytes, index: int, *, provider: int, count: int, correction: bytes | None
 ) -> BitTriples:
-    """`provider`'s `count` words of bit triples number `index`. Same roles and errors as `number_triples`.
+    """`provider`'s `count` words of bit triples number `index`.
 
-    `seed` is 32 bytes, `correction` 8 `count` bytes of `bit_correction` for the last provider, None for the others.
+    Same roles and errors as `number_triples`. `seed` is 32 bytes, `correction` 8
+    `count` bytes of `bit_correction` for the last provider, None for the others.
     """
     stream = _stream(seed, _BITS, index, provider)
     a = stream.words(count)
     b = stream.words(count)
     if correction is None:
-        return BitTriples(a, b, stream.words(count))
-    _require_length(correction, 8 * count)
-    c = np.frombuffer(correction, dtype="<u8").astype(np.uint64, copy=False)
+        c = stream.words(count)
+    else:
+        _require_length(correction, 8 * count)
+        c = np.frombuffer(correction, dtype="<u8").astype(np.uint64, copy=False)
     return BitTriples(a, b, c)
 
 
 def bit_correction(seeds: Mapping[int, bytes], index: int, *, count: int) -> bytes:
-    """The last provider's shares of c. The dealer runs it, with the seeds of all, in their order."""
+    """The last provider's shares of c.
+
+    The dealer runs it, with the seeds of all, in their order.
+    """
     a = np.zeros(count, dtype=np.uint64)
     b = np.zeros(count, dtype=np.uint64)
     c = np.zeros(count, dtype=np.uint64)
-    last = list(seeds)[-1]
+    *_, last = seeds
     for provider, seed in seeds.items():
-        dealt = bit_triples(seed, index, provider=provider, count=count, correction=None)
+        dealt = bit_triples(
+            seed, index, provider=provider, count=count, correction=None
+        )
         a ^= dealt.a
         b ^= dealt.b
         if provider != last:
             c ^= dealt.c
+    # c_last = (a & b) ^ the others' c
     last_c = (a & b) ^ c
-    return bytes(last_c.astype("<u8", copy=False).tobytes())
+    little = last_c.astype("<u8", copy=False)
+    return bytes(little.tobytes())
 
 
 @dataclass(frozen=True)
@@ -157,14 +193,17 @@ class Buckets:
 
     @classmethod
     def of(cls, n_words: int) -> Buckets:
-        """For at least `n_words` checked words: the smallest B with N / C(N B, B) <= 2^-40.
+        """For at least `n_words` checked words: the smallest B with N / C(N B, B) <=
+        2^-40.
 
         >>> Buckets.of(2**19).size, Buckets.of(1).size
         (3, 5)
         """
         n_buckets = max(n_words, FEWEST_WORDS)
         size = 2
-        while math.comb(n_buckets * size, size) < n_buckets << SECURITY_BITS:
+        # N / C(N B, B) <= 2^-40 without a fraction: C(N B, B) >= N 2^40
+        least = n_buckets << SECURITY_BITS
+        while math.comb(n_buckets * size, size) < least:
             size += 1
         return cls(n_buckets, size)
 
@@ -174,44 +213,56 @@ class Buckets:
         return self.n_buckets * self.size + self.size
 
 
-def uniform_order(stream: Stream, count: int) -> NDArray[np.intp]:
-    """A uniform order of `count` places, as `Stream.permutation` gives, in a sixth of the time for millions.
+def uniform_order(stream: Stream, count: int) -> Places:
+    """A uniform order of `count` places.
 
-    Every provider runs it, on a stream of the group key, `count` below 2^32.
-    Sorted are words whose low bits are the places; those whose random bits are equal are put in order by fresh words.
+    As `Stream.permutation` gives, in a sixth of the time for millions. Every provider
+    runs it, on a stream of the group key, `count` below 2^32. Sorted are words whose
+    low bits are the places; those whose random bits are equal are put in order by fresh
+    words.
     """
     place_bits = np.uint64(count.bit_length())
     places = np.arange(count, dtype=np.uint64)
     random = stream.words(count) >> place_bits
-    keys = np.sort(random << place_bits | places)
+    keys = random << place_bits | places
+    keys.sort()
     place_mask = (np.uint64(1) << place_bits) - np.uint64(1)
     order = (keys & place_mask).astype(np.intp)
     # Runs of equal random bits stand in the order of their places, which is not random.
     sorted_random = keys >> place_bits
-    begins_run = np.concatenate([[True], sorted_random[1:] != sorted_random[:-1]])
+    is_new = sorted_random[1:] != sorted_random[:-1]
+    begins_run = np.concatenate([[True], is_new])
     ends_run = np.append(begins_run[1:], True)
-    tied = np.flatnonzero(~(begins_run & ends_run))
+    is_alone = begins_run & ends_run
+    tied = np.flatnonzero(~is_alone)
+    # Within each run the places are put in the order of fresh words.
     run = np.cumsum(begins_run)[tied]
-    fresh = np.lexsort((stream.words(tied.size), run))
+    fresh_words = stream.words(tied.size)
+    fresh = np.lexsort((fresh_words, run))
     order[tied] = order[tied[fresh]]
     return order
 
 
 def linear_digest(stream: Stream, words: Words) -> int:
-    """64 bits of uint64 (n,): a random map that is linear over exclusive or; words that are not all zero give zero
-    with probability 2^-61 at most. Every provider runs it on its shares, on a stream of the group key.
+    """64 bits of uint64 (n,), by a random map that is linear over exclusive or.
 
-    Blocks of 512 bytes become one word by tables, one per place, again and again until one word is left.
+    Words that are not all zero give zero with probability 2^-61 at most. Every provider
+    runs it on its shares, on a stream of the group key.
+
+    Blocks of 512 bytes become one word by tables, one per place, again and again until
+    one word is left.
     """
     words_per_block = _BLOCK_BYTES // 8
     while True:
-        n_blocks = -(-max(words.size, 1) // words_per_block)
+        n_blocks = max(1, math.ceil(words.size / words_per_block))
         padded = np.zeros(n_blocks * words_per_block, dtype="<u8")
         padded[: words.size] = words
-        octets_by_place = np.ascontiguousarray(padded.view(np.uint8).reshape(-1, _BLOCK_BYTES).T)
+        octets = padded.view(np.uint8).reshape(n_blocks, _BLOCK_BYTES)
+        # Place by place beside each other, so that a table serves all blocks at once.
+        octets_by_place = np.ascontiguousarray(octets.T)
         words = np.zeros(n_blocks, dtype=np.uint64)
-        for table, octets in zip(_tables(stream), octets_by_place, strict=True):
-            words ^= table[octets]
+        for table, at_place in zip(_tables(stream), octets_by_place, strict=True):
+            words ^= table[at_place]
         if words.size == 1:
             return int(words[0])
 
@@ -220,10 +271,12 @@ def _tables(stream: Stream) -> Words:
     """For each place of a block the words of all 256 bytes: uint64 (512, 256)."""
     basis = stream.words(8 * _BLOCK_BYTES).reshape(_BLOCK_BYTES, 8)
     tables = np.zeros((_BLOCK_BYTES, 256), dtype=np.uint64)
-    # A byte's word is the exclusive or of its bits' words, so that bytes with one bit more follow from those before.
+    # A byte's word is the exclusive or of its bits' words, so that bytes with one bit
+    # more follow from those before.
     for bit in range(8):
-        shorter = tables[:, : 1 << bit]
-        tables[:, 1 << bit : 2 << bit] = shorter ^ basis[:, bit : bit + 1]
+        n_done = 1 << bit
+        done = tables[:, :n_done]
+        tables[:, n_done : 2 * n_done] = done ^ basis[:, bit : bit + 1]
     return tables
 
 

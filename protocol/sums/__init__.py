@@ -3,4 +3,10 @@
 from typing import Literal
 
 EncryptMethod = Literal["Paillier", "Mask", "None"]
-"""The ways to add vectors (`secure_sum`). Here, so that a request is read without loading what encrypts."""
+"""The ways to add vectors (`secure_sum`).
+
+Here, as the lengths are, so that a request is read without loading what encrypts.
+"""
+
+KEY_LENGTHS = (2048, 3072, 4096)
+"""Bits of a Paillier key's n; fewer are not safe."""

@@ -1,18 +1,22 @@
-"""Exact integers of several providers, added by a coordinator that cannot read them and opened by the receivers only.
+"""Exact integers of several providers, added by a coordinator that cannot read them and
+opened by the receivers only.
 
     seal(keys, values, ...)     at each provider    v_i + pair masks + own mask   modulo 2^(width + 64)
     add(parts)                  at the coordinator  the sum of what it cannot read
     open_total(keys, total, ..) at each receiver    own masks taken off, the tag checked
 
-Pair masks cancel in the sum over all providers. Each provider's own mask comes from a 32-byte seed that it seals to
-the receivers alone, so a provider that receives nothing cannot open the sum either.
+Pair masks cancel in the sum over all providers. Each provider's own mask comes from a
+32-byte seed that it seals to the receivers alone, so a provider that receives nothing
+cannot open the sum either.
 
-Behind the values stands a tag, sum_j a_j v_j modulo 2^(width + 64) with a_j of 64 bits from the group key, which the
-coordinator lacks. Values are below 2^(width - 1) in size. A coordinator that adds d to a value must add a_j d to the
-tag: where 2^width does not divide d it guesses at least 64 bits (as in SPDZ2k, Cramer et al. 2018); where it does, the
-value leaves its range.
+Behind the values stands a tag, sum_j a_j v_j modulo 2^(width + 64) with a_j of 64 bits
+from the group key, which the coordinator lacks. Values are below 2^(width - 1) in size.
+A coordinator that adds d to a value must add a_j d to the tag: where 2^width does not
+divide d it guesses at least 64 bits (as in SPDZ2k, Cramer et al. 2018); where it does,
+the value leaves its range.
 
-The width is fixed by the kind of number, never by the data, whose magnitude it would show.
+The width is fixed by the kind of number, never by the data, whose magnitude it would
+show.
 
 Decisions 32 and 34. The integers are made in `agents/rows/exact_totals.py`, and read in
 `analytics/statistics/exact.py`.
@@ -26,7 +30,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from protocol.errors import ProtocolViolation
+from protocol.errors import (
+    ProtocolViolation,
+    listed,
+    other_version,
+    sent_by,
+    who_differ,
+)
 from protocol.sums import masks
 
 TAG_BITS = 64
@@ -39,7 +49,8 @@ _INFO = b"consilium/exact-sum/1"
 class Terms:
     """What all parties of a sum must agree on.
 
-    Whoever differs in one has other masks and tags, and the sum is noise that its tag shows.
+    Whoever differs in one has other masks and tags, and the sum is noise that its tag
+    shows.
     """
 
     providers: tuple[int, ...]  # user ids, sorted
@@ -55,9 +66,11 @@ class Terms:
     @property
     def info(self) -> bytes:
         """SHA-256 over all of them, 32 bytes: what masks and tag are derived from."""
-        members = b"".join(struct.pack(">Q", provider) for provider in self.providers)
-        numbers = struct.pack(">HII", self.width, self.count, len(self.providers))
-        return hashlib.sha256(_INFO + numbers + members + self.name).digest()
+        n_providers = len(self.providers)
+        numbers = struct.pack(">HII", self.width, self.count, n_providers)
+        providers = struct.pack(f">{n_providers}Q", *self.providers)
+        data = _INFO + numbers + providers + self.name
+        return hashlib.sha256(data).digest()
 
 
 def seal(
@@ -69,47 +82,69 @@ def seal(
     tag_key: bytes,
     seed: bytes,
 ) -> bytes:
-    """One provider's part. A provider runs it, once for each `terms` of an order: sealed again with other values, the
-    difference of the two would be in clear.
+    """One provider's part.
 
-    values: `terms.count` integers, |sum over providers| < 2^(width - 1); pair_keys: 32 bytes for each other provider;
-    tag_key: 32 bytes that all parties hold; seed: 32 bytes that this provider sealed to the receivers.
-    ProtocolViolation when a value or the number of values does not fit.
+    A provider runs it, once for each `terms` of an order: sealed again with other
+    values, the difference of the two would be in clear.
+
+    values: `terms.count` integers, |sum over providers| < 2^(width - 1); pair_keys: 32
+    bytes for each other provider; tag_key: 32 bytes that all parties hold; seed: 32
+    bytes that this provider sealed to the receivers. ProtocolViolation when a value or
+    the number of values does not fit.
     """
     if len(values) != terms.count or not _in_range(values, terms.width):
-        raise _bad("A sum's values are not of the size that all parties agreed on.")
+        raise other_version(
+            "payload", "A sum's values are not of the size that all parties agreed on."
+        )
     tagged = [*values, _tag(values, terms, tag_key)]
-    pair_masks = masks.mask_modulo(pair_keys, me, terms.modulus, len(tagged), terms.info)
-    own_masks = masks.group_modulo(seed, me, terms.modulus, len(tagged), terms.info)
-    # v_i + pair masks + own mask modulo 2^(width + 64)
-    masked = [
-        (value + pair_mask + own_mask) % terms.modulus
-        for value, pair_mask, own_mask in zip(tagged, pair_masks, own_masks, strict=True)
-    ]
+    info = terms.info
+    modulus = terms.modulus
+    pair_masks = masks.mask_modulo(pair_keys, me, modulus, len(tagged), info)
+    own_masks = masks.group_modulo(seed, me, modulus, len(tagged), info)
+    masked = []
+    for value, pair_mask, own_mask in zip(tagged, pair_masks, own_masks, strict=True):
+        masked.append((value + pair_mask + own_mask) % modulus)
     return _encode(masked, terms.width)
 
 
 def add(parts: Mapping[int, bytes]) -> bytes:
-    """The sum of all providers' parts. The coordinator runs it; it sees uniform numbers.
+    """The sum of all providers' parts.
 
-    `parts` are one or more by user id, of equal width and count, else ProtocolViolation.
+    The coordinator runs it; it sees uniform numbers. `parts` are one or more by user
+    id, of equal width and count, else ProtocolViolation with the `hospitals` that differ.
     """
-    decoded = [_decode(part) for part in parts.values()]
+    decoded = []
+    sizes = {}
+    for user, data in parts.items():
+        with sent_by(user):
+            part = _decode(data)
+        sizes[user] = (part.width, len(part.numbers))
+        decoded.append(part)
+    if named := who_differ(sizes):
+        raise other_version(
+            "payload",
+            f"The providers' parts of a sum are of different sizes: {listed(named)}.",
+            hospitals=named,
+        )
     width = decoded[0].width
-    sizes = {(part.width, len(part.numbers)) for part in decoded}
-    if len(sizes) != 1:
-        raise _bad("The providers' parts of a sum are of different sizes.")
     modulus = 1 << (width + TAG_BITS)
-    columns = zip(*(part.numbers for part in decoded), strict=True)
-    return _encode([sum(column) % modulus for column in columns], width)
+    rows = [part.numbers for part in decoded]
+    sums = [sum(column) % modulus for column in zip(*rows, strict=True)]
+    return _encode(sums, width)
 
 
-def open_total(total: bytes, terms: Terms, *, tag_key: bytes, seeds: Mapping[int, bytes]) -> list[int]:
-    """The sums, `terms.count` signed integers. A receiver runs it, with every provider's seed.
+def open_total(
+    total: bytes, terms: Terms, *, tag_key: bytes, seeds: Mapping[int, bytes]
+) -> list[int]:
+    """The sums, `terms.count` signed integers.
 
-    tag_key: 32 bytes that all parties hold; seeds: 32 bytes by provider, as each sealed them to the receivers.
+    A receiver runs it, with every provider's seed.
 
-    ProtocolViolation (code sum_mismatch) unless it is the sum of exactly these providers' parts, unaltered.
+    tag_key: 32 bytes that all parties hold; seeds: 32 bytes by provider, as each sealed
+    them to the receivers.
+
+    ProtocolViolation (code sum_mismatch) unless it is the sum of exactly these
+    providers' parts, unaltered.
     """
     decoded = _decode(total)
     numbers = decoded.numbers
@@ -118,35 +153,44 @@ def open_total(total: bytes, terms: Terms, *, tag_key: bytes, seeds: Mapping[int
     if set(seeds) != set(terms.providers):
         raise _mismatch()
     # Pair masks have cancelled in the sum; every provider's own mask is taken off.
+    info = terms.info
+    modulus = terms.modulus
     for provider, seed in seeds.items():
-        own_masks = masks.group_modulo(seed, provider, terms.modulus, len(numbers), terms.info)
-        numbers = [
-            (number - own_mask) % terms.modulus for number, own_mask in zip(numbers, own_masks, strict=True)
-        ]
-    *values, tag = [_signed(number, terms.modulus) for number in numbers]
-    # A change by a multiple of 2^width leaves the range, every other one the tag (Cramer et al. 2018).
+        own_masks = masks.group_modulo(seed, provider, modulus, len(numbers), info)
+        pairs = zip(numbers, own_masks, strict=True)
+        numbers = [(number - own_mask) % modulus for number, own_mask in pairs]
+    *values, tag = [_signed(number, modulus) for number in numbers]
+    # A change by a multiple of 2^width leaves the range, every other one the tag
+    # (Cramer et al. 2018).
     if not _in_range(values, terms.width):
         raise _mismatch()
-    if (_tag(values, terms, tag_key) - tag) % terms.modulus:
+    expected_tag = _tag(values, terms, tag_key)
+    if (expected_tag - tag) % modulus:
         raise _mismatch()
     return values
 
 
 def _in_range(values: Sequence[int], width: int) -> bool:
     """Whether every |value| < 2^(width - 1)."""
-    return not any(abs(value) >> (width - 1) for value in values)
+    limit = 1 << (width - 1)
+    return all(abs(value) < limit for value in values)
 
 
 def _tag(values: Sequence[int], terms: Terms, tag_key: bytes) -> int:
     """sum_j a_j v_j modulo 2^(width + 64), a_j of 64 bits from the group key."""
     stream = masks.Stream(tag_key, b"consilium/exact-sum/tag/1", terms.info)
     factors = stream.words(terms.count).tolist()
-    products = (factor * value for factor, value in zip(factors, values, strict=True))
-    return int(sum(products)) % terms.modulus
+    total = 0
+    for factor, value in zip(factors, values, strict=True):
+        total += factor * value
+    return total % terms.modulus
 
 
 def _signed(number: int, modulus: int) -> int:
-    return number - modulus if number >= modulus // 2 else number
+    """The same modulo `modulus`, in [-modulus / 2, modulus / 2)."""
+    if number >= modulus // 2:
+        return number - modulus
+    return number
 
 
 class _Part(NamedTuple):
@@ -157,34 +201,40 @@ class _Part(NamedTuple):
 
 
 def _encode(numbers: Sequence[int], width: int) -> bytes:
-    """version (1), 0 (1), width (2), count (4), big-endian; the numbers, each of (width + 64) / 8 bytes."""
-    size = _bytes(width)
+    """version (1), 0 (1), width (2), count (4), big-endian; the numbers.
+
+    Each number has (width + 64) / 8 bytes.
+    """
+    n_bytes = _bytes(width)
     header = _HEADER.pack(_VERSION, width, len(numbers))
-    return header + b"".join(number.to_bytes(size, "big") for number in numbers)
+    body = b"".join(number.to_bytes(n_bytes, "big") for number in numbers)
+    return header + body
 
 
 def _decode(data: bytes) -> _Part:
     """ProtocolViolation unless header and length are exactly those of such a part."""
     if len(data) < _HEADER.size:
-        raise _bad("A part of a sum is shorter than its header.")
+        raise other_version("payload", "A part of a sum is shorter than its header.")
     version, width, count = _HEADER.unpack_from(data)
     padding = data[1]
-    if version != _VERSION or padding or width % 8 or not width or not count:
-        raise _bad("A part of a sum has a header that is not of this version.")
-    size = _bytes(width)
-    if len(data) != _HEADER.size + count * size:
-        raise _bad("A part of a sum is not as long as its header says.")
-    starts = range(_HEADER.size, len(data), size)
-    numbers = [int.from_bytes(data[start : start + size], "big") for start in starts]
+    is_width = width > 0 and width % 8 == 0
+    if version != _VERSION or padding or not is_width or not count:
+        raise other_version(
+            "payload", "A part of a sum has a header that is not of this version."
+        )
+    n_bytes = _bytes(width)
+    if len(data) != _HEADER.size + count * n_bytes:
+        raise other_version(
+            "payload", "A part of a sum is not as long as its header says."
+        )
+    starts = range(_HEADER.size, len(data), n_bytes)
+    numbers = [int.from_bytes(data[start : start + n_bytes], "big") for start in starts]
     return _Part(width, numbers)
 
 
 def _bytes(width: int) -> int:
+    """Of a number with what the tag needs beside a value's bits."""
     return (width + TAG_BITS) // 8
-
-
-def _bad(sentence: str) -> ProtocolViolation:
-    return ProtocolViolation(sentence, remedy="Use one version of Consilium at all parties.", code="payload")
 
 
 def _mismatch() -> ProtocolViolation:

@@ -1,23 +1,27 @@
-"""Masks that hide a contribution and cancel in the sum, and tags that show that nobody altered it.
+"""Masks that hide a contribution and cancel in the sum, and tags that show that nobody
+altered it.
 
-Pairwise (Bonawitz et al. 2017, without dropout recovery): hospitals i < j share a 32-byte key k_ij;
-i adds PRF(k_ij), j subtracts it. Over all members the sum is zero. One group mask per sender, from the order
-secret all members hold, hides the sum itself from the coordinator and is taken off by whoever opens.
+Pairwise (Bonawitz et al. 2017, without dropout recovery): hospitals i < j share a
+32-byte key k_ij; i adds PRF(k_ij), j subtracts it. Over all members the sum is zero.
+One group mask per sender, from the order secret all members hold, hides the sum itself
+from the coordinator and is taken off by whoever opens.
 
     stream(key, info) = AES-256-CTR(HKDF-SHA256(key, tag | info)), counter from zero
 
 A key and info give one pad: the same info must never mask two different vectors.
 
-Tags (the homomorphic one-time authenticator of Carter and Wegman 1981) are sums as well. With q = 2^64 - 59, and
-factors r_j and a pad s_i per sender drawn from the group key,
+Tags (the homomorphic one-time authenticator of Carter and Wegman 1981) are sums as
+well. With q = 2^64 - 59, and factors r_j and a pad s_i per sender drawn from the group
+key,
 
     t_i = sum_j r_j m_ij + s_i  mod q,        sum_i t_i = sum_j r_j sum_i m_ij + sum_i s_i  mod q
 
-Who does not hold the group key sees uniform tags, learns nothing of r from them whatever else it sees of the words,
-and so makes another sum fit with probability 2^-63 at most.
+Who does not hold the group key sees uniform tags, learns nothing of r from them
+whatever else it sees of the words, and so makes another sum fit with probability 2^-63
+at most.
 
-`Stream`, at the end, is where all numbers come from that parties derive alike; `secure_sum`, `exact_sum` and `frames`
-are made of it, and so is `protocol.shares`.
+`Stream`, at the end, is where all numbers come from that parties derive alike;
+`secure_sum`, `exact_sum` and `frames` are made of it, and so is `protocol.shares`.
 
 Decisions 9, 10 and 11.
 """
@@ -32,11 +36,14 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
+from analytics.arrays import Floats, Ints, Places
 from protocol.errors import ProtocolViolation
 
 KEY_BYTES = 32
 EXCESS_BITS = 128
-"""Stream bits beyond the modulus, so that the reduced value is within 2^-128 of uniform."""
+"""Stream bits beyond the modulus, so that the reduced value is within 2^-128 of
+uniform.
+"""
 
 PAIR_MODULO = b"consilium/mask/pair/modulo/1"
 PAIR_WORDS = b"consilium/mask/pair/words/1"
@@ -46,7 +53,11 @@ TAG_FACTORS = b"consilium/mask/tag/factors/1"
 TAG_PAD = b"consilium/mask/tag/pad/1"
 
 TAG_MODULUS = (1 << 64) - 59
-"""A prime above 2^63, the largest difference of two sums within 2^62: a smaller q could be added to a word unseen."""
+"""A prime above 2^63, the largest difference of two sums within 2^62: a smaller q could
+be added to a word unseen.
+"""
+
+Words = NDArray[np.uint64]
 
 _LIMBS = 4
 _LIMB_BITS = 16
@@ -54,12 +65,16 @@ _CHUNK = 1 << 14
 """Words at a time: what they take stays in the processor's cache."""
 
 
-def mask_modulo(pair_keys: Mapping[int, bytes], me: int, modulus: int, count: int, info: bytes) -> list[int]:
-    """sum_{j > me} PRF(k_j, info) - sum_{j < me} PRF(k_j, info) modulo `modulus`: `count` values.
+def mask_modulo(
+    pair_keys: Mapping[int, bytes], me: int, modulus: int, count: int, info: bytes
+) -> list[int]:
+    """sum_{j > me} PRF(k_j, info) - sum_{j < me} PRF(k_j, info) modulo `modulus`:
+    `count` values.
 
-    A hospital runs it. `pair_keys` maps each peer's id to the 32-byte key shared with it (`me` is not among
-    them), `modulus` > 1. With at least one honest peer the values are uniform to everybody else. Over all
-    members the masks of one `info` add up to zero. ProtocolViolation when a key has another length.
+    A hospital runs it. `pair_keys` maps each peer's id to the 32-byte key shared with
+    it (`me` is not among them), `modulus` > 1. With at least one honest peer the values
+    are uniform to everybody else. Over all members the masks of one `info` add up to
+    zero. ProtocolViolation when a key has another length.
     """
     totals = [0] * count
     for peer, key in pair_keys.items():
@@ -70,88 +85,118 @@ def mask_modulo(pair_keys: Mapping[int, bytes], me: int, modulus: int, count: in
     return [total % modulus for total in totals]
 
 
-def mask_words(pair_keys: Mapping[int, bytes], me: int, count: int, info: bytes) -> NDArray[np.uint64]:
-    """The masks of `mask_modulo` in Z_2^64: uint64 (count,). Same roles, pre-conditions and errors."""
+def mask_words(
+    pair_keys: Mapping[int, bytes], me: int, count: int, info: bytes
+) -> Words:
+    """The masks of `mask_modulo` in Z_2^64: uint64 (count,).
+
+    Same roles, pre-conditions and errors.
+    """
     total = np.zeros(count, dtype=np.uint64)
     for peer, key in pair_keys.items():
         words = _words(key, PAIR_WORDS, info, count=count)
-        total = total + words if _sign(me, peer) > 0 else total - words
+        if _sign(me, peer) > 0:
+            total += words
+        else:
+            total -= words
     return total
 
 
-def group_modulo(group_key: bytes, sender: int, modulus: int, count: int, info: bytes) -> list[int]:
-    """`count` values uniform modulo `modulus` that every holder of the 32-byte group key can make.
+def group_modulo(
+    group_key: bytes, sender: int, modulus: int, count: int, info: bytes
+) -> list[int]:
+    """`count` values uniform modulo `modulus`, which every holder of the key can make.
 
-    A hospital adds its own, the initiator takes off those of all members: a sum opened under other `info`
-    or another member list becomes noise. ProtocolViolation when the key has another length.
+    The group key has 32 bytes. A hospital adds its own, the initiator takes off those
+    of all members: a sum opened under other `info` or another member list becomes
+    noise. ProtocolViolation when the key has another length.
     """
-    values = _integers(group_key, GROUP_MODULO, _of_sender(sender, info), modulus=modulus, count=count)
+    own_info = _of_sender(sender, info)
+    values = _integers(group_key, GROUP_MODULO, own_info, modulus=modulus, count=count)
     return [value % modulus for value in values]
 
 
-def group_words(group_key: bytes, sender: int, count: int, info: bytes) -> NDArray[np.uint64]:
-    """The masks of `group_modulo` in Z_2^64: uint64 (count,). Same roles, pre-conditions and errors."""
-    return _words(group_key, GROUP_WORDS, _of_sender(sender, info), count=count)
+def group_words(group_key: bytes, sender: int, count: int, info: bytes) -> Words:
+    """The masks of `group_modulo` in Z_2^64: uint64 (count,).
+
+    Same roles, pre-conditions and errors.
+    """
+    own_info = _of_sender(sender, info)
+    return _words(group_key, GROUP_WORDS, own_info, count=count)
 
 
-def tag(group_key: bytes, words: NDArray[np.int64], info: bytes) -> int:
-    """sum_j r_j words_j mod TAG_MODULUS, the r_j uniform in [0, 2^64) from the 32-byte group key and `info`.
+def tag(group_key: bytes, words: Ints, info: bytes) -> int:
+    """sum_j r_j words_j mod TAG_MODULUS, the r_j uniform in [0, 2^64).
 
-    A hospital tags its own words (d,), the initiator the sums. Linear as long as no sum of words wraps. A tag that
-    leaves a hospital needs its `tag_pad`: as many bare tags as words give r away. ProtocolViolation when the key
-    has another length.
+    They are from the 32-byte group key and `info`. A hospital tags its own words (d,),
+    the initiator the sums. Linear as long as no sum of words wraps. A tag that leaves a
+    hospital needs its `tag_pad`: as many bare tags as words give r away.
+    ProtocolViolation when the key has another length.
     """
     factors = _words(group_key, TAG_FACTORS, info, count=words.size)
     return _inner_product(words, factors) % TAG_MODULUS
 
 
 def tag_pad(group_key: bytes, sender: int, info: bytes) -> int:
-    """s_i, uniform modulo TAG_MODULUS, of one sender. A hospital adds its own, the initiator takes off those of all.
+    """s_i, uniform modulo TAG_MODULUS, of one sender.
 
-    ProtocolViolation when the key has another length.
+    A hospital adds its own, the initiator takes off those of all. ProtocolViolation
+    when the key has another length.
     """
-    (value,) = _integers(group_key, TAG_PAD, _of_sender(sender, info), modulus=TAG_MODULUS, count=1)
+    own_info = _of_sender(sender, info)
+    (value,) = _integers(group_key, TAG_PAD, own_info, modulus=TAG_MODULUS, count=1)
     return value % TAG_MODULUS
 
 
-def _inner_product(words: NDArray[np.int64], factors: NDArray[np.uint64]) -> int:
+def _inner_product(words: Ints, factors: Words) -> int:
     """sum_j words_j factors_j as an exact integer, whatever the signs.
 
-    Both are cut into limbs of 16 bits, the words' highest one signed: a product of limbs is within 2^32, so 2^14 of
-    them add up within 2^46 in int64.
+    Both are cut into limbs of 16 bits, the words' highest one signed: a product of
+    limbs is within 2^32, so 2^14 of them add up within 2^46 in int64.
     """
     total = 0
     for start in range(0, words.size, _CHUNK):
-        part = np.ascontiguousarray(words[start : start + _CHUNK], dtype="<i8")
+        end = start + _CHUNK
+        part = np.ascontiguousarray(words[start:end], dtype="<i8")
         left = _limbs(part)
-        left[:, -1] = part.view("<i2")[_LIMBS - 1 :: _LIMBS]  # the sign is in the highest limb
-        right = _limbs(factors[start : start + _CHUNK])
-        # products[i][j] = sum over the words of their limb i times the factors' limb j, of weight 2^(16 (i + j)).
+        # The sign is in the highest limb.
+        signed_limbs = part.view("<i2").reshape(-1, _LIMBS)
+        left[:, -1] = signed_limbs[:, -1]
+        right = _limbs(factors[start:end])
+        # products[i][j] = sum over the words of their limb i times the factors' limb j,
+        # of weight 2^(16 (i + j)).
         products = (left.T @ right).tolist()
-        for i in range(_LIMBS):
-            for j in range(_LIMBS):
-                total += products[i][j] << _LIMB_BITS * (i + j)
+        for i, row in enumerate(products):
+            for j, product in enumerate(row):
+                total += product << _LIMB_BITS * (i + j)
     return total
 
 
-def _limbs(words: NDArray[np.int64] | NDArray[np.uint64]) -> NDArray[np.int64]:
+def _limbs(words: Ints | Words) -> Ints:
     """64-bit words (n,) as int64 (n, 4), the lowest 16 bits first."""
     little = words.astype(words.dtype.newbyteorder("<"), copy=False)
-    return little.view("<u2").reshape(-1, _LIMBS).astype(np.int64)
+    limbs = little.view("<u2").reshape(-1, _LIMBS)
+    return limbs.astype(np.int64)
 
 
 def _sign(me: int, peer: int) -> int:
     """+1 towards a higher id, -1 towards a lower one: the two ends of a pair cancel."""
     if me == peer:
-        raise ProtocolViolation("A hospital has a pair key with itself.", remedy="Set up the order again.")
-    return 1 if me < peer else -1
+        raise ProtocolViolation(
+            "A hospital has a pair key with itself.", remedy="Set up the order again."
+        )
+    if me < peer:
+        return 1
+    return -1
 
 
 def _of_sender(sender: int, info: bytes) -> bytes:
     return sender.to_bytes(8, "big") + info
 
 
-def _integers(key: bytes, tag: bytes, info: bytes, *, modulus: int, count: int) -> list[int]:
+def _integers(
+    key: bytes, tag: bytes, info: bytes, *, modulus: int, count: int
+) -> list[int]:
     """`count` integers with EXCESS_BITS more bits than the modulus, not yet reduced."""
     width = (modulus.bit_length() + EXCESS_BITS + 7) // 8
     data = Stream(key, tag, info).read(width * count)
@@ -159,21 +204,23 @@ def _integers(key: bytes, tag: bytes, info: bytes, *, modulus: int, count: int) 
     return [int.from_bytes(data[start : start + width], "little") for start in starts]
 
 
-def _words(key: bytes, tag: bytes, info: bytes, *, count: int) -> NDArray[np.uint64]:
+def _words(key: bytes, tag: bytes, info: bytes, *, count: int) -> Words:
     return Stream(key, tag, info).words(count)
 
 
 class Stream:
     """Bytes of AES-256-CTR, and numbers made of them, each taken once and in order.
 
-    Every holder of the 32-byte key makes the same; `tag` says what for, `info` of which order, round or vector. What is
-    derived of the three is used for nothing else, so the counter begins at 0. ProtocolViolation for another key length.
+    Every holder of the 32-byte key makes the same; `tag` says what for, `info` of which
+    order, round or vector. What is derived of the three is used for nothing else, so
+    the counter begins at 0. ProtocolViolation for another key length.
     """
 
     def __init__(self, key: bytes, tag: bytes, info: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise ProtocolViolation(
-                f"A mask key is not {KEY_BYTES} bytes long.", remedy="Set up the order again."
+                f"A mask key is not {KEY_BYTES} bytes long.",
+                remedy="Set up the order again.",
             )
         purpose = tag + b"\0" + info
         derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=purpose).derive(key)
@@ -185,28 +232,33 @@ class Stream:
         """The next `length` bytes: zeros encrypted are the key stream."""
         return self._encryptor.update(bytes(length))
 
-    def words(self, count: int) -> NDArray[np.uint64]:
+    def words(self, count: int) -> Words:
         """Uniform 64-bit words."""
         data = self.read(8 * count)
         return np.frombuffer(data, dtype="<u8").astype(np.uint64, copy=False)
 
-    def signs(self, count: int) -> NDArray[np.float64]:
+    def signs(self, count: int) -> Floats:
         """+1 or -1."""
-        octets = np.frombuffer(self.read((count + 7) // 8), dtype=np.uint8)
+        n_octets = (count + 7) // 8
+        octets = np.frombuffer(self.read(n_octets), dtype=np.uint8)
         bits = np.unpackbits(octets, count=count)
-        signs: NDArray[np.float64] = 1.0 - 2.0 * bits.astype(np.float64)
+        signs: Floats = 1.0 - 2.0 * bits.astype(np.float64)
         return signs
 
-    def permutation(self, count: int) -> NDArray[np.intp]:
-        """A uniform order of `count` places; two equal words out of 2^64 would favour the earlier place."""
+    def permutation(self, count: int) -> Places:
+        """A uniform order of `count` places.
+
+        Two equal words out of 2^64 would favour the earlier place.
+        """
         return np.argsort(self.words(count), kind="stable")
 
-    def normals(self, count: int) -> NDArray[np.float64]:
+    def normals(self, count: int) -> Floats:
         """Standard normal numbers by Box and Muller (1958), from 53 bits each."""
-        half = (count + 1) // 2
+        n_pairs = (count + 1) // 2
         # In [0, 1): log1p(-u) is the logarithm of a number in (0, 1], never of 0.
-        highest_53_bits = self.words(2 * half) >> np.uint64(11)
+        highest_53_bits = self.words(2 * n_pairs) >> np.uint64(11)
         uniform = highest_53_bits.astype(np.float64) * 2.0**-53
-        radius = np.sqrt(-2.0 * np.log1p(-uniform[:half]))
-        angle = 2.0 * np.pi * uniform[half:]
-        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+        radius = np.sqrt(-2.0 * np.log1p(-uniform[:n_pairs]))
+        angle = 2.0 * np.pi * uniform[n_pairs:]
+        normals = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+        return normals[:count]

@@ -1,1 +1,4 @@
-"""The steps of the coordinator, each visible in Prefect. Nothing of a hospital's is imported here."""
+"""The steps of the coordinator, each visible in Prefect.
+
+Nothing of a hospital's is imported here.
+"""

@@ -1,18 +1,27 @@
-"""The coordinator's end of one order, of any kind: what it reads of the hospitals' messages, and what it has sent.
+"""The coordinator's end of one order, of any kind: what it reads of the hospitals'
+messages, and what it has sent.
 
-It holds no key that opens anything. `tasks.coordinator.training` and `tasks.coordinator.statistics` have the steps.
+It holds no key that opens anything. `tasks.coordinator.training` and
+`tasks.coordinator.statistics` have the steps.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from protocol.errors import sent_by
 from protocol.exchange import Address, Exchange
 from protocol.messages import COORDINATOR, EVERYONE, Acceptance, peek_envelope
 
-Show = Callable[[dict[str, Any]], None]
+T = TypeVar("T")
+
+Record = dict[str, Any]
+"""What the work has left of a round or a stage, as the API keeps it too."""
+
+Show = Callable[[Record], None]
 """Takes the record of what has just been done, for who watches."""
 
 
@@ -22,7 +31,8 @@ class CoordinatedOrder:
 
     order_id: int
     exchange: Exchange
-    n_rows: dict[int, int] = field(default_factory=dict, kw_only=True)  # by hospital, once all have accepted
+    # By hospital, once all have accepted.
+    n_rows: dict[int, int] = field(default_factory=dict, kw_only=True)
 
     def peek(
         self,
@@ -33,24 +43,57 @@ class CoordinatedOrder:
         fold: int = 0,
         round: int = 0,
     ) -> dict[int, bytes]:
-        """The clear bodies of what these hospitals have sent, to the coordinator or to everyone; waits for them."""
+        """The clear bodies of what these hospitals have sent; waits for them.
+
+        They have sent it to the coordinator, or to everyone.
+        """
         address = Address(self.order_id, kind, fold, round)
         envelopes = self.exchange.gather(address, senders, recipient)
         bodies = {}
         for sender, envelope in envelopes.items():
-            bodies[sender] = peek_envelope(envelope, kind=kind, sender=sender, fold=fold, round=round)
+            # An envelope names its place: one moved to another place is refused.
+            with sent_by(sender):
+                bodies[sender] = peek_envelope(
+                    envelope, kind=kind, sender=sender, fold=fold, round=round
+                )
         return bodies
 
+    def read(
+        self,
+        kind: str,
+        senders: Iterable[int],
+        decode: Callable[[bytes], T],
+        *,
+        recipient: int = COORDINATOR,
+        fold: int = 0,
+        round: int = 0,
+    ) -> dict[int, T]:
+        """What these hospitals have sent, as `decode` reads it; waits for them.
+
+        A message that cannot be read ends the order by the name of its sender.
+        """
+        bodies = self.peek(kind, senders, recipient=recipient, fold=fold, round=round)
+        messages = {}
+        for sender, body in bodies.items():
+            with sent_by(sender):
+                messages[sender] = decode(body)
+        return messages
+
     def read_acceptances(self, hospitals: list[int]) -> dict[int, Acceptance]:
-        """Waits until every hospital has verified the order and counted its rows; the row counts stay in `n_rows`."""
-        bodies = self.peek("acceptance", hospitals, recipient=EVERYONE)
-        acceptances = {user: Acceptance.decode(body) for user, body in bodies.items()}
+        """Waits until every hospital has verified the order and counted its rows.
+
+        The row counts stay in `n_rows`.
+        """
+        acceptances = self.read(
+            "acceptance", hospitals, Acceptance.decode, recipient=EVERYONE
+        )
+        # Only once all can be read: a bad one leaves nothing of the others behind.
         for user, acceptance in acceptances.items():
             self.n_rows[user] = acceptance.n_rows
         return acceptances
 
     def record(self, **facts: Any) -> None:
-        """Keeps facts of the order in the coordinator's store, where the API finds them."""
+        """Keeps facts of the order in the coordinator's store, for the API."""
         self.exchange.record(self.order_id, **facts)
 
     def report_running(self) -> None:
@@ -61,15 +104,26 @@ class CoordinatedOrder:
     def sent_before(self, address: Address, recipient: int) -> bytes | None:
         """What an earlier process of this run has put there; None if none has.
 
-        It stands: other bytes under the same name would be refused, and who has read it goes by it (decision 14).
+        It stands: other bytes under the same name would be refused, and who has read it
+        goes by it (decision 14).
         """
-        transport = self.exchange.transport
-        found = self.exchange.insist(
-            lambda: transport.gather(address, (COORDINATOR,), recipient, wait_seconds=0)
-        )
-        return None if found is None else found[COORDINATOR]
+        return sent_by_coordinator(self.exchange, address, recipient)
+
+
+def sent_by_coordinator(
+    exchange: Exchange, address: Address, recipient: int
+) -> bytes | None:
+    """What the coordinator has put at an address already; None if nothing."""
+    look = functools.partial(
+        exchange.transport.gather, address, (COORDINATOR,), recipient, wait_seconds=0
+    )
+    found = exchange.insist(look)
+    if found is None:
+        return None
+    return found[COORDINATOR]
 
 
 def read_document(order_id: int, exchange: Exchange) -> str:
     """The order's document, as the coordinator's API has put it."""
-    return exchange.get(Address(order_id, "document"), COORDINATOR, EVERYONE).decode()
+    address = Address(order_id, "document")
+    return exchange.get(address, COORDINATOR, EVERYONE).decode()

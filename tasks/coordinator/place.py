@@ -1,6 +1,7 @@
-"""Where the coordinator's run of an order stands, and the runs that it makes at the hospitals.
+"""Where the coordinator's run of an order stands, and its runs at the hospitals.
 
-`flows.coordinator_runs` gives it the events; `tasks.ending` has what a run's end is at a hospital too.
+`flows.coordinator_runs` gives it the events; `tasks.ending` has what a run's end is at
+a hospital too.
 
 Decision 1.
 """
@@ -23,15 +24,27 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Failed
 
 from protocol.errors import OrderStopped, OrderWaits, Unavailable
-from protocol.exchange import LONGEST_PAUSE_SECONDS, Exchange, HttpTransport, authorities
+from protocol.exchange import (
+    LONGEST_PAUSE_SECONDS,
+    Exchange,
+    HttpTransport,
+    authorities,
+)
 from protocol.machine.outage import PREFECT, outage
 from protocol.messages import COORDINATOR
-from tasks.ending import Place, give_back, is_out_of_room, known, state_of, wait_for_places
+from tasks.ending import (
+    Place,
+    give_back,
+    is_out_of_room,
+    known,
+    state_of,
+    wait_for_places,
+)
 
 T = TypeVar("T")
 
 COORDINATOR_URL = "CONSILIUM_COORDINATOR_URL"
-COORDINATOR_TOKEN = "CONSILIUM_COORDINATOR_TOKEN_FILE"  # noqa: S105 (the name of a variable that names a file)
+COORDINATOR_TOKEN = "CONSILIUM_COORDINATOR_TOKEN_FILE"  # noqa: S105
 
 
 PATIENCE_SECONDS = 12.0
@@ -40,8 +53,10 @@ PATIENCE_SECONDS = 12.0
 
 @contextmanager
 def at_coordinator(order_id: int) -> Iterator[Place]:
-    """The coordinator's place. What goes wrong here ends the order with a sentence, a full disk excepted: the worker
-    starts the run again when there is room."""
+    """The coordinator's place. What goes wrong here ends the order with a sentence.
+
+    A full disk excepted: the worker starts the run again when there is room.
+    """
     transport = HttpTransport(coordinator_client(), coordinator_token())
     place = Place(order_id, Exchange(transport, COORDINATOR))
     try:
@@ -49,8 +64,8 @@ def at_coordinator(order_id: int) -> Iterator[Place]:
     except OrderWaits as waits:
         wait_for_places(waits)
     except OrderStopped as stop:
-        place.outcome = state_of(stop)
-    except Exception as error:  # noqa: BLE001 (the last place before Prefect: no text of it may pass)
+        place.outcome = state_of(stop, str(stop))
+    except Exception as error:  # noqa: BLE001
         if is_out_of_room(error):
             give_back(error)
         cause = known(error)
@@ -73,7 +88,8 @@ def coordinator_token() -> str:
 def dispatch(place: Place, flow_name: str, hospitals: list[int]) -> None:
     """One linked sub-run on each hospital's pool. Idempotent after a restart.
 
-    The coordinator's API keeps which runs these are, wakes the agents, and lets them begin no others of this order.
+    The coordinator's API keeps which runs these are, wakes the agents, and lets them
+    begin no others of this order.
     """
     runs = {}
     for user_id in hospitals:
@@ -83,13 +99,17 @@ def dispatch(place: Place, flow_name: str, hospitals: list[int]) -> None:
 
 
 def _start(order_id: int, flow_name: str, user_id: int) -> str:
-    """The flow run's id. Unavailable while the hospital has no deployment yet: the operator makes it, and the order
-    goes on."""
+    """The flow run's id.
+
+    Unavailable while the hospital has no deployment yet: the operator makes it, and the
+    order goes on.
+    """
     try:
         return _run_deployment(order_id, flow_name, user_id)
     except ObjectNotFound:
         raise Unavailable(
-            f"Prefect knows no deployment {flow_name}/hospital-{user_id}.", remedy="Run: ./run server deploy"
+            f"Prefect knows no deployment {flow_name}/hospital-{user_id}.",
+            remedy="Run: ./run server deploy",
         ) from None
 
 
@@ -114,8 +134,11 @@ def _persist(call: Callable[[], T]) -> T:
         try:
             answer = call()
         except (httpx.HTTPError, OSError, Unavailable) as error:
-            # An httpx error's own text may hold an address; of ours the sentence may be read.
-            reason = str(error) if isinstance(error, Unavailable) else type(error).__name__
+            # An httpx error's own text may hold an address; of ours the sentence may be
+            # read.
+            reason = type(error).__name__
+            if isinstance(error, Unavailable):
+                reason = str(error)
             outage.missed(PREFECT, reason, asked=asked)
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -127,8 +150,9 @@ def _persist(call: Callable[[], T]) -> T:
 def withdraw(place: Place, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
     """After an order that did not succeed: its hospital runs end before this one does.
 
-    A run whose agent is away never started and is cancelled here; one under way ends itself, or its agent ends it;
-    what is left after `patience_seconds` was under way at an agent that is away, and is cancelled here too.
+    A run whose agent is away never started and is cancelled here; one under way ends
+    itself, or its agent ends it; what is left after `patience_seconds` was under way at
+    an agent that is away, and is cancelled here too.
     """
     if place.outcome is None:
         return
@@ -136,19 +160,30 @@ def withdraw(place: Place, *, patience_seconds: float = PATIENCE_SECONDS) -> Non
     message = place.outcome.message
     while True:
         is_late = time.monotonic() > deadline
-        end_runs = functools.partial(_end_runs, place.order_id, message, is_late=is_late)
+        end_runs = functools.partial(
+            _end_runs, place.order_id, message, is_late=is_late
+        )
         if _persist(end_runs):
             return
         time.sleep(0.2)
 
 
 def _end_runs(order_id: int, message: str | None, *, is_late: bool) -> bool:
-    """Cancels an order's hospital runs that nobody works on, and when it is late all of them; whether none is left."""
-    own = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"order-{order_id}", "hospital"]))
+    """Cancels an order's hospital runs that nobody works on; whether none is left.
+
+    When it is late it cancels all of them.
+    """
+    tags = FlowRunFilterTags(all_=[f"order-{order_id}", "hospital"])
+    own = FlowRunFilter(tags=tags)
+    n_under_way = 0
     with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(flow_run_filter=own)
-        under_way = [run for run in runs if run.state and not run.state.is_final()]
-        for run in under_way:
-            if is_late or run.state.is_scheduled():  # type: ignore[union-attr]
-                client.set_flow_run_state(run.id, Cancelled(message=message), force=True)
-    return is_late or not under_way
+        for run in client.read_flow_runs(flow_run_filter=own):
+            if run.state is None or run.state.is_final():
+                continue
+            n_under_way += 1
+            if is_late or run.state.is_scheduled():
+                # By force: no agent is there to confirm it.
+                client.set_flow_run_state(
+                    run.id, Cancelled(message=message), force=True
+                )
+    return is_late or n_under_way == 0

@@ -1,4 +1,7 @@
-"""What an operator sees of an order in Prefect: a progress bar, a table and a summary, drawn beside the work."""
+"""What an operator sees of an order in Prefect, drawn beside the work.
+
+A progress bar, and at the end a table and a summary.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
 from prefect.artifacts import (
@@ -17,13 +21,14 @@ from prefect.artifacts import (
 )
 
 from protocol.training_request import folds, rounds_done
+from tasks.coordinator.order import Record
 from tasks.coordinator.statistics import CoordinatedStatistics
 from tasks.coordinator.training import CoordinatedTraining
 
 log = logging.getLogger("consilium.flows")
 
-Record = dict[str, Any]
-"""What the work has left of a round or a stage, as the API keeps it too."""
+Line = dict[str, Any]
+"""A line of a table, by the names of its columns."""
 
 DRAW_EVERY_SECONDS = 0.5
 
@@ -35,24 +40,28 @@ class OrderPicture(Protocol):
 
     def percent(self, records: list[Record]) -> float: ...
 
-    def table(self, records: list[Record]) -> list[dict[str, Any]]: ...
+    def table(self, records: list[Record]) -> list[Line]: ...
 
     def summary(self, records: list[Record]) -> str: ...
 
 
 class DrawnProgress:
-    """The order's progress bar, table and summary, never drawn before the work that they show.
+    """The order's progress bar, table and summary.
 
-    A thread draws the newest record only, so a slow or absent Prefect does not hold an order up.
+    Never drawn before the work that they show. A thread draws the newest record only,
+    so a slow or absent Prefect does not hold an order up.
     """
 
     def __init__(self, picture: OrderPicture) -> None:
         self._picture = picture
         self._records: list[Record] = []
-        self._changed, self._closed = threading.Event(), False
+        self._changed = threading.Event()
+        self._closed = False
         # Prefect finds the flow run that artifacts belong to in the context.
         context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._draw,), daemon=True)
+        self._thread = threading.Thread(
+            target=context.run, args=(self._draw,), daemon=True
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -70,6 +79,7 @@ class DrawnProgress:
     def _draw(self) -> None:
         key = f"order-{self._picture.order_id}"
         bar = None
+        told = False
         while not self._closed:
             self._changed.wait()
             self._changed.clear()
@@ -78,21 +88,29 @@ class DrawnProgress:
                     bar = create_progress_artifact(
                         0.0, key=f"{key}-progress", description=f"Progress of {key}"
                     )
-                percent = self._picture.percent(self._records) if self._records else 0.0
+                percent = 0.0
+                # None where the order has ended before its first record.
+                if self._records:
+                    percent = self._picture.percent(self._records)
                 update_progress_artifact(bar, progress=percent)  # type: ignore[arg-type]
-            except Exception as error:  # noqa: BLE001 (a picture that cannot be drawn must not stop an order)
-                log.warning("Progress could not be shown (%s)", type(error).__name__)
+                told = False
+            except Exception as error:  # noqa: BLE001
+                # A picture is no part of the order: it goes on without one.
+                if not told:
+                    kind = type(error).__name__
+                    log.warning("Progress could not be shown (%s)", kind)
+                told = True
             time.sleep(DRAW_EVERY_SECONDS)
         self._draw_result(key)
 
     def _draw_result(self, key: str) -> None:
         try:
+            table = self._picture.table(self._records)
             create_table_artifact(
-                self._picture.table(self._records),
-                key=f"{key}-metrics",
-                description="What each hospital said",
+                table, key=f"{key}-metrics", description="What each hospital said"
             )
-            create_markdown_artifact(self._picture.summary(self._records), key=f"{key}-summary")
+            summary = self._picture.summary(self._records)
+            create_markdown_artifact(summary, key=f"{key}-summary")
         except Exception as error:  # noqa: BLE001
             log.warning("The result could not be shown (%s)", type(error).__name__)
 
@@ -101,21 +119,31 @@ class TrainingPicture:
     """Rounds of a training order: loss, metrics per hospital, who was left out."""
 
     def __init__(self, order: CoordinatedTraining) -> None:
-        self.order_id, self._order = order.order_id, order
+        self.order_id = order.order_id
+        self._order = order
 
     def percent(self, records: list[Record]) -> float:
-        last, all_folds = records[-1], folds(self._order.request)
+        last = records[-1]
+        all_folds = folds(self._order.request)
+        # A model may be done in fewer rounds than it was given.
         if last["final"] and last["fold"] == all_folds[-1]:
             return 100.0
         max_iter = self._order.request.model_params.max_iter
-        return 100.0 * rounds_done(len(records), max_iter) / (len(all_folds) * max_iter)
+        n_done = rounds_done(len(records), max_iter)
+        n_rounds = len(all_folds) * max_iter
+        return 100.0 * n_done / n_rounds
 
-    def table(self, records: list[Record]) -> list[dict[str, Any]]:
+    def table(self, records: list[Record]) -> list[Line]:
         lines = []
         for record in records:
             for user, report in record.get("hospitals", {}).items():
-                line = {"fold": record["fold"], "round": record["round"], "hospital": user}
-                line |= {"rows": report["n_rows"], **_named_metrics(report)}
+                line = {
+                    "fold": record["fold"],
+                    "round": record["round"],
+                    "hospital": user,
+                    "rows": report["n_rows"],
+                    **_named_metrics(report),
+                }
                 reason = record.get("left_out", {}).get(user)
                 if reason:
                     line["left out"] = reason
@@ -124,23 +152,57 @@ class TrainingPicture:
 
     def summary(self, records: list[Record]) -> str:
         request = self._order.request
-        rounds = [record for record in records if "loss" in record]
+        method = request.model_params.encrypt_param.method
         loss = "none yet"
+        rounds = [record for record in records if "loss" in record]
         if rounds:
-            loss = f"{rounds[-1]['loss']:.6f} after {rounds[-1]['round']} rounds"
-        n_left_out = Counter(user for record in records for user in record.get("left_out", {}))
-        left_out = ", ".join(f"hospital {user} in {n} rounds" for user, n in sorted(n_left_out.items()))
+            last = rounds[-1]
+            # None where all hospitals withhold their own.
+            mean = "withheld (min_rows)"
+            if last["loss"] is not None:
+                mean = f"{last['loss']:.6f}"
+            loss = f"{mean} after {last['round']} rounds"
+        left_out = _listed_left_out(records) or "nobody"
+        ending = _listed_endings(self._order.summaries)
         return (
             f"# Order {self.order_id}\n\n"
             f"{request.model_type} by hospital {request.user_id} with {request.party_id}, "
-            f"method {request.model_params.encrypt_param.method}. Rows: {self._order.n_rows}. "
+            f"method {method}. Rows: {self._order.n_rows}. "
             f"Loss on training rows: {loss}. "
-            f"Aggregation {request.aggregation}; left out: {left_out or 'nobody'}."
+            f"Aggregation {request.aggregation}; left out: {left_out}."
+            f"{ending}"
         )
 
 
-def _named_metrics(report: dict[str, Any]) -> dict[str, Any]:
-    """A report's metrics in one level, named by the rows they are on; counts of each class have no place there."""
+def _listed_endings(summaries: Mapping[int, Record]) -> str:
+    """A line for each model: how its training ended, and its warnings."""
+    lines = []
+    for fold, summary in sorted(summaries.items()):
+        model = f"Fold {fold}" if fold else "Final model"
+        lines.append(f"- {model}: ended by {summary['stopped_by']}")
+        for sentence in summary["warnings"]:
+            lines.append(f"- {model}: **Warning.** {sentence}")
+    if not lines:
+        return ""
+    return "\n\n" + "\n".join(lines)
+
+
+def _listed_left_out(records: list[Record]) -> str:
+    """Who was left out in how many rounds; empty where nobody was."""
+    n_left_out: Counter[str] = Counter()
+    for record in records:
+        n_left_out.update([*record.get("left_out", {})])
+    counts = []
+    for user, count in sorted(n_left_out.items()):
+        counts.append(f"hospital {user} in {count} rounds")
+    return ", ".join(counts)
+
+
+def _named_metrics(report: Record) -> Line:
+    """A report's metrics in one level, named by the rows they are on.
+
+    Counts of each class have no place there.
+    """
     named = {}
     for part, rows in (("train", "training rows"), ("test", "held-out rows")):
         for name, value in report.get(part, {}).items():
@@ -150,13 +212,20 @@ def _named_metrics(report: dict[str, Any]) -> dict[str, Any]:
 
 
 class StatisticsPicture:
-    """How far an order of joint statistics is, and how many rows stand behind its answer; never a value."""
+    """How far an order of joint statistics is, and of how many rows its answer is.
+
+    Never a value.
+    """
 
     def __init__(self, order: CoordinatedStatistics) -> None:
-        self.order_id, self._order = order.order_id, order
+        self.order_id = order.order_id
+        self._order = order
 
     def percent(self, records: list[Record]) -> float:
-        """Of the parts that are done, as the API counts them; where nobody knows how many there are, one is left."""
+        """Of the parts that are done, as the API counts them.
+
+        Where nobody knows how many there are, one is left.
+        """
         last = records[-1]
         if last.get("final"):
             return 100.0
@@ -164,7 +233,7 @@ class StatisticsPicture:
         n_parts: int = last["of"] or n_done + 1
         return min(100.0, 100.0 * n_done / n_parts)
 
-    def table(self, records: list[Record]) -> list[dict[str, Any]]:
+    def table(self, records: list[Record]) -> list[Line]:
         summary = records[-1] if records else {}
         lines = []
         for user, n_rows in self._order.n_rows.items():
@@ -177,16 +246,19 @@ class StatisticsPicture:
     def summary(self, records: list[Record]) -> str:
         request = self._order.request
         last = records[-1] if records else {}
-        withheld = "; ".join(
-            f"{entry['groups']} group(s) by {entry['rule']} {entry['threshold']}"
-            for entry in last.get("suppressed", [])
-        )
-        providers, receivers = _listed(request.providers), _listed(request.receivers)
+        withheld = []
+        for entry in last.get("suppressed", []):
+            rule = f"{entry['rule']} {entry['threshold']}"
+            withheld.append(f"{entry['groups']} group(s) by {rule}")
+        listed = "; ".join(withheld) or "nothing"
+        notes = " ".join(last.get("notes", []))
+        providers = _listed(request.providers)
+        receivers = _listed(request.receivers)
         return (
             f"# Order {self.order_id}\n\n"
             f"{request.method} over hospital {providers}, for hospital {receivers}. "
-            f"Rows: {self._order.n_rows}. Withheld: {withheld or 'nothing'}. "
-            f"{' '.join(last.get('notes', []))}"
+            f"Rows: {self._order.n_rows}. Withheld: {listed}. "
+            f"{notes}"
         )
 
 

@@ -1,6 +1,6 @@
-"""The coordinator's step in a schedule of joint statistics: at its time, it has the order made and waits for it.
+"""The coordinator's step in a schedule of joint statistics.
 
-Decision 45.
+At its time, it has the order made and waits for it. Decision 45.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ UNDER_WAY = ("pending", "running")
 
 
 def fire(schedule_id: int) -> State[Any]:
-    """The state in which the schedule's run ends: that of its order, or Skipped with the reason. It never raises."""
+    """The state in which the schedule's run ends. It never raises.
+
+    That of its order, or Skipped with the reason.
+    """
     try:
         # Asked at once first: the run can be tagged before the order ends.
         firing = _ask(schedule_id, wait=0)
@@ -43,25 +46,37 @@ def fire(schedule_id: int) -> State[Any]:
 
 
 def _ask(schedule_id: int, *, wait: float) -> dict[str, Any]:
-    """What the coordinator's API says of this run's time: order_id, state, sentence. Waits while it is away."""
-    body = {"scheduled": flow_run.scheduled_start_time.isoformat(), "wait": wait}
+    """What the coordinator's API says of this run's time: order_id, state, sentence.
+
+    Waits while it is away.
+    """
+    path = f"/statistics/schedules/{schedule_id}/firings"
+    # The time names the firing: asked again, the API finds the order it has made.
+    scheduled = flow_run.scheduled_start_time.isoformat()
+    body = {"scheduled": scheduled, "wait": wait}
     with coordinator_client() as client:
         transport = HttpTransport(client, coordinator_token())
-        path = f"/statistics/schedules/{schedule_id}/firings"
-        call = functools.partial(transport.request, "POST", path, json=body, timeout=wait + 60)
+        call = functools.partial(
+            transport.request, "POST", path, json=body, timeout=wait + 60
+        )
         answer = Exchange(transport, COORDINATOR).insist(call)
     firing: dict[str, Any] = answer.json()["data"]
     return firing
 
 
 def _tag(order_id: int | None) -> None:
-    """Who cancels this run in Prefect cancels its order: the coordinator's API finds both by this tag."""
+    """Who cancels this run in Prefect cancels its order.
+
+    The coordinator's API finds both by this tag.
+    """
     if order_id is None:
         return
+    tags = [*flow_run.tags, f"order-{order_id}"]
     try:
         with get_client(sync_client=True) as client:
-            client.update_flow_run(flow_run.id, tags=[*flow_run.tags, f"order-{order_id}"])
+            client.update_flow_run(flow_run.id, tags=tags)
     except httpx.HTTPError as error:
+        # The order goes on without it: only cancelling it here is lost.
         log.warning("The run could not be tagged (%s)", type(error).__name__)
 
 

@@ -1,7 +1,9 @@
-"""What the coordinator does with the gradients it is shown: chooses members, answers their mean, keeps their geometry.
+"""What the coordinator does with the gradients it is shown.
 
-In sealed orders they come in frames that it does not know. It keeps lengths and angles and drops the vectors. The
-hospitals' side is `agents.training.shown_gradients`; the mathematics is in `analytics.scores`.
+It chooses members, answers their mean, keeps their geometry. In sealed orders they come
+in frames that it does not know. It keeps lengths and angles and drops the vectors. The
+hospitals' side is `agents.training.shown_gradients`; the mathematics is in
+`analytics.scores`.
 
 Decision 30.
 """
@@ -21,15 +23,28 @@ import safetensors.numpy
 from analytics.arrays import Floats
 from analytics.scores import aggregation
 from analytics.scores.geometry import combine_factors, triangular_factor
-from protocol.errors import ProtocolViolation
+from protocol.errors import ProtocolViolation, listed, who_differ
 from protocol.exchange import Address, Exchange
-from protocol.messages import COORDINATOR, EVERYONE, Choice, Vectors
+from protocol.messages import EVERYONE, Choice, Vectors
 from protocol.training_request import TrainingRequest
+from tasks.coordinator.order import sent_by_coordinator
+from tasks.coordinator.reports import RoundReport
 
+_SELECTIONS: dict[str, Callable[..., list[int]]] = {
+    "multi_krum": aggregation.select_multi_krum,
+    "minimum_diameter": aggregation.select_minimum_diameter,
+}
 _REASONS = {
     "multi_krum": "Its gradient is among the farthest from its nearest neighbours (Multi-Krum).",
     "minimum_diameter": "Its gradient is outside of the closest set of hospitals (minimum diameter).",
 }
+_COMPARED = ("accuracy", "loss")
+
+Members = tuple[int, ...]
+"""Who is in a round's sum, sorted."""
+
+Metrics = dict[str, Any]
+"""Numbers by name, or several such by hospital."""
 
 
 @dataclass(frozen=True)
@@ -39,57 +54,84 @@ class Shown:
     users: tuple[int, ...]  # sorted
     n_rows: tuple[int, ...]  # of each, those that train
     layers: dict[str, Floats]  # (n, d) each, in the order's layers
-    between: dict[str, Floats]  # (n, 4) each: what compares two rounds, see `messages.BETWEEN`
-    readers: str  # who may see scores made of it: parties, or the operator alone where one hospital's policy says so
+    # (n, 4) each: what compares two rounds, see `messages.BETWEEN`.
+    between: dict[str, Floats]
+    # Who may see scores made of it: parties, or the operator alone where one hospital's
+    # policy says so.
+    readers: str
 
     @cached_property
     def factors(self) -> dict[str, Floats]:
         """The triangular factor (n, n) of each layer (decision 28)."""
-        return {name: triangular_factor([rows], len(self.users)) for name, rows in self.layers.items()}
+        found = {}
+        for name, rows in self.layers.items():
+            found[name] = triangular_factor([rows], len(self.users))
+        return found
 
 
 def gather(messages: dict[int, Vectors], n_rows: dict[int, int]) -> Shown:
-    """One round's messages, layer by layer. ProtocolViolation where hospitals show other layers than each other."""
+    """One round's messages, layer by layer.
+
+    ProtocolViolation where hospitals show other layers than each other.
+    """
     users = tuple(sorted(messages))
     ordered = [messages[user] for user in users]
-    shapes = {tuple((name, len(values)) for name, values in message.layers.items()) for message in ordered}
-    compared = {tuple(message.between) for message in ordered}
-    if len(shapes) > 1 or len(compared) > 1:
+    first = ordered[0]
+    named = who_differ({user: _layers(messages[user]) for user in users})
+    if named:
         raise ProtocolViolation(
-            "The hospitals show gradients of different layers.",
+            f"The hospitals show gradients of different layers: {listed(named)}.",
             remedy="Check that all run the same version, then send the order again.",
             code="layers",
+            hospitals=named,
         )
-    first = ordered[0]
-    layers = {name: np.array([message.layers[name] for message in ordered]) for name in first.layers}
-    between = {name: np.array([message.between[name] for message in ordered]) for name in first.between}
+    layers = {}
+    for name in first.layers:
+        layers[name] = np.array([message.layers[name] for message in ordered])
+    between = {}
+    for name in first.between:
+        between[name] = np.array([message.between[name] for message in ordered])
+    readers = "parties"
     # The strictest policy counts.
-    is_for_operator = any(message.readers == "operator" for message in ordered)
-    readers = "operator" if is_for_operator else "parties"
-    return Shown(users, tuple(n_rows[user] for user in users), layers, between, readers)
+    if any(message.readers == "operator" for message in ordered):
+        readers = "operator"
+    n_trained = tuple(n_rows[user] for user in users)
+    return Shown(users, n_trained, layers, between, readers)
+
+
+def _layers(message: Vectors) -> tuple[Any, ...]:
+    """What is equal of all: the layers, their lengths and their order."""
+    lengths = [(name, len(values)) for name, values in message.layers.items()]
+    return (*lengths, *message.between)
 
 
 # Who is in the sum
 
 
-def choose(exchange: Exchange, address: Address, shown: Shown, request: TrainingRequest) -> Choice:
-    """The members of a round's sum, sent to all hospitals; a choice that was sent before stands."""
+def choose(
+    exchange: Exchange, address: Address, shown: Shown, request: TrainingRequest
+) -> Choice:
+    """The members of a round's sum, sent to all hospitals.
+
+    A choice that was sent before stands.
+    """
     if not request.chooses:
         return Choice(shown.users)
-    sent = exchange.insist(
-        lambda: exchange.transport.gather(address, (COORDINATOR,), EVERYONE, wait_seconds=0)
-    )
+    # Hospitals may have sealed for it already: a restart does not choose again.
+    sent = sent_by_coordinator(exchange, address, EVERYONE)
     if sent is not None:
-        return Choice.decode(sent[COORDINATOR])
+        return Choice.decode(sent)
     choice = _choice(shown, request)
     exchange.put(address, EVERYONE, choice.encode())
     return choice
 
 
 def _choice(shown: Shown, request: TrainingRequest) -> Choice:
-    # Points of n dimensions that are as far from each other as the gradients are (decision 28).
-    points = combine_factors(list(shown.factors.values())).T
-    rule: Callable[..., list[int]] = getattr(aggregation, f"select_{request.aggregation}")
+    # Points of n dimensions that are as far from each other as the gradients are
+    # (decision 28).
+    factors = [*shown.factors.values()]
+    points = combine_factors(factors).T
+    rule = _SELECTIONS[request.aggregation]
     chosen = rule(points, n_attackers=request.assumed_attackers)
     members = tuple(shown.users[index] for index in chosen)
     reason = _REASONS[request.aggregation]
@@ -106,54 +148,74 @@ class _MemberRows(NamedTuple):
     vectors: Floats  # (n, d), the layers one behind the other
     n_rows: Floats  # (n,)
 
+    def without(self, index: int) -> _MemberRows:
+        vectors = np.delete(self.vectors, index, axis=0)
+        n_rows = np.delete(self.n_rows, index)
+        return _MemberRows(vectors, n_rows)
 
-def aggregate(shown: Shown, members: tuple[int, ...], request: TrainingRequest) -> Floats:
-    """What the round steps by, in the frames that it was shown in, float64 (d,), the layers one behind the other.
 
-    A restart finds the same bytes: sums are taken in the order of the user ids, element by element.
+def aggregate(shown: Shown, members: Members, request: TrainingRequest) -> Floats:
+    """What the round steps by, float64 (d,), the layers one behind the other.
+
+    It is in the frames that it was shown in. A restart finds the same bytes: sums are
+    taken in the order of the user ids, element by element.
     """
     of_members = _of_members(shown, members)
-    return _aggregate(of_members.vectors, of_members.n_rows, request)
+    return _aggregate(of_members, request)
 
 
 def answer(
-    exchange: Exchange, address: Address, shown: Shown, members: tuple[int, ...], request: TrainingRequest
+    exchange: Exchange,
+    address: Address,
+    shown: Shown,
+    members: Members,
+    request: TrainingRequest,
 ) -> None:
-    """Sends all hospitals the aggregate of what was shown; of open orders also what it is without each member."""
+    """Sends all hospitals the aggregate of what was shown.
+
+    Of open orders also what it is without each member.
+    """
     mean = aggregate(shown, members, request)
     exchange.put(address, EVERYONE, _bytes(mean))
-    vectors, n_rows = _of_members(shown, members)
-    if address.fold or not request.compares_openly(len(members), vectors.shape[1]):
+    of_members = _of_members(shown, members)
+    n_weights = of_members.vectors.shape[1]
+    # Models without single members are compared for the final model alone.
+    if address.fold or not request.compares_openly(len(members), n_weights):
         return
     without = []
     for index in range(len(members)):
-        others, weights = np.delete(vectors, index, axis=0), np.delete(n_rows, index)
-        without.append(_aggregate(others, weights, request))
+        others = of_members.without(index)
+        without.append(_aggregate(others, request))
     without_address = replace(address, topic="without")
     exchange.put(without_address, EVERYONE, _bytes(np.array(without)))
 
 
-def _of_members(shown: Shown, members: tuple[int, ...]) -> _MemberRows:
+def _of_members(shown: Shown, members: Members) -> _MemberRows:
     indices = [shown.users.index(user) for user in members]
     stacked = np.hstack([*shown.layers.values()])
     weights = np.array(shown.n_rows, dtype=np.float64)
     return _MemberRows(stacked[indices], weights[indices])
 
 
-def _aggregate(vectors: Floats, n_rows: Floats, request: TrainingRequest) -> Floats:
-    """Of float64 (n, d): the row-weighted mean, or the order's coordinate-wise rule; zeros of nobody's."""
-    if not len(vectors):
-        return np.zeros(vectors.shape[1])
+def _aggregate(rows: _MemberRows, request: TrainingRequest) -> Floats:
+    """The row-weighted mean, or the order's coordinate-wise rule; zeros of nobody's."""
+    vectors = rows.vectors
+    n_members, n_weights = vectors.shape
+    if n_members == 0:
+        return np.zeros(n_weights)
     if request.aggregation == "median":
         return aggregation.median(vectors)
     if request.aggregation == "trimmed_mean":
         # Without one member as many may be cut off as leave one value.
-        n_attackers = min(request.assumed_attackers, (len(vectors) - 1) // 2)
+        most_attackers = (n_members - 1) // 2
+        n_attackers = min(request.assumed_attackers, most_attackers)
         return aggregation.trimmed_mean(vectors, n_attackers=n_attackers)
-    total = np.zeros(vectors.shape[1])
-    for weight, vector in zip(n_rows, vectors, strict=True):
+    # One vector after the other: numpy's own sum may take another order, and a restart
+    # must find the same bytes.
+    total = np.zeros(n_weights)
+    for weight, vector in zip(rows.n_rows, vectors, strict=True):
         total = total + weight * vector
-    mean: Floats = total / n_rows.sum()
+    mean: Floats = total / rows.n_rows.sum()
     return mean
 
 
@@ -164,70 +226,103 @@ def _bytes(values: Floats) -> bytes:
 # What is kept of a round
 
 
-def round_file(shown: Shown, members: tuple[int, ...], request: TrainingRequest) -> bytes:
-    """What is kept of a round (docs/operators.md): its gradients where they are open, else its geometry alone."""
-    tensors: dict[str, Floats] = {}
+def round_file(shown: Shown, members: Members, request: TrainingRequest) -> bytes:
+    """What is kept of a round (docs/operators.md), as safetensors.
+
+    Its gradients where they are open, else its geometry alone.
+    """
     about: dict[str, Any] = {
         "kind": "open" if request.is_open else "sealed",
         "clients": list(shown.users),
         "sizes": list(shown.n_rows),
     }
     if request.is_open:
-        for name, rows in shown.layers.items():
-            for user, row in zip(shown.users, rows, strict=True):
-                tensors[f"gradient/{user}/{name}"] = row
-        ends = np.cumsum([rows.shape[1] for rows in shown.layers.values()])[:-1]
-        averages = np.split(aggregate(shown, members, request), ends)
-        for name, average in zip(shown.layers, averages, strict=True):
-            tensors[f"average/{name}"] = average
+        mean = aggregate(shown, members, request)
+        tensors = _open_tensors(shown, mean)
     else:
-        for name, factor in shown.factors.items():
-            tensors[f"factor/{name}"] = factor
-        for name, numbers in shown.between.items():
-            tensors[f"between/{name}"] = numbers
+        # The vectors are dropped with this: only lengths and angles stay.
+        tensors = _sealed_tensors(shown)
         if members != shown.users:
             about["members"] = list(members)
-    data: bytes = safetensors.numpy.save(tensors, metadata={"round": json.dumps(about)})
+    metadata = {"round": json.dumps(about)}
+    data: bytes = safetensors.numpy.save(tensors, metadata=metadata)
     return data
 
 
-def leave_one_out(reports: dict[int, dict[str, Any]], *, is_open: bool) -> dict[str, Any]:
-    """What the round before is to be told of, by hospital: metrics without it, and with all.
+def _open_tensors(shown: Shown, mean: Floats) -> dict[str, Floats]:
+    """Each hospital's gradient and their aggregate `mean`, layer by layer."""
+    tensors = {}
+    for name, rows in shown.layers.items():
+        for user, row in zip(shown.users, rows, strict=True):
+            tensors[f"gradient/{user}/{name}"] = row
+    sizes = [rows.shape[1] for rows in shown.layers.values()]
+    ends = np.cumsum(sizes)[:-1]
+    averages = np.split(mean, ends)
+    for name, average in zip(shown.layers, averages, strict=True):
+        tensors[f"average/{name}"] = average
+    return tensors
 
-    Sealed orders: each hospital's own word on its own test rows. Method None: over all test rows, weighted.
+
+def _sealed_tensors(shown: Shown) -> dict[str, Floats]:
+    tensors = {}
+    for name, factor in shown.factors.items():
+        tensors[f"factor/{name}"] = factor
+    for name, numbers in shown.between.items():
+        tensors[f"between/{name}"] = numbers
+    return tensors
+
+
+# What a round's model would have been without single hospitals
+
+
+def leave_one_out(reports: dict[int, RoundReport], *, is_open: bool) -> Metrics:
+    """By hospital, of the round before: metrics without it, and under `all` with all.
+
+    Sealed orders: each hospital's own word on its own test rows. Method None: over all
+    test rows, weighted.
     """
     if is_open:
-        return _over_all_rows([report for report in reports.values() if report.get("leave_one_out")])
+        comparing = []
+        for report in reports.values():
+            if report.get("leave_one_out"):
+                comparing.append(report)
+        return _over_all_rows(comparing)
     found = {}
     for user, report in reports.items():
         without = report.get("leave_one_out", {}).get(str(user))
         if without:
-            found[str(user)] = {**without, "all": _comparable(report["test"])}
+            with_all = _comparable(report["test"])
+            found[str(user)] = {**without, "all": with_all}
     return found
 
 
-def _over_all_rows(reports: list[dict[str, Any]]) -> dict[str, Any]:
+def _over_all_rows(reports: list[RoundReport]) -> Metrics:
     if not reports:
         return {}
     n_rows = [report["n_test_rows"] for report in reports]
     with_all = _mean(n_rows, [report["test"] for report in reports])
-    users = {user for report in reports for user in report["leave_one_out"]}
+    users: set[str] = set()
+    for report in reports:
+        users.update(report["leave_one_out"])
     found = {}
     for user in sorted(users, key=int):
-        without = _mean(n_rows, [report["leave_one_out"][user] for report in reports])
+        of_hospitals = [report["leave_one_out"][user] for report in reports]
+        without = _mean(n_rows, of_hospitals)
         found[user] = {**without, "all": with_all}
     return found
 
 
-def _mean(n_rows: list[int], metrics: list[dict[str, Any]]) -> dict[str, Any]:
+def _mean(n_rows: list[int], of_hospitals: list[Metrics]) -> Metrics:
     """Of metrics of some rows each, n_rows of them: those of all rows."""
     means = {}
-    for name in ("accuracy", "loss"):
-        if all(name in one for one in metrics):
-            weighted = [count * one[name] for count, one in zip(n_rows, metrics, strict=True)]
+    for name in _COMPARED:
+        if all(name in metrics for metrics in of_hospitals):
+            weighted = []
+            for count, metrics in zip(n_rows, of_hospitals, strict=True):
+                weighted.append(count * metrics[name])
             means[name] = math.fsum(weighted) / sum(n_rows)
     return means
 
 
-def _comparable(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {name: metrics[name] for name in ("accuracy", "loss") if name in metrics}
+def _comparable(metrics: Metrics) -> Metrics:
+    return {name: metrics[name] for name in _COMPARED if name in metrics}

@@ -1,25 +1,28 @@
-"""The steps of the coordinator in an order of joint statistics, each visible in Prefect.
+"""The steps of the coordinator in an order of joint statistics.
 
-It adds what it cannot read, matches tags that it cannot turn back, and deals random numbers (`dealing`).
+It adds what it cannot read, matches tags that it cannot turn back, and deals random
+numbers (`dealing`).
 """
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
 from analytics.statistics import quantiles
 from analytics.statistics.circuit import Plan
 from protocol import statistics_messages, statistics_plan
+from protocol.errors import listed, other_version, who_differ
 from protocol.exchange import Address, Exchange
 from protocol.messages import EVERYONE
-from protocol.sealing import KEY_BYTES
 from protocol.shares import matching
-from protocol.shares.sharing import SEED
-from protocol.statistics_request import RANKED, StatisticsRequest, read_statistics_document
+from protocol.statistics_request import (
+    RANKED,
+    StatisticsRequest,
+    read_statistics_document,
+)
 from protocol.sums import exact_sum
-from tasks.coordinator import dealing
+from tasks.coordinator.dealt import send_dealt
 from tasks.coordinator.order import CoordinatedOrder, Show, read_document
 from tasks.steps import step
 
@@ -40,12 +43,18 @@ class CoordinatedStatistics(CoordinatedOrder):
 
 def open_order(order_id: int, exchange: Exchange) -> CoordinatedStatistics:
     """Reads the order's document."""
-    document = read_document(order_id, exchange)
-    return CoordinatedStatistics(order_id, exchange, read_statistics_document(document, order_id).request)
+    text = read_document(order_id, exchange)
+    document = read_statistics_document(text, order_id)
+    return CoordinatedStatistics(order_id, exchange, document.request)
 
 
 def _show_stage(
-    order: CoordinatedStatistics, show: Show, *, what: str, done: int, of: int | None = None
+    order: CoordinatedStatistics,
+    show: Show,
+    *,
+    what: str,
+    done: int,
+    of: int | None = None,
 ) -> None:
     """How far the order is, for Prefect and for who asks over REST: the same numbers."""
     stage = {"what": what, "done": done, "of": of}
@@ -55,25 +64,46 @@ def _show_stage(
 
 @step("acceptances")
 def collect_acceptances(order: CoordinatedStatistics) -> None:
-    """Waits until every hospital has verified the order and counted its rows; the order never goes on without one."""
+    """Waits until every hospital has verified the order and counted its rows.
+
+    The order never goes on without one.
+    """
     order.read_acceptances(order.hospitals)
+    # The initiator's word that all is agreed: sums by masks need no key.
     order.peek("public_key", [order.request.initiator])
     order.report_running()
 
 
-@step("aggregation", lambda order, round_, show: f"round {round_}")
+def _round(order: CoordinatedStatistics, round_: int, show: Show) -> str:
+    return f"round {round_}"
+
+
+@step("aggregation", _round)
 def add_round(order: CoordinatedStatistics, round_: int, show: Show) -> bool:
-    """Adds the providers' parts of one round and gives the sum to the receivers; False when there was nothing more."""
+    """Adds the providers' parts of one round and gives the sum to the receivers.
+
+    False when there was nothing more.
+    """
     address = Address(order.order_id, "addend", round=round_)
     total = replace(address, topic="total")
     if order.sent_before(total, EVERYONE) is not None:
         return True
     parts = order.peek("addend", order.request.providers, round=round_)
+    # Empty parts of all: nothing is left to add.
     if not any(parts.values()):
         return False
-    # The sum is sent before its parts are dropped: a restart in between finds one or the other.
+    # All end their search with the same round.
+    if named := who_differ({user: bool(part) for user, part in parts.items()}):
+        raise other_version(
+            "payload",
+            f"Some providers add to round {round_} and others do not: {listed(named)}.",
+            hospitals=named,
+        )
+    # The sum is sent before its parts are dropped: a restart in between finds one or
+    # the other.
     order.exchange.put(total, EVERYONE, exact_sum.add(parts))
     order.exchange.discard(address)
+    # Of an order without ranks there is one sum.
     n_rounds = MOST_ROUNDS if order.request.method in RANKED else 1
     _show_stage(order, show, what="sums", done=round_ + 1, of=n_rounds)
     return True
@@ -81,9 +111,16 @@ def add_round(order: CoordinatedStatistics, round_: int, show: Show) -> bool:
 
 @step("types")
 def agree_on_plan(order: CoordinatedStatistics) -> Plan | None:
-    """What the providers will compute, from their columns' types; None where a schedule's last result stands again."""
-    bodies = order.peek("types", order.request.providers, recipient=EVERYONE)
-    announced = statistics_messages.read_types(bodies)
+    """What the providers will compute, from their columns' types.
+
+    None where a schedule's last result stands again.
+    """
+    announced = order.read(
+        "types",
+        order.request.providers,
+        statistics_messages.read_types,
+        recipient=EVERYONE,
+    )
     if any(types.repeats for types in announced.values()):
         return None
     return statistics_plan.agreed_plan(order.request, announced)
@@ -91,7 +128,10 @@ def agree_on_plan(order: CoordinatedStatistics) -> Plan | None:
 
 @step("matching")
 def match_keys(order: CoordinatedStatistics) -> int:
-    """Sends each provider which of its own tags all have, and drops the tags when used; how many all have."""
+    """Sends each provider which of its own tags all have; how many these are.
+
+    Drops the tags when they are used.
+    """
     providers = order.request.providers
     address = Address(order.order_id, "common")
     bitmaps = {}
@@ -99,49 +139,98 @@ def match_keys(order: CoordinatedStatistics) -> int:
         sent = order.sent_before(address, user)
         if sent is not None:
             bitmaps[user] = sent
+    # The tags stand until all have their answer: a restart in between answers again,
+    # with the same bytes.
     if len(bitmaps) < len(providers):
-        bodies = order.peek("tags", providers)
-        tags = [matching.decode_tags(bodies[user]) for user in providers]
-        for user, common in zip(providers, matching.intersect(tags), strict=True):
-            bitmaps[user] = matching.encode_bitmap(common)
+        found = order.read("tags", providers, matching.decode_tags)
+        tags = [found[user] for user in providers]
+        common = matching.intersect(tags)
+        for user, common_of_user in zip(providers, common, strict=True):
+            bitmaps[user] = matching.encode_bitmap(common_of_user)
             order.exchange.put(address, user, bitmaps[user])
-    order.exchange.discard(Address(order.order_id, "tags"))
-    return matching.n_common(bitmaps[providers[0]])
+    tags_address = Address(order.order_id, "tags")
+    order.exchange.discard(tags_address)
+    # Any provider's: in each as many are set as all have.
+    first = providers[0]
+    return matching.n_common(bitmaps[first])
 
 
 @step("dealing")
 def deal(order: CoordinatedStatistics, plan: Plan, *, n_rows: int, show: Show) -> None:
-    """Random triples for what the providers compute; nothing where the expression needs none."""
-    seeds = {provider: _seed(order, provider) for provider in plan.providers}
-    # A restart deals from the beginning: the same seeds give the same bytes, which the exchange takes twice.
-    for message in dealing.deal(plan, n_rows=n_rows, seeds=seeds):
-        address = Address(order.order_id, "dealt", round=message.number)
-        order.exchange.put(address, message.provider, message.data)
-        _show_stage(order, show, what="dealing", done=message.number)
+    """Random triples for what the providers compute.
 
-
-def _seed(order: CoordinatedStatistics, provider: int) -> bytes:
-    """Drawn once for an order: after a restart, the one that was dealt is dealt again."""
-    address = Address(order.order_id, "dealt", round=SEED)
-    dealt = order.sent_before(address, provider)
-    return secrets.token_bytes(KEY_BYTES) if dealt is None else dealt
+    Nothing where the expression needs none.
+    """
+    for number in send_dealt(order, plan, n_rows=n_rows):
+        _show_stage(order, show, what="dealing", done=number)
 
 
 @step("results")
 def collect_reports(order: CoordinatedStatistics) -> dict[str, Any]:
-    """Waits until the receivers hold the result; what may be said of it, which is no value."""
+    """Waits until the receivers hold the result; what may be said of it.
+
+    That is no value.
+    """
     request = order.request
-    reports = {}
-    for user, body in order.peek("report", order.hospitals).items():
-        reports[user] = statistics_messages.read_report(body)
+    reports = order.read("report", order.hospitals, statistics_messages.read_report)
+    of_providers = {str(user): reports[user] for user in request.providers}
+    rows_used = _of_each({u: r.rows_used for u, r in of_providers.items()})
+    rows_suppressed = _of_each({u: r.rows_suppressed for u, r in of_providers.items()})
+    rows_null = _of_each({u: r.rows_null for u, r in of_providers.items()})
+    # All receivers hold the same result: the first one's word stands for it.
     received = reports[request.receivers[0]]
-    return {
-        "path": f"{order.order_id}/{request.result_alias}.{request.result_type}",
+    if received.joint_rows is not None:
+        # No hospital has said its own: they would tell its small cells.
+        rows_used = _of_all(received.joint_rows, "used")
+        rows_suppressed = _of_all(received.joint_rows, "withheld")
+        rows_null = _of_all(received.joint_rows, "null")
+    file_name = f"{request.result_alias}.{request.result_type}"
+    summary: dict[str, Any] = {
+        "path": f"{order.order_id}/{file_name}",
         "type": request.result_type,
-        "rows_used": {str(user): reports[user].rows_used for user in request.providers},
-        "rows_suppressed": {str(user): reports[user].rows_suppressed for user in request.providers},
-        "rows_null": {str(user): reports[user].rows_null for user in request.providers},
+        "rows_used": rows_used,
+        "rows_suppressed": rows_suppressed,
+        "rows_null": rows_null,
         "suppressed": [entry.model_dump() for entry in received.suppressed],
         "notes": received.notes,
+        "opened": received.opened,
         "repeats": received.repeats,
     }
+    if request.missing is not None:
+        flows = {user: report.flow for user, report in of_providers.items()}
+        summary["flow"] = _flow(flows, received.joint_rows)
+    return summary
+
+
+def _flow(
+    flows: dict[str, dict[str, int] | None], joint_rows: dict[str, int] | None
+) -> dict[str, dict[str, int]]:
+    """How many rows were selected, left out and used, of each provider and of all,
+    where all tell.
+    """
+    if joint_rows:
+        used = joint_rows["used"] + joint_rows["withheld"]
+        selected = used + joint_rows["null"]
+        left_out = joint_rows["null"]
+        return {"all": {"selected": selected, "left_out": left_out, "used": used}}
+    told = {user: flow for user, flow in flows.items() if flow is not None}
+    if len(told) < len(flows):
+        return {}
+    together: dict[str, int] = {}
+    for flow in told.values():
+        for name, count in flow.items():
+            together[name] = together.get(name, 0) + count
+    return {**told, "all": together}
+
+
+def _of_each(counts: dict[str, int | None]) -> dict[str, int]:
+    """Rows of each provider, if all of them tell: what one keeps back would follow from
+    the others' and the answer.
+    """
+    told = {user: count for user, count in counts.items() if count is not None}
+    return told if len(told) == len(counts) else {}
+
+
+def _of_all(joint_rows: dict[str, int], what: str) -> dict[str, int]:
+    """Rows of all hospitals together, if they may be told."""
+    return {"all": joint_rows[what]} if what in joint_rows else {}

@@ -1,6 +1,7 @@
-"""Where a hospital's run of an order stands: its site folder; and how a refusal there ends the order.
+"""Where a hospital's run of an order stands, and how a refusal there ends the order.
 
-`flows.hospital_runs` gives it the events; `tasks.ending` has what a run's end is at the coordinator too.
+`flows.hospital_runs` gives it the events; `tasks.ending` has what a run's end is at the
+coordinator too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from prefect.states import Failed
 
 from agents.order.party import Party, open_party
 from agents.site.ledger import Ledger
-from agents.site.settings import Settings, load_settings
+from agents.site.settings import SiteSettings, load_settings
 from agents.site.vault import Vault
 from protocol.errors import ConsiliumError, OrderStopped, OrderWaits
 from protocol.exchange import Exchange, HttpTransport
@@ -30,16 +31,21 @@ MENDABLE = ("unauthenticated", "token", "site", "disk", "ledger")
 def at_hospital(
     order_id: int, work: Callable[[Party], None], *, takes_place: bool = True
 ) -> State[Any] | None:
-    """Does this hospital's work on an order; the state in which its run ends, None for success.
+    """Does this hospital's work on an order; the state of its run, None for success.
 
-    A refusal goes to the ledger and ends the order; keys and snapshot are forgotten. What a person here can put right
-    (settings, a token that is not accepted, a full disk) ends no order: the process gives the run back to its agent,
-    which starts it again. So it does where the order has no places now, unless it needs none (`takes_place` is false):
-    what is in the vault stays.
+    The state has a code for Prefect; sentences go over the exchange (decision 79).
+
+    A refusal goes to the ledger and ends the order; keys and snapshot are forgotten.
+    What a person here can put right (settings, a token that is not accepted, a full
+    disk) ends no order: the process gives the run back to its agent, which starts it
+    again. So it does where the order has no places now, unless it needs none
+    (`takes_place` is false): what is in the vault stays.
     """
     try:
         settings = load_settings(Path(os.environ[SITE]))
-        transport = HttpTransport(settings.client(), settings.secret("token"), takes_place=takes_place)
+        transport = HttpTransport(
+            settings.client(), settings.secret("token"), takes_place=takes_place
+        )
         exchange = Exchange(transport, settings.user_id)
     except (ConsiliumError, OSError) as error:
         give_back(error)
@@ -52,8 +58,8 @@ def at_hospital(
         wait_for_places(waits)
     except OrderStopped as stop:
         _end(settings, order_id, stop.code)
-        return state_of(stop)
-    except Exception as error:  # noqa: BLE001 (the last place before Prefect: no text of it may pass)
+        return state_of(stop, stop.code)
+    except Exception as error:  # noqa: BLE001
         if is_out_of_room(error):
             give_back(error)
         cause = known(error)
@@ -66,9 +72,12 @@ def at_hospital(
     return None
 
 
-def _end(settings: Settings, order_id: int, outcome: str) -> None:
-    """Marks the order as ended here. Where that cannot be written, a run that is started again does it: an exception
-    would tell Prefect this site's folders."""
+def _end(settings: SiteSettings, order_id: int, outcome: str) -> None:
+    """Marks the order as ended here.
+
+    Where that cannot be written, a run that is started again does it: an exception
+    would tell Prefect this site's folders.
+    """
     try:
         Vault(settings.vault).end_order(order_id, outcome)
     except OSError as error:
@@ -82,25 +91,33 @@ class _Refused(NamedTuple):
     is_over: bool  # whether the order has ended by it
 
 
-def _refuse(exchange: Exchange, order_id: int, error: ConsiliumError, settings: Settings) -> _Refused:
+def _refuse(
+    exchange: Exchange, order_id: int, error: ConsiliumError, settings: SiteSettings
+) -> _Refused:
     """Writes the refusal into the ledger and sends it to the coordinator.
 
-    The order is not over where it is none of this hospital's to refuse: marked as ended, its number could never be used
-    here.
+    The order is not over where it is none of this hospital's to refuse: marked as
+    ended, its number could never be used here.
     """
     named = type(error)(
-        f"{settings.name}: {error.sentence}", remedy=error.remedy, code=error.code, **error.detail
+        f"{settings.name}: {error.sentence}",
+        remedy=error.remedy,
+        code=error.code,
+        **error.detail,
     )
     try:
+        # The ledger first: what the others hear of stands in it.
         ledger = Ledger(settings.ledger)
-        ledger.write("refused", order_id=order_id, rule=error.code, sentence=error.sentence)
+        ledger.write(
+            "refused", order_id=order_id, rule=error.code, sentence=error.sentence
+        )
         exchange.refuse(order_id, named)
     except OrderStopped as stop:
-        return _Refused(state_of(stop), is_over=True)
+        return _Refused(state_of(stop, stop.code), is_over=True)
     except OSError as full:
         give_back(full)
     except ConsiliumError as other:
         if other.code in MENDABLE:
             give_back(other)
-        return _Refused(Failed(message=str(other)), is_over=False)
-    return _Refused(Failed(message=str(named)), is_over=True)
+        return _Refused(Failed(message=other.code), is_over=False)
+    return _Refused(Failed(message=named.code), is_over=True)

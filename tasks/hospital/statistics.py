@@ -1,6 +1,7 @@
 """The steps of a hospital in an order of joint statistics, each visible in Prefect.
 
-Rows of all providers one below the other are `agents.statistics.pooled`, rows matched by a key `joined`.
+Rows of all providers one below the other are `agents.statistics.pooled`, rows matched
+by a key `joined`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tasks.steps import step
 
 @step("verify order")
 def verify_order(party: Party) -> VerifiedStatistics:
-    """The order's signature, the commitment to where its data are, and this hospital's policy."""
+    """The order's signature, its commitment to where its data are, and the policy."""
     return parties.verify_order(party)
 
 
@@ -32,10 +33,23 @@ def read_rows(order: VerifiedStatistics) -> Reading | None:
 
 
 @step("key agreement")
-def agree_on_keys(order: VerifiedStatistics, reading: Reading | None) -> AgreedStatistics:
+def agree_on_keys(
+    order: VerifiedStatistics, reading: Reading | None
+) -> AgreedStatistics:
     """Acceptances and the order secret."""
-    n_rows = 0 if reading is None else reading.n_rows
-    agreed = orders.agree_on_keys(order, AgreedStatistics, n_rows=n_rows)
+    # Who only receives brings no rows, and is in no total.
+    n_rows, regroup, least_hospitals = 0, False, 1
+    if reading is not None:
+        n_rows = reading.n_rows
+        regroup = order.rules.regroup
+        least_hospitals = order.rules.least_providers
+    agreed = orders.agree_on_keys(
+        order,
+        AgreedStatistics,
+        n_rows=n_rows,
+        regroup=regroup,
+        least_hospitals=least_hospitals,
+    )
     orders.begin(agreed)
     return agreed
 

@@ -1,22 +1,36 @@
-"""The steps of a hospital in a training order, each visible in Prefect under the name that users know.
+"""The steps of a hospital in a training order, each visible in Prefect under the name
+that users know.
 
-What each does is in `agents.training.trainer`, and for scores in `agents.training.shown_gradients`.
+What each does is in `agents.training.fold`, and for scores in
+`agents.training.shown_gradients`.
 """
 
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from typing import Any
 
 from agents.order import party as orders
 from agents.order.party import Party
-from agents.training import agreed_model, cohorts, inference, shown_gradients
+from agents.training import (
+    agreed_design,
+    agreed_levels,
+    agreed_model,
+    cohorts,
+    inference,
+    own_metrics,
+    shown_gradients,
+    varying,
+)
+from agents.training import fold as folds
 from agents.training import party as parties
-from agents.training import trainer as trainers
-from agents.training.cohorts import OrderRows
+from agents.training.fold import Fold
 from agents.training.party import AgreedTraining, VerifiedTraining
-from agents.training.trainer import Fold, Trainer
+from agents.training.row_sets import OrderRows
+from agents.training.trainer import Trainer
 from analytics.arrays import Floats
+from analytics.training.outcome import WARNINGS
 from tasks.steps import step
 
 log = logging.getLogger("consilium.rounds")
@@ -36,76 +50,114 @@ def extract_data(order: VerifiedTraining) -> OrderRows:
 
 @step("key agreement")
 def agree_on_keys(order: VerifiedTraining, rows: OrderRows) -> Trainer:
-    """Acceptances, the order secret, the model's classes and initial weights."""
+    """Acceptances, the order secret, the model's columns, classes and initial weights."""
     agreed = orders.agree_on_keys(
         order,
         AgreedTraining,
         n_rows=rows.train.n_rows,
+        regroup=order.policy.cohort.regroup,
+        least_hospitals=order.policy.orders.min_hospitals,
         n_test_rows=rows.n_test_rows,
         public_key=lambda: parties.public_key(order),
+        pooled=cohorts.own_thresholds(order),
     )
-    joint = agreed_model.agree_on_model(agreed, rows)
-    # The order is running only when the hospitals have found that their rows can be trained on together.
+    cohorts.check_hospitals(agreed)
+    cohorts.commit_rounds(agreed, now=datetime.now(UTC))
+    parties.note_totals(agreed)
+    coding = agreed_levels.agree_on_levels(agreed, rows)
+    rows = agreed_design.code_rows(agreed, rows, coding)
+    agreed_design.check_features(agreed, rows, coding)
+    joint = agreed_model.agree_on_model(agreed, rows, coding)
+    limits = own_metrics.agree_on_limits(agreed, rows)
+    shown_gradients.check_scored(agreed, joint.model, limits)
+    # All have accepted, and nothing that adds up to a total has been sent.
+    cohorts.commit(agreed)
+    varying.check_columns(agreed, rows)
+    # The order is running only when the hospitals have found that their rows can be
+    # trained on together.
     orders.begin(agreed)
-    return Trainer(agreed, rows, joint.model, joint.start)
+    trainer = Trainer(
+        agreed, rows, joint.model, joint.start, limits, joint.class_warnings
+    )
+    return agreed_design.fix_design(trainer, coding)
 
 
 @step("standardization")
 def open_fold(trainer: Trainer, number: int) -> Fold:
     """A fold's rows, in joint units where the order asks for them."""
-    return trainers.open_fold(trainer, number)
+    return folds.open_fold(trainer, number)
 
 
 def _round(trainer: Trainer, fold: Fold, *_: Any) -> str:
     """Where in the order a step of a round is, as Prefect names it."""
-    point = fold.checkpoint
-    return f"round {point.round}" + _of_fold(fold)
+    round_ = fold.checkpoint.round
+    return f"round {round_}{_of_fold(fold)}"
 
 
 def _of_fold(fold: Fold) -> str:
-    return f" of fold {fold.number}" if fold.number else ""
+    # Fold 0 is the final model: an order without cross-validation has no other.
+    if fold.number == 0:
+        return ""
+    return f" of fold {fold.number}"
+
+
+Report = dict[str, Any]
+"""What this hospital says of its rows in a round: counts and metrics."""
 
 
 @step("local gradient", _round)
-def local_gradient(trainer: Trainer, fold: Fold) -> dict[str, Any]:
+def local_gradient(trainer: Trainer, fold: Fold) -> Report:
     """This hospital's pseudo-gradient, and its metrics at the round's starting model."""
-    return trainers.local_gradient(trainer, fold)
+    return folds.local_gradient(trainer, fold)
 
 
 @step("scoring", _round)
 def show_gradient(trainer: Trainer, fold: Fold) -> None:
-    """The rotated gradient, through the release door, to the coordinator, where the order has rounds scored."""
+    """The rotated gradient, through the release door, to the coordinator.
+
+    Only where the order has rounds scored.
+    """
     if trainer.order.request.is_scored:
         shown_gradients.show_gradient(trainer, fold)
     fold.members = shown_gradients.receive_choice(trainer, fold)
 
 
 @step("encryption", _round)
-def encrypt_contribution(trainer: Trainer, fold: Fold, report: dict[str, Any]) -> None:
+def encrypt_contribution(trainer: Trainer, fold: Fold, report: Report) -> None:
     """Sealed by the order's method, through the release door, to the coordinator."""
-    trainers.encrypt_contribution(trainer, fold, report)
+    folds.encrypt_contribution(trainer, fold, report)
 
 
 def apply_aggregate(trainer: Trainer, fold: Fold) -> None:
-    """The step that all hospitals take, and its checkpoint. No task of its own: it mostly waits for the others."""
+    """The step that all hospitals take, and its checkpoint.
+
+    No task of its own: it mostly waits for the others.
+    """
     request = trainer.order.request
     shown_mean = None
     if shown_gradients.is_scored(trainer):
         shown_mean = shown_gradients.receive_check(trainer, fold)
 
-    def settle(aggregate: Floats) -> dict[str, Any]:
+    def settle(aggregate: Floats) -> Report:
+        # A coordinator that answers one mean and sums another is found here, before
+        # the step is taken.
         if shown_mean is not None:
             shown_gradients.check_aggregate(trainer, fold, aggregate, shown_mean)
         return shown_gradients.leave_one_out(trainer, fold, aggregate)
 
-    # The median and the trimmed mean are no sums: the hospitals step by what the coordinator made of open gradients.
+    # The median and the trimmed mean are no sums: the hospitals step by what the
+    # coordinator made of open gradients.
     is_sum = request.aggregation == "mean" or request.chooses
-    trainers.apply_aggregate(trainer, fold, robust=None if is_sum else shown_mean, settle=settle)
+    robust = None if is_sum else shown_mean
+    folds.apply_aggregate(trainer, fold, robust=robust, settle=settle)
     _log_round(trainer, fold)
 
 
 def _log_round(trainer: Trainer, fold: Fold) -> None:
-    """A line for who watches this agent: round and loss as the coordinator shows them, which is without the penalty."""
+    """A line for who watches this agent: round and loss as the coordinator shows them.
+
+    That is the loss without the penalty.
+    """
     point = fold.checkpoint
     log.info(
         "Order %s: round %s of %s%s, loss %.4g",
@@ -113,8 +165,21 @@ def _log_round(trainer: Trainer, fold: Fold) -> None:
         point.round - 1,
         trainer.params.max_iter,
         _of_fold(fold),
-        point.mean_loss,
+        fold.label_scale.own_loss(point.mean_loss),
     )
+
+
+def _log_end(trainer: Trainer, fold: Fold) -> None:
+    """How training ended, for who watches this agent, and what speaks against the
+    model.
+    """
+    order_id = trainer.order.order_id
+    point = fold.checkpoint
+    log.info(
+        "Order %s: ended by %s after %s rounds", order_id, point.stopped_by, point.round
+    )
+    for code in fold.warnings:
+        log.info("Order %s: warning: %s", order_id, WARNINGS[code])
 
 
 @step("final metrics", _round)
@@ -122,14 +187,15 @@ def finish_fold(trainer: Trainer, fold: Fold) -> None:
     """Metrics of the trained model and the joint score histogram."""
     if trainer.order.request.is_scored:
         shown_gradients.show_nothing(trainer, fold)
-    trainers.finish_fold(trainer, fold)
+    folds.finish_fold(trainer, fold)
 
 
 @step("save model")
 def save_model(trainer: Trainer, fold: Fold) -> None:
     """The model, into this hospital's vault; keys and snapshot are forgotten."""
-    trainers.save_model(trainer, fold)
-    trainers.end_order(trainer.order)
+    folds.save_model(trainer, fold)
+    folds.end_order(trainer.order)
+    _log_end(trainer, fold)
 
 
 @step("inference")

@@ -1,6 +1,8 @@
-"""A hospital's worker: what the coordinator hears of this site, and what is left of an order that has ended.
+"""A hospital's worker: what the coordinator hears of this site.
 
-How runs are begun and kept running is in `tasks.worker`, which is the coordinator's worker's too.
+And what is left here of an order that has ended.
+How runs are begun and kept running is in `tasks.worker`, which is the coordinator's
+worker's too.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +19,7 @@ from watchfiles import awatch
 
 from agents.rows.database import driver_modules
 from agents.site.policy import load_policy
-from agents.site.settings import Settings
+from agents.site.settings import SiteSettings
 from agents.site.vault import Vault
 from protocol import VERSION
 from protocol.errors import BadRequest, ConsiliumError, OrderStopped, Refused
@@ -33,18 +35,24 @@ LOOK_AT_POLICY_MS, COMPARE_POLICY_MS = 200, 60_000
 """After a change of its folder, and without one."""
 MOST_PAUSE_SECONDS = 30.0
 
+Report = dict[str, Any]
+"""What the coordinator hears of this site, as JSON."""
 
 APPROVALS = ("hospital-train-approval", "hospital-statistics-approval")
-"""Wait for a person, for days perhaps, and do not count among the orders that this hospital works on at once."""
+"""Wait for a person, for days perhaps, and do not count among the orders that this
+hospital works on at once.
+"""
 
 
 INFERENCES = ("infer",)
-"""Hold no places. One that waits for a person for days must not keep an order out that the coordinator has given a
-place here, and that holds one at each of its other hospitals meanwhile."""
+"""Hold no places. One that waits for a person for days must not keep an order out that
+the coordinator has given a place here, and that holds one at each of its other
+hospitals meanwhile.
+"""
 
 
-def main(settings: Settings, flows: ModuleType) -> None:
-    """Runs a hospital's agent until SIGINT or SIGTERM; `flows` is the module whose flows it runs.
+def main(settings: SiteSettings, flows: ModuleType) -> None:
+    """Runs the flows of the module `flows` until SIGINT or SIGTERM.
 
     `settings.environment()` must be set before this import.
     """
@@ -53,20 +61,45 @@ def main(settings: Settings, flows: ModuleType) -> None:
     asyncio.run(_work_at_hospital(settings, flows))
 
 
-def _drivers(settings: Settings) -> list[str]:
-    """None for an address that cannot be used: a person puts that right while the agent runs."""
+def _drivers(settings: SiteSettings) -> list[str]:
+    """None for an address that cannot be used.
+
+    A person puts that right while the agent runs.
+    """
     try:
         return driver_modules(settings.data_url)
     except BadRequest:
         return []
 
 
+class RotatedToken(httpx.Auth):
+    """The header with the token that is good now."""
+
+    def __init__(self, read: Callable[[], str]) -> None:
+        self._read = read
+        self._last = read()
+
+    def auth_flow(
+        self, request: httpx.Request
+    ) -> Generator[httpx.Request, httpx.Response, None]:
+        # While its file is just being put right, the one before.
+        with contextlib.suppress(BadRequest):
+            self._last = self._read()
+        request.headers["Authorization"] = f"Bearer {self._last}"
+        yield request
+
+
 class HospitalWorker(FlowWorker):
-    """A hospital's worker: it presents its keys, and leaves nothing of an ended order in the vault."""
+    """A hospital's worker.
+
+    It presents its keys, and leaves nothing of an ended order in the vault.
+    """
 
     type = "hospital"
 
-    def __init__(self, settings: Settings, *, flows: ModuleType, post: Post) -> None:
+    def __init__(
+        self, settings: SiteSettings, *, flows: ModuleType, post: Post
+    ) -> None:
         super().__init__(
             settings.pool,
             flows=flows,
@@ -76,15 +109,39 @@ class HospitalWorker(FlowWorker):
             without_place=APPROVALS,
             beside=INFERENCES,
         )
-        self._settings, self._vault = settings, Vault(settings.vault)
-        self._reported_policy: dict[str, Any] | None = None
-        self._reported_condition: dict[str, Any] = {}
-        self._shut_out = ""  # why the coordinator does not let this agent in, so that it is logged once
+        self._settings = settings
+        self._vault = Vault(settings.vault)
+        self._reported_policy: Report | None = None
+        self._reported_condition: Report = {}
+        # why the coordinator does not let this agent in, so that it is logged once
+        self._shut_out = ""
+        # why the policy cannot be read, for the same reason
+        self._bad_policy = ""
         self._presenting = asyncio.Lock()
+
+    async def setup(self) -> None:
+        """As Prefect's, and then with the token as its file has it at each call: it may
+        be rotated while this worker runs.
+        """
+        await super().setup()
+        self.client._client.auth = RotatedToken(lambda: self._settings.secret("token"))
+
+    def flow_environment(self) -> Mapping[str, str]:
+        try:
+            return self._settings.token_environment()
+        except BadRequest:
+            # Its file is just being put right: the process has the one before, and is
+            # started again if that is not taken.
+            return {}
+
+    def told(self, sentence: str, *, code: str) -> str:
+        """A code: the coordinator passes on no sentence of a hospital's to Prefect."""
+        return code
 
     async def connected(self) -> None:
         await self._present()
-        self._reported_condition = {}  # another process of the coordinator knows nothing of it yet
+        # another process of the coordinator knows nothing of it yet
+        self._reported_condition = {}
         await self._forget_ended()
 
     async def _forget_ended(self) -> None:
@@ -96,25 +153,30 @@ class HospitalWorker(FlowWorker):
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         return [*super().duties(), self._follow_policy(), self._follow_condition()]
 
-    # What is reported of this site: whether its disk is full, and how wrong its clock is (decision 58)
+    # What is reported of this site: whether its disk is full, and how wrong its clock
+    # is (decision 58)
 
-    def _condition(self) -> dict[str, Any]:
-        held_up = self._held_up.values()
+    def _condition(self) -> Report:
         return {
-            "disk_full": ExitCode.DISK_FULL in held_up,
-            "not_ready": ExitCode.NOT_READY in held_up,
+            "disk_full": self._keeper.is_held_up_by(ExitCode.DISK_FULL),
+            "not_ready": self._keeper.is_held_up_by(ExitCode.NOT_READY),
             "clock_seconds": self._clock.wrong_seconds(),
         }
 
     async def _report_condition(self) -> None:
-        condition, asked = self._condition(), time.monotonic()
+        condition = self._condition()
+        asked = time.monotonic()
         answer = await self._post.send("PUT", "/hospitals/me/condition", condition)
         answer.raise_for_status()
         self._reported_condition = condition
-        self._clock.heard(answer.json()["data"]["time"], asked=asked)
+        data = answer.json()["data"]
+        self._clock.heard(data["time"], asked=asked)
 
     async def _follow_condition(self) -> None:
-        """Reports what has changed within a second, and all of it every minute, which compares the clocks anew."""
+        """Reports what has changed within a second, and all of it every minute.
+
+        Each report compares the clocks anew.
+        """
         reported_at = time.monotonic()
         while True:
             await asyncio.sleep(1.0)
@@ -133,9 +195,11 @@ class HospitalWorker(FlowWorker):
     # What is reported of its policy
 
     async def _follow_policy(self) -> None:
-        """Reports a change to the coordinator at once: an order that says nothing of scoring gets what policies allow.
+        """Reports a change to the coordinator at once.
 
-        Where the file lies so that no change of it is heard, such as behind a link, it is compared every minute.
+        An order that says nothing of scoring gets what policies allow. Where the file
+        lies so that no change of it is heard, such as behind a link, it is compared
+        every minute.
         """
         changes = awatch(
             self._settings.policy.parent,
@@ -148,53 +212,80 @@ class HospitalWorker(FlowWorker):
             async for _ in changes:
                 await self._report_policy()
         except (OSError, RuntimeError) as error:
-            log.warning("Changes of the policy are told at the next start only (%s)", type(error).__name__)
+            log.warning(
+                "Changes of the policy are told at the next start only (%s)",
+                type(error).__name__,
+            )
 
     async def _report_policy(self) -> None:
         pause = 0.5
+        told = False
         while self._policy() != self._reported_policy:
             try:
                 await self._present()
             except (httpx.HTTPError, ConsiliumError) as error:
-                log.warning("The policy is not told yet (%s); trying again", type(error).__name__)
+                if not told:
+                    log.warning(
+                        "The policy is not told yet (%s); trying again",
+                        type(error).__name__,
+                    )
+                told = True
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, MOST_PAUSE_SECONDS)
 
     async def _present(self) -> None:
-        """This site as the coordinator has it: keys, version and policy (decision 50). One call at a time, so that what
-        is reported last is what was read last."""
+        """This site as the coordinator has it: keys, version and policy (decision 50).
+
+        One call at a time, so that what is reported last is what was read last.
+        """
         async with self._presenting:
             policy = self._policy()
+            scoring = "none"
+            if policy:
+                scoring = policy["orders"]["scoring"]
             site = {
                 "identity": self._vault.identity().public.encode(),
                 "version": VERSION,
-                "scoring": policy["orders"]["scoring"] if policy else "none",
+                "scoring": scoring,
                 "policy": policy,
                 "max_orders": self._settings.max_orders,
             }
             answer = await self._post.send("PUT", "/hospitals/me", site)
-            is_refused = 400 <= answer.status_code < 500
-            reason = str(error_of(answer)) if is_refused else ""
+            reason = ""
+            if 400 <= answer.status_code < 500:
+                reason = str(error_of(answer))
             if reason and reason != self._shut_out:
                 log.error("The coordinator does not let this agent in: %s", reason)
             self._shut_out = reason
             answer.raise_for_status()
             self._reported_policy = policy
 
-    def _policy(self) -> dict[str, Any] | None:
-        """What others may see of it; nothing while it cannot be read, when every order is refused."""
+    def _policy(self) -> Report | None:
+        """What others may see of it.
+
+        Nothing while it cannot be read, when every order is refused.
+        """
         try:
-            return load_policy(self._settings.policy).told().model_dump(mode="json")
+            policy = load_policy(self._settings.policy)
         except Refused as error:
-            log.error("%s", error)
+            # It is read again every minute.
+            if str(error) != self._bad_policy:
+                log.error("%s", error)
+            self._bad_policy = str(error)
             return None
+        self._bad_policy = ""
+        return policy.told().model_dump(mode="json")
 
     # The end of an order here
 
     async def forget(self, order_id: int) -> None:
-        """Keys and snapshot of an order that ended while its process, or this agent, was away."""
+        """Keys and snapshot of an order that ended while it was away here.
+
+        Its process was, or this agent.
+        """
         if order_id not in self._vault.orders():
             return
+        # The API's word, not a run's end: keys of an order under way are needed again.
         answer = await self._post.send("GET", f"/orders/{order_id}")
         if answer.status_code != 200:
             return
@@ -208,11 +299,13 @@ class HospitalWorker(FlowWorker):
             remedy="Ask the hospital, then send the order again.",
             code="withdrawn",
         )
-        answer = await self._post.send("POST", f"/orders/{order_id}/refuse", reason.to_json())
+        answer = await self._post.send(
+            "POST", f"/orders/{order_id}/refuse", reason.to_json()
+        )
         answer.raise_for_status()
 
 
-async def _work_at_hospital(settings: Settings, flows: ModuleType) -> None:
+async def _work_at_hospital(settings: SiteSettings, flows: ModuleType) -> None:
     async with settings.async_client() as client:
         post = Post(client, token=lambda: settings.secret("token"))
         worker = HospitalWorker(settings, flows=flows, post=post)

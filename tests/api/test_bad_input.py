@@ -1,4 +1,6 @@
-"""Whatever is sent: a 4xx, the document's envelope, one sentence with the remedy, and no order made."""
+"""Whatever is sent: a 4xx, the document's envelope, one sentence with the remedy, and
+no order made.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ SECRET = "713.25"  # a constant of an SQL text, which no answer may repeat
 
 def body(**changes: Any) -> dict[str, Any]:
     made = document_order()
-    made["data_info"] = {user: f"{sql[:-1]} WHERE x1 > {SECRET}" for user, sql in made["data_info"].items()}
+    made["data_info"] = {
+        user: f"{sql[:-1]} WHERE x1 > {SECRET}"
+        for user, sql in made["data_info"].items()
+    }
     return {**made, **changes}
 
 
@@ -52,9 +57,9 @@ def assert_refused(answer: Any, status: int, *needles: str) -> dict[str, Any]:
 
 def n_orders(coordinator: Coordinator) -> tuple[int, int]:
     """In the store, and handed to Prefect."""
-    return len(coordinator.store.orders.newest(hospital=None, limit=100, before=None)), len(
-        coordinator.runs.started
-    )
+    return len(
+        coordinator.store.orders.newest(hospital=None, limit=100, before=None)
+    ), len(coordinator.runs.started)
 
 
 SQL = "SELECT * FROM data.t"
@@ -67,7 +72,12 @@ MALFORMED: list[tuple[str, dict[str, Any], int, str]] = [
     ("party that is a fraction", {"party_id": [2.5, 3]}, 422, "party_id"),
     ("party that is no list", {"party_id": 2}, 422, "party_id"),
     ("parties beyond counting", {"party_id": list(range(2, 2000))}, 422, "party_id"),
-    ("unknown party", {"party_id": [2, 77], "data_info": {"2": SQL, "4": SQL, "77": SQL}}, 404, "77"),
+    (
+        "unknown party",
+        {"party_id": [2, 77], "data_info": {"2": SQL, "4": SQL, "77": SQL}},
+        404,
+        "77",
+    ),
     (
         "party that never connected",
         {"party_id": [2, 5], "data_info": {"2": SQL, "4": SQL, "5": SQL}},
@@ -77,22 +87,70 @@ MALFORMED: list[tuple[str, dict[str, Any], int, str]] = [
     ("initiator among the parties", {"party_id": [2, 3, 4]}, 400, "initiator"),
     ("duplicate parties", {"party_id": [2, 3, 3]}, 400, "twice"),
     ("no parties' SQL", {"data_info": {"4": SQL}}, 400, "2, 3"),
-    ("SQL for a stranger", {"data_info": {"2": SQL, "3": SQL, "4": SQL, "9": SQL}}, 400, "9"),
+    (
+        "SQL for a stranger",
+        {"data_info": {"2": SQL, "3": SQL, "4": SQL, "9": SQL}},
+        400,
+        "9",
+    ),
     (
         "SQL for one party in two spellings",
         {"data_info": {"2": SQL, "02": SQL, "3": SQL, "4": SQL}},
         422,
         "data_info",
     ),
-    ("SQL that is empty", {"data_info": {"2": "", "3": SQL, "4": SQL}}, 422, "data_info"),
-    ("SQL that is a number", {"data_info": {"2": 7, "3": SQL, "4": SQL}}, 422, "data_info"),
-    ("SQL beyond all length", {"data_info": {"2": SQL + " " * 30_000, "3": SQL, "4": SQL}}, 422, "data_info"),
+    (
+        "SQL that is empty",
+        {"data_info": {"2": "", "3": SQL, "4": SQL}},
+        422,
+        "data_info",
+    ),
+    (
+        "SQL that is a number",
+        {"data_info": {"2": 7, "3": SQL, "4": SQL}},
+        422,
+        "data_info",
+    ),
+    (
+        "SQL beyond all length",
+        {"data_info": {"2": SQL + " " * 30_000, "3": SQL, "4": SQL}},
+        422,
+        "data_info",
+    ),
     ("test SQL for a stranger", {"test_data_info": {"9": SQL}}, 400, "test_data_info"),
     ("no attributes", {"attributes": []}, 422, "attributes"),
     ("attribute twice", {"attributes": ["x1", "x1"]}, 400, "twice"),
     ("attribute that is the label", {"attributes": ["x1", "y"]}, 400, "label_name"),
     ("attribute that is the id", {"attributes": ["x1", "id"]}, 400, "unique_id"),
-    ("attribute with a control character", {"attributes": ["x1\u0000"]}, 422, "attributes"),
+    (
+        "a category that is no attribute",
+        {"categorical": {"x9": {}}},
+        400,
+        "does not list",
+    ),
+    (
+        "a category that is derived",
+        {"categorical": {"x1": {}}, "derive": {"x1": "x9 + 1"}},
+        400,
+        "in derive",
+    ),
+    ("a circle", {"derive": {"x1": "x2", "x2": "x1"}}, 400, "circle"),
+    ("an unknown function", {"derive": {"x1": "f(x9)"}}, 400, "calls f"),
+    ("a column's own name", {"derive": {"x1": "x1 + 1"}}, 400, "derive.x1"),
+    (
+        "a reference that is a list",
+        {"categorical": {"x1": {"reference": []}}},
+        422,
+        "x1",
+    ),
+    ("another word for missing", {"missing": "median"}, 422, "missing"),
+    ("derived columns as a list", {"derive": ["x1"]}, 422, "derive"),
+    (
+        "attribute with a control character",
+        {"attributes": ["x1\u0000"]},
+        422,
+        "attributes",
+    ),
     ("purpose with a control character", {"purpose": "a\u0000b"}, 422, "purpose"),
     ("label that is the id", {"label_name": "id"}, 400, "label_name"),
     ("unknown field", {"party_ids": [2, 3]}, 422, "party_ids"),
@@ -105,19 +163,54 @@ MALFORMED: list[tuple[str, dict[str, Any], int, str]] = [
     ),
     ("no rounds", {"model_params": params(max_iter=0)}, 422, "max_iter"),
     ("rounds without end", {"model_params": params(max_iter=10**9)}, 422, "max_iter"),
-    ("rounds beyond integers", {"model_params": params(max_iter=10**40)}, 422, "max_iter"),
+    (
+        "rounds beyond integers",
+        {"model_params": params(max_iter=10**40)},
+        422,
+        "max_iter",
+    ),
     ("rounds in words", {"model_params": params(max_iter="many")}, 422, "max_iter"),
     ("negative rate", {"model_params": params(learning_rate=-1)}, 422, "learning_rate"),
-    ("rate that is true", {"model_params": params(learning_rate=True)}, 422, "learning_rate"),
+    (
+        "rate that is true",
+        {"model_params": params(learning_rate=True)},
+        422,
+        "learning_rate",
+    ),
     ("negative decay", {"model_params": params(decay=-1)}, 422, "decay"),
     ("negative penalty", {"model_params": params(alpha=-1)}, 422, "alpha"),
     ("empty batch", {"model_params": params(batch_size=0)}, 422, "batch_size"),
     ("unknown penalty", {"model_params": params(penalty="L7")}, 422, "penalty"),
-    ("unknown optimizer", {"model_params": params(optimizer="magic")}, 422, "optimizer"),
-    ("short key", {"model_params": params(encrypt_param={"key_length": 1024})}, 422, "key_length"),
-    ("long key", {"model_params": params(encrypt_param={"key_length": 10**6})}, 422, "key_length"),
-    ("unknown method", {"model_params": params(encrypt_param={"method": "ROT13"})}, 422, "method"),
-    ("one fold", {"model_params": params(cv_param={"need_cv": True, "n_splits": 1})}, 422, "n_splits"),
+    (
+        "unknown optimizer",
+        {"model_params": params(optimizer="magic")},
+        422,
+        "optimizer",
+    ),
+    (
+        "short key",
+        {"model_params": params(encrypt_param={"key_length": 1024})},
+        422,
+        "key_length",
+    ),
+    (
+        "long key",
+        {"model_params": params(encrypt_param={"key_length": 10**6})},
+        422,
+        "key_length",
+    ),
+    (
+        "unknown method",
+        {"model_params": params(encrypt_param={"method": "ROT13"})},
+        422,
+        "method",
+    ),
+    (
+        "one fold",
+        {"model_params": params(cv_param={"need_cv": True, "n_splits": 1})},
+        422,
+        "n_splits",
+    ),
     ("two tolerances", {"model_params": params(tol=0.5)}, 422, "eps"),
     ("parameters that are a list", {"model_params": [1]}, 422, "model_params"),
     ("another user's name", {"user_id": 3, "party_id": [2, 4]}, 403, "hospital"),
@@ -125,10 +218,16 @@ MALFORMED: list[tuple[str, dict[str, Any], int, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("what", "changes", "status", "needle"), MALFORMED, ids=[case[0] for case in MALFORMED]
+    ("what", "changes", "status", "needle"),
+    MALFORMED,
+    ids=[case[0] for case in MALFORMED],
 )
 def test_an_order_that_cannot_be_honoured(
-    coordinator: Coordinator, what: str, changes: dict[str, Any], status: int, needle: str
+    coordinator: Coordinator,
+    what: str,
+    changes: dict[str, Any],
+    status: int,
+    needle: str,
 ) -> None:
     before = n_orders(coordinator)
     answer = coordinator.call("POST", "/model/train", json=body(**changes))
@@ -137,7 +236,16 @@ def test_an_order_that_cannot_be_honoured(
 
 
 @pytest.mark.parametrize(
-    "field", ["user_id", "model_type", "party_id", "data_info", "unique_id", "attributes", "label_name"]
+    "field",
+    [
+        "user_id",
+        "model_type",
+        "party_id",
+        "data_info",
+        "unique_id",
+        "attributes",
+        "label_name",
+    ],
 )
 def test_a_missing_field_is_named(coordinator: Coordinator, field: str) -> None:
     sent = body()
@@ -157,27 +265,56 @@ BODIES: list[tuple[str, bytes, str, int]] = [
     ("text", b'"SELECT"', "application/json", 422),
     ("null", b"null", "application/json", 422),
     ("number", b"7", "application/json", 422),
-    ("not a number", json.dumps(body()).replace("0.15", "NaN").encode(), "application/json", 422),
-    ("infinity", json.dumps(body()).replace("0.15", "1e999").encode(), "application/json", 422),
+    (
+        "not a number",
+        json.dumps(body()).replace("0.15", "NaN").encode(),
+        "application/json",
+        422,
+    ),
+    (
+        "infinity",
+        json.dumps(body()).replace("0.15", "1e999").encode(),
+        "application/json",
+        422,
+    ),
     ("nested", deep(500), "application/json", 422),
     ("nested beyond the stack", deep(200_000), "application/json", 422),
     ("invalid UTF-8", b'{"user_id": "\xff\xfe"}', "application/json", 422),
-    ("half a surrogate pair", b'{"user_id": 4, "purpose": "\\ud800"}', "application/json", 422),
+    (
+        "half a surrogate pair",
+        b'{"user_id": 4, "purpose": "\\ud800"}',
+        "application/json",
+        422,
+    ),
     ("half a surrogate pair as a key", b'{"\\ud800": 4}', "application/json", 422),
     ("a form", b"user_id=4", "application/x-www-form-urlencoded", 422),
     ("plain text", json.dumps(body()).encode(), "text/plain", 422),
     ("too large", b'{"purpose": "' + b"x" * 2**20 + b'"}', "application/json", 413),
-    ("an integer of many digits", b'{"user_id": ' + b"7" * 10_000 + b"}", "application/json", 422),
+    (
+        "an integer of many digits",
+        b'{"user_id": ' + b"7" * 10_000 + b"}",
+        "application/json",
+        422,
+    ),
 ]
 
 
 @pytest.mark.parametrize("path", ["/model/train", "/model/infer"])
-@pytest.mark.parametrize(("what", "content", "kind", "status"), BODIES, ids=[case[0] for case in BODIES])
+@pytest.mark.parametrize(
+    ("what", "content", "kind", "status"), BODIES, ids=[case[0] for case in BODIES]
+)
 def test_a_body_that_is_none(
-    coordinator: Coordinator, what: str, content: bytes, kind: str, status: int, path: str
+    coordinator: Coordinator,
+    what: str,
+    content: bytes,
+    kind: str,
+    status: int,
+    path: str,
 ) -> None:
     before = n_orders(coordinator)
-    answer = coordinator.call("POST", path, content=content, headers={"Content-Type": kind})
+    answer = coordinator.call(
+        "POST", path, content=content, headers={"Content-Type": kind}
+    )
     assert_refused(answer, status)
     assert n_orders(coordinator) == before
 
@@ -188,7 +325,10 @@ def test_a_body_sent_in_pieces_is_measured_too(coordinator: Coordinator) -> None
             yield b" " * 4096
 
     answer = coordinator.call(
-        "POST", "/model/train", content=pieces(), headers={"Content-Type": "application/json"}
+        "POST",
+        "/model/train",
+        content=pieces(),
+        headers={"Content-Type": "application/json"},
     )
     assert_refused(answer, 413)
 
@@ -217,7 +357,9 @@ ADDRESSES: list[tuple[str, str, int]] = [
 
 
 @pytest.mark.parametrize(("method", "path", "status"), ADDRESSES)
-def test_an_address_that_is_none(coordinator: Coordinator, method: str, path: str, status: int) -> None:
+def test_an_address_that_is_none(
+    coordinator: Coordinator, method: str, path: str, status: int
+) -> None:
     assert_refused(coordinator.call(method, path), status)
 
 
@@ -227,7 +369,11 @@ EXCHANGE: list[tuple[str, str, int]] = [
     ("GET", f"/exchange/1/document/0/0/0?senders={10**30}&recipient=0", 422),
     ("GET", "/exchange/1/document/0/0/0?senders=1,&recipient=0", 422),
     ("GET", "/exchange/1/document/0/0/0?senders=x&recipient=0", 422),
-    ("GET", f"/exchange/1/document/0/0/0?senders={','.join(['7'] * 9000)}&recipient=0", 422),
+    (
+        "GET",
+        f"/exchange/1/document/0/0/0?senders={','.join(['7'] * 9000)}&recipient=0",
+        422,
+    ),
     ("GET", "/exchange/inbox?cursor=-5&wait=0", 422),
     ("GET", "/exchange/inbox?wait=nan", 422),
     ("PUT", "/exchange/12345/sql/0/0/0/4/4", 403),
@@ -245,14 +391,19 @@ def test_an_exchange_address_that_is_none(
 
 @pytest.mark.parametrize("key", ["k" * 201, "k" * 5000])
 def test_an_idempotency_key_has_a_length(coordinator: Coordinator, key: str) -> None:
-    answer = coordinator.call("POST", "/model/train", json=body(), headers={"Idempotency-Key": key})
+    answer = coordinator.call(
+        "POST", "/model/train", json=body(), headers={"Idempotency-Key": key}
+    )
     assert_refused(answer, 422, "dempotency")
 
 
 def test_an_identity_that_is_no_pair_of_keys(coordinator: Coordinator) -> None:
     for identity in ("", "zz", "00" * 63, "00" * 65, "é" * 10):
         answer = coordinator.call(
-            "PUT", "/hospitals/me", "agent-2", json={"identity": identity, "version": "1"}
+            "PUT",
+            "/hospitals/me",
+            "agent-2",
+            json={"identity": identity, "version": "1"},
         )
         assert 400 <= answer.status_code < 500
         assert_refused(answer, answer.status_code)
@@ -266,7 +417,11 @@ POLICY = {
         "model_types": ["lr"],
         "min_hospitals": 3,
         "min_rows": 10,
+        "regroup": False,
+        "max_rounds": 20_000,
+        "budget_days": 30,
         "scoring": "round",
+        "min_scored_coefficients": 10,
         "score_readers": "parties",
         "approval": "manual",
     },
@@ -281,25 +436,45 @@ POLICY = {
         ({}, ("none", None)),
         ({"scoring": "full"}, ("full", None)),
         ({"scoring": "round", "policy": POLICY}, ("round", POLICY)),
-        ({"scoring": "round", "policy": {**POLICY, "tables": ["data.secret"]}}, ("round", POLICY)),
+        (
+            {"scoring": "round", "policy": {**POLICY, "tables": ["data.secret"]}},
+            ("round", POLICY),
+        ),
         ({"scoring": "round", "policy": {**POLICY, "orders": {}}}, ("round", None)),
-        ({"scoring": "round", "policy": {**POLICY, "inference": {"allowed": "<b>"}}}, ("round", None)),
+        (
+            {"scoring": "round", "policy": {**POLICY, "inference": {"allowed": "<b>"}}},
+            ("round", None),
+        ),
     ],
-    ids=["neither", "an older agent", "a policy", "one that tells more", "another form", "another type"],
+    ids=[
+        "neither",
+        "an older agent",
+        "a policy",
+        "one that tells more",
+        "another form",
+        "another type",
+    ],
 )
 def test_what_an_agent_tells_of_its_policy_keeps_it_out_in_no_form(
     coordinator: Coordinator, news: dict[str, Any], shown: tuple[str, Any]
 ) -> None:
     rows = {row.user_id: row for row in coordinator.store.hospitals.all()}
     answer = coordinator.call(
-        "PUT", "/hospitals/me", "agent-2", json={"identity": rows[2].identity, "version": "1", **news}
+        "PUT",
+        "/hospitals/me",
+        "agent-2",
+        json={"identity": rows[2].identity, "version": "1", **news},
     )
     assert answer.status_code == 200, answer.text
     told = coordinator.call("GET", "/hospitals").json()["data"]["hospitals"]
-    assert [(row["scoring"], row["policy"]) for row in told if row["user_id"] == 2] == [shown]
+    assert [(row["scoring"], row["policy"]) for row in told if row["user_id"] == 2] == [
+        shown
+    ]
 
 
-def test_an_unplanned_error_shows_nothing(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unplanned_error_shows_nothing(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any) -> Any:
         raise RuntimeError(f"row with {SECRET}")
 
@@ -311,12 +486,25 @@ def test_an_unplanned_error_shows_nothing(coordinator: Coordinator, monkeypatch:
 def test_a_sender_that_dies_in_the_middle_of_a_message(
     coordinator_with_order: tuple[Coordinator, int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An agent was killed, perhaps: nothing of its message is kept, and the log speaks of no error."""
+    """An agent was killed, perhaps: nothing of its message is kept, and the log speaks
+    of no error.
+    """
     coordinator, order_id = coordinator_with_order
     path, token = f"/exchange/{order_id}/order/0/0/0/4/0", coordinator.tokens["agent-4"]
     headers = [(b"authorization", f"Bearer {token}".encode())]
-    asked = {"type": "http", "method": "PUT", "path": path, "query_string": b"", "headers": headers}
-    heard = iter([{"type": "http.request", "body": b"cut", "more_body": True}, {"type": "http.disconnect"}])
+    asked = {
+        "type": "http",
+        "method": "PUT",
+        "path": path,
+        "query_string": b"",
+        "headers": headers,
+    }
+    heard = iter(
+        [
+            {"type": "http.request", "body": b"cut", "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+    )
     said: list[Any] = []
 
     async def receive() -> Any:
@@ -344,13 +532,44 @@ INFERENCES: list[tuple[str, Callable[[int], dict[str, Any]], int, str]] = [
         "another hospital",
     ),
     ("no SQL", lambda model: {"input_data": {"user_id": 4}}, 422, "data_sql"),
-    ("SQL that is empty", lambda model: {"input_data": {"user_id": 4, "data_sql": ""}}, 422, "data_sql"),
+    (
+        "SQL that is empty",
+        lambda model: {"input_data": {"user_id": 4, "data_sql": ""}},
+        422,
+        "data_sql",
+    ),
     ("a field that is unknown", lambda model: {"labels": "y"}, 422, "labels"),
+    (
+        "SQL and values",
+        lambda model: {"input_data": {"user_id": 4, "data_sql": SQL, "rows": [{}]}},
+        422,
+        "data_sql",
+    ),
+    (
+        "no values",
+        lambda model: {"input_data": {"user_id": 4, "rows": []}},
+        422,
+        "rows",
+    ),
+    (
+        "too many rows",
+        lambda model: {"input_data": {"user_id": 4, "rows": [{"x1": 1}] * 1001}},
+        422,
+        "rows",
+    ),
+    (
+        "a value that is a list",
+        lambda model: {"input_data": {"user_id": 4, "rows": [{"x1": [SECRET]}]}},
+        422,
+        "must be a text, a number, true, false or null",
+    ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("what", "changes", "status", "needle"), INFERENCES, ids=[case[0] for case in INFERENCES]
+    ("what", "changes", "status", "needle"),
+    INFERENCES,
+    ids=[case[0] for case in INFERENCES],
 )
 def test_an_inference_that_cannot_be_made(
     coordinator_with_order: tuple[Coordinator, int],
@@ -360,7 +579,10 @@ def test_an_inference_that_cannot_be_made(
     needle: str,
 ) -> None:
     coordinator, model = coordinator_with_order
-    made = {"model_id": model, "input_data": {"user_id": 4, "data_sql": f"{SQL} WHERE x1 = {SECRET}"}}
+    made = {
+        "model_id": model,
+        "input_data": {"user_id": 4, "data_sql": f"{SQL} WHERE x1 = {SECRET}"},
+    }
     before = n_orders(coordinator)
     answer = coordinator.call("POST", "/model/infer", json={**made, **changes(model)})
     assert_refused(answer, status, needle)

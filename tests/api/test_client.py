@@ -1,4 +1,6 @@
-"""The notebook's client against the coordinator's real application: errors, broken connections, frames, schedules."""
+"""The notebook's client against the coordinator's real application: errors, broken
+connections, frames, schedules.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +47,17 @@ ORDER = {
 }
 
 
-def federation_of(coordinator: Coordinator, who: str = "user-4", **options: Any) -> Federation:
-    transport = options.pop("transport", None) or httpx.HTTPTransport(verify=NO_AUTHORITY, trust_env=False)
+def federation_of(
+    coordinator: Coordinator, who: str = "user-4", **options: Any
+) -> Federation:
+    transport = options.pop("transport", None) or httpx.HTTPTransport(
+        verify=NO_AUTHORITY, trust_env=False
+    )
     return Federation(
-        str(coordinator.client.base_url), coordinator.tokens.get(who, who), transport=transport, **options
+        str(coordinator.client.base_url),
+        coordinator.tokens.get(who, who),
+        transport=transport,
+        **options,
     )
 
 
@@ -59,13 +68,19 @@ def federation(coordinator: Coordinator) -> Iterator[Federation]:
 
 
 def report(coordinator: Coordinator, order: Order, **facts: Any) -> None:
-    answer = coordinator.call("POST", f"/orders/{order.order_id}/progress", "coordinator", json=facts)
+    answer = coordinator.call(
+        "POST", f"/orders/{order.order_id}/progress", "coordinator", json=facts
+    )
     assert answer.status_code == 200, answer.text
 
 
 def refuse(coordinator: Coordinator, order_id: int) -> None:
-    error = Refused("Too few rows.", remedy="Ask for more.", code="min_rows", threshold=10)
-    answer = coordinator.call("POST", f"/orders/{order_id}/refuse", "agent-3", json=error.to_json())
+    error = Refused(
+        "Too few rows.", remedy="Ask for more.", code="min_rows", threshold=10
+    )
+    answer = coordinator.call(
+        "POST", f"/orders/{order_id}/refuse", "agent-3", json=error.to_json()
+    )
     assert answer.status_code == 200, answer.text
 
 
@@ -88,11 +103,18 @@ def round_of(number: int) -> dict[str, Any]:
 def test_it_needs_no_server_s_library_and_no_pictures_until_one_is_asked_for() -> None:
     heavy = "{'fastapi', 'prefect', 'sqlalchemy', 'pydantic', 'matplotlib'}"
     code = f"import sys, api.client; sys.exit(bool({heavy} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode
+        == 0
+    )
 
 
-@pytest.mark.parametrize(("text", "user"), [("secret\n", None), ('{"4": "secret", "operator": "other"}', 4)])
-def test_a_token_file_holds_one_token_or_several(tmp_path: Path, text: str, user: int | None) -> None:
+@pytest.mark.parametrize(
+    ("text", "user"), [("secret\n", None), ('{"4": "secret", "operator": "other"}', 4)]
+)
+def test_a_token_file_holds_one_token_or_several(
+    tmp_path: Path, text: str, user: int | None
+) -> None:
     (tmp_path / "tokens.json").write_text(text)
     sent = []
 
@@ -101,7 +123,10 @@ def test_a_token_file_holds_one_token_or_several(tmp_path: Path, text: str, user
         return httpx.Response(200, json={"data": {"hospitals": []}})
 
     federation = Federation(
-        "http://x", token_file=tmp_path / "tokens.json", user=user, transport=httpx.MockTransport(answer)
+        "http://x",
+        token_file=tmp_path / "tokens.json",
+        user=user,
+        transport=httpx.MockTransport(answer),
     )
     assert federation.hospitals().empty
     assert sent == ["Bearer secret"]
@@ -135,7 +160,10 @@ def test_errors_have_the_api_s_class_sentence_and_remedy(
         federation.submit(ORDER, model_type="tree")
     with pytest.raises(Forbidden, match="another hospital"):
         federation.submit(ORDER, user_id=2, party_id=[3, 4])
-    with federation_of(coordinator, "wrong") as nobody, pytest.raises(Forbidden, match="not known"):
+    with (
+        federation_of(coordinator, "wrong") as nobody,
+        pytest.raises(Forbidden, match="not known"),
+    ):
         nobody.orders()
     with pytest.raises(BadRequest, match=r"method") as malformed:
         federation.statistics(question(method="mode"))
@@ -145,7 +173,9 @@ def test_errors_have_the_api_s_class_sentence_and_remedy(
 def test_a_hospital_s_refusal_of_a_question_is_told_whole(
     coordinator: Coordinator, federation: Federation
 ) -> None:
-    order_id = coordinator.call("POST", "/runModelTrainTask", json=question()).headers["X-Order-Id"]
+    order_id = coordinator.call("POST", "/runModelTrainTask", json=question()).headers[
+        "X-Order-Id"
+    ]
     waiting = threading.Timer(0.3, refuse, (coordinator, int(order_id) + 1))
     waiting.start()
     with pytest.raises(Refused) as caught:
@@ -158,7 +188,9 @@ def test_a_hospital_s_refusal_of_a_question_is_told_whole(
 def test_no_connection_is_unavailable_and_names_the_address() -> None:
     with (
         Federation(
-            "http://127.0.0.1:1", "token", transport=httpx.HTTPTransport(trust_env=False)
+            "http://127.0.0.1:1",
+            "token",
+            transport=httpx.HTTPTransport(trust_env=False),
         ) as federation,
         pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:1 does not answer"),
     ):
@@ -166,15 +198,20 @@ def test_no_connection_is_unavailable_and_names_the_address() -> None:
 
 
 @pytest.mark.parametrize(
-    "response", [httpx.Response(502, text="Bad gateway"), httpx.Response(200, text="<html>")]
+    "response",
+    [httpx.Response(502, text="Bad gateway"), httpx.Response(200, text="<html>")],
 )
 def test_words_of_somebody_else_are_unavailable(response: httpx.Response) -> None:
-    federation = Federation("http://x", "token", transport=httpx.MockTransport(lambda _: response))
+    federation = Federation(
+        "http://x", "token", transport=httpx.MockTransport(lambda _: response)
+    )
     with pytest.raises(Unavailable, match="not in Consilium's words"):
         federation.orders()
 
 
-def test_a_call_that_breaks_is_made_again_and_makes_one_order(coordinator: Coordinator) -> None:
+def test_a_call_that_breaks_is_made_again_and_makes_one_order(
+    coordinator: Coordinator,
+) -> None:
     class BreaksOnce(httpx.HTTPTransport):
         n_calls = 0
 
@@ -188,9 +225,14 @@ def test_a_call_that_breaks_is_made_again_and_makes_one_order(coordinator: Coord
 
     transport = BreaksOnce(verify=NO_AUTHORITY, trust_env=False)
     with federation_of(coordinator, user=4, transport=transport) as federation:
-        before = len(coordinator.store.orders.newest(hospital=4, limit=500, before=None))
+        before = len(
+            coordinator.store.orders.newest(hospital=4, limit=500, before=None)
+        )
         order = federation.submit(ORDER)
-        assert len(coordinator.store.orders.newest(hospital=4, limit=500, before=None)) == before + 1
+        assert (
+            len(coordinator.store.orders.newest(hospital=4, limit=500, before=None))
+            == before + 1
+        )
     assert transport.n_calls == 2
     assert order.message is not None
     assert "the order waits for its places" in order.message
@@ -204,7 +246,9 @@ def test_wait_tells_progress_until_success(
 ) -> None:
     order = federation.submit(ORDER, model_params={"max_iter": 1})
     report(coordinator, order, state="running", round=round_of(0))
-    threading.Timer(0.2, report, (coordinator, order), {"round": round_of(1), "end": "success"}).start()
+    threading.Timer(
+        0.2, report, (coordinator, order), {"round": round_of(1), "end": "success"}
+    ).start()
     assert repr(order.wait(timeout_seconds=30)) == f"<Order {order.order_id}: success>"
     assert "round 1 of 1, loss 0.5, success" in capsys.readouterr().err
     metrics = order.metrics()
@@ -255,7 +299,9 @@ def test_a_terminal_s_line_is_drawn_anew_and_covers_what_was_there() -> None:
     assert len(second) >= len(first)
 
 
-def test_wait_raises_what_ended_the_order(coordinator: Coordinator, federation: Federation) -> None:
+def test_wait_raises_what_ended_the_order(
+    coordinator: Coordinator, federation: Federation
+) -> None:
     refused, cancelled = federation.submit(ORDER), federation.submit(ORDER)
     refuse(coordinator, refused.order_id)
     with pytest.raises(Refused, match="Too few rows"):
@@ -292,15 +338,23 @@ def broken_streams(*texts: str) -> httpx.MockTransport:
     return httpx.MockTransport(answer)
 
 
-def test_a_broken_stream_is_opened_again_and_nothing_is_told_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_stream_is_opened_again_and_nothing_is_told_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("api.client.events.RECONNECT_SECONDS", 0.01)
     half = EVENTS[: EVENTS.index('"round": 1')]
-    order = Federation("http://x", "token", transport=broken_streams(half, "", half, EVENTS)).order(37)
-    told = [json.loads(line[5:]) for line in EVENTS.splitlines() if line.startswith("data:")]
+    order = Federation(
+        "http://x", "token", transport=broken_streams(half, "", half, EVENTS)
+    ).order(37)
+    told = [
+        json.loads(line[5:]) for line in EVENTS.splitlines() if line.startswith("data:")
+    ]
     assert [event.data for event in order.events()] == told
 
 
-def test_a_coordinator_that_stays_away_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_coordinator_that_stays_away_ends_the_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("api.client.events.RECONNECT_SECONDS", 0.01)
     gone = httpx.MockTransport(lambda _: httpx.Response(503))
     federation = Federation("http://x", "token", transport=gone, patience_seconds=0.05)
@@ -311,7 +365,9 @@ def test_a_coordinator_that_stays_away_ends_the_wait(monkeypatch: pytest.MonkeyP
 # Frames
 
 
-def test_orders_and_hospitals_are_frames(coordinator: Coordinator, federation: Federation) -> None:
+def test_orders_and_hospitals_are_frames(
+    coordinator: Coordinator, federation: Federation
+) -> None:
     submitted = [federation.submit(ORDER).order_id for _ in range(3)]
     assert list(federation.orders(limit=2).index) == submitted[:0:-1]
     assert isinstance(federation.orders()["created"].dtype, pd.DatetimeTZDtype)
@@ -323,7 +379,10 @@ def test_orders_and_hospitals_are_frames(coordinator: Coordinator, federation: F
 def test_an_external_order_s_scores(federation: Federation) -> None:
     order = federation.open_external("three clients")
     rng = np.random.default_rng(1)
-    vectors = {client: {"conv1": rng.normal(size=4), "dense": rng.normal(size=3)} for client in (2, 10, 3)}
+    vectors = {
+        client: {"conv1": rng.normal(size=4), "dense": rng.normal(size=3)}
+        for client in (2, 10, 3)
+    }
     for number in (0, 1):
         order.record(number, vectors, sizes={"2": 10, "3": 20, "10": 30})
     scores = order.scores(k=1, layers=["conv1", "dense"])
@@ -350,7 +409,10 @@ def test_a_schedule_is_made_paused_changed_and_deleted(federation: Federation) -
     assert (row["name"], row["method"], row["active"]) == ("mornings", "sum", True)
     assert row["next_run"].hour == 22
     assert repr(schedule.pause()).endswith("paused>")
-    assert schedule.resume().retime(interval_seconds=3600).rename("hourly").info()["name"] == "hourly"
+    assert (
+        schedule.resume().retime(interval_seconds=3600).rename("hourly").info()["name"]
+        == "hourly"
+    )
     assert schedule.info()["schedule"]["interval_seconds"] == 3600
     assert schedule.history().empty
     schedule.delete()

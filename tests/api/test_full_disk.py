@@ -1,4 +1,6 @@
-"""A coordinator whose disk is full says so, keeps an order whole or not at all, and turns no agent away for it."""
+"""A coordinator whose disk is full says so, keeps an order whole or not at all, and
+turns no agent away for it.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ WAYS = (
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinator]:
     """A coordinator that asks for more room than any disk has."""
-    with serve(settings_in(tmp_path_factory.mktemp("short"), least_free_bytes=2**60)) as running:
+    with serve(
+        settings_in(tmp_path_factory.mktemp("short"), least_free_bytes=2**60)
+    ) as running:
         yield running
 
 
@@ -61,7 +65,9 @@ def until_full(coordinator: Coordinator, order_id: int) -> Unavailable:
     """Messages, until none has room any more; what the last one met."""
     for number in range(10_000):
         try:
-            coordinator.store.messages.put(Address(order_id, "setup", round=number), 4, 2, bytes(20_000))
+            coordinator.store.messages.put(
+                Address(order_id, "setup", round=number), 4, 2, bytes(20_000)
+            )
         except Unavailable as error:
             return error
     raise AssertionError("it never was full")
@@ -69,7 +75,10 @@ def until_full(coordinator: Coordinator, order_id: int) -> Unavailable:
 
 def orders(coordinator: Coordinator) -> list[int]:
     return [
-        one["order_id"] for one in coordinator.call("GET", "/orders", "operator").json()["data"]["orders"]
+        one["order_id"]
+        for one in coordinator.call("GET", "/orders", "operator").json()["data"][
+            "orders"
+        ]
     ]
 
 
@@ -84,7 +93,9 @@ def test_health_says_what_is_free_and_what_is_needed(short: Coordinator) -> None
 
 
 @pytest.mark.parametrize(("path", "body"), WAYS)
-def test_no_order_is_made_while_room_is_short(short: Coordinator, path: str, body: dict[str, Any]) -> None:
+def test_no_order_is_made_while_room_is_short(
+    short: Coordinator, path: str, body: dict[str, Any]
+) -> None:
     answer = short.call("POST", path, json=body)
     assert answer.status_code == 503
     text = answer.json().get("message") or answer.json()["msg"]
@@ -98,18 +109,27 @@ def test_a_key_finds_its_order_while_room_is_short(tmp_path: Path) -> None:
     """Who sends a request again hears of the order that there is."""
     key = {"Idempotency-Key": "a-key"}
     with serve(settings_in(tmp_path)) as running:
-        first = running.call("POST", "/orders", json={"kind": "external"}, headers=key).json()
+        first = running.call(
+            "POST", "/orders", json={"kind": "external"}, headers=key
+        ).json()
         tokens = running.tokens
     with serve(settings_in(tmp_path, least_free_bytes=2**60), tokens) as short:
-        assert short.call("POST", "/orders", json={"kind": "external"}, headers=key).json() == first
-        other = short.call("POST", "/orders", json={"kind": "external", "name": "x"}, headers=key)
+        assert (
+            short.call("POST", "/orders", json={"kind": "external"}, headers=key).json()
+            == first
+        )
+        other = short.call(
+            "POST", "/orders", json={"kind": "external", "name": "x"}, headers=key
+        )
         assert other.status_code == 409
 
 
 def test_a_store_that_cannot_grow_answers_with_the_disk(
     coordinator_with_order: tuple[Coordinator, int],
 ) -> None:
-    """As SQLite finds it in the middle of a transaction; when there is room, all goes on as if nothing had been."""
+    """As SQLite finds it in the middle of a transaction; when there is room, all goes
+    on as if nothing had been.
+    """
     coordinator, order_id = coordinator_with_order
     with no_page_left(coordinator):
         assert until_full(coordinator, order_id).code == "disk"
@@ -117,12 +137,17 @@ def test_a_store_that_cannot_grow_answers_with_the_disk(
         assert answer.status_code == 503
         assert "its own disk full" in answer.json()["message"]
         assert orders(coordinator) == [order_id]
-        waiting, *away = coordinator.call("GET", f"/orders/{order_id}").json()["data"]["waiting_for"]
+        waiting, *away = coordinator.call("GET", f"/orders/{order_id}").json()["data"][
+            "waiting_for"
+        ]
         assert {one["cause"] for one in away} == {"away"}
         assert (waiting["name"], waiting["cause"]) == ("coordinator", "disk")
         assert "makes room" in waiting["message"]
         assert coordinator.call("GET", "/health", None).status_code == 503
-    assert coordinator.call("POST", "/model/train", json=document_order()).status_code == 200
+    assert (
+        coordinator.call("POST", "/model/train", json=document_order()).status_code
+        == 200
+    )
     assert coordinator.call("GET", "/health", None).status_code == 200
 
 
@@ -132,21 +157,34 @@ def test_an_agent_that_polls_is_there_whatever_the_disk(
     """When it was seen, and keys that are known, are worth no refusal."""
     known = coordinator.store.hospitals.all()[0]
     told = {"identity": known.identity, "version": "1"}
-    assert coordinator.call("PUT", "/hospitals/me", "agent-2", json=told).status_code == 200
+    assert (
+        coordinator.call("PUT", "/hospitals/me", "agent-2", json=told).status_code
+        == 200
+    )
 
     def full(*_: Any, **__: Any) -> None:
         raise coordinator.app.state.disk.noted()
 
     monkeypatch.setattr(coordinator.store.hospitals, "_touch", full)
-    assert coordinator.call("GET", "/exchange/inbox?wait=0", "agent-2").status_code == 200
-    assert coordinator.call("PUT", "/hospitals/me", "agent-2", json=told).status_code == 200
     assert (
-        coordinator.call("PUT", "/hospitals/me", "agent-2", json={**told, "version": "2"}).status_code == 503
+        coordinator.call("GET", "/exchange/inbox?wait=0", "agent-2").status_code == 200
+    )
+    assert (
+        coordinator.call("PUT", "/hospitals/me", "agent-2", json=told).status_code
+        == 200
+    )
+    assert (
+        coordinator.call(
+            "PUT", "/hospitals/me", "agent-2", json={**told, "version": "2"}
+        ).status_code
+        == 503
     )
     forget(coordinator)
 
 
-def test_what_a_site_tells_is_shown_with_a_sentence(coordinator_with_order: tuple[Coordinator, int]) -> None:
+def test_what_a_site_tells_is_shown_with_a_sentence(
+    coordinator_with_order: tuple[Coordinator, int],
+) -> None:
     """Codes and numbers alone: whatever else an agent might send is refused."""
     coordinator, order_id = coordinator_with_order
     for user in (2, 3, 4):
@@ -159,10 +197,17 @@ def test_what_a_site_tells_is_shown_with_a_sentence(coordinator_with_order: tupl
 
     def troubles() -> list[str]:
         rows = coordinator.call("GET", "/hospitals").json()["data"]["hospitals"]
-        return [one["cause"] for row in rows if row["user_id"] == 2 for one in row["troubles"]]
+        return [
+            one["cause"]
+            for row in rows
+            if row["user_id"] == 2
+            for one in row["troubles"]
+        ]
 
     def waiting() -> list[tuple[int, str]]:
-        found = coordinator.call("GET", f"/orders/{order_id}").json()["data"]["waiting_for"]
+        found = coordinator.call("GET", f"/orders/{order_id}").json()["data"][
+            "waiting_for"
+        ]
         return [(one["user_id"], one["cause"]) for one in found]
 
     assert tell({"disk_full": True, "clock_seconds": -86_400}) == 200
@@ -170,8 +215,13 @@ def test_what_a_site_tells_is_shown_with_a_sentence(coordinator_with_order: tupl
     assert waiting() == [(2, "disk")]
     assert tell({"disk_full": False, "clock_seconds": -86_400}) == 200
     assert waiting() == [(2, "clock"), (3, "working"), (4, "working")]
-    message = coordinator.call("GET", f"/orders/{order_id}").json()["data"]["waiting_for"][0]["message"]
-    assert "The clock of suzhou-szslyy is 86400 seconds behind the coordinator's." in message
+    message = coordinator.call("GET", f"/orders/{order_id}").json()["data"][
+        "waiting_for"
+    ][0]["message"]
+    assert (
+        "The clock of suzhou-szslyy is 86400 seconds behind the coordinator's."
+        in message
+    )
     assert tell({"disk_full": False, "path": "/srv/vault"}) == 422
     assert tell({"disk_full": False, "clock_seconds": "/srv/vault"}) == 422
     assert tell({"disk_full": True}, "user-2") == 403
@@ -192,7 +242,9 @@ def test_what_a_site_tells_is_shown_with_a_sentence(coordinator_with_order: tupl
         (None, False),
     ],
 )
-def test_a_full_disk_is_known_by_number_not_by_words(error: BaseException | None, says_full: bool) -> None:
+def test_a_full_disk_is_known_by_number_not_by_words(
+    error: BaseException | None, says_full: bool
+) -> None:
     assert is_full(error) is says_full
 
 

@@ -1,4 +1,6 @@
-"""How far an order is: in the list, in the order itself, and for who follows it and asks for the newer rounds alone."""
+"""How far an order is: in the list, in the order itself, and for who follows it and
+asks for the newer rounds alone.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ Running = tuple[Coordinator, int]
 
 def report(coordinator: Coordinator, order_id: int, round_: int) -> None:
     told = {"fold": 0, "round": round_, "loss": 0.5, "final": False, "hospitals": {}}
-    answer = coordinator.call("POST", f"/orders/{order_id}/progress", "coordinator", json={"round": told})
+    answer = coordinator.call(
+        "POST", f"/orders/{order_id}/progress", "coordinator", json={"round": told}
+    )
     assert answer.status_code == 200, answer.text
 
 
@@ -36,7 +40,9 @@ def test_who_has_rounds_gets_the_newer_ones(coordinator_with_order: Running) -> 
         assert data["round"] == 2
         assert data["progress"] == {"done": 2, "of": 10}
     assert shown(9)["rounds"] == []
-    assert coordinator.call("GET", f"/orders/{order_id}?rounds_from=-1").status_code == 422
+    assert (
+        coordinator.call("GET", f"/orders/{order_id}?rounds_from=-1").status_code == 422
+    )
 
 
 def test_the_list_has_the_same_progress_and_says_how_an_order_is_protected(
@@ -45,11 +51,16 @@ def test_the_list_has_the_same_progress_and_says_how_an_order_is_protected(
     coordinator, order_id = coordinator_with_order
     listed = coordinator.call("GET", "/orders").json()["data"]["orders"]
     one = coordinator.call("GET", f"/orders/{order_id}").json()["data"]
-    assert [(row["progress"], row["method"]) for row in listed] == [(one["progress"], "Paillier")]
+    assert [(row["progress"], row["method"]) for row in listed] == [
+        (one["progress"], "Paillier")
+    ]
 
 
 def order_of(
-    *, kind: str, body: dict[str, Any] | None = None, stage: dict[str, Any] | None = None
+    *,
+    kind: str,
+    body: dict[str, Any] | None = None,
+    stage: dict[str, Any] | None = None,
 ) -> OrderRow:
     """An order as far as its progress depends on it."""
     now = utc_now()
@@ -77,6 +88,7 @@ def order_of(
         overtaken=0,
         asked=None,
         runs=None,
+        runs_deleted=None,
     )
 
 
@@ -87,23 +99,40 @@ def order_of(
         ({"kind": "train", "body": {}}, 7, 6, 100),
         ({"kind": "train", "body": {"model_params": {"max_iter": 3}}}, 4, 3, 3),
         (
-            {"kind": "train", "body": {"model_params": {"max_iter": 3, "cv_param": {"need_cv": True}}}},
+            {
+                "kind": "train",
+                "body": {
+                    "model_params": {"max_iter": 3, "cv_param": {"need_cv": True}}
+                },
+            },
             4,
             3,
             18,
         ),
         (
-            {"kind": "train", "body": {"model_params": {"max_iter": 3, "cv_param": {"need_cv": True}}}},
+            {
+                "kind": "train",
+                "body": {
+                    "model_params": {"max_iter": 3, "cv_param": {"need_cv": True}}
+                },
+            },
             24,
             18,
             18,
         ),
         ({"kind": "statistics", "stage": None}, 0, 0, None),
-        ({"kind": "statistics", "stage": {"what": "sums", "done": 2, "of": 5}}, 0, 2, 5),
+        (
+            {"kind": "statistics", "stage": {"what": "sums", "done": 2, "of": 5}},
+            0,
+            2,
+            5,
+        ),
         ({"kind": "external"}, 12, 12, None),
     ],
 )
-def test_progress_of_every_kind(order: dict[str, Any], n_recorded: int, done: int, of: int | None) -> None:
+def test_progress_of_every_kind(
+    order: dict[str, Any], n_recorded: int, done: int, of: int | None
+) -> None:
     assert progress(order_of(**order), n_recorded) == {"done": done, "of": of}
 
 

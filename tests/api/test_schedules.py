@@ -1,4 +1,7 @@
-"""Schedules of joint statistics over REST. Prefect's part, saying when, is played here."""
+"""Schedules of joint statistics over REST.
+
+Prefect's part, saying when, is played here.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,9 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def fire(coordinator: Coordinator, schedule_id: int, scheduled: datetime, wait: float = 0) -> dict[str, Any]:
+def fire(
+    coordinator: Coordinator, schedule_id: int, scheduled: datetime, wait: float = 0
+) -> dict[str, Any]:
     """What the schedule's flow run does at its time."""
     body = {"scheduled": scheduled.isoformat(), "wait": wait}
     answer = coordinator.call(
@@ -52,14 +57,18 @@ def fire(coordinator: Coordinator, schedule_id: int, scheduled: datetime, wait: 
     return told
 
 
-def history(coordinator: Coordinator, who: str = "user-4", **query: Any) -> list[dict[str, Any]]:
+def history(
+    coordinator: Coordinator, who: str = "user-4", **query: Any
+) -> list[dict[str, Any]]:
     answer = coordinator.call("GET", "/statistics/history", who, params=query)
     assert answer.status_code == 200, answer.text
     runs: list[dict[str, Any]] = answer.json()["data"]["runs"]
     return runs
 
 
-def shown(coordinator: Coordinator, schedule_id: int, who: str = "user-4") -> dict[str, Any]:
+def shown(
+    coordinator: Coordinator, schedule_id: int, who: str = "user-4"
+) -> dict[str, Any]:
     answer = coordinator.call("GET", f"/statistics/schedules/{schedule_id}", who)
     assert answer.status_code == 200, answer.text
     data: dict[str, Any] = answer.json()["data"]
@@ -77,10 +86,16 @@ def let_in(coordinator: Coordinator, *users: int) -> None:
 
 def test_a_schedule_is_a_question_and_a_timing(coordinator: Coordinator) -> None:
     timing = {"cron": "0 6 * * 1-5", "timezone": "Europe/Berlin", "missed": "skip"}
-    data = add(coordinator, schedule=timing, name="costs, each morning", timeout_seconds=5).json()["data"]
+    data = add(
+        coordinator, schedule=timing, name="costs, each morning", timeout_seconds=5
+    ).json()["data"]
     schedule_id = data["schedule_id"]
     assert data == shown(coordinator, schedule_id)
-    assert (data["name"], data["user_id"], data["hospitals"]) == ("costs, each morning", 4, [2, 3, 4])
+    assert (data["name"], data["user_id"], data["hospitals"]) == (
+        "costs, each morning",
+        4,
+        [2, 3, 4],
+    )
     assert data["schedule"] == timing
     assert data["active"] is True
     assert len(data["next_runs"]) == 5
@@ -91,28 +106,50 @@ def test_a_schedule_is_a_question_and_a_timing(coordinator: Coordinator) -> None
     assert coordinator.store.orders.newest(hospital=None, limit=10, before=None) == []
 
 
-def test_where_the_data_are_is_in_no_answer_and_not_in_the_store(tmp_path: Path) -> None:
+def test_where_the_data_are_is_in_no_answer_and_not_in_the_store(
+    tmp_path: Path,
+) -> None:
     with serve(settings_in(tmp_path)) as coordinator:
         made = add(coordinator)
         assert SECRET not in made.text
         fire(coordinator, made.json()["data"]["schedule_id"], now())
-    stored = b"".join(path.read_bytes() for path in (tmp_path / "coordinator").rglob("*") if path.is_file())
+    stored = b"".join(
+        path.read_bytes()
+        for path in (tmp_path / "coordinator").rglob("*")
+        if path.is_file()
+    )
     assert SECRET.encode() not in stored
 
 
-def test_parties_and_the_operator_read_and_the_owner_changes(coordinator: Coordinator) -> None:
+def test_parties_and_the_operator_read_and_the_owner_changes(
+    coordinator: Coordinator,
+) -> None:
     schedule_id = added(coordinator)
     path = f"/statistics/schedules/{schedule_id}"
     for who in ("user-2", "user-3", "operator"):
         assert shown(coordinator, schedule_id, who)["schedule_id"] == schedule_id
-        listed = coordinator.call("GET", "/statistics/schedules", who).json()["data"]["schedules"]
+        listed = coordinator.call("GET", "/statistics/schedules", who).json()["data"][
+            "schedules"
+        ]
         assert [row["schedule_id"] for row in listed] == [schedule_id]
         assert history(coordinator, who, schedule_id=schedule_id) == []
-        assert_refused(coordinator.call("PATCH", path, who, json={"active": False}), 403)
+        assert_refused(
+            coordinator.call("PATCH", path, who, json={"active": False}), 403
+        )
         assert_refused(coordinator.call("DELETE", path, who), 403)
     assert_refused(coordinator.call("GET", path, "user-5"), 403)
-    assert_refused(coordinator.call("GET", f"/statistics/history?schedule_id={schedule_id}", "user-5"), 403)
-    assert coordinator.call("GET", "/statistics/schedules", "user-5").json()["data"]["schedules"] == []
+    assert_refused(
+        coordinator.call(
+            "GET", f"/statistics/history?schedule_id={schedule_id}", "user-5"
+        ),
+        403,
+    )
+    assert (
+        coordinator.call("GET", "/statistics/schedules", "user-5").json()["data"][
+            "schedules"
+        ]
+        == []
+    )
     assert_refused(add(coordinator, "operator"), 403, "signed by a hospital")
     for who in ("user-4", "operator", "agent-4"):
         body = {"scheduled": now().isoformat()}
@@ -123,8 +160,13 @@ def test_lists_are_paged(coordinator: Coordinator) -> None:
     numbers = [added(coordinator) for _ in range(3)]
     first = coordinator.call("GET", "/statistics/schedules?limit=2").json()["data"]
     assert [row["schedule_id"] for row in first["schedules"]] == numbers[:0:-1]
-    rest = coordinator.call("GET", f"/statistics/schedules?limit=2&before={first['next']}").json()["data"]
-    assert ([row["schedule_id"] for row in rest["schedules"]], rest["next"]) == (numbers[:1], None)
+    rest = coordinator.call(
+        "GET", f"/statistics/schedules?limit=2&before={first['next']}"
+    ).json()["data"]
+    assert ([row["schedule_id"] for row in rest["schedules"]], rest["next"]) == (
+        numbers[:1],
+        None,
+    )
 
 
 def test_pause_and_resume(coordinator: Coordinator) -> None:
@@ -155,15 +197,27 @@ def test_who_switches_it_in_prefect_is_believed(coordinator: Coordinator) -> Non
 def test_another_timing(coordinator: Coordinator) -> None:
     schedule_id = added(coordinator)
     path = f"/statistics/schedules/{schedule_id}"
-    changed = coordinator.call("PATCH", path, json={"schedule": {"interval_seconds": 10, "missed": "skip"}})
-    assert changed.json()["data"]["schedule"] == {"interval_seconds": 10, "timezone": "UTC", "missed": "skip"}
+    changed = coordinator.call(
+        "PATCH", path, json={"schedule": {"interval_seconds": 10, "missed": "skip"}}
+    )
+    assert changed.json()["data"]["schedule"] == {
+        "interval_seconds": 10,
+        "timezone": "UTC",
+        "missed": "skip",
+    }
     assert coordinator.runs.deployed[schedule_id][0]["interval_seconds"] == 10
-    assert_refused(coordinator.call("PATCH", path, json={"schedule": {"cron": "often"}}), 400, "cron")
+    assert_refused(
+        coordinator.call("PATCH", path, json={"schedule": {"cron": "often"}}),
+        400,
+        "cron",
+    )
     assert_refused(coordinator.call("PATCH", path, json={}), 400, "Nothing")
     assert_refused(coordinator.call("PATCH", path, json={"activ": True}), 422, "activ")
 
 
-def test_a_deleted_schedule_leaves_its_orders_and_their_history(coordinator: Coordinator) -> None:
+def test_a_deleted_schedule_leaves_its_orders_and_their_history(
+    coordinator: Coordinator,
+) -> None:
     schedule_id = added(coordinator)
     order_id = fire(coordinator, schedule_id, now())["order_id"]
     path = f"/statistics/schedules/{schedule_id}"
@@ -173,9 +227,13 @@ def test_a_deleted_schedule_leaves_its_orders_and_their_history(coordinator: Coo
         assert_refused(coordinator.call(method, path), 404, "schedule")
     assert_refused(coordinator.call("PATCH", path, json={"active": True}), 404)
     body = {"scheduled": now().isoformat()}
-    assert_refused(coordinator.call("POST", f"{path}/firings", "coordinator", json=body), 404)
+    assert_refused(
+        coordinator.call("POST", f"{path}/firings", "coordinator", json=body), 404
+    )
     assert coordinator.store.schedules.boxes(schedule_id) == {}
-    assert [run["order_id"] for run in history(coordinator, schedule_id=schedule_id)] == [order_id]
+    assert [
+        run["order_id"] for run in history(coordinator, schedule_id=schedule_id)
+    ] == [order_id]
     assert coordinator.call("GET", f"/orders/{order_id}").status_code == 200
 
 
@@ -195,7 +253,8 @@ def test_what_prefect_does_not_take_is_not_kept(
     told = coordinator.call("GET", "/statistics/schedules").json()
     assert "Prefect does not answer" in told["message"]
     ((number, active, next_runs),) = [
-        (row["schedule_id"], row["active"], row["next_runs"]) for row in told["data"]["schedules"]
+        (row["schedule_id"], row["active"], row["next_runs"])
+        for row in told["data"]["schedules"]
     ]
     assert (number, active, next_runs) == (schedule_id, True, None)
     assert fire(coordinator, schedule_id, now())["state"] == "pending"
@@ -205,7 +264,10 @@ def test_an_idempotency_key_makes_one_schedule(coordinator: Coordinator) -> None
     def send(**changes: Any) -> Any:
         body = {**question(), "schedule": EVERY_MINUTE, **changes}
         return coordinator.call(
-            "POST", "/statistics/schedules", json=body, headers={"Idempotency-Key": "once"}
+            "POST",
+            "/statistics/schedules",
+            json=body,
+            headers={"Idempotency-Key": "once"},
         )
 
     assert send().json()["data"]["schedule_id"] == send().json()["data"]["schedule_id"]
@@ -215,41 +277,72 @@ def test_an_idempotency_key_makes_one_schedule(coordinator: Coordinator) -> None
 # Its times
 
 
-def test_each_time_is_one_order_with_what_was_sealed_for_the_schedule(coordinator: Coordinator) -> None:
+def test_each_time_is_one_order_with_what_was_sealed_for_the_schedule(
+    coordinator: Coordinator,
+) -> None:
     schedule_id, due = added(coordinator), now()
     first = fire(coordinator, schedule_id, due)
     assert (first["state"], fire(coordinator, schedule_id, due)) == ("pending", first)
     order = coordinator.store.orders.get(first["order_id"])
-    assert (order.kind, order.initiator, order.schedule_id) == ("statistics", 4, schedule_id)
-    assert coordinator.store.orders.boxes(first["order_id"]) == coordinator.store.schedules.boxes(schedule_id)
+    assert (order.kind, order.initiator, order.schedule_id) == (
+        "statistics",
+        4,
+        schedule_id,
+    )
+    assert coordinator.store.orders.boxes(
+        first["order_id"]
+    ) == coordinator.store.schedules.boxes(schedule_id)
     document = read_statistics_document(order.document, first["order_id"])
-    assert (document.schedule_id, document.repeats, document.reply_key) == (schedule_id, None, None)
+    assert (document.schedule_id, document.repeats, document.reply_key) == (
+        schedule_id,
+        None,
+        None,
+    )
     flow, number, tags = coordinator.runs.started[-1]
     assert (flow, number) == ("joint-statistics/joint-statistics", first["order_id"])
     assert tags == ["statistics", "sum", f"schedule-{schedule_id}"]
-    record(coordinator, first["order_id"], state="running", n_rows={"2": 1, "3": 2, "4": 3})
+    record(
+        coordinator, first["order_id"], state="running", n_rows={"2": 1, "3": 2, "4": 3}
+    )
     assert fire(coordinator, schedule_id, due)["state"] == "running"
     told = succeed(coordinator, first["order_id"])
     assert fire(coordinator, schedule_id, due)["state"] == "success"
     (run,) = history(coordinator, schedule_id=schedule_id)
     assert run["scheduled"] == due.replace(tzinfo=None).isoformat() + "Z"
-    assert (run["state"], run["order_id"], run["sentence"]) == ("success", first["order_id"], None)
-    assert (run["path"], run["rows_used"], run["repeats"]) == (told["path"], told["rows_used"], None)
+    assert (run["state"], run["order_id"], run["sentence"]) == (
+        "success",
+        first["order_id"],
+        None,
+    )
+    assert (run["path"], run["rows_used"], run["repeats"]) == (
+        told["path"],
+        told["rows_used"],
+        None,
+    )
     assert shown(coordinator, schedule_id)["last_run"] == run
 
 
-def test_the_last_order_with_a_result_is_named_to_the_next(coordinator: Coordinator) -> None:
+def test_the_last_order_with_a_result_is_named_to_the_next(
+    coordinator: Coordinator,
+) -> None:
     schedule_id, due, numbers = added(coordinator), now() - timedelta(seconds=30), []
     for i, end in enumerate(("success", "failed", "success")):
-        numbers.append(fire(coordinator, schedule_id, due + timedelta(seconds=i))["order_id"])
+        numbers.append(
+            fire(coordinator, schedule_id, due + timedelta(seconds=i))["order_id"]
+        )
         if end == "success":
             succeed(coordinator, numbers[-1], repeats=numbers[0] if i else None)
         else:
             record(coordinator, numbers[-1], end="failed")
     documents = [
-        read_statistics_document(coordinator.store.orders.get(number).document, number) for number in numbers
+        read_statistics_document(coordinator.store.orders.get(number).document, number)
+        for number in numbers
     ]
-    assert [document.repeats for document in documents] == [None, numbers[0], numbers[0]]
+    assert [document.repeats for document in documents] == [
+        None,
+        numbers[0],
+        numbers[0],
+    ]
     runs = history(coordinator, schedule_id=schedule_id)
     assert [run["order_id"] for run in runs] == numbers[::-1]
     assert [run["state"] for run in runs] == ["success", "failed", "success"]
@@ -259,13 +352,25 @@ def test_the_last_order_with_a_result_is_named_to_the_next(coordinator: Coordina
 def test_a_refusal_is_in_the_history(coordinator: Coordinator) -> None:
     schedule_id = added(coordinator)
     order_id = fire(coordinator, schedule_id, now())["order_id"]
-    refused = Refused("suzhou-szslyy: 9 rows are fewer than 10.", remedy="Ask for more.", code="min_rows")
-    coordinator.call("POST", f"/orders/{order_id}/refuse", "agent-2", json=refused.to_json())
+    refused = Refused(
+        "suzhou-szslyy: 9 rows are fewer than 10.",
+        remedy="Ask for more.",
+        code="min_rows",
+    )
+    coordinator.call(
+        "POST", f"/orders/{order_id}/refuse", "agent-2", json=refused.to_json()
+    )
     (run,) = history(coordinator, schedule_id=schedule_id)
-    assert (run["state"], run["sentence"], run["path"]) == ("refused", str(refused), None)
+    assert (run["state"], run["sentence"], run["path"]) == (
+        "refused",
+        str(refused),
+        None,
+    )
 
 
-def test_make_up_waits_for_who_is_away_and_skips_the_times_until_then(coordinator: Coordinator) -> None:
+def test_make_up_waits_for_who_is_away_and_skips_the_times_until_then(
+    coordinator: Coordinator,
+) -> None:
     schedule_id, due = added(coordinator), now()
     let_in(coordinator, 2, 4)
     first = fire(coordinator, schedule_id, due)
@@ -275,14 +380,24 @@ def test_make_up_waits_for_who_is_away_and_skips_the_times_until_then(coordinato
     assert second["state"] == "skipped"
     assert f"Order {first['order_id']}" in second["sentence"]
     assert "zhejiang-zdey" in second["sentence"]
-    assert [run["state"] for run in history(coordinator, schedule_id=schedule_id)] == ["skipped", "waiting"]
+    assert [run["state"] for run in history(coordinator, schedule_id=schedule_id)] == [
+        "skipped",
+        "waiting",
+    ]
     succeed(coordinator, first["order_id"])
-    assert fire(coordinator, schedule_id, due + timedelta(seconds=2))["state"] == "pending"
+    assert (
+        fire(coordinator, schedule_id, due + timedelta(seconds=2))["state"] == "pending"
+    )
 
 
-def test_skip_names_who_is_away(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skip_names_who_is_away(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(schedules, "SETTLE_SECONDS", 0)
-    schedule_id, due = added(coordinator, schedule={**EVERY_MINUTE, "missed": "skip"}), now()
+    schedule_id, due = (
+        added(coordinator, schedule={**EVERY_MINUTE, "missed": "skip"}),
+        now(),
+    )
     let_in(coordinator, 2, 4)
     assert fire(coordinator, schedule_id, due) == {
         "order_id": None,
@@ -290,14 +405,22 @@ def test_skip_names_who_is_away(coordinator: Coordinator, monkeypatch: pytest.Mo
         "sentence": "zhejiang-zdey is away.",
     }
     (run,) = history(coordinator, schedule_id=schedule_id)
-    assert (run["state"], run["order_id"], run["sentence"]) == ("skipped", None, "zhejiang-zdey is away.")
+    assert (run["state"], run["order_id"], run["sentence"]) == (
+        "skipped",
+        None,
+        "zhejiang-zdey is away.",
+    )
     let_in(coordinator, 3)
     assert fire(coordinator, schedule_id, due)["state"] == "skipped"
-    assert fire(coordinator, schedule_id, due + timedelta(seconds=1))["state"] == "pending"
+    assert (
+        fire(coordinator, schedule_id, due + timedelta(seconds=1))["state"] == "pending"
+    )
 
 
 @pytest.mark.parametrize(("late", "state"), [(59, "pending"), (61, "skipped")])
-def test_skip_leaves_out_what_comes_late(coordinator: Coordinator, late: int, state: str) -> None:
+def test_skip_leaves_out_what_comes_late(
+    coordinator: Coordinator, late: int, state: str
+) -> None:
     schedule_id = added(coordinator, schedule={**EVERY_MINUTE, "missed": "skip"})
     let_in(coordinator, 2, 3, 4)
     told = fire(coordinator, schedule_id, now() - timedelta(seconds=late))
@@ -306,7 +429,9 @@ def test_skip_leaves_out_what_comes_late(coordinator: Coordinator, late: int, st
 
 
 def test_make_up_asks_once_for_all_that_was_missed(coordinator: Coordinator) -> None:
-    """Prefect comes back with three late runs: the first one asks for the last time that was missed."""
+    """Prefect comes back with three late runs: the first one asks for the last time
+    that was missed.
+    """
     schedule_id = added(coordinator, schedule={"cron": "0 * * * *"})
     latest = now().replace(minute=0, second=0)
     if now() - latest < timedelta(seconds=70):
@@ -314,32 +439,54 @@ def test_make_up_asks_once_for_all_that_was_missed(coordinator: Coordinator) -> 
     missed = [latest - timedelta(hours=hours) for hours in (3, 2)]
     made_up = [fire(coordinator, schedule_id, due) for due in missed]
     assert (
-        made_up[0]["order_id"] == made_up[1]["order_id"] == fire(coordinator, schedule_id, latest)["order_id"]
+        made_up[0]["order_id"]
+        == made_up[1]["order_id"]
+        == fire(coordinator, schedule_id, latest)["order_id"]
     )
-    runs = {run["scheduled"][:13]: run for run in history(coordinator, schedule_id=schedule_id)}
-    assert [runs[due.isoformat()[:13]]["state"] for due in missed] == ["skipped", "skipped"]
+    runs = {
+        run["scheduled"][:13]: run
+        for run in history(coordinator, schedule_id=schedule_id)
+    }
+    assert [runs[due.isoformat()[:13]]["state"] for due in missed] == [
+        "skipped",
+        "skipped",
+    ]
     assert runs[latest.isoformat()[:13]]["state"] == "waiting"
     assert "makes up for it" in runs[missed[0].isoformat()[:13]]["sentence"]
 
 
-def test_a_late_run_after_which_nothing_was_due_is_made_up(coordinator: Coordinator) -> None:
+def test_a_late_run_after_which_nothing_was_due_is_made_up(
+    coordinator: Coordinator,
+) -> None:
     schedule_id = added(coordinator, schedule={"cron": "0 * * * *"})
-    latest = latest_due({"cron": "0 * * * *", "timezone": "UTC"}, now().replace(tzinfo=None))
+    latest = latest_due(
+        {"cron": "0 * * * *", "timezone": "UTC"}, now().replace(tzinfo=None)
+    )
     assert latest is not None
-    assert fire(coordinator, schedule_id, latest.replace(tzinfo=UTC))["state"] == "pending"
+    assert (
+        fire(coordinator, schedule_id, latest.replace(tzinfo=UTC))["state"] == "pending"
+    )
 
 
-def test_a_schedule_s_run_takes_no_place_and_its_order_one_at_each_hospital(tmp_path: Path) -> None:
+def test_a_schedule_s_run_takes_no_place_and_its_order_one_at_each_hospital(
+    tmp_path: Path,
+) -> None:
     with serve(settings_in(tmp_path)) as coordinator:
         fire(coordinator, added(coordinator), now())
         coordinator.give_places()
         assert coordinator.store.places.taken() == {2: 1, 3: 1, 4: 1}
 
 
-def test_orders_without_a_schedule_are_in_the_history_too(coordinator: Coordinator) -> None:
+def test_orders_without_a_schedule_are_in_the_history_too(
+    coordinator: Coordinator,
+) -> None:
     schedule_id, due = added(coordinator), now()
     scheduled = fire(coordinator, schedule_id, due)["order_id"]
-    single = int(coordinator.call("POST", "/runModelTrainTask", json=question()).headers["X-Order-Id"])
+    single = int(
+        coordinator.call("POST", "/runModelTrainTask", json=question()).headers[
+            "X-Order-Id"
+        ]
+    )
     coordinator.call("POST", f"/orders/{single}/cancel")
     coordinator.call("POST", "/orders", json={"kind": "external"})
     for who in ("user-4", "user-2", "operator"):
@@ -351,7 +498,9 @@ def test_orders_without_a_schedule_are_in_the_history_too(coordinator: Coordinat
     assert history(coordinator, "user-5") == []
     first = coordinator.call("GET", "/statistics/history?limit=1").json()["data"]
     assert first["next"] == single
-    assert [run["order_id"] for run in history(coordinator, limit=1, before=first["next"])] == [scheduled]
+    assert [
+        run["order_id"] for run in history(coordinator, limit=1, before=first["next"])
+    ] == [scheduled]
 
 
 def test_a_schedules_history_is_paged(coordinator: Coordinator) -> None:
@@ -361,7 +510,11 @@ def test_a_schedules_history_is_paged(coordinator: Coordinator) -> None:
     query = f"/statistics/history?schedule_id={schedule_id}&limit=2"
     first = coordinator.call("GET", query).json()["data"]
     rest = coordinator.call("GET", f"{query}&before={first['next']}").json()["data"]
-    assert [run["state"] for run in [*first["runs"], *rest["runs"]]] == ["skipped", "skipped", "waiting"]
+    assert [run["state"] for run in [*first["runs"], *rest["runs"]]] == [
+        "skipped",
+        "skipped",
+        "waiting",
+    ]
     assert rest["next"] is None
 
 
@@ -370,20 +523,29 @@ def test_the_worker_is_woken_when_a_schedule_falls_due(
 ) -> None:
     schedule_id = added(coordinator)
     path = f"/statistics/schedules/{schedule_id}"
-    heard = coordinator.call("GET", "/exchange/inbox?boot=&wait=0", "coordinator").json()
+    heard = coordinator.call(
+        "GET", "/exchange/inbox?boot=&wait=0", "coordinator"
+    ).json()
     soon = {"interval_seconds": 10}
     monkeypatch.setattr(schedules, "check_timing", lambda timing, now: in_a_second(now))
     assert coordinator.call("PATCH", path, json={"schedule": soon}).status_code == 200
     query = f"boot={heard['boot']}&cursor={heard['cursor']}&wait=10"
     began = datetime.now(UTC)
-    news = coordinator.call("GET", f"/exchange/inbox?{query}", "coordinator").json()["news"]
+    news = coordinator.call("GET", f"/exchange/inbox?{query}", "coordinator").json()[
+        "news"
+    ]
     assert {"what": "look", "order_id": 0} in news
     assert datetime.now(UTC) - began < timedelta(seconds=5)
 
 
 def in_a_second(now: datetime) -> dict[str, Any]:
     anchor = now.replace(microsecond=0) + timedelta(seconds=2)
-    return {"interval_seconds": 10, "anchor": anchor.isoformat(), "timezone": "UTC", "missed": "make_up"}
+    return {
+        "interval_seconds": 10,
+        "anchor": anchor.isoformat(),
+        "timezone": "UTC",
+        "missed": "make_up",
+    }
 
 
 # What cannot be scheduled
@@ -391,44 +553,92 @@ def in_a_second(now: datetime) -> dict[str, Any]:
 WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("no timing", {"schedule": None}, 422, "schedule"),
     ("an empty timing", {"schedule": {}}, 400, "one of the two"),
-    ("two timings", {"schedule": {**EVERY_MINUTE, "interval_seconds": 60}}, 400, "one of the two"),
+    (
+        "two timings",
+        {"schedule": {**EVERY_MINUTE, "interval_seconds": 60}},
+        400,
+        "one of the two",
+    ),
     ("a cron that is none", {"schedule": {"cron": "every day"}}, 400, "five fields"),
     ("a cron of six fields", {"schedule": {"cron": "* * * * * *"}}, 400, "five fields"),
     ("a minute that is none", {"schedule": {"cron": "61 * * * *"}}, 400, "five fields"),
-    ("a day that never comes", {"schedule": {"cron": "0 0 30 2 *"}}, 400, "never comes"),
+    (
+        "a day that never comes",
+        {"schedule": {"cron": "0 0 30 2 *"}},
+        400,
+        "never comes",
+    ),
     ("too often", {"schedule": {"interval_seconds": 9}}, 400, "10 to"),
     ("never", {"schedule": {"interval_seconds": 10**9}}, 400, "10 to"),
     ("a fraction", {"schedule": {"interval_seconds": 10.5}}, 422, "interval_seconds"),
-    ("a zone that is none", {"schedule": {**EVERY_MINUTE, "timezone": "Mars/Olympus"}}, 400, "Europe/Berlin"),
-    ("a zone without a name", {"schedule": {**EVERY_MINUTE, "timezone": ""}}, 400, "Europe/Berlin"),
-    ("a zone of the system", {"schedule": {**EVERY_MINUTE, "timezone": "localtime"}}, 400, "Europe/Berlin"),
-    ("an unknown word", {"schedule": {**EVERY_MINUTE, "missed": "maybe"}}, 422, "missed"),
+    (
+        "a zone that is none",
+        {"schedule": {**EVERY_MINUTE, "timezone": "Mars/Olympus"}},
+        400,
+        "Europe/Berlin",
+    ),
+    (
+        "a zone without a name",
+        {"schedule": {**EVERY_MINUTE, "timezone": ""}},
+        400,
+        "Europe/Berlin",
+    ),
+    (
+        "a zone of the system",
+        {"schedule": {**EVERY_MINUTE, "timezone": "localtime"}},
+        400,
+        "Europe/Berlin",
+    ),
+    (
+        "an unknown word",
+        {"schedule": {**EVERY_MINUTE, "missed": "maybe"}},
+        422,
+        "missed",
+    ),
     ("an unknown field", {"schedule": {**EVERY_MINUTE, "seconds": 5}}, 422, "seconds"),
     ("values for nobody", {"disclose": True}, 400, "disclose"),
     ("an unknown method", {"method": "mean"}, 422, "method"),
     ("an unknown hospital", {"result_receivers": [4, "orgZ"]}, 404, "orgZ"),
     ("a hospital that never connected", {"result_receivers": [4, 5]}, 409, "elsewhere"),
-    ("a place that is none", {"data_providers": [provider(2, data_path=""), provider(4)]}, 400, "data_path"),
+    (
+        "a place that is none",
+        {"data_providers": [provider(2, data_path=""), provider(4)]},
+        400,
+        "data_path",
+    ),
     ("a name with a NUL", {"name": "a\u0000"}, 422, "name"),
 ]
 
 
-@pytest.mark.parametrize(("what", "changes", "status", "needle"), WRONG, ids=[case[0] for case in WRONG])
+@pytest.mark.parametrize(
+    ("what", "changes", "status", "needle"), WRONG, ids=[case[0] for case in WRONG]
+)
 def test_a_schedule_that_cannot_be_made(
-    coordinator: Coordinator, what: str, changes: dict[str, Any], status: int, needle: str
+    coordinator: Coordinator,
+    what: str,
+    changes: dict[str, Any],
+    status: int,
+    needle: str,
 ) -> None:
     assert_refused(add(coordinator, **changes), status, needle)
-    assert coordinator.store.schedules.newest(hospital=None, limit=10, before=None) == []
+    assert (
+        coordinator.store.schedules.newest(hospital=None, limit=10, before=None) == []
+    )
     assert coordinator.runs.deployed == {}
 
 
 def test_bodies_that_are_none(coordinator: Coordinator) -> None:
     for what, content, kind, status in BODIES:
         answer = coordinator.call(
-            "POST", "/statistics/schedules", content=content, headers={"Content-Type": kind, "X-Case": what}
+            "POST",
+            "/statistics/schedules",
+            content=content,
+            headers={"Content-Type": kind, "X-Case": what},
         )
         assert_refused(answer, status)
-    assert coordinator.store.schedules.newest(hospital=None, limit=10, before=None) == []
+    assert (
+        coordinator.store.schedules.newest(hospital=None, limit=10, before=None) == []
+    )
 
 
 # Timing, as Prefect's scheduler counts it
@@ -450,7 +660,9 @@ def test_a_morning_stays_a_morning_when_the_clocks_change() -> None:
 
 
 def test_an_interval_begins_after_it_was_made() -> None:
-    assert due_after(kept(interval_seconds=10), SPRING + timedelta(microseconds=1), 2) == [
+    assert due_after(
+        kept(interval_seconds=10), SPRING + timedelta(microseconds=1), 2
+    ) == [
         SPRING + timedelta(seconds=10),
         SPRING + timedelta(seconds=20),
     ]

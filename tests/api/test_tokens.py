@@ -1,4 +1,6 @@
-"""Who gets in: no token 401, the wrong one 403; a hospital sees and does what is its own."""
+"""Who gets in: no token 401, the wrong one 403; a hospital sees and does what is its
+own.
+"""
 
 from __future__ import annotations
 
@@ -77,13 +79,21 @@ EVERYWHERE: list[tuple[str, str]] = [
 ]
 QUESTION = {
     "data_providers": [
-        {"name": user, "data_path": "visits.csv", "data_type": "csv", "key_column": "cost"}
+        {
+            "name": user,
+            "data_path": "visits.csv",
+            "data_type": "csv",
+            "key_column": "cost",
+        }
         for user in (2, 3, 4)
     ],
     "result_receivers": [4],
     "method": "sum",
 }
-INFER = {"model_id": 1, "input_data": {"user_id": 4, "data_sql": "SELECT * FROM data.t"}}
+INFER = {
+    "model_id": 1,
+    "input_data": {"user_id": 4, "data_sql": "SELECT * FROM data.t"},
+}
 BODIES: dict[str, Any] = {
     "/model/train": document_order(),
     "/model/infer": INFER,
@@ -105,13 +115,22 @@ def send(coordinator: Coordinator, method: str, path: str, who: str | None) -> A
     return coordinator.call(method, path, who, json=BODIES.get(path))
 
 
-def test_every_address_is_on_the_list(coordinator_with_order: tuple[Coordinator, int]) -> None:
-    """An address that is added is added here too; without a token there is /health and the documents only."""
+def test_every_address_is_on_the_list(
+    coordinator_with_order: tuple[Coordinator, int],
+) -> None:
+    """An address that is added is added here too; without a token there is /health and
+    the documents only.
+    """
     coordinator, _ = coordinator_with_order
     described = set(coordinator.call("GET", "/openapi.json", None).json()["paths"])
-    listed = {path.split("?")[0].replace("/orders/1", "/orders/{order_id}") for _, path in EVERYWHERE}
+    listed = {
+        path.split("?")[0].replace("/orders/1", "/orders/{order_id}")
+        for _, path in EVERYWHERE
+    }
     listed = {path.replace("/rounds/0", "/rounds/{round}") for path in listed}
-    listed = {path.replace("/schedules/1", "/schedules/{schedule_id}") for path in listed}
+    listed = {
+        path.replace("/schedules/1", "/schedules/{schedule_id}") for path in listed
+    }
     assert described <= listed | {"/health"}
     assert coordinator.call("GET", "/health", None).status_code == 200
 
@@ -119,11 +138,16 @@ def test_every_address_is_on_the_list(coordinator_with_order: tuple[Coordinator,
 @pytest.mark.parametrize(("method", "path"), EVERYWHERE)
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Basic dXNlcjpwYXNz", "token"])
 def test_no_token_is_401(
-    coordinator_with_order: tuple[Coordinator, int], method: str, path: str, header: str | None
+    coordinator_with_order: tuple[Coordinator, int],
+    method: str,
+    path: str,
+    header: str | None,
 ) -> None:
     coordinator, _ = coordinator_with_order
     headers = {} if header is None else {"Authorization": header}
-    answer = coordinator.call(method, path, None, json=BODIES.get(path), headers=headers)
+    answer = coordinator.call(
+        method, path, None, json=BODIES.get(path), headers=headers
+    )
     assert_refused(answer, 401, "token")
 
 
@@ -137,7 +161,8 @@ def test_an_unknown_token_is_403(
 
 
 FORBIDDEN: list[tuple[str, str, str]] = [
-    # A hospital's user orders, and infers, in its own name; a stranger sees nothing of the order.
+    # A hospital's user orders, and infers, in its own name; a stranger sees nothing of
+    # the order.
     ("user-2", "POST", "/model/train"),
     ("operator", "POST", "/model/train"),
     ("agent-4", "POST", "/model/train"),
@@ -146,11 +171,23 @@ FORBIDDEN: list[tuple[str, str, str]] = [
     ("operator", "POST", "/model/infer"),
     ("agent-4", "POST", "/model/infer"),
     # So does who asks a question of joint statistics, whatever it is called.
-    *((who, "POST", "/runModelTrainTask") for who in ("operator", "agent-4", "coordinator")),
-    *((who, "POST", "/statistics/schedules") for who in ("operator", "agent-4", "coordinator")),
-    *((who, "POST", "/statistics/schedules/1/firings") for who in ("user-4", "operator", "agent-4")),
+    *(
+        (who, "POST", "/runModelTrainTask")
+        for who in ("operator", "agent-4", "coordinator")
+    ),
+    *(
+        (who, "POST", "/statistics/schedules")
+        for who in ("operator", "agent-4", "coordinator")
+    ),
+    *(
+        (who, "POST", "/statistics/schedules/1/firings")
+        for who in ("user-4", "operator", "agent-4")
+    ),
     ("coordinator", "GET", "/statistics/history"),
-    *((who, "GET", "/statistics/result?order_id=1") for who in ("operator", "agent-4", "coordinator")),
+    *(
+        (who, "GET", "/statistics/result?order_id=1")
+        for who in ("operator", "agent-4", "coordinator")
+    ),
     ("user-5", "GET", "/orders/1"),
     ("user-5", "GET", "/model/train_status?order_id=1"),
     ("user-5", "GET", "/model/info?model_id=1"),
@@ -163,15 +200,26 @@ FORBIDDEN: list[tuple[str, str, str]] = [
     ("agent-4", "POST", "/orders/1/cancel"),
     ("user-2", "POST", "/orders/1/rerun"),
     ("operator", "POST", "/orders/1/rerun"),
-    # Only an agent says that somebody has to decide, or has; only a worker asks which runs may begin.
-    *((who, "POST", "/orders/1/ask") for who in ("user-4", "operator", "coordinator", "agent-5")),
-    *((who, "POST", "/orders/1/decided") for who in ("user-4", "operator", "coordinator", "agent-5")),
+    # Only an agent says that somebody has to decide, or has; only a worker asks which
+    # runs may begin.
+    *(
+        (who, "POST", "/orders/1/ask")
+        for who in ("user-4", "operator", "coordinator", "agent-5")
+    ),
+    *(
+        (who, "POST", "/orders/1/decided")
+        for who in ("user-4", "operator", "coordinator", "agent-5")
+    ),
     *((who, "POST", "/exchange/runs") for who in ("user-4", "operator")),
     *((who, "GET", "/exchange/admitted") for who in ("user-4", "operator", "agent-4")),
-    # Who is no party reads no score; rounds of a training order come from the coordinator's flow alone.
+    # Who is no party reads no score; rounds of a training order come from the
+    # coordinator's flow alone.
     ("agent-4", "POST", "/orders"),
     ("coordinator", "POST", "/orders"),
-    *((who, "PUT", "/orders/1/rounds/0") for who in ("user-4", "user-2", "agent-4", "operator")),
+    *(
+        (who, "PUT", "/orders/1/rounds/0")
+        for who in ("user-4", "user-2", "agent-4", "operator")
+    ),
     *(
         ("user-5", method, path)
         for method, path in EVERYWHERE
@@ -201,7 +249,8 @@ FORBIDDEN: list[tuple[str, str, str]] = [
     ("agent-2", "DELETE", f"{ORDER}/gradient/0/0/0?recipient=2"),
     ("user-2", "GET", "/exchange/inbox?wait=0"),
     ("operator", "GET", "/exchange/inbox?wait=0"),
-    # Reports are the coordinator's flow's; a refusal is a party's agent's; keys are an agent's.
+    # Reports are the coordinator's flow's; a refusal is a party's agent's; keys are an
+    # agent's.
     ("agent-2", "POST", "/orders/1/progress"),
     ("agent-2", "GET", "/orders/1/progress"),
     ("operator", "POST", "/orders/1/progress"),
@@ -246,21 +295,32 @@ def test_what_a_token_may_do(
     assert send(coordinator, method, path, who).status_code == 200
 
 
-def test_a_list_holds_ones_own_orders_only(coordinator_with_order: tuple[Coordinator, int]) -> None:
+def test_a_list_holds_ones_own_orders_only(
+    coordinator_with_order: tuple[Coordinator, int],
+) -> None:
     coordinator, order_id = coordinator_with_order
     lists = {
-        who: [order["order_id"] for order in coordinator.call("GET", "/orders", who).json()["data"]["orders"]]
+        who: [
+            order["order_id"]
+            for order in coordinator.call("GET", "/orders", who).json()["data"][
+                "orders"
+            ]
+        ]
         for who in ("user-2", "user-4", "agent-3", "user-5", "agent-5", "operator")
     }
     assert lists.pop("user-5") == lists.pop("agent-5") == []
     assert set(map(tuple, lists.values())) == {(order_id,)}
 
 
-def test_the_sql_is_sealed_and_in_nobodys_answer(coordinator_with_order: tuple[Coordinator, int]) -> None:
+def test_the_sql_is_sealed_and_in_nobodys_answer(
+    coordinator_with_order: tuple[Coordinator, int],
+) -> None:
     coordinator, order_id = coordinator_with_order
     for path in (f"/orders/{order_id}", f"/model/info?model_id={order_id}"):
         assert "breast_homo" not in coordinator.call("GET", path, "operator").text
-    box = coordinator.call("GET", f"{ORDER}/sql/0/0/0?senders=1&recipient=2&wait=0", "agent-2").content
+    box = coordinator.call(
+        "GET", f"{ORDER}/sql/0/0/0?senders=1&recipient=2&wait=0", "agent-2"
+    ).content
     assert b"SELECT" not in box
 
 
@@ -270,18 +330,26 @@ def test_a_revoked_token_is_403(tmp_path: Path) -> None:
         assert coordinator.store.hospitals.revoke_tokens("hospital", 2) == 1
         assert_refused(coordinator.call("GET", "/orders", "user-2"), 403, "revoked")
         assert coordinator.call("GET", "/orders", "user-3").status_code == 200
-        assert coordinator.call("GET", "/exchange/inbox?wait=0", "agent-2").status_code == 200
+        assert (
+            coordinator.call("GET", "/exchange/inbox?wait=0", "agent-2").status_code
+            == 200
+        )
 
 
 def test_tokens_are_stored_hashed(tmp_path: Path) -> None:
     with serve(settings_in(tmp_path)) as coordinator:
         tokens = list(coordinator.tokens.values())
-    stored = b"".join(path.read_bytes() for path in (tmp_path / "coordinator").rglob("*") if path.is_file())
+    stored = b"".join(
+        path.read_bytes()
+        for path in (tmp_path / "coordinator").rglob("*")
+        if path.is_file()
+    )
     assert not [token for token in tokens if token.encode() in stored]
 
 
 @pytest.mark.parametrize(
-    "host", ["0.0.0.0", "::", "", "192.168.25.105", "coordinator.example", "127.0.0.1.evil"]
+    "host",
+    ["0.0.0.0", "::", "", "192.168.25.105", "coordinator.example", "127.0.0.1.evil"],
 )
 def test_without_authentication_nobody_else_may_reach_the_server(
     monkeypatch: pytest.MonkeyPatch, host: str
@@ -293,7 +361,9 @@ def test_without_authentication_nobody_else_may_reach_the_server(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
-def test_without_authentication_on_loopback(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+def test_without_authentication_on_loopback(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
     monkeypatch.setenv("CONSILIUM_AUTH", "off")
     monkeypatch.setenv("CONSILIUM_HOST", host)
     assert load_settings().authentication is False
@@ -302,13 +372,22 @@ def test_without_authentication_on_loopback(monkeypatch: pytest.MonkeyPatch, hos
 def test_without_authentication_a_wrong_token_is_still_wrong(tmp_path: Path) -> None:
     with serve(settings_in(tmp_path, authentication=False)) as coordinator:
         assert coordinator.call("GET", "/orders", None).status_code == 200
-        assert coordinator.call("POST", "/model/train", None, json=document_order()).status_code == 200
+        assert (
+            coordinator.call(
+                "POST", "/model/train", None, json=document_order()
+            ).status_code
+            == 200
+        )
         assert_refused(coordinator.call("GET", "/orders", "wrong"), 403)
 
 
-def answer_as_agent(coordinator: Coordinator, order_id: int, predictions: list[dict[str, Any]]) -> None:
+def answer_as_agent(
+    coordinator: Coordinator, order_id: int, predictions: list[dict[str, Any]]
+) -> None:
     """What hospital 4's agent does with an inference order."""
-    request = coordinator.call("GET", f"/orders/{order_id}/request", "agent-4").json()["data"]
+    request = coordinator.call("GET", f"/orders/{order_id}/request", "agent-4").json()[
+        "data"
+    ]
     document = json.loads(request["document"])
     box = seal_to(
         bytes.fromhex(document["reply_key"]),
@@ -320,25 +399,43 @@ def answer_as_agent(coordinator: Coordinator, order_id: int, predictions: list[d
 
 
 def test_an_inference_after_a_restart_gives_the_same_answer(tmp_path: Path) -> None:
-    """The one-time key is gone with the process: the hospital is asked to seal its answer to a new one."""
+    """The one-time key is gone with the process: the hospital is asked to seal its
+    answer to a new one.
+    """
     predictions, settings = [{"id": "0", "label": 0.97}], settings_in(tmp_path)
     with serve(settings) as coordinator:
         tokens = coordinator.tokens
         coordinator.call("POST", "/model/train", json=document_order())
         coordinator.store.orders.end(1, "success")
         asked = coordinator.call("POST", "/model/infer", json=INFER).json()
-        assert asked["data"] == {"order_id": 2, "infer_status": "pending", "result": None}
+        assert asked["data"] == {
+            "order_id": 2,
+            "infer_status": "pending",
+            "result": None,
+        }
         answer_as_agent(coordinator, 2, predictions)
         first = coordinator.call("GET", "/model/infer_status?order_id=2").json()
-        assert first["data"] == {"order_id": 2, "infer_status": "success", "result": predictions}
+        assert first["data"] == {
+            "order_id": 2,
+            "infer_status": "success",
+            "result": predictions,
+        }
         for who, status in (("user-2", 403), ("operator", 403), ("agent-4", 403)):
-            assert_refused(coordinator.call("GET", "/model/infer_status?order_id=2", who), status)
+            assert_refused(
+                coordinator.call("GET", "/model/infer_status?order_id=2", who), status
+            )
         for who in ("agent-2", "user-2", "user-4", "operator"):
             assert_refused(coordinator.call("GET", "/orders/2/request", who), 403)
     with serve(settings, tokens) as coordinator:
         waiting = coordinator.call("GET", "/model/infer_status?order_id=2").json()
-        assert waiting["data"] == {"order_id": 2, "infer_status": "pending", "result": None}
-        assert coordinator.runs.started == [("infer/hospital-4", 2, ["infer", "hospital-4", "attempt-1"], 1)]
+        assert waiting["data"] == {
+            "order_id": 2,
+            "infer_status": "pending",
+            "result": None,
+        }
+        assert coordinator.runs.started == [
+            ("infer/hospital-4", 2, ["infer", "hospital-4", "attempt-1"], 1)
+        ]
         answer_as_agent(coordinator, 2, predictions)
         assert coordinator.call("GET", "/model/infer_status?order_id=2").json() == first
         assert len(coordinator.runs.started) == 1
@@ -349,17 +446,24 @@ def test_the_first_keys_of_a_hospital_stand_until_the_operator_lets_others_in(
 ) -> None:
     """A stolen agent token must not draw the SQL of later orders to the thief's key."""
     coordinator, _ = coordinator_with_order
-    (known,) = [row.identity for row in coordinator.store.hospitals.all() if row.user_id == 3]
+    (known,) = [
+        row.identity for row in coordinator.store.hospitals.all() if row.user_id == 3
+    ]
     thief = Identity.generate().public.encode()
 
     def present(identity: str) -> Any:
         return coordinator.call(
-            "PUT", "/hospitals/me", "agent-3", json={"identity": identity, "version": "1"}
+            "PUT",
+            "/hospitals/me",
+            "agent-3",
+            json={"identity": identity, "version": "1"},
         )
 
     assert present(known).status_code == 200
     assert_refused(present(thief), 409, "forget-keys")
-    assert [row.identity for row in coordinator.store.hospitals.all() if row.user_id == 3] == [known]
+    assert [
+        row.identity for row in coordinator.store.hospitals.all() if row.user_id == 3
+    ] == [known]
     coordinator.store.hospitals.forget_keys(3)
     assert present(thief).status_code == 200
     assert_refused(present(known), 409, "forget-keys")
@@ -374,7 +478,9 @@ def test_predictions_are_pruned_with_time_and_running_orders_are_not(
     assert coordinator.store.messages.gather(Address(order_id, "sql"), [1], 2)
 
 
-def test_a_prefect_that_is_away_costs_no_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefect_that_is_away_costs_no_predictions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     predictions, settings = [{"id": "0", "label": 0.97}], settings_in(tmp_path)
     with serve(settings) as coordinator:
         coordinator.call("POST", "/model/train", json=document_order())
@@ -386,10 +492,14 @@ def test_a_prefect_that_is_away_costs_no_predictions(tmp_path: Path, monkeypatch
         with monkeypatch.context() as patch:
             patch.setattr(StandInRuns, "start", away)
             for _ in range(2):
-                assert_refused(coordinator.call("GET", "/model/infer_status?order_id=2"), 503)
+                assert_refused(
+                    coordinator.call("GET", "/model/infer_status?order_id=2"), 503
+                )
         assert coordinator.call("GET", "/orders/2").json()["data"]["state"] == "success"
         assert (
-            coordinator.call("GET", "/model/infer_status?order_id=2").json()["data"]["infer_status"]
+            coordinator.call("GET", "/model/infer_status?order_id=2").json()["data"][
+                "infer_status"
+            ]
             == "pending"
         )
         answer_as_agent(coordinator, 2, predictions)
@@ -400,12 +510,19 @@ async def away(*_: object, **__: object) -> str:
     raise Unavailable("Prefect does not answer.", remedy="Check it.")
 
 
-def test_predictions_end_no_order_but_an_inference(coordinator_with_order: tuple[Coordinator, int]) -> None:
-    """A hospital of a training order must not end it as a success by sending something under that name."""
+def test_predictions_end_no_order_but_an_inference(
+    coordinator_with_order: tuple[Coordinator, int],
+) -> None:
+    """A hospital of a training order must not end it as a success by sending something
+    under that name.
+    """
     coordinator, order_id = coordinator_with_order
     coordinator.give_places()
     put = coordinator.call(
-        "PUT", f"/exchange/{order_id}/predictions/0/0/0/3/1", "agent-3", content=b"nothing"
+        "PUT",
+        f"/exchange/{order_id}/predictions/0/0/0/3/1",
+        "agent-3",
+        content=b"nothing",
     )
-    assert put.status_code == 201
+    assert put.json()["data"]["error"]["code"] == "no_such_message"
     assert coordinator.store.orders.get(order_id).state == "pending"

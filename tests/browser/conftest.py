@@ -65,7 +65,10 @@ class Browser:
         def ready() -> WebElement | None:
             field = self.driver.switch_to.active_element
             return (
-                field if field.get_attribute("id") == "token" and not field.get_attribute("value") else None
+                field
+                if field.get_attribute("id") == "token"
+                and not field.get_attribute("value")
+                else None
             )
 
         self.wait(ready, "the form to sign in").send_keys(token, Keys.ENTER)
@@ -77,28 +80,40 @@ class Browser:
     def text(self) -> str:
         return str(self.driver.execute_script("return document.body.innerText"))
 
-    def wait(self, condition: Callable[[], Any], what: str, *, seconds: float = 20) -> Any:
+    def wait(
+        self, condition: Callable[[], Any], what: str, *, seconds: float = 20
+    ) -> Any:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with contextlib.suppress(StaleElementReferenceException, IndexError):
                 if found := condition():
                     return found
             time.sleep(0.02)
-        raise AssertionError(f"{what} did not come: {self.driver.current_url}\n{self.text[:3000]}")
+        raise AssertionError(
+            f"{what} did not come: {self.driver.current_url}\n{self.text[:3000]}"
+        )
 
     def see(self, text: str, *, seconds: float = 20) -> None:
         self.wait(lambda: text in self.text, repr(text), seconds=seconds)
 
     def press(self, name: str, *, at: int = 0) -> None:
-        """A visible button or link of that name, the first unless `at` says, as soon as nothing lies over it."""
+        """A visible button or link of that name, the first unless `at` says, as soon as
+        nothing lies over it.
+        """
 
         def pressed() -> bool:
-            there = [one for one in self.all("button, a, .q-item") if one.text.strip().split("\n")[0] == name]
+            there = [
+                one
+                for one in self.all("button, a, .q-item")
+                if one.text.strip().split("\n")[0] == name
+            ]
             visible = [one for one in there if one.is_displayed()]
             if len(visible) <= at:
                 return False
             button = visible[at]
-            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+            self.driver.execute_script(
+                "arguments[0].scrollIntoView({block: 'center'})", button
+            )
             with contextlib.suppress(ElementClickInterceptedException):
                 button.click()
                 return True
@@ -110,7 +125,11 @@ class Browser:
         """The visible input with that label."""
 
         def found() -> WebElement | None:
-            there = [one for one in self.all("input, textarea") if one.get_attribute("aria-label") == label]
+            there = [
+                one
+                for one in self.all("input, textarea")
+                if one.get_attribute("aria-label") == label
+            ]
             return next((one for one in there if one.is_displayed()), None)
 
         inputs: WebElement = self.wait(found, f"field {label}")
@@ -135,12 +154,32 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
     def complaints(self) -> list[str]:
-        """Errors and warnings of the console, and requests that went elsewhere; each is told once."""
-        told = [entry for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
-        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-        local = ("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:http://127.0.0.1:")
-        return [entry["message"] for entry in told] + [url for url in asked if not url.startswith(local)]
+        """Errors and warnings of the console, and requests that went elsewhere; each is
+        told once.
+        """
+        told = [
+            entry
+            for entry in self.driver.get_log("browser")
+            if entry["level"] in ("SEVERE", "WARNING")
+        ]
+        events = [
+            json.loads(entry["message"])["message"]
+            for entry in self.driver.get_log("performance")
+        ]
+        asked = [
+            e["params"]["request"]["url"]
+            for e in events
+            if e["method"] == "Network.requestWillBeSent"
+        ]
+        local = (
+            "http://127.0.0.1:",
+            "ws://127.0.0.1:",
+            "data:",
+            "blob:http://127.0.0.1:",
+        )
+        return [entry["message"] for entry in told] + [
+            url for url in asked if not url.startswith(local)
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -153,12 +192,21 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     downloads = tmp_path_factory.mktemp("downloads")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--disable-dev-shm-usage", "--window-size=1280,1400", "--lang=en-US"):
+    for argument in (
+        "--headless=new",
+        "--disable-dev-shm-usage",
+        "--window-size=1280,1400",
+        "--lang=en-US",
+    ):
         options.add_argument(argument)
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")  # root has none
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    options.add_experimental_option(
+        "prefs", {"download.default_directory": str(downloads)}
+    )
+    options.set_capability(
+        "goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"}
+    )
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     try:
         yield Browser(driver, downloads)
@@ -168,7 +216,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 class FullCoordinator:
-    """The API alone, with a thousand orders of hospital 4, of which one has 500 rounds of 35 clients."""
+    """The API alone, with a thousand orders of hospital 4, of which one has 500 rounds
+    of 35 clients.
+    """
 
     def __init__(self, home: Path) -> None:
         self.home, self.port = home, free_port()
@@ -187,10 +237,18 @@ class FullCoordinator:
             "PYTHONPATH": str(ROOT),
             "CONSILIUM_HOME": str(self.home),
             "CONSILIUM_API_PORT": str(self.port),
-            "CONSILIUM_PREFECT_URL": f"http://127.0.0.1:{free_port()}/api",  # where nobody is
+            # where nobody is
+            "CONSILIUM_PREFECT_URL": f"http://127.0.0.1:{free_port()}/api",
             "PREFECT_HOME": str(self.home / "prefect"),
         }
-        command = [*TIED, str(os.getpid()), sys.executable, "-m", "deployments.server", "api"]
+        command = [
+            *TIED,
+            str(os.getpid()),
+            sys.executable,
+            "-m",
+            "deployments.server",
+            "api",
+        ]
         process = subprocess.Popen(command, cwd=ROOT, env=environment)
         try:
             self._wait(process)
@@ -213,8 +271,14 @@ def _fill(store: Store) -> int:
     ids = list(range(2, 2 + N_CLIENTS))
     for user in ids:
         store.hospitals.add(user, f"hospital-{user}")
-    body = {name: value for name, value in document_order(rounds=N_ROUNDS).items() if name != "data_info"}
-    long_order, _ = store.orders.add(kind="train", initiator=4, hospital_ids=ids, body=body)
+    body = {
+        name: value
+        for name, value in document_order(rounds=N_ROUNDS).items()
+        if name != "data_info"
+    }
+    long_order, _ = store.orders.add(
+        kind="train", initiator=4, hospital_ids=ids, body=body
+    )
     with store.begin() as db:
         order = dict(db.execute(sa.select(tables.orders)).one()._mapping)
         others = [
@@ -222,14 +286,22 @@ def _fill(store: Store) -> int:
             for n in range(2, N_ORDERS + 1)
         ]
         db.execute(tables.orders.insert(), others)
-        db.execute(tables.rounds.insert(), [_round(long_order, number, ids) for number in range(N_ROUNDS)])
+        db.execute(
+            tables.rounds.insert(),
+            [_round(long_order, number, ids) for number in range(N_ROUNDS)],
+        )
     return long_order
 
 
 def _round(order_id: int, number: int, ids: list[int]) -> dict[str, Any]:
     kinds = ("accuracy", "auc", "ks", "f1", "tp", "fp", "tn", "fn")
-    metrics = {user: dict.fromkeys(kinds, 0.123456) | {"loss": round(user / (number + 1), 5)} for user in ids}
-    hospitals = {str(user): {"n_rows": 100, "train": own} for user, own in metrics.items()}
+    metrics = {
+        user: dict.fromkeys(kinds, 0.123456) | {"loss": round(user / (number + 1), 5)}
+        for user in ids
+    }
+    hospitals = {
+        str(user): {"n_rows": 100, "train": own} for user, own in metrics.items()
+    }
     recorded = datetime(2026, 1, 1) + timedelta(seconds=number)
     report = {"final": False, "hospitals": hospitals}
     return {
@@ -243,6 +315,8 @@ def _round(order_id: int, number: int, ids: list[int]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def full_coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FullCoordinator]:
+def full_coordinator(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[FullCoordinator]:
     with FullCoordinator(tmp_path_factory.mktemp("full")).running() as running:
         yield running

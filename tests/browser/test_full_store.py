@@ -1,4 +1,6 @@
-"""A page with a store as large as it gets: it stands whole, and `pytest -s` says after how many seconds."""
+"""A page with a store as large as it gets: it stands whole, and `pytest -s` says after
+how many seconds.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ pytestmark = pytest.mark.slow
 
 
 def open_whole(browser: Browser, path: str, is_there: Callable[[], bool]) -> None:
-    """Opens an address and waits for its figures. How long that takes depends on the machine, and fails no test."""
+    """Opens an address and waits for its figures.
+
+    How long that takes depends on the machine, and fails no test.
+    """
     browser.open("/page/sign-in")
     started = time.monotonic()
     browser.open(path)
@@ -30,7 +35,9 @@ def test_a_thousand_orders(browser: Browser, full_coordinator: FullCoordinator) 
     browser.see("\n950\ttraining")
 
 
-def test_500_rounds_of_35_clients(browser: Browser, full_coordinator: FullCoordinator) -> None:
+def test_500_rounds_of_35_clients(
+    browser: Browser, full_coordinator: FullCoordinator
+) -> None:
     browser.sign_in(full_coordinator.url, full_coordinator.token)
     drawn = "return document.querySelectorAll('.figure canvas').length >= 2"
     path = f"/page/orders/{full_coordinator.long_order}"
@@ -43,7 +50,9 @@ def test_500_rounds_of_35_clients(browser: Browser, full_coordinator: FullCoordi
 def test_a_token_that_is_revoked_opens_nothing_more(
     browser: Browser, full_coordinator: FullCoordinator
 ) -> None:
-    """Also for who is signed in: at the next click, and on a page that follows the news."""
+    """Also for who is signed in: at the next click, and on a page that follows the
+    news.
+    """
     token = new_token(full_coordinator.store, "hospital", 7)
     browser.sign_in(full_coordinator.url, token)
     browser.open("/page/hospitals")

@@ -1,4 +1,6 @@
-"""The hospital's own page in Chromium: a person there decides on an order, and takes the model."""
+"""The hospital's own page in Chromium: a person there decides on an order, and takes
+the model.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,14 @@ SITE, USER = "zhejiang-zdey", 3
 @contextmanager
 def opened(browser: Browser, federation: RunningFederation) -> Iterator[None]:
     """The page, as its link opens it on the hospital's own machine."""
-    command = [sys.executable, "-m", "deployments.agent", "show", "--site", str(federation.sites / SITE)]
+    command = [
+        sys.executable,
+        "-m",
+        "deployments.agent",
+        "show",
+        "--site",
+        str(federation.sites / SITE),
+    ]
     with subprocess.Popen(
         command, cwd=ROOT, env=federation.env, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -58,7 +67,9 @@ def test_a_person_reads_the_order_and_decides(
     browser.desk()
     browser.complaints()
     with a_person_decides(federation), opened(browser, federation):
-        order_id = federation.submit(body)  # answered at once: it holds no place meanwhile
+        order_id = federation.submit(
+            body
+        )  # answered at once: it holds no place meanwhile
 
         def waits() -> bool:
             browser.open("/")

@@ -1,4 +1,6 @@
-"""The pages in Chromium, before a real federation: what a person does there, and what the API then says."""
+"""The pages in Chromium, before a real federation: what a person does there, and what
+the API then says.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ import httpx
 import pytest
 from selenium.webdriver.common.keys import Keys
 
+from analytics.training.outcome import WARNINGS
 from api.pages.words import translated
+from protocol.study import STUDY
 from tests.browser.conftest import Browser
 from tests.conftest import RunningFederation
 
@@ -36,7 +40,10 @@ PICTURES = os.environ.get("TAKE_PICTURES")
 def picture(browser: Browser, name: str) -> None:
     """The page from its head to the end of what it holds."""
     if PICTURES:
-        browser.wait(lambda: not browser.all(".q-transition--scale, .q-notification"), "the page at rest")
+        browser.wait(
+            lambda: not browser.all(".q-transition--scale, .q-notification"),
+            "the page at rest",
+        )
         height = browser.driver.execute_script(
             "return document.getElementById('main').getBoundingClientRect().bottom"
         )
@@ -49,7 +56,9 @@ def picture(browser: Browser, name: str) -> None:
 
 @pytest.fixture
 def visitor(browser: Browser, federation: RunningFederation) -> Iterator[Browser]:
-    """The user of hospital 4, signed in; nothing may have gone wrong in the browser by the end."""
+    """The user of hospital 4, signed in; nothing may have gone wrong in the browser by
+    the end.
+    """
     browser.desk()
     browser.complaints()
     browser.sign_in(federation.url, federation.tokens()["4"])
@@ -60,13 +69,17 @@ def visitor(browser: Browser, federation: RunningFederation) -> Iterator[Browser
 
 @pytest.fixture(scope="module")
 def order(browser: Browser, federation: RunningFederation) -> dict[str, Any]:
-    """The document's order, built in the form and followed on the page until it had ended."""
+    """An order over the document's tables, built in the form and followed on the page
+    until it had ended; ten rounds are too few for it.
+    """
     browser.desk()
     browser.sign_in(federation.url, federation.tokens()["4"])
     browser.press("New order")
     browser.write("Rounds at the most", "0")
     browser.press("Check")
-    browser.see("model_params.max_iter: Input should be greater than or equal to 1. See /docs")
+    browser.see(
+        "model_params.max_iter: Input should be greater than or equal to 1. See /docs"
+    )
     browser.write("Rounds at the most", "10")
     browser.press("Check")
     browser.see("Nothing is wrong with it.")
@@ -77,25 +90,33 @@ def order(browser: Browser, federation: RunningFederation) -> dict[str, Any]:
     picture(browser, "page-new-order")
     browser.press("Send")
     browser.wait(
-        lambda: browser.path.startswith("/page/orders/") and browser.path[13:].isdecimal(), "the order's page"
+        lambda: (
+            browser.path.startswith("/page/orders/") and browser.path[13:].isdecimal()
+        ),
+        "the order's page",
     )
     order_id = int(browser.path[13:])
     browser.see("Ended: success", seconds=120)
     browser.see("10 / 10")
+    browser.see("by max_iter, before it had converged")
+    browser.see(WARNINGS["max_iter"])
     assert browser.complaints() == []
     picture(browser, "page-order")
     return federation.order(order_id)
 
 
-def test_the_documents_order_is_what_the_form_has_sent(
+def test_what_the_form_shows_is_what_it_has_sent(
     order: dict[str, Any], federation: RunningFederation
 ) -> None:
     assert order["state"] == "success"
     assert order["data_volum"] == {"2": 228, "3": 228, "4": 227}
     assert order["rounds"][-1]["round"] == 10
     with federation.client(4) as client:
-        info = client.get("/model/info", params={"model_id": order["order_id"]}).json()["data"]
-    assert info["model_params"]["learning_rate"] == 0.15
+        info = client.get("/model/info", params={"model_id": order["order_id"]}).json()[
+            "data"
+        ]
+    sent = {name: info["model_params"][name] for name in STUDY}
+    assert sent == {**STUDY, "max_iter": 10}
     assert info["party_id"] == [2, 3]
 
 
@@ -113,20 +134,30 @@ def test_every_view_opens_on_a_phone_too(
         assert translated("Sign out", language) in visitor.text
         assert bool(visitor.all("body.body--dark")) == (theme == "dark")
         visitor.phone()
-        wide = visitor.driver.execute_script("return document.documentElement.scrollWidth")
+        wide = visitor.driver.execute_script(
+            "return document.documentElement.scrollWidth"
+        )
         assert wide <= 375, f"{view} is {wide} pixels wide"
     visitor.driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
 
 
-def test_what_the_order_shows_is_what_the_api_says(visitor: Browser, order: dict[str, Any]) -> None:
+def test_what_the_order_shows_is_what_the_api_says(
+    visitor: Browser, order: dict[str, Any]
+) -> None:
     visitor.open(f"/page/orders/{order['order_id']}")
     visitor.see(f"{order['loss']:.6g}")
-    visitor.see("Nobody can see one hospital's contribution: not the coordinator, not shanxi-xbfy.")
+    visitor.see(
+        "Nobody can see one hospital's contribution: not the coordinator, not shanxi-xbfy."
+    )
     visitor.see(order["protection"]["who_could_decrypt"])
-    assert order["prefect_run"] in [one.get_attribute("href") for one in visitor.all("a")]
+    assert order["prefect_run"] in [
+        one.get_attribute("href") for one in visitor.all("a")
+    ]
 
 
-def test_a_figure_is_saved_as_a_picture_and_as_numbers(visitor: Browser, order: dict[str, Any]) -> None:
+def test_a_figure_is_saved_as_a_picture_and_as_numbers(
+    visitor: Browser, order: dict[str, Any]
+) -> None:
     name = f"order-{order['order_id']}"
     visitor.open(f"/page/orders/{order['order_id']}")
     visitor.wait(lambda: len(visitor.all(".figure canvas")) >= 2, "two figures")
@@ -149,10 +180,20 @@ def test_scores_stand_as_the_api_gives_them(
     visitor.see("All scores of round 9")
     picture(visitor, "page-scores")
     visitor.press("Save numbers (CSV)")
-    lines = visitor.downloaded(f"order-{order_id}-krum.csv").decode("utf-8-sig").splitlines()
+    lines = (
+        visitor.downloaded(f"order-{order_id}-krum.csv")
+        .decode("utf-8-sig")
+        .splitlines()
+    )
     with federation.client(4) as client:
-        said = client.get("/anomaly/krum", params={"order_id": order_id, "k": 1, "round": 9}).json()["data"]
-    assert [float(line.split(",")[-1]) for line in lines[1:]] == [said["2"], said["3"], said["4"]]
+        said = client.get(
+            "/anomaly/krum", params={"order_id": order_id, "k": 1, "round": 9}
+        ).json()["data"]
+    assert [float(line.split(",")[-1]) for line in lines[1:]] == [
+        said["2"],
+        said["3"],
+        said["4"],
+    ]
     visitor.open(f"/page/scores?order_id={order_id}&score=krum&k=0")
     visitor.see("k")
     assert visitor.all(".note.bad")
@@ -185,7 +226,14 @@ def test_a_question_is_asked_and_its_values_stay_with_the_receiver(
     visitor.see("results folders", seconds=120)
     visitor.see("group(s) withheld: fewer than 10 rows at a hospital")
     order_id = int(visitor.path.rpartition("/")[2])
-    path = federation.home / "sites" / "shanxi-xbfy" / "results" / f"{order_id}" / "glucose.csv"
+    path = (
+        federation.home
+        / "sites"
+        / "shanxi-xbfy"
+        / "results"
+        / f"{order_id}"
+        / "glucose.csv"
+    )
     value = path.read_text().splitlines()[1].split(",")[1]
     assert float(value) > 0
     assert value not in visitor.text
@@ -209,7 +257,9 @@ def test_a_schedule_is_made_paused_resumed_and_deleted(visitor: Browser) -> None
     visitor.see("There is no schedule.")
 
 
-def test_a_question_that_cannot_be_asked_is_told_in_the_apis_sentence(visitor: Browser) -> None:
+def test_a_question_that_cannot_be_asked_is_told_in_the_apis_sentence(
+    visitor: Browser,
+) -> None:
     visitor.open("/page/statistics/new")
     visitor.write("Name of the result", "a/b")
     visitor.press("Send")
@@ -224,12 +274,22 @@ def test_the_timeline_is_the_apis(
     visitor.open(f"/page/orders/{order_id}")
     visitor.see("local gradient")
     if PICTURES:
-        (Path(PICTURES) / "page-timeline.png").write_bytes(visitor.all(".figure")[1].screenshot_as_png)
+        (Path(PICTURES) / "page-timeline.png").write_bytes(
+            visitor.all(".figure")[1].screenshot_as_png
+        )
     visitor.press("Save numbers (CSV)", at=1)
-    lines = visitor.downloaded(f"order-{order_id}-timeline.csv").decode("utf-8-sig").splitlines()[1:]
+    lines = (
+        visitor.downloaded(f"order-{order_id}-timeline.csv")
+        .decode("utf-8-sig")
+        .splitlines()[1:]
+    )
     with federation.client(4) as client:
-        parts = client.get(f"/orders/{order_id}/timeline", params={"round": 9}).json()["data"]["parts"]
-    assert [line.split(",")[1:3] for line in lines] == [[part["what"], part["began"]] for part in parts]
+        parts = client.get(f"/orders/{order_id}/timeline", params={"round": 9}).json()[
+            "data"
+        ]["parts"]
+    assert [line.split(",")[1:3] for line in lines] == [
+        [part["what"], part["began"]] for part in parts
+    ]
     visitor.all(".q-select")[-1].click()
     visitor.press("Before and after the rounds")
     visitor.see("acceptances")
@@ -247,7 +307,9 @@ def test_hospitals_are_there_with_what_their_policies_allow(
     path = federation.sites / "zhejiang-zdey" / "policy.toml"
     before = path.read_text()
     assert 'methods = ["Paillier", "Mask", "None"]' in before
-    path.write_text(before.replace('methods = ["Paillier", "Mask", "None"]', 'methods = ["Mask"]'))
+    path.write_text(
+        before.replace('methods = ["Paillier", "Mask", "None"]', 'methods = ["Mask"]')
+    )
     try:
         visitor.see("Methods: Mask\n")
     finally:
@@ -280,8 +342,15 @@ def test_the_cookie_is_no_token_and_no_script_reads_it(
     assert cookie["sameSite"] == "Strict"
     assert federation.tokens()["4"] not in str(visitor.driver.get_cookies())
     headers = {"Authorization": f"Bearer {cookie['value']}"}
-    assert httpx.get(f"{federation.url}/orders", headers=headers, trust_env=False).status_code == 403
-    assert (federation.home / "coordinator" / "page_key").stat().st_mode & 0o777 == 0o600
+    assert (
+        httpx.get(
+            f"{federation.url}/orders", headers=headers, trust_env=False
+        ).status_code
+        == 403
+    )
+    assert (
+        federation.home / "coordinator" / "page_key"
+    ).stat().st_mode & 0o777 == 0o600
 
 
 def test_signing_out_ends_it(visitor: Browser) -> None:
@@ -291,10 +360,14 @@ def test_signing_out_ends_it(visitor: Browser) -> None:
     visitor.wait(lambda: visitor.all("#token"), "the form")
 
 
-def test_a_name_is_shown_as_text(browser: Browser, federation: RunningFederation) -> None:
+def test_a_name_is_shown_as_text(
+    browser: Browser, federation: RunningFederation
+) -> None:
     name = "<img src=x onerror=document.title='taken'>{{1}}"
     with federation.client(2) as client:
-        order_id = client.post("/orders", json={"kind": "external", "name": name}).json()["order_id"]
+        order_id = client.post(
+            "/orders", json={"kind": "external", "name": name}
+        ).json()["order_id"]
         browser.sign_in(federation.url, federation.tokens()["2"])
         for path in ("/page/orders", f"/page/orders/{order_id}"):
             browser.open(path)
@@ -306,7 +379,9 @@ def test_a_name_is_shown_as_text(browser: Browser, federation: RunningFederation
     browser.sign_in(federation.url, federation.tokens()["3"])
     assert name not in browser.text
     browser.open(f"/page/orders/{order_id}")
-    browser.see("This order is not one of this hospital's. Ask a party of the order or the operator.")
+    browser.see(
+        "This order is not one of this hospital's. Ask a party of the order or the operator."
+    )
     assert browser.complaints() == []
 
 
@@ -339,7 +414,11 @@ def test_everything_is_reached_with_the_tab_key(visitor: Browser) -> None:
 
 def test_the_apis_own_addresses_stay_as_they_are(federation: RunningFederation) -> None:
     with federation.client() as client:
-        assert client.get("/nothing").json()["message"].startswith("There is no such address.")
+        assert (
+            client.get("/nothing")
+            .json()["message"]
+            .startswith("There is no such address.")
+        )
         assert client.get("/pages").status_code == 404
         assert client.get("/model/train").status_code == 405
         assert client.get("/orders/").status_code == 200

@@ -1,4 +1,6 @@
-"""One federation for each module of this folder, in a home of its own, and what the tests ask of its orders."""
+"""One federation for each module of this folder, in a home of its own, and what the
+tests ask of its orders.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class Faulty(RunningFederation):
         return self.process.pid
 
     def pid(self, name: str | int) -> int:
-        found: int = wait_until(lambda: processes.part(self.up, name), f"a process of {name}")
+        found: int = wait_until(
+            lambda: processes.part(self.up, name), f"a process of {name}"
+        )
         return found
 
     def flows(self, name: str | int) -> list[int]:
@@ -55,7 +59,9 @@ class Faulty(RunningFederation):
         return data
 
     def status(self, order_id: int) -> str:
-        answer = self.operator.get("/model/train_status", params={"order_id": order_id}).json()
+        answer = self.operator.get(
+            "/model/train_status", params={"order_id": order_id}
+        ).json()
         return str(answer["data"]["train_status"])
 
     def until_round(self, order_id: int, round_: int) -> None:
@@ -77,7 +83,9 @@ class Faulty(RunningFederation):
         """Every flow run of the order; none while Prefect is away."""
         wanted = {"flow_runs": {"tags": {"all_": [f"order-{order_id}"]}}}
         try:
-            found: list[dict[str, Any]] = self.prefect_client.post("/flow_runs/filter", json=wanted).json()
+            found: list[dict[str, Any]] = self.prefect_client.post(
+                "/flow_runs/filter", json=wanted
+            ).json()
         except httpx.HTTPError:
             return []
         return found
@@ -105,13 +113,21 @@ class Faulty(RunningFederation):
         return Vault(self.home / "sites" / site / "vault")
 
     def messages(self, order_id: int) -> int:
-        with sqlite3.connect(f"file:{self.home / 'coordinator' / 'store.sqlite'}?mode=ro", uri=True) as db:
-            (n_messages,) = db.execute("SELECT count(*) FROM messages WHERE run = ?", (order_id,)).fetchone()
+        with sqlite3.connect(
+            f"file:{self.home / 'coordinator' / 'store.sqlite'}?mode=ro", uri=True
+        ) as db:
+            (n_messages,) = db.execute(
+                "SELECT count(*) FROM messages WHERE run = ?", (order_id,)
+            ).fetchone()
         db.close()
         return int(n_messages)
 
-    def assert_nothing_is_left(self, order_id: int, state: str, *, n_runs: int = 4) -> None:
-        """All its runs have this state; no process, message or vault folder of it is left."""
+    def assert_nothing_is_left(
+        self, order_id: int, state: str, *, n_runs: int = 4
+    ) -> None:
+        """All its runs have this state; no process, message or vault folder of it is
+        left.
+        """
         self.until_runs_are(state, order_id, n_runs=n_runs)
         for name in ("worker", *SITES):
             self.assert_no_flow(name)
@@ -124,19 +140,31 @@ class Faulty(RunningFederation):
 
     def assert_no_folder(self, order_id: int, user_id: int) -> None:
         vault = self.vault(SITES[user_id])
-        wait_until(lambda: order_id not in vault.orders(), f"no folder of order {order_id} at {user_id}")
+        wait_until(
+            lambda: order_id not in vault.orders(),
+            f"no folder of order {order_id} at {user_id}",
+        )
 
     def assert_quiet_logs(self) -> None:
-        """What should not happen however often parts die. (Prefect's own server may say that SQLite is locked.)"""
+        """What should not happen however often parts die.
+
+        (Prefect's own server may say that SQLite is locked.)
+        """
         logs = self.logs()
-        for word in ("graceful shutdown exceeded", "Unplanned error", "Task exception was never"):
+        for word in (
+            "graceful shutdown exceeded",
+            "Unplanned error",
+            "Task exception was never",
+        ):
             lines = [line for line in logs.splitlines() if word in line]
             assert not lines, lines[:5]
 
 
 @dataclass
 class Watcher:
-    """Asks for train_status again and again, from submission to end, whether the coordinator is there or not."""
+    """Asks for train_status again and again, from submission to end, whether the
+    coordinator is there or not.
+    """
 
     federation: Faulty
     order_id: int
@@ -183,14 +211,19 @@ def running(federation: Faulty) -> Iterator[Faulty]:
             code = federation.stop()
             assert code == 0, federation.logs()[-3000:]
             assert time.monotonic() - began < 20
-            wait_until(lambda: processes.are_gone(below), "nothing left running", seconds=5)
+            processes.wait_until_gone(below)
 
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
-    """Parts that die are started again. The sites are copies, so that a test may change a policy."""
+    """Parts that die are started again.
+
+    The sites are copies, so that a test may change a policy.
+    """
     folder = tmp_path_factory.mktemp("faulty")
-    federation = Faulty(folder / "home", environment={"CONSILIUM_SITES": str(folder / "sites")})
+    federation = Faulty(
+        folder / "home", environment={"CONSILIUM_SITES": str(folder / "sites")}
+    )
     bad_tables.prepare(federation.env, federation.sites)
     yield from running(federation)
 
@@ -198,4 +231,6 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
 @pytest.fixture(scope="module")
 def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
     """Parts that die stay dead."""
-    yield from running(Faulty(tmp_path_factory.mktemp("fragile") / "home", options=("--no-restart",)))
+    yield from running(
+        Faulty(tmp_path_factory.mktemp("fragile") / "home", options=("--no-restart",))
+    )

@@ -38,13 +38,18 @@ class SmallDisk:
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[SmallDisk]:
-    """Mounted in memory; where this user may not mount, the test is skipped and says so."""
+    """Mounted in memory; where this user may not mount, the test is skipped and says
+    so.
+    """
     folder.mkdir(parents=True)
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=0700", "tmpfs", str(folder)], check=False
+        ["mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=0700", "tmpfs", str(folder)],
+        check=False,
     )
     if mounted.returncode:
-        assert not (os.environ.get("CI") == "true" and os.geteuid() == 0), "root under CI may mount"
+        assert not (os.environ.get("CI") == "true" and os.geteuid() == 0), (
+            "root under CI may mount"
+        )
         pytest.skip("only root may mount the small disk that is filled here")
     try:
         yield SmallDisk(folder)

@@ -1,4 +1,6 @@
-"""The processes of a federation that a test has started, found below its own `up`, and how to kill one."""
+"""The processes of a federation that a test has started, found below its own `up`, and
+how to kill one.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ SITES = {2: "suzhou-szslyy", 3: "zhejiang-zdey", 4: "shanxi-xbfy"}
 
 
 def wait_until(condition: Callable[[], Any], what: str, *, seconds: float = 30) -> Any:
-    """The condition's first true value; there is no event to wait for in another process."""
+    """The condition's first true value; there is no event to wait for in another
+    process.
+    """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():
@@ -32,7 +36,12 @@ def wait_until(condition: Callable[[], Any], what: str, *, seconds: float = 30) 
 
 def command_of(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return (
+            Path(f"/proc/{pid}/cmdline")
+            .read_bytes()
+            .replace(b"\0", b" ")
+            .decode(errors="replace")
+        )
     except OSError:
         return ""
 
@@ -46,7 +55,9 @@ def _parent_and_state(pid: int) -> tuple[int, str]:
 
 
 def children(pid: int) -> list[int]:
-    every = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
+    every = (
+        int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()
+    )
     found = ((child, *_parent_and_state(child)) for child in every)
     return [child for child, parent, state in found if parent == pid and state != "Z"]
 
@@ -75,5 +86,13 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def are_gone(pids: Iterable[int]) -> bool:
-    return all(_parent_and_state(pid)[1] in "XZ" for pid in pids)
+def wait_until_gone(pids: Iterable[int], *, seconds: float = 60) -> None:
+    """A killed part's own processes see its end when they next run Python; one that is
+    being started on a busy machine may take its time.
+    """
+    deadline = time.monotonic() + seconds
+    left = list(pids)
+    while left := [pid for pid in left if _parent_and_state(pid)[1] not in "XZ"]:
+        commands = [command_of(pid) for pid in left]
+        assert time.monotonic() < deadline, f"left after {seconds} s: {commands}"
+        time.sleep(0.05)

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 
 
 class Relay:
-    """Passes on what comes to its port. While it is cut, nothing gets through and nobody is let in."""
+    """Passes on what comes to its port.
+
+    While it is cut, nothing gets through and nobody is let in.
+    """
 
     def __init__(self, port: int) -> None:
         self._target, self._is_cut = port, False
@@ -47,7 +50,9 @@ class Relay:
                 far = socket.create_connection(("127.0.0.1", self._target))
                 self._ends |= {near, far}
             for source, drain in ((near, far), (far, near)):
-                threading.Thread(target=_pass_on, args=(source, drain), daemon=True).start()
+                threading.Thread(
+                    target=_pass_on, args=(source, drain), daemon=True
+                ).start()
 
 
 def _pass_on(source: socket.socket, drain: socket.socket) -> None:

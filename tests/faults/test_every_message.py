@@ -1,12 +1,15 @@
-"""Every party of an order dies at every message, every record and every durable write, before and after; in memory.
+"""Every party of an order dies at every message, every record and every durable write,
+before and after; in memory.
 
-A party that died is started anew over the same vault, as its agent would do. The order must end with the weights of an
-undisturbed one, bit for bit, and no message may ever be tried with two contents.
+A party that died is started anew over the same vault, as its agent would do. The order
+must end with the weights of an undisturbed one, bit for bit, and no message may ever be
+tried with two contents.
 """
 
 from __future__ import annotations
 
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,15 +21,16 @@ import pytest
 
 from agents.order.party import open_party
 from agents.site import vault
-from agents.site.settings import Settings
+from agents.site.settings import SiteSettings
 from agents.site.vault import Vault
 from deployments.demo.breast_cancer import breast_cancer_tables
 from deployments.local.one_process import run_order, submit
 from flows.coordinator import coordinate_training
 from flows.hospital import train_locally
 from protocol.errors import OrderStopped
-from protocol.exchange import Address, Exchange, MemoryTransport
+from protocol.exchange import Address, Exchange
 from protocol.machine import disk
+from protocol.memory_transport import MemoryTransport
 from protocol.messages import COORDINATOR
 from protocol.training_request import parse_training_request
 from tasks.coordinator.training import open_order
@@ -42,7 +46,9 @@ class Killed(BaseException):
 
 @dataclass
 class Fate:
-    """Each moment that has a name is died at twice, once before and once after the deed; the third time it passes."""
+    """Each moment that has a name is died at twice, once before and once after the
+    deed; the third time it passes.
+    """
 
     deaths: Counter[Any] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -59,10 +65,26 @@ class Fate:
         return done
 
 
-class MortalTransport:
-    """One process's end of the exchange; `tried` holds every content that was ever on its way."""
+@dataclass
+class SampledFate(Fate):
+    """Dies at one of `every` moments, always the same ones."""
 
-    def __init__(self, inner: MemoryTransport, me: int, fate: Fate, tried: dict[Any, bytes]) -> None:
+    every: int = 1
+    lives_on: bool = False
+
+    def meet(self, moment: Any, deed: Callable[[], Any]) -> Any:
+        is_spared = self.lives_on or zlib.crc32(repr(moment).encode()) % self.every
+        return deed() if is_spared else super().meet(moment, deed)
+
+
+class MortalTransport:
+    """One process's end of the exchange; `tried` holds every content that was ever on
+    its way.
+    """
+
+    def __init__(
+        self, inner: MemoryTransport, me: int, fate: Fate, tried: dict[Any, bytes]
+    ) -> None:
         self._inner, self._me, self._fate, self._tried = inner, me, fate, tried
 
     def __getattr__(self, name: str) -> Any:
@@ -70,23 +92,37 @@ class MortalTransport:
 
     def put(self, address: Address, sender: int, recipient: int, body: bytes) -> None:
         key = (address, sender, recipient)
-        assert self._tried.setdefault(key, body) == body, f"{key} was made anew"
+        # What the coordinator drew and did not send may be drawn anew; two contents sent
+        # would be a Conflict.
+        if address.topic != "dealt":
+            assert self._tried.setdefault(key, body) == body, f"{key} was made anew"
         self._fate.meet(key, lambda: self._inner.put(address, sender, recipient, body))
 
     def discard(self, address: Address, recipient: int) -> None:
-        self._fate.meet(("discard", address), lambda: self._inner.discard(address, recipient))
+        self._fate.meet(
+            ("discard", address), lambda: self._inner.discard(address, recipient)
+        )
 
     def keep_round(self, run: int, round: int, file: bytes) -> None:
-        self._fate.meet(("keep", round), lambda: self._inner.keep_round(run, round, file))
+        self._fate.meet(
+            ("keep", round), lambda: self._inner.keep_round(run, round, file)
+        )
 
     def record(self, run: int, facts: dict[str, Any]) -> None:
-        self._fate.meet(("record", self._me, repr(facts)), lambda: self._inner.record(run, facts))
+        self._fate.meet(
+            ("record", self._me, repr(facts)), lambda: self._inner.record(run, facts)
+        )
 
 
 @pytest.fixture(scope="module")
-def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Settings]:
-    tables = breast_cancer_tables()
-    rows = {user: {"rows": tables["guest" if user == 4 else "host"]} for user in HOSPITALS}
+def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[int, SiteSettings]:
+    tables = {}
+    for name, frame in breast_cancer_tables().items():
+        cost = 1e6 * (2 * frame.x1 - frame.x3 + 5)
+        tables[name] = frame.assign(cost=cost)
+    rows = {
+        user: {"rows": tables["guest" if user == 4 else "host"]} for user in HOSPITALS
+    }
     return make_sites(tmp_path_factory.mktemp("sites"), rows, min_hospitals=2)
 
 
@@ -105,11 +141,15 @@ def mortal_vaults(monkeypatch: pytest.MonkeyPatch) -> Fate:
 
 
 def until_it_lives(life: Callable[[], None]) -> int:
-    """Starts a party again until it ends by itself, and once more after that; how often it died."""
+    """Starts a party again until it ends by itself, and once more after that; how often
+    it died.
+    """
     deaths = 0
     while not _ends(life):
         deaths += 1
-    assert _ends(life), "it had ended, Prefect had not heard of it, and it did something new"
+    assert _ends(life), (
+        "it had ended, Prefect had not heard of it, and it did something new"
+    )
     return deaths
 
 
@@ -124,26 +164,47 @@ def _ends(life: Callable[[], None]) -> bool:
     return True
 
 
-def run_mortally(sites: dict[int, Settings], body: dict[str, Any], order_id: int) -> Counter[Any]:
-    """Runs an order in which everybody dies at everything; the number of deaths by party."""
-    request, transport, fate = parse_training_request(body), MemoryTransport(), Fate()
+def run_mortally(
+    sites: dict[int, SiteSettings],
+    body: dict[str, Any],
+    order_id: int,
+    *,
+    every: int = 1,
+) -> Counter[Any]:
+    """Runs an order in which everybody dies at everything; the number of deaths by
+    party.
+    """
+    request, transport, fate = (
+        parse_training_request(body),
+        MemoryTransport(),
+        SampledFate(every=every),
+    )
     submit(transport, request, sites, order_id)
     tried: dict[Any, bytes] = {}
 
     def hospital(user: int) -> Callable[[], None]:
-        return lambda: _as_in_its_flow(sites[user], order_id, MortalTransport(transport, user, fate, tried))
+        return lambda: _as_in_its_flow(
+            sites[user], order_id, MortalTransport(transport, user, fate, tried)
+        )
 
     def coordinator() -> None:
         mortal = MortalTransport(transport, COORDINATOR, fate, tried)
-        coordinate_training(open_order(order_id, Exchange(mortal, COORDINATOR)), lambda record: None)
+        coordinate_training(
+            open_order(order_id, Exchange(mortal, COORDINATOR)), lambda record: None
+        )
 
     lives = {user: hospital(user) for user in HOSPITALS} | {COORDINATOR: coordinator}
     with ThreadPoolExecutor(len(lives)) as pool:
-        running = {who: pool.submit(_live, life, transport, order_id) for who, life in lives.items()}
+        running = {
+            who: pool.submit(_live, life, transport, order_id)
+            for who, life in lives.items()
+        }
         return Counter({who: future.result() for who, future in running.items()})
 
 
-def _as_in_its_flow(site: Settings, order_id: int, transport: MortalTransport) -> None:
+def _as_in_its_flow(
+    site: SiteSettings, order_id: int, transport: MortalTransport
+) -> None:
     """What `tasks.coordinator.place.at_hospital` puts around a hospital's part."""
     try:
         train_locally(open_party(site, order_id, transport))  # type: ignore[arg-type]
@@ -160,13 +221,13 @@ def _live(life: Callable[[], None], transport: MemoryTransport, order_id: int) -
         raise
 
 
-def models(sites: dict[int, Settings], order_id: int) -> list[Any]:
+def models(sites: dict[int, SiteSettings], order_id: int) -> list[Any]:
     return [Vault(sites[user].vault).model(order_id)["layers"] for user in HOSPITALS]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_everybody_dies_at_every_message(
-    sites: dict[int, Settings], method: str, mortal_vaults: Fate
+    sites: dict[int, SiteSettings], method: str, mortal_vaults: Fate
 ) -> None:
     body = order_body(
         (4, 2, 3),
@@ -183,8 +244,8 @@ def test_everybody_dies_at_every_message(
     )
     order_id = 1 + 2 * METHODS.index(method)
     deaths = run_mortally(sites, body, order_id)
-    # order or acceptance, classes, mean, variance, 2 gradients, histogram, done, 3 times vectors: each twice; the
-    # vault's come on top
+    # order or acceptance, classes, mean, variance, 2 gradients, histogram, done, 3
+    # times vectors: each twice; the vault's come on top
     assert all(deaths[user] >= 36 for user in HOSPITALS), deaths
     assert deaths[4] > deaths[2], "the initiator opens every sum"
     assert deaths[COORDINATOR] >= 40, deaths
@@ -193,18 +254,50 @@ def test_everybody_dies_at_every_message(
         patch.setattr(Fate, "meet", lambda self, moment, deed: deed())
         undisturbed = run_order(sites, body, order_id=order_id + 1)
     assert models(sites, order_id) == models(sites, order_id + 1)
-    assert models(sites, order_id)[0] == models(sites, order_id)[1] == models(sites, order_id)[2]
+    assert (
+        models(sites, order_id)[0]
+        == models(sites, order_id)[1]
+        == models(sites, order_id)[2]
+    )
     assert undisturbed.models[4]["n_rounds"] == 2
     for user in HOSPITALS:
         assert Vault(sites[user].vault).orders() == []
 
 
-def test_cross_validation_dies_between_folds_too(sites: dict[int, Settings], mortal_vaults: Fate) -> None:
+@pytest.mark.parametrize("standardize", [True, False])
+def test_a_label_in_a_unit_of_its_own_survives_every_death(
+    sites: dict[int, SiteSettings], standardize: bool, mortal_vaults: Fate
+) -> None:
+    """The label's joint moments are the same after each."""
+    body = order_body(
+        (4, 2, 3),
+        model_type="linear",
+        label_name="cost",
+        model_params={"max_iter": 2, "standardize": standardize},
+    )
+    order_id = 21 if standardize else 23
+    run_mortally(sites, body, order_id)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fate, "meet", lambda self, moment, deed: deed())
+        run_order(sites, body, order_id=order_id + 1)
+    assert models(sites, order_id) == models(sites, order_id + 1)
+    weights = models(sites, order_id)[0]["dense"]
+    assert max(map(abs, weights)) > 1e5
+
+
+def test_cross_validation_dies_between_folds_too(
+    sites: dict[int, SiteSettings], mortal_vaults: Fate
+) -> None:
     body = order_body(
         (4, 2, 3),
         model_params={
             "max_iter": 1,
-            "cv_param": {"need_cv": True, "n_splits": 2, "shuffle": True, "random_seed": 7},
+            "cv_param": {
+                "need_cv": True,
+                "n_splits": 2,
+                "shuffle": True,
+                "random_seed": 7,
+            },
         },
     )
     run_mortally(sites, body, 11)
@@ -212,3 +305,59 @@ def test_cross_validation_dies_between_folds_too(sites: dict[int, Settings], mor
         patch.setattr(Fate, "meet", lambda self, moment, deed: deed())
         run_order(sites, body, order_id=12)
     assert models(sites, 11) == models(sites, 12)
+
+
+@pytest.fixture(scope="module")
+def study_sites(tmp_path_factory: pytest.TempPathFactory) -> dict[int, SiteSettings]:
+    """Rows with gaps and codes, and later ones with a level of their own."""
+    tables = breast_cancer_tables()
+    rows = {}
+    for user in HOSPITALS:
+        frame = tables["guest" if user == 4 else "host"].copy()
+        frame["kind"] = [("a", "b", "c")[number % 3] for number in range(len(frame))]
+        late = frame.tail(60).copy()
+        late.loc[late.index[:20], "kind"] = "late only"
+        frame.loc[frame.index[:15], "x1"] = None
+        rows[user] = {"rows": frame.head(-60), "late": late}
+    return make_sites(tmp_path_factory.mktemp("study"), rows, min_hospitals=2)
+
+
+def test_a_study_dies_while_its_columns_are_agreed_on(
+    study_sites: dict[int, SiteSettings], mortal_vaults: Fate
+) -> None:
+    """Levels, test rows that are left out, counts and means, each made once."""
+    body = order_body(
+        (4, 2, 3),
+        attributes=["kind", "x1", "square"],
+        categorical={"kind": {}},
+        derive={"square": "x2 * x2"},
+        missing="mean",
+        test_data_info={"2": "SELECT * FROM data.late"},
+        model_params={"max_iter": 2},
+    )
+    run_mortally(study_sites, body, 21)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fate, "meet", lambda self, moment, deed: deed())
+        undisturbed = run_order(study_sites, body, order_id=22)
+    assert models(study_sites, 21) == models(study_sites, 22)
+    summary = undisturbed.facts[-1]["summary"]
+    assert summary["0"]["held_out"]["n_rows"] == 40
+
+
+@pytest.mark.thorough
+def test_everybody_dies_while_columns_are_compared(
+    sites: dict[int, SiteSettings],
+) -> None:
+    """Where thresholds are on the sum."""
+    before = {user: site.policy.read_text() for user, site in sites.items()}
+    pooled = '\n[statistics]\nmethods = ["count"]\ncells = "pooled"\n'
+    for user, site in sites.items():
+        site.policy.write_text(before[user] + pooled)
+    body = order_body((4, 2, 3), model_params={"max_iter": 1})
+    # Each death computes the comparison anew, which has hundreds of messages.
+    deaths = run_mortally(sites, body, 13, every=40)
+    assert deaths.total() >= 10, deaths
+    run_order(sites, body, order_id=14)
+    assert models(sites, 13) == models(sites, 14)
+    for user, site in sites.items():
+        site.policy.write_text(before[user])

@@ -1,12 +1,13 @@
-"""Every party of an order of joint statistics dies at every message and every durable write, before and after.
+"""Every party of an order of joint statistics dies at every message and every durable
+write, before and after.
 
-In memory, as test_every_message does for training. The receivers' files must be those of an undisturbed order byte for
-byte, and whatever stands in a results folder at any death must be whole.
+In memory, as test_every_message does for training. The receivers' files must be those
+of an undisturbed order byte for byte, and whatever stands in a results folder at any
+death must be whole.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,21 +19,27 @@ import pandas as pd
 import pytest
 
 from agents.gate.earlier_questions import StatisticsLedger
+from agents.gate.memory import Memory
 from agents.order.party import open_party
-from agents.rows import dataset
+from agents.rows import reading
 from agents.site import vault
-from agents.site.settings import Settings
+from agents.site.settings import SiteSettings
 from agents.site.vault import Vault
-from agents.statistics import results
+from agents.statistics import audited, results
 from deployments.local import one_process
 from flows.coordinator import coordinate_statistics
 from flows.hospital import answer_locally
 from protocol.errors import OrderStopped
-from protocol.exchange import Address, Exchange, MemoryTransport
+from protocol.exchange import Address, Exchange
 from protocol.machine import disk
+from protocol.memory_transport import MemoryTransport
 from protocol.messages import COORDINATOR
 from tasks.coordinator.statistics import open_order
-from tests.faults.test_every_message import Fate, MortalTransport, until_it_lives
+from tests.faults.test_every_message import (
+    MortalTransport,
+    SampledFate,
+    until_it_lives,
+)
 from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks
 
 PROVIDERS, RECEIVERS = (2, 3, 4), (3, 5)
@@ -42,42 +49,44 @@ ORDERS: dict[str, tuple[dict[str, Any], int]] = {
     "median": ({"key": "x"}, 7),
     "custom": ({"key": "id", "expression": "df1.x * df2.x - df3.x"}, 1),
     "is_investor_accredited": (
-        {"key": "id", "threshold": 150, "extra": {user: {"value_column": "x"} for user in PROVIDERS}},
+        {
+            "key": "id",
+            "threshold": 150,
+            "extra": {user: {"value_column": "x"} for user in PROVIDERS},
+        },
         5,
     ),
 }
 """By method, the order's fields, and of how many moments one is died at."""
 
 
-@dataclass
-class SampledFate(Fate):
-    """Dies at one of `every` moments, always the same ones."""
-
-    every: int = 1
-    lives_on: bool = False
-
-    def meet(self, moment: Any, deed: Callable[[], Any]) -> Any:
-        is_spared = self.lives_on or zlib.crc32(repr(moment).encode()) % self.every
-        return deed() if is_spared else super().meet(moment, deed)
-
-
 class MortalStatisticsTransport(MortalTransport):
     def put(self, address: Address, sender: int, recipient: int, body: bytes) -> None:
-        """What the coordinator drew and did not send may be drawn anew; two contents sent would be a Conflict."""
+        """What the coordinator drew and did not send may be drawn anew; two contents
+        sent would be a Conflict.
+        """
         if sender != COORDINATOR:
             super().put(address, sender, recipient, body)
         else:
-            self._fate.meet((address, recipient), lambda: self._inner.put(address, sender, recipient, body))
+            self._fate.meet(
+                (address, recipient),
+                lambda: self._inner.put(address, sender, recipient, body),
+            )
 
 
-@pytest.fixture(scope="module")
-def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Hospitals:
-    made = make_hospitals(tmp_path_factory.mktemp("sites"), (2, 3, 4, 5))
+@pytest.fixture
+def hospitals(tmp_path: Path) -> Hospitals:
+    """For each method its own: the people in common differ from all by a few."""
+    made = make_hospitals(tmp_path, (2, 3, 4, 5))
     made.allow(row_level=["id", "x"], row_expressions=True, exact_quantiles=True)
     for user in PROVIDERS:
         rows = range(user, user + 20)
         frame = pd.DataFrame(
-            {"id": rows, "x": [row * row / 4 for row in rows], "g": [row % 2 for row in rows]}
+            {
+                "id": rows,
+                "x": [row * row / 4 for row in rows],
+                "g": [row % 2 for row in rows],
+            }
         )
         made.write(user, "rows.csv", frame)
     return made
@@ -85,7 +94,9 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Hospitals:
 
 @pytest.fixture
 def fate(monkeypatch: pytest.MonkeyPatch) -> Iterator[SampledFate]:
-    """Two deaths at every file of a vault or a results folder, every snapshot, and every line of what was asked."""
+    """Two deaths at every file of a vault or a results folder, every snapshot, and
+    every line of what was asked.
+    """
     fate = SampledFate()
 
     def mortal(owner: Any, name: str, moment: Callable[..., Any]) -> None:
@@ -93,18 +104,27 @@ def fate(monkeypatch: pytest.MonkeyPatch) -> Iterator[SampledFate]:
         monkeypatch.setattr(
             owner,
             name,
-            lambda *args, **named: fate.meet(moment(*args, **named), lambda: deed(*args, **named)),
+            lambda *args, **named: fate.meet(
+                moment(*args, **named), lambda: deed(*args, **named)
+            ),
         )
 
     for module in (vault, disk, results):
         mortal(module, "write_durably", lambda path, data: place(path))
-    mortal(dataset, "_write_snapshot", lambda rows, path: place(path))
+    mortal(reading, "_keep", lambda rows, path: place(path))
     mortal(
-        StatisticsLedger, "remember", lambda ledger, *args, order_id, **named: (place(ledger.path), order_id)
+        audited,
+        "reserve",
+        lambda memory, *args, order_id, **named: (place(memory.path), order_id),
+    )
+    mortal(
+        Memory,
+        "commit",
+        lambda memory, order_id, **named: (place(memory.path), "commit", order_id),
     )
     mortal(
         StatisticsLedger,
-        "remember_threshold",
+        "remember_comparison",
         lambda ledger, *args, **named: (place(ledger.path), "threshold"),
     )
     with no_waiting_for_disks():
@@ -118,9 +138,11 @@ def place(path: Path) -> str:
 
 @dataclass
 class Run:
-    """One order in which everybody dies; what stood in the results folders whenever a receiver was dead."""
+    """One order in which everybody dies; what stood in the results folders whenever a
+    receiver was dead.
+    """
 
-    sites: dict[int, Settings]
+    sites: dict[int, SiteSettings]
     order_id: int
     transport: MemoryTransport
     fate: SampledFate
@@ -131,7 +153,9 @@ class Run:
         def life() -> None:
             self.look(user)
             try:
-                answer_locally(open_party(self.sites[user], self.order_id, self.mortal(user)))
+                answer_locally(
+                    open_party(self.sites[user], self.order_id, self.mortal(user))
+                )
             except OrderStopped as stop:
                 Vault(self.sites[user].vault).end_order(self.order_id, stop.code)
                 raise
@@ -139,7 +163,9 @@ class Run:
         return life
 
     def coordinator(self) -> None:
-        order = open_order(self.order_id, Exchange(self.mortal(COORDINATOR), COORDINATOR))
+        order = open_order(
+            self.order_id, Exchange(self.mortal(COORDINATOR), COORDINATOR)
+        )
         coordinate_statistics(order, lambda record: None)
 
     def mortal(self, me: int) -> Any:
@@ -151,13 +177,17 @@ class Run:
 
     def live(self, who: int) -> int:
         try:
-            return until_it_lives(self.coordinator if who == COORDINATOR else self.hospital(who))
+            return until_it_lives(
+                self.coordinator if who == COORDINATOR else self.hospital(who)
+            )
         except BaseException as error:
-            self.transport.stop(self.order_id, OrderStopped(repr(error), remedy="", code="failed"))
+            self.transport.stop(
+                self.order_id, OrderStopped(repr(error), remedy="", code="failed")
+            )
             raise
 
 
-def files(site: Settings, order_id: int) -> list[Path]:
+def files(site: SiteSettings, order_id: int) -> list[Path]:
     return sorted((site.results_folder / str(order_id)).glob("*"))
 
 
@@ -176,22 +206,69 @@ def run_mortally(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(one_process, "_run", mortally)
-        hospitals.ask(method, dict.fromkeys(PROVIDERS, "rows.csv"), receivers=RECEIVERS, **fields)
+        hospitals.ask(
+            method, dict.fromkeys(PROVIDERS, "rows.csv"), receivers=RECEIVERS, **fields
+        )
     return runs[0], deaths
 
 
 @pytest.mark.parametrize("method", ORDERS)
-def test_everybody_dies_everywhere(hospitals: Hospitals, fate: SampledFate, method: str) -> None:
+def test_everybody_dies_everywhere(
+    hospitals: Hospitals, fate: SampledFate, method: str
+) -> None:
     fields, fate.every = ORDERS[method]
     run, deaths = run_mortally(hospitals, fate, method, **fields)
     fate.lives_on = True
-    undisturbed = hospitals.ask(method, dict.fromkeys(PROVIDERS, "rows.csv"), receivers=RECEIVERS, **fields)
+    undisturbed = hospitals.ask(
+        method, dict.fromkeys(PROVIDERS, "rows.csv"), receivers=RECEIVERS, **fields
+    )
     assert deaths.total() >= 30, deaths
     assert fate.every > 1 or all(deaths[who] >= 6 for who in PARTIES), deaths
     for user in RECEIVERS:
-        notes, result = sorted(files(run.sites[user], run.order_id), key=lambda path: path.suffix == ".csv")
+        notes, result = sorted(
+            files(run.sites[user], run.order_id), key=lambda path: path.suffix == ".csv"
+        )
         assert result.read_bytes() == undisturbed.files[user]
         left = {(path.name, path.read_bytes()) for path in (notes, result)}
         assert set(run.found) <= left
         assert Vault(run.sites[user].vault).orders() == []
-    assert fate.every > 1 or {name for name, _ in run.found} == {f"{method}.csv", f"{method}.notes.json"}
+    assert fate.every > 1 or {name for name, _ in run.found} == {
+        f"{method}.csv",
+        f"{method}.notes.json",
+    }
+
+
+@pytest.mark.thorough
+def test_everybody_dies_while_cells_are_compared(
+    hospitals: Hospitals, fate: SampledFate
+) -> None:
+    """What is sent for the comparison is the same bytes again, and the same cells are
+    shown; beside an earlier answer since which six have come at each hospital.
+    """
+    hospitals.allow(cells="pooled", min_providers=2)
+    fields: dict[str, Any] = {"key": "g"}
+    fate.lives_on = True
+    data = dict.fromkeys(PROVIDERS, "rows.csv")
+    hospitals.ask("frequency", data, receivers=RECEIVERS, **fields)
+    for user in PROVIDERS:
+        path = hospitals.sites[user].data_folder / "rows.csv"
+        new = pd.DataFrame({"id": range(100, 120), "x": 1.0, "g": [0] * 14 + [1] * 6})
+        hospitals.write(user, "rows.csv", pd.concat([pd.read_csv(path), new]))
+    fate.lives_on = False
+    fate.every = 2
+    run, deaths = run_mortally(hospitals, fate, "frequency", **fields)
+    topics = {address.topic for address, *_ in run.tried}
+    assert {"cell_tags", "cell_digest", "opened", "cell_share"} <= topics
+    fate.lives_on = True
+    undisturbed = hospitals.ask(
+        "frequency", dict.fromkeys(PROVIDERS, "rows.csv"), receivers=RECEIVERS, **fields
+    )
+    assert deaths.total() >= 30, deaths
+    assert [row["frequency"] for row in undisturbed.rows] == ["72", "48"]
+    for user in RECEIVERS:
+        result = [
+            path
+            for path in files(run.sites[user], run.order_id)
+            if path.suffix == ".csv"
+        ]
+        assert result[0].read_bytes() == undisturbed.files[user]

@@ -1,5 +1,7 @@
-"""A first start that dies at any step, or whose disk is full from any step on, leaves what the next start goes on
-from: no password that is none, no store that counts anew, no token that nobody knows."""
+"""A first start that dies at any step, or whose disk is full from any step on, leaves
+what the next start goes on from: no password that is none, no store that counts anew,
+no token that nobody knows.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,28 @@ from typing import Any
 
 import pytest
 
-from api.settings import Settings, load_settings
+from api.settings import CoordinatorSettings, load_settings
 from deployments.state import read_tokens
 from protocol.errors import Conflict
-from tests.first_starts import DIED, FULL, REFUSED, assert_ready, assert_whole, coordinator, everything, start
+from tests.first_starts import (
+    DIED,
+    FULL,
+    REFUSED,
+    assert_ready,
+    assert_whole,
+    coordinator,
+    everything,
+    start,
+)
 
 PAGE = 4096
 
 
 @pytest.fixture
-def settings_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Settings]:
-    def of(home: Path) -> Settings:
+def settings_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[Path], CoordinatorSettings]:
+    def of(home: Path) -> CoordinatorSettings:
         monkeypatch.setenv("CONSILIUM_HOME", str(home))
         return load_settings()
 
@@ -40,11 +53,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def new_home(tmp_path: Path, data: Path, settings_of: Callable[[Path], Settings]) -> Callable[[], Settings]:
+def new_home(
+    tmp_path: Path, data: Path, settings_of: Callable[[Path], CoordinatorSettings]
+) -> Callable[[], CoordinatorSettings]:
     """A home where nothing is but a hospital's data."""
     homes = iter(range(1000))
 
-    def make() -> Settings:
+    def make() -> CoordinatorSettings:
         home = tmp_path / str(next(homes)) / "home"
         for path in [*data.glob("*/hospital.duckdb"), *data.glob("*/data/*")]:
             copy = home / "sites" / path.relative_to(data)
@@ -57,7 +72,9 @@ def new_home(tmp_path: Path, data: Path, settings_of: Callable[[Path], Settings]
 
 @pytest.mark.parametrize("full", [False, True], ids=["dies", "full"])
 @pytest.mark.parametrize("first", [coordinator, everything])
-def test_every_step_of_a_first_start(first: Any, full: bool, new_home: Callable[[], Settings]) -> None:
+def test_every_step_of_a_first_start(
+    first: Any, full: bool, new_home: Callable[[], CoordinatorSettings]
+) -> None:
     code, n_steps = start(first, new_home())
     assert code == 0
     assert n_steps > 40
@@ -73,7 +90,9 @@ def test_every_step_of_a_first_start(first: Any, full: bool, new_home: Callable[
         assert_ready(settings)
 
 
-def test_a_lost_store_is_not_a_first_start(new_home: Callable[[], Settings]) -> None:
+def test_a_lost_store_is_not_a_first_start(
+    new_home: Callable[[], CoordinatorSettings],
+) -> None:
     settings = new_home()
     assert start(everything, settings)[0] == 0
     tokens = read_tokens(settings)
@@ -89,10 +108,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", disk], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", disk],
+        capture_output=True,
     )
     if mounted.returncode:
-        pytest.skip(f"No file system can be mounted here: {mounted.stderr.decode().strip()}")
+        pytest.skip(
+            f"No file system can be mounted here: {mounted.stderr.decode().strip()}"
+        )
     yield disk
     subprocess.run(["umount", disk], check=True)
 
@@ -104,8 +126,12 @@ def fill(disk: Path, n_bytes_left: int) -> Path:
     return filler
 
 
-def test_a_disk_that_is_full(small_disk: Path, settings_of: Callable[[Path], Settings]) -> None:
-    """What a real file system does: names without bytes, half a write, an SQLite file without its pages."""
+def test_a_disk_that_is_full(
+    small_disk: Path, settings_of: Callable[[Path], CoordinatorSettings]
+) -> None:
+    """What a real file system does: names without bytes, half a write, an SQLite file
+    without its pages.
+    """
     refused = 0
     for n_pages in range(64):
         settings = settings_of(small_disk / str(n_pages) / "home")

@@ -1,4 +1,6 @@
-"""Thirty orders at once over overlapping parties of five hospitals that take two each, with parts killed meanwhile."""
+"""Thirty orders at once over overlapping parties of five hospitals that take two each,
+with parts killed meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -36,41 +38,70 @@ PARTIES = [
     (3, 4, 5, 6),
 ]
 N_ORDERS, ROWS_OF_EACH = 30, 40
-SITES = {user: NAMED[user - 2] if user < 5 else f"hospital-{user}" for user in HOSPITALS}
+SITES = {
+    user: NAMED[user - 2] if user < 5 else f"hospital-{user}" for user in HOSPITALS
+}
 TABLE = '\n[tables."data.many"]\ncolumns = ["*"]\nfilter_columns = ["block"]\n'
 
 
 def rows_of(user: int) -> pd.DataFrame:
-    """Each order has a block of its own, so that no order is like another one to the gate."""
+    """Each order has a block of its own, so that no order is like another one to the
+    gate.
+    """
     random = np.random.default_rng(user)
     n_rows = N_ORDERS * ROWS_OF_EACH
     columns = {f"x{k}": random.normal(size=n_rows) for k in (1, 2, 3, 4)}
     score = columns["x1"] - columns["x3"] + random.normal(size=n_rows)
     block = np.repeat(np.arange(N_ORDERS), ROWS_OF_EACH)
-    return pd.DataFrame({"id": np.arange(n_rows), "y": (score > 0).astype(int), **columns, "block": block})
+    return pd.DataFrame(
+        {
+            "id": np.arange(n_rows),
+            "y": (score > 0).astype(int),
+            **columns,
+            "block": block,
+        }
+    )
 
 
 def order_of(number: int, parties: tuple[int, ...]) -> dict[str, Any]:
     body = document_order(rounds=10, method="Paillier" if number == 7 else "Mask")
     body["model_params"]["eps"] = 0
-    texts = {str(user): f"SELECT * FROM data.many WHERE block = {number}" for user in parties}
-    return {**body, "user_id": parties[0], "party_id": list(parties[1:]), "data_info": texts}
+    texts = {
+        str(user): f"SELECT * FROM data.many WHERE block = {number}" for user in parties
+    }
+    return {
+        **body,
+        "user_id": parties[0],
+        "party_id": list(parties[1:]),
+        "data_info": texts,
+    }
 
 
-ORDERS = [order_of(number, PARTIES[number % len(PARTIES)]) for number in range(N_ORDERS)]
+ORDERS = [
+    order_of(number, PARTIES[number % len(PARTIES)]) for number in range(N_ORDERS)
+]
 
 
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
-    """Five hospitals that take two orders each, with a table that thirty orders can share."""
+    """Five hospitals that take two orders each, with a table that thirty orders can
+    share.
+    """
     folder = tmp_path_factory.mktemp("crowded")
     for name in NAMED:
         site = folder / "sites" / name
         shutil.copytree(sites_folder() / name, site)
-        (site / "settings.toml").write_text((site / "settings.toml").read_text() + "\nmax_orders = 2\n")
+        (site / "settings.toml").write_text(
+            (site / "settings.toml").read_text() + "\nmax_orders = 2\n"
+        )
         (site / "policy.toml").write_text((site / "policy.toml").read_text() + TABLE)
-    environment = {"CONSILIUM_SITES": str(folder / "sites"), "CONSILIUM_ACCEPT_SECONDS": "1"}
-    federation = Faulty(folder / "home", options=("--hospitals", "5"), environment=environment)
+    environment = {
+        "CONSILIUM_SITES": str(folder / "sites"),
+        "CONSILIUM_ACCEPT_SECONDS": "1",
+    }
+    federation = Faulty(
+        folder / "home", options=("--hospitals", "5"), environment=environment
+    )
     for user in HOSPITALS:
         state = federation.home / "sites" / SITES[user]
         state.mkdir(parents=True, mode=0o700)
@@ -100,11 +131,15 @@ def layers_at(federation: Faulty, order_id: int, user: int) -> Any:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """Each of the thirty in one process, over the same tables, with nobody beside it."""
     tables = {user: {"many": rows_of(user)} for user in HOSPITALS}
-    sites = make_sites(tmp_path_factory.mktemp("undisturbed"), tables, filter_columns=["block"])
+    sites = make_sites(
+        tmp_path_factory.mktemp("undisturbed"), tables, filter_columns=["block"]
+    )
     found = []
     for number, body in enumerate(ORDERS, start=1):
         users = [body["user_id"], *body["party_id"]]
-        outcome = run_order({user: sites[user] for user in users}, body, order_id=number)
+        outcome = run_order(
+            {user: sites[user] for user in users}, body, order_id=number
+        )
         found.append(outcome.models[users[0]]["layers"])
     return found
 
@@ -117,7 +152,9 @@ def test_thirty_orders_at_once_all_end_and_with_the_weights_of_an_undisturbed_ru
     assert len(set(numbers)) == N_ORDERS
 
     def n_ended() -> int:
-        listed = crowded.operator.get("/orders", params={"limit": 100}).json()["data"]["orders"]
+        listed = crowded.operator.get("/orders", params={"limit": 100}).json()["data"][
+            "orders"
+        ]
         return sum(order["state"] == "success" for order in listed)
 
     wait_until(lambda: n_ended() >= 4, "some have ended", seconds=300)

@@ -1,4 +1,6 @@
-"""Orders and their places while parts are away or killed: none keeps others from working, none is lost or doubled."""
+"""Orders and their places while parts are away or killed: none keeps others from
+working, none is lost or doubled.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from deployments.demo.training import document_order
 from deployments.local.sites import NAMED, sites_folder
 from tests.faults import processes
 from tests.faults.conftest import Faulty, running
-from tests.faults.processes import kill, wait_until
+from tests.faults.processes import kill
 from tests.faults.test_away import agent_command, started_again
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.timeout(600)]
@@ -21,15 +23,24 @@ pytestmark = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
-    """Four hospitals that take one order each; parts that die stay dead, and a place is kept for three seconds."""
+    """Four hospitals that take one order each; parts that die stay dead, and a place is
+    kept for three seconds.
+    """
     folder = tmp_path_factory.mktemp("narrow")
     for name in NAMED:
         site = folder / "sites" / name
         shutil.copytree(sites_folder() / name, site)
-        (site / "settings.toml").write_text((site / "settings.toml").read_text() + "\nmax_orders = 1\n")
-    environment = {"CONSILIUM_SITES": str(folder / "sites"), "CONSILIUM_GRACE_SECONDS": "3"}
+        (site / "settings.toml").write_text(
+            (site / "settings.toml").read_text() + "\nmax_orders = 1\n"
+        )
+    environment = {
+        "CONSILIUM_SITES": str(folder / "sites"),
+        "CONSILIUM_GRACE_SECONDS": "3",
+    }
     options = ("--hospitals", "4", "--no-restart")
-    yield from running(Faulty(folder / "home", options=options, environment=environment))
+    yield from running(
+        Faulty(folder / "home", options=options, environment=environment)
+    )
 
 
 def rounds_of(hospitals: tuple[int, ...], rounds: int) -> dict[str, object]:
@@ -54,12 +65,17 @@ def site_of(federation: Faulty, user_id: int) -> list[str]:
     return [*command[:-1], str(federation.home / "site-folders" / NAMED[user_id - 2])]
 
 
-def test_an_order_whose_agent_stays_away_lets_others_work_and_goes_on_where_it_was(narrow: Faulty) -> None:
+def test_an_order_whose_agent_stays_away_lets_others_work_and_goes_on_where_it_was(
+    narrow: Faulty,
+) -> None:
     first = narrow.submit(rounds_of((2, 3, 4), 150))
     narrow.until_round(first, 5)
     second = narrow.submit(rounds_of((3, 4, 5), 5))
     waiting = narrow.order(second)["waiting_for"]
-    assert [(one["user_id"], one["cause"]) for one in waiting] == [(3, "full"), (4, "full")]
+    assert [(one["user_id"], one["cause"]) for one in waiting] == [
+        (3, "full"),
+        (4, "full"),
+    ]
     kill(narrow.pid(2))
     assert narrow.wait_for(second, seconds=120)["state"] == "success"
     half = narrow.order(first)
@@ -79,8 +95,12 @@ def test_an_order_whose_agent_stays_away_lets_others_work_and_goes_on_where_it_w
         narrow.until_runs_are("COMPLETED", first)
 
 
-def test_a_site_that_is_not_ready_lets_others_work_and_its_order_goes_on_when_it_is(narrow: Faulty) -> None:
-    """Its settings cannot be read: a person there has to put that right, while its agent is connected."""
+def test_a_site_that_is_not_ready_lets_others_work_and_its_order_goes_on_when_it_is(
+    narrow: Faulty,
+) -> None:
+    """Its settings cannot be read: a person there has to put that right, while its
+    agent is connected.
+    """
     settings = narrow.home / "site-folders" / NAMED[1] / "settings.toml"
     readable = settings.read_text()
     with started_again_if_gone(narrow, 2):
@@ -89,9 +109,10 @@ def test_a_site_that_is_not_ready_lets_others_work_and_its_order_goes_on_when_it
             first = narrow.submit(rounds_of((2, 3, 4), 5))
             second = narrow.submit(rounds_of((2, 4, 5), 5))
             assert narrow.wait_for(second, seconds=120)["state"] == "success"
-            assert [(one["user_id"], one["cause"]) for one in narrow.order(first)["waiting_for"]] == [
-                (3, "site")
-            ]
+            assert [
+                (one["user_id"], one["cause"])
+                for one in narrow.order(first)["waiting_for"]
+            ] == [(3, "site")]
             assert taken(narrow) == {}
         finally:
             settings.write_text(readable)
@@ -110,8 +131,12 @@ def started_again_if_gone(federation: Faulty, user_id: int) -> Iterator[None]:
 def test_a_coordinator_killed_between_places_and_start_or_end_and_record_loses_and_doubles_none(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """All of it is killed: when the order has its places and its worker is gone, and as soon as the order has ended."""
-    federation = Faulty(tmp_path_factory.mktemp("killed") / "home", options=("--no-restart",))
+    """All of it is killed: when the order has its places and its worker is gone, and as
+    soon as the order has ended.
+    """
+    federation = Faulty(
+        tmp_path_factory.mktemp("killed") / "home", options=("--no-restart",)
+    )
     for _ in running(federation):
         kill(federation.pid("worker"))
         order_id = federation.submit(rounds_of((2, 3, 4), 3))
@@ -131,5 +156,5 @@ def _kill_and_start(federation: Faulty) -> None:
     below = processes.descendants(federation.up)
     kill(federation.up)
     federation.process.wait()  # type: ignore[union-attr]
-    wait_until(lambda: processes.are_gone(below), "nothing left of a killed up", seconds=10)
+    processes.wait_until_gone(below)
     federation.start()

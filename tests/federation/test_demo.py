@@ -1,4 +1,6 @@
-"""`./run demo` and its options, as somebody types them: each ends with 0 and shows what it promises."""
+"""`./run demo` and its options, as somebody types them: each ends with 0 and shows what
+it promises.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import pytest
 
 from tests.conftest import ROOT, free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.timeout(400)]
 
 
 def demo(home: Path, *options: str) -> str:
@@ -23,7 +25,9 @@ def demo(home: Path, *options: str) -> str:
         "CONSILIUM_PREFECT_PORT": str(free_port()),
     }
     command = [sys.executable, "-m", "deployments.local.command", "demo", *options]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=380)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=380
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 
@@ -49,7 +53,6 @@ def test_four_hospitals_with_every_other_option(tmp_path: Path) -> None:
     assert picture.read_text().lstrip().startswith("<svg")
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("n_hospitals", [5, 8])
 def test_more_hospitals(tmp_path: Path, n_hospitals: int) -> None:
     shown = demo(tmp_path / "home", "--hospitals", str(n_hospitals), "--rounds", "3")
@@ -58,11 +61,9 @@ def test_more_hospitals(tmp_path: Path, n_hospitals: int) -> None:
     assert "Largest difference" in shown
 
 
-@pytest.mark.thorough
 def test_nothing_encrypted(tmp_path: Path) -> None:
     assert "Largest difference" in demo(tmp_path / "home", "--method", "None")
 
 
-@pytest.mark.thorough
 def test_joint_statistics(tmp_path: Path) -> None:
     assert "pandas" in demo(tmp_path / "home", "--statistics")

@@ -15,7 +15,7 @@ import pytest
 from api.client import Federation
 from tests.conftest import NO_AUTHORITY, ROOT, RunningFederation
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 
 @pytest.fixture(autouse=True)
@@ -30,12 +30,17 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 def client(federation: RunningFederation, user: int = 4) -> Federation:
     transport = httpx.HTTPTransport(verify=NO_AUTHORITY, trust_env=False)
     return Federation(
-        federation.url, token_file=federation.home / "tokens.json", user=user, transport=transport
+        federation.url,
+        token_file=federation.home / "tokens.json",
+        user=user,
+        transport=transport,
     )
 
 
 def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "examples" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(
+        name, ROOT / "docs" / "examples" / f"{name}.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -43,14 +48,21 @@ def example(name: str) -> ModuleType:
     return module
 
 
-def test_training(federation: RunningFederation, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training(
+    federation: RunningFederation, capsys: pytest.CaptureFixture[str]
+) -> None:
     with client(federation) as own:
         order = example("training").main(own)
         metrics = order.metrics()
         assert order.status() == "success"
     assert set(metrics["hospital"]) == {2, 3, 4}
     assert metrics.groupby("round")["loss"].first().iloc[-1] < metrics["loss"].iloc[0]
-    assert metrics.loc[metrics["final"] & (metrics["hospital"] == 4), "test_accuracy"].item() > 0.8
+    assert (
+        metrics.loc[
+            metrics["final"] & (metrics["hospital"] == 4), "test_accuracy"
+        ].item()
+        > 0.8
+    )
     told = capsys.readouterr()
     assert "probability" not in told.out
     assert "label" in told.out
@@ -78,7 +90,9 @@ def test_gradient_analytics(federation: RunningFederation) -> None:
 def test_joint_statistics(federation: RunningFederation) -> None:
     with client(federation) as four, client(federation, 2) as two:
         by_age, products = example("joint_statistics").main(four, two)
-        assert four.schedules().empty or "each morning" not in set(four.schedules()["name"])
+        assert four.schedules().empty or "each morning" not in set(
+            four.schedules()["name"]
+        )
         assert four.history(limit=100).loc[by_age.order_id, "state"] == "success"
     assert by_age.values is not None
     assert list(by_age.values["age_group"])[:4] == ["30-39", "40-49", "50-59", "60-69"]

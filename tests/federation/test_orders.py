@@ -1,4 +1,6 @@
-"""Beside the document: rerun, events, several orders at once, and the other models, over a real federation."""
+"""Beside the document: rerun, events, several orders at once, and the other models,
+over a real federation.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +25,63 @@ def order_of(**changes: Any) -> dict[str, Any]:
     return {**body, **changes, "model_params": {**body["model_params"], **params}}
 
 
+@pytest.fixture(scope="module")
+def ended(federation: RunningFederation) -> dict[str, Any]:
+    """One order that has succeeded, of which several tests read what was told."""
+    order = federation.wait_for(federation.submit(order_of()))
+    assert order["state"] == "success", order["refusal"]
+    return order
+
+
+@pytest.mark.thorough
 def test_several_orders_at_once(federation: RunningFederation) -> None:
-    bodies = [order_of(), order_of(model_params={"optimizer": "adam"}), document_order(rounds=3)]
+    bodies = [
+        order_of(),
+        order_of(model_params={"optimizer": "adam"}),
+        document_order(rounds=3),
+    ]
     with ThreadPoolExecutor(3) as pool:
         numbers = list(pool.map(federation.submit, bodies))
-        ended = list(pool.map(federation.wait_for, numbers))
+        orders = list(pool.map(federation.wait_for, numbers))
     assert len(set(numbers)) == 3
-    assert [order["state"] for order in ended] == ["success"] * 3
+    assert [order["state"] for order in orders] == ["success"] * 3
 
 
-def test_rerun_makes_a_new_order_of_the_same_request(federation: RunningFederation) -> None:
-    first = federation.submit(order_of())
-    federation.wait_for(first)
+@pytest.mark.thorough
+def test_a_study_with_derived_columns_and_means(federation: RunningFederation) -> None:
+    """Levels need codes, which these tables have not; all else of a study."""
+    body = order_of(
+        attributes=["x1", "half", "x2_ns"],
+        derive={
+            "half": "case when x3 > 0 then x3 / 2 end",
+            "x2_ns": "ns(x2, -2, 0, 2)",
+        },
+        missing="mean",
+        model_params={"standardize": True},
+    )
+    order_id = federation.submit(body)
+    order = federation.wait_for(order_id)
+    assert order["state"] == "success", order["refusal"]
+    told = order["summary"]["rows"]
+    assert (told["selected"], told["left_out"], told["used"]) == (683, 0, 683)
+    exported = federation.agent("zhejiang-zdey", "export", "--model", str(order_id))
+    model = json.loads(exported.stdout)
+    assert model["features"] == ["x1", "half", "x2_ns[1]", "x2_ns[2]"]
+    with federation.client(4) as client:
+        info = client.get("/model/info", params={"model_id": order_id}).json()["data"]
+        sql = "SELECT id, x1, x2, x3 FROM data.breast_homo_guest WHERE id < 20"
+        asked = {"model_id": order_id, "input_data": {"user_id": 4, "data_sql": sql}}
+        answer = client.post("/model/infer", json=asked).json()["data"]
+    assert info["model_params"]["derive"] == body["derive"]
+    assert info["model_params"]["missing"] == "mean"
+    assert all(0 < entry["label"] < 1 for entry in answer["result"])
+
+
+@pytest.mark.thorough
+def test_rerun_makes_a_new_order_of_the_same_request(
+    federation: RunningFederation, ended: dict[str, Any]
+) -> None:
+    first = ended["order_id"]
     with federation.client(4) as client:
         answer = client.post(f"/orders/{first}/rerun").json()
     again = answer["data"]["order_id"]
@@ -46,17 +93,23 @@ def test_rerun_makes_a_new_order_of_the_same_request(federation: RunningFederati
     assert again != first
     assert federation.wait_for(again)["rerun_of"] == first
     exported = [
-        json.loads(federation.agent("zhejiang-zdey", "export", "--model", str(n)).stdout)
+        json.loads(
+            federation.agent("zhejiang-zdey", "export", "--model", str(n)).stdout
+        )
         for n in (first, again)
     ]
     assert exported[0]["dense"] == exported[1]["dense"]
 
 
-def test_events_tell_state_round_and_loss_from_the_beginning(federation: RunningFederation) -> None:
-    order_id = federation.submit(order_of())
-    federation.wait_for(order_id)
+def test_events_tell_state_round_and_loss_from_the_beginning(
+    federation: RunningFederation, ended: dict[str, Any]
+) -> None:
+    order_id = ended["order_id"]
     events: list[tuple[str, dict[str, Any]]] = []
-    with federation.client(2) as client, client.stream("GET", f"/orders/{order_id}/events") as stream:
+    with (
+        federation.client(2) as client,
+        client.stream("GET", f"/orders/{order_id}/events") as stream,
+    ):
         name = ""
         for line in stream.iter_lines():
             if line.startswith("event: "):
@@ -69,18 +122,26 @@ def test_events_tell_state_round_and_loss_from_the_beginning(federation: Running
     assert events[-1] == ("state", {"order_id": order_id, "state": "success"})
 
 
-def test_the_timeline_says_which_part_ran_where_and_when(federation: RunningFederation) -> None:
-    order_id = federation.submit(order_of())
-    order = federation.wait_for(order_id)
+def test_the_timeline_says_which_part_ran_where_and_when(
+    federation: RunningFederation, ended: dict[str, Any]
+) -> None:
+    order_id, order = ended["order_id"], ended
 
     def parts(**asked: int) -> list[dict[str, Any]]:
         with federation.client(3) as client:
-            return list(client.get(f"/orders/{order_id}/timeline", params=asked).json()["data"]["parts"])
+            return list(
+                client.get(f"/orders/{order_id}/timeline", params=asked).json()["data"][
+                    "parts"
+                ]
+            )
 
     def recorded() -> bool:
         """Prefect writes in batches, a moment after."""
-        ended = {(one["what"], one["user_id"]) for one in parts() if one["ended"]}
-        return ended >= {("models saved", None), *(("save model", user) for user in (2, 3, 4))}
+        known = {(one["what"], one["user_id"]) for one in parts() if one["ended"]}
+        return known >= {
+            ("models saved", None),
+            *(("save model", user) for user in (2, 3, 4)),
+        }
 
     deadline = time.monotonic() + 60
     while not recorded():
@@ -88,25 +149,33 @@ def test_the_timeline_says_which_part_ran_where_and_when(federation: RunningFede
         time.sleep(0.1)
     around, second = parts(), parts(round=1)
     assert {(one["what"], one["user_id"]) for one in second} == {
-        *((what, user) for what in ("local gradient", "scoring", "encryption") for user in (2, 3, 4)),
+        *(
+            (what, user)
+            for what in ("local gradient", "scoring", "encryption")
+            for user in (2, 3, 4)
+        ),
         ("aggregation", None),
     }
     assert {("acceptances", None), ("data SQL extraction", 2)} <= {
         (one["what"], one["user_id"]) for one in around
     }
-    assert all(order["created"] < one["began"] <= one["ended"] for one in [*around, *second])
+    assert all(
+        order["created"] < one["began"] <= one["ended"] for one in [*around, *second]
+    )
     assert [one["began"] for one in around] == sorted(one["began"] for one in around)
     assert {one["state"] for one in [*around, *second]} == {"success"}
     with federation.client(3) as client:
-        assert client.get(f"/orders/{order_id}/timeline", params={"round": -1}).status_code == 422
+        assert (
+            client.get(f"/orders/{order_id}/timeline", params={"round": -1}).status_code
+            == 422
+        )
         assert client.get(f"/orders/{2**30}/timeline").status_code == 404
 
 
 def test_an_agent_tells_its_people_the_numbers_that_the_coordinator_shows(
-    federation: RunningFederation,
+    federation: RunningFederation, ended: dict[str, Any]
 ) -> None:
-    order_id = federation.submit(order_of())
-    order = federation.wait_for(order_id)
+    order_id, order = ended["order_id"], ended
     log = (federation.home / "sites" / "suzhou-szslyy" / "agent.log").read_text()
     told = re.findall(rf"Order {order_id}: round (\d+) of 3, loss (\S+)\n", log)
     losses = [row["loss"] for row in order["rounds"] if not row["final"]]
@@ -118,14 +187,17 @@ def test_an_agent_tells_its_people_the_numbers_that_the_coordinator_shows(
     assert order["progress"] == {"done": 3, "of": 3}
 
 
-def test_lists_are_paged_and_show_a_hospital_its_own_orders(federation: RunningFederation) -> None:
-    order_id = federation.submit(order_of())
-    federation.wait_for(order_id)
+def test_lists_are_paged_and_show_a_hospital_its_own_orders(
+    federation: RunningFederation, ended: dict[str, Any]
+) -> None:
     with federation.client("operator") as client:
         newest = client.get("/orders", params={"limit": 1}).json()["data"]
-        assert [order["order_id"] for order in newest["orders"]] == [order_id]
+        (order_id,) = (order["order_id"] for order in newest["orders"])
+        assert order_id >= ended["order_id"]
         if order_id > 1:
-            older = client.get("/orders", params={"limit": 1, "before": newest["next"]}).json()["data"]
+            older = client.get(
+                "/orders", params={"limit": 1, "before": newest["next"]}
+            ).json()["data"]
             assert older["orders"][0]["order_id"] < order_id
         hospitals = client.get("/hospitals/").json()["data"]["hospitals"]
     assert {h["user_id"]: h["name"] for h in hospitals} == {
@@ -136,14 +208,20 @@ def test_lists_are_paged_and_show_a_hospital_its_own_orders(federation: RunningF
     assert all(h["online"] and h["last_seen"] and h["fingerprint"] for h in hospitals)
 
 
-def test_cross_validation_reports_every_fold_per_hospital(federation: RunningFederation) -> None:
+@pytest.mark.thorough
+def test_cross_validation_reports_every_fold_per_hospital(
+    federation: RunningFederation,
+) -> None:
     body = order_of(model_params={"cv_param": {"need_cv": True, "n_splits": 3}})
     order = federation.wait_for(federation.submit(body))
     assert order["state"] == "success", order["refusal"]
     assert set(order["summary"]) >= {"0", "1", "2", "3"}
     finals = {row["fold"]: row["hospitals"] for row in order["rounds"] if row["final"]}
     for fold in (1, 2, 3):
-        assert {user: set(report) >= {"train", "test"} for user, report in finals[fold].items()} == {
+        assert {
+            user: set(report) >= {"train", "test"}
+            for user, report in finals[fold].items()
+        } == {
             "2": True,
             "3": True,
             "4": True,
@@ -156,8 +234,11 @@ def test_cross_validation_reports_every_fold_per_hospital(federation: RunningFed
     assert 0.5 < everybody["auc"] <= 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("model_type", ["linear", "softmax"])
-def test_the_other_models_by_the_same_path(federation: RunningFederation, model_type: str) -> None:
+def test_the_other_models_by_the_same_path(
+    federation: RunningFederation, model_type: str
+) -> None:
     test_sql = dict.fromkeys(("2", "3", "4"), "SELECT * FROM data.breast_homo_test")
     body = order_of(
         model_type=model_type,
@@ -173,7 +254,10 @@ def test_the_other_models_by_the_same_path(federation: RunningFederation, model_
     with federation.client(4) as client:
         answer = client.post(
             "/model/infer",
-            json={"model_id": order["order_id"], "input_data": {"user_id": 4, "data_sql": sql}},
+            json={
+                "model_id": order["order_id"],
+                "input_data": {"user_id": 4, "data_sql": sql},
+            },
         ).json()
     first = answer["data"]["result"][0]
     if model_type == "softmax":

@@ -1,4 +1,6 @@
-"""What docs/operators.md says about PostgreSQL: the coordinator's store and Prefect's database on a real server."""
+"""What docs/operators.md says about PostgreSQL: the coordinator's store and Prefect's
+database on a real server.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from deployments.demo.training import document_order, pooled_weights
 from tests.conftest import RunningFederation
 from tests.faults.processes import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 SERVER = "postgres@127.0.0.1:5432"
 
@@ -24,7 +26,9 @@ SERVER = "postgres@127.0.0.1:5432"
 def databases() -> Iterator[tuple[str, str]]:
     """Two fresh databases, for the store and for Prefect; dropped at the end."""
     try:
-        connection = psycopg.connect(f"postgresql://{SERVER}/postgres", autocommit=True, connect_timeout=5)
+        connection = psycopg.connect(
+            f"postgresql://{SERVER}/postgres", autocommit=True, connect_timeout=5
+        )
     except psycopg.OperationalError as error:
         if os.environ.get("CI") == "true":
             raise
@@ -71,16 +75,29 @@ def test_the_documents_order_succeeds_with_store_and_prefect_on_postgresql(
     order = federation_on_postgresql.wait_for(order_id)
     assert order["state"] == "success", order["refusal"]
     assert order["data_volum"] == {"2": 228, "3": 228, "4": 227}
-    exported = federation_on_postgresql.agent("shanxi-xbfy", "export", "--model", str(order_id))
+    exported = federation_on_postgresql.agent(
+        "shanxi-xbfy", "export", "--model", str(order_id)
+    )
     np.testing.assert_allclose(
-        json.loads(exported.stdout)["dense"], pooled_weights(document_order()), rtol=0, atol=1e-9
+        json.loads(exported.stdout)["dense"],
+        pooled_weights(document_order()),
+        rtol=0,
+        atol=1e-9,
     )
     assert count(store, "SELECT count(*) FROM rounds") == 11
     assert count(store, "SELECT count(*) FROM messages") == 0
     completed = "SELECT count(*) FROM flow_run WHERE state_type = 'COMPLETED'"
-    wait_until(lambda: count(prefect, completed) == 4, "all four runs are completed", seconds=60)
+    wait_until(
+        lambda: count(prefect, completed) == 4,
+        "all four runs are completed",
+        seconds=60,
+    )
     for folder in ("coordinator", "prefect"):
-        left = [path.name for path in (federation_on_postgresql.home / folder).rglob("*.*") if path.is_file()]
+        left = [
+            path.name
+            for path in (federation_on_postgresql.home / folder).rglob("*.*")
+            if path.is_file()
+        ]
         assert not [name for name in left if name.endswith((".sqlite", ".db"))]
 
 
@@ -93,5 +110,8 @@ def test_a_repeated_request_is_one_order_and_another_body_a_conflict(
         again = client.post("/model/train", json=body, headers=key).json()
         other = client.post("/model/train", json=document_order(rounds=2), headers=key)
     assert first["data"]["order_id"] == again["data"]["order_id"]
-    assert (other.status_code, other.json()["data"]["error"]["code"]) == (409, "idempotency")
+    assert (other.status_code, other.json()["data"]["error"]["code"]) == (
+        409,
+        "idempotency",
+    )
     federation_on_postgresql.wait_for(first["data"]["order_id"])

@@ -1,4 +1,6 @@
-"""Joint equals pooled: what 2, 3 and 5 providers compute on shares is what exact arithmetic gives on one table."""
+"""Joint equals pooled: what 2, 3 and 5 providers compute on shares is what exact
+arithmetic gives on one table.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.statistics.shared_expression import JoinedResult
 from analytics.statistics import circuit
-from analytics.statistics.circuit import Plan, Product, Sign, plan
-from analytics.statistics.expression import ExpressionError, compare_sum, parse_expression
+from analytics.statistics.circuit import Plan, Product, Sign
+from analytics.statistics.compiling import plan
+from analytics.statistics.expression import ExpressionError
+from analytics.statistics.reading import compare_sum, parse_expression
 from analytics.statistics.rowwise import Fixed
 from protocol.errors import ProtocolViolation
 from protocol.shares.ring import Ring
+from protocol.shares.shared_expression import JoinedResult
 from protocol.shares.sharing import SEED
 from tasks.coordinator.dealing import Dealt
 from tests.examples import few
 from tests.made_providers import column, compute_jointly, hall_of, shares_of
+from tests.pairwise import pairwise
 
 TYPES = {
     "x": Fixed.decimal(5, 2),
@@ -36,7 +41,9 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Made:
-    """An expression's text, whose columns it is over, and its value in one row of the pooled table."""
+    """An expression's text, whose columns it is over, and its value in one row of the
+    pooled table.
+    """
 
     text: str
     aliases: frozenset[str]
@@ -53,12 +60,16 @@ def strictly(f: Callable[..., Any], *parts: Made) -> Callable[[Row], Any]:
 
 def joined(template: str, f: Callable[..., Any], *parts: Made) -> Made:
     aliases = frozenset().union(*(part.aliases for part in parts))
-    return Made(template.format(*(part.text for part in parts)), aliases, strictly(f, *parts))
+    return Made(
+        template.format(*(part.text for part in parts)), aliases, strictly(f, *parts)
+    )
 
 
 def choice(parts: tuple[Made, Made, Made]) -> Made:
     condition, yes, no = parts
-    whole = joined("case when {} then {} else {} end", lambda c, a, b: a if c else b, *parts)
+    whole = joined(
+        "case when {} then {} else {} end", lambda c, a, b: a if c else b, *parts
+    )
     if len(whole.aliases) > 1:
         return whole
 
@@ -70,12 +81,19 @@ def choice(parts: tuple[Made, Made, Made]) -> Made:
 
 
 def quotient(left: Made, right: Made) -> Made:
-    return joined("({} / {})", lambda a, b: Fraction(float(Fraction(a) / b)) if b else None, left, right)
+    return joined(
+        "({} / {})",
+        lambda a, b: Fraction(float(Fraction(a) / b)) if b else None,
+        left,
+        right,
+    )
 
 
 def column_of(alias: str) -> st.SearchStrategy[Made]:
     return st.sampled_from(sorted(TYPES)).map(
-        lambda name: Made(f"{alias}.{name}", frozenset({alias}), lambda row: row[f"{alias}.{name}"])
+        lambda name: Made(
+            f"{alias}.{name}", frozenset({alias}), lambda row: row[f"{alias}.{name}"]
+        )
     )
 
 
@@ -130,7 +148,9 @@ def integers(name: str) -> st.SearchStrategy[int | None]:
         doubles = st.sampled_from([0.0, 0.1, -2.5, 1e6, -1e-3, 3.0])
         return st.one_of(st.none(), doubles.map(lambda d: int(Fraction(d) * 2**128)))
     bound = RANGES[name]
-    values = st.one_of(st.integers(-bound, bound), st.sampled_from([0, 0, bound, -bound]))
+    values = st.one_of(
+        st.integers(-bound, bound), st.sampled_from([0, 0, bound, -bound])
+    )
     return values if name == "f" else st.one_of(st.none(), values)
 
 
@@ -142,7 +162,9 @@ def aliases_of(n_providers: int) -> tuple[str, ...]:
 def tables(draw: st.DrawFn, aliases: tuple[str, ...]) -> dict[str, list[int | None]]:
     n_rows = draw(st.integers(0, 6))
     return {
-        f"{alias}.{name}": draw(st.lists(integers(name), min_size=n_rows, max_size=n_rows))
+        f"{alias}.{name}": draw(
+            st.lists(integers(name), min_size=n_rows, max_size=n_rows)
+        )
         for alias in aliases
         for name in TYPES
     }
@@ -150,7 +172,11 @@ def tables(draw: st.DrawFn, aliases: tuple[str, ...]) -> dict[str, list[int | No
 
 def made_plan(text: str, aliases: tuple[str, ...]) -> Plan:
     types = {f"{alias}.{name}": TYPES[name] for alias in aliases for name in TYPES}
-    return plan(parse_expression(text, {alias: list(TYPES) for alias in aliases}), types, owners_of(aliases))
+    return plan(
+        parse_expression(text, {alias: list(TYPES) for alias in aliases}),
+        types,
+        owners_of(aliases),
+    )
 
 
 def owners_of(aliases: tuple[str, ...]) -> dict[str, int]:
@@ -159,11 +185,18 @@ def owners_of(aliases: tuple[str, ...]) -> dict[str, int]:
 
 
 def run(
-    made: Plan, table: dict[str, list[int | None]], aliases: tuple[str, ...], **options: Any
+    made: Plan,
+    table: dict[str, list[int | None]],
+    aliases: tuple[str, ...],
+    **options: Any,
 ) -> JoinedResult:
     n_rows = len(next(iter(table.values())))
     columns = {
-        owner: {name: column(values) for name, values in table.items() if name.startswith(f"{alias}.")}
+        owner: {
+            name: column(values)
+            for name, values in table.items()
+            if name.startswith(f"{alias}.")
+        }
         for alias, owner in owners_of(aliases).items()
     }
     return compute_jointly(made, columns, n_rows, **options)
@@ -171,10 +204,16 @@ def run(
 
 def rows_of(table: dict[str, list[int | None]]) -> list[dict[str, Fraction | None]]:
     scaled = {
-        name: [None if v is None else v * TYPES[name.partition(".")[2]].scale for v in values]
+        name: [
+            None if v is None else v * TYPES[name.partition(".")[2]].scale
+            for v in values
+        ]
         for name, values in table.items()
     }
-    return [dict(zip(scaled, row, strict=True)) for row in zip(*scaled.values(), strict=True)]
+    return [
+        dict(zip(scaled, row, strict=True))
+        for row in zip(*scaled.values(), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("n_providers", [1, 2, 3, 5])
@@ -182,7 +221,9 @@ def rows_of(table: dict[str, list[int | None]]) -> list[dict[str, Fraction | Non
 @few
 def test_a_value_per_row(n_providers: int, data: st.DataObject) -> None:
     aliases = aliases_of(n_providers)
-    made = data.draw(st.one_of(numbers(aliases, 2), booleans(aliases, 1)).filter(lambda m: m.aliases))
+    made = data.draw(
+        st.one_of(numbers(aliases, 2), booleans(aliases, 1)).filter(lambda m: m.aliases)
+    )
     table = data.draw(tables(aliases))
     result = run(made_plan(made.text, aliases), table, aliases)
     expected = [made.value(row) for row in rows_of(table)]
@@ -210,7 +251,9 @@ AGGREGATES: dict[str, Callable[[list[Any]], Any]] = {
 @few
 def test_aggregates_and_their_quotients(n_providers: int, data: st.DataObject) -> None:
     aliases = aliases_of(n_providers)
-    arguments = st.one_of(numbers(aliases, 2), booleans(aliases, 0)).filter(lambda m: m.aliases)
+    arguments = st.one_of(numbers(aliases, 2), booleans(aliases, 0)).filter(
+        lambda m: m.aliases
+    )
     first, second = data.draw(arguments), data.draw(arguments)
     names = data.draw(st.tuples(*[st.sampled_from(sorted(AGGREGATES))] * 2))
     table = data.draw(tables(aliases))
@@ -229,52 +272,88 @@ def test_aggregates_and_their_quotients(n_providers: int, data: st.DataObject) -
 def complete(
     table: dict[str, list[int | None]], text: str, parts: tuple[Made, ...]
 ) -> dict[str, list[int | None]]:
-    """What matching leaves: the rows that miss no column that is named, and have every value that is counted."""
+    """What matching leaves: the rows that miss no column that is named, and have every
+    value that is counted.
+    """
     named = [name for name in table if re.search(rf"\b{re.escape(name)}\b", text)]
     kept = [
         i
         for i, row in enumerate(rows_of(table))
-        if all(row[name] is not None for name in named) and all(part.value(row) is not None for part in parts)
+        if all(row[name] is not None for name in named)
+        and all(part.value(row) is not None for part in parts)
     ]
     return {name: [values[i] for i in kept] for name, values in table.items()}
 
 
-@pytest.mark.parametrize("text", ["sum(df1.x + df2.k)", "avg(df1.x / df1.k)", "var(df2.d)"])
+@pytest.mark.parametrize(
+    "text", ["sum(df1.x + df2.k)", "avg(df1.x / df1.k)", "var(df2.d)"]
+)
 def test_an_aggregate_over_a_row_without_a_value_is_not_computed(text: str) -> None:
-    """Such a row would count as zero: matching leaves it out, and nobody computes with it all the same."""
+    """Such a row would count as zero: matching leaves it out, and nobody computes with
+    it all the same.
+    """
     table: dict[str, list[int | None]] = {
         f"{alias}.{name}": [1, 2] for alias in aliases_of(2) for name in TYPES
     }
     run(made_plan(text, aliases_of(2)), table, aliases_of(2))
-    table |= {"df1.k": [0, 1] if "/" in text else [1, 2], "df2.k": [None, 3], "df2.d": [None, 3]}
+    table |= {
+        "df1.k": [0, 1] if "/" in text else [1, 2],
+        "df2.k": [None, 3],
+        "df2.d": [None, 3],
+    }
     with pytest.raises(ExpressionError, match="without a value"):
         run(made_plan(text, aliases_of(2)), table, aliases_of(2))
 
 
-@pytest.mark.parametrize("n_providers", [2, 3, 5])
-@pytest.mark.parametrize("comparison", [">=", ">", "<=", "<"])
+@pairwise(n_quick=4, n_providers=[2, 3, 5], comparison=[">=", ">", "<=", "<"])
 def test_a_threshold_is_exact_to_the_unit(n_providers: int, comparison: str) -> None:
-    """Sums of t - 1, t and t + 1 units of 10^-6, of either sign, near zero and at the ends of the type."""
+    """Sums of t - 1, t and t + 1 units of 10^-6, of either sign, near zero and at the
+    ends of the type.
+    """
     aliases, kind = aliases_of(n_providers), Fixed.decimal(18, 6)
     types = {f"{alias}.v": kind for alias in aliases}
     largest = 10**18 - 1
-    for threshold in (0, 3_000_000 * 10**6, -1, n_providers * largest, -n_providers * largest):
-        sums = [s for s in range(threshold - 1, threshold + 2) if abs(s) <= n_providers * largest]
-        values = [[split(s, n_providers, largest)[i] for s in sums] for i in range(n_providers)]
+    for threshold in (
+        0,
+        3_000_000 * 10**6,
+        -1,
+        n_providers * largest,
+        -n_providers * largest,
+    ):
+        sums = [
+            s
+            for s in range(threshold - 1, threshold + 2)
+            if abs(s) <= n_providers * largest
+        ]
+        values = [
+            [split(s, n_providers, largest)[i] for s in sums]
+            for i in range(n_providers)
+        ]
         expression = compare_sum(
-            [(a, "v") for a in aliases], comparison, threshold=Fraction(threshold, 10**6)
+            [(a, "v") for a in aliases],
+            comparison,
+            threshold=Fraction(threshold, 10**6),
         )
         made = plan(expression, types, owners_of(aliases))
-        table = {f"{alias}.v": list(v) for alias, v in zip(aliases, values, strict=True)}
+        table = {
+            f"{alias}.v": list(v) for alias, v in zip(aliases, values, strict=True)
+        }
         expected = [
-            {">=": s >= threshold, ">": s > threshold, "<=": s <= threshold, "<": s < threshold}[comparison]
+            {
+                ">=": s >= threshold,
+                ">": s > threshold,
+                "<=": s <= threshold,
+                "<": s < threshold,
+            }[comparison]
             for s in sums
         ]
         assert run(made, table, aliases).values == expected
 
 
 def split(total: int, n: int, largest: int) -> list[int | None]:
-    """n integers within the bound that add up to `total`, the first ones as extreme as can be."""
+    """n integers within the bound that add up to `total`, the first ones as extreme as
+    can be.
+    """
     parts: list[int | None] = []
     for left in range(n - 1, -1, -1):
         part = max(-largest, min(largest, total + left * largest))
@@ -288,7 +367,9 @@ def test_batches_are_one_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(circuit, "BATCH_ROWS", 64)
     aliases = aliases_of(3)
     table: dict[str, list[int | None]] = {
-        f"{alias}.{name}": [None if i % 11 == j else (i * 37 + j) % 97 - 40 for i in range(150)]
+        f"{alias}.{name}": [
+            None if i % 11 == j else (i * 37 + j) % 97 - 40 for i in range(150)
+        ]
         for j, alias in enumerate(aliases)
         for name in ("x", "k")
     }
@@ -305,17 +386,25 @@ def test_batches_are_one_result(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 FALSE = made_plan("df1.x * df2.x > df3.x", aliases_of(3))
-SMALL: dict[str, list[int | None]] = {f"{alias}.x": [5, -7, 100] for alias in aliases_of(3)}
+SMALL: dict[str, list[int | None]] = {
+    f"{alias}.x": [5, -7, 100] for alias in aliases_of(3)
+}
 
 
 def corrections() -> dict[str, int]:
     """The message numbers of the number and the bit triples of `FALSE`."""
-    used = [type(step) for step in FALSE.steps if type(step) in (Product, Sign, circuit.Conjunction)]
+    used = [
+        type(step)
+        for step in FALSE.steps
+        if type(step) in (Product, Sign, circuit.Conjunction)
+    ]
     return {"numbers": 1 + used.index(Product), "bits": 1 + used.index(Sign)}
 
 
 @pytest.mark.parametrize("row", [0, 2])
-@pytest.mark.parametrize("what", ["the product", "the check", "the product's highest bit"])
+@pytest.mark.parametrize(
+    "what", ["the product", "the check", "the product's highest bit"]
+)
 def test_a_false_number_triple_is_found(what: str, row: int) -> None:
     ring = Ring.of_bits(Ring.of_bits(FALSE.bits(3)).bits + 40)
     limb = Ring.of_bits(FALSE.bits(3)).n_limbs - 1 if "highest" in what else 0
@@ -323,7 +412,9 @@ def test_a_false_number_triple_is_found(what: str, row: int) -> None:
 
     def tamper(dealt: Dealt) -> bytes:
         return (
-            flipped(dealt.data, 8 * place + (31 if limb else 0)) if is_for(dealt, "numbers") else dealt.data
+            flipped(dealt.data, 8 * place + (31 if limb else 0))
+            if is_for(dealt, "numbers")
+            else dealt.data
         )
 
     assert code_of(tamper) == "false_triple"
@@ -345,7 +436,12 @@ def test_false_bit_triples_are_found(n_false: int | str) -> None:
 
 
 def test_a_false_seed_is_found() -> None:
-    assert code_of(lambda d: bytes(32) if d.number == SEED and d.provider == 33 else d.data) == "false_triple"
+    assert (
+        code_of(
+            lambda d: bytes(32) if d.number == SEED and d.provider == 33 else d.data
+        )
+        == "false_triple"
+    )
 
 
 @pytest.mark.parametrize("kind", ["numbers", "bits"])
@@ -360,7 +456,9 @@ def is_for(dealt: Dealt, kind: str) -> bool:
 
 
 def flipped(data: bytes, bit: int) -> bytes:
-    return data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :]
+    return (
+        data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :]
+    )
 
 
 def code_of(tamper: Callable[[Dealt], bytes]) -> str:
@@ -385,7 +483,11 @@ def sent(
 
 
 def test_the_same_run_sends_the_same_bytes_and_another_run_others() -> None:
-    once, again, other = sent(SMALL, "order"), sent(SMALL, "order"), sent(SMALL, "another")
+    once, again, other = (
+        sent(SMALL, "order"),
+        sent(SMALL, "order"),
+        sent(SMALL, "another"),
+    )
     assert once == again
     assert all(once[0][n][p] != other[0][n][p] for n in once[0] for p in once[0][n])
     assert all(once[1][p] != other[1][p] for p in once[1])
@@ -395,7 +497,9 @@ def test_every_opening_differs_from_every_other() -> None:
     """Nobody's message repeats another one, in part or whole: no mask is used twice."""
     blocks = [
         data[i : i + 16]
-        for by_provider in sent({name: [0, 0, 0] for name in SMALL}, "order")[0].values()
+        for by_provider in sent({name: [0, 0, 0] for name in SMALL}, "order")[
+            0
+        ].values()
         for data in by_provider.values()
         for i in range(0, len(data) - 15, 16)
     ]

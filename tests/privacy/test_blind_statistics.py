@@ -1,7 +1,9 @@
-"""Whatever the coordinator's side sees of joint statistics: no value, key, group, data path or result.
+"""Whatever the coordinator's side sees of joint statistics: no value, key, group, data
+path or result.
 
-Canaries stand in the data of three hospitals. They are searched as text, as 8-byte floats and integers in both byte
-orders, and as the big integers of exact sums. The same search finds them in the hospitals' own vaults.
+Canaries stand in the data of three hospitals. They are searched as text, as 8-byte
+floats and integers in both byte orders, and as the big integers of exact sums. The same
+search finds them in the hospitals' own vaults.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from agents.site.vault import OrderVault
 from agents.statistics.party import AgreedStatistics
 from analytics.statistics.exact import UNIT, scaled
 from protocol.errors import ProtocolViolation
-from protocol.exchange import Address, Exchange, MemoryTransport
+from protocol.exchange import Address, Exchange
+from protocol.memory_transport import MemoryTransport
 from protocol.messages import COORDINATOR, EVERYONE
 from protocol.sums import exact_sum
 from protocol.sums.exact_sum import Terms
@@ -30,7 +33,12 @@ from tasks.coordinator.progress import StatisticsPicture
 from tasks.coordinator.statistics import open_order
 from tasks.hospital import statistics as steps
 from tests.conftest import RunningFederation
-from tests.made_statistics import Answered, Hospitals, make_hospitals, no_waiting_for_disks
+from tests.made_statistics import (
+    Answered,
+    Hospitals,
+    make_hospitals,
+    no_waiting_for_disks,
+)
 from tests.privacy.test_blind_coordinator import coordinator_side, pages
 
 PROVIDERS, RECEIVERS = (2, 3, 4), [3, 5]
@@ -48,10 +56,12 @@ def value(user: int, row: int) -> str:
 
 
 def table(user: int) -> pd.DataFrame:
+    # Everybody is at all hospitals: joined rows of a few people fewer are refused after
+    # a sum over all.
     rows = range(24)
     return pd.DataFrame(
         {
-            "id": [KEY.format(row + 2 * user) for row in rows],
+            "id": [KEY.format(row) for row in rows],
             "x": [value(user, row) for row in rows],
             "g": [GROUPS[row % 2] for row in rows],
         }
@@ -62,15 +72,26 @@ def table(user: int) -> pd.DataFrame:
 
 
 def number_needles(number: Fraction) -> list[bytes]:
-    """As text, as a double, as millionths in 8 bytes, and as the whole number of an exact sum."""
-    micro, whole = number * MICRO, abs(scaled(number)) if (number * UNIT).denominator == 1 else 0
+    """As text, as a double, as millionths in 8 bytes, and as the whole number of an
+    exact sum.
+    """
+    micro, whole = (
+        number * MICRO,
+        abs(scaled(number)) if (number * UNIT).denominator == 1 else 0,
+    )
     found = [struct.pack(order, float(number)) for order in ("<d", ">d")]
     found.append(f"{abs(float(number)):.6f}"[:12].encode())
     if micro.denominator == 1 and abs(micro) < 2**63:
-        found += [struct.pack(order, int(micro)) for order in ("<q", ">q")] + [str(abs(int(micro))).encode()]
+        found += [struct.pack(order, int(micro)) for order in ("<q", ">q")] + [
+            str(abs(int(micro))).encode()
+        ]
     if whole:
         size = (whole.bit_length() + 7) // 8
-        found += [str(whole).encode(), whole.to_bytes(size, "big"), whole.to_bytes(size, "little")]
+        found += [
+            str(whole).encode(),
+            whole.to_bytes(size, "big"),
+            whole.to_bytes(size, "little"),
+        ]
     return found
 
 
@@ -83,12 +104,16 @@ def canaries() -> dict[bytes, str]:
     needles = {PATH.encode(): "path", b"lighthouse": "path"}
     for user in PROVIDERS:
         frame = table(user)
-        needles |= dict.fromkeys((name.encode() for name in (*frame.id, "canary-person")), "key")
+        needles |= dict.fromkeys(
+            (name.encode() for name in (*frame.id, "canary-person")), "key"
+        )
         needles |= dict.fromkeys((name.encode() for name in GROUPS), "group")
         for number in frame.x:
             needles |= dict.fromkeys(number_needles(Fraction(number)), "value")
         for _, group in frame.groupby("g"):
-            needles |= dict.fromkeys(number_needles(sum(map(Fraction, group.x), Fraction(0))), "sum")
+            needles |= dict.fromkeys(
+                number_needles(sum(map(Fraction, group.x), Fraction(0))), "sum"
+            )
     return needles
 
 
@@ -97,7 +122,9 @@ def canaries() -> dict[bytes, str]:
 
 @dataclass
 class Seen:
-    """An order, what the coordinator's side saw of it, and its parties with their vaults as they were at the end."""
+    """An order, what the coordinator's side saw of it, and its parties with their
+    vaults as they were at the end.
+    """
 
     answer: Answered
     transport: MemoryTransport
@@ -105,14 +132,27 @@ class Seen:
 
     @property
     def blind_side(self) -> bytes:
-        """Every byte of the exchange, what is recorded and answered, and what Prefect shows."""
+        """Every byte of the exchange, what is recorded and answered, and what Prefect
+        shows.
+        """
         order_id, summary = self.answer.order_id, self.answer.summary
         order = open_order(order_id, Exchange(self.transport, COORDINATOR))
         order.n_rows = dict.fromkeys(PROVIDERS, 24)
-        picture, records = StatisticsPicture(order), [{"what": "result", "final": True, "done": 1, **summary}]
-        told = [self.transport.facts, summary, picture.summary(records), picture.table(records)]
+        picture, records = (
+            StatisticsPicture(order),
+            [{"what": "result", "final": True, "done": 1, **summary}],
+        )
+        told = [
+            self.transport.facts,
+            summary,
+            picture.summary(records),
+            picture.table(records),
+        ]
         return b"\0".join(
-            [*self.transport.traffic, json.dumps(told, default=str, ensure_ascii=False).encode()]
+            [
+                *self.transport.traffic,
+                json.dumps(told, default=str, ensure_ascii=False).encode(),
+            ]
         )
 
     def results(self) -> dict[bytes, str]:
@@ -131,7 +171,11 @@ class Seen:
 ORDERS: dict[str, dict[str, Any]] = {
     "avg": {"key": "x", "group_by": ["g"]},
     "median": {"key": "x", "group_by": ["g"]},
-    "custom": {"key": "id", "expression": "df1.x * df2.x + df3.x", "result_alias": "total"},
+    "custom": {
+        "key": "id",
+        "expression": "df1.x * df2.x + df3.x",
+        "result_alias": "total",
+    },
     "is_investor_accredited": {
         "key": "id",
         "threshold": THRESHOLD,
@@ -160,18 +204,24 @@ def seen(hospitals: Hospitals) -> dict[str, Seen]:
         for method, fields in ORDERS.items():
             transport, parties = MemoryTransport(), {}
 
-            def agreed(order: Any, reading: Any, parties: dict[int, Any] = parties) -> Any:
+            def agreed(
+                order: Any, reading: Any, parties: dict[int, Any] = parties
+            ) -> Any:
                 return parties.setdefault(order.me, agree_on_keys(order, reading))
 
             patch.setattr(steps, "agree_on_keys", agreed)
             data = dict.fromkeys(PROVIDERS, PATH)
-            answer = hospitals.ask(method, data, receivers=RECEIVERS, transport=transport, **fields)
+            answer = hospitals.ask(
+                method, data, receivers=RECEIVERS, transport=transport, **fields
+            )
             found[method] = Seen(answer, transport, parties)
     return found
 
 
 @pytest.mark.parametrize("method", ORDERS)
-def test_the_coordinator_s_side_holds_nothing(seen: dict[str, Seen], method: str) -> None:
+def test_the_coordinator_s_side_holds_nothing(
+    seen: dict[str, Seen], method: str
+) -> None:
     data = seen[method].blind_side
     assert len(data) > 15_000
     assert method.encode() in data
@@ -190,7 +240,9 @@ def test_the_coordinator_s_side_holds_nothing(seen: dict[str, Seen], method: str
 def test_the_same_search_finds_them_at_a_receiving_provider(
     hospitals: Hospitals, seen: dict[str, Seen], method: str, what: set[str]
 ) -> None:
-    """In its vault (what was read, the snapshot of rows, what was asked), its data folder and its results."""
+    """In its vault (what was read, the snapshot of rows, what was asked), its data
+    folder and its results.
+    """
     party, order_id = seen[method].parties[3], str(seen[method].answer.order_id)
     folders = [
         party.store.folder,
@@ -198,7 +250,9 @@ def test_the_same_search_finds_them_at_a_receiving_provider(
         party.settings.data_folder,
         party.vault.cohorts,
     ]
-    data = b"\0".join(path.read_bytes() for folder in folders for path in files_of(folder))
+    data = b"\0".join(
+        path.read_bytes() for folder in folders for path in files_of(folder)
+    )
     assert found_in(data, canaries() | seen[method].results()) >= what
 
 
@@ -220,12 +274,18 @@ def test_only_receivers_hold_a_result_and_only_openers_what_opens_a_sum(
     openers = {*PROVIDERS, *RECEIVERS} if method == "median" else set(RECEIVERS)
     assert {recipient for _, recipient in sealed} == openers
     for user in (2, 4):
-        own = b"\0".join(path.read_bytes() for path in files_of(order.parties[user].store.folder))
+        own = b"\0".join(
+            path.read_bytes() for path in files_of(order.parties[user].store.folder)
+        )
         assert found_in(own, order.results()) == set()
 
 
-def test_a_provider_that_receives_nothing_cannot_open_the_sum(seen: dict[str, Seen]) -> None:
-    """It reads the total and knows the tag key and its own mask; without the others' masks that is noise."""
+def test_a_provider_that_receives_nothing_cannot_open_the_sum(
+    seen: dict[str, Seen],
+) -> None:
+    """It reads the total and knows the tag key and its own mask; without the others'
+    masks that is noise.
+    """
     order, me = seen["avg"], 2
     party = order.parties[me]
     address = Address(order.answer.order_id, "total")
@@ -234,11 +294,16 @@ def test_a_provider_that_receives_nothing_cannot_open_the_sum(seen: dict[str, Se
     terms = Terms(PROVIDERS, 3072, 2 * len(GROUPS), b"sum/0")
     keys = {"tag_key": party.session.group_key(b"sum-tag")}
     seeds = {user: order.parties[user].store.kept("seed") for user in PROVIDERS}
-    assert len(exact_sum.open_total(found[COORDINATOR], terms, seeds=seeds, **keys)) == terms.count
+    assert (
+        len(exact_sum.open_total(found[COORDINATOR], terms, seeds=seeds, **keys))
+        == terms.count
+    )
     for guessed in (bytes(32), seeds[me]):
         others = dict.fromkeys(set(PROVIDERS) - {me}, guessed)
         with pytest.raises(ProtocolViolation) as caught:
-            exact_sum.open_total(found[COORDINATOR], terms, seeds={me: seeds[me], **others}, **keys)
+            exact_sum.open_total(
+                found[COORDINATOR], terms, seeds={me: seeds[me], **others}, **keys
+            )
         assert caught.value.code == "sum_mismatch"
 
 
@@ -251,12 +316,19 @@ def test_of_a_comparison_only_the_answer_is_told(seen: dict[str, Seen]) -> None:
     assert [row["is_investor_accredited"] for row in order.answer.rows] == [
         str(sums[key] >= THRESHOLD).lower() for key in common
     ]
-    assert {row["is_investor_accredited"] for row in order.answer.rows} == {"true", "false"}
-    needles = {needle: key for key in common for needle in number_needles(Fraction(sums[key]))}
+    assert {row["is_investor_accredited"] for row in order.answer.rows} == {
+        "true",
+        "false",
+    }
+    needles = {
+        needle: key for key in common for needle in number_needles(Fraction(sums[key]))
+    }
     for user in (3, 5):
         party = order.parties[user]
         folders = [party.store.folder, party.settings.results_folder]
-        own = b"\0".join(path.read_bytes() for folder in folders for path in files_of(folder))
+        own = b"\0".join(
+            path.read_bytes() for folder in folders for path in files_of(folder)
+        )
         assert found_in(own, needles) == set()
 
 
@@ -268,7 +340,9 @@ COLUMNS = {"id": "id_col", "x": "unit_price", "g": "ward"}
 
 @pytest.fixture(scope="module")
 def asked(federation: RunningFederation) -> list[dict[str, Any]]:
-    """A pooled, a ranked and two joined orders over real agents, and what the coordinator answered."""
+    """A pooled, a ranked and two joined orders over real agents, and what the
+    coordinator answered.
+    """
     for user, name in SITES.items():
         path = federation.home / "sites" / name / "data" / PATH
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -278,16 +352,34 @@ def asked(federation: RunningFederation) -> list[dict[str, Any]]:
         ask_for(federation, "avg", COLUMNS["x"], group_by=[COLUMNS["g"]]),
         ask_for(federation, "median", COLUMNS["x"]),
         ask_for(
-            federation, "custom", COLUMNS["id"], expression="df1.unit_price * df2.unit_price + df3.unit_price"
+            federation,
+            "custom",
+            COLUMNS["id"],
+            expression="df1.unit_price * df2.unit_price + df3.unit_price",
         ),
-        ask_for(federation, "is_investor_accredited", COLUMNS["id"], price, threshold=THRESHOLD),
+        ask_for(
+            federation,
+            "is_investor_accredited",
+            COLUMNS["id"],
+            price,
+            threshold=THRESHOLD,
+        ),
     ]
 
 
 def ask_for(
-    federation: RunningFederation, method: str, key: str, more: Mapping[str, str] | None = None, **fields: Any
+    federation: RunningFederation,
+    method: str,
+    key: str,
+    more: Mapping[str, str] | None = None,
+    **fields: Any,
 ) -> dict[str, Any]:
-    provider = {"data_path": PATH, "data_type": "csv", "key_column": key, **(more or {})}
+    provider = {
+        "data_path": PATH,
+        "data_type": "csv",
+        "key_column": key,
+        **(more or {}),
+    }
     providers = [{"name": name, **provider} for name in SITES.values()]
     body = {
         "data_providers": providers,
@@ -296,16 +388,22 @@ def ask_for(
         "result_alias": "r",
     }
     with federation.client(2) as client:
-        answer = client.post("/runModelTrainTask", json={**body, **fields, "timeout_seconds": 120})
+        answer = client.post(
+            "/runModelTrainTask", json={**body, **fields, "timeout_seconds": 120}
+        )
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
 
 
-def received(federation: RunningFederation, asked: list[dict[str, Any]]) -> dict[bytes, str]:
+def received(
+    federation: RunningFederation, asked: list[dict[str, Any]]
+) -> dict[bytes, str]:
     """The numbers of all results, from the receiver's folder."""
     folder, needles = federation.home / "sites" / SITES[2] / "results", {}
     for answer in asked[:3]:
-        for cell in pd.read_csv(folder / answer["result"]["path"], dtype=str)["r"].dropna():
+        for cell in pd.read_csv(folder / answer["result"]["path"], dtype=str)[
+            "r"
+        ].dropna():
             needles |= dict.fromkeys(number_needles(Fraction(cell)), "result")
     return needles
 
@@ -323,7 +421,11 @@ def test_the_coordinators_disk_logs_prefect_and_answers_hold_nothing(
         for kind in ("flow_runs", "task_runs", "logs", "artifacts"):
             searched[kind] = b"".join(pages(client, f"/{kind}/filter"))
     searched["answers"] = json.dumps(asked).encode()
-    assert {name: found_in(data, needles) for name, data in searched.items() if found_in(data, needles)} == {}
+    assert {
+        name: found_in(data, needles)
+        for name, data in searched.items()
+        if found_in(data, needles)
+    } == {}
 
 
 @pytest.mark.slow
@@ -331,5 +433,11 @@ def test_the_same_search_finds_them_at_a_real_receiver(
     federation: RunningFederation, asked: list[dict[str, Any]]
 ) -> None:
     site = federation.home / "sites" / SITES[2]
-    held = b"".join(path.read_bytes() for folder in ("data", "results") for path in files_of(site / folder))
-    assert {"key", "group", "value", "result"} <= found_in(held, canaries() | received(federation, asked))
+    held = b"".join(
+        path.read_bytes()
+        for folder in ("data", "results")
+        for path in files_of(site / folder)
+    )
+    assert {"key", "group", "value", "result"} <= found_in(
+        held, canaries() | received(federation, asked)
+    )

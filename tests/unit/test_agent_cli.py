@@ -1,4 +1,6 @@
-"""The agent's commands on a real site: its folder, its DuckDB file, its vault; HTTP by httpx's own stand-in."""
+"""The agent's commands on a real site: its folder, its DuckDB file, its vault; HTTP by
+httpx's own stand-in.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +25,21 @@ import pandas as pd
 import pytest
 from sklearn import linear_model
 
-from agents.check import (
-    Finding,
+from agents.check.coordinator import (
     check_clock,
     check_coordinator,
     check_prefect,
-    check_site,
-    guarded,
 )
+from agents.check.findings import Finding, guarded
+from agents.check.site import check_site
+from agents.gate.cohort_audit import AuditRules, asked_sets, reserve
+from agents.gate.memory import ColumnName, Memory, OpenedSet
 from agents.order.approval import Approvals, person
 from agents.order.party import open_party
+from agents.rows.canonical import members_of
 from agents.site.ledger import Ledger
-from agents.site.settings import Settings, load_settings
+from agents.site.policy import load_policy
+from agents.site.settings import SiteSettings, load_settings
 from agents.site.vault import Vault
 from agents.statistics.results import write_result
 from agents.training.export import export_model
@@ -42,8 +48,9 @@ from analytics.training.models import scores
 from deployments.agent import main
 from protocol import VERSION
 from protocol.errors import BadRequest, NotFound, Refused
-from protocol.exchange import MemoryTransport
+from protocol.memory_transport import MemoryTransport
 from protocol.sealing import Identity
+from tests.made_rows import opened_rows
 
 NOW = datetime(2025, 3, 4, 5, 6, 7, tzinfo=UTC)
 ATTRIBUTES = ["x1", "x2", "x3"]
@@ -58,6 +65,7 @@ columns = ["*"]
 [inference]
 allowed = true
 """
+PREFECT_POOL = "/prefect/api/work_pools/hospital-2"
 PARTNER = Identity.generate(lambda n: b"p" * n).public.fingerprint
 
 
@@ -67,7 +75,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CONSILIUM_HOME", str(tmp_path / "home"))
     folder = tmp_path / "north"
     folder.mkdir()
-    settings = 'user_id = 2\nname = "协和"\ncoordinator_url = "http://127.0.0.1:9"\nprefect_url = "http://127.0.0.1:9/api"\n'
+    settings = 'user_id = 2\nname = "协和"\ncoordinator_url = "http://127.0.0.1:9"\n'
     partner = f'[[partners]]\nuser_id = 3\nname = "East"\nfingerprint = "{PARTNER}"\n'
     (folder / "settings.toml").write_text(settings + partner, "utf-8")
     (folder / "policy.toml").write_text(POLICY)
@@ -81,7 +89,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def token(settings: Settings, text: str, mode: int = 0o600) -> None:
+def token(settings: SiteSettings, text: str, mode: int = 0o600) -> None:
     path = settings.state / "token"
     path.write_text(text)
     path.chmod(mode)
@@ -99,7 +107,9 @@ def make_database(path: Path) -> None:
 
 
 def table(n_rows: int = 20) -> np.ndarray:
-    return np.random.default_rng(7).normal([10.0, -3.0, 1e3], [2.0, 0.1, 400.0], (n_rows, 3))
+    return np.random.default_rng(7).normal(
+        [10.0, -3.0, 1e3], [2.0, 0.1, 400.0], (n_rows, 3)
+    )
 
 
 def stored(kind: str, dense: list[float], **changes: Any) -> dict[str, Any]:
@@ -124,12 +134,17 @@ SCALE = [[10.0, -3.0, 1e3], [2.0, 0.1, 400.0]]
 LR = stored("lr", [0.1, 1 / 3, -0.002, 0.7])
 LINEAR = stored("linear", [1.5, -2.0, 1 / 7, 4.0], standardize=SCALE)
 SOFTMAX = stored(
-    "softmax", [0.3, -1, 2, 0.1, 1, 1, -1, -0.2, 0.0, 0.4, 0.5, 0.6], classes=[0, 1, 5], standardize=SCALE
+    "softmax",
+    [0.3, -1, 2, 0.1, 1, 1, -1, -0.2, 0.0, 0.4, 0.5, 0.6],
+    classes=[0, 1, 5],
+    standardize=SCALE,
 )
 
 
 @pytest.fixture
-def run(site: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def run(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
     def call(*words: str) -> tuple[int, str, str]:
         code = main([*words, "--site", str(site)])
         out, err = capsys.readouterr()
@@ -149,17 +164,50 @@ def ledger(site: Path) -> list[dict[str, Any]]:
 
 
 def test_a_real_process_prints_json_only(site: Path) -> None:
-    command = [sys.executable, "-m", "deployments.agent", "--site", str(site), "export", "--model", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "deployments.agent",
+        "--site",
+        str(site),
+        "export",
+        "--model",
+        "1",
+    ]
     done = subprocess.run(
-        command, capture_output=True, cwd=Path(__file__).parents[2], check=True, env=os.environ
+        command,
+        capture_output=True,
+        cwd=Path(__file__).parents[2],
+        check=True,
+        env=os.environ,
     )
     assert json.loads(done.stdout)["dense"] == LR["layers"]["dense"]
     assert done.stderr == b""
 
 
-def test_the_site_may_stand_before_the_command(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_site_may_stand_before_the_command(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["--site", str(site), "models"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "1  lr  3 attributes"
+
+
+def test_a_model_is_listed_with_how_its_training_ended(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ending = {"converged": False, "stopped_by": "max_iter", "n_rounds": 7}
+    vault = Vault(load_settings(site).vault)
+    vault.save_model(71, {**LR, **ending, "warnings": ["It is unfinished."]})
+    vault.save_model(72, {**LR, **ending, "converged": True, "warnings": []})
+    assert main(["--site", str(site), "models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3:] == [
+        "71  lr  3 attributes  ended by max_iter after 7 rounds",
+        "    Warning: It is unfinished.",
+        "72  lr  3 attributes  converged after 7 rounds",
+    ]
+    for model_id in (71, 72):
+        (vault.folder / "models" / f"{model_id}.json").unlink()
 
 
 def test_without_a_site(capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,9 +217,12 @@ def test_without_a_site(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["nothing"], ["export"], ["infer", "--model", "1"], ["keys", "--model", "1"]]
+    "words",
+    [["nothing"], ["export"], ["infer", "--model", "1"], ["keys", "--model", "1"]],
 )
-def test_words_that_are_no_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_that_are_no_command(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 2
@@ -179,8 +230,12 @@ def test_words_that_are_no_command(words: list[str], capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("command", ["start", "check", "keys", "ledger", "models"])
-def test_a_site_that_is_not_there(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--site", str(tmp_path)]) == {"start": 78, "check": 1}.get(command, 2)
+def test_a_site_that_is_not_there(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--site", str(tmp_path)]) == {"start": 78, "check": 1}.get(
+        command, 2
+    )
     out, err = capsys.readouterr()
     assert "Copy one from deployments/sites" in out + err
     assert "Traceback" not in out + err
@@ -199,7 +254,9 @@ def test_keys_can_be_pasted_by_partners(run: Run, site: Path) -> None:
     code, out, _ = run("keys")
     fingerprint = Vault(load_settings(site).vault).identity().public.fingerprint
     pasted = tomllib.loads(out[out.index("#") :])
-    assert pasted == {"partners": [{"user_id": 2, "name": "协和", "fingerprint": fingerprint}]}
+    assert pasted == {
+        "partners": [{"user_id": 2, "name": "协和", "fingerprint": fingerprint}]
+    }
     assert f"fingerprint  {fingerprint}" in out
     assert code == 0
 
@@ -216,8 +273,19 @@ def test_keys_makes_them_at_first_start(run: Run, site: Path) -> None:
 
 def fill(site: Path) -> Ledger:
     record = Ledger(load_settings(site).ledger)
-    record.write("left", order_id=7, kind="gradient", fold=0, round=3, recipient=1, n_bytes=531, sha256="ab")
-    record.write("refused", order_id=8, rule="min_rows", sentence="Too few.\x1b[2J\u2028\x9b")
+    record.write(
+        "left",
+        order_id=7,
+        kind="gradient",
+        fold=0,
+        round=3,
+        recipient=1,
+        n_bytes=531,
+        sha256="ab",
+    )
+    record.write(
+        "refused", order_id=8, rule="min_rows", sentence="Too few.\x1b[2J\u2028\x9b"
+    )
     return record
 
 
@@ -226,9 +294,25 @@ def test_the_ledger_is_readable_and_safe_for_a_terminal(run: Run, site: Path) ->
     code, out, _ = run("ledger")
     assert code == 0
     first, second, last = out.splitlines()
-    assert all(word in first for word in ("left", " 7 ", "gradient", "fold 0 round 3", "531 bytes"))
-    assert all(word in second for word in ("refused", " 8 ", "min_rows", "Too few.\\u001b[2J\\u2028\\u009b"))
+    assert all(
+        word in first
+        for word in ("left", " 7 ", "gradient", "fold 0 round 3", "531 bytes")
+    )
+    assert all(
+        word in second
+        for word in ("refused", " 8 ", "min_rows", "Too few.\\u001b[2J\\u2028\\u009b")
+    )
     assert last == f"The chain is whole; its head is {head}."
+
+
+def test_the_ledger_says_which_totals_are_opened(run: Run, site: Path) -> None:
+    totals = ["n and sum of age over 854 people of 4 hospitals", "n of sex"]
+    record = fill(site)
+    record.write("opens", order_id=9, totals=totals, receivers=["2", "coordinator"])
+    _, out, _ = run("ledger", "--order", "9")
+    line = out.splitlines()[0]
+    assert "opens" in line
+    assert line.endswith(f"{totals[0]}; {totals[1]}, to 2, coordinator")
 
 
 def test_the_ledger_as_json_lines_of_one_order(run: Run, site: Path) -> None:
@@ -258,7 +342,11 @@ def test_json_holds_every_layer_at_full_precision(run: Run, site: Path) -> None:
     found = json.loads(out)
     assert (code, err) == (0, "")
     assert found["dense"] == [0.1, 1 / 3, -0.002, 0.7]
-    assert (found["model_id"], found["model_type"], found["attributes"]) == (1, "lr", ATTRIBUTES)
+    assert (found["model_id"], found["model_type"], found["attributes"]) == (
+        1,
+        "lr",
+        ATTRIBUTES,
+    )
     assert found["standardize"] is None
     assert json.loads(run("export", "--model", "2")[1])["standardize"] == {
         "mean": SCALE[0],
@@ -282,7 +370,9 @@ def test_a_model_that_is_not_here(run: Run, site: Path) -> None:
 
 
 def fitted(exported: dict[str, Any]) -> Any:
-    """An estimator that was never fitted, with the exported attributes set: what a reader of the file would do."""
+    """An estimator that was never fitted, with the exported attributes set: what a
+    reader of the file would do.
+    """
     estimator = getattr(linear_model, exported["estimator"].rsplit(".", 1)[1])()
     for name, value in exported["attributes"].items():
         setattr(estimator, name, np.array(value) if isinstance(value, list) else value)
@@ -303,9 +393,12 @@ TWO = {"classes": ["a", "b"], "layers": {"dense": [0.3, -1, 2, 0.1, 1, 1, -1, -0
 @pytest.mark.parametrize("scale", [None, SCALE])
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize(
-    "entry", [LR, SOFTMAX, {**SOFTMAX, **TWO}, {**SOFTMAX, "classes": ["甲", "丙", "z"]}]
+    "entry",
+    [LR, SOFTMAX, {**SOFTMAX, **TWO}, {**SOFTMAX, "classes": ["甲", "丙", "z"]}],
 )
-def test_scikit_learn_gives_the_same_probabilities(entry: Any, fit_intercept: bool, scale: Any) -> None:
+def test_scikit_learn_gives_the_same_probabilities(
+    entry: Any, fit_intercept: bool, scale: Any
+) -> None:
     dense = np.array(entry["layers"]["dense"]).reshape(-1, 4)
     layers = {"dense": (dense if fit_intercept else dense[:, :3]).ravel().tolist()}
     classes = sorted(entry["classes"])
@@ -339,7 +432,11 @@ def test_scikit_learn_gives_the_same_values(scale: Any) -> None:
 
 
 def test_a_model_beyond_floats_in_raw_units_is_refused() -> None:
-    entry = {**LR, "layers": {"dense": [1e300, 1.0, 1.0, 1.0]}, "standardize": [[0.0, 0, 0], [1e-12, 1, 1]]}
+    entry = {
+        **LR,
+        "layers": {"dense": [1e300, 1.0, 1.0, 1.0]},
+        "standardize": [[0.0, 0, 0], [1e-12, 1, 1]],
+    }
     with pytest.raises(BadRequest, match="range"):
         export_model(entry, "sklearn")
     assert export_model(entry, "json")["dense"][0] == 1e300
@@ -356,8 +453,12 @@ def test_infer_prints_what_the_model_says(run: Run, site: Path) -> None:
     found = json.loads(out)
     assert (code, err) == (0, "")
     assert [entry["id"] for entry in found] == ["100", "101", "102", "103", "104"]
-    np.testing.assert_allclose([entry["label"] for entry in found], model_scores(LR, table(5)))
-    assert [(e["event"], e["model_id"], e["n_rows"]) for e in ledger(site)] == [("inferred", 1, 5)]
+    np.testing.assert_allclose(
+        [entry["label"] for entry in found], model_scores(LR, table(5))
+    )
+    assert [(e["event"], e["model_id"], e["n_rows"]) for e in ledger(site)] == [
+        ("inferred", 1, 5)
+    ]
 
 
 def test_infer_leaves_no_order_behind(run: Run, site: Path) -> None:
@@ -366,11 +467,23 @@ def test_infer_leaves_no_order_behind(run: Run, site: Path) -> None:
 
 
 def test_infer_as_csv(run: Run) -> None:
-    rows = list(csv.DictReader(io.StringIO(run("infer", "--model", "3", "--sql", SQL, "--csv")[1])))
-    assert list(rows[0]) == ["id", "label", "probability_0", "probability_1", "probability_5"]
+    rows = list(
+        csv.DictReader(
+            io.StringIO(run("infer", "--model", "3", "--sql", SQL, "--csv")[1])
+        )
+    )
+    assert list(rows[0]) == [
+        "id",
+        "label",
+        "probability_0",
+        "probability_1",
+        "probability_5",
+    ]
     found = [[float(row[f"probability_{name}"]) for name in (0, 1, 5)] for row in rows]
     np.testing.assert_array_equal(found, model_scores(SOFTMAX, table(5)))
-    assert [int(row["label"]) for row in rows] == [[0, 1, 5][k] for k in np.argmax(found, axis=1)]
+    assert [int(row["label"]) for row in rows] == [
+        [0, 1, 5][k] for k in np.argmax(found, axis=1)
+    ]
 
 
 def test_infer_reads_sql_from_stdin(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,13 +491,84 @@ def test_infer_reads_sql_from_stdin(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert len(json.loads(run("infer", "--model", "2", "--sql", "-")[1])) == 5
 
 
+def test_infer_into_a_table_of_the_hospital(run: Run, site: Path) -> None:
+    (site.parent / "theirs").mkdir()
+    address = f"duckdb:///{site.parent}/theirs/scores.duckdb"
+    settings = site / "settings.toml"
+    settings.write_text(f'predictions_url = "{address}"\n' + settings.read_text())
+    words = ("infer", "--model", "1", "--sql", SQL, "--into", "main.scores")
+    for _ in range(2):
+        code, out, err = run(*words)
+        assert (code, out) == (0, "")
+        assert err == "Wrote 5 predictions into main.scores.\n"
+    with duckdb.connect(str(site.parent / "theirs" / "scores.duckdb")) as connection:
+        query = "SELECT id, value FROM main.scores ORDER BY id"
+        found = connection.execute(query).fetchall()
+    assert [one for one, _ in found] == ["100", "101", "102", "103", "104"]
+    expected = model_scores(LR, table(5))
+    np.testing.assert_allclose([value for _, value in found], expected)
+    assert ledger(site)[-1]["into"] == "main.scores"
+
+
+def test_infer_on_a_schedule(site: Path) -> None:
+    """Each second, until somebody ends it; a time that fails ends it not."""
+    into = site.parent / "scores.csv"
+    command = [sys.executable, "-m", "deployments.agent", "infer", "--site", str(site)]
+    options = ["--model", "1", "--sql", SQL, "--into", str(into)]
+    policy = (site / "policy.toml").read_text()
+    times = ["--cron", "* * * * * *", "--timezone", "Asia/Shanghai"]
+    folder = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [*command, *options, *times], cwd=folder, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr)
+        assert "+08:00" in next(lines)
+        assert next(line for line in lines if "Wrote" in line)
+        (site / "policy.toml").write_text("")
+        assert next(line for line in lines if "silence means no" in line)
+        (site / "policy.toml").write_text(policy)
+        assert next(line for line in lines if "Wrote" in line)
+        process.terminate()
+    with into.open() as file:
+        assert len(list(csv.DictReader(file))) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--cron", "0 6 * * *"], "--cron is given without --into"),
+        (["--into", "a.csv", "--cron", "monthly"], "--cron is not readable"),
+        (
+            ["--into", "a.csv", "--cron", "@daily", "--timezone", "GMT+8"],
+            "Write a place, as Asia/Shanghai",
+        ),
+        (["--into", "data.scores"], "Set predictions_url in settings.toml"),
+    ],
+)
+def test_where_and_when_predictions_go_is_checked_first(
+    run: Run, site: Path, options: list[str], words: str
+) -> None:
+    code, out, err = run("infer", "--model", "1", "--sql", SQL, *options)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert ledger(site) == []
+
+
 REFUSALS = [
     ("SELECT id, x1, x2 FROM data.patients", "missing_column", "x3"),
-    ("SELECT * FROM data.patients WHERE id > 115", "null", "1 row without a value (NULL) in x2"),
     ("SELECT * FROM data.patients WHERE id < 0", "no_rows", "no rows"),
     ("SELECT * FROM data.others", "tables", "not open"),
-    ("SELECT id, x1, x2, 'a' AS x3 FROM data.patients WHERE id < 110", "not_numeric", "x3"),
-    ("SELECT 7 AS id, x1, x2, x3 FROM data.patients WHERE id < 110", "duplicate_unique_id", "id"),
+    (
+        "SELECT id, x1, x2, 'a' AS x3 FROM data.patients WHERE id < 110",
+        "not_numeric",
+        "x3",
+    ),
+    (
+        "SELECT 7 AS id, x1, x2, x3 FROM data.patients WHERE id < 110",
+        "duplicate_unique_id",
+        "id",
+    ),
     ("SELECT * FROM read_csv('/etc/passwd')", "tables", "FROM"),
     ("DROP TABLE data.patients", "statement", "no SELECT"),
     ("SELECT FROM (", "sql", "cannot be read"),
@@ -400,6 +584,20 @@ def test_infer_says_what_is_wrong_and_writes_it_down(
     assert words in err
     assert len(err.splitlines()) == 1
     assert [(e["event"], e["rule"]) for e in ledger(site)] == [("refused", rule)]
+
+
+def test_infer_answers_all_rows_but_those_without_a_value(run: Run) -> None:
+    sql = "SELECT * FROM data.patients WHERE id > 115"
+    code, out, _ = run("infer", "--model", "1", "--sql", sql)
+    entries = json.loads(out)
+    lacking = [entry for entry in entries if entry["label"] is None]
+    assert code == 0
+    assert [entry["reason"] for entry in lacking] == ["no value in x2"]
+    assert len(entries) > 1
+    code, out, _ = run("infer", "--model", "1", "--sql", sql, "--csv")
+    head, *rows = out.splitlines()
+    assert head == "id,label,reason"
+    assert sum(row.endswith(",,no value in x2") for row in rows) == 1
 
 
 def test_infer_needs_a_policy_that_says_so(run: Run, site: Path) -> None:
@@ -420,9 +618,17 @@ def test_values_beyond_floats_are_a_sentence(run: Run) -> None:
 def test_the_predictor_itself(site: Path) -> None:
     """The same through its own function: what the flow calls."""
     party = open_party(load_settings(site), 5, MemoryTransport())
-    assert [entry["id"] for entry in predict(party, 2, SQL)] == ["100", "101", "102", "103", "104"]
+    assert [entry["id"] for entry in predict(party, 2, SQL)] == [
+        "100",
+        "101",
+        "102",
+        "103",
+        "104",
+    ]
     top = predict(party, 3, SQL)[0]
-    assert top["label"] == [0, 1, 5][int(np.argmax(list(top["probabilities"].values())))]
+    assert (
+        top["label"] == [0, 1, 5][int(np.argmax(list(top["probabilities"].values())))]
+    )
     assert sum(top["probabilities"].values()) == pytest.approx(1)
     for sql, rule, words in REFUSALS:
         with pytest.raises((BadRequest, Refused)) as caught:
@@ -447,10 +653,15 @@ def ask_about(site: Path, order_id: int, purpose: str = "Ward 3") -> Approvals:
     return approvals
 
 
-def test_approvals_say_all_that_an_order_says_and_are_safe_for_a_terminal(run: Run, site: Path) -> None:
+def test_approvals_say_all_that_an_order_says_and_are_safe_for_a_terminal(
+    run: Run, site: Path
+) -> None:
     ask_about(site, 7, "\x1b[2J wards")
     code, out, err = run("approvals")
-    assert (code, err) == (0, "1 waiting. Decide by `approve ORDER_ID` or `refuse ORDER_ID`.\n")
+    assert (code, err) == (
+        0,
+        "1 waiting. Decide by `approve ORDER_ID` or `refuse ORDER_ID`.\n",
+    )
     for words in (
         "order 7, since ",
         "3 East",
@@ -461,7 +672,9 @@ def test_approvals_say_all_that_an_order_says_and_are_safe_for_a_terminal(run: R
         "lr",
     ):
         assert words in out
-    assert [question["order_id"] for question in json.loads(run("approvals", "--json")[1])] == [7]
+    assert [
+        question["order_id"] for question in json.loads(run("approvals", "--json")[1])
+    ] == [7]
 
 
 def test_nothing_waits(run: Run) -> None:
@@ -469,8 +682,12 @@ def test_nothing_waits(run: Run) -> None:
     assert run("approvals", "--json") == (0, "[]\n", "")
 
 
-@pytest.mark.parametrize(("command", "word"), [("approve", "approved"), ("refuse", "refused")])
-def test_a_decision_is_told_and_written_down(run: Run, site: Path, command: str, word: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "word"), [("approve", "approved"), ("refuse", "refused")]
+)
+def test_a_decision_is_told_and_written_down(
+    run: Run, site: Path, command: str, word: str
+) -> None:
     approvals = ask_about(site, 7)
     code, out, err = run(command, "7", "--reason", " as agreed ")
     assert (code, err) == (0, "")
@@ -478,14 +695,22 @@ def test_a_decision_is_told_and_written_down(run: Run, site: Path, command: str,
     made = approvals.decision(7, "ab" * 32)
     assert made is not None
     assert (made.decision, made.reason, made.person) == (word, "as agreed", person())
-    assert [(e["event"], e.get("decision")) for e in ledger(site)] == [("asked", None), ("decided", word)]
+    assert [(e["event"], e.get("decision")) for e in ledger(site)] == [
+        ("asked", None),
+        ("decided", word),
+    ]
     assert f"{word} by {person()}" in run("ledger", "--order", "7")[1]
 
 
 def test_what_does_not_wait_is_not_decided(run: Run, site: Path) -> None:
     ask_about(site, 7)
     assert run("approve", "7")[0] == 0
-    for words in (["refuse", "7"], ["approve", "7"], ["approve", "8"], ["refuse", "0", "--reason", "no"]):
+    for words in (
+        ["refuse", "7"],
+        ["approve", "7"],
+        ["approve", "8"],
+        ["refuse", "0", "--reason", "no"],
+    ):
         code, out, err = run(*words)
         assert (code, out) == (2, "")
         assert len(err.splitlines()) == 1
@@ -499,7 +724,12 @@ def fill_results(site: Path) -> Path:
     notes = {"method": "sum", "providers": [2, 3], "withheld": []}
     named = {"alias": "total", "notes": notes}
     write_result(
-        folder, 37, type="csv", columns=["sex", "total"], rows=[["女\x1b[2J", 1.5], [None, 2]], **named
+        folder,
+        37,
+        type="csv",
+        columns=["sex", "total"],
+        rows=[["女\x1b[2J", 1.5], [None, 2]],
+        **named,
     )
     write_result(folder, 38, type="json", columns=["total"], rows=[[0.1]], **named)
     return folder
@@ -515,7 +745,10 @@ def test_results_are_listed(run: Run, site: Path) -> None:
         ["38", "sum", str(folder / "38/total.json")],
     ]
     found = json.loads(run("results", "list", "--json")[1])
-    assert [(result["order_id"], result["notes"]["n_rows"]) for result in found] == [(37, 2), (38, 1)]
+    assert [(result["order_id"], result["notes"]["n_rows"]) for result in found] == [
+        (37, 2),
+        (38, 1),
+    ]
 
 
 def test_a_result_is_shown_with_its_notes_beside_it(run: Run, site: Path) -> None:
@@ -532,9 +765,18 @@ def test_a_result_as_json_only(run: Run, site: Path) -> None:
     code, out, err = run("results", "show", "37", "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)
-    assert found["rows"] == [{"sex": "女\x1b[2J", "total": "1.5"}, {"sex": "", "total": "2"}]
-    assert (found["order_id"], found["type"], found["notes"]["method"]) == (37, "csv", "sum")
-    assert json.loads(run("results", "show", "38", "--json")[1])["rows"] == [{"total": 0.1}]
+    assert found["rows"] == [
+        {"sex": "女\x1b[2J", "total": "1.5"},
+        {"sex": "", "total": "2"},
+    ]
+    assert (found["order_id"], found["type"], found["notes"]["method"]) == (
+        37,
+        "csv",
+        "sum",
+    )
+    assert json.loads(run("results", "show", "38", "--json")[1])["rows"] == [
+        {"total": 0.1}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -545,7 +787,9 @@ def test_a_result_as_json_only(run: Run, site: Path) -> None:
         (["list", "9"], "An order's number belongs to show"),
     ],
 )
-def test_results_that_cannot_be_shown(run: Run, words: list[str], sentence: str) -> None:
+def test_results_that_cannot_be_shown(
+    run: Run, words: list[str], sentence: str
+) -> None:
     code, out, err = run("results", *words)
     assert (code, out) == (2, "")
     assert err.startswith(sentence)
@@ -557,16 +801,24 @@ def test_results_that_cannot_be_shown(run: Run, words: list[str], sentence: str)
 class Net:
     """What a coordinator and a Prefect server answer, each answer replaceable."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SiteSettings) -> None:
         self.asked: list[httpx.Request] = []
-        known = [{"user_id": 2, "fingerprint": None}, {"user_id": 3, "fingerprint": PARTNER}]
+        known = [
+            {"user_id": 2, "fingerprint": None},
+            {"user_id": 3, "fingerprint": PARTNER},
+        ]
         self.answers: dict[str, httpx.Response] = {
             "/health": httpx.Response(
-                200, json={"code": 200, "data": {"ready": True, "version": VERSION}}, headers=_date(NOW)
+                200,
+                json={"code": 200, "data": {"ready": True, "version": VERSION}},
+                headers=_date(NOW),
             ),
-            "/hospitals": httpx.Response(200, json={"code": 200, "data": {"hospitals": known}}),
-            "/api/health": httpx.Response(200, json=True),
-            "/api/work_pools/hospital-2": httpx.Response(200, json={"type": "hospital", "is_paused": False}),
+            "/hospitals": httpx.Response(
+                200, json={"code": 200, "data": {"hospitals": known}}
+            ),
+            PREFECT_POOL: httpx.Response(
+                200, json={"type": "hospital", "is_paused": False}
+            ),
         }
         self.settings = settings
 
@@ -579,7 +831,10 @@ class Net:
 
     def coordinator(self) -> list[Finding]:
         with self.client(self.settings.coordinator_url) as client:
-            return guarded("coordinator", lambda: check_coordinator(client, self.settings, now=lambda: NOW))
+            return guarded(
+                "coordinator",
+                lambda: check_coordinator(client, self.settings, now=lambda: NOW),
+            )
 
     def prefect(self) -> list[Finding]:
         with self.client(self.settings.prefect_url) as client:
@@ -602,7 +857,9 @@ def states(findings: list[Finding]) -> dict[str, str]:
     for finding in findings:
         assert finding.sentence.endswith(".")
         assert finding.remedy or finding.state == "ok"
-        worst[finding.check] = max(worst.get(finding.check, "ok"), finding.state, key=order.index)
+        worst[finding.check] = max(
+            worst.get(finding.check, "ok"), finding.state, key=order.index
+        )
     return worst
 
 
@@ -613,7 +870,9 @@ def problem(findings: list[Finding]) -> Finding:
 
 def test_an_installation_without_fault(site: Path, net: Net) -> None:
     local = states(check_site(site))
-    assert local.pop("coordinator") == local.pop("prefect") == "wrong"  # nobody listens on port 9
+    assert (
+        local.pop("coordinator") == local.pop("prefect") == "wrong"
+    )  # nobody listens on port 9
     assert set(local.values()) == {"ok"}
     assert set(local) == {
         "settings",
@@ -626,12 +885,19 @@ def test_an_installation_without_fault(site: Path, net: Net) -> None:
         "keys",
         "partners",
     }
-    assert states(net.coordinator()) == {"coordinator": "ok", "clock": "ok", "version": "ok", "token": "ok"}
+    assert states(net.coordinator()) == {
+        "coordinator": "ok",
+        "clock": "ok",
+        "version": "ok",
+        "token": "ok",
+    }
     assert states(net.prefect()) == {"prefect": "ok", "pool": "ok"}
     assert net.asked[1].headers["Authorization"] == "Bearer abc"
 
 
-def test_check_prints_a_line_each_and_its_code_says_whether_anything_is_wrong(run: Run) -> None:
+def test_check_prints_a_line_each_and_its_code_says_whether_anything_is_wrong(
+    run: Run,
+) -> None:
     code, out, err = run("check")
     assert (code, err) == (1, "")
     assert sum(line.startswith("WRONG  ") for line in out.splitlines()) == 2
@@ -641,18 +907,28 @@ def test_check_prints_a_line_each_and_its_code_says_whether_anything_is_wrong(ru
     assert {"check", "state", "sentence", "remedy"} == set(json.loads(out)[0])
 
 
-def test_a_policy_is_checked_without_a_site(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_policy_is_checked_without_a_site(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "draft.toml"
     path.write_text(POLICY)
     assert main(["check", "--policy", str(path)]) == 0
-    assert capsys.readouterr().out == "ok     policy       Opens data.patients for Paillier.\n"
+    assert (
+        capsys.readouterr().out
+        == "ok     policy       Opens data.patients for Paillier.\n"
+    )
     path.write_text(POLICY.replace("sign = true", "sing = true"))
     assert main(["check", "--policy", str(path), "--json"]) == 1
     (finding,) = json.loads(capsys.readouterr().out)
     assert (finding["check"], finding["state"]) == ("policy", "wrong")
-    assert finding["sentence"] == f"orders.sign is missing in {path}, and silence means no."
+    assert (
+        finding["sentence"]
+        == f"orders.sign is missing in {path}, and silence means no."
+    )
     assert main(["check", "--policy", str(tmp_path / "none.toml")]) == 1
-    assert capsys.readouterr().out.startswith("WRONG  policy       There is no policy at ")
+    assert capsys.readouterr().out.startswith(
+        "WRONG  policy       There is no policy at "
+    )
 
 
 def test_a_policy_is_checked_alone_or_with_its_site(run: Run, site: Path) -> None:
@@ -680,7 +956,11 @@ def break_table(site: Path) -> None:
 
 
 def break_columns(site: Path) -> None:
-    replace(site / "policy.toml", 'columns = ["*"]', 'columns = ["id", "X1", "x9"]\nfilter_columns = ["sex"]')
+    replace(
+        site / "policy.toml",
+        'columns = ["*"]',
+        'columns = ["id", "X1", "x9"]\nfilter_columns = ["sex"]',
+    )
 
 
 def break_database(site: Path) -> None:
@@ -688,7 +968,11 @@ def break_database(site: Path) -> None:
 
 
 def break_url(site: Path) -> None:
-    replace(site / "settings.toml", "[[partners]]", 'data_url = "oracle://a:geheim@b/c"\n[[partners]]')
+    replace(
+        site / "settings.toml",
+        "[[partners]]",
+        'data_url = "oracle://a:geheim@b/c"\n[[partners]]',
+    )
 
 
 def break_token(site: Path) -> None:
@@ -708,7 +992,11 @@ def break_fingerprint(site: Path) -> None:
 
 
 def pin_oneself(site: Path) -> None:
-    replace(site / "settings.toml", PARTNER, Vault(load_settings(site).vault).identity().public.fingerprint)
+    replace(
+        site / "settings.toml",
+        PARTNER,
+        Vault(load_settings(site).vault).identity().public.fingerprint,
+    )
 
 
 def name_unpinned(site: Path) -> None:
@@ -758,12 +1046,19 @@ def test_method_none_is_worth_a_look(site: Path) -> None:
     assert states(check_site(site))["policy"] == "warn"
 
 
-@pytest.mark.parametrize(("seconds", "state"), [(0, "ok"), (5, "ok"), (6, "warn"), (-5, "ok"), (-6, "warn")])
+@pytest.mark.parametrize(
+    ("seconds", "state"), [(0, "ok"), (5, "ok"), (6, "warn"), (-5, "ok"), (-6, "warn")]
+)
 def test_the_clock_at_its_threshold(seconds: int, state: str) -> None:
-    assert check_clock(_date(NOW - timedelta(seconds=seconds))["Date"], now=NOW).state == state
+    assert (
+        check_clock(_date(NOW - timedelta(seconds=seconds))["Date"], now=NOW).state
+        == state
+    )
 
 
-@pytest.mark.parametrize("date", [None, "", "yesterday", "Tue, 04 Mar 2025 05:06:07 -0000"])
+@pytest.mark.parametrize(
+    "date", [None, "", "yesterday", "Tue, 04 Mar 2025 05:06:07 -0000"]
+)
 def test_a_time_that_is_none(date: str | None) -> None:
     assert check_clock(date, now=NOW).state == "warn"
 
@@ -783,20 +1078,40 @@ def test_a_time_that_is_none(date: str | None) -> None:
             "coordinator",
             "warn",
         ),
-        ("/health", httpx.Response(502, text="<html>", headers=_date(NOW)), "coordinator", "wrong"),
+        (
+            "/health",
+            httpx.Response(502, text="<html>", headers=_date(NOW)),
+            "coordinator",
+            "wrong",
+        ),
         ("/health", httpx.Response(307, headers=_date(NOW)), "coordinator", "wrong"),
         ("/hospitals", httpx.Response(401), "token", "wrong"),
         ("/hospitals", httpx.Response(403), "token", "wrong"),
         ("/hospitals", httpx.Response(500), "coordinator", "wrong"),
         ("/hospitals", httpx.Response(200, text="[]"), "coordinator", "wrong"),
-        ("/hospitals", httpx.Response(200, json={"data": {"hospitals": []}}), "registry", "wrong"),
-        ("/api/health", httpx.Response(404), "prefect", "wrong"),
-        ("/api/work_pools/hospital-2", httpx.Response(401), "prefect", "wrong"),
-        ("/api/work_pools/hospital-2", httpx.Response(404), "pool", "wrong"),
-        ("/api/work_pools/hospital-2", httpx.Response(200, json={"type": "process"}), "pool", "wrong"),
-        ("/api/work_pools/hospital-2", httpx.Response(200, text="no JSON"), "pool", "wrong"),
         (
-            "/api/work_pools/hospital-2",
+            "/hospitals",
+            httpx.Response(200, json={"data": {"hospitals": []}}),
+            "registry",
+            "wrong",
+        ),
+        (PREFECT_POOL, httpx.Response(403), "prefect", "wrong"),
+        (PREFECT_POOL, httpx.Response(503), "prefect", "wrong"),
+        (PREFECT_POOL, httpx.Response(404), "pool", "wrong"),
+        (
+            PREFECT_POOL,
+            httpx.Response(200, json={"type": "process"}),
+            "pool",
+            "wrong",
+        ),
+        (
+            PREFECT_POOL,
+            httpx.Response(200, text="no JSON"),
+            "pool",
+            "wrong",
+        ),
+        (
+            PREFECT_POOL,
             httpx.Response(200, json={"type": "hospital", "is_paused": True}),
             "pool",
             "warn",
@@ -807,33 +1122,40 @@ def test_what_the_other_side_answers(
     net: Net, path: str, answer: httpx.Response, check: str, state: str
 ) -> None:
     net.answers[path] = answer
-    findings = net.prefect() if path.startswith("/api") else net.coordinator()
+    findings = net.prefect() if path == PREFECT_POOL else net.coordinator()
     assert states(findings)[check] == state
 
 
 def test_another_key_at_the_coordinator_than_the_pinned_one(net: Net) -> None:
     other = Identity.generate(lambda n: b"q" * n).public.fingerprint
     for user_id, words in ((2, "this hospital"), (3, "hospital 3")):
-        rows = [{"user_id": u, "fingerprint": other if u == user_id else None} for u in (2, 3)]
-        net.answers["/hospitals"] = httpx.Response(200, json={"data": {"hospitals": rows}})
+        rows = [
+            {"user_id": u, "fingerprint": other if u == user_id else None}
+            for u in (2, 3)
+        ]
+        net.answers["/hospitals"] = httpx.Response(
+            200, json={"data": {"hospitals": rows}}
+        )
         assert words in problem(net.coordinator()).sentence
 
 
-def test_prefect_is_asked_with_its_auth_string(net: Net) -> None:
-    path = net.settings.state / "prefect_auth"
-    path.write_text("consilium:a:b\n")
-    path.chmod(0o600)
+def test_prefect_is_asked_with_the_agents_own_token(net: Net) -> None:
     net.prefect()
-    assert [httpx.BasicAuth("consilium", "a:b")._auth_header] * 2 == [
-        r.headers["Authorization"] for r in net.asked
-    ]
+    assert [call.headers["Authorization"] for call in net.asked] == ["Bearer abc"]
 
 
 def test_a_secret_over_plain_http_is_worth_a_look(net: Net) -> None:
     with net.client("http://coordinator.example") as client:
-        assert "not https" in problem(list(check_coordinator(client, net.settings, now=lambda: NOW))).sentence
+        assert (
+            "not https"
+            in problem(
+                list(check_coordinator(client, net.settings, now=lambda: NOW))
+            ).sentence
+        )
     with net.client("https://coordinator.example") as client:
-        assert {f.state for f in check_coordinator(client, net.settings, now=lambda: NOW)} == {"ok"}
+        assert {
+            f.state for f in check_coordinator(client, net.settings, now=lambda: NOW)
+        } == {"ok"}
 
 
 def test_an_unplanned_error_of_a_check_tells_its_kind_only() -> None:
@@ -845,3 +1167,172 @@ def test_an_unplanned_error_of_a_check_tells_its_kind_only() -> None:
     assert (first.state, second.state) == ("ok", "wrong")
     assert "RuntimeError" in second.sentence
     assert "447" not in second.sentence + second.remedy
+
+
+# What has left
+
+
+def have(
+    site: Path,
+    name: str,
+    n_members: int,
+    *,
+    order_id: int,
+    receivers: tuple[str, ...] = ("3",),
+    column: str = "x1",
+) -> Memory:
+    """A total over that many rows, reserved."""
+    memory = Memory(Vault(load_settings(site).vault).cohorts)
+    place = ColumnName("data.patients", column, "1, persons")
+    with memory.opened() as transaction:
+        ids = np.arange(1, n_members + 1, dtype=np.uint64)
+        members = transaction.number_members(place, ids, ids)
+        opened = OpenedSet(place, members, name, order_id, {3: Fraction(1)}, 2)
+        transaction.keep(receivers, [opened], at=NOW)
+    return memory
+
+
+def test_what_has_left_is_listed_by_receiver_and_population(
+    run: Run, site: Path
+) -> None:
+    assert run("cohorts") == (0, "", "Nothing has left so far.\n")
+    for column in ("x1", "x2"):
+        have(site, "train", 854, order_id=7, column=column).commit(7)
+    have(site, '["\x1b[2J"]', 20, order_id=9, receivers=("3", "coordinator"))
+    code, out, err = run("cohorts", "list")
+    assert (code, err) == (0, "")
+    assert [line.split() for line in out.splitlines()] == [
+        ["hospital", "3,", "data.patients"],
+        ["order", "when", "(UTC)", "rows", "total", "columns"],
+        ["7", "2025-03-04", "05:06", "left", "854", "train", "x1,", "x2"],
+        ["9", "2025-03-04", "05:06", "reserved", "20", '["\\u001b[2J"]', "x1"],
+        [],
+        ["coordinator,", "data.patients"],
+        ["order", "when", "(UTC)", "rows", "total", "columns"],
+        ["9", "2025-03-04", "05:06", "reserved", "20", '["\\u001b[2J"]', "x1"],
+        [],
+    ]
+    found = json.loads(run("cohorts", "--json")[1])
+    assert len(found) == 4
+    assert found[0] == {
+        "receiver": "3",
+        "population": "data.patients",
+        "column": "x1",
+        "name": "train",
+        "order_id": 7,
+        "n_rows": 854,
+        "at": "2025-03-04T05:06:07+00:00",
+        "has_left": True,
+    }
+
+
+FORGET = ("cohorts", "forget", "--receiver", "3", "--population", "data.patients")
+
+
+@pytest.mark.parametrize("answer", ["", "no\n", "y\n"])
+def test_nothing_is_forgotten_unless_a_person_says_yes(
+    run: Run, site: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    memory = have(site, "train", 30, order_id=7)
+    memory.commit(7)
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    code, out, err = run(*FORGET)
+    assert (code, out) == (1, "")
+    assert "not taken back" in err
+    assert err.endswith("Nothing was forgotten.\n")
+    assert len(memory.list_opened()) == 1
+    assert list(Ledger(load_settings(site).ledger).entries()) == []
+
+
+@pytest.mark.parametrize("said", ["on the terminal", "by the option"])
+def test_what_is_forgotten_is_in_the_ledger(
+    run: Run, site: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    receivers = ("3", "4")
+    have(site, "train", 30, order_id=7, receivers=receivers).commit(7)
+    memory = have(site, "train", 30, order_id=8, receivers=receivers)
+    monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
+    options = ["--yes"] if said == "by the option" else []
+    code, out, err = run(*FORGET, *options)
+    assert (code, out) == (0, "Forgotten: 1 total(s) of 1 order(s).\n")
+    assert "not taken back" in err
+    left = [(one.receiver, one.order_id) for one in memory.list_opened()]
+    # An order under way keeps what it has reserved.
+    assert left == [("3", 8), ("4", 7), ("4", 8)]
+    (entry,) = Ledger(load_settings(site).ledger).entries()
+    assert (entry["event"], entry["receiver"]) == ("forgotten", "3")
+    assert (entry["population"], entry["n_orders"]) == ("data.patients", 1)
+    assert entry["person"] == person()
+    assert "are forgotten" in run("ledger")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["forget"], "It is not clear"),
+        (["forget", "--receiver", "3"], "It is not clear"),
+        (["forget", "--population", "a", "--receiver", "3"], "has nothing of a"),
+        (["check", "--receiver", "3"], "by their SQL"),
+        (["check", "--sql", "SELECT 1"], "by their SQL"),
+        (["check", "--sql", "SELECT 1", "--receiver", "West"], "by their SQL"),
+        (
+            ["check", "--sql", "SELECT id FROM data.patients", "--receiver", "3"],
+            "no other column",
+        ),
+    ],
+)
+def test_what_cohorts_cannot_do(run: Run, words: list[str], sentence: str) -> None:
+    code, out, err = run("cohorts", *words)
+    assert (code, out) == (2, "")
+    assert sentence in err
+
+
+def check(run: Run, where: str, receiver: str = "3") -> tuple[int, str, str]:
+    sql = f"SELECT id, x1, x3, y FROM data.patients WHERE {where}"
+    return run("cohorts", "check", "--sql", sql, "--receiver", receiver)
+
+
+def test_rows_are_checked_before_an_order_is_sent(run: Run, site: Path) -> None:
+    """As the gate would: earlier rows of the same table, whoever sends the order."""
+    settings = load_settings(site)
+    memory = Memory(Vault(settings.vault).cohorts)
+    assert check(run, "true") == (0, "passes   20 rows\n", "")
+    assert check(run, "id < 109")[:2][0] == 1
+    assert "min_rows" in check(run, "id < 109")[1]
+    assert memory.list_opened() == []
+    no_orders = list((settings.vault / "orders").glob("*"))
+
+    # What a training order of these rows keeps.
+    with opened_rows(settings, "SELECT * FROM data.patients", columns=["x1"]) as rows:
+        members = members_of(rows, ["x1"], key=memory.key)
+    policy = load_policy(settings.policy)
+    asked = asked_sets(
+        members,
+        policy,
+        population="data.patients",
+        columns=["x1"],
+        rows={"train": np.arange(20)},
+        parts={3: Fraction(1)},
+    )
+    rules = AuditRules(min_rows=10, least_hospitals=2, budget_days=30)
+    reserve(
+        memory,
+        asked,
+        receivers=["3"],
+        order_id=7,
+        rules=rules,
+        has_ended=lambda number: False,
+        now=NOW,
+    )
+    code, out, _ = check(run, "id <> 105")
+    assert code == 1
+    assert out.startswith("refused  earlier_cohort")
+    assert "order 7, which is under way" in out
+    memory.commit(7)
+    code, out, _ = check(run, "id <> 105")
+    assert (code, out.split()[:2]) == (1, ["refused", "earlier_cohort"])
+    assert check(run, "true")[0] == 0
+    assert check(run, "id <> 105", receiver="coordinator")[0] == 0
+    assert check(run, "id < 110")[0] == 0
+    assert len(memory.list_opened()) == 1
+    assert list((settings.vault / "orders").glob("*")) == no_orders

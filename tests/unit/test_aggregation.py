@@ -1,4 +1,6 @@
-"""Robust aggregates: their bounds at n - 1, n, n + 1, numpy's and scipy's answers, and attackers left out."""
+"""Robust aggregates: their bounds at n - 1, n, n + 1, numpy's and scipy's answers, and
+attackers left out.
+"""
 
 import itertools
 
@@ -18,7 +20,10 @@ from analytics.scores.aggregation import (
 )
 from analytics.scores.geometry import triangular_factor
 
-SELECTIONS = {"multi_krum": select_multi_krum, "minimum_diameter": select_minimum_diameter}
+SELECTIONS = {
+    "multi_krum": select_multi_krum,
+    "minimum_diameter": select_minimum_diameter,
+}
 
 
 def gaussian(n, d, seed=0):
@@ -28,12 +33,16 @@ def gaussian(n, d, seed=0):
 @pytest.mark.parametrize("name", AGGREGATIONS)
 @pytest.mark.parametrize("n", range(1, 12))
 def test_most_attackers_is_the_largest_that_the_rule_bears(name, n):
-    bears = {"mean": lambda f: f == 0, "multi_krum": lambda f: 2 * f + 3 <= n}.get(name, lambda f: 2 * f < n)
+    bears = {"mean": lambda f: f == 0, "multi_krum": lambda f: 2 * f + 3 <= n}.get(
+        name, lambda f: 2 * f < n
+    )
     assert most_attackers(name, n) == max([f for f in range(n) if bears(f)], default=0)
 
 
 def test_most_attackers_refuses():
-    with pytest.raises(ValueError, match="aggregation is 'best'; allowed are mean, multi_krum"):
+    with pytest.raises(
+        ValueError, match="aggregation is 'best'; allowed are mean, multi_krum"
+    ):
         most_attackers("best", 3)
     with pytest.raises(ValueError, match="n is 0"):
         most_attackers("median", 0)
@@ -50,7 +59,8 @@ def test_a_selection_leaves_out_as_many_as_it_bears(name, n):
         assert all(type(i) is int for i in chosen)
     for bad in (most + 1, -1, 0.5):
         with pytest.raises(
-            ValueError, match=f"n_attackers is {bad}; with {n} clients 0 to {most} is allowed"
+            ValueError,
+            match=f"n_attackers is {bad}; with {n} clients 0 to {most} is allowed",
         ):
             SELECTIONS[name](points, n_attackers=bad)
 
@@ -59,7 +69,9 @@ def test_a_selection_leaves_out_as_many_as_it_bears(name, n):
 def test_far_attackers_are_left_out_whatever_they_agree_on(name):
     points = np.vstack([gaussian(7, 5), 50 + gaussian(3, 5, 1)])
     assert SELECTIONS[name](points, n_attackers=3) == list(range(7))
-    assert SELECTIONS[name](triangular_factor([points], 10).T, n_attackers=3) == list(range(7))
+    assert SELECTIONS[name](triangular_factor([points], 10).T, n_attackers=3) == list(
+        range(7)
+    )
     points[7:] = 50
     assert SELECTIONS[name](points, n_attackers=3) == list(range(7))
 
@@ -68,13 +80,17 @@ def test_far_attackers_are_left_out_whatever_they_agree_on(name):
 def test_minimum_diameter_is_the_smallest_of_all_subsets(n, d, seed, data):
     points, f = gaussian(n, d, seed), data.draw(st.integers(0, (n - 1) // 2))
     between = squareform(pdist(points))
-    least = min(between[np.ix_(c, c)].max() for c in itertools.combinations(range(n), n - f))
+    least = min(
+        between[np.ix_(c, c)].max() for c in itertools.combinations(range(n), n - f)
+    )
     chosen = select_minimum_diameter(points, n_attackers=f)
     assert between[np.ix_(chosen, chosen)].max() == pytest.approx(least, rel=1e-9)
 
 
 def test_minimum_diameter_keeps_all_that_are_as_near():
-    assert select_minimum_diameter(np.array([[0.0], [0.0], [0.0], [9.0]]), n_attackers=1) == [0, 1, 2]
+    assert select_minimum_diameter(
+        np.array([[0.0], [0.0], [0.0], [9.0]]), n_attackers=1
+    ) == [0, 1, 2]
     assert select_minimum_diameter(np.ones((5, 2)), n_attackers=2) == [0, 1, 2, 3, 4]
 
 
@@ -83,7 +99,9 @@ def test_median_and_trimmed_mean_are_numpys_and_scipys_in_any_order(n, d, seed, 
     vectors, f = gaussian(n, d, seed), data.draw(st.integers(0, (n - 1) // 2))
     np.testing.assert_allclose(median(vectors), np.median(vectors, axis=0), rtol=1e-14)
     found = trimmed_mean(vectors, n_attackers=f)
-    np.testing.assert_allclose(found, trim_mean(vectors, (f + 0.5) / n, axis=0), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        found, trim_mean(vectors, (f + 0.5) / n, axis=0), rtol=1e-12, atol=1e-15
+    )
     shuffled = np.random.default_rng(seed).permutation(vectors)
     assert trimmed_mean(shuffled, n_attackers=f).tobytes() == found.tobytes()
     assert found.dtype == np.float64

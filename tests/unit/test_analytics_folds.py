@@ -9,8 +9,15 @@ from sklearn.model_selection import KFold
 from analytics.training.folds import fold_indices, validation_indices
 
 
-@given(n_splits=st.integers(2, 9), extra=st.integers(0, 50), shuffle=st.booleans(), seed=st.integers(0, 99))
-def test_folds_are_a_partition_with_the_sizes_of_scikit_learn(n_splits, extra, shuffle, seed):
+@given(
+    n_splits=st.integers(2, 9),
+    extra=st.integers(0, 50),
+    shuffle=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_folds_are_a_partition_with_the_sizes_of_scikit_learn(
+    n_splits, extra, shuffle, seed
+):
     n_rows = n_splits + extra
     folds = fold_indices(n_rows, n_splits=n_splits, shuffle=shuffle, seed=seed)
     expected = [test for _, test in KFold(n_splits).split(np.zeros(n_rows))]
@@ -28,12 +35,15 @@ def test_shuffled_folds_are_pinned():
 
 
 def test_the_seed_decides():
-    first, other = (fold_indices(100, n_splits=5, shuffle=True, seed=s)[0].tolist() for s in (1, 2))
+    first, other = (
+        fold_indices(100, n_splits=5, shuffle=True, seed=s)[0].tolist() for s in (1, 2)
+    )
     assert first != other
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "fraction", "expected"), [(30, 0.1, 3), (10, 0.25, 2), (2, 0.5, 1), (569, 0.2, 114)]
+    ("n_rows", "fraction", "expected"),
+    [(30, 0.1, 3), (10, 0.25, 2), (2, 0.5, 1), (569, 0.2, 114)],
 )
 def test_validation_part_has_the_fraction(n_rows, fraction, expected):
     held_out = validation_indices(n_rows, fraction=fraction, seed=1)
@@ -41,10 +51,15 @@ def test_validation_part_has_the_fraction(n_rows, fraction, expected):
     assert held_out.max() < n_rows
 
 
-@pytest.mark.parametrize(("n_rows", "n_splits", "allowed"), [(4, 5, False), (5, 5, True), (6, 5, True)])
+@pytest.mark.parametrize(
+    ("n_rows", "n_splits", "allowed"), [(4, 5, False), (5, 5, True), (6, 5, True)]
+)
 def test_as_many_rows_as_splits_are_enough(n_rows, n_splits, allowed):
     if allowed:
-        assert len(fold_indices(n_rows, n_splits=n_splits, shuffle=True, seed=1)) == n_splits
+        assert (
+            len(fold_indices(n_rows, n_splits=n_splits, shuffle=True, seed=1))
+            == n_splits
+        )
     else:
         with pytest.raises(ValueError, match="n_splits"):
             fold_indices(n_rows, n_splits=n_splits, shuffle=True, seed=1)

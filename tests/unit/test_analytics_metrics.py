@@ -28,8 +28,13 @@ from analytics.training.metrics import (
 )
 from analytics.training.models import Model, local_loss
 
-labels_and_scores = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 12)), min_size=1, max_size=60).map(
-    lambda pairs: (np.array([y for y, _ in pairs]), np.array([s / 12 for _, s in pairs]))
+labels_and_scores = st.lists(
+    st.tuples(st.integers(0, 1), st.integers(0, 12)), min_size=1, max_size=60
+).map(
+    lambda pairs: (
+        np.array([y for y, _ in pairs]),
+        np.array([s / 12 for _, s in pairs]),
+    )
 )
 
 
@@ -43,10 +48,14 @@ def test_binary_metrics_match_scikit_learn_and_scipy(sample):
     found, called = binary_metrics(y, score), score > 0.5
     assert found["auc"] == pytest.approx(roc_auc_score(y, score), abs=1e-14)
     false_positive, true_positive, _ = roc_curve(y, score, drop_intermediate=False)
-    assert found["ks"] == pytest.approx(np.abs(true_positive - false_positive).max(), abs=1e-14)
+    assert found["ks"] == pytest.approx(
+        np.abs(true_positive - false_positive).max(), abs=1e-14
+    )
     assert found["accuracy"] == pytest.approx(accuracy_score(y, called))
     assert found["f1"] == pytest.approx(f1_score(y, called, zero_division=0.0))
-    assert [[found["tn"], found["fp"]], [found["fn"], found["tp"]]] == confusion_matrix(y, called).tolist()
+    assert [[found["tn"], found["fp"]], [found["fn"], found["tp"]]] == confusion_matrix(
+        y, called
+    ).tolist()
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -71,7 +80,9 @@ def test_regression_metrics_match_scikit_learn():
     predicted = y + rng.normal(size=50)
     found = regression_metrics(y, predicted)
     assert found["mse"] == pytest.approx(mean_squared_error(y, predicted), rel=1e-13)
-    assert found["rmse"] == pytest.approx(mean_squared_error(y, predicted) ** 0.5, rel=1e-13)
+    assert found["rmse"] == pytest.approx(
+        mean_squared_error(y, predicted) ** 0.5, rel=1e-13
+    )
     assert found["mae"] == pytest.approx(mean_absolute_error(y, predicted), rel=1e-13)
     assert found["r2"] == pytest.approx(r2_score(y, predicted), rel=1e-12)
 
@@ -100,14 +111,22 @@ def test_multiclass_metrics_match_scikit_learn(absent):
     assert found["confusion"] == confusion_matrix(y, called, labels=range(4)).tolist()
 
 
-MODELS = [Model("lr", 2), Model("linear", 2), Model("softmax", 2, classes=("a", "b", "c"))]
+MODELS = [
+    Model("lr", 2),
+    Model("linear", 2),
+    Model("softmax", 2, classes=("a", "b", "c")),
+]
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda m: m.kind)
 def test_metrics_of_a_model_carry_its_loss_and_are_plain_json(model):
     rng = np.random.default_rng(0)
     X, weights = rng.normal(size=(12, 2)), rng.normal(size=model.n_weights)
-    y = {"lr": np.arange(12) % 2 * 1.0, "linear": np.arange(12.0), "softmax": np.arange(12) % 3}[model.kind]
+    y = {
+        "lr": np.arange(12) % 2 * 1.0,
+        "linear": np.arange(12.0),
+        "softmax": np.arange(12) % 3,
+    }[model.kind]
     found = metrics(model, weights, X, y)
     assert found["loss"] == local_loss(model, weights, X, y)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
@@ -135,9 +154,13 @@ def test_round_metrics_keeps_six_significant_digits_of_floats_only():
 
 
 @given(labels_and_scores, st.integers(1, 5))
-def test_joint_histogram_metrics_are_the_pooled_ones_where_bins_hold_one_score(sample, n_hospitals):
+def test_joint_histogram_metrics_are_the_pooled_ones_where_bins_hold_one_score(
+    sample, n_hospitals
+):
     y, score = sample
-    pieces = zip(np.array_split(y, n_hospitals), np.array_split(score, n_hospitals), strict=True)
+    pieces = zip(
+        np.array_split(y, n_hospitals), np.array_split(score, n_hospitals), strict=True
+    )
     counts = sum(score_histogram(part, s) for part, s in pieces if len(part))
     pooled = binary_metrics(y, score)
     assert histogram_metrics(counts) == {"auc": pooled["auc"], "ks": pooled["ks"]}
@@ -150,16 +173,22 @@ def test_histogram_metrics_are_near_the_exact_ones_and_within_the_stated_bound()
     exact = binary_metrics(y, score)
     for n_bins, close in ((1000, 1e-4), (10, 1e-2)):
         counts = score_histogram(y, score, n_bins)
-        in_one_bin = (counts[:n_bins] * counts[n_bins:]).sum() / ((y == 0).sum() * (y == 1).sum())
+        in_one_bin = (counts[:n_bins] * counts[n_bins:]).sum() / (
+            (y == 0).sum() * (y == 1).sum()
+        )
         joint = histogram_metrics(counts)
         assert abs(joint["auc"] - exact["auc"]) <= in_one_bin / 2
         assert joint["auc"] == pytest.approx(exact["auc"], abs=close)
         assert joint["ks"] <= exact["ks"] + 1e-15
-    assert histogram_metrics(score_histogram(y, score))["ks"] == pytest.approx(exact["ks"], abs=5e-3)
+    assert histogram_metrics(score_histogram(y, score))["ks"] == pytest.approx(
+        exact["ks"], abs=5e-3
+    )
 
 
 def test_histogram_layout_and_edges():
-    counts = score_histogram(np.array([0, 0, 1, 1]), np.array([0.0, 0.5, 0.49, 1.0]), n_bins=2)
+    counts = score_histogram(
+        np.array([0, 0, 1, 1]), np.array([0.0, 0.5, 0.49, 1.0]), n_bins=2
+    )
     assert counts.tolist() == [1, 1, 1, 1]
     assert counts.dtype == np.int64
     assert score_histogram(np.zeros(1), np.zeros(1)).shape == (2000,)

@@ -1,4 +1,6 @@
-"""Scores, losses and gradients against scikit-learn, finite differences and extreme inputs."""
+"""Scores, losses and gradients against scikit-learn, finite differences and extreme
+inputs.
+"""
 
 import json
 
@@ -13,7 +15,14 @@ from scipy.special import softmax as scipy_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, mean_squared_error
 
-from analytics.training.models import Model, initial_weights, local_gradient, local_loss, scores, split_layers
+from analytics.training.models import (
+    Model,
+    initial_weights,
+    local_gradient,
+    local_loss,
+    scores,
+    split_layers,
+)
 
 MODELS = [
     Model("lr", 3),
@@ -58,7 +67,11 @@ every_model = pytest.mark.parametrize("model", MODELS, ids=name)
         (Model("lr", 2), (3,), [True, True, False]),
         (Model("linear", 2, fit_intercept=False), (2,), [True, True]),
         (Model("softmax", 1, classes=(0, 1)), (2, 2), [True, False, True, False]),
-        (Model("softmax", 1, fit_intercept=False, classes=(0, 1)), (2, 1), [True, True]),
+        (
+            Model("softmax", 1, fit_intercept=False, classes=(0, 1)),
+            (2, 1),
+            [True, True],
+        ),
     ],
 )
 def test_layout_of_the_dense_layer(model, shape, penalised):
@@ -97,7 +110,9 @@ def test_model_refuses(arguments, field):
 def test_gradient_matches_finite_differences_of_the_loss(model):
     X, y = rows(model)
     error = check_grad(
-        lambda w: local_loss(model, w, X, y), lambda w: full_gradient(model, w, X, y), some_weights(model)
+        lambda w: local_loss(model, w, X, y),
+        lambda w: full_gradient(model, w, X, y),
+        some_weights(model),
     )
     assert error < 1e-6
 
@@ -107,8 +122,12 @@ def test_lr_scores_and_loss_match_scikit_learn():
     X, y = rows(model)
     fitted = LogisticRegression().fit(X, y)
     weights = np.append(fitted.coef_, fitted.intercept_)
-    np.testing.assert_allclose(scores(model, weights, X), fitted.predict_proba(X)[:, 1], rtol=1e-12)
-    assert local_loss(model, weights, X, y) == pytest.approx(log_loss(y, fitted.predict_proba(X)), rel=1e-12)
+    np.testing.assert_allclose(
+        scores(model, weights, X), fitted.predict_proba(X)[:, 1], rtol=1e-12
+    )
+    assert local_loss(model, weights, X, y) == pytest.approx(
+        log_loss(y, fitted.predict_proba(X)), rel=1e-12
+    )
 
 
 def test_softmax_scores_and_loss_match_scikit_learn():
@@ -116,8 +135,12 @@ def test_softmax_scores_and_loss_match_scikit_learn():
     X, y = rows(model)
     fitted = LogisticRegression().fit(X, y)
     weights = np.column_stack([fitted.coef_, fitted.intercept_]).ravel()
-    np.testing.assert_allclose(scores(model, weights, X), fitted.predict_proba(X), rtol=1e-12)
-    assert local_loss(model, weights, X, y) == pytest.approx(log_loss(y, fitted.predict_proba(X)), rel=1e-12)
+    np.testing.assert_allclose(
+        scores(model, weights, X), fitted.predict_proba(X), rtol=1e-12
+    )
+    assert local_loss(model, weights, X, y) == pytest.approx(
+        log_loss(y, fitted.predict_proba(X)), rel=1e-12
+    )
 
 
 def test_linear_loss_is_half_the_mean_squared_error():
@@ -126,7 +149,9 @@ def test_linear_loss_is_half_the_mean_squared_error():
     weights = some_weights(model)
     predicted = X @ weights[:3] + weights[3]
     np.testing.assert_allclose(scores(model, weights, X), predicted, rtol=1e-14)
-    assert local_loss(model, weights, X, y) == pytest.approx(mean_squared_error(y, predicted) / 2, rel=1e-14)
+    assert local_loss(model, weights, X, y) == pytest.approx(
+        mean_squared_error(y, predicted) / 2, rel=1e-14
+    )
 
 
 def test_two_class_softmax_is_lr_on_the_difference_of_its_rows():
@@ -134,8 +159,12 @@ def test_two_class_softmax_is_lr_on_the_difference_of_its_rows():
     X, y = rows(two)
     table = some_weights(two).reshape(2, 4)
     difference = table[1] - table[0]
-    np.testing.assert_allclose(scores(two, table.ravel(), X)[:, 1], scores(one, difference, X), rtol=1e-12)
-    assert local_loss(two, table.ravel(), X, y) == pytest.approx(local_loss(one, difference, X, y), rel=1e-12)
+    np.testing.assert_allclose(
+        scores(two, table.ravel(), X)[:, 1], scores(one, difference, X), rtol=1e-12
+    )
+    assert local_loss(two, table.ravel(), X, y) == pytest.approx(
+        local_loss(one, difference, X, y), rel=1e-12
+    )
 
 
 @every_model
@@ -143,9 +172,14 @@ def test_doubled_rows_change_nothing(model):
     X, y = rows(model)
     weights = some_weights(model)
     twice = np.vstack([X, X]), np.concatenate([y, y])
-    assert local_loss(model, weights, *twice) == pytest.approx(local_loss(model, weights, X, y), rel=1e-13)
+    assert local_loss(model, weights, *twice) == pytest.approx(
+        local_loss(model, weights, X, y), rel=1e-13
+    )
     np.testing.assert_allclose(
-        full_gradient(model, weights, *twice), full_gradient(model, weights, X, y), rtol=1e-12, atol=1e-15
+        full_gradient(model, weights, *twice),
+        full_gradient(model, weights, X, y),
+        rtol=1e-12,
+        atol=1e-15,
     )
 
 
@@ -157,8 +191,12 @@ def test_mini_batches_walk_in_order_and_report_the_pseudo_gradient(model, batch_
     for start in range(0, len(X), batch_size):
         batch = slice(start, start + batch_size)
         weights = weights - 0.1 * full_gradient(model, weights, X[batch], y[batch])
-    reported = local_gradient(model, before, X, y, batch_size=batch_size, learning_rate=0.1)
-    np.testing.assert_allclose(reported, (before - weights) / 0.1, rtol=1e-10, atol=1e-12)
+    reported = local_gradient(
+        model, before, X, y, batch_size=batch_size, learning_rate=0.1
+    )
+    np.testing.assert_allclose(
+        reported, (before - weights) / 0.1, rtol=1e-10, atol=1e-12
+    )
 
 
 @every_model
@@ -168,7 +206,9 @@ def test_one_full_batch_is_exactly_the_mean_gradient(model, batch_size):
     weights = some_weights(model)
     expected = full_gradient(model, weights, X, y)
     for learning_rate in (1e-9, 0.15, 1e3):
-        found = local_gradient(model, weights, X, y, batch_size=batch_size, learning_rate=learning_rate)
+        found = local_gradient(
+            model, weights, X, y, batch_size=batch_size, learning_rate=learning_rate
+        )
         assert found.tobytes() == expected.tobytes()
 
 
@@ -188,19 +228,27 @@ def test_a_column_of_scale_a_million():
     y, weights = np.array([0.0, 1.0, 1.0]), np.array([3.0, -2.0, 1.0])
     z = X @ weights[:2] + weights[2]
     assert scores(model, weights, X).tolist() == expit(z).tolist() == [1.0, 0.0, 1.0]
-    assert local_loss(model, weights, X, y) == pytest.approx((5e6 + 1 + 5e6 - 1 + 0) / 3, rel=1e-12)
-    np.testing.assert_allclose(full_gradient(model, weights, X, y), [2e6 / 3, -2e6 / 3, 0.0], atol=1e-9)
+    assert local_loss(model, weights, X, y) == pytest.approx(
+        (5e6 + 1 + 5e6 - 1 + 0) / 3, rel=1e-12
+    )
+    np.testing.assert_allclose(
+        full_gradient(model, weights, X, y), [2e6 / 3, -2e6 / 3, 0.0], atol=1e-9
+    )
 
 
 def test_softmax_of_far_apart_margins():
     model = Model("softmax", 1, fit_intercept=False, classes=(0, 1, 2))
     weights, X = np.array([1e6, 0.0, -1e6]), np.array([[1.0], [0.0], [-1e-6]])
-    np.testing.assert_allclose(scores(model, weights, X), scipy_softmax(X * weights, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(
+        scores(model, weights, X), scipy_softmax(X * weights, axis=1), rtol=1e-12
+    )
     assert local_loss(model, weights, X[:1], np.array([2])) == 2e6
 
 
 def finite(shape):
-    return hnp.arrays(np.float64, shape, elements=st.floats(allow_nan=False, allow_infinity=False))
+    return hnp.arrays(
+        np.float64, shape, elements=st.floats(allow_nan=False, allow_infinity=False)
+    )
 
 
 @given(X=finite((4, 3)), data=st.data(), kind=st.sampled_from(["lr", "softmax"]))
@@ -246,7 +294,9 @@ def test_a_walk_that_diverges_is_said(batch_size):
     model = Model("linear", 1)
     X, y = np.array([[1e160], [1e160]]), np.array([0.0, 1.0])
     with pytest.raises(ValueError, match="standardise"):
-        local_gradient(model, np.array([1.0, 0.0]), X, y, batch_size=batch_size, learning_rate=1.0)
+        local_gradient(
+            model, np.array([1.0, 0.0]), X, y, batch_size=batch_size, learning_rate=1.0
+        )
 
 
 @pytest.mark.parametrize(
@@ -268,12 +318,19 @@ def test_a_walk_that_diverges_is_said(batch_size):
     ],
 )
 def test_gradient_refuses(change, field):
-    arguments = {"weights": np.zeros(4), "X": np.ones((2, 3)), "y": np.array([0.0, 1.0]), "batch_size": -1}
+    arguments = {
+        "weights": np.zeros(4),
+        "X": np.ones((2, 3)),
+        "y": np.array([0.0, 1.0]),
+        "batch_size": -1,
+    }
     with pytest.raises(ValueError, match=rf"^{field}\b"):
         local_gradient(Model("lr", 3), **{"learning_rate": 0.1, **arguments, **change})
 
 
-@pytest.mark.parametrize("y", [np.array([0.0, 1.0]), np.array([0, 3]), np.array([-1, 0])])
+@pytest.mark.parametrize(
+    "y", [np.array([0.0, 1.0]), np.array([0, 3]), np.array([-1, 0])]
+)
 def test_softmax_takes_class_indices_only(y):
     model = Model("softmax", 3, classes=("a", "b", "c"))
     with pytest.raises(ValueError, match=r"^y\b"):
@@ -282,20 +339,29 @@ def test_softmax_takes_class_indices_only(y):
 
 def test_no_value_of_a_row_is_in_a_message():
     with pytest.raises(ValueError, match="other than 0 and 1") as caught:
-        local_loss(Model("lr", 1), np.zeros(2), np.array([[31337.0]]), np.array([4711.0]))
+        local_loss(
+            Model("lr", 1), np.zeros(2), np.array([[31337.0]]), np.array([4711.0])
+        )
     assert "31337" not in str(caught.value)
     assert "4711" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("method", "value"), [("zeros", 0.0), ("ones", 1.0), ("const", 0.25)])
+@pytest.mark.parametrize(
+    ("method", "value"), [("zeros", 0.0), ("ones", 1.0), ("const", 0.25)]
+)
 def test_constant_initial_weights_include_the_intercept(method, value):
-    assert initial_weights(Model("lr", 2), method=method, const=0.25, seed=1).tolist() == [value] * 3
+    assert (
+        initial_weights(Model("lr", 2), method=method, const=0.25, seed=1).tolist()
+        == [value] * 3
+    )
 
 
 @pytest.mark.parametrize("method", ["random_normal", "random_uniform"])
 def test_random_initial_weights_follow_their_seed(method):
     model = Model("lr", 2_000)
-    first, again, other = (initial_weights(model, method=method, const=0.0, seed=s) for s in (7, 7, 8))
+    first, again, other = (
+        initial_weights(model, method=method, const=0.0, seed=s) for s in (7, 7, 8)
+    )
     assert first.tobytes() == again.tobytes() != other.tobytes()
     centre, spread = (0.0, 1.0) if method == "random_normal" else (0.5, 12**-0.5)
     assert first.mean() == pytest.approx(centre, abs=0.1)
@@ -304,8 +370,14 @@ def test_random_initial_weights_follow_their_seed(method):
 
 @pytest.mark.parametrize(
     ("change", "field"),
-    [({"method": "xavier"}, "init_method"), ({"const": np.nan}, "init_const"), ({"seed": -1}, "seed")],
+    [
+        ({"method": "xavier"}, "init_method"),
+        ({"const": np.nan}, "init_const"),
+        ({"seed": -1}, "seed"),
+    ],
 )
 def test_initial_weights_refuse(change, field):
     with pytest.raises(ValueError, match=field):
-        initial_weights(Model("lr", 2), **{"method": "zeros", "const": 0.0, "seed": 1, **change})
+        initial_weights(
+            Model("lr", 2), **{"method": "zeros", "const": 0.0, "seed": 1, **change}
+        )

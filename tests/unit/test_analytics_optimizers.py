@@ -1,4 +1,6 @@
-"""Each optimizer against plain Python floats, bit for bit; penalties, rates and the tests of convergence."""
+"""Each optimizer against plain Python floats, bit for bit; penalties, rates and the
+tests of convergence.
+"""
 
 import ast
 import math
@@ -56,7 +58,9 @@ def run_in_python(name, weights, gradients, **options):
     for t, gradient in enumerate(gradients, start=1):
         table = [
             python_step(name, w, g, v, s, t, penalised=p, **options)
-            for (w, v, s), g, p in zip(table, gradient.tolist(), PENALISED.tolist(), strict=True)
+            for (w, v, s), g, p in zip(
+                table, gradient.tolist(), PENALISED.tolist(), strict=True
+            )
         ]
     return np.array(table).T
 
@@ -77,7 +81,10 @@ def run(name, weights, gradients, **options):
 @given(seed=st.integers(0, 10_000), lr=st.floats(1e-4, 10), alpha=st.floats(0, 1))
 def test_step_has_the_bits_of_plain_python(name, penalty, seed, lr, alpha):
     rng = np.random.default_rng(seed)
-    weights, gradients = rng.normal(size=4), rng.normal(size=(5, 4)) * 10.0 ** rng.integers(-9, 7, (5, 4))
+    weights, gradients = (
+        rng.normal(size=4),
+        rng.normal(size=(5, 4)) * 10.0 ** rng.integers(-9, 7, (5, 4)),
+    )
     options = {"lr": lr, "penalty": penalty, "alpha": alpha}
     found, state = run(name, weights, gradients, **options)
     expected, first, second = run_in_python(name, weights, gradients, **options)
@@ -89,11 +96,20 @@ def test_step_has_the_bits_of_plain_python(name, penalty, seed, lr, alpha):
 
 @every_optimizer
 def test_position_and_length_do_not_change_a_bit(name):
-    """Vector loops and their scalar remainders round alike, so a layer may be split anywhere."""
+    """Vector loops and their scalar remainders round alike, so a layer may be split
+    anywhere.
+    """
     rng = np.random.default_rng(3)
     weights, gradient = rng.normal(size=1003), rng.normal(size=1003)
     options = {"learning_rate": 0.15, "penalty": "L1", "alpha": 0.01}
-    whole, _ = step(name, weights, gradient, initial_state(1003), penalised=np.ones(1003, bool), **options)
+    whole, _ = step(
+        name,
+        weights,
+        gradient,
+        initial_state(1003),
+        penalised=np.ones(1003, bool),
+        **options,
+    )
     pieces = [
         step(
             name,
@@ -111,8 +127,16 @@ def test_position_and_length_do_not_change_a_bit(name):
 def test_only_correctly_rounded_operations_are_used():
     tree = ast.parse(Path(analytics.training.optimizers.__file__).read_text())
     nodes = list(ast.walk(tree))
-    of_numpy = {n.attr for n in nodes if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "np"}
-    of_math = {n.attr for n in nodes if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "math"}
+    of_numpy = {
+        n.attr
+        for n in nodes
+        if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "np"
+    }
+    of_math = {
+        n.attr
+        for n in nodes
+        if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "math"
+    }
     assert of_numpy <= {"where", "sqrt", "abs", "zeros", "errstate"}
     assert of_math <= {"sqrt", "fsum", "isfinite"}
     assert not [n for n in nodes if isinstance(n, ast.Pow | ast.MatMult)]
@@ -126,7 +150,9 @@ def test_known_first_steps():
     np.testing.assert_allclose(first["nesterov_momentum_sgd"], [-0.095, 0.38, 0, -0.19])
     np.testing.assert_allclose(first["adam"], [-0.1, 0.1, 0, -0.1], rtol=1e-7)
     np.testing.assert_allclose(first["adagrad"], [-0.1, 0.1, 0, -0.1], rtol=1e-6)
-    np.testing.assert_allclose(first["rmsprop"], -0.1 * gradient / np.sqrt(0.01 * gradient**2 + 1e-6))
+    np.testing.assert_allclose(
+        first["rmsprop"], -0.1 * gradient / np.sqrt(0.01 * gradient**2 + 1e-6)
+    )
 
 
 @every_optimizer
@@ -140,14 +166,24 @@ def test_a_zero_gradient_moves_nothing(name):
 def test_l2_is_alpha_w_added_once_to_the_aggregate(name):
     weights, gradient = np.array([1.0, -2.0, 0.5, 3.0]), np.array([0.1, 0.2, -0.3, 0.4])
     with_penalty, _ = run(name, weights, [gradient], lr=0.1, penalty="L2", alpha=0.25)
-    plain, _ = run(name, weights, [gradient + 0.25 * weights * PENALISED], lr=0.1, penalty=None, alpha=0.0)
+    plain, _ = run(
+        name,
+        weights,
+        [gradient + 0.25 * weights * PENALISED],
+        lr=0.1,
+        penalty=None,
+        alpha=0.0,
+    )
     assert with_penalty.tolist() == plain.tolist()
 
 
 @every_optimizer
 @pytest.mark.parametrize("penalty", ["L1", "L2"])
 def test_alpha_zero_is_no_penalty(name, penalty):
-    weights, gradients = np.array([1.0, -2.0, -0.0, 3.0]), [np.array([0.1, 0.2, -0.3, 0.4])] * 2
+    weights, gradients = (
+        np.array([1.0, -2.0, -0.0, 3.0]),
+        [np.array([0.1, 0.2, -0.3, 0.4])] * 2,
+    )
     plain, _ = run(name, weights, gradients, lr=0.1, penalty=None, alpha=0.0)
     penalised, _ = run(name, weights, gradients, lr=0.1, penalty=penalty, alpha=0.0)
     assert plain.tolist() == penalised.tolist()
@@ -161,7 +197,14 @@ def test_l1_stops_at_zero_and_spares_the_intercept():
 
 
 def test_at_the_threshold_a_weight_is_positive_zero():
-    found, _ = run("sgd", np.array([0.5, -0.5, -0.0, 1.0]), [np.zeros(4)], lr=0.5, penalty="L1", alpha=1.0)
+    found, _ = run(
+        "sgd",
+        np.array([0.5, -0.5, -0.0, 1.0]),
+        [np.zeros(4)],
+        lr=0.5,
+        penalty="L1",
+        alpha=1.0,
+    )
     assert found.tobytes() == np.array([0.0, 0.0, 0.0, 1.0]).tobytes()
 
 
@@ -170,13 +213,29 @@ def test_arguments_are_left_as_they_are(name):
     weights, gradient, state = np.ones(4), np.ones(4), initial_state(4)
     for array in (weights, gradient, state.first, state.second):
         array.flags.writeable = False
-    step(name, weights, gradient, state, learning_rate=0.1, penalty="L2", alpha=0.1, penalised=PENALISED)
+    step(
+        name,
+        weights,
+        gradient,
+        state,
+        learning_rate=0.1,
+        penalty="L2",
+        alpha=0.1,
+        penalised=PENALISED,
+    )
 
 
 @every_optimizer
 def test_a_step_out_of_range_is_said(name):
     with pytest.raises(ValueError, match="learning_rate"):
-        run(name, np.full(4, 1.7e308), [np.full(4, -1.7e308)], lr=10.0, penalty="L2", alpha=1.0)
+        run(
+            name,
+            np.full(4, 1.7e308),
+            [np.full(4, -1.7e308)],
+            lr=10.0,
+            penalty="L2",
+            alpha=1.0,
+        )
 
 
 @pytest.mark.parametrize(
@@ -192,8 +251,18 @@ def test_a_step_out_of_range_is_said(name):
     ],
 )
 def test_step_refuses(change, field):
-    arguments = {"name": "sgd", "weights": np.zeros(4), "gradient": np.zeros(4), "state": initial_state(4)}
-    options = {"learning_rate": 0.1, "penalty": None, "alpha": 0.0, "penalised": PENALISED}
+    arguments = {
+        "name": "sgd",
+        "weights": np.zeros(4),
+        "gradient": np.zeros(4),
+        "state": initial_state(4),
+    }
+    options = {
+        "learning_rate": 0.1,
+        "penalty": None,
+        "alpha": 0.0,
+        "penalised": PENALISED,
+    }
     with pytest.raises(ValueError, match=field):
         step(**{**arguments, **options, **change})
 
@@ -208,23 +277,39 @@ def test_step_refuses(change, field):
     ],
 )
 def test_decayed_rate(decay, decay_sqrt, expected):
-    found = [decayed_rate(0.15, decay=decay, decay_sqrt=decay_sqrt, round=t) for t in range(3)]
+    found = [
+        decayed_rate(0.15, decay=decay, decay_sqrt=decay_sqrt, round=t)
+        for t in range(3)
+    ]
     assert found == pytest.approx(expected, rel=1e-15)
 
 
 @pytest.mark.parametrize(
     ("change", "field"),
-    [({"learning_rate": -1.0}, "learning_rate"), ({"decay": -1.0}, "decay"), ({"round": -1}, "round")],
+    [
+        ({"learning_rate": -1.0}, "learning_rate"),
+        ({"decay": -1.0}, "decay"),
+        ({"round": -1}, "round"),
+    ],
 )
 def test_decayed_rate_refuses(change, field):
     with pytest.raises(ValueError, match=field):
-        decayed_rate(**{"learning_rate": 0.1, "decay": 0.0, "decay_sqrt": False, "round": 0, **change})
+        decayed_rate(
+            **{
+                "learning_rate": 0.1,
+                "decay": 0.0,
+                "decay_sqrt": False,
+                "round": 0,
+                **change,
+            }
+        )
 
 
 def test_penalty_value():
     weights = np.array([1.0, -2.0, 3.0, 100.0])
     values = {
-        p: penalty_value(weights, penalty=p, alpha=0.1, penalised=PENALISED) for p in ("L1", "L2", None)
+        p: penalty_value(weights, penalty=p, alpha=0.1, penalised=PENALISED)
+        for p in ("L1", "L2", None)
     }
     assert values == pytest.approx({"L1": 0.6, "L2": 0.7, None: 0.0})
 
@@ -232,21 +317,37 @@ def test_penalty_value():
 def test_penalty_value_is_the_same_in_any_order():
     weights = np.random.default_rng(0).normal(size=1000)
     options = {"penalty": "L2", "alpha": 0.1, "penalised": np.ones(1000, bool)}
-    assert penalty_value(weights, **options) == penalty_value(np.sort(weights), **options)
+    assert penalty_value(weights, **options) == penalty_value(
+        np.sort(weights), **options
+    )
 
 
 @pytest.mark.parametrize(
-    ("losses", "expected"), [([0.5], False), ([0.5, 0.25], False), ([0.5, 0.375], True), ([0.375, 0.5], True)]
+    ("losses", "expected"),
+    [([0.5], False), ([0.5, 0.25], False), ([0.5, 0.375], True), ([0.375, 0.5], True)],
 )
 def test_diff_is_strict_and_never_on_the_first_round(losses, expected):
     eps = math.nextafter(0.125, 1)
-    assert converged("diff", eps=eps, losses=losses, before=np.zeros(1), after=np.ones(1)) is expected
-    assert converged("diff", eps=0.125, losses=losses, before=np.zeros(1), after=np.ones(1)) is False
+    assert (
+        converged("diff", eps=eps, losses=losses, before=np.zeros(1), after=np.ones(1))
+        is expected
+    )
+    assert (
+        converged(
+            "diff", eps=0.125, losses=losses, before=np.zeros(1), after=np.ones(1)
+        )
+        is False
+    )
 
 
-@pytest.mark.parametrize(("loss", "expected"), [(0.1, True), (math.nextafter(0.1, 1), False), (0.0, True)])
+@pytest.mark.parametrize(
+    ("loss", "expected"), [(0.1, True), (math.nextafter(0.1, 1), False), (0.0, True)]
+)
 def test_abs_holds_at_eps(loss, expected):
-    assert converged("abs", eps=0.1, losses=[loss], before=np.zeros(1), after=np.ones(1)) is expected
+    assert (
+        converged("abs", eps=0.1, losses=[loss], before=np.zeros(1), after=np.ones(1))
+        is expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -259,7 +360,13 @@ def test_abs_holds_at_eps(loss, expected):
     ],
 )
 def test_weight_diff_is_relative_to_the_new_weights(before, after, expected):
-    found = converged("weight_diff", eps=0.5, losses=[1.0], before=np.array(before), after=np.array(after))
+    found = converged(
+        "weight_diff",
+        eps=0.5,
+        losses=[1.0],
+        before=np.array(before),
+        after=np.array(after),
+    )
     assert found is expected
 
 

@@ -4,25 +4,41 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import StandardScaler
 
-from analytics.training.standardization import deviation, local_mean, local_variance, standardize
+from analytics.training.standardization import (
+    deviation,
+    local_mean,
+    local_variance,
+    standardize,
+)
 
 
 def joint(parts):
-    """Mean and deviation as a federation forms them: row-weighted means of the hospitals' values."""
+    """Mean and deviation as a federation forms them: row-weighted means of the
+    hospitals' values.
+    """
     n_rows = [len(X) for X in parts]
     mean = np.average([local_mean(X) for X in parts], axis=0, weights=n_rows)
-    variance = np.average([local_variance(X, mean) for X in parts], axis=0, weights=n_rows)
+    variance = np.average(
+        [local_variance(X, mean) for X in parts], axis=0, weights=n_rows
+    )
     return mean, deviation(variance, mean=mean)
 
 
 @pytest.mark.parametrize("cuts", [[], [50], [1, 50], [1, 2, 30, 99]])
 def test_joint_standardisation_is_the_pooled_one(cuts):
-    X = np.random.default_rng(0).normal(size=(100, 3)) * [1.0, 1e6, 1e-6] + [5.0, 1e6, 0.0]
+    X = np.random.default_rng(0).normal(size=(100, 3)) * [1.0, 1e6, 1e-6] + [
+        5.0,
+        1e6,
+        0.0,
+    ]
     mean, scale = joint(np.split(X, cuts))
     np.testing.assert_allclose(mean, X.mean(axis=0), rtol=1e-12, atol=1e-20)
     np.testing.assert_allclose(scale, X.std(axis=0), rtol=1e-12)
     np.testing.assert_allclose(
-        standardize(X, mean, scale), StandardScaler().fit_transform(X), rtol=1e-9, atol=1e-12
+        standardize(X, mean, scale),
+        StandardScaler().fit_transform(X),
+        rtol=1e-9,
+        atol=1e-12,
     )
 
 
@@ -37,7 +53,9 @@ def test_a_constant_column_stays_at_zero(value):
     parts = [np.full((n, 1), value) for n in (7, 1, 23)]
     mean, scale = joint(parts)
     assert scale == 1.0
-    np.testing.assert_allclose(standardize(parts[0], mean, scale), 0.0, atol=1e-14 * max(1, abs(value)))
+    np.testing.assert_allclose(
+        standardize(parts[0], mean, scale), 0.0, atol=1e-14 * max(1, abs(value))
+    )
 
 
 def test_a_local_constant_is_exact():

@@ -1,4 +1,6 @@
-"""A person's word on an order: what is asked, who decides, and that a decision made once stands."""
+"""A person's word on an order: what is asked, who decides, and that a decision made
+once stands.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from agents.order import approval
 from agents.order.approval import Approvals, await_decision, person
 from agents.order.party import Party
 from agents.site.ledger import Ledger
-from agents.site.settings import Settings, load_settings
+from agents.site.settings import SiteSettings, load_settings
 from agents.site.vault import Vault
 from protocol.errors import (
     BadRequest,
@@ -28,7 +30,8 @@ from protocol.errors import (
     ProtocolViolation,
     Refused,
 )
-from protocol.exchange import Exchange, MemoryTransport
+from protocol.exchange import Exchange
+from protocol.memory_transport import MemoryTransport
 
 DIGEST = b"d" * 32
 NOW = datetime(2025, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -47,13 +50,15 @@ TERMS: dict[str, Any] = {
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    (tmp_path / "settings.toml").write_text(f'user_id = 2\nname = "North"\nstate = "{tmp_path / "state"}"\n')
+def settings(tmp_path: Path) -> SiteSettings:
+    (tmp_path / "settings.toml").write_text(
+        f'user_id = 2\nname = "North"\nstate = "{tmp_path / "state"}"\n'
+    )
     return load_settings(tmp_path)
 
 
 @pytest.fixture
-def approvals(settings: Settings) -> Approvals:
+def approvals(settings: SiteSettings) -> Approvals:
     return Approvals(settings, now=lambda: NOW)
 
 
@@ -62,15 +67,18 @@ def ask(approvals: Approvals, *numbers: int) -> None:
         approvals.ask(number, DIGEST.hex(), {**TERMS, "names": {"2": "North"}})
 
 
-def events(settings: Settings) -> list[tuple[str, Any]]:
-    return [(entry["event"], entry.get("decision")) for entry in Ledger(settings.ledger).entries()]
+def events(settings: SiteSettings) -> list[tuple[str, Any]]:
+    return [
+        (entry["event"], entry.get("decision"))
+        for entry in Ledger(settings.ledger).entries()
+    ]
 
 
 # Asking
 
 
 def test_what_is_asked_is_for_the_owner_alone_and_says_everything(
-    settings: Settings, approvals: Approvals
+    settings: SiteSettings, approvals: Approvals
 ) -> None:
     ask(approvals, 7)
     path = settings.vault / "approvals" / "7.json"
@@ -81,10 +89,14 @@ def test_what_is_asked_is_for_the_owner_alone_and_says_everything(
     assert lines["parties"] == "2 North, 4"
     assert lines["data: train"] == "SELECT * FROM data.rows"
     assert lines["columns"] == "id, y, x1"
-    assert (lines["initiator"], lines["model_type"], lines["model_params"]) == ("4", "lr", '{"max_iter": 5}')
+    assert (lines["initiator"], lines["model_type"], lines["model_params"]) == (
+        "4",
+        "lr",
+        '{"max_iter": 5}',
+    )
 
 
-def test_it_is_asked_once(settings: Settings, approvals: Approvals) -> None:
+def test_it_is_asked_once(settings: SiteSettings, approvals: Approvals) -> None:
     ask(approvals, 7, 7)
     assert events(settings) == [("asked", None)]
 
@@ -101,7 +113,9 @@ def test_those_that_wait_come_by_number(approvals: Approvals) -> None:
     assert [question.order_id for question in approvals.waiting()] == [2, 9, 10]
 
 
-def test_an_order_that_ended_waits_no_more(settings: Settings, approvals: Approvals) -> None:
+def test_an_order_that_ended_waits_no_more(
+    settings: SiteSettings, approvals: Approvals
+) -> None:
     ask(approvals, 7)
     Vault(settings.vault).end_order(7, "cancelled")
     assert approvals.waiting() == []
@@ -110,7 +124,9 @@ def test_an_order_that_ended_waits_no_more(settings: Settings, approvals: Approv
     assert caught.value.code == "no_approval"
 
 
-def test_a_damaged_question_is_told(settings: Settings, approvals: Approvals) -> None:
+def test_a_damaged_question_is_told(
+    settings: SiteSettings, approvals: Approvals
+) -> None:
     ask(approvals, 7)
     for text in ("{", "[]", '{"order_id": 7}', '{"order_id": 7, "x": 1}'):
         (settings.vault / "approvals" / "7.json").write_text(text)
@@ -124,7 +140,7 @@ def test_a_damaged_question_is_told(settings: Settings, approvals: Approvals) ->
 
 @pytest.mark.parametrize("approve", [True, False])
 def test_a_decision_is_signed_and_stands_in_vault_and_ledger(
-    settings: Settings, approvals: Approvals, approve: bool
+    settings: SiteSettings, approvals: Approvals, approve: bool
 ) -> None:
     ask(approvals, 7)
     made = approvals.decide(7, approve=approve, reason="因为", person="li")
@@ -146,7 +162,7 @@ def test_a_decision_is_signed_and_stands_in_vault_and_ledger(
     assert last["signature"] == stored["signature"]
 
 
-def test_a_decision_stands(settings: Settings, approvals: Approvals) -> None:
+def test_a_decision_stands(settings: SiteSettings, approvals: Approvals) -> None:
     ask(approvals, 7)
     made = approvals.decide(7, approve=True, person="li")
     with pytest.raises(Conflict, match="approved by li at 2025-03-04") as caught:
@@ -156,7 +172,9 @@ def test_a_decision_stands(settings: Settings, approvals: Approvals) -> None:
     assert events(settings) == [("asked", None), ("decided", "approved")]
 
 
-def test_of_many_people_at_once_one_decides(settings: Settings, approvals: Approvals) -> None:
+def test_of_many_people_at_once_one_decides(
+    settings: SiteSettings, approvals: Approvals
+) -> None:
     ask(approvals, 7)
     start, refused = threading.Barrier(8), []
 
@@ -176,15 +194,21 @@ def test_of_many_people_at_once_one_decides(settings: Settings, approvals: Appro
     assert [event for event, _ in events(settings)] == ["asked", "decided"]
 
 
-def test_what_nobody_asked_is_not_decided(settings: Settings, approvals: Approvals) -> None:
+def test_what_nobody_asked_is_not_decided(
+    settings: SiteSettings, approvals: Approvals
+) -> None:
     for number in (0, -1, 7):
         with pytest.raises(NotFound):
             approvals.decide(number, approve=True, person="li")
     assert events(settings) == []
 
 
-@pytest.mark.parametrize("reason", ["x" * 501, "two\nlines", "\x1b[2J", "half \udc80", "\u2028"])
-def test_a_reason_is_one_short_line(settings: Settings, approvals: Approvals, reason: str) -> None:
+@pytest.mark.parametrize(
+    "reason", ["x" * 501, "two\nlines", "\x1b[2J", "half \udc80", "\u2028"]
+)
+def test_a_reason_is_one_short_line(
+    settings: SiteSettings, approvals: Approvals, reason: str
+) -> None:
     ask(approvals, 7)
     with pytest.raises(BadRequest) as caught:
         approvals.decide(7, approve=False, reason=reason, person="li")
@@ -201,7 +225,9 @@ FORGERIES: list[Callable[[dict[str, Any]], Any]] = [
 
 
 @pytest.mark.parametrize("forge", FORGERIES)
-def test_a_forged_decision_lets_nothing_pass(settings: Settings, approvals: Approvals, forge: Any) -> None:
+def test_a_forged_decision_lets_nothing_pass(
+    settings: SiteSettings, approvals: Approvals, forge: Any
+) -> None:
     ask(approvals, 7)
     approvals.decide(7, approve=False, person="li")
     path = settings.vault / "approvals" / "7.decision.json"
@@ -214,9 +240,17 @@ def test_a_forged_decision_lets_nothing_pass(settings: Settings, approvals: Appr
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "{}", '{"decision": {}, "signature": ""}', '{"decision": 1, "signature": "zz"}']
+    "text",
+    [
+        "{",
+        "{}",
+        '{"decision": {}, "signature": ""}',
+        '{"decision": 1, "signature": "zz"}',
+    ],
 )
-def test_a_damaged_decision_lets_nothing_pass(settings: Settings, approvals: Approvals, text: str) -> None:
+def test_a_damaged_decision_lets_nothing_pass(
+    settings: SiteSettings, approvals: Approvals, text: str
+) -> None:
     ask(approvals, 7)
     (settings.vault / "approvals" / "7.decision.json").write_text(text)
     with pytest.raises(Conflict) as caught:
@@ -225,7 +259,7 @@ def test_a_damaged_decision_lets_nothing_pass(settings: Settings, approvals: App
 
 
 def test_a_decision_on_another_order_or_of_another_number_lets_nothing_pass(
-    settings: Settings, approvals: Approvals
+    settings: SiteSettings, approvals: Approvals
 ) -> None:
     ask(approvals, 7)
     approvals.decide(7, approve=True, person="li")
@@ -241,7 +275,9 @@ def test_who_sits_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USER", "somebody-else")
     assert person()
     assert person() != "somebody-else"
-    monkeypatch.setattr(approval.pwd, "getpwuid", lambda uid: (_ for _ in ()).throw(KeyError))
+    monkeypatch.setattr(
+        approval.pwd, "getpwuid", lambda uid: (_ for _ in ()).throw(KeyError)
+    )
     assert person().isdecimal()
 
 
@@ -251,14 +287,22 @@ def test_who_sits_here(monkeypatch: pytest.MonkeyPatch) -> None:
 class Waiting:
     """A party that waits, in a thread of its own."""
 
-    def __init__(self, settings: Settings, transport: MemoryTransport, *, approval: str = "manual") -> None:
+    def __init__(
+        self,
+        settings: SiteSettings,
+        transport: MemoryTransport,
+        *,
+        approval: str = "manual",
+    ) -> None:
         rules = SimpleNamespace(orders=SimpleNamespace(approval=approval))
         party = SimpleNamespace(
             settings=settings, order_id=7, me=2, policy=rules, store=Vault(settings.vault).order(7),
             exchange=Exchange(transport, 2),
         )  # fmt: skip
         self.outcome: ConsiliumError | str | None = None
-        self.thread = threading.Thread(target=self._wait, args=(cast(Party, party),), daemon=True)
+        self.thread = threading.Thread(
+            target=self._wait, args=(cast(Party, party),), daemon=True
+        )
         self.thread.start()
 
     def _wait(self, party: Party) -> None:
@@ -274,21 +318,25 @@ class Waiting:
         return self.outcome
 
 
-def until_asked(settings: Settings) -> None:
+def until_asked(settings: SiteSettings) -> None:
     event = threading.Event()
     for _ in range(500):
-        if (settings.vault / "orders" / "7" / "decided").exists() and Approvals(settings).waiting():
+        if (settings.vault / "orders" / "7" / "decided").exists() and Approvals(
+            settings
+        ).waiting():
             return
         event.wait(0.01)
     raise AssertionError("nobody was asked")
 
 
-def test_nobody_is_asked_where_the_policy_decides_alone(settings: Settings) -> None:
-    assert Waiting(settings, MemoryTransport(), approval="automatic").ended() == "approved"
+def test_nobody_is_asked_where_the_policy_decides_alone(settings: SiteSettings) -> None:
+    assert (
+        Waiting(settings, MemoryTransport(), approval="automatic").ended() == "approved"
+    )
     assert not settings.ledger.exists()
 
 
-def test_it_sleeps_until_it_is_approved(settings: Settings) -> None:
+def test_it_sleeps_until_it_is_approved(settings: SiteSettings) -> None:
     waiting = Waiting(settings, MemoryTransport())
     until_asked(settings)
     waiting.thread.join(timeout=0.3)
@@ -297,7 +345,7 @@ def test_it_sleeps_until_it_is_approved(settings: Settings) -> None:
     assert waiting.ended() == "approved"
 
 
-def test_a_refusal_carries_its_reason(settings: Settings) -> None:
+def test_a_refusal_carries_its_reason(settings: SiteSettings) -> None:
     waiting = Waiting(settings, MemoryTransport())
     until_asked(settings)
     Approvals(settings).decide(7, approve=False, reason="No vote yet.", person="li")
@@ -306,7 +354,9 @@ def test_a_refusal_carries_its_reason(settings: Settings) -> None:
     assert error.sentence == "A person at this hospital refused the order: No vote yet."
 
 
-def test_an_order_that_is_cancelled_is_heard_of_while_it_waits(settings: Settings) -> None:
+def test_an_order_that_is_cancelled_is_heard_of_while_it_waits(
+    settings: SiteSettings,
+) -> None:
     transport = MemoryTransport()
     waiting = Waiting(settings, transport)
     until_asked(settings)
@@ -314,19 +364,24 @@ def test_an_order_that_is_cancelled_is_heard_of_while_it_waits(settings: Setting
     assert waiting.ended().code == "cancelled"
 
 
-def test_a_decision_made_while_nobody_waited_is_found(settings: Settings) -> None:
+def test_a_decision_made_while_nobody_waited_is_found(settings: SiteSettings) -> None:
     ask(Approvals(settings), 7)
     Approvals(settings).decide(7, approve=True, person="li")
     assert Waiting(settings, MemoryTransport()).ended() == "approved"
 
 
-def test_a_decision_stands_when_the_policy_has_changed_meanwhile(settings: Settings) -> None:
+def test_a_decision_stands_when_the_policy_has_changed_meanwhile(
+    settings: SiteSettings,
+) -> None:
     ask(Approvals(settings), 7)
     Approvals(settings).decide(7, approve=False, person="li")
-    assert Waiting(settings, MemoryTransport(), approval="automatic").ended().code == "approval"
+    assert (
+        Waiting(settings, MemoryTransport(), approval="automatic").ended().code
+        == "approval"
+    )
 
 
-def test_all_who_wait_for_one_order_hear_of_it(settings: Settings) -> None:
+def test_all_who_wait_for_one_order_hear_of_it(settings: SiteSettings) -> None:
     """A process that should be dead may still wait beside its successor."""
     both = [Waiting(settings, MemoryTransport()) for _ in range(2)]
     until_asked(settings)
@@ -335,7 +390,7 @@ def test_all_who_wait_for_one_order_hear_of_it(settings: Settings) -> None:
     assert [waiting.ended() for waiting in both] == ["approved"] * 2
 
 
-def test_waiting_takes_no_time_of_the_processor(settings: Settings) -> None:
+def test_waiting_takes_no_time_of_the_processor(settings: SiteSettings) -> None:
     waiting = Waiting(settings, MemoryTransport())
     until_asked(settings)
     before = sum(os.times()[:2])
@@ -345,7 +400,7 @@ def test_waiting_takes_no_time_of_the_processor(settings: Settings) -> None:
     waiting.ended()
 
 
-def test_rung_for_nothing_it_waits_on(settings: Settings) -> None:
+def test_rung_for_nothing_it_waits_on(settings: SiteSettings) -> None:
     waiting = Waiting(settings, MemoryTransport())
     until_asked(settings)
     for _ in range(3):

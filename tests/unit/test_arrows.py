@@ -1,6 +1,8 @@
-"""The import arrows of the design, and what no module may do, on the syntax trees of all packages.
+"""The import arrows of the design, and what no module may do, on the syntax trees of
+all packages.
 
-Imports within functions count, and so do modules that are imported by a name in a string.
+Imports within functions count, and so do modules that are imported by a name in a
+string.
 """
 
 from __future__ import annotations
@@ -17,11 +19,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What the modules of a room may import beside themselves and their own room; the longest name that fits counts.
+# What the modules of a room may import beside themselves and their own room; the
+# longest name that fits counts.
 CORE = {"analytics", "protocol"}
 SIDES = {
     "tasks.steps",
     "tasks.worker",
+    "tasks.kept_runs",
+    "tasks.patient_worker",
     "tasks.ending",
     "tasks.exit_codes",
     "tasks.flow_process",
@@ -42,10 +47,29 @@ ALLOWED = {
     "agents.rows": CORE | {"agents.site"},
     "agents.gate": CORE | {"agents.site", "agents.rows"},
     "agents.order": CORE | {"agents.site"},
-    "agents.training": CORE | {"agents.site", "agents.rows", "agents.gate", "agents.order"},
-    "agents.statistics": CORE | {"agents.site", "agents.rows", "agents.gate", "agents.order"},
-    "agents.page": CORE | {"agents.site", "agents.order", "agents.training", "agents.statistics"},
-    "agents.check": CORE | {"agents.site", "agents.rows"},
+    "agents.training": CORE
+    | {"agents.site", "agents.rows", "agents.gate", "agents.order"},
+    "agents.statistics": CORE
+    | {"agents.site", "agents.rows", "agents.gate", "agents.order"},
+    "agents.page": CORE
+    | {
+        "agents.site",
+        "agents.gate",
+        "agents.order",
+        "agents.training",
+        "agents.statistics",
+    },
+    "agents.check": CORE | {"agents.site", "agents.rows", "agents.gate"},
+    "agents.check.order": CORE
+    | {
+        "agents.site",
+        "agents.rows",
+        "agents.gate",
+        "agents.order",
+        "agents.training",
+        "agents.statistics",
+        "agents.check",
+    },
     "tasks": CORE | SIDES,
     "tasks.coordinator": CORE | SIDES,
     "tasks.hospital": CORE | SIDES | {"agents"},
@@ -62,7 +86,23 @@ ALLOWED = {
     "api.store": CORE,
     "api.conditions": CORE | {"api.live"},
     "api.auth": CORE | {"api.store"},
-    "api.prefect_runs": CORE | {"api.due_times"},
+    "api.connections": set(),
+    "api.headers": set(),
+    "api.door": CORE
+    | {
+        "api.answers",
+        "api.auth",
+        "api.gateway",
+        "api.headers",
+        "api.settings",
+        "api.store",
+    },
+    "api.prefect_deletion": CORE,
+    "api.prefect_runs": CORE | {"api.due_times", "api.prefect_deletion"},
+    "api.duties": CORE | {"api.prefect_runs"},
+    # The codes that a state may carry to Prefect are those that have a word there.
+    "api.gateway": CORE
+    | {"api.answers", "api.auth", "api.store", "api.pages.error_words"},
     "api.routes": CORE
     | {
         "api.store",
@@ -71,10 +111,20 @@ ALLOWED = {
         "api.answers",
         "api.due_times",
         "api.auth",
+        "api.duties",
         "api.prefect_runs",
         "api.settings",
     },
-    "api.pages": CORE | {"api.store", "api.live", "api.auth", "api.routes"},
+    "api.trimming": CORE | {"api.duties", "api.routes", "api.store"},
+    "api.pages": CORE
+    | {
+        "api.store",
+        "api.live",
+        "api.auth",
+        "api.routes",
+        "api.headers",
+        "api.settings",
+    },
     "api.client": {"protocol"},
     "api.app": CORE | {"api"},
     "deployments": {"analytics", "protocol", "agents", "tasks", "flows", "api"},
@@ -82,16 +132,17 @@ ALLOWED = {
 PACKAGES = sorted(name for name in ALLOWED if "." not in name)
 NOT_PACKAGES = {"tests", "benchmarks"}
 PURE = {"analytics", "protocol"}
-# Which rooms may read patients' rows and speak SQL. The demonstration makes the hospitals' tables itself, and compares
-# with the pooled ones; it is in no installed part. A person at a notebook gets tables of scores as pandas frames.
+# Which rooms may read patients' rows and speak SQL. The demonstration makes the
+# hospitals' tables itself, and compares with the pooled ones; it is in no installed
+# part. A person at a notebook gets tables of scores as pandas frames.
 READERS = {
     "pandas": ("agents/rows/", "api/client/", "api/pages/", "deployments/demo/"),
     "duckdb": ("agents/rows/", "deployments/demo/"),
     "sqlalchemy": ("agents/rows/", "api/store/"),
     "alembic": ("api/store/",),
 }
-# The one place that imports by a computed name: the process of a flow run, which is given the names by the flow's own
-# object in the worker that started it.
+# The one place that imports by a computed name: the process of a flow run, which is
+# given the names by the flow's own object in the worker that started it.
 BY_COMPUTED_NAME = {"tasks/flow_process.py"}
 UNSAFE_MODULES = {
     "pickle",
@@ -142,8 +193,14 @@ def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"relative import in line {node.lineno}"
-            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Call) and called(node)[-1] in ("import_module", "__import__", "find_spec"):
+            yield from (
+                (node.lineno, f"{node.module}.{alias.name}") for alias in node.names
+            )
+        elif isinstance(node, ast.Call) and called(node)[-1] in (
+            "import_module",
+            "__import__",
+            "find_spec",
+        ):
             yield from ((node.lineno, text) for text in texts(node.args[:1]))
 
 
@@ -154,7 +211,9 @@ def texts(nodes: list[ast.expr]) -> Iterator[str]:
 
 
 def called(node: ast.Call) -> tuple[str, str]:
-    """("", "eval") for eval(...), ("os", "system") for os.system(...), ("", "put") for a.b.put(...)."""
+    """("", "eval") for eval(...), ("os", "system") for os.system(...), ("", "put") for
+    a.b.put(...).
+    """
     if isinstance(node.func, ast.Attribute):
         owner = node.func.value
         return (owner.id if isinstance(owner, ast.Name) else ""), node.func.attr
@@ -201,9 +260,17 @@ def own_imports(module: str) -> list[tuple[int, str]]:
 
 
 def test_every_room_has_its_arrows() -> None:
-    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} - NOT_PACKAGES == set(PACKAGES)
-    inside = {module for module in MODULES if module.split(".")[0] in ("agents", "api", "flows")}
-    without = {module for module in inside if "." in module and "." not in room_of(module)}
+    assert {
+        path.parent.name for path in ROOT.glob("*/__init__.py")
+    } - NOT_PACKAGES == set(PACKAGES)
+    inside = {
+        module
+        for module in MODULES
+        if module.split(".")[0] in ("agents", "api", "flows")
+    }
+    without = {
+        module for module in inside if "." in module and "." not in room_of(module)
+    }
     assert without == set()
     assert set(ALLOWED) <= set(MODULES)
 
@@ -221,12 +288,21 @@ def test_a_room_imports_only_what_its_arrows_allow(room: str) -> None:
 
 
 def test_nothing_imports_in_a_circle() -> None:
-    graph = nx.DiGraph((module, name) for module in MODULES for _, name in own_imports(module))
-    assert [sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1] == []
+    graph = nx.DiGraph(
+        (module, name) for module in MODULES for _, name in own_imports(module)
+    )
+    assert [
+        sorted(circle)
+        for circle in nx.strongly_connected_components(graph)
+        if len(circle) > 1
+    ] == []
 
 
 def test_agents_and_api_never_import_each_other() -> None:
-    reached = {room: {name.split(".")[0] for name in allowed} for room, allowed in ALLOWED.items()}
+    reached = {
+        room: {name.split(".")[0] for name in allowed}
+        for room, allowed in ALLOWED.items()
+    }
     for room, tops in reached.items():
         if room.split(".")[0] in ("agents", "tasks", "flows"):
             assert "api" not in tops
@@ -235,17 +311,25 @@ def test_agents_and_api_never_import_each_other() -> None:
 
 
 def test_the_two_sides_never_import_each_other() -> None:
-    """Nothing of a hospital's runs at the coordinator, and nothing of the coordinator's at a hospital."""
-    graph = nx.DiGraph((module, name) for module in MODULES for _, name in own_imports(module))
+    """Nothing of a hospital's runs at the coordinator, and nothing of the coordinator's
+    at a hospital.
+    """
+    graph = nx.DiGraph(
+        (module, name) for module in MODULES for _, name in own_imports(module)
+    )
     for module in graph:
-        reached = {".".join(name.split(".")[:2]) for name in nx.descendants(graph, module)}
+        reached = {
+            ".".join(name.split(".")[:2]) for name in nx.descendants(graph, module)
+        }
         if module.startswith(("tasks.coordinator", "flows.coordinator")):
             assert not any(
-                name.startswith(("agents", "tasks.hospital", "flows.hospital")) for name in reached
+                name.startswith(("agents", "tasks.hospital", "flows.hospital"))
+                for name in reached
             )
         if module.startswith(("agents", "tasks.hospital", "flows.hospital")):
             assert not any(
-                name.startswith(("api", "tasks.coordinator", "flows.coordinator")) for name in reached
+                name.startswith(("api", "tasks.coordinator", "flows.coordinator"))
+                for name in reached
             )
 
 
@@ -255,14 +339,17 @@ def test_only_a_flow_s_process_imports_by_a_computed_name() -> None:
         name_of(path)
         for path in every_module()
         for node, (_, name) in calls(path)
-        if name in ("import_module", "find_spec", "__import__", "set_forkserver_preload")
+        if name
+        in ("import_module", "find_spec", "__import__", "set_forkserver_preload")
         if not (node.args and isinstance(node.args[0], ast.Constant))
     }
     assert computed == BY_COMPUTED_NAME
 
 
 def test_the_api_calls_nothing_by_a_computed_name() -> None:
-    """A store's method that is named by a string is seen by no tool, and its arguments are checked by none."""
+    """A store's method that is named by a string is seen by no tool, and its arguments
+    are checked by none.
+    """
     computed = [
         f"{name_of(path)}:{node.lineno} calls {name}"
         for path in modules("api")
@@ -281,7 +368,9 @@ def test_only_the_rooms_of_rows_and_of_the_store_read_tables(reader: str) -> Non
         for _, module in imported(tree_of(path))
         if module.split(".")[0] == reader
     }
-    assert [path for path in sorted(reading) if not path.startswith(READERS[reader])] == []
+    assert [
+        path for path in sorted(reading) if not path.startswith(READERS[reader])
+    ] == []
 
 
 FRESH = """
@@ -295,12 +384,20 @@ print(sorted(tops & set({tops!r})), sorted(name for name in names if name.starts
 
 def found_in_a_fresh_process(module: str, *, tops: list[str], rooms: list[str]) -> str:
     code = FRESH.format(module=module, tops=tops, rooms=rooms)
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout.strip()
 
 
 def test_the_coordinator_s_flows_bring_no_hospital_code_along() -> None:
-    """Arrows on paper are one thing; this is what the memory of a process of its flow runs holds."""
+    """Arrows on paper are one thing; this is what the memory of a process of its flow
+    runs holds.
+    """
     tops = ["agents", "api", "pandas", "duckdb", "sqlalchemy", "fastapi", "nicegui"]
     found = found_in_a_fresh_process(
         "flows.coordinator_runs", tops=tops, rooms=["tasks.hospital", "flows.hospital"]
@@ -311,10 +408,14 @@ def test_the_coordinator_s_flows_bring_no_hospital_code_along() -> None:
 def test_a_hospital_s_flows_bring_no_code_of_the_coordinator_along() -> None:
     tops = ["api", "nicegui", "alembic"]
     rooms = ["tasks.coordinator", "flows.coordinator"]
-    assert found_in_a_fresh_process("flows.hospital_runs", tops=tops, rooms=rooms) == "[] []"
+    assert (
+        found_in_a_fresh_process("flows.hospital_runs", tops=tops, rooms=rooms)
+        == "[] []"
+    )
 
 
-# The parts that are installed apart: each is a set of whole folders or files, and no file is in two of them.
+# The parts that are installed apart: each is a set of whole folders or files, and no
+# file is in two of them.
 PARTS = {
     "core": (
         "analytics/",
@@ -322,6 +423,8 @@ PARTS = {
         "tasks/__init__.py",
         "tasks/steps.py",
         "tasks/worker.py",
+        "tasks/kept_runs.py",
+        "tasks/patient_worker.py",
         "tasks/flow_process.py",
         "tasks/ending.py",
         "tasks/exit_codes.py",
@@ -344,13 +447,20 @@ PARTS = {
         "api/app.py",
         "api/auth.py",
         "api/conditions.py",
+        "api/connections.py",
+        "api/door.py",
         "api/due_times.py",
+        "api/gateway/",
+        "api/headers.py",
+        "api/duties.py",
         "api/live.py",
         "api/pages/",
+        "api/prefect_deletion.py",
         "api/prefect_runs.py",
         "api/routes/",
         "api/settings.py",
         "api/store/",
+        "api/trimming.py",
         "tasks/coordinator/",
         "flows/coordinator.py",
         "flows/coordinator_runs.py",
@@ -364,7 +474,10 @@ PARTS = {
         "deployments/serving.py",
         "deployments/state.py",
     ),
-    "tree": ("deployments/local/", "deployments/demo/"),  # a federation on one machine: of a checkout only
+    "tree": (
+        "deployments/local/",
+        "deployments/demo/",
+    ),  # a federation on one machine: of a checkout only
 }
 REACHES = {
     "core": {"core"},
@@ -380,7 +493,11 @@ def parts_of(path: Path) -> list[str]:
 
 
 def test_every_file_is_in_one_installable_part() -> None:
-    assert {name_of(path): parts_of(path) for path in every_module() if len(parts_of(path)) != 1} == {}
+    assert {
+        name_of(path): parts_of(path)
+        for path in every_module()
+        if len(parts_of(path)) != 1
+    } == {}
 
 
 def test_a_part_needs_no_other_but_the_core() -> None:
@@ -395,7 +512,16 @@ def test_a_part_needs_no_other_but_the_core() -> None:
 
 @pytest.mark.parametrize("package", sorted(PURE))
 def test_mathematics_and_protocol_need_no_server_and_no_database(package: str) -> None:
-    forbidden = {"prefect", "fastapi", "sqlalchemy", "duckdb", "uvicorn", "pandas", "subprocess", "socket"}
+    forbidden = {
+        "prefect",
+        "fastapi",
+        "sqlalchemy",
+        "duckdb",
+        "uvicorn",
+        "pandas",
+        "subprocess",
+        "socket",
+    }
     wrong = [
         f"{name_of(path)}:{line} imports {module}"
         for path in modules(package)
@@ -444,10 +570,21 @@ def test_arrays_are_loaded_and_saved_without_pickle() -> None:
     wrong = []
     for path in every_module():
         for node, (owner, name) in calls(path):
-            if (owner, name) in (("np", "load"), ("np", "save"), ("np", "savez"), ("np", "savez_compressed")):
+            if (owner, name) in (
+                ("np", "load"),
+                ("np", "save"),
+                ("np", "savez"),
+                ("np", "savez_compressed"),
+            ):
                 said = [k.value for k in node.keywords if k.arg == "allow_pickle"]
-                if not (said and isinstance(said[0], ast.Constant) and said[0].value is False):
-                    wrong.append(f"{name_of(path)}:{node.lineno} {owner}.{name} without allow_pickle=False")
+                if not (
+                    said
+                    and isinstance(said[0], ast.Constant)
+                    and said[0].value is False
+                ):
+                    wrong.append(
+                        f"{name_of(path)}:{node.lineno} {owner}.{name} without allow_pickle=False"
+                    )
     assert wrong == []
 
 
@@ -468,7 +605,9 @@ def is_false(node: ast.expr) -> bool:
 
 
 def test_every_random_secret_is_from_the_operating_system() -> None:
-    """Python's and numpy's generators can be predicted from their output; jitter is the one use that is allowed."""
+    """Python's and numpy's generators can be predicted from their output; jitter is the
+    one use that is allowed.
+    """
     wrong = [
         f"{name_of(path)}:{node.lineno} calls {owner}.{name}"
         for package in ("protocol", "agents", "tasks", "flows", "api")
@@ -483,7 +622,12 @@ def test_every_random_secret_is_from_the_operating_system() -> None:
 
 
 def users_of(function: str) -> set[str]:
-    return {name_of(path) for path in every_module() for _, (_, name) in calls(path) if name == function}
+    return {
+        name_of(path)
+        for path in every_module()
+        for _, (_, name) in calls(path)
+        if name == function
+    }
 
 
 def test_only_the_release_door_writes_envelopes() -> None:
@@ -491,7 +635,9 @@ def test_only_the_release_door_writes_envelopes() -> None:
 
 
 def test_only_the_release_door_seals_what_leaves_a_hospital() -> None:
-    """The other user is the coordinator's side: SQL texts, sealed to each hospital by protocol.messages."""
+    """The other user is the coordinator's side: SQL texts, sealed to each hospital by
+    protocol.messages.
+    """
     assert users_of("seal_to") == {"agents/order/release.py", "protocol/messages.py"}
     assert {name_of(p) for p in every_module() if "seal_to" in p.read_text("utf-8")} - {
         "protocol/sealing.py"
@@ -502,18 +648,25 @@ def test_only_the_release_door_seals_what_leaves_a_hospital() -> None:
 
 
 def test_only_the_release_door_puts_a_hospital_s_messages() -> None:
-    """`exchange.put` elsewhere: the coordinator's own steps, and the one-process federation's stand-in for the API."""
+    """`exchange.put` elsewhere: the coordinator's own steps, and the one-process
+    federation's stand-in for the API.
+    """
     putting = {
         name_of(path)
         for path in every_module()
         for node, (owner, name) in calls(path)
         if name == "put"
-        and (owner in ("exchange", "transport") or owner_name(node) in ("exchange", "transport"))
+        and (
+            owner in ("exchange", "transport")
+            or owner_name(node) in ("exchange", "transport")
+        )
     }
     assert putting == {
         "agents/order/release.py",
         "protocol/exchange.py",
         "tasks/coordinator/training.py",
+        "tasks/coordinator/cells.py",
+        "tasks/coordinator/dealt.py",
         "tasks/coordinator/statistics.py",
         "tasks/coordinator/scoring.py",
         "deployments/local/one_process.py",
@@ -527,7 +680,12 @@ def owner_name(node: ast.Call) -> str:
 
 
 def test_nothing_is_signed_but_envelopes_and_what_people_decide() -> None:
-    assert {name_of(p) for p in every_module() for n, (_, name) in calls(p) if name == "sign" and n.args} == {
+    assert {
+        name_of(p)
+        for p in every_module()
+        for n, (_, name) in calls(p)
+        if name == "sign" and n.args
+    } == {
         "agents/order/approval.py",
         "protocol/messages.py",
         "protocol/sealing.py",
@@ -537,19 +695,29 @@ def test_nothing_is_signed_but_envelopes_and_what_people_decide() -> None:
 # Who asks Prefect
 
 
-def test_in_the_api_only_runs_asks_prefect() -> None:
+def test_in_the_api_only_its_own_modules_ask_prefect() -> None:
     asking = {
         name_of(path)
         for path in modules("api")
         for _, module in imported(tree_of(path))
         if module.split(".")[0] == "prefect"
     }
-    assert asking == {"api/prefect_runs.py", "api/due_times.py"}
+    assert asking == {
+        "api/due_times.py",
+        "api/prefect_deletion.py",
+        "api/prefect_runs.py",
+    }
 
 
 def test_a_federation_in_one_process_needs_no_prefect() -> None:
     """Nor what else takes long to import: simulations start at once."""
     heavy = "{'prefect', 'fastapi', 'nicegui', 'sklearn', 'scipy', 'networkx', 'matplotlib'}"
     code = f"import sys, deployments.local.one_process; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"

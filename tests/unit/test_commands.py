@@ -24,6 +24,7 @@ from benchmarks.peers import comparison
 from deployments.local.sites import NAMED, prepare
 from tests.conftest import ROOT, free_port
 from tests.made_sites import make_site, policy_text
+from tests.pairwise import quick
 
 
 @pytest.fixture
@@ -33,7 +34,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "main", [deployments.agent.main, deployments.local.command.main, deployments.server.main]
+    "main",
+    [deployments.agent.main, deployments.local.command.main, deployments.server.main],
 )
 def test_help_is_help(main: object, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -48,7 +50,11 @@ def test_a_hospital_is_added_gets_other_tokens_and_may_present_other_keys(
     run = deployments.server.main
     assert run(["add-hospital", "--user-id", "7", "--name", "hangzhou"]) == 0
     made = json.loads(capsys.readouterr().out)
-    assert (made["user_id"], made["name"], set(made["tokens"])) == (7, "hangzhou", {"user", "agent"})
+    assert (made["user_id"], made["name"], set(made["tokens"])) == (
+        7,
+        "hangzhou",
+        {"user", "agent"},
+    )
     assert run(["token", "rotate", "agent", "--user-id", "7"]) == 0
     told = capsys.readouterr()
     store = Store(load_settings().store_url)
@@ -64,8 +70,20 @@ def test_a_hospital_is_added_gets_other_tokens_and_may_present_other_keys(
 
 @pytest.mark.slow
 def test_a_hospitals_page_is_at_the_port_that_was_asked_for(tmp_path: Path) -> None:
-    site, port = make_site(tmp_path, 2, {}, policy_text([2, 3, 4], [])).site, free_port()
-    command = [sys.executable, "-m", "deployments.agent", "show", "--port", str(port), "--site", str(site)]
+    site, port = (
+        make_site(tmp_path, 2, {}, policy_text([2, 3, 4], [])).site,
+        free_port(),
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "deployments.agent",
+        "show",
+        "--port",
+        str(port),
+        "--site",
+        str(site),
+    ]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as page:
@@ -76,19 +94,26 @@ def test_a_hospitals_page_is_at_the_port_that_was_asked_for(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("n_hospitals", [3, 4, 5, 8])
-def test_every_policy_of_a_federation_names_all_of_it(home: Path, n_hospitals: int) -> None:
+def test_every_policy_of_a_federation_names_all_of_it(
+    home: Path, n_hospitals: int
+) -> None:
     """Else an order over more than the hospitals before the last one is refused."""
     sites = prepare(load_settings(), n_hospitals=n_hospitals)
     everybody = tuple(range(2, 2 + n_hospitals))
     assert [site.user_id for site in sites] == list(everybody)
     for site in sites:
         policy = load_policy(site.policy)
-        assert (tuple(policy.orders.initiators), tuple(policy.orders.receivers)) == (everybody, everybody)
+        assert (tuple(policy.orders.initiators), tuple(policy.orders.receivers)) == (
+            everybody,
+            everybody,
+        )
         assert set(load_site(site.site).partners) == set(everybody) - {site.user_id}
     assert [site.name for site in sites[:3]] == list(NAMED)
 
 
-def test_the_options_of_the_comparison_with_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_options_of_the_comparison_with_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[int] = []
     monkeypatch.setattr(comparison, "main", lambda *, rounds: asked.append(rounds))
     monkeypatch.setattr("sys.argv", ["bench", "--peers", "--rounds", "7"])
@@ -104,14 +129,18 @@ def test_the_options_of_the_comparison_with_others(monkeypatch: pytest.MonkeyPat
 def test_continuous_integration_runs_both_layers_and_fails_with_either(
     tmp_path: Path, failing: str | None, code: int
 ) -> None:
-    """On a copy whose `./run` only notes what it is asked, where no program has to be installed."""
+    """On a copy whose `./run` only notes what it is asked, where no program has to be
+    installed.
+    """
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
     for name in ("chromium", "chromedriver"):
         write_program(tmp_path / "bin" / name, "true")
     write_program(tmp_path / "run", f'echo "$*" >> asked; [ "$*" != "{failing}" ]')
     environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
-    done = subprocess.run([tmp_path / ".ci" / "run"], env=environment, capture_output=True)
+    done = subprocess.run(
+        [tmp_path / ".ci" / "run"], env=environment, capture_output=True
+    )
     assert done.returncode == code
     assert (tmp_path / "asked").read_text() == "test\ntest --thorough\n"
 
@@ -122,16 +151,28 @@ def write_program(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-@pytest.mark.parametrize("command", ["demo", "up", "server", "agent", "bench"])
+@pytest.mark.parametrize(
+    "command", quick(["agent", "demo", "up", "server", "bench"], 1)
+)
 def test_every_command_of_run_reaches_its_program(command: str) -> None:
     """A module without a main would do nothing, and call that success."""
-    done = subprocess.run(["./run", command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["./run", command, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "usage:" in done.stdout
     assert command in done.stdout
 
 
 @pytest.mark.parametrize("program", ["deployments.agent", "deployments.server"])
-def test_the_main_module_of_a_worker_is_not_run_again_in_its_flow_processes(program: str) -> None:
-    """multiprocessing runs a main module again in each child, unless it is the `__main__` of a package."""
+def test_the_main_module_of_a_worker_is_not_run_again_in_its_flow_processes(
+    program: str,
+) -> None:
+    """multiprocessing runs a main module again in each child, unless it is the
+    `__main__` of a package.
+    """
     found = importlib.util.find_spec(f"{program}.__main__")
     assert found is not None

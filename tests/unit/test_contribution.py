@@ -9,7 +9,14 @@ from analytics.scores.contribution import grad_diff, perf_diff
 from analytics.scores.geometry import triangular_factor
 
 GOLDEN = np.array(
-    [[1, 2, 3, 4, 0], [1, 2, 3, 5, 0], [2, 2, 3, 4, 1], [1, 3, 3, 4, 0], [0, 2, 2, 4, 1], [-9, 8, -7, 6, -5]],
+    [
+        [1, 2, 3, 4, 0],
+        [1, 2, 3, 5, 0],
+        [2, 2, 3, 4, 1],
+        [1, 3, 3, 4, 0],
+        [0, 2, 2, 4, 1],
+        [-9, 8, -7, 6, -5],
+    ],
     dtype=float,
 )
 EXPECTED = {
@@ -22,7 +29,12 @@ def scalars(gradients, average):
     """What a hospital computes between two rounds: norm, drift, dot, norm_before."""
     norms = np.linalg.norm(gradients, axis=1)
     drift = np.linalg.norm(gradients - average, axis=1)
-    return norms, drift, gradients @ average, np.full(len(gradients), np.linalg.norm(average))
+    return (
+        norms,
+        drift,
+        gradients @ average,
+        np.full(len(gradients), np.linalg.norm(average)),
+    )
 
 
 @pytest.mark.parametrize("metric", ["eu", "cos"])
@@ -33,7 +45,9 @@ def test_golden_values(metric):
     )
     turned = triangular_factor([np.vstack([GOLDEN, average])], 7).T
     np.testing.assert_allclose(
-        grad_diff(*scalars(turned[:6], turned[6]), metric=metric), EXPECTED[metric], atol=5e-7
+        grad_diff(*scalars(turned[:6], turned[6]), metric=metric),
+        EXPECTED[metric],
+        atol=5e-7,
     )
 
 
@@ -54,7 +68,9 @@ def test_cosine_stays_within_its_range_and_float64():
     one = np.ones(1)
     assert grad_diff(one, one, one * (1 + 1e-9), one, metric="cos").tolist() == [0.0]
     assert grad_diff(one, one, -one * (1 + 1e-9), one, metric="cos").tolist() == [2.0]
-    assert grad_diff(1e200 * one, one, 1e300 * one, 1e200 * one, metric="cos").tolist() == [1.0]
+    assert grad_diff(
+        1e200 * one, one, 1e300 * one, 1e200 * one, metric="cos"
+    ).tolist() == [1.0]
 
 
 def test_grad_diff_refuses():
@@ -65,14 +81,21 @@ def test_grad_diff_refuses():
         for bad in (np.array([math.nan]), np.array([math.inf]), np.ones((1, 1)), -one):
             arguments = [one] * 4
             arguments[place] = bad
-            if not (field == "dot" and bad is not None and bad.shape == (1,) and bad[0] == -1):
+            if not (
+                field == "dot"
+                and bad is not None
+                and bad.shape == (1,)
+                and bad[0] == -1
+            ):
                 with pytest.raises(ValueError, match=field):
                     grad_diff(*arguments, metric="eu")
 
 
 def test_perf_diff():
     all_, without = np.array([0.9, 0.9]), np.array([0.8, 0.95])
-    np.testing.assert_allclose(perf_diff(all_, without, metric="accuracy"), [0.1, -0.05])
+    np.testing.assert_allclose(
+        perf_diff(all_, without, metric="accuracy"), [0.1, -0.05]
+    )
     np.testing.assert_allclose(perf_diff(all_, without, metric="loss"), [-0.1, 0.05])
 
 

@@ -1,8 +1,11 @@
-"""What a provider's data may be, and what is never opened: every kind of path, file and bad content."""
+"""What a provider's data may be, and what is never opened: every kind of path, file and
+bad content.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -11,8 +14,10 @@ import duckdb
 import pytest
 
 from agents.rows import files as data_files
-from agents.rows.dataset import Dataset, open_dataset, quoted
-from agents.site.settings import Settings
+from agents.rows.dataset import Dataset
+from agents.rows.reading import open_dataset
+from agents.rows.relation import quoted
+from agents.site.settings import SiteSettings
 from protocol.errors import BadRequest, ConsiliumError, Refused, TooLarge, Unavailable
 from protocol.policy import CohortRules, OrderRules, Policy, StatisticsRules, TableRules
 
@@ -21,45 +26,59 @@ SECRET = "4711"  # stands in every bad file, and in no error
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path) -> SiteSettings:
     state = tmp_path / "state"
     (state / "data" / "visits").mkdir(parents=True)
-    return Settings(
+    return SiteSettings(
         site=tmp_path,
         user_id=OWN,
         name="here",
         coordinator_url="",
-        prefect_url="",
         data_url=f"duckdb:///{state}/hospital.duckdb",
         state=state,
     )
 
 
 def policy(
-    *, files: tuple[str, ...] = ("*",), columns: tuple[str, ...] = ("id", "x"), max_rows: int = 1000
+    *,
+    files: tuple[str, ...] = ("*",),
+    columns: tuple[str, ...] = ("id", "x"),
+    max_rows: int = 1000,
 ) -> Policy:
     return Policy(
-        orders=OrderRules(initiators=(OWN, OTHER), methods=("Mask",), model_types=("lr",), sign=True),
+        orders=OrderRules(
+            initiators=(OWN, OTHER), methods=("Mask",), model_types=("lr",), sign=True
+        ),
         cohort=CohortRules(max_rows=max_rows),
-        tables={"data.visits": TableRules(columns=columns, filter_columns=("s",), unique_id="pid")},
+        tables={
+            "data.visits": TableRules(
+                columns=columns, filter_columns=("s",), unique_id="pid"
+            )
+        },
         statistics=StatisticsRules(methods=("sum",), files=files),
     )
 
 
-def write(settings: Settings, name: str, content: str | bytes) -> str:
+def write(settings: SiteSettings, name: str, content: str | bytes) -> str:
     path = settings.data_folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return name
 
 
-def rows_of(settings: Settings, path: str, kind: str = "csv", **options: object) -> list[tuple[object, ...]]:
+def rows_of(
+    settings: SiteSettings, path: str, kind: str = "csv", **options: object
+) -> list[tuple[object, ...]]:
     options = {"requester": OWN, "policy": policy(), **options}
     chosen = options.pop("policy")
-    with open_dataset(settings, chosen, data_path=path, data_type=kind, **options) as dataset:  # type: ignore[arg-type]
+    with open_dataset(
+        settings, chosen, data_path=path, data_type=kind, **options
+    ) as dataset:  # type: ignore[arg-type]
         return dataset.query("SELECT * FROM rows")
 
 
-def refusal(settings: Settings, path: str, kind: str = "csv", **options: object) -> ConsiliumError:
+def refusal(
+    settings: SiteSettings, path: str, kind: str = "csv", **options: object
+) -> ConsiliumError:
     with pytest.raises(ConsiliumError) as caught:
         rows_of(settings, path, kind, **options)
     error = caught.value
@@ -106,21 +125,29 @@ def outside(tmp_path: Path) -> Path:
         "x" * 2000,
     ],
 )
-def test_paths_that_lead_elsewhere_are_refused(settings: Settings, outside: Path, path: str) -> None:
+def test_paths_that_lead_elsewhere_are_refused(
+    settings: SiteSettings, outside: Path, path: str
+) -> None:
     assert refusal(settings, path).code == "data_path"
 
 
-def test_an_absolute_path_outside_is_refused_and_inside_is_fine(settings: Settings, outside: Path) -> None:
+def test_an_absolute_path_outside_is_refused_and_inside_is_fine(
+    settings: SiteSettings, outside: Path
+) -> None:
     assert refusal(settings, str(outside)).code == "data_path"
     name = write(settings, "visits/a.csv", "x\n1\n")
     assert rows_of(settings, str(settings.data_folder / name)) == [("1",)]
-    assert rows_of(settings, f"./{name}") == rows_of(settings, "visits//a.csv") == [("1",)]
+    assert (
+        rows_of(settings, f"./{name}") == rows_of(settings, "visits//a.csv") == [("1",)]
+    )
     beside = settings.state / "data-of-others.csv"
     beside.write_text("x\n1\n")
     assert refusal(settings, str(beside)).code == "data_path"
 
 
-def test_links_out_are_refused_and_links_within_are_followed(settings: Settings, outside: Path) -> None:
+def test_links_out_are_refused_and_links_within_are_followed(
+    settings: SiteSettings, outside: Path
+) -> None:
     write(settings, "a.csv", "x\n1\n")
     (settings.data_folder / "out.csv").symlink_to(outside)
     (settings.data_folder / "folder").symlink_to(outside.parent)
@@ -132,14 +159,20 @@ def test_links_out_are_refused_and_links_within_are_followed(settings: Settings,
     assert rows_of(settings, "within.csv") == [("1",)]
 
 
-def test_a_data_folder_that_is_a_link_itself(settings: Settings, tmp_path: Path) -> None:
+def test_a_data_folder_that_is_a_link_itself(
+    settings: SiteSettings, tmp_path: Path
+) -> None:
     write(settings, "a.csv", "x\n1\n")
     settings.data_folder.rename(tmp_path / "elsewhere")
     settings.data_folder.symlink_to(tmp_path / "elsewhere")
-    assert rows_of(settings, "a.csv") == rows_of(settings, str(tmp_path / "elsewhere" / "a.csv")) == [("1",)]
+    assert (
+        rows_of(settings, "a.csv")
+        == rows_of(settings, str(tmp_path / "elsewhere" / "a.csv"))
+        == [("1",)]
+    )
 
 
-def test_what_is_no_regular_file_is_refused_at_once(settings: Settings) -> None:
+def test_what_is_no_regular_file_is_refused_at_once(settings: SiteSettings) -> None:
     os.mkfifo(settings.data_folder / "pipe.csv")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(settings.data_folder / "s.csv"))
@@ -147,7 +180,7 @@ def test_what_is_no_regular_file_is_refused_at_once(settings: Settings) -> None:
             assert refusal(settings, path).code == "data_path", path
 
 
-def test_signs_of_patterns_are_plain_letters(settings: Settings) -> None:
+def test_signs_of_patterns_are_plain_letters(settings: SiteSettings) -> None:
     write(settings, "a.csv", f"x\n{SECRET}\n")
     for path in ("*.csv", "?.csv", "[a].csv", "{a,b}.csv", "**"):
         assert refusal(settings, path).code == "missing_file"
@@ -157,7 +190,7 @@ def test_signs_of_patterns_are_plain_letters(settings: Settings) -> None:
 
 
 def test_a_file_swapped_for_a_link_after_the_check(
-    settings: Settings, outside: Path, monkeypatch: pytest.MonkeyPatch
+    settings: SiteSettings, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = settings.data_folder / write(settings, "a.csv", "x\n1\n")
     walk = data_files._walk
@@ -173,7 +206,7 @@ def test_a_file_swapped_for_a_link_after_the_check(
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_file_swapped_after_it_was_opened(
-    settings: Settings, outside: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    settings: SiteSettings, outside: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     path = settings.data_folder / write(settings, "a.csv", "x\n1\n")
     if kind == "parquet":
@@ -193,7 +226,7 @@ def test_a_file_swapped_after_it_was_opened(
     assert found in ([], [("1",)])
 
 
-def test_a_file_that_changes_while_it_is_used(settings: Settings) -> None:
+def test_a_file_that_changes_while_it_is_used(settings: SiteSettings) -> None:
     path = settings.data_folder / "a.parquet"
     duckdb.sql("SELECT range AS x FROM range(10)").write_parquet(str(path))
     options = {"data_path": "a.parquet", "data_type": "parquet", "requester": OWN}
@@ -204,7 +237,7 @@ def test_a_file_that_changes_while_it_is_used(settings: Settings) -> None:
     assert caught.value.code == "changed"
 
 
-def test_policy_decides_which_files(settings: Settings) -> None:
+def test_policy_decides_which_files(settings: SiteSettings) -> None:
     write(settings, "visits/a.csv", "x\n1\n")
     write(settings, "b.csv", "x\n1\n")
     (settings.data_folder / "visits" / "link.csv").symlink_to("../b.csv")
@@ -223,14 +256,20 @@ def test_policy_decides_which_files(settings: Settings) -> None:
             assert refusal(settings, path, policy=policy(files=files)).code == code
 
 
-def test_no_section_no_statistics(settings: Settings) -> None:
+def test_no_section_no_statistics(settings: SiteSettings) -> None:
     closed = policy().model_copy(update={"statistics": None})
     assert refusal(settings, "a.csv", policy=closed).code == "statistics"
 
 
-def test_the_connection_opens_nothing_else(settings: Settings, outside: Path) -> None:
+def test_the_connection_opens_nothing_else(
+    settings: SiteSettings, outside: Path
+) -> None:
     write(settings, "b.csv", "x\n1\n")
-    options = {"data_path": write(settings, "a.csv", "x\n1\n"), "data_type": "csv", "requester": OWN}
+    options = {
+        "data_path": write(settings, "a.csv", "x\n1\n"),
+        "data_type": "csv",
+        "requester": OWN,
+    }
     with open_dataset(settings, policy(), **options) as dataset:  # type: ignore[arg-type]
         for sql in (
             f"SELECT * FROM read_csv('{outside}')",
@@ -248,10 +287,14 @@ def test_the_connection_opens_nothing_else(settings: Settings, outside: Path) ->
             assert SECRET not in str(caught.value)
 
 
-def test_what_is_spilled_is_private_and_goes(settings: Settings) -> None:
+def test_what_is_spilled_is_private_and_goes(settings: SiteSettings) -> None:
     left = settings.state / "spill" / "999999999-left"
     left.mkdir(parents=True)
-    options = {"data_path": write(settings, "a.csv", "x\n1\n"), "data_type": "csv", "requester": OWN}
+    options = {
+        "data_path": write(settings, "a.csv", "x\n1\n"),
+        "data_type": "csv",
+        "requester": OWN,
+    }
     with open_dataset(settings, policy(), **options):  # type: ignore[arg-type]
         (folder,) = (settings.state / "spill").iterdir()
         assert folder.stat().st_mode & 0o777 == 0o700
@@ -262,9 +305,13 @@ def test_what_is_spilled_is_private_and_goes(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_delimiters_quotes_and_digits(settings: Settings, delimiter: str) -> None:
-    text = 'id,x,note\n1,0.10,"a,b"\n2,,"say ""no"""\n3,1e-3,"two\nlines"\n'.replace(",", delimiter)
-    write(settings, "a.csv", "\ufeff" + text.replace(f"a{delimiter}b", f"a{delimiter}b"))
+def test_delimiters_quotes_and_digits(settings: SiteSettings, delimiter: str) -> None:
+    text = 'id,x,note\n1,0.10,"a,b"\n2,,"say ""no"""\n3,1e-3,"two\nlines"\n'.replace(
+        ",", delimiter
+    )
+    write(
+        settings, "a.csv", "\ufeff" + text.replace(f"a{delimiter}b", f"a{delimiter}b")
+    )
     assert rows_of(settings, "a.csv", columns=["x", "note"]) == [
         ("0.10", f"a{delimiter}b"),
         (None, 'say "no"'),
@@ -272,7 +319,7 @@ def test_delimiters_quotes_and_digits(settings: Settings, delimiter: str) -> Non
     ]
 
 
-def test_windows_lines_blank_names_and_other_alphabets(settings: Settings) -> None:
+def test_windows_lines_blank_names_and_other_alphabets(settings: SiteSettings) -> None:
     write(settings, "a.csv", "id , 费用 \r\n1,2.50\r\n2,3\r\n")
     assert rows_of(settings, "a.csv", columns=["费用"]) == [("2.50",), ("3",)]
     write(settings, "b.csv", 'a;"x, y"\n1;"1,5"\n')
@@ -300,27 +347,32 @@ def test_windows_lines_blank_names_and_other_alphabets(settings: Settings) -> No
         (b"\x1f\x8b\x08\x00" + b"\x00" * 20, "encoding"),
     ],
 )
-def test_bad_csv_says_what_to_change(settings: Settings, content: str | bytes, code: str) -> None:
+def test_bad_csv_says_what_to_change(
+    settings: SiteSettings, content: str | bytes, code: str
+) -> None:
     write(settings, "a.csv", content)
     error = refusal(settings, "a.csv", columns=["x"])
     assert isinstance(error, BadRequest)
     assert error.code == code
 
 
-def test_a_missing_column_lists_those_that_there_are(settings: Settings) -> None:
+def test_a_missing_column_lists_those_that_there_are(settings: SiteSettings) -> None:
     write(settings, "a.csv", "id,cost,ward\n1,2,3\n")
     assert "id, cost, ward" in refusal(settings, "a.csv", columns=["price"]).sentence
-    assert "line 3" in refusal(settings, write(settings, "b.csv", "a,b\n1,2\n3\n")).sentence
+    assert (
+        "Line 3"
+        in refusal(settings, write(settings, "b.csv", "a,b\n1,2\n3\n")).sentence
+    )
 
 
-def test_a_missing_file(settings: Settings) -> None:
+def test_a_missing_file(settings: SiteSettings) -> None:
     for path in ("none.csv", "visits/none/a.csv", "a.csv/b.csv"):
         write(settings, "a.csv", "x\n1\n")
         assert refusal(settings, path).code == "missing_file"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_rights(settings: Settings) -> None:
+def test_a_file_without_rights(settings: SiteSettings) -> None:
     (settings.data_folder / write(settings, "a.csv", "x\n1\n")).chmod(0)
     assert refusal(settings, "a.csv").code == "data_path"
 
@@ -328,7 +380,7 @@ def test_a_file_without_rights(settings: Settings) -> None:
 # --- json lines and parquet ------------------------------------------------------------------------------------------
 
 
-def test_json_numbers_keep_their_digits(settings: Settings) -> None:
+def test_json_numbers_keep_their_digits(settings: SiteSettings) -> None:
     lines = [
         '{"x": 0.1000000000000000000000000000000000001}',
         "",
@@ -337,7 +389,11 @@ def test_json_numbers_keep_their_digits(settings: Settings) -> None:
     ]
     write(settings, "a.json", "\n".join(lines))
     found = rows_of(settings, "a.json", "json", columns=["x", "y"])
-    assert found == [("0.1000000000000000000000000000000000001", None), ("1E400", None), (None, "true")]
+    assert found == [
+        ("0.1000000000000000000000000000000000001", None),
+        ("1E400", None),
+        (None, "1"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -348,19 +404,47 @@ def test_json_numbers_keep_their_digits(settings: Settings) -> None:
         (f'[{{"x": {SECRET}}}]', "json"),
         (f'{{"x": {SECRET}', "json"),
         (f'{{"x": 1, "x": {SECRET}}}', "json"),
-        (f'{{"x": [{SECRET}]}}', "json"),
+        (f'{{"x": [{SECRET}]}}', "column_type"),
         (f"x\n{SECRET}\n", "json"),
         (f'{{"y": {SECRET}}}', "missing_column"),
         ("[" * 100_000, "json"),
         ('{"x": "中"}'.encode("gbk"), "encoding"),
     ],
 )
-def test_bad_json_says_what_to_change(settings: Settings, content: str | bytes, code: str) -> None:
+def test_bad_json_says_what_to_change(
+    settings: SiteSettings, content: str | bytes, code: str
+) -> None:
     write(settings, "a.json", content)
     assert refusal(settings, "a.json", "json", columns=["x"]).code == code
 
 
-def test_parquet_has_its_types(settings: Settings) -> None:
+def test_bad_json_says_what_is_wrong_with_which_line(settings: SiteSettings) -> None:
+    good = f'{{"x": {SECRET}}}\n'
+    for content, problem in (
+        (f'[{{"x": {SECRET}}}]\n', "Line 1 .* array"),
+        (f'{good}{{\n"x": {SECRET}\n}}\n', "Line 2 .* goes on in the next line"),
+        (f'{good}{{"x": {SECRET}}},\n', r"Line 2 .* follows the object \(column 12\)"),
+        (f"{good}{{'x': {SECRET}}}\n", r"Line 2 .* in double quotes \(column 2\)"),
+        (f'{{"x": 1, "x": {SECRET}}}\n', "Line 1 .* named twice"),
+        (f'{good}{{"x": "{SECRET}\\ud800"}}\n', "Line 2 .* half a character"),
+        (f'{{"x\u200b": {SECRET}}}\n', r"column 1 \(U\+200B ZERO WIDTH SPACE\)"),
+        (b"PAR1" + SECRET.encode(), "is a parquet file"),
+        (good.encode("utf-16"), "UTF-16"),
+    ):
+        write(settings, "a.json", content)
+        error = refusal(settings, "a.json", "json", columns=["x"])
+        assert re.search(problem, error.sentence), error.sentence
+
+
+def test_a_parquet_file_of_which_the_end_is_missing(settings: SiteSettings) -> None:
+    path = settings.data_folder / "a.parquet"
+    duckdb.sql("SELECT range AS x FROM range(10)").write_parquet(str(path))
+    path.write_bytes(path.read_bytes()[:-9])
+    error = refusal(settings, "a.parquet", "parquet")
+    assert (error.code, "not whole" in error.sentence) == ("parquet", True)
+
+
+def test_parquet_has_its_types(settings: SiteSettings) -> None:
     sql = "SELECT 1::DECIMAL(9, 2) AS d, 2::BIGINT AS i, 0.5::FLOAT AS f, true AS b,"
     duckdb.sql(sql + " DATE '2024-05-06' AS t, 'a'::BLOB AS s").write_parquet(
         str(settings.data_folder / "a.parquet")
@@ -372,16 +456,21 @@ def test_parquet_has_its_types(settings: Settings) -> None:
         assert dataset.query("SELECT t, s FROM rows") == [("2024-05-06", "a")]
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1" + SECRET.encode(), SECRET.encode() * 100, b"PAR1" * 10])
-def test_unreadable_parquet(settings: Settings, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "content", [b"", b"PAR1" + SECRET.encode(), SECRET.encode() * 100, b"PAR1" * 10]
+)
+def test_unreadable_parquet(settings: SiteSettings, content: bytes) -> None:
     write(settings, "a.parquet", content)
     assert refusal(settings, "a.parquet", "parquet").code in ("parquet", "changed")
 
 
-def test_another_type_than_said(settings: Settings) -> None:
+def test_another_type_than_said(settings: SiteSettings) -> None:
     duckdb.sql("SELECT 1 AS x").write_parquet(str(settings.data_folder / "a.parquet"))
     assert refusal(settings, "a.parquet", "csv").code == "encoding"
-    assert refusal(settings, write(settings, "a.csv", "x\n1\n"), "parquet").code == "parquet"
+    assert (
+        refusal(settings, write(settings, "a.csv", "x\n1\n"), "parquet").code
+        == "parquet"
+    )
     assert refusal(settings, "a.csv", "excel").code == "data_type"
 
 
@@ -389,7 +478,7 @@ def test_another_type_than_said(settings: Settings) -> None:
 
 
 @pytest.fixture
-def table(settings: Settings) -> Settings:
+def table(settings: SiteSettings) -> SiteSettings:
     with duckdb.connect(str(settings.state / "hospital.duckdb")) as connection:
         connection.execute("CREATE SCHEMA data")
         connection.execute(
@@ -398,17 +487,30 @@ def table(settings: Settings) -> Settings:
     return settings
 
 
-def test_a_table_gives_the_policys_columns_to_others(table: Settings) -> None:
-    assert len(rows_of(table, "data.visits", "table", columns=["x", "id"], requester=OTHER)) == 40
-    assert refusal(table, "data.visits", "table", columns=["pid"], requester=OTHER).code == "columns"
+def test_a_table_gives_the_policys_columns_to_others(table: SiteSettings) -> None:
+    assert (
+        len(
+            rows_of(table, "data.visits", "table", columns=["x", "id"], requester=OTHER)
+        )
+        == 40
+    )
+    assert (
+        refusal(table, "data.visits", "table", columns=["pid"], requester=OTHER).code
+        == "columns"
+    )
     assert len(rows_of(table, "data.visits", "table", columns=["pid"])[0]) == 1
     assert len(rows_of(table, "DATA.Visits", "table", requester=OTHER)[0]) == 2
     assert refusal(table, "data.others", "table").code == "tables"
-    for name in ("data.visits; DROP TABLE data.visits", 'data."visits"', "a.b.c", "read_csv('/etc/passwd')"):
+    for name in (
+        "data.visits; DROP TABLE data.visits",
+        'data."visits"',
+        "a.b.c",
+        "read_csv('/etc/passwd')",
+    ):
         assert refusal(table, name, "table").code == "tables"
 
 
-def test_sql_of_another_hospital_is_plain(table: Settings) -> None:
+def test_sql_of_another_hospital_is_plain(table: SiteSettings) -> None:
     plain = "SELECT x FROM data.visits WHERE s = 'a';"
     assert len(rows_of(table, plain, "sql", requester=OTHER, columns=["x"])) == 40
     for text, code in (
@@ -419,23 +521,35 @@ def test_sql_of_another_hospital_is_plain(table: Settings) -> None:
     ):
         assert refusal(table, text, "sql", requester=OTHER).code == code
     assert rows_of(table, "SELECT avg(x) AS m FROM data.visits", "sql") == [(4.875,)]
-    assert refusal(table, "SELECT x FROM data.visits", "sql", columns=["y"]).code == "missing_column"
+    assert (
+        refusal(table, "SELECT x FROM data.visits", "sql", columns=["y"]).code
+        == "missing_column"
+    )
 
 
-def test_row_limit_at_below_and_above(table: Settings) -> None:
+def test_row_limit_at_below_and_above(table: SiteSettings) -> None:
     for max_rows, fits in ((39, False), (40, True), (41, True)):
         if fits:
-            assert len(rows_of(table, "data.visits", "table", policy=policy(max_rows=max_rows))) == 40
+            assert (
+                len(
+                    rows_of(
+                        table, "data.visits", "table", policy=policy(max_rows=max_rows)
+                    )
+                )
+                == 40
+            )
         else:
-            error = refusal(table, "data.visits", "table", policy=policy(max_rows=max_rows))
+            error = refusal(
+                table, "data.visits", "table", policy=policy(max_rows=max_rows)
+            )
             assert isinstance(error, TooLarge)
 
 
-def test_no_database(settings: Settings) -> None:
+def test_no_database(settings: SiteSettings) -> None:
     assert isinstance(refusal(settings, "data.visits", "table"), Unavailable)
 
 
-def test_the_database_is_free_again_once_the_rows_are_read(table: Settings) -> None:
+def test_the_database_is_free_again_once_the_rows_are_read(table: SiteSettings) -> None:
     options = {"data_path": "data.visits", "data_type": "table", "requester": OWN}
     with open_dataset(table, policy(), **options) as dataset:  # type: ignore[arg-type]
         with duckdb.connect(str(table.state / "hospital.duckdb")) as connection:
@@ -447,7 +561,9 @@ def test_the_database_is_free_again_once_the_rows_are_read(table: Settings) -> N
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "table"])
-def test_a_snapshot_is_read_when_the_data_have_gone(table: Settings, kind: str) -> None:
+def test_a_snapshot_is_read_when_the_data_have_gone(
+    table: SiteSettings, kind: str
+) -> None:
     path = {"csv": "a.csv", "parquet": "a.parquet", "table": "data.visits"}[kind]
     write(table, "a.csv", "id,x\n" + "".join(f"{i},{i}.50\n" for i in range(40)))
     duckdb.sql("SELECT range AS id, range / 8 AS x FROM range(40)").write_parquet(
@@ -456,7 +572,12 @@ def test_a_snapshot_is_read_when_the_data_have_gone(table: Settings, kind: str) 
     snapshot = table.state / "vault" / "rows.parquet"
 
     def read() -> tuple[str, dict[str, str], list[tuple[object, ...]]]:
-        options = {"data_path": path, "data_type": kind, "requester": OWN, "columns": ["x", "id"]}
+        options = {
+            "data_path": path,
+            "data_type": kind,
+            "requester": OWN,
+            "columns": ["x", "id"],
+        }
         with open_dataset(table, policy(), snapshot=snapshot, **options) as dataset:  # type: ignore[arg-type]
             return dataset.name, dataset.columns, dataset.query("SELECT * FROM rows")
 
@@ -483,36 +604,60 @@ NUMBERS = {
 }
 
 
-def test_a_snapshot_has_the_types_and_digits_of_what_it_is_of(table: Settings) -> None:
-    """Parquet knows no HUGEINT; and a sketch of the snapshot's rows must be that of the rows themselves."""
-    cells = ", ".join(f'\'{number}\'::{kind} AS "a ""{kind};"' for kind, number in NUMBERS.items())
+def test_a_snapshot_has_the_types_and_digits_of_what_it_is_of(
+    table: SiteSettings,
+) -> None:
+    """Parquet knows no HUGEINT; and a sketch of the snapshot's rows must be that of the
+    rows themselves.
+    """
+    cells = ", ".join(
+        f'\'{number}\'::{kind} AS "a ""{kind};"' for kind, number in NUMBERS.items()
+    )
     with duckdb.connect(str(table.state / "hospital.duckdb")) as connection:
-        connection.execute(f"CREATE OR REPLACE TABLE data.visits AS SELECT 1 AS pid, {cells}")
+        connection.execute(
+            f"CREATE OR REPLACE TABLE data.visits AS SELECT 1 AS pid, {cells}"
+        )
     names = [f'a "{kind};' for kind in NUMBERS]
     found = []
     for snapshot in (None, table.state / "vault" / "rows.parquet"):
-        options = {"data_path": "data.visits", "data_type": "table", "requester": OWN, "columns": names}
+        options = {
+            "data_path": "data.visits",
+            "data_type": "table",
+            "requester": OWN,
+            "columns": names,
+        }
         with open_dataset(table, policy(), snapshot=snapshot, **options) as dataset:  # type: ignore[arg-type]
             texts = ", ".join(f"CAST({quoted(name)} AS VARCHAR)" for name in names)
             hashes = ", ".join(map(quoted, names))
-            found.append((dataset.columns, dataset.query(f"SELECT {texts}, hash({hashes}) FROM rows")))
+            found.append(
+                (
+                    dataset.columns,
+                    dataset.query(f"SELECT {texts}, hash({hashes}) FROM rows"),
+                )
+            )
     assert found[0] == found[1]
     columns, rows = found[1]
     assert list(columns.values()) == list(NUMBERS)
     assert list(rows[0][:-1]) == list(NUMBERS.values())
 
 
-def test_a_snapshot_of_an_earlier_version_is_read_as_it_was(settings: Settings) -> None:
+def test_a_snapshot_of_an_earlier_version_is_read_as_it_was(
+    settings: SiteSettings,
+) -> None:
     snapshot = settings.state / "rows.parquet"
     duckdb.sql("SELECT 5::HUGEINT AS x").write_parquet(str(snapshot))
     assert rows_of(settings, "a.csv", snapshot=snapshot) == [(5.0,)]
 
 
-def test_a_snapshot_is_whole_or_not_at_all(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_is_whole_or_not_at_all(
+    settings: SiteSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     snapshot = settings.state / "vault" / "rows.parquet"
     write(settings, "a.csv", "x\n1\n")
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk")))
+        patch.setattr(
+            os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk"))
+        )
         with pytest.raises(OSError, match="disk"):
             rows_of(settings, "a.csv", snapshot=snapshot)
     assert list((settings.state / "vault").glob("*")) == []
@@ -521,19 +666,29 @@ def test_a_snapshot_is_whole_or_not_at_all(settings: Settings, monkeypatch: pyte
 
 def test_small_counts_are_told_to_the_own_user_only() -> None:
     other = Dataset("a", {}, 100, 10, 1.0, None)
-    assert [other.told(n) for n in (9, 10, 11)] == ["fewer than 10 rows", "10 rows", "11 rows"]
+    assert [other.told(n) for n in (9, 10, 11)] == [
+        "fewer than 10 rows",
+        "10 rows",
+        "11 rows",
+    ]
     own = Dataset("a", {}, 100, 0, 1.0, None)
     assert [own.told(n) for n in (1, 2)] == ["1 row", "2 rows"]
 
 
-def test_a_slow_query_is_stopped(settings: Settings) -> None:
-    options = {"data_path": write(settings, "a.csv", "x\n1\n"), "data_type": "csv", "requester": OWN}
+def test_a_slow_query_is_stopped(settings: SiteSettings) -> None:
+    options = {
+        "data_path": write(settings, "a.csv", "x\n1\n"),
+        "data_type": "csv",
+        "requester": OWN,
+    }
     with open_dataset(settings, policy(), **options) as dataset:  # type: ignore[arg-type]
         object.__setattr__(dataset, "timeout_seconds", 0.2)
         with pytest.raises(TooLarge) as caught:
-            dataset.query("SELECT sum(sin(a.range * b.range)) FROM range(1000000) a, range(1000000) b")
+            dataset.query(
+                "SELECT sum(sin(a.range * b.range)) FROM range(1000000) a, range(1000000) b"
+            )
     assert caught.value.code == "statement_timeout"
 
 
-def test_refused_is_refused(settings: Settings) -> None:
+def test_refused_is_refused(settings: SiteSettings) -> None:
     assert isinstance(refusal(settings, "../a.csv"), Refused)

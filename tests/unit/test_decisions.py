@@ -1,4 +1,6 @@
-"""The code names the decisions that made it so, and each decision the code that holds it: neither without the other."""
+"""The code names the decisions that made it so, and each decision the code that holds
+it: neither without the other.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ MENTION = re.compile(r"\b[Dd]ecisions? (\d+(?:(?:, | and )\d+)*)")
 
 
 def holders() -> dict[int, set[str]]:
-    """For each decision the modules of ours that its last line names, folders as their modules."""
+    """For each decision the modules of ours that its last line names, folders as their
+    modules.
+    """
     text = (ROOT / "DECISIONS.md").read_text("utf-8")
     found = {}
     for section in SECTION.finditer(text):
@@ -23,7 +27,9 @@ def holders() -> dict[int, set[str]]:
         assert enforced is not None, section[0][:60]
         paths = re.findall(r"`([\w./-]+)`", enforced[1])
         found[int(section[1])] = {
-            path for path in paths if path.split("/")[0] in PACKAGES and path.endswith(".py")
+            path
+            for path in paths
+            if path.split("/")[0] in PACKAGES and path.endswith(".py")
         }
     return found
 
@@ -33,7 +39,9 @@ def mentions() -> dict[str, set[int]]:
     """For each module the decisions that its comments and docstrings name."""
     found: dict[str, set[int]] = {}
     for path in every_module():
-        for mention in MENTION.finditer(path.read_text("utf-8")):
+        # A sentence goes on behind the end of its line, and behind the next line's "#".
+        sentences = re.sub(r"\n\s*(?:# )?", " ", path.read_text("utf-8"))
+        for mention in MENTION.finditer(sentences):
             numbers = {int(number) for number in re.findall(r"\d+", mention[1])}
             found.setdefault(name_of(path), set()).update(numbers)
     return found
@@ -45,7 +53,9 @@ HOLDERS = holders()
 @pytest.mark.parametrize("number", sorted(HOLDERS))
 def test_the_code_of_a_decision_names_it(number: int) -> None:
     named = mentions()
-    assert [path for path in sorted(HOLDERS[number]) if number not in named.get(path, set())] == []
+    assert [
+        path for path in sorted(HOLDERS[number]) if number not in named.get(path, set())
+    ] == []
 
 
 def test_every_decision_that_code_names_is_held_by_that_code() -> None:

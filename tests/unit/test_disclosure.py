@@ -1,4 +1,6 @@
-"""What an answer may tell: every rule at its threshold, and no withheld group is left over by a total."""
+"""What an answer may tell: every rule at its threshold, and no withheld group is left
+over by a total.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +20,26 @@ from agents.gate.disclosure import (
     Hidden,
     Label,
     Withheld,
-    check_request,
     check_rows,
     check_sketch,
     decode_statements,
     encode_statement,
     joint_withheld,
+    request_rules,
     shown_groups,
     withhold,
 )
-from protocol.errors import BadRequest, ProtocolViolation, Refused
+from protocol.errors import BadRequest, ProtocolViolation, Refused, check_rules
 from protocol.policy import StatisticsRules
 
 RULES = StatisticsRules(methods=("sum", "custom"), row_level=("units",))
 KEY = bytes(range(32))
-REQUEST: dict[str, Any] = {"method": "sum", "n_providers": 3, "row_level_columns": [], "disclose": False}
+REQUEST: dict[str, Any] = {
+    "method": "sum",
+    "n_providers": 3,
+    "row_level_columns": [],
+    "disclose": False,
+}
 
 
 def rule_of(caught: pytest.ExceptionInfo[Refused]) -> str:
@@ -44,10 +51,18 @@ def rule_of(caught: pytest.ExceptionInfo[Refused]) -> str:
 
 
 def test_a_request_within_the_policy_passes() -> None:
-    check_request(RULES, **REQUEST)
-    check_request(RULES, **{**REQUEST, "n_providers": 4})
-    check_request(RULES, **{**REQUEST, "method": "custom", "row_level_columns": ["units"]})
-    check_request(RULES.model_copy(update={"disclose": True}), **{**REQUEST, "disclose": True})
+    check_rules(request_rules(RULES, **REQUEST))
+    check_rules(request_rules(RULES, **{**REQUEST, "n_providers": 4}))
+    check_rules(
+        request_rules(
+            RULES, **{**REQUEST, "method": "custom", "row_level_columns": ["units"]}
+        )
+    )
+    check_rules(
+        request_rules(
+            RULES.model_copy(update={"disclose": True}), **{**REQUEST, "disclose": True}
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,15 +75,17 @@ def test_a_request_within_the_policy_passes() -> None:
         ({"disclose": True}, "disclose", "not through the coordinator"),
     ],
 )
-def test_each_rule_refuses_by_its_name(changes: dict[str, Any], rule: str, words: str) -> None:
+def test_each_rule_refuses_by_its_name(
+    changes: dict[str, Any], rule: str, words: str
+) -> None:
     with pytest.raises(Refused, match=words) as caught:
-        check_request(RULES, **{**REQUEST, **changes})
+        check_rules(request_rules(RULES, **{**REQUEST, **changes}))
     assert rule_of(caught) == rule
 
 
 def test_without_the_section_everything_is_refused() -> None:
     with pytest.raises(Refused) as caught:
-        check_request(None, **REQUEST)
+        check_rules(request_rules(None, **REQUEST))
     assert rule_of(caught) == "statistics"
 
 
@@ -77,7 +94,9 @@ def test_too_few_rows_are_refused_and_not_counted(n_rows: int) -> None:
     with pytest.raises(Refused) as caught:
         check_rows(n_rows, RULES)
     assert rule_of(caught) == "min_rows"
-    assert [word for word in str(caught.value).split() if word.strip(".").isdigit()] == ["10"]
+    assert [
+        word for word in str(caught.value).split() if word.strip(".").isdigit()
+    ] == ["10"]
     check_rows(10, RULES)
     check_rows(11, RULES)
 
@@ -90,7 +109,11 @@ def sketch_of(n_changed: int) -> Any:
 
 @pytest.mark.parametrize("n_changed", [1, 9])
 def test_rows_that_differ_a_little_are_refused(n_changed: int) -> None:
-    for earlier in ([sketch_of(0)], [sketch_of(0), sketch_of(50_000)], [sketch_of(50_000), sketch_of(0)]):
+    for earlier in (
+        [sketch_of(0)],
+        [sketch_of(0), sketch_of(50_000)],
+        [sketch_of(50_000), sketch_of(0)],
+    ):
         with pytest.raises(Refused) as caught:
             check_sketch(sketch_of(n_changed), earlier, RULES)
         assert rule_of(caught) == "earlier_cohort"
@@ -122,7 +145,8 @@ def test_a_group_at_its_minimum(n_rows: int, is_told: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "is_told"), [("89/100", True), ("9/10", True), ("91/100", False), ("1", False)]
+    ("share", "is_told"),
+    [("89/100", True), ("9/10", True), ("91/100", False), ("1", False)],
 )
 def test_dominance_at_its_threshold(share: str, is_told: bool) -> None:
     groups = {("a",): GroupFacts(100, Fraction(share)), ("b",): GroupFacts(100, None)}
@@ -130,13 +154,18 @@ def test_dominance_at_its_threshold(share: str, is_told: bool) -> None:
     assert rules_of(found) == ({} if is_told else {"a": "max_share", "b": "complement"})
     if not is_told:
         assert found["a",] == Withheld("max_share", "9/10")
-        assert found["a",].reason == "Two rows make more than 9/10 of a hospital's part."
+        assert (
+            found["a",].reason == "Two rows make more than 9/10 of a hospital's part."
+        )
 
 
 @pytest.mark.parametrize(
     ("groups", "expected"),
     [
-        (facts(a=4, b=5, c=30, d=20), {"a": "min_rows", "b": "min_rows", "d": "complement"}),
+        (
+            facts(a=4, b=5, c=30, d=20),
+            {"a": "min_rows", "b": "min_rows", "d": "complement"},
+        ),
         (facts(a=5, b=5, c=30, d=20), {"a": "min_rows", "b": "min_rows"}),
         (facts(a=4), {"a": "min_rows"}),
         (facts(a=4, b=4), {"a": "min_rows", "b": "min_rows"}),
@@ -144,9 +173,15 @@ def test_dominance_at_its_threshold(share: str, is_told: bool) -> None:
         ({}, {}),
     ],
 )
-def test_complements_at_their_threshold(groups: Any, expected: dict[str, str] | None) -> None:
+def test_complements_at_their_threshold(
+    groups: Any, expected: dict[str, str] | None
+) -> None:
     found = withhold(groups, RULES)
-    assert found == {(): Withheld("min_rows", "10")} if expected is None else rules_of(found) == expected
+    assert (
+        found == {(): Withheld("min_rows", "10")}
+        if expected is None
+        else rules_of(found) == expected
+    )
 
 
 def test_a_total_of_one_column_lays_no_cell_of_two_open() -> None:
@@ -158,15 +193,21 @@ def test_a_total_of_one_column_lays_no_cell_of_two_open() -> None:
 # Groups of all hospitals
 
 
-def statement(groups: dict[Label, GroupFacts], rules: StatisticsRules = RULES, key: bytes = KEY) -> bytes:
+def statement(
+    groups: dict[Label, GroupFacts], rules: StatisticsRules = RULES, key: bytes = KEY
+) -> bytes:
     return encode_statement(groups, withhold(groups, rules), key=key)
 
 
 def joint(
-    parts: dict[int, dict[Label, GroupFacts]], min_providers: int = 3, n_columns: int = 1
+    parts: dict[int, dict[Label, GroupFacts]],
+    min_providers: int = 3,
+    n_columns: int = 1,
 ) -> tuple[Any, Any]:
     stated = decode_statements(
-        {user: statement(part) for user, part in parts.items()}, n_columns=n_columns, key=KEY
+        {user: statement(part) for user, part in parts.items()},
+        n_columns=n_columns,
+        key=KEY,
     )
     withheld = joint_withheld(stated, min_providers)
     return withheld, shown_groups(stated, withheld)
@@ -174,7 +215,11 @@ def joint(
 
 def test_what_one_hospital_withholds_all_withhold() -> None:
     withheld, shown = joint(
-        {2: facts(a=9, b=20, c=30), 3: facts(a=50, b=50, c=50), 4: facts(a=50, b=50, c=50)}
+        {
+            2: facts(a=9, b=20, c=30),
+            3: facts(a=50, b=50, c=50),
+            4: facts(a=50, b=50, c=50),
+        }
     )
     assert rules_of(withheld) == {"a": "min_rows", "b": "complement"}
     assert shown == [("c",)]
@@ -187,24 +232,43 @@ def test_a_group_that_nobody_has_enough_rows_of_stays_unnamed() -> None:
     assert b"rare" not in statement(facts(rare=1, b=20))
 
 
-@pytest.mark.parametrize(("n_having", "is_told"), [(1, False), (2, False), (3, True), (4, True)])
+@pytest.mark.parametrize(
+    ("n_having", "is_told"), [(1, False), (2, False), (3, True), (4, True)]
+)
 def test_a_group_of_too_few_hospitals(n_having: int, is_told: bool) -> None:
-    parts = {user: facts(b=20, c=30, **({"a": 40} if user < n_having else {})) for user in range(4)}
+    parts = {
+        user: facts(b=20, c=30, **({"a": 40} if user < n_having else {}))
+        for user in range(4)
+    }
     withheld, shown = joint(parts)
-    assert rules_of(withheld) == ({} if is_told else {"a": "min_providers", "b": "complement"})
+    assert rules_of(withheld) == (
+        {} if is_told else {"a": "min_providers", "b": "complement"}
+    )
     assert (("a",) in shown) is is_told
 
 
 def test_what_is_left_over_is_of_enough_hospitals() -> None:
-    """Both groups are hospital 2's alone: their sum would be its answer, so a third one goes with them."""
-    parts = {2: facts(a=20, b=20, c=20, d=20), 3: facts(c=20, d=20), 4: facts(c=20, d=20)}
+    """Both groups are hospital 2's alone: their sum would be its answer, so a third one
+    goes with them.
+    """
+    parts = {
+        2: facts(a=20, b=20, c=20, d=20),
+        3: facts(c=20, d=20),
+        4: facts(c=20, d=20),
+    }
     withheld, shown = joint(parts)
-    assert rules_of(withheld) == {"a": "min_providers", "b": "min_providers", "c": "complement"}
+    assert rules_of(withheld) == {
+        "a": "min_providers",
+        "b": "min_providers",
+        "c": "complement",
+    }
     assert shown == [("d",)]
 
 
 def test_null_is_a_group_like_others() -> None:
-    parts = {user: {(None,): GroupFacts(20), ("",): GroupFacts(30)} for user in (2, 3, 4)}
+    parts = {
+        user: {(None,): GroupFacts(20), ("",): GroupFacts(30)} for user in (2, 3, 4)
+    }
     assert joint(parts) == ({}, [(None,), ("",)])
 
 
@@ -235,7 +299,9 @@ def test_no_hospital_leaves_few_rows_over(part: dict[Label, GroupFacts]) -> None
     for members in slices(set(part)):
         inside = members & withheld
         assert (
-            not inside or inside == members or (len(inside) > 1 and rows_in(part, inside) >= RULES.min_rows)
+            not inside
+            or inside == members
+            or (len(inside) > 1 and rows_in(part, inside) >= RULES.min_rows)
         )
 
 
@@ -249,7 +315,9 @@ def test_no_withheld_group_is_a_total_minus_the_others(
         having = [part[label] for part in parts.values() if label in part]
         assert len(having) >= min_providers
         assert all(
-            f.n_rows >= 10 and (f.largest_share is None or f.largest_share <= RULES.max_share) for f in having
+            f.n_rows >= 10
+            and (f.largest_share is None or f.largest_share <= RULES.max_share)
+            for f in having
         )
     everything = {label for part in parts.values() for label in part}
     for members in slices(everything):
@@ -261,15 +329,21 @@ def test_no_withheld_group_is_a_total_minus_the_others(
             assert n_left_over == 0 or n_left_over >= 10 or rows_in(part, members) < 10
         if members == everything:
             assert len(rest) > 1
-            assert sum(rows_in(part, rest) > 0 for part in parts.values()) >= min_providers
+            assert (
+                sum(rows_in(part, rest) > 0 for part in parts.values()) >= min_providers
+            )
 
 
 @given(st.dictionaries(st.integers(2, 6), counts, min_size=2), st.randoms())
-def test_every_hospital_comes_to_the_same(parts: dict[int, dict[Label, GroupFacts]], random: Any) -> None:
+def test_every_hospital_comes_to_the_same(
+    parts: dict[int, dict[Label, GroupFacts]], random: Any
+) -> None:
     here = joint(parts, n_columns=2)
     users = list(parts)
     random.shuffle(users)
-    there = joint({user: dict(reversed(parts[user].items())) for user in users}, n_columns=2)
+    there = joint(
+        {user: dict(reversed(parts[user].items())) for user in users}, n_columns=2
+    )
     assert (list(here[0].items()), here[1]) == (list(there[0].items()), there[1])
 
 
@@ -279,18 +353,28 @@ def test_every_hospital_comes_to_the_same(parts: dict[int, dict[Label, GroupFact
 def test_a_statement_is_read_as_it_was_written() -> None:
     own = facts(a=5, b=20, c=30, d=40)
     read = decode_statements({2: statement(own)}, n_columns=1, key=KEY)[2]
-    assert {label: why and why.rule for label, why in read.items() if not isinstance(label, Hidden)} == {
+    assert {
+        label: why and why.rule
+        for label, why in read.items()
+        if not isinstance(label, Hidden)
+    } == {
         ("b",): "complement",
         ("c",): None,
         ("d",): None,
     }
-    assert [why.rule for label, why in read.items() if isinstance(label, Hidden) and why] == ["min_rows"]
+    assert [
+        why.rule for label, why in read.items() if isinstance(label, Hidden) and why
+    ] == ["min_rows"]
 
 
 def test_under_another_key_a_hidden_group_is_nobodys() -> None:
     big, small = facts(a=20, b=20), facts(a=5, b=20)
-    same = decode_statements({2: statement(big), 3: statement(small)}, n_columns=1, key=KEY)
-    other = decode_statements({2: statement(big), 3: statement(small, key=KEY[::-1])}, n_columns=1, key=KEY)
+    same = decode_statements(
+        {2: statement(big), 3: statement(small)}, n_columns=1, key=KEY
+    )
+    other = decode_statements(
+        {2: statement(big), 3: statement(small, key=KEY[::-1])}, n_columns=1, key=KEY
+    )
     assert ("a",) in same[3]
     assert ("a",) not in other[3]
 
@@ -298,7 +382,11 @@ def test_under_another_key_a_hidden_group_is_nobodys() -> None:
 def test_the_number_of_groups_at_its_limit() -> None:
     labels: list[Label] = [(str(i),) for i in range(MOST_GROUPS + 1)]
     assert (
-        len(decode_statements({2: encode_statement(labels[1:], {}, key=KEY)}, n_columns=1, key=KEY)[2])
+        len(
+            decode_statements(
+                {2: encode_statement(labels[1:], {}, key=KEY)}, n_columns=1, key=KEY
+            )[2]
+        )
         == 10_000
     )
     with pytest.raises(BadRequest) as caught:
@@ -360,8 +448,12 @@ def test_bytes_that_are_no_statement(data: bytes) -> None:
 
 def test_a_group_both_named_and_hidden() -> None:
     small = json.loads(statement(facts(a=5)))["groups"]
-    both = json.dumps({"groups": [[["a"], None], *small]}, separators=(",", ":")).encode()
-    both_sorted = json.dumps({"groups": [*small, [["a"], None]]}, separators=(",", ":")).encode()
+    both = json.dumps(
+        {"groups": [[["a"], None], *small]}, separators=(",", ":")
+    ).encode()
+    both_sorted = json.dumps(
+        {"groups": [*small, [["a"], None]]}, separators=(",", ":")
+    ).encode()
     for data in (both, both_sorted):
         with pytest.raises(ProtocolViolation):
             decode_statements({2: data}, n_columns=1, key=KEY)

@@ -1,4 +1,6 @@
-"""Exact sums against rational arithmetic over every split, and against NIST's reference sets for one column."""
+"""Exact sums against rational arithmetic over every split, and against NIST's reference
+sets for one column.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ from analytics.statistics.exact import JointMoments, Moments, told
 from tests.made_moments import joint_moments_of, moments_of
 
 # --- NIST Statistical Reference Datasets, univariate ----------------------------------------------------------------
-# Lew (steel-concrete beam deflections), Lottery, Michelso (speed of light), Mavro (filter transmittance); PiDigits and
-# NumAcc1 to NumAcc4 are generated here as NIST describes them. Certified: mean and standard deviation, 15 digits.
+# Lew (steel-concrete beam deflections), Lottery, Michelso (speed of light), Mavro
+# (filter transmittance); PiDigits and NumAcc1 to NumAcc4 are generated here as NIST
+# describes them. Certified: mean and standard deviation, 15 digits.
 
 LEW = """
 -213 -564 -35 -15 141 115 -420 -360 203 -338 -431 194 -220 -513 154 -125 -559 92 -21 -579 -52 99 -543 -175 162
@@ -68,7 +71,9 @@ def alternating(first: str, *others: str) -> list[str]:
 
 
 def digits_of_pi(n: int) -> str:
-    """The first digits, 3 among them, by Machin's formula (1706): pi = 16 arctan(1/5) - 4 arctan(1/239)."""
+    """The first digits, 3 among them, by Machin's formula (1706): pi = 16 arctan(1/5) -
+    4 arctan(1/239).
+    """
     unit = 10 ** (n + 20)
 
     def arctan_of_one_over(x: int) -> int:
@@ -87,7 +92,9 @@ def digits_of_pi(n: int) -> str:
 
 
 def pi_digits_of_nist() -> list[str]:
-    """The file has a 3 where the 957th digit of pi is an 8; its certified values are those of the file."""
+    """The file has a 3 where the 957th digit of pi is an 8; its certified values are
+    those of the file.
+    """
     digits = list(digits_of_pi(5000))
     assert digits[956] == "8"
     return [*digits[:956], "3", *digits[957:]]
@@ -97,12 +104,20 @@ CERTIFIED = {
     "PiDigits": (pi_digits_of_nist(), "4.53480000000000", "2.86733906028871"),
     "Lew": (LEW.split(), "-177.435000000000", "277.332168044316"),
     "Lottery": (LOTTERY.split(), "518.958715596330", "291.699727470969"),
-    "Michelso": (thousandths(MICHELSO_KM_S.split()), "299.852400000000", "0.0790105478190518"),
+    "Michelso": (
+        thousandths(MICHELSO_KM_S.split()),
+        "299.852400000000",
+        "0.0790105478190518",
+    ),
     "Mavro": (MAVRO.split(), "2.00185600000000", "0.000429123454003053"),
     "NumAcc1": (["10000001", "10000003", "10000002"], "10000002", "1"),
     "NumAcc2": (alternating("1.2", "1.1", "1.3"), "1.2", "0.1"),
     "NumAcc3": (alternating("1000000.2", "1000000.1", "1000000.3"), "1000000.2", "0.1"),
-    "NumAcc4": (alternating("10000000.2", "10000000.1", "10000000.3"), "10000000.2", "0.1"),
+    "NumAcc4": (
+        alternating("10000000.2", "10000000.1", "10000000.3"),
+        "10000000.2",
+        "0.1",
+    ),
 }
 
 
@@ -124,8 +139,12 @@ def test_decimals_of_numacc_are_exact_to_the_last_bit() -> None:
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 tiny = st.integers(-(2**52), 2**52).map(lambda n: n * 5e-324)
-offset = st.tuples(st.sampled_from([0.0, 1e9, 1e15, -1e15]), st.floats(-10, 10)).map(sum)
-near = st.one_of(st.floats(-1e6, 1e6), tiny, offset, st.integers(-(2**62), 2**62).map(float))
+offset = st.tuples(st.sampled_from([0.0, 1e9, 1e15, -1e15]), st.floats(-10, 10)).map(
+    sum
+)
+near = st.one_of(
+    st.floats(-1e6, 1e6), tiny, offset, st.integers(-(2**62), 2**62).map(float)
+)
 columns = st.lists(near, min_size=1, max_size=40)
 
 
@@ -135,7 +154,9 @@ def parts(values: list[float], n_providers: int) -> list[list[float]]:
 
 @pytest.mark.parametrize("n_providers", [1, 2, 3, 5])
 @given(values=columns)
-def test_joint_answers_are_the_pooled_ones_rounded_once(n_providers: int, values: list[float]) -> None:
+def test_joint_answers_are_the_pooled_ones_rounded_once(
+    n_providers: int, values: list[float]
+) -> None:
     joint = reduce(add, (moments_of(part) for part in parts(values, n_providers)))
     rational = [Fraction(value) for value in values]
     n = len(values)
@@ -144,15 +165,23 @@ def test_joint_answers_are_the_pooled_ones_rounded_once(n_providers: int, values
     assert exact.sum_of(joint) == float(sum(rational, Fraction()))
     assert exact.mean(joint) == float(mean)
     for ddof in (0, 1):
-        variance = None if n <= ddof else float(sum((x - mean) ** 2 for x in rational) / (n - ddof))
+        variance = (
+            None
+            if n <= ddof
+            else float(sum((x - mean) ** 2 for x in rational) / (n - ddof))
+        )
         assert exact.variance(joint, ddof) == variance
 
 
 @pytest.mark.parametrize("n_providers", [1, 2, 3, 5])
 @given(values=st.lists(st.tuples(near, near), min_size=2, max_size=20))
-def test_joint_covariance_is_the_pooled_one(n_providers: int, values: list[tuple[float, float]]) -> None:
+def test_joint_covariance_is_the_pooled_one(
+    n_providers: int, values: list[tuple[float, float]]
+) -> None:
     joint = reduce(
-        add, (joint_moments_of(values[i::n_providers]) for i in range(n_providers)), JointMoments()
+        add,
+        (joint_moments_of(values[i::n_providers]) for i in range(n_providers)),
+        JointMoments(),
     )
     x, y = ([Fraction(pair[i]) for pair in values] for i in (0, 1))
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
@@ -190,7 +219,9 @@ def test_fewer_rows_than_an_answer_needs() -> None:
 
 
 def test_perfect_correlation_is_one() -> None:
-    assert exact.correlation(joint_moments_of((i / 10, 3 * i / 10) for i in range(5))) in (
+    assert exact.correlation(
+        joint_moments_of((i / 10, 3 * i / 10) for i in range(5))
+    ) in (
         1.0,
         0.9999999999999999,
     )
@@ -220,7 +251,8 @@ def test_a_float_and_its_digits(value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["1e308", "17e307", "-1.5E+2", ".5", "5.", "+0007", " 2 ", "0e-9999", "1e-400"]
+    "text",
+    ["1e308", "17e307", "-1.5E+2", ".5", "5.", "+0007", " 2 ", "0e-9999", "1e-400"],
 )
 def test_decimals_as_files_write_them(text: str) -> None:
     assert Fraction(exact.scaled(text), exact.UNIT) == Fraction(text)
@@ -256,7 +288,9 @@ def test_the_widths_hold_the_largest_sums() -> None:
     largest = exact.MAX_ROWS * (2**1024 * exact.UNIT)
     assert largest < 2 ** (exact.SUM_BITS - 1)
     assert exact.MAX_ROWS * (2**1024 * exact.UNIT) ** 2 < 2 ** (exact.SQUARE_BITS - 1)
-    assert exact.scaled(float(np.finfo(np.float64).max)) * exact.MAX_ROWS < 2 ** (exact.SUM_BITS - 1)
+    assert exact.scaled(float(np.finfo(np.float64).max)) * exact.MAX_ROWS < 2 ** (
+        exact.SUM_BITS - 1
+    )
     assert exact.SUM_BITS - largest.bit_length() < 64
     assert exact.SQUARE_BITS % 64 == exact.SUM_BITS % 64 == 0
 
@@ -264,7 +298,13 @@ def test_the_widths_hold_the_largest_sums() -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_results_beyond_2_to_the_53_are_told_with_all_their_digits(sign: int) -> None:
     edge = 2**53
-    for value in (Fraction(edge - 1), Fraction(edge), Fraction(1, 3), Fraction(10**60), Fraction(10**60 + 1)):
+    for value in (
+        Fraction(edge - 1),
+        Fraction(edge),
+        Fraction(1, 3),
+        Fraction(10**60),
+        Fraction(10**60 + 1),
+    ):
         assert type(told(sign * value)) is float
         assert told(sign * value) == float(sign * value)
     for value in (
@@ -287,4 +327,7 @@ def test_sums_of_long_numbers_are_told_exactly() -> None:
     assert exact.sum_of(moments_of(ids), told) == sum(ids)
     assert exact.sum_of(moments_of(ids)) == float(sum(ids))
     assert exact.mean(moments_of(ids), told) == Decimal("110105194912310020.5")
-    assert exact.variance(moments_of([2**40 * i + 1 for i in range(3)]), tell=told) == 2**80
+    assert (
+        exact.variance(moments_of([2**40 * i + 1 for i in range(3)]), tell=told)
+        == 2**80
+    )

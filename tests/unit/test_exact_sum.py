@@ -1,4 +1,6 @@
-"""Exact integers added by who cannot read them: the sum comes out for receivers, and nothing else does."""
+"""Exact integers added by who cannot read them: the sum comes out for receivers, and
+nothing else does.
+"""
 
 from __future__ import annotations
 
@@ -19,34 +21,64 @@ class Parties:
     """Providers' keys: one for each pair, one for all, and each provider's own seed."""
 
     def __init__(
-        self, n_providers: int, *, width: int = WIDTH, count: int = 2, name: bytes = b"order"
+        self,
+        n_providers: int,
+        *,
+        width: int = WIDTH,
+        count: int = 2,
+        name: bytes = b"order",
     ) -> None:
         self.terms = Terms(tuple(range(2, 2 + n_providers)), width, count, name)
         self.tag_key = secrets.token_bytes(32)
-        self.seeds = {provider: secrets.token_bytes(32) for provider in self.terms.providers}
+        self.seeds = {
+            provider: secrets.token_bytes(32) for provider in self.terms.providers
+        }
         self.pairs = {
-            frozenset((a, b)): secrets.token_bytes(32) for a in self.seeds for b in self.seeds if a < b
+            frozenset((a, b)): secrets.token_bytes(32)
+            for a in self.seeds
+            for b in self.seeds
+            if a < b
         }
 
-    def seal(self, provider: int, values: list[int], terms: Terms | None = None) -> bytes:
-        keys = {other: self.pairs[frozenset((provider, other))] for other in self.seeds if other != provider}
+    def seal(
+        self, provider: int, values: list[int], terms: Terms | None = None
+    ) -> bytes:
+        keys = {
+            other: self.pairs[frozenset((provider, other))]
+            for other in self.seeds
+            if other != provider
+        }
         seed = self.seeds[provider]
         return exact_sum.seal(
-            values, terms or self.terms, me=provider, pair_keys=keys, tag_key=self.tag_key, seed=seed
+            values,
+            terms or self.terms,
+            me=provider,
+            pair_keys=keys,
+            tag_key=self.tag_key,
+            seed=seed,
         )
 
     def open(self, total: bytes) -> list[int]:
-        return exact_sum.open_total(total, self.terms, tag_key=self.tag_key, seeds=self.seeds)
+        return exact_sum.open_total(
+            total, self.terms, tag_key=self.tag_key, seeds=self.seeds
+        )
 
 
 integers = st.integers(-(2 ** (WIDTH - 5)), 2 ** (WIDTH - 5))
 
 
-@given(rows=st.lists(st.lists(integers, min_size=2, max_size=2), min_size=1, max_size=5))
+@given(
+    rows=st.lists(st.lists(integers, min_size=2, max_size=2), min_size=1, max_size=5)
+)
 def test_the_total_is_the_exact_sum(rows: list[list[int]]) -> None:
     parties = Parties(len(rows))
-    parts = {provider: parties.seal(provider, row) for provider, row in zip(parties.seeds, rows, strict=True)}
-    assert parties.open(exact_sum.add(parts)) == [sum(column) for column in zip(*rows, strict=True)]
+    parts = {
+        provider: parties.seal(provider, row)
+        for provider, row in zip(parties.seeds, rows, strict=True)
+    }
+    assert parties.open(exact_sum.add(parts)) == [
+        sum(column) for column in zip(*rows, strict=True)
+    ]
 
 
 def test_a_part_is_not_opened_alone_even_by_a_receiver() -> None:
@@ -59,7 +91,9 @@ def test_a_part_is_not_opened_alone_even_by_a_receiver() -> None:
 
 def test_who_lacks_one_seed_cannot_open() -> None:
     parties = Parties(2)
-    total = exact_sum.add({provider: parties.seal(provider, [1, 2]) for provider in parties.seeds})
+    total = exact_sum.add(
+        {provider: parties.seal(provider, [1, 2]) for provider in parties.seeds}
+    )
     seeds = {**parties.seeds, 3: secrets.token_bytes(32)}
     with pytest.raises(ProtocolViolation):
         exact_sum.open_total(total, parties.terms, tag_key=parties.tag_key, seeds=seeds)
@@ -69,10 +103,16 @@ def test_who_lacks_one_seed_cannot_open() -> None:
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_number_that_the_coordinator_adds_is_noticed(bit: int, place: int) -> None:
     parties = Parties(2)
-    total = bytearray(exact_sum.add({provider: parties.seal(provider, [1, 2]) for provider in parties.seeds}))
+    total = bytearray(
+        exact_sum.add(
+            {provider: parties.seal(provider, [1, 2]) for provider in parties.seeds}
+        )
+    )
     size = (WIDTH + 64) // 8
     at = 8 + size * place
-    number = (int.from_bytes(total[at : at + size], "big") + (1 << bit)) % (1 << (8 * size))
+    number = (int.from_bytes(total[at : at + size], "big") + (1 << bit)) % (
+        1 << (8 * size)
+    )
     total[at : at + size] = number.to_bytes(size, "big")
     with pytest.raises(ProtocolViolation):
         parties.open(bytes(total))
@@ -93,7 +133,9 @@ def test_a_part_left_out_doubled_or_of_another_sum_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("value", [2 ** (WIDTH - 1), -(2 ** (WIDTH - 1)) - 1])
-def test_a_value_that_does_not_fit_is_refused_and_the_largest_passes(value: int) -> None:
+def test_a_value_that_does_not_fit_is_refused_and_the_largest_passes(
+    value: int,
+) -> None:
     parties = Parties(1, count=1)
     largest = value - 1 if value > 0 else value + 2
     assert parties.open(exact_sum.add({2: parties.seal(2, [largest])})) == [largest]
@@ -125,6 +167,10 @@ def test_damaged_parts_are_refused(data: bytes) -> None:
 def test_cut_lengthened_and_different_parts_are_refused() -> None:
     parties, wide = Parties(2), Parties(2, width=64)
     part = parties.seal(2, [1, 2])
-    for parts in ({2: part[:-1]}, {2: part + b"\0"}, {2: part, 3: wide.seal(3, [1, 2])}):
+    for parts in (
+        {2: part[:-1]},
+        {2: part + b"\0"},
+        {2: part, 3: wide.seal(3, [1, 2])},
+    ):
         with pytest.raises(ProtocolViolation):
             exact_sum.add(parts)

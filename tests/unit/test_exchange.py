@@ -1,4 +1,6 @@
-"""The exchange client and its stand-in: the same rules over HTTP and in memory, and nothing believed of an answer."""
+"""The exchange client and its stand-in: the same rules over HTTP and in memory, and
+nothing believed of an answer.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,10 @@ from protocol.exchange import (
     Address,
     Exchange,
     HttpTransport,
-    MemoryTransport,
     decode_frames,
     encode_frames,
 )
+from protocol.memory_transport import MemoryTransport
 
 ADDRESS = Address(37, "gradient", 1, 2, 0)
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -40,13 +42,17 @@ Handler = Callable[[httpx.Request], httpx.Response]
 
 def http(handler: Handler) -> HttpTransport:
     return HttpTransport(
-        httpx.Client(transport=httpx.MockTransport(handler), base_url="http://coordinator"), "secret"
+        httpx.Client(
+            transport=httpx.MockTransport(handler), base_url="http://coordinator"
+        ),
+        "secret",
     )
 
 
 def envelope(error: ConsiliumError) -> httpx.Response:
     return httpx.Response(
-        error.status, json={"code": error.status, "data": {"error": error.to_json()}, "message": ""}
+        error.status,
+        json={"code": error.status, "data": {"error": error.to_json()}, "message": ""},
     )
 
 
@@ -69,7 +75,9 @@ def test_frames_come_back(messages: dict[int, bytes]) -> None:
 
 
 @given(st.dictionaries(st.integers(0, 9), st.binary(max_size=9), min_size=1), st.data())
-def test_a_cut_body_is_asked_for_again(messages: dict[int, bytes], data: st.DataObject) -> None:
+def test_a_cut_body_is_asked_for_again(
+    messages: dict[int, bytes], data: st.DataObject
+) -> None:
     whole = encode_frames(messages)
     cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
     with contextlib.suppress(Unavailable):
@@ -102,13 +110,21 @@ HOSTILE_DETAILS = [
 
 @pytest.mark.parametrize("detail", HOSTILE_DETAILS)
 def test_an_error_of_a_hostile_sender_can_be_kept_and_shown(detail: object) -> None:
-    told = {"type": "Refused", "code": None, "sentence": "a\0b\ud800", "remedy": 7, "detail": detail}
+    told = {
+        "type": "Refused",
+        "code": None,
+        "sentence": "a\0b\ud800",
+        "remedy": 7,
+        "detail": detail,
+    }
     error = ConsiliumError.from_json(told)
     assert isinstance(error, Refused)
     assert (error.code, error.sentence, error.remedy) == ("refused", "a?b?", "7")
     text = json.dumps(error.to_json(), allow_nan=False, ensure_ascii=False)
     assert b"\\u0000" not in text.encode()
-    again = Refused(error.sentence, remedy=error.remedy, code=error.code, **error.detail)
+    again = Refused(
+        error.sentence, remedy=error.remedy, code=error.code, **error.detail
+    )
     assert ConsiliumError.from_json(json.loads(text)).to_json() == again.to_json()
 
 
@@ -123,13 +139,19 @@ def test_a_message_is_put_under_its_address_with_the_token() -> None:
         return httpx.Response(201)
 
     Exchange(http(handler), 2).put(ADDRESS, 1, b"\x00bytes")
-    assert (seen[0].method, seen[0].url.path) == ("PUT", "/exchange/37/gradient/1/2/0/2/1")
+    assert (seen[0].method, seen[0].url.path) == (
+        "PUT",
+        "/exchange/37/gradient/1/2/0/2/1",
+    )
     assert seen[0].headers["authorization"] == "Bearer secret"
     assert seen[0].content == b"\x00bytes"
 
 
 def test_gather_waits_until_all_are_there() -> None:
-    answers = [httpx.Response(204), httpx.Response(200, content=encode_frames({3: b"c", 2: b"b"}))]
+    answers = [
+        httpx.Response(204),
+        httpx.Response(200, content=encode_frames({3: b"c", 2: b"b"})),
+    ]
     seen: list[httpx.Request] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -137,14 +159,26 @@ def test_gather_waits_until_all_are_there() -> None:
         return answers.pop(0)
 
     assert Exchange(http(handler), 4).gather(ADDRESS, [2, 3]) == {2: b"b", 3: b"c"}
-    assert dict(seen[0].url.params) == {"senders": "2,3", "recipient": "4", "wait": "25.0"}
+    assert dict(seen[0].url.params) == {
+        "senders": "2,3",
+        "recipient": "4",
+        "wait": "25.0",
+    }
     assert len(seen) == 2
 
 
-@pytest.mark.parametrize("found", [{}, {2: b"b"}, {2: b"b", 4: b"d"}, {2: b"b", 3: b"c", 4: b"d"}])
-def test_a_coordinator_that_leaves_a_hospital_out_is_caught(found: dict[int, bytes]) -> None:
-    """With the acceptances of two hospitals in place of three, the sum that is opened would be over two."""
-    exchange = Exchange(http(lambda request: httpx.Response(200, content=encode_frames(found))), 4)
+@pytest.mark.parametrize(
+    "found", [{}, {2: b"b"}, {2: b"b", 4: b"d"}, {2: b"b", 3: b"c", 4: b"d"}]
+)
+def test_a_coordinator_that_leaves_a_hospital_out_is_caught(
+    found: dict[int, bytes],
+) -> None:
+    """With the acceptances of two hospitals in place of three, the sum that is opened
+    would be over two.
+    """
+    exchange = Exchange(
+        http(lambda request: httpx.Response(200, content=encode_frames(found))), 4
+    )
     with pytest.raises(ProtocolViolation) as caught:
         exchange.gather(ADDRESS, [2, 3])
     assert caught.value.code == "other_senders"
@@ -154,7 +188,9 @@ def test_a_coordinator_that_leaves_a_hospital_out_is_caught(found: dict[int, byt
     "trouble",
     [
         httpx.Response(503),
-        httpx.Response(500, json={"data": {"error": BadRequest("a", remedy="b").to_json()}}),
+        httpx.Response(
+            500, json={"data": {"error": BadRequest("a", remedy="b").to_json()}}
+        ),
         httpx.Response(502, text="<html>proxy</html>"),
         httpx.Response(404, text="<html>proxy</html>"),
         httpx.Response(400, json=["no envelope"]),
@@ -167,7 +203,9 @@ def test_a_coordinator_that_leaves_a_hospital_out_is_caught(found: dict[int, byt
         httpx.RemoteProtocolError("cut"),
     ],
 )
-def test_what_may_pass_by_itself_is_tried_again(trouble: httpx.Response | Exception) -> None:
+def test_what_may_pass_by_itself_is_tried_again(
+    trouble: httpx.Response | Exception,
+) -> None:
     answers: list[Any] = [trouble, trouble, httpx.Response(201)]
     naps = Naps()
 
@@ -175,7 +213,9 @@ def test_what_may_pass_by_itself_is_tried_again(trouble: httpx.Response | Except
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return httpx.Response(answer.status_code, content=answer.content, headers=answer.headers)
+        return httpx.Response(
+            answer.status_code, content=answer.content, headers=answer.headers
+        )
 
     Exchange(http(handler), 2, sleep=naps).put(ADDRESS, 1, b"")
     assert answers == []
@@ -184,7 +224,9 @@ def test_what_may_pass_by_itself_is_tried_again(trouble: httpx.Response | Except
 
 def test_the_pause_grows_and_stays_bounded() -> None:
     left, naps = [httpx.Response(503)] * 12, Naps()
-    exchange = Exchange(http(lambda request: left.pop() if left else httpx.Response(200)), 2, sleep=naps)
+    exchange = Exchange(
+        http(lambda request: left.pop() if left else httpx.Response(200)), 2, sleep=naps
+    )
     exchange.discard(ADDRESS)
     assert len(naps.seconds) == 12
     assert naps.seconds[0] <= 0.1
@@ -192,7 +234,8 @@ def test_the_pause_grows_and_stays_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [BadRequest, Conflict, Forbidden, Unauthenticated, OrderStopped, ProtocolViolation]
+    "kind",
+    [BadRequest, Conflict, Forbidden, Unauthenticated, OrderStopped, ProtocolViolation],
 )
 def test_the_coordinator_s_error_is_the_same_here(kind: type[ConsiliumError]) -> None:
     sent, calls = kind("Sentence.", remedy="Remedy.", code="word", rows=3), []
@@ -209,10 +252,20 @@ def test_the_coordinator_s_error_is_the_same_here(kind: type[ConsiliumError]) ->
 
 def test_an_error_of_an_unknown_type_is_still_an_error() -> None:
     body = {
-        "data": {"error": {"type": "SystemExit", "sentence": "s", "remedy": "r", "code": "c", "detail": 5}}
+        "data": {
+            "error": {
+                "type": "SystemExit",
+                "sentence": "s",
+                "remedy": "r",
+                "code": "c",
+                "detail": 5,
+            }
+        }
     }
     with pytest.raises(ConsiliumError) as caught:
-        Exchange(http(lambda request: httpx.Response(400, json=body)), 2).put(ADDRESS, 1, b"")
+        Exchange(http(lambda request: httpx.Response(400, json=body)), 2).put(
+            ADDRESS, 1, b""
+        )
     assert type(caught.value) is ConsiliumError
 
 
@@ -233,7 +286,9 @@ def test_refusal_progress_and_requests_have_their_own_addresses() -> None:
             json.loads(request.content) if request.content else None
         )
         data: Any = (
-            [{"round": 1}] if request.url.path.endswith("progress") else {"document": "{}", "box": "00ff"}
+            [{"round": 1}]
+            if request.url.path.endswith("progress")
+            else {"document": "{}", "box": "00ff"}
         )
         return httpx.Response(200, json={"data": data})
 
@@ -289,7 +344,9 @@ def test_messages_are_told_apart_by_every_part_of_their_name() -> None:
 
 def test_who_waits_is_woken() -> None:
     transport, found = MemoryTransport(), []
-    waiting = threading.Thread(target=lambda: found.append(Exchange(transport, 1).gather(ADDRESS, [2, 3])))
+    waiting = threading.Thread(
+        target=lambda: found.append(Exchange(transport, 1).gather(ADDRESS, [2, 3]))
+    )
     waiting.start()
     transport.put(ADDRESS, 2, 1, b"b")
     transport.put(ADDRESS, 3, 1, b"c")

@@ -1,4 +1,6 @@
-"""Expressions: what is read and refused, their circuits, what one provider computes, how numbers are written."""
+"""Expressions: what is read and refused, their circuits, what one provider computes,
+how numbers are written.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics.statistics.circuit import Leaf, Part, Plan, Product, Sign, plan
+from analytics.statistics.circuit import Leaf, Part, Plan, Product, Sign
+from analytics.statistics.compiling import plan
 from analytics.statistics.exact import text_of
-from analytics.statistics.expression import Expression, ExpressionError, compare_sum, parse_expression
+from analytics.statistics.expression import Expression, ExpressionError
+from analytics.statistics.reading import compare_sum, parse_expression
 from analytics.statistics.rowwise import Column, Fixed, compute, kind_of
 
 COLUMNS = {"a": None, "b": ["x", "y"], "订单": None}
@@ -27,7 +31,11 @@ def parse(text: str) -> Expression:
 def made(text: str, *, nullable: bool = False, digits: int = 10) -> Plan:
     expression = parse(text)
     kind = Fixed.decimal(digits, 2, nullable=nullable)
-    return plan(expression, {f"{alias}.{column}": kind for alias, column in expression.columns}, OWNERS)
+    return plan(
+        expression,
+        {f"{alias}.{column}": kind for alias, column in expression.columns},
+        OWNERS,
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,7 +55,9 @@ def made(text: str, *, nullable: bool = False, digits: int = 10) -> Plan:
 def test_what_is_read(text: str, columns: tuple[tuple[str, str], ...]) -> None:
     expression = parse(text)
     assert expression.columns == columns
-    assert expression.columns_of("a") == tuple(column for alias, column in columns if alias == "a")
+    assert expression.columns_of("a") == tuple(
+        column for alias, column in columns if alias == "a"
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,7 +167,9 @@ def test_what_an_expression_says_of_itself() -> None:
         ("var(a.x * b.x)", 2, 0),
     ],
 )
-def test_only_what_needs_shares_takes_products(text: str, n_products: int, n_signs: int) -> None:
+def test_only_what_needs_shares_takes_products(
+    text: str, n_products: int, n_signs: int
+) -> None:
     steps = made(text).steps
     assert sum(isinstance(step, Product) for step in steps) == n_products
     assert sum(isinstance(step, Sign) for step in steps) == n_signs
@@ -165,7 +177,9 @@ def test_only_what_needs_shares_takes_products(text: str, n_products: int, n_sig
 
 def test_where_values_may_be_missing_factors_are_added() -> None:
     def n_products(text: str) -> int:
-        return sum(isinstance(step, Product) for step in made(text, nullable=True).steps)
+        return sum(
+            isinstance(step, Product) for step in made(text, nullable=True).steps
+        )
 
     assert n_products("a.x * b.x") == 1  # zero wherever one is missing
     assert n_products("a.x + b.x") == 2
@@ -182,8 +196,12 @@ def test_the_ring_holds_what_is_opened(digits: int, bits: int) -> None:
 
 def test_a_comparison_needs_the_bits_of_its_difference() -> None:
     types = {f"{alias}.v": Fixed(0, 0, 10) for alias in OWNERS}
-    expression = compare_sum([(alias, "v") for alias in OWNERS], ">=", threshold=Fraction(3))
-    widths = [s.width for s in plan(expression, types, OWNERS).steps if isinstance(s, Sign)]
+    expression = compare_sum(
+        [(alias, "v") for alias in OWNERS], ">=", threshold=Fraction(3)
+    )
+    widths = [
+        s.width for s in plan(expression, types, OWNERS).steps if isinstance(s, Sign)
+    ]
     assert widths == [(3 * 1023 + 3).bit_length() + 1]
 
 
@@ -203,15 +221,21 @@ def test_many_providers_compute_fewer_rows_at_once() -> None:
     sizes = {}
     for n in (2, 4, 100):
         owners = {f"a{i}": i for i in range(1, n + 1)}
-        expression = compare_sum([(alias, "v") for alias in owners], ">=", threshold=Fraction(3))
-        made = plan(expression, {f"{alias}.v": Fixed(0, 0, 60) for alias in owners}, owners)
+        expression = compare_sum(
+            [(alias, "v") for alias in owners], ">=", threshold=Fraction(3)
+        )
+        made = plan(
+            expression, {f"{alias}.v": Fixed(0, 0, 60) for alias in owners}, owners
+        )
         sizes[n] = next(made.batches(10**6)).stop
     assert sizes[2] == sizes[4] == 2**17
     assert 64 <= sizes[100] < 2**14
 
 
 def test_too_large_numbers_of_one_hospital_are_refused() -> None:
-    """They are compared there, and none of them is opened: nothing but memory limits them."""
+    """They are compared there, and none of them is opened: nothing but memory limits
+    them.
+    """
     expression = parse(" * ".join(["a.x"] * 40) + " > 1 and b.x > 1")
     with pytest.raises(ExpressionError, match="2401 bits; 2048"):
         plan(expression, {"a.x": Fixed(0, 0, 60), "b.x": Fixed(0, 0, 60)}, OWNERS)
@@ -239,16 +263,38 @@ def test_an_alias_that_is_not_named_is_a_provider_all_the_same() -> None:
     assert made("a.x * b.x").providers == (2, 3, 9)
     parts = [step for step in made("sum(a.x > b.x)").steps if isinstance(step, Part)]
     assert [part.provider for part in parts] == [2, 3, 9]
-    assert {s.provider for s in made("a.x * b.x").steps if isinstance(s, Leaf)} == {2, 3}
+    assert {s.provider for s in made("a.x * b.x").steps if isinstance(s, Leaf)} == {
+        2,
+        3,
+    }
 
 
 @pytest.mark.parametrize("aggregate", ["sum", "avg", "var", "count"])
-def test_an_aggregate_is_the_same_circuit_where_values_may_be_missing(aggregate: str) -> None:
-    """Rows without a value are left out before: no factor says which ones, and what must have a value is named."""
-    for text in ("a.x", "a.x + b.y", "a.x * b.y", "case when a.x > b.y then 1 else 2 end", "a.x / a.z + b.y"):
-        one, other = (made(f"{aggregate}({text})", nullable=nullable) for nullable in (True, False))
-        assert (one.steps, one.totals, one.needed) == (other.steps, other.totals, other.needed)
-        assert {leaf.provider for leaf in one.needed} == ({2, 3} if "b.y" in text else {2})
+def test_an_aggregate_is_the_same_circuit_where_values_may_be_missing(
+    aggregate: str,
+) -> None:
+    """Rows without a value are left out before: no factor says which ones, and what
+    must have a value is named.
+    """
+    for text in (
+        "a.x",
+        "a.x + b.y",
+        "a.x * b.y",
+        "case when a.x > b.y then 1 else 2 end",
+        "a.x / a.z + b.y",
+    ):
+        one, other = (
+            made(f"{aggregate}({text})", nullable=nullable)
+            for nullable in (True, False)
+        )
+        assert (one.steps, one.totals, one.needed) == (
+            other.steps,
+            other.totals,
+            other.needed,
+        )
+        assert {leaf.provider for leaf in one.needed} == (
+            {2, 3} if "b.y" in text else {2}
+        )
 
 
 # What one provider computes
@@ -256,17 +302,24 @@ def test_an_aggregate_is_the_same_circuit_where_values_may_be_missing(aggregate:
 
 def numbers(values: list[Any]) -> Column:
     return Column(
-        np.array([0 if v is None else v for v in values]), np.array([v is not None for v in values])
+        np.array([0 if v is None else v for v in values]),
+        np.array([v is not None for v in values]),
     )
 
 
 def computed(text: str, **columns: list[Any]) -> list[Fraction | bool | None]:
     types = {f"a.{name}": Fixed(0, 0, 63) for name in columns}
     node, n_rows = parse(text).root, len(next(iter(columns.values())))
-    done = compute(node, {f"a.{name}": numbers(v) for name, v in columns.items()}, types, n_rows=n_rows)
+    done = compute(
+        node,
+        {f"a.{name}": numbers(v) for name, v in columns.items()},
+        types,
+        n_rows=n_rows,
+    )
     scale = 1 if node.is_boolean else kind_of(node, types).scale
     return [
-        v * scale if ok else None for v, ok in zip(done.values.tolist(), done.valid.tolist(), strict=True)
+        v * scale if ok else None
+        for v, ok in zip(done.values.tolist(), done.valid.tolist(), strict=True)
     ]
 
 
@@ -293,11 +346,21 @@ def test_a_quotient_that_does_not_fit_is_refused(text: str) -> None:
 
 def test_case_leaves_out_the_branches_not_taken() -> None:
     text = "case when a.y = 0 then 7 else a.x / a.y end"
-    assert computed(text, x=[1, 1, None, None, 1], y=[0, 2, 0, 4, None]) == [7, Fraction(1, 2), 7, None, None]
+    assert computed(text, x=[1, 1, None, None, 1], y=[0, 2, 0, 4, None]) == [
+        7,
+        Fraction(1, 2),
+        7,
+        None,
+        None,
+    ]
 
 
 def test_a_missing_value_is_missing_in_and_and_or() -> None:
-    assert computed("a.x > 0 or a.y > 0", x=[1, None, 0], y=[None, 1, 0]) == [None, None, False]
+    assert computed("a.x > 0 or a.y > 0", x=[1, None, 0], y=[None, 1, 0]) == [
+        None,
+        None,
+        False,
+    ]
 
 
 def test_values_outside_of_the_announced_type_are_refused() -> None:
@@ -310,7 +373,9 @@ def test_values_outside_of_the_announced_type_are_refused() -> None:
             with pytest.raises(ExpressionError, match="larger numbers"):
                 compute(node, columns, types, n_rows=1)
     with pytest.raises(ExpressionError, match="misses values"):
-        compute(node, {"a.x": numbers([None])}, {"a.x": Fixed(0, 0, 3, False)}, n_rows=1)
+        compute(
+            node, {"a.x": numbers([None])}, {"a.x": Fixed(0, 0, 3, False)}, n_rows=1
+        )
 
 
 # Texts

@@ -1,4 +1,6 @@
-"""Fixed point: the sum never overflows, the mean is as exact as promised, nothing is clipped."""
+"""Fixed point: the sum never overflows, the mean is as exact as promised, nothing is
+clipped.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,17 @@ ROWS = st.lists(st.integers(1, 100_000), min_size=1, max_size=5)
 def test_mean_error_is_below_hospitals_times_bound_over_2_to_62(
     rows: list[int], bound: float, data: st.DataObject
 ) -> None:
-    values = data.draw(st.lists(st.floats(-bound, bound), min_size=len(rows), max_size=len(rows)))
+    values = data.draw(
+        st.lists(st.floats(-bound, bound), min_size=len(rows), max_size=len(rows))
+    )
     point = FixedPoint(sum(rows), bound)
-    words = [point.encode(np.array([v]), n)[0] for v, n in zip(values, rows, strict=True)]
+    words = [
+        point.encode(np.array([v]), n)[0] for v, n in zip(values, rows, strict=True)
+    ]
     total = sum(int(word) for word in words)
-    exact = sum((Fraction(v) * n for v, n in zip(values, rows, strict=True)), Fraction(0)) / sum(rows)
+    exact = sum(
+        (Fraction(v) * n for v, n in zip(values, rows, strict=True)), Fraction(0)
+    ) / sum(rows)
     mean = Fraction(total) / sum(rows) / Fraction(2) ** point.fraction_bits
     allowed = len(rows) * Fraction(bound) / 2**62
     assert abs(mean - exact) < allowed * (1 + Fraction(1, 2**20))
@@ -42,9 +50,12 @@ def test_extreme_sums_stay_within_2_to_62(rows: list[int], bound: float) -> None
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "bound", "bits"), [(1, 1.0, 62), (3, 1.0, 60), (4, 1.0, 60), (5, 1.0, 59)]
+    ("n_rows", "bound", "bits"),
+    [(1, 1.0, 62), (3, 1.0, 60), (4, 1.0, 60), (5, 1.0, 59)],
 )
-def test_fraction_bits_round_the_logarithm_up(n_rows: int, bound: float, bits: int) -> None:
+def test_fraction_bits_round_the_logarithm_up(
+    n_rows: int, bound: float, bits: int
+) -> None:
     assert FixedPoint(n_rows, bound).fraction_bits == bits
 
 

@@ -1,4 +1,6 @@
-"""The triangular factor: the same inner products, and distances that keep their digits where squares lose them."""
+"""The triangular factor: the same inner products, and distances that keep their digits
+where squares lose them.
+"""
 
 import numpy as np
 import pytest
@@ -31,10 +33,15 @@ def exact(vectors):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("n", "d"), [(1, 1), (1, 7), (5, 1), (5, 3), (5, 5), (5, 40), (60, WIDE)])
+@pytest.mark.parametrize(
+    ("n", "d"), [(1, 1), (1, 7), (5, 1), (5, 3), (5, 5), (5, 40), (60, WIDE)]
+)
 def test_the_factor_has_the_inner_products_and_is_triangular(n, d, dtype):
     vectors = gaussian(n, d, dtype=dtype)
-    factor, gram = factor_of(vectors, min(d, 3)), vectors.astype(float) @ vectors.astype(float).T
+    factor, gram = (
+        factor_of(vectors, min(d, 3)),
+        vectors.astype(float) @ vectors.astype(float).T,
+    )
     assert factor.shape == (n, n)
     assert (np.tril(factor, -1) == 0).all()
     assert (factor.diagonal() >= 0).all()
@@ -94,7 +101,9 @@ def test_one_huge_layer_costs_the_digits_it_must_and_no_more():
     np.testing.assert_allclose(distances(together.T), exact(whole), rtol=1e-14)
     huge[1] = huge[0]
     together = combine_factors([factor_of(small), factor_of(huge)])
-    np.testing.assert_allclose(distances(together.T), exact(np.hstack([small, huge])), atol=1e-14 * 1e10)
+    np.testing.assert_allclose(
+        distances(together.T), exact(np.hstack([small, huge])), atol=1e-14 * 1e10
+    )
 
 
 def test_one_huge_client_leaves_the_others_their_digits():
@@ -109,7 +118,9 @@ def test_layers_combine_to_the_factor_of_all_columns():
     layers = [gaussian(5, d, d) for d in (1, 4, 30)]
     together = combine_factors([factor_of(layer, 1) for layer in layers])
     np.testing.assert_allclose(together, factor_of(np.hstack(layers), 1), atol=1e-13)
-    np.testing.assert_array_equal(combine_factors(factor_of(layer, 1) for layer in layers), together)
+    np.testing.assert_array_equal(
+        combine_factors(factor_of(layer, 1) for layer in layers), together
+    )
     only = factor_of(layers[0], 1)
     assert combine_factors([only]) is only
 
@@ -127,9 +138,15 @@ def test_hundreds_of_layers_lose_no_digits():
 def test_lengths_far_from_one(scale):
     vectors = gaussian(5, 8)
     found = triangular_factor([scale * vectors], 5)
-    np.testing.assert_allclose(found / scale, triangular_factor([vectors], 5), atol=1e-12)
-    np.testing.assert_allclose(distances(scale * vectors) / scale, exact(vectors), rtol=1e-12)
-    np.testing.assert_allclose(cosine_distances(scale * vectors), cosine_distances(vectors), atol=1e-15)
+    np.testing.assert_allclose(
+        found / scale, triangular_factor([vectors], 5), atol=1e-12
+    )
+    np.testing.assert_allclose(
+        distances(scale * vectors) / scale, exact(vectors), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        cosine_distances(scale * vectors), cosine_distances(vectors), atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -142,7 +159,12 @@ def test_a_number_that_is_not_finite_is_refused(bad, n_columns):
 
 
 def test_other_shapes_are_refused():
-    for blocks in ([np.zeros((3, 4))], [np.zeros(2)], [[np.zeros(2), np.zeros(3)]], [np.zeros((2, 3, 4))]):
+    for blocks in (
+        [np.zeros((3, 4))],
+        [np.zeros(2)],
+        [[np.zeros(2), np.zeros(3)]],
+        [np.zeros((2, 3, 4))],
+    ):
         with pytest.raises(ValueError, match="2 of one length"):
             triangular_factor(blocks, 2)
     with pytest.raises(ValueError, match="n is 0"):
@@ -162,7 +184,9 @@ def test_distances_below_the_rounding_of_the_vectors_are_zero():
 
 
 def test_cosine_distances_of_zero_vectors_and_of_all_angles():
-    vectors = np.array([[0.0, 0.0], [0.0, 0.0], [2.0, 0.0], [7.0, 0.0], [0.0, 1.0], [-3.0, 0.0]])
+    vectors = np.array(
+        [[0.0, 0.0], [0.0, 0.0], [2.0, 0.0], [7.0, 0.0], [0.0, 1.0], [-3.0, 0.0]]
+    )
     found = cosine_distances(vectors)
     expected = np.ones((6, 6))
     expected[0, 1] = expected[1, 0] = 0
@@ -174,4 +198,6 @@ def test_cosine_distances_of_zero_vectors_and_of_all_angles():
 
 
 def test_lengths():
-    np.testing.assert_allclose(lengths(np.array([[3e200, 4e200], [0.0, 0.0]])), [5e200, 0], rtol=1e-15)
+    np.testing.assert_allclose(
+        lengths(np.array([[3e200, 4e200], [0.0, 0.0]])), [5e200, 0], rtol=1e-15
+    )

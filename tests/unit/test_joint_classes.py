@@ -1,4 +1,6 @@
-"""The classes of a softmax model are those of all hospitals: they must fit each other, and every hospital's gate."""
+"""The classes of a softmax model are those of all hospitals: they must fit each other,
+and every hospital's gate.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +24,31 @@ def run(folder: Path, labels: dict[int, list[Any]], **changes: Any) -> Any:
     tables = {
         user: {
             "rows": pd.DataFrame(
-                {"id": range(N_ROWS), "x1": x1 + user, "kind": np.resize(np.array(own), N_ROWS)}
+                {
+                    "id": range(N_ROWS),
+                    "x1": x1 + user,
+                    "kind": np.resize(np.array(own), N_ROWS),
+                }
             )
         }
         for user, own in labels.items()
     }
     sites = make_sites(folder, tables)
     return run_order(
-        sites, order_body(labels, model_type="softmax", attributes=["x1"], label_name="kind", **changes)
+        sites,
+        order_body(
+            labels,
+            model_type="softmax",
+            attributes=["x1"],
+            label_name="kind",
+            **changes,
+        ),
     )
 
 
-def refusal(folder: Path, labels: dict[int, list[Any]], **changes: Any) -> ConsiliumError:
+def refusal(
+    folder: Path, labels: dict[int, list[Any]], **changes: Any
+) -> ConsiliumError:
     with pytest.raises(ConsiliumError) as caught:
         run(folder, labels, **changes)
     return caught.value
@@ -52,7 +67,11 @@ def test_one_class_too_many_over_all_hospitals(tmp_path: Path) -> None:
 
 
 def test_a_fold_trains_on_fewer_rows(tmp_path: Path) -> None:
-    folds = {"penalty": None, "max_iter": 1, "cv_param": {"need_cv": True, "n_splits": 2}}
+    folds = {
+        "penalty": None,
+        "max_iter": 1,
+        "cv_param": {"need_cv": True, "n_splits": 2},
+    }
     error = refusal(tmp_path, {2: [0, 1], 3: [1, 2], 4: [2, 3]}, model_params=folds)
     assert error.code == "max_parameter_share"
 
@@ -64,8 +83,20 @@ def test_a_fold_trains_on_fewer_rows(tmp_path: Path) -> None:
         ({2: [7], 3: [7], 4: [7]}, "one_class"),
     ],
 )
-def test_classes_that_do_not_fit(tmp_path: Path, labels: dict[int, list[Any]], code: str) -> None:
+def test_classes_that_do_not_fit(
+    tmp_path: Path, labels: dict[int, list[Any]], code: str
+) -> None:
     error = refusal(tmp_path, labels)
     assert isinstance(error, BadRequest)
     assert error.code == code
     assert error.remedy
+
+
+def test_classes_of_one_hospital_and_of_another_case_are_named_to_its_people(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcome = run(tmp_path, {2: ["A", "b"], 3: ["a", "b "], 4: ["b", "A"]})
+    assert outcome.models[2]["classes"] == ["A", "a", "b"]
+    told = " ".join(record.getMessage() for record in caplog.records)
+    assert "Classes that differ by case alone are 2 classes: A, a." in told
+    assert "At hospital 3 only: class a." in told

@@ -1,4 +1,6 @@
-"""The ledger: several writers, torn and altered lines, and text that is made to break a reader."""
+"""The ledger: several writers, torn and altered lines, and text that is made to break a
+reader.
+"""
 
 from __future__ import annotations
 
@@ -67,16 +69,24 @@ def test_a_removed_line_shows(ledger: Ledger, line: int) -> None:
     assert ledger.first_broken_line() == line
 
 
-@pytest.mark.parametrize("inserted", [b"\n", b"{}\n", b"[]\n", b"no JSON\n", b"\xff\xfe\n"])
-def test_an_inserted_line_shows_and_stops_no_reader(ledger: Ledger, inserted: bytes) -> None:
+@pytest.mark.parametrize(
+    "inserted", [b"\n", b"{}\n", b"[]\n", b"no JSON\n", b"\xff\xfe\n"]
+)
+def test_an_inserted_line_shows_and_stops_no_reader(
+    ledger: Ledger, inserted: bytes
+) -> None:
     lines = fill(ledger, 2)
     ledger.path.write_bytes(lines[0] + inserted + lines[1])
     assert ledger.first_broken_line() == 2
     assert len(list(ledger.entries())) == 3
 
 
-def test_an_emptied_line_does_not_begin_a_new_chain(ledger: Ledger, tmp_path: Path) -> None:
-    """The chain's first line follows 64 zeros; nothing but the beginning of the file may."""
+def test_an_emptied_line_does_not_begin_a_new_chain(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """The chain's first line follows 64 zeros; nothing but the beginning of the file
+    may.
+    """
     lines = fill(ledger, 1)
     other = Ledger(tmp_path / "other.jsonl", now=lambda: MIDNIGHT)
     ledger.path.write_bytes(lines[0] + b"\n" + fill(other, 1)[0])
@@ -92,13 +102,20 @@ def test_the_head_shows_that_the_end_was_cut_off(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("n_kept", [1, 20, -2])
-def test_a_line_that_a_crash_cut_short_is_dropped_and_told(ledger: Ledger, n_kept: int) -> None:
+def test_a_line_that_a_crash_cut_short_is_dropped_and_told(
+    ledger: Ledger, n_kept: int
+) -> None:
     lines = fill(ledger, 3)
     ledger.path.write_bytes(b"".join(lines[:2]) + lines[2][:n_kept])
     assert ledger.first_broken_line() == 3
     ledger.write("left", order_id=9)
     assert ledger.first_broken_line() is None
-    assert [entry["event"] for entry in ledger.entries()] == ["left", "left", "repaired", "left"]
+    assert [entry["event"] for entry in ledger.entries()] == [
+        "left",
+        "left",
+        "repaired",
+        "left",
+    ]
 
 
 def test_a_whole_last_line_without_its_end_is_kept(ledger: Ledger) -> None:
@@ -111,16 +128,23 @@ def test_a_whole_last_line_without_its_end_is_kept(ledger: Ledger) -> None:
 
 @given(st.text(st.characters(codec=None)))
 def test_any_text_stays_on_its_line(text: str) -> None:
-    """An order's purpose is another hospital's text: U+2028, U+0085 and half surrogates are no ends of lines."""
+    """An order's purpose is another hospital's text: U+2028, U+0085 and half surrogates
+    are no ends of lines.
+    """
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / "ledger.jsonl")
         ledger.write("answered", purpose=text)
         ledger.write("answered", purpose="a\u2028b\x85c\x1b[2J\ud800")
         assert ledger.first_broken_line() is None
-        assert [entry["purpose"] for entry in ledger.entries()] == [text, "a\u2028b\x85c\x1b[2J\ud800"]
+        assert [entry["purpose"] for entry in ledger.entries()] == [
+            text,
+            "a\u2028b\x85c\x1b[2J\ud800",
+        ]
 
 
-def test_facts_that_are_no_json_are_refused_before_a_byte_is_written(ledger: Ledger) -> None:
+def test_facts_that_are_no_json_are_refused_before_a_byte_is_written(
+    ledger: Ledger,
+) -> None:
     fill(ledger, 1)
     with pytest.raises(TypeError):
         ledger.write("left", digest=b"bytes")
@@ -134,7 +158,9 @@ def _write_many(path: Path, writer: int) -> None:
 
 def test_several_processes_write_one_chain(ledger: Ledger) -> None:
     processes = [
-        multiprocessing.get_context("spawn").Process(target=_write_many, args=(ledger.path, i))
+        multiprocessing.get_context("spawn").Process(
+            target=_write_many, args=(ledger.path, i)
+        )
         for i in (1, 2)
     ]
     for process in processes:

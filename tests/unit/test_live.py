@@ -1,4 +1,6 @@
-"""Waiting on the bell: a look that is enough ends the wait, and nothing that rings between two looks is missed."""
+"""Waiting on the bell: a look that is enough ends the wait, and nothing that rings
+between two looks is missed.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,13 @@ LONG = 30.0
 
 
 class Looks:
-    """A stand-in for the store: what is found at each look, and what happens while it is looked."""
+    """A stand-in for the store: what is found at each look, and what happens while it
+    is looked.
+    """
 
-    def __init__(self, bell: Bell, *, rings_at: tuple[int, ...] = (), closes_at: int = 0) -> None:
+    def __init__(
+        self, bell: Bell, *, rings_at: tuple[int, ...] = (), closes_at: int = 0
+    ) -> None:
         self.n_looks = 0
         self._bell = bell
         self._rings_at = rings_at
@@ -33,7 +39,11 @@ class Looks:
 def waited(looks: Looks, bell: Bell, *, enough: int, seconds: float = LONG) -> int:
     async def wait() -> int:
         return await read_until(
-            bell, ("order", 3), looks.look, is_enough=lambda found: found >= enough, seconds=seconds
+            bell,
+            ("order", 3),
+            looks.look,
+            is_enough=lambda found: found >= enough,
+            seconds=seconds,
         )
 
     return asyncio.run(wait())
@@ -69,7 +79,11 @@ def test_a_ring_for_another_order_wakes_nobody() -> None:
     async def wait() -> int:
         asyncio.get_running_loop().call_later(0.02, bell.ring, ("order", 4))
         return await read_until(
-            bell, ("order", 3), looks.look, is_enough=lambda found: found >= 2, seconds=0.2
+            bell,
+            ("order", 3),
+            looks.look,
+            is_enough=lambda found: found >= 2,
+            seconds=0.2,
         )
 
     assert asyncio.run(wait()) == 1

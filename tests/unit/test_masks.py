@@ -1,4 +1,6 @@
-"""Masks: they cancel over all members, they differ wherever anything differs, they look uniform. Tags are linear."""
+"""Masks: they cancel over all members, they differ wherever anything differs, they look
+uniform. Tags are linear.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +41,16 @@ def pair_keys(me: int, members: range) -> dict[int, bytes]:
 def test_masks_cancel_over_all_members(n_members: int, info: bytes, count: int) -> None:
     members = range(3, 3 + n_members)
     words = sum(
-        (mask_words(pair_keys(m, members), m, count, info) for m in members), np.zeros(count, dtype=np.uint64)
+        (mask_words(pair_keys(m, members), m, count, info) for m in members),
+        np.zeros(count, dtype=np.uint64),
     )
     assert not words.any()
-    columns = [mask_modulo(pair_keys(m, members), m, MODULUS, count, info) for m in members]
-    assert [sum(column) % MODULUS for column in zip(*columns, strict=True)] == [0] * count
+    columns = [
+        mask_modulo(pair_keys(m, members), m, MODULUS, count, info) for m in members
+    ]
+    assert [sum(column) % MODULUS for column in zip(*columns, strict=True)] == [
+        0
+    ] * count
 
 
 def test_masks_do_not_cancel_when_a_member_is_missing() -> None:
@@ -69,11 +76,16 @@ def test_every_input_changes_the_mask() -> None:
 
 
 def test_a_longer_mask_begins_with_the_shorter() -> None:
-    assert group_words(key_of(1), 1, 9, b"")[:4].tolist() == group_words(key_of(1), 1, 4, b"").tolist()
+    assert (
+        group_words(key_of(1), 1, 9, b"")[:4].tolist()
+        == group_words(key_of(1), 1, 4, b"").tolist()
+    )
 
 
 def test_masks_modulo_are_in_range_and_spread_evenly() -> None:
-    modulus = 3 << 200  # far from a power of two: the plain stream modulo 2^202 would be lopsided
+    modulus = (
+        3 << 200
+    )  # far from a power of two: the plain stream modulo 2^202 would be lopsided
     values = mask_modulo({2: key_of(1)}, 1, modulus, 3000, b"") + group_modulo(
         key_of(1), 1, modulus, 3000, b""
     )
@@ -105,7 +117,9 @@ def test_a_pair_key_with_oneself_is_refused() -> None:
 WORDS = st.integers(-(2**63), 2**63 - 1) | st.sampled_from(
     [0, 1, -1, 2**62, -(2**62), 2**63 - 1, -(2**63), 2**16 - 1]
 )
-FACTORS = st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**64 - 1, TAG_MODULUS, 2**48 - 1])
+FACTORS = st.integers(0, 2**64 - 1) | st.sampled_from(
+    [0, 1, 2**64 - 1, TAG_MODULUS, 2**48 - 1]
+)
 
 
 def test_the_tags_modulus_is_a_prime_beyond_every_difference_of_two_sums() -> None:
@@ -114,24 +128,34 @@ def test_the_tags_modulus_is_a_prime_beyond_every_difference_of_two_sums() -> No
 
 
 @given(st.lists(st.tuples(WORDS, FACTORS), max_size=40))
-def test_the_inner_product_is_that_of_pythons_integers(pairs: list[tuple[int, int]]) -> None:
+def test_the_inner_product_is_that_of_pythons_integers(
+    pairs: list[tuple[int, int]],
+) -> None:
     words = np.array([word for word, _ in pairs], dtype=np.int64)
     factors = np.array([factor for _, factor in pairs], dtype=np.uint64)
-    assert _inner_product(words, factors) == sum(word * factor for word, factor in pairs)
+    assert _inner_product(words, factors) == sum(
+        word * factor for word, factor in pairs
+    )
 
 
 @pytest.mark.parametrize("extreme", [2**62, -(2**62), 2**63 - 1, -(2**63)])
 @pytest.mark.parametrize("d", [2**14 - 1, 2**14, 2**14 + 1, 3 * 2**14 + 5])
 def test_no_extreme_overflows_over_several_chunks(extreme: int, d: int) -> None:
     words = np.full(2 * d, extreme, dtype=np.int64)[::2]  # not contiguous either
-    assert _inner_product(words, np.full(d, 2**64 - 1, dtype=np.uint64)) == d * extreme * (2**64 - 1)
+    assert _inner_product(
+        words, np.full(d, 2**64 - 1, dtype=np.uint64)
+    ) == d * extreme * (2**64 - 1)
 
 
 @given(
-    rows=st.lists(st.tuples(*3 * [st.integers(-(2**60), 2**60)]), min_size=1, max_size=6).map(np.array),
+    rows=st.lists(
+        st.tuples(*3 * [st.integers(-(2**60), 2**60)]), min_size=1, max_size=6
+    ).map(np.array),
     info=st.binary(max_size=20),
 )
-def test_tags_add_up_to_the_tag_of_the_sum(rows: NDArray[np.int64], info: bytes) -> None:
+def test_tags_add_up_to_the_tag_of_the_sum(
+    rows: NDArray[np.int64], info: bytes
+) -> None:
     contributions = rows.T
     tags = sum(tag(key_of(1), words, info) for words in contributions)
     assert tags % TAG_MODULUS == tag(key_of(1), contributions.sum(axis=0), info)
@@ -155,12 +179,18 @@ def test_every_input_changes_tag_and_pad() -> None:
 
 def test_factors_are_no_mask() -> None:
     """Another label, so that neither shows the other."""
-    assert tag(key_of(1), np.array([1]), bytes(8)) != int(group_words(key_of(1), 0, 1, b"")[0]) % TAG_MODULUS
+    assert (
+        tag(key_of(1), np.array([1]), bytes(8))
+        != int(group_words(key_of(1), 0, 1, b"")[0]) % TAG_MODULUS
+    )
     assert tag(key_of(1), np.array([1]), bytes(8)) != tag_pad(key_of(1), 0, b"")
 
 
 @pytest.mark.parametrize("length", [0, 31, 33])
 def test_a_tag_key_of_another_length_is_refused(length: int) -> None:
-    for action in (lambda: tag(bytes(length), np.array([1]), b""), lambda: tag_pad(bytes(length), 1, b"")):
+    for action in (
+        lambda: tag(bytes(length), np.array([1]), b""),
+        lambda: tag_pad(bytes(length), 1, b""),
+    ):
         with pytest.raises(ProtocolViolation, match="32 bytes"):
             action()

@@ -1,4 +1,6 @@
-"""Messages: a receiver takes the one it waits for, and hostile bytes are refused with a sentence."""
+"""Messages: a receiver takes the one it waits for, and hostile bytes are refused with a
+sentence.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ from protocol.sealing import Identity, Session, exchange_public
 from protocol.statistics_messages import Report, encode_common_keys, read_common_keys
 
 USERS = (2, 3, 4)
-IDENTITIES = {user: Identity.generate(lambda n, user=user: bytes([user]) * n) for user in USERS}
+IDENTITIES = {
+    user: Identity.generate(lambda n, user=user: bytes([user]) * n) for user in USERS
+}
 PRIVATE = {user: bytes([user + 100]) * 32 for user in USERS}
 PUBLIC = {user: exchange_public(key) for user, key in PRIVATE.items()}
 ORDER = SignedOrder("{}", bytes(32), IDENTITIES[4].public)
@@ -58,11 +62,19 @@ def session(me: int, context: bytes = b"c" * 32) -> Session:
 
 
 def acceptance(user: int, **changes: Any) -> Acceptance:
-    return replace(Acceptance(ORDER.digest, 10, 0, PUBLIC[user], IDENTITIES[user].public), **changes)
+    return replace(
+        Acceptance(
+            ORDER.digest, 10, 0, False, 3, PUBLIC[user], IDENTITIES[user].public
+        ),
+        **changes,
+    )
 
 
 def header(**changes: Any) -> Header:
-    return replace(Header("setup", 2, 3, b"c" * 32, 1, 2, 0, members_digest(USERS), seal=1), **changes)
+    return replace(
+        Header("setup", 2, 3, b"c" * 32, 1, 2, 0, members_digest(USERS), seal=1),
+        **changes,
+    )
 
 
 # Envelopes
@@ -72,14 +84,19 @@ def header(**changes: Any) -> Header:
 def test_what_is_written_is_read(payload: bytes, seal: int) -> None:
     said = header(seal=seal)
     envelope = write_envelope(IDENTITIES[2], said, payload, session=session(2))
-    assert read_envelope(envelope, said, IDENTITIES[2].public, session=session(3)) == payload
+    assert (
+        read_envelope(envelope, said, IDENTITIES[2].public, session=session(3))
+        == payload
+    )
     assert len(payload) < 8 or (payload in envelope) == (seal == 0)
 
 
 @given(st.integers(min_value=0), st.sampled_from([0, 1, 2]))
 def test_no_bit_of_an_envelope_may_change(bit: int, seal: int) -> None:
     said = header(seal=seal)
-    envelope = bytearray(write_envelope(IDENTITIES[2], said, b"payload", session=session(2)))
+    envelope = bytearray(
+        write_envelope(IDENTITIES[2], said, b"payload", session=session(2))
+    )
     at = bit % (8 * len(envelope))
     envelope[at // 8] ^= 1 << at % 8
     with pytest.raises(ProtocolViolation):
@@ -88,9 +105,13 @@ def test_no_bit_of_an_envelope_may_change(bit: int, seal: int) -> None:
 
 def test_the_same_message_in_another_run_cannot_be_opened() -> None:
     said = header(context=b"c" * 32)
-    envelope = write_envelope(IDENTITIES[2], said, b"payload", session=session(2, b"c" * 32))
+    envelope = write_envelope(
+        IDENTITIES[2], said, b"payload", session=session(2, b"c" * 32)
+    )
     with pytest.raises(ProtocolViolation):
-        read_envelope(envelope, said, IDENTITIES[2].public, session=session(3, b"d" * 32))
+        read_envelope(
+            envelope, said, IDENTITIES[2].public, session=session(3, b"d" * 32)
+        )
 
 
 def test_a_peer_cannot_pass_a_message_on_as_its_own() -> None:
@@ -112,8 +133,13 @@ def test_a_sealed_message_needs_a_session() -> None:
 def test_the_coordinator_peeks_at_clear_messages_only() -> None:
     clear = header(kind="gradient", recipient=COORDINATOR, seal=0)
     envelope = write_envelope(IDENTITIES[2], clear, b"payload")
-    assert peek_envelope(envelope, kind="gradient", sender=2, fold=1, round=2) == b"payload"
-    sealed = write_envelope(IDENTITIES[2], replace(clear, seal=2), b"payload", session=session(2))
+    assert (
+        peek_envelope(envelope, kind="gradient", sender=2, fold=1, round=2)
+        == b"payload"
+    )
+    sealed = write_envelope(
+        IDENTITIES[2], replace(clear, seal=2), b"payload", session=session(2)
+    )
     for data, changes in [
         (envelope, {"sender": 3}),
         (envelope, {"round": 3}),
@@ -125,7 +151,10 @@ def test_the_coordinator_peeks_at_clear_messages_only() -> None:
         (sealed, {}),
     ]:
         with pytest.raises(ProtocolViolation):
-            peek_envelope(data, **{"kind": "gradient", "sender": 2, "fold": 1, "round": 2, **changes})
+            peek_envelope(
+                data,
+                **{"kind": "gradient", "sender": 2, "fold": 1, "round": 2, **changes},
+            )
 
 
 def test_a_message_without_body_still_needs_its_signature() -> None:
@@ -148,14 +177,18 @@ def test_a_kind_that_would_be_cut_is_not_written() -> None:
 
 def test_member_lists_are_told_apart() -> None:
     assert members_digest([4, 2, 3]) == members_digest([2, 3, 4])
-    assert len({members_digest(m) for m in ([2, 3, 4], [2, 3], [23, 4], [2, 34], [])}) == 5
+    assert (
+        len({members_digest(m) for m in ([2, 3, 4], [2, 3], [23, 4], [2, 34], [])}) == 5
+    )
 
 
 # Payloads
 
 
 @given(st.binary(max_size=200), st.sampled_from(DECODERS))
-def test_hostile_bytes_are_a_protocol_violation(data: bytes, decode: Callable[[bytes], Any]) -> None:
+def test_hostile_bytes_are_a_protocol_violation(
+    data: bytes, decode: Callable[[bytes], Any]
+) -> None:
     with contextlib.suppress(ProtocolViolation):
         decode(data)
 
@@ -166,7 +199,18 @@ JSON = st.recursive(
     max_leaves=5,
 )
 FIELDS = st.sampled_from(
-    ["order", "n_rows", "n_test_rows", "ephemeral", "identity", "document", "nonce", "salt", "sql", "x"]
+    [
+        "order",
+        "n_rows",
+        "n_test_rows",
+        "ephemeral",
+        "identity",
+        "document",
+        "nonce",
+        "salt",
+        "sql",
+        "x",
+    ]
 )
 
 
@@ -187,6 +231,12 @@ def test_hostile_json_is_a_protocol_violation(values: dict[str, Any]) -> None:
         {"n_rows": True},
         {"n_rows": "1"},
         {"n_test_rows": -1},
+        {"regroup": 1},
+        {"regroup": None},
+        {"least_hospitals": 0},
+        {"least_hospitals": -1},
+        {"least_hospitals": 2**31},
+        {"least_hospitals": True},
         {"ephemeral": "00"},
         {"ephemeral": "zz" * 32},
         {"identity": "00"},
@@ -200,7 +250,22 @@ def test_an_acceptance_with_a_wrong_field_is_refused(changes: dict[str, Any]) ->
         Acceptance.decode(json.dumps({**values, **changes}).encode())
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "NaN", "", "\ud800", "9" * 5000])
+@pytest.mark.parametrize("field", ["regroup", "least_hospitals"])
+def test_an_acceptance_of_an_earlier_version_is_refused_with_a_sentence(
+    field: str,
+) -> None:
+    """It does not say whether its hospital may be left alone: silence is no answer."""
+    values = json.loads(acceptance(2).encode())
+    del values[field]
+    with pytest.raises(ProtocolViolation) as caught:
+        Acceptance.decode(json.dumps(values).encode())
+    assert caught.value.code == "bad_message"
+    assert "same version" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "NaN", "", "\ud800", "9" * 5000]
+)
 def test_json_that_breaks_parsers_is_refused(text: str) -> None:
     data = text.encode("utf-8", "surrogatepass")
     for decode in (SignedOrder.decode, Acceptance.decode):
@@ -229,11 +294,15 @@ def test_a_contribution_that_is_not_one_is_refused(data: bytes) -> None:
 
 
 def test_a_contribution_comes_back() -> None:
-    sent = Contribution(b"\x00part", bytes(range(32)), {"n_rows": 3, "train": {"auc": None}})
+    sent = Contribution(
+        b"\x00part", bytes(range(32)), {"n_rows": 3, "train": {"auc": None}}
+    )
     assert Contribution.decode(sent.encode()) == sent
 
 
-@pytest.mark.parametrize("data", [bytes(8), b"\x02" + bytes(8), b"\x01" + (1).to_bytes(8, "big"), bytes(10)])
+@pytest.mark.parametrize(
+    "data", [bytes(8), b"\x02" + bytes(8), b"\x01" + (1).to_bytes(8, "big"), bytes(10)]
+)
 def test_an_opening_of_another_length_is_refused(data: bytes) -> None:
     with pytest.raises(ProtocolViolation):
         Opening.decode(data)
@@ -285,7 +354,9 @@ def test_the_context_covers_order_nonce_and_every_acceptance() -> None:
         run_context(ORDER, {2: accepted[3], 3: accepted[2], 4: accepted[4]}),
     }
     assert len(contexts) == 7
-    assert run_context(ORDER, dict(reversed(accepted.items()))) == run_context(ORDER, accepted)
+    assert run_context(ORDER, dict(reversed(accepted.items()))) == run_context(
+        ORDER, accepted
+    )
 
 
 def test_state_tags_tell_models_rounds_and_runs_apart() -> None:
@@ -307,21 +378,36 @@ def test_canonical_json_is_one_text_for_one_value() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b'{"rows_used": "1"}', b'{"rows_used": 1, "rows": 2}', b"\xff", b"[" * 100_000]
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"rows_used": "1"}',
+        b'{"rows_used": 1, "rows": 2}',
+        b"\xff",
+        b"[" * 100_000,
+    ],
 )
 def test_what_is_no_message_of_a_model_is_refused_in_one_way(body: bytes) -> None:
-    with pytest.raises(ProtocolViolation, match=r"^The report cannot be read\.") as caught:
+    with pytest.raises(
+        ProtocolViolation, match=r"^The report cannot be read\."
+    ) as caught:
         read_json(Report, body, what="The report")
     assert caught.value.code == "bad_message"
 
 
 def test_a_message_of_a_model_comes_back() -> None:
     report = Report(rows_used=3, notes=["No row has a value."])
-    assert read_json(Report, report.model_dump_json().encode(), what="The report") == report
+    assert (
+        read_json(Report, report.model_dump_json().encode(), what="The report")
+        == report
+    )
 
 
 @pytest.mark.parametrize(
-    "body", [b"[]", b'{"keys": {}}', b'{"keys": ["a", 1]}', b'{"keys": ["a"]}', b'{"key": []}']
+    "body",
+    [b"[]", b'{"keys": {}}', b'{"keys": ["a", 1]}', b'{"keys": ["a"]}', b'{"key": []}'],
 )
 def test_keys_of_joined_rows_are_a_text_for_each_row(body: bytes) -> None:
     assert read_common_keys(encode_common_keys(["b", "a"]), n_rows=2) == ["b", "a"]

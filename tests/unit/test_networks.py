@@ -1,4 +1,6 @@
-"""The two networks: derivatives by differences, scikit-learn and SciPy as second opinions, and what orders say."""
+"""The two networks: derivatives by differences, scikit-learn and SciPy as second
+opinions, and what orders say.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,26 @@ from scipy.special import softmax
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import LabelBinarizer
 
-from agents.training.cohorts import ordered_model
 from agents.training.export import export_model
 from agents.training.inference import model_of
+from agents.training.row_sets import ordered_model
 from analytics.training import networks
 from analytics.training.metrics import metrics
-from analytics.training.models import Model, initial_weights, local_gradient, local_loss, scores, split_layers
+from analytics.training.models import (
+    Model,
+    initial_weights,
+    local_gradient,
+    local_loss,
+    scores,
+    split_layers,
+)
 from deployments.demo.digits import HOSPITALS, PIXELS, digits_order, digits_tables
 from protocol.errors import BadRequest, ConsiliumError, InvalidInput
-from protocol.training_request import order_document, parse_training_request, read_order_document
+from protocol.training_request import (
+    order_document,
+    parse_training_request,
+    read_order_document,
+)
 
 MLP = Model("mlp", 6, classes=("a", "b", "c"), hidden=(5, 4))
 CNN = Model("cnn", 35, classes=(0, 1, 2), hidden=(2, 3), shape=(5, 7))
@@ -29,16 +42,27 @@ MODELS = [
     MLP,
     Model("mlp", 6, fit_intercept=False, classes=(0, 1), hidden=(3, 7)),
     CNN,
-    Model("cnn", 60, fit_intercept=False, classes=(0, 1, 2), hidden=(2, 3), shape=(5, 4, 3)),
+    Model(
+        "cnn",
+        60,
+        fit_intercept=False,
+        classes=(0, 1, 2),
+        hidden=(2, 3),
+        shape=(5, 4, 3),
+    ),
     Model("cnn", 64, classes=(0, 1), hidden=(3, 2), shape=(8, 8)),
 ]
-every_model = pytest.mark.parametrize("model", MODELS, ids=lambda m: f"{m.kind}-{m.n_weights}")
+every_model = pytest.mark.parametrize(
+    "model", MODELS, ids=lambda m: f"{m.kind}-{m.n_weights}"
+)
 both = pytest.mark.parametrize("model", [MLP, CNN], ids=lambda m: m.kind)
 
 
 def rows(model: Model, n_rows: int = 40) -> tuple[Any, Any]:
     rng = np.random.default_rng(3)
-    return rng.normal(size=(n_rows, model.n_features)), rng.integers(0, len(model.classes), n_rows)
+    return rng.normal(size=(n_rows, model.n_features)), rng.integers(
+        0, len(model.classes), n_rows
+    )
 
 
 def some_weights(model: Model) -> Any:
@@ -74,13 +98,20 @@ def test_layers_by_name(model: Model, layers: dict[str, Any]) -> None:
     assert model.layers == layers
     weights = some_weights(model)
     parts = split_layers(model, weights)
-    assert {name: len(part) for name, part in parts.items()} == {n: a * b for n, (a, b) in layers.items()}
+    assert {name: len(part) for name, part in parts.items()} == {
+        n: a * b for n, (a, b) in layers.items()
+    }
     assert np.concatenate(list(parts.values())).tolist() == weights.tolist()
 
 
 def test_no_intercept_is_penalised() -> None:
-    coefs = [np.ones(coef.shape, dtype=bool) for coef, _ in tables(MLP, some_weights(MLP))]
-    expected = [np.column_stack([coef, np.zeros(len(coef), dtype=bool)]).ravel() for coef in coefs]
+    coefs = [
+        np.ones(coef.shape, dtype=bool) for coef, _ in tables(MLP, some_weights(MLP))
+    ]
+    expected = [
+        np.column_stack([coef, np.zeros(len(coef), dtype=bool)]).ravel()
+        for coef in coefs
+    ]
     assert MLP.penalised.tolist() == np.concatenate(expected).tolist()
     assert MODELS[1].penalised.all()
 
@@ -105,7 +136,15 @@ def test_no_intercept_is_penalised() -> None:
 )
 def test_model_refuses(change: dict[str, Any], field: str) -> None:
     with pytest.raises(ValueError, match=rf"^{field}\b"):
-        Model(**{"kind": "cnn", "n_features": 64, "classes": (0, 1), "shape": (8, 8), **change})
+        Model(
+            **{
+                "kind": "cnn",
+                "n_features": 64,
+                "classes": (0, 1),
+                "shape": (8, 8),
+                **change,
+            }
+        )
 
 
 # Numbers
@@ -115,24 +154,39 @@ def test_model_refuses(change: dict[str, Any], field: str) -> None:
 def test_every_layer_s_gradient_matches_central_differences(model: Model) -> None:
     (X, y), weights, step = rows(model), some_weights(model), 1e-6
     ahead, behind = (
-        [local_loss(model, weights + sign * step * e, X, y) for e in np.eye(len(weights))] for sign in (1, -1)
+        [
+            local_loss(model, weights + sign * step * e, X, y)
+            for e in np.eye(len(weights))
+        ]
+        for sign in (1, -1)
     )
     expected = split_layers(model, (np.array(ahead) - np.array(behind)) / (2 * step))
     for name, found in split_layers(model, full_gradient(model, weights, X, y)).items():
-        np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-8, err_msg=name)
+        np.testing.assert_allclose(
+            found, expected[name], rtol=0, atol=1e-8, err_msg=name
+        )
         assert np.abs(found).max() > 1e-4, name
 
 
 def test_mlp_probabilities_and_gradient_are_scikit_learn_s() -> None:
-    """The gradient is what one full-batch step of its plain gradient descent takes away."""
+    """The gradient is what one full-batch step of its plain gradient descent takes
+    away.
+    """
     (X, y), weights, rate = rows(MLP), some_weights(MLP), 0.5
     other = MLPClassifier(
-        MLP.hidden, solver="sgd", alpha=0.0, learning_rate_init=rate, momentum=0.0, batch_size=len(X)
+        MLP.hidden,
+        solver="sgd",
+        alpha=0.0,
+        learning_rate_init=rate,
+        momentum=0.0,
+        batch_size=len(X),
     )
     other.partial_fit(X, y, classes=[0, 1, 2])
     other.coefs_ = [coef.T.copy() for coef, _ in tables(MLP, weights)]
     other.intercepts_ = [intercept.copy() for _, intercept in tables(MLP, weights)]
-    np.testing.assert_allclose(scores(MLP, weights, X), other.predict_proba(X), rtol=1e-12)
+    np.testing.assert_allclose(
+        scores(MLP, weights, X), other.predict_proba(X), rtol=1e-12
+    )
     other._optimizer.params = other.coefs_ + other.intercepts_
     other.partial_fit(X, y)
     assert other.loss_ == pytest.approx(local_loss(MLP, weights, X, y), rel=1e-12)
@@ -143,17 +197,27 @@ def test_mlp_probabilities_and_gradient_are_scikit_learn_s() -> None:
         tables(MLP, weights),
         strict=True,
     ):
-        np.testing.assert_allclose(coef, (before[0] - step.T) / rate, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(intercept, (before[1] - intercept_step) / rate, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            coef, (before[0] - step.T) / rate, rtol=0, atol=1e-12
+        )
+        np.testing.assert_allclose(
+            intercept, (before[1] - intercept_step) / rate, rtol=0, atol=1e-12
+        )
 
 
 def convolved(images: Any, coef: Any, intercept: Any) -> Any:
-    """One image and channel after the other, by SciPy: relu, then the mean of 2x2. Images are (n, c, h, w)."""
+    """One image and channel after the other, by SciPy: relu, then the mean of 2x2.
+    Images are (n, c, h, w).
+    """
     kernels = coef.reshape(len(coef), 3, 3, images.shape[1])
     found = np.array(
         [
             [
-                sum(correlate2d(plane, kernel[:, :, c], mode="same") for c, plane in enumerate(image)) + b
+                sum(
+                    correlate2d(plane, kernel[:, :, c], mode="same")
+                    for c, plane in enumerate(image)
+                )
+                + b
                 for kernel, b in zip(kernels, intercept, strict=True)
             ]
             for image in images
@@ -161,34 +225,50 @@ def convolved(images: Any, coef: Any, intercept: Any) -> Any:
     )
     height, width = found.shape[2] // 2 * 2, found.shape[3] // 2 * 2
     blocks = np.maximum(found, 0)[:, :, :height, :width]
-    return blocks.reshape(*found.shape[:2], height // 2, 2, width // 2, 2).mean(axis=(3, 5))
+    return blocks.reshape(*found.shape[:2], height // 2, 2, width // 2, 2).mean(
+        axis=(3, 5)
+    )
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (9, 4, 3), (8, 8)])
-def test_cnn_probabilities_are_those_of_scipy_s_convolutions(shape: tuple[int, ...]) -> None:
-    model = Model("cnn", int(np.prod(shape)), classes=(0, 1, 2), hidden=(2, 3), shape=shape)
+def test_cnn_probabilities_are_those_of_scipy_s_convolutions(
+    shape: tuple[int, ...],
+) -> None:
+    model = Model(
+        "cnn", int(np.prod(shape)), classes=(0, 1, 2), hidden=(2, 3), shape=shape
+    )
     (X, _), weights = rows(model, 6), some_weights(model)
     (coef1, b1), (coef2, b2), (coef, b) = tables(model, weights)
     images = X.reshape(6, *(*shape, 1)[:3]).transpose(0, 3, 1, 2)
     held = convolved(convolved(images, coef1, b1), coef2, b2)
     flat = held.transpose(0, 2, 3, 1).reshape(6, -1)
-    np.testing.assert_allclose(scores(model, weights, X), softmax(flat @ coef.T + b, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(
+        scores(model, weights, X), softmax(flat @ coef.T + b, axis=1), rtol=1e-12
+    )
 
 
 @every_model
 @pytest.mark.parametrize("batch_size", [1, 7, 39])
-def test_mini_batches_walk_in_order_and_report_the_pseudo_gradient(model: Model, batch_size: int) -> None:
+def test_mini_batches_walk_in_order_and_report_the_pseudo_gradient(
+    model: Model, batch_size: int
+) -> None:
     (X, y), before = rows(model), some_weights(model)
     weights = before
     for start in range(0, len(X), batch_size):
         batch = slice(start, start + batch_size)
         weights = weights - 0.1 * full_gradient(model, weights, X[batch], y[batch])
-    reported = local_gradient(model, before, X, y, batch_size=batch_size, learning_rate=0.1)
-    np.testing.assert_allclose(reported, (before - weights) / 0.1, rtol=1e-9, atol=1e-12)
+    reported = local_gradient(
+        model, before, X, y, batch_size=batch_size, learning_rate=0.1
+    )
+    np.testing.assert_allclose(
+        reported, (before - weights) / 0.1, rtol=1e-9, atol=1e-12
+    )
 
 
 @every_model
-def test_rows_in_pieces_give_the_same_numbers(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_in_pieces_give_the_same_numbers(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (X, y), weights = rows(model), some_weights(model)
     whole = full_gradient(model, weights, X, y), scores(model, weights, X)
     monkeypatch.setattr(networks, "_VALUES_AT_ONCE", 1)
@@ -237,18 +317,28 @@ def test_classes_are_indices(model: Model, y: Any) -> None:
     "model",
     [
         Model("mlp", 200, classes=tuple(range(50)), hidden=(300, 100)),
-        Model("cnn", 16 * 16 * 3, classes=tuple(range(20)), hidden=(60, 80), shape=(16, 16, 3)),
+        Model(
+            "cnn",
+            16 * 16 * 3,
+            classes=tuple(range(20)),
+            hidden=(60, 80),
+            shape=(16, 16, 3),
+        ),
     ],
     ids=lambda m: m.kind,
 )
 def test_initial_weights_are_scaled_by_layer(model: Model, method: str) -> None:
-    first, again, other = (initial_weights(model, method=method, const=0.0, seed=s) for s in (7, 7, 8))
+    first, again, other = (
+        initial_weights(model, method=method, const=0.0, seed=s) for s in (7, 7, 8)
+    )
     assert first.tobytes() == again.tobytes() != other.tobytes()
     for name, (coef, intercept) in zip(model.layers, tables(model, first), strict=True):
         n_outputs, n_inputs = coef.shape
         if name.startswith("conv"):
             n_outputs *= 9
-        variance = 2 / n_inputs if method == "random_normal" else 2 / (n_inputs + n_outputs)
+        variance = (
+            2 / n_inputs if method == "random_normal" else 2 / (n_inputs + n_outputs)
+        )
         assert coef.std() == pytest.approx(np.sqrt(variance), rel=0.05)
         assert coef.mean() == pytest.approx(0, abs=0.05 * np.sqrt(variance))
         assert not intercept.any()
@@ -267,7 +357,9 @@ def test_equal_initial_weights_are_refused(model: Model, method: str) -> None:
 def order(**changes: Any) -> dict[str, Any]:
     """An order of a cnn; `changes` replace fields, a None takes one away."""
     body = digits_order(HOSPITALS[:3], **changes.get("model_params", {}))
-    given = {name: value for name, value in body["model_params"].items() if value is not None}
+    given = {
+        name: value for name, value in body["model_params"].items() if value is not None
+    }
     return {**body, **changes, "model_params": given}
 
 
@@ -278,15 +370,27 @@ def mlp_order(**params: Any) -> dict[str, Any]:
 
 def test_what_is_left_out_can_be_trained_and_is_signed() -> None:
     request = parse_training_request(mlp_order())
-    assert (request.hidden, request.shape, request.init_method) == ((32, 16), (), "random_normal")
+    assert (request.hidden, request.shape, request.init_method) == (
+        (32, 16),
+        (),
+        "random_normal",
+    )
     request = parse_training_request(order())
-    assert (request.hidden, request.shape, request.init_method) == ((8, 16), (8, 8), "random_normal")
+    assert (request.hidden, request.shape, request.init_method) == (
+        (8, 16),
+        (8, 8),
+        "random_normal",
+    )
     document = order_document(1, request, dict.fromkeys(request.hospitals, "0" * 64))
     params = json.loads(document)["request"]["model_params"]
     assert (params["hidden"], params["shape"]) == ([8, 16], [8, 8])
     assert params["init_param"]["init_method"] == "random_normal"
     assert (
-        order_document(1, read_order_document(document, 1)[0], dict.fromkeys(request.hospitals, "0" * 64))
+        order_document(
+            1,
+            read_order_document(document, 1)[0],
+            dict.fromkeys(request.hospitals, "0" * 64),
+        )
         == document
     )
 
@@ -302,7 +406,9 @@ def test_sizes_of_an_order_reach_the_model() -> None:
     )
     model = ordered_model(request, ("a", "b"))
     assert model == Model("cnn", 64, False, ("a", "b"), (3, 5), (8, 8))
-    assert ordered_model(parse_training_request(order(model_params={"shape": [4, 4, 4]})), (0, 1)).shape == (
+    assert ordered_model(
+        parse_training_request(order(model_params={"shape": [4, 4, 4]})), (0, 1)
+    ).shape == (
         4,
         4,
         4,
@@ -320,8 +426,14 @@ def test_sizes_of_an_order_reach_the_model() -> None:
         (order(attributes=PIXELS[:63]), "shape"),
         (mlp_order(shape=[8, 8]), "shape"),
         (order(model_type="softmax"), "shape"),
-        (order(model_type="softmax", model_params={"shape": None, "hidden": [4, 4]}), "hidden"),
-        (order(model_type="lr", model_params={"shape": None, "hidden": [4, 4]}), "hidden"),
+        (
+            order(model_type="softmax", model_params={"shape": None, "hidden": [4, 4]}),
+            "hidden",
+        ),
+        (
+            order(model_type="lr", model_params={"shape": None, "hidden": [4, 4]}),
+            "hidden",
+        ),
         *(
             (make(init_param={"init_method": method}), "init_method")
             for method in ("zeros", "ones", "const")
@@ -338,7 +450,19 @@ def test_orders_that_no_network_could_follow(body: dict[str, Any], code: str) ->
 
 @pytest.mark.parametrize("name", ["hidden", "shape"])
 @pytest.mark.parametrize(
-    "value", [[], [8], [8, 8, 8, 8], [8, 0], [8, -8], [8, 8.5], [True, 64], "8x8", 64, [10**9, 8]]
+    "value",
+    [
+        [],
+        [8],
+        [8, 8, 8, 8],
+        [8, 0],
+        [8, -8],
+        [8, 8.5],
+        [True, 64],
+        "8x8",
+        64,
+        [10**9, 8],
+    ],
 )
 def test_sizes_that_are_none(name: str, value: Any) -> None:
     with pytest.raises(InvalidInput) as caught:
@@ -364,10 +488,27 @@ SAVED: dict[str, Any] = {
 
 
 def saved(model: Model, **changes: Any) -> dict[str, Any]:
-    layers = {name: part.tolist() for name, part in split_layers(model, some_weights(model)).items()}
-    sizes = {"hidden": list(model.hidden), "shape": list(model.shape), "classes": list(model.classes)}
-    facts = {"model_type": model.kind, "fit_intercept": model.fit_intercept, "layers": layers, **sizes}
-    return {**SAVED, **facts, "attributes": [f"x{i}" for i in range(model.n_features)], **changes}
+    layers = {
+        name: part.tolist()
+        for name, part in split_layers(model, some_weights(model)).items()
+    }
+    sizes = {
+        "hidden": list(model.hidden),
+        "shape": list(model.shape),
+        "classes": list(model.classes),
+    }
+    facts = {
+        "model_type": model.kind,
+        "fit_intercept": model.fit_intercept,
+        "layers": layers,
+        **sizes,
+    }
+    return {
+        **SAVED,
+        **facts,
+        "attributes": [f"x{i}" for i in range(model.n_features)],
+        **changes,
+    }
 
 
 @every_model
@@ -382,24 +523,36 @@ SCALE = [[1.0, -2.0, 0.5, 3.0, 0.0, 1.0], [2.0, 0.5, 1.0, 4.0, 1.0, 3.0]]
 
 
 @pytest.mark.parametrize("scale", [None, SCALE])
-@pytest.mark.parametrize("model", [*MODELS[:2], Model("mlp", 6, classes=("no", "yes"), hidden=(5, 4))])
+@pytest.mark.parametrize(
+    "model", [*MODELS[:2], Model("mlp", 6, classes=("no", "yes"), hidden=(5, 4))]
+)
 def test_scikit_learn_gives_the_same_answers(model: Model, scale: Any) -> None:
     """`predict` needs the label binarizer that only fit would make."""
-    exported = json.loads(json.dumps(export_model(saved(model, standardize=scale), "sklearn")))
+    exported = json.loads(
+        json.dumps(export_model(saved(model, standardize=scale), "sklearn"))
+    )
     assert exported["estimator"] == "sklearn.neural_network.MLPClassifier"
     estimator = MLPClassifier()
     for name, value in exported["attributes"].items():
         setattr(
             estimator,
             name,
-            [np.array(table) for table in value] if name in ("coefs_", "intercepts_") else value,
+            [np.array(table) for table in value]
+            if name in ("coefs_", "intercepts_")
+            else value,
         )
     X = rows(model)[0]
     frame = pd.DataFrame(X, columns=estimator.feature_names_in_)
-    expected = scores(model, some_weights(model), (X - SCALE[0]) / SCALE[1] if scale else X)
-    np.testing.assert_allclose(estimator.predict_proba(frame), expected, rtol=0, atol=1e-12)
+    expected = scores(
+        model, some_weights(model), (X - SCALE[0]) / SCALE[1] if scale else X
+    )
+    np.testing.assert_allclose(
+        estimator.predict_proba(frame), expected, rtol=0, atol=1e-12
+    )
     estimator._label_binarizer = LabelBinarizer().fit(list(model.classes))
-    assert estimator.predict(frame).tolist() == [model.classes[i] for i in expected.argmax(axis=1)]
+    assert estimator.predict(frame).tolist() == [
+        model.classes[i] for i in expected.argmax(axis=1)
+    ]
 
 
 def test_scikit_learn_has_no_cnn() -> None:

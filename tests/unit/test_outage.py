@@ -1,4 +1,6 @@
-"""An agent's log says once that somebody does not answer, and once that all is well again."""
+"""An agent's log says once that somebody does not answer, and once that all is well
+again.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ class Ticking:
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name.startswith("consilium")]
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name.startswith("consilium")
+    ]
 
 
 @pytest.fixture
@@ -50,7 +56,9 @@ def test_an_outage_is_one_line_however_many_miss_the_coordinator(
             one.missed(COORDINATOR, "ConnectError", asked=clock())
             one.missed(PREFECT, "ConnectError", asked=clock())
         clock.at += 0.25
-    assert lines(caplog) == ["The coordinator does not answer; trying again: ConnectError"]
+    assert lines(caplog) == [
+        "The coordinator does not answer; trying again: ConnectError"
+    ]
     asked = clock() - 0.1
     processes[1].answered(COORDINATOR)
     processes[2].missed(COORDINATOR, "ReadTimeout", asked=asked)
@@ -101,7 +109,9 @@ def test_a_witness_of_the_coordinators_that_died_does_not_silence_prefects(
     assert lines(caplog)[1:] == ["Prefect does not answer; trying again: ConnectError"]
 
 
-def test_what_prefect_writes_of_a_lost_connection_is_not_written(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_prefect_writes_of_a_lost_connection_is_not_written(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Its other errors are; and ours of a lost connection too."""
     caplog.handler.addFilter(quiet._is_worth_a_line)
     for name in ("prefect.FlowRunSuspendingObserver", "consilium.worker"):
@@ -120,7 +130,9 @@ def test_what_prefect_writes_of_a_lost_connection_is_not_written(caplog: pytest.
     ]
 
 
-def test_without_its_file_it_is_said_nevertheless(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_its_file_it_is_said_nevertheless(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     outage = Outage()
     outage.share(tmp_path / "nowhere" / "outage", afresh=True)
     outage.missed(COORDINATOR, "ConnectError", asked=1e9)
@@ -130,7 +142,9 @@ def test_without_its_file_it_is_said_nevertheless(tmp_path: Path, caplog: pytest
 def test_many_messages_that_are_tried_again_leave_one_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each message waits by itself, also those that are put one after the other in one outage."""
+    """Each message waits by itself, also those that are put one after the other in one
+    outage.
+    """
     monkeypatch.setattr(exchange, "outage", Outage())
     n_calls = 0
 
@@ -141,7 +155,9 @@ def test_many_messages_that_are_tried_again_leave_one_line(
             raise httpx.ConnectError("cut", request=request)
         return httpx.Response(200)
 
-    with httpx.Client(transport=httpx.MockTransport(handler), base_url="http://coordinator") as client:
+    with httpx.Client(
+        transport=httpx.MockTransport(handler), base_url="http://coordinator"
+    ) as client:
         for _ in range(3):
             Exchange(HttpTransport(client, "token"), 2, sleep=lambda seconds: None).put(
                 Address(1, "setup"), 1, b""

@@ -1,4 +1,6 @@
-"""The hospital's page: who gets in, what is shown and escaped, what forms may do; over HTTP to a real process."""
+"""The hospital's page: who gets in, what is shown and escaped, what forms may do; over
+HTTP to a real process.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import httpx
 import pytest
 from starlette.requests import Request
 
+from agents.gate.round_budget import RoundBudget
 from agents.order.approval import MOST_REASON, Approvals, person
 from agents.page import server, tables
 from agents.page.door import Door
@@ -29,11 +32,14 @@ from agents.page.picture import BAR_HEIGHT, draw, height_of, size_of
 from agents.page.server import N_DAYS, serve
 from agents.page.words import _WORDS, LANGUAGES, preferred, say, word_of
 from agents.site.ledger import Ledger
-from agents.site.settings import Settings, load_settings
+from agents.site.settings import SiteSettings, load_settings
 from agents.site.vault import Vault
 from agents.statistics.results import write_result
+from analytics.training.outcome import WARNINGS
 from protocol.errors import BadRequest
 from protocol.messages import KINDS
+from protocol.policy import CohortRules
+from tests.made_sites import policy_text
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "\"><script>alert(1)</script>' {{ 7 * 7 }} &amp; \u202e"
@@ -59,9 +65,15 @@ MODEL = {
 }  # fmt: skip
 
 
-def fill(settings: Settings) -> None:
-    """A vault, a ledger and a results folder with something of everything, texts of other hospitals among it."""
-    vault, ledger, approvals = Vault(settings.vault), Ledger(settings.ledger), Approvals(settings)
+def fill(settings: SiteSettings) -> None:
+    """A vault, a ledger and a results folder with something of everything, texts of
+    other hospitals among it.
+    """
+    vault, ledger, approvals = (
+        Vault(settings.vault),
+        Ledger(settings.ledger),
+        Approvals(settings),
+    )
     vault.identity()
     vault.save_model(5, MODEL)
     ledger.write("answered", order_id=5, initiator=3, purpose=HOSTILE)
@@ -81,10 +93,22 @@ def fill(settings: Settings) -> None:
     notes = {"method": "sum", "withheld": [["<b>", "min_rows"]]}
     rows = [[HOSTILE, 1.5], [FORMULA, None], *([str(k), k] for k in range(600))]
     write_result(
-        settings.results_folder, 9, alias="总 和", type="csv", columns=["<h>", "x"], rows=rows, notes=notes
+        settings.results_folder,
+        9,
+        alias="总 和",
+        type="csv",
+        columns=["<h>", "x"],
+        rows=rows,
+        notes=notes,
     )
     write_result(
-        settings.results_folder, 10, alias="j", type="json", columns=["x"], rows=[[HOSTILE]], notes=notes
+        settings.results_folder,
+        10,
+        alias="j",
+        type="json",
+        columns=["x"],
+        rows=[[HOSTILE]],
+        notes=notes,
     )
     for number in (11, 12, 13):
         approvals.ask(number, DIGEST, TERMS)
@@ -94,7 +118,7 @@ def fill(settings: Settings) -> None:
 class Shown:
     """`./run agent show` as a process, and a browser that opened its link."""
 
-    settings: Settings
+    settings: SiteSettings
     link: str
     client: httpx.Client
     process: subprocess.Popen[str]
@@ -124,19 +148,26 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     folder = tmp_path_factory.mktemp("site")
     partner = '[[partners]]\nuser_id = 3\nname = "<East>"\nfingerprint = "ab"\n'
     (folder / "settings.toml").write_text(
-        f'user_id = 2\nname = "协和 <b>"\nstate = "{folder / "state"}"\n{partner}', "utf-8"
+        f'user_id = 2\nname = "协和 <b>"\nstate = "{folder / "state"}"\n{partner}',
+        "utf-8",
     )
     settings = load_settings(folder)
     fill(settings)
     command = [sys.executable, "-m", "deployments.agent", "show", "--site", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         link = process.stdout.readline().strip()
         with httpx.Client(trust_env=False, timeout=20) as client:
-            assert client.get(f"{link[:-3]}xyz").status_code == 403  # a wrong key spends nothing
+            assert (
+                client.get(f"{link[:-3]}xyz").status_code == 403
+            )  # a wrong key spends nothing
             assert client.get(link).status_code == 303
             yield Shown(settings, link, client, process)
         process.send_signal(signal.SIGINT)
@@ -162,7 +193,16 @@ def test_it_listens_on_loopback_only(shown: Shown) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/asked", "/models", "/nothing", "/approvals/11", "/left.csv", "/results/9/file"]
+    "path",
+    [
+        "/",
+        "/asked",
+        "/models",
+        "/nothing",
+        "/approvals/11",
+        "/left.csv",
+        "/results/9/file",
+    ],
 )
 def test_without_the_session_nothing_is_shown(shown: Shown, path: str) -> None:
     for cookies in ({}, {"consilium-session": ""}, {"consilium-session": "x" * 43}):
@@ -175,9 +215,17 @@ def test_without_the_session_nothing_is_shown(shown: Shown, path: str) -> None:
 
 
 def test_without_the_session_nothing_is_done(shown: Shown) -> None:
-    form = {"token": shown.token(), "decision": "approve", "digest": DIGEST, "format": "json"}
+    form = {
+        "token": shown.token(),
+        "decision": "approve",
+        "digest": DIGEST,
+        "format": "json",
+    }
     for path in ("/approvals/11", "/models/5"):
-        assert httpx.post(f"{shown.base}{path}", data=form, trust_env=False).status_code == 401
+        assert (
+            httpx.post(f"{shown.base}{path}", data=form, trust_env=False).status_code
+            == 401
+        )
     assert 11 in [question.order_id for question in Approvals(shown.settings).waiting()]
 
 
@@ -185,7 +233,9 @@ def test_the_link_works_once(shown: Shown) -> None:
     again = httpx.get(shown.link, trust_env=False)
     assert again.status_code == 403
     assert "set-cookie" not in again.headers
-    assert shown.client.get(shown.link).status_code == 303  # the browser that is in only comes back
+    assert (
+        shown.client.get(shown.link).status_code == 303
+    )  # the browser that is in only comes back
 
 
 def test_the_cookie_is_for_these_pages_alone(shown: Shown) -> None:
@@ -197,7 +247,8 @@ def test_the_cookie_is_for_these_pages_alone(shown: Shown) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1", "127.0.0.1:1", "localhost.evil.example", "", "[::1]"]
+    "host",
+    ["evil.example", "127.0.0.1", "127.0.0.1:1", "localhost.evil.example", "", "[::1]"],
 )
 def test_another_host_is_refused(shown: Shown, host: str) -> None:
     answer = shown.get("/", headers={"host": host})
@@ -245,11 +296,15 @@ PAGES = [
 ]
 
 
-@pytest.mark.parametrize("path", [*PAGES, "/style.css", "/asked.csv", "/nothing", "/results/77"])
+@pytest.mark.parametrize(
+    "path", [*PAGES, "/style.css", "/asked.csv", "/nothing", "/results/77"]
+)
 def test_every_answer_is_locked_down(shown: Shown, path: str) -> None:
     headers = shown.get(path).headers
     policy = headers["content-security-policy"]
-    assert policy.startswith("default-src 'none'; style-src 'self'; form-action 'self';")
+    assert policy.startswith(
+        "default-src 'none'; style-src 'self'; form-action 'self';"
+    )
     assert "unsafe" not in policy
     assert "script" not in policy
     assert headers["x-content-type-options"] == "nosniff"
@@ -283,9 +338,12 @@ def test_texts_of_others_are_text(shown: Shown, path: str, language: str) -> Non
     page = Marks(answer.text)
     assert answer.status_code == 200
     assert not {"script", "b", "i", "u", "style", "iframe", "img"} & set(page.tags)
-    assert not any(name.startswith("on") or name == "style" for name, _ in page.attributes)
     assert not any(
-        (value or "").lower().startswith(("http", "//", "javascript")) for _, value in page.attributes
+        name.startswith("on") or name == "style" for name, _ in page.attributes
+    )
+    assert not any(
+        (value or "").lower().startswith(("http", "//", "javascript"))
+        for _, value in page.attributes
     )
     assert ("lang", "zh-CN" if language == "zh" else "en") in page.attributes
     if path in ("/", "/asked", "/refused", "/results/9", "/approvals/11"):
@@ -309,7 +367,10 @@ def test_the_language_is_the_browser_s_or_the_one_that_was_chosen(shown: Shown) 
     shown.client.cookies.delete(
         "consilium-language"
     ) if "consilium-language" in shown.client.cookies else None
-    assert "离开的内容" in shown.get("/", headers={"accept-language": "zh-CN,zh;q=0.9,en;q=0.5"}).text
+    assert (
+        "离开的内容"
+        in shown.get("/", headers={"accept-language": "zh-CN,zh;q=0.9,en;q=0.5"}).text
+    )
     assert "What left" in shown.get("/", headers={"accept-language": "fr"}).text
     assert "离开的内容" in shown.get("/?language=zh").text
     assert "离开的内容" in shown.get("/asked").text
@@ -320,10 +381,15 @@ def test_the_language_is_the_browser_s_or_the_one_that_was_chosen(shown: Shown) 
 # What is shown
 
 
-def test_the_overview_tells_what_waits_what_left_and_whether_the_record_is_whole(shown: Shown) -> None:
+def test_the_overview_tells_what_waits_what_left_and_whether_the_record_is_whole(
+    shown: Shown,
+) -> None:
     page = Marks(shown.get("/?language=en").text)
     assert "Order 13: training" in page.text
-    assert f"The ledger's chain is whole. Its head is {Ledger(shown.settings.ledger).head()}" in page.text
+    assert (
+        f"The ledger's chain is whole. Its head is {Ledger(shown.settings.ledger).head()}"
+        in page.text
+    )
     assert {"svg", "rect"} <= set(page.tags)
 
 
@@ -333,8 +399,16 @@ def test_the_overview_says_that_the_disk_is_full(
 ) -> None:
     monkeypatch.setattr(server, "has_free_bytes", lambda folder: has_room)
     page = server.Page(shown.settings, Door())
-    for language, sentence in (("en", "The disk is full. Make room below"), ("zh", "磁盘已满")):
-        scope = {"type": "http", "path": "/", "headers": [], "query_string": f"language={language}".encode()}
+    for language, sentence in (
+        ("en", "The disk is full. Make room below"),
+        ("zh", "磁盘已满"),
+    ):
+        scope = {
+            "type": "http",
+            "path": "/",
+            "headers": [],
+            "query_string": f"language={language}".encode(),
+        }
         text = bytes(page.overview(Request(scope)).body).decode()
         assert (sentence in text) is not has_room
 
@@ -348,6 +422,26 @@ def test_one_order_by_itself(shown: Shown) -> None:
         assert shown.get("/asked", params={"order": wrong}).status_code == 400
 
 
+def test_rounds_of_training_are_shown_with_what_is_left(shown: Shown) -> None:
+    policy = policy_text((2, 3), ["rows"])
+    shown.settings.policy.write_text(policy)
+    RoundBudget(shown.settings.vault / "cohorts").commit(
+        41,
+        receivers=["3", "coordinator"],
+        populations=["data.rows"],
+        n_rounds=1200,
+        rules=CohortRules(),
+        now=datetime.now(UTC),
+    )
+    page = shown.get("/rounds").text
+    assert "1200" in page
+    assert "18800" in page
+    answer = shown.get("/rounds.csv").content.decode("utf-8-sig")
+    rows = list(csv.reader(io.StringIO(answer)))
+    assert rows[0] == ["to", "table", "n_rounds", "n_left"]
+    assert [row[1:] for row in rows[1:]] == [["data.rows", "1200", "18800"]] * 2
+
+
 def test_tables_are_csv_that_a_spreadsheet_does_not_compute(shown: Shown) -> None:
     for name in ("asked", "refused", "left", "traffic", "models", "results"):
         answer = shown.get(f"/{name}.csv")
@@ -355,7 +449,9 @@ def test_tables_are_csv_that_a_spreadsheet_does_not_compute(shown: Shown) -> Non
         rows = list(csv.reader(io.StringIO(answer.content.decode("utf-8-sig"))))
         assert len(rows) > 1
         assert len({len(row) for row in rows}) == 1
-        assert not any(cell.startswith(("=", "+", "-", "@")) for row in rows for cell in row)
+        assert not any(
+            cell.startswith(("=", "+", "-", "@")) for row in rows for cell in row
+        )
     asked = shown.get("/asked.csv").content.decode("utf-8-sig")
     assert f"'{FORMULA}" in asked
     assert shown.get("/secrets.csv").status_code == 404
@@ -365,9 +461,18 @@ def test_a_result_is_shown_and_downloaded_as_it_is(shown: Shown) -> None:
     page = Marks(shown.get("/results/9?language=en").text)
     assert "The first 500 of 602 rows." in page.text
     answer = shown.get("/results/9/file")
-    assert answer.content == (shown.settings.results_folder / "9" / "总 和.csv").read_bytes()
-    assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''%E6%80%BB%20%E5%92%8C.csv"
-    assert shown.get("/results/10/file").headers["content-type"] == "application/json; charset=utf-8"
+    assert (
+        answer.content
+        == (shown.settings.results_folder / "9" / "总 和.csv").read_bytes()
+    )
+    assert (
+        answer.headers["content-disposition"]
+        == "attachment; filename*=UTF-8''%E6%80%BB%20%E5%92%8C.csv"
+    )
+    assert (
+        shown.get("/results/10/file").headers["content-type"]
+        == "application/json; charset=utf-8"
+    )
     for path in (
         "/results/77",
         "/results/77/file",
@@ -383,19 +488,30 @@ def test_a_result_is_shown_and_downloaded_as_it_is(shown: Shown) -> None:
 
 
 @pytest.mark.parametrize("file_format", ["json", "sklearn"])
-def test_a_model_is_exported_and_the_ledger_says_so(shown: Shown, file_format: str) -> None:
+def test_a_model_is_exported_and_the_ledger_says_so(
+    shown: Shown, file_format: str
+) -> None:
     answer = shown.post("/models/5", {"token": shown.token(), "format": file_format})
     assert answer.status_code == 200
     assert answer.json()["model_id"] == 5
     assert f"model-5-{file_format}.json" in answer.headers["content-disposition"]
     last = list(Ledger(shown.settings.ledger).entries())[-1]
-    assert (last["event"], last["model_id"], last["format"]) == ("exported", 5, file_format)
+    assert (last["event"], last["model_id"], last["format"]) == (
+        "exported",
+        5,
+        file_format,
+    )
 
 
 def test_a_form_that_this_page_did_not_make_does_nothing(shown: Shown) -> None:
     before = Ledger(shown.settings.ledger).head()
     for token in ("", "x", shown.token()[:-1], shown.token().swapcase()):
-        form = {"token": token, "format": "json", "decision": "approve", "digest": DIGEST}
+        form = {
+            "token": token,
+            "format": "json",
+            "decision": "approve",
+            "digest": DIGEST,
+        }
         assert shown.post("/models/5", form).status_code == 403
         assert shown.post("/approvals/11", form).status_code == 403
     assert shown.post("/models/5", {"format": "json"}).status_code == 403
@@ -420,7 +536,14 @@ def test_bad_input_does_nothing(shown: Shown) -> None:
     ]
     for path, body, status in bodies:
         assert shown.post(path, body).status_code == status, (path, body)
-    for content in (b"", b"\xff\xfe", b"token", b"token=%ff", f"token={token}&token={token}".encode(), b"{}"):
+    for content in (
+        b"",
+        b"\xff\xfe",
+        b"token",
+        b"token=%ff",
+        f"token={token}&token={token}".encode(),
+        b"{}",
+    ):
         answer = shown.client.post(f"{shown.base}/models/5", content=content)
         assert answer.status_code in (400, 403), content
         assert "Traceback" not in answer.text
@@ -439,7 +562,12 @@ def test_the_approval_says_everything_and_its_buttons_decide(shown: Shown) -> No
         person(),
     ):
         assert text in page.text
-    form = {"token": shown.token(), "digest": DIGEST, "decision": "refuse", "reason": " 没有批准 "}
+    form = {
+        "token": shown.token(),
+        "digest": DIGEST,
+        "decision": "refuse",
+        "reason": " 没有批准 ",
+    }
     answer = shown.post("/approvals/12", form)
     assert (answer.status_code, answer.headers["location"]) == (
         303,
@@ -447,13 +575,24 @@ def test_the_approval_says_everything_and_its_buttons_decide(shown: Shown) -> No
     )
     made = Approvals(shown.settings).decision(12, DIGEST)
     assert made is not None
-    assert (made.decision, made.reason, made.person) == ("refused", "没有批准", person())
+    assert (made.decision, made.reason, made.person) == (
+        "refused",
+        "没有批准",
+        person(),
+    )
     again = shown.post("/approvals/12", {**form, "decision": "approve"})
     assert again.status_code == 409
     assert "refused by" in again.text
     assert shown.get("/approvals/12").status_code == 409
-    assert shown.post("/approvals/13", {**form, "decision": "approve", "reason": ""}).status_code == 303
-    assert [question.order_id for question in Approvals(shown.settings).waiting()] == [11]
+    assert (
+        shown.post(
+            "/approvals/13", {**form, "decision": "approve", "reason": ""}
+        ).status_code
+        == 303
+    )
+    assert [question.order_id for question in Approvals(shown.settings).waiting()] == [
+        11
+    ]
 
 
 def test_a_damaged_vault_is_told_in_a_sentence(shown: Shown) -> None:
@@ -495,12 +634,30 @@ def test_traffic_is_by_day_and_kind() -> None:
     ]
     found = tables.traffic(entries)
     assert found.days == [date(2025, 3, 1), date(2025, 3, 2), date(2025, 3, 3)]
-    assert found.table().rows == [("2025-03-03", "done", "1", "0"), ("2025-03-01", "gradient", "2", "15")]
-    assert tables.traffic(entries, n_days=1).table().rows == [("2025-03-03", "done", "1", "0")]
+    assert found.table().rows == [
+        ("2025-03-03", "done", "1", "0"),
+        ("2025-03-01", "gradient", "2", "15"),
+    ]
+    assert tables.traffic(entries, n_days=1).table().rows == [
+        ("2025-03-03", "done", "1", "0")
+    ]
     assert tables.traffic([]).table().rows == []
 
 
-def test_lines_that_are_damaged_or_of_another_version_are_shown_as_far_as_they_go() -> None:
+def test_the_page_lists_the_totals_of_an_order() -> None:
+    totals = ["n and sum of age over 854 people of 4 hospitals", "n of sex"]
+    line = {"event": "opens", "order_id": 9, "totals": totals, "receivers": ["2"]}
+    (row,) = tables.asked([line], {}).rows
+    assert row[2] == "opens"
+    assert row[-1] == f"{totals[0]}; {totals[1]}"
+    (altered,) = tables.asked([{"event": "opens", "totals": 3}], {}).rows
+    assert altered[-1] == ""
+    assert word_of("en", "event", "opens") == "totals that will be opened"
+
+
+def test_lines_that_are_damaged_or_of_another_version_are_shown_as_far_as_they_go() -> (
+    None
+):
     odd = [
         {"event": "refused"},
         {"event": "asked", "initiator": "x"},
@@ -516,7 +673,11 @@ def test_bars_grow_with_bytes_and_stay_in_their_rows() -> None:
     heights = [height_of(n) for n in (0, 1, 10, 10**6, 10**9, 10**15)]
     assert heights == sorted(heights)
     assert (heights[0], heights[-2], heights[-1]) == (2, BAR_HEIGHT, BAR_HEIGHT)
-    days = [left(f"2025-03-{day:02}", kind, 10**day) for day in range(1, 29) for kind in ("a", "b")]
+    days = [
+        left(f"2025-03-{day:02}", kind, 10**day)
+        for day in range(1, 29)
+        for kind in ("a", "b")
+    ]
     picture = draw(tables.traffic(days, n_days=N_DAYS))
     bars = [bar for _, _, row in picture.rows for bar in row]
     assert len(bars) == 56
@@ -526,7 +687,13 @@ def test_bars_grow_with_bytes_and_stay_in_their_rows() -> None:
 
 @pytest.mark.parametrize(
     ("n_bytes", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (5_310_000, "5.3 MB"), (10**13, "10000.0 GB")],
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (5_310_000, "5.3 MB"),
+        (10**13, "10000.0 GB"),
+    ],
 )
 def test_sizes_are_readable(n_bytes: int, text: str) -> None:
     assert size_of(n_bytes) == text
@@ -535,7 +702,9 @@ def test_sizes_are_readable(n_bytes: int, text: str) -> None:
 def test_every_word_is_there_in_every_language() -> None:
     assert all(len(words) == len(LANGUAGES) and all(words) for words in _WORDS.values())
     for english, chinese in _WORDS.values():
-        assert sorted(re.findall(r"{\w+}", english)) == sorted(re.findall(r"{\w+}", chinese))
+        assert sorted(re.findall(r"{\w+}", english)) == sorted(
+            re.findall(r"{\w+}", chinese)
+        )
     for kind in (*KINDS, "predictions", "values"):
         assert all(word_of(language, "kind", kind) != kind for language in LANGUAGES)
     columns = {column for make in (tables.asked([], {}), tables.refused([]), tables.left([], {}), tables.models([]),
@@ -543,8 +712,23 @@ def test_every_word_is_there_in_every_language() -> None:
     assert all(say("en", f"column.{column}") for column in columns)
 
 
+def test_a_model_s_row_says_how_its_training_ended() -> None:
+    sentences = [WARNINGS["max_iter"], WARNINGS["constant"]]
+    ended = {**MODEL, "stopped_by": "max_iter", "warnings": sentences}
+    rows = tables.models([MODEL, ended]).rows
+    assert [row[-2:] for row in rows] == [
+        ("max_iter", "\n".join(sentences)),
+        ("", ""),
+    ]
+    for sentence in WARNINGS.values():
+        assert word_of("en", "warning", sentence) == sentence
+        assert word_of("zh", "warning", sentence).endswith("。")
+
+
 def test_the_browser_s_languages_are_read_in_order() -> None:
-    assert [preferred(text) for text in ("", "zh", "fr, zh-TW;q=0.3", "en-GB,zh", ";;,")] == [
+    assert [
+        preferred(text) for text in ("", "zh", "fr, zh-TW;q=0.3", "en-GB,zh", ";;,")
+    ] == [
         "en",
         "zh",
         "zh",

@@ -14,8 +14,10 @@ import pytest
 from cryptography.fernet import Fernet
 from fastapi import FastAPI
 
+from analytics.training.outcome import WARNINGS
 from api.pages import (
     charts,
+    ending_words,
     form,
     frame,
     hospitals,
@@ -29,12 +31,20 @@ from api.pages import (
 )
 from api.pages.error_words import CHINESE_CAUSES, CHINESE_ERRORS
 from api.pages.order_form import example_order
-from api.pages.visit import CODES_BY_STATUS, Visit, VisitorDoor, _told, local
+from api.pages.visit import (
+    CODES_BY_STATUS,
+    Visit,
+    VisitorDoor,
+    _told,
+    local,
+    session_digest,
+)
 from api.pages.words import CHINESE
 from api.routes import timeline
 from api.store.hospitals import Caller
 from deployments.demo.training import document_order
 from protocol.errors import Refused, Unauthenticated
+from protocol.study import STUDY
 from protocol.training_request import parse_training_request
 
 PAGES = Path(serving.__file__).parent
@@ -42,7 +52,15 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def visit(language: str = "en") -> Visit:
-    return Visit(FastAPI(), "a-token", Caller("hospital", 4), language, "light", "http://127.0.0.1:5000", "/")
+    return Visit(
+        FastAPI(),
+        "a-token",
+        Caller("hospital", 4),
+        language,
+        "light",
+        "http://127.0.0.1:5000",
+        "/",
+    )
 
 
 def said_directly() -> Iterator[str]:
@@ -50,7 +68,9 @@ def said_directly() -> Iterator[str]:
     for path in PAGES.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             name = (
-                getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+                getattr(node.func, "attr", getattr(node.func, "id", ""))
+                if isinstance(node, ast.Call)
+                else ""
             )
             if name == "t" and isinstance(node.args[0], ast.Constant):
                 yield node.args[0].value
@@ -62,13 +82,18 @@ def said_by_tables() -> Iterator[str]:
         *frame.VIEWS.values(),
         *hospitals.SCORING.values(),
         *hospitals.MORE.values(),
+        *hospitals.CELLS.values(),
         hospitals.HINT,
         *order_list.KINDS.values(),
     )
     yield from (text for texts in protection.WORDS.values() for text in texts)
     yield from (*protection.LEARNT.values(), *protection.WITHHELD.values())
-    yield from (text for score in scores.SCORES.values() for text in (score.sees, score.misses))
     yield from (
+        text for score in scores.SCORES.values() for text in (score.sees, score.misses)
+    )
+    yield from (
+        *WARNINGS.values(),
+        *ending_words.STOPPED_BY.values(),
         order_timeline.WAITING,
         scores.CAUTION,
         statistics.WHERE,
@@ -82,7 +107,9 @@ def test_every_text_is_there_in_chinese_with_the_same_values() -> None:
     assert len(texts) > 150
     assert [text for text in sorted(texts) if text not in CHINESE] == []
     for text, chinese in CHINESE.items():
-        assert set(re.findall(r"{\w+}", text)) == set(re.findall(r"{\w+}", chinese)), text
+        assert set(re.findall(r"{\w+}", text)) == set(re.findall(r"{\w+}", chinese)), (
+            text
+        )
 
 
 # Errors, which a reader of Chinese gets in both languages
@@ -90,7 +117,9 @@ def test_every_text_is_there_in_chinese_with_the_same_values() -> None:
 
 def codes_in_table(text: str) -> set[str]:
     """The backticked words in the first cell of each row."""
-    first_cells = (line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    first_cells = (
+        line.split("|")[1] for line in text.splitlines() if line.startswith("| `")
+    )
     return {code for cell in first_cells for code in re.findall(r"`([^`]+)`", cell)}
 
 
@@ -102,18 +131,30 @@ def test_every_error_code_has_a_chinese_sentence() -> None:
     assert len(documented) > 150
     assert sorted(documented - set(CHINESE_ERRORS)) == []
     assert sorted(set(CHINESE_ERRORS) - documented) == []
-    assert [code for code, text in CHINESE_ERRORS.items() if not text.endswith("。")] == []
+    assert [
+        code for code, text in CHINESE_ERRORS.items() if not text.endswith("。")
+    ] == []
     assert set(CODES_BY_STATUS.values()) <= documented
 
 
 def test_every_cause_of_waiting_has_a_chinese_sentence() -> None:
-    table = (DOCS / "api.md").read_text("utf-8").split("| `cause` | meaning |")[1].split("\n\n")[0]
+    table = (
+        (DOCS / "api.md")
+        .read_text("utf-8")
+        .split("| `cause` | meaning |")[1]
+        .split("\n\n")[0]
+    )
     assert codes_in_table(table) == set(CHINESE_CAUSES)
 
 
 def test_a_reader_of_chinese_sees_both_sentences() -> None:
-    error = Refused("The table data.visits is not open.", remedy="Name another one.", code="tables")
-    assert visit("en").error(error) == "The table data.visits is not open. Name another one."
+    error = Refused(
+        "The table data.visits is not open.", remedy="Name another one.", code="tables"
+    )
+    assert (
+        visit("en").error(error)
+        == "The table data.visits is not open. Name another one."
+    )
     assert visit("zh").error(error) == (
         "医院的策略没有开放此表。（The table data.visits is not open. Name another one.）"
     )
@@ -125,13 +166,18 @@ def test_a_reader_of_chinese_sees_both_sentences() -> None:
 
 
 def test_an_answer_of_joint_statistics_gets_its_code_from_the_status() -> None:
-    answer = httpx.Response(409, json={"status": 409, "result": None, "msg": "It stands with other content."})
+    answer = httpx.Response(
+        409,
+        json={"status": 409, "result": None, "msg": "It stands with other content."},
+    )
     error = _told(answer)
     assert (error.code, str(error)) == ("conflict", "It stands with other content.")
 
 
 def test_a_hospitals_troubles_stand_beside_its_state() -> None:
-    visit: Any = SimpleNamespace(t=lambda text: text, waiting=lambda one: one["message"])
+    visit: Any = SimpleNamespace(
+        t=lambda text: text, waiting=lambda one: one["message"]
+    )
     row = {
         "online": True,
         "last_seen": None,
@@ -151,7 +197,11 @@ def test_a_policy_stands_there_as_sentences_and_one_of_another_form_as_none() ->
             "model_types": ["lr", "cnn"],
             "min_hospitals": 3,
             "min_rows": 12,
+            "regroup": True,
+            "max_rounds": 700,
+            "budget_days": 14,
             "scoring": "round",
+            "min_scored_coefficients": 6,
             "score_readers": "operator",
             "approval": "manual",
         },
@@ -159,11 +209,15 @@ def test_a_policy_stands_there_as_sentences_and_one_of_another_form_as_none() ->
         "statistics": {
             "methods": ["sum"],
             "min_providers": 4,
+            "own_totals": True,
             "min_rows": 11,
+            "cells": "pooled",
+            "regroup": False,
             "extremes": True,
             "exact_quantiles": False,
             "disclose": False,
             "row_expressions": False,
+            "threshold_days": 31,
         },
     }
     row = {"user_id": 2, "name": "North"}
@@ -178,27 +232,49 @@ def test_a_policy_stands_there_as_sentences_and_one_of_another_form_as_none() ->
         "A person there decides on every order",
         "Read by the operator only",
         "Only at the hospital",
+        "At most 700 rounds in 14 days",
+        "Layers of at least 6 coefficients",
+        "May be asked again with other hospitals over the same rows",
         "At least 4 hospitals in any answer",
+        "At least 11 rows, in a group those of all hospitals together",
+        "The same people compared once in 31 days",
+        "Opens sums of its rows alone",
         "Tells smallest and largest values",
     ):
         assert sentence in shown
     assert "Tells exact quantiles" not in shown
     for other in (None, {}, {**told, "inference": None}):
-        assert str(hospitals._policies(visit(), [{**row, "policy": other}])).count("nothing told") == 4
+        assert (
+            str(hospitals._policies(visit(), [{**row, "policy": other}])).count(
+                "nothing told"
+            )
+            == 4
+        )
 
 
 def test_every_score_of_the_api_is_explained() -> None:
     from api.routes.scores import router
 
-    calls = {route.path for route in router.routes if route.path.startswith(("/anomaly/", "/contribution/"))}
-    assert {score.address for score in scores.SCORES.values()} == calls - {"/anomaly/report"}
+    calls = {
+        route.path
+        for route in router.routes
+        if route.path.startswith(("/anomaly/", "/contribution/"))
+    }
+    assert {score.address for score in scores.SCORES.values()} == calls - {
+        "/anomaly/report"
+    }
 
 
 def test_pooled_metrics_say_of_which_rows_they_are() -> None:
     held_out = {"n_rows": 60, "loss": 0.5, "accuracy": 0.75, "auc": None}
     training = {"n_rows": 140, "loss": 0.4, "accuracy": 0.9, "auc": 0.95}
-    folds = {"1": {**training, "held_out": held_out}, "0": {**training, "n_rows": 200, "held_out": None}}
-    text = pooled.pooled_metrics(visit(), {**folds, "held_out": {**held_out, "n_rows": 200}})
+    folds = {
+        "1": {**training, "held_out": held_out},
+        "0": {**training, "n_rows": 200, "held_out": None},
+    }
+    text = pooled.pooled_metrics(
+        visit(), {**folds, "held_out": {**held_out, "n_rows": 200}}
+    )
     rows = re.findall(r"<tr>(.*?)</tr>", text)[1:]
     cells = [re.findall(r"<span>(.*?)</span>", row) for row in rows]
     assert cells == [
@@ -215,7 +291,9 @@ def test_an_order_under_way_has_no_pooled_metrics() -> None:
 
 
 def test_what_is_not_ours_is_escaped_in_tables() -> None:
-    text = frame.table(["<a>"], [["<script>"], [frame.link("/page/orders/1", "<b>")]], caption="&")
+    text = frame.table(
+        ["<a>"], [["<script>"], [frame.link("/page/orders/1", "<b>")]], caption="&"
+    )
     assert "<script>" not in text
     assert '<a href="/page/orders/1">&lt;b&gt;</a>' in text
 
@@ -230,28 +308,46 @@ def test_a_number_stays_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["http://elsewhere", "//elsewhere", "/\\elsewhere", "javascript:x", "", None]
+    "address",
+    ["http://elsewhere", "//elsewhere", "/\\elsewhere", "javascript:x", "", None],
 )
 def test_nobody_is_led_elsewhere_after_signing_in(address: str | None) -> None:
     assert local(address) == "/"
 
 
 def test_one_is_led_back_where_one_wanted_to_go() -> None:
-    assert local("/page/scores?order_id=3&score=krum") == "/page/scores?order_id=3&score=krum"
+    assert (
+        local("/page/scores?order_id=3&score=krum")
+        == "/page/scores?order_id=3&score=krum"
+    )
 
 
 def test_a_cookie_opens_with_its_own_key_only() -> None:
     door, other = (VisitorDoor(FastAPI(), Fernet.generate_key()) for _ in range(2))
-    cookie = door.seal("a-token")
+    cookie = door.seal("a-token", "a-secret")
     assert "a-token" not in cookie
-    assert door._token(cookie) == "a-token"
-    for wrong in (other.seal("a-token"), cookie[:-2], "x"):
+    assert door._open(cookie) == ("a-token", session_digest("a-secret"))
+    of_an_earlier_version = door._box.encrypt(b"a-token").decode()
+    for wrong in (
+        other.seal("a-token", "a-secret"),
+        cookie[:-2],
+        "x",
+        of_an_earlier_version,
+    ):
         with pytest.raises(Unauthenticated):
-            door._token(wrong)
+            door._open(wrong)
 
 
-def test_the_forms_starting_values_are_the_documents_order() -> None:
-    assert example_order(4, [2, 3, 4]) == document_order()
+def test_the_form_starts_with_what_a_study_should_set() -> None:
+    """Over the tables of the request document's order."""
+    started = example_order(4, [2, 3, 4])
+    document = document_order()
+    for name in set(document) - {"model_params"}:
+        assert started[name] == document[name]
+    params = parse_training_request(started).model_params
+    assert params.standardize
+    for name, value in STUDY.items():
+        assert getattr(params, name) == value
     parse_training_request(example_order(2, [2, 3, 4]))
 
 
@@ -275,4 +371,6 @@ def test_the_curl_holds_what_a_shell_would_take_apart() -> None:
 def test_a_heat_map_leaves_empty_what_has_no_score() -> None:
     options = charts.heat_map([0, 1], ["a"], [[None, 0.5]], x_name="", is_dark=True)
     assert options["series"][0]["data"] == [[1, 0, 0.5]]
-    assert charts.heat_map([], [], [], x_name="", is_dark=False)["visualMap"]["max"] == 1.0
+    assert (
+        charts.heat_map([], [], [], x_name="", is_dark=False)["visualMap"]["max"] == 1.0
+    )

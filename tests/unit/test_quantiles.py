@@ -51,9 +51,13 @@ def test_neighbouring_doubles_have_neighbouring_keys() -> None:
 
 
 @given(st.lists(wholes, min_size=1, max_size=30), st.data())
-def test_every_whole_number_is_found_to_its_last_digit(values: list[int], data: st.DataObject) -> None:
+def test_every_whole_number_is_found_to_its_last_digit(
+    values: list[int], data: st.DataObject
+) -> None:
     """As few rounds, of as few pivots, as among doubles."""
-    ranks = data.draw(st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=4, unique=True))
+    ranks = data.draw(
+        st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=4, unique=True)
+    )
     search, n_rounds = Search(ranks, n_rows=len(values), whole=True), 0
     while pivots := search.pivots().tolist():
         assert all(type(pivot) is int for pivot in pivots)
@@ -64,11 +68,17 @@ def test_every_whole_number_is_found_to_its_last_digit(values: list[int], data: 
     assert n_rounds <= MOST_ROUNDS
     for rank in ranks:
         found = search.found(rank)
-        assert (found.value, found.is_exact, type(found.value)) == (sorted(values)[rank], True, int)
+        assert (found.value, found.is_exact, type(found.value)) == (
+            sorted(values)[rank],
+            True,
+            int,
+        )
 
 
 @pytest.mark.parametrize("low", [LEAST_WHOLE, MOST_WHOLE - 29, 2**63 - 15])
-def test_a_stopped_search_among_whole_numbers_keeps_min_rows_in_its_bracket(low: int) -> None:
+def test_a_stopped_search_among_whole_numbers_keeps_min_rows_in_its_bracket(
+    low: int,
+) -> None:
     values = [low + i for i in range(30)]
     search = Search([0, 29], n_rows=30, min_rows=10, whole=True)
     while len(pivots := search.pivots()):
@@ -84,7 +94,9 @@ def test_infinite_numbers_have_no_key() -> None:
         keys_of(np.array([np.inf]))
 
 
-def searched(values: Floats, ranks: list[int], **options: int) -> tuple[dict[int, Found], int]:
+def searched(
+    values: Floats, ranks: list[int], **options: int
+) -> tuple[dict[int, Found], int]:
     search, rounds = Search(ranks, n_rows=len(values), **options), 0
     while len(pivots := search.pivots()):
         search.narrow([int((values < pivot).sum()) for pivot in pivots])
@@ -95,7 +107,9 @@ def searched(values: Floats, ranks: list[int], **options: int) -> tuple[dict[int
 
 @given(st.lists(finite, min_size=1, max_size=30), st.data())
 def test_every_rank_is_found_exactly(values: list[float], data: st.DataObject) -> None:
-    ranks = data.draw(st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=4, unique=True))
+    ranks = data.draw(
+        st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=4, unique=True)
+    )
     found, rounds = searched(np.array(values), ranks)
     assert rounds <= 12
     for rank in ranks:
@@ -103,7 +117,11 @@ def test_every_rank_is_found_exactly(values: list[float], data: st.DataObject) -
         assert found[rank].value == sorted(values)[rank]
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60), st.integers(1, 12), st.data())
+@given(
+    st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60),
+    st.integers(1, 12),
+    st.data(),
+)
 def test_a_stopped_search_keeps_min_rows_in_its_bracket(
     values: list[float], min_rows: int, data: st.DataObject
 ) -> None:
@@ -131,7 +149,9 @@ def test_stopped_quantiles_are_near() -> None:
 
 
 def test_a_search_ends_after_eleven_rounds_whatever_the_rows_are() -> None:
-    """Five rows on each side of zero, as near as doubles are: each round keeps the two sections beside zero."""
+    """Five rows on each side of zero, as near as doubles are: each round keeps the two
+    sections beside zero.
+    """
     for n_equal in (5, 9, 10):
         values = np.array([-5e-324] * n_equal + [0.0] * 5)
         found, rounds = searched(values, [n_equal - 1], min_rows=10)
@@ -144,7 +164,9 @@ def test_a_search_ends_after_eleven_rounds_whatever_the_rows_are() -> None:
 def test_a_round_has_63_pivots_for_each_rank_at_most(
     values: list[float], min_rows: int, data: st.DataObject
 ) -> None:
-    ranks = data.draw(st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=4, unique=True))
+    ranks = data.draw(
+        st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=4, unique=True)
+    )
     search, n_rounds = Search(ranks, n_rows=len(values), min_rows=min_rows), 0
     while len(pivots := search.pivots()):
         n_rounds += 1
@@ -158,7 +180,9 @@ def test_fewer_rows_than_min_rows_are_not_searched() -> None:
     assert len(Search([0], n_rows=10, min_rows=10).pivots()) > 0
 
 
-@pytest.mark.parametrize("counts", [[1], [3] * 62 + [2], [-1] + [0] * 62, [0] * 62 + [6]])
+@pytest.mark.parametrize(
+    "counts", [[1], [3] * 62 + [2], [-1] + [0] * 62, [0] * 62 + [6]]
+)
 def test_counts_that_cannot_be_are_refused(counts: list[int]) -> None:
     with pytest.raises(ValueError, match="count"):
         Search([2], n_rows=5).narrow(counts)
@@ -203,17 +227,28 @@ def test_the_ends_and_what_is_no_quantile() -> None:
 shares = st.one_of(st.floats(0, 1), st.integers(0, 100).map(lambda i: i / 100))
 
 
-@given(st.lists(st.integers(-LARGEST_WHOLE, LARGEST_WHOLE), min_size=1, max_size=30), shares)
-def test_whole_numbers_that_are_doubles_are_told_as_doubles_are(values: list[int], q: float) -> None:
+@given(
+    st.lists(st.integers(-LARGEST_WHOLE, LARGEST_WHOLE), min_size=1, max_size=30),
+    shares,
+)
+def test_whole_numbers_that_are_doubles_are_told_as_doubles_are(
+    values: list[int], q: float
+) -> None:
     low, high, share = quantile_ranks(q, len(values))
     ordered = sorted(values)
     ours = interpolated_whole(ordered[low], ordered[high], q, len(values))
-    assert repr(ours) == repr(interpolated(float(ordered[low]), float(ordered[high]), share))
+    assert repr(ours) == repr(
+        interpolated(float(ordered[low]), float(ordered[high]), share)
+    )
 
 
 @given(st.lists(wholes, min_size=1, max_size=30), st.integers(0, 1000))
-def test_long_numbers_are_interpolated_in_rational_arithmetic(values: list[int], thousandths: int) -> None:
-    """To the last digit, q being the decimal that is written, wherever doubles are further apart than whole numbers."""
+def test_long_numbers_are_interpolated_in_rational_arithmetic(
+    values: list[int], thousandths: int
+) -> None:
+    """To the last digit, q being the decimal that is written, wherever doubles are
+    further apart than whole numbers.
+    """
     q, ordered = thousandths / 1000, sorted(values)
     low, high, _ = quantile_ranks(q, len(values))
     ours = interpolated_whole(ordered[low], ordered[high], q, len(values))

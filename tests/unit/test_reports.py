@@ -1,4 +1,6 @@
-"""What the coordinator keeps of a round is what hospitals say of it: it must be of the rows that they have counted."""
+"""What the coordinator keeps of a round is what hospitals say of it: it must be of the
+rows that they have counted.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +11,34 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents.site.settings import Settings
-from agents.training import trainer
+from agents.site.settings import SiteSettings
+from agents.training import fold as folds
 from deployments.local.one_process import run_order
 from protocol.errors import ProtocolViolation
 from tests.made_sites import make_sites, order_body
+from tests.pairwise import quick
+
+
+def held_out(**wrong: Any) -> dict[str, Any]:
+    """Metrics of 12 held-out rows, but for what is wrong with them."""
+    right = {"loss": 0.1, "accuracy": 1.0, "tp": 12, "fp": 0, "tn": 0, "fn": 0}
+    return {"test": {**right, **wrong}}
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [
-        {"n_rows": 29},
-        {"n_rows": "30"},
-        {"train": None},
-        {"train": {"loss": 0.1}},
-        {"train": {"loss": "a", "accuracy": 1}},
-    ],
+    quick(
+        [
+            {"n_rows": 29},
+            {"n_rows": "30"},
+            {"train": None},
+            {"train": {"loss": 0.1}},
+            {"train": {"loss": "a", "accuracy": 1}},
+            {"train": {"loss": None, "accuracy": None}},
+            {"withheld": {"rows": {"rule": "min_rows", "threshold": 10}}},
+        ],
+        4,
+    ),
 )
 def test_metrics_of_other_rows_or_no_numbers_end_the_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any]
@@ -34,15 +48,18 @@ def test_metrics_of_other_rows_or_no_numbers_end_the_order(
 
 @pytest.mark.parametrize(
     "wrong",
-    [
-        {"n_test_rows": 11},
-        {"test": None},
-        {"test": {"loss": 0.1, "accuracy": 1.0}},
-        {"test": {"loss": "a", "accuracy": 1.0, "tp": 12, "fp": 0, "tn": 0, "fn": 0}},
-        {"test": {"loss": 0.1, "accuracy": 1.0, "tp": 13, "fp": 0, "tn": 0, "fn": 0}},
-        {"test": {"loss": 0.1, "accuracy": 1.0, "tp": 13, "fp": -1, "tn": 0, "fn": 0}},
-        {"test": {"loss": 0.1, "accuracy": 1.0, "tp": 12.0, "fp": 0, "tn": 0, "fn": 0}},
-    ],
+    quick(
+        [
+            {"n_test_rows": 11},
+            {"test": None},
+            {"test": {"loss": 0.1, "accuracy": 1.0}},
+            held_out(loss="a"),
+            held_out(tp=13),
+            held_out(tp=13, fp=-1),
+            held_out(tp=12.0),
+        ],
+        4,
+    ),
 )
 def test_metrics_of_other_held_out_rows_end_the_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any]
@@ -59,46 +76,80 @@ def test_metrics_of_held_out_rows_that_nobody_counted_end_the_order(
 
 @pytest.mark.parametrize(
     "told",
-    [
-        b"[]",
-        b"{}",
-        b'{"training": null}',
-        b'{"training": {"auc": "a"}}',
-        b'{"training": {"x": 1}}',
-        b"{",
-        b'{"a":NaN}',
-    ],
+    quick(
+        [
+            b"[]",
+            b"{}",
+            b'{"training": null}',
+            b'{"training": {"auc": "a"}, "stopped_by": "converged", "warnings": []}',
+            b'{"training": {"x": 1}, "stopped_by": "converged", "warnings": []}',
+            b'{"training": {"auc": 1}}',
+            b'{"training": {"auc": 1}, "stopped_by": "converged"}',
+            b'{"training": {"auc": 1}, "stopped_by": null, "warnings": []}',
+            b'{"training": {"auc": 1}, "stopped_by": "max_iter", "warnings": {}}',
+            b'{"training": {"auc": 1}, "stopped_by": "max_iter", "warnings": ["a <b>"]}',
+            b'{"training": {"auc": 1}, "stopped_by": "max_iter", "warnings": [[]]}',
+            b"{",
+            b'{"a":NaN}',
+        ],
+        4,
+    ),
 )
 def test_pooled_metrics_that_are_no_numbers_end_the_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bytes
 ) -> None:
     """The initiator's word, which everybody in the order reads."""
-    honest = trainer.send
+    honest = folds.send
 
     def send(party: Any, kind: str, make: Any, **where: Any) -> None:
         honest(party, kind, (lambda: told) if kind == "pooled" else make, **where)
 
-    monkeypatch.setattr(trainer, "send", send)
+    monkeypatch.setattr(folds, "send", send)
     with pytest.raises(ProtocolViolation) as caught:
         run_order(sites_of(tmp_path), order_body((2, 3, 4), attributes=["x1"]))
     assert (caught.value.code, caught.value.detail) == ("report", {"hospitals": [2]})
 
 
-def sites_of(folder: Path) -> dict[int, Settings]:
+def sites_of(folder: Path) -> dict[int, SiteSettings]:
     frame = pd.DataFrame({"id": range(30), "x1": np.arange(30) / 7, "y": [0, 1] * 15})
-    return make_sites(folder, {user: {"rows": frame} for user in (2, 3, 4)})
+    tables = {user: {"rows": frame} for user in (2, 3, 4)}
+    return make_sites(folder, tables, cohort="min_rows = 1")
 
 
 def assert_named(
-    monkeypatch: pytest.MonkeyPatch, sites: dict[int, Settings], wrong: dict[str, Any], **order: Any
+    monkeypatch: pytest.MonkeyPatch,
+    sites: dict[int, SiteSettings],
+    wrong: dict[str, Any],
+    **order: Any,
 ) -> None:
     """Hospital 3's report differs by `wrong`."""
-    honest = trainer.evaluate
+    honest = folds.evaluate
 
     def evaluate(own: Any, fold: Any) -> dict[str, Any]:
         return {**honest(own, fold), **(wrong if own.order.me == 3 else {})}
 
-    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    monkeypatch.setattr(folds, "evaluate", evaluate)
     with pytest.raises(ProtocolViolation) as caught:
         run_order(sites, order_body((2, 3, 4), attributes=["x1"], **order))
     assert (caught.value.code, caught.value.detail) == ("report", {"hospitals": [3]})
+
+
+def test_who_withholds_what_others_show_ends_the_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All less what the others show would be its own, so none shows its own then."""
+    honest = folds.evaluate
+
+    def evaluate(own: Any, fold: Any) -> dict[str, Any]:
+        report = honest(own, fold)
+        if own.order.me != 3:
+            return report
+        rule = {"rule": "min_rows", "threshold": 10}
+        nulls = dict.fromkeys(report["train"])
+        return {**report, "train": nulls, "withheld": {"train": rule}}
+
+    monkeypatch.setattr(folds, "evaluate", evaluate)
+    with pytest.raises(ProtocolViolation) as caught:
+        run_order(sites_of(tmp_path), order_body((2, 3, 4), attributes=["x1"]))
+    assert caught.value.code == "report"
+    assert caught.value.detail == {"hospitals": [2, 3, 4]}

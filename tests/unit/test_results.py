@@ -1,4 +1,6 @@
-"""Results on disk: every number as it was, whole or not at all, and never outside of the folder."""
+"""Results on disk: every number as it was, whole or not at all, and never outside of
+the folder.
+"""
 
 from __future__ import annotations
 
@@ -41,26 +43,50 @@ def test_a_csv_with_its_notes(tmp_path: Path) -> None:
     assert (folder / "total.csv").read_text() == f"sex,total\nf,0.1\n,{2**70}\n"
     said = {"order_id": 37, "result_alias": "total", "type": "csv", "n_rows": 2}
     assert json.loads((folder / "total.notes.json").read_text()) == {**NOTES, **said}
-    assert [oct(path.stat().st_mode & 0o777) for path in (folder, folder / "total.csv")] == ["0o700", "0o600"]
+    assert [
+        oct(path.stat().st_mode & 0o777) for path in (folder, folder / "total.csv")
+    ] == ["0o700", "0o600"]
     assert sorted(os.listdir(folder)) == ["total.csv", "total.notes.json"]
 
 
 def test_json_keeps_every_digit(tmp_path: Path) -> None:
     many = Decimal("-12345678901234567890.000000000000000001")
-    write(tmp_path, type="json", columns=["住院号", "x"], rows=[["甲\n", many], [None, 1e-300], ["", 7]])
+    write(
+        tmp_path,
+        type="json",
+        columns=["住院号", "x"],
+        rows=[["甲\n", many], [None, 1e-300], ["", 7]],
+    )
     text = (tmp_path / "37/total.json").read_text("utf-8")
     assert json.loads(text, parse_float=Decimal)[0] == {"住院号": "甲\n", "x": many}
-    assert json.loads(text)[1:] == [{"住院号": None, "x": 1e-300}, {"住院号": "", "x": 7}]
+    assert json.loads(text)[1:] == [
+        {"住院号": None, "x": 1e-300},
+        {"住院号": "", "x": 7},
+    ]
 
 
 def test_a_row_of_nothing_is_a_row(tmp_path: Path) -> None:
     write(tmp_path, columns=["var"], rows=[[None], [""], ["a,\r"], [" b"]])
     assert (tmp_path / "37/total.csv").read_bytes() == b'var\n""\n""\n"a,\r"\n" b"\n'
-    assert [row["var"] for row in read_result(tmp_path, 37).rows()] == ["", "", "a,\r", " b"]
+    assert [row["var"] for row in read_result(tmp_path, 37).rows()] == [
+        "",
+        "",
+        "a,\r",
+        " b",
+    ]
 
 
-@given(st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"])), st.floats(allow_nan=False))))
-def test_any_text_and_float_is_read_as_it_was(tmp_path_factory: Any, rows: list[Any]) -> None:
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(exclude_categories=["Cs"])),
+            st.floats(allow_nan=False),
+        )
+    )
+)
+def test_any_text_and_float_is_read_as_it_was(
+    tmp_path_factory: Any, rows: list[Any]
+) -> None:
     finite = [row for row in rows if abs(row[1]) != float("inf")]
     folder = tmp_path_factory.mktemp("results")
     for kind in ("csv", "json"):
@@ -94,7 +120,9 @@ FORMULA_SIGNS = ("=", "@", "+", "-")
         ("<30 (low)", False),
     ],
 )
-def test_a_formula_is_a_text_in_a_spreadsheet(tmp_path: Path, text: str, is_formula: bool) -> None:
+def test_a_formula_is_a_text_in_a_spreadsheet(
+    tmp_path: Path, text: str, is_formula: bool
+) -> None:
     """Another hospital names its groups, and a spreadsheet would run the name."""
     for kind in ("csv", "json"):
         write(tmp_path, type=kind, columns=["sex", "total"], rows=[[text, 1]])
@@ -103,7 +131,9 @@ def test_a_formula_is_a_text_in_a_spreadsheet(tmp_path: Path, text: str, is_form
         (tmp_path / f"37/total.{kind}").unlink()
 
 
-@pytest.mark.parametrize("cell", [float("nan"), float("inf"), Decimal("NaN"), True, b"x", [1]])
+@pytest.mark.parametrize(
+    "cell", [float("nan"), float("inf"), Decimal("NaN"), True, b"x", [1]]
+)
 @pytest.mark.parametrize("kind", ["csv", "json"])
 def test_a_cell_that_is_none(tmp_path: Path, cell: Any, kind: str) -> None:
     with pytest.raises((ValueError, TypeError)):
@@ -111,8 +141,12 @@ def test_a_cell_that_is_none(tmp_path: Path, cell: Any, kind: str) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("changes", [{"columns": ["a", "a"]}, {"columns": ["a"]}, {"rows": [["f"]]}])
-def test_columns_and_rows_that_do_not_fit(tmp_path: Path, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"columns": ["a", "a"]}, {"columns": ["a"]}, {"rows": [["f"]]}]
+)
+def test_columns_and_rows_that_do_not_fit(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
     with pytest.raises(ValueError, match="column twice"):
         write(tmp_path, **changes)
 
@@ -138,14 +172,19 @@ ALIASES = [
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        *(({"alias": alias}, "result_alias") for alias in [*ALIASES, "甲" * 67, "\u2028"]),
+        *(
+            ({"alias": alias}, "result_alias")
+            for alias in [*ALIASES, "甲" * 67, "\u2028"]
+        ),
         ({"type": "xlsx"}, "result_type"),
         ({"type": "../csv"}, "result_type"),
         ({"order_id": 0}, "order_id"),
         ({"order_id": -1}, "order_id"),
     ],
 )
-def test_nothing_is_written_outside_of_the_folder(tmp_path: Path, changes: dict[str, Any], code: str) -> None:
+def test_nothing_is_written_outside_of_the_folder(
+    tmp_path: Path, changes: dict[str, Any], code: str
+) -> None:
     with pytest.raises(BadRequest) as caught:
         write(tmp_path / "results", **changes)
     assert caught.value.code == code
@@ -156,7 +195,9 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path: Path, changes: dict[
 def test_names_that_a_file_can_have(tmp_path: Path, alias: str) -> None:
     for kind in ("csv", "json"):
         write(tmp_path, 37 if kind == "csv" else 38, alias=alias, type=kind)
-    assert [(found.order_id, found.alias, found.type) for found in list_results(tmp_path)] == [
+    assert [
+        (found.order_id, found.alias, found.type) for found in list_results(tmp_path)
+    ] == [
         (37, alias, "csv"),
         (38, alias, "json"),
     ]
@@ -172,7 +213,10 @@ def test_results_are_listed_by_order(tmp_path: Path) -> None:
     found = read_result(tmp_path, 9)
     assert isinstance(found, Result)
     assert (found.relative_path, found.notes["method"]) == ("9/total.csv", "sum")
-    assert found.rows() == [{"sex": "f", "total": "0.1"}, {"sex": "", "total": str(2**70)}]
+    assert found.rows() == [
+        {"sex": "f", "total": "0.1"},
+        {"sex": "", "total": str(2**70)},
+    ]
 
 
 def test_a_result_that_is_not_here(tmp_path: Path) -> None:
@@ -196,11 +240,14 @@ def cut_notes(folder: Path) -> None:
 
 def point_elsewhere(folder: Path) -> None:
     (folder / "total.notes.json").write_text(
-        json.dumps({"order_id": 37, "result_alias": "total", "type": "/../../x"}), "utf-8"
+        json.dumps({"order_id": 37, "result_alias": "total", "type": "/../../x"}),
+        "utf-8",
     )
 
 
-@pytest.mark.parametrize("damage", [remove_answer, remove_notes, cut_notes, point_elsewhere])
+@pytest.mark.parametrize(
+    "damage", [remove_answer, remove_notes, cut_notes, point_elsewhere]
+)
 def test_half_a_result_is_none(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     write(tmp_path, type="json")
     damage(tmp_path / "37")

@@ -21,7 +21,9 @@ def signed(value: int, bits: int) -> int:
 
 @given(n_limbs=SIZES, x=NUMBERS, y=NUMBERS)
 @example(n_limbs=3, x=[0, 0], y=[0, 2**63 + 1])
-def test_operations_are_those_of_integers(n_limbs: int, x: list[int], y: list[int]) -> None:
+def test_operations_are_those_of_integers(
+    n_limbs: int, x: list[int], y: list[int]
+) -> None:
     ring, n = Ring(n_limbs), min(len(x), len(y))
     x, y = x[:n], y[:n]
     a, b = ring.encode(x), ring.encode(y)
@@ -40,7 +42,9 @@ def test_operations_are_those_of_integers(n_limbs: int, x: list[int], y: list[in
 @given(n_limbs=SIZES, x=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5))
 def test_words_and_integers_encode_alike(n_limbs: int, x: list[int]) -> None:
     ring = Ring(n_limbs)
-    assert ring.decode(ring.encode(np.array(x, dtype=np.int64))) == [signed(value, ring.bits) for value in x]
+    assert ring.decode(ring.encode(np.array(x, dtype=np.int64))) == [
+        signed(value, ring.bits) for value in x
+    ]
     assert ring.decode(ring.encode(np.array([*x, None], dtype=object)[:-1])) == [
         signed(v, ring.bits) for v in x
     ]
@@ -56,12 +60,17 @@ def test_a_vector_is_reduced_by_leaving_limbs_out(n_limbs: int, x: list[int]) ->
 
 
 def test_a_short_factor_is_unsigned() -> None:
-    assert Ring(3).decode(Ring(3).multiply(Ring(1).encode([-1]), Ring(3).encode([-2]))) == [-2 * (2**32 - 1)]
+    assert Ring(3).decode(
+        Ring(3).multiply(Ring(1).encode([-1]), Ring(3).encode([-2]))
+    ) == [-2 * (2**32 - 1)]
 
 
 def test_products_across_chunks() -> None:
     ring, x = Ring(3), np.arange(40_000, dtype=np.int64) - 17
-    assert ring.decode(ring.multiply(ring.encode(x), ring.encode(x[::-1].copy()))) == (x * x[::-1]).tolist()
+    assert (
+        ring.decode(ring.multiply(ring.encode(x), ring.encode(x[::-1].copy())))
+        == (x * x[::-1]).tolist()
+    )
 
 
 def test_the_longest_carry() -> None:
@@ -82,14 +91,19 @@ def test_bytes_there_and_back(n_limbs: int, x: list[int]) -> None:
     ring = Ring(n_limbs)
     data = ring.to_bytes(ring.encode(x))
     assert len(data) == ring.n_bytes(len(x))
-    assert ring.decode(ring.from_bytes(data, len(x))) == [signed(value, ring.bits) for value in x]
+    assert ring.decode(ring.from_bytes(data, len(x))) == [
+        signed(value, ring.bits) for value in x
+    ]
     for wrong in (data[:-1], data + b"\0", b""):
         with pytest.raises(ProtocolViolation) as caught:
             ring.from_bytes(wrong, len(x))
         assert caught.value.code == "ring"
 
 
-@given(x=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=130), width=st.integers(1, 64))
+@given(
+    x=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=130),
+    width=st.integers(1, 64),
+)
 def test_planes_are_bits(x: list[int], width: int) -> None:
     ring = Ring(2)
     planes = ring.planes(ring.encode(x), width)

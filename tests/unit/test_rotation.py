@@ -1,4 +1,6 @@
-"""Rotations keep lengths and angles, hide coordinates, and are the same at every hospital."""
+"""Rotations keep lengths and angles, hide coordinates, and are the same at every
+hospital.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def test_inner_products_and_near_distances_are_kept(size: int) -> None:
     assert abs(turned[0] @ turned[1] - a @ b) <= 1e-13 * scale
     assert abs(turned[0] @ turned[0] - a @ a) <= 1e-13 * (a @ a)
     distance = np.linalg.norm(a - near)
-    assert abs(np.linalg.norm(turned[0] - turned[2]) - distance) <= 1e-14 * np.linalg.norm(a)
+    assert abs(
+        np.linalg.norm(turned[0] - turned[2]) - distance
+    ) <= 1e-14 * np.linalg.norm(a)
 
 
 @pytest.mark.parametrize("size", [1, 31, HAAR_LIMIT + 1])
@@ -45,8 +49,13 @@ def test_another_key_is_another_frame(size: int) -> None:
 
 
 def test_the_matrix_is_haar_distributed() -> None:
-    """Of a Haar matrix each entry's square is Beta(1/2, (n - 1)/2), and trace and determinant have mean zero."""
-    n, matrices = 6, [np.column_stack([rotate(key(i), e) for e in np.eye(6)]) for i in range(600)]
+    """Of a Haar matrix each entry's square is Beta(1/2, (n - 1)/2), and trace and
+    determinant have mean zero.
+    """
+    n, matrices = (
+        6,
+        [np.column_stack([rotate(key(i), e) for e in np.eye(6)]) for i in range(600)],
+    )
     entries = np.array(matrices)
     for row, column in [(0, 0), (0, 5), (5, 0), (5, 5), (3, 2)]:
         squares = entries[:, row, column] ** 2

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import (
+    X25519PrivateKey,
+    X25519PublicKey,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,8 +63,13 @@ def test_a_public_identity_of_another_length_is_refused(text: str) -> None:
 def test_the_fingerprint_covers_both_keys() -> None:
     public = ONE.public
     assert len(public.fingerprint.replace("-", "")) == 32
-    assert replace(public, seal_key=TWO.public.seal_key).fingerprint != public.fingerprint
-    assert replace(public, verify_key=TWO.public.verify_key).fingerprint != public.fingerprint
+    assert (
+        replace(public, seal_key=TWO.public.seal_key).fingerprint != public.fingerprint
+    )
+    assert (
+        replace(public, verify_key=TWO.public.verify_key).fingerprint
+        != public.fingerprint
+    )
 
 
 def test_a_signature_is_bound_to_key_and_message() -> None:
@@ -110,7 +118,9 @@ def test_no_trust_on_first_use(pinned: str | None, code: str) -> None:
 def test_agreement_is_that_of_rfc_7748() -> None:
     secret = sealing.agree(ONE.open_key, sealing.exchange_public(TWO.open_key))
     reference = X25519PrivateKey.from_private_bytes(TWO.open_key)
-    assert secret == reference.exchange(X25519PublicKey.from_public_bytes(ONE.public.seal_key))
+    assert secret == reference.exchange(
+        X25519PublicKey.from_public_bytes(ONE.public.seal_key)
+    )
 
 
 @pytest.mark.parametrize("public", [*LOW_ORDER, b"", bytes(31), bytes(33)])
@@ -132,9 +142,15 @@ def test_derived_keys_differ_by_secret_salt_and_info() -> None:
 
 
 def test_a_commitment_binds_to_salt_and_text() -> None:
-    assert sealing.commitment(bytes(32), "SELECT 1") == sealing.commitment(bytes(32), "SELECT 1")
-    assert sealing.commitment(bytes(32), "SELECT 2") != sealing.commitment(bytes(32), "SELECT 1")
-    assert sealing.commitment(b"1" * 32, "SELECT 1") != sealing.commitment(bytes(32), "SELECT 1")
+    assert sealing.commitment(bytes(32), "SELECT 1") == sealing.commitment(
+        bytes(32), "SELECT 1"
+    )
+    assert sealing.commitment(bytes(32), "SELECT 2") != sealing.commitment(
+        bytes(32), "SELECT 1"
+    )
+    assert sealing.commitment(b"1" * 32, "SELECT 1") != sealing.commitment(
+        bytes(32), "SELECT 1"
+    )
     with pytest.raises(ProtocolViolation):
         sealing.commitment(b"short", "SELECT 1")
 
@@ -151,9 +167,12 @@ def test_what_is_sealed_is_opened(plaintext: bytes, associated: bytes) -> None:
 
 @given(st.integers(min_value=0))
 def test_a_box_with_any_bit_altered_is_refused(bit: int) -> None:
-    box = sealing.seal_to(TWO.public.seal_key, b"secret", associated=b"tag", random_bytes=stream("box"))
+    box = sealing.seal_to(
+        TWO.public.seal_key, b"secret", associated=b"tag", random_bytes=stream("box")
+    )
     altered = flip(box, bit)
-    # The highest bit of an X25519 key is ignored by RFC 7748; the key derivation covers it all the same.
+    # The highest bit of an X25519 key is ignored by RFC 7748; the key derivation covers
+    # it all the same.
     with pytest.raises(ProtocolViolation):
         sealing.unseal_from(TWO.open_key, altered, associated=b"tag")
 
@@ -167,14 +186,21 @@ def test_a_box_that_is_cut_is_refused(cut: int) -> None:
 
 def test_a_box_is_for_one_key_and_one_purpose() -> None:
     box = sealing.seal_to(TWO.public.seal_key, b"secret", associated=b"tag")
-    for key, associated in [(ONE.open_key, b"tag"), (TWO.open_key, b"other"), (TWO.open_key, b"")]:
+    for key, associated in [
+        (ONE.open_key, b"tag"),
+        (TWO.open_key, b"other"),
+        (TWO.open_key, b""),
+    ]:
         with pytest.raises(ProtocolViolation) as caught:
             sealing.unseal_from(key, box, associated=associated)
         assert caught.value.code == "cannot_unseal"
 
 
 def test_two_boxes_of_one_text_share_no_key() -> None:
-    first, second = (sealing.seal_to(TWO.public.seal_key, b"secret", associated=b"") for _ in range(2))
+    first, second = (
+        sealing.seal_to(TWO.public.seal_key, b"secret", associated=b"")
+        for _ in range(2)
+    )
     assert first[:32] != second[:32]
     assert first[44:] != second[44:]
 
@@ -185,20 +211,33 @@ PRIVATE = {2: b"2" * 32, 3: b"3" * 32, 4: b"4" * 32}
 PUBLIC = {user: sealing.exchange_public(key) for user, key in PRIVATE.items()}
 
 
-def session(me: int, *, context: bytes = b"c" * 32, secret: bytes | None = b"s" * 32) -> Session:
-    return Session(context, me, PRIVATE[me], PUBLIC, dict.fromkeys(PRIVATE, ONE.public), secret)
+def session(
+    me: int, *, context: bytes = b"c" * 32, secret: bytes | None = b"s" * 32
+) -> Session:
+    return Session(
+        context, me, PRIVATE[me], PUBLIC, dict.fromkeys(PRIVATE, ONE.public), secret
+    )
 
 
 def test_a_pair_has_one_key_and_nobody_else_has_it() -> None:
     assert session(2).pair_key(3, b"sum") == session(3).pair_key(2, b"sum")
-    keys = {session(me).pair_key(peer, b"sum") for me in PRIVATE for peer in PRIVATE if me < peer}
+    keys = {
+        session(me).pair_key(peer, b"sum")
+        for me in PRIVATE
+        for peer in PRIVATE
+        if me < peer
+    }
     assert len(keys) == 3
 
 
 def test_pair_and_group_keys_are_fresh_for_each_run_and_purpose() -> None:
     runs = [session(2), session(2, context=b"d" * 32)]
-    assert len({run.pair_key(3, info) for run in runs for info in (b"sum", b"setup")}) == 4
-    assert len({run.group_key(info) for run in runs for info in (b"sum", b"state/")}) == 4
+    assert (
+        len({run.pair_key(3, info) for run in runs for info in (b"sum", b"setup")}) == 4
+    )
+    assert (
+        len({run.group_key(info) for run in runs for info in (b"sum", b"state/")}) == 4
+    )
     assert session(2).group_key(b"sum") == session(4).group_key(b"sum")
 
 

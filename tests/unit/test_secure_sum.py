@@ -1,4 +1,6 @@
-"""Secure sums: the three methods give the plain sum, and whatever is not exactly that sum is refused."""
+"""Secure sums: the three methods give the plain sum, and whatever is not exactly that
+sum is refused.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from phe.paillier import PaillierPrivateKey
 
 from protocol.errors import BadRequest, ConsiliumError, ProtocolViolation
 from protocol.sums import EncryptMethod as Method
-from protocol.sums import masks, paillier, secure_sum
+from protocol.sums import masks, packing, paillier, secure_sum
 from protocol.sums.paillier import Obfuscators
 from protocol.sums.secure_sum import SumKeys
 from tests.examples import few
@@ -59,14 +61,18 @@ def _pair_key(a: int, b: int) -> bytes:
     return hashlib.sha256(bytes(sorted((a, b)))).digest()
 
 
-def vectors(rows: dict[int, int], d: int, seed: int = 0) -> dict[int, NDArray[np.float64]]:
+def vectors(
+    rows: dict[int, int], d: int, seed: int = 0
+) -> dict[int, NDArray[np.float64]]:
     random = np.random.default_rng(seed)
     return {me: random.uniform(-8, 8, d) for me in rows}
 
 
 def total_of(keys: dict[int, SumKeys], d: int = 9, info: bytes = INFO) -> bytes:
     values = vectors(dict(next(iter(keys.values())).n_rows), d)
-    return add_up(keys, {me: secure_sum.seal(keys[me], values[me], info=info) for me in keys})
+    return add_up(
+        keys, {me: secure_sum.seal(keys[me], values[me], info=info) for me in keys}
+    )
 
 
 def add_up(keys: dict[int, SumKeys], payloads: dict[int, bytes]) -> bytes:
@@ -85,23 +91,31 @@ def assert_refused(action: Callable[[], object], code: str) -> None:
     assert caught.value.code == code
 
 
-# Joint equals plain -------------------------------------------------------------------------------------------
+# Joint equals plain
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)
 @few
 @given(
-    rows=st.dictionaries(st.integers(0, 99), st.integers(0, 500), min_size=1, max_size=5).filter(
-        lambda rows: sum(rows.values()) > 0
-    ),
+    rows=st.dictionaries(
+        st.integers(0, 99), st.integers(0, 500), min_size=1, max_size=5
+    ).filter(lambda rows: sum(rows.values()) > 0),
     d=st.integers(1, 20),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_sum_equals_the_plain_sum(method: Method, rows: dict[int, int], d: int, seed: int) -> None:
+def test_sum_equals_the_plain_sum(
+    method: Method, rows: dict[int, int], d: int, seed: int
+) -> None:
     keys, values = keys_of(method, rows), vectors(rows, d, seed)
     opener = next(iter(keys.values()))
-    plain = sum(opener.fixed_point.encode(values[me], n).astype(object) for me, n in rows.items())
-    total = add_up(keys, {me: secure_sum.seal(keys[me], values[me], info=INFO) for me in rows})
+    plain = sum(
+        opener.fixed_point.encode(values[me], n).astype(object)
+        for me, n in rows.items()
+    )
+    total = add_up(
+        keys, {me: secure_sum.seal(keys[me], values[me], info=INFO) for me in rows}
+    )
     sums = open_total(opener, total)
     assert sums.dtype == np.int64
     assert sums.tolist() == list(plain)
@@ -117,7 +131,9 @@ def test_counts_add_exactly_up_to_their_limit(method: Method, n_members: int) ->
     limit = 2**62 // n_members
     keys = keys_of(method, rows)
     counts = np.array([0, 1, -1, limit, -limit])
-    total = add_up(keys, {me: secure_sum.seal_counts(keys[me], counts, info=INFO) for me in rows})
+    total = add_up(
+        keys, {me: secure_sum.seal_counts(keys[me], counts, info=INFO) for me in rows}
+    )
     assert open_total(keys[1], total).tolist() == (counts * n_members).tolist()
     for beyond in (limit + 1, -limit - 1):
         with pytest.raises(BadRequest, match="too large"):
@@ -138,7 +154,9 @@ def test_a_real_key_carries_31_words_to_a_ciphertext_two_of_all_for_the_tag() ->
 def test_the_largest_values_of_all_hospitals_do_not_wrap(method: Method) -> None:
     keys = keys_of(method, ROWS)
     values = np.array([8.0, -8.0])
-    total = add_up(keys, {me: secure_sum.seal(keys[me], values, info=INFO) for me in ROWS})
+    total = add_up(
+        keys, {me: secure_sum.seal(keys[me], values, info=INFO) for me in ROWS}
+    )
     assert secure_sum.mean(keys[2], open_total(keys[2], total)).tolist() == [8.0, -8.0]
 
 
@@ -146,11 +164,17 @@ def test_an_initiator_outside_the_sum_can_open_but_not_seal() -> None:
     keys = keys_of("Mask", ROWS)
     outsider = replace(keys[2], me=9, pair_keys={})
     assert open_total(outsider, total_of(keys)).size == 9
-    assert_refused(lambda: secure_sum.seal(outsider, np.zeros(1), info=INFO), "sum_keys")
-    assert_refused(lambda: secure_sum.seal_counts(outsider, np.zeros(1, int), info=INFO), "sum_keys")
+    assert_refused(
+        lambda: secure_sum.seal(outsider, np.zeros(1), info=INFO), "sum_keys"
+    )
+    assert_refused(
+        lambda: secure_sum.seal_counts(outsider, np.zeros(1, int), info=INFO),
+        "sum_keys",
+    )
 
 
-# What is not the sum of all members is refused ----------------------------------------------------------------
+# What is not the sum of all members is refused
+# ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -163,17 +187,23 @@ def test_an_initiator_outside_the_sum_can_open_but_not_seal() -> None:
         {"group_key": bytes(32)},
     ],
 )
-def test_other_terms_at_the_opener_are_refused(method: Method, change: dict[str, object]) -> None:
+def test_other_terms_at_the_opener_are_refused(
+    method: Method, change: dict[str, object]
+) -> None:
     keys = keys_of(method, ROWS)
     total = total_of(keys)
-    assert_refused(lambda: open_total(replace(keys[2], **change), total), "sum_mismatch")
+    assert_refused(
+        lambda: open_total(replace(keys[2], **change), total), "sum_mismatch"
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("info", [b"", INFO + b" ", b"train fold 0 round 2 attempt 0"])
 def test_a_total_of_another_round_is_refused(method: Method, info: bytes) -> None:
     keys = keys_of(method, ROWS)
-    assert_refused(lambda: open_total(keys[2], total_of(keys, info=info)), "sum_mismatch")
+    assert_refused(
+        lambda: open_total(keys[2], total_of(keys, info=info)), "sum_mismatch"
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -189,7 +219,9 @@ def test_a_missing_hospital_is_refused(method: Method) -> None:
     payloads = {me: secure_sum.seal(keys[me], values[me], info=INFO) for me in (2, 3)}
     total = add_up(keys, payloads)
     assert_refused(lambda: open_total(keys[2], total), "payload")
-    forged = total[:5] + b"\x03" + total[6:]  # the header says three members all the same
+    forged = (
+        total[:5] + b"\x03" + total[6:]
+    )  # the header says three members all the same
     assert_refused(lambda: open_total(keys[2], forged), "sum_mismatch")
 
 
@@ -203,9 +235,13 @@ def test_a_hospital_counted_twice_for_another_is_refused(method: Method) -> None
 
 @pytest.mark.parametrize("method", METHODS)
 def test_counts_are_not_opened_as_means(method: Method) -> None:
-    keys = keys_of(method, dict.fromkeys(ROWS, 1))  # one row each: the weights are the same in both kinds
+    keys = keys_of(
+        method, dict.fromkeys(ROWS, 1)
+    )  # one row each: the weights are the same in both kinds
     counts = np.arange(9)
-    total = add_up(keys, {me: secure_sum.seal_counts(keys[me], counts, info=INFO) for me in ROWS})
+    total = add_up(
+        keys, {me: secure_sum.seal_counts(keys[me], counts, info=INFO) for me in ROWS}
+    )
     forged = total[:2] + b"\x01" + total[3:]
     assert_refused(lambda: open_total(keys[2], forged), "sum_mismatch")
 
@@ -234,7 +270,9 @@ def test_a_flipped_byte_of_a_check_word_is_refused(method: Method) -> None:
     total = total_of(keys)
     for i in range(len(total) - 16, len(total)):
         flipped = total[:i] + bytes([total[i] ^ 1]) + total[i + 1 :]
-        assert_refused(lambda flipped=flipped: open_total(keys[2], flipped), "sum_mismatch")
+        assert_refused(
+            lambda flipped=flipped: open_total(keys[2], flipped), "sum_mismatch"
+        )
 
 
 def test_a_word_out_of_range_is_refused() -> None:
@@ -266,7 +304,10 @@ def test_paillier_needs_its_keys() -> None:
     keys = keys_of("Paillier", ROWS)
     total = total_of(keys)
     assert_refused(
-        lambda: secure_sum.add("Paillier", {2: secure_sum.seal(keys[2], np.zeros(1), info=INFO)}), "payload"
+        lambda: secure_sum.add(
+            "Paillier", {2: secure_sum.seal(keys[2], np.zeros(1), info=INFO)}
+        ),
+        "payload",
     )
     for wrong in (None, private(256)):
         with pytest.raises(ProtocolViolation, match="private key"):
@@ -294,7 +335,9 @@ def test_a_missing_pair_key_is_refused() -> None:
     assert_refused(lambda: secure_sum.seal(keys, np.zeros(1), info=INFO), "sum_keys")
 
 
-@pytest.mark.parametrize("values", [np.zeros(0), np.zeros((2, 2)), np.array([np.nan]), np.array([8.1])])
+@pytest.mark.parametrize(
+    "values", [np.zeros(0), np.zeros((2, 2)), np.array([np.nan]), np.array([8.1])]
+)
 def test_a_vector_that_cannot_be_sealed_is_refused(values: NDArray[np.float64]) -> None:
     with pytest.raises(BadRequest):
         secure_sum.seal(keys_of("Mask", ROWS)[2], values, info=INFO)
@@ -305,14 +348,17 @@ def test_counts_must_be_integers() -> None:
         secure_sum.seal_counts(keys_of("Mask", ROWS)[2], np.zeros(3), info=INFO)
 
 
-# An altered total is refused -----------------------------------------------------------------------------------
+# An altered total is refused
+# -----------------------------------------------------------------------------------
 
 D = 9
 TAG_LOW, TAG_HIGH = D, D + 1
 
 
 def shifted(keys: dict[int, SumKeys], total: bytes, deltas: dict[int, int]) -> bytes:
-    """What the coordinator can do to a total it cannot read: add numbers to words of its choice."""
+    """What the coordinator can do to a total it cannot read: add numbers to words of
+    its choice.
+    """
     any_keys = next(iter(keys.values()))
     if any_keys.method == "Paillier":
         return _shifted_slots(any_keys, total, deltas)
@@ -326,22 +372,32 @@ def _shifted_slots(keys: SumKeys, total: bytes, deltas: dict[int, int]) -> bytes
     public = keys.public
     assert public is not None
     width, bits = paillier.key_bits(public) // 4, paillier.key_bits(public)
-    sealed = [int.from_bytes(total[i : i + width], "big") for i in range(HEADER, len(total), width)]
+    sealed = [
+        int.from_bytes(total[i : i + width], "big")
+        for i in range(HEADER, len(total), width)
+    ]
     plain = [0] * len(sealed)
     for position, delta in deltas.items():
-        number, slot = divmod(position, paillier.slots_per_plaintext(bits))
+        number, slot = divmod(position, packing.slots_per_plaintext(bits))
         plain[number] = (plain[number] + (delta << 64 * slot)) % public.n
-    product = paillier.add(public, [sealed, paillier.encrypt(public, plain, Obfuscators(public))])
-    return total[:HEADER] + b"".join(number.to_bytes(width, "big") for number in product)
+    product = paillier.add(
+        public, [sealed, paillier.encrypt(public, plain, Obfuscators(public))]
+    )
+    return total[:HEADER] + b"".join(
+        number.to_bytes(width, "big") for number in product
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("position", [0, 4, D - 1, TAG_LOW, TAG_HIGH])
 @pytest.mark.parametrize("delta", [1, -1, 2**32, -(2**32), 2**61 - 1, 1 - 2**61])
-def test_a_number_added_to_one_word_is_refused(method: Method, position: int, delta: int) -> None:
+def test_a_number_added_to_one_word_is_refused(
+    method: Method, position: int, delta: int
+) -> None:
     keys = keys_of(method, ROWS)
     assert_refused(
-        lambda: open_total(keys[2], shifted(keys, total_of(keys), {position: delta})), "sum_mismatch"
+        lambda: open_total(keys[2], shifted(keys, total_of(keys), {position: delta})),
+        "sum_mismatch",
     )
 
 
@@ -349,18 +405,28 @@ def test_a_number_added_to_one_word_is_refused(method: Method, position: int, de
 @pytest.mark.parametrize("position", [0, 4, D - 1])
 def test_a_number_added_to_a_count_is_refused(method: Method, position: int) -> None:
     keys = keys_of(method, ROWS)
-    total = add_up(keys, {me: secure_sum.seal_counts(keys[me], np.arange(D), info=INFO) for me in ROWS})
-    assert open_total(keys[2], shifted(keys, total, {})).tolist() == [3 * i for i in range(D)]
+    total = add_up(
+        keys,
+        {me: secure_sum.seal_counts(keys[me], np.arange(D), info=INFO) for me in ROWS},
+    )
+    assert open_total(keys[2], shifted(keys, total, {})).tolist() == [
+        3 * i for i in range(D)
+    ]
     for delta in (1, -1, 2**61 - 1, 2**31 - 1):
         forged = shifted(keys, total, {position: delta})
-        assert_refused(lambda forged=forged: open_total(keys[2], forged), "sum_mismatch")
+        assert_refused(
+            lambda forged=forged: open_total(keys[2], forged), "sum_mismatch"
+        )
 
 
 @pytest.mark.parametrize("method", METHODS)
 @few
 @given(
     deltas=st.dictionaries(
-        st.integers(0, D - 1), st.integers(-(2**63), 2**63).filter(bool), min_size=1, max_size=D
+        st.integers(0, D - 1),
+        st.integers(-(2**63), 2**63).filter(bool),
+        min_size=1,
+        max_size=D,
     ),
     tag_delta=st.integers(-(2**63), 2**63),
 )
@@ -374,10 +440,17 @@ def test_any_shift_of_values_is_refused_whatever_is_added_to_the_tag(
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("deltas", [{0: 5, 1: -5}, {0: 1, TAG_LOW: 1}, {3: -7, TAG_HIGH: 7}])
-def test_two_words_altered_against_each_other_are_refused(method: Method, deltas: dict[int, int]) -> None:
+@pytest.mark.parametrize(
+    "deltas", [{0: 5, 1: -5}, {0: 1, TAG_LOW: 1}, {3: -7, TAG_HIGH: 7}]
+)
+def test_two_words_altered_against_each_other_are_refused(
+    method: Method, deltas: dict[int, int]
+) -> None:
     keys = keys_of(method, ROWS)
-    assert_refused(lambda: open_total(keys[2], shifted(keys, total_of(keys), deltas)), "sum_mismatch")
+    assert_refused(
+        lambda: open_total(keys[2], shifted(keys, total_of(keys), deltas)),
+        "sum_mismatch",
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -389,13 +462,20 @@ def test_two_words_swapped_are_refused(method: Method, a: int, b: int) -> None:
     words = np.frombuffer(clear[HEADER:], dtype="<i8").tolist()
     total = clear if method == "None" else total_of(keys)
     deltas = {a: words[b] - words[a], b: words[a] - words[b]}
-    if method != "None" and TAG_LOW in (a, b):  # the tags of the clear sum are others: any difference will do
+    if method != "None" and TAG_LOW in (
+        a,
+        b,
+    ):  # the tags of the clear sum are others: any difference will do
         deltas = {a: 12345, b: -12345}
-    assert_refused(lambda: open_total(keys[2], shifted(keys, total, deltas)), "sum_mismatch")
+    assert_refused(
+        lambda: open_total(keys[2], shifted(keys, total, deltas)), "sum_mismatch"
+    )
 
 
 def _clear(keys: SumKeys, values: NDArray[np.float64]) -> bytes:
-    return secure_sum.seal(replace(keys, method="None", public=None, obfuscators=None), values, info=INFO)
+    return secure_sum.seal(
+        replace(keys, method="None", public=None, obfuscators=None), values, info=INFO
+    )
 
 
 def test_two_ciphertexts_swapped_are_refused() -> None:
@@ -414,32 +494,49 @@ def test_a_masked_total_with_two_words_exchanged_is_refused() -> None:
     keys = keys_of("Mask", ROWS)
     total = total_of(keys)
     swapped = (
-        total[:HEADER] + total[HEADER + 8 : HEADER + 16] + total[HEADER : HEADER + 8] + total[HEADER + 16 :]
+        total[:HEADER]
+        + total[HEADER + 8 : HEADER + 16]
+        + total[HEADER : HEADER + 8]
+        + total[HEADER + 16 :]
     )
     assert_refused(lambda: open_total(keys[2], swapped), "sum_mismatch")
 
 
-@pytest.mark.parametrize("factors", [(2, 0, 1), (0, 0, 2), (2, 2, 2), (-1, 1, 1), (0, 0, 0)])
-def test_another_combination_of_clear_contributions_is_refused(factors: tuple[int, int, int]) -> None:
-    """Method None shows words and tags; check words are set at will. Without the pad the tags would combine as well."""
+@pytest.mark.parametrize(
+    "factors", [(2, 0, 1), (0, 0, 2), (2, 2, 2), (-1, 1, 1), (0, 0, 0)]
+)
+def test_another_combination_of_clear_contributions_is_refused(
+    factors: tuple[int, int, int],
+) -> None:
+    """Method None shows words and tags; check words are set at will. Without the pad
+    the tags would combine as well.
+    """
     keys, values = keys_of("None", ROWS), vectors(ROWS, D)
     bodies = [
-        np.frombuffer(secure_sum.seal(keys[me], values[me] / 4, info=INFO)[HEADER:], dtype="<i8")
+        np.frombuffer(
+            secure_sum.seal(keys[me], values[me] / 4, info=INFO)[HEADER:], dtype="<i8"
+        )
         for me in ROWS
     ]
     combined = sum(factor * body for factor, body in zip(factors, bodies, strict=True))
     combined[-2:] = [sum(ROWS.values()), len(ROWS)]
     header = total_of(keys)[:HEADER]
-    assert_refused(lambda: open_total(keys[2], header + combined.astype("<i8").tobytes()), "sum_mismatch")
+    assert_refused(
+        lambda: open_total(keys[2], header + combined.astype("<i8").tobytes()),
+        "sum_mismatch",
+    )
 
 
 def test_a_single_clear_value_does_not_give_the_factors_away() -> None:
-    """With bare tags, a word of one would show r: here three hospitals' tags look unrelated."""
+    """With bare tags, a word of one would show r: here three hospitals' tags look
+    unrelated.
+    """
     keys = keys_of("None", dict.fromkeys(ROWS, 1))
     tags = set()
     for me in ROWS:
         words = np.frombuffer(
-            secure_sum.seal_counts(keys[me], np.array([1]), info=INFO)[HEADER:], dtype="<i8"
+            secure_sum.seal_counts(keys[me], np.array([1]), info=INFO)[HEADER:],
+            dtype="<i8",
         )
         tags.add(int(words[1]) + (int(words[2]) << 32))
     assert len(tags) == 3
@@ -448,9 +545,13 @@ def test_a_single_clear_value_does_not_give_the_factors_away() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_hospital_without_rows_takes_part(method: Method) -> None:
     keys = keys_of(method, {1: 0, 2: 3})
-    total = add_up(keys, {me: secure_sum.seal(keys[me], np.array([2.5]), info=INFO) for me in keys})
+    total = add_up(
+        keys, {me: secure_sum.seal(keys[me], np.array([2.5]), info=INFO) for me in keys}
+    )
     assert secure_sum.mean(keys[1], open_total(keys[1], total)).tolist() == [2.5]
-    assert_refused(lambda: open_total(keys[1], shifted(keys, total, {0: 1})), "sum_mismatch")
+    assert_refused(
+        lambda: open_total(keys[1], shifted(keys, total, {0: 1})), "sum_mismatch"
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -459,8 +560,13 @@ def test_tags_fit_up_to_half_a_billion_rows(method: Method, n_rows: int) -> None
     keys = keys_of(method, {1: 1, 2: n_rows - 1}, bound=1.0)
     values = np.array([1.0, -1.0])
     for info in (bytes([i]) for i in range(10)):  # ten tags, high and low halves
-        total = add_up(keys, {me: secure_sum.seal(keys[me], values, info=info) for me in keys})
-        assert secure_sum.mean(keys[1], open_total(keys[1], total, info)).tolist() == [1.0, -1.0]
+        total = add_up(
+            keys, {me: secure_sum.seal(keys[me], values, info=info) for me in keys}
+        )
+        assert secure_sum.mean(keys[1], open_total(keys[1], total, info)).tolist() == [
+            1.0,
+            -1.0,
+        ]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -474,15 +580,21 @@ def test_rows_that_leave_no_room_for_a_tag_are_refused(method: Method) -> None:
 
 
 @pytest.mark.parametrize("kind", list(secure_sum.SumKind))
-@pytest.mark.parametrize("rows", [{1: 2**20}, {1: 3, 2: 4}, dict.fromkeys(range(1, 8), 1)])
+@pytest.mark.parametrize(
+    "rows", [{1: 2**20}, {1: 3, 2: 4}, dict.fromkeys(range(1, 8), 1)]
+)
 def test_the_modulus_exceeds_every_difference_of_two_sums(
     kind: secure_sum.SumKind, rows: dict[int, int]
 ) -> None:
     keys = keys_of("Mask", rows)[1]
-    assert 2 * secure_sum._offset(keys, kind, secure_sum._total_weight(keys, kind)) < masks.TAG_MODULUS
+    assert (
+        2 * secure_sum._offset(keys, kind, secure_sum._total_weight(keys, kind))
+        < masks.TAG_MODULUS
+    )
 
 
-# What leaves a hospital is noise ------------------------------------------------------------------------------
+# What leaves a hospital is noise
+# ------------------------------------------------------------------------------
 
 
 def bits_of(data: bytes) -> NDArray[np.uint8]:
@@ -490,12 +602,15 @@ def bits_of(data: bytes) -> NDArray[np.uint8]:
 
 
 def test_one_ciphertext_opened_with_the_private_key_is_noise() -> None:
-    """The initiator has the private key and the order secret, and still sees one hospital's plaintext masked."""
+    """The initiator has the private key and the order secret, and still sees one
+    hospital's plaintext masked.
+    """
     keys, n = keys_of("Paillier", ROWS), private(512).public_key.n
     payload = secure_sum.seal(keys[3], np.zeros(7 * 200), info=INFO)
     body = payload[HEADER:]
     plain = paillier.decrypt(
-        private(512), [int.from_bytes(body[i : i + 128], "big") for i in range(0, len(body), 128)]
+        private(512),
+        [int.from_bytes(body[i : i + 128], "big") for i in range(0, len(body), 128)],
     )
     terms = secure_sum._terms(keys[3], kind=secure_sum.SumKind.MEAN, d=1400, info=INFO)
     group = secure_sum.masks.group_modulo(keys[3].group_key, 3, n, len(plain), terms)
@@ -514,13 +629,19 @@ def test_masked_words_are_noise() -> None:
 
 
 def test_the_coordinators_total_is_noise_too_under_masks() -> None:
-    assert abs(bits_of(total_of(keys_of("Mask", ROWS), d=10_000)[HEADER:]).mean() - 0.5) < 0.005
+    assert (
+        abs(bits_of(total_of(keys_of("Mask", ROWS), d=10_000)[HEADER:]).mean() - 0.5)
+        < 0.005
+    )
 
 
 def test_rounds_do_not_share_their_masks() -> None:
     keys = keys_of("Mask", ROWS)[3]
     payloads = {secure_sum.seal(keys, np.zeros(4), info=bytes([i])) for i in range(20)}
-    counts = {secure_sum.seal_counts(keys, np.zeros(4, int), info=bytes([i])) for i in range(20)}
+    counts = {
+        secure_sum.seal_counts(keys, np.zeros(4, int), info=bytes([i]))
+        for i in range(20)
+    }
     assert len({payload[HEADER:] for payload in payloads | counts}) == 40
 
 

@@ -1,12 +1,15 @@
-"""settings.toml: what is missing, unknown or of another kind is refused by name; secrets are for the owner alone."""
+"""settings.toml: what is missing, unknown or of another kind is refused by name;
+secrets are for the owner alone.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from agents.site.settings import Settings, load_settings
+from agents.site.settings import SiteSettings, load_settings
 from protocol.errors import BadRequest
 
 PRINT = "0123-4567-89ab-cdef-0123-4567-89ab-cdef"
@@ -20,7 +23,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def load(tmp_path: Path, text: str = LEAST) -> Settings:
+def load(tmp_path: Path, text: str = LEAST) -> SiteSettings:
     site = tmp_path / "north"
     site.mkdir(exist_ok=True)
     (site / "settings.toml").write_text(text, "utf-8")
@@ -31,32 +34,40 @@ def pin(user_id: int, fingerprint: str = PRINT) -> str:
     return f'[[partners]]\nuser_id = {user_id}\nname = "H{user_id}"\nfingerprint = "{fingerprint}"\n'
 
 
-def test_two_keys_are_enough_on_one_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_keys_are_enough_on_one_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CONSILIUM_API_PORT", "5001")
     settings = load(tmp_path)
     assert (settings.user_id, settings.name, settings.pool) == (2, "协和", "hospital-2")
     assert settings.coordinator_url == "http://127.0.0.1:5001"
-    assert settings.prefect_url == "http://127.0.0.1:4200/api"
+    assert settings.prefect_url == "http://127.0.0.1:5001/prefect/api"
     assert settings.state == tmp_path / "home" / "sites" / "north"
     assert settings.data_url == f"duckdb:///{settings.state}/hospital.duckdb"
-    assert settings.prefect_auth is None
 
 
 def test_the_state_is_for_the_owner_alone(tmp_path: Path) -> None:
     state = load(tmp_path).state
-    assert {folder.stat().st_mode & 0o777 for folder in (state, state / "data", state / "results")} == {0o700}
+    assert {
+        folder.stat().st_mode & 0o777
+        for folder in (state, state / "data", state / "results")
+    } == {0o700}
 
 
 def test_every_key_is_taken(tmp_path: Path) -> None:
     settings = load(
         tmp_path,
         LEAST
-        + f'coordinator_url = "https://c.example"\nprefect_url = "https://p.example/api"\ndata_url = "duckdb:////d"\n'
+        + f'coordinator_url = "https://c.example"\ninsecure = false\ndata_url = "duckdb:////d"\n'
         f'state = "{tmp_path}/elsewhere"\nca_file = "/ca.pem"\nproxy = "http://proxy:3128"\nmax_orders = 1\n'
         f"statement_timeout_seconds = 5\nmax_rows = 7\n{pin(3)}{pin(4)}",
     )
     assert settings.state == tmp_path / "elsewhere"
-    assert (settings.max_orders, settings.statement_timeout_seconds, settings.max_rows) == (1, 5, 7)
+    assert (
+        settings.max_orders,
+        settings.statement_timeout_seconds,
+        settings.max_rows,
+    ) == (1, 5, 7)
     assert sorted(settings.partners) == [3, 4]
     assert settings.partners[3].fingerprint == PRINT
 
@@ -75,7 +86,11 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
         (LEAST + "statement_timeout_seconds = 0", "statement_timeout_seconds"),
         (LEAST + 'coordinator_url = "c.example:5000"', "coordinator_url"),
         (LEAST + 'coordinator_url = "file:///etc/passwd"', "coordinator_url"),
-        (LEAST + 'prefect_url = "http://p.example:port"', "prefect_url"),
+        (LEAST + 'prefect_url = "https://p.example/api"', "prefect_url"),
+        (LEAST + 'prefect_auth = "consilium:abc"', "prefect_auth"),
+        (LEAST + 'coordinator_url = "http://c.example"', "coordinator_url"),
+        (LEAST + 'coordinator_url = "http://10.1.2.3:5000"', "coordinator_url"),
+        (LEAST + "insecure = 1", "insecure"),
         (LEAST + 'state = "/proc/nowhere"', "state"),
         ("user_id = ", "settings"),
         (LEAST + "[[partners]]\nuser_id = 3\n", "partners"),
@@ -110,7 +125,9 @@ def test_a_written_pin_does_not_replace_a_typed_one(tmp_path: Path) -> None:
         load(tmp_path, LEAST + pin(3))
 
 
-@pytest.mark.parametrize("text", ["partners = [", "partners = 3", '[partners]\nuser_id = "x"'])
+@pytest.mark.parametrize(
+    "text", ["partners = [", "partners = 3", '[partners]\nuser_id = "x"']
+)
 def test_damaged_written_pins(tmp_path: Path, text: str) -> None:
     (load(tmp_path).state / "partners.toml").write_text(text)
     with pytest.raises(BadRequest) as caught:
@@ -126,19 +143,48 @@ def write(path: Path, text: str, mode: int = 0o600) -> None:
 def test_a_secret_of_the_right_mode(tmp_path: Path) -> None:
     settings = load(tmp_path)
     write(settings.state / "token", "abc\n")
-    write(settings.state / "prefect_auth", "consilium:abc\n")
     assert settings.secret("token") == "abc"
-    assert settings.prefect_auth == "consilium:abc"
 
 
-@pytest.mark.parametrize("text", ["", " \n"])
-def test_an_empty_auth_string_is_not_none(tmp_path: Path, text: str) -> None:
-    """What a full disk has left of it must not make the agent call Prefect without one."""
+def test_prefect_is_asked_with_the_token(tmp_path: Path) -> None:
     settings = load(tmp_path)
-    write(settings.state / "prefect_auth", text)
-    with pytest.raises(BadRequest, match="remove it") as caught:
-        settings.environment()
+    write(settings.state / "token", "abc\n")
+    environment = settings.environment()
+    assert environment["PREFECT_API_URL"] == "http://127.0.0.1:5000/prefect/api"
+    assert json.loads(environment["PREFECT_CLIENT_CUSTOM_HEADERS"]) == {
+        "Authorization": "Bearer abc"
+    }
+    assert environment["PREFECT_LOGGING_TO_API_ENABLED"] == "false"
+    assert not [name for name in environment if "AUTH_STRING" in name]
+
+
+def test_an_earlier_versions_secret_is_not_left_lying_about(tmp_path: Path) -> None:
+    left = load(tmp_path).state / "prefect_auth"
+    write(left, "consilium:abc\n")
+    with pytest.raises(BadRequest, match=f"rm {left}") as caught:
+        load(tmp_path)
     assert caught.value.code == "prefect_auth"
+
+
+def test_a_key_that_is_gone_is_named_with_the_line_to_delete(tmp_path: Path) -> None:
+    text = LEAST + 'prefect_url = "https://p.example/api"\n'
+    with pytest.raises(BadRequest, match="Delete the line `prefect_url = "):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'coordinator_url = "https://c.example"',
+        'coordinator_url = "http://127.0.0.1:5000"',
+        'coordinator_url = "http://localhost:5000"',
+        'coordinator_url = "http://[::1]:5000"',
+        'coordinator_url = "http://c.example"\ninsecure = true',
+    ],
+)
+def test_an_address_that_may_be_used(tmp_path: Path, line: str) -> None:
+    settings = load(tmp_path, f"{LEAST}{line}\n")
+    assert settings.prefect_url == f"{settings.coordinator_url}/prefect/api"
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o610, 0o666])
@@ -167,7 +213,10 @@ def test_a_missing_secret_and_a_folder_in_its_place(tmp_path: Path) -> None:
 
 
 def test_passwords_are_in_no_repr(tmp_path: Path) -> None:
-    text = LEAST + 'data_url = "postgresql+psycopg://u:geheim@h/d"\nproxy = "http://u:geheim@proxy:1"'
+    text = (
+        LEAST
+        + 'data_url = "postgresql+psycopg://u:geheim@h/d"\nproxy = "http://u:geheim@proxy:1"'
+    )
     assert "geheim" not in repr(load(tmp_path, text))
 
 
@@ -183,4 +232,4 @@ def test_the_client_goes_where_it_is_told(tmp_path: Path) -> None:
     settings = load(tmp_path)
     with settings.client() as client, settings.client(settings.prefect_url) as other:
         assert str(client.base_url) == "http://127.0.0.1:5000"
-        assert str(other.base_url) == "http://127.0.0.1:4200/api/"
+        assert str(other.base_url) == "http://127.0.0.1:5000/prefect/api/"

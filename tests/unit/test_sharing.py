@@ -1,4 +1,6 @@
-"""Sharing by parts: triples, buckets, digests, adders and result shares. Whole expressions: tests/pooled."""
+"""Sharing by parts: triples, buckets, digests, adders and result shares. Whole
+expressions: tests/pooled.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ from hypothesis import strategies as st
 
 from protocol.errors import ProtocolViolation
 from protocol.shares import triples
+from protocol.shares.result import ResultShare, open_result
 from protocol.shares.ring import Ring, unpack
-from protocol.shares.sharing import SEED, ResultShare, Sharing, n_conjunctions, open_result, rings
+from protocol.shares.sharing import SEED, Sharing, n_conjunctions, rings
 from protocol.shares.triples import Buckets, linear_digest, uniform_order
 from protocol.sums.masks import Stream
 from tests.examples import few
@@ -31,12 +34,18 @@ def test_number_triples_are_products() -> None:
         correction = triples.number_correction(seeds, 4, ring=RING, count=7)
         dealt = [
             triples.number_triples(
-                s, 4, provider=p, ring=RING, count=7, correction=correction if p == max(seeds) else None
+                s,
+                4,
+                provider=p,
+                ring=RING,
+                count=7,
+                correction=correction if p == max(seeds) else None,
             )
             for p, s in seeds.items()
         ]
         a, b, c, check_a, check_c = (
-            reduce(RING.add, parts) for parts in zip(*(vars(d).values() for d in dealt), strict=True)
+            reduce(RING.add, parts)
+            for parts in zip(*(vars(d).values() for d in dealt), strict=True)
         )
         assert RING.decode(RING.multiply(a, b)) == RING.decode(c)
         assert RING.decode(RING.multiply(check_a, b)) == RING.decode(check_c)
@@ -46,10 +55,19 @@ def test_bit_triples_are_conjunctions() -> None:
     seeds = {7 + i: bytes([i]) * 32 for i in range(3)}
     correction = triples.bit_correction(seeds, 0, count=9)
     dealt = [
-        triples.bit_triples(s, 0, provider=p, count=9, correction=correction if p == max(seeds) else None)
+        triples.bit_triples(
+            s,
+            0,
+            provider=p,
+            count=9,
+            correction=correction if p == max(seeds) else None,
+        )
         for p, s in seeds.items()
     ]
-    a, b, c = (np.bitwise_xor.reduce(parts) for parts in zip(*(vars(d).values() for d in dealt), strict=True))
+    a, b, c = (
+        np.bitwise_xor.reduce(parts)
+        for parts in zip(*(vars(d).values() for d in dealt), strict=True)
+    )
     assert ((a & b) == c).all()
 
 
@@ -64,23 +82,31 @@ def test_triples_of_another_number_seed_or_provider_differ() -> None:
     ]
     assert len(set(drawn)) == 8
     parts = vars(
-        triples.number_triples(bytes(32), 0, provider=2, ring=RING, count=3, correction=None)
+        triples.number_triples(
+            bytes(32), 0, provider=2, ring=RING, count=3, correction=None
+        )
     ).values()
     assert len({part.tobytes() for part in parts}) == 5
 
 
 def log2_comb(n: int, k: int) -> float:
-    return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
+    return (
+        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    ) / math.log(2)
 
 
 @pytest.mark.parametrize("n_words", [1, 1023, 1024, 1025, 5000, 2**17, 2**19, 2**22])
 def test_false_words_pass_all_buckets_rarely_enough(n_words: int) -> None:
-    """For every number t of buckets of false words, below 2^-40; for many buckets at places spread over all."""
+    """For every number t of buckets of false words, below 2^-40; for many buckets at
+    places spread over all.
+    """
     buckets = Buckets.of(n_words)
     assert buckets.n_buckets >= n_words
     n, size, dealt = buckets.n_buckets, buckets.size, buckets.n_dealt
     places = (
-        range(1, n + 1) if n < 5001 else [*range(1, 200), *range(200, n, n // 500), *range(n - 200, n + 1)]
+        range(1, n + 1)
+        if n < 5001
+        else [*range(1, 200), *range(200, n, n // 500), *range(n - 200, n + 1)]
     )
     worst = max(log2_comb(n, t) - log2_comb(dealt, size * t) for t in places)
     assert worst <= -40
@@ -99,7 +125,13 @@ def digest(words: list[int]) -> int:
     return linear_digest(Stream(bytes(32), b"t", b""), np.array(words, dtype=np.uint64))
 
 
-@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)), min_size=1, max_size=80))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)),
+        min_size=1,
+        max_size=80,
+    )
+)
 def test_the_digest_is_linear(pairs: list[tuple[int, int]]) -> None:
     x, y = ([pair[i] for pair in pairs] for i in (0, 1))
     assert digest([p ^ q for p, q in pairs]) == digest(x) ^ digest(y)
@@ -119,10 +151,14 @@ def test_the_digest_sees_every_single_bit(n_words: int) -> None:
 
 
 def test_an_order_has_every_place_once_and_depends_on_the_stream() -> None:
-    orders = [uniform_order(Stream(bytes([key]) * 32, b"t", b""), 5000) for key in range(3)]
+    orders = [
+        uniform_order(Stream(bytes([key]) * 32, b"t", b""), 5000) for key in range(3)
+    ]
     assert all(sorted(order.tolist()) == list(range(5000)) for order in orders)
     assert (orders[0] != orders[1]).any()
-    firsts = [int(uniform_order(Stream(bytes([k]) * 32, b"t", b""), 4)[0]) for k in range(256)]
+    firsts = [
+        int(uniform_order(Stream(bytes([k]) * 32, b"t", b""), 4)[0]) for k in range(256)
+    ]
     assert min(np.bincount(firsts, minlength=4)) > 40
 
 
@@ -149,9 +185,14 @@ def test_places_with_equal_words_stand_in_an_order_of_their_own() -> None:
 
 
 def together(
-    n: int, bits: int, dealt: Callable[[dict[int, bytes]], list[bytes]], act: Callable[[Sharing, int], Any]
+    n: int,
+    bits: int,
+    dealt: Callable[[dict[int, bytes]], list[bytes]],
+    act: Callable[[Sharing, int], Any],
 ) -> list[Any]:
-    """What `act` gives at each of n providers; `dealt` makes the corrections of the seeds."""
+    """What `act` gives at each of n providers; `dealt` makes the corrections of the
+    seeds.
+    """
     providers = tuple(range(2, 2 + n))
     seeds = seeds_of(providers)
     corrections = dealt(seeds)
@@ -160,7 +201,9 @@ def together(
     hall = Hall(providers, messages)
 
     def run(me: int) -> Any:
-        sharing = Sharing(MadeKeys(me), hall.channel(me), providers=providers, bits=bits)
+        sharing = Sharing(
+            MadeKeys(me), hall.channel(me), providers=providers, bits=bits
+        )
         result = act(sharing, me)
         sharing.verify()
         return result
@@ -175,18 +218,37 @@ def together(
 def test_signs_of_sums(n: int, data: st.DataObject) -> None:
     width = data.draw(st.integers(2, 70))
     half = 2 ** (width - 1)
-    sums = [*data.draw(st.lists(st.integers(-half, half - 1), max_size=66)), -half, -1, 0, half - 1]
+    sums = [
+        *data.draw(st.lists(st.integers(-half, half - 1), max_size=66)),
+        -half,
+        -1,
+        0,
+        half - 1,
+    ]
     ring = rings(width)[0]
-    shares = [[data.draw(st.integers(-half, half - 1)) for _ in range(n - 1)] for _ in sums]
+    shares = [
+        [data.draw(st.integers(-half, half - 1)) for _ in range(n - 1)] for _ in sums
+    ]
     columns = [[row[i] for row in shares] for i in range(n - 1)]
     columns.append([s - sum(row) for s, row in zip(sums, shares, strict=True)])
     words = n_conjunctions(width, n) * -(-len(sums) // 64)
 
     def dealt(seeds: dict[int, bytes]) -> list[bytes]:
-        return [triples.bit_correction(seeds, 0, count=Buckets.of(words).n_dealt)] if n > 1 else []
+        return (
+            [triples.bit_correction(seeds, 0, count=Buckets.of(words).n_dealt)]
+            if n > 1
+            else []
+        )
 
-    bits = together(n, width, dealt, lambda s, me: s.is_negative(ring.encode(columns[me - 2]), width))
-    assert unpack(reduce(np.bitwise_xor, bits), len(sums)).tolist() == [s < 0 for s in sums]
+    bits = together(
+        n,
+        width,
+        dealt,
+        lambda s, me: s.is_negative(ring.encode(columns[me - 2]), width),
+    )
+    assert unpack(reduce(np.bitwise_xor, bits), len(sums)).tolist() == [
+        s < 0 for s in sums
+    ]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
@@ -195,16 +257,29 @@ def test_products_of_shares(n: int) -> None:
     x, y = [3, -(2**49), 2**49 - 1, 0, -1], [-7, 2**49, 2**49 - 1, 5, -1]
 
     def act(sharing: Sharing, me: int) -> Any:
-        own = [np.array(v, dtype=np.int64) if me == holder else None for v, holder in ((x, 2), (y, 1 + n))]
+        own = [
+            np.array(v, dtype=np.int64) if me == holder else None
+            for v, holder in ((x, 2), (y, 1 + n))
+        ]
         z = sharing.product(sharing.number(own[0], 5), sharing.number(own[1], 5))
         return sharing.product(z, sharing.constant(-1, 5)), sharing.total(z)
 
     shares = together(
-        n, 100, lambda s: [triples.number_correction(s, i, ring=checked, count=5) for i in (0, 1)], act
+        n,
+        100,
+        lambda s: [
+            triples.number_correction(s, i, ring=checked, count=5) for i in (0, 1)
+        ],
+        act,
     )
     expected = [p * q for p, q in zip(x, y, strict=True)]
-    assert numbers.decode(reduce(numbers.add, [z for z, _ in shares])) == [-e for e in expected]
-    assert sum(total for _, total in shares) % 2**numbers.bits == sum(expected) % 2**numbers.bits
+    assert numbers.decode(reduce(numbers.add, [z for z, _ in shares])) == [
+        -e for e in expected
+    ]
+    assert (
+        sum(total for _, total in shares) % 2**numbers.bits
+        == sum(expected) % 2**numbers.bits
+    )
 
 
 def test_an_opening_of_another_length_is_refused() -> None:
@@ -255,7 +330,9 @@ def test_shares_of_another_result_are_refused() -> None:
 
 @given(cut=st.integers(0, 60), more=st.binary(max_size=3))
 def test_malformed_shares_are_refused(cut: int, more: bytes) -> None:
-    data = ResultShare(3, RING.encode([1, 2]), np.zeros((1, 1), dtype=np.uint64)).encode()
+    data = ResultShare(
+        3, RING.encode([1, 2]), np.zeros((1, 1), dtype=np.uint64)
+    ).encode()
     wrong = data[:cut] + more
     if len(wrong) == len(data):
         return

@@ -1,4 +1,6 @@
-"""Which SQL passes: what hospitals really send, every trick that is known, and random SQL against a real table."""
+"""Which SQL passes: what hospitals really send, every trick that is known, and random
+SQL against a real table.
+"""
 
 from __future__ import annotations
 
@@ -35,20 +37,38 @@ SECRET = "Wagner-1947"
 
 
 def foreign(
-    text: str, dialect: str = "duckdb", *, unique_id: str = "id", label: str | None = "y"
+    text: str,
+    dialect: str = "duckdb",
+    *,
+    unique_id: str = "id",
+    label: str | None = "y",
 ) -> CheckedQuery:
     return check_sql(
-        text, policy=POLICY, requester=4, own_user_id=2, unique_id=unique_id, label=label, dialect=dialect
+        text,
+        policy=POLICY,
+        requester=4,
+        own_user_id=2,
+        unique_id=unique_id,
+        label=label,
+        dialect=dialect,
     )
 
 
 def own(text: str, dialect: str = "duckdb") -> CheckedQuery:
     return check_sql(
-        text, policy=POLICY, requester=2, own_user_id=2, unique_id="id", label="y", dialect=dialect
+        text,
+        policy=POLICY,
+        requester=2,
+        own_user_id=2,
+        unique_id="id",
+        label="y",
+        dialect=dialect,
     )
 
 
-def refusal(text: str, dialect: str = "duckdb", *, mine: bool = False) -> ConsiliumError:
+def refusal(
+    text: str, dialect: str = "duckdb", *, mine: bool = False
+) -> ConsiliumError:
     with pytest.raises((Refused, BadRequest)) as caught:
         own(text, dialect) if mine else foreign(text, dialect)
     assert caught.value.remedy
@@ -66,7 +86,10 @@ def refusal(text: str, dialect: str = "duckdb", *, mine: bool = False) -> Consil
     [
         ("SELECT * FROM data.t;", 'SELECT * FROM "data"."t"'),
         ("select\n*\tfrom\r\nDATA.T ; ;", 'SELECT * FROM "data"."t"'),
-        ("SELECT x1, t.x2, data.t.x3 FROM data.t", 'SELECT "x1", "x2", "x3" FROM "data"."t"'),
+        (
+            "SELECT x1, t.x2, data.t.x3 FROM data.t",
+            'SELECT "x1", "x2", "x3" FROM "data"."t"',
+        ),
         ("SELECT * FROM data.narrow", 'SELECT "id", "y", "X1" FROM "data"."narrow"'),
         ("SELECT x1 FROM data.narrow", 'SELECT "X1" FROM "data"."narrow"'),
         ("SELECT * FROM bare", 'SELECT * FROM "bare"'),
@@ -96,21 +119,48 @@ def test_plain_queries_are_written_anew(text: str, written: str, dialect: str) -
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize(
     "test",
-    ["age NOT IN (1)", "age NOT BETWEEN 1 AND 2", "age IS NOT NULL", "sex NOT LIKE 'a%'", "NOT age = 1"],
+    [
+        "age NOT IN (1)",
+        "age NOT BETWEEN 1 AND 2",
+        "age IS NOT NULL",
+        "sex NOT LIKE 'a%'",
+        "NOT age = 1",
+    ],
 )
 def test_a_negation_is_never_lost(test: str, dialect: str) -> None:
     assert "(NOT (" in foreign(f"SELECT * FROM data.t WHERE {test}", dialect).sql
 
 
+def test_a_text_that_is_checked_again_is_as_it_was_sent() -> None:
+    """Each step of an order checks it anew, whoever was asked in between."""
+    text = "SELECT x1, y FROM data.t WHERE age > 40"
+    first = foreign(text)
+    assert own(text).sql != first.sql
+    assert foreign(text, "mysql").sql != first.sql
+    assert foreign(text) == first
+
+
 def test_quoting_folds_as_the_database_folds() -> None:
-    assert foreign('SELECT "X1" FROM "data"."t"', "postgres").sql == 'SELECT "X1" FROM "data"."t"'
-    assert foreign("SELECT X1 FROM data.t", "postgres").sql == 'SELECT "x1" FROM "data"."t"'
-    assert foreign("SELECT `x1` FROM `data`.`t`", "mysql").sql == "SELECT `x1` FROM `data`.`t`"
+    assert (
+        foreign('SELECT "X1" FROM "data"."t"', "postgres").sql
+        == 'SELECT "X1" FROM "data"."t"'
+    )
+    assert (
+        foreign("SELECT X1 FROM data.t", "postgres").sql
+        == 'SELECT "x1" FROM "data"."t"'
+    )
+    assert (
+        foreign("SELECT `x1` FROM `data`.`t`", "mysql").sql
+        == "SELECT `x1` FROM `data`.`t`"
+    )
     assert foreign('SELECT "a""b" FROM data.t').sql == 'SELECT "a""b" FROM "data"."t"'
 
 
 ONE_PATIENT = [
-    (f"SELECT CASE WHEN id = {SECRET[-4:]} THEN x0 ELSE 0 END FROM data.t", "select_list"),
+    (
+        f"SELECT CASE WHEN id = {SECRET[-4:]} THEN x0 ELSE 0 END FROM data.t",
+        "select_list",
+    ),
     ("SELECT * FROM data.t WHERE NOT (id = 447 AND y = 1)", "filter_columns"),
     ("SELECT * FROM data.t WHERE id = 447", "filter_columns"),
     ("SELECT * FROM data.t WHERE ID = 447", "filter_columns"),
@@ -192,13 +242,17 @@ ONE_PATIENT = [
 ]
 
 
-@pytest.mark.parametrize(("text", "rule"), ONE_PATIENT, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    ("text", "rule"), ONE_PATIENT, ids=lambda value: str(value)[:60]
+)
 def test_what_could_single_out_a_patient_is_refused(text: str, rule: str) -> None:
     assert refusal(text).code == rule
 
 
 @pytest.mark.parametrize("dialect", ["postgres", "mysql"])
-@pytest.mark.parametrize("text", [text for text, _ in ONE_PATIENT], ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    "text", [text for text, _ in ONE_PATIENT], ids=lambda value: str(value)[:60]
+)
 def test_the_same_is_refused_in_other_dialects(text: str, dialect: str) -> None:
     refusal(text, dialect)
 
@@ -268,7 +322,9 @@ def test_another_unique_id_would_hide_small_differences() -> None:
 
 
 def test_the_orders_label_is_closed_even_when_the_policy_opens_it() -> None:
-    assert foreign("SELECT * FROM data.t WHERE y = 1", label="z").sql.endswith('("y" = 1)')
+    assert foreign("SELECT * FROM data.t WHERE y = 1", label="z").sql.endswith(
+        '("y" = 1)'
+    )
     with pytest.raises(Refused):
         foreign("SELECT * FROM data.t WHERE Y = 1", label="y")
 
@@ -402,7 +458,9 @@ def test_tables_off_the_policy_are_refused_for_the_own_user_too(text: str) -> No
         "SELECT * FROM data.t WHERE x1 = ?",
     ],
 )
-def test_statements_other_than_select_are_refused_for_the_own_user_too(text: str) -> None:
+def test_statements_other_than_select_are_refused_for_the_own_user_too(
+    text: str,
+) -> None:
     for dialect in DIALECTS:
         refusal(text, dialect, mine=True)
 
@@ -416,18 +474,35 @@ WITH JOIN USING ON count(*) lower(sex) -- /* */ # $$ :: || @ ? :a E'x' DATE '202
 ｉd İ ſ FOR UPDATE INTO VALUES TABLESAMPLE read_csv('x') rowid OFFSET QUALIFY OVER FILTER \
 """
 WORDS = st.sampled_from([*VOCABULARY.split(), "\x00", "\u00a0"])
-CONSTANTS = st.sampled_from(["1", "-3", "2.5", "'f'", "'O''B'", "TRUE", "DATE '2020-01-01'", "0", "40"])
+CONSTANTS = st.sampled_from(
+    ["1", "-3", "2.5", "'f'", "'O''B'", "TRUE", "DATE '2020-01-01'", "0", "40"]
+)
 COLUMNS = st.sampled_from(["age", "sex", "AGE", '"sex"', "t.age", "data.t.sex"])
 TESTS = st.one_of(
     st.builds(
-        "{} {} {}".format, COLUMNS, st.sampled_from(["=", "<>", "!=", "<", "<=", ">", ">="]), CONSTANTS
+        "{} {} {}".format,
+        COLUMNS,
+        st.sampled_from(["=", "<>", "!=", "<", "<=", ">", ">="]),
+        CONSTANTS,
     ),
-    st.builds("{} {} ({}, {})".format, COLUMNS, st.sampled_from(["IN", "NOT IN"]), CONSTANTS, CONSTANTS),
     st.builds(
-        "{} {} {} AND {}".format, COLUMNS, st.sampled_from(["BETWEEN", "NOT BETWEEN"]), CONSTANTS, CONSTANTS
+        "{} {} ({}, {})".format,
+        COLUMNS,
+        st.sampled_from(["IN", "NOT IN"]),
+        CONSTANTS,
+        CONSTANTS,
     ),
     st.builds(
-        "{} {}".format, COLUMNS, st.sampled_from(["IS NULL", "IS NOT NULL", "LIKE 'f%'", "NOT LIKE '_'"])
+        "{} {} {} AND {}".format,
+        COLUMNS,
+        st.sampled_from(["BETWEEN", "NOT BETWEEN"]),
+        CONSTANTS,
+        CONSTANTS,
+    ),
+    st.builds(
+        "{} {}".format,
+        COLUMNS,
+        st.sampled_from(["IS NULL", "IS NOT NULL", "LIKE 'f%'", "NOT LIKE '_'"]),
     ),
 )
 CONDITIONS = st.recursive(
@@ -454,20 +529,29 @@ def table() -> Iterator[duckdb.DuckDBPyConnection]:
     connection.close()
 
 
-def assert_rows_of_the_table(connection: duckdb.DuckDBPyConnection, query: CheckedQuery) -> None:
-    """Each row that the query gives is a row of the table, as often as there, with the very same values."""
+def assert_rows_of_the_table(
+    connection: duckdb.DuckDBPyConnection, query: CheckedQuery
+) -> None:
+    """Each row that the query gives is a row of the table, as often as there, with the
+    very same values.
+    """
     try:
         answer = connection.execute(query.sql)
         names = [column[0] for column in answer.description]
         rows = Counter(answer.fetchall())
     except duckdb.Error:
         return  # such as a comparison of text with a number: no rows at all
-    whole = connection.execute("SELECT " + ", ".join(f'"{name}"' for name in names) + " FROM data.t")
+    whole = connection.execute(
+        "SELECT " + ", ".join(f'"{name}"' for name in names) + " FROM data.t"
+    )
     assert {name.lower() for name in names} <= {"id", "y", "x1", "age", "sex"}
     assert rows <= Counter(whole.fetchall())
 
 
-@given(words=st.lists(WORDS, max_size=14), head=st.sampled_from(["", "SELECT * FROM data.t ", "SELECT "]))
+@given(
+    words=st.lists(WORDS, max_size=14),
+    head=st.sampled_from(["", "SELECT * FROM data.t ", "SELECT "]),
+)
 def test_words_at_random_give_an_answer_or_a_refusal(
     words: list[str], head: str, table: duckdb.DuckDBPyConnection
 ) -> None:
@@ -500,11 +584,15 @@ def test_an_accepted_filter_means_what_was_written(
         expected = table.execute(text).fetchall()
     except duckdb.Error:
         return
-    assert sorted(map(repr, table.execute(query.sql).fetchall())) == sorted(map(repr, expected))
+    assert sorted(map(repr, table.execute(query.sql).fetchall())) == sorted(
+        map(repr, expected)
+    )
 
 
 @given(text=st.text(max_size=20))
-def test_a_text_constant_stays_one_constant(text: str, table: duckdb.DuckDBPyConnection) -> None:
+def test_a_text_constant_stays_one_constant(
+    text: str, table: duckdb.DuckDBPyConnection
+) -> None:
     quoted = "'" + text.replace("'", "''") + "'"
     try:
         query = foreign(f"SELECT x1 FROM data.t WHERE sex = {quoted} OR sex = 'f'")

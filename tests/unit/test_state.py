@@ -1,4 +1,6 @@
-"""The coordinator's files: what is empty or damaged is refused with what to do, and a lost store is no first start."""
+"""The coordinator's files: what is empty or damaged is refused with what to do, and a
+lost store is no first start.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from api.settings import Settings, load_settings
+from api.settings import CoordinatorSettings, load_settings
 from api.store import Store
 from deployments import coordinator, server, serving, state
 from deployments.local import command as command_module
@@ -31,7 +33,7 @@ POSTGRES = "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CoordinatorSettings:
     monkeypatch.setenv("CONSILIUM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("CONSILIUM_API_PORT", str(free_port()))
     monkeypatch.setenv("CONSILIUM_PREFECT_PORT", str(free_port()))
@@ -41,17 +43,17 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 @pytest.fixture
-def started(settings: Settings) -> Settings:
+def started(settings: CoordinatorSettings) -> CoordinatorSettings:
     """A home in which a coordinator has run."""
     coordinator.make_ready(settings)
     return settings
 
 
-def store_of(settings: Settings) -> Path:
+def store_of(settings: CoordinatorSettings) -> Path:
     return settings.folder / "store.sqlite"
 
 
-def set_store(settings: Settings, content: bytes | None) -> None:
+def set_store(settings: CoordinatorSettings, content: bytes | None) -> None:
     """The store with other bytes, or gone; with the files that SQLite keeps beside it."""
     for path in settings.folder.glob("store.sqlite*"):
         path.unlink()
@@ -63,9 +65,12 @@ def set_store(settings: Settings, content: bytes | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", " \n", "consilium", "consilium:", ":password", "a:b\nc", "\xb1:\xb1", "a:\0"]
+    "text",
+    ["", " \n", "consilium", "consilium:", ":password", "a:b\nc", "\xb1:\xb1", "a:\0"],
 )
-def test_prefect_is_never_started_without_a_password(started: Settings, text: str) -> None:
+def test_prefect_is_never_started_without_a_password(
+    started: CoordinatorSettings, text: str
+) -> None:
     path = started.folder / "prefect_auth"
     path.write_bytes(text.encode("latin-1"))
     for use in (state.prefect_auth, state.make_prefect_auth, coordinator.make_ready):
@@ -77,7 +82,9 @@ def test_prefect_is_never_started_without_a_password(started: Settings, text: st
 
 @pytest.mark.parametrize("name", ["page_key", "token"])
 @pytest.mark.parametrize("text", ["", "\n", "\xff\xfe"])
-def test_a_secret_that_is_none_is_not_replaced_silently(started: Settings, name: str, text: str) -> None:
+def test_a_secret_that_is_none_is_not_replaced_silently(
+    started: CoordinatorSettings, name: str, text: str
+) -> None:
     path = started.folder / name
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(Conflict, match="Remove it") as caught:
@@ -88,7 +95,7 @@ def test_a_secret_that_is_none_is_not_replaced_silently(started: Settings, name:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_page_key_cut_short(started: Settings) -> None:
+def test_a_page_key_cut_short(started: CoordinatorSettings) -> None:
     path = started.folder / "page_key"
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(Conflict, match="empty or damaged"):
@@ -108,7 +115,7 @@ def test_a_written_secret_replaces_a_readable_one(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def up(settings: Settings) -> Settings:
+def up(settings: CoordinatorSettings) -> CoordinatorSettings:
     """A home of `./run up`, whose hospitals' data are of no matter here."""
     prepare(settings, n_hospitals=1)
     return settings
@@ -130,14 +137,18 @@ def up(settings: Settings) -> Settings:
         "[" * 9999,
     ],
 )
-def test_damaged_tokens_are_not_replaced(up: Settings, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_tokens_are_not_replaced(
+    up: CoordinatorSettings, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     state.tokens_path(up).write_bytes(text.encode("latin-1"))
     assert command_module.main(["up", "--hospitals", "1"]) == ExitCode.NOT_READY
     assert "remove it" in one_line(capsys)
     assert state.tokens_path(up).read_bytes() == text.encode("latin-1")
 
 
-def test_tokens_that_lack_a_hospital_are_damaged_and_can_be_made_anew(up: Settings) -> None:
+def test_tokens_that_lack_a_hospital_are_damaged_and_can_be_made_anew(
+    up: CoordinatorSettings,
+) -> None:
     tokens = state.read_tokens(up)
     assert set(tokens) == {"operator", "2"}
     state.write_tokens(up, {"operator": tokens["operator"]})
@@ -147,14 +158,17 @@ def test_tokens_that_lack_a_hospital_are_damaged_and_can_be_made_anew(up: Settin
     state.tokens_path(up).unlink()
     prepare(up, n_hospitals=1)
     made, store = state.read_tokens(up), state.open_store(up)
-    assert [getattr(store.hospitals.caller(token), "user_id", 0) for token in (made["2"], tokens["2"])] == [
+    assert [
+        getattr(store.hospitals.caller(token), "user_id", 0)
+        for token in (made["2"], tokens["2"])
+    ] == [
         2,
         2,
     ]
     store.close()
 
 
-def test_a_home_of_an_earlier_version_starts_as_before(up: Settings) -> None:
+def test_a_home_of_an_earlier_version_starts_as_before(up: CoordinatorSettings) -> None:
     """It has no mark and no checksum, and a hospital more is welcome."""
     (up.folder / "store_made").unlink()
     identity = next(up.home.glob("sites/*/vault/identity.json"))
@@ -172,8 +186,12 @@ def test_a_home_of_an_earlier_version_starts_as_before(up: Settings) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b""], ids=["missing", "empty"])
-@pytest.mark.parametrize("left", ["store_made", "token", "page_key", "rounds", "../tokens.json"])
-def test_a_lost_store_is_not_begun_anew(settings: Settings, left: str, content: bytes | None) -> None:
+@pytest.mark.parametrize(
+    "left", ["store_made", "token", "page_key", "rounds", "../tokens.json"]
+)
+def test_a_lost_store_is_not_begun_anew(
+    settings: CoordinatorSettings, left: str, content: bytes | None
+) -> None:
     settings.folder.mkdir(parents=True)
     if content is not None:
         store_of(settings).write_bytes(content)
@@ -184,18 +202,22 @@ def test_a_lost_store_is_not_begun_anew(settings: Settings, left: str, content: 
     assert store_of(settings).exists() == (content is not None)
 
 
-def test_the_store_is_for_its_owner_alone(started: Settings) -> None:
+def test_the_store_is_for_its_owner_alone(started: CoordinatorSettings) -> None:
     assert store_of(started).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_first_start_that_had_no_store_yet_goes_on(settings: Settings) -> None:
+def test_a_first_start_that_had_no_store_yet_goes_on(
+    settings: CoordinatorSettings,
+) -> None:
     state.make_prefect_auth(settings)
     store_of(settings).write_bytes(b"")
     state.open_store(settings).close()
     assert (settings.folder / "store_made").exists()
 
 
-def test_the_operator_may_begin_anew(started: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_operator_may_begin_anew(
+    started: CoordinatorSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
     set_store(started, None)
     for command in (["start"], ["api"]):
         assert server.main(command) == ExitCode.NOT_READY
@@ -218,9 +240,13 @@ def noise(whole: bytes) -> bytes:
     return random.Random(5).randbytes(len(whole))
 
 
-@pytest.mark.parametrize("damage", [half, noise, lambda whole: whole[:700], lambda _: b"restored by hand\n"])
+@pytest.mark.parametrize(
+    "damage", [half, noise, lambda whole: whole[:700], lambda _: b"restored by hand\n"]
+)
 def test_a_damaged_store_is_a_sentence(
-    started: Settings, damage: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
+    started: CoordinatorSettings,
+    damage: Callable[[bytes], bytes],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with sa.create_engine(started.store_url).connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -233,7 +259,7 @@ def test_a_damaged_store_is_a_sentence(
     assert store_of(started).read_bytes() == damaged
 
 
-def test_a_store_of_a_later_version_is_a_sentence(started: Settings) -> None:
+def test_a_store_of_a_later_version_is_a_sentence(started: CoordinatorSettings) -> None:
     engine = sa.create_engine(started.store_url)
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
@@ -244,14 +270,14 @@ def test_a_store_of_a_later_version_is_a_sentence(started: Settings) -> None:
 
 
 @pytest.mark.parametrize("url", ["nonsense", "oracle9://a:geheim@h/d", ""])
-def test_an_address_of_no_database(settings: Settings, url: str) -> None:
+def test_an_address_of_no_database(settings: CoordinatorSettings, url: str) -> None:
     with pytest.raises(BadRequest) as caught:
         state.open_store(replace(settings, store_url=url))
     assert caught.value.code == "CONSILIUM_STORE_URL"
     assert "geheim" not in str(caught.value)
 
 
-def test_a_database_that_is_away_may_come_back(settings: Settings) -> None:
+def test_a_database_that_is_away_may_come_back(settings: CoordinatorSettings) -> None:
     url = f"postgresql+psycopg://u:geheim@127.0.0.1:{free_port()}/d"
     with pytest.raises(Unavailable) as caught:
         state.open_store(replace(settings, store_url=url))
@@ -274,7 +300,9 @@ def empty_postgresql() -> Iterator[str]:
     engine.dispose()
 
 
-def test_an_empty_postgresql_is_a_lost_store_too(started: Settings, empty_postgresql: str) -> None:
+def test_an_empty_postgresql_is_a_lost_store_too(
+    started: CoordinatorSettings, empty_postgresql: str
+) -> None:
     elsewhere = replace(started, store_url=empty_postgresql)
     with pytest.raises(Conflict, match="new-store"):
         state.open_store(elsewhere)
@@ -297,10 +325,12 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize("name", ["CONSILIUM_API_PORT", "CONSILIUM_PREFECT_PORT"])
 @pytest.mark.parametrize("port", ["70000", "65536", "0", "-1", "http"])
 @pytest.mark.parametrize(
-    "main", [lambda: server.main([]), lambda: command_module.main(["up"])], ids=["server", "up"]
+    "main",
+    [lambda: server.main([]), lambda: command_module.main(["up"])],
+    ids=["server", "up"],
 )
 def test_a_port_that_is_none(
-    settings: Settings,
+    settings: CoordinatorSettings,
     main: Callable[[], int],
     name: str,
     port: str,
@@ -313,10 +343,12 @@ def test_a_port_that_is_none(
 
 
 @pytest.mark.parametrize(
-    "main", [lambda: server.main([]), lambda: command_module.main(["up"])], ids=["server", "up"]
+    "main",
+    [lambda: server.main([]), lambda: command_module.main(["up"])],
+    ids=["server", "up"],
 )
 def test_one_port_for_two(
-    settings: Settings,
+    settings: CoordinatorSettings,
     main: Callable[[], int],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -328,10 +360,12 @@ def test_one_port_for_two(
 
 @pytest.mark.parametrize("name", ["CONSILIUM_API_PORT", "CONSILIUM_PREFECT_PORT"])
 @pytest.mark.parametrize(
-    "main", [lambda: server.main([]), lambda: command_module.main(["up"])], ids=["server", "up"]
+    "main",
+    [lambda: server.main([]), lambda: command_module.main(["up"])],
+    ids=["server", "up"],
 )
 def test_a_port_that_is_taken(
-    settings: Settings,
+    settings: CoordinatorSettings,
     main: Callable[[], int],
     name: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -345,11 +379,57 @@ def test_a_port_that_is_taken(
     assert f"is taken. Set {name}" in one_line(capsys)
 
 
-def test_a_prefect_elsewhere_is_an_address(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefect_elsewhere_is_an_address(
+    settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CONSILIUM_PREFECT_URL", "prefect.example.org")
     with pytest.raises(BadRequest) as caught:
         load_settings()
     assert caught.value.code == "CONSILIUM_PREFECT_URL"
+
+
+@pytest.mark.parametrize(
+    ("url", "is_taken"),
+    [
+        ("https://prefect.example.org/api", True),
+        ("http://127.0.0.1:4200/api", True),
+        ("http://[::1]:4200/api", True),
+        ("http://prefect.example.org/api", False),
+        ("http://10.0.0.1:4200/api", False),
+        ("http://[::1/api", False),
+        ("https:///api", False),
+    ],
+)
+def test_prefects_string_never_travels_readably(
+    settings: CoordinatorSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
+    is_taken: bool,
+) -> None:
+    monkeypatch.setenv("CONSILIUM_PREFECT_URL", url)
+    if is_taken:
+        assert load_settings().prefect_url == url
+        return
+    with pytest.raises(BadRequest) as caught:
+        load_settings()
+    assert caught.value.code == "CONSILIUM_PREFECT_URL"
+
+
+def test_prefects_string_of_an_earlier_version_is_taken_from_the_sites(
+    up: CoordinatorSettings,
+) -> None:
+    """Otherwise none of their agents would start."""
+    left = next((up.home / "sites").iterdir()) / "prefect_auth"
+    left.write_text("consilium:abc")
+    prepare(up, n_hospitals=1)
+    assert not left.exists()
+
+
+def test_prefect_listens_on_this_machine_alone(settings: CoordinatorSettings) -> None:
+    everywhere = replace(settings, host="0.0.0.0")
+    prefect, *_ = coordinator.parts_of_coordinator(everywhere, expected=0)
+    where = prefect.argv.index("--host") + 1
+    assert prefect.argv[where] == "127.0.0.1"
 
 
 def test_a_home_that_cannot_be_written(
@@ -372,13 +452,17 @@ def test_a_part_that_needs_a_person_is_not_started_again(tmp_path: Path) -> None
         finally:
             await parts.stop()
 
-    with pytest.raises(Conflict, match=r"api cannot run\. Its file is empty\. Restore it\."):
+    with pytest.raises(
+        Conflict, match=r"api cannot run\. Its file is empty\. Restore it\."
+    ):
         asyncio.run(keep())
     assert part.log.read_text().count("Restore it") == 1
 
 
 @pytest.mark.parametrize("name", ["vault/identity.json", "prefect_auth"])
-def test_an_agent_that_needs_a_person_says_so_once(up: Settings, name: str) -> None:
+def test_an_agent_that_needs_a_person_says_so_once(
+    up: CoordinatorSettings, name: str
+) -> None:
     site = next((up.home / "sites").iterdir())
     (site / name).write_bytes(b"")
     command = [
@@ -389,7 +473,9 @@ def test_an_agent_that_needs_a_person_says_so_once(up: Settings, name: str) -> N
         "--site",
         str(ROOT / "deployments" / "sites" / site.name),
     ]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert ended.returncode == ExitCode.NOT_READY
     assert str(site / name) in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr

@@ -1,4 +1,6 @@
-"""The timeline knows every part that an order can have, and what Prefect's record says of each."""
+"""The timeline knows every part that an order can have, and what Prefect's record says
+of each.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +22,28 @@ START = datetime(2026, 11, 20, 8, tzinfo=UTC)
 
 
 def steps(*, in_rounds: bool) -> set[str]:
-    """The names given to @step, with a second argument where the part belongs to a round."""
+    """The names given to @step, with a second argument where the part belongs to a
+    round.
+    """
     found = set()
     for path in TASKS.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             is_step = (
-                isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "step"
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id == "step"
             )
             if is_step and (len(node.args) > 1) == in_rounds:
                 found.add(ast.literal_eval(node.args[0]))
     return found
 
 
-@pytest.mark.parametrize(("in_rounds", "parts"), [(True, ROUND_PARTS), (False, ORDER_PARTS)])
-def test_no_part_is_left_out_and_none_invented(in_rounds: bool, parts: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("in_rounds", "parts"), [(True, ROUND_PARTS), (False, ORDER_PARTS)]
+)
+def test_no_part_is_left_out_and_none_invented(
+    in_rounds: bool, parts: tuple[str, ...]
+) -> None:
     assert steps(in_rounds=in_rounds) == set(parts)
 
 
@@ -51,10 +61,18 @@ def at(seconds: float | None) -> datetime | None:
 
 
 def flow_run(*tags: str, ended: float | None = None) -> FlowRun:
-    return FlowRun(id=uuid4(), flow_id=uuid4(), tags=["order-7", *tags], start_time=START, end_time=at(ended))
+    return FlowRun(
+        id=uuid4(),
+        flow_id=uuid4(),
+        tags=["order-7", *tags],
+        start_time=START,
+        end_time=at(ended),
+    )
 
 
-def task_run(run: UUID, name: str, began: float, ended: float | None, state: str = "COMPLETED") -> TaskRun:
+def task_run(
+    run: UUID, name: str, began: float, ended: float | None, state: str = "COMPLETED"
+) -> TaskRun:
     return TaskRun(
         id=uuid4(),
         flow_run_id=run,
@@ -109,18 +127,25 @@ def test_a_part_that_was_cut_off_ends_where_its_flow_went_on() -> None:
 
 def test_a_part_that_was_cut_off_at_last_ends_with_its_flow() -> None:
     run = flow_run("hospital-2", ended=7)
-    assert told([task_run(run.id, "approval", 1, None)], [run]) == [(2, "approval", 1, 7, "crashed")]
+    assert told([task_run(run.id, "approval", 1, None)], [run]) == [
+        (2, "approval", 1, 7, "crashed")
+    ]
 
 
 def test_a_part_whose_end_is_only_not_written_yet_is_not_cut_off() -> None:
     run = flow_run("hospital-2", ended=7)
-    tasks = [task_run(run.id, "key agreement", 1, None), task_run(run.id, "save model", 5, 6)]
+    tasks = [
+        task_run(run.id, "key agreement", 1, None),
+        task_run(run.id, "save model", 5, 6),
+    ]
     assert told(tasks, [run], now=8)[0] == (2, "key agreement", 1, None, "running")
 
 
 def test_a_part_that_runs_has_no_end() -> None:
     run = flow_run("hospital-2")
-    assert told([task_run(run.id, "approval", 1, None)], [run]) == [(2, "approval", 1, None, "running")]
+    assert told([task_run(run.id, "approval", 1, None)], [run]) == [
+        (2, "approval", 1, None, "running")
+    ]
 
 
 def test_the_picture_has_a_lane_for_each_and_its_bars_where_they_were() -> None:
@@ -129,7 +154,9 @@ def test_the_picture_has_a_lane_for_each_and_its_bars_where_they_were() -> None:
     assert options["yAxis"]["data"] == ["b", "a"]
     gaps, bars = options["series"][0::2], options["series"][1::2]
     assert [gap["data"] for gap in gaps] == [[0, 1], [3, 0.0]]
-    assert [[bar and (bar["name"], bar["value"]) for bar in one["data"]] for one in bars] == [
+    assert [
+        [bar and (bar["name"], bar["value"]) for bar in one["data"]] for one in bars
+    ] == [
         [("x", 2), ("y", 0.5)],
         [("y", 1), None],
     ]

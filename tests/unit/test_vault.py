@@ -1,4 +1,6 @@
-"""The vault: private, whole after a crash, and what is made once is made by one process only."""
+"""The vault: private, whole after a crash, and what is made once is made by one process
+only.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,16 @@ def test_everything_new_is_for_the_owner_alone(vault: Vault, tmp_path: Path) -> 
     vault.save_model(1, {"a": 1})
     order = vault.order(7)
     order.once("ephemeral", lambda: b"k")
-    folders = [vault.folder.parent, vault.folder, vault.folder / "models", order.folder.parent, order.folder]
-    assert [mode(folder) for folder in [*folders, order.outbox, vault.cohorts]] == [0o700] * 7
+    folders = [
+        vault.folder.parent,
+        vault.folder,
+        vault.folder / "models",
+        order.folder.parent,
+        order.folder,
+    ]
+    assert [mode(folder) for folder in [*folders, order.outbox, vault.cohorts]] == [
+        0o700
+    ] * 7
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == 3
     assert {mode(path) for path in files} == {0o600}
@@ -57,7 +67,8 @@ def test_the_identity_is_made_once(vault: Vault) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "7", '{"sign_key": "ab"}', '{"sign_key": "ab", "open_key": 5}']
+    "text",
+    ["", "{", "[]", "7", '{"sign_key": "ab"}', '{"sign_key": "ab", "open_key": 5}'],
 )
 def test_a_damaged_identity_is_not_replaced(vault: Vault, text: str) -> None:
     path = vault.folder / "identity.json"
@@ -80,7 +91,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(vault: Vault) -> No
 def test_once_makes_once(vault: Vault) -> None:
     order = vault.order(1)
     assert order.once("outbox/gradient-0-0-0-1", lambda: b"first") == b"first"
-    assert order.once("outbox/gradient-0-0-0-1", lambda: pytest.fail("made anew")) == b"first"
+    assert (
+        order.once("outbox/gradient-0-0-0-1", lambda: pytest.fail("made anew"))
+        == b"first"
+    )
     assert order.has("outbox/gradient-0-0-0-1")
     assert not order.has("outbox/gradient-0-1-0-1")
 
@@ -92,12 +106,18 @@ def test_once_is_not_made_when_making_fails(vault: Vault) -> None:
     assert order.once("key", lambda: b"second") == b"second"
 
 
-def test_the_second_of_two_that_made_the_same_gets_what_the_first_kept(vault: Vault) -> None:
-    """A flow process that outlives its agent stands beside its successor; both must send the same bytes."""
+def test_the_second_of_two_that_made_the_same_gets_what_the_first_kept(
+    vault: Vault,
+) -> None:
+    """A flow process that outlives its agent stands beside its successor; both must
+    send the same bytes.
+    """
     order = vault.order(1)
 
     def slow() -> bytes:
-        assert OrderVault(order.folder).once("contribution", lambda: b"first") == b"first"
+        assert (
+            OrderVault(order.folder).once("contribution", lambda: b"first") == b"first"
+        )
         return b"second"
 
     assert order.once("contribution", slow) == b"first"
@@ -106,13 +126,21 @@ def test_the_second_of_two_that_made_the_same_gets_what_the_first_kept(vault: Va
 def _race(folder: Path, start: Any, found: Any) -> None:
     vault = Vault(folder)
     start.wait()
-    found.put((vault.identity().to_json()["sign_key"], vault.order(1).once("key", lambda: os.urandom(32))))
+    found.put(
+        (
+            vault.identity().to_json()["sign_key"],
+            vault.order(1).once("key", lambda: os.urandom(32)),
+        )
+    )
 
 
 def test_two_processes_share_one_identity_and_one_secret(vault: Vault) -> None:
     context = multiprocessing.get_context("spawn")
     start, found = context.Barrier(3), context.Queue()
-    processes = [context.Process(target=_race, args=(vault.folder, start, found)) for _ in range(3)]
+    processes = [
+        context.Process(target=_race, args=(vault.folder, start, found))
+        for _ in range(3)
+    ]
     for process in processes:
         process.start()
     results = {found.get(timeout=60) for _ in processes}
@@ -127,8 +155,12 @@ def test_write_once_keeps_what_is_there(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"1"
 
 
-def test_of_two_ends_at_one_moment_the_first_stands(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its flow process says how an order ended, and so does the agent that heard of it; a third reads the mark."""
+def test_of_two_ends_at_one_moment_the_first_stands(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its flow process says how an order ended, and so does the agent that heard of it;
+    a third reads the mark.
+    """
     vault.order(1).once("document", lambda: b"{}")
     both, met, write = threading.Barrier(2), threading.Event(), disk.write_durably
 
@@ -141,7 +173,8 @@ def test_of_two_ends_at_one_moment_the_first_stands(vault: Vault, monkeypatch: p
 
     monkeypatch.setattr(vault_module, "write_durably", meet_before_the_mark)
     threads = [
-        threading.Thread(target=vault.end_order, args=(1, outcome)) for outcome in ("failed", "cancelled")
+        threading.Thread(target=vault.end_order, args=(1, outcome))
+        for outcome in ("failed", "cancelled")
     ]
     for thread in threads:
         thread.start()
@@ -151,14 +184,19 @@ def test_of_two_ends_at_one_moment_the_first_stands(vault: Vault, monkeypatch: p
 
 
 def test_the_first_predictions_stay(vault: Vault) -> None:
-    """Two requests for one order at one moment tell the same, though a row has changed between their readings."""
+    """Two requests for one order at one moment tell the same, though a row has changed
+    between their readings.
+    """
     assert vault.save_predictions(7, {"result": [1]}) == {"result": [1]}
     assert vault.save_predictions(7, {"result": [2]}) == {"result": [1]}
     assert vault.predictions(7) == {"result": [1]}
 
 
 def test_models_come_back_at_full_precision(vault: Vault) -> None:
-    model = {"layers": {"dense": [0.1, 1 / 3, -5e-324, 1.7976931348623157e308]}, "label_name": "诊断"}
+    model = {
+        "layers": {"dense": [0.1, 1 / 3, -5e-324, 1.7976931348623157e308]},
+        "label_name": "诊断",
+    }
     vault.save_model(12, model)
     vault.save_model(3, {})
     (vault.folder / "models" / "5.bak.json").write_text("{}")
@@ -254,7 +292,9 @@ def test_no_bit_of_a_model_can_turn_unnoticed(vault: Vault) -> None:
         found = found_or_refused(lambda: vault.model(12))
         assert found in (None, MODEL)
         refused += found is None
-    assert refused > 7 * path.stat().st_size  # what is left is a blank, or an e that became an E
+    assert (
+        refused > 7 * path.stat().st_size
+    )  # what is left is a blank, or an e that became an E
 
 
 def test_a_file_cut_short_anywhere_is_refused(vault: Vault) -> None:
@@ -275,11 +315,16 @@ EARLIER = {
     "identity.json": {"sign_key": "0a" * 32, "open_key": "0b" * 32},
     "models/12.json": MODEL,
     "predictions/5.json": {"model_id": 12, "result": [{"id": "1", "label": 0.5}]},
-    "ended/7.json": {"outcome": "failed", "document": hashlib.sha256(b"order").hexdigest()},
+    "ended/7.json": {
+        "outcome": "failed",
+        "document": hashlib.sha256(b"order").hexdigest(),
+    },
 }
 
 
-def test_what_an_earlier_version_kept_is_read_and_gets_its_checksum(vault: Vault) -> None:
+def test_what_an_earlier_version_kept_is_read_and_gets_its_checksum(
+    vault: Vault,
+) -> None:
     for name, value in EARLIER.items():
         path = vault.folder / name
         make_private_folder(path.parent)
@@ -310,7 +355,9 @@ def test_what_an_earlier_version_kept_is_read_on_a_disk_that_takes_nothing(
     assert os.listdir(vault.folder) == ["identity.json"]
 
 
-def test_within_a_lock_an_earlier_file_is_read_without_waiting_for_it(vault: Vault) -> None:
+def test_within_a_lock_an_earlier_file_is_read_without_waiting_for_it(
+    vault: Vault,
+) -> None:
     path = vault.folder / "identity.json"
     path.write_text(json.dumps(EARLIER["identity.json"]))
     with locked(vault.folder):
@@ -319,7 +366,9 @@ def test_within_a_lock_an_earlier_file_is_read_without_waiting_for_it(vault: Vau
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"outcome": "failed"}', "\xff"])
-def test_a_damaged_mark_does_not_let_its_order_in_again(vault: Vault, text: str) -> None:
+def test_a_damaged_mark_does_not_let_its_order_in_again(
+    vault: Vault, text: str
+) -> None:
     vault.end_order(7, "failed")
     (vault.folder / "ended" / "7.json").write_bytes(text.encode("latin-1"))
     assert vault.has_ended(7)
@@ -348,7 +397,12 @@ def test_what_is_kept_once_is_what_was_kept(vault: Vault) -> None:
     whole = path.read_bytes()
     for damaged in [b"", whole[:-1], *every_flip(whole)]:
         path.write_bytes(damaged)
-        assert found_or_refused(lambda: order.once("document", lambda: pytest.fail("made anew"))) is None
+        assert (
+            found_or_refused(
+                lambda: order.once("document", lambda: pytest.fail("made anew"))
+            )
+            is None
+        )
         assert found_or_refused(lambda: order.kept("document")) is None
 
 

@@ -1,4 +1,6 @@
-"""The project has one version number, in protocol/__init__.py; everything else reads it."""
+"""The project has one version number, in protocol/__init__.py; everything else reads
+it.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +25,41 @@ FOLDERS = (
     "tasks",
     ".github",
 )
-ENDINGS = {".py", ".md", ".toml", ".yaml", ".yml", ".html", ".json", ".service", ".conf", ".cfg"}
+ENDINGS = {
+    ".py",
+    ".md",
+    ".toml",
+    ".yaml",
+    ".yml",
+    ".html",
+    ".json",
+    ".service",
+    ".conf",
+    ".cfg",
+}
 HOME, RECORD = ROOT / "protocol" / "__init__.py", ROOT / "CHANGELOG.md"
-A_VERSION = re.compile(r"""\b(?:__version__|version|VERSION)\b["']?\s*[:=]\s*["']\d+\.\d+""")
-"""A version that is assigned, or a field of JSON. No version of a dependency is written this way."""
+A_VERSION = re.compile(
+    r"""\b(?:__version__|version|VERSION)\b["']?\s*[:=]\s*["']\d+\.\d+"""
+)
+"""A version that is assigned, or a field of JSON.
+
+No version of a dependency is written this way.
+"""
 
 
 def texts() -> Iterator[Path]:
-    """Every text of the tree that a release contains; tests and locked requirements name other versions."""
-    yield from (path for path in ROOT.iterdir() if path.is_file() and path.suffix in ENDINGS)
+    """Every text of the tree that a release contains; tests and locked requirements
+    name other versions.
+    """
+    yield from (
+        path for path in ROOT.iterdir() if path.is_file() and path.suffix in ENDINGS
+    )
     for folder in FOLDERS:
-        yield from (path for path in sorted((ROOT / folder).rglob("*")) if path.suffix in ENDINGS)
+        yield from (
+            path
+            for path in sorted((ROOT / folder).rglob("*"))
+            if path.suffix in ENDINGS
+        )
 
 
 def test_no_second_place_has_a_version() -> None:
@@ -49,7 +75,9 @@ def test_no_second_place_has_a_version() -> None:
 
 def test_the_version_is_semantic_and_the_newest_release_of_the_changelog() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", VERSION)
-    releases = re.findall(r"^## \[(\d[^\]]*)\]", RECORD.read_text("utf-8"), re.MULTILINE)
+    releases = re.findall(
+        r"^## \[(\d[^\]]*)\]", RECORD.read_text("utf-8"), re.MULTILINE
+    )
     assert releases[0] == VERSION
 
 

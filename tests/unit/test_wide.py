@@ -16,14 +16,20 @@ VALUES = st.floats(-1e25, 1e25, allow_nan=False, allow_subnormal=False)
 
 
 @given(st.lists(st.tuples(VALUES, st.integers(1, 10**6)), min_size=1, max_size=5))
-def test_the_mean_over_hospitals_is_the_exact_one_rounded_once(parts: list[tuple[float, int]]) -> None:
+def test_the_mean_over_hospitals_is_the_exact_one_rounded_once(
+    parts: list[tuple[float, int]],
+) -> None:
     n_rows = sum(weight for _, weight in parts)
     sums = sum(
-        (to_limbs(np.array([value]), weight) for value, weight in parts), np.zeros(N_LIMBS, dtype=np.int64)
+        (to_limbs(np.array([value]), weight) for value, weight in parts),
+        np.zeros(N_LIMBS, dtype=np.int64),
     )
-    exact = sum((Fraction(value) * weight for value, weight in parts), Fraction(0)) / n_rows
+    exact = (
+        sum((Fraction(value) * weight for value, weight in parts), Fraction(0)) / n_rows
+    )
     assert (
-        abs(Fraction(float(from_limbs(sums, n_rows)[0])) - exact) <= abs(exact) * Fraction(2) ** -53 + 2**-90
+        abs(Fraction(float(from_limbs(sums, n_rows)[0])) - exact)
+        <= abs(exact) * Fraction(2) ** -53 + 2**-90
     )
 
 

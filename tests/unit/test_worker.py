@@ -20,12 +20,13 @@ from prefect.client.schemas.responses import WorkerFlowRunResponse
 
 import tasks.hospital.worker
 import tasks.worker
-from agents.site.settings import Settings
+from agents.site.settings import SiteSettings
 from flows import hospital_runs
 from tasks.flow_process import installed_flows, number_of
 from tasks.hospital.worker import APPROVALS, INFERENCES, HospitalWorker, _drivers
+from tasks.kept_runs import Work
 from tasks.post import Post
-from tasks.worker import COORDINATOR, FlowWorker, Work
+from tasks.worker import COORDINATOR, FlowWorker
 
 POLICY = """
 [orders]
@@ -45,9 +46,13 @@ def test_flows_with_a_place_of_their_own_are_flows_of_a_hospital() -> None:
 
 
 def test_a_run_that_two_polls_heard_of_is_begun_once(tmp_path: Path) -> None:
-    """The later poll's answer is stale: the run is under way, and holds its place in the limit."""
+    """The later poll's answer is stale: the run is under way, and holds its place in
+    the limit.
+    """
     post: Any = None
-    worker = FlowWorker("hospital-2", flows=NO_FLOWS, post=post, locks=tmp_path, limit=2)
+    worker = FlowWorker(
+        "hospital-2", flows=NO_FLOWS, post=post, locks=tmp_path, limit=2
+    )
     worker._limiter = anyio.CapacityLimiter(2)
     entry: Any = SimpleNamespace(flow_run=SimpleNamespace(id=uuid4()))
 
@@ -65,28 +70,49 @@ FLOW_IDS = {name: uuid4() for name in installed_flows(hospital_runs)}
 
 def entry_of(flow: str, order_id: int) -> WorkerFlowRunResponse:
     flow_run = FlowRun(
-        id=uuid4(), flow_id=FLOW_IDS[flow], name=f"order-{order_id}", parameters={"order_id": order_id}
+        id=uuid4(),
+        flow_id=FLOW_IDS[flow],
+        name=f"order-{order_id}",
+        parameters={"order_id": order_id},
     )
-    return WorkerFlowRunResponse(work_pool_id=uuid4(), work_queue_id=uuid4(), flow_run=flow_run)
+    return WorkerFlowRunResponse(
+        work_pool_id=uuid4(), work_queue_id=uuid4(), flow_run=flow_run
+    )
 
 
 def all_may_begin(request: httpx.Request) -> httpx.Response:
     runs = json.loads(request.content)["runs"]
     verdict = {"what": "begin", "sentence": ""}
-    return httpx.Response(200, json={"data": {"runs": {run["flow_run_id"]: verdict for run in runs}}})
+    return httpx.Response(
+        200, json={"data": {"runs": {run["flow_run_id"]: verdict for run in runs}}}
+    )
 
 
-def test_inferences_that_wait_for_a_person_keep_no_order_from_its_place(tmp_path: Path) -> None:
-    """The coordinator gave the order a place here; meanwhile it holds one at every other hospital."""
-    waiting, order, another = entry_of("infer", 1), entry_of("hospital-train", 2), entry_of("infer", 3)
+def test_inferences_that_wait_for_a_person_keep_no_order_from_its_place(
+    tmp_path: Path,
+) -> None:
+    """The coordinator gave the order a place here; meanwhile it holds one at every
+    other hospital.
+    """
+    waiting, order, another = (
+        entry_of("infer", 1),
+        entry_of("hospital-train", 2),
+        entry_of("infer", 3),
+    )
 
     async def begun() -> tuple[set[Any], set[Any]]:
         async with httpx.AsyncClient(
             transport=httpx.MockTransport(all_may_begin), base_url="http://api"
         ) as client:
             post = Post(client, lambda: "a-token")
-            site = Settings(
-                tmp_path, 2, "here", "http://api", "http://api", "duckdb://", tmp_path, max_orders=1
+            site = SiteSettings(
+                tmp_path,
+                2,
+                "here",
+                "http://api",
+                "duckdb://",
+                tmp_path,
+                max_orders=1,
             )
             worker = HospitalWorker(site, flows=hospital_runs, post=post)
             worker._flow_names = {number: name for name, number in FLOW_IDS.items()}
@@ -115,11 +141,15 @@ def an_older_coordinator(_request: httpx.Request) -> httpx.Response:
 
 @pytest.mark.parametrize("answer", [a_page_to_sign_in_at, an_older_coordinator])
 def test_what_is_no_verdict_of_the_coordinator_begins_nothing_and_ends_no_agent(
-    tmp_path: Path, answer: Callable[[httpx.Request], httpx.Response], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    answer: Callable[[httpx.Request], httpx.Response],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nor is Prefect, which answered, said to be away."""
     entry, missed = entry_of("hospital-train", 1), []
-    monkeypatch.setattr(tasks.worker.outage, "missed", lambda who, *_, **__: missed.append(who))
+    monkeypatch.setattr(
+        tasks.worker.outage, "missed", lambda who, *_, **__: missed.append(who)
+    )
 
     async def listed(_worker: Any) -> list[Any]:
         return [entry]
@@ -127,9 +157,13 @@ def test_what_is_no_verdict_of_the_coordinator_begins_nothing_and_ends_no_agent(
     monkeypatch.setattr(FlowWorker, "_get_scheduled_flow_runs", listed)
 
     async def begun() -> tuple[list[Any], bool]:
-        async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://api") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.MockTransport(answer), base_url="http://api"
+        ) as client:
             post = Post(client, lambda: "a-token")
-            worker = FlowWorker("hospital-2", flows=hospital_runs, post=post, locks=tmp_path)
+            worker = FlowWorker(
+                "hospital-2", flows=hospital_runs, post=post, locks=tmp_path
+            )
             worker._flow_names = {number: name for name, number in FLOW_IDS.items()}
             worker._has_successfully_synced = True
             return await worker.get_and_submit_flow_runs(), worker._left.is_set()
@@ -155,7 +189,9 @@ def test_what_is_no_verdict_of_the_coordinator_begins_nothing_and_ends_no_agent(
         ({}, None),
     ],
 )
-def test_a_run_has_one_number_and_nothing_else(parameters: dict[str, Any], number: int | None) -> None:
+def test_a_run_has_one_number_and_nothing_else(
+    parameters: dict[str, Any], number: int | None
+) -> None:
     flow_run: Any = SimpleNamespace(parameters=parameters)
     assert number_of(flow_run, "schedule_id") == number
 
@@ -179,16 +215,27 @@ class Coordinator:
 
 
 @asynccontextmanager
-async def telling(tmp_path: Path, coordinator: Coordinator) -> AsyncIterator[HospitalWorker]:
+async def telling(
+    tmp_path: Path, coordinator: Coordinator
+) -> AsyncIterator[HospitalWorker]:
     """A hospital's worker whose policy is followed; no Prefect, no orders."""
     (tmp_path / "policy.toml").write_text(POLICY)
-    settings = Settings(
-        tmp_path, 2, "here", "http://coordinator", "http://prefect", "duckdb://", tmp_path / "state"
+    settings = SiteSettings(
+        tmp_path,
+        2,
+        "here",
+        "http://coordinator",
+        "duckdb://",
+        tmp_path / "state",
     )
     settings.vault.parent.mkdir(mode=0o700)
     transport = httpx.MockTransport(coordinator.answer)
-    async with httpx.AsyncClient(transport=transport, base_url="http://coordinator") as client:
-        worker = HospitalWorker(settings, flows=NO_FLOWS, post=Post(client, lambda: "a-token"))
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://coordinator"
+    ) as client:
+        worker = HospitalWorker(
+            settings, flows=NO_FLOWS, post=Post(client, lambda: "a-token")
+        )
         await worker.connected()
         following = asyncio.create_task(worker._follow_policy())
         yield worker
@@ -224,12 +271,21 @@ def test_a_change_of_the_policy_is_told_even_if_the_coordinator_fails_at_first(
             )
             (tmp_path / "policy.toml").write_text("[orders]\n")
             await until(lambda: len(coordinator.told) == 3)
-            assert (coordinator.told[-1]["scoring"], coordinator.told[-1]["policy"]) == ("none", None)
+            assert (
+                coordinator.told[-1]["scoring"],
+                coordinator.told[-1]["policy"],
+            ) == ("none", None)
 
     asyncio.run(run())
 
 
 def test_a_database_address_that_cannot_be_used_ends_no_agent(tmp_path: Path) -> None:
     """It is mended while the agent runs; only nothing can be loaded beforehand for it."""
-    assert _drivers(Settings(tmp_path, 2, "here", "", "", "oracle://nowhere", tmp_path)) == []
-    assert _drivers(Settings(tmp_path, 2, "here", "", "", "duckdb:///x", tmp_path))[0] == "duckdb_engine"
+    assert (
+        _drivers(SiteSettings(tmp_path, 2, "here", "", "oracle://nowhere", tmp_path))
+        == []
+    )
+    assert (
+        _drivers(SiteSettings(tmp_path, 2, "here", "", "duckdb:///x", tmp_path))[0]
+        == "duckdb_engine"
+    )

@@ -1,4 +1,5 @@
-"""Writes matching.json: run it only when tags, bitmaps or digests are changed on purpose.
+"""Writes matching.json: run it only when tags, bitmaps or digests are changed on
+purpose.
 
 .venv/bin/python tests/vectors/make_matching_vectors.py
 """
@@ -34,7 +35,9 @@ KEYS = {
 def providers() -> dict[str, dict[str, Any]]:
     """What each provider sends, is told, and tells the others."""
     own = {user: tags(KEY, keys) for user, keys in KEYS.items()}
-    bitmaps = dict(zip(KEYS, intersect([found for found, _ in own.values()]), strict=True))
+    bitmaps = dict(
+        zip(KEYS, intersect([found for found, _ in own.values()]), strict=True)
+    )
     return {
         user: {
             "keys": KEYS[user],
@@ -95,4 +98,6 @@ def all_vectors() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    PATH.write_text(json.dumps(all_vectors(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    PATH.write_text(
+        json.dumps(all_vectors(), indent=1, ensure_ascii=False) + "\n", "utf-8"
+    )

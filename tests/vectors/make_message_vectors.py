@@ -1,4 +1,5 @@
-"""Writes messages.json: run it only when a message's format is changed on purpose, and raise the version there.
+"""Writes messages.json: run it only when a message's format is changed on purpose, and
+raise the version there.
 
 .venv/bin/python tests/vectors/make_message_vectors.py
 """
@@ -44,7 +45,9 @@ DOCUMENT = '{"kind":"train","order_id":37,"purpose":"\u4f1a\u8bca"}'
 
 
 def stream(seed: str) -> Callable[[int], bytes]:
-    """A source of bytes that are the same on every machine: SHAKE-256 of the seed and a counter."""
+    """A source of bytes that are the same on every machine: SHAKE-256 of the seed and a
+    counter.
+    """
     calls = 0
 
     def random_bytes(count: int) -> bytes:
@@ -59,7 +62,15 @@ IDENTITIES = {user: Identity.generate(stream(f"identity {user}")) for user in US
 EPHEMERAL = {user: stream(f"ephemeral {user}")(32) for user in USERS}
 ORDER = SignedOrder(DOCUMENT, stream("nonce")(32), IDENTITIES[INITIATOR].public)
 ACCEPTANCES = {
-    user: Acceptance(ORDER.digest, 100 + user, 0, exchange_public(EPHEMERAL[user]), IDENTITIES[user].public)
+    user: Acceptance(
+        ORDER.digest,
+        100 + user,
+        0,
+        user == SENDER,
+        3,
+        exchange_public(EPHEMERAL[user]),
+        IDENTITIES[user].public,
+    )
     for user in USERS
 }
 CONTEXT = run_context(ORDER, ACCEPTANCES)
@@ -71,24 +82,46 @@ def session(me: int) -> Session:
         context=CONTEXT,
         me=me,
         ephemeral=EPHEMERAL[me],
-        peer_keys={user: acceptance.ephemeral for user, acceptance in ACCEPTANCES.items()},
+        peer_keys={
+            user: acceptance.ephemeral for user, acceptance in ACCEPTANCES.items()
+        },
         identities={user: identity.public for user, identity in IDENTITIES.items()},
         order_secret=stream("order secret")(32),
     )
 
 
 def header(seal: int) -> Header:
-    """What the vectors' message says of itself: clear to the coordinator, sealed to a peer, or to the group."""
-    kind, recipient = [("gradient", COORDINATOR), ("setup", PEER), ("opening-variance", EVERYONE)][seal]
+    """What the vectors' message says of itself: clear to the coordinator, sealed to a
+    peer, or to the group.
+    """
+    kind, recipient = [
+        ("gradient", COORDINATOR),
+        ("setup", PEER),
+        ("opening-variance", EVERYONE),
+    ][seal]
     members = members_digest(USERS)
-    return Header(kind, SENDER, recipient, CONTEXT, fold=1, round=2, attempt=0, members=members, seal=seal)
+    return Header(
+        kind,
+        SENDER,
+        recipient,
+        CONTEXT,
+        fold=1,
+        round=2,
+        attempt=0,
+        members=members,
+        seal=seal,
+    )
 
 
 PAYLOADS = [b"part of a sum", b"for one party", b"for all parties"]
 
 
-def envelope(seal: int, *, said: Header | None = None, signer: int = SENDER, seed: str = "nonces") -> bytes:
-    """The message of `header(seal)`, or one that says something else or is signed by somebody else."""
+def envelope(
+    seal: int, *, said: Header | None = None, signer: int = SENDER, seed: str = "nonces"
+) -> bytes:
+    """The message of `header(seal)`, or one that says something else or is signed by
+    somebody else.
+    """
     return write_envelope(
         IDENTITIES[signer],
         said or header(seal),
@@ -101,16 +134,25 @@ def envelope(seal: int, *, said: Header | None = None, signer: int = SENDER, see
 def payloads() -> dict[str, str]:
     """Every payload's encoding, by its name."""
     words = np.array([0, -1, 2**62, -(2**62)], dtype=np.int64)
-    own = HospitalSql(stream("salt")(32), {"train": "SELECT * FROM data.t", "test": "SELECT * FROM data.u"})
+    own = HospitalSql(
+        stream("salt")(32),
+        {"train": "SELECT * FROM data.t", "test": "SELECT * FROM data.u"},
+    )
     tag = state_tag(session(SENDER), np.array([0.0, -0.0, 1.5]), b"gradient/1/2/0")
     return {
         "order": ORDER.encode().hex(),
         "acceptance": ACCEPTANCES[SENDER].encode().hex(),
         "context": CONTEXT.hex(),
         "setup": Setup(bytes(32), b"key").encode().hex(),
-        "contribution": Contribution(b"part", tag, {"n_rows": 7, "train": {"loss": 0.693147}}).encode().hex(),
+        "contribution": Contribution(
+            b"part", tag, {"n_rows": 7, "train": {"loss": 0.693147}}
+        )
+        .encode()
+        .hex(),
         "opening": Opening(words, True).encode().hex(),
-        "sql": own.seal(SENDER, IDENTITIES[SENDER].public.seal_key, random_bytes=stream("box")).hex(),
+        "sql": own.seal(
+            SENDER, IDENTITIES[SENDER].public.seal_key, random_bytes=stream("box")
+        ).hex(),
         "sql_commitment": own.commitment,
         "fingerprint": IDENTITIES[SENDER].public.fingerprint,
     }
@@ -135,13 +177,17 @@ def altered_headers(seal: int) -> dict[str, Header]:
 def must_fail(seal: int) -> list[dict[str, str]]:
     """Envelopes that the reader of `header(seal)` refuses, each for one reason."""
     good, other = envelope(seal), envelope(seal, said=replace(header(seal), round=3))
-    cases = {what: envelope(seal, said=said) for what, said in altered_headers(seal).items()}
+    cases = {
+        what: envelope(seal, said=said) for what, said in altered_headers(seal).items()
+    }
     cases |= {
         "signed by another party": envelope(seal, signer=PEER),
-        "signature of another message": good[:-SIGNATURE_BYTES] + other[-SIGNATURE_BYTES:],
+        "signature of another message": good[:-SIGNATURE_BYTES]
+        + other[-SIGNATURE_BYTES:],
         "body of another message": good[:HEADER_BYTES] + other[HEADER_BYTES:],
         "magic": b"CNSM" + good[4:],
-        "version": good[:4] + b"\x02" + good[5:],
+        "version of acceptances that say less": good[:4] + b"\x01" + good[5:],
+        "version": good[:4] + b"\x03" + good[5:],
         "length": good[:101] + (1).to_bytes(8, "big") + good[109:],
         "padding": good[:110] + b"\x01" + good[111:],
         "flipped bit in the body": flip(good, HEADER_BYTES),

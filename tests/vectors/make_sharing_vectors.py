@@ -1,4 +1,5 @@
-"""Writes sharing_vectors.json: run it only when a format is changed on purpose, and raise the version there.
+"""Writes sharing_vectors.json: run it only when a format is changed on purpose, and
+raise the version there.
 
 .venv/bin/python tests/vectors/make_sharing_vectors.py
 """
@@ -17,16 +18,14 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from agents.statistics.shared_expression import reveal  # noqa: E402
-from analytics.statistics.circuit import (  # noqa: E402
-    Plan,
-    plan,
-)
+from analytics.statistics.circuit import Plan  # noqa: E402
+from analytics.statistics.compiling import plan  # noqa: E402
 from analytics.statistics.exact import text_of  # noqa: E402
-from analytics.statistics.expression import parse_expression  # noqa: E402
+from analytics.statistics.reading import parse_expression  # noqa: E402
 from analytics.statistics.rowwise import Fixed  # noqa: E402
 from protocol.shares import triples  # noqa: E402
 from protocol.shares.ring import Ring  # noqa: E402
+from protocol.shares.shared_expression import reveal  # noqa: E402
 from protocol.shares.triples import (  # noqa: E402
     Buckets,
     linear_digest,
@@ -42,7 +41,9 @@ from tests.made_providers import column, hall_of, seeds_of, shares_of  # noqa: E
 PATH = Path(__file__).with_name("sharing_vectors.json")
 OWNERS = {"df1": 7, "df2": 3, "df3": 5}
 COMPLETE = [0, 1, 3]
-"""The rows of TABLE that miss nothing: an aggregate is over these, as the others are left out before."""
+"""The rows of TABLE that miss nothing: an aggregate is over these, as the others are
+left out before.
+"""
 TABLE: dict[str, list[int | None]] = {
     "df1.x": [1250, -3, None, 999999, 0],
     "df2.u": [3, -40, 5, -999999, None],
@@ -59,7 +60,9 @@ VALUES = [0, 1, -1, 2**31, -(2**63), 2**95 - 1, -(2**95)]
 
 def made_plan(name: str) -> Plan:
     types = {column: Fixed.decimal(6, 2) for column in TABLE}
-    return plan(parse_expression(EXPRESSIONS[name], dict.fromkeys(OWNERS)), types, OWNERS)
+    return plan(
+        parse_expression(EXPRESSIONS[name], dict.fromkeys(OWNERS)), types, OWNERS
+    )
 
 
 def rows_of(name: str) -> list[int]:
@@ -70,7 +73,11 @@ def columns(name: str) -> dict[int, dict[str, Any]]:
     rows = rows_of(name)
     table = {full: [values[row] for row in rows] for full, values in TABLE.items()}
     return {
-        owner: {full: column(values) for full, values in table.items() if full.startswith(alias)}
+        owner: {
+            full: column(values)
+            for full, values in table.items()
+            if full.startswith(alias)
+        }
         for alias, owner in OWNERS.items()
     }
 
@@ -86,7 +93,9 @@ def ring_vectors() -> list[dict[str, Any]]:
             "values": [str(value) for value in VALUES],
             "bytes": ring.to_bytes(ring.encode(VALUES)).hex(),
             "decoded": [str(value) for value in ring.decode(ring.encode(VALUES))],
-            "squares": ring.to_bytes(ring.multiply(ring.encode(VALUES), ring.encode(VALUES))).hex(),
+            "squares": ring.to_bytes(
+                ring.multiply(ring.encode(VALUES), ring.encode(VALUES))
+            ).hex(),
             "total": hex(ring.total(ring.encode(VALUES))),
         }
         for ring in (Ring(1), Ring(2), Ring(4))
@@ -101,7 +110,8 @@ def triple_vectors() -> dict[str, Any]:
         "numbers": triples.number_correction(seeds, 1, ring=Ring(3), count=2).hex(),
         "bits": triples.bit_correction(seeds, 2, count=3).hex(),
         "buckets": {
-            str(n): [Buckets.of(n).n_buckets, Buckets.of(n).size] for n in (1, 1024, 5000, 2**19, 2**22)
+            str(n): [Buckets.of(n).n_buckets, Buckets.of(n).size]
+            for n in (1, 1024, 5000, 2**19, 2**22)
         },
         "order": uniform_order(stream, 12).tolist(),
         "digest": hex(linear_digest(stream, np.arange(100, dtype=np.uint64))),
@@ -118,11 +128,17 @@ def run_vectors(name: str) -> dict[str, Any]:
         "expression": EXPRESSIONS[name],
         "steps": [repr(step) for step in made.steps],
         "bits": made.bits(n_rows),
-        "dealt": {f"{number} to {provider}": digest(data) for (number, provider), data in hall.dealt.items()},
-        "opened": {
-            str(n): {str(p): digest(d) for p, d in sorted(by.items())} for n, by in sorted(hall.sent.items())
+        "dealt": {
+            f"{number} to {provider}": digest(data)
+            for (number, provider), data in hall.dealt.items()
         },
-        "shares": {str(provider): share.hex() for provider, share in sorted(shares.items())},
+        "opened": {
+            str(n): {str(p): digest(d) for p, d in sorted(by.items())}
+            for n, by in sorted(hall.sent.items())
+        },
+        "shares": {
+            str(provider): share.hex() for provider, share in sorted(shares.items())
+        },
         "values": [written(value) for value in result.values],
     }
 
@@ -132,7 +148,9 @@ def written(value: Any) -> Any:
 
 
 def must_fail() -> list[dict[str, Any]]:
-    """Changes of one message that is dealt, and of one share, with the code of the refusal."""
+    """Changes of one message that is dealt, and of one share, with the code of the
+    refusal.
+    """
     dealt = [
         ("a flipped bit of c", "product", 1, 0, "false_triple"),
         ("a flipped bit of the check's c", "product", 1, -1, "false_triple"),
@@ -148,7 +166,10 @@ def must_fail() -> list[dict[str, Any]]:
         ("one number", 19, 1),
     ]
     return [
-        *({"what": w, "run": r, "number": n, "at": at, "code": code} for w, r, n, at, code in dealt),
+        *(
+            {"what": w, "run": r, "number": n, "at": at, "code": code}
+            for w, r, n, at, code in dealt
+        ),
         *(
             {"what": w, "run": "product", "share": at, "xor": x, "code": "result_share"}
             for w, at, x in shares

@@ -1,4 +1,5 @@
-"""Writes sum_vectors.json: run it only when a format is changed on purpose, and raise the version there.
+"""Writes sum_vectors.json: run it only when a format is changed on purpose, and raise
+the version there.
 
 .venv/bin/python tests/vectors/make_sum_vectors.py
 """
@@ -22,6 +23,7 @@ if str(ROOT) not in sys.path:
 from protocol.sums import (  # noqa: E402
     EncryptMethod,
     masks,
+    packing,
     paillier,
     secure_sum,
 )
@@ -37,7 +39,9 @@ VALUES = {2: [1.5, -8.0, 0.1], 3: [8.0, -0.25, 1e-9], 5: [-1 / 3, 8.0, 0.0]}
 
 
 def stream(seed: str) -> Callable[[int], bytes]:
-    """A source of bytes that are the same on every machine: SHAKE-256 of the seed and a counter."""
+    """A source of bytes that are the same on every machine: SHAKE-256 of the seed and a
+    counter.
+    """
     calls = 0
 
     def random_bytes(count: int) -> bytes:
@@ -68,12 +72,17 @@ def sum_keys(method: EncryptMethod, me: int) -> SumKeys:
         group_key=key_of(0),
         bound=8.0,
         public=public,
-        obfuscators=Obfuscators(public, stream(f"obfuscators {me}")) if public else None,
+        obfuscators=Obfuscators(public, stream(f"obfuscators {me}"))
+        if public
+        else None,
     )
 
 
 def contributions(method: EncryptMethod) -> dict[int, bytes]:
-    return {me: secure_sum.seal(sum_keys(method, me), np.array(VALUES[me]), info=INFO) for me in ROWS}
+    return {
+        me: secure_sum.seal(sum_keys(method, me), np.array(VALUES[me]), info=INFO)
+        for me in ROWS
+    }
 
 
 def fixed_point_vectors() -> list[dict[str, Any]]:
@@ -106,8 +115,12 @@ def mask_vectors() -> dict[str, Any]:
         "info": INFO.hex(),
         "mask_modulo": [hex(m) for m in masks.mask_modulo(pair, 3, modulus, 2, INFO)],
         "mask_words": [hex(m) for m in masks.mask_words(pair, 3, 3, INFO).tolist()],
-        "group_modulo": [hex(m) for m in masks.group_modulo(key_of(0), 3, modulus, 2, INFO)],
-        "group_words": [hex(m) for m in masks.group_words(key_of(0), 3, 3, INFO).tolist()],
+        "group_modulo": [
+            hex(m) for m in masks.group_modulo(key_of(0), 3, modulus, 2, INFO)
+        ],
+        "group_words": [
+            hex(m) for m in masks.group_words(key_of(0), 3, 3, INFO).tolist()
+        ],
         "tagged_words": TAGGED,
         "tag": hex(masks.tag(key_of(0), np.array(TAGGED), INFO)),
         "tag_pad": hex(masks.tag_pad(key_of(0), 3, INFO)),
@@ -117,8 +130,10 @@ def mask_vectors() -> dict[str, Any]:
 def paillier_vectors() -> dict[str, Any]:
     key = paillier.generate_keys(2048, stream("2048"))
     words = np.array([0, 1, -1, 100, -100])
-    packed = paillier.pack(words, weight=7, offset=100, bits=2048)
-    ciphertexts = paillier.encrypt(key.public_key, packed, Obfuscators(key.public_key, stream("base")))
+    packed = packing.pack(words, weight=7, offset=100, bits=2048)
+    ciphertexts = paillier.encrypt(
+        key.public_key, packed, Obfuscators(key.public_key, stream("base"))
+    )
     return {
         "private": paillier.private_to_bytes(key).hex(),
         "public": paillier.public_to_bytes(key.public_key).hex(),
@@ -144,10 +159,14 @@ def sum_vectors(method: EncryptMethod) -> dict[str, Any]:
     }
 
 
-def must_fail(method: EncryptMethod, payloads: dict[int, bytes], total: bytes) -> list[dict[str, str]]:
+def must_fail(
+    method: EncryptMethod, payloads: dict[int, bytes], total: bytes
+) -> list[dict[str, str]]:
     """Totals that `open_sum` must refuse, with the code of the refusal."""
     public = sum_keys(method, 2).public
-    doubled = secure_sum.add(method, {2: payloads[2], 3: payloads[2], 5: payloads[5]}, public=public)
+    doubled = secure_sum.add(
+        method, {2: payloads[2], 3: payloads[2], 5: payloads[5]}, public=public
+    )
     two = secure_sum.add(method, {2: payloads[2], 3: payloads[3]}, public=public)
     other = replace(sum_keys(method, 3), n_rows={2: 40, 3: 7, 5: 999})
     stray = {**payloads, 3: secure_sum.seal(other, np.array(VALUES[3]), info=INFO)}
@@ -160,25 +179,55 @@ def must_fail(method: EncryptMethod, payloads: dict[int, bytes], total: bytes) -
         ("empty", b"", "payload"),
         ("a single contribution", payloads[2], "payload"),
         ("two of three members", two, "payload"),
-        ("two of three members, said to be three", two[:5] + b"\x03" + two[6:], "sum_mismatch"),
+        (
+            "two of three members, said to be three",
+            two[:5] + b"\x03" + two[6:],
+            "sum_mismatch",
+        ),
         ("one member twice", doubled, "sum_mismatch"),
         ("last byte flipped", total[:-1] + bytes([total[-1] ^ 1]), "sum_mismatch"),
-        ("one member with another list", secure_sum.add(method, stray, public=public), "sum_mismatch"),
+        (
+            "one member with another list",
+            secure_sum.add(method, stray, public=public),
+            "sum_mismatch",
+        ),
         ("one added to a value", plus(method, total, {1: 1}), "sum_mismatch"),
-        ("2^61 - 1 added to a value", plus(method, total, {1: 2**61 - 1}), "sum_mismatch"),
-        ("one added to the tag's low half", plus(method, total, {3: 1}), "sum_mismatch"),
-        ("one taken off the tag's high half", plus(method, total, {4: -1}), "sum_mismatch"),
-        ("one moved from value to value", plus(method, total, {0: 1, 2: -1}), "sum_mismatch"),
+        (
+            "2^61 - 1 added to a value",
+            plus(method, total, {1: 2**61 - 1}),
+            "sum_mismatch",
+        ),
+        (
+            "one added to the tag's low half",
+            plus(method, total, {3: 1}),
+            "sum_mismatch",
+        ),
+        (
+            "one taken off the tag's high half",
+            plus(method, total, {4: -1}),
+            "sum_mismatch",
+        ),
+        (
+            "one moved from value to value",
+            plus(method, total, {0: 1, 2: -1}),
+            "sum_mismatch",
+        ),
     ]
-    return [{"what": what, "total": data.hex(), "code": code} for what, data, code in cases]
+    return [
+        {"what": what, "total": data.hex(), "code": code} for what, data, code in cases
+    ]
 
 
 def plus(method: EncryptMethod, total: bytes, deltas: dict[int, int]) -> bytes:
-    """The total with numbers added to words of three values and two halves of a tag, as a coordinator could."""
+    """The total with numbers added to words of three values and two halves of a tag, as
+    a coordinator could.
+    """
     header, body = total[:14], total[14:]
     if method != "Paillier":
         words = np.frombuffer(body, dtype="<u8")
-        added = np.array([deltas.get(i, 0) % 2**64 for i in range(words.size)], dtype="<u8")
+        added = np.array(
+            [deltas.get(i, 0) % 2**64 for i in range(words.size)], dtype="<u8"
+        )
         return header + (words + added).tobytes()
     public = small_key().public_key
     plain = sum(delta << 64 * position for position, delta in deltas.items())

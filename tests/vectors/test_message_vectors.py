@@ -1,4 +1,6 @@
-"""The committed bytes of every message: a release that changes one, or takes one that must fail, fails here."""
+"""The committed bytes of every message: a release that changes one, or takes one that
+must fail, fails here.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +39,18 @@ from protocol.messages import (
 
 VECTORS: dict[str, Any] = json.loads(PATH.read_text())
 PAYLOADS = VECTORS["payloads"]
-BAD = [(int(seal), case) for seal, entry in VECTORS["envelopes"].items() for case in entry["must_fail"]]
+BAD = [
+    (int(seal), case)
+    for seal, entry in VECTORS["envelopes"].items()
+    for case in entry["must_fail"]
+]
 SEALS = [0, 1, 2]
 
 
 def read(data: bytes, seal: int, *, me: int = PEER) -> bytes:
-    return read_envelope(data, header(seal), IDENTITIES[SENDER].public, session=session(me))
+    return read_envelope(
+        data, header(seal), IDENTITIES[SENDER].public, session=session(me)
+    )
 
 
 def test_the_script_still_writes_these_vectors() -> None:
@@ -60,12 +68,23 @@ def test_the_header_is_laid_out_as_its_docstring_says(seal: int) -> None:
     data, said = bytes.fromhex(VECTORS["envelopes"][str(seal)]["header"]), header(seal)
     fields = struct.unpack(">4sB32s16sHIHII32sQB3x", data)
     assert len(data) == 113
-    assert fields[:4] == (b"CNSL", 1, CONTEXT, said.kind.encode().ljust(16, b"\0"))
-    assert fields[4:] == (said.fold, said.round, said.attempt, SENDER, said.recipient, said.members, 0, seal)
+    assert fields[:4] == (b"CNSL", 2, CONTEXT, said.kind.encode().ljust(16, b"\0"))
+    assert fields[4:] == (
+        said.fold,
+        said.round,
+        said.attempt,
+        SENDER,
+        said.recipient,
+        said.members,
+        0,
+        seal,
+    )
     assert Header.decode(data) == said
 
 
-@pytest.mark.parametrize(("seal", "case"), BAD, ids=[f"{seal}: {case['what']}" for seal, case in BAD])
+@pytest.mark.parametrize(
+    ("seal", "case"), BAD, ids=[f"{seal}: {case['what']}" for seal, case in BAD]
+)
 def test_envelopes_that_must_fail(seal: int, case: dict[str, str]) -> None:
     with pytest.raises(ProtocolViolation) as caught:
         read(bytes.fromhex(case["envelope"]), seal)
@@ -80,7 +99,9 @@ def test_what_is_sealed_to_one_party_is_closed_to_the_other() -> None:
 
 def test_order_acceptance_and_context() -> None:
     assert SignedOrder.decode(bytes.fromhex(PAYLOADS["order"])) == ORDER
-    assert Acceptance.decode(bytes.fromhex(PAYLOADS["acceptance"])) == ACCEPTANCES[SENDER]
+    assert (
+        Acceptance.decode(bytes.fromhex(PAYLOADS["acceptance"])) == ACCEPTANCES[SENDER]
+    )
     assert run_context(ORDER, ACCEPTANCES).hex() == PAYLOADS["context"]
 
 
@@ -99,8 +120,15 @@ def test_setup_contribution_and_opening() -> None:
 def test_sql_is_opened_by_its_hospital_only() -> None:
     box = bytes.fromhex(PAYLOADS["sql"])
     own = HospitalSql.unseal(SENDER, IDENTITIES[SENDER].open_key, box)
-    assert (own.commitment, sorted(own.sql)) == (PAYLOADS["sql_commitment"], ["test", "train"])
-    for user, identity in [(PEER, IDENTITIES[PEER]), (PEER, IDENTITIES[SENDER]), (SENDER, IDENTITIES[PEER])]:
+    assert (own.commitment, sorted(own.sql)) == (
+        PAYLOADS["sql_commitment"],
+        ["test", "train"],
+    )
+    for user, identity in [
+        (PEER, IDENTITIES[PEER]),
+        (PEER, IDENTITIES[SENDER]),
+        (SENDER, IDENTITIES[PEER]),
+    ]:
         with pytest.raises(ProtocolViolation):
             HospitalSql.unseal(user, identity.open_key, box)
 

@@ -1,4 +1,6 @@
-"""The committed bytes of rings, triples, dealing and whole runs: a release that changes one of them fails here."""
+"""The committed bytes of rings, triples, dealing and whole runs: a release that changes
+one of them fails here.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,9 @@ from make_sharing_vectors import (
     written,
 )
 
-from agents.statistics.shared_expression import reveal
 from protocol.errors import ProtocolViolation
 from protocol.shares.ring import Ring
+from protocol.shares.shared_expression import reveal
 from tasks.coordinator.dealing import Dealt
 from tests.made_providers import compute_jointly
 
@@ -35,14 +37,22 @@ def test_ring_elements_are_read(case: dict[str, Any]) -> None:
     ring, values = Ring(case["n_limbs"]), [int(value) for value in case["values"]]
     limbs = ring.from_bytes(bytes.fromhex(case["bytes"]), len(values))
     assert ring.decode(limbs) == [int(value) for value in case["decoded"]]
-    assert all((int(d) - v) % 2**ring.bits == 0 for d, v in zip(case["decoded"], values, strict=True))
+    assert all(
+        (int(d) - v) % 2**ring.bits == 0
+        for d, v in zip(case["decoded"], values, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", sorted(VECTORS["runs"]))
 def test_shares_are_read(name: str) -> None:
     case = VECTORS["runs"][name]
-    shares = {int(provider): bytes.fromhex(share) for provider, share in case["shares"].items()}
-    assert [written(value) for value in reveal(made_plan(name), shares).values] == case["values"]
+    shares = {
+        int(provider): bytes.fromhex(share)
+        for provider, share in case["shares"].items()
+    }
+    assert [written(value) for value in reveal(made_plan(name), shares).values] == case[
+        "values"
+    ]
 
 
 @pytest.mark.parametrize("case", BAD, ids=[case["what"] for case in BAD])
@@ -55,7 +65,10 @@ def test_what_must_fail(case: dict[str, Any]) -> None:
 def attempt(case: dict[str, Any]) -> None:
     made = made_plan(case["run"])
     if "share" in case:
-        shares = {int(p): bytes.fromhex(s) for p, s in VECTORS["runs"][case["run"]]["shares"].items()}
+        shares = {
+            int(p): bytes.fromhex(s)
+            for p, s in VECTORS["runs"][case["run"]]["shares"].items()
+        }
         reveal(made, {**shares, 3: changed(shares[3], case["share"], case["xor"])})
         return
 

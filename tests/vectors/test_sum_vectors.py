@@ -1,4 +1,6 @@
-"""The committed bytes of fixed point, masks, Paillier and sums: a release that changes one of them fails here."""
+"""The committed bytes of fixed point, masks, Paillier and sums: a release that changes
+one of them fails here.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,16 @@ import pytest
 from make_sum_vectors import INFO, PATH, ROWS, all_vectors, small_key, sum_keys
 
 from protocol.errors import ProtocolViolation
-from protocol.sums import EncryptMethod, masks, paillier, secure_sum
+from protocol.sums import EncryptMethod, masks, packing, paillier, secure_sum
 from protocol.sums.fixed_point import FixedPoint
 
 VECTORS: dict[str, Any] = json.loads(PATH.read_text())
 METHODS: list[EncryptMethod] = ["Paillier", "Mask", "None"]
-BAD = [(method, case) for method in METHODS for case in VECTORS["sums"][method]["must_fail"]]
+BAD = [
+    (method, case)
+    for method in METHODS
+    for case in VECTORS["sums"][method]["must_fail"]
+]
 
 
 def test_the_script_still_writes_these_vectors() -> None:
@@ -38,10 +44,18 @@ def test_masks() -> None:
         int(case["modulus"], 16),
         bytes.fromhex(case["info"]),
     )
-    assert [hex(m) for m in masks.mask_modulo(pair, 3, modulus, 2, info)] == case["mask_modulo"]
-    assert [hex(m) for m in masks.mask_words(pair, 3, 3, info).tolist()] == case["mask_words"]
-    assert [hex(m) for m in masks.group_modulo(group, 3, modulus, 2, info)] == case["group_modulo"]
-    assert [hex(m) for m in masks.group_words(group, 3, 3, info).tolist()] == case["group_words"]
+    assert [hex(m) for m in masks.mask_modulo(pair, 3, modulus, 2, info)] == case[
+        "mask_modulo"
+    ]
+    assert [hex(m) for m in masks.mask_words(pair, 3, 3, info).tolist()] == case[
+        "mask_words"
+    ]
+    assert [hex(m) for m in masks.group_modulo(group, 3, modulus, 2, info)] == case[
+        "group_modulo"
+    ]
+    assert [hex(m) for m in masks.group_words(group, 3, 3, info).tolist()] == case[
+        "group_words"
+    ]
     assert hex(masks.tag(group, np.array(case["tagged_words"]), info)) == case["tag"]
     assert hex(masks.tag_pad(group, 3, info)) == case["tag_pad"]
 
@@ -52,7 +66,9 @@ def test_paillier_with_phe_alone() -> None:
     assert key.public_key == paillier.public_from_bytes(bytes.fromhex(case["public"]))
     plaintexts = [key.raw_decrypt(int(c, 16)) for c in case["ciphertexts"]]
     assert [hex(m) for m in plaintexts] == case["plaintexts"]
-    words = paillier.unpack(plaintexts, 5, weight=case["weight"], offset=case["offset"], bits=2048)
+    words = packing.unpack(
+        plaintexts, 5, weight=case["weight"], offset=case["offset"], bits=2048
+    )
     assert words.tolist() == case["words"]
 
 
@@ -64,12 +80,18 @@ def test_sums(method: EncryptMethod) -> None:
     assert total.hex() == case["total"]
     sums = secure_sum.open_sum(keys, total, info=INFO, private_key=small_key())
     assert sums.tolist() == case["sums"]
-    assert [value.hex() for value in secure_sum.mean(keys, sums).tolist()] == case["mean"]
+    assert [value.hex() for value in secure_sum.mean(keys, sums).tolist()] == case[
+        "mean"
+    ]
 
 
-@pytest.mark.parametrize(("method", "case"), BAD, ids=[f"{method}: {case['what']}" for method, case in BAD])
+@pytest.mark.parametrize(
+    ("method", "case"), BAD, ids=[f"{method}: {case['what']}" for method, case in BAD]
+)
 def test_totals_that_must_fail(method: EncryptMethod, case: dict[str, str]) -> None:
     total = bytes.fromhex(case["total"])
     with pytest.raises(ProtocolViolation) as caught:
-        secure_sum.open_sum(sum_keys(method, 2), total, info=INFO, private_key=small_key())
+        secure_sum.open_sum(
+            sum_keys(method, 2), total, info=INFO, private_key=small_key()
+        )
     assert caught.value.code == case["code"]

@@ -4,6 +4,8 @@ from alembic import context
 
 from api.store.tables import metadata
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=metadata
+)
 with context.begin_transaction():
     context.run_migrations()

@@ -1,7 +1,9 @@
-"""First on the path of an agent's processes: all of them, Prefect's code among it, read a clock that is wrong.
+"""First on the path of an agent's processes: all of them, Prefect's code among it, read
+a clock that is wrong.
 
-Python imports a module of this name when it starts. `datetime.now` is C's own and is replaced where classes keep their
-methods; a class of ours in its place would not be what pydantic knows.
+Python imports a module of this name when it starts. `datetime.now` is C's own and is
+replaced where classes keep their methods; a class of ours in its place would not be
+what pydantic knows.
 """
 
 from __future__ import annotations
@@ -30,5 +32,7 @@ time.time = _time
 time.time_ns = lambda: int(_time() * 1e9)
 _methods: Any = gc.get_referents(datetime.datetime.__dict__)[0]
 _methods["now"] = classmethod(_now)
-_methods["utcnow"] = classmethod(lambda cls: _now(cls, datetime.UTC).replace(tzinfo=None))
+_methods["utcnow"] = classmethod(
+    lambda cls: _now(cls, datetime.UTC).replace(tzinfo=None)
+)
 ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime.datetime))

@@ -30,7 +30,9 @@ def upgrade() -> None:
         sa.Column("recipient", sa.Integer(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=True),
         sa.Column("digest", sa.String(length=64), nullable=False),
-        sa.PrimaryKeyConstraint("run", "topic", "fold", "round", "attempt", "sender", "recipient"),
+        sa.PrimaryKeyConstraint(
+            "run", "topic", "fold", "round", "attempt", "sender", "recipient"
+        ),
     )
     op.create_table(
         "orders",

@@ -1,4 +1,6 @@
-"""The index of round files, who may read an order's scores, and how far hospitals let orders be scored."""
+"""The index of round files, who may read an order's scores, and how far hospitals let
+orders be scored.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,8 +10,12 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    op.add_column("hospitals", sa.Column("scoring", sa.String(length=10), nullable=True))
-    op.add_column("orders", sa.Column("score_readers", sa.String(length=10), nullable=True))
+    op.add_column(
+        "hospitals", sa.Column("scoring", sa.String(length=10), nullable=True)
+    )
+    op.add_column(
+        "orders", sa.Column("score_readers", sa.String(length=10), nullable=True)
+    )
     op.create_table(
         "round_files",
         sa.Column("order_id", sa.Integer(), nullable=False),

@@ -1,4 +1,6 @@
-"""How far an order of joint statistics is; schedules, what was sealed for them, and what became of each time."""
+"""How far an order of joint statistics is; schedules, what was sealed for them, and
+what became of each time.
+"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,0 +1,225 @@
+"""What an installation dials out to: whether coordinator and Prefect answer, take its
+secrets, and show the keys that are pinned here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from agents.check.findings import OK, WARN, WRONG, Finding
+from agents.check.pins import own_fingerprint
+from agents.site.settings import LOOPBACK, SiteSettings
+from protocol import VERSION
+from protocol.machine.clock import LARGEST_ERROR_SECONDS
+
+
+def check_coordinator(
+    client: httpx.Client, settings: SiteSettings, *, now: Callable[[], datetime]
+) -> Iterator[Finding]:
+    """It answers, in time and version, takes the token, and shows the keys that are
+    pinned here.
+    """
+    yield from _check_encrypted("coordinator", "coordinator_url", client)
+    health = _get(client, "health")
+    if isinstance(health, Finding):
+        yield health
+        return
+    yield _health_finding(health)
+    yield check_clock(health.headers.get("Date"), now=now())
+    yield check_version(health)
+    yield from _check_membership(client, settings)
+
+
+def _check_encrypted(check: str, key: str, client: httpx.Client) -> Iterator[Finding]:
+    url = client.base_url
+    if url.scheme == "http" and url.host not in LOOPBACK:
+        remedy = f"Ask the operator for an https address and write it as {key}."
+        yield Finding(
+            check, WARN, f"{key} is not https: secrets travel readably.", remedy
+        )
+
+
+def _get(
+    client: httpx.Client,
+    path: str,
+    *,
+    check: str = "coordinator",
+    options: dict[str, Any] | None = None,
+) -> httpx.Response | Finding:
+    try:
+        return client.get(path, **(options or {}))
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        remedy = "Check the address in settings.toml, the network, the proxy and ca_file; ask the operator if it runs."
+        return Finding(
+            check,
+            WRONG,
+            f"{client.base_url} does not answer ({type(error).__name__}).",
+            remedy,
+        )
+
+
+def _health_finding(answer: httpx.Response) -> Finding:
+    if answer.status_code == 200:
+        return Finding("coordinator", OK, "Answers and is ready.")
+    body = _body(answer)
+    if answer.status_code == 503 and "data" in body:
+        reason = body.get("message") or ""
+        sentence = f"Answers, but is not ready yet. {reason}".strip()
+        return Finding("coordinator", WARN, sentence, "Wait, or ask the operator.")
+    sentence = f"What answers is no coordinator (HTTP status {answer.status_code})."
+    remedy = "Check coordinator_url, and what stands between (proxy, TLS)."
+    return Finding("coordinator", WRONG, sentence, remedy)
+
+
+def check_clock(date: str | None, *, now: datetime) -> Finding:
+    """The clocks here and at the coordinator differ by a few seconds at most; `date` is
+    HTTP's Date header, which has no parts of a second.
+    """
+    try:
+        there = parsedate_to_datetime(date or "")
+        seconds = (now - there).total_seconds()
+    except (TypeError, ValueError):
+        sentence = "The coordinator did not tell its time."
+        return Finding("clock", WARN, sentence, "Compare the clocks yourself.")
+    if abs(int(seconds)) <= LARGEST_ERROR_SECONDS:
+        return Finding("clock", OK, "Agrees with the coordinator's.")
+    word = "ahead of" if seconds > 0 else "behind"
+    sentence = f"This clock is {abs(round(seconds))} seconds {word} the coordinator's."
+    return Finding(
+        "clock", WARN, sentence, "Turn on time synchronisation (NTP) on both machines."
+    )
+
+
+def check_version(health: httpx.Response) -> Finding:
+    """Both sides run the same version."""
+    data = _body(health).get("data")
+    version = data.get("version") if isinstance(data, dict) else None
+    if version is None:
+        sentence = f"This is {VERSION}; the coordinator did not tell its version."
+        return Finding("version", WARN, sentence, "Check later.")
+    if version == VERSION:
+        return Finding("version", OK, f"{VERSION}, as at the coordinator.")
+    sentence = f"This is {VERSION}, the coordinator runs {version}."
+    return Finding("version", WRONG, sentence, "Update both to the same version.")
+
+
+def _check_membership(
+    client: httpx.Client, settings: SiteSettings
+) -> Iterator[Finding]:
+    token = settings.secret("token")
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = _get(client, "hospitals", options={"headers": headers})
+    if isinstance(answer, Finding):
+        yield answer
+    elif answer.status_code in (401, 403):
+        path = settings.state / "token"
+        remedy = (
+            f"Ask the operator for a new agent token and put it into {path}, mode 0600."
+        )
+        yield Finding(
+            "token", WRONG, "The coordinator does not accept this token.", remedy
+        )
+    elif answer.status_code != 200:
+        remedy = "Ask the operator for the coordinator's log."
+        yield Finding(
+            "coordinator",
+            WRONG,
+            f"GET /hospitals gives HTTP status {answer.status_code}.",
+            remedy,
+        )
+    else:
+        yield Finding("token", OK, "The coordinator accepts it.")
+        yield from check_registry(_body(answer), settings)
+
+
+def check_registry(body: dict[str, Any], settings: SiteSettings) -> Iterator[Finding]:
+    """The coordinator knows this hospital, and shows the same keys as are pinned here."""
+    hospitals = body["data"]["hospitals"]
+    shown = {row["user_id"]: row.get("fingerprint") for row in hospitals}
+    if settings.user_id not in shown:
+        remedy = f"Check user_id, or ask the operator for `./run server add-hospital` of {settings.user_id}."
+        yield Finding(
+            "registry",
+            WRONG,
+            f"The coordinator knows no hospital {settings.user_id}.",
+            remedy,
+        )
+
+    # A coordinator that shows one hospital another's key could read what is sealed to
+    # it (decision 16).
+    known = {
+        partner.user_id: partner.fingerprint for partner in settings.partners.values()
+    }
+    known[settings.user_id] = own_fingerprint(settings)
+    for user_id, fingerprint in known.items():
+        there = shown.get(user_id)
+        if fingerprint and there and there != fingerprint:
+            yield _other_key(settings, user_id)
+
+
+def _other_key(settings: SiteSettings, user_id: int) -> Finding:
+    if user_id == settings.user_id:
+        sentence = "The coordinator shows another key for this hospital than the one in its vault."
+        start = "Start the agent, which presents its key."
+        remedy = (
+            f"{start} If this stays, tell the operator: somebody may use your name."
+        )
+    else:
+        sentence = f"The coordinator shows another key for hospital {user_id} than the one pinned here."
+        remedy = "Compare fingerprints by telephone. Replace the pin only if that hospital's keys were renewed."
+    return Finding("registry", WRONG, sentence, remedy)
+
+
+def check_prefect(client: httpx.Client, settings: SiteSettings) -> Iterator[Finding]:
+    """Prefect answers through the coordinator, and has this hospital's pool."""
+    token = settings.secret("token")
+    headers = {"Authorization": f"Bearer {token}"}
+    path = f"work_pools/{settings.pool}"
+    pool = _get(client, path, check="prefect", options={"headers": headers})
+    if isinstance(pool, Finding):
+        yield pool
+        return
+    if pool.status_code in (200, 404):
+        yield Finding("prefect", OK, "Answers, through the coordinator.")
+    yield _pool_finding(pool, settings)
+
+
+def _pool_finding(answer: httpx.Response, settings: SiteSettings) -> Finding:
+    if answer.status_code in (401, 403):
+        sentence = "The coordinator does not let this token ask Prefect."
+        path = settings.state / "token"
+        remedy = f"Ask the operator for a new agent token and put it into {path}."
+        return Finding("prefect", WRONG, sentence, remedy)
+    if answer.status_code in (502, 503):
+        sentence = "The coordinator's Prefect server does not answer."
+        return Finding("prefect", WRONG, sentence, "Wait, or ask the operator.")
+    if answer.status_code == 404:
+        remedy = (
+            f"Ask the operator for `./run server add-hospital` of {settings.user_id}."
+        )
+        return Finding(
+            "pool", WRONG, f"Prefect has no work pool {settings.pool}.", remedy
+        )
+    body = _body(answer)
+    if answer.status_code != 200 or body.get("type") != "hospital":
+        remedy = "Ask the operator to make it again with `./run server add-hospital`."
+        return Finding(
+            "pool", WRONG, f"{settings.pool} is no work pool of type hospital.", remedy
+        )
+    if body.get("is_paused"):
+        sentence = f"The work pool {settings.pool} is paused."
+        return Finding("pool", WARN, sentence, "Ask the operator to resume it.")
+    return Finding("pool", OK, f"Work pool {settings.pool} is there.")
+
+
+def _body(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        body = answer.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}

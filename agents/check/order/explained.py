@@ -1,0 +1,198 @@
+"""Rules as findings: each passes, refuses with its reason, or is decided by the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+
+from agents.check.findings import JOINT, OK, WRONG, Finding
+from agents.gate import regrouping
+from agents.gate.memory import COORDINATOR, Memory, Terms
+from agents.order.party import UNSENT, Hospital
+from protocol.errors import ConsiliumError, Rule
+
+NOT_YET = "Not known before the others have answered:"
+
+_PASSED = {
+    "initiators": "Who asks may order here.",
+    "sign": "Its agent signs the orders of its own users that have to be signed.",
+    "methods": "The policy has the method.",
+    "model_types": "The policy has the model type.",
+    "min_hospitals": "Enough hospitals are in each sum.",
+    "min_providers": "Enough hospitals bring rows.",
+    "receivers": "All who would receive may.",
+    "scoring": "The policy allows the scoring.",
+    "regroup": "No round is over some of the hospitals only, or the policy allows it.",
+    "mini_batches": "Rows are not walked in mini-batches, or the policy allows it.",
+    "derive": "No column is computed by another hospital's order, or the policy allows it.",
+    "row_level": "No value for each person is told of columns that the policy closes.",
+    "disclose": "Values go the way that the policy allows.",
+    "row_expressions": "Joined rows are weighed in no way that the policy does not allow.",
+    "column_names": "Its column has the name of the answer, or the policy says that it is the same.",
+    "own_totals": "No total is this hospital's alone against its policy.",
+    "data_path": "The policy opens the file or table.",
+    "sql": "Its SQL may run.",
+    "pin_missing": "All hospitals of the order are pinned.",
+    "min_rows": "Every set of its rows is large enough.",
+    "min_varying": "In each column enough rows vary, or none.",
+    "max_parameter_share": "The model is not too large for its rows.",
+    "max_share": "No two rows make up most of a column's combination.",
+    "earlier_cohort": "With what was told before, no few people are told.",
+    "earlier_hospitals": "With what was told before, no few hospitals are left alone.",
+    "max_rounds": "Every receiver has rounds enough left.",
+    "inference": "The policy allows inference.",
+    "return_predictions": "The policy lets predictions be returned.",
+    "rows": "The policy lets models be applied to values of a request.",
+    "expressions": "Its SQL selects plain columns.",
+    "no_model": "The model is here.",
+}
+
+
+def passed(rule: str) -> Finding:
+    return Finding(rule, OK, _PASSED.get(rule, "It passes."))
+
+
+def jointly(rule: str, what: str) -> Finding:
+    """What only all hospitals together can decide. what: goes on after a colon."""
+    return Finding(rule, JOINT, f"{NOT_YET} {what}")
+
+
+def asked(rules: Iterable[Rule]) -> list[Finding]:
+    """One finding for each rule that passes, and one for each reason that refuses.
+
+    Of several rules of one name, as of several sets of rows, one line.
+    """
+    by_name: dict[str, list[Finding]] = {}
+    for rule in rules:
+        found = by_name.setdefault(rule.name, [])
+        for finding in refusals_of(rule.check):
+            if finding not in found:
+                found.append(finding)
+    findings = []
+    for name, found in by_name.items():
+        findings += found or [passed(name)]
+    return findings
+
+
+def refusals_of(work: Callable[[], object]) -> list[Finding]:
+    """Every reason for which something is refused; nothing where it is not."""
+    try:
+        work()
+    except ConsiliumError as error:
+        return refusals(error)
+    return []
+
+
+def refusals(error: ConsiliumError) -> list[Finding]:
+    """An error as findings, one for each of its reasons."""
+    reasons = error.detail.get("reasons")
+    if reasons is None:
+        return [Finding(error.code, WRONG, error.sentence, error.remedy)]
+    found = []
+    for reason in reasons:
+        finding = Finding(reason["code"], WRONG, reason["sentence"], reason["remedy"])
+        found.append(finding)
+    return found
+
+
+def refuses(findings: Iterable[Finding]) -> bool:
+    return any(finding.state == WRONG for finding in findings)
+
+
+# What every kind of order is asked
+
+
+def pins(hospital: Hospital, hospitals: Collection[int]) -> list[Finding]:
+    """Whether this hospital could verify who all the others are."""
+    unpinned = sorted(set(hospitals) - set(hospital.settings.partners) - {hospital.me})
+    if not unpinned:
+        return [passed("pin_missing")]
+    found = []
+    for user in unpinned:
+        finding = Finding(
+            "pin_missing",
+            WRONG,
+            f"Hospital {user} is not pinned here.",
+            "Ask it by telephone for its fingerprint (`./run agent keys`) and add it to settings.toml under"
+            " [[partners]].",
+        )
+        found.append(finding)
+    return found
+
+
+def approval(hospital: Hospital) -> Iterator[Finding]:
+    if hospital.policy.orders.approval == "manual":
+        sentence = "A person here decides (approval), before rows are read."
+        yield Finding("approval", JOINT, sentence)
+
+
+def left_alone(
+    hospital: Hospital,
+    memory: Memory,
+    *,
+    hospitals: Collection[int],
+    least_hospitals: int,
+    regroup: bool,
+    section: str,
+) -> list[Finding]:
+    """Whether the reserved totals, with earlier ones, would leave few hospitals alone.
+
+    The others' words can only be guessed: it passes for certain if it does when no other
+    lets itself be told and as many are asked for as there are, and is refused for certain
+    if it is when all others let themselves be told.
+    """
+    me = hospital.me
+    own = frozenset({me}) if regroup else frozenset[int]()
+    strictest = Terms(max(least_hospitals, len(hospitals)), own)
+    mildest = Terms(least_hospitals, own | (frozenset(hospitals) - {me}))
+
+    def agree(terms: Terms) -> list[Finding]:
+        return refusals_of(
+            lambda: regrouping.agree(
+                memory,
+                order_id=UNSENT,
+                terms=terms,
+                section=section,
+                has_ended=hospital.vault.has_ended,
+            )
+        )
+
+    if not agree(strictest):
+        return [passed("earlier_hospitals")]
+    refused = agree(mildest)
+    if refused:
+        return refused
+    return [
+        jointly(
+            "earlier_hospitals",
+            "with what was told before, the answer would leave a few hospitals alone, and passes only where these"
+            f" have set regroup under {section}.",
+        )
+    ]
+
+
+def opens(sentences: Iterable[str], receivers: Iterable[str]) -> Iterator[Finding]:
+    """The totals that the answer opens of this hospital's rows, and who opens them."""
+    for sentence in sentences:
+        yield Finding("opens", OK, f"{sentence[0].upper()}{sentence[1:]}.")
+    whom = []
+    for receiver in receivers:
+        whom.append(receiver if receiver == COORDINATOR else f"hospital {receiver}")
+    if whom:
+        yield Finding("opens", OK, f"These are opened by {', '.join(whom)}.")
+
+
+def verdict(findings: Iterable[Finding]) -> Finding:
+    """The last line: accept or refuse, as far as this hospital can say."""
+    found = list(findings)
+    rules = dict.fromkeys(one.check for one in found if one.state == WRONG)
+    if rules:
+        return Finding(
+            "verdict",
+            WRONG,
+            f"This hospital would refuse the order: {', '.join(rules)}.",
+            "Change what the lines above name, and check again.",
+        )
+    sentence = "This hospital would accept the order."
+    if any(one.state == JOINT for one in found):
+        sentence = "This hospital would accept the order; lines marked joint are decided later."
+    return Finding("verdict", OK, sentence)

@@ -1,0 +1,32 @@
+"""What this hospital would say to a request for predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agents.check.findings import OK, Finding
+from agents.check.order.explained import approval, asked, refusals, refuses
+from agents.order.party import Hospital
+from agents.training.inference import answer_anew, request_rules
+from protocol.errors import ConsiliumError
+from protocol.inference_request import InferRequest
+
+
+def prediction_findings(hospital: Hospital, request: InferRequest) -> Iterator[Finding]:
+    """No prediction is kept or shown."""
+    sealed = request.input_data.asked
+    rules = asked(request_rules(hospital, request.model_id, sealed))
+    yield from rules
+    yield from approval(hospital)
+    needed = [one for one in rules if one.check != "return_predictions"]
+    if refuses(needed):
+        return
+    try:
+        found = answer_anew(hospital, request.model_id, sealed)
+    except ConsiliumError as error:
+        yield from refusals(error)
+        return
+    n_rows = found.cohort.n_rows
+    sentence = f"{n_rows + len(found.reasons)} rows; the model can be applied to {n_rows} of them."
+    yield Finding("rows", OK, sentence)
+    yield Finding("opens", OK, f"A prediction for each of {n_rows} rows, to who asks.")

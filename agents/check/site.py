@@ -1,0 +1,212 @@
+"""The agent's self-test: what is wrong with an installation, and how to put it right.
+
+Rows are not read: the database is asked for names only. `check_site` is `./run agent
+check`; `check_locally` is what an agent does at its start; `check_policy` takes one file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from agents.check.coordinator import check_coordinator, check_prefect
+from agents.check.findings import OK, WARN, WRONG, Finding, as_finding, guarded
+from agents.check.pins import check_keys, check_partners
+from agents.gate.round_budget import RoundBudget
+from agents.rows.database import TableDescription, open_source
+from agents.site.policy import load_policy
+from agents.site.settings import SiteSettings, load_settings
+from protocol.errors import ConsiliumError, Refused
+from protocol.machine.disk import has_room
+from protocol.policy import Policy, TableRules
+
+
+def check_site(
+    site: Path, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> list[Finding]:
+    """Every check of one site folder.
+
+    Without readable settings, only the policy can be checked beside them.
+    """
+    try:
+        settings = load_settings(site)
+    except ConsiliumError as error:
+        return [as_finding("settings", error), *check_policy(site / "policy.toml")]
+    return [
+        *check_locally(settings),
+        *guarded("coordinator", lambda: _ask_coordinator(settings, now)),
+        *guarded("prefect", lambda: _ask_prefect(settings)),
+    ]
+
+
+def check_locally(settings: SiteSettings) -> list[Finding]:
+    """Every check that needs nobody but this hospital; the agent writes what they find
+    to its log when it starts.
+    """
+    return [
+        Finding("settings", OK, f"Hospital {settings.user_id}, {settings.name}."),
+        *guarded("state", lambda: check_folders(settings)),
+        *guarded("disk", lambda: check_disk(settings)),
+        *guarded("token", lambda: check_token(settings)),
+        *check_policy(settings.policy),
+        *guarded("database", lambda: check_database(settings)),
+        *guarded("keys", lambda: check_keys(settings)),
+        *guarded("partners", lambda: check_partners(settings)),
+        *guarded("rounds", lambda: check_rounds(settings)),
+    ]
+
+
+def _ask_coordinator(
+    settings: SiteSettings, now: Callable[[], datetime]
+) -> Iterator[Finding]:
+    with settings.client() as client:
+        yield from check_coordinator(client, settings, now=now)
+
+
+def _ask_prefect(settings: SiteSettings) -> Iterator[Finding]:
+    with settings.client(settings.prefect_url) as client:
+        yield from check_prefect(client, settings)
+
+
+# On this machine
+
+
+def check_folders(settings: SiteSettings) -> Iterator[Finding]:
+    """Nobody but the owner may enter state and vault, or read the keys and the ledger."""
+    keys = settings.vault / "identity.json"
+    private = (settings.state, settings.vault, keys, settings.ledger)
+    present = [path for path in private if path.exists()]
+    open_paths = [path for path in present if path.stat().st_mode & 0o077]
+    for path in open_paths:
+        sentence = f"{path} is open to other users of this machine."
+        yield Finding("state", WRONG, sentence, f"Run: chmod go= {path}")
+    if not open_paths:
+        yield Finding("state", OK, f"{settings.state} is for its owner alone.")
+
+
+def check_disk(settings: SiteSettings) -> Iterator[Finding]:
+    """Something can be written below the state folder."""
+    if has_room(settings.state):
+        yield Finding("disk", OK, f"There is room below {settings.state}.")
+    else:
+        sentence = f"Nothing can be written below {settings.state}: its disk is full."
+        remedy = "Make room there; orders that wait for it go on by themselves."
+        yield Finding("disk", WRONG, sentence, remedy)
+
+
+def check_token(settings: SiteSettings) -> Iterator[Finding]:
+    """The token is there and nobody else can read it."""
+    settings.secret("token")
+    yield Finding("token", OK, "The token is there and only its owner can read it.")
+
+
+def check_policy(path: Path) -> list[Finding]:
+    """What is wrong in a policy file; it needs no site, so a draft can be checked
+    anywhere.
+    """
+
+    def found() -> Iterator[Finding]:
+        policy = load_policy(path)
+        tables = ", ".join(policy.tables)
+        methods = ", ".join(policy.orders.methods)
+        yield Finding("policy", OK, f"Opens {tables} for {methods}.")
+        if "None" in policy.orders.methods:
+            sentence = "Method None shows this hospital's gradients and the model to the coordinator."
+            remedy = 'Remove "None" from orders.methods, unless your data are public.'
+            yield Finding("policy", WARN, sentence, remedy)
+
+    return guarded("policy", found)
+
+
+def check_rounds(settings: SiteSettings) -> Iterator[Finding]:
+    """Who has how many rounds of training left here; nothing before the first."""
+    folder = settings.vault / "cohorts"
+    if not (folder / "rounds.sqlite").exists():
+        return
+    rules = load_policy(settings.policy).cohort
+    spent = RoundBudget(folder).spent(rules=rules, now=datetime.now(UTC))
+    if not spent:
+        return
+    most = spent[0]
+    n_left = max(0, rules.max_rounds - most.n_rounds)
+    sentence = (
+        f"Receiver {most.receiver} has {n_left} of {rules.max_rounds} rounds of {most.population} left in"
+        f" {rules.budget_days} days; others have as many or more."
+    )
+    if n_left:
+        yield Finding("rounds", OK, sentence)
+        return
+    remedy = (
+        "Its orders are refused until rounds are older; or raise cohort.max_rounds."
+    )
+    yield Finding("rounds", WARN, sentence, remedy)
+
+
+def check_database(settings: SiteSettings) -> Iterator[Finding]:
+    """The database answers a read-only connection and has every table and column that
+    the policy names.
+    """
+    # Names of tables and columns only: no statement of a check reads a row.
+    timeout = settings.statement_timeout_seconds
+    source = open_source(settings.data_url, statement_timeout_seconds=timeout)
+    present = source.describe()
+    yield Finding(
+        "database", OK, f"Answers read-only, with {len(present)} tables and views."
+    )
+
+    with contextlib.suppress(
+        Refused
+    ):  # the policy's own check says what is wrong with it
+        policy = load_policy(settings.policy)
+        is_case_exact = source.dialect == "postgres"
+        yield from check_tables(policy, present, is_case_exact=is_case_exact)
+
+
+def check_tables(
+    policy: Policy, present: list[TableDescription], *, is_case_exact: bool
+) -> Iterator[Finding]:
+    """Each of the policy's tables is there with the columns that it names."""
+
+    # PostgreSQL tells "Visits" from "visits", DuckDB does not.
+    def fold(name: str) -> str:
+        return name if is_case_exact else name.lower()
+
+    by_name: dict[str, TableDescription] = {}
+    # A policy may leave the schema out; of two tables of one name the first counts.
+    for table in present:
+        without_schema = table.name.split(".", 1)[1]
+        by_name.setdefault(fold(table.name), table)
+        by_name.setdefault(fold(without_schema), table)
+
+    for rules in policy.tables.values():
+        found = by_name.get(fold(rules.name))
+        if found is None:
+            names = ", ".join(table.name for table in present[:20]) or "none"
+            remedy = f"Correct its name in policy.toml, or make it. Seen here: {names}."
+            yield Finding(
+                "tables", WRONG, f"The database has no table {rules.name}.", remedy
+            )
+            continue
+
+        columns = {fold(column) for column in found.columns}
+        missing = [name for name in _named_columns(rules) if fold(name) not in columns]
+        if missing:
+            sentence = f"{rules.name} has no column {', '.join(missing)}."
+            remedy = (
+                f"Correct policy.toml; the table has: {', '.join(found.columns[:40])}."
+            )
+            yield Finding("tables", WRONG, sentence, remedy)
+        else:
+            yield Finding(
+                "tables", OK, f"{rules.name} has every column that the policy names."
+            )
+
+
+def _named_columns(rules: TableRules) -> list[str]:
+    """Each once, in the policy's order."""
+    names = [*rules.filter_columns, rules.unique_id]
+    if not rules.all_columns:
+        names = [*rules.columns, *names]
+    return list(dict.fromkeys(names))

@@ -1,0 +1,136 @@
+"""Which levels of a category a hospital names to others, and what becomes of the rest.
+
+A rare diagnosis is data. So a hospital names a level only where it has min_rows rows of
+it, and says of the rest, once all names are known, whether it has rows of none of them:
+these are of the level `other`, and a few of them end the order. The same for models and
+for joint statistics.
+
+Decision 78.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any
+
+from agents.rows.canonical_text import canonical_text
+from analytics.training.design import is_number, sorted_levels
+from protocol.errors import BadRequest, Refused, check_all
+from protocol.messages import bad_message, read_fields
+from protocol.study_rows import MOST_LETTERS, MOST_LEVELS
+
+Counts = Mapping[str, Mapping[str, int]]
+"""By column of categories and level, how many rows a hospital has."""
+
+
+def named_levels(counts: Counts, min_rows: int) -> dict[str, list[str]]:
+    """By column the levels that others are told."""
+    named: dict[str, list[str]] = {}
+    for column, of_levels in counts.items():
+        named[column] = [level for level, n in of_levels.items() if n >= min_rows]
+    return named
+
+
+def check_message(levels: Mapping[str, Any], columns: Collection[str]) -> None:
+    """What another hospital names. ProtocolViolation (code bad_message) for what it
+    could not have named.
+    """
+    if set(levels) != set(columns):
+        raise bad_message("of kind levels names other columns than the order")
+    for named in levels.values():
+        if not isinstance(named, list) or len(named) > MOST_LEVELS:
+            raise bad_message("of kind levels has no list of levels, or too many")
+        if not all(_is_level(level) for level in named):
+            raise bad_message("of kind levels holds what is no level")
+
+
+def _is_level(level: Any) -> bool:
+    if not isinstance(level, str) or len(level) > MOST_LETTERS:
+        return False
+    return canonical_text(level) == level
+
+
+def read_others(
+    messages: Mapping[int, bytes], columns: Collection[str]
+) -> frozenset[str]:
+    """The columns of which some hospital has rows of no joint level, by what all say.
+    ProtocolViolation (code bad_message) for other columns than the order's.
+    """
+    found: set[str] = set()
+    for body in messages.values():
+        named = set(map(str, read_fields(body, {"columns": list})["columns"]))
+        if not named <= set(columns):
+            raise bad_message("of kind other_levels names other columns than the order")
+        found.update(named)
+    return frozenset(found)
+
+
+def joint_levels(
+    columns: Collection[str], named: Mapping[int, Mapping[str, list[str]]]
+) -> dict[str, list[str]]:
+    """By column all levels that a hospital names, sorted.
+
+    BadRequest (code levels) where they are numbers at one hospital and texts at another:
+    these are two codings of one thing.
+    """
+    union: dict[str, list[str]] = {}
+    for name in columns:
+        levels = [level for of_user in named.values() for level in of_user[name]]
+        union[name] = sorted_levels(levels)
+    checks: list[Callable[[], object]] = []
+    for name in columns:
+        levels_of = [of_user[name] for of_user in named.values()]
+        checks.append(partial(_check_kinds, name, levels_of))
+    check_all(*checks)
+    return union
+
+
+def _check_kinds(name: str, levels_of: Collection[list[str]]) -> None:
+    are_numbers: set[bool] = set()
+    for levels in levels_of:
+        kinds = {is_number(level) for level in levels}
+        if len(kinds) == 1:
+            are_numbers.update(kinds)
+    if len(are_numbers) > 1:
+        raise BadRequest(
+            f"The levels of {name} are numbers at some hospitals and texts at others.",
+            remedy="Give the column one coding everywhere, by a view or a CAST.",
+            code="levels",
+        )
+
+
+def columns_with_others(
+    counts: Counts,
+    union: Mapping[str, Collection[str]],
+    *,
+    min_rows: int,
+    refuses_any: bool,
+) -> list[str]:
+    """The columns in which this hospital has rows of no joint level, min_rows or more.
+
+    Raises Refused (code rare_levels) where they are fewer, or `refuses_any` of them.
+    """
+    n_others: dict[str, int] = {}
+    for name, of_levels in counts.items():
+        joint = set(union[name])
+        n_others[name] = sum(n for level, n in of_levels.items() if level not in joint)
+    checks: list[Callable[[], object]] = []
+    for name, n_rows in n_others.items():
+        most = n_rows if refuses_any else min_rows - 1
+        if 0 < n_rows <= most:
+            checks.append(partial(_refuse_rare, name, min_rows))
+    check_all(*checks)
+    return sorted(name for name, n_rows in n_others.items() if n_rows)
+
+
+def _refuse_rare(name: str, min_rows: int) -> None:
+    raise Refused(
+        f"In {name}, some rows have levels that no hospital has {min_rows} rows of.",
+        remedy=f"Leave {name} out of categorical and derive what is needed of it, as case when {name} in (1, 2)"
+        " then 1 else 0 end; leave these rows out; or ask the hospital to change min_rows or rare_levels"
+        " in its policy.toml.",
+        code="rare_levels",
+        threshold=min_rows,
+        feature=name,
+    )

@@ -1,0 +1,260 @@
+"""Thresholds on the sum: which cells of a table are shown where every hospital's policy
+says `cells = "pooled"`.
+
+A cell is shown that reaches min_rows rows and min_providers hospitals jointly, of the
+others too where a receiver brings rows itself (`protocol.statistics_plan.cells_plan`),
+that some provider has min_rows rows of by itself and so has named, and that no provider
+withholds. Since each of the last earlier answers with that label, of a receiver, nobody
+or min_changed people have come, jointly, and nobody or so many have gone. Who does not
+remember an answer that another provider states says of no cell that nobody has changed.
+Of answers before those each hospital decides alone. Beside what is not shown, further
+cells are withheld until no total gives it away (`analytics.statistics.complements`).
+
+`agents/statistics/pooled_cells.py` has the messages. Decision 73.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from agents.gate.disclosure import (
+    MOST_GROUPS,
+    GroupFacts,
+    Hidden,
+    Label,
+    Withheld,
+    label_order,
+)
+from analytics.statistics.complements import complements
+from protocol.policy import StatisticsRules
+from protocol.shares import cells
+from protocol.shares.cells import CellList, Limits
+from protocol.sums.masks import Stream
+
+_RANKS = b"consilium/cells/ranks/1"
+
+
+@dataclass(frozen=True)
+class OwnCells:
+    """What a hospital says of its own cells."""
+
+    # Cells that it has min_rows rows of, and why it withholds them, if it does.
+    named: dict[Label, Withheld | None]
+    # Cells of fewer rows that it does not let be shown; the comparison hides whose they
+    # are.
+    vetoed: list[Label]
+
+
+def own_cells(
+    facts: Mapping[Label, GroupFacts],
+    rules: StatisticsRules,
+    *,
+    square_shares: Mapping[Label, Fraction],
+) -> OwnCells:
+    """Of fewer than min_rows rows the share of two of them is not looked at: they are
+    nearly all of it, and it is the sum of all hospitals that hides them.
+
+    square_shares: what two rows make of the sum of squares, where one is opened.
+    """
+    named: dict[Label, Withheld | None] = {}
+    vetoed = []
+    for label, of_cell in facts.items():
+        if of_cell.n_rows < rules.min_rows:
+            if of_cell.is_near:
+                vetoed.append(label)
+            continue
+        named[label] = None
+        shares = [of_cell.largest_share, square_shares.get(label)]
+        known_shares = [share for share in shares if share is not None]
+        if any(share > rules.max_share for share in known_shares):
+            named[label] = Withheld("max_share", str(rules.max_share))
+        elif of_cell.is_near:
+            named[label] = Withheld("earlier_cohort", str(rules.min_rows))
+    return OwnCells(named, vetoed)
+
+
+@dataclass(frozen=True)
+class AgreedLimits:
+    """What all providers have stated of what a cell has to reach."""
+
+    # The largest of all.
+    min_rows: int
+    min_providers: int
+    min_changed: int
+    # The last earlier answers, by order and who is left out.
+    earlier: list[tuple[int, int]]
+    # By provider, of how many rows it names a cell.
+    own_min_rows: Mapping[int, int]
+
+    def tagged(self, key: bytes) -> Limits:
+        """As the coordinator may see them."""
+        earlier = [cells.earlier_of(key, *pair) for pair in self.earlier]
+        return Limits(
+            self.min_rows, self.min_providers, self.min_changed, tuple(earlier)
+        )
+
+
+def left_out(receiver: str, providers: Collection[int]) -> int:
+    """Whose people do not hide those of others from a receiver: its own, where it is a
+    provider, else those of NOBODY.
+    """
+    known = {str(user): user for user in providers}
+    return known.get(receiver, cells.NOBODY)
+
+
+def last_answers(earlier: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Those that cells are compared with jointly; with older ones each hospital
+    compares its own.
+    """
+    return sorted(set(earlier), reverse=True)[: cells.MOST_EARLIER]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The cells of an answer, the same at every hospital."""
+
+    shown: list[Label]
+    withheld: dict[Label | Hidden, Withheld]
+    # What the comparison has opened, in words.
+    opened: list[str] = field(default_factory=list)
+
+
+def decide(
+    union: CellList,
+    passed: Collection[bytes],
+    stated: Mapping[int, Mapping[Label, Withheld | None]],
+    limits: AgreedLimits,
+    *,
+    receivers: Collection[int],
+    key: bytes,
+) -> Decided:
+    """From the cells of all hospitals, the bits of the comparison, and what each
+    provider has named. `key` is the group key of the tags.
+
+    ProtocolViolation (code cells_differ) where a named cell is not in the union.
+    """
+    n_naming: Counter[Label] = Counter()
+    naming: dict[Label, list[int]] = {}
+    reasons: dict[Label, Withheld] = {}
+    for user, named in stated.items():
+        n_naming.update(named.keys())
+        for label in named:
+            naming.setdefault(label, []).append(user)
+        for label, why in named.items():
+            if why is not None:
+                reasons[label] = min(reasons.get(label, why), why, key=_reason_order)
+    label_of: dict[bytes, Label] = {}
+    for label in n_naming:
+        tag, slices = cells.tags_of(key, label)
+        if union.cells.get(tag) != slices:
+            raise cells.differ()
+        label_of[tag] = label
+
+    # What a provider withholds is as if it had not passed: it hides nothing.
+    withheld_alone = {tag for tag, label in label_of.items() if label in reasons}
+    really_passed = set(passed) - withheld_alone
+    can_be_shown = really_passed & label_of.keys()
+    more = _complements(union, really_passed, can_be_shown, label_of, n_naming, key)
+
+    small = Withheld("cells", str(limits.min_rows))
+    changed = Withheld("earlier_cohort", str(limits.min_changed))
+    complement = Withheld("complement", str(limits.min_rows))
+    withheld: dict[Label | Hidden, Withheld] = {}
+    for label in sorted(n_naming, key=label_order):
+        tag, _ = cells.tags_of(key, label)
+        if label in reasons:
+            withheld[label] = reasons[label]
+        elif tag not in passed:
+            # Nothing is told by it: that the rows are enough follows from the names.
+            is_large = _has_enough_rows(naming[label], limits, receivers)
+            withheld[label] = changed if is_large else small
+        elif tag in more:
+            withheld[label] = complement
+    for tag in union.cells.keys() - label_of.keys():
+        withheld[Hidden(tag.hex())] = small
+    shown = [label_of[tag] for tag in can_be_shown - more]
+    return Decided(sorted(shown, key=label_order), withheld)
+
+
+def _has_enough_rows(
+    naming: Collection[int], limits: AgreedLimits, receivers: Collection[int]
+) -> bool:
+    """Whether the rows of those who have named a cell are enough by themselves, without
+    each receiver too.
+    """
+    for receiver in {cells.NOBODY, *(set(receivers) & limits.own_min_rows.keys())}:
+        others = [user for user in naming if user != receiver]
+        n_rows = sum(limits.own_min_rows[user] for user in others)
+        n_hospitals = limits.min_providers - (receiver != cells.NOBODY)
+        if n_rows < limits.min_rows or len(others) < n_hospitals:
+            return False
+    return True
+
+
+def _reason_order(why: Withheld) -> tuple[str, Fraction]:
+    return why.rule, Fraction(why.threshold)
+
+
+def _complements(
+    union: CellList,
+    passed: Collection[bytes],
+    can_be_shown: Collection[bytes],
+    label_of: Mapping[bytes, Label],
+    n_naming: Mapping[Label, int],
+    key: bytes,
+) -> set[bytes]:
+    """Further cells to withhold, fewest naming providers first, then by label."""
+
+    def order(tag: bytes) -> tuple[object, ...]:
+        label = label_of[tag]
+        return n_naming[label], label_order(label)
+
+    tags = list(union.cells)
+    place_of = {tag: place for place, tag in enumerate(tags)}
+    numbers: dict[bytes, int] = {}
+    slices = []
+    for of_cell in union.cells.values():
+        slices.append([numbers.setdefault(slice_, len(numbers)) for slice_ in of_cell])
+    candidates = sorted(can_be_shown, key=order)
+    withheld = [place_of[tag] for tag in tags if tag not in can_be_shown]
+    found = complements(
+        slices,
+        withheld=withheld,
+        passed=[place for place in withheld if tags[place] in passed],
+        candidates=[place_of[tag] for tag in candidates],
+        # The key did not exist when the hospitals read their labels.
+        draw=Stream(key, _RANKS, b"").words,
+    )
+    if found is None:
+        return set(can_be_shown)
+    return {tags[place] for place in found}
+
+
+def absent_cells(
+    decided: Decided, grid: Collection[Label], *, named: Collection[Label]
+) -> list[Label]:
+    """The cells of a grid that stand neither among the shown ones nor, by their names,
+    among those withheld: nobody has them, or too few.
+    """
+    return sorted(set(grid) - set(decided.shown) - set(named), key=label_order)
+
+
+def grid_of(named: Collection[Label]) -> list[Label]:
+    """All combinations of the values that are named; none where these are too many."""
+    values = [
+        sorted(set(column), key=_none_first) for column in zip(*named, strict=True)
+    ]
+    n_cells = 1
+    for of_column in values:
+        n_cells *= len(of_column)
+    if not named or n_cells > MOST_GROUPS:
+        return []
+    return list(itertools.product(*values))
+
+
+def _none_first(value: str | None) -> tuple[bool, str]:
+    return value is not None, value or ""

@@ -1,0 +1,116 @@
+"""What a hospital's own numbers may say of a model that it is shown.
+
+Who chooses weights, or folds, can aim a model at single rows: its metrics, and its
+gradient, then say what these rows are. The rules here are limits, not walls; SECURITY.md
+names what they leave.
+
+Decision 71.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analytics.arrays import Floats
+from protocol.errors import Refused
+
+_OF_ROWS = 0.9
+"""The share of rows that the limit of predictors is for."""
+_FAR_OUT = 10
+"""So many times the limit is allowed of the other rows."""
+
+
+def shows_metrics(labels: NDArray[Any], *, is_class: bool, min_rows: int) -> bool:
+    """Whether metrics over rows with these labels (n,) may be shown as one hospital's.
+
+    Of a classifier each class that occurs needs min_rows rows: its counts of calls are
+    counts of that class, and with few rows they are labels. Of `linear` the rows do.
+    Without rows there is nothing to show.
+    """
+    n_rows = len(labels)
+    if not n_rows:
+        return True
+    if not is_class:
+        return n_rows >= min_rows
+    _, n_of_class = np.unique(labels, return_counts=True)
+    return int(n_of_class.min()) >= min_rows
+
+
+def check_predictors(predictors: Floats, *, limit: Fraction) -> None:
+    """Refuse weights that are so steep that a gradient is a sum over one side of a plane.
+
+    `predictors` are the sizes of the rows' linear predictors, (n,). Nine tenths of them
+    must be `limit` at the most, and all ten times that: in ordinary training a few rows
+    lie far out, but steep weights leave nearly all rows far from 0.
+
+    Raises Refused (code linear_predictor). Disclosure: that the rule holds, and no number
+    but the policy's.
+    """
+    most = float(limit)
+    usual = np.quantile(predictors, _OF_ROWS)
+    if usual > most or predictors.max() > _FAR_OUT * most:
+        raise Refused(
+            f"The model is so steep on this hospital's rows, with linear predictors above {most:g}, that its gradient"
+            " could tell which side of a plane single rows are on.",
+            remedy="The usual cause is attributes that separate the classes, so that coefficients grow without end:"
+            " order penalty L2, or a larger alpha. Else a smaller learning_rate or standardize; or ask the hospital to"
+            " raise max_linear_predictor under [cohort] in its policy.toml.",
+            code="linear_predictor",
+            threshold=str(limit),
+        )
+
+
+def check_share(weights: Floats, *, max_share: Fraction) -> None:
+    """Refuse a gradient that is nearly that of two rows.
+
+    `weights` are what the gradient multiplies each row by, their sizes, (n,). There is
+    no least sum below which the rule rests: who receives a gradient scales it, so a
+    small one tells a row as well as a large one. Only a gradient of nothing says nothing.
+
+    Raises Refused (code max_share). Disclosure: that the rule holds, and no number but
+    the policy's.
+    """
+    total = float(weights.sum())
+    if total == 0:
+        return
+    two_largest = np.sort(weights)[-2:].sum()
+    if two_largest > float(max_share) * total:
+        raise Refused(
+            f"Two rows make up more than {max_share} of this hospital's part of the round, which would tell them.",
+            remedy="Where attributes separate the classes nearly all rows are fitted, and few are left: order penalty"
+            " L2, or more rows; or ask the hospital to raise max_share under [cohort] in its policy.toml.",
+            code="max_share",
+            threshold=str(max_share),
+        )
+
+
+def scored_groups(sizes: Mapping[str, int], *, least: int) -> list[tuple[str, ...]]:
+    """Which layers of a sealed order are scored together, each group one vector.
+
+    Lengths and angles of few coefficients give these away, after a few rounds, to whoever
+    has one hospital's table. So a layer of fewer than `least` coefficients goes with the
+    next one, the last ones with what is before them. None where all have fewer.
+
+    >>> scored_groups({"conv1": 80, "conv2": 6, "dense": 12}, least=10)
+    [('conv1',), ('conv2', 'dense')]
+    >>> scored_groups({"dense1": 30, "dense": 6}, least=10)
+    [('dense1', 'dense')]
+    """
+    groups: list[tuple[str, ...]] = []
+    waiting: tuple[str, ...] = ()
+    n_waiting = 0
+    for name, size in sizes.items():
+        waiting = (*waiting, name)
+        n_waiting += size
+        if n_waiting >= least:
+            groups.append(waiting)
+            waiting = ()
+            n_waiting = 0
+    if waiting and groups:
+        groups[-1] = groups[-1] + waiting
+    return groups

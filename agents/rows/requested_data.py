@@ -1,0 +1,298 @@
+"""What a user asks of a provider's data, within the policy of its hospital: a file below
+its data folder, a table, or a SELECT that `check_sql` lets that user run.
+
+To read next: `agents.rows.database_rows` and `agents.rows.file_rows`.
+
+Decisions 37 and 69.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from agents.rows.allowed_sql import CheckedQuery, check_sql
+from agents.rows.database import DescribedQuery, Source, open_source
+from agents.rows.database_rows import QueryRows, read_query
+from agents.rows.faults import safe_reading
+from agents.rows.file_rows import FILE_TYPES, read_file
+from agents.rows.files import DataFile, changed, open_data_file
+from agents.rows.relation import (
+    UNIQUE_ID,
+    check_name,
+    found_column,
+    marked,
+    open_connection,
+)
+from agents.rows.snapshot import temporary_of
+from agents.site.settings import SiteSettings
+from protocol.errors import BadRequest, Refused
+from protocol.policy import Policy
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """What the relation IDENTIFIED does not say of its rows."""
+
+    name: str
+    populations: tuple[str, ...]
+    is_whole_row: bool
+    numbers: frozenset[str] = frozenset()
+    id_is_number: bool = False
+    file: DataFile | None = None
+    version: tuple[int, int] | None = None
+
+
+class Room:
+    """Where connections are opened, and what they may write."""
+
+    def __init__(
+        self, settings: SiteSettings, stack: ExitStack, *, writes: Path | None = None
+    ) -> None:
+        self.stack = stack
+        self._spill = settings.state / "spill"
+        self._writes = [] if writes is None else [str(temporary_of(writes))]
+
+    def connection(self, *paths: str, attach: str | None = None) -> Any:
+        """A connection that opens these paths, and the snapshot that is written."""
+        return open_connection(
+            self.stack, self._spill, paths=[*paths, *self._writes], attach=attach
+        )
+
+    def of_database(self, attach: str | None) -> Any:
+        """A connection for rows of the database, which may be a DuckDB file."""
+        return self.connection(attach=attach)
+
+
+def site_source(settings: SiteSettings) -> Source:
+    return open_source(
+        settings.data_url,
+        statement_timeout_seconds=float(settings.statement_timeout_seconds),
+        max_rows=settings.max_rows,
+    )
+
+
+def populations_of(query: CheckedQuery) -> tuple[str, ...]:
+    return tuple(name.lower() for name in query.tables)
+
+
+class DataRequest:
+    """What a user asks of a provider's data, within the policy of its hospital."""
+
+    def __init__(
+        self,
+        settings: SiteSettings,
+        policy: Policy,
+        requester: int,
+        columns: Sequence[str] | None,
+        and_numbers: bool,
+        room: Room,
+    ) -> None:
+        assert policy.statistics is not None
+        self.settings, self.policy, self.requester = settings, policy, requester
+        self.columns = None if columns is None else list(dict.fromkeys(columns))
+        self.and_numbers = and_numbers
+        self.rules, self.room = policy.statistics, room
+        self.timeout_seconds = float(settings.statement_timeout_seconds)
+        self.is_foreign = requester != settings.user_id
+        self.min_rows = self.rules.min_rows if self.is_foreign else 0
+
+    def canonical_name(self, data_path: str, data_type: str) -> str:
+        """The name that the data had when the snapshot was written; the file may be
+        gone since.
+        """
+        if data_type in FILE_TYPES:
+            root = Path(os.path.realpath(self.settings.data_folder))
+            return os.path.relpath(os.path.realpath(root / data_path), root)
+        return _database_name(data_path, data_type)
+
+    def read(self, data_path: str, data_type: str) -> tuple[Any, RowFacts]:
+        if data_type in FILE_TYPES:
+            return self._read_file(data_path, data_type)
+        if data_type in ("table", "sql"):
+            return self._read_database(data_path, data_type)
+        raise BadRequest(
+            "data_type is none of csv, parquet, json, table and sql.",
+            remedy="Write one of them.",
+            code="data_type",
+        )
+
+    # files
+
+    def _read_file(self, data_path: str, data_type: str) -> tuple[Any, RowFacts]:
+        file = self.room.stack.enter_context(
+            open_data_file(
+                self.settings.data_folder, data_path, patterns=self.rules.files
+            )
+        )
+        version = file.version
+        connection = self.room.connection(file.path)
+        unique_id = self._unique_id_of(file)
+        with safe_reading(self.timeout_seconds, data_type):
+            numbers = read_file(
+                connection,
+                file,
+                data_type,
+                # Any column of a file of texts may hold numbers.
+                columns=None if self.and_numbers else self.columns,
+                unique_id=unique_id,
+            )
+        if file.version != version:
+            raise changed()
+        facts = RowFacts(
+            name=file.name,
+            populations=(f"file {file.name}",),
+            is_whole_row=unique_id is None,
+            numbers=numbers,
+            file=file if data_type == "parquet" else None,
+            version=version,
+        )
+        return connection, facts
+
+    def _unique_id_of(self, file: DataFile) -> str | None:
+        """The column that the policy names for this file; the first pattern that fits."""
+        for pattern, column in self.rules.unique_ids.items():
+            if fnmatchcase(file.name, pattern):
+                return column
+        return None
+
+    # the site's database
+
+    def _read_database(self, data_path: str, data_type: str) -> tuple[Any, RowFacts]:
+        source = site_source(self.settings)
+        for name in self.columns or ():
+            check_name(name)
+        text = data_path
+        if data_type == "table":
+            is_listed = self.is_foreign and not self.and_numbers
+            asked = self.columns if is_listed else None
+            text = _select(data_path, asked, source.dialect)
+        checked = self._checked(text, source.dialect)
+        named = ""
+        if len(checked.tables) == 1:
+            named = self.policy.table(checked.tables[0]).unique_id
+        with _named_by_policy(checked, named, self.columns or ()):
+            described = source.described(checked)
+        unique_id = self._unique_id(described, named, data_type)
+        rows = self._rows(source, described, unique_id)
+        facts = RowFacts(
+            name=_database_name(data_path, data_type),
+            populations=populations_of(checked),
+            is_whole_row=unique_id is None,
+            numbers=rows.numbers,
+            id_is_number=rows.id_is_number,
+        )
+        return rows.connection, facts
+
+    def _rows(
+        self, source: Source, described: DescribedQuery, unique_id: str | None
+    ) -> QueryRows:
+        return read_query(
+            source,
+            described,
+            columns=self._needed(described),
+            unique_id=unique_id,
+            connect=self.room.of_database,
+        )
+
+    def _needed(self, described: DescribedQuery) -> list[str] | None:
+        if self.columns is None or not self.and_numbers:
+            return self.columns
+        needed = {name.lower(): name for name in self.columns}
+        for column in described.columns:
+            if column.is_number and column.name != UNIQUE_ID:
+                needed.setdefault(column.name.lower(), column.name)
+        return list(needed.values())
+
+    def _unique_id(
+        self, described: DescribedQuery, named: str, data_type: str
+    ) -> str | None:
+        """The column of the result that says whose a row is.
+
+        Another hospital's SELECT gets it while it is checked. The own user's SELECT is
+        free, so it has one only if its result holds the unique id of its only table;
+        else the digest of all that it selects stands for it.
+        """
+        for name in described.names[:-1] if self.is_foreign else described.names:
+            check_name(name)
+        if self.is_foreign:
+            return UNIQUE_ID
+        found = found_column(named, described.names) if named else None
+        if found is None and data_type == "table":
+            raise _no_unique_id(described.query, named)
+        return found
+
+    def _checked(self, text: str, dialect: str) -> CheckedQuery:
+        """`check_sql` with the unique id of the one table that the text reads,
+        whichever that is.
+        """
+        unique_ids = list(
+            dict.fromkeys(rules.unique_id for rules in self.policy.tables.values())
+        ) or ["id"]
+        for unique_id in unique_ids:
+            try:
+                return check_sql(
+                    text,
+                    policy=self.policy,
+                    requester=self.requester,
+                    own_user_id=self.settings.user_id,
+                    unique_id=unique_id,
+                    label=None,
+                    dialect=dialect,
+                    unique_id_as=UNIQUE_ID,
+                )
+            except Refused as error:
+                if error.code != "unique_id" or unique_id == unique_ids[-1]:
+                    raise
+        raise AssertionError("the last unique id returns or raises")
+
+
+def _select(table: str, columns: Sequence[str] | None, dialect: str) -> str:
+    """A SELECT of `schema.table`, for `check_sql` to look at."""
+    if not re.fullmatch(r"[\w ]+(\.[\w ]+)?", table):
+        raise Refused(
+            "data_path names no table.", remedy="Write schema.table.", code="tables"
+        )
+    mark = "`" if dialect == "mysql" else '"'
+    names = "*"
+    if columns is not None:
+        names = ", ".join(marked(name, mark) for name in columns)
+    dotted = ".".join(marked(part, mark) for part in table.split("."))
+    return f"SELECT {names} FROM {dotted}"  # noqa: S608
+
+
+def _database_name(data_path: str, data_type: str) -> str:
+    """One name for one table; of a SELECT its text, with blanks and a semicolon at its
+    end as they do not matter.
+    """
+    if data_type == "table":
+        return data_path.strip().lower()
+    return " ".join(data_path.strip("; \n\t").split())
+
+
+@contextmanager
+def _named_by_policy(
+    checked: CheckedQuery, unique_id: str, asked: Sequence[str]
+) -> Iterator[None]:
+    """Says of a missing column that nobody asked for why it is needed."""
+    try:
+        yield
+    except BadRequest as error:
+        is_its_own = bool(unique_id) and unique_id not in asked
+        if not is_its_own or f"has no column {unique_id}." not in str(error):
+            raise
+        raise _no_unique_id(checked, unique_id) from None
+
+
+def _no_unique_id(checked: CheckedQuery, unique_id: str) -> BadRequest:
+    return BadRequest(
+        f"{checked.tables[0]} has no column {unique_id}, which this hospital's policy names as its unique id.",
+        remedy="Set unique_id of that table in its policy.toml to the column that identifies each patient.",
+        code="missing_column",
+    )

@@ -1,0 +1,150 @@
+"""The rows and groups of an order of joint statistics beside the sketches that an earlier
+version has kept of what it answered.
+
+They are compared for some weeks after the upgrade, as that version did; then the
+sketches are forgotten (`StatisticsLedger.keeps_sketches`), and this module can go. What
+is answered from now on is in `agents/gate/memory.py`.
+
+Decision 38.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from agents.gate import disclosure
+from agents.gate.disclosure import Label, Sketch
+from agents.rows import exact_totals
+from agents.rows.dataset import Dataset
+from agents.statistics.party import AskedStatistics, data_name
+from protocol.errors import Refused
+from protocol.messages import canonical
+
+
+def keeps_sketches(party: AskedStatistics) -> bool:
+    return party.ledger.keeps_sketches(now=datetime.now(UTC))
+
+
+# Rows
+
+
+@dataclass(frozen=True)
+class AskedRows:
+    """Rows that an order is over."""
+
+    # What they are called in this hospital's statistics ledger: the data, the columns,
+    # and where a value is needed.
+    name: str
+    # (SKETCH_CELLS,): sets of rows that differ by d rows differ in d cells at most.
+    sketch: Sketch
+    n_rows: int
+
+
+def rows_of(
+    party: AskedStatistics,
+    dataset: Dataset,
+    columns: Sequence[str],
+    *,
+    complete: Sequence[str] = (),
+) -> AskedRows:
+    """The rows of a dataset with these columns: those that an answer is made of, which
+    have a value in `complete`.
+
+    A row without one changes no answer, and so must not count as a row that has
+    changed.
+    """
+    ordered = sorted(set(columns))
+    needed = sorted(set(complete))
+    name = canonical([data_name(party, dataset), ordered, needed])
+    sketch, n_rows = exact_totals.sketch(dataset, ordered, complete=needed)
+    return AskedRows(name, sketch, n_rows)
+
+
+def is_near_earlier(party: AskedStatistics, asked: AskedRows) -> bool:
+    """Compares rows with those of earlier orders on the same data, of which one of
+    `party.readers` has an answer.
+
+    True where a schedule's rows have changed by fewer than the gate allows, so that its
+    last result stands again. Raises Refused (code earlier_cohort) for such a change in
+    any other order.
+    """
+    try:
+        disclosure.check_sketch(asked.sketch, _near_sketches(party, asked), party.rules)
+    except Refused:
+        is_of_schedule = party.order.repeats is not None
+        if not is_of_schedule:
+            raise
+        return True
+    return False
+
+
+def _near_sketches(party: AskedStatistics, asked: AskedRows) -> Iterator[Sketch]:
+    """The sketches of earlier rows that may differ from these by fewer than min_rows;
+    one at a time in memory.
+    """
+    for packed in party.ledger.earlier(party.readers, asked.name):
+        sketch, n_rows = packed[:-1], int(packed[-1])
+        # Columns of few different values change in few cells of a sketch, whatever
+        # their rows do. Where min_rows have come or gone, the rows are other ones
+        # whatever the sketch says.
+        if abs(n_rows - asked.n_rows) < party.rules.min_rows:
+            yield sketch
+
+
+# Groups
+
+
+@dataclass(frozen=True)
+class AskedGroups:
+    """The groups of an order's rows, as this hospital's ledger compares them one by
+    one.
+    """
+
+    name: str
+    # Of each group (1 + GROUP_CELLS,): the number of rows, then a sketch.
+    sketches: dict[Label, Sketch]
+
+
+def groups_of(
+    party: AskedStatistics, dataset: Dataset, summed: Sequence[str]
+) -> AskedGroups:
+    """The groups of the rows that have a value in the `summed` columns."""
+    group_by = party.request.group_by or []
+    ordered = sorted(summed)
+    name = canonical(["groups", data_name(party, dataset), ordered, group_by])
+    sketches = exact_totals.group_sketches(
+        dataset, ordered, complete=summed, group_by=group_by
+    )
+    return AskedGroups(name, sketches)
+
+
+def near_groups(party: AskedStatistics, groups: AskedGroups) -> set[Label]:
+    """Those of which 1 to min_rows - 1 rows have changed since an earlier answer to one
+    of the same hospitals.
+    """
+    min_rows = party.rules.min_rows
+    near = set()
+    for packed in party.ledger.earlier(party.readers, groups.name):
+        # A line of the table is a group: digest of its label, number of rows, sketch.
+        table = packed.reshape(-1, 2 + exact_totals.GROUP_CELLS)
+        earlier = {int(line[0]): line[1:] for line in table}
+        for label, sketch in groups.sketches.items():
+            other = earlier.get(_label_digest(label))
+            if other is None:
+                continue
+            n_come_or_gone = abs(int(other[0]) - int(sketch[0]))
+            n_changed_cells = np.count_nonzero(other[1:] != sketch[1:])
+            if n_come_or_gone < min_rows and 0 < n_changed_cells < min_rows:
+                near.add(label)
+    return near
+
+
+def _label_digest(label: Label) -> int:
+    """64 bits in the place of a group's name, which stays out of the vault."""
+    digest = hashlib.blake2b(canonical(list(label)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")

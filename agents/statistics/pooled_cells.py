@@ -1,0 +1,209 @@
+"""The cells of pooled rows whose joint numbers reach the thresholds, found without
+anybody's number being known.
+
+Providers send the coordinator tags of their cells; it sends the union. The cells are
+the rows of a table of which each provider has two columns, how many rows it has and
+whether it has any, and two more for each of the last earlier answers that a receiver could subtract,
+how many people have come and gone since; one comparison on shares tells of each cell
+whether it passes. Everybody adds the shares up and knows the same bits.
+
+`agents/gate/pooled_cells.py` has the rule. Decision 73.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from agents.gate import pooled_cells as rule
+from agents.gate import totals
+from agents.gate.disclosure import Label, Withheld
+from agents.gate.pooled_cells import AgreedLimits, Decided
+from agents.order.evaluation import evaluate_once
+from agents.order.party import note_opened, receive_all, send
+from agents.statistics import audited
+from agents.statistics.party import AgreedStatistics, Reading
+from analytics.statistics.rowwise import Column
+from protocol.errors import BadRequest
+from protocol.exchange import Address
+from protocol.messages import COORDINATOR, EVERYONE
+from protocol.shares import cells
+from protocol.shares.cells import CellList, Limits
+from protocol.shares.shared_expression import reveal
+from protocol.statistics_plan import (
+    cell_columns,
+    cells_plan,
+    changed_columns,
+    person,
+    veto,
+)
+
+
+def compare_each(party: AgreedStatistics, reading: Reading | None) -> None:
+    """Informs the coordinator that this order compares no cells."""
+    if reading is not None and party.request.has_cells:
+        send(party, "cell_tags", lambda: b"", recipient=COORDINATOR)
+
+
+def decide(
+    party: AgreedStatistics,
+    reading: Reading | None,
+    stated: Mapping[int, Mapping[Label, Withheld | None]],
+    agreed: AgreedLimits,
+) -> Decided:
+    """Which cells the answer shows, the same at every hospital.
+
+    Disclosure: to the coordinator, how many cells each provider has and which of them,
+    and of their slices, are the same, by tags that it cannot turn back, and with how
+    many earlier answers of which receivers they are compared; to the order's
+    hospitals, of each cell of any of them, whether it passes. A label is known to who
+    guesses it.
+    """
+    request = party.request
+    key = party.session.group_key(b"cells")
+    limits = agreed.tagged(key)
+    own = None
+    if reading is not None:
+        labels = [_label(text) for text, n in reading.n_rows_of.items() if n]
+        if len(labels) > cells.MOST_CELLS:
+            raise BadRequest(
+                f"group_by makes more than {cells.MOST_CELLS} groups at a hospital.",
+                remedy="Group by columns with fewer different values.",
+                code="group_by",
+            )
+        own = cells.list_of(key, labels, limits)
+        send(party, "cell_tags", own.encode, recipient=COORDINATOR)
+    union = _agree_on_union(party, own, limits)
+    passed: set[bytes] = set()
+    opened = ""
+    if union.cells:
+        opened = totals.comparison_in_words(
+            request, limits, n_cells=len(union.cells), n_answers=_n_answers(agreed)
+        )
+        plan = cells_plan(request.providers, request.openers, limits)
+        if reading is not None:
+            # The comparison opens something of every cell, shown or not.
+            audited.commit_totals(party)
+            everybody = [str(user) for user in request.hospitals]
+            note_opened(party, [opened], receivers=everybody, what="opens_cells")
+            columns = _columns(party, reading, union, agreed)
+            compute = functools.partial(
+                evaluate_once, party, plan, columns, n_rows=len(union.cells)
+            )
+            # To everybody, so that all know the same bits.
+            send(party, "cell_share", compute, recipient=EVERYONE)
+        shares = receive_all(party, "cell_share", request.providers, EVERYONE)
+        found = reveal(plan, shares)
+        for tag, passes in zip(union.cells, found.values, strict=True):
+            if passes:
+                passed.add(tag)
+    decided = rule.decide(
+        union, passed, stated, agreed, receivers=request.openers, key=key
+    )
+    return replace(decided, opened=[opened] if opened else [])
+
+
+def _agree_on_union(
+    party: AgreedStatistics, own: CellList | None, limits: Limits
+) -> CellList:
+    """All hospitals' cells, of which all have the same list.
+
+    ProtocolViolation (code cells_differ) where the coordinator has sent another one to
+    somebody, or one that lacks a cell of this hospital.
+    """
+    address = Address(party.order_id, "cells")
+    union = CellList.decode(party.exchange.get(address, COORDINATOR, EVERYONE))
+    if union.limits != limits:
+        raise cells.differ()
+    if own is not None:
+        if not own.cells.items() <= union.cells.items():
+            raise cells.differ()
+        send(party, "cell_digest", lambda: union.digest, recipient=EVERYONE)
+    # Rows of different cells would be added up, and the sum of two small cells pass.
+    digests = receive_all(party, "cell_digest", party.request.providers, EVERYONE)
+    if set(digests.values()) != {union.digest}:
+        raise cells.differ()
+    return union
+
+
+def _columns(
+    party: AgreedStatistics, reading: Reading, union: CellList, agreed: AgreedLimits
+) -> dict[str, Column]:
+    """What this provider has of each cell: how many rows, whether any, and who has come
+    and gone since each earlier answer.
+    """
+    key = party.session.group_key(b"cells")
+    providers = party.request.providers
+    place_of = {tag: place for place, tag in enumerate(union.cells)}
+    n_rows = np.zeros(len(union.cells), dtype=np.int64)
+    for text, n in reading.n_rows_of.items():
+        if not n:
+            continue
+        tag, _ = cells.tags_of(key, _label(text))
+        # More than the threshold decides nothing more.
+        n_rows[place_of[tag]] = min(n, agreed.min_rows)
+    has_rows = (n_rows > 0).astype(np.int64)
+    for text in {*reading.vetoed, *_few_since_older(reading, agreed)}:
+        tag, _ = cells.tags_of(key, _label(text))
+        if tag in place_of:
+            refused = veto(providers, min_rows=agreed.min_rows)
+            n_rows[place_of[tag]] = refused
+    name_n, name_s = cell_columns(party.me)
+    numbers = {name_n: n_rows, name_s: has_rows}
+
+    for place, (order_id, left_out) in enumerate(agreed.earlier):
+        if left_out == party.me:
+            continue
+        # Who does not remember it may have changed in every cell.
+        come = np.ones(len(union.cells), dtype=np.int64)
+        gone = np.ones(len(union.cells), dtype=np.int64)
+        if order_id in reading.changes:
+            come[:] = gone[:] = 0
+        for text, change in reading.changes.get(order_id, {}).items():
+            tag, _ = cells.tags_of(key, _label(text))
+            if tag in place_of:
+                come[place_of[tag]] = _counted(change[0], change[1], agreed, providers)
+                gone[place_of[tag]] = _counted(change[2], change[3], agreed, providers)
+        name_come, name_gone = changed_columns(party.me, place)
+        numbers |= {name_come: come, name_gone: gone}
+    every_cell = np.ones(len(union.cells), dtype=np.bool_)
+    return {name: Column(values, every_cell) for name, values in numbers.items()}
+
+
+def _counted(
+    fewest: int, most: int, agreed: AgreedLimits, providers: Sequence[int]
+) -> int:
+    """People who have come, or gone, as the circuit adds them (`person`).
+
+    Where answers are compared by several columns, the fewest of them hide others'; that
+    it is nobody holds for all columns or is not said.
+    """
+    whole = min(fewest, agreed.min_changed) * person(providers)
+    # One in some column and none in another is less than a person, and not none.
+    is_uncertain = fewest < most and fewest < agreed.min_changed
+    return whole + 1 if is_uncertain else whole
+
+
+def _few_since_older(reading: Reading, agreed: AgreedLimits) -> set[str]:
+    """Cells of which this hospital has a few changed people since an answer that is not
+    compared jointly.
+    """
+    older = {order_id for order_id, _ in set(reading.earlier) - set(agreed.earlier)}
+    found = set()
+    for order_id in older:
+        for text, change in reading.changes[order_id].items():
+            if change[4]:
+                found.add(text)
+    return found
+
+
+def _n_answers(agreed: AgreedLimits) -> int:
+    return len({order_id for order_id, _ in agreed.earlier})
+
+
+def _label(text: str) -> Label:
+    return tuple(json.loads(text))

@@ -1,0 +1,131 @@
+"""What a provider adds for each group, value, pair of values or bin of its rows: exact
+integers, and the facts by which its rules decide about them.
+
+Read `pooled.py` next, which adds them over the providers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from agents.gate.disclosure import GroupFacts, Label
+from agents.rows import exact_totals
+from agents.rows.dataset import Dataset
+from agents.statistics.groups import bin_label
+from agents.statistics.opened_sets import bin_edges
+from agents.statistics.sums import N_NUMBERS
+from protocol.errors import Refused
+from protocol.policy import StatisticsRules
+from protocol.statistics_request import TALLIED, StatisticsRequest
+
+
+@dataclass(frozen=True)
+class Tally:
+    """One group of this provider's rows."""
+
+    # What decides about it.
+    facts: GroupFacts
+    # Its integers, which are added up over the providers (`sums.N_NUMBERS`).
+    numbers: list[int]
+    # Of the sum of squares, what its two largest make; None where none is opened.
+    largest_square_share: Fraction | None = None
+
+
+def own_tallies(
+    dataset: Dataset, request: StatisticsRequest, user_id: int
+) -> dict[Label, Tally]:
+    """The groups of this provider's rows that have a value."""
+    column = request.provider(user_id).key_column
+    group_by = request.group_by or []
+    tallies: dict[Label, Tally] = {}
+
+    if request.method in ("cov", "corr"):
+        assert request.columns is not None
+        joint_parts = exact_totals.joint_moments(
+            dataset, *request.columns, group_by=group_by
+        )
+        for label, joint in joint_parts.items():
+            facts = GroupFacts(joint.moments.n, joint.largest_share)
+            tallies[label] = Tally(
+                facts, list(joint.moments.numbers), joint.largest_square_share
+            )
+        return tallies
+
+    if request.counted_as in TALLIED:
+        for label, n_rows in _occurrences(dataset, request, user_id).items():
+            # A mean is of rows with a value.
+            is_left_out = request.method == "avg" and label == (None,)
+            if n_rows and not is_left_out:
+                tallies[label] = Tally(GroupFacts(n_rows), [n_rows])
+        return tallies
+
+    # A count, a quantile and an extreme add no values, so that no row can make most of
+    # them.
+    is_summed = request.method in N_NUMBERS
+    n_numbers = N_NUMBERS.get(request.method, 1)
+    parts = exact_totals.moments(dataset, column, group_by=group_by)
+    for label, part in parts.items():
+        moments = part.moments
+        if not moments.n:
+            continue
+        largest_share = part.largest_share if is_summed else None
+        facts = GroupFacts(moments.n, largest_share)
+        numbers = [moments.n, moments.total, moments.squares][:n_numbers]
+        if request.rows.fills:
+            numbers.append(part.n_null)
+        square_share = None
+        if request.method in ("var", "std"):
+            square_share = part.largest_square_share
+        tallies[label] = Tally(facts, numbers, square_share)
+    return tallies
+
+
+def n_filled(tallies: Mapping[Label, Tally], request: StatisticsRequest) -> int:
+    """In how many of this provider's rows the joint mean stands for a value."""
+    if not request.rows.fills:
+        return 0
+    return sum(tally.numbers[-1] for tally in tallies.values())
+
+
+def check_filled(n_rows: int, rules: StatisticsRules) -> None:
+    """Refused (code min_rows) where few rows would get the mean: how many is told.
+
+    Disclosure: a refusal shows that some rows lack a value, fewer than min_rows.
+    """
+    if 0 < n_rows < rules.min_rows:
+        raise Refused(
+            f"Fewer than this hospital's minimum of {rules.min_rows} rows have no value, and with missing = mean an"
+            " answer tells how many.",
+            remedy="Order missing drop, or leave missing out: the mean is the same.",
+            code="min_rows",
+            threshold=rules.min_rows,
+        )
+
+
+def _occurrences(
+    dataset: Dataset, request: StatisticsRequest, user_id: int
+) -> dict[Label, int]:
+    """How many rows have each value, pair of values, or bin.
+
+    Bin 0 is what lies below the first edge, the last one what lies above the last.
+    """
+    column = request.provider(user_id).key_column
+    group_by = request.group_by or []
+    if request.method != "histogram":
+        return exact_totals.counts(dataset, request.columns or [column])
+    edges = bin_edges(request)
+    parts = exact_totals.moments(dataset, column, group_by=group_by)
+    edges_of = dict.fromkeys(parts, edges)
+    below = exact_totals.counts_below(dataset, column, edges_of, group_by=group_by)
+    occurrences: dict[Label, int] = {}
+    for label, part in parts.items():
+        # A bin holds the rows that are below its upper edge but not below its lower.
+        cumulated = [0, *below[label].tolist(), part.moments.n]
+        n_rows_of_bins = np.diff(cumulated).tolist()
+        for place, n_rows in enumerate(n_rows_of_bins):
+            occurrences[*label, bin_label(place)] = n_rows
+    return occurrences

@@ -1,0 +1,549 @@
+"""The steps of a fold, from this hospital's rows to a trained model.
+
+Everything replicated (weights, optimizer state) is a function of the opened integers
+only, so all hospitals hold the same bits (decision 13). A checkpoint is written after
+each step.
+
+The functions stand in the order in which `flows.hospital.train_locally` calls them. How
+a sum is sealed and opened is in `agents.training.trainer`, what is shown of a gradient
+for scores in `agents.training.shown_gradients`, what is added up at a fold's end in
+`agents.training.final_sums`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from agents.gate import probes
+from agents.order.party import end, send
+from agents.training import bounds, final_sums
+from agents.training.checkpoint import (
+    Checkpoint,
+    first_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from agents.training.final_sums import Rows
+from agents.training.kept_design import kept_design
+from agents.training.moments import Scales, joint_scales, scaled
+from agents.training.party import AgreedTraining
+from agents.training.trainer import (
+    Trainer,
+    contribute,
+    receive_opening,
+    sentences,
+    sum_info,
+)
+from analytics.arrays import Floats, Ints, Labels
+from analytics.training import metrics as measures
+from analytics.training import models, optimizers, outcome
+from analytics.training.models import local_loss, split_layers
+from analytics.training.optimizers import OptimizerState
+from analytics.training.outcome import WARNINGS, StoppedBy, WarningCode
+from analytics.training.standardization import LabelScale
+from protocol.errors import ProtocolViolation
+from protocol.messages import (
+    COORDINATOR,
+    canonical,
+)
+from protocol.sums import secure_sum
+from protocol.training_request import has_held_out
+
+_OBFUSCATORS_AHEAD = 40
+"""A final histogram takes 33, a round of 31 values 2; so many pay for their power
+table.
+"""
+
+
+@dataclass
+class Fold:
+    """The rows of one fold as the model sees them, and how far its training is.
+
+    Labels stand in their own units. Where the model is trained in others
+    (`label_scale`), so are the checkpoint's weights, gradients and losses; whatever is
+    reported, kept or shown is in the label's own units.
+    """
+
+    number: int
+    X: Floats
+    y: Labels
+    X_test: Floats
+    y_test: Labels
+    scales: Scales
+    y_trained: Labels  # y in the units that are trained in
+    checkpoint: Checkpoint
+    # The rest is of the round under way: this hospital's own gradient, and the members
+    # of the sum.
+    gradient: Floats = field(default_factory=lambda: np.zeros(0))
+    members: tuple[int, ...] = ()
+    # At its end, what speaks against its model.
+    warnings: list[WarningCode] = field(default_factory=list)
+
+    @property
+    def label_scale(self) -> LabelScale:
+        return self.scales.label
+
+
+# A fold
+
+
+def open_fold(trainer: Trainer, number: int) -> Fold:
+    """The fold's rows, standardized where the order asks for it, and how far it is."""
+    with sentences():
+        X, y, X_test, y_test = trainer.fold_rows(number)
+        scales = joint_scales(trainer, X, y, number)
+        X = scaled(X, scales.attributes)
+        X_test = scaled(X_test, scales.attributes)
+        y_trained = scales.label.trained(y)
+    checkpoint = load_checkpoint(trainer.order.store, number)
+    if checkpoint is None:
+        checkpoint = first_checkpoint(number, trainer.start)
+    return Fold(number, X, y, X_test, y_test, scales, y_trained, checkpoint)
+
+
+def local_gradient(trainer: Trainer, fold: Fold) -> dict[str, Any]:
+    """Keeps the local pseudo-gradient in the fold; returns the starting model's metrics.
+
+    Disclosure: the gradient leaves only as a sealed part of a sum, and for scores by
+    `agents.training.shown_gradients`; the metrics leave rounded to 6 digits.
+    """
+    point = fold.checkpoint
+    with sentences(point.round):
+        _check_probe(trainer, fold)
+        fold.gradient = models.local_gradient(
+            trainer.model,
+            point.weights,
+            fold.X,
+            fold.y_trained,
+            batch_size=trainer.params.batch_size,
+            learning_rate=_learning_rate(trainer, point.round),
+        )
+        return evaluate(trainer, fold)
+
+
+def _check_probe(trainer: Trainer, fold: Fold) -> None:
+    """Refuses a round whose gradient would tell single rows, and the weights that the
+    last one has made (decisions 71 and 77).
+
+    Before anything of it leaves, in the units that the order trains in. Networks
+    are not judged: their rows have no weight of one number.
+    """
+    if trainer.model.hidden:
+        return
+    point = fold.checkpoint
+    found = models.row_weights(
+        trainer.model,
+        point.weights,
+        fold.X,
+        fold.y_trained,
+        # What the last step has made walks through no batches, and sends no gradient.
+        batch_size=-1 if point.stopped else trainer.params.batch_size,
+        learning_rate=_learning_rate(trainer, point.round),
+    )
+    rules = trainer.order.policy.cohort
+    if trainer.model.kind != "linear":
+        probes.check_predictors(found.predictors, limit=rules.max_linear_predictor)
+    if not point.stopped:
+        probes.check_share(found.weights, max_share=rules.max_share)
+
+
+def evaluate(trainer: Trainer, fold: Fold) -> dict[str, Any]:
+    """Metrics of the fold's present model on this hospital's rows, rounded.
+
+    Null, with the rule, where the hospitals show them together only (decision 71).
+    """
+    point = fold.checkpoint
+    withheld = trainer.withheld
+    weights = own_weights(trainer, fold, point.weights)
+    report: dict[str, Any] = {"n_rows": len(fold.y)}
+    report["train"] = metrics_of(trainer, weights, fold.X, fold.y)
+    if len(fold.y_test):
+        report["test"] = metrics_of(trainer, weights, fold.X_test, fold.y_test)
+        report["n_test_rows"] = len(fold.y_test)
+    if point.left_out:
+        report["leave_one_out"] = point.left_out
+    rules = {}
+    for part, min_rows in withheld._asdict().items():
+        if min_rows and part in report:
+            # The names stay, so that a table of all rounds has its columns.
+            report[part] = dict.fromkeys(report[part])
+            rules[part] = {"rule": "min_rows", "threshold": min_rows}
+    if _is_too_small(trainer):
+        rules["scores"] = {
+            "rule": "min_scored_coefficients",
+            "threshold": trainer.limits.min_scored,
+        }
+    if rules:
+        report["withheld"] = rules
+    return report
+
+
+def _is_too_small(trainer: Trainer) -> bool:
+    """Whether scores were ordered of a model that is trained without."""
+    request = trainer.order.request
+    if request.is_open or not request.is_scored:
+        return False
+    return trainer.model.n_weights < trainer.limits.min_scored
+
+
+def own_weights(trainer: Trainer, fold: Fold, weights: Floats) -> Floats:
+    """Weights of the fold's training as those of a model that answers in the label's
+    own units.
+    """
+    has_intercept = trainer.model.fit_intercept
+    return fold.label_scale.own_weights(weights, has_intercept=has_intercept)
+
+
+def metrics_of(trainer: Trainer, weights: Floats, X: Floats, y: Labels) -> Any:
+    """Metrics of a model on rows, rounded as they may leave."""
+    exact = measures.metrics(trainer.model, weights, X, y)
+    return measures.round_metrics(exact)
+
+
+def encrypt_contribution(trainer: Trainer, fold: Fold, report: dict[str, Any]) -> None:
+    """Seals this hospital's part of the round's sum by the order's method, and sends it.
+
+    The part holds the gradient with the local loss behind it. Who is left out of the
+    sum reports its metrics only.
+    """
+    point = fold.checkpoint
+
+    def part() -> bytes:
+        # Who is left out of the sum sends a part of no length.
+        if trainer.order.me not in fold.members:
+            return b""
+        loss = local_loss(trainer.model, point.weights, fold.X, fold.y_trained)
+        vector = np.append(fold.gradient, loss) / _sealed_units(trainer, fold)
+        keys = trainer.keys(fold.number, fold.members)
+        names = trainer.features
+        bounds.check_bound(keys, vector, trainer.model, names)
+        info = sum_info("gradient", fold.number, point.round)
+        return secure_sum.seal(keys, vector, info=info)
+
+    with sentences(point.round):
+        contribute(
+            trainer,
+            "gradient",
+            part,
+            fold=fold.number,
+            round=point.round,
+            state=point.weights,
+            report=report,
+        )
+
+
+def _sealed_units(trainer: Trainer, fold: Fold) -> Floats:
+    """By what each value of a round's sum is divided before it is sealed.
+
+    (n_weights + 1,), powers of two: the gradient's, and behind them the loss's.
+    """
+    sealed = fold.label_scale.sealed
+    units = np.full(trainer.model.n_weights + 1, sealed)
+    units[-1] = sealed * sealed
+    return units
+
+
+def apply_aggregate(
+    trainer: Trainer,
+    fold: Fold,
+    *,
+    robust: Floats | None,
+    settle: Callable[[Floats], dict[str, Any]],
+) -> None:
+    """Waits for the opened sum, takes every hospital's step, and writes the checkpoint.
+
+    `robust` is the aggregate itself where the order's rule is no sum. `settle` is given
+    the aggregate before the step: it may refuse it, and answers what is to be reported
+    of the round with the next.
+    """
+    point = fold.checkpoint
+
+    if robust is not None:
+        # It was made of gradients as they were shown.
+        robust = fold.label_scale.trained_gradient(robust)
+
+    def decide(sums: Ints) -> bool:
+        after = _stepped(trainer, fold, sums, robust)
+        return _stops(trainer, after, point) is not None
+
+    _prepare_ahead(trainer)
+    with sentences(point.round):
+        opening = receive_opening(
+            trainer,
+            "gradient",
+            fold=fold.number,
+            round=point.round,
+            members=fold.members,
+            decide=decide,
+        )
+        after = _stepped(trainer, fold, opening.sums, robust)
+        assert after.aggregate is not None
+        after.left_out = settle(after.aggregate)
+    after.stopped_by = _stops(trainer, after, point)
+    if opening.stop != after.stopped:
+        raise _wrong_end(point.round)
+    save_checkpoint(trainer.order.store, after)
+    fold.checkpoint = after
+
+
+def _prepare_ahead(trainer: Trainer) -> None:
+    """Fills the stock of obfuscators while this hospital waits for the others."""
+    stock = trainer.obfuscators
+    if stock is None or stock.ready >= _OBFUSCATORS_AHEAD:
+        return
+    filling = threading.Thread(
+        target=stock.prepare, args=(_OBFUSCATORS_AHEAD,), daemon=True
+    )
+    filling.start()
+
+
+def _stepped(
+    trainer: Trainer, fold: Fold, sums: Ints, robust: Floats | None
+) -> Checkpoint:
+    """The fold's state one round later; the sums' last value is the loss."""
+    point = fold.checkpoint
+    keys = trainer.keys(fold.number, fold.members)
+    mean = secure_sum.mean(keys, sums) * _sealed_units(trainer, fold)
+    mean_loss = float(mean[-1])
+    aggregate = mean[:-1] if robust is None else robust
+    weights, state = _step(trainer, point, aggregate)
+    penalty = optimizers.penalty_value(point.weights, **_penalty(trainer))
+    loss = mean_loss + penalty
+    return Checkpoint(
+        point.fold,
+        point.round + 1,
+        weights,
+        state,
+        losses=[*point.losses, loss],
+        gradient=fold.gradient,
+        aggregate=aggregate,
+        mean_loss=mean_loss,
+    )
+
+
+def stepped_weights(trainer: Trainer, fold: Fold, aggregate: Floats) -> Floats:
+    """The weights that the round would give with this aggregate, in the label's own
+    units.
+    """
+    weights, _ = _step(trainer, fold.checkpoint, aggregate)
+    return own_weights(trainer, fold, weights)
+
+
+def _step(
+    trainer: Trainer, point: Checkpoint, aggregate: Floats
+) -> tuple[Floats, OptimizerState]:
+    return optimizers.step(
+        trainer.params.optimizer,
+        point.weights,
+        aggregate,
+        point.state,
+        learning_rate=_learning_rate(trainer, point.round),
+        **_penalty(trainer),
+    )
+
+
+def _penalty(trainer: Trainer) -> dict[str, Any]:
+    params = trainer.params
+    return {
+        "penalty": params.penalty,
+        "alpha": params.alpha,
+        "penalised": trainer.model.penalised,
+    }
+
+
+def _wrong_end(round_: int) -> ProtocolViolation:
+    """Of an initiator that goes on for more rounds than the order has, or for fewer."""
+    return ProtocolViolation(
+        f"In round {round_} the initiator says otherwise than the order whether training ends.",
+        remedy="All hospitals must run the same version; then send the order again.",
+        code="training_end",
+    )
+
+
+def _stops(trainer: Trainer, after: Checkpoint, before: Checkpoint) -> StoppedBy | None:
+    """By what training ends with this step, if it does.
+
+    A last round that has converged has not ended by max_iter.
+    """
+    params = trainer.params
+    has_converged = optimizers.converged(
+        params.convergence,
+        eps=params.tolerance,
+        losses=after.losses,
+        before=before.weights,
+        after=after.weights,
+    )
+    if has_converged:
+        return "converged"
+    if after.round >= params.max_iter:
+        return "max_iter"
+    return None
+
+
+def _learning_rate(trainer: Trainer, round_: int) -> float:
+    params = trainer.params
+    return optimizers.decayed_rate(
+        params.learning_rate,
+        decay=params.decay,
+        decay_sqrt=params.decay_sqrt,
+        round=round_,
+    )
+
+
+# The end of a fold, and of the order
+
+
+def finish_fold(trainer: Trainer, fold: Fold) -> None:
+    """Sends the final metrics, and adds up what no hospital knows of all rows.
+
+    The initiator reports what these sums give.
+    After the last fold of cross-validation also what all folds' held-out rows are
+    together (decision 56).
+
+    Disclosure: pooled metrics, to the coordinator; the sums that they are made of
+    (`agents.training.final_sums`), to the order's hospitals.
+    """
+    model = trainer.model
+    point = fold.checkpoint
+    keys = trainer.keys(fold.number)
+    info = sum_info("gradient", fold.number, point.round)
+    weights = own_weights(trainer, fold, point.weights)
+    training = Rows(fold.X, fold.y)
+    # By the request, not by this hospital's rows: every hospital's part has the same
+    # length.
+    held_out = None
+    if has_held_out(trainer.order.request, fold.number):
+        held_out = Rows(fold.X_test, fold.y_test)
+
+    def part() -> bytes:
+        sums = final_sums.local_sums(
+            model, weights, training, held_out, trainer.withheld
+        )
+        return secure_sum.seal_counts(keys, sums, info=info)
+
+    with sentences(point.round):
+        # The last step's weights are judged as those of a round are: so it does not
+        # depend on max_iter whether a model as steep as that is kept (decision
+        # 77).
+        _check_probe(trainer, fold)
+        report = {**evaluate(trainer, fold), "final": True}
+        contribute(
+            trainer,
+            "gradient",
+            part,
+            fold=fold.number,
+            round=point.round,
+            state=point.weights,
+            report=report,
+        )
+        opening = receive_opening(
+            trainer, "gradient", fold=fold.number, round=point.round
+        )
+    of_held_out = final_sums.held_out_part(model, opening.sums)
+    if fold.number:
+        trainer.held_out.append(of_held_out)
+    fold.warnings = _warnings(trainer, fold, opening.sums)
+    if trainer.order.is_initiator:
+        _report_pooled(trainer, fold, opening.sums, of_held_out)
+
+
+def _warnings(trainer: Trainer, fold: Fold, sums: Ints) -> list[WarningCode]:
+    """What speaks against the fold's model; every hospital opens the same sums."""
+    assert fold.checkpoint.stopped_by is not None
+    n_trained = trainer.keys(fold.number).n_rows_total
+    of_all = final_sums.training_totals(trainer.model, sums, n_trained)
+    codes = outcome.warning_codes(
+        trainer.model.kind,
+        stopped_by=fold.checkpoint.stopped_by,
+        loss=of_all.loss,
+        constant_loss=final_sums.constant_loss(of_all, fold.scales.label_variance),
+        n_wrong=of_all.n_wrong,
+        is_penalised=trainer.order.request.is_penalised,
+    )
+    # Of the order's classes, once: with the model of all rows.
+    if fold.number == 0:
+        codes.extend(dict.fromkeys(one.code for one in trainer.class_warnings))
+    return codes
+
+
+def _own_sentences(trainer: Trainer, fold: Fold) -> list[str]:
+    """The warnings as this hospital's people read them: with the names of classes, which
+    nobody else is told.
+    """
+    named = trainer.class_warnings if fold.number == 0 else ()
+    of_classes = {one.code for one in named}
+    found = [WARNINGS[code] for code in fold.warnings if code not in of_classes]
+    return [*found, *(one.sentence for one in named)]
+
+
+def _report_pooled(trainer: Trainer, fold: Fold, sums: Ints, of_held_out: Ints) -> None:
+    """The initiator reports what the sums say of all hospitals' rows together."""
+    model = trainer.model
+    withheld = trainer.withheld
+    n_trained = trainer.keys(fold.number).n_rows_total
+    pooled = {
+        "training": final_sums.training_metrics(model, sums, n_trained, withheld),
+        "held_out": final_sums.held_out_metrics(model, of_held_out, withheld),
+        "stopped_by": fold.checkpoint.stopped_by,
+        "warnings": fold.warnings,
+    }
+    # Fold 0, the model of all rows, comes after those of cross-validation.
+    if fold.number == 0 and trainer.held_out:
+        of_all_folds = np.sum(trainer.held_out, axis=0)
+        pooled["all_folds"] = final_sums.held_out_metrics(model, of_all_folds, withheld)
+    send(
+        trainer.order,
+        "pooled",
+        lambda: canonical(pooled).encode(),
+        recipient=COORDINATOR,
+        fold=fold.number,
+    )
+
+
+def save_model(trainer: Trainer, fold: Fold) -> None:
+    """Keeps the model in this hospital's vault, at full precision.
+
+    A standardized one is kept with its mean and deviation.
+    """
+    order = trainer.order
+    request = order.request
+    model = trainer.model
+    point = fold.checkpoint
+    layers = split_layers(model, own_weights(trainer, fold, point.weights))
+    losses = [fold.label_scale.own_loss(loss) for loss in point.losses]
+    scale = None
+    attributes = fold.scales.attributes
+    if attributes is not None:
+        scale = [attributes.mean.tolist(), attributes.deviation.tolist()]
+    entry = {
+        "model_id": order.order_id,
+        "model_type": model.kind,
+        "attributes": list(request.attributes),
+        "unique_id": request.unique_id,
+        "label_name": request.label_name,
+        "fit_intercept": model.fit_intercept,
+        "classes": list(model.classes),
+        "hidden": list(model.hidden),
+        "shape": list(model.shape),
+        "layers": {name: values.tolist() for name, values in layers.items()},
+        "standardize": scale,
+        "n_rounds": point.round,
+        "losses": losses,
+        "converged": point.stopped_by == "converged",
+        "stopped_by": point.stopped_by,
+        "warnings": _own_sentences(trainer, fold),
+        "initiator": request.user_id,
+        **kept_design(request, trainer.design, trainer.level_counts),
+    }
+    order.vault.save_model(order.order_id, entry)
+
+
+def end_order(order: AgreedTraining) -> None:
+    """Reports that this hospital holds the model; forgets the order's keys and rows."""
+    send(order, "done", lambda: b"", recipient=COORDINATOR)
+    end(order)

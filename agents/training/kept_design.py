@@ -1,0 +1,175 @@
+"""A model's columns in its vault entry: what applies them to other rows later.
+
+An order without categories, derived columns and means has none of these fields: its
+columns are its attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from agents.rows.canonical import members_of
+from agents.rows.cohort import (
+    Cohort,
+    category_texts,
+    is_rounded,
+    read_features,
+    rows_of,
+    unique_ids,
+)
+from agents.rows.dataset import Dataset
+from agents.rows.derived_columns import DerivedSql
+from agents.rows.study_dataset import with_derived
+from analytics.arrays import Floats
+from analytics.training.design import (
+    UNKNOWN,
+    Design,
+    Levels,
+    Number,
+    Spline,
+    Term,
+    design_matrix,
+)
+from protocol.study_rows import Category, StudyRows, study_rows
+from protocol.training_request import TrainingRequest
+
+
+def kept_design(
+    request: TrainingRequest,
+    design: Design | None,
+    counts: Mapping[str, Mapping[str, int]] | None,
+) -> dict[str, Any]:
+    """The fields of a vault entry: `features`, `categorical`, `derive`, `missing` and
+    `means`; none where the columns are the attributes.
+    """
+    if design is None or request.study.is_plain:
+        return {}
+    categorical: dict[str, Any] = {}
+    for term in design.terms:
+        if isinstance(term, Levels):
+            categorical[term.name] = {
+                "reference": term.reference,
+                "levels": list(term.levels),
+                "has_other": term.has_other,
+                "counts": dict((counts or {})[term.name]),
+            }
+    return {
+        "features": list(design.features),
+        "categorical": categorical,
+        "derive": dict(request.derive),
+        "missing": request.missing,
+        "means": dict(design.means),
+    }
+
+
+def features_of(stored: Mapping[str, Any]) -> list[str]:
+    """The names of a kept model's columns."""
+    return list(stored.get("features", stored["attributes"]))
+
+
+def study_of(stored: Mapping[str, Any]) -> StudyRows:
+    """What a kept model asks of rows; a row without a value is not refused."""
+    categories: dict[str, Category] = {}
+    for name, kept in stored.get("categorical", {}).items():
+        categories[name] = Category(reference=kept["reference"])
+    return study_rows(
+        columns=stored["attributes"],
+        categorical=categories,
+        derive=stored.get("derive", {}),
+        missing=stored.get("missing", "refuse"),
+        complete_on=[],
+        roles={},
+    )
+
+
+def design_of(stored: Mapping[str, Any], study: StudyRows) -> Design:
+    """The columns of a kept model."""
+    terms: list[Term] = []
+    for name in study.columns:
+        if name in study.categorical:
+            kept = stored["categorical"][name]
+            levels = tuple(kept["levels"])
+            term: Term = Levels(
+                name, levels, kept["reference"], has_other=kept["has_other"]
+            )
+        elif study.knots(name):
+            term = Spline(name, study.knots(name))
+        else:
+            term = Number(name)
+        terms.append(term)
+    return Design(tuple(terms), dict(stored.get("means", {})))
+
+
+@dataclass(frozen=True, eq=False)
+class ApplicableRows:
+    """Rows for a kept model.
+
+    Disclosure: patients' rows, as `Cohort`.
+    """
+
+    # Those that it can be applied to, X as it sees them; it may be none.
+    cohort: Cohort
+    # By unique id why it cannot be applied to the others.
+    reasons: dict[str, str]
+
+
+def applicable_rows(
+    rows: Dataset, stored: Mapping[str, Any], *, key: bytes | None = None
+) -> ApplicableRows:
+    """The rows of a dataset, which has the columns of `study_of`, as a kept model sees
+    them; with a key they have their members.
+
+    Raises BadRequest as `build_cohort` does, but for rows without a value.
+    """
+    study = study_of(stored)
+    design = design_of(stored, study)
+    derived = DerivedSql(rows, study.derived, study.in_order)
+    own = with_derived(rows, derived, [])
+    ids = unique_ids(own, stored["unique_id"])
+    categorical = list(study.categorical)
+    X, _ = read_features(own, study.columns, categorical=categorical)
+    columns = dict(zip(study.columns, X.T, strict=True))
+    why: list[list[str]] = [[] for _ in ids]
+    for term in design.terms:
+        if isinstance(term, Levels):
+            texts = category_texts(own, term.name)
+            columns[term.name] = _places(term, texts, why)
+        elif not design.means:
+            # A model with means has one for each number.
+            for row in np.flatnonzero(np.isnan(columns[term.name])).tolist():
+                why[row].append(f"no value in {term.name}")
+    reasons: dict[str, str] = {}
+    for unique_id, parts in zip(ids, why, strict=True):
+        if parts:
+            reasons[unique_id] = "; ".join(parts)
+    kept = np.flatnonzero([not parts for parts in why])
+    of_kept = {name: values[kept] for name, values in columns.items()}
+    plain = [name for name in study.columns if name in rows.columns]
+    numbers = [name for name in plain if name not in study.categorical]
+    members = None if key is None else members_of(own, study.plain, key=key)
+    every = Cohort(
+        unique_ids=ids,
+        attributes=design.features,
+        X=np.zeros((len(ids), len(design.features))),
+        y=None,
+        rounded=tuple(name for name in numbers if is_rounded(own, name)),
+        members=members,
+    )
+    found = replace(rows_of(every, kept), X=design_matrix(design, of_kept))
+    return ApplicableRows(found, reasons)
+
+
+def _places(term: Levels, texts: Any, why: list[list[str]]) -> Floats:
+    """Where each row's level stands in the term; notes why some have none."""
+    places = np.array(term.places(texts), dtype=np.int64)
+    for row in np.flatnonzero([text is None for text in texts]).tolist():
+        why[row].append(f"no value in {term.name}")
+        places[row] = UNKNOWN
+    for row in np.flatnonzero(places == UNKNOWN).tolist():
+        if texts[row] is not None:
+            why[row].append(f"a level of {term.name} that the model does not know")
+    return places.astype(np.float64)

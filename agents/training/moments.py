@@ -1,0 +1,124 @@
+"""What a fold's columns are standardized by, and its label: joint moments over the
+training rows of all hospitals.
+
+Decision 76.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from agents.training.trainer import Trainer, joint_mean
+from analytics.arrays import Floats, Labels
+from analytics.training import standardization
+from analytics.training.standardization import LabelScale
+
+
+class Moments(NamedTuple):
+    """Of columns, over the training rows of all hospitals, (d,) each."""
+
+    mean: Floats
+    variance: Floats
+
+
+class Scale(NamedTuple):
+    """What a fold's attributes are standardized by."""
+
+    mean: Floats  # (d,)
+    deviation: Floats  # (d,)
+
+
+class Scales(NamedTuple):
+    """In which units a fold is trained."""
+
+    attributes: Scale | None  # None where they are as they came
+    label: LabelScale
+    label_variance: float  # of a linear model's label; NaN of classes
+
+
+def joint_scales(trainer: Trainer, X: Floats, y: Labels, fold: int) -> Scales:
+    """The same at every hospital, from the training rows X (n, d), y (n,) of each.
+
+    Where the order needs no moments there is no message.
+    """
+    request = trainer.order.request
+    if not request.takes_moments:
+        return Scales(None, LabelScale(), math.nan)
+    moments = _joint_moments(trainer, _columns(trainer, X, y), fold)
+    attributes = None
+    if trainer.params.standardize:
+        attributes = _scale_of(moments, n_attributes=X.shape[1])
+    if trainer.model.kind != "linear":
+        return Scales(attributes, LabelScale(), math.nan)
+    label_variance = float(moments.variance[-1])
+    return Scales(attributes, _label_scale_of(trainer, moments), label_variance)
+
+
+def scaled(table: Floats, scale: Scale | None) -> Floats:
+    """A table (n, d) of attributes in the units that they are trained in."""
+    # A fold without test rows has an empty table of them.
+    if scale is None or not len(table):
+        return table
+    return standardization.standardize(table, scale.mean, scale.deviation)
+
+
+def _columns(trainer: Trainer, X: Floats, y: Labels) -> Floats:
+    """Those that `_names` names, in its order."""
+    columns = []
+    if trainer.params.standardize:
+        columns.append(X)
+    if trainer.model.kind == "linear":
+        columns.append(y[:, None])
+    return np.hstack(columns)
+
+
+def _joint_moments(trainer: Trainer, columns: Floats, fold: int) -> Moments:
+    """Joint mean and variance in two sums, so that nothing cancels.
+
+    They are sealed as the order's own sums are.
+
+    Disclosure: both, to the order's hospitals. Of a label without standardization they
+    tell what round 0 tells from weights of 0: the gradient of the intercept is the mean
+    then, and the loss half the mean square.
+    """
+
+    def local_mean() -> Floats:
+        return standardization.local_mean(columns)
+
+    def local_variance() -> Floats:
+        return standardization.local_variance(columns, mean)
+
+    names = _names(trainer)
+    mean = joint_mean(trainer, "mean", local_mean, fold=fold, names=names)
+    variance = joint_mean(trainer, "variance", local_variance, fold=fold, names=names)
+    return Moments(mean, variance)
+
+
+def _names(trainer: Trainer) -> list[str]:
+    names: list[str] = []
+    if trainer.params.standardize:
+        names.extend(trainer.features)
+    if trainer.model.kind == "linear":
+        names.append(trainer.order.request.label_name)
+    return names
+
+
+def _scale_of(moments: Moments, *, n_attributes: int) -> Scale:
+    mean = moments.mean[:n_attributes]
+    variance = moments.variance[:n_attributes]
+    return Scale(mean, standardization.deviation(variance, mean=mean))
+
+
+def _label_scale_of(trainer: Trainer, moments: Moments) -> LabelScale:
+    """With standardize the label is standardized, too."""
+    mean = float(moments.mean[-1])
+    variance = float(moments.variance[-1])
+    if trainer.params.standardize:
+        has_intercept = trainer.model.fit_intercept
+        return standardization.standard_label(
+            mean, variance, has_intercept=has_intercept
+        )
+    return standardization.sealed_label(mean, variance)

@@ -1,0 +1,83 @@
+"""Which metrics the hospitals of an order show as their own, and which only together.
+
+Metrics over few rows of a class are labels of single rows. Where one hospital has so few
+in a part of its rows, none shows its own for that part: what all together have, less
+what the others show, would be that one's.
+
+Decision 71.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from agents.gate.probes import shows_metrics
+from agents.order.party import receive_all, send
+from agents.training.party import AgreedTraining
+from agents.training.row_gate import least_rows
+from agents.training.row_sets import OrderRows, row_parts
+from protocol.messages import EVERYONE, bad_message, canonical, read_fields
+from protocol.policy import LARGEST_NUMBER
+
+
+class Withheld(NamedTuple):
+    """The parts of rows of which only metrics over all hospitals are shown.
+
+    Each is 0 where every hospital shows its own, else the min_rows that asks for it.
+    """
+
+    train: int = 0
+    test: int = 0
+
+
+class Limits(NamedTuple):
+    """What the strictest hospital of an order asks of all."""
+
+    withheld: Withheld
+    min_scored: int  # the fewest coefficients of a layer that is scored
+
+
+def agree_on_limits(order: AgreedTraining, rows: OrderRows) -> Limits:
+    """What is withheld of all folds, and what is scored, the same at every hospital.
+
+    Disclosure: that a class has fewer than min_rows rows in some part at a hospital, to
+    the other parties, sealed to the group; the coordinator sees what all withhold.
+    """
+    own = {
+        **own_withheld(order, rows)._asdict(),
+        "scored": order.policy.orders.min_scored_coefficients,
+    }
+    send(
+        order,
+        "own_metrics",
+        lambda: canonical(own).encode(),
+        recipient=EVERYONE,
+    )
+    messages = receive_all(order, "own_metrics", order.session.members, EVERYONE)
+    stated = [_read(text) for text in messages.values()]
+    withheld = Withheld(
+        train=max(one["train"] for one in stated),
+        test=max(one["test"] for one in stated),
+    )
+    return Limits(withheld, min_scored=max(one["scored"] for one in stated))
+
+
+def own_withheld(order: AgreedTraining, rows: OrderRows) -> Withheld:
+    """What this hospital's rows and policy ask for."""
+    is_class = order.request.model_type != "linear"
+    found = {"train": 0, "test": 0}
+    for part in row_parts(order.request, rows):
+        asked = least_rows(order, part.purpose)
+        kind = "train" if part.trains else "test"
+        if not shows_metrics(part.labels, is_class=is_class, min_rows=asked):
+            found[kind] = max(found[kind], asked)
+    return Withheld(**found)
+
+
+def _read(text: bytes) -> dict[str, int]:
+    wanted: dict[str, type] = {"train": int, "test": int, "scored": int}
+    fields: dict[str, Any] = read_fields(text, wanted)
+    for number in fields.values():
+        if not 0 <= number <= LARGEST_NUMBER:
+            raise bad_message("of kind own_metrics holds a number that no policy has")
+    return fields

@@ -1,0 +1,300 @@
+"""The gate before a training order's rows: every rule for each of its sets, and of whom
+its totals would be.
+
+One way for an order that was sent (`cohorts.py`) and for one that is only checked
+(`agents.check`), so that the two cannot differ. The rules themselves are in
+`agents.gate.cohort_gate` and `agents.gate.cohort_audit`.
+
+Decisions 18, 70 and 80.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from fractions import Fraction
+
+import numpy as np
+
+from agents.gate import cohort_gate
+from agents.gate.cohort_audit import AskedSet, AuditRules, asked_sets, reserve
+from agents.gate.memory import (
+    COORDINATOR,
+    IDS_ALONE,
+    ColumnName,
+    Memory,
+    earlier_digests,
+)
+from agents.gate.round_budget import RoundBudget
+from agents.rows.allowed_sql import CheckedQuery
+from agents.training.party import AskedTraining, checked_sql
+from agents.training.row_sets import (
+    OrderRows,
+    RowSet,
+    row_sets,
+    sets_by_purpose,
+    trained_sets,
+)
+from analytics.arrays import Ints
+from analytics.statistics.audit import Part
+from protocol.errors import Rule, check_rules
+from protocol.messages import PooledThresholds
+from protocol.policy import TableRules
+from protocol.training_request import folds
+
+Sets = Mapping[str, Sequence[RowSet]]
+"""By purpose, the sets of an order's rows; the first of train is all that it trains on."""
+
+
+def pass_gate(
+    order: AskedTraining, rows: OrderRows, memory: Memory, *, is_pooled: bool
+) -> None:
+    """Every set against the rules, then all of them together against what the others
+    may have: all of them are reserved, or none.
+
+    is_pooled: the sum of all hospitals decides on columns of 0 and 1, when all have
+    accepted.
+    """
+    sets = sets_by_purpose(order, rows)
+    for rules in set_rules(order, sets, is_pooled=is_pooled):
+        check_rules(rules)
+    reserve_sets(order, sets, memory)
+
+
+def set_rules(order: AskedTraining, sets: Sets, *, is_pooled: bool) -> list[list[Rule]]:
+    """The rules that look at these rows alone: for each set the one on its size, and
+    then those that are asked together.
+    """
+    n_rows = sets["train"][0].cohort.n_rows
+    found = [[Rule("mini_batches", lambda: check_mini_batches(order, n_rows))]]
+    for purpose, of_purpose in sets.items():
+        for rules in rules_of(order, purpose):
+            for one in of_purpose:
+                found += cohort_gate.gate_rules(
+                    one.cohort,
+                    n_parameters=one.n_parameters,
+                    rules=rules,
+                    pooled=is_pooled,
+                )
+    return found
+
+
+def reserve_sets(order: AskedTraining, sets: Sets, memory: Memory) -> None:
+    """Reserves all sets, in one act with their audit. Raises as
+    `agents.gate.cohort_audit.reserve`.
+    """
+    asked: list[AskedSet] = []
+    least = 1
+    for purpose, of_purpose in sets.items():
+        for table in query_of(order, purpose).tables:
+            least = max(least, order.policy.table(table).min_rows)
+            asked += _asked_sets(order, of_purpose, table)
+            for one in of_purpose:
+                population = order.policy.population(table)
+                unique_ids = one.cohort.unique_ids
+                asked += asked_by_ids(one.name, unique_ids, population, memory)
+    reserve(
+        memory,
+        asked,
+        receivers=receivers_of(order),
+        order_id=order.order_id,
+        rules=AuditRules(
+            min_rows=least,
+            least_hospitals=order.policy.orders.min_hospitals,
+            budget_days=order.policy.cohort.budget_days,
+        ),
+        has_ended=order.vault.has_ended,
+        now=datetime.now(UTC),
+    )
+
+
+def spend_rounds(order: AskedTraining, budget: RoundBudget, *, now: datetime) -> None:
+    """Counts the order's rounds (decision 71).
+
+    Its receivers are the other hospitals, with method None the coordinator too. Raises
+    Refused (code max_rounds).
+    """
+    request = order.request
+    populations: set[str] = set()
+    for purpose in order.sql:
+        for table in query_of(order, purpose).tables:
+            # A view shows the people of its table.
+            populations.add(order.policy.population(table))
+    budget.commit(
+        order.order_id,
+        receivers=receivers_of(order),
+        populations=populations,
+        n_rounds=len(folds(request)) * request.model_params.max_iter,
+        rules=order.policy.cohort,
+        now=now,
+    )
+
+
+def query_of(order: AskedTraining, purpose: str) -> CheckedQuery:
+    return checked_sql(order, order.request, order.sql[purpose])
+
+
+def rules_of(order: AskedTraining, purpose: str) -> list[TableRules]:
+    """Those of the tables that the order's SQL reads."""
+    return [order.policy.table(name) for name in query_of(order, purpose).tables]
+
+
+def least_rows(order: AskedTraining, purpose: str) -> int:
+    """The largest min_rows of the tables that the order's SQL reads."""
+    return max((rules.min_rows for rules in rules_of(order, purpose)), default=0)
+
+
+def receivers_of(order: AskedTraining) -> set[str]:
+    """Who can open the order's totals: all other parties, and the coordinator where
+    gradients go in clear.
+    """
+    receivers = {str(user) for user in order.request.hospitals if user != order.me}
+    if order.request.is_open:
+        receivers.add(COORDINATOR)
+    return receivers
+
+
+# Of whom the totals are
+
+
+def _asked_sets(
+    order: AskedTraining, sets: Sequence[RowSet], table: str
+) -> list[AskedSet]:
+    """The sets of one SQL's rows, of which the first is all of them, under each column
+    that the model is trained on or judged by.
+    """
+    members = sets[0].cohort.members
+    assert members is not None, "read with a key"
+    # The same parts as of a pooled statistic: all hospitals' columns have one name.
+    others = [user for user in order.request.hospitals if user != order.me]
+    asked: list[AskedSet] = []
+    may_miss = order.request.missing == "mean"
+    # What those add who lack a value is a sum of its own: it stands in the gradient
+    # times the mean, which other hospitals' rows can change.
+    lacking = _lacking(sets) if may_miss else {}
+    for column in members.values:
+        rows = {one.name: one.places for one in sets} | lacking
+        if may_miss:
+            # In place of a value that a row lacks stands the mean of the others.
+            has_value = np.flatnonzero(members.values[column])
+            for name, places in list(rows.items()):
+                rows[name] = np.intersect1d(places, has_value)
+                if name in lacking and not rows[name].size:
+                    rows.pop(name)
+        asked += asked_sets(
+            members,
+            order.policy,
+            population=table,
+            columns=[column],
+            rows=rows,
+            parts=dict.fromkeys(others, Fraction(1)),
+        )
+    if not order.request.regroups:
+        return asked
+    # Sums over any of the hospitals follow from those over all, and all but each one.
+    without = []
+    for user in others:
+        rest = [other for other in others if other != user]
+        for one in asked:
+            name = f"{one.name} without hospital {user}"
+            parts: dict[Part, Fraction] = {other: Fraction(1) for other in rest}
+            without.append(replace(one, name=name, parts=parts))
+    return asked + without
+
+
+def _lacking(sets: Sequence[RowSet]) -> dict[str, Ints]:
+    """By a name, the places of the rows of each trained set that lack an attribute's
+    value.
+    """
+    found = {}
+    for one in sets:
+        if not one.n_parameters:
+            continue
+        cohort = one.cohort
+        for name, column in zip(cohort.attributes, cohort.X.T, strict=True):
+            places = one.places[np.isnan(column)]
+            if places.size:
+                found[f"{one.name} without {name}"] = places
+    return found
+
+
+def asked_by_ids(
+    name: str, unique_ids: Sequence[str], population: str, memory: Memory
+) -> list[AskedSet]:
+    """The same rows as an earlier version would know them, where it has kept some."""
+    column = ColumnName(population, "", IDS_ALONE)
+    if not memory.has_column(column):
+        return []
+    ids = earlier_digests(memory.key, unique_ids)
+    asked = AskedSet(
+        population=population,
+        column="",
+        name=name,
+        ids=ids,
+        values=np.zeros_like(ids),
+        form=IDS_ALONE,
+    )
+    return [asked]
+
+
+# Rules that are asked again when more is known
+
+
+def check_mini_batches(order: AskedTraining, n_rows: int) -> None:
+    """n_rows: the most that a hospital of the order trains on, as far as is known.
+    Raises as `cohort_gate.check_mini_batches`.
+    """
+    cohort_gate.check_mini_batches(
+        n_rows,
+        order.request.model_params.batch_size,
+        is_allowed=order.policy.cohort.mini_batches,
+    )
+
+
+def policy_thresholds(order: AskedTraining) -> PooledThresholds | None:
+    """What this hospital asks of the sum; None where each hospital's own rows decide."""
+    request = order.request
+    # Who is shown more than the sum over all hospitals sees parts of which the others'
+    # rows hide nothing.
+    shows_parts = request.is_open or request.is_scored
+    if request.aggregation != "mean" or shows_parts or not order.policy.pools_cells:
+        return None
+    least = 1
+    for purpose in order.sql:
+        for table in query_of(order, purpose).tables:
+            least = max(least, order.policy.table(table).min_varying)
+    statistics = order.policy.statistics
+    assert statistics is not None, "only where cells are pooled"
+    return PooledThresholds(
+        min_varying=least,
+        min_hospitals=order.policy.orders.min_hospitals,
+        own_totals=statistics.own_totals,
+    )
+
+
+def check_varying_each(
+    order: AskedTraining, rows: OrderRows, *, min_varying: int
+) -> None:
+    """The gate's min_varying by this hospital's own rows, where another hospital does
+    not pool. Raises Refused (code min_varying).
+    """
+    for cohort in row_sets(order, rows).values():
+        cohort_gate.check_varying(cohort, min_varying)
+
+
+def check_model_size(
+    order: AskedTraining, rows: OrderRows, n_parameters: int, *, because: str = ""
+) -> None:
+    """The gate once more, for the model as it is: it has the classes and levels of all
+    hospitals, not only one's own. because: as `check_parameters` says it.
+
+    Raises Refused (code max_parameter_share). Disclosure: as `check_gate`.
+    """
+    sets = trained_sets(order.request, rows, n_parameters)
+    for table in query_of(order, "train").tables:
+        rules = order.policy.table(table)
+        for one in sets:
+            cohort_gate.check_parameters(
+                one.cohort.n_rows, one.n_parameters, rules, because=because
+            )

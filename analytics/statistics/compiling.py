@@ -1,0 +1,372 @@
+"""The circuit of an expression, written step by step.
+
+With a value per row, rows without one count as zero, by factors 1 or 0 of the hospitals
+whose values may be missing, so that no hospital learns which rows of another are
+missing (decision 36). Aggregates are over rows that have every value: those without one
+are left out before anything is computed, so that a total is a sum of the columns
+themselves.
+
+Every party writes the same steps, in the same order: they are computed together.
+`circuit` has the steps and the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from analytics.statistics.circuit import (
+    Conjunction,
+    Exclusive,
+    Leaf,
+    Linear,
+    Part,
+    Plan,
+    Product,
+    Sign,
+    Step,
+    Term,
+    Total,
+)
+from analytics.statistics.expression import (
+    AGGREGATES,
+    Expression,
+    ExpressionError,
+    Node,
+    add,
+    indicator,
+    multiply,
+    subtract,
+    valid,
+)
+from analytics.statistics.rowwise import (
+    Fixed,
+    can_be_missing,
+    kind_of,
+    multiplier,
+    results,
+    sign_of,
+)
+
+MOST_BITS = 2_048
+MOST_ROWS = 2**40
+
+
+def plan(
+    expression: Expression, types: Mapping[str, Fixed], owners: Mapping[str, int]
+) -> Plan:
+    """The circuit of an expression; every party makes the same one.
+
+    `types` maps "alias.column" to its announced type, `owners` each alias of the order
+    to its provider's user id (an alias the expression does not name is a provider all
+    the same). Raises ExpressionError where a type is missing or the ring would need
+    more than MOST_BITS.
+    """
+    named = [f"{alias}.{column}" for alias, column in expression.columns]
+    untyped = [column for column in named if column not in types]
+    if untyped:
+        raise ExpressionError(
+            f"{untyped[0]} has no type.", "Let its provider announce one."
+        )
+    made = _Compiler(types, owners).plan(expression)
+    bits = max(made.bits(MOST_ROWS), made.own_bits)
+    if bits > MOST_BITS:
+        raise ExpressionError(
+            f"The expression needs numbers of {bits} bits; {MOST_BITS} are computed.",
+            "Multiply fewer columns, or declare fewer digits.",
+        )
+    return made
+
+
+class _Compiler:
+    """Writes steps; equal nodes share a register."""
+
+    def __init__(self, types: Mapping[str, Fixed], owners: Mapping[str, int]) -> None:
+        self._types = types
+        self._owners = owners
+        self._providers = tuple(sorted(set(owners.values())))
+        self._steps: list[Step] = []
+        self._known: dict[Node, int] = {}
+
+    def plan(self, expression: Expression) -> Plan:
+        root = expression.root
+        value: int | None = None
+        exists: int | None = None
+        totals: list[Total] = []
+        needed: list[Leaf] = []
+        if expression.is_row_level:
+            flags = self._flags(root)
+            value = self._register(self._counted(root))
+            exists = self._register(_all_of(flags)) if flags else None
+        else:
+            # Sorted, so that every party writes the same steps.
+            found = {node for node in root.every() if node.op in AGGREGATES}
+            aggregates = sorted(found, key=repr)
+            totals = self._opened_totals(aggregates)
+            needed = self._needed(aggregates)
+        return Plan(
+            expression=expression,
+            types=dict(self._types),
+            providers=self._providers,
+            steps=tuple(self._steps),
+            value=value,
+            valid=exists,
+            totals=tuple(totals),
+            needed=tuple(needed),
+        )
+
+    def _opened_totals(self, aggregates: Iterable[Node]) -> list[Total]:
+        # A dict as an ordered set: sum and avg of one node open one total.
+        opened: dict[tuple[str, Node], None] = {}
+        for aggregate in aggregates:
+            for summand in aggregate.args:
+                for of in _OPENED[aggregate.op]:
+                    opened[of, summand] = None
+        return [self._total(of, node) for of, node in opened]
+
+    def _needed(self, aggregates: Iterable[Node]) -> list[Leaf]:
+        """What has to have a value in a row that counts."""
+        parts: dict[Node, None] = {}  # an ordered set
+        for aggregate in aggregates:
+            for summand in aggregate.args:
+                parts.update(dict.fromkeys(_local_parts(summand)))
+        leaves: list[Leaf] = []
+        for part in parts:
+            [alias] = part.aliases
+            leaves.append(Leaf(self._owners[alias], part))
+        return leaves
+
+    def _total(self, of: str, node: Node) -> Total:
+        added = node
+        if of == "squares":
+            added = multiply(node, node)
+        register = self._register(added)
+        return Total(of, node, register, kind_of(added, self._types))
+
+    def _flags(self, node: Node) -> list[Node]:
+        """For each alias whose values may be missing: does it have all that is used?"""
+        parts_of: dict[str, list[Node]] = {}
+        for part in _local_parts(node):
+            if can_be_missing(part, self._types):
+                [alias] = part.aliases
+                parts_of.setdefault(alias, []).append(part)
+        flags: list[Node] = []
+        for alias in sorted(parts_of):
+            once = dict.fromkeys(parts_of[alias])
+            flags.append(valid(*once))
+        return flags
+
+    def _counted(self, node: Node) -> Node:
+        """The node, zero or false in rows without a value; a leaf is so by itself."""
+        flags = self._flags(node)
+        if len(node.aliases) <= 1 or not flags:
+            return node
+        if node.is_boolean:
+            return _all_of([*flags, node])
+        # Times 1 or 0, so that nobody learns which rows of another hospital have no
+        # value (decision 36).
+        factors = [indicator(flag) for flag in flags]
+        return multiply(*factors, node)
+
+    def _register(self, node: Node) -> int:
+        """Where the node's value stands; joint nodes of one alias at most are leaves."""
+        if node in self._known:
+            return self._known[node]
+        if len(node.aliases) <= 1 and node.op != "constant":
+            provider = self._providers[0]  # of what names no column
+            if node.aliases:
+                [alias] = node.aliases
+                provider = self._owners[alias]
+            register = self._write(Leaf(provider, node))
+        elif node.is_boolean:
+            register = self._boolean(node)
+        else:
+            register = self._number(node)
+        self._known[node] = register
+        return register
+
+    def _write(self, step: Step) -> int:
+        self._steps.append(step)
+        return len(self._steps) - 1
+
+    def _number(self, node: Node) -> int:
+        match node.op:
+            case "constant":
+                return self._write(Linear((), sign_of(node.value)))
+            case "+":
+                return self._sum(node)
+            case "*":
+                return self._product(node)
+            case "case":
+                return self._choice(node)
+            case "indicator":
+                return self._indicator(node.args[0])
+        raise ExpressionError(
+            f"{node.op} over several providers is not computed.",
+            "Divide aggregates only.",
+        )
+
+    def _sum(self, node: Node) -> int:
+        """Each term's integer times what brings it to the sum's scale.
+
+        A constant is its sign at its own scale.
+        """
+        into = kind_of(node, self._types)
+        terms: list[Term] = []
+        constant = 0
+        for part in _grouped(node):
+            lift = multiplier(kind_of(part, self._types), into)
+            if part.op == "constant":
+                constant = lift
+                if part.value < 0:
+                    constant = -lift
+            else:
+                terms.append((self._register(part), lift))
+        return self._write(Linear(tuple(terms), constant))
+
+    def _product(self, node: Node) -> int:
+        """Factor by factor; of a constant only the sign is left.
+
+        Its size is in the scale.
+        """
+        sign = 1
+        register: int | None = None
+        for part in _grouped(node):
+            if part.op == "constant":
+                sign = sign_of(part.value)
+                continue
+            factor = self._register(part)
+            if register is None:
+                register = factor
+            else:
+                register = self._write(Product(register, factor))
+        if register is None:
+            raise ExpressionError("A product has no factor.", "Name a column.")
+        if sign == 1:
+            return register
+        return self._write(Linear(((register, sign),)))
+
+    def _choice(self, node: Node) -> int:
+        """case: else + c (result - else), from the last branch to the first."""
+        into = kind_of(node, self._types)
+        terms: list[Term] = []
+        for result in results(node):
+            lift = multiplier(kind_of(result, self._types), into)
+            terms.append((self._register(result), lift))
+        *branches, default = terms
+        register = self._write(Linear((default,)))
+        conditions = node.args[-3::-2]  # the last one first
+        for condition, branch in zip(conditions, reversed(branches), strict=True):
+            flag = self._register(indicator(condition))
+            difference = self._write(Linear((branch, (register, -1))))
+            change = self._write(Product(flag, difference))
+            register = self._write(Linear(((register, 1), (change, 1))))
+        return register
+
+    def _indicator(self, node: Node) -> int:
+        """x xor y = x + y - 2 x y over the hospitals' own shares of the bit."""
+        bit = self._register(node)
+        parts = [self._write(Part(bit, provider)) for provider in self._providers]
+        register = parts[0]
+        for part in parts[1:]:
+            both = self._write(Product(register, part))
+            terms = ((register, 1), (part, 1), (both, -2))
+            register = self._write(Linear(terms))
+        return register
+
+    def _boolean(self, node: Node) -> int:
+        match node.op:
+            case "<" | "=":
+                return self._comparison(node)
+            case "not":
+                bit = self._register(node.args[0])
+                return self._inverse(bit)
+            case "and":
+                bits = [self._register(part) for part in _grouped(node)]
+                return self._conjunction(bits)
+            case "or":  # not (not a and not b)
+                inverted: list[int] = []
+                for part in _grouped(node):
+                    bit = self._register(part)
+                    inverted.append(self._inverse(bit))
+                is_neither = self._conjunction(inverted)
+                return self._inverse(is_neither)
+            case "case":
+                return self._boolean_choice(node)
+        raise ExpressionError(
+            f"{node.op} over several providers is not computed.", "Compare numbers."
+        )
+
+    def _comparison(self, node: Node) -> int:
+        """a < b is the sign of a - b; a = b the one of a - b - 1 without that of a - b."""
+        difference = subtract(*node.args)
+        register = self._register(difference)
+        bound = kind_of(difference, self._types).bound
+        below = self._write(Sign(register, bound.bit_length() + 1))
+        if node.op == "<":
+            return below
+        less_one = self._write(Linear(((register, 1),), -1))
+        at_most = self._write(Sign(less_one, (bound + 1).bit_length() + 1))
+        return self._write(Exclusive((below, at_most)))
+
+    def _conjunction(self, bits: list[int]) -> int:
+        register = bits[0]
+        for bit in bits[1:]:
+            register = self._write(Conjunction(register, bit))
+        return register
+
+    def _inverse(self, bit: int) -> int:
+        return self._write(Exclusive((bit,), constant=True))
+
+    def _boolean_choice(self, node: Node) -> int:
+        """case: else xor (c and (result xor else)), from the last branch to the first."""
+        *branches, register = [self._register(result) for result in results(node)]
+        conditions = node.args[-3::-2]  # the last one first
+        for condition, branch in zip(conditions, reversed(branches), strict=True):
+            differs = self._write(Exclusive((branch, register)))
+            flag = self._register(condition)
+            change = self._write(Conjunction(flag, differs))
+            register = self._write(Exclusive((register, change)))
+        return register
+
+
+_OPENED = {"sum": ("sum",), "avg": ("sum",), "var": ("sum", "squares"), "count": ()}
+"""The totals behind each aggregate; how many rows there are is known."""
+
+
+def _all_of(booleans: list[Node]) -> Node:
+    if len(booleans) == 1:
+        return booleans[0]
+    return Node("and", tuple(booleans))
+
+
+def _local_parts(node: Node) -> list[Node]:
+    """The largest subtrees over one alias."""
+    if not node.aliases:
+        return []
+    if len(node.aliases) == 1:
+        return [node]
+    parts: list[Node] = []
+    for arg in node.args:
+        parts += _local_parts(arg)
+    return parts
+
+
+def _grouped(node: Node) -> list[Node]:
+    """The arguments of a joint node, those of one alias made one."""
+    groups: dict[frozenset[str] | int, list[Node]] = {}
+    for place, arg in enumerate(node.args):
+        key: frozenset[str] | int = place  # by itself
+        if len(arg.aliases) == 1:
+            key = arg.aliases
+        groups.setdefault(key, []).append(arg)
+    return [_joined(node.op, parts) for parts in groups.values()]
+
+
+def _joined(op: str, parts: list[Node]) -> Node:
+    if len(parts) == 1:
+        return parts[0]
+    if op == "+":
+        return add(*parts)
+    if op == "*":
+        return multiply(*parts)
+    return Node(op, tuple(parts))

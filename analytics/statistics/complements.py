@@ -1,0 +1,142 @@
+"""Which cells of a table must be withheld beside those that are, so that no total tells
+one of them.
+
+T is the 0/1 matrix of slices by cells: the row of all cells, and a row for each slice.
+Who knows a slice's total and the shown cells in it knows what the withheld ones, W,
+make of it. A combination y of rows of T over W tells nothing of few people as long as
+it is zero, or not zero on some cell of W that passed its threshold by itself. For every
+combination this holds if
+
+    rank of T over the passed cells of W = rank of T over W
+
+that is, if each withheld cell's column of T is a combination of passed columns of W.
+Decision 73.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analytics.arrays import Ints
+
+_FIRST_PRIME_FROM = 2**30
+
+Draw = Callable[[int], NDArray[np.uint64]]
+"""So many random words."""
+
+
+def complements(
+    slices: Sequence[Sequence[int]],
+    *,
+    withheld: Sequence[int],
+    passed: Sequence[int],
+    candidates: Sequence[int],
+    draw: Draw,
+) -> list[int] | None:
+    """Which candidates to withhold too; None where that does not reach the equation, so
+    that all have to be.
+
+    slices: of each cell the numbers of the slices that it is in, beside that of all
+    cells; withheld: cells, of which `passed` are those that passed; candidates: the
+    shown cells, those first that are withheld first. Taken are those in whose
+    combination with passed ones, the first of them that are independent, a withheld
+    cell's column is.
+
+    Ranks are those modulo a prime near 2^30 and of random combinations of rows, both
+    drawn here: with probability below cells^2 2^-29 they are not those of T. `draw`
+    makes random words, the same at every hospital and nobody's to choose.
+    """
+    failed = sorted(set(withheld) - set(passed))
+    if not failed:
+        return []
+    prime = _draw_prime(draw)
+    ordered = [*passed, *candidates, *failed]
+    columns = _compressed(slices, ordered, prime, draw)
+    n_spanning = len(passed) + len(candidates)
+    pivots, reduced = _row_reduced(columns, n_spanning, prime)
+    # Below the pivots' rows nothing may be left of a withheld cell's column.
+    n_pivots = len(pivots)
+    of_failed = reduced[:, n_spanning:]
+    if of_failed[n_pivots:].any():
+        return None
+    # Each column is the combination of the pivots' columns by its entries.
+    is_used = of_failed[:n_pivots].any(axis=1)
+    used = [pivots[row] for row in np.flatnonzero(is_used).tolist()]
+    return [ordered[place] for place in used if place >= len(passed)]
+
+
+def _compressed(
+    slices: Sequence[Sequence[int]],
+    cells: Sequence[int],
+    prime: int,
+    draw: Draw,
+) -> Ints:
+    """(n, cells): random combinations of the rows of T, as many as there are cells at
+    most.
+    """
+    n_slices = 1 + max((max(own, default=-1) for own in slices), default=-1)
+    n_rows = min(n_slices + 1, len(cells) + 2)
+    # The last one is the row of all cells.
+    words = draw((n_slices + 1) * n_rows) % np.uint64(prime)
+    weights = words.astype(np.int64).reshape(n_slices + 1, n_rows)
+    columns = np.empty((n_rows, len(cells)), dtype=np.int64)
+    for place, cell in enumerate(cells):
+        own = weights[[*slices[cell], n_slices]]
+        columns[:, place] = own.sum(axis=0) % prime
+    return columns
+
+
+def _row_reduced(matrix: Ints, n_spanning: int, prime: int) -> tuple[list[int], Ints]:
+    """The first independent columns among the first `n_spanning`, and the matrix with
+    unit vectors there.
+    """
+    reduced = matrix.copy()
+    pivots: list[int] = []
+    for column in range(n_spanning):
+        row = len(pivots)
+        if row == len(reduced):
+            break
+        nonzero = np.flatnonzero(reduced[row:, column])
+        if not nonzero.size:
+            continue
+        found = row + int(nonzero[0])
+        reduced[[row, found]] = reduced[[found, row]]
+        inverse = pow(int(reduced[row, column]), -1, prime)
+        reduced[row] = reduced[row] * inverse % prime
+        factors = reduced[:, column].copy()
+        factors[row] = 0
+        # Columns to the left are unit vectors or combinations of them already.
+        right = reduced[row, column:]
+        others = np.flatnonzero(factors)
+        change = factors[others, None] * right
+        reduced[others, column:] = (reduced[others, column:] - change) % prime
+        pivots.append(column)
+    return pivots, reduced
+
+
+def _draw_prime(draw: Draw) -> int:
+    """Of 30 bits and more, so that products of two residues fit into 63 bits."""
+    word = int(draw(1)[0])
+    candidate = (_FIRST_PRIME_FROM + word % _FIRST_PRIME_FROM) | 1
+    while not _is_prime(candidate):
+        candidate += 2
+    return candidate
+
+
+def _is_prime(number: int) -> bool:
+    """By Miller and Rabin with bases that decide it below 3.2 10^9 (Jaeschke 1993)."""
+    odd, n_twos = number - 1, 0
+    while odd % 2 == 0:
+        odd //= 2
+        n_twos += 1
+    for base in (2, 3, 5, 7):
+        power = pow(base, odd, number)
+        if power in (1, number - 1):
+            continue
+        squares = [pow(power, 2**k, number) for k in range(1, n_twos)]
+        if number - 1 not in squares:
+            return False
+    return True

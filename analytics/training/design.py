@@ -1,0 +1,242 @@
+"""The matrix that a model sees of an order's rows: numbers as they are, categories as
+columns of 0 and 1, natural splines.
+
+A design is what all hospitals of an order hold alike; `design_matrix` turns the columns
+of one hospital's rows into its rows of the joint matrix, as scikit-learn's
+ColumnTransformer would those of the pooled table: passthrough for numbers,
+OneHotEncoder(drop=[reference]) for categories, SimpleImputer(mean) for numbers without a
+value. Splines are R's splines::ns without intercept. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from analytics.arrays import Floats, Ints
+
+OTHER = "other"
+"""The level of rows whose own level is rare."""
+UNKNOWN = -1
+"""In place of a level that the design does not have."""
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+_DEGREE = 3
+
+
+@dataclass(frozen=True)
+class Number:
+    """A column of numbers, which is one feature."""
+
+    name: str
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return (self.name,)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """A column of categories: a feature of 0 and 1 for each level but the reference."""
+
+    name: str
+    levels: tuple[str, ...]  # in order of `sorted_levels`
+    reference: str
+    # Whether OTHER is of all levels that are not named.
+    has_other: bool = False
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The levels that are features."""
+        return tuple(level for level in self.levels if level != self.reference)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return tuple(feature_name(self.name, level) for level in self.shown)
+
+    def places(self, texts: Iterable[str]) -> list[int]:
+        """Where in `levels` each text stands; of an unknown one OTHER, or UNKNOWN."""
+        known = {level: place for place, level in enumerate(self.levels)}
+        unknown = known[OTHER] if self.has_other else UNKNOWN
+        return [known.get(text, unknown) for text in texts]
+
+
+@dataclass(frozen=True)
+class Spline:
+    """A natural cubic spline of a column of numbers: len(knots) - 1 features."""
+
+    name: str
+    knots: tuple[float, ...]  # boundary, inner ones, boundary
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        numbers = range(1, len(self.knots))
+        return tuple(feature_name(self.name, str(number)) for number in numbers)
+
+
+Term = Number | Levels | Spline
+
+
+@dataclass(frozen=True)
+class Design:
+    """What of a row a model sees, in the order of the features."""
+
+    terms: tuple[Term, ...]
+    # By feature, in place of a value that is missing; empty where none may be.
+    means: Mapping[str, float]
+
+    @cached_property
+    def features(self) -> tuple[str, ...]:
+        names: list[str] = []
+        for term in self.terms:
+            names.extend(term.features)
+        return tuple(names)
+
+
+def feature_name(column: str, part: str) -> str:
+    """`cp[3]` is level 3 of cp, `age_ns[1]` the first column of a spline."""
+    return f"{column}[{part}]"
+
+
+def sorted_levels(levels: Iterable[str]) -> list[str]:
+    """Canonical texts in their one order: numbers by size, then texts.
+
+    >>> sorted_levels(["b", "10", "9.5", "a"])
+    ['9.5', '10', 'a', 'b']
+    """
+
+    def key(level: str) -> tuple[bool, Fraction, str]:
+        if is_number(level):
+            return False, Fraction(level), level
+        return True, Fraction(0), level
+
+    return sorted(set(levels), key=key)
+
+
+def is_number(level: str) -> bool:
+    """Whether a canonical text is that of a number."""
+    return _NUMBER.fullmatch(level) is not None
+
+
+def default_reference(levels: Sequence[str], counts: Sequence[int]) -> str:
+    """The most frequent level; of several the first in the order of `levels`."""
+    return levels[int(np.argmax(counts))]
+
+
+def design_matrix(design: Design, columns: Mapping[str, Floats | Ints]) -> Floats:
+    """The rows of a design, float64 (n, n_features).
+
+    columns: by term's name, (n,): numbers, NaN where there is no value; of categories
+    the place of each row's level in `Levels.levels`. A missing number is the mean of
+    its feature, where the design has one. ValueError for a row that is still without
+    a value, or whose level the design does not have.
+
+    Disclosure: patients' rows.
+    """
+    parts: list[Floats] = []
+    for term in design.terms:
+        parts.append(_features(term, columns[term.name], design.means))
+    X = np.concatenate(parts, axis=1)
+    if np.isnan(X).any():
+        raise ValueError("a row has no value in a column of the model")
+    return X
+
+
+def _features(term: Term, column: Any, means: Mapping[str, float]) -> Floats:
+    if isinstance(term, Levels):
+        return indicators(term, column)
+    features = own_features(term, column)
+    for place, name in enumerate(term.features):
+        if name in means:
+            is_missing = np.isnan(features[:, place])
+            features[is_missing, place] = means[name]
+    return features
+
+
+def own_features(term: Number | Spline, column: Floats) -> Floats:
+    """The features of a column of numbers, (n, n_features); NaN where there is none."""
+    if isinstance(term, Spline):
+        return natural_spline(column, term.knots)
+    return np.array(column, dtype=np.float64).reshape(-1, 1)
+
+
+def indicators(term: Levels, places: Ints) -> Floats:
+    """1 where a row has the level, else 0; (n, levels without the reference)."""
+    if len(places) and int(places.min()) < 0:
+        raise ValueError(f"a row has a level of {term.name} that the model lacks")
+    found = np.zeros((len(places), len(term.shown)))
+    for place, level in enumerate(term.shown):
+        found[:, place] = places == term.levels.index(level)
+    return found
+
+
+def natural_spline(x: Floats, knots: Sequence[float]) -> Floats:
+    """The basis of natural cubic splines as R's splines::ns(x, knots = inner,
+    Boundary.knots = boundary) gives it, float64 (n, len(knots) - 1).
+
+    Cubic between the knots, linear beyond the boundary, without intercept. B-splines
+    whose second derivatives at the boundary vanish: those derivatives are constraints
+    C (2, m), C' = QR, and the basis is B Q without its first two columns (Hastie 1992,
+    Statistical Models in S, chapter 7). NaN where x is.
+
+    >>> natural_spline(np.array([30.0, 50.0]), (30, 50, 70)).round(3).tolist()
+    [[0.0, 0.0], [0.566, -0.211]]
+    """
+    lower, upper = float(knots[0]), float(knots[-1])
+    repeated = np.repeat([lower, upper], _DEGREE)
+    all_knots = np.sort(np.concatenate([np.asarray(knots, dtype=np.float64), repeated]))
+    boundary = np.array([lower, upper])
+    # Without the first B-spline, whose part the intercept has.
+    constraints = _b_splines(boundary, all_knots, derivative=2)[:, 1:]
+    q, _ = np.linalg.qr(constraints.T, mode="complete")
+    within = np.clip(np.asarray(x, dtype=np.float64), lower, upper)
+    values = _b_splines(within, all_knots)
+    slopes = _b_splines(boundary, all_knots, derivative=1)
+    beyond = np.asarray(x, dtype=np.float64) - within
+    is_below = beyond < 0
+    is_above = beyond > 0
+    values[is_below] += np.outer(beyond[is_below], slopes[0])
+    values[is_above] += np.outer(beyond[is_above], slopes[1])
+    basis: Floats = (values[:, 1:] @ q)[:, 2:]
+    return basis
+
+
+def _b_splines(x: Floats, knots: Floats, *, derivative: int = 0) -> Floats:
+    """Cubic B-splines, or a derivative of them, at x within the knots; (n, m).
+
+    The recursion of Cox and de Boor. At the last knot they are those of its left.
+    """
+    n_intervals = len(knots) - 1
+    last = int(np.flatnonzero(knots[:-1] < knots[-1])[-1])
+    found = np.searchsorted(knots, x, side="right") - 1
+    interval = np.minimum(found, last)
+    values = np.zeros((len(x), n_intervals))
+    values[np.arange(len(x)), interval] = 1.0
+    values[np.isnan(x)] = np.nan
+    for degree in range(1, _DEGREE + 1):
+        is_derived = degree > _DEGREE - derivative
+        values = _raised(values, x, knots, degree, is_derived=is_derived)
+    return values
+
+
+def _raised(
+    values: Floats, x: Floats, knots: Floats, degree: int, *, is_derived: bool
+) -> Floats:
+    """B-splines of a degree, or their derivatives, from those of one degree less."""
+    n_splines = values.shape[1] - 1
+    raised = np.zeros((len(x), n_splines))
+    for place in range(n_splines):
+        left = knots[place + degree] - knots[place]
+        right = knots[place + degree + 1] - knots[place + 1]
+        if left > 0:
+            rise = degree if is_derived else x - knots[place]
+            raised[:, place] += values[:, place] * rise / left
+        if right > 0:
+            fall = -degree if is_derived else knots[place + degree + 1] - x
+            raised[:, place] += values[:, place + 1] * fall / right
+    return raised

@@ -1,0 +1,101 @@
+"""What belongs to which hospital: a flow run, a deployment and a queue have a work
+pool, and a flow belongs to every pool that a deployment of it runs in.
+
+Prefect is asked once for each id, since an id's pool never changes; what an answer to
+the hospital itself has shown of its pool is remembered without asking.
+
+Decision 79.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+from api.gateway.relay import Relay
+from protocol.errors import NotFound
+
+MOST_KNOWN = 50_000
+"""So many ids are remembered; of an older one Prefect is asked again."""
+
+
+class Kind(Enum):
+    """What an id in a path is of: Prefect's word for it there."""
+
+    FLOW = "flows"
+    FLOW_RUN = "flow_runs"
+    DEPLOYMENT = "deployments"
+    QUEUE = "work_queues"
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """Something of a pool's."""
+
+    pool: str
+    name: str
+
+
+class Ownership:
+    """Of which pool an id is, by Prefect's word."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        # By kind and id; a flow's by pool, too, since it may be of several.
+        self._known: OrderedDict[tuple[Any, ...], Owned] = OrderedDict()
+
+    async def require(self, kind: Kind, id_: UUID, pool: str) -> Owned:
+        """NotFound unless it is this pool's: of another's it is not even said that it
+        is there.
+        """
+        known = self._known.get(_key(kind, id_, pool))
+        if known is None:
+            known = await self._ask(kind, id_, pool)
+        if known is None or known.pool != pool:
+            raise NotFound(
+                f"This hospital has nothing of this id in {kind.value}.",
+                remedy="Ask for what runs in its own pool.",
+            )
+        return known
+
+    def learn(self, pool: str, runs: Iterable[Any]) -> None:
+        """Flow runs that Prefect has just named, asked for those of this pool alone."""
+        for run in runs:
+            key = _key(Kind.FLOW_RUN, UUID(run["id"]), pool)
+            self._keep(key, Owned(pool, run["name"]))
+
+    async def _ask(self, kind: Kind, id_: UUID, pool: str) -> Owned | None:
+        if kind is Kind.FLOW:
+            found = await self._flow_of(id_, pool)
+        else:
+            found = await self._relay.read(f"/{kind.value}/{id_}")
+        if found is None:
+            return None
+        # A queue or a run without a pool is nobody's.
+        of_pool = pool if kind is Kind.FLOW else found.get("work_pool_name") or ""
+        owned = Owned(of_pool, found["name"])
+        self._keep(_key(kind, id_, pool), owned)
+        return owned
+
+    async def _flow_of(self, id_: UUID, pool: str) -> Any:
+        wanted = {
+            "flows": {"id": {"any_": [str(id_)]}},
+            "work_pools": {"name": {"any_": [pool]}},
+            "limit": 1,
+        }
+        flows = await self._relay.find("/flows/filter", wanted)
+        return flows[0] if flows else None
+
+    def _keep(self, key: tuple[Any, ...], owned: Owned) -> None:
+        self._known[key] = owned
+        self._known.move_to_end(key)
+        while len(self._known) > MOST_KNOWN:
+            self._known.popitem(last=False)
+
+
+def _key(kind: Kind, id_: UUID, pool: str) -> tuple[Any, ...]:
+    return (kind, id_, pool) if kind is Kind.FLOW else (kind, id_)

@@ -1,0 +1,185 @@
+"""What agents and the coordinator's flow report of an order: a refusal, and how far it
+is.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.answers import answer
+from api.auth import AGENT, COORDINATOR_ROLE, CallerOf, require_role
+from api.routes.admission import PLACES
+from api.routes.order_end import tell_ended
+from api.routes.services import ORDER_ENDED, OrderInPath, Services, readable
+from api.store.engine import in_thread
+from api.store.orders import OrderChange
+from api.store.rows import OrderRow
+from protocol.errors import Conflict, ConsiliumError
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.post("/orders/{order_id}/refuse")
+async def refuse_order(
+    request: Request,
+    caller: CallerOf,
+    order_id: OrderInPath,
+    error: Annotated[dict[str, Any], Body()],
+) -> JSONResponse:
+    """A hospital of the order ends it with its reason, or adds it to that of another."""
+    require_role(caller, AGENT)
+    services = Services(request)
+    order = await readable(services, caller, order_id)
+    if order.kind == "external":
+        raise Conflict(
+            f"Order {order_id} asks nothing of a hospital.",
+            remedy="Its owner can cancel it.",
+        )
+    cause = ConsiliumError.from_json(error)
+    cause.detail["user_id"] = caller.user_id
+    # The coordinator's own list of other hospitals' reasons.
+    cause.detail.pop("also", None)
+    if await in_thread(services.store.orders.end, order_id, "failed", cause):
+        tell_ended(services, order)
+    elif await in_thread(services.store.orders.add_reason, order_id, cause):
+        services.bell.ring(("order", order_id))
+    return answer({"order_id": order_id})
+
+
+class LeaveOneOut(BaseModel):
+    """What a round's model is worth without each hospital; added to that round's
+    report.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    round: int
+    clients: dict[str, dict[str, Any]]
+
+
+class Stage(BaseModel):
+    """How far an order of joint statistics is: which step, and how many of its parts
+    are done; `of` may be unknown.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    what: Annotated[str, Field(max_length=100)]
+    done: Annotated[int, Field(ge=0)]
+    of: Annotated[int, Field(ge=0)] | None
+
+
+class ProgressReport(BaseModel):
+    """What the coordinator's flow reports: any part of it, each part idempotent."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: str | None = None
+    n_rows: dict[str, int] | None = None
+    round: dict[str, Any] | None = None
+    stage: Stage | None = None
+    summary: dict[str, Any] | None = None
+    runs: dict[str, Annotated[str, Field(max_length=36)]] | None = None
+    end: str | None = None
+    stop: dict[str, Any] | None = None
+    leave_one_out: LeaveOneOut | None = None
+    score_readers: Literal["parties", "operator"] | None = None
+
+
+@router.post("/orders/{order_id}/progress")
+async def report_progress(
+    request: Request, caller: CallerOf, order_id: OrderInPath, report: ProgressReport
+) -> JSONResponse:
+    """Keeps what the coordinator's flow reports, and wakes who waits for it."""
+    require_role(caller, COORDINATOR_ROLE)
+    services = Services(request)
+    order = await in_thread(services.store.orders.get, order_id)
+    await _keep_facts(services, order, report)
+    await _keep_round(services, order, report)
+    # Read before anything is ended by it: a bad one ends no order.
+    stop = ConsiliumError.from_json(report.stop) if report.stop else None
+    if report.runs:
+        await in_thread(services.store.orders.change, order_id, runs=report.runs)
+        for user in order.hospitals:
+            services.inbox.tell(user, "look", order_id)
+    if report.end:
+        await _end_by_report(services, order, report.end, stop)
+    # Who waits is woken after all of it is kept.
+    services.bell.ring(order_id)
+    services.bell.ring(("order", order_id))
+    return answer({"order_id": order_id})
+
+
+async def _keep_facts(
+    services: Services, order: OrderRow, report: ProgressReport
+) -> None:
+    """What the report says of the order as a whole."""
+    change: OrderChange = {}
+    if report.n_rows is not None:
+        change["n_rows"] = report.n_rows
+    if report.summary is not None:
+        change["summary"] = report.summary
+    # Gradients that one policy keeps for the operator stay so: a policy that was opened
+    # later opens no earlier round.
+    if report.score_readers is not None and order.score_readers != "operator":
+        change["score_readers"] = report.score_readers
+    if report.stage is not None:
+        change["stage"] = report.stage.model_dump()
+    if change:
+        await in_thread(services.store.orders.change, order.order_id, **change)
+    if report.state:
+        # An order that has ended meanwhile stays so.
+        await in_thread(
+            services.store.orders.leave_pending, order.order_id, report.state
+        )
+
+
+async def _keep_round(
+    services: Services, order: OrderRow, report: ProgressReport
+) -> None:
+    """What the report says of a round, and of the one before."""
+    entry = report.round
+    if entry:
+        await in_thread(
+            services.store.rounds.record,
+            order.order_id,
+            entry["fold"],
+            entry["round"],
+            loss=entry["loss"],
+            report=entry,
+        )
+    left_out = report.leave_one_out
+    if left_out is not None:
+        await in_thread(
+            services.store.rounds.add_leave_one_out,
+            order.order_id,
+            left_out.round,
+            left_out.clients,
+        )
+
+
+async def _end_by_report(
+    services: Services, order: OrderRow, end: str, stop: ConsiliumError | None
+) -> None:
+    is_new = await in_thread(services.store.orders.end, order.order_id, end, stop)
+    if not is_new:
+        return
+    services.bell.ring(PLACES)
+    services.bell.ring(ORDER_ENDED)
+    # After a success the agents' runs end by themselves.
+    if end != "success":
+        tell_ended(services, order)
+
+
+@router.get("/orders/{order_id}/progress")
+async def read_progress(
+    request: Request, caller: CallerOf, order_id: OrderInPath
+) -> JSONResponse:
+    """The rounds recorded so far, for a coordinator's flow that starts again."""
+    require_role(caller, COORDINATOR_ROLE)
+    recorded = await in_thread(Services(request).store.rounds.of_order, order_id)
+    return answer([recorded_round.report for recorded_round in recorded])

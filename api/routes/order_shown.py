@@ -1,0 +1,263 @@
+"""What became of an order: its state, its rounds, who is waited for, how it is protected;
+once, and as a stream of events.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from api.answers import answer
+from api.auth import AGENT, HOSPITAL, CallerOf
+from api.live import rang
+from api.routes.ending import ending
+from api.routes.order_protection import method_of, protection
+from api.routes.services import (
+    Before,
+    Limit,
+    OrderId,
+    OrderInPath,
+    Services,
+    data_volum,
+    deleted_run,
+    progress,
+    readable,
+    waiting_shown,
+)
+from api.store.engine import in_thread
+from api.store.rows import OrderRow, RoundRow
+from protocol.errors import Unavailable
+from protocol.messages import COORDINATOR
+from protocol.training_request import MODEL_NAMES
+
+router = APIRouter()
+
+STILL_HERE_SECONDS = 15.0
+"""How often a stream of events says something when there is no news, so that no proxy
+closes it.
+"""
+
+
+@router.get("/model/train_status")
+async def train_status(
+    request: Request, caller: CallerOf, order_id: OrderId
+) -> JSONResponse:
+    """pending, running, success, failed or cancelled; and how training ended."""
+    services = Services(request)
+    order = await readable(services, caller, order_id)
+    return answer(
+        {
+            "model_id": order_id,
+            "train_status": await _status(services, order),
+            **ending(order),
+            "refusal": order.stop,
+        }
+    )
+
+
+@router.get("/model/info")
+async def model_info(
+    request: Request, caller: CallerOf, model_id: OrderId
+) -> JSONResponse:
+    """What was ordered: parameters as sent, with attributes, label_name and unique_id
+    among them; and how training ended.
+    """
+    services = Services(request)
+    order = await readable(services, caller, model_id, kind="train", what="model")
+    body = order.body
+    columns = {key: body[key] for key in ("attributes", "label_name", "unique_id")}
+    # Beside the request document's keys, where an order has them.
+    for key in ("categorical", "derive", "missing", "complete_on"):
+        if body.get(key):
+            columns[key] = body[key]
+    return answer(
+        {
+            "data_volum": data_volum(order),
+            "model_params": {**body.get("model_params", {}), **columns},
+            "model_type": MODEL_NAMES[body["model_type"]],
+            "party_id": body["party_id"],
+            "user_id": body["user_id"],
+            **ending(order),
+            "refusal": order.stop,
+        }
+    )
+
+
+async def _status(services: Services, order: OrderRow) -> str:
+    """Prefect's word, unless the order has ended (then its record) or Prefect is away
+    (then its last state).
+    """
+    state = order.state
+    if order.has_ended or not order.flow_run_id:
+        return state
+    try:
+        status = await services.runs.status(order.flow_run_id)
+    except Unavailable:
+        return state
+    return state if status in ("success", "failed") else status
+
+
+@router.get("/orders")
+async def list_orders(
+    request: Request, caller: CallerOf, limit: Limit = 50, before: Before = None
+) -> JSONResponse:
+    """Newest first; `before` is the order_id to go on from."""
+    services = Services(request)
+    own = caller.user_id if caller.role in (HOSPITAL, AGENT) else None
+    found = await in_thread(
+        services.store.orders.newest, hospital=own, limit=limit, before=before
+    )
+    counts = await in_thread(
+        services.store.rounds.counts, [order.order_id for order in found]
+    )
+    rows = [_summary(order, counts.get(order.order_id, 0)) for order in found]
+    goes_on_from = found[-1].order_id if len(found) == limit else None
+    return answer({"orders": rows, "next": goes_on_from})
+
+
+def _summary(order: OrderRow, n_recorded: int) -> dict[str, Any]:
+    is_operators = order.initiator == COORDINATOR
+    return {
+        "order_id": order.order_id,
+        "kind": order.kind,
+        "name": order.body.get("name"),
+        "state": order.state,
+        "user_id": None if is_operators else order.initiator,
+        "hospitals": order.hospitals,
+        "model_type": order.body.get("model_type"),
+        "method": method_of(order)
+        if order.kind == "train"
+        else order.body.get("method"),
+        "progress": progress(order, n_recorded),
+        **ending(order),
+        "schedule_id": order.schedule_id,
+        "created": order.created.isoformat() + "Z",
+        "updated": order.updated.isoformat() + "Z",
+        "rerun_of": order.rerun_of,
+    }
+
+
+@router.get("/orders/{order_id}")
+async def show_order(
+    request: Request,
+    caller: CallerOf,
+    order_id: OrderInPath,
+    rounds_from: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+) -> JSONResponse:
+    """Everything that may be known of an order: state, rounds, metrics, who is waited
+    for, and how it is protected.
+
+    `rounds_from` leaves so many of the first recorded rounds out, for who has them
+    already.
+    """
+    services = Services(request)
+    order = await readable(services, caller, order_id)
+    known = max(
+        0, rounds_from - 1
+    )  # the last of those left out may be the newest that there is
+    recorded = await in_thread(services.store.rounds.of_order, order_id, skip=known)
+    last = recorded[-1] if recorded else None
+    return answer(
+        {
+            **_summary(order, known + len(recorded)),
+            "state": await _status(services, order),
+            "data_volum": data_volum(order),
+            "round": last.round if last else None,
+            "fold": last.fold if last else None,
+            "loss": last.loss if last else None,
+            "rounds": [
+                _round(recorded_round)
+                for recorded_round in recorded[rounds_from - known :]
+            ],
+            "stage": order.stage,
+            "summary": order.summary,
+            "gradients": await _gradients(services, order),
+            "waiting_for": await waiting_shown(services, order),
+            "refusal": order.stop,
+            "protection": protection(order),
+            "prefect_run": _prefect_page(services, order),
+            "prefect_run_deleted": deleted_run(order),
+        }
+    )
+
+
+async def _gradients(services: Services, order: OrderRow) -> dict[str, Any] | None:
+    """What analytics can answer from: in which frame, how many rounds, and for whom."""
+    newest = await in_thread(services.store.rounds.file, order.order_id, None)
+    if newest is None:
+        return None
+    numbers = await in_thread(services.store.rounds.file_numbers, order.order_id)
+    return {
+        "frame": newest.kind,
+        "rounds": len(numbers),
+        "newest_round": newest.round,
+        "layers": newest.layers,
+        "score_readers": order.score_readers or "parties",
+    }
+
+
+def _round(recorded: RoundRow) -> dict[str, Any]:
+    report = recorded.report
+    return {
+        "fold": recorded.fold,
+        "round": recorded.round,
+        "loss": recorded.loss,
+        "final": report["final"],
+        "hospitals": report["hospitals"],
+        "left_out": report.get("left_out", {}),
+        "recorded": recorded.recorded.isoformat() + "Z",
+    }
+
+
+def _prefect_page(services: Services, order: OrderRow) -> str | None:
+    run = order.flow_run_id
+    if run is None or order.runs_deleted is not None:
+        return None
+    return f"{services.settings.prefect_page}/runs/flow-run/{run}"
+
+
+@router.get("/orders/{order_id}/events", response_class=StreamingResponse)
+async def order_events(
+    request: Request, caller: CallerOf, order_id: OrderInPath
+) -> StreamingResponse:
+    """Server-sent events: `state`, `round` (fold, round, loss) and `stage` (what, done,
+    of), from the beginning until the order has ended.
+    """
+    services = Services(request)
+    await readable(services, caller, order_id)
+    return StreamingResponse(
+        _events(services, order_id), media_type="text/event-stream"
+    )
+
+
+async def _events(services: Services, order_id: int) -> AsyncIterator[str]:
+    n_sent, state, stage = 0, "", None
+    with services.bell.listening(("order", order_id)) as event:
+        while True:
+            event.clear()
+            order = await in_thread(services.store.orders.get, order_id)
+            recorded = await in_thread(services.store.rounds.of_order, order_id)
+            for new in recorded[n_sent:]:
+                yield _event(
+                    "round", {"fold": new.fold, "round": new.round, "loss": new.loss}
+                )
+            n_sent = len(recorded)
+            if order.stage is not None and order.stage != stage:
+                stage = order.stage
+                yield _event("stage", stage)
+            if order.state != state:
+                state = order.state
+                yield _event("state", {"order_id": order_id, "state": state})
+            if order.has_ended:
+                return
+            if not await rang(event, time.monotonic() + STILL_HERE_SECONDS):
+                yield ": still here\n\n"
+
+
+def _event(name: str, data: dict[str, Any]) -> str:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
