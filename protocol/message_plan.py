@@ -21,11 +21,13 @@ from typing import Literal
 from analytics.statistics.derived import MOST_KNOTS
 from analytics.statistics.quantiles import MOST_ROUNDS
 from analytics.training.models import CLASSIFIERS, Model
+from analytics.training.newton import n_sums
 from protocol.errors import Forbidden
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, KINDS, PAIR
 from protocol.statistics_request import StatisticsRequest, read_statistics_document
 from protocol.study_rows import MOST_LEVELS
+from protocol.sums.limbs import N_LIMBS
 from protocol.training_request import (
     MOST_CLASSES,
     TrainingRequest,
@@ -260,4 +262,7 @@ def _most_weights(request: TrainingRequest) -> int:
         shape=request.shape,
     )
     # Of levels both hospitals' counts and values travel.
-    return model.n_weights + n_features
+    n_words = model.n_weights + n_features
+    if request.is_newton:
+        n_words += N_LIMBS * n_sums(model.n_weights)
+    return n_words

@@ -46,6 +46,12 @@ from protocol.fields import (
     printable,
 )
 from protocol.messages import canonical
+from protocol.regression_request import (
+    CONFIDENCE,
+    NEWTON,
+    check_newton,
+    with_newton_defaults,
+)
 from protocol.study_rows import (
     Categorical,
     Derive,
@@ -166,9 +172,16 @@ class ModelParams(Asked):
     encrypt_param: EncryptParam = EncryptParam()
     cv_param: CrossValidation = CrossValidation()
     standardize: bool = False
+    # Of the intervals in a Newton order's report.
+    confidence: Annotated[Number, Field(ge=0.5, lt=1)] = CONFIDENCE
     # A larger number in a sum stops the order: the fixed point has no room for it
     # (decision 12).
     bound: Annotated[Number, Field(ge=1, le=2.0**40)] = DEFAULT_BOUND
+
+    @model_validator(mode="before")
+    @classmethod
+    def _newton(cls, body: Any) -> Any:
+        return with_newton_defaults(body)
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelParams:
@@ -290,11 +303,23 @@ class TrainingRequest(Asked):
         them a label that is no class.
         """
         columns: list[str] = []
-        if self.model_params.standardize:
+        if self.scales_attributes:
             columns.extend(self.study.plain)
         if self.model_type == "linear":
             columns.append(self.label_name)
         return columns
+
+    @property
+    def is_newton(self) -> bool:
+        """Whether sums of squares and products are added up in place of gradients."""
+        return self.model_params.optimizer == NEWTON
+
+    @property
+    def scales_attributes(self) -> bool:
+        """Whether training sees attributes in joint units; newton does so always, and
+        gives its model back in the columns' own unless the order standardizes.
+        """
+        return self.model_params.standardize or self.is_newton
 
     @property
     def takes_moments(self) -> bool:
@@ -436,6 +461,7 @@ def check_training_request(request: TrainingRequest) -> None:
     _check_layers(request)
     _check_combination(request)
     _check_aggregation(request)
+    check_newton(request)
 
 
 def _check_parties(request: TrainingRequest) -> None:
@@ -660,6 +686,8 @@ def _written_out(request: TrainingRequest) -> dict[str, Any]:
     params["init_param"]["init_method"] = request.init_method
     params["hidden"] = list(request.hidden)
     params["shape"] = list(request.shape)
+    if request.model_params.confidence == CONFIDENCE:
+        params.pop("confidence")
     body["model_params"] = {
         name: value for name, value in params.items() if value != []
     }

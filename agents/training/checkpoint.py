@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.site.vault import OrderVault
-from analytics.arrays import Floats
+from analytics.arrays import Floats, Ints
 from analytics.training import optimizers
+from analytics.training.newton import NewtonState
 from analytics.training.optimizers import OptimizerState
 from analytics.training.outcome import StoppedBy
 from protocol.messages import canonical
@@ -38,6 +39,9 @@ class Checkpoint:
     aggregate: Floats | None = None
     # What the metrics of that round would have been without single hospitals.
     left_out: dict[str, Any] = field(default_factory=dict)
+    # Of a Newton order, with the sums (words of limbs) that were opened at `base`.
+    newton: NewtonState | None = None
+    opened: Ints | None = None
     # The last round's pooled loss without the penalty, for people to see; it is not
     # kept.
     mean_loss: float = math.nan
@@ -67,6 +71,9 @@ def save_checkpoint(store: OrderVault, point: Checkpoint) -> None:
         arrays["gradient"] = point.gradient
     if point.aggregate is not None:
         arrays["aggregate"] = point.aggregate
+    if point.newton is not None and point.opened is not None:
+        arrays.update(_newton_arrays(point.newton))
+        arrays["opened"] = point.opened
     store.save_arrays(_name(point.fold), **arrays)
     last_round = point.round - 1
     for kind in ("vectors", "gradient", "opening-gradient"):
@@ -92,6 +99,31 @@ def load_checkpoint(store: OrderVault, fold: int) -> Checkpoint | None:
         gradient=stored.get("gradient"),
         aggregate=stored.get("aggregate"),
         left_out=left_out,
+        newton=_newton_of(stored) if "opened" in stored else None,
+        opened=stored.get("opened"),
+    )
+
+
+def _newton_arrays(state: NewtonState) -> dict[str, NDArray[Any]]:
+    deviance = math.nan if state.deviance is None else state.deviance
+    return {
+        "newton_base": state.base,
+        "newton_numbers": np.array([deviance, state.last_step]),
+        "newton_counts": np.array([state.n_halvings, state.round, int(state.is_done)]),
+    }
+
+
+def _newton_of(stored: dict[str, NDArray[Any]]) -> NewtonState:
+    deviance, last_step = stored["newton_numbers"].tolist()
+    n_halvings, round_, is_done = stored["newton_counts"].tolist()
+    return NewtonState(
+        coef=stored["weights"],
+        base=stored["newton_base"],
+        deviance=None if math.isnan(deviance) else deviance,
+        n_halvings=n_halvings,
+        round=round_,
+        is_done=bool(is_done),
+        last_step=last_step,
     )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from agents.gate import probes
 from agents.order.party import end, send
-from agents.training import bounds, final_sums
+from agents.training import bounds, final_sums, newton
 from agents.training.checkpoint import (
     Checkpoint,
     first_checkpoint,
@@ -31,6 +31,7 @@ from agents.training.checkpoint import (
 from agents.training.final_sums import Rows
 from agents.training.kept_design import kept_design
 from agents.training.moments import Scales, joint_scales, scaled
+from agents.training.own_metrics import Withheld
 from agents.training.party import AgreedTraining
 from agents.training.trainer import (
     Trainer,
@@ -83,6 +84,8 @@ class Fold:
     members: tuple[int, ...] = ()
     # At its end, what speaks against its model.
     warnings: list[WarningCode] = field(default_factory=list)
+    # Of a Newton order, estimates with standard errors.
+    report: dict[str, Any] | None = None
 
     @property
     def label_scale(self) -> LabelScale:
@@ -115,6 +118,8 @@ def local_gradient(trainer: Trainer, fold: Fold) -> dict[str, Any]:
     point = fold.checkpoint
     with sentences(point.round):
         _check_probe(trainer, fold)
+        if trainer.order.request.is_newton:
+            return evaluate(trainer, fold)
         fold.gradient = models.local_gradient(
             trainer.model,
             point.weights,
@@ -136,6 +141,9 @@ def _check_probe(trainer: Trainer, fold: Fold) -> None:
     if trainer.model.hidden:
         return
     point = fold.checkpoint
+    if trainer.order.request.is_newton:
+        newton.check_probe(trainer, point, fold.X, fold.y_trained)
+        return
     found = models.row_weights(
         trainer.model,
         point.weights,
@@ -173,6 +181,8 @@ def evaluate(trainer: Trainer, fold: Fold) -> dict[str, Any]:
             # The names stay, so that a table of all rounds has its columns.
             report[part] = dict.fromkeys(report[part])
             rules[part] = {"rule": "min_rows", "threshold": min_rows}
+            if not getattr(trainer.limits.withheld, part):
+                rules[part] = {"rule": "newton", "threshold": 0}
     if _is_too_small(trainer):
         rules["scores"] = {
             "rule": "min_scored_coefficients",
@@ -217,6 +227,8 @@ def encrypt_contribution(trainer: Trainer, fold: Fold, report: dict[str, Any]) -
         # Who is left out of the sum sends a part of no length.
         if trainer.order.me not in fold.members:
             return b""
+        if trainer.order.request.is_newton:
+            return newton.sealed_part(trainer, point, fold.X, fold.y_trained)
         loss = local_loss(trainer.model, point.weights, fold.X, fold.y_trained)
         vector = np.append(fold.gradient, loss) / _sealed_units(trainer, fold)
         keys = trainer.keys(fold.number, fold.members)
@@ -282,8 +294,9 @@ def apply_aggregate(
             decide=decide,
         )
         after = _stepped(trainer, fold, opening.sums, robust)
-        assert after.aggregate is not None
-        after.left_out = settle(after.aggregate)
+        if after.newton is None:
+            assert after.aggregate is not None
+            after.left_out = settle(after.aggregate)
     after.stopped_by = _stops(trainer, after, point)
     if opening.stop != after.stopped:
         raise _wrong_end(point.round)
@@ -294,11 +307,12 @@ def apply_aggregate(
 def _prepare_ahead(trainer: Trainer) -> None:
     """Fills the stock of obfuscators while this hospital waits for the others."""
     stock = trainer.obfuscators
-    if stock is None or stock.ready >= _OBFUSCATORS_AHEAD:
+    n_ahead = _OBFUSCATORS_AHEAD
+    if trainer.order.request.is_newton:
+        n_ahead += newton.n_plaintexts(trainer)
+    if stock is None or stock.ready >= n_ahead:
         return
-    filling = threading.Thread(
-        target=stock.prepare, args=(_OBFUSCATORS_AHEAD,), daemon=True
-    )
+    filling = threading.Thread(target=stock.prepare, args=(n_ahead,), daemon=True)
     filling.start()
 
 
@@ -307,6 +321,10 @@ def _stepped(
 ) -> Checkpoint:
     """The fold's state one round later; the sums' last value is the loss."""
     point = fold.checkpoint
+    if trainer.order.request.is_newton:
+        attributes = fold.scales.attributes
+        assert attributes is not None, "newton scales them"
+        return newton.stepped_point(trainer, point, sums, attributes)
     keys = trainer.keys(fold.number, fold.members)
     mean = secure_sum.mean(keys, sums) * _sealed_units(trainer, fold)
     mean_loss = float(mean[-1])
@@ -371,6 +389,10 @@ def _stops(trainer: Trainer, after: Checkpoint, before: Checkpoint) -> StoppedBy
     A last round that has converged has not ended by max_iter.
     """
     params = trainer.params
+    if after.newton is not None:
+        if after.newton.is_done:
+            return "converged"
+        return "max_iter" if after.round >= params.max_iter else None
     has_converged = optimizers.converged(
         params.convergence,
         eps=params.tolerance,
@@ -448,6 +470,8 @@ def finish_fold(trainer: Trainer, fold: Fold) -> None:
     if fold.number:
         trainer.held_out.append(of_held_out)
     fold.warnings = _warnings(trainer, fold, opening.sums)
+    if trainer.order.request.is_newton:
+        fold.report = newton.report_of(trainer, point, fold.scales, opening.sums)
     if trainer.order.is_initiator:
         _report_pooled(trainer, fold, opening.sums, of_held_out)
 
@@ -486,8 +510,12 @@ def _report_pooled(trainer: Trainer, fold: Fold, sums: Ints, of_held_out: Ints) 
     model = trainer.model
     withheld = trainer.withheld
     n_trained = trainer.keys(fold.number).n_rows_total
+    of_training = withheld
+    if trainer.order.request.is_newton:
+        # The loss of training rows is the deviance.
+        of_training = Withheld()
     pooled = {
-        "training": final_sums.training_metrics(model, sums, n_trained, withheld),
+        "training": final_sums.training_metrics(model, sums, n_trained, of_training),
         "held_out": final_sums.held_out_metrics(model, of_held_out, withheld),
         "stopped_by": fold.checkpoint.stopped_by,
         "warnings": fold.warnings,
@@ -514,12 +542,15 @@ def save_model(trainer: Trainer, fold: Fold) -> None:
     request = order.request
     model = trainer.model
     point = fold.checkpoint
-    layers = split_layers(model, own_weights(trainer, fold, point.weights))
+    weights = own_weights(trainer, fold, point.weights)
     losses = [fold.label_scale.own_loss(loss) for loss in point.losses]
     scale = None
     attributes = fold.scales.attributes
-    if attributes is not None:
+    if attributes is not None and not trainer.params.standardize:
+        weights = newton.unscaled(weights, attributes)
+    elif attributes is not None:
         scale = [attributes.mean.tolist(), attributes.deviation.tolist()]
+    layers = split_layers(model, weights)
     entry = {
         "model_id": order.order_id,
         "model_type": model.kind,
@@ -540,6 +571,8 @@ def save_model(trainer: Trainer, fold: Fold) -> None:
         "initiator": request.user_id,
         **kept_design(request, trainer.design, trainer.level_counts),
     }
+    if fold.report is not None:
+        entry["report"] = fold.report
     order.vault.save_model(order.order_id, entry)
 
 

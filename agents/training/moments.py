@@ -49,7 +49,7 @@ def joint_scales(trainer: Trainer, X: Floats, y: Labels, fold: int) -> Scales:
         return Scales(None, LabelScale(), math.nan)
     moments = _joint_moments(trainer, _columns(trainer, X, y), fold)
     attributes = None
-    if trainer.params.standardize:
+    if request.scales_attributes:
         attributes = _scale_of(moments, n_attributes=X.shape[1])
     if trainer.model.kind != "linear":
         return Scales(attributes, LabelScale(), math.nan)
@@ -68,7 +68,7 @@ def scaled(table: Floats, scale: Scale | None) -> Floats:
 def _columns(trainer: Trainer, X: Floats, y: Labels) -> Floats:
     """Those that `_names` names, in its order."""
     columns = []
-    if trainer.params.standardize:
+    if trainer.order.request.scales_attributes:
         columns.append(X)
     if trainer.model.kind == "linear":
         columns.append(y[:, None])
@@ -99,7 +99,7 @@ def _joint_moments(trainer: Trainer, columns: Floats, fold: int) -> Moments:
 
 def _names(trainer: Trainer) -> list[str]:
     names: list[str] = []
-    if trainer.params.standardize:
+    if trainer.order.request.scales_attributes:
         names.extend(trainer.features)
     if trainer.model.kind == "linear":
         names.append(trainer.order.request.label_name)
@@ -116,7 +116,7 @@ def _label_scale_of(trainer: Trainer, moments: Moments) -> LabelScale:
     """With standardize the label is standardized, too."""
     mean = float(moments.mean[-1])
     variance = float(moments.variance[-1])
-    if trainer.params.standardize:
+    if trainer.order.request.scales_attributes:
         has_intercept = trainer.model.fit_intercept
         return standardization.standard_label(
             mean, variance, has_intercept=has_intercept

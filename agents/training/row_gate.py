@@ -43,6 +43,9 @@ from protocol.messages import PooledThresholds
 from protocol.policy import TableRules
 from protocol.training_request import folds
 
+NEWTON_SHARE = Fraction(3, 10)
+"""Of max_parameter_share: 1/3 becomes 1/10."""
+
 Sets = Mapping[str, Sequence[RowSet]]
 """By purpose, the sets of an order's rows; the first of train is all that it trains on."""
 
@@ -137,7 +140,15 @@ def query_of(order: AskedTraining, purpose: str) -> CheckedQuery:
 
 def rules_of(order: AskedTraining, purpose: str) -> list[TableRules]:
     """Those of the tables that the order's SQL reads."""
-    return [order.policy.table(name) for name in query_of(order, purpose).tables]
+    found = [order.policy.table(name) for name in query_of(order, purpose).tables]
+    if not order.request.is_newton:
+        return found
+    # Each of its rounds opens sums of all products of two columns, too (decision 85).
+    narrowed = []
+    for rules in found:
+        share = rules.max_parameter_share * NEWTON_SHARE
+        narrowed.append(rules.model_copy(update={"max_parameter_share": share}))
+    return narrowed
 
 
 def least_rows(order: AskedTraining, purpose: str) -> int:
@@ -292,8 +303,7 @@ def check_model_size(
     Raises Refused (code max_parameter_share). Disclosure: as `check_gate`.
     """
     sets = trained_sets(order.request, rows, n_parameters)
-    for table in query_of(order, "train").tables:
-        rules = order.policy.table(table)
+    for rules in rules_of(order, "train"):
         for one in sets:
             cohort_gate.check_parameters(
                 one.cohort.n_rows, one.n_parameters, rules, because=because

@@ -84,8 +84,15 @@ class Trainer:
 
     @property
     def withheld(self) -> Withheld:
-        """What no hospital shows as its own."""
-        return self.limits.withheld
+        """What no hospital shows as its own.
+
+        Of a Newton order nothing, and all of it counted together: the coordinator does
+        not learn how well the model fits.
+        """
+        of_rows = self.limits.withheld
+        if not self.order.request.is_newton:
+            return of_rows
+        return Withheld(max(1, of_rows.train), max(1, of_rows.test))
 
     @cached_property
     def public(self) -> PaillierPublicKey | None:

@@ -13,6 +13,9 @@ InitMethod = Literal["zeros", "ones", "const", "random_normal", "random_uniform"
 """How `initial_weights` draws; a network takes the last two."""
 
 Penalty = Literal["L1", "L2"]
-Optimizer = Literal["sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"]
+GradientOptimizer = Literal[
+    "sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"
+]
+Optimizer = Literal[GradientOptimizer, "newton"]
 Convergence = Literal["diff", "abs", "weight_diff"]
-"""What `optimizers` steps with and stops by."""
+"""What `optimizers` steps with and stops by; newton is `newton`."""

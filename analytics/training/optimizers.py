@@ -19,9 +19,9 @@ from typing import get_args
 import numpy as np
 
 from analytics.arrays import Bools, Floats, check_at_least, check_name, check_result
-from analytics.training import Convergence, Optimizer, Penalty
+from analytics.training import Convergence, GradientOptimizer, Penalty
 
-OPTIMIZERS = get_args(Optimizer)
+OPTIMIZERS = get_args(GradientOptimizer)
 PENALTIES = (*get_args(Penalty), None)
 CONVERGENCE_METHODS = get_args(Convergence)
 

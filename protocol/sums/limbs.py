@@ -69,10 +69,15 @@ def from_limbs(sums: Ints, divisor: int) -> Floats:
     [0.1, 1000000000000.0]
     """
     scale = divisor * 2**FRACTION_BITS
-    means = []
+    return np.array([float(Fraction(total, scale)) for total in whole_sums(sums)])
+
+
+def whole_sums(sums: Ints) -> list[int]:
+    """The summed values times 2**FRACTION_BITS, exactly."""
+    totals = []
     for limbs in sums.reshape(-1, N_LIMBS).tolist():
         total = 0
         for place, limb in enumerate(limbs):
             total += limb << (LIMB_BITS * place)
-        means.append(float(Fraction(total, scale)))
-    return np.array(means)
+        totals.append(total)
+    return totals

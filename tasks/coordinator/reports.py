@@ -41,9 +41,9 @@ Summary = dict[str, Any]
 
 CALLS = ("tp", "fp", "tn", "fn")
 _RULES = {
-    "train": "min_rows",
-    "test": "min_rows",
-    "scores": "min_scored_coefficients",
+    "train": ("min_rows", "newton"),
+    "test": ("min_rows", "newton"),
+    "scores": ("min_scored_coefficients",),
 }
 """By which a part of a report may be withheld."""
 _COUNTED = (*CALLS, "confusion")
@@ -186,7 +186,7 @@ def _names_rules(report: RoundReport) -> bool:
     for part, rule in rules.items():
         if not isinstance(rule, dict) or set(rule) != {"rule", "threshold"}:
             return False
-        if rule["rule"] != _RULES[part] or type(rule["threshold"]) is not int:
+        if rule["rule"] not in _RULES[part] or type(rule["threshold"]) is not int:
             return False
     return True
 

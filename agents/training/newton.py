@@ -1,0 +1,237 @@
+"""A Newton order at one hospital: its part of a round, the step that all take, and the
+report.
+
+The mathematics is `analytics.training.newton`; the rounds are those of every training
+order (`agents.training.fold`), with these sums in the place of a gradient. Every sum is
+rounded once to 2^-100 and travels as limbs.
+
+Decision 85.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from agents.gate import probes
+from agents.training import final_sums
+from agents.training.checkpoint import Checkpoint
+from agents.training.moments import Scale, Scales
+from agents.training.trainer import Trainer, sum_info
+from analytics.arrays import Floats, Ints, Labels
+from analytics.training import newton, newton_report
+from analytics.training.newton import Collinear, NewtonState, Opened
+from analytics.training.newton_report import Fit, Units
+from protocol.errors import BadRequest, Refused
+from protocol.sums import limbs, secure_sum
+
+_WORDS_IN_PLAINTEXT = 29
+"""Of a Paillier key of 2048 bits, about."""
+
+
+def n_plaintexts(trainer: Trainer) -> int:
+    """Of a round's sum, about: so many obfuscators are made ahead."""
+    n_words = limbs.N_LIMBS * newton.n_sums(trainer.model.n_weights)
+    return n_words // _WORDS_IN_PLAINTEXT + 1
+
+
+def check_probe(trainer: Trainer, point: Checkpoint, X: Floats, y: Labels) -> None:
+    """Refuses a round whose sums would tell single rows, and the weights that the last
+    one has made, as `fold` does of gradients; by the weights in A as well.
+    """
+    rows = newton.row_numbers(
+        trainer.model.kind, X, y, point.weights, is_start=_is_start(point)
+    )
+    rules = trainer.order.policy.cohort
+    if trainer.model.kind == "lr":
+        sizes = np.abs(rows.predictors)
+        probes.check_predictors(sizes, limit=rules.max_linear_predictor)
+    if point.stopped:
+        return
+    probes.check_share(rows.weights, max_share=rules.max_share)
+    if not _is_start(point):
+        probes.check_share(np.abs(rows.residuals), max_share=rules.max_share)
+
+
+def _is_start(point: Checkpoint) -> bool:
+    return point.round == 0
+
+
+def sealed_part(trainer: Trainer, point: Checkpoint, X: Floats, y: Labels) -> bytes:
+    """This hospital's part of a round, for the coordinator to add.
+
+    Raises Refused (code equations), and BadRequest (code wide). Disclosure: as
+    `analytics.training.newton.local_sums`; the rules are asked before it is sealed.
+    """
+    keys = trainer.keys(point.fold)
+    n_others = keys.n_rows_total - keys.own_rows()
+    check_equations(
+        n_others,
+        n_rounds=point.round + 1,
+        n_weights=trainer.model.n_weights,
+        is_alone=len(keys.members) == 1,
+    )
+    kind = trainer.model.kind
+    rows = newton.row_numbers(kind, X, y, point.weights, is_start=_is_start(point))
+    sums = newton.local_sums(kind, X, y, rows)
+    info = sum_info("gradient", point.fold, point.round)
+    return secure_sum.seal_counts(keys, limbs.to_limbs(sums, 1), info=info)
+
+
+def check_equations(
+    n_others: int, *, n_rounds: int, n_weights: int, is_alone: bool
+) -> None:
+    """Refuse a round after which the others' rows would no longer hide one's own.
+
+    Each round opens n_weights + 3 numbers of each row's kind; the other hospitals
+    together need that many rows for each round so far. Raises Refused (code equations).
+    """
+    needed = n_rounds * (n_weights + 3)
+    if is_alone or n_others >= needed:
+        return
+    raise Refused(
+        f"After {n_rounds} rounds of {n_weights} coefficients the other hospitals need {needed} rows together, so that"
+        " what is opened cannot be solved for this hospital's.",
+        remedy="Order fewer attributes or a smaller max_iter, or add hospitals or rows.",
+        code="equations",
+        threshold=needed,
+    )
+
+
+def stepped_point(
+    trainer: Trainer, point: Checkpoint, sums: Ints, scale: Scale
+) -> Checkpoint:
+    """The fold's state one round later. Raises BadRequest (code collinear, separated)."""
+    keys = trainer.keys(point.fold)
+    opened = _read(trainer, sums)
+    before = point.newton or NewtonState(coef=point.weights, base=point.weights)
+    try:
+        after = newton.stepped(
+            before,
+            opened,
+            kind=trainer.model.kind,
+            eps=trainer.params.tolerance,
+            diagonal=_penalty(trainer, scale, n_rows=keys.n_rows_total),
+        )
+    except Collinear as error:
+        raise _collinear(trainer, error) from None
+    _check_separated(trainer, after)
+    mean_loss = opened.deviance / (2 * keys.n_rows_total)
+    return Checkpoint(
+        point.fold,
+        point.round + 1,
+        after.coef,
+        point.state,
+        losses=[*point.losses, mean_loss],
+        mean_loss=mean_loss,
+        newton=after,
+        # A halved step is made of the sums of the round before.
+        opened=point.opened if after.n_halvings else sums,
+    )
+
+
+def _read(trainer: Trainer, sums: Ints) -> Opened:
+    totals = limbs.whole_sums(sums)
+    return newton.read_sums(totals, trainer.model.n_weights, bits=limbs.FRACTION_BITS)
+
+
+def _penalty(trainer: Trainer, scale: Scale, *, n_rows: int) -> Floats:
+    """N alpha for each coefficient of the columns as a gradient order sees them."""
+    params = trainer.params
+    if not trainer.order.request.is_penalised:
+        return np.zeros(trainer.model.n_weights)
+    diagonal = np.full(len(scale.deviation), n_rows * params.alpha)
+    if not params.standardize:
+        diagonal = diagonal / (scale.deviation * scale.deviation)
+    return np.append(diagonal, 0.0)
+
+
+def _collinear(trainer: Trainer, error: Collinear) -> BadRequest:
+    names = [*trainer.features, newton_report.INTERCEPT]
+    return BadRequest(
+        f"{names[error.column]} is constant over all rows, or a combination of the columns before it, so that its"
+        " coefficient is any number.",
+        remedy="Leave it out, or order penalty L2.",
+        code="collinear",
+        columns=[names[error.column]],
+    )
+
+
+def _check_separated(trainer: Trainer, after: NewtonState) -> None:
+    can_separate = trainer.model.kind == "lr"
+    if trainer.order.request.is_penalised or not can_separate or not after.is_done:
+        return
+    if after.last_step > newton.SEPARATED_STEP:
+        raise BadRequest(
+            "The deviance has come to rest and a coefficient still grows: an attribute separates the classes, and no"
+            " finite coefficient is the best.",
+            remedy="Order penalty L2, or leave out the attribute that separates them.",
+            code="separated",
+        )
+
+
+# The report
+
+
+def unscaled(weights: Floats, scale: Scale) -> Floats:
+    """The same model for columns as they came, the intercept last."""
+    slopes = weights[:-1] / scale.deviation
+    intercept = weights[-1] - float(np.sum(slopes * scale.mean))
+    return np.append(slopes, intercept)
+
+
+def report_of(
+    trainer: Trainer, point: Checkpoint, scales: Scales, sums: Ints
+) -> dict[str, Any]:
+    """What is kept with the fold's model; sums: those at the fold's end.
+
+    Disclosure: of all hospitals' rows together, to this hospital's people.
+    """
+    request = trainer.order.request
+    kind = trainer.model.kind
+    assert point.opened is not None and scales.attributes is not None
+    keys = trainer.keys(point.fold)
+    n_rows = keys.n_rows_total
+    of_all = final_sums.training_totals(trainer.model, sums, n_rows)
+    constant_loss = final_sums.constant_loss(of_all, scales.label_variance)
+    opened = newton.penalised(
+        _read(trainer, point.opened),
+        _penalty(trainer, scales.attributes, n_rows=n_rows),
+    )
+    covariance = newton.inverse(opened)
+    label = scales.label
+    units = Units(
+        scales.attributes.mean, scales.attributes.deviation, label.center, label.unit
+    )
+    coef, covariance = newton_report.own_units(point.weights, covariance, units)
+    if kind == "linear":
+        # A is of the label in joint units, where sigma is; the report's is the label's.
+        covariance = covariance / (label.unit * label.unit)
+    fit = Fit(
+        n=n_rows,
+        deviance=2 * n_rows * of_all.loss,
+        null_deviance=2 * n_rows * constant_loss,
+        n_events=int(of_all.n_of_class.min()) if kind == "lr" else None,
+    )
+    found = newton_report.report(
+        kind,
+        trainer.features,
+        coef,
+        covariance,
+        fit,
+        confidence=trainer.params.confidence,
+        is_penalised=request.is_penalised,
+    )
+    n_equations = point.round * newton.n_sums(trainer.model.n_weights)
+    return {
+        **found,
+        "hospitals": len(keys.members),
+        "rounds": point.round,
+        "converged": point.stopped_by == "converged",
+        "stopped_by": point.stopped_by,
+        "equations": n_equations,
+
+    }
+
+

@@ -1,0 +1,114 @@
+"""What an order may say where `optimizer` is newton, and what nothing follows from then.
+
+Decision 85.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from protocol.errors import BadRequest, bad_request, check_all
+
+NEWTON = "newton"
+NEWTON_MODELS = ("lr", "linear")
+MAX_ITER = 25
+EPS = 1e-8
+CONFIDENCE = 0.95
+
+# Of gradients, so that with newton they may say their default only.
+_OF_GRADIENTS: dict[str, Any] = {
+    "learning_rate": 0.15,
+    "decay": 0.0,
+    "decay_sqrt": True,
+    "batch_size": -1,
+    "bound": 2.0**20,
+}
+
+
+def with_newton_defaults(params: Any) -> Any:
+    """The body of model_params, with what newton means where a field is left out."""
+    if not isinstance(params, Mapping):
+        return params
+    optimizer = params.get("optimizer")
+    if not isinstance(optimizer, str) or optimizer.lower() != NEWTON:
+        return params
+    found = dict(params)
+    if found.get("max_iter") is None:
+        found["max_iter"] = MAX_ITER
+    if found.get("eps") is None and found.get("tol") is None:
+        found["eps"] = EPS
+    return found
+
+
+def check_newton(request: Any) -> None:
+    """BadRequest with all that newton cannot honour; of other orders for `confidence`."""
+    params = request.model_params
+    if not request.is_newton:
+        if params.confidence != CONFIDENCE:
+            raise bad_request(
+                "confidence",
+                "confidence is given, and only optimizer newton makes intervals.",
+                "Leave it out, or order newton.",
+            )
+        return
+    problems: list[BadRequest] = []
+
+    def add(field: str, sentence: str, remedy: str) -> None:
+        problems.append(bad_request(field, sentence, remedy))
+
+    if request.model_type not in NEWTON_MODELS:
+        add(
+            "optimizer",
+            f"newton is for {' and '.join(NEWTON_MODELS)}, not for {request.model_type}.",
+            "Order one of these, or another optimizer.",
+        )
+    if params.penalty == "L1":
+        add(
+            "penalty",
+            "newton has no L1: the penalty has no second derivative at 0.",
+            "Give penalty null or L2.",
+        )
+    for name, default in _OF_GRADIENTS.items():
+        if getattr(params, name) != default:
+            add(name, f"{name} is given, and newton uses none.", "Leave it out.")
+    if params.convergence != "diff":
+        add(
+            "converge_func",
+            "newton stops by the deviance, which is diff.",
+            "Leave converge_func and early_stop out.",
+        )
+    if params.tolerance == 0:
+        add("eps", "With eps 0 newton never stops.", "Give eps above 0, such as 1e-8.")
+    if request.init_method != "zeros":
+        add(
+            "init_method",
+            "newton starts from the labels, not from weights.",
+            "Leave init_method out.",
+        )
+    if not params.init_param.fit_intercept:
+        add(
+            "fit_intercept",
+            "newton has an intercept always.",
+            "Leave fit_intercept out, or order another optimizer.",
+        )
+    if request.is_scored:
+        add(
+            "scoring",
+            "Scores are of gradients, and newton sends none.",
+            "Give scoring none.",
+        )
+    if request.aggregation != "mean":
+        add(
+            "aggregation",
+            f"{request.aggregation} judges gradients, and newton sends none.",
+            "Order mean.",
+        )
+    check_all(*[_raiser(error) for error in problems])
+
+
+def _raiser(error: BadRequest) -> Any:
+    def raise_it() -> None:
+        raise error
+
+    return raise_it
