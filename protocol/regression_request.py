@@ -54,53 +54,46 @@ def check_newton(request: Any) -> None:
         return
     problems: list[BadRequest] = []
 
-    def add(field: str, sentence: str, remedy: str) -> None:
-        problems.append(bad_request(field, sentence, remedy))
+    def add(sentence: str, remedy: str) -> None:
+        problems.append(bad_request("optimizer", sentence, remedy))
 
     if request.model_type not in NEWTON_MODELS:
         add(
-            "optimizer",
             f"newton is for {' and '.join(NEWTON_MODELS)}, not for {request.model_type}.",
             "Order one of these, or another optimizer.",
         )
     if params.penalty == "L1":
         add(
-            "penalty",
             "newton has no L1: the penalty has no second derivative at 0.",
             "Give penalty null or L2.",
         )
     for name, default in _OF_GRADIENTS.items():
         if getattr(params, name) != default:
-            add(name, f"{name} is given, and newton uses none.", "Leave it out.")
+            add(f"{name} is given, and newton uses none.", "Leave it out.")
     if params.convergence != "diff":
         add(
-            "converge_func",
             "newton stops by the deviance, which is diff.",
             "Leave converge_func and early_stop out.",
         )
     if params.tolerance == 0:
-        add("eps", "With eps 0 newton never stops.", "Give eps above 0, such as 1e-8.")
+        add("With eps 0 newton never stops.", "Give eps above 0, such as 1e-8.")
     if request.init_method != "zeros":
         add(
-            "init_method",
             "newton starts from the labels, not from weights.",
             "Leave init_method out.",
         )
     if not params.init_param.fit_intercept:
         add(
-            "fit_intercept",
             "newton has an intercept always.",
             "Leave fit_intercept out, or order another optimizer.",
         )
     if request.is_scored:
         add(
-            "scoring",
             "Scores are of gradients, and newton sends none.",
             "Give scoring none.",
         )
     if request.aggregation != "mean":
         add(
-            "aggregation",
             f"{request.aggregation} judges gradients, and newton sends none.",
             "Order mean.",
         )

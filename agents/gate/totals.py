@@ -302,6 +302,8 @@ def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
             found.append(total(what, each, [name], part))
     in_rounds = f"in each round{part}"
     gradients = "sum of gradients and loss"
+    if request.is_newton:
+        gradients = "weighted sums of each column and of each product of two columns, and the deviance"
     found.append(total(gradients, inputs, columns, in_rounds))
     at_end = f"at the end{part}"
     scores = "sum of loss and counts of classes, calls and scores of training and held-out rows"

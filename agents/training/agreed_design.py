@@ -24,6 +24,7 @@ from agents.gate.cohort_gate import (
     check_combinations,
     holds_0_and_1,
 )
+from agents.gate.pair_cells import Column, check_pair_cells
 from agents.order.party import send
 from agents.rows.cohort import Cohort, Flow, rows_of
 from agents.training import cohorts
@@ -122,6 +123,8 @@ def check_made_columns(
     stands in it.
     """
     study = order.request.study
+    if order.request.is_newton:
+        _check_tables(order, rows)
     if study.is_plain:
         return
     for rules in rules_of(order, "train"):
@@ -138,6 +141,18 @@ def check_made_columns(
         if few:
             raise _of_few_rows(list(few), rules.min_varying)
     _check_combinations(order, rows.train, coding, is_pooled=is_pooled)
+
+
+def _check_tables(order: AskedTraining, rows: OrderRows) -> None:
+    """Two-way tables that a Newton order opens, in every set of rows that trains or tests
+    a fold; two levels of one category are no pair.
+    """
+    for rules in rules_of(order, "train"):
+        for one in training_sets(order, rows):
+            columns: list[Column] = list(zip(one.attributes, one.X.T, strict=True))
+            if one.y is not None:
+                columns.append((order.request.label_name, one.y))
+            check_pair_cells(columns, min_rows=rules.min_rows)
 
 
 def _of_few_rows(features: list[str], min_varying: int) -> Refused:

@@ -190,7 +190,8 @@ def report_of(
     """
     request = trainer.order.request
     kind = trainer.model.kind
-    assert point.opened is not None and scales.attributes is not None
+    assert point.opened is not None
+    assert scales.attributes is not None
     keys = trainer.keys(point.fold)
     n_rows = keys.n_rows_total
     of_all = final_sums.training_totals(trainer.model, sums, n_rows)
@@ -231,7 +232,4 @@ def report_of(
         "converged": point.stopped_by == "converged",
         "stopped_by": point.stopped_by,
         "equations": n_equations,
-
     }
-
-

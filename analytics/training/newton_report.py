@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
 
 from analytics.arrays import Floats
 
@@ -112,6 +111,8 @@ def report(
 
 
 def _quantile(kind: str, share: float, df: int) -> float:
+    from scipy import special
+
     if kind == "linear":
         return float(special.stdtrit(df, share)) if df > 0 else math.nan
     return float(special.ndtri(share))
@@ -120,6 +121,9 @@ def _quantile(kind: str, share: float, df: int) -> float:
 def _inference(
     kind: str, estimate: float, error: float, quantile: float, df: int
 ) -> dict[str, float]:
+    # Not above: it takes long to import, and a simulation starts without.
+    from scipy import special
+
     statistic = estimate / error if error else math.nan
     if kind == "linear":
         p_value = 2 * float(special.stdtr(df, -abs(statistic))) if df > 0 else math.nan

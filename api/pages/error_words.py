@@ -207,6 +207,12 @@ CHINESE_ERRORS: dict[str, str] = {
     "wide": "待标准化的列数值过大，请在视图中换用更大的单位。",
     "headroom": "行数与界限 bound 的乘积过大，请减小界限。",
     "weight": "行数或权重无法编码。",
+    "collinear": "某列在所有数据中为常数，或为前面各列的线性组合。",
+    "separated": "某个特征将类别完全分开，系数没有有限的最优值，请使用 L2 惩罚。",
+    "equations": "其他医院的数据行数太少，继续下去会泄露本院数据。",
+    "no_report": "此模型不是用 newton 训练的，没有报告。",
+    "confidence": "confidence 只用于 newton。",
+    "optimizer": "newton 不支持任务中的某些设置。",
     "numbers": "数值超出 64 位浮点数的范围，请标准化数据或减小学习率。",
     "initial_weights": "初始权重的形状与模型不符。",
     # The parts

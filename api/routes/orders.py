@@ -99,6 +99,9 @@ async def _with_scoring(services: Services, body: TrainingRequest) -> TrainingRe
     """
     if body.scoring is not None:
         return body
+    if body.is_newton:
+        # It sends no gradients that could be scored.
+        return body.model_copy(update={"scoring": "none"})
     hospitals = await in_thread(services.store.hospitals.all)
     levels = [
         hospital.scoring or "none"

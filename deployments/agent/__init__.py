@@ -40,6 +40,7 @@ from agents.site.vault import Vault
 from agents.statistics.results import Result, list_results, read_result
 from agents.training.export import FORMATS, export_model
 from agents.training.inference import predict
+from agents.training.report_text import as_csv, as_latex, report_of
 from agents.training.rows_check import check_rows
 from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound, Refused
 from protocol.memory_transport import MemoryTransport
@@ -144,6 +145,11 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
         case "export":
             _add_model(command)
             command.add_argument("--format", choices=FORMATS, default="json")
+        case "report":
+            _add_model(command)
+            command.add_argument(
+                "--format", choices=("csv", "json", "latex"), default="json"
+            )
         case "infer":
             _add_model(command)
             words = "one SELECT; - reads it from stdin"
@@ -400,6 +406,22 @@ def export(options: argparse.Namespace, settings: SiteSettings) -> int:
     # First: what cannot be written down is not printed.
     ledger.write("exported", model_id=options.model, format=options.format)
     _print_json(exported)
+    return 0
+
+
+def print_report(options: argparse.Namespace, settings: SiteSettings) -> int:
+    """Prints a model's report; the ledger says so first."""
+    report = report_of(Vault(settings.vault).model(options.model))
+    ledger = Ledger(settings.ledger)
+    # First: what cannot be written down is not printed.
+    ledger.write("exported", model_id=options.model, format=f"report {options.format}")
+    match options.format:
+        case "csv":
+            print(as_csv(report), end="")
+        case "latex":
+            print(as_latex(report), end="")
+        case _:
+            _print_json(report)
     return 0
 
 
@@ -785,6 +807,10 @@ _COMMANDS: dict[str, _Entry] = {
     "export": _Entry(
         _with_settings(export),
         "print a model as JSON",
+    ),
+    "report": _Entry(
+        _with_settings(print_report),
+        "print estimates and standard errors of a model that newton has trained",
     ),
     "results": _Entry(
         _with_settings(show_results),

@@ -285,6 +285,35 @@ def test_a_label_in_a_unit_of_its_own_survives_every_death(
     assert max(map(abs, weights)) > 1e5
 
 
+@pytest.mark.parametrize("model_type", ["lr", "linear"])
+def test_a_newton_order_survives_every_death(
+    sites: dict[int, SiteSettings], model_type: str, mortal_vaults: Fate
+) -> None:
+    """Its rounds are replicated state; the report is the same bits after each."""
+    body = order_body(
+        (4, 2, 3),
+        model_type=model_type,
+        label_name="y" if model_type == "lr" else "cost",
+        model_params={
+            "optimizer": "newton",
+            "eps": 1e-8,
+            "max_iter": 25,
+            "penalty": "L2",
+        },
+    )
+    order_id = 41 if model_type == "lr" else 43
+    run_mortally(sites, body, order_id)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fate, "meet", lambda self, moment, deed: deed())
+        run_order(sites, body, order_id=order_id + 1)
+    assert models(sites, order_id) == models(sites, order_id + 1)
+    reports = []
+    for number in (order_id, order_id + 1):
+        for user in HOSPITALS:
+            reports.append(Vault(sites[user].vault).model(number)["report"])
+    assert all(found == reports[0] for found in reports)
+
+
 def test_cross_validation_dies_between_folds_too(
     sites: dict[int, SiteSettings], mortal_vaults: Fate
 ) -> None:

@@ -1,0 +1,57 @@
+"""What sums of products of two columns may tell: two-way tables.
+
+The first sums of a Newton order are X'X to a factor, and an entry of two columns of 0
+and 1 is how many rows have both. So each cell of each such pair is 0 or min_rows, as in
+a table that is asked for.
+
+Decision 85.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analytics.arrays import Ints
+from protocol.errors import Refused
+
+MOST_VALUES = 10
+"""A column of more values is no category."""
+
+Column = tuple[str, NDArray[Any]]
+
+
+def check_pair_cells(columns: Sequence[Column], *, min_rows: int) -> None:
+    """Refuse columns of which two have a cell of 1 to min_rows - 1 rows (code min_rows).
+
+    columns: name and values (n_rows,); one of more than MOST_VALUES values is not
+    looked at.
+
+    Disclosure: a refusal names pairs of columns, no value and no count.
+    """
+    if min_rows == 1:  # switched off
+        return
+    coded: list[tuple[str, Ints]] = []
+    for name, values in columns:
+        found, places = np.unique(values, return_inverse=True)
+        if len(found) <= MOST_VALUES:
+            coded.append((name, places))
+    few = []
+    for (name, first), (other, second) in combinations(coded, 2):
+        n_of_cell = np.bincount(first * MOST_VALUES + second)
+        if ((n_of_cell > 0) & (n_of_cell < min_rows)).any():
+            few.append(f"{name} and {other}")
+    if few:
+        raise Refused(
+            f"A table of {'; of '.join(few)} has a cell of fewer than {min_rows} rows here, and a Newton order opens"
+            " sums of their products.",
+            remedy="Leave one of each pair out or merge values by derive, widen the SQL, order a gradient optimizer, or"
+            " ask the hospital to lower min_rows in its policy.toml.",
+            code="min_rows",
+            threshold=min_rows,
+            pairs=few,
+        )

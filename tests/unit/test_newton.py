@@ -1,0 +1,142 @@
+"""Newton's steps from sums: the equations, halving, the stop, and the report's numbers."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from agents.gate.pair_cells import check_pair_cells
+from agents.training.newton import check_equations
+from agents.training.report_text import as_csv, as_latex
+from analytics.arrays import Floats
+from analytics.training import newton
+from analytics.training.newton import Collinear, NewtonState, Opened
+from analytics.training.newton_report import Fit, report
+from protocol.errors import Refused
+
+BITS = 100
+
+
+def opened(A: Floats, c: Floats, deviance: float) -> Opened:
+    upper = A[np.triu_indices(len(c))]
+    values = [*upper.tolist(), *c.tolist(), deviance]
+    totals = [round(Fraction(value) * 2**BITS) for value in values]
+    return newton.read_sums(totals, len(c), bits=BITS)
+
+
+def test_equations_are_solved_to_the_last_digits() -> None:
+    """Hilbert's matrix of 6 has a condition of 1e7."""
+    n = 6
+    A = np.array([[1 / (i + j + 1) for j in range(n)] for i in range(n)])
+    exact = np.arange(1, n + 1).astype(float)
+    c = []
+    for row in A.tolist():
+        c.append(sum(Fraction(a) * int(x) for a, x in zip(row, exact, strict=True)))
+    totals = [round(Fraction(v) * 2**BITS) for v in A[np.triu_indices(n)].tolist()]
+    totals += [round(value * 2**BITS) for value in c] + [0]
+    found = newton.solve(newton.read_sums(totals, n, bits=BITS))
+    assert found == pytest.approx(exact, rel=1e-14)
+
+
+def test_a_collinear_column_has_no_pivot() -> None:
+    X = np.array([[1.0, 2, 3], [2, 4, 1], [3, 6, 5], [5, 10, 2]])
+    with pytest.raises(Collinear) as error:
+        newton.solve(opened(X.T @ X, np.ones(3), 1))
+    assert error.value.column == 1
+
+
+def test_a_step_after_which_the_deviance_rises_is_halved() -> None:
+    state = NewtonState(
+        coef=np.array([4.0]), base=np.array([0.0]), deviance=10.0, round=2
+    )
+    A, c = np.array([[1.0]]), np.array([4.0])
+    options = {"kind": "lr", "eps": 1e-8, "diagonal": np.zeros(1)}
+    half = newton.stepped(state, opened(A, c, 12.0), **options)  # type: ignore[arg-type]
+    assert half.coef.tolist() == [2.0]
+    assert half.n_halvings == 1
+    assert not half.is_done
+    quarter = newton.stepped(half, opened(A, c, 11.0), **options)  # type: ignore[arg-type]
+    assert quarter.coef.tolist() == [1.0]
+    assert quarter.base.tolist() == [0.0]
+    on = newton.stepped(quarter, opened(A, c, 9.0), **options)  # type: ignore[arg-type]
+    assert on.coef.tolist() == [4.0]
+    assert on.base.tolist() == [1.0]
+    assert on.n_halvings == 0
+    for _ in range(newton.MOST_HALVINGS):
+        state = newton.stepped(state, opened(A, c, 12.0), **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="does not fall"):
+        newton.stepped(state, opened(A, c, 12.0), **options)  # type: ignore[arg-type]
+
+
+def test_it_stops_when_the_deviance_rests_and_steps_once_more() -> None:
+    state = NewtonState(
+        coef=np.array([1.0]), base=np.array([0.9]), deviance=10.0, round=3
+    )
+    resting = opened(np.array([[2.0]]), np.array([2.002]), 10.0 - 1e-9)
+    after = newton.stepped(state, resting, kind="lr", eps=1e-8, diagonal=np.zeros(1))
+    assert after.is_done
+    assert after.coef.tolist() == [1.001]
+    assert after.last_step == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize(("n_few", "passes"), [(9, False), (10, True), (0, True)])
+def test_cells_of_none_or_min_rows(n_few: int, passes: bool) -> None:
+    first = np.repeat([0, 1], 50)
+    second = np.zeros(100, dtype=int)
+    second[50 : 50 + n_few] = 1
+    second[:25] = 1
+    columns = [("a", first), ("b", second), ("c", np.arange(100))]
+    if passes:
+        check_pair_cells(columns, min_rows=10)
+        return
+    with pytest.raises(Refused, match="A table of a and b has a cell"):
+        check_pair_cells(columns, min_rows=10)
+
+
+@pytest.mark.parametrize(("n_others", "passes"), [(13, False), (14, True), (15, True)])
+def test_the_others_have_rows_for_every_round(n_others: int, passes: bool) -> None:
+    if passes:
+        check_equations(n_others, n_rounds=2, n_weights=4, is_alone=False)
+        return
+    with pytest.raises(Refused, match="14 rows together"):
+        check_equations(n_others, n_rounds=2, n_weights=4, is_alone=False)
+
+
+def made_report() -> dict[str, object]:
+    return report(
+        "lr",
+        ["age_50&more"],
+        np.array([0.5, -1.0]),
+        np.diag([0.04, 0.09]),
+        Fit(n=100, deviance=120, null_deviance=130, n_events=5),
+        confidence=0.95,
+        is_penalised=False,
+    )
+
+
+def test_a_report_s_numbers() -> None:
+    found = made_report()
+    terms = found["terms"]
+    assert isinstance(terms, list)
+    intercept, age = terms
+    assert intercept["term"] == "(Intercept)"
+    assert "odds_ratio" not in intercept
+    assert (age["se"], age["statistic"]) == (pytest.approx(0.2), pytest.approx(2.5))
+    assert age["p"] == pytest.approx(0.012419330651552)
+    assert age["low"] == pytest.approx(0.5 - 1.959963984540054 * 0.2)
+    assert age["odds_ratio"] == pytest.approx(1.648721270700128)
+    assert (found["aic"], found["log_likelihood"]) == (124, -60)
+    notes = found["notes"]
+    assert isinstance(notes, list)
+    assert "rarer class" in notes[0]
+
+
+def test_a_report_as_csv_and_latex() -> None:
+    lines = as_csv(made_report()).splitlines()
+    assert lines[0].startswith("term,estimate,se,statistic,p,low,high,odds_ratio")
+    assert lines[1].startswith("(Intercept),-1.0,0.3,")
+    assert lines[1].endswith(",,,")
+    latex = as_latex(made_report())
+    assert r"age\_50\&more & 0.5 & 0.2 & 2.5 & 0.01242" in latex
