@@ -237,8 +237,7 @@ def start(_options: argparse.Namespace, settings: SiteSettings) -> int:
     site ends no agent.
     """
     # Before anything imports Prefect.
-    _forget_what_is_not_of_the_site()
-    os.environ.update(settings.environment())
+    take_environment(settings)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("consilium").setLevel(logging.INFO)
     self_test = threading.Thread(target=_log_findings, args=(settings,), daemon=True)
@@ -250,14 +249,17 @@ def start(_options: argparse.Namespace, settings: SiteSettings) -> int:
     return 0
 
 
-def _forget_what_is_not_of_the_site() -> None:
-    """Prefect's client would follow variables that no other client of the agent reads:
-    settings.toml says which proxy is taken, for all of them.
+def take_environment(settings: SiteSettings) -> None:
+    """What Prefect's client reads, in this process and those that it starts.
+
+    It would follow variables that no other client of the agent reads: settings.toml
+    says which proxy is taken, for all of them.
     """
     for name in [*os.environ]:
         is_proxy = name.lower().endswith("_proxy")
         if is_proxy or name in NEVER_READ:
             del os.environ[name]
+    os.environ.update(settings.environment())
 
 
 def _log_findings(settings: SiteSettings) -> None:
