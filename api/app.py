@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
 from api.answers import failure_at
-from api.auth import Rate
+from api.auth import Rate, SeenTokens
 from api.conditions import Conditions
 from api.door import BodyRefused, Door, OpenCalls
 from api.gateway import routes as gateway_routes
@@ -39,6 +39,7 @@ from api.routes import (
     hospitals,
     inference,
     order_end,
+    order_events,
     order_reports,
     order_shown,
     order_watch,
@@ -56,6 +57,7 @@ from api.settings import CoordinatorSettings
 from api.store import Store
 from api.store.disk import Disk, is_full
 from api.store.round_files import RoundFiles
+from api.told_orders import ToldOrders
 from api.trimming import trim_when_ended
 from protocol import VERSION
 from protocol.errors import ConsiliumError, InvalidInput, NotFound
@@ -90,6 +92,7 @@ def create_app(
             ) as gateway,
         ):
             app.state.store = store
+            app.state.told_orders = ToldOrders(store, app.state.bell)
             app.state.gateway = gateway
             app.state.budgets = Budgets(store, settings.max_message_bytes)
             app.state.runs = runs
@@ -124,6 +127,7 @@ def create_app(
     state = app.state
     state.settings = settings
     state.rate = Rate(settings.calls_per_second)
+    state.seen_tokens = SeenTokens()
     state.open_calls = OpenCalls(settings.calls_at_once)
     state.expected = expected
     state.bell = Bell()
@@ -138,6 +142,7 @@ def create_app(
     state.started = time.monotonic()
     app.include_router(orders.router)
     app.include_router(order_shown.router)
+    app.include_router(order_events.router)
     app.include_router(order_end.router)
     app.include_router(order_reports.router)
     app.include_router(admission.router)

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 
 from api.store import Store
 from api.store.engine import in_thread
-from api.store.hospitals import Caller
+from api.store.hospitals import Caller, token_digest
 from protocol.errors import Forbidden, TooManyRequests, Unauthenticated
 
 OPERATOR = "operator"  # the coordinator's own people, who may read every order
@@ -24,6 +24,8 @@ AGENT = "agent"  # the process at a hospital
 COORDINATOR_ROLE = "coordinator"  # the coordinator's own flows
 OPEN = "open"  # everybody, where authentication is switched off
 ANYBODY = Caller(OPEN, None)
+MOST_SEEN = 10_000
+"""So many tokens are remembered; of any other the store is asked first."""
 
 
 class Rate:
@@ -41,6 +43,13 @@ class Rate:
         """Raises TooManyRequests when the bucket is empty."""
         if now is None:
             now = time.monotonic()
+        left = self.check(who, now=now)
+        self._buckets[who] = (left - 1, now)
+
+    def check(self, who: str, *, now: float | None = None) -> float:
+        """The calls that are left. TooManyRequests when there are none."""
+        if now is None:
+            now = time.monotonic()
         left, earlier = self._buckets.get(who, (self._burst, now))
         refilled = (now - earlier) * self._per_second
         left = min(self._burst, left + refilled)
@@ -49,7 +58,30 @@ class Rate:
                 f"This token makes more than {self._per_second:g} calls a second.",
                 remedy="Wait a second, then go on.",
             )
-        self._buckets[who] = (left - 1, now)
+        return left
+
+
+class SeenTokens:
+    """Whose the tokens were that came last, by their digests: to refuse a call before
+    the store is asked, and never to let one in.
+
+    A crowd that is refused would otherwise cost as much as what is answered.
+    """
+
+    def __init__(self) -> None:
+        self._callers: dict[str, Caller] = {}
+
+    def caller(self, connection: HTTPConnection) -> Caller | None:
+        _, _, token = connection.headers.get("authorization", "").partition(" ")
+        return self._callers.get(token_digest(token.strip()))
+
+    def add(self, token: str, caller: Caller) -> None:
+        digest = token_digest(token)
+        self._callers.pop(digest, None)
+        self._callers[digest] = caller
+        while len(self._callers) > MOST_SEEN:
+            oldest = next(iter(self._callers))
+            del self._callers[oldest]
 
 
 async def current_caller(request: HTTPConnection) -> Caller:
@@ -82,7 +114,8 @@ async def caller_of(connection: HTTPConnection) -> Caller:
             remedy="Ask the operator for a new one.",
             code="token",
         )
-    state.rate.spend(f"{caller.role}/{caller.user_id}")
+    state.seen_tokens.add(token.strip(), caller)
+    state.rate.spend(caller.name)
     return caller
 
 

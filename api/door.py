@@ -64,16 +64,11 @@ class OpenCalls:
     @contextlib.contextmanager
     def one(self, caller: Caller | None) -> Iterator[None]:
         """While one is answered. TooManyRequests when this caller has too many."""
-        # The coordinator's own flows wait for every order.
-        if caller is None or caller.role in (COORDINATOR_ROLE, OPEN):
+        if caller is None or _has_no_limit(caller):
             yield
             return
-        who = f"{caller.role}/{caller.user_id}"
-        if self._open[who] >= self._most:
-            raise TooManyRequests(
-                f"This token has {self._most} calls open, which is as many as it may.",
-                remedy="Let one end, or close a stream; CONSILIUM_CALLS_AT_ONCE is the limit.",
-            )
+        self.check(caller)
+        who = caller.name
         self._open[who] += 1
         try:
             yield
@@ -82,8 +77,22 @@ class OpenCalls:
             if not self._open[who]:
                 del self._open[who]
 
+    def check(self, caller: Caller) -> None:
+        """TooManyRequests when this caller has as many as it may."""
+        if _has_no_limit(caller) or self._open[caller.name] < self._most:
+            return
+        raise TooManyRequests(
+            f"This token has {self._most} calls open, which is as many as it may.",
+            remedy="Let one end, or close a stream; CONSILIUM_CALLS_AT_ONCE is the limit.",
+        )
+
     def counted(self) -> dict[str, int]:
         return dict(self._open)
+
+
+def _has_no_limit(caller: Caller) -> bool:
+    # The coordinator's own flows wait for every order.
+    return caller.role in (COORDINATOR_ROLE, OPEN)
 
 
 class Door:
@@ -135,7 +144,9 @@ class Door:
         """
         if needs_no_token(path):
             return None
-        caller = await current_caller(HTTPConnection(scope))
+        connection = HTTPConnection(scope)
+        _refuse_crowd(connection)
+        caller = await current_caller(connection)
         scope.setdefault("state", {})["caller"] = caller
         return caller
 
@@ -149,6 +160,17 @@ class Door:
         if needs_no_token(path):
             return MOST_PAGE_BYTES
         return self._settings.max_body_bytes
+
+
+def _refuse_crowd(connection: HTTPConnection) -> None:
+    """TooManyRequests where a token that came before has no calls left: by what this
+    process knows, without the store.
+    """
+    state = connection.app.state
+    caller = state.seen_tokens.caller(connection)
+    if caller is not None:
+        state.open_calls.check(caller)
+        state.rate.check(caller.name)
 
 
 def _check_origin(scope: Scope) -> None:

@@ -13,6 +13,7 @@ from benchmarks import (
     audit,
     cells,
     encryption,
+    gateway,
     hospitals,
     joined,
     orders,
@@ -27,6 +28,7 @@ from protocol.errors import ConsiliumError
 BENCHMARKS = {
     "encryption": encryption.main,
     "orders": orders.main,
+    "gateway": gateway.main,
     "hospitals": hospitals.main,
     "rounds": rounds.main,
     "scores": scores.main,

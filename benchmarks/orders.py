@@ -25,6 +25,7 @@ from api.settings import CoordinatorSettings
 from deployments.demo.training import INITIATOR, document_order
 from deployments.local.federation import choose_ports, federation
 from deployments.local.sites import prepare
+from deployments.state import read_tokens
 
 N_ORDERS = 3
 ROUNDS, FEATURES = 30, 30
@@ -131,8 +132,10 @@ async def _time_order(settings: CoordinatorSettings, method: str) -> float:
 async def send(
     settings: CoordinatorSettings, body: dict[str, Any], posts: list[float]
 ) -> float:
-    """Seconds from POST to success; what the POST took goes to `posts`."""
-    token = json.loads((settings.home / "tokens.json").read_text())[str(INITIATOR)]
+    """Seconds from POST to success, sent by the body's `user_id`; what the POST took
+    goes to `posts`.
+    """
+    token = read_tokens(settings)[str(body["user_id"])]
     headers = {"Authorization": f"Bearer {token}"}
     url = f"http://{settings.host}:{settings.port}"
     async with httpx.AsyncClient(

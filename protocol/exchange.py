@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import random
-import ssl
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -32,6 +30,7 @@ from protocol.errors import (
 )
 from protocol.machine import outage as outages
 from protocol.machine.outage import outage
+from protocol.tls import obstacle
 
 LONGEST_WAIT_SECONDS = 25.0
 """Of one call; shorter than proxies cut a connection on which nothing is heard."""
@@ -376,14 +375,20 @@ class HttpTransport:
         try:
             answer = self._client.request(method, path, headers=headers, **options)
         except httpx.HTTPError as error:
-            raise Unavailable(
-                f"The coordinator at {self._client.base_url} does not answer ({type(error).__name__}).",
-                remedy="Check the address, the network and the coordinator's /health.",
-            ) from None
+            raise self._not_reached(error) from None
         # A redirection, such as a proxy's page to sign in at, delivered nothing.
         if answer.is_success:
             return answer
         raise error_of(answer)
+
+    def _not_reached(self, error: httpx.HTTPError) -> Unavailable:
+        between = obstacle(error)
+        if between is not None:
+            return Unavailable(between.sentence, remedy=between.remedy)
+        return Unavailable(
+            f"The coordinator at {self._client.base_url} does not answer ({type(error).__name__}).",
+            remedy="Check the address, the network and the coordinator's /health.",
+        )
 
 
 def _data_of(answer: httpx.Response) -> Any:
@@ -415,11 +420,3 @@ def error_of(answer: httpx.Response) -> ConsiliumError:
         f"The coordinator answered with HTTP status {answer.status_code}.",
         remedy="Check the coordinator's log and what stands between (proxy, TLS).",
     )
-
-
-def authorities(url: str) -> ssl.SSLContext | bool:
-    """Whom a client of this address trusts: True for the usual authorities."""
-    if urlsplit(url).scheme == "http":
-        # Nobody: without TLS there is no certificate, and reading them takes time.
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    return True

@@ -37,6 +37,7 @@ from prefect.flow_engine import load_flow_run, run_flow
 
 from protocol.machine.disk import is_full
 from protocol.machine.outage import PREFECT, outage
+from protocol.tls import obstacle
 from tasks.exit_codes import ExitCode
 from tasks.quiet import hush
 
@@ -69,7 +70,12 @@ def installed_flows(module: ModuleType) -> dict[str, InstalledFlow]:
 
 
 def kind_of(error: Exception) -> str:
-    """What a log may hold of an error: its kind, and HTTP's number where there is one."""
+    """What a log may hold of an error: its kind, and HTTP's number where there is one;
+    what a person has to do where it is a certificate or a proxy.
+    """
+    between = obstacle(error)
+    if between is not None:
+        return str(between)
     if isinstance(error, httpx.HTTPStatusError):
         return f"HTTP status {error.response.status_code}"
     return type(error).__name__

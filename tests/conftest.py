@@ -176,6 +176,8 @@ class RunningFederation:
     api_port: int = field(default_factory=free_port)
     prefect_port: int = field(default_factory=free_port)
     options: tuple[str, ...] = ()
+    # The module that is run, and its command.
+    program: tuple[str, ...] = ("deployments.local.command", "up")
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
@@ -216,8 +218,7 @@ class RunningFederation:
             str(os.getpid()),
             sys.executable,
             "-m",
-            "deployments.local.command",
-            "up",
+            *self.program,
             *self.options,
         ]
         with (self.home.parent / f"{self.home.name}.log").open("ab") as log:

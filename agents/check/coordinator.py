@@ -4,6 +4,7 @@ secrets, and show the keys that are pinned here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -16,6 +17,7 @@ from agents.check.pins import own_fingerprint
 from agents.site.settings import LOOPBACK, SiteSettings
 from protocol import VERSION
 from protocol.machine.clock import LARGEST_ERROR_SECONDS
+from protocol.tls import obstacle
 
 
 def check_coordinator(
@@ -25,6 +27,7 @@ def check_coordinator(
     pinned here.
     """
     yield from _check_encrypted("coordinator", "coordinator_url", client)
+    yield from _check_proxy(settings)
     health = _get(client, "health")
     if isinstance(health, Finding):
         yield health
@@ -44,6 +47,18 @@ def _check_encrypted(check: str, key: str, client: httpx.Client) -> Iterator[Fin
         )
 
 
+def _check_proxy(settings: SiteSettings) -> Iterator[Finding]:
+    """A variable for a proxy that is set here, and that an agent does not read."""
+    names = [
+        name for name in os.environ if name.lower() in ("https_proxy", "all_proxy")
+    ]
+    if settings.proxy is None and names:
+        remedy = "If the coordinator is reached through a proxy, write it as proxy in settings.toml."
+        yield Finding(
+            "proxy", WARN, f"{names[0]} is set here, and not used by an agent.", remedy
+        )
+
+
 def _get(
     client: httpx.Client,
     path: str,
@@ -54,6 +69,9 @@ def _get(
     try:
         return client.get(path, **(options or {}))
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        between = obstacle(error)
+        if between is not None:
+            return Finding(check, WRONG, between.sentence, between.remedy)
         remedy = "Check the address in settings.toml, the network, the proxy and ca_file; ask the operator if it runs."
         return Finding(
             check,

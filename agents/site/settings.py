@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from protocol.errors import BadRequest
-from protocol.exchange import authorities
 from protocol.machine.disk import make_private_folder
+from protocol.tls import authorities, trusted
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -184,13 +184,7 @@ class SiteSettings:
     def _verify(self, url: str) -> ssl.SSLContext | bool:
         if self.ca_file is None:
             return authorities(url)
-        try:
-            return ssl.create_default_context(cafile=self.ca_file)
-        except OSError:  # ssl.SSLError is one
-            sentence = f"{self.ca_file} holds no certificates."
-            raise _wrong(
-                "ca_file", sentence, "Give the PEM file of the private CA."
-            ) from None
+        return trusted(self.ca_file, "ca_file in settings.toml")
 
     def environment(self) -> dict[str, str]:
         """What Prefect and the flow processes of this site read; to be set before
@@ -208,6 +202,8 @@ class SiteSettings:
             # Of the gateway: it has neither, and its version is the coordinator's.
             "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
             "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
+            # Whatever else Prefect would read says otherwise.
+            "PREFECT_API_TLS_INSECURE_SKIP_VERIFY": "false",
             # a line for each event that a lost connection loses
             "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
         }
@@ -248,6 +244,7 @@ def load_settings(site: Path) -> SiteSettings:
     _check_left_secret(state)
     coordinator_url = _url(values, "coordinator_url", f"http://127.0.0.1:{api_port}")
     _check_encrypted(coordinator_url, allowed=values.get("insecure", False))
+    _check_proxy(values.get("proxy"))
     optional = {key: values[key] for key in _OPTIONAL if key in values}
     return SiteSettings(
         site=site,
@@ -357,6 +354,29 @@ def _check_encrypted(url: str, *, allowed: bool) -> None:
         "Ask the operator for an https address; on a network that you trust, write "
         "insecure = true.",
     )
+
+
+def _check_proxy(proxy: str | None) -> None:
+    """All clients of an agent can take it, Prefect's and the one of its sockets too.
+
+    The sentence does not repeat the address: it may hold a password.
+    """
+    if proxy is None or _is_proxy(proxy):
+        return
+    raise _wrong(
+        "proxy",
+        "proxy in settings.toml is no address of an HTTP proxy.",
+        "Write http://host:port or http://user:password@host:port, or leave the line out.",
+    )
+
+
+def _is_proxy(proxy: str) -> bool:
+    if not _is_usable(proxy):
+        return False
+    parts = urlsplit(proxy)
+    has_both = (parts.username is None) == (parts.password is None)
+    is_bare = parts.path in ("", "/") and not parts.query and not parts.fragment
+    return parts.scheme == "http" and has_both and is_bare
 
 
 def _is_usable(url: str) -> bool:

@@ -27,6 +27,7 @@ from protocol.errors import (
     Unauthenticated,
     Unavailable,
 )
+from protocol.tls import VARIABLES, obstacle
 
 Json = dict[str, Any]
 
@@ -161,6 +162,9 @@ class Connection:
         raise AssertionError("the last try returns or raises")
 
     def _away(self, error: httpx.TransportError) -> Unavailable:
+        between = obstacle(error, VARIABLES)
+        if between is not None:
+            return Unavailable(between.sentence, remedy=between.remedy)
         reason = str(error).rstrip(".") or type(error).__name__
         return Unavailable(
             f"{self._url} does not answer: {reason}.",

@@ -24,7 +24,8 @@ from websockets.exceptions import WebSocketException
 from websockets.typing import Subprotocol
 
 from protocol.errors import ConsiliumError, InvalidInput, NotFound, Unavailable
-from protocol.exchange import LONGEST_PAUSE_SECONDS, authorities
+from protocol.exchange import LONGEST_PAUSE_SECONDS
+from protocol.tls import authorities
 
 T = TypeVar("T")
 log = logging.getLogger("consilium.api")

@@ -1,20 +1,16 @@
 """What became of an order: its state, its rounds, who is waited for, how it is protected;
-once, and as a stream of events.
+as it is at this moment. `order_events` has the stream.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 
 from api.answers import answer
 from api.auth import AGENT, HOSPITAL, CallerOf
-from api.live import rang
 from api.routes.ending import ending
 from api.routes.order_protection import method_of, protection
 from api.routes.services import (
@@ -36,11 +32,6 @@ from protocol.messages import COORDINATOR
 from protocol.training_request import MODEL_NAMES
 
 router = APIRouter()
-
-STILL_HERE_SECONDS = 15.0
-"""How often a stream of events says something when there is no news, so that no proxy
-closes it.
-"""
 
 
 @router.get("/model/train_status")
@@ -219,45 +210,3 @@ def _prefect_page(services: Services, order: OrderRow) -> str | None:
     if run is None or order.runs_deleted is not None:
         return None
     return f"{services.settings.prefect_page}/runs/flow-run/{run}"
-
-
-@router.get("/orders/{order_id}/events", response_class=StreamingResponse)
-async def order_events(
-    request: Request, caller: CallerOf, order_id: OrderInPath
-) -> StreamingResponse:
-    """Server-sent events: `state`, `round` (fold, round, loss) and `stage` (what, done,
-    of), from the beginning until the order has ended.
-    """
-    services = Services(request)
-    await readable(services, caller, order_id)
-    return StreamingResponse(
-        _events(services, order_id), media_type="text/event-stream"
-    )
-
-
-async def _events(services: Services, order_id: int) -> AsyncIterator[str]:
-    n_sent, state, stage = 0, "", None
-    with services.bell.listening(("order", order_id)) as event:
-        while True:
-            event.clear()
-            order = await in_thread(services.store.orders.get, order_id)
-            recorded = await in_thread(services.store.rounds.of_order, order_id)
-            for new in recorded[n_sent:]:
-                yield _event(
-                    "round", {"fold": new.fold, "round": new.round, "loss": new.loss}
-                )
-            n_sent = len(recorded)
-            if order.stage is not None and order.stage != stage:
-                stage = order.stage
-                yield _event("stage", stage)
-            if order.state != state:
-                state = order.state
-                yield _event("state", {"order_id": order_id, "state": state})
-            if order.has_ended:
-                return
-            if not await rang(event, time.monotonic() + STILL_HERE_SECONDS):
-                yield ": still here\n\n"
-
-
-def _event(name: str, data: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(data)}\n\n"

@@ -3,7 +3,7 @@ makes one, and the routes that make one beside it.
 
 Those of joint statistics are made in statistics.py, of inference in inference.py. How
 an order begins is in admission.py, what becomes of it in order_shown.py,
-order_reports.py and order_watch.py, how somebody ends it in order_end.py; what the
+order_events.py, order_reports.py and order_watch.py, how somebody ends it in order_end.py; what the
 routes share in services.py.
 """
 

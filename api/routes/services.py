@@ -24,6 +24,7 @@ from api.store.engine import in_thread
 from api.store.hospitals import Caller
 from api.store.places import PLACED, Queue, is_begun, undecided
 from api.store.rows import OrderRow
+from api.told_orders import ToldOrders
 from protocol.errors import Conflict, ConsiliumError, NotFound, OrderStopped
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, Acceptance, peek_envelope
@@ -67,6 +68,7 @@ class Services:
         self.store: Store = state.store
         self.runs: Runs = state.runs
         self.bell: Bell = state.bell
+        self.told_orders: ToldOrders = state.told_orders
         self.inbox: Inbox = state.inbox
         self.waits: Waits = state.waits
         self.presence: Presence = state.presence

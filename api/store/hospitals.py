@@ -29,6 +29,11 @@ class Caller:
     role: str
     user_id: int | None  # the hospital of a user or an agent
 
+    @property
+    def name(self) -> str:
+        """By which it is counted: a hospital's user and its agent apart."""
+        return f"{self.role}/{self.user_id}"
+
 
 def token_digest(token: str) -> str:
     """SHA-256; a token has 256 random bits, so no slow hash is needed."""

@@ -51,8 +51,14 @@ log = logging.getLogger("consilium.agent")
 _LEAST_WIDTH = 11
 """Of the column with what a finding is about."""
 
-NEVER_SENT = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
-"""Of somebody's own work with Prefect: its client would send them to the coordinator."""
+NEVER_READ = (
+    # Of somebody's own work with Prefect: its client would send them to the coordinator.
+    "PREFECT_API_KEY",
+    "PREFECT_API_AUTH_STRING",
+    # Prefect's client alone would trust it.
+    "PREFECT_API_SSL_CERT_FILE",
+)
+"""Of the environment, nothing that says whom this agent trusts or who it is."""
 
 # A command gets the arguments as they were read, and gives its exit code.
 Command = Callable[[argparse.Namespace], int]
@@ -237,9 +243,7 @@ def start(_options: argparse.Namespace, settings: SiteSettings) -> int:
     site ends no agent.
     """
     # Before anything imports Prefect.
-    for name in NEVER_SENT:
-        os.environ.pop(name, None)
-    os.environ.update(settings.environment())
+    take_environment(settings)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("consilium").setLevel(logging.INFO)
     self_test = threading.Thread(target=_log_findings, args=(settings,), daemon=True)
@@ -249,6 +253,19 @@ def start(_options: argparse.Namespace, settings: SiteSettings) -> int:
 
     work(settings, hospital_runs)
     return 0
+
+
+def take_environment(settings: SiteSettings) -> None:
+    """What Prefect's client reads, in this process and those that it starts.
+
+    It would follow variables that no other client of the agent reads: settings.toml
+    says which proxy is taken, for all of them.
+    """
+    for name in [*os.environ]:
+        is_proxy = name.lower().endswith("_proxy")
+        if is_proxy or name in NEVER_READ:
+            del os.environ[name]
+    os.environ.update(settings.environment())
 
 
 def _log_findings(settings: SiteSettings) -> None:

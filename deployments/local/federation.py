@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import certifi
@@ -94,10 +94,17 @@ def _free_port() -> int:
 
 @contextlib.asynccontextmanager
 async def federation(
-    settings: CoordinatorSettings, sites: list[SiteSettings], *, restart: bool
+    settings: CoordinatorSettings,
+    sites: list[SiteSettings],
+    *,
+    restart: bool,
+    part: Callable[[SiteSettings], PartProcess] = part_of_site,
 ) -> AsyncIterator[RunningParts]:
-    """A federation that can take an order, and that leaves nothing running."""
-    agents = [part_of_site(site) for site in sites]
+    """A federation that can take an order, and that leaves nothing running.
+
+    `part` is how a site's agent is started.
+    """
+    agents = [part(site) for site in sites]
     environment = _one_authority(settings, sites)
     async with coordinator(
         settings, agents=agents, environment=environment, restart=restart

@@ -28,10 +28,10 @@ from protocol.exchange import (
     LONGEST_PAUSE_SECONDS,
     Exchange,
     HttpTransport,
-    authorities,
 )
 from protocol.machine.outage import PREFECT, outage
 from protocol.messages import COORDINATOR
+from protocol.tls import authorities
 from tasks.ending import (
     Place,
     give_back,

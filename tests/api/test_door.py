@@ -17,6 +17,9 @@ import httpx
 import pytest
 
 from api import connections, door
+from api.store.hospitals import Caller, HospitalStore
+from api.store.rounds import RoundStore
+from api.store.rows import RoundRow
 from deployments.demo.training import document_order
 from tests.api.conftest import Coordinator, serve, settings_in
 
@@ -54,6 +57,12 @@ class Raw:
         """Of the answer; 0 where the connection is closed without one."""
         line = self.socket.recv(65_536).split(b"\r\n")[0].split(b" ")
         return int(line[1]) if len(line) > 1 else 0
+
+    def hear(self, words: bytes) -> None:
+        """Reads until the other side has said that."""
+        heard = b""
+        while words not in heard:
+            heard += self.socket.recv(65_536)
 
     def is_closed(self) -> bool:
         """Waits for the other side to close."""
@@ -211,6 +220,50 @@ def test_streams_of_a_token_are_counted(
     # One that has ended makes room for another.
     opened[0].socket.close()
     wait_until(lambda: guarded.call("GET", "/orders", "user-4").status_code == 200)
+
+
+def test_a_crowd_that_is_refused_does_not_reach_the_store(
+    monkeypatch: pytest.MonkeyPatch, guarded: Coordinator, connect: Callable[[], Raw]
+) -> None:
+    """Else 500 refused calls a second keep all others from the store."""
+    streams(guarded, connect, "user-4")
+    asked = []
+    ask = HospitalStore.caller
+
+    def counted(store: HospitalStore, token: str) -> Caller | None:
+        asked.append(token)
+        return ask(store, token)
+
+    monkeypatch.setattr(HospitalStore, "caller", counted)
+    for _ in range(20):
+        assert guarded.call("GET", "/orders", "user-4").status_code == 429
+    assert not asked
+    # What is remembered lets nobody in.
+    assert guarded.call("GET", "/orders", "operator").status_code == 200
+    assert len(asked) == 1
+
+
+def test_an_order_is_read_once_for_all_of_its_streams(
+    monkeypatch: pytest.MonkeyPatch, guarded: Coordinator, connect: Callable[[], Raw]
+) -> None:
+    """Else each round of a long order is read as often as there are streams."""
+    read = []
+    of_order = RoundStore.of_order
+
+    def counted(store: RoundStore, order_id: int, *, skip: int = 0) -> list[RoundRow]:
+        found = of_order(store, order_id, skip=skip)
+        read.extend(found)
+        return found
+
+    monkeypatch.setattr(RoundStore, "of_order", counted)
+    opened = streams(guarded, connect, "user-2")
+    for round_ in range(5):
+        facts = {"round": {"fold": 0, "round": round_, "loss": 0.5}}
+        told = guarded.call("POST", "/orders/1/progress", "coordinator", json=facts)
+        assert told.status_code == 200, told.text
+    for raw in opened:
+        raw.hear(b'"round": 4')
+    assert len(read) == 5
 
 
 def test_long_waits_of_a_token_are_counted(guarded: Coordinator) -> None:

@@ -4,35 +4,21 @@ on, what it keeps out, and that a browser behind it has a safe cookie.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 import socket
-import ssl
-import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from deployments.demo.training import document_order
 from tests.api.conftest import Coordinator
-from tests.conftest import ROOT, free_port
+from tests.certificates import Authority
+from tests.nginx import NAME, run_nginx
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
-
-NAME = "consilium.example.org"
-FILE = ROOT / "deployments" / "production" / "nginx.conf"
-NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 
 @dataclass
@@ -43,21 +29,18 @@ class Front:
     order_id: int
     port: int
     clear_port: int
-    authority: Path
+    authority: Authority
 
     @property
     def origin(self) -> str:
         return f"https://127.0.0.1:{self.port}"
 
-    def context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=str(self.authority))
-        # The certificate's name is looked up nowhere here.
-        context.check_hostname = False
-        return context
-
     def client(self) -> httpx.Client:
         return httpx.Client(
-            base_url=self.origin, verify=self.context(), trust_env=False, timeout=60
+            base_url=self.origin,
+            verify=self.authority.client_context(),
+            trust_env=False,
+            timeout=60,
         )
 
 
@@ -65,96 +48,14 @@ class Front:
 def front(
     tmp_path_factory: pytest.TempPathFactory, with_pages: Coordinator
 ) -> Iterator[Front]:
-    if NGINX is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("nginx is missing: apt-get install nginx")
-        pytest.skip("needs nginx (Debian: apt-get install nginx)")
     folder = tmp_path_factory.mktemp("nginx")
     answer = with_pages.call("POST", "/model/train", json=document_order())
     order_id = answer.json()["data"]["order_id"]
     api_port = with_pages.client.base_url.port
     assert api_port is not None
-    port, clear_port = free_port(), free_port()
-    certificate, key = _certificate(folder)
-    site = FILE.read_text("utf-8")
-    for ours, here in (
-        ("127.0.0.1:5000", f"127.0.0.1:{api_port}"),
-        ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
-        ("listen 80", f"listen 127.0.0.1:{clear_port}"),
-        ("/etc/ssl/consilium/fullchain.pem", str(certificate)),
-        ("/etc/ssl/consilium/privkey.pem", str(key)),
-    ):
-        assert site.count(ours) == 1, ours
-        site = site.replace(ours, here)
-    (folder / "site.conf").write_text(site)
-    config = folder / "nginx.conf"
-    config.write_text(_around(folder))
-    command = [NGINX, "-e", str(folder / "error.log"), "-c", str(config)]
-    checked = subprocess.run(
-        [*command, "-t"], capture_output=True, text=True, check=False
-    )
-    assert checked.returncode == 0, checked.stderr
-    assert "warn" not in checked.stderr
-    process = subprocess.Popen([*command, "-g", "daemon off;"])
-    try:
-        _until_open(port, process)
-        yield Front(with_pages, order_id, port, clear_port, certificate)
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _around(folder: Path) -> str:
-    temporary = "".join(
-        f"{kind}_temp_path {folder}/{kind};\n"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    return (
-        f"pid {folder}/pid;\nevents {{ worker_connections 4096; }}\n"
-        f"http {{\naccess_log off;\n{temporary}include {folder}/site.conf;\n}}\n"
-    )
-
-
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, NAME)])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    paths = folder / "certificate.pem", folder / "key.pem"
-    paths[0].write_bytes(certificate.public_bytes(pem))
-    paths[1].write_bytes(
-        key.private_bytes(
-            pem,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return paths
-
-
-def _until_open(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        with (
-            contextlib.suppress(OSError),
-            socket.create_connection(("127.0.0.1", port), timeout=5),
-        ):
-            return
-        assert process.poll() is None, "nginx ended"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    authority = Authority(folder, "operator")
+    with run_nginx(folder, api_port, authority.issue(NAME, "127.0.0.1")) as nginx:
+        yield Front(with_pages, order_id, nginx.port, nginx.clear_port, authority)
 
 
 def test_a_call_goes_through(front: Front) -> None:
@@ -197,7 +98,7 @@ def test_its_socket_opens_from_its_own_page_only(front: Front) -> None:
     )
     with connect(
         url,
-        ssl=front.context(),
+        ssl=front.authority.client_context(),
         proxy=None,
         additional_headers={"Origin": front.origin},
     ) as opened:
@@ -206,7 +107,7 @@ def test_its_socket_opens_from_its_own_page_only(front: Front) -> None:
         pytest.raises(InvalidStatus),
         connect(
             url,
-            ssl=front.context(),
+            ssl=front.authority.client_context(),
             proxy=None,
             additional_headers={"Origin": "https://elsewhere.example"},
         ),
@@ -237,7 +138,8 @@ def test_a_body_has_its_limit_and_its_token_first(front: Front) -> None:
         assert large.status_code == 413
     # Nobody waits for a body without a token, here neither.
     raw = socket.create_connection(("127.0.0.1", front.port), timeout=60)
-    with front.context().wrap_socket(raw) as encrypted:
+    context = front.authority.client_context()
+    with context.wrap_socket(raw, server_hostname="127.0.0.1") as encrypted:
         encrypted.sendall(
             b"POST /model/train HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
         )

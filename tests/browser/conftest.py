@@ -153,43 +153,64 @@ class Browser:
     def desk(self) -> None:
         self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
+    def network(self) -> list[dict[str, Any]]:
+        """What the browser did on the network since it was asked last: events of the
+        DevTools protocol.
+        """
+        logged = self.driver.get_log("performance")
+        return [json.loads(entry["message"])["message"] for entry in logged]
+
     def complaints(self) -> list[str]:
         """Errors and warnings of the console, and requests that went elsewhere; each is
         told once.
         """
-        told = [
-            entry
-            for entry in self.driver.get_log("browser")
-            if entry["level"] in ("SEVERE", "WARNING")
-        ]
-        events = [
-            json.loads(entry["message"])["message"]
-            for entry in self.driver.get_log("performance")
-        ]
-        asked = [
-            e["params"]["request"]["url"]
-            for e in events
-            if e["method"] == "Network.requestWillBeSent"
-        ]
-        local = (
-            "http://127.0.0.1:",
-            "ws://127.0.0.1:",
-            "data:",
-            "blob:http://127.0.0.1:",
-        )
-        return [entry["message"] for entry in told] + [
-            url for url in asked if not url.startswith(local)
-        ]
+        return self.console() + self.elsewhere(self.network())
+
+    def console(self) -> list[str]:
+        logged = self.driver.get_log("browser")
+        bad = [entry for entry in logged if entry["level"] in ("SEVERE", "WARNING")]
+        return [entry["message"] for entry in bad]
+
+    def elsewhere(self, events: list[dict[str, Any]]) -> list[str]:
+        """Addresses that were asked for and are not this coordinator's: on loopback any
+        port, since Prefect has one of its own.
+        """
+        own = "://127.0.0.1:"
+        if self.url.startswith("https:"):
+            own = f"{self.url.removeprefix('http')}/"
+        local = (f"http{own}", f"ws{own}", "data:", f"blob:http{own}")
+        return [url for url in addresses(events) if not url.startswith(local)]
+
+
+def addresses(events: list[dict[str, Any]]) -> list[str]:
+    """Of all requests and sockets."""
+    found = []
+    for event in events:
+        if event["method"] == "Network.requestWillBeSent":
+            found.append(str(event["params"]["request"]["url"]))
+        if event["method"] == "Network.webSocketCreated":
+            found.append(str(event["params"]["url"]))
+    return found
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """One for the tests of a file; each signs in anew."""
+    with chromium(tmp_path_factory.mktemp("downloads")) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def chromium(
+    downloads: Path, *arguments: str, home: Path | None = None
+) -> Iterator[Browser]:
+    """A headless one with further command line arguments; `home` has the authorities
+    that it trusts.
+    """
     if not CHROMIUM or not DRIVER:
         if os.environ.get("CI") == "true":
             pytest.fail("Chromium is missing: apt-get install chromium chromium-driver")
         pytest.skip("needs Chromium (Debian: apt-get install chromium chromium-driver)")
-    downloads = tmp_path_factory.mktemp("downloads")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for argument in (
@@ -197,6 +218,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         "--disable-dev-shm-usage",
         "--window-size=1280,1400",
         "--lang=en-US",
+        *arguments,
     ):
         options.add_argument(argument)
     if os.geteuid() == 0:
@@ -207,7 +229,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     options.set_capability(
         "goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"}
     )
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    environment = {**os.environ, **({"HOME": str(home)} if home else {})}
+    service = webdriver.ChromeService(DRIVER, env=environment)
+    driver = webdriver.Chrome(options=options, service=service)
     try:
         yield Browser(driver, downloads)
     finally:

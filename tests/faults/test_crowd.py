@@ -70,6 +70,8 @@ class Crowd:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self.answered = Counter(json.loads(self.hear()))
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         self._process.wait()
 
 

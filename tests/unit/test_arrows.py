@@ -103,9 +103,11 @@ ALLOWED = {
     # The codes that a state may carry to Prefect are those that have a word there.
     "api.gateway": CORE
     | {"api.answers", "api.auth", "api.store", "api.pages.error_words"},
+    "api.told_orders": CORE | {"api.live", "api.store"},
     "api.routes": CORE
     | {
         "api.store",
+        "api.told_orders",
         "api.live",
         "api.conditions",
         "api.answers",
@@ -460,6 +462,7 @@ PARTS = {
         "api/routes/",
         "api/settings.py",
         "api/store/",
+        "api/told_orders.py",
         "api/trimming.py",
         "tasks/coordinator/",
         "flows/coordinator.py",
