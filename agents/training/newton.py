@@ -16,7 +16,7 @@ import numpy as np
 
 from agents.gate import probes
 from agents.training import final_sums
-from agents.training.checkpoint import Checkpoint
+from agents.training.checkpoint import Checkpoint, load_checkpoint
 from agents.training.moments import Scale, Scales
 from agents.training.trainer import Trainer, sum_info
 from analytics.arrays import Floats, Ints, Labels
@@ -25,6 +25,7 @@ from analytics.training.newton import Collinear, NewtonState, Opened
 from analytics.training.newton_report import Fit, Units
 from protocol.errors import BadRequest, Refused
 from protocol.sums import limbs, secure_sum
+from protocol.training_request import folds
 
 _WORDS_IN_PLAINTEXT = 29
 """Of a Paillier key of 2048 bits, about."""
@@ -68,7 +69,7 @@ def sealed_part(trainer: Trainer, point: Checkpoint, X: Floats, y: Labels) -> by
     n_others = keys.n_rows_total - keys.own_rows()
     check_equations(
         n_others,
-        n_rounds=point.round + 1,
+        n_rounds=_rounds_before(trainer, point.fold) + point.round + 1,
         n_weights=trainer.model.n_weights,
         is_alone=len(keys.members) == 1,
     )
@@ -77,6 +78,18 @@ def sealed_part(trainer: Trainer, point: Checkpoint, X: Floats, y: Labels) -> by
     sums = newton.local_sums(kind, X, y, rows)
     info = sum_info("gradient", point.fold, point.round)
     return secure_sum.seal_counts(keys, limbs.to_limbs(sums, 1), info=info)
+
+
+def _rounds_before(trainer: Trainer, fold: int) -> int:
+    """Of the folds before this one, whose sums are over nearly the same rows."""
+    n_rounds = 0
+    for number in folds(trainer.order.request):
+        if number == fold:
+            break
+        point = load_checkpoint(trainer.order.store, number)
+        assert point is not None, "it has ended"
+        n_rounds += point.round
+    return n_rounds
 
 
 def check_equations(
@@ -224,7 +237,8 @@ def report_of(
         confidence=trainer.params.confidence,
         is_penalised=request.is_penalised,
     )
-    n_equations = point.round * newton.n_sums(trainer.model.n_weights)
+    n_rounds = _rounds_before(trainer, point.fold) + point.round
+    n_equations = n_rounds * newton.n_sums(trainer.model.n_weights)
     return {
         **found,
         "hospitals": len(keys.members),

@@ -290,6 +290,24 @@ def test_rounds_end_where_the_others_rows_hide_nothing(tmp_path: Path) -> None:
     assert refused.value.code == "equations"
 
 
+def test_rounds_of_earlier_folds_count(tmp_path: Path) -> None:
+    """linear takes two rounds. Of 3 folds the third one's first is the fifth, which needs
+    35 rows: the others have 34 at the most in a fold. One fold alone would need 14.
+    """
+    frames = made_rows({2: 300, 3: 25, 4: 25})
+    order = {"model_type": "linear", "label_name": "value"}
+    with pytest.raises(Refused, match=r"After 5 rounds .* need 35 rows"):
+        run(tmp_path / "few", frames, model_params=folded(3), **order)
+    more = made_rows({2: 300, 3: 35, 4: 35})
+    outcome = run(tmp_path / "more", more, model_params=folded(2), **order)
+    # 15 numbers a round: 10 of A, 4 of c, and the deviance.
+    assert outcome.models[2]["report"]["equations"] == 6 * 15
+
+
+def folded(n_splits: int) -> dict[str, Any]:
+    return {"cv_param": {"need_cv": True, "n_splits": n_splits}}
+
+
 def test_a_model_has_few_coefficients_for_its_rows(tmp_path: Path) -> None:
     frames = made_rows({2: 300, 3: 300, 4: 39})
     with pytest.raises(Refused, match="it allows 1/10 parameters per row"):

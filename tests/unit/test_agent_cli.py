@@ -362,6 +362,25 @@ def test_every_export_is_in_the_ledger(run: Run, site: Path) -> None:
     assert len(run("ledger", "--order", "3")[1].splitlines()) == 2
 
 
+def test_a_report_is_printed_and_in_the_ledger(run: Run, site: Path) -> None:
+    vault = Vault(load_settings(site).vault)
+    terms = [{"term": "(Intercept)", "estimate": 1.5, "se": 0.5}]
+    vault.save_model(81, {**LR, "model_id": 81, "report": {"terms": terms, "n": 40}})
+    assert json.loads(run("report", "--model", "81")[1]) == {"terms": terms, "n": 40}
+    lines = run("report", "--model", "81", "--format", "csv")[1].splitlines()
+    assert lines[1] == "(Intercept),1.5,0.5,,,,"
+    assert "tabular" in run("report", "--model", "81", "--format", "latex")[1]
+    told = [(entry["event"], entry["format"]) for entry in ledger(site)]
+    assert told == [
+        ("exported", "report json"),
+        ("exported", "report csv"),
+        ("exported", "report latex"),
+    ]
+    code, out, err = run("report", "--model", "1")
+    assert (code, out) == (2, "")
+    assert err.startswith("Model 1 was not trained by newton, so it has no report. ")
+
+
 def test_a_model_that_is_not_here(run: Run, site: Path) -> None:
     code, out, err = run("export", "--model", "77")
     assert (code, out) == (2, "")
