@@ -117,7 +117,7 @@ def read_sums(totals: Sequence[int], n_weights: int, *, bits: int) -> Opened:
         for column in range(row, n_weights):
             A[row][column] = A[column][row] = next(left)
     c = [next(left) for _ in range(n_weights)]
-    deviance = float(Fraction(next(left), 2**bits))
+    deviance = next(left) / 2**bits
     return Opened(A, c, deviance, bits)
 
 
@@ -135,10 +135,12 @@ def penalised(opened: Opened, diagonal: Floats) -> Opened:
 def factor(A: Sequence[Sequence[int]], *, bits: int) -> Floats:
     """L of A = L L', float64 (p, p), column by column, the right of it elementwise.
 
+    Python's quotient of two integers is rounded once.
+
     Collinear where a pivot is below SMALLEST_PIVOT of the column's own sum of squares.
     """
     scale = 2**bits
-    rest = np.array([[float(Fraction(value, scale)) for value in row] for row in A])
+    rest = np.array([[value / scale for value in row] for row in A])
     own = np.diag(rest).copy()
     L = np.zeros_like(rest)
     for k in range(len(own)):
@@ -155,7 +157,7 @@ def solve(opened: Opened) -> Floats:
     """A^-1 c, float64 (p,), refined twice by the exact residual of the integers."""
     L = factor(opened.A, bits=opened.bits)
     scale = 2**opened.bits
-    right = np.array([float(Fraction(value, scale)) for value in opened.c])
+    right = np.array([value / scale for value in opened.c])
     found = _back(L, right)
     for _ in range(2):
         found = found + _back(L, _residual(opened, found))
@@ -193,7 +195,7 @@ def _residual(opened: Opened, x: Floats) -> Floats:
         left = right * common
         for value, number in zip(row, whole, strict=True):
             left -= value * number
-        found.append(float(Fraction(left, scale)))
+        found.append(left / scale)
     return np.array(found)
 
 

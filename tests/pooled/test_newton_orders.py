@@ -71,8 +71,8 @@ def _open_policies(folder: Path) -> None:
 def pooled_fit(
     frames: dict[int, pd.DataFrame], kind: str
 ) -> tuple[Floats, Floats, float]:
-    """Estimates, standard errors, deviance of one table, the intercept first: Newton in
-    long doubles.
+    """Estimates, standard errors, deviance of one table, the intercept first, by
+    numpy.
     """
     rows = pd.concat([frames[user] for user in sorted(frames)])
     X = np.column_stack([np.ones(len(rows)), rows[ATTRIBUTES]])
