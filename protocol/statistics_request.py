@@ -96,7 +96,7 @@ TEST_COUNTED_AS = {
     "correlation_test": "corr",
 }
 """A test is computed by the receivers from what another method opens, and is judged as
-that one.
+that one (decision 86).
 """
 
 OF_TWO_COLUMNS = ("crosstab", "chi2", "trend", "correlation_test")

@@ -73,7 +73,7 @@ class GroupFacts:
     # comparing the two.
     is_near: bool = False
     # Of columns of two values whose products are summed, the rows of the smallest pair
-    # of values that has any: the sums are a cross table of them.
+    # of values that has any: the sums are a cross table of them (decision 86).
     smallest_cell: int | None = None
 
 
@@ -309,7 +309,7 @@ def _own_reason(facts: GroupFacts, rules: StatisticsRules) -> Withheld | None:
     if facts.largest_share is not None and facts.largest_share > rules.max_share:
         return Withheld("max_share", str(rules.max_share))
     if facts.smallest_cell is not None and facts.smallest_cell < rules.min_rows:
-        return Withheld("pair_rows", str(rules.min_rows))
+        return Withheld(rule="pair_rows", threshold=str(rules.min_rows))
     if facts.is_near:
         return Withheld("earlier_cohort", str(rules.min_rows))
     return None

@@ -75,7 +75,7 @@ def own_cells(
         elif (
             of_cell.smallest_cell is not None and of_cell.smallest_cell < rules.min_rows
         ):
-            named[label] = Withheld("pair_rows", str(rules.min_rows))
+            named[label] = Withheld(rule="pair_rows", threshold=str(rules.min_rows))
         elif of_cell.is_near:
             named[label] = Withheld("earlier_cohort", str(rules.min_rows))
     return OwnCells(named, vetoed)

@@ -3,6 +3,8 @@
 Sums of products of such columns are a cross table of them: n, sum x, sum y and
 sum x y of 0 and 1 tell all four cells. `agents/statistics/tallies.py` asks how small
 the smallest is before the sums may leave.
+
+Decision 86.
 """
 
 from __future__ import annotations

@@ -4,21 +4,27 @@ A test opens what another method opens (`protocol.statistics_request.TEST_COUNTE
 under that method's rules. It needs every group: where one is withheld there is no test,
 and nothing is opened for it.
 
-The mathematics is in `analytics/statistics/hypothesis_tests.py`.
+The mathematics is in `analytics/statistics/hypothesis_tests.py`, which is imported where a
+test is computed: SciPy's distributions take long to load.
+
+Decision 86.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from agents.gate.disclosure import Label
 from agents.statistics.groups import Agreed
-from analytics.statistics import hypothesis_tests as tests
 from analytics.statistics.exact import DECIMAL, JointMoments, Moments
 from protocol.errors import BadRequest, Refused
 from protocol.statistics_request import StatisticsRequest
+
+if TYPE_CHECKING:
+    from analytics.statistics.hypothesis_tests import Quantities
 
 
 def check_groups(request: StatisticsRequest, agreed: Agreed) -> None:
@@ -66,11 +72,13 @@ def quantities(
     request: StatisticsRequest,
     agreed: Agreed,
     by_group: Sequence[Sequence[int]],
-) -> tests.Quantities:
+) -> Quantities:
     """The result of a test from the joint integers of its groups.
 
     ValueError, with a sentence, where it has no value.
     """
+    from analytics.statistics import hypothesis_tests as tests
+
     least_df = agreed.min_rows
     if request.method in ("chi2", "trend"):
         return _of_table(request, agreed.shown, by_group)
@@ -94,7 +102,9 @@ def _of_table(
     request: StatisticsRequest,
     labels: Sequence[Label],
     by_group: Sequence[Sequence[int]],
-) -> tests.Quantities:
+) -> Quantities:
+    from analytics.statistics import hypothesis_tests as tests
+
     rows, columns = _levels(labels, 0), _levels(labels, 1)
     scores = np.zeros(0)
     if request.method == "trend":

@@ -9,7 +9,7 @@ Each gives the quantities of a result in order, with their names: the statistic,
 of freedom, p (two-sided), an effect size and its interval of 95 %, n. Distributions are
 SciPy's. ValueError, with a sentence, where a test has no value.
 
-Pure functions: nothing is disclosed but to who has the sums. Decision 41.
+Pure functions: nothing is disclosed but to who has the sums. Decision 86.
 """
 
 from __future__ import annotations
