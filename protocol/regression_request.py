@@ -1,6 +1,6 @@
 """What an order may say where `optimizer` is newton, and what nothing follows from then.
 
-Decision 85.
+Decision 84.
 """
 
 from __future__ import annotations

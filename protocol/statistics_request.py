@@ -62,6 +62,12 @@ Pooled = Literal[
     "corr",
     "frequency",
     "crosstab",
+    "ttest",
+    "paired_ttest",
+    "anova",
+    "chi2",
+    "trend",
+    "correlation_test",
 ]
 POOLED: tuple[str, ...] = get_args(Pooled)
 """Over the rows of all providers, one below the other (formulas.md 5.1)."""
@@ -81,7 +87,23 @@ RANKED = ("min", "max", "median", "quantile")
 TALLIED = ("histogram", "frequency", "crosstab")
 """Whose groups are values or bins, and whose values are how many rows each has."""
 
-OF_TWO_COLUMNS = ("cov", "corr", "crosstab")
+TEST_COUNTED_AS = {
+    "ttest": "var",
+    "paired_ttest": "var",
+    "anova": "var",
+    "chi2": "crosstab",
+    "trend": "crosstab",
+    "correlation_test": "corr",
+}
+"""A test is computed by the receivers from what another method opens, and is judged as
+that one (decision 85).
+"""
+
+OF_TWO_COLUMNS = ("crosstab", "chi2", "trend", "correlation_test")
+OF_COLUMNS = ("cov", "corr", *OF_TWO_COLUMNS)
+MOST_COLUMNS = 50
+"""Of a matrix."""
+
 THRESHOLD = "3000000"
 """Of is_investor_accredited, unless a request gives one."""
 
@@ -91,8 +113,29 @@ after the point.
 """
 
 MOST_NAME_BYTES = 200
+MATRIX_ROW = "column"
+"""The column of a matrix that names its rows."""
+
+QUANTITY = "quantity"
+"""The column of a test's result that says what each value is."""
+
 WITHHELD = "withheld"
 """The column of a pooled result that says which rule withholds a row."""
+BY_GROUPS = tuple(
+    method
+    for method in POOLED
+    if method
+    not in (
+        "frequency",
+        "crosstab",
+        "paired_ttest",
+        "chi2",
+        "trend",
+        "correlation_test",
+    )
+)
+"""The pooled methods that can be asked for each group."""
+
 _ALIAS = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _DOES_NOT_FIT = {
     "expression": ("custom",),
@@ -101,10 +144,10 @@ _DOES_NOT_FIT = {
     "quantile": ("quantile",),
     "bins": ("histogram",),
     "ddof": ("var", "std", "cov"),
-    "columns": OF_TWO_COLUMNS,
-    "group_by": tuple(
-        method for method in POOLED if method not in ("frequency", "crosstab")
-    ),
+    "columns": OF_COLUMNS,
+    "group_by": BY_GROUPS,
+    "equal_var": ("ttest", "anova"),
+    "correction": ("chi2",),
     "key_normalisation": JOINED,
 }
 """Fields that mean something for these methods only; a field is never ignored."""
@@ -113,7 +156,8 @@ _NEEDED = {
     "expression": ("custom",),
     "quantile": ("quantile",),
     "bins": ("histogram",),
-    "columns": OF_TWO_COLUMNS,
+    "columns": OF_COLUMNS,
+    "group_by": ("ttest", "anova"),
 }
 
 
@@ -234,7 +278,9 @@ class StatisticsRequest(Asked):
         AfterValidator(printable),
         AfterValidator(_file_name),
     ] = ""
-    columns: Annotated[list[Column], Field(min_length=2, max_length=2)] | None = None
+    columns: (
+        Annotated[list[Column], Field(min_length=2, max_length=MOST_COLUMNS)] | None
+    ) = None
     group_by: Annotated[list[Column], Field(min_length=1, max_length=5)] | None = None
     # Rows without a value in one of these columns are left out before anything is
     # counted, at every provider.
@@ -247,6 +293,10 @@ class StatisticsRequest(Asked):
     derive: Derive | None = None
     missing: MissingWord | None = None
     ddof: Annotated[Whole, Field(ge=0, le=1)] | None = None
+    # Of ttest and anova, whether the groups have one variance; of chi2, whether a table
+    # of two by two is corrected for continuity.
+    equal_var: bool | None = None
+    correction: bool | None = None
     threshold: Annotated[str, BeforeValidator(_decimal)] | None = None
     comparison: Literal[">=", ">", "<=", "<"] | None = None
     quantile: (
@@ -304,7 +354,8 @@ class StatisticsRequest(Asked):
             categorical=self.categorical or {},
             labels=_labels(self),
             derive=self.derive or {},
-            missing=self.missing,
+            # A row without a value is in no test, and no group of its own.
+            missing=self.missing or ("drop" if self.is_test else None),
             named=_named(self),
             keys=[provider.key_column for provider in self.data_providers],
             method=self.method,
@@ -348,13 +399,34 @@ class StatisticsRequest(Asked):
     @property
     def counted_as(self) -> str:
         """The method that says how its rows are counted: means of the 0/1 columns of a
-        category's levels come of the frequencies of these.
+        category's levels come of the frequencies of these, and a test of what it is
+        computed from.
         """
+        if self.is_share:
+            return "frequency"
+        return TEST_COUNTED_AS.get(self.method, self.method)
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is the mean of the 0/1 columns of a category's levels."""
         categories = self.categorical or {}
-        is_share = self.method == "avg" and any(
+        return self.method == "avg" and any(
             provider.key_column in categories for provider in self.data_providers
         )
-        return "frequency" if is_share else self.method
+
+    @property
+    def is_test(self) -> bool:
+        return self.method in TEST_COUNTED_AS
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is a row for each of three columns or more."""
+        return self.method in ("cov", "corr") and len(self.columns or []) > 2
+
+    @property
+    def value_columns(self) -> list[str]:
+        """The columns of a result behind those that name its rows."""
+        return list(self.columns or []) if self.is_matrix else [self.result_alias]
 
     @property
     def has_cells(self) -> bool:
@@ -366,8 +438,12 @@ class StatisticsRequest(Asked):
     def label_columns(self) -> list[str]:
         """The columns of a result that name its rows."""
         first_key = self.data_providers[0].key_column
+        if self.is_test:
+            return [QUANTITY]
         if self.is_joined:
             own_columns = [first_key]
+        elif self.is_matrix:
+            own_columns = [MATRIX_ROW]
         else:
             own_columns = {
                 "histogram": ["lower", "upper"],
@@ -459,10 +535,7 @@ def _check_fields(request: StatisticsRequest) -> None:
                 f"{name} is missing, and {request.method} needs it.",
                 f"Give {name}; see docs/api.md.",
             )
-    if request.columns and request.columns[0] == request.columns[1]:
-        raise bad_request(
-            "columns", "columns names one column twice.", "Name two different columns."
-        )
+    _check_columns(request)
     if request.group_by and len(set(request.group_by)) < len(request.group_by):
         raise bad_request(
             "group_by", "group_by names a column twice.", "Name each column once."
@@ -479,6 +552,8 @@ def _check_fields(request: StatisticsRequest) -> None:
             "Choose another.",
         )
     named = list(request.label_columns)
+    if request.is_matrix:
+        named += request.value_columns
     if not request.is_joined:
         named.append(WITHHELD)
     twice = [name for name in named if named.count(name) > 1]
@@ -488,23 +563,45 @@ def _check_fields(request: StatisticsRequest) -> None:
             f"The result would have two columns {twice[0]}: its own, and the data's of that name.",
             "Rename the column, in a SELECT or in the data.",
         )
-    if request.counted_as != request.method and request.group_by:
+    if request.is_share and request.group_by:
         raise bad_request(
             "group_by",
             "group_by is given, and the mean of a category has a row for each of its levels.",
             "Ask the crosstab of both columns.",
         )
-    is_share = request.counted_as != request.method
-    method = "the mean of a category" if is_share else request.method
+    method = "the mean of a category" if request.is_share else request.method
     check_missing(request.missing, method, is_grouped=request.group_by is not None)
     _ = request.rows
     _check_joined_fields(request)
 
 
+def _check_columns(request: StatisticsRequest) -> None:
+    columns = request.columns or []
+    if len(set(columns)) < len(columns):
+        raise bad_request(
+            "columns",
+            "columns names one column twice.",
+            "Name each column once, two of them at least.",
+        )
+    if len(columns) > 2 and request.method in OF_TWO_COLUMNS:
+        raise bad_request(
+            "columns",
+            f"columns names {len(columns)} columns, and {request.method} is of two.",
+            "Name two columns.",
+        )
+    n_groups = len(request.group_by or [])
+    if request.is_test and n_groups > 1:
+        raise bad_request(
+            "group_by",
+            f"group_by names {n_groups} columns, and {request.method} compares the groups of one.",
+            "Name one column, or derive one of several.",
+        )
+
+
 def _labels(request: StatisticsRequest) -> list[str]:
     """The columns whose values name groups, values or pairs of values."""
     names = list(request.group_by or [])
-    if request.method == "crosstab":
+    if request.counted_as == "crosstab":
         names += request.columns or []
     if request.counted_as == "frequency":
         names += [provider.key_column for provider in request.data_providers]

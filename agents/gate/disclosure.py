@@ -43,6 +43,9 @@ Label = tuple[str | None, ...]
 """A group's values of the group columns; NULL is None."""
 
 MOST_GROUPS = 10_000
+_OWN_RULES = ("min_rows", "max_share", "pair_rows", "earlier_cohort", "complement")
+"""By which one hospital withholds a group."""
+
 _KEY_BYTES = 32
 _TAG_BYTES = 16
 _TAG = re.compile(r"[0-9a-f]{32}")
@@ -50,6 +53,7 @@ _THRESHOLD = re.compile(r"[1-9][0-9]{0,39}(/[1-9][0-9]{0,39})?")
 _REASONS = {
     "min_rows": "A hospital has fewer than {} such rows.",
     "max_share": "Two rows make more than {} of a hospital's part.",
+    "pair_rows": "A hospital has fewer than {} rows of a pair of values of two columns.",
     "earlier_cohort": "Fewer than {} such rows have changed since an earlier answer.",
     "min_providers": "Fewer than {} hospitals have such rows.",
     "cells": "All hospitals together have fewer than {} such rows that count, too few have any, or a few have changed.",
@@ -68,6 +72,9 @@ class GroupFacts:
     # A few of its rows have changed since an earlier answer, and could be found by
     # comparing the two.
     is_near: bool = False
+    # Of columns of two values whose products are summed, the rows of the smallest pair
+    # of values that has any: the sums are a cross table of them (decision 85).
+    smallest_cell: int | None = None
 
 
 @dataclass(frozen=True)
@@ -301,6 +308,8 @@ def _own_reason(facts: GroupFacts, rules: StatisticsRules) -> Withheld | None:
         return Withheld("min_rows", str(rules.min_rows))
     if facts.largest_share is not None and facts.largest_share > rules.max_share:
         return Withheld("max_share", str(rules.max_share))
+    if facts.smallest_cell is not None and facts.smallest_cell < rules.min_rows:
+        return Withheld(rule="pair_rows", threshold=str(rules.min_rows))
     if facts.is_near:
         return Withheld("earlier_cohort", str(rules.min_rows))
     return None
@@ -563,7 +572,7 @@ def _why(why: Any) -> Withheld | None:
         return None
     rule, threshold = why
     # One hospital alone cannot know the rule min_providers.
-    if rule not in ("min_rows", "max_share", "earlier_cohort", "complement"):
+    if rule not in _OWN_RULES:
         raise ValueError
     if not _THRESHOLD.fullmatch(threshold):
         raise ValueError

@@ -4,7 +4,7 @@ The first sums of a Newton order are X'X to a factor, and an entry of two column
 and 1 is how many rows have both. So each cell of each such pair is 0 or min_rows, as in
 a table that is asked for.
 
-Decision 85.
+Decision 84.
 """
 
 from __future__ import annotations

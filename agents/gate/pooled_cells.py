@@ -72,6 +72,10 @@ def own_cells(
         known_shares = [share for share in shares if share is not None]
         if any(share > rules.max_share for share in known_shares):
             named[label] = Withheld("max_share", str(rules.max_share))
+        elif (
+            of_cell.smallest_cell is not None and of_cell.smallest_cell < rules.min_rows
+        ):
+            named[label] = Withheld(rule="pair_rows", threshold=str(rules.min_rows))
         elif of_cell.is_near:
             named[label] = Withheld("earlier_cohort", str(rules.min_rows))
     return OwnCells(named, vetoed)

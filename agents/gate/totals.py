@@ -207,23 +207,45 @@ def _pooled_totals(request: StatisticsRequest) -> list[OpenedTotal]:
         )
 
     every_place = range(len(joint_names))
+    if request.is_matrix:
+        return _matrix_totals(total("n", every_place, is_count=True), joint_names)
     if request.method in RANKED:
         below = total("n below each searched value", every_place, is_count=True)
         return [total("n", every_place, is_count=True), below]
     found = [total("n", every_place, is_count=True)]
-    if request.counted_as != request.method:
+    if request.is_share:
         found.append(replace(found[0], what="n with a value", repeated=""))
     if request.counted_as in TALLIED or request.method == "count":
         return found
     for place in every_place:
         found.append(total("sum", [place], is_count=False))
-        if request.method not in ("sum", "avg"):
+        if request.counted_as not in ("sum", "avg"):
             found.append(total("sum of squares", [place], is_count=False))
-    if request.method in ("cov", "corr"):
+    if request.counted_as in ("cov", "corr"):
         found.append(total("sum of products", every_place, is_count=False))
     if request.rows.fills:
         found.append(total("n without a value", every_place, is_count=True))
     return found
+
+
+def _matrix_totals(count: OpenedTotal, names: Sequence[str]) -> list[OpenedTotal]:
+    """Of a matrix: every sum is of one column or two, over the rows complete in all."""
+    found = [count]
+    for what in ("sum", "sum of squares"):
+        for name in names:
+            parts = {part: one for part, one in count.parts.items() if part[1] == name}
+            found.append(
+                replace(
+                    count,
+                    what=what,
+                    subject=f"each of {_few(names)}",
+                    parts=parts,
+                    is_count=False,
+                )
+            )
+    of_two = f"each two of {_few(names)}"
+    products = replace(count, what="sum of products", subject=of_two, is_count=False)
+    return [*found, products]
 
 
 def joint_name(request: StatisticsRequest) -> str:
@@ -385,7 +407,7 @@ def comparison_in_words(
     if request.counted_as in TALLIED:
         subject += request.columns or [joint_name(request)]
     subject += request.group_by or []
-    cells = _CELLS.get(request.method, "groups")
+    cells = _CELLS.get(request.counted_as, "groups")
     named = _listed(list(dict.fromkeys(subject)))
     sentence = f"whether n of {named} is at least {limits.min_rows}"
     if limits.min_providers > 1:

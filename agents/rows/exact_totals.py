@@ -35,7 +35,13 @@ from agents.rows.column_text import (
 from agents.rows.dataset import Dataset
 from agents.rows.relation import quoted
 from analytics.arrays import Floats, Ints
-from analytics.statistics.exact import UNIT, JointMoments, Moments, scaled
+from analytics.statistics.exact import (
+    UNIT,
+    JointMoments,
+    MatrixMoments,
+    Moments,
+    scaled,
+)
 from analytics.statistics.exact_arrays import LEAST_EXPONENT, ExactSums
 from protocol.errors import BadRequest, TooLarge
 
@@ -71,6 +77,15 @@ class JointPart:
     n_null: int  # so many of them lack a value in one of the two
     moments: JointMoments
     largest_share: Fraction  # the larger one of x and of y
+    largest_square_share: Fraction  # likewise, of their squares
+
+
+@dataclass(frozen=True)
+class MatrixPart:
+    """The same for several columns."""
+
+    moments: MatrixMoments
+    largest_share: Fraction  # the largest one of any column
     largest_square_share: Fraction  # likewise, of their squares
 
 
@@ -142,6 +157,41 @@ def joint_moments(
             moments=of_groups[code],
             largest_share=max(shares_x[code].sizes, shares_y[code].sizes),
             largest_square_share=max(shares_x[code].squares, shares_y[code].squares),
+        )
+    return parts
+
+
+def matrix_moments(
+    dataset: Dataset,
+    columns: Sequence[str],
+    *,
+    group_by: Sequence[str] = (),
+) -> dict[Label, MatrixPart]:
+    """The sums of several columns and of the products of each two, exact, over rows with
+    a value in all of them; as `moments`.
+    """
+    numbers = [number_of(dataset, column) for column in columns]
+    groups = _groups_of(dataset, numbers, group_by)
+    sums = _exact_sums(dataset, numbers, groups)
+    n_groups = len(groups.found)
+    largest = [Fraction(0)] * n_groups
+    largest_squares = [Fraction(0)] * n_groups
+    complete = _complete(numbers)
+    for place, number in enumerate(numbers):
+        of_column = [
+            sums.moments(place, code, n=group.n_complete)
+            for code, group in enumerate(groups.found)
+        ]
+        shares = _largest_shares(dataset, number, groups, of_column, where=complete)
+        for code, share in enumerate(shares):
+            largest[code] = max(largest[code], share.sizes)
+            largest_squares[code] = max(largest_squares[code], share.squares)
+    parts: dict[Label, MatrixPart] = {}
+    for code, group in enumerate(groups.found):
+        parts[group.label] = MatrixPart(
+            moments=sums.matrix_moments(code, n=group.n_complete),
+            largest_share=largest[code],
+            largest_square_share=largest_squares[code],
         )
     return parts
 
@@ -345,6 +395,13 @@ class _Sums:
             n=n,
             total=self.totals[i][code],
             squares=self.products[i, i][code],
+        )
+
+    def matrix_moments(self, code: int, *, n: int) -> MatrixMoments:
+        return MatrixMoments(
+            n=n,
+            totals=tuple(totals[code] for totals in self.totals),
+            products=tuple(of_pair[code] for of_pair in self.products.values()),
         )
 
     def joint_moments(self, code: int, *, n: int) -> JointMoments:

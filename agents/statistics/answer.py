@@ -76,7 +76,7 @@ def grouped_answer(
     has, or too few, with `few` in the place of a rule: alike, so that nobody learns
     which.
     """
-    columns = [*request.label_columns, request.result_alias]
+    columns = [*request.label_columns, *request.value_columns]
     table: list[list[Cell]] = []
     for shown, found in rows.items():
         for values in found:

@@ -223,7 +223,7 @@ def _with_cells(request: StatisticsRequest, agreed: Agreed, decided: Decided) ->
     grid: Collection[Label] = []
     if request.method == "histogram":
         grid = _bins_of_named_groups(request, all_named)
-    elif request.method == "crosstab":
+    elif request.counted_as == "crosstab":
         grid = grid_of(all_named)
     absent = absent_cells(decided, grid, named=named)
     return replace(
@@ -343,7 +343,7 @@ def _order(label: Label) -> list[tuple[bool, str]]:
 def n_label_columns(request: StatisticsRequest) -> int:
     """How many columns name a row of the answer: the groups', and what is counted."""
     n_group_columns = len(request.group_by or [])
-    if request.method == "crosstab":
+    if request.counted_as == "crosstab":
         return n_group_columns + 2
     if request.counted_as in ("histogram", "frequency"):
         return n_group_columns + 1

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -34,7 +35,7 @@ from agents.order.party import note_opened
 from agents.rows import exact_totals
 from agents.rows.column_text import is_whole
 from agents.rows.dataset import Dataset
-from agents.statistics import audited, earlier_sketches
+from agents.statistics import audited, earlier_sketches, tested
 from agents.statistics.answer import (
     Answer,
     Answered,
@@ -311,6 +312,7 @@ def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
     """States the groups, adds this provider's part, and finishes at a receiver."""
     reading = _with_hospitals_checked(party, _with_levels(party, reading))
     agreed = agree_on_groups(party, reading)
+    tested.check_groups(party.request, agreed)
     # From the sums on, a receiver can open them.
     if agreed.repeats or not (agreed.shown or agreed.opened):
         audited.drop_totals(party)
@@ -392,7 +394,7 @@ def _add(
         if agreed.is_pooled:
             own_numbers = functools.partial(_with_row_counts, reading, own_numbers)
             count += 1
-        if request.counted_as != request.method:
+        if request.is_share:
             own_numbers = functools.partial(_with_all_rows, reading, own_numbers)
             count += 1
         width = WIDTHS.get(request.counted_as, COUNT_BITS)
@@ -406,7 +408,7 @@ def _add(
         n_used = sum(joint_numbers[::n_numbers])
         agreed.joint_rows.update(_joint_rows(party, agreed, n_used, n_null))
     n_all = 0
-    if request.counted_as != request.method and joint_numbers:
+    if request.is_share and joint_numbers:
         *joint_numbers, n_all = joint_numbers
     # The integers of all groups come as one list, a group after the other.
     by_group = []
@@ -459,13 +461,17 @@ def _finish(
     """The answer from the joint integers of each shown group; n_all: of how many rows a
     category's levels are shares.
     """
+    if request.is_test:
+        return _finish_test(request, agreed, by_group)
     ddof = 1 if request.ddof is None else request.ddof
+    if request.is_matrix:
+        return _finish_matrix(request, agreed, by_group, ddof)
     rows: dict[Label, list[tuple[Number | None]]] = {}
     notes = set()
     for label, numbers in zip(agreed.shown, by_group, strict=True):
         try:
             value = told(Fraction(numbers[0], n_all)) if n_all else None
-            if request.counted_as == request.method:
+            if not request.is_share:
                 value = _value(request, numbers, ddof)
             if value is None:
                 note = (
@@ -485,6 +491,63 @@ def _finish(
     )
     found.notes += sorted(notes)
     return found
+
+
+def _finish_matrix(
+    request: StatisticsRequest,
+    agreed: Agreed,
+    by_group: Sequence[Sequence[int]],
+    ddof: int,
+) -> Answer:
+    """A row for each column, with a value for each: of one group after the other."""
+    names = request.columns or []
+    rows: dict[Label, list[list[str | Number | None]]] = {}
+    notes = set()
+    for label, numbers in zip(agreed.shown, by_group, strict=True):
+        moments = exact.matrix_moments(numbers, len(names))
+        rows[label] = []
+        for i, name in enumerate(names):
+            values: list[str | Number | None] = [name]
+            for j in range(len(names)):
+                pair = moments.of_pair(i, j)
+                try:
+                    if request.method == "corr":
+                        value: Number | None = exact.correlation(pair)
+                    else:
+                        value = exact.covariance(pair, ddof, told)
+                except ValueError as error:
+                    value = None
+                    notes.add(str(error))
+                else:
+                    if value is None:
+                        notes.add(
+                            f"{request.method} of too few rows, or of equal ones, has no value."
+                        )
+                values.append(value)
+            rows[label].append(values)
+    found = grouped_answer(request, rows, agreed.withheld, absent=agreed.absent)
+    found.notes += sorted(notes)
+    return found
+
+
+def _finish_test(
+    request: StatisticsRequest, agreed: Agreed, by_group: Sequence[Sequence[int]]
+) -> Answer:
+    """A row for each quantity of a test."""
+    columns = [*request.label_columns, *request.value_columns]
+    try:
+        found = tested.quantities(request, agreed, by_group)
+    except ValueError as error:
+        return Answer(columns, [], notes=[str(error)])
+    rows: list[list[str | float | None]] = []
+    for name, value in found:
+        is_count = name == "n" or name.startswith("n[")
+        if not math.isfinite(value):
+            rows.append([name, None])
+        else:
+            # Counts are whole, and written so.
+            rows.append([name, int(value) if is_count else value])
+    return Answer(columns, rows)
 
 
 def _value(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from agents.order.party import receive_all, send
 from agents.statistics.groups import Agreed
 from agents.statistics.party import AgreedStatistics, Reading
-from analytics.statistics.exact import SQUARE_BITS, SUM_BITS
+from analytics.statistics.exact import SQUARE_BITS, SUM_BITS, n_matrix_numbers
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, canonical
 from protocol.sealing import KEY_BYTES
@@ -43,6 +43,8 @@ def numbers_of(request: StatisticsRequest) -> int:
     """How many integers of each group a question adds; behind the method's own, where
     the mean stands for missing values, how many these are.
     """
+    if request.is_matrix:
+        return n_matrix_numbers(len(request.columns or []))
     return N_NUMBERS.get(request.counted_as, 1) + int(request.rows.fills)
 
 

@@ -13,7 +13,7 @@ from fractions import Fraction
 import numpy as np
 
 from agents.gate.disclosure import GroupFacts, Label
-from agents.rows import exact_totals
+from agents.rows import exact_totals, two_way
 from agents.rows.dataset import Dataset
 from agents.statistics.groups import bin_label
 from agents.statistics.opened_sets import bin_edges
@@ -43,13 +43,32 @@ def own_tallies(
     group_by = request.group_by or []
     tallies: dict[Label, Tally] = {}
 
-    if request.method in ("cov", "corr"):
+    if request.counted_as in ("cov", "corr"):
         assert request.columns is not None
+        smallest = two_way.smallest_cells(dataset, request.columns, group_by=group_by)
+        if request.is_matrix:
+            matrix_parts = exact_totals.matrix_moments(
+                dataset, request.columns, group_by=group_by
+            )
+            for label, matrix in matrix_parts.items():
+                facts = GroupFacts(
+                    matrix.moments.n,
+                    matrix.largest_share,
+                    smallest_cell=smallest.get(label),
+                )
+                tallies[label] = Tally(
+                    facts, matrix.moments.numbers, matrix.largest_square_share
+                )
+            return tallies
         joint_parts = exact_totals.joint_moments(
             dataset, *request.columns, group_by=group_by
         )
         for label, joint in joint_parts.items():
-            facts = GroupFacts(joint.moments.n, joint.largest_share)
+            facts = GroupFacts(
+                joint.moments.n,
+                joint.largest_share,
+                smallest_cell=smallest.get(label),
+            )
             tallies[label] = Tally(
                 facts, list(joint.moments.numbers), joint.largest_square_share
             )
@@ -65,8 +84,8 @@ def own_tallies(
 
     # A count, a quantile and an extreme add no values, so that no row can make most of
     # them.
-    is_summed = request.method in N_NUMBERS
-    n_numbers = N_NUMBERS.get(request.method, 1)
+    is_summed = request.counted_as in N_NUMBERS
+    n_numbers = N_NUMBERS.get(request.counted_as, 1)
     parts = exact_totals.moments(dataset, column, group_by=group_by)
     for label, part in parts.items():
         moments = part.moments
@@ -78,7 +97,7 @@ def own_tallies(
         if request.rows.fills:
             numbers.append(part.n_null)
         square_share = None
-        if request.method in ("var", "std"):
+        if request.counted_as in ("var", "std"):
             square_share = part.largest_square_share
         tallies[label] = Tally(facts, numbers, square_share)
     return tallies

@@ -5,7 +5,7 @@ The mathematics is `analytics.training.newton`; the rounds are those of every tr
 order (`agents.training.fold`), with these sums in the place of a gradient. Every sum is
 rounded once to 2^-100 and travels as limbs.
 
-Decision 85.
+Decision 84.
 """
 
 from __future__ import annotations

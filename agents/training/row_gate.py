@@ -143,7 +143,7 @@ def rules_of(order: AskedTraining, purpose: str) -> list[TableRules]:
     found = [order.policy.table(name) for name in query_of(order, purpose).tables]
     if not order.request.is_newton:
         return found
-    # Each of its rounds opens sums of all products of two columns, too (decision 85).
+    # Each of its rounds opens sums of all products of two columns, too (Decision 84).
     narrowed = []
     for rules in found:
         share = rules.max_parameter_share * NEWTON_SHARE

@@ -17,7 +17,7 @@ Moments, numbers as integers, answers, answers as text; in this order. Decisions
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -96,6 +96,46 @@ class JointMoments:
     @property
     def y(self) -> Moments:
         return Moments(self.n, self.total_y, self.squares_y)
+
+
+@dataclass(frozen=True)
+class MatrixMoments:
+    """The same of p columns, over the rows that have a value in all of them."""
+
+    n: int
+    totals: tuple[int, ...]  # (p,): UNIT sum x_i
+    products: tuple[int, ...]  # (p (p + 1) / 2,): UNIT^2 sum x_i x_j for i <= j
+
+    @property
+    def numbers(self) -> list[int]:
+        return [self.n, *self.totals, *self.products]
+
+    def of_pair(self, i: int, j: int) -> JointMoments:
+        """Those of two columns; of one with itself where i = j."""
+        return JointMoments(
+            n=self.n,
+            total_x=self.totals[i],
+            total_y=self.totals[j],
+            squares_x=self._product(i, i),
+            squares_y=self._product(j, j),
+            products=self._product(i, j),
+        )
+
+    def _product(self, i: int, j: int) -> int:
+        first, second = min(i, j), max(i, j)
+        n_before = first * len(self.totals) - first * (first - 1) // 2
+        return self.products[n_before + second - first]
+
+
+def n_matrix_numbers(n_columns: int) -> int:
+    """How many integers MatrixMoments of so many columns are."""
+    return 1 + n_columns + n_columns * (n_columns + 1) // 2
+
+
+def matrix_moments(numbers: Sequence[int], n_columns: int) -> MatrixMoments:
+    """Inverse of `MatrixMoments.numbers`."""
+    n, *sums = numbers
+    return MatrixMoments(n, tuple(sums[:n_columns]), tuple(sums[n_columns:]))
 
 
 # --- numbers as multiples of 1 / UNIT --------------------------------------------------------------------------------

@@ -64,6 +64,7 @@ LEARNT = {
 WITHHELD = {
     "min_rows": "{n} group(s) withheld: fewer than {threshold} rows at a hospital, so few that persons could be told.",
     "max_share": "{n} group(s) withheld: one or two persons make more than {threshold} of a hospital's total.",
+    "pair_rows": "{n} group(s) withheld: fewer than {threshold} rows of a hospital have a pair of values.",
     "min_providers": "{n} group(s) withheld: fewer than {threshold} hospitals have rows in them.",
     "cells": "{n} group(s) withheld: of all hospitals fewer than {threshold} rows, too few have any, or few changed.",
     "complement": "{n} more group(s) withheld: with them, a withheld one could be computed from the rest.",

@@ -18,9 +18,10 @@ from api.routes import schedules, statistics
 from api.routes.schedules import ScheduleRequest
 from protocol.fields import describe
 from protocol.statistics_request import (
+    BY_GROUPS,
     DATA_TYPES,
     JOINED,
-    OF_TWO_COLUMNS,
+    OF_COLUMNS,
     POOLED,
     StatisticsRequest,
 )
@@ -35,13 +36,11 @@ EXAMPLE_PLACE = {
     "data_type": "csv",
     "key_column": "glucose",
 }
-NOT_BY_GROUPS = ("frequency", "crosstab")
-
 # Fields that mean something for these methods alone.
 ONLY_FOR = {
     "expression": ("custom",),
-    "columns": OF_TWO_COLUMNS,
-    "group_by": tuple(method for method in POOLED if method not in NOT_BY_GROUPS),
+    "columns": OF_COLUMNS,
+    "group_by": BY_GROUPS,
     "categorical": POOLED,
     "quantile": ("quantile",),
     "bins": ("histogram",),
@@ -150,7 +149,9 @@ def _show_question(fields: Fields) -> None:
                 read=read_category,
                 write=write_category,
             ),
-            "columns": fields.words(("columns",), t("The two columns")),
+            "columns": fields.words(
+                ("columns",), t("The columns: two, or up to 50 of a matrix")
+            ),
             "quantile": fields.words(
                 ("quantile",), t("Quantiles, from 0 to 1"), number_or_text
             ),

@@ -283,6 +283,9 @@ CHINESE: dict[str, str] = {
     "{n} group(s) withheld: fewer than {threshold} rows at a hospital, so few that persons could be told.": (
         "{n} 个分组未给出：某医院的行数少于 {threshold}，可能识别出个人。"
     ),
+    "{n} group(s) withheld: fewer than {threshold} rows of a hospital have a pair of values.": (
+        "{n} 个分组未给出：某医院中某一对取值的行数少于 {threshold}。"
+    ),
     "{n} group(s) withheld: one or two persons make more than {threshold} of a hospital's total.": (
         "{n} 个分组未给出：一两个人占某医院合计的 {threshold} 以上。"
     ),
@@ -436,7 +439,7 @@ CHINESE: dict[str, str] = {
     "Delete schedule {n}? Its orders stay.": "要删除计划 {n} 吗？其任务会保留。",
     "Name of the result": "结果名称",
     "For each group of (columns)": "分组列",
-    "The two columns": "两列",
+    "The columns: two, or up to 50 of a matrix": "列：两列，或矩阵的至多 50 列",
     "Quantiles, from 0 to 1": "分位数（0 到 1）",
     "Edges of the bins": "分箱边界",
     "Threshold": "阈值",

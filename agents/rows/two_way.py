@@ -1,0 +1,82 @@
+"""How many rows have each pair of values of columns that hold two values.
+
+Sums of products of such columns are a cross table of them: n, sum x, sum y and
+sum x y of 0 and 1 tell all four cells. `agents/statistics/tallies.py` asks how small
+the smallest is before the sums may leave.
+
+Decision 85.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from agents.rows.column_text import label_sql, number_of
+from agents.rows.dataset import Dataset
+from agents.rows.exact_totals import Label
+from analytics.arrays import Ints
+
+
+def smallest_cells(
+    dataset: Dataset, columns: Sequence[str], *, group_by: Sequence[str] = ()
+) -> dict[Label, int]:
+    """By group, how many rows the smallest cell has that has any, of the values of a
+    column of two values and of the pairs of two such columns.
+
+    Over rows with a value in all columns. A group without a column of two values is not
+    there. Disclosure: counts of rows; they stay here.
+    """
+    numbers = [number_of(dataset, column) for column in columns]
+    complete = " AND ".join(f"{number.cell} IS NOT NULL" for number in numbers)
+    labels = [label_sql(dataset, name) for name in group_by]
+    distinct = [f"count(DISTINCT {number.double})" for number in numbers]
+    places = ", ".join(str(place) for place in range(1, 1 + len(labels)))
+    by_label = f" GROUP BY {places}" if labels else ""
+    selected = ", ".join([*labels, *distinct])
+    found = dataset.query(f"SELECT {selected} FROM rows WHERE {complete}{by_label}")  # noqa: S608
+
+    n_labels = len(labels)
+    two_valued: dict[Label, list[int]] = {}
+    for row in found:
+        of_group = [place for place, n in enumerate(row[n_labels:]) if n == 2]
+        if of_group:
+            two_valued[tuple(row[:n_labels])] = of_group
+    asked = sorted(set().union(*two_valued.values()))
+    if not asked:
+        return {}
+
+    values = [numbers[place].double for place in asked]
+    n_keys = n_labels + len(values)
+    keys = ", ".join(str(place) for place in range(1, 1 + n_keys))
+    selected = ", ".join([*labels, *values])
+    cells = dataset.query(
+        f"SELECT {selected}, count(*) FROM rows WHERE {complete} GROUP BY {keys}"  # noqa: S608
+    )
+    by_group: dict[Label, list[tuple[float, ...]]] = {}
+    for row in cells:
+        by_group.setdefault(tuple(row[:n_labels]), []).append(tuple(row[n_labels:]))
+    smallest = {}
+    for label, of_label in two_valued.items():
+        table = np.array(by_group[label])
+        n_rows = table[:, -1].astype(np.int64)
+        is_high = []
+        for place in of_label:
+            column = table[:, asked.index(place)]
+            is_high.append((column == column.max()).astype(np.int64))
+        smallest[label] = _smallest(is_high, n_rows)
+    return smallest
+
+
+def _smallest(is_high: Sequence[Ints], n_rows: Ints) -> int:
+    """Of one column's two values, or of the four cells of each two columns."""
+    codes = list(is_high)
+    codes += [2 * x + y for x, y in itertools.combinations(is_high, 2)]
+    fewest = int(n_rows.sum())
+    for code in codes:
+        counted = np.zeros(4, dtype=np.int64)
+        np.add.at(counted, code, n_rows)
+        fewest = min(fewest, int(counted[counted > 0].min()))
+    return fewest

@@ -1,0 +1,139 @@
+"""Tests over pooled rows: what refuses one before a sum is opened, and its result.
+
+A test opens what another method opens (`protocol.statistics_request.TEST_COUNTED_AS`),
+under that method's rules. It needs every group: where one is withheld there is no test,
+and nothing is opened for it.
+
+The mathematics is in `analytics/statistics/hypothesis_tests.py`, which is imported where a
+test is computed: SciPy's distributions take long to load.
+
+Decision 85.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from agents.gate.disclosure import Label
+from agents.statistics.groups import Agreed
+from analytics.statistics.exact import DECIMAL, JointMoments, Moments
+from protocol.errors import BadRequest, Refused
+from protocol.statistics_request import StatisticsRequest
+
+if TYPE_CHECKING:
+    from analytics.statistics.hypothesis_tests import Quantities
+
+
+def check_groups(request: StatisticsRequest, agreed: Agreed) -> None:
+    """Refuses a test of groups that it cannot compare, the same at every hospital.
+
+    Raises Refused (code as the rule that withholds a group) and BadRequest (code
+    test_groups). Disclosure: that some group is withheld, and by which rule; no name.
+    """
+    if not request.is_test or agreed.repeats:
+        return
+    if agreed.withheld:
+        why = min(agreed.withheld.values(), key=lambda one: (one.rule, one.threshold))
+        raise Refused(
+            f"A group of the rows is withheld: {why.reason} {request.method} needs all groups.",
+            remedy="Name the columns in categorical, which makes one level of rare values, derive fewer values, or"
+            " leave the rows of small groups out.",
+            code=why.rule,
+            threshold=why.threshold,
+        )
+    rows, columns = _levels(agreed.shown, 0), _levels(agreed.shown, 1)
+    match request.method:
+        case "ttest" if len(agreed.shown) != 2:
+            raise _no_groups(
+                "ttest compares two groups, and the rows have another number"
+            )
+        case "anova" if len(agreed.shown) < 2:
+            raise _no_groups(
+                "anova compares two groups or more, and the rows have fewer"
+            )
+        case "chi2" | "trend" if len(rows) < 2 or len(columns) < 2:
+            raise _no_groups(
+                f"{request.method} is of two values or more of each column, and one has fewer"
+            )
+        case "trend" if len(columns) > 2:
+            raise _no_groups(
+                "The second column of trend is an outcome of two values, and has more"
+            )
+        case "trend" if not _are_numbers(rows):
+            raise _no_groups(
+                "The first column of trend is a score, and has values that are no numbers"
+            )
+
+
+def quantities(
+    request: StatisticsRequest,
+    agreed: Agreed,
+    by_group: Sequence[Sequence[int]],
+) -> Quantities:
+    """The result of a test from the joint integers of its groups.
+
+    ValueError, with a sentence, where it has no value.
+    """
+    from analytics.statistics import hypothesis_tests as tests
+
+    least_df = agreed.min_rows
+    if request.method in ("chi2", "trend"):
+        return _of_table(request, agreed.shown, by_group)
+    if not by_group:
+        raise ValueError("No row has a value.")
+    if request.method == "correlation_test":
+        return tests.correlation_test(JointMoments(*by_group[0]), least_df=least_df)
+    if request.method == "paired_ttest":
+        return tests.paired_t_test(Moments(*by_group[0]), least_df=least_df)
+    groups = {}
+    for label, numbers in zip(agreed.shown, by_group, strict=True):
+        groups[str(label[0])] = Moments(*numbers)
+    if request.method == "ttest":
+        equal_var = bool(request.equal_var)
+        return tests.t_test(groups, equal_var=equal_var, least_df=least_df)
+    equal_var = request.equal_var is not False
+    return tests.anova(groups, equal_var=equal_var, least_df=least_df)
+
+
+def _of_table(
+    request: StatisticsRequest,
+    labels: Sequence[Label],
+    by_group: Sequence[Sequence[int]],
+) -> Quantities:
+    from analytics.statistics import hypothesis_tests as tests
+
+    rows, columns = _levels(labels, 0), _levels(labels, 1)
+    scores = np.zeros(0)
+    if request.method == "trend":
+        # They are numbers: `check_groups` has found so before the sum.
+        scores = np.array([float(text) for text in rows])
+        rows = [rows[place] for place in np.argsort(scores)]
+    table = np.zeros((len(rows), len(columns)))
+    for (row, column), (n_rows,) in zip(labels, by_group, strict=True):
+        table[rows.index(str(row)), columns.index(str(column))] = n_rows
+    if request.method == "trend":
+        return tests.trend(table, np.sort(scores))
+    correction = request.correction is not False
+    return tests.chi_squared(table, (rows, columns), correction=correction)
+
+
+def _levels(labels: Sequence[Label], place: int) -> list[str]:
+    """The values of one column of the labels, in order."""
+    found = {str(label[place]) for label in labels if len(label) > place}
+    return sorted(found)
+
+
+def _are_numbers(texts: Sequence[str]) -> bool:
+    """Whether each is a finite number, in the one text of such values."""
+    return all(DECIMAL.fullmatch(text) for text in texts)
+
+
+def _no_groups(sentence: str) -> BadRequest:
+    return BadRequest(
+        f"{sentence}.",
+        remedy="Ask the frequency of the columns to see their values, and derive as many as the test compares.",
+        code="test_groups",
+    )
