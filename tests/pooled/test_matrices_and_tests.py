@@ -183,6 +183,23 @@ def test_few_people_of_two_values_are_in_no_product(tmp_path: Path) -> None:
                 assert "10" in error.sentence
 
 
+def test_a_matrix_over_all_but_few_people_of_an_earlier_answer(tmp_path: Path) -> None:
+    """Three people without z: a difference of the two answers would be theirs."""
+    made = make_hospitals(tmp_path, (2, 3, 4))
+    for user in (2, 3, 4):
+        frame = pd.DataFrame(
+            np.random.default_rng(user).normal(size=(60, 3)), columns=list("xyz")
+        )
+        if user == 4:
+            frame.loc[:2, "z"] = np.nan
+        made.write(user, "data.pooled", frame)
+    data = dict.fromkeys((2, 3, 4), "data.pooled")
+    assert made.ask("corr", data, columns=["x", "y"]).rows
+    assert made.refused("corr", data, columns=["x", "y", "z"]).code == "earlier_cohort"
+    error = made.refused("correlation_test", data, columns=["x", "z"])
+    assert error.code == "earlier_cohort"
+
+
 # --- tests ----------------------------------------------------------------------------
 
 
