@@ -12,6 +12,8 @@ still the step is taken once more, since that round's message holds A and c alre
 
 What all hospitals compute alike (`solve`, `stepped`) is made of the opened integers by
 elementwise float64 arithmetic alone (decision 13).
+
+Decision 84.
 """
 
 from __future__ import annotations

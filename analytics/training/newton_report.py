@@ -1,5 +1,7 @@
 """What a Newton order tells of its model: estimates with standard errors, tests and
 intervals (Wald), and how well it fits.
+
+Decision 84.
 """
 
 from __future__ import annotations

@@ -256,6 +256,7 @@ CHINESE_ERRORS: dict[str, str] = {
     "prefect_auth": "医院的状态文件夹中还有旧版本的 Prefect 密钥，请删除该文件。",
     "partners": "医院的伙伴设置有误。",
     "ca_file": "证书文件不可用。",
+    "proxy": "代理地址不可用。",
     "CONSILIUM_AUTH": "环境变量 CONSILIUM_AUTH 的值不可用。",
     "CONSILIUM_STORE_URL": "环境变量 CONSILIUM_STORE_URL 的值不可用。",
     "CONSILIUM_PREFECT_URL": "环境变量 CONSILIUM_PREFECT_URL 的值不可用。",
