@@ -879,7 +879,7 @@ def policy_schema() -> str:
 # or a model type more.
 
 
-ToldWord = Annotated[str, Field(max_length=40, pattern=r"^[A-Za-z_]+$")]
+ToldWord = Annotated[str, Field(max_length=40, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 ToldWords = Annotated[tuple[ToldWord, ...], Field(max_length=100)]
 ToldUsers = Annotated[
     tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(max_length=10_000)

@@ -172,9 +172,13 @@ threshold_days = 7
     "site", sorted(path.parent.name for path in EXAMPLE.parent.glob("*/policy.toml"))
 )
 def test_the_demonstration_allows_every_statistic(site: str) -> None:
-    found = load_policy(EXAMPLE.parent / site / "policy.toml").statistics
-    assert found is not None
-    assert set(found.methods) == {*POOLED, *JOINED}
+    found = load_policy(EXAMPLE.parent / site / "policy.toml")
+    assert found.statistics is not None
+    assert set(found.statistics.methods) == {*POOLED, *JOINED}
+    # An agent whose policy cannot be told does not start.
+    told = found.told().statistics
+    assert told is not None
+    assert told.methods == found.statistics.methods
 
 
 def test_what_is_told_has_no_name_of_table_column_or_file() -> None:
