@@ -62,9 +62,7 @@ class ForwardProxy:
                 await writer.drain()
             else:
                 await self._pass_on(target, reader, writer)
-        with contextlib.suppress(*CUT):
-            writer.close()
-            await writer.wait_closed()
+        await _close(writer)
 
     def _judge(self, head: str) -> tuple[str, str]:
         """A status to refuse with, or none; and the target."""
@@ -100,7 +98,7 @@ class ForwardProxy:
             back = self._pump(there_reader, writer, looks=False)
             await asyncio.gather(there, back)
         finally:
-            there_writer.close()
+            await _close(there_writer)
 
     async def _pump(
         self,
@@ -119,6 +117,20 @@ class ForwardProxy:
         # The other side hears of the end, and ends as well.
         with contextlib.suppress(*CUT):
             writer.close()
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """At once where the proxy ends, else when all is sent; a side that does not take it
+    is cut off.
+    """
+    try:
+        async with asyncio.timeout(5):
+            writer.close()
+            await writer.wait_closed()
+    except CUT:  # TimeoutError is an OSError
+        pass
+    finally:
+        writer.transport.abort()
 
 
 @contextlib.contextmanager
