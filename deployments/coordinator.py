@@ -96,13 +96,18 @@ CLOSED = {
 
 
 def prefect_variables() -> dict[str, str]:
-    """How much Prefect writes and keeps, unless the environment says otherwise.
+    """How much Prefect writes and keeps, and which page it shows, unless the environment
+    says otherwise.
 
     It writes each task's states in batches, not one by one: on SQLite single writes
     lock each other out (decision 26). Its feed of events, nine tenths of its database
     and a third of its time, is not stored; an operator who stores it has it for hours.
     Once a day it looks for logs and artifacts whose run is gone: a process that dies
     while it deletes a run leaves some.
+
+    Of its two pages it shows the older one: the newer one calls amplitude.com from the
+    operator's browser, with analytics switched off too, and cannot show a deployment
+    without the routes of automations (decision 82).
     """
     own = {
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
@@ -111,6 +116,7 @@ def prefect_variables() -> dict[str, str]:
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
         "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "PT6H",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,orphans",
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",
     }
     chosen = {name: os.environ.get(name, value) for name, value in own.items()}
     return {**chosen, **CLOSED}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from nicegui import ui
 
@@ -39,6 +40,7 @@ from api.pages.order_timeline import RUN_DELETED, Timeline
 from api.pages.pooled import pooled_metrics
 from api.pages.protection import protection_words, suppression_words
 from api.pages.visit import Visit
+from api.settings import LOOPBACK
 from api.store.tables import ENDED
 from protocol.errors import ConsiliumError
 
@@ -52,6 +54,19 @@ UNSCORED = (
 )
 # Metrics in the order in which they are shown.
 FIRST = ("loss", "accuracy", "auc", "ks", "f1", "f1_macro", "mse", "rmse", "mae", "r2")
+THROUGH_TUNNEL = "opens on the coordinator's machine, elsewhere through its operator's ssh tunnel only"
+
+
+def prefect_run(visit: Visit, address: str) -> Safe:
+    """The link to an order's run in Prefect.
+
+    Prefect listens on loopback of the coordinator's machine, where the visitor's browser
+    hardly ever is; an address that an operator publishes needs no word.
+    """
+    run = link(address, visit.t("The run in Prefect"), is_new=True)
+    if urlsplit(address).hostname not in LOOPBACK:
+        return run
+    return Safe(f'{run} <span class="soft">({shown(visit.t(THROUGH_TUNNEL))})</span>')
 
 
 class OrderView:
@@ -209,9 +224,7 @@ class OrderView:
             rows.append((moment(order["updated"]), t("Ended: {state}", state=state)))
         links = []
         if order["prefect_run"]:
-            links.append(
-                link(order["prefect_run"], t("The run in Prefect"), is_new=True)
-            )
+            links.append(prefect_run(self.visit, order["prefect_run"]))
         if order["prefect_run_deleted"]:
             deleted = moment(order["prefect_run_deleted"])
             sentence = shown(t(RUN_DELETED, when=deleted))

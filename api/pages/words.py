@@ -217,6 +217,8 @@ CHINESE: dict[str, str] = {
     "Newest round: {n}": "最新一轮：{n}",
     "Ended: {state}": "结束：{state}",
     "The run in Prefect": "在 Prefect 中查看",
+    "opens on the coordinator's machine, elsewhere through its operator's ssh tunnel only": "在协调方的机器上可以打开；"
+    "在别处只能通过其运维人员的 ssh 隧道打开",
     "Prefect keeps the runs of the newest orders; this order's were deleted on {when}.": "Prefect 只保留最新任务的"
     "运行记录；此任务的记录已于 {when} 删除。",
     "Runs order {n} again": "重新运行任务 {n}",

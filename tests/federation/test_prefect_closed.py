@@ -4,9 +4,11 @@ string too.
 
 from __future__ import annotations
 
+import socket
 import uuid
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.conftest import RunningFederation
@@ -114,3 +116,55 @@ def test_its_description_names_none_of_them(federation: RunningFederation) -> No
     assert any("/flow_runs/" in path for path in paths)
     words = ("automation", "block_", "webhook", "template")
     assert [path for path in paths if any(word in path for word in words)] == []
+
+
+PAGE = ("/", "/v2/", "/runs/flow-run/1", "/ui-settings", "/api/health")
+"""Addresses of its page, and of what its page calls."""
+BELOW = ("", "/prefect", "/prefect/api")
+NAVIGATION = {"Accept": "text/html"}
+"""As a browser asks for a page; others get none from Prefect."""
+
+
+@pytest.mark.parametrize("who", ["operator", "4", "agent"])
+def test_its_page_is_not_at_the_coordinators_address(
+    federation: RunningFederation, who: str
+) -> None:
+    """Nor what that page calls, below whatever a proxy might have it."""
+    own = federation.prefect_url.removesuffix("/api")
+    for path in PAGE:
+        answer = httpx.get(own + path, headers=NAVIGATION, trust_env=False)
+        assert answer.status_code == 200, path
+    if who == "agent":
+        client = federation.agent_client("suzhou-szslyy")
+    else:
+        client = federation.client(who)
+    # By its name too, as a proxy may pass it on.
+    its_name = NAVIGATION | {"Host": f"127.0.0.1:{federation.prefect_port}"}
+    reached = []
+    with client:
+        for address in [below + path for below in BELOW for path in PAGE]:
+            # The coordinator's own page.
+            if address == "/":
+                continue
+            for headers in (NAVIGATION, its_name):
+                answer = client.get(address, headers=headers)
+                if answer.status_code not in closed_to(who, address):
+                    reached.append((address, headers, answer.status_code))
+    assert reached == []
+
+
+def closed_to(who: str, address: str) -> set[int]:
+    """No such address; the gateway's are refused to others than agents at once."""
+    is_gateway = address.startswith("/prefect/api/")
+    return {403, 404} if is_gateway and who != "agent" else {404}
+
+
+def test_it_is_reached_at_one_address_of_this_machine_alone(
+    federation: RunningFederation,
+) -> None:
+    """All of 127.0.0.0/8 is this machine's: a server that listens on every address
+    answers at each of them.
+    """
+    socket.create_connection(("127.0.0.1", federation.prefect_port)).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", federation.prefect_port))

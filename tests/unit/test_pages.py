@@ -23,6 +23,7 @@ from api.pages import (
     hospitals,
     order_list,
     order_timeline,
+    order_view,
     pooled,
     protection,
     scores,
@@ -374,3 +375,22 @@ def test_a_heat_map_leaves_empty_what_has_no_score() -> None:
     assert (
         charts.heat_map([], [], [], x_name="", is_dark=False)["visualMap"]["max"] == 1.0
     )
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize(
+    ("page", "is_here"),
+    [
+        ("http://127.0.0.1:4200", True),
+        ("http://localhost:4200", True),
+        ("http://[::1]:4200", True),
+        ("https://prefect.example.org", False),
+    ],
+)
+def test_a_link_that_opens_through_a_tunnel_only_says_so(
+    page: str, is_here: bool, language: str
+) -> None:
+    address = f"{page}/runs/flow-run/1"
+    found = str(order_view.prefect_run(visit(language), address))
+    assert f'href="{address}"' in found
+    assert ("ssh" in found) == is_here
