@@ -68,9 +68,7 @@ class ToldOrders:
         if told is None or told.has_been_read:
             told = ToldOrder(order_id)
             told.reading = asyncio.create_task(self._read(told))
-            # Also where it failed: each stream ends by that, as if it had read by itself.
-            ring = functools.partial(self._bell.ring, told.key)
-            told.reading.add_done_callback(lambda _: ring())
+            told.reading.add_done_callback(functools.partial(self._has_ended, told))
             self._told[order_id] = told
         told.n_streams += 1
         try:
@@ -79,6 +77,13 @@ class ToldOrders:
             told.n_streams -= 1
             if not told.n_streams:
                 self._forget(told)
+
+    def _has_ended(self, told: ToldOrder, reading: asyncio.Task[None]) -> None:
+        # What it failed by ends each stream, as if it had read by itself; where no
+        # stream is left, asyncio would complain that nobody asked for it.
+        if not reading.cancelled():
+            reading.exception()
+        self._bell.ring(told.key)
 
     def _forget(self, told: ToldOrder) -> None:
         assert told.reading is not None

@@ -11,9 +11,7 @@ pairs the parties change places, so that what differs between them cancels.
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +20,7 @@ from agents.site.settings import SiteSettings
 from api.settings import CoordinatorSettings
 from benchmarks.direct_agent import part_without_gateway
 from benchmarks.orders import PAUSE_SECONDS, send
+from benchmarks.own_home import own_home
 from deployments.demo.training import INITIATOR, document_order
 from deployments.local.federation import (
     choose_ports,
@@ -89,16 +88,10 @@ def compare(pairs: list[Pair]) -> Comparison:
 
 def main(n_pairs: int = N_PAIRS) -> None:
     """Prints both medians, their ratio, the pairs' spread, and whether the aim is met."""
-    before = dict(os.environ)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["CONSILIUM_HOME"] = folder
-        os.environ.pop("CONSILIUM_API_PORT", None)
-        os.environ.pop("CONSILIUM_PREFECT_PORT", None)
+    with own_home():
         settings = choose_ports(any_free=True)
         sites = prepare(settings, n_hospitals=N_HOSPITALS)
         pairs = asyncio.run(_measure(settings, sites, n_pairs))
-    os.environ.clear()
-    os.environ.update(before)
     _say(pairs)
 
 

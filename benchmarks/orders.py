@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import statistics
-import tempfile
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +20,7 @@ import httpx
 
 from agents.site.settings import SiteSettings
 from api.settings import CoordinatorSettings
+from benchmarks.own_home import own_home
 from deployments.demo.training import INITIATOR, document_order
 from deployments.local.federation import choose_ports, federation
 from deployments.local.sites import prepare
@@ -36,15 +35,9 @@ AT_ONCE = (1, 4, 12, 30)
 
 def main() -> None:
     """Prints seconds by method, their ratio, and where the encrypted order's time went."""
-    before = dict(os.environ)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["CONSILIUM_HOME"] = folder
-        os.environ.pop("CONSILIUM_API_PORT", None)
-        os.environ.pop("CONSILIUM_PREFECT_PORT", None)
+    with own_home():
         settings = choose_ports(any_free=True)
         asyncio.run(_compare(settings, prepare(settings)))
-    os.environ.clear()
-    os.environ.update(before)
 
 
 async def _compare(settings: CoordinatorSettings, sites: list[SiteSettings]) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from agents.site.settings import SiteSettings
 from api.settings import CoordinatorSettings, load_settings
 from api.trimming import SETTLE_SECONDS
 from benchmarks.orders import send
+from benchmarks.own_home import own_home
 from deployments.demo.training import document_order
 from deployments.local.federation import choose_ports, federation
 from deployments.local.sites import prepare
@@ -45,18 +45,11 @@ def main(n_orders: int = N_ORDERS, kept: int = KEPT) -> None:
     """Prints the file's size by number of orders, what an order takes, and the size
     that follows for 1,000.
     """
-    before = dict(os.environ)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["CONSILIUM_HOME"] = folder
-        os.environ.pop("CONSILIUM_API_PORT", None)
-        os.environ.pop("CONSILIUM_PREFECT_PORT", None)
-        os.environ.pop("CONSILIUM_PREFECT_KEEP_ORDERS", None)
+    with own_home():
         usual = load_settings().prefect_keep_orders
         os.environ["CONSILIUM_PREFECT_KEEP_ORDERS"] = str(kept)
         settings = choose_ports(any_free=True)
         sizes = asyncio.run(_measure(settings, prepare(settings), n_orders, kept))
-    os.environ.clear()
-    os.environ.update(before)
     _say(sizes, n_orders, kept, usual)
 
 

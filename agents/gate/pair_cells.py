@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analytics.arrays import Ints
+from analytics.statistics.tables import smallest_cell
 from protocol.errors import Refused
 
 MOST_VALUES = 10
@@ -42,8 +43,7 @@ def check_pair_cells(columns: Sequence[Column], *, min_rows: int) -> None:
             coded.append((name, places))
     few = []
     for (name, first), (other, second) in combinations(coded, 2):
-        n_of_cell = np.bincount(first * MOST_VALUES + second)
-        if ((n_of_cell > 0) & (n_of_cell < min_rows)).any():
+        if smallest_cell(first, second) < min_rows:
             few.append(f"{name} and {other}")
     if few:
         raise Refused(

@@ -18,6 +18,7 @@ from agents.rows.column_text import label_sql, number_of
 from agents.rows.dataset import Dataset
 from agents.rows.exact_totals import Label
 from analytics.arrays import Ints
+from analytics.statistics.tables import smallest_cell
 
 
 def smallest_cells(
@@ -72,11 +73,5 @@ def smallest_cells(
 
 def _smallest(is_high: Sequence[Ints], n_rows: Ints) -> int:
     """Of one column's two values, or of the four cells of each two columns."""
-    codes = list(is_high)
-    codes += [2 * x + y for x, y in itertools.combinations(is_high, 2)]
-    fewest = int(n_rows.sum())
-    for code in codes:
-        counted = np.zeros(4, dtype=np.int64)
-        np.add.at(counted, code, n_rows)
-        fewest = min(fewest, int(counted[counted > 0].min()))
-    return fewest
+    pairs = itertools.combinations_with_replacement(is_high, 2)
+    return min(smallest_cell(x, y, n_rows) for x, y in pairs)

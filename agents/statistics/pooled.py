@@ -19,10 +19,8 @@ from __future__ import annotations
 
 import functools
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from fractions import Fraction
 
 from agents.gate import derived_columns, disclosure, totals
 from agents.gate.cohort_audit import (
@@ -41,9 +39,9 @@ from agents.statistics.answer import (
     Answered,
     RowCounts,
     flow_of,
-    grouped_answer,
     repeat_answered,
 )
+from agents.statistics.finished import finished_answer
 from agents.statistics.groups import (
     Agreed,
     agree_on_groups,
@@ -77,8 +75,6 @@ from agents.statistics.sums import (
     shown_tallies,
 )
 from agents.statistics.tallies import Tally, check_filled, n_filled, own_tallies
-from analytics.statistics import exact
-from analytics.statistics.exact import JointMoments, Moments, Number, told
 from protocol.errors import Refused
 from protocol.statistics_request import RANKED, TALLIED, StatisticsRequest
 
@@ -414,7 +410,7 @@ def _add(
     by_group = []
     for begin in range(0, len(joint_numbers), n_numbers):
         by_group.append(joint_numbers[begin : begin + n_numbers])
-    return _finish(request, agreed, by_group, n_all=n_all)
+    return finished_answer(request, agreed, by_group, n_all=n_all)
 
 
 def _with_all_rows(
@@ -449,134 +445,3 @@ def _joint_rows(
 
 
 # Finishing, at the receivers
-
-
-def _finish(
-    request: StatisticsRequest,
-    agreed: Agreed,
-    by_group: Sequence[Sequence[int]],
-    *,
-    n_all: int,
-) -> Answer:
-    """The answer from the joint integers of each shown group; n_all: of how many rows a
-    category's levels are shares.
-    """
-    if request.is_test:
-        return _finish_test(request, agreed, by_group)
-    ddof = 1 if request.ddof is None else request.ddof
-    if request.is_matrix:
-        return _finish_matrix(request, agreed, by_group, ddof)
-    rows: dict[Label, list[tuple[Number | None]]] = {}
-    notes = set()
-    for label, numbers in zip(agreed.shown, by_group, strict=True):
-        try:
-            value = told(Fraction(numbers[0], n_all)) if n_all else None
-            if not request.is_share:
-                value = _value(request, numbers, ddof)
-            if value is None:
-                note = (
-                    f"{request.method} of too few rows, or of equal ones, has no value."
-                )
-                notes.add(note)
-        except ValueError as error:
-            value = None
-            notes.add(str(error))
-        rows[label] = [(value,)]
-    found = grouped_answer(
-        request,
-        rows,
-        agreed.withheld,
-        absent=agreed.absent,
-        few=f"0 to {agreed.min_rows - 1}",
-    )
-    found.notes += sorted(notes)
-    return found
-
-
-def _finish_matrix(
-    request: StatisticsRequest,
-    agreed: Agreed,
-    by_group: Sequence[Sequence[int]],
-    ddof: int,
-) -> Answer:
-    """A row for each column, with a value for each: of one group after the other."""
-    names = request.columns or []
-    rows: dict[Label, list[list[str | Number | None]]] = {}
-    notes = set()
-    for label, numbers in zip(agreed.shown, by_group, strict=True):
-        moments = exact.matrix_moments(numbers, len(names))
-        rows[label] = []
-        for i, name in enumerate(names):
-            values: list[str | Number | None] = [name]
-            for j in range(len(names)):
-                pair = moments.of_pair(i, j)
-                try:
-                    if request.method == "corr":
-                        value: Number | None = exact.correlation(pair)
-                    else:
-                        value = exact.covariance(pair, ddof, told)
-                except ValueError as error:
-                    value = None
-                    notes.add(str(error))
-                else:
-                    if value is None:
-                        notes.add(
-                            f"{request.method} of too few rows, or of equal ones, has no value."
-                        )
-                values.append(value)
-            rows[label].append(values)
-    found = grouped_answer(request, rows, agreed.withheld, absent=agreed.absent)
-    found.notes += sorted(notes)
-    return found
-
-
-def _finish_test(
-    request: StatisticsRequest, agreed: Agreed, by_group: Sequence[Sequence[int]]
-) -> Answer:
-    """A row for each quantity of a test."""
-    columns = [*request.label_columns, *request.value_columns]
-    try:
-        found = tested.quantities(request, agreed, by_group)
-    except ValueError as error:
-        return Answer(columns, [], notes=[str(error)])
-    rows: list[list[str | float | None]] = []
-    for name, value in found:
-        is_count = name == "n" or name.startswith("n[")
-        if not math.isfinite(value):
-            rows.append([name, None])
-        else:
-            # Counts are whole, and written so.
-            rows.append([name, int(value) if is_count else value])
-    return Answer(columns, rows)
-
-
-def _value(
-    request: StatisticsRequest, numbers: Sequence[int], ddof: int
-) -> Number | None:
-    """A group's statistic from its joint integers.
-
-    ValueError where it lies outside the range of doubles.
-    """
-    if request.rows.fills:
-        *numbers, n_missing = numbers
-        moments = Moments(*numbers)
-        if request.method == "sum":
-            return exact.filled_sum(moments, n_missing, told)
-        # A row with the mean adds nothing to the squares of differences from it.
-        ddof -= n_missing
-    match request.method:
-        case "count" | "histogram" | "frequency" | "crosstab":
-            return numbers[0]
-        case "cov":
-            return exact.covariance(JointMoments(*numbers), ddof, told)
-        case "corr":
-            return exact.correlation(JointMoments(*numbers))
-        case "sum":
-            return exact.sum_of(Moments(*numbers), told)
-        case "avg":
-            return exact.mean(Moments(*numbers), told)
-        case "var":
-            return exact.variance(Moments(*numbers), ddof, told)
-        case "std":
-            return exact.std(Moments(*numbers), ddof)
-    raise TypeError(f"{request.method} is no sum")

@@ -15,6 +15,7 @@ import numpy as np
 from agents.gate.disclosure import GroupFacts, Label
 from agents.rows import exact_totals, two_way
 from agents.rows.dataset import Dataset
+from agents.rows.exact_totals import JointPart, MatrixPart
 from agents.statistics.groups import bin_label
 from agents.statistics.opened_sets import bin_edges
 from agents.statistics.sums import N_NUMBERS
@@ -44,35 +45,7 @@ def own_tallies(
     tallies: dict[Label, Tally] = {}
 
     if request.counted_as in ("cov", "corr"):
-        assert request.columns is not None
-        smallest = two_way.smallest_cells(dataset, request.columns, group_by=group_by)
-        if request.is_matrix:
-            matrix_parts = exact_totals.matrix_moments(
-                dataset, request.columns, group_by=group_by
-            )
-            for label, matrix in matrix_parts.items():
-                facts = GroupFacts(
-                    matrix.moments.n,
-                    matrix.largest_share,
-                    smallest_cell=smallest.get(label),
-                )
-                tallies[label] = Tally(
-                    facts, matrix.moments.numbers, matrix.largest_square_share
-                )
-            return tallies
-        joint_parts = exact_totals.joint_moments(
-            dataset, *request.columns, group_by=group_by
-        )
-        for label, joint in joint_parts.items():
-            facts = GroupFacts(
-                joint.moments.n,
-                joint.largest_share,
-                smallest_cell=smallest.get(label),
-            )
-            tallies[label] = Tally(
-                facts, list(joint.moments.numbers), joint.largest_square_share
-            )
-        return tallies
+        return _of_columns(dataset, request)
 
     if request.counted_as in TALLIED:
         for label, n_rows in _occurrences(dataset, request, user_id).items():
@@ -100,6 +73,26 @@ def own_tallies(
         if request.counted_as in ("var", "std"):
             square_share = part.largest_square_share
         tallies[label] = Tally(facts, numbers, square_share)
+    return tallies
+
+
+def _of_columns(dataset: Dataset, request: StatisticsRequest) -> dict[Label, Tally]:
+    """Of the sums of several columns and of the products of each two."""
+    columns = request.columns or []
+    group_by = request.group_by or []
+    smallest = two_way.smallest_cells(dataset, columns, group_by=group_by)
+    parts: Mapping[Label, MatrixPart | JointPart]
+    if request.is_matrix:
+        parts = exact_totals.matrix_moments(dataset, columns, group_by=group_by)
+    else:
+        parts = exact_totals.joint_moments(dataset, *columns, group_by=group_by)
+    tallies = {}
+    for label, part in parts.items():
+        facts = GroupFacts(
+            part.moments.n, part.largest_share, smallest_cell=smallest.get(label)
+        )
+        numbers = list(part.moments.numbers)
+        tallies[label] = Tally(facts, numbers, part.largest_square_share)
     return tallies
 
 

@@ -16,6 +16,7 @@ from analytics.arrays import Floats
 
 INTERCEPT = "(Intercept)"
 EVENTS_PER_COEFFICIENT = 10
+_INFERRED = ("se", "statistic", "p", "low", "high")
 
 
 class Units(NamedTuple):
@@ -70,7 +71,8 @@ def report(
     covariance: (d + 1, d + 1) of an unscaled dispersion, that is the inverse of A; the
     dispersion of linear is the residual sum of squares over n - p, its tests are t's
     with n - p degrees of freedom, those of lr are z's. A penalty leaves no standard
-    errors: null.
+    errors, nor do rows without residuals: null. Source: McCullagh and Nelder 1989; AIC
+    as R counts it. Disclosure: of all hospitals' rows together.
     """
     p = len(coef)
     df = fit.n - p
@@ -84,9 +86,12 @@ def report(
         name = INTERCEPT if place == p - 1 else names[place]
         term: dict[str, Any] = {"term": name, "estimate": float(coef[place])}
         error = math.sqrt(dispersion * covariance[place, place])
-        term.update(_inference(kind, float(coef[place]), error, quantile, df))
-        if is_penalised or not math.isfinite(error) or df < 1:
-            term.update(dict.fromkeys(("se", "statistic", "p", "low", "high")))
+        # Rows that lie on one line leave no error, and no row leaves no degree of
+        # freedom: neither is a statistic.
+        if is_penalised or df < 1 or error == 0:
+            term.update(dict.fromkeys(_INFERRED))
+        else:
+            term.update(_inference(kind, float(coef[place]), error, quantile, df))
         if kind == "lr" and name != INTERCEPT:
             term["odds_ratio"] = _exp(term["estimate"])
             term["odds_ratio_low"] = _exp(term["low"])
@@ -126,9 +131,9 @@ def _inference(
     # Not above: it takes long to import, and a simulation starts without.
     from scipy import special
 
-    statistic = estimate / error if error else math.nan
+    statistic = estimate / error
     if kind == "linear":
-        p_value = 2 * float(special.stdtr(df, -abs(statistic))) if df > 0 else math.nan
+        p_value = 2 * float(special.stdtr(df, -abs(statistic)))
     else:
         p_value = 2 * float(special.ndtr(-abs(statistic)))
     return {

@@ -21,6 +21,7 @@ from api.store.hospitals import Caller, HospitalStore
 from api.store.rounds import RoundStore
 from api.store.rows import RoundRow
 from deployments.demo.training import document_order
+from protocol.errors import Unavailable
 from tests.api.conftest import Coordinator, serve, settings_in
 
 AT_ONCE = 5
@@ -264,6 +265,23 @@ def test_an_order_is_read_once_for_all_of_its_streams(
     for raw in opened:
         raw.hear(b'"round": 4')
     assert len(read) == 5
+
+
+def test_a_stream_ends_by_what_its_reading_has_failed_by_and_the_next_begins_anew(
+    monkeypatch: pytest.MonkeyPatch, guarded: Coordinator, connect: Callable[[], Raw]
+) -> None:
+    """A client then connects again; it would wait for ever where nothing is read."""
+    with monkeypatch.context() as away:
+
+        def fail(store: RoundStore, order_id: int, *, skip: int = 0) -> list[RoundRow]:
+            raise Unavailable("The store is away.", remedy="Wait.")
+
+        away.setattr(RoundStore, "of_order", fail)
+        raw = connect()
+        raw.head("GET /orders/1/events", bearer(guarded, "user-3"))
+        assert raw.is_closed()
+    [again] = streams(guarded, connect, "user-3")[:1]
+    again.hear(b"event: state")
 
 
 def test_long_waits_of_a_token_are_counted(guarded: Coordinator) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 
 import numpy as np
@@ -131,6 +132,26 @@ def test_a_report_s_numbers() -> None:
     notes = found["notes"]
     assert isinstance(notes, list)
     assert "rarer class" in notes[0]
+
+
+@pytest.mark.parametrize(("n", "deviance"), [(100, 0.0), (2, 1.0)])
+def test_rows_without_residuals_or_freedom_have_no_standard_errors(
+    n: int, deviance: float
+) -> None:
+    """Null, since JSON has no word for a number that is none."""
+    found = report(
+        "linear",
+        ["age"],
+        np.array([0.5, -1.0]),
+        np.diag([0.04, 0.09]),
+        Fit(n=n, deviance=deviance, null_deviance=130, n_events=None),
+        confidence=0.95,
+        is_penalised=False,
+    )
+    json.dumps(found, allow_nan=False)
+    for term in found["terms"]:
+        assert [term["se"], term["p"], term["low"], term["high"]] == [None] * 4
+        assert term["estimate"] in (0.5, -1.0)
 
 
 def test_a_report_as_csv_and_latex() -> None:

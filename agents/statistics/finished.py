@@ -1,0 +1,154 @@
+"""A pooled question's answer, from the joint integers that receivers have opened.
+
+The numbers of each shown group come in the order of `agents.statistics.sums.N_NUMBERS`;
+exact arithmetic on them is `analytics.statistics.exact`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+from agents.gate.disclosure import Label
+from agents.statistics import tested
+from agents.statistics.answer import Answer, grouped_answer
+from agents.statistics.groups import Agreed
+from analytics.statistics import exact
+from analytics.statistics.exact import JointMoments, Moments, Number, told
+from protocol.statistics_request import StatisticsRequest
+
+Cells = list[str | Number | None]
+
+
+def finished_answer(
+    request: StatisticsRequest,
+    agreed: Agreed,
+    by_group: Sequence[Sequence[int]],
+    *,
+    n_all: int,
+) -> Answer:
+    """The answer from the joint integers of each shown group; n_all: of how many rows a
+    category's levels are shares.
+
+    A value that does not exist is null, and a note says why. Disclosure: to receivers,
+    which have opened the integers.
+    """
+    if request.is_test:
+        return _of_test(request, agreed, by_group)
+    notes: set[str] = set()
+    rows: dict[Label, list[Cells]] = {}
+    for label, numbers in zip(agreed.shown, by_group, strict=True):
+        if request.is_matrix:
+            rows[label] = _matrix(request, numbers, notes)
+            continue
+        value_of = functools.partial(_value, request, numbers)
+        if request.is_share:
+            value_of = functools.partial(_share, numbers[0], n_all)
+        rows[label] = [[_noted(request, value_of, notes)]]
+    found = grouped_answer(
+        request,
+        rows,
+        agreed.withheld,
+        absent=agreed.absent,
+        few=f"0 to {agreed.min_rows - 1}",
+    )
+    found.notes += sorted(notes)
+    return found
+
+
+def _noted(
+    request: StatisticsRequest,
+    value_of: Callable[[], Number | None],
+    notes: set[str],
+) -> Number | None:
+    """A value; where there is none, a note of why."""
+    try:
+        value = value_of()
+    except ValueError as error:
+        notes.add(str(error))
+        return None
+    if value is None:
+        notes.add(f"{request.method} of too few rows, or of equal ones, has no value.")
+    return value
+
+
+def _share(n_rows: int, n_all: int) -> Number | None:
+    return told(Fraction(n_rows, n_all)) if n_all else None
+
+
+def _matrix(
+    request: StatisticsRequest, numbers: Sequence[int], notes: set[str]
+) -> list[Cells]:
+    """A row for each column, with a value for each."""
+    names = request.columns or []
+    moments = exact.matrix_moments(numbers, len(names))
+    rows = []
+    for i, name in enumerate(names):
+        cells: Cells = [name]
+        for j in range(len(names)):
+            pair = moments.of_pair(i, j)
+            value_of = functools.partial(_of_pair, request, pair)
+            cells.append(_noted(request, value_of, notes))
+        rows.append(cells)
+    return rows
+
+
+def _of_pair(request: StatisticsRequest, pair: JointMoments) -> Number | None:
+    if request.method == "corr":
+        return exact.correlation(pair)
+    return exact.covariance(pair, _ddof(request), told)
+
+
+def _of_test(
+    request: StatisticsRequest, agreed: Agreed, by_group: Sequence[Sequence[int]]
+) -> Answer:
+    """A row for each quantity of a test."""
+    columns = [*request.label_columns, *request.value_columns]
+    try:
+        found = tested.quantities(request, agreed, by_group)
+    except ValueError as error:
+        return Answer(columns, [], notes=[str(error)])
+    rows: list[Cells] = []
+    for name, value in found:
+        is_count = name == "n" or name.startswith("n[")
+        if not math.isfinite(value):
+            rows.append([name, None])
+        else:
+            # Counts are whole, and written so.
+            rows.append([name, int(value) if is_count else value])
+    return Answer(columns, rows)
+
+
+def _ddof(request: StatisticsRequest) -> int:
+    return 1 if request.ddof is None else request.ddof
+
+
+def _value(request: StatisticsRequest, numbers: Sequence[int]) -> Number | None:
+    """A group's statistic from its joint integers.
+
+    ValueError where it lies outside the range of doubles.
+    """
+    ddof = _ddof(request)
+    if request.rows.fills:
+        *numbers, n_missing = numbers
+        moments = Moments(*numbers)
+        if request.method == "sum":
+            return exact.filled_sum(moments, n_missing, told)
+        # A row with the mean adds nothing to the squares of differences from it.
+        ddof -= n_missing
+    match request.method:
+        case "count" | "histogram" | "frequency" | "crosstab":
+            return numbers[0]
+        case "cov" | "corr":
+            return _of_pair(request, JointMoments(*numbers))
+        case "sum":
+            return exact.sum_of(Moments(*numbers), told)
+        case "avg":
+            return exact.mean(Moments(*numbers), told)
+        case "var":
+            return exact.variance(Moments(*numbers), ddof, told)
+        case "std":
+            return exact.std(Moments(*numbers), ddof)
+    raise TypeError(f"{request.method} is no sum")
