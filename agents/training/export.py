@@ -1,7 +1,7 @@
 """A trained model as other programs read it. Pure: from the vault's entry to what JSON
 can hold.
 
-What an entry holds is written by `agents.training.fold.save_model`.
+What an entry holds is written by `agents.training.fold_end.save_model`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How a training order's training ended, in the words of every answer about it.
 
 Beside the keys of the request document, none of which changes. What each fold's summary
-says of itself was found by the hospitals (`agents.training.fold`).
+says of itself was found by the hospitals (`agents.training.fold_end`).
 
 Decision 77.
 """

@@ -18,6 +18,7 @@ from agents.training import (
     agreed_levels,
     agreed_model,
     cohorts,
+    fold_end,
     inference,
     own_metrics,
     shown_gradients,
@@ -187,14 +188,14 @@ def finish_fold(trainer: Trainer, fold: Fold) -> None:
     """Metrics of the trained model and the joint score histogram."""
     if trainer.order.request.is_scored:
         shown_gradients.show_nothing(trainer, fold)
-    folds.finish_fold(trainer, fold)
+    fold_end.finish_fold(trainer, fold)
 
 
 @step("save model")
 def save_model(trainer: Trainer, fold: Fold) -> None:
     """The model, into this hospital's vault; keys and snapshot are forgotten."""
-    folds.save_model(trainer, fold)
-    folds.end_order(trainer.order)
+    fold_end.save_model(trainer, fold)
+    fold_end.end_order(trainer.order)
     _log_end(trainer, fold)
 
 

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from agents.gate.memory import Memory
 from agents.site.settings import SiteSettings
 from agents.site.vault import Vault
-from agents.training import fold as folds
+from agents.training import fold_end
 from agents.training.row_sets import split
 from analytics.training.descent import train
 from analytics.training.models import Model, scores
@@ -109,14 +109,14 @@ class Watched:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.X: dict[int, Any] = {}
         self.weights: dict[int, Any] = {}
-        finish = folds.finish_fold
+        finish = fold_end.finish_fold
 
         def finish_fold(trainer: Any, fold: Any) -> None:
             self.X[trainer.order.me] = trainer.rows.train.X
             self.weights[fold.number] = fold.checkpoint.weights
             finish(trainer, fold)
 
-        monkeypatch.setattr(folds, "finish_fold", finish_fold)
+        monkeypatch.setattr(fold_end, "finish_fold", finish_fold)
 
 
 def order(missing: dict[str, Any]) -> dict[str, Any]:

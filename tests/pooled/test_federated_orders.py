@@ -16,7 +16,7 @@ from agents.gate.memory import Memory
 from agents.site.ledger import Ledger
 from agents.site.settings import SiteSettings
 from agents.site.vault import Vault
-from agents.training import fold as folds
+from agents.training import fold_end
 from agents.training.row_sets import split
 from analytics.training import standardization
 from analytics.training.descent import train
@@ -368,13 +368,13 @@ def weights(monkeypatch: pytest.MonkeyPatch) -> dict[int, Any]:
     final model.
     """
     found: dict[int, Any] = {}
-    finish = folds.finish_fold
+    finish = fold_end.finish_fold
 
     def finish_fold(own: Any, fold: Any) -> None:
         found[fold.number] = fold.checkpoint.weights
         finish(own, fold)
 
-    monkeypatch.setattr(folds, "finish_fold", finish_fold)
+    monkeypatch.setattr(fold_end, "finish_fold", finish_fold)
     return found
 
 

@@ -23,7 +23,7 @@ from agents.order.party import open_party
 from agents.site.ledger import Ledger
 from agents.site.settings import SiteSettings
 from agents.site.vault import Vault
-from agents.training import fold as folds
+from agents.training import fold_end
 from agents.training.export import export_model
 from agents.training.inference import predict
 from analytics.training.descent import train
@@ -585,7 +585,7 @@ def test_a_kept_model_gives_each_training_row_the_score_of_its_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, standardize: bool
 ) -> None:
     seen: dict[int, Any] = {}
-    finish = folds.finish_fold
+    finish = fold_end.finish_fold
 
     def finish_fold(trainer: Any, fold: Any) -> None:
         X = np.column_stack([fold.X, np.ones(len(fold.X))])
@@ -595,7 +595,7 @@ def test_a_kept_model_gives_each_training_row_the_score_of_its_training(
         )
         finish(trainer, fold)
 
-    monkeypatch.setattr(folds, "finish_fold", finish_fold)
+    monkeypatch.setattr(fold_end, "finish_fold", finish_fold)
     study = Study(tmp_path, with_gaps(three(), "x", {2: 6, 3: 5}))
     params = {"standardize": standardize, "learning_rate": 1e-4}
     study.run(**KEPT, missing=missing, model_params=params)

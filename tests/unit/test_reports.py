@@ -13,6 +13,7 @@ import pytest
 
 from agents.site.settings import SiteSettings
 from agents.training import fold as folds
+from agents.training import fold_end
 from deployments.local.one_process import run_order
 from protocol.errors import ProtocolViolation
 from tests.made_sites import make_sites, order_body
@@ -99,12 +100,12 @@ def test_pooled_metrics_that_are_no_numbers_end_the_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bytes
 ) -> None:
     """The initiator's word, which everybody in the order reads."""
-    honest = folds.send
+    honest = fold_end.send
 
     def send(party: Any, kind: str, make: Any, **where: Any) -> None:
         honest(party, kind, (lambda: told) if kind == "pooled" else make, **where)
 
-    monkeypatch.setattr(folds, "send", send)
+    monkeypatch.setattr(fold_end, "send", send)
     with pytest.raises(ProtocolViolation) as caught:
         run_order(sites_of(tmp_path), order_body((2, 3, 4), attributes=["x1"]))
     assert (caught.value.code, caught.value.detail) == ("report", {"hospitals": [2]})
