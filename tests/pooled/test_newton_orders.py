@@ -17,6 +17,7 @@ from deployments.local.one_process import OrderOutcome, run_order
 from protocol.errors import BadRequest, Refused
 from protocol.training_request import parse_training_request
 from tests.made_sites import make_sites, order_body
+from tests.pairwise import pairwise
 
 ATTRIBUTES = ["age", "dose", "sex"]
 
@@ -112,10 +113,11 @@ DEALS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["lr", "linear"])
-@pytest.mark.parametrize(
-    ("n_hospitals", "method"),
-    [(1, "Mask"), (2, "Mask"), (3, "Mask"), (3, "None"), (3, "Paillier"), (5, "Mask")],
+@pairwise(
+    n_quick=4,
+    kind=["lr", "linear"],
+    n_hospitals=sorted(DEALS),
+    method=["Mask", "Paillier", "None"],
 )
 def test_estimates_and_errors_are_those_of_one_table(
     tmp_path: Path, kind: str, n_hospitals: int, method: str
@@ -161,8 +163,7 @@ def test_the_kept_model_is_the_report_s(tmp_path: Path) -> None:
     assert columns_of(other, "se") == pytest.approx(columns_of(outcome, "se"), rel=1e-9)
 
 
-@pytest.mark.parametrize("standardize", [True, False])
-@pytest.mark.parametrize("kind", ["lr", "linear"])
+@pairwise(n_quick=1, kind=["lr", "linear"], standardize=[False, True])
 def test_a_penalty_gives_the_gradient_order_s_optimum_without_errors(
     tmp_path: Path, kind: str, standardize: bool
 ) -> None:
