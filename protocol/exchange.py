@@ -39,6 +39,7 @@ LONGEST_PAUSE_SECONDS = 5.0
 """Between two attempts while the coordinator is away."""
 
 T = TypeVar("T")
+_RANDOM = random.SystemRandom()
 _FRAME = struct.Struct(">IQ")  # sender, length
 
 
@@ -283,7 +284,7 @@ class Exchange:
                 outage.missed(outages.COORDINATOR, trouble, asked=asked)
                 # Not all agents at one moment, when a coordinator is back that all of
                 # them miss.
-                share = random.uniform(0.7, 1.0)  # noqa: S311
+                share = _RANDOM.uniform(0.7, 1.0)
                 self._sleep(pause * share)
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
             else:

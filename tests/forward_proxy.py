@@ -52,17 +52,19 @@ class ForwardProxy:
     async def serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        with contextlib.suppress(*CUT):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            refusal, target = self._judge(head)
-            if refusal:
-                writer.write(
-                    f"HTTP/1.1 {refusal}\r\nContent-Length: 0\r\n\r\n".encode()
-                )
-                await writer.drain()
-            else:
-                await self._pass_on(target, reader, writer)
-        await _close(writer)
+        try:
+            with contextlib.suppress(*CUT):
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                refusal, target = self._judge(head)
+                if refusal:
+                    writer.write(
+                        f"HTTP/1.1 {refusal}\r\nContent-Length: 0\r\n\r\n".encode()
+                    )
+                    await writer.drain()
+                else:
+                    await self._pass_on(target, reader, writer)
+        finally:
+            await _close(writer)
 
     def _judge(self, head: str) -> tuple[str, str]:
         """A status to refuse with, or none; and the target."""
@@ -89,9 +91,9 @@ class ForwardProxy:
             ssl=self.opens.as_client if self.opens else None,
             server_hostname=name if self.opens else None,
         )
-        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        await writer.drain()
         try:
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            await writer.drain()
             if self.opens:
                 await writer.start_tls(self.opens.as_server)
             there = self._pump(reader, there_writer, looks=self.opens is not None)
@@ -121,7 +123,7 @@ class ForwardProxy:
 
 async def _close(writer: asyncio.StreamWriter) -> None:
     """At once where the proxy ends, else when all is sent; a side that does not take it
-    is cut off.
+    is cut off. The socket is closed when this returns.
     """
     try:
         async with asyncio.timeout(5):
@@ -131,6 +133,7 @@ async def _close(writer: asyncio.StreamWriter) -> None:
         pass
     finally:
         writer.transport.abort()
+        await asyncio.sleep(0)  # the loop closes the socket in its next step
 
 
 @contextlib.contextmanager
