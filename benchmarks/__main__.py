@@ -21,6 +21,7 @@ from benchmarks import (
     rounds,
     scores,
     sharing,
+    studies,
 )
 from benchmarks.peers import comparison
 from protocol.errors import ConsiliumError
@@ -28,6 +29,7 @@ from protocol.errors import ConsiliumError
 BENCHMARKS = {
     "encryption": encryption.main,
     "orders": orders.main,
+    "studies": studies.main,
     "gateway": gateway.main,
     "hospitals": hospitals.main,
     "rounds": rounds.main,

@@ -10,8 +10,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+import statsmodels.api as sm
 
+from deployments.demo.breast_cancer import breast_cancer_tables
 from deployments.demo.training import document_order
 from tests.conftest import RunningFederation
 
@@ -265,3 +269,37 @@ def test_the_other_models_by_the_same_path(
         assert sum(first["probabilities"].values()) == pytest.approx(1)
     else:
         assert isinstance(first["label"], float)
+
+
+def test_a_newton_order_s_report_is_that_of_one_table(
+    federation: RunningFederation,
+) -> None:
+    """From POST to what a paper prints, over real agents."""
+    body = order_of(
+        model_params={
+            "optimizer": "newton",
+            "penalty": None,
+            "max_iter": 25,
+            "eps": 1e-8,
+            "learning_rate": 0.15,
+            "decay": 0,
+            "batch_size": -1,
+        }
+    )
+    order_id = federation.submit(body)
+    order = federation.wait_for(order_id)
+    assert order["state"] == "success", order["refusal"]
+    printed = federation.agent(
+        "zhejiang-zdey", "report", "--model", str(order_id), "--format", "json"
+    )
+    report = json.loads(printed.stdout)
+    tables = breast_cancer_tables()
+    rows = pd.concat([tables["host"], tables["host"], tables["guest"]])
+    X = sm.add_constant(rows[body["attributes"]])
+    fit = sm.GLM(rows["y"], X, family=sm.families.Binomial()).fit(tol=1e-14)
+    terms = pd.DataFrame(report["terms"]).set_index("term")
+    errors = np.abs(terms["estimate"].to_numpy() - fit.params.to_numpy())
+    assert (errors <= 1e-9 * fit.bse.to_numpy()).all()
+    assert terms["se"].to_numpy() == pytest.approx(fit.bse.to_numpy(), rel=1e-7)
+    assert report["n"] == len(rows) == 683
+    assert report["converged"]
