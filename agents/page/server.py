@@ -13,14 +13,12 @@ Decision 47.
 from __future__ import annotations
 
 import json
-import logging
 import socket
-import traceback
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote
+from urllib.parse import quote
 
 import uvicorn
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -30,13 +28,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from agents.gate.round_budget import RoundBudget
 from agents.order.approval import MOST_REASON, Approvals, person
 from agents.page import tables
 from agents.page.door import Door
+from agents.page.forms import body_of, fields_of
+from agents.page.guard import SESSION, Guard
 from agents.page.picture import LABEL_WIDTH, draw, size_of
+from agents.page.report import number_text, shown_report
 from agents.page.tables import Table
 from agents.page.words import LANGUAGES, preferred, say, word_of
 from agents.site.ledger import Ledger
@@ -45,35 +46,19 @@ from agents.site.settings import SiteSettings
 from agents.site.vault import Vault
 from agents.statistics.results import list_results, read_result
 from agents.training.export import FORMATS, export_model
+from agents.training.report_text import REPORT_FORMATS, report_of, written
 from protocol.errors import BadRequest, Conflict, ConsiliumError, Forbidden
 from protocol.machine.disk import has_free_bytes
 
-log = logging.getLogger("consilium.page")
-
 LOOPBACK = "127.0.0.1"
-# The names of the two cookies.
-SESSION = "consilium-session"
 LANGUAGE = "consilium-language"
+"""The cookie of what was chosen."""
 # How much is shown at once; the csv has all.
 MOST_ROWS = 200
 MOST_RESULT_ROWS = 500
 N_DAYS = 28
-MOST_FORM_BYTES = 16_384
 LARGEST = 2**63
 _FOLDER = Path(__file__).parent / "templates"
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none';"
-    " frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-_RAW_HEADERS = [
-    (name.lower().encode(), text.encode()) for name, text in _HEADERS.items()
-]
 
 
 def serve(settings: SiteSettings, port: int, tell: Callable[[str], None]) -> None:
@@ -121,58 +106,15 @@ def make_page(settings: SiteSettings, door: Door, *, at: str) -> ASGIApp:
     """The application that answers at `at`, host and port, to who has passed the door."""
     page = Page(settings, door)
     app = Starlette(routes=page.routes(), exception_handlers=page.handlers())
-    return _Guard(app, page, at)
+
+    def refuse(request: Request) -> Response:
+        return page.message(request, "error.link", status=401)
+
+    return Guard(app, door, at=at, refuse=refuse)
 
 
 FormPage = Callable[[Request, dict[str, str]], Response]
 """What answers a form, with its fields."""
-
-
-class _Guard:
-    """Before anything else: the right Host, and a session for everything but the link.
-
-    It sets the headers on every answer.
-    """
-
-    def __init__(self, app: ASGIApp, page: Page, at: str) -> None:
-        self._app = app
-        self._page = page
-        _, _, port = at.rpartition(":")
-        self._hosts = (at, f"localhost:{port}")
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *_RAW_HEADERS]}
-            await send(message)
-
-        if scope["type"] != "http":
-            return
-        refusal = self._refusal(Request(scope))
-        answer: ASGIApp = self._app if refusal is None else refusal
-        try:
-            await answer(scope, receive, send_with_headers)
-        except Exception as error:  # noqa: BLE001
-            kind = type(error).__name__
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            log.error(
-                "Unplanned error (%s) in %s, line %s", kind, place.name, place.lineno
-            )
-
-    def _refusal(self, request: Request) -> Response | None:
-        # A website whose name leads to 127.0.0.1 would else read this page in the
-        # browser that is let in.
-        if request.headers.get("host", "") not in self._hosts:
-            return Response(
-                "This address is not this page's.\n",
-                status_code=421,
-                media_type="text/plain",
-            )
-        door = self._page.door
-        is_link = request.url.path == f"{door.folder}/open"
-        if is_link or door.is_in(request.cookies.get(SESSION)):
-            return None
-        return self._page.message(request, "error.link", status=401)
 
 
 class Page:
@@ -195,6 +137,7 @@ class Page:
             undefined=StrictUndefined,
         )
         self._templates.filters["pretty"] = _pretty
+        self._templates.filters["number"] = number_text
 
     def routes(self) -> list[Route]:
         """The link and all pages, below the folder."""
@@ -208,6 +151,7 @@ class Page:
             "/models": self.models,
             "/results": self.results,
             "/rounds": self.rounds,
+            "/models/{number:int}/report": self.report,
             "/results/{number:int}": self.result,
             "/results/{number:int}/file": self.result_file,
             "/approvals/{number:int}": self.approval,
@@ -215,6 +159,7 @@ class Page:
         }
         forms = {
             "/models/{number:int}": self.export,
+            "/models/{number:int}/report": self.export_report,
             "/approvals/{number:int}": self.decide,
         }
         routes = []
@@ -303,7 +248,11 @@ class Page:
 
     def models(self, request: Request) -> Response:
         return self._render(
-            request, "models.html", table=self._models(), formats=FORMATS
+            request,
+            "models.html",
+            table=self._models(),
+            formats=FORMATS,
+            with_report=self._with_report(),
         )
 
     def results(self, request: Request) -> Response:
@@ -405,11 +354,34 @@ class Page:
         name = f"model-{number}-{file_format}.json"
         return _download(text.encode(), name, "application/json")
 
+    def report(self, request: Request) -> Response:
+        """Estimates with standard errors of a model that has a report.
+
+        Disclosure: of all hospitals' rows together, to this hospital's own people.
+        """
+        number = _number(request)
+        report = report_of(self._vault.model(number))
+        return self._render(
+            request, "report.html", number=number, **shown_report(report)
+        )
+
+    def export_report(self, request: Request, form: dict[str, str]) -> Response:
+        """A report as a file; the ledger says so first."""
+        number = _number(request)
+        file_format = form.get("format", "")
+        if file_format not in REPORT_FORMATS:
+            raise HTTPException(400)
+        report = report_of(self._vault.model(number))
+        self._ledger.write("exported", model_id=number, format=f"report {file_format}")
+        text = written(report, file_format)
+        kind, ending = REPORT_FORMATS[file_format]
+        return _download(text.encode(), f"report-{number}.{ending}", kind)
+
     def _form(self, taken: FormPage) -> Callable[[Request], Awaitable[Response]]:
         """Only what a form of this page has sent, with its token, gets further."""
 
         async def answer(request: Request) -> Response:
-            form = _fields(await _body(request))
+            form = fields_of(await body_of(request))
             if not self.door.wrote_form(form.get("token", "")):
                 raise Forbidden(say("en", "error.form"), remedy="", code="form")
             return await run_in_threadpool(taken, request, form)
@@ -450,6 +422,11 @@ class Page:
     def _models(self) -> Table:
         numbers = self._vault.models()
         return tables.models(self._vault.model(number) for number in numbers)
+
+    def _with_report(self) -> set[str]:
+        """The numbers of the models that have a report."""
+        numbers = self._vault.models()
+        return {str(n) for n in numbers if self._vault.model(n).get("report")}
 
     def _results(self) -> Table:
         return tables.results(list_results(self.settings.results_folder))
@@ -534,35 +511,6 @@ def _chosen(request: Request, table: Table) -> Table:
     if not is_number or "order" not in table.columns:
         raise HTTPException(400)
     return table.of_order(int(number))
-
-
-async def _body(request: Request) -> bytes:
-    """All of it, or 413: it is not read further than a form can be long."""
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > MOST_FORM_BYTES:
-            raise HTTPException(413)
-    return body
-
-
-def _fields(body: bytes) -> dict[str, str]:
-    """Each field once, as a browser's form sends it."""
-    try:
-        found = parse_qs(
-            body.decode("ascii"),
-            keep_blank_values=True,
-            strict_parsing=True,
-            errors="strict",
-        )
-    except ValueError:
-        raise HTTPException(400) from None
-    fields = {}
-    for name, values in found.items():
-        if len(values) > 1:
-            raise HTTPException(400)
-        fields[name] = values[0]
-    return fields
 
 
 def _download(content: bytes, name: str, kind: str) -> Response:

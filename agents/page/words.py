@@ -82,6 +82,19 @@ _WORDS: dict[str, tuple[str, str]] = {
         "Models stay in the vault. An export is written into the ledger; who has the file has the model.",
         "模型保存在保险库中。每次导出都会记入台账；得到文件者即得到模型。",
     ),
+    "models.report": ("Report", "报告"),
+    "report.title": ("Report of model {number}", "模型 {number} 的报告"),
+    "report.intro": (
+        "Estimates over all hospitals' rows together, for this hospital's own people. An export is written into the"
+        " ledger.",
+        "基于所有医院全部行的估计值，仅供本院人员使用。导出文件会记入台账。",
+    ),
+    "report.not_converged": (
+        "Training has not converged: these numbers are none to print.",
+        "训练未收敛：这些数字不可发表。",
+    ),
+    "report.picture": ("Estimates with their intervals", "估计值及其区间"),
+    "report.table": ("Terms", "各项"),
     "results.intro": (
         "What this hospital received of joint statistics. For its own people.",
         "本院收到的联合统计结果，仅供本院人员使用。",

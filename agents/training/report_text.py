@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from protocol.errors import NotFound
@@ -24,6 +26,14 @@ _SPECIAL = {
 }
 
 
+REPORT_FORMATS = {
+    "csv": ("text/csv", "csv"),
+    "json": ("application/json", "json"),
+    "latex": ("application/x-tex", "tex"),
+}
+"""Each with its media type and the ending of a file's name."""
+
+
 def report_of(stored: dict[str, Any]) -> dict[str, Any]:
     """The report of a vault's entry. NotFound (code no_report) where it has none."""
     found: dict[str, Any] | None = stored.get("report")
@@ -36,10 +46,21 @@ def report_of(stored: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def written(report: dict[str, Any], file_format: str) -> str:
+    """The whole file. file_format: one of REPORT_FORMATS."""
+    match file_format:
+        case "csv":
+            return as_csv(report)
+        case "latex":
+            return as_latex(report)
+        case _:
+            return json.dumps(report, indent=2, allow_nan=False) + "\n"
+
+
 def as_csv(report: dict[str, Any]) -> str:
     """A line for each term, numbers as Python writes them, nothing where there is none."""
     text = io.StringIO()
-    names = _names(report)
+    names = columns_of(report)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
     for term in report["terms"]:
@@ -49,7 +70,7 @@ def as_csv(report: dict[str, Any]) -> str:
 
 def as_latex(report: dict[str, Any]) -> str:
     """A tabular with one line for each term, numbers to 4 digits."""
-    names = _names(report)
+    names = columns_of(report)
     lines = [rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}", r"\hline"]
     lines.append(" & ".join(_escaped(name) for name in names) + r" \\")
     lines.append(r"\hline")
@@ -61,7 +82,8 @@ def as_latex(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _names(report: dict[str, Any]) -> list[str]:
+def columns_of(report: Mapping[str, Any]) -> list[str]:
+    """The fields of a term, in the order in which people read them."""
     has_odds = any(_ODDS[0] in term for term in report["terms"])
     return [*_COLUMNS, *(_ODDS if has_odds else ())]
 

@@ -40,7 +40,7 @@ from agents.site.vault import Vault
 from agents.statistics.results import Result, list_results, read_result
 from agents.training.export import FORMATS, export_model
 from agents.training.inference import predict
-from agents.training.report_text import as_csv, as_latex, report_of
+from agents.training.report_text import REPORT_FORMATS, report_of, written
 from agents.training.rows_check import check_rows
 from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound, Refused
 from protocol.memory_transport import MemoryTransport
@@ -153,9 +153,7 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
             command.add_argument("--format", choices=FORMATS, default="json")
         case "report":
             _add_model(command)
-            command.add_argument(
-                "--format", choices=("csv", "json", "latex"), default="json"
-            )
+            command.add_argument("--format", choices=REPORT_FORMATS, default="json")
         case "infer":
             _add_model(command)
             words = "one SELECT; - reads it from stdin"
@@ -432,13 +430,7 @@ def print_report(options: argparse.Namespace, settings: SiteSettings) -> int:
     ledger = Ledger(settings.ledger)
     # First: what cannot be written down is not printed.
     ledger.write("exported", model_id=options.model, format=f"report {options.format}")
-    match options.format:
-        case "csv":
-            print(as_csv(report), end="")
-        case "latex":
-            print(as_latex(report), end="")
-        case _:
-            _print_json(report)
+    print(written(report, options.format), end="")
     return 0
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -26,7 +27,7 @@ from starlette.requests import Request
 
 from agents.gate.round_budget import RoundBudget
 from agents.order.approval import MOST_REASON, Approvals, person
-from agents.page import server, tables
+from agents.page import forest, server, tables
 from agents.page.door import Door
 from agents.page.picture import BAR_HEIGHT, draw, height_of, size_of
 from agents.page.server import N_DAYS, serve
@@ -35,6 +36,7 @@ from agents.site.ledger import Ledger
 from agents.site.settings import SiteSettings, load_settings
 from agents.site.vault import Vault
 from agents.statistics.results import write_result
+from agents.training.report_text import written
 from analytics.training.outcome import WARNINGS
 from protocol.errors import BadRequest
 from protocol.messages import KINDS
@@ -65,6 +67,32 @@ MODEL = {
 }  # fmt: skip
 
 
+def of_ratio(term: str, low: float, ratio: float, high: float) -> dict[str, Any]:
+    found: dict[str, Any] = {"term": term, "se": 0.1, "statistic": 1.0, "p": 0.3}
+    for name, value in (("low", low), ("estimate", ratio), ("high", high)):
+        found[name] = math.log(value)
+    return {
+        **found,
+        "odds_ratio": ratio,
+        "odds_ratio_low": low,
+        "odds_ratio_high": high,
+    }
+
+
+REPORT = {
+    "terms": [
+        {"term": "(Intercept)", "estimate": 0.7, "se": 0.1, "statistic": 7.0, "p": 0.0, "low": 0.5, "high": 0.9},
+        of_ratio("x1", 0.8, 1.6, 3.2),
+        of_ratio("<u>", 0.25, 0.5, 1.0),
+    ],
+    "n": 300,
+    "deviance": 41.25,
+    "aic": None,
+    "converged": True,
+    "notes": ["<i>few</i>"],
+}  # fmt: skip
+
+
 def fill(settings: SiteSettings) -> None:
     """A vault, a ledger and a results folder with something of everything, texts of
     other hospitals among it.
@@ -76,6 +104,7 @@ def fill(settings: SiteSettings) -> None:
     )
     vault.identity()
     vault.save_model(5, MODEL)
+    vault.save_model(4, {**MODEL, "model_id": 4, "report": REPORT})
     ledger.write("answered", order_id=5, initiator=3, purpose=HOSTILE)
     ledger.write("answered", order_id=6, initiator=3, purpose=FORMULA)
     for recipient in (0, 1, 3):
@@ -198,6 +227,7 @@ def test_it_listens_on_loopback_only(shown: Shown) -> None:
         "/",
         "/asked",
         "/models",
+        "/models/4/report",
         "/nothing",
         "/approvals/11",
         "/left.csv",
@@ -289,6 +319,7 @@ PAGES = [
     "/refused",
     "/left",
     "/models",
+    "/models/4/report",
     "/results",
     "/results/9",
     "/results/10",
@@ -503,6 +534,19 @@ def test_a_model_is_exported_and_the_ledger_says_so(
     )
 
 
+@pytest.mark.parametrize("file_format", ["csv", "json", "latex"])
+def test_a_report_is_a_file_and_the_ledger_says_so(
+    shown: Shown, file_format: str
+) -> None:
+    form = {"token": shown.token(), "format": file_format}
+    answer = shown.post("/models/4/report", form)
+    assert answer.status_code == 200
+    kept = Vault(shown.settings.vault).model(4)["report"]
+    assert answer.text == written(kept, file_format)
+    last = list(Ledger(shown.settings.ledger).entries())[-1]
+    assert (last["model_id"], last["format"]) == (4, f"report {file_format}")
+
+
 def test_a_form_that_this_page_did_not_make_does_nothing(shown: Shown) -> None:
     before = Ledger(shown.settings.ledger).head()
     for token in ("", "x", shown.token()[:-1], shown.token().swapcase()):
@@ -513,6 +557,7 @@ def test_a_form_that_this_page_did_not_make_does_nothing(shown: Shown) -> None:
             "digest": DIGEST,
         }
         assert shown.post("/models/5", form).status_code == 403
+        assert shown.post("/models/4/report", form).status_code == 403
         assert shown.post("/approvals/11", form).status_code == 403
     assert shown.post("/models/5", {"format": "json"}).status_code == 403
     assert shown.get("/models/5").status_code == 405
@@ -526,6 +571,8 @@ def test_bad_input_does_nothing(shown: Shown) -> None:
         ("/models/5", {"token": token, "format": "pickle"}, 400),
         ("/models/5", {"token": token}, 400),
         ("/models/77", {"token": token, "format": "json"}, 404),
+        ("/models/4/report", {"token": token, "format": "pickle"}, 400),
+        ("/models/5/report", {"token": token, "format": "json"}, 404),
         ("/approvals/11", {**form, "decision": "maybe"}, 400),
         ("/approvals/11", {**form, "digest": "cd" * 32}, 409),
         ("/approvals/11", {"token": token, "decision": "approve"}, 409),
@@ -614,6 +661,48 @@ def test_a_fault_of_ours_shows_no_text_of_it(shown: Shown) -> None:
     assert "An unplanned error." in answer.text
     assert "canary" not in answer.text
     assert answer.headers["content-security-policy"]
+
+
+# A report
+
+
+def test_a_report_is_a_picture_and_a_table(shown: Shown) -> None:
+    assert "/models/4/report" in shown.get("/models").text
+    assert "/models/5/report" not in shown.get("/models").text
+    page = Marks(shown.get("/models/4/report?language=en").text)
+    assert {"svg", "circle"} <= set(page.tags)
+    assert page.tags.count("circle") == 2  # the intercept is not drawn
+    for text in ("(Intercept)", "<u>", "<i>few</i>", "1.6 (0.8 to 3.2)", "41.25"):
+        assert text in page.text, text
+    assert "has not converged" not in page.text
+    assert shown.get("/models/5/report").status_code == 404
+
+
+def test_ratios_stand_on_an_axis_of_logarithms() -> None:
+    picture = forest.draw(REPORT)
+    assert picture is not None
+    assert picture.quantity == "odds_ratio"
+    first, second = picture.rows
+    assert first.x - first.low == pytest.approx(first.high - first.x, abs=0.2)
+    assert second.high == picture.nothing
+    assert {"0.5", "1", "2"} <= {tick.text for tick in picture.ticks}
+    inside = [forest.LABEL_WIDTH, forest.LABEL_WIDTH + forest.PLOT_WIDTH]
+    for row in picture.rows:
+        assert inside[0] <= row.low <= row.x <= row.high <= inside[1]
+
+
+def test_differences_stand_on_a_plain_axis_and_wide_ratios_end_at_its_edge() -> None:
+    term = {"term": "x", "estimate": -3.0, "low": -5.0, "high": -1.0}
+    picture = forest.draw({"terms": [term]})
+    assert picture is not None
+    assert picture.quantity == "estimate"
+    assert [tick.text for tick in picture.ticks] == ["-5", "-4", "-3", "-2", "-1", "0"]
+    wide = {**of_ratio("x", 1e-9, 1.0, 10.0), "high": 900.0, "odds_ratio_high": None}
+    picture = forest.draw({"terms": [wide]})
+    assert picture is not None
+    assert picture.rows[0].numbers == "1 (1e-09 to ∞)"
+    assert picture.rows[0].high <= forest.LABEL_WIDTH + forest.PLOT_WIDTH
+    assert forest.draw({"terms": [{**term, "low": None, "high": None}]}) is None
 
 
 # Tables, picture and words

@@ -1,0 +1,173 @@
+"""A model's estimates as a picture: a row for each term, a point and its interval. Pure:
+numbers to places, the template draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from analytics.training.newton_report import INTERCEPT
+
+# In units of the drawing's box.
+LABEL_WIDTH = 180
+PLOT_WIDTH = 420
+NUMBERS_WIDTH = 190
+ROW_HEIGHT = 24
+TOP = 12
+AXIS_HEIGHT = 30
+MARGIN_SHARE = 0.05
+FEWEST_STEPS = 4
+"""Between ticks of an axis that is not of ratios, about."""
+LARGEST_RATIO = 1e4
+"""What is farther from 1 ends at the picture's edge; the table has the numbers."""
+
+
+class Row(NamedTuple):
+    """One term: where its line begins and ends, where its point is, and the numbers."""
+
+    name: str
+    y: float
+    low: float
+    x: float
+    high: float
+    numbers: str
+
+
+class Tick(NamedTuple):
+    x: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Places in units of the drawing's own box, width by height."""
+
+    width: int
+    height: int
+    rows: list[Row]
+    ticks: list[Tick]
+    # Where a term has no effect: a difference of 0, a ratio of 1.
+    nothing: float
+    axis: int
+    # The field that the axis is of, as odds_ratio; estimate where there are no ratios.
+    quantity: str
+
+
+def ratio_name(terms: Sequence[Mapping[str, Any]]) -> str | None:
+    """The field of a report's terms that is exp(estimate), if they have one."""
+    for term in terms:
+        for name in term:
+            if f"{name}_low" in term and f"{name}_high" in term:
+                return name
+    return None
+
+
+def draw(report: Mapping[str, Any]) -> Forest | None:
+    """The picture of all terms that have an interval, but for the intercept; None where
+    none has.
+
+    Ratios stand on an axis of logarithms.
+    """
+    ratio = ratio_name(report["terms"])
+    shown = []
+    for term in report["terms"]:
+        if term["term"] != INTERCEPT and term["low"] is not None:
+            shown.append(term)
+    if not shown:
+        return None
+    bound = math.log(LARGEST_RATIO) if ratio else math.inf
+    ends = [0.0]
+    for term in shown:
+        ends.extend(_within(term[name], bound) for name in ("low", "high"))
+    first, last = min(ends), max(ends)
+    margin = (last - first) * MARGIN_SHARE or 1.0
+    axis = _Axis(first - margin, last + margin)
+    rows = []
+    for place, term in enumerate(shown):
+        row = Row(
+            name=term["term"],
+            y=TOP + ROW_HEIGHT * (place + 0.5),
+            low=axis.place(_within(term["low"], bound)),
+            x=axis.place(_within(term["estimate"], bound)),
+            high=axis.place(_within(term["high"], bound)),
+            numbers=_numbers(term, ratio),
+        )
+        rows.append(row)
+    bottom = TOP + ROW_HEIGHT * len(rows)
+    return Forest(
+        width=LABEL_WIDTH + PLOT_WIDTH + NUMBERS_WIDTH,
+        height=bottom + AXIS_HEIGHT,
+        rows=rows,
+        ticks=_ticks(axis, is_ratio=ratio is not None),
+        nothing=axis.place(0.0),
+        axis=bottom,
+        quantity=ratio or "estimate",
+    )
+
+
+class _Axis(NamedTuple):
+    first: float
+    last: float
+
+    def place(self, value: float) -> float:
+        share = (value - self.first) / (self.last - self.first)
+        return round(LABEL_WIDTH + PLOT_WIDTH * share, 1)
+
+
+def _within(value: float, bound: float) -> float:
+    return max(-bound, min(bound, value))
+
+
+def _numbers(term: Mapping[str, Any], ratio: str | None) -> str:
+    """As a paper prints them: 1.35 (1.02 to 1.79)."""
+    names = ("estimate", "low", "high")
+    if ratio is not None:
+        names = (ratio, f"{ratio}_low", f"{ratio}_high")
+    found = []
+    for name in names:
+        value = term[name]
+        found.append("∞" if value is None else f"{value:.3g}")
+    return f"{found[0]} ({found[1]} to {found[2]})"
+
+
+def _ticks(axis: _Axis, *, is_ratio: bool) -> list[Tick]:
+    values = _ratios(axis) if is_ratio else _steps(axis)
+    ticks = []
+    for value in values:
+        place = axis.place(math.log(value) if is_ratio else value)
+        ticks.append(Tick(place, f"{value:.6g}"))
+    return ticks
+
+
+def _ratios(axis: _Axis) -> list[float]:
+    """1, 2, 5 and their multiples by powers of ten; of a wide axis the powers alone."""
+    n_decades = (axis.last - axis.first) / math.log(10)
+    leading = (1, 2, 5) if n_decades < 3 else (1,)
+    lowest = math.floor(axis.first / math.log(10))
+    highest = math.ceil(axis.last / math.log(10))
+    found = []
+    for power in range(lowest, highest + 1):
+        for digit in leading:
+            value = digit * 10.0**power
+            if axis.first <= math.log(value) <= axis.last:
+                found.append(value)
+    return found
+
+
+def _steps(axis: _Axis) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten."""
+    length = axis.last - axis.first
+    power = 10.0 ** math.floor(math.log10(length / FEWEST_STEPS))
+    step = power
+    for digit in (2, 5):
+        if length / (digit * power) >= FEWEST_STEPS:
+            step = digit * power
+    found = []
+    number = math.ceil(axis.first / step)
+    while number * step <= axis.last:
+        found.append(number * step)
+        number += 1
+    return found

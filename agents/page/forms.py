@@ -1,0 +1,39 @@
+"""What a form of the page sends, read no further than a form can be long."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+MOST_FORM_BYTES = 16_384
+
+
+async def body_of(request: Request) -> bytes:
+    """All of it, or 413: it is not read further than a form can be long."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > MOST_FORM_BYTES:
+            raise HTTPException(413)
+    return body
+
+
+def fields_of(body: bytes) -> dict[str, str]:
+    """Each field once, as a browser's form sends it."""
+    try:
+        found = parse_qs(
+            body.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+        )
+    except ValueError:
+        raise HTTPException(400) from None
+    fields = {}
+    for name, values in found.items():
+        if len(values) > 1:
+            raise HTTPException(400)
+        fields[name] = values[0]
+    return fields
