@@ -144,7 +144,7 @@ def check_probe(trainer: Trainer, fold: Fold) -> None:
         learning_rate=_learning_rate(trainer, point.round),
     )
     rules = trainer.order.policy.cohort
-    if trainer.model.kind != "linear":
+    if not trainer.model.is_number:
         probes.check_predictors(found.predictors, limit=rules.max_linear_predictor)
     if not point.stopped:
         probes.check_share(found.weights, max_share=rules.max_share)

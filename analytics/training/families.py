@@ -196,15 +196,19 @@ def predictor_of(pair: Pair, mu: Floats) -> Floats:
 # Families
 
 
+def valid_rows(pair: Pair, at: Means) -> Bools:
+    """Which of these means the family knows, (n,)."""
+    found: Bools = np.isfinite(at.mu) & np.isfinite(at.slope)
+    if pair.family != "gaussian":
+        found &= at.mu > 0
+    if pair.is_binary:
+        found &= at.complement > 0
+    return found
+
+
 def is_valid(pair: Pair, at: Means) -> bool:
     """Whether the family knows every one of these means."""
-    if not (np.isfinite(at.mu).all() and np.isfinite(at.slope).all()):
-        return False
-    if pair.family == "gaussian":
-        return True
-    if pair.is_binary:
-        return bool((at.mu > 0).all() and (at.complement > 0).all())
-    return bool((at.mu > 0).all())
+    return bool(valid_rows(pair, at).all())
 
 
 def variances(pair: Pair, at: Means) -> Floats:

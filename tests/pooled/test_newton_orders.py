@@ -301,8 +301,8 @@ def test_rounds_of_earlier_folds_count(tmp_path: Path) -> None:
         run(tmp_path / "few", frames, model_params=folded(3), **order)
     more = made_rows({2: 300, 3: 35, 4: 35})
     outcome = run(tmp_path / "more", more, model_params=folded(2), **order)
-    # 15 numbers a round: 10 of A, 4 of c, and the deviance.
-    assert outcome.models[2]["report"]["equations"] == 6 * 15
+    # 16 numbers a round: 10 of A, 4 of c, the deviance, and whether all means are valid.
+    assert outcome.models[2]["report"]["equations"] == 6 * 16
 
 
 def folded(n_splits: int) -> dict[str, Any]:
