@@ -174,6 +174,11 @@ def metrics(model: Model, weights: Floats, X: Floats, y: Labels) -> dict[str, An
     return {"loss": loss, **multiclass_metrics(y, score)}
 
 
+OF_BINARY = ("loss", "accuracy", "auc", "ks", "f1", "tp", "fp", "tn", "fn")
+OF_NUMBERS = ("loss", "mse", "rmse", "mae", "r2")
+"""The names of `metrics`, in their order."""
+
+
 def round_metrics(metrics: Any, digits: int = 6) -> Any:
     """The same metrics with every float at `digits` significant digits, inside dicts
     and lists too.
