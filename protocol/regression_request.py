@@ -97,7 +97,7 @@ def check_glm(request: Any) -> None:
         raise bad_request(
             "optimizer",
             f"A glm is trained by newton, not by {params.optimizer}.",
-            "Leave optimizer out.",
+            "Give newton, or leave optimizer out.",
         )
     if params.family is None:
         raise bad_request(

@@ -4,7 +4,7 @@ Who chooses weights, or folds, can aim a model at single rows: its metrics, and 
 gradient, then say what these rows are. The rules here are limits, not walls; SECURITY.md
 names what they leave.
 
-Decision 71.
+Decisions 71 and 84.
 """
 
 from __future__ import annotations
