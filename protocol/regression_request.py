@@ -1,4 +1,5 @@
-"""What an order may say where `optimizer` is newton, and what nothing follows from then.
+"""What an order may say where `optimizer` is newton, as that of a glm always is, and what
+nothing follows from then.
 
 Decision 84.
 """
@@ -8,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from analytics.training.families import LINKS, Pair
 from protocol.errors import BadRequest, bad_request, check_all
 
 NEWTON = "newton"
-NEWTON_MODELS = ("lr", "linear")
+GLM = "glm"
+NEWTON_MODELS = ("lr", "linear", GLM)
 MAX_ITER = 25
 EPS = 1e-8
 CONFIDENCE = 0.95
@@ -41,6 +44,82 @@ def with_newton_defaults(params: Any) -> Any:
     return found
 
 
+def with_glm_defaults(model_type: Any, params: Any) -> Any:
+    """The same of a glm: it is trained by newton, and without a penalty, which leaves no
+    standard errors.
+    """
+    if not isinstance(model_type, str) or model_type.lower() != GLM:
+        return params
+    if params is None:
+        params = {}
+    if not isinstance(params, Mapping):
+        return params
+    found = {"penalty": None, **params}
+    if found.get("optimizer") is None:
+        found["optimizer"] = NEWTON
+    return found
+
+
+def glm_pair(params: Any) -> Pair:
+    """A glm's family and link, the canonical one where the order names none."""
+    return Pair(params.family, params.link or LINKS[params.family][0])
+
+
+def glm_body(params: Any) -> dict[str, str]:
+    """What the order's document says of a glm, written out."""
+    pair = glm_pair(params)
+    return {
+        "family": pair.family,
+        "link": pair.link,
+        "dispersion": params.dispersion or default_dispersion(pair),
+    }
+
+
+def default_dispersion(pair: Pair) -> str:
+    return "estimate" if pair.has_dispersion else "fixed"
+
+
+def check_glm(request: Any) -> None:
+    """BadRequest with all that does not go together of a glm; of other models for what
+    is a glm's alone.
+    """
+    params = request.model_params
+    if request.model_type != GLM:
+        for name in ("family", "link", "dispersion"):
+            if getattr(params, name) is not None:
+                raise bad_request(
+                    name,
+                    f"{name} is given for a model that is no glm.",
+                    "Leave it out, or order glm.",
+                )
+        return
+    if params.optimizer != NEWTON:
+        raise bad_request(
+            "optimizer",
+            f"A glm is trained by newton, not by {params.optimizer}.",
+            "Give newton, or leave optimizer out.",
+        )
+    if params.family is None:
+        raise bad_request(
+            "family",
+            "A glm needs a family.",
+            f"Give one of {', '.join(LINKS)}.",
+        )
+    links = LINKS[params.family]
+    if params.link is not None and params.link not in links:
+        raise bad_request(
+            "link",
+            f"{params.family} has no link {params.link}.",
+            f"Give one of {', '.join(links)}, or leave it out for {links[0]}.",
+        )
+    if params.dispersion == "fixed" and glm_pair(params).has_dispersion:
+        raise bad_request(
+            "dispersion",
+            f"{params.family} has a dispersion, which is estimated always.",
+            "Leave it out; fixed is for binomial and poisson.",
+        )
+
+
 def check_newton(request: Any) -> None:
     """BadRequest with all that newton cannot honour; of other orders for `confidence`."""
     params = request.model_params
@@ -59,7 +138,7 @@ def check_newton(request: Any) -> None:
 
     if request.model_type not in NEWTON_MODELS:
         add(
-            f"newton is for {' and '.join(NEWTON_MODELS)}, not for {request.model_type}.",
+            f"newton is for {', '.join(NEWTON_MODELS)}, not for {request.model_type}.",
             "Order one of these, or another optimizer.",
         )
     if params.penalty == "L1":

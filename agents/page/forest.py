@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from analytics.training.newton_report import INTERCEPT
+from analytics.training.newton_report import INTERCEPT, RATIOS
 
 # In units of the drawing's box.
 LABEL_WIDTH = 180
@@ -58,10 +58,9 @@ class Forest:
 
 def ratio_name(terms: Sequence[Mapping[str, Any]]) -> str | None:
     """The field of a report's terms that is exp(estimate), if they have one."""
-    for term in terms:
-        for name in term:
-            if f"{name}_low" in term and f"{name}_high" in term:
-                return name
+    for name in RATIOS:
+        if any(name in term for term in terms):
+            return name
     return None
 
 

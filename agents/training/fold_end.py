@@ -57,7 +57,12 @@ def finish_fold(trainer: Trainer, fold: Fold) -> None:
 
     def part() -> bytes:
         sums = final_sums.local_sums(
-            model, weights, training, held_out, trainer.withheld
+            model,
+            weights,
+            training,
+            held_out,
+            trainer.withheld,
+            label_mean=fold.scales.label_mean,
         )
         return secure_sum.seal_counts(keys, sums, info=info)
 
@@ -184,6 +189,8 @@ def save_model(trainer: Trainer, fold: Fold) -> None:
         "initiator": request.user_id,
         **kept_design(request, trainer.design, trainer.level_counts),
     }
+    if request.family:
+        entry.update(family=request.family, link=request.link)
     if fold.report is not None:
         entry["report"] = fold.report
     order.vault.save_model(order.order_id, entry)

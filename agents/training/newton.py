@@ -18,10 +18,12 @@ from agents.gate import probes
 from agents.training import final_sums
 from agents.training.checkpoint import Checkpoint, load_checkpoint
 from agents.training.moments import Scale, Scales
+from agents.training.row_gate import least_rows
 from agents.training.trainer import Trainer, sum_info
 from analytics.arrays import Floats, Ints, Labels
-from analytics.training import newton, newton_report
-from analytics.training.newton import Collinear, NewtonState, Opened
+from analytics.training import families, newton, newton_report
+from analytics.training.families import Pair
+from analytics.training.newton import Collinear, NewtonState, NoMean, Opened
 from analytics.training.newton_report import Fit, Units
 from protocol.errors import BadRequest, Refused
 from protocol.sums import limbs, secure_sum
@@ -41,18 +43,26 @@ def check_probe(trainer: Trainer, point: Checkpoint, X: Floats, y: Labels) -> No
     """Refuses a round whose sums would tell single rows, and the weights that the last
     one has made, as `fold` does of gradients; by the weights in A as well.
     """
-    rows = newton.row_numbers(
-        trainer.model.kind, X, y, point.weights, is_start=_is_start(point)
-    )
+    pair = pair_of(trainer)
+    rows = newton.row_numbers(pair, X, y, point.weights, is_start=_is_start(point))
     rules = trainer.order.policy.cohort
-    if trainer.model.kind == "lr":
-        sizes = np.abs(rows.predictors)
-        probes.check_predictors(sizes, limit=rules.max_linear_predictor)
-    if point.stopped:
+    probes.check_steepness(
+        rows.predictors, link=pair.link, limit=rules.max_linear_predictor
+    )
+    # Of rows without a mean no sum is made.
+    if point.stopped or not rows.is_valid:
         return
     probes.check_share(rows.weights, max_share=rules.max_share)
+    min_rows = least_rows(trainer.order, "train")
+    probes.check_dominance(rows.weights, min_rows=min_rows)
     if not _is_start(point):
-        probes.check_share(np.abs(rows.residuals), max_share=rules.max_share)
+        probes.check_share(np.abs(rows.scores), max_share=rules.max_share)
+
+
+def pair_of(trainer: Trainer) -> Pair:
+    pair = trainer.model.pair
+    assert pair is not None, "checked with the request"
+    return pair
 
 
 def _is_start(point: Checkpoint) -> bool:
@@ -73,9 +83,10 @@ def sealed_part(trainer: Trainer, point: Checkpoint, X: Floats, y: Labels) -> by
         n_weights=trainer.model.n_weights,
         is_alone=len(keys.members) == 1,
     )
-    kind = trainer.model.kind
-    rows = newton.row_numbers(kind, X, y, point.weights, is_start=_is_start(point))
-    sums = newton.local_sums(kind, X, y, rows)
+    rows = newton.row_numbers(
+        pair_of(trainer), X, y, point.weights, is_start=_is_start(point)
+    )
+    sums = newton.local_sums(X, rows)
     info = sum_info("gradient", point.fold, point.round)
     return secure_sum.seal_counts(keys, limbs.to_limbs(sums, 1), info=info)
 
@@ -115,7 +126,9 @@ def check_equations(
 def stepped_point(
     trainer: Trainer, point: Checkpoint, sums: Ints, scale: Scale
 ) -> Checkpoint:
-    """The fold's state one round later. Raises BadRequest (code collinear, separated)."""
+    """The fold's state one round later. Raises BadRequest (code collinear, separated,
+    mean_range).
+    """
     keys = trainer.keys(point.fold)
     opened = _read(trainer, sums)
     before = point.newton or NewtonState(coef=point.weights, base=point.weights)
@@ -123,12 +136,15 @@ def stepped_point(
         after = newton.stepped(
             before,
             opened,
-            kind=trainer.model.kind,
+            pair=pair_of(trainer),
             eps=trainer.params.tolerance,
             diagonal=_penalty(trainer, scale, n_rows=keys.n_rows_total),
+            n_rows=keys.n_rows_total,
         )
     except Collinear as error:
         raise _collinear(trainer, error) from None
+    except NoMean:
+        raise _no_mean(pair_of(trainer)) from None
     _check_separated(trainer, after)
     mean_loss = opened.deviance / (2 * keys.n_rows_total)
     return Checkpoint(
@@ -171,14 +187,25 @@ def _collinear(trainer: Trainer, error: Collinear) -> BadRequest:
     )
 
 
+def _no_mean(pair: Pair) -> BadRequest:
+    canonical = families.canonical_pair(pair.family).link
+    other = "log" if pair.link == canonical else canonical
+    return BadRequest(
+        f"The first coefficients give some row a mean that {pair.family} does not know: link {pair.link} does not keep"
+        " means within its range.",
+        remedy=f"Order link {other}.",
+        code="mean_range",
+    )
+
+
 def _check_separated(trainer: Trainer, after: NewtonState) -> None:
-    can_separate = trainer.model.kind == "lr"
-    if trainer.order.request.is_penalised or not can_separate or not after.is_done:
+    can_separate = not pair_of(trainer).has_dispersion
+    if trainer.order.request.is_penalised or not can_separate:
         return
-    if after.last_step > newton.SEPARATED_STEP:
+    if after.is_separating:
         raise BadRequest(
-            "The deviance has come to rest and a coefficient still grows: an attribute separates the classes, and no"
-            " finite coefficient is the best.",
+            "The deviance has come to rest and a coefficient still grows: an attribute separates the classes (or of"
+            " poisson the rows with a count from those without), and no finite coefficient is the best.",
             remedy="Order penalty L2, or leave out the attribute that separates them.",
             code="separated",
         )
@@ -202,7 +229,7 @@ def report_of(
     Disclosure: of all hospitals' rows together, to this hospital's people.
     """
     request = trainer.order.request
-    kind = trainer.model.kind
+    pair = pair_of(trainer)
     assert point.opened is not None
     assert scales.attributes is not None
     keys = trainer.keys(point.fold)
@@ -216,26 +243,30 @@ def report_of(
     covariance = newton.inverse(opened)
     label = scales.label
     units = Units(
-        scales.attributes.mean, scales.attributes.deviation, label.center, label.unit
+        scales.attributes.mean, scales.attributes.deviation, label.shift, label.factor
     )
     coef, covariance = newton_report.own_units(point.weights, covariance, units)
-    if kind == "linear":
-        # A is of the label in joint units, where sigma is; the report's is the label's.
-        covariance = covariance / (label.unit * label.unit)
+    # A is of the label in joint units, as its dispersion; the report's is the label's.
+    covariance = covariance / label.dispersion
+    deviance = 2 * n_rows * of_all.loss
     fit = Fit(
         n=n_rows,
-        deviance=2 * n_rows * of_all.loss,
+        deviance=deviance,
         null_deviance=2 * n_rows * constant_loss,
-        n_events=int(of_all.n_of_class.min()) if kind == "lr" else None,
+        n_events=int(of_all.n_of_class.min()) if pair.is_binary else None,
+        # Of lr, whose dispersion is 1, it is not added up.
+        pearson=deviance if of_all.fit is None else n_rows * of_all.fit.pearson,
+        remainder=0.0 if of_all.fit is None else n_rows * of_all.fit.remainder,
     )
     found = newton_report.report(
-        kind,
+        pair,
         trainer.features,
         coef,
         covariance,
         fit,
         confidence=trainer.params.confidence,
         is_penalised=request.is_penalised,
+        estimates_dispersion=request.estimates_dispersion,
     )
     n_rounds = _rounds_before(trainer, point.fold) + point.round
     n_equations = n_rounds * newton.n_sums(trainer.model.n_weights)

@@ -8,10 +8,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from analytics.training.newton_report import RATIOS
 from protocol.errors import NotFound
 
 _COLUMNS = ("term", "estimate", "se", "statistic", "p", "low", "high")
-_ODDS = ("odds_ratio", "odds_ratio_low", "odds_ratio_high")
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -40,7 +40,7 @@ def report_of(stored: dict[str, Any]) -> dict[str, Any]:
     if found is None:
         raise NotFound(
             f"Model {stored['model_id']} was not trained by newton, so it has no report.",
-            remedy="Order lr or linear with optimizer newton.",
+            remedy="Order glm, or lr or linear with optimizer newton.",
             code="no_report",
         )
     return found
@@ -84,8 +84,11 @@ def as_latex(report: dict[str, Any]) -> str:
 
 def columns_of(report: Mapping[str, Any]) -> list[str]:
     """The fields of a term, in the order in which people read them."""
-    has_odds = any(_ODDS[0] in term for term in report["terms"])
-    return [*_COLUMNS, *(_ODDS if has_odds else ())]
+    names = list(_COLUMNS)
+    for ratio in RATIOS:
+        if any(ratio in term for term in report["terms"]):
+            names += [ratio, f"{ratio}_low", f"{ratio}_high"]
+    return names
 
 
 def _number(value: float | None) -> str:

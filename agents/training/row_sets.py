@@ -204,4 +204,6 @@ def ordered_model(
         tuple(classes) if request.model_type in CLASSIFIERS else (),
         request.hidden,
         request.shape,
+        family=request.family,
+        link=request.link,
     )
