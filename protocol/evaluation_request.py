@@ -12,10 +12,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError
 
 from protocol.errors import BadRequest, bad_request
-from protocol.fields import Asked, Number, SqlByHospital, UserId, Whole, printable
+from protocol.fields import (
+    Asked,
+    Number,
+    SqlByHospital,
+    UserId,
+    Whole,
+    describe,
+    printable,
+)
 from protocol.training_request import (
     EncryptParam,
     EvaluationRequest,
@@ -53,6 +61,14 @@ class EvaluateRequest(Asked):
     # None: as the model was trained.
     encrypt_param: EncryptParam | None = None
     purpose: Annotated[str, Field(max_length=500), AfterValidator(printable)] = ""
+
+
+def parse_evaluate_request(body: Any) -> EvaluateRequest:
+    """A checked request. InvalidInput names each field and its problem."""
+    try:
+        return EvaluateRequest.model_validate(body)
+    except ValidationError as error:
+        raise describe(error) from None
 
 
 def evaluation_order(

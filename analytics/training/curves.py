@@ -59,6 +59,7 @@ def delong(counts: Ints, *, confidence: float = CONFIDENCE) -> Auc:
 
     auc is None with one class, the rest with fewer than two rows of either.
 
+    >>> import numpy as np
     >>> delong(np.array([3, 1, 0, 4])).value
     0.875
 
