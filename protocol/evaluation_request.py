@@ -9,12 +9,12 @@ Decision 87.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from protocol.errors import BadRequest, bad_request
+from protocol.errors import bad_request
 from protocol.fields import (
     Asked,
     Number,
@@ -72,15 +72,15 @@ def parse_evaluate_request(body: Any) -> EvaluateRequest:
 
 
 def evaluation_order(
-    body: EvaluateRequest, trained: Mapping[str, Any], holders: Iterable[int]
+    body: EvaluateRequest, trained: Mapping[str, Any]
 ) -> EvaluationRequest:
     """The order, of the body and the request that trained the model.
 
-    trained: as it was sent, without SQL texts. holders: the hospitals that have the
-    model. Raises BadRequest (code model, threshold; those of a training order).
+    trained: as it was sent, without SQL texts. Raises BadRequest (code model, threshold;
+    those of a training order).
     """
     kind = str(trained["model_type"]).lower()
-    _check_model(body, kind, holders)
+    _check_kind(body, kind)
     request = EvaluationRequest.model_validate(
         {
             **{name: trained[name] for name in _OF_THE_MODEL if name in trained},
@@ -98,21 +98,12 @@ def evaluation_order(
     return request
 
 
-def _check_model(body: EvaluateRequest, kind: str, holders: Iterable[int]) -> None:
+def _check_kind(body: EvaluateRequest, kind: str) -> None:
     if kind not in EVALUATED:
         raise bad_request(
             "model",
             f"Model {body.model_id} is of type {kind}, which is not evaluated on new rows.",
             f"Evaluate a model of one of {', '.join(EVALUATED)}.",
-        )
-    without = sorted({body.user_id, *body.party_id} - set(holders))
-    if without:
-        named = ", ".join(str(user) for user in without)
-        raise BadRequest(
-            f"Hospital {named} took no part in order {body.model_id} and holds no such model.",
-            remedy="Name hospitals of the model's order only.",
-            code="model",
-            hospitals=without,
         )
     if body.threshold is not None and kind != "lr":
         raise bad_request(

@@ -106,7 +106,7 @@ def run_evaluation(
     asked = parse_evaluate_request(dict(body))
     of_model = parse_training_request(dict(trained))
     sent = of_model.model_dump(mode="json", exclude_unset=True)
-    request = evaluation_order(asked, sent, of_model.hospitals)
+    request = evaluation_order(asked, sent)
     transport = transport or MemoryTransport()
     _run_training(sites, request, order_id, transport)
     found = {}
