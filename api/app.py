@@ -35,6 +35,7 @@ from api.live import Bell, Inbox, Presence, Waits
 from api.prefect_runs import open_runs
 from api.routes import (
     admission,
+    evaluation,
     exchange,
     hospitals,
     inference,
@@ -150,6 +151,7 @@ def create_app(
     app.include_router(statistics.router)
     app.include_router(schedules.router)
     app.include_router(inference.router)
+    app.include_router(evaluation.router)
     app.include_router(exchange.router)
     app.include_router(rounds.router)
     app.include_router(scores.router)

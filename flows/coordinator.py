@@ -23,13 +23,14 @@ def coordinate_training(order: CoordinatedTraining, show: Show) -> None:
     Then the models are in the vaults.
     """
     training.collect_acceptances(order)
+    if order.request.evaluates is not None:
+        _coordinate_evaluation(order, show)
+        return
     training.agree_on_columns(order)
     summary: Record = {}
     records: list[Record] = []
     for fold in folds(order.request):
-        if order.request.takes_moments:
-            training.aggregate(order, "mean", fold)
-            training.aggregate(order, "variance", fold)
+        _add_moments(order, fold=fold)
         record = _run_rounds(order, fold, show)
         summary[str(fold)] = training.summarize(order, record)
         records.append(record)
@@ -40,6 +41,23 @@ def coordinate_training(order: CoordinatedTraining, show: Show) -> None:
     summary["rows"] = training.summarize_rows(order)
     training.wait_for_models(order)
     order.record(end="success", summary=summary)
+
+
+def _coordinate_evaluation(order: CoordinatedTraining, show: Show) -> None:
+    """Of a linear model its label's moments; one sum of all; the reports are in the
+    vaults.
+    """
+    _add_moments(order, fold=0)
+    show(training.aggregate_round(order, 0, 0))
+    summary = {"evaluation": training.summarize_evaluation(order)}
+    training.wait_for_models(order)
+    order.record(end="success", summary=summary)
+
+
+def _add_moments(order: CoordinatedTraining, *, fold: int) -> None:
+    if order.request.takes_moments:
+        training.aggregate(order, "mean", fold)
+        training.aggregate(order, "variance", fold)
 
 
 def _run_rounds(order: CoordinatedTraining, fold: int, show: Show) -> Record:

@@ -29,11 +29,16 @@ def approve_locally(
 
 def train_locally(party: Party) -> None:
     """Verify, ask a person, count, agree on keys; for each fold the rounds; keep the
-    model.
+    model. Of an evaluation one sum, and the report is kept.
     """
     verified = training.verify_order(party)
     order.await_decision(verified)
     rows = training.extract_data(verified)
+    if verified.request.evaluates is not None:
+        # A model that is kept has no rounds.
+        training.evaluate(training.agree_on_evaluation(verified, rows))
+        order.log_times(verified)
+        return
     trainer = training.agree_on_keys(verified, rows)
     for number in folds(verified.request):
         fold = training.open_fold(trainer, number)

@@ -174,7 +174,7 @@ def plan_of(
     """The plan of an order by its kind and document; `most_bytes` bounds one message in
     any case. None for an order without messages.
     """
-    if kind == "train":
+    if kind in ("train", "evaluate"):
         request, _ = read_order_document(document, order_id)
         return training_plan(request, most_bytes=most_bytes)
     if kind == "statistics":

@@ -91,6 +91,9 @@ MOST_COMPARED_BYTES = 2**27
 
 DEFAULT_BOUND = 2.0**20
 
+THRESHOLD = 0.5
+"""Of scores, unless an evaluation names another one."""
+
 
 def _none_word(value: Any) -> Any:
     is_word = isinstance(value, str) and value.lower() in ("none", "null", "")
@@ -279,6 +282,13 @@ class TrainingRequest(Asked):
         return {**body, "model_params": rest, **lifted}
 
     @property
+    def evaluates(self) -> int | None:
+        """Of which model the order asks how good it is on these rows; None for an order
+        that trains one.
+        """
+        return None
+
+    @property
     def initiator(self) -> int:
         return self.user_id
 
@@ -448,6 +458,22 @@ class TrainingRequest(Asked):
         return texts
 
 
+class EvaluationRequest(TrainingRequest):
+    """A training order without rounds: rows, and a model that its hospitals hold.
+
+    `POST /model/evaluate` makes it of what its body says and what the model's own order
+    said of columns (`protocol.evaluation_request`). The train SQL selects the rows.
+    """
+
+    model_id: Annotated[Whole, Field(ge=1, lt=2**31)]
+    # Whose score is above it is called positive.
+    threshold: Annotated[Number, Field(gt=0, lt=1)] = THRESHOLD
+
+    @property
+    def evaluates(self) -> int | None:
+        return self.model_id
+
+
 def rounds_done(n_recorded: int, max_iter: int) -> int:
     """The rounds whose step has been taken, of so many records: each is made before its
     round's step, and the last one of a fold, after at most `max_iter` steps, is the
@@ -494,8 +520,12 @@ def parse_training_request(body: Any) -> TrainingRequest:
     InvalidInput for a malformed field, BadRequest for a combination that cannot be
     honoured.
     """
+    return _parse(TrainingRequest, body)
+
+
+def _parse(form: type[TrainingRequest], body: Any) -> TrainingRequest:
     try:
-        request = TrainingRequest.model_validate(body)
+        request = form.model_validate(body)
     except ValidationError as error:
         raise describe(error) from None
     check_training_request(request)
@@ -717,7 +747,7 @@ def order_document(
     return canonical(
         {
             "version": 1,
-            "kind": "train",
+            "kind": "train" if request.evaluates is None else "evaluate",
             "order_id": order_id,
             "rerun_of": rerun_of,
             "request": _written_out(request),
@@ -793,11 +823,19 @@ def read_order_document(
         raise bad_request(
             "document", "The order's document is not readable.", "Send the order again."
         ) from None
-    said = (document.get("version"), document.get("kind"), document.get("order_id"))
-    if said != (1, "train", order_id):
+    said = (document.get("version"), document.get("order_id"))
+    form = _FORMS.get(str(document.get("kind")))
+    if said != (1, order_id) or form is None:
         raise bad_request(
             "document",
             "The document belongs to another order or version.",
             "Send the order again.",
         )
-    return parse_training_request(body), commitments
+    return _parse(form, body), commitments
+
+
+_FORMS: dict[str, type[TrainingRequest]] = {
+    "train": TrainingRequest,
+    "evaluate": EvaluationRequest,
+}
+"""By the kind of a document."""

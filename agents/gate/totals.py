@@ -17,7 +17,7 @@ Decision 72.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -307,6 +307,8 @@ def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
 
     inputs = _few([*attributes, request.label_name])
     found = [total("n", inputs, columns, part)]
+    if request.evaluates is not None:
+        return [*found, *_evaluated(request, total, inputs, columns)]
     study = request.study
     if study.needs_counts:
         found.append(total("n", "rows selected and left out", columns, ""))
@@ -331,6 +333,28 @@ def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
     scores = "sum of loss and counts of classes, calls and scores of training and held-out rows"
     found.append(total(scores, inputs, columns, at_end))
     return found
+
+
+def _evaluated(
+    request: TrainingRequest,
+    total: Callable[[str, str, Sequence[str], str], OpenedTotal],
+    inputs: str,
+    columns: Sequence[str],
+) -> list[OpenedTotal]:
+    """What an order opens that judges a model on new rows (decision 87)."""
+    found = [total("n", "rows left out", columns, "")]
+    what = "sum of loss, and counts of classes and of calls"
+    if request.model_type == "lr":
+        what = (
+            "sums of log loss and of squared error, counts of calls, and counts of scores in 1,000 bins by"
+            " class"
+        )
+    elif request.model_type == "linear":
+        for moment in ("sum", "sum of squares"):
+            found.append(total(moment, request.label_name, [request.label_name], ""))
+        what = "sums of squared and of absolute error"
+    of_model = f"model {request.evaluates} on {inputs}"
+    return [*found, total(what, of_model, columns, "")]
 
 
 # In words

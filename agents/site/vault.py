@@ -7,6 +7,7 @@ Files have mode 0600, in folders of mode 0700.
     ended/<id>.json          how an order ended here; its number is never used again
     models/<id>.json         trained models
     predictions/<id>.json    answers of inference
+    evaluations/<id>.json    how good models are on other rows, and the counts behind it
     cohorts/                 digests of earlier cohorts' id sets (agents.gate.cohort_gate)
     approvals/               what a person was asked, and the signed decisions (agents.order.approval)
 
@@ -273,6 +274,22 @@ class Vault:
         """The ids of the models that this hospital holds."""
         names = [path.stem for path in (self.folder / "models").glob("*.json")]
         return sorted(int(name) for name in names if name.isdecimal())
+
+    def save_evaluation(self, order_id: int, evaluation: dict[str, Any]) -> None:
+        self._save("evaluations", order_id, evaluation)
+
+    def evaluation(self, order_id: int) -> dict[str, Any]:
+        """What an evaluation order found; NotFound if this hospital has none of that
+        number.
+        """
+        found = self._load("evaluations", order_id)
+        if found is None:
+            raise NotFound(
+                f"This hospital has no evaluation {order_id}.",
+                remedy="Only hospitals of an evaluation that ended with success have it.",
+                code="no_evaluation",
+            )
+        return found
 
     def save_predictions(self, order_id: int, result: dict[str, Any]) -> dict[str, Any]:
         """Keeps them, unless another process has done so first.

@@ -57,11 +57,11 @@ def agree_on_model(
     classes: list[Any] = []
     warnings: list[ClassWarning] = []
     if not request.has_number_label:
-        classes_of = _classes_by_hospital(order, rows)
+        classes_of = classes_by_hospital(order, rows)
         warnings = class_warnings(classes_of)
         for warning in warnings:
             log.warning("order_id %s: %s", order.order_id, warning.sentence)
-        classes = _joint_classes(classes_of)
+        classes = joint_classes(classes_of)
     n_features = coding.n_features(request.study)
     model = ordered_model(request, classes, n_features=n_features)
     # Of a sealed order the coordinator judges directions, and one value has none.
@@ -78,7 +78,7 @@ def agree_on_model(
     return AgreedModel(model, _joint_start(order, model), tuple(warnings))
 
 
-def _classes_by_hospital(
+def classes_by_hospital(
     order: AgreedTraining, rows: OrderRows
 ) -> dict[int, list[int | str]]:
     """The classes that each hospital of the order has, by its number."""
@@ -88,7 +88,7 @@ def _classes_by_hospital(
     return {user: _read_classes(text) for user, text in messages.items()}
 
 
-def _joint_classes(classes_of: Mapping[int, Sequence[int | str]]) -> list[Any]:
+def joint_classes(classes_of: Mapping[int, Sequence[int | str]]) -> list[Any]:
     """The classes that occur at any hospital, numbers before texts, each in its order."""
     found: set[int | str] = set()
     for own in classes_of.values():

@@ -52,7 +52,7 @@ class Rows(NamedTuple):
     y: Labels  # (n,)
 
 
-_N_BINS = 1000
+N_BINS = 1000
 """Of a histogram of scores, for each label."""
 _COUNT_BITS = 30
 """Of a count in a word that holds two."""
@@ -105,7 +105,7 @@ def local_sums(
     """
     parts = [_of_training(model, weights, training, label_mean)]
     if held_out is not None:
-        parts.append(_of_held_out(model, weights, held_out, withheld))
+        parts.append(held_out_sums(model, weights, held_out, withheld))
     return np.concatenate(parts)
 
 
@@ -121,7 +121,7 @@ def held_out_part(model: Model, sums: Ints) -> Ints:
 def _n_class_words(model: Model) -> int:
     """Words that tell how many training rows there are of each class."""
     if model.is_binary:
-        return _N_BINS
+        return N_BINS
     return len(model.classes)
 
 
@@ -139,9 +139,9 @@ def training_totals(model: Model, sums: Ints, n_rows: int) -> TrainingTotals:
     of_classes = sums[:n_class_words]
     ranking: dict[str, Any] = {}
     if model.is_binary:
-        histogram = _out_of_pairs(of_classes)
+        histogram = out_of_pairs(of_classes)
         ranking = histogram_metrics(histogram)
-        of_classes = histogram.reshape(2, _N_BINS).sum(axis=1)
+        of_classes = histogram.reshape(2, N_BINS).sum(axis=1)
     words = sums[n_class_words:]
     loss = float(limbs.from_limbs(words[: limbs.N_LIMBS], n_rows)[0])
     n_right = None
@@ -199,14 +199,14 @@ def held_out_metrics(
     """
     if not len(part) or not part[0]:
         return None
-    # In the order in which `_of_held_out` writes them.
+    # In the order in which `held_out_sums` writes them.
     n_rows = int(part[0])
     words = part[1:]
     ranking: dict[str, Any] = {}
     if model.is_binary:
-        histogram = _out_of_pairs(words[:_N_BINS])
+        histogram = out_of_pairs(words[:N_BINS])
         ranking = histogram_metrics(histogram)
-        words = words[_N_BINS:]
+        words = words[N_BINS:]
     names = _names_of_means(model)
     n_words_of_means = len(names) * limbs.N_LIMBS
     means = limbs.from_limbs(words[:n_words_of_means], n_rows).tolist()
@@ -275,14 +275,14 @@ def _calls(model: Model, weights: Floats, rows: Rows) -> Ints:
     return np.array(counts, dtype=np.int64)
 
 
-def _n_counted_classes(model: Model) -> int:
+def n_counted_classes(model: Model) -> int:
     """How many classes have their calls counted together; 0 where none has."""
     n_classes = 2 if model.is_binary else len(model.classes)
     return n_classes if n_classes <= _MOST_COUNTED_CLASSES else 0
 
 
 def _call_figures(model: Model, words: Ints) -> dict[str, Any]:
-    n_classes = _n_counted_classes(model)
+    n_classes = n_counted_classes(model)
     if not n_classes:
         return {}
     counts = words.reshape(n_classes, n_classes)
@@ -292,7 +292,9 @@ def _call_figures(model: Model, words: Ints) -> dict[str, Any]:
     return binary_figures(tp=tp, fp=fp, tn=tn, fn=fn)
 
 
-def _of_held_out(model: Model, weights: Floats, rows: Rows, withheld: Withheld) -> Ints:
+def held_out_sums(
+    model: Model, weights: Floats, rows: Rows, withheld: Withheld
+) -> Ints:
     """How many rows, for lr their histogram, and their means in limbs.
 
     Without any row there are as many words.
@@ -300,7 +302,7 @@ def _of_held_out(model: Model, weights: Floats, rows: Rows, withheld: Withheld) 
     n_rows = len(rows.y)
     names = _names_of_means(model)
     means = np.zeros(len(names))
-    histogram = np.zeros(2 * _N_BINS, dtype=np.int64)
+    histogram = np.zeros(2 * N_BINS, dtype=np.int64)
     if n_rows:
         found = metrics(model, weights, rows.X, rows.y)
         means = np.array([found[name] for name in names])
@@ -311,7 +313,7 @@ def _of_held_out(model: Model, weights: Floats, rows: Rows, withheld: Withheld) 
         words.append(_in_pairs(histogram))
     words.append(limbs.to_limbs(means, n_rows))
     if withheld.test and not model.is_number:
-        n_classes = _n_counted_classes(model)
+        n_classes = n_counted_classes(model)
         counts = np.zeros((n_classes, n_classes), dtype=np.int64)
         if n_rows and n_classes:
             counts = _calls(model, weights, rows)
@@ -320,9 +322,9 @@ def _of_held_out(model: Model, weights: Floats, rows: Rows, withheld: Withheld) 
 
 
 def _histogram(model: Model, weights: Floats, rows: Rows) -> Ints:
-    """Scores by label, (2 * _N_BINS,)."""
+    """Scores by label, (2 * N_BINS,)."""
     predicted = scores(model, weights, rows.X)
-    return score_histogram(rows.y, predicted, _N_BINS)
+    return score_histogram(rows.y, predicted, N_BINS)
 
 
 def _in_pairs(counts: Ints) -> Ints:
@@ -335,7 +337,7 @@ def _in_pairs(counts: Ints) -> Ints:
     return low + (high << _COUNT_BITS)
 
 
-def _out_of_pairs(words: Ints) -> Ints:
+def out_of_pairs(words: Ints) -> Ints:
     mask = (1 << _COUNT_BITS) - 1
     low = words & mask
     high = words >> _COUNT_BITS

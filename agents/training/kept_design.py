@@ -24,6 +24,7 @@ from agents.rows.cohort import (
 from agents.rows.dataset import Dataset
 from agents.rows.derived_columns import DerivedSql
 from agents.rows.study_dataset import with_derived
+from agents.site.vault import Vault
 from analytics.arrays import Floats
 from analytics.training.design import (
     UNKNOWN,
@@ -34,6 +35,7 @@ from analytics.training.design import (
     Term,
     design_matrix,
 )
+from protocol.errors import Refused
 from protocol.study_rows import Category, StudyRows, study_rows
 from protocol.training_request import TrainingRequest
 
@@ -64,6 +66,34 @@ def kept_design(
         "missing": request.missing,
         "means": dict(design.means),
     }
+
+
+_OF_ROWS = ("unique_id", "attributes", "label_name", "model_type")
+"""What a vault entry has under the same names as the order that trained the model."""
+
+
+def check_model(vault: Vault, request: TrainingRequest) -> None:
+    """Whether this hospital holds the model that an order evaluates, and the order reads
+    rows as the model does.
+
+    Raises NotFound (code no_model) and Refused (code model).
+    """
+    assert request.evaluates is not None
+    stored = vault.model(request.evaluates)
+    differing = [name for name in _OF_ROWS if stored[name] != getattr(request, name)]
+    if set(stored.get("categorical", {})) != set(request.categorical):
+        differing.append("categorical")
+    for name, unsaid in (("derive", {}), ("missing", "refuse")):
+        # The columns of a plain model are its attributes: nothing of it is kept then.
+        if stored.get(name, unsaid) != getattr(request, name):
+            differing.append(name)
+    if differing:
+        raise Refused(
+            f"The order reads rows otherwise than model {request.evaluates} does: {', '.join(differing)}.",
+            remedy="Evaluate it by POST /model/evaluate, which takes them from the model's order.",
+            code="model",
+            fields=differing,
+        )
 
 
 def features_of(stored: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ Metrics over few rows of a class are labels of single rows. Where one hospital h
 in a part of its rows, none shows its own for that part: what all together have, less
 what the others show, would be that one's.
 
-Decision 71.
+Decisions 71 and 87.
 """
 
 from __future__ import annotations
@@ -64,6 +64,11 @@ def agree_on_limits(order: AgreedTraining, rows: OrderRows) -> Limits:
 
 def own_withheld(order: AgreedTraining, rows: OrderRows) -> Withheld:
     """What this hospital's rows and policy ask for."""
+    if order.request.evaluates is not None:
+        # Of rows that a model is judged on nobody shows metrics of its own, and curves
+        # are merged by the largest min_rows (decision 87).
+        least = max(1, least_rows(order, "train"))
+        return Withheld(train=least, test=least)
     is_class = not order.request.has_number_label
     found = {"train": 0, "test": 0}
     for part in row_parts(order.request, rows):

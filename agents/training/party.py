@@ -26,6 +26,7 @@ from agents.order.party import (
 )
 from agents.rows.allowed_sql import CheckedQuery, check_sql
 from agents.rows.database import dialect_of
+from agents.training.kept_design import check_model
 from protocol.errors import Rule, check_all, check_rules
 from protocol.sums import paillier
 from protocol.training_request import TrainingRequest, read_order_document
@@ -65,13 +66,16 @@ class VerifiedTraining(VerifiedOrder, AskedTraining):
         details = request.model_dump(
             mode="json", exclude=shown_apart, exclude_none=True
         )
+        data = dict(self.sql)
+        if request.evaluates is not None:
+            data["evaluate"] = data.pop("train")
         return {
-            "kind": "training",
+            "kind": "training" if request.evaluates is None else "evaluation",
             "initiator": request.initiator,
             "parties": request.hospitals,
             "receivers": request.hospitals,
             "purpose": request.purpose,
-            "data": dict(self.sql),
+            "data": data,
             "columns": [request.unique_id, request.label_name, *request.study.plain],
             "method": request.model_params.encrypt_param.method,
             "scoring": request.scoring or "none",
@@ -107,7 +111,7 @@ def policy_rules(hospital: Hospital, request: TrainingRequest) -> list[Rule]:
     """By which rules of its policy this hospital does not take part."""
     # The policy's least number must hold for the smallest sum that a round may have.
     n_hospitals = len(request.hospitals) - request.most_left_out
-    return hospital.policy.order_rules(
+    rules = hospital.policy.order_rules(
         initiator=request.user_id,
         own_user_id=hospital.me,
         method=request.model_params.encrypt_param.method,
@@ -118,6 +122,9 @@ def policy_rules(hospital: Hospital, request: TrainingRequest) -> list[Rule]:
         regroups=request.regroups,
         derives=bool(request.derive),
     )
+    if request.evaluates is not None:
+        rules.append(Rule("model", partial(check_model, hospital.vault, request)))
+    return rules
 
 
 def sql_rules(

@@ -1,4 +1,6 @@
-"""A kept report as csv or as a LaTeX table, for a paper."""
+"""A kept report as csv or as a LaTeX table, for a paper: of estimates, or of an
+evaluation.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +59,20 @@ def written(report: dict[str, Any], file_format: str) -> str:
             return json.dumps(report, indent=2, allow_nan=False) + "\n"
 
 
+def written_evaluation(kept: dict[str, Any], file_format: str) -> str:
+    """As `written`, of what the vault has of an evaluation; the counts behind it stay
+    there.
+    """
+    match file_format:
+        case "csv":
+            return evaluation_as_csv(kept["report"])
+        case "latex":
+            return evaluation_as_latex(kept["report"])
+        case _:
+            shown = {name: value for name, value in kept.items() if name != "counts"}
+            return json.dumps(shown, indent=2, allow_nan=False) + "\n"
+
+
 def as_csv(report: dict[str, Any]) -> str:
     """A line for each term, numbers as Python writes them, nothing where there is none."""
     text = io.StringIO()
@@ -80,6 +96,39 @@ def as_latex(report: dict[str, Any]) -> str:
         lines.append(" & ".join(cells) + r" \\")
     lines.extend([r"\hline", r"\end{tabular}"])
     return "\n".join(lines) + "\n"
+
+
+def evaluation_as_csv(report: dict[str, Any]) -> str:
+    """A line for each number: in which table it stands, at which of its lines, its name."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["table", "line", "name", "value"])
+    for name, value in _figures(report).items():
+        writer.writerow(["metrics", "", name, value])
+    for table in ("roc", "calibration"):
+        for line, cells in enumerate(report.get(table, []), start=1):
+            for name, value in cells.items():
+                writer.writerow([table, line, name, value])
+    return text.getvalue()
+
+
+def evaluation_as_latex(report: dict[str, Any]) -> str:
+    """A tabular with one line for each number, to 4 digits, without curves."""
+    lines = [r"\begin{tabular}{lr}", r"\hline"]
+    for name, value in _figures(report).items():
+        cell = str(value) if isinstance(value, int) else _number(value)
+        lines.append(f"{_escaped(name)} & {cell}" + r" \\")
+    lines.extend([r"\hline", r"\end{tabular}"])
+    return "\n".join(lines) + "\n"
+
+
+def _figures(report: dict[str, Any]) -> dict[str, Any]:
+    """Single numbers; counts of many classes are for JSON."""
+    found = {"n": report["n"], "n_left_out": report["n_left_out"]}
+    for name, value in report["metrics"].items():
+        if not isinstance(value, list):
+            found[name] = value
+    return found
 
 
 def columns_of(report: Mapping[str, Any]) -> list[str]:

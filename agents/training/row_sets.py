@@ -181,7 +181,11 @@ def row_parts(request: TrainingRequest, rows: OrderRows) -> list[RowPart]:
 
 
 def _least_parameters(request: TrainingRequest, cohort: Cohort) -> int:
-    """At the least: the other hospitals' classes are not known yet."""
+    """At the least: the other hospitals' classes are not known yet; 0 of an order that
+    trains nothing.
+    """
+    if request.evaluates is not None:
+        return 0
     n_classes = max(2, len(cohort.labels))
     return ordered_model(request, range(n_classes)).n_weights
 

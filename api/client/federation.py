@@ -139,6 +139,29 @@ class Federation:
         answer = self._connection.make("/model/train", body)
         return self._order(answer.data["order_id"], answer.body["message"])
 
+    def evaluate(
+        self,
+        model_id: int,
+        data_info: Mapping[int | str, str],
+        *,
+        threshold: float | None = None,
+        **fields: Any,
+    ) -> Order:
+        """An order that judges a model on new rows of all hospitals together: by
+        hospital, the SQL that selects them. `Order.evaluation()` has what came of it.
+
+        The other hospitals are those of data_info. Raises a hospital's reason to refuse
+        it. More fields: POST /model/evaluate in docs/api.md.
+        """
+        asked = {"model_id": model_id, "threshold": threshold, **fields}
+        body = self._request(asked, {})
+        texts = {str(user): text for user, text in data_info.items()}
+        body["data_info"] = texts
+        others = [int(user) for user in texts if int(user) != body["user_id"]]
+        body.setdefault("party_id", others)
+        answer = self._connection.make("/model/evaluate", body)
+        return self._order(answer.data["order_id"], answer.body["message"])
+
     def order(self, order_id: int) -> Order:
         """An order that exists, by its number."""
         return self._order(order_id)

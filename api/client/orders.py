@@ -207,6 +207,16 @@ class Order:
         found = self.info()
         return results.pooled_metrics(found["summary"])
 
+    def evaluation(self) -> pd.Series:
+        """Of an order of `Federation.evaluate` that has succeeded, how good the model is
+        on all hospitals' rows: n_rows, and each metric by its name.
+
+        The ROC curve and the calibration table are at the hospitals only: `./run agent
+        report --evaluation`.
+        """
+        found = self.info()
+        return results.evaluation(found["summary"])
+
     def rows(self) -> pd.DataFrame:
         """Of an order that has succeeded, how many rows were selected, left out and used:
         of all hospitals and of each.

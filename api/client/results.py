@@ -200,6 +200,19 @@ def pooled_metrics(summary: Mapping[str, Any]) -> pd.DataFrame:
     return _frame(lines, ["fold", "rows", "n_rows", "loss"])
 
 
+def evaluation(summary: Mapping[str, Any]) -> pd.Series:
+    """What an evaluation found, by name.
+
+    >>> told = {"model_id": 37, "n_rows": 140, "metrics": {"auc": 0.9, "brier": 0.1}}
+    >>> evaluation({"evaluation": told}).to_dict()
+    {'n_rows': 140.0, 'auc': 0.9, 'brier': 0.1}
+    """
+    told = summary.get("evaluation")
+    if told is None:
+        return pd.Series(dtype=object)
+    return pd.Series({"n_rows": told["n_rows"], **told["metrics"]})
+
+
 def flow_numbers(summary: Mapping[str, Any]) -> pd.DataFrame:
     """How many rows an order selected, left out and used, a line for all hospitals'
     and one for each one's. Missing where it is not told.

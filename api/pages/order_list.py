@@ -25,6 +25,7 @@ from api.pages.visit import Visit
 PAGE = 50
 KINDS = {
     "train": "training",
+    "evaluate": "evaluation",
     "infer": "predictions",
     "statistics": "joint statistics",
     "external": "recorded elsewhere",

@@ -39,6 +39,7 @@ PLACES = "places"
 
 APPROVAL_FLOW = {
     "train": "hospital-train-approval",
+    "evaluate": "hospital-train-approval",
     "statistics": "hospital-statistics-approval",
 }
 """In which an agent is asked about an order that has no places yet."""
@@ -48,6 +49,7 @@ COORDINATOR_FLOW = {
 }
 HOSPITAL_FLOW = {
     "train": "hospital-train",
+    "evaluate": "hospital-train",
     "statistics": "hospital-statistics",
     "infer": "infer",
 }
@@ -85,9 +87,11 @@ async def _make_run(services: Services, order: OrderRow) -> None:
     if order.flow_run_id:
         return
     body = order.body
-    tags = (
-        [body["model_type"]] if order.kind == "train" else [order.kind, body["method"]]
-    )
+    tags = [order.kind]
+    if order.kind == "train":
+        tags = [body["model_type"]]
+    elif order.kind == "statistics":
+        tags.append(body["method"])
     if order.schedule_id:
         tags.append(f"schedule-{order.schedule_id}")
     flow_run_id = await services.runs.start(FLOWS[order.kind], order.order_id, tags)

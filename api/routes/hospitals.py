@@ -64,7 +64,7 @@ async def health(request: Request) -> JSONResponse:
     else what it waits for.
     """
     state = request.app.state
-    ready = await state.runs.is_ready(list(FLOWS.values()))
+    ready = await state.runs.is_ready(sorted(set(FLOWS.values())))
     present = state.presence.count()
     if state.disk.is_short():
         trouble = state.disk.trouble()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Iterable
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -53,7 +54,7 @@ async def infer(
     user_id = body.input_data.user_id
     require_owner(caller, user_id)
     services = Services(request)
-    await _check_model(services, body.model_id, user_id)
+    await check_model(services, body.model_id, [user_id])
     identity = (await identities(services, [user_id]))[user_id]
     own = HospitalSql(secrets.token_bytes(KEY_BYTES), body.input_data.asked)
     reply = secrets.token_bytes(KEY_BYTES)
@@ -103,17 +104,25 @@ async def infer_status(
     return await _answer(services, order_id, wait)
 
 
-async def _check_model(services: Services, model_id: int, user_id: int) -> None:
-    order = await in_thread(services.store.orders.get, model_id)
+async def check_model(
+    services: Services, model_id: int, user_ids: Iterable[int]
+) -> OrderRow:
+    """The order that made a model, which these hospitals hold.
+
+    Raises NotFound, BadRequest and Conflict (code model).
+    """
+    order: OrderRow = await in_thread(services.store.orders.get, model_id)
     if order.kind != "train":
         raise NotFound(
             f"There is no model {model_id}.",
             remedy="GET /orders lists what there is.",
             code="model",
         )
-    if user_id not in order.hospitals:
+    without = sorted(set(user_ids) - set(order.hospitals))
+    if without:
+        named = ", ".join(str(user) for user in without)
         raise BadRequest(
-            f"Hospital {user_id} took no part in order {model_id} and holds no such model.",
+            f"Hospital {named} took no part in order {model_id} and holds no such model.",
             remedy="Use a model of an order that it took part in.",
             code="model",
         )
@@ -123,6 +132,7 @@ async def _check_model(services: Services, model_id: int, user_id: int) -> None:
             remedy="Wait for success.",
             code="model",
         )
+    return order
 
 
 def _document(

@@ -28,13 +28,20 @@ def protection(order: OrderRow) -> dict[str, Any]:
         }
     if order.kind == "statistics":
         return statistics.protection(order)
-    if order.kind != "train":
+    if order.kind not in ("train", "evaluate"):
         return {
             "method": "sealed to the one who asked",
             "who_could_decrypt": "the owner of the token",
         }
     encrypt = order.body.get("model_params", {}).get("encrypt_param", {})
     method = method_of(order)
+    if method == "None" and order.kind == "evaluate":
+        return {
+            "method": "None",
+            "key_bits": None,
+            "key_holder": None,
+            "who_could_decrypt": "Nothing is encrypted: the coordinator sees each hospital's counts of scores.",
+        }
     if method == "None":
         return {
             "method": "None",

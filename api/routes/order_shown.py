@@ -122,7 +122,7 @@ def _summary(order: OrderRow, n_recorded: int) -> dict[str, Any]:
         "hospitals": order.hospitals,
         "model_type": order.body.get("model_type"),
         "method": method_of(order)
-        if order.kind == "train"
+        if order.kind in ("train", "evaluate")
         else order.body.get("method"),
         "progress": progress(order, n_recorded),
         **ending(order),

@@ -43,6 +43,7 @@ from protocol.fields import Asked
 from protocol.messages import COORDINATOR, HospitalSql
 from protocol.sealing import KEY_BYTES, PublicIdentity
 from protocol.training_request import (
+    EvaluationRequest,
     TrainingRequest,
     check_training_request,
     order_document,
@@ -71,9 +72,17 @@ async def train(
     once = Once.of(
         caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True)
     )
-    order_id, made = await _add(
-        services, await _with_scoring(services, body), keys, once
-    )
+    return await send(services, await _with_scoring(services, body), keys, once)
+
+
+async def send(
+    services: Services,
+    body: TrainingRequest,
+    keys: dict[int, PublicIdentity],
+    once: Once | None,
+) -> JSONResponse:
+    """Keeps an order, begins it, and answers when the hospitals have counted."""
+    order_id, made = await _add(services, body, keys, once)
     if made:
         await begin(services, await in_thread(services.store.orders.get, order_id))
     return await _answer_with_rows(services, order_id)
@@ -148,7 +157,7 @@ async def _keep(
 
     return await in_thread(
         services.store.orders.add,
-        kind="train",
+        kind="train" if body.evaluates is None else "evaluate",
         initiator=body.user_id,
         hospital_ids=body.hospitals,
         body=_without_sql(body),
@@ -176,11 +185,13 @@ async def _answer_with_rows(services: Services, order_id: int) -> JSONResponse:
     it before it has them.
     """
     order, missing = await _wait_for_rows(services, order_id)
+    # A training order makes the model of its own number.
+    model_id = order.body.get("model_id", order_id)
     if order.state in ("failed", "cancelled"):
         return failure(
-            cause_of(order), data={"order_id": order_id, "model_id": order_id}
+            cause_of(order), data={"order_id": order_id, "model_id": model_id}
         )
-    data = {"data_volum": data_volum(order), "model_id": order_id, "order_id": order_id}
+    data = {"data_volum": data_volum(order), "model_id": model_id, "order_id": order_id}
     return answer(data, message=await _say_rows(services, order, missing))
 
 
@@ -283,7 +294,8 @@ async def rerun_order(
     sent = {key: value for key, value in order.body.items() if key != "tested"}
     sent["data_info"] = dict.fromkeys(order.hospitals, "withheld")
     sent["test_data_info"] = dict.fromkeys(order.body["tested"], "withheld")
-    body = TrainingRequest.model_validate(sent)
+    form = EvaluationRequest if order.kind == "evaluate" else TrainingRequest
+    body = form.model_validate(sent)
     sealed = await in_thread(services.store.orders.boxes, order_id)
     once = Once.of(caller, idempotency_key, {"rerun_of": order_id})
     again, made = await _keep(services, body, sealed, once=once, rerun_of=order_id)

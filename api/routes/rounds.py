@@ -48,6 +48,8 @@ from protocol.messages import canonical
 router = APIRouter()
 
 WRITE_BYTES = 2**20
+OF_FLOWS = ("train", "evaluate")
+"""Orders whose rounds come from the coordinator's own flow."""
 SAFETENSORS = "application/octet-stream"
 RoundInPath = Annotated[int, InPath(alias="round", ge=0, lt=2**31)]
 
@@ -124,7 +126,7 @@ async def put_round(
     order = await in_thread(services.store.orders.get, order_id)
     _require_recorder(caller, order)
     standing = await in_thread(services.store.rounds.file, order_id, round_)
-    is_flow = order.kind == "train"
+    is_flow = order.kind in OF_FLOWS
     if standing is None and order.has_ended:
         raise stop_of(order_id, order.state, order.stop)
     if standing is None or not is_flow:
@@ -138,7 +140,7 @@ async def _record(request: Request, order: OrderRow, round_: int) -> RoundEntry:
     round.
     """
     files: RoundFiles = request.app.state.round_files
-    is_flow = order.kind == "train"
+    is_flow = order.kind in OF_FLOWS
     # What the coordinator's own flow sends is of the order's hospitals; an external
     # trainer names clients as it likes.
     allowed = set(order.hospitals) if is_flow else None
@@ -165,7 +167,7 @@ def _require_recorder(caller: Caller, order: OrderRow) -> None:
     """Rounds of a training order come from the coordinator's flow, of an external one
     from its owner or an operator.
     """
-    if order.kind == "train":
+    if order.kind in OF_FLOWS:
         require_role(caller, COORDINATOR_ROLE)
     elif order.kind != "external":
         raise NotFound(

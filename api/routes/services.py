@@ -39,6 +39,8 @@ Before = Annotated[int | None, Query(ge=1, lt=2**31)]
 
 FLOWS = {
     "train": "train-order/train-order",
+    # Training without rounds: the document says so.
+    "evaluate": "train-order/train-order",
     "statistics": "joint-statistics/joint-statistics",
 }
 """The coordinator's deployment for each kind of order that it runs itself."""
@@ -172,6 +174,8 @@ def progress(order: OrderRow, n_recorded: int) -> dict[str, int | None]:
     if order.kind == "statistics":
         stage = order.stage or {"done": 0, "of": None}
         return {"done": stage["done"], "of": stage["of"]}
+    if order.kind == "evaluate":
+        return {"done": n_recorded, "of": 1}
     if order.kind != "train":
         return {"done": n_recorded, "of": None}
     params = order.body.get("model_params", {})

@@ -23,7 +23,7 @@ from api.store.engine import Database
 from api.store.rows import OrderRow
 from api.store.tables import ENDED, hospitals, orders, utc_now
 
-PLACED = ("train", "statistics")
+PLACED = ("train", "evaluate", "statistics")
 """The kinds of orders that need places; an inference takes its agent's own limit only.
 """
 

@@ -46,7 +46,7 @@ class OrderRow:
     """One order of any kind."""
 
     order_id: int
-    kind: str  # train, statistics, infer or external
+    kind: str  # train, evaluate, statistics, infer or external
     # the hospital that has sent and signs it; COORDINATOR for an operator's external
     # one
     initiator: int

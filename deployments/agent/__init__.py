@@ -40,7 +40,12 @@ from agents.site.vault import Vault
 from agents.statistics.results import Result, list_results, read_result
 from agents.training.export import FORMATS, export_model
 from agents.training.inference import predict
-from agents.training.report_text import REPORT_FORMATS, report_of, written
+from agents.training.report_text import (
+    REPORT_FORMATS,
+    report_of,
+    written,
+    written_evaluation,
+)
 from agents.training.rows_check import check_rows
 from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound, Refused
 from protocol.memory_transport import MemoryTransport
@@ -152,7 +157,10 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
             _add_model(command)
             command.add_argument("--format", choices=FORMATS, default="json")
         case "report":
-            _add_model(command)
+            of_what = command.add_mutually_exclusive_group(required=True)
+            of_what.add_argument("--model", type=int, help="the number of its order")
+            words = "the number of an order of POST /model/evaluate"
+            of_what.add_argument("--evaluation", type=int, help=words)
             command.add_argument("--format", choices=REPORT_FORMATS, default="json")
         case "infer":
             _add_model(command)
@@ -425,12 +433,27 @@ def export(options: argparse.Namespace, settings: SiteSettings) -> int:
 
 
 def print_report(options: argparse.Namespace, settings: SiteSettings) -> int:
-    """Prints a model's report; the ledger says so first."""
-    report = report_of(Vault(settings.vault).model(options.model))
+    """Prints a model's report, or an evaluation's; the ledger says so first."""
+    vault = Vault(settings.vault)
     ledger = Ledger(settings.ledger)
+    if options.evaluation is not None:
+        return _print_evaluation(options, vault, ledger)
+    report = report_of(vault.model(options.model))
     # First: what cannot be written down is not printed.
     ledger.write("exported", model_id=options.model, format=f"report {options.format}")
     print(written(report, options.format), end="")
+    return 0
+
+
+def _print_evaluation(options: argparse.Namespace, vault: Vault, ledger: Ledger) -> int:
+    kept = vault.evaluation(options.evaluation)
+    ledger.write(
+        "exported",
+        model_id=kept["model_id"],
+        evaluation_id=options.evaluation,
+        format=f"report {options.format}",
+    )
+    print(written_evaluation(kept, options.format), end="")
     return 0
 
 
@@ -819,7 +842,7 @@ _COMMANDS: dict[str, _Entry] = {
     ),
     "report": _Entry(
         _with_settings(print_report),
-        "print estimates and standard errors of a model that newton has trained",
+        "print estimates and standard errors of a model that newton has trained, or how good a model is on new rows",
     ),
     "results": _Entry(
         _with_settings(show_results),

@@ -21,6 +21,7 @@ from agents.site.vault import Vault
 from flows.coordinator import coordinate_statistics, coordinate_training
 from flows.hospital import answer_locally, train_locally
 from protocol.errors import ConsiliumError, OrderStopped
+from protocol.evaluation_request import evaluation_order, parse_evaluate_request
 from protocol.exchange import Address, Exchange
 from protocol.memory_transport import MemoryTransport
 from protocol.messages import COORDINATOR, EVERYONE, HospitalSql
@@ -50,6 +51,17 @@ class OrderOutcome:
     traffic: list[bytes]
 
 
+@dataclass
+class EvaluationOutcome:
+    """What an evaluation left: at each hospital, at the coordinator, and every byte that
+    this one saw.
+    """
+
+    evaluations: dict[int, dict[str, Any]]  # by hospital
+    summary: dict[str, Any]
+    traffic: list[bytes]
+
+
 def pin_each_other(sites: Mapping[int, SiteSettings]) -> dict[int, SiteSettings]:
     """Every site pins every other: what people do by telephone, for who owns all sites."""
     partners = {}
@@ -72,6 +84,44 @@ def run_order(
     """
     request = parse_training_request(dict(body))
     transport = transport or MemoryTransport()
+    _run_training(sites, request, order_id, transport)
+    models = {}
+    for user in request.hospitals:
+        models[user] = Vault(sites[user].vault).model(order_id)
+    return OrderOutcome(models, transport.facts[order_id], transport.traffic)
+
+
+def run_evaluation(
+    sites: Mapping[int, SiteSettings],
+    body: Mapping[str, Any],
+    *,
+    trained: Mapping[str, Any],
+    order_id: int = 2,
+    transport: MemoryTransport | None = None,
+) -> EvaluationOutcome:
+    """Evaluates a model that these hospitals have trained by the body `trained`.
+
+    Raises as `run_order`.
+    """
+    asked = parse_evaluate_request(dict(body))
+    of_model = parse_training_request(dict(trained))
+    sent = of_model.model_dump(mode="json", exclude_unset=True)
+    request = evaluation_order(asked, sent)
+    transport = transport or MemoryTransport()
+    _run_training(sites, request, order_id, transport)
+    found = {}
+    for user in request.hospitals:
+        found[user] = Vault(sites[user].vault).evaluation(order_id)
+    summary = transport.facts[order_id][-1]["summary"]["evaluation"]
+    return EvaluationOutcome(found, summary, transport.traffic)
+
+
+def _run_training(
+    sites: Mapping[int, SiteSettings],
+    request: TrainingRequest,
+    order_id: int,
+    transport: MemoryTransport,
+) -> None:
     submit(transport, request, sites, order_id)
 
     def hospital(user: int) -> None:
@@ -83,10 +133,6 @@ def run_order(
         coordinate_training(order, lambda record: None)
 
     _run(transport, order_id, request.hospitals, hospital, coordinator)
-    models = {}
-    for user in request.hospitals:
-        models[user] = Vault(sites[user].vault).model(order_id)
-    return OrderOutcome(models, transport.facts[order_id], transport.traffic)
 
 
 @contextmanager

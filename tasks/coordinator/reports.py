@@ -41,7 +41,7 @@ Summary = dict[str, Any]
 
 CALLS = ("tp", "fp", "tn", "fn")
 _RULES = {
-    "train": ("min_rows", "newton"),
+    "train": ("min_rows", "newton", "evaluation"),
     "test": ("min_rows", "newton"),
     "scores": ("min_scored_coefficients",),
 }
@@ -73,6 +73,17 @@ _MEASURED = {
     *_COUNTED,
 }
 """What a hospital measures of a model on its own rows."""
+_EVALUATED = {
+    *_MEASURED,
+    "log_loss",
+    "brier",
+    "auc_se",
+    "sensitivity",
+    "specificity",
+    "ppv",
+    "npv",
+}
+"""What the initiator tells of a model on new rows (decision 87)."""
 _LARGEST = sys.float_info.max / 2**60
 """A metric's largest number: times all rows of all hospitals it is still finite."""
 POOLED = ("loss", "auc", "ks", "mse", "rmse", "mae", "accuracy", "f1", "f1_macro")
@@ -415,6 +426,31 @@ def read_pooled(body: bytes, initiator: int) -> PooledMetrics:
         if not (value is None and may_be_null) and not _is_metric(name, value):
             raise wrong
     return pooled
+
+
+def read_evaluated(body: bytes, initiator: int) -> PooledMetrics:
+    """What the initiator made of an evaluation's sums, checked.
+
+    `metrics`, each a number or null, and `withheld`: null, or the rule by which there
+    are none. ProtocolViolation (code report) for anything else.
+    """
+    sentence = f"Hospital {initiator} tells no metrics of all hospitals' rows."
+    wrong = _wrong_report(sentence, initiator)
+    try:
+        evaluated: PooledMetrics = json.loads(body)
+        metrics, withheld = evaluated["metrics"], evaluated["withheld"]
+        is_told = set(evaluated) == {"metrics", "withheld"}
+        named = {"withheld": {} if withheld is None else {"train": withheld}}
+        is_told = is_told and isinstance(metrics, dict) and _names_rules(named)
+        is_told = is_told and set(metrics) <= _EVALUATED
+        are_numbers = is_told and all(
+            value is None or _is_metric(name, value) for name, value in metrics.items()
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise wrong from None
+    if not are_numbers:
+        raise wrong
+    return evaluated
 
 
 def check_end(request: TrainingRequest, record: Record, pooled: PooledMetrics) -> None:

@@ -356,6 +356,19 @@ def summarize_folds(
     return reports.held_out_summary(order.request.model_type, of_all_folds, found)
 
 
+@step("scoring")
+def summarize_evaluation(order: CoordinatedTraining) -> Summary:
+    """How good the model is on all hospitals' rows, as the initiator tells it."""
+    initiator = order.request.user_id
+    bodies = order.peek("pooled", [initiator])
+    evaluated = reports.read_evaluated(bodies[initiator], initiator)
+    return {
+        "model_id": order.request.evaluates,
+        "n_rows": sum(order.n_rows.values()),
+        **evaluated,
+    }
+
+
 def summarize_rows(order: CoordinatedTraining) -> Record:
     """How many rows the order selected, left out and used."""
     initiator = order.request.user_id
@@ -370,5 +383,5 @@ def _read_pooled(order: CoordinatedTraining, fold: int) -> PooledMetrics:
 
 @step("models saved")
 def wait_for_models(order: CoordinatedTraining) -> None:
-    """Every hospital has the model in its vault."""
+    """Every hospital has the model, or the evaluation, in its vault."""
     order.peek("done", order.hospitals)

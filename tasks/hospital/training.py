@@ -18,6 +18,7 @@ from agents.training import (
     agreed_levels,
     agreed_model,
     cohorts,
+    evaluation,
     fold_end,
     inference,
     own_metrics,
@@ -52,6 +53,30 @@ def extract_data(order: VerifiedTraining) -> OrderRows:
 @step("key agreement")
 def agree_on_keys(order: VerifiedTraining, rows: OrderRows) -> Trainer:
     """Acceptances, the order secret, the model's columns, classes and initial weights."""
+    agreed = _agree(order, rows)
+    coding = agreed_levels.agree_on_levels(agreed, rows)
+    rows = agreed_design.code_rows(agreed, rows, coding)
+    agreed_design.check_features(agreed, rows, coding)
+    joint = agreed_model.agree_on_model(agreed, rows, coding)
+    limits = own_metrics.agree_on_limits(agreed, rows)
+    shown_gradients.check_scored(agreed, joint.model, limits)
+    _begin(agreed, rows)
+    trainer = Trainer(
+        agreed, rows, joint.model, joint.start, limits, joint.class_warnings
+    )
+    return agreed_design.fix_design(trainer, coding)
+
+
+@step("key agreement")
+def agree_on_evaluation(order: VerifiedTraining, rows: OrderRows) -> Trainer:
+    """Acceptances and the order secret; the model and its columns are the kept ones."""
+    agreed = _agree(order, rows)
+    trainer = evaluation.agree_on_evaluation(agreed, rows)
+    _begin(agreed, rows)
+    return trainer
+
+
+def _agree(order: VerifiedTraining, rows: OrderRows) -> AgreedTraining:
     agreed = orders.agree_on_keys(
         order,
         AgreedTraining,
@@ -65,22 +90,16 @@ def agree_on_keys(order: VerifiedTraining, rows: OrderRows) -> Trainer:
     cohorts.check_hospitals(agreed)
     cohorts.commit_rounds(agreed, now=datetime.now(UTC))
     parties.note_totals(agreed)
-    coding = agreed_levels.agree_on_levels(agreed, rows)
-    rows = agreed_design.code_rows(agreed, rows, coding)
-    agreed_design.check_features(agreed, rows, coding)
-    joint = agreed_model.agree_on_model(agreed, rows, coding)
-    limits = own_metrics.agree_on_limits(agreed, rows)
-    shown_gradients.check_scored(agreed, joint.model, limits)
+    return agreed
+
+
+def _begin(agreed: AgreedTraining, rows: OrderRows) -> None:
     # All have accepted, and nothing that adds up to a total has been sent.
     cohorts.commit(agreed)
     varying.check_columns(agreed, rows)
     # The order is running only when the hospitals have found that their rows can be
     # trained on together.
     orders.begin(agreed)
-    trainer = Trainer(
-        agreed, rows, joint.model, joint.start, limits, joint.class_warnings
-    )
-    return agreed_design.fix_design(trainer, coding)
 
 
 @step("standardization")
@@ -197,6 +216,12 @@ def save_model(trainer: Trainer, fold: Fold) -> None:
     fold_end.save_model(trainer, fold)
     fold_end.end_order(trainer.order)
     _log_end(trainer, fold)
+
+
+@step("final metrics")
+def evaluate(trainer: Trainer) -> None:
+    """The kept model on all hospitals' rows; the report, into this hospital's vault."""
+    evaluation.evaluate(trainer)
 
 
 @step("inference")
