@@ -42,8 +42,8 @@ def patients(user: int) -> pd.DataFrame:
     frame["bp"] = np.round(rng.normal(140, 16, n))
     is_treated = (frame["arm"] == "b").astype(float)
     frame["bp_after"] = np.round(frame["bp"] - 4 - 6 * is_treated + rng.normal(0, 8, n))
-    frame["infections"] = rng.poisson(np.exp(0.2 + 0.02 * (frame["age"] - 60)))
-    frame["cost"] = np.round(rng.gamma(3, 900 + 40 * frame["infections"]), 2)
+    frame["visits"] = rng.poisson(np.exp(2.7 + 0.02 * (frame["age"] - 60)))
+    frame["cost"] = np.round(rng.gamma(3, 900 + 10 * frame["visits"]), 2)
     risk = 0.05 * (frame["age"] - 60) + 0.4 * frame["stage"] - 1
     frame["died"] = (rng.random(n) < 1 / (1 + np.exp(-risk))).astype(int)
     return frame
