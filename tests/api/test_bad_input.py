@@ -299,7 +299,7 @@ BODIES: list[tuple[str, bytes, str, int]] = [
 ]
 
 
-@pytest.mark.parametrize("path", ["/model/train", "/model/infer"])
+@pytest.mark.parametrize("path", ["/model/train", "/model/infer", "/model/evaluate"])
 @pytest.mark.parametrize(
     ("what", "content", "kind", "status"), BODIES, ids=[case[0] for case in BODIES]
 )
@@ -587,3 +587,54 @@ def test_an_inference_that_cannot_be_made(
     answer = coordinator.call("POST", "/model/infer", json={**made, **changes(model)})
     assert_refused(answer, status, needle)
     assert n_orders(coordinator) == before
+
+
+def evaluated(model: int, **changes: Any) -> dict[str, Any]:
+    sql = f"{SQL} WHERE x1 = {SECRET}"
+    made = {
+        "user_id": 4,
+        "party_id": [2, 3],
+        "model_id": model,
+        "data_info": dict.fromkeys("234", sql),
+    }
+    return {**made, **changes}
+
+
+EVALUATIONS: list[tuple[str, dict[str, Any], int, str]] = [
+    ("a model that is not there", {"model_id": 777}, 404, "777"),
+    ("no model", {"model_id": None}, 422, "model_id"),
+    ("a model of a fraction", {"model_id": 1.5}, 422, "model_id"),
+    ("a hospital without it", {"party_id": [2, 3, 5]}, 400, "Hospital 5 took no part"),
+    ("a threshold of 1", {"threshold": 1}, 422, "threshold"),
+    ("a threshold of a text", {"threshold": "half"}, 422, "threshold"),
+    ("a method that is none", {"encrypt_param": {"method": "rot13"}}, 422, "method"),
+    ("a field that is unknown", {"labels": "y"}, 422, "labels"),
+]
+
+
+@pytest.mark.parametrize(
+    ("what", "changes", "status", "needle"),
+    EVALUATIONS,
+    ids=[case[0] for case in EVALUATIONS],
+)
+def test_an_evaluation_that_cannot_be_made(
+    coordinator_with_order: tuple[Coordinator, int],
+    what: str,
+    changes: dict[str, Any],
+    status: int,
+    needle: str,
+) -> None:
+    coordinator, order_id = coordinator_with_order
+    body = evaluated(order_id, **changes)
+    before = n_orders(coordinator)
+    answer = coordinator.call("POST", "/model/evaluate", json=body)
+    assert_refused(answer, status, needle)
+    assert n_orders(coordinator) == before
+
+
+def test_a_model_that_is_not_trained_yet_is_not_evaluated(
+    coordinator_with_order: tuple[Coordinator, int],
+) -> None:
+    coordinator, order_id = coordinator_with_order
+    answer = coordinator.call("POST", "/model/evaluate", json=evaluated(order_id))
+    assert_refused(answer, 409, f"Model {order_id} is not there")

@@ -93,6 +93,7 @@ def bearer(coordinator: Coordinator, who: str) -> str:
 BODIES_TO_COME = [
     "POST /model/train",
     "POST /model/infer",
+    "POST /model/evaluate",
     "POST /orders/1/refuse",
     "PUT /exchange/1/order/0/0/0/4/0",
     "POST /statistics/schedules",

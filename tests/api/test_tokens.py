@@ -25,6 +25,7 @@ EVERYWHERE: list[tuple[str, str]] = [
     ("GET", "/model/train_status?order_id=1"),
     ("GET", "/model/info?model_id=1"),
     ("POST", "/model/infer"),
+    ("POST", "/model/evaluate"),
     ("GET", "/model/infer_status?order_id=1"),
     ("POST", "/runModelTrainTask"),
     ("POST", "/runJointStatisticalAnalysisTask"),
@@ -94,8 +95,15 @@ INFER = {
     "model_id": 1,
     "input_data": {"user_id": 4, "data_sql": "SELECT * FROM data.t"},
 }
+EVALUATE = {
+    "user_id": 4,
+    "party_id": [2, 3],
+    "model_id": 1,
+    "data_info": dict.fromkeys("234", "SELECT * FROM data.t"),
+}
 BODIES: dict[str, Any] = {
     "/model/train": document_order(),
+    "/model/evaluate": EVALUATE,
     "/model/infer": INFER,
     "/runModelTrainTask": QUESTION,
     "/runJointStatisticalAnalysisTask": QUESTION,
@@ -170,6 +178,9 @@ FORBIDDEN: list[tuple[str, str, str]] = [
     ("user-2", "POST", "/model/infer"),
     ("operator", "POST", "/model/infer"),
     ("agent-4", "POST", "/model/infer"),
+    ("user-2", "POST", "/model/evaluate"),
+    ("operator", "POST", "/model/evaluate"),
+    ("agent-4", "POST", "/model/evaluate"),
     # So does who asks a question of joint statistics, whatever it is called.
     *(
         (who, "POST", "/runModelTrainTask")

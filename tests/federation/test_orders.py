@@ -105,6 +105,43 @@ def test_rerun_makes_a_new_order_of_the_same_request(
     assert exported[0]["dense"] == exported[1]["dense"]
 
 
+@pytest.mark.thorough
+def test_a_model_is_evaluated_on_rows_of_all_hospitals(
+    federation: RunningFederation, ended: dict[str, Any]
+) -> None:
+    model_id = ended["order_id"]
+    tables = {"4": "guest", "2": "host", "3": "host"}
+    body = {
+        "user_id": 4,
+        "party_id": [2, 3],
+        "model_id": model_id,
+        "data_info": {
+            user: f"SELECT * FROM data.breast_homo_{table}"
+            for user, table in tables.items()
+        },
+    }
+    with federation.client(4) as client:
+        answer = client.post("/model/evaluate", json=body).json()
+    assert answer["code"] == 200, answer
+    assert answer["data"]["data_volum"] == {"2": 228, "3": 228, "4": 227}
+    order_id = answer["data"]["order_id"]
+    order = federation.wait_for(order_id)
+    assert order["state"] == "success", order["refusal"]
+    assert (order["kind"], order["progress"]) == ("evaluate", {"done": 1, "of": 1})
+    told = order["summary"]["evaluation"]
+    assert (told["model_id"], told["n_rows"]) == (model_id, 683)
+    # The same rows as in training, so the same counts.
+    assert told["metrics"]["auc"] == pytest.approx(ended["summary"]["0"]["auc"], 1e-5)
+    printed = federation.agent("zhejiang-zdey", "report", "--evaluation", str(order_id))
+    kept = json.loads(printed.stdout)
+    assert kept["report"]["metrics"]["auc"] == told["metrics"]["auc"]
+    assert "counts" not in kept
+    table = federation.agent(
+        "zhejiang-zdey", "report", "--evaluation", str(order_id), "--format", "csv"
+    )
+    assert "calibration,1,observed," in table.stdout
+
+
 def test_events_tell_state_round_and_loss_from_the_beginning(
     federation: RunningFederation, ended: dict[str, Any]
 ) -> None:

@@ -83,6 +83,7 @@ class Study:
         unsaid = {"attributes": ATTRIBUTES, "model_params": params("Mask")}
         self.trained = order_body(n_of, **{**unsaid, **(order or {})})
         self.model = run_order(self.sites, self.trained).models[2]
+        self.n_orders = 1
 
     def evaluate(self, **changes: Any) -> EvaluationOutcome:
         users = sorted(self.later)
@@ -94,7 +95,11 @@ class Study:
             "data_info": sql,
             **changes,
         }
-        return run_evaluation(self.sites, body, trained=self.trained)
+        # No two orders have one number, also where the first one has failed.
+        self.n_orders += 1
+        return run_evaluation(
+            self.sites, body, trained=self.trained, order_id=self.n_orders
+        )
 
     @property
     def pooled(self) -> pd.DataFrame:
@@ -345,28 +350,11 @@ def test_one_person_more_is_one_person_told(tmp_path: Path) -> None:
     later = {user: made_rows(90, 40 + user) for user in (2, 3, 4)}
     study = Study(tmp_path, {2: 90, 3: 90, 4: 90}, later=later)
     study.evaluate()
-    tables = {}
-    for user in (2, 3, 4):
-        rows = later[user].iloc[:-1] if user == 3 else later[user]
-        tables[user] = {"rows": made_rows(90, user), "later": rows}
-    for user, own in tables.items():
-        path = study.sites[user].vault.parent / "hospital.duckdb"
-        path.unlink()
-        make_database(path, own)
+    path = study.sites[3].vault.parent / "hospital.duckdb"
+    path.unlink()
+    make_database(path, {"rows": made_rows(90, 3), "later": later[3].iloc[:-1]})
     with pytest.raises(Refused, match="earlier"):
-        run_evaluation(
-            study.sites,
-            {
-                "user_id": 2,
-                "party_id": [3, 4],
-                "model_id": 1,
-                "data_info": {
-                    str(user): "SELECT * FROM data.later" for user in (2, 3, 4)
-                },
-            },
-            trained=study.trained,
-            order_id=3,
-        )
+        study.evaluate()
 
 
 def test_what_cannot_be_judged_is_refused_with_its_code(tmp_path: Path) -> None:
