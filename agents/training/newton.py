@@ -24,6 +24,7 @@ from agents.training.trainer import Trainer, sum_info
 from analytics.arrays import Floats, Ints, Labels
 from analytics.training import families, newton, newton_report
 from analytics.training.families import Pair
+from analytics.training.inflation import generalised_inflation
 from analytics.training.newton import Collinear, NewtonState, NoMean, Opened
 from analytics.training.newton_report import Fit, Units
 from protocol.errors import BadRequest, Refused
@@ -262,6 +263,18 @@ def _names(trainer: Trainer) -> list[str]:
     return [name for name in trainer.features if name != trainer.params.offset]
 
 
+def _places_of_terms(trainer: Trainer) -> dict[str, list[int]]:
+    """By attribute where its coefficients stand: a category and a spline have several."""
+    names = _names(trainer)
+    if trainer.design is None:
+        return {name: [place] for place, name in enumerate(names)}
+    found = {}
+    for term in trainer.design.terms:
+        if term.name != trainer.params.offset:
+            found[term.name] = [names.index(feature) for feature in term.features]
+    return found
+
+
 def _no_mean(pair: Pair) -> BadRequest:
     canonical = families.canonical_pair(pair.family).link
     other = "log" if pair.link == canonical else canonical
@@ -356,6 +369,10 @@ def report_of(
     n_equations = n_rounds * newton.n_sums(n_estimated(trainer))
     if place is not None:
         found["offset"] = trainer.params.offset
+    if not request.is_penalised:
+        found["inflation"] = generalised_inflation(
+            covariance[:-1, :-1], _places_of_terms(trainer)
+        )
     return {
         **found,
         "hospitals": len(keys.members),

@@ -59,6 +59,22 @@ def pooled_fit(tables: dict[int, pd.DataFrame]) -> Any:
     return model.fit(tol=1e-14, maxiter=50)
 
 
+def assert_inflation(found: list[dict[str, Any]], fit: Any) -> None:
+    """Fox and Monette's factors, from the pooled fit's covariance by determinants."""
+    of_slopes = fit.cov_params().drop("(Intercept)").drop(columns="(Intercept)")
+    deviations = np.sqrt(np.diag(of_slopes))
+    R = of_slopes / np.outer(deviations, deviations)
+    assert [entry["term"] for entry in found] == ATTRIBUTES
+    for entry in found:
+        own = [name for name in R.columns if name.split("[")[0] == entry["term"]]
+        others = [name for name in R.columns if name not in own]
+        dets = [np.linalg.det(R.loc[names, names]) for names in (own, others)]
+        expected = dets[0] * dets[1] / np.linalg.det(R)
+        assert entry["df"] == len(own)
+        assert entry["gvif"] == pytest.approx(expected, rel=1e-6)
+        assert entry["scaled"] == pytest.approx(expected ** (0.5 / len(own)), rel=1e-6)
+
+
 @pytest.mark.parametrize("read", [made_tables, heart_tables])
 def test_a_study_of_four_hospitals_is_that_of_one_table(
     tmp_path: Path, read: Any
@@ -75,6 +91,7 @@ def test_a_study_of_four_hospitals_is_that_of_one_table(
     assert report["deviance"] == pytest.approx(fit.deviance, rel=1e-9)
     assert report["null_deviance"] == pytest.approx(fit.null_deviance, rel=1e-9)
     assert report["aic"] == pytest.approx(fit.aic, rel=1e-9)
+    assert_inflation(report["inflation"], fit)
     after_six = report_of(tmp_path / "six", tables, max_iter=6)
     terms = pd.DataFrame(after_six["terms"]).set_index("term")
     assert (np.abs(terms["estimate"] - fit.params) <= NEAR).all()

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from statsmodels.stats.outliers_influence import variance_inflation_factor
 
 from agents.gate.pair_cells import check_pair_cells
 from agents.gate.probes import check_dominance, check_steepness
@@ -15,6 +16,7 @@ from agents.training.report_text import as_csv, as_latex
 from analytics.arrays import Floats
 from analytics.training import newton
 from analytics.training.families import LEAST_SQUARES, LOGISTIC, Pair
+from analytics.training.inflation import generalised_inflation
 from analytics.training.newton import Collinear, NewtonState, NoMean, Opened
 from analytics.training.newton_report import Fit, report
 from protocol.errors import Refused
@@ -253,3 +255,16 @@ def test_a_report_as_csv_and_latex() -> None:
     assert lines[1].endswith(",,,")
     latex = as_latex(made_report())
     assert r"age\_50\&more & 0.5 & 0.2 & 2.5 & 0.01242" in latex
+
+
+def test_inflation_of_single_columns_is_the_variance_inflation_factor() -> None:
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(400, 3))
+    X[:, 2] += X[:, 0] + 0.5 * X[:, 1]
+    design = np.column_stack([X, np.ones(400)])
+    covariance = np.linalg.inv(design.T @ design)[:3, :3]
+    found = generalised_inflation(covariance, {"a": [0], "b": [1], "c": [2]})
+    for place, entry in enumerate(found):
+        expected = variance_inflation_factor(design, place)
+        assert entry["gvif"] == pytest.approx(expected, rel=1e-9)
+    assert generalised_inflation(covariance[:1, :1], {"a": [0]}) == []
