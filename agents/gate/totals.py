@@ -325,10 +325,15 @@ def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
     in_rounds = f"in each round{part}"
     gradients = "sum of gradients and loss"
     if request.is_newton:
-        gradients = "weighted sums of each column and of each product of two columns, and the deviance"
+        gradients = (
+            "weighted sums of each column and of each product of two columns, the deviance, and at how many hospitals"
+            " the model gives a mean out of range"
+        )
     found.append(total(gradients, inputs, columns, in_rounds))
     at_end = f"at the end{part}"
     scores = "sum of loss and counts of classes, calls and scores of training and held-out rows"
+    if request.model_type == "glm":
+        scores += ", Pearson's chi2, null deviance and the rest of the log-likelihood"
     found.append(total(scores, inputs, columns, at_end))
     return found
 

@@ -14,9 +14,14 @@ import pytest
 import statsmodels.api as sm
 from statsmodels.tools.sm_exceptions import DomainWarning
 
+from agents.order.party import open_party
+from agents.site.settings import load_settings
+from agents.training.export import export_model
+from agents.training.inference import predict, predict_values
 from analytics.arrays import Floats
 from analytics.training.families import LINKS, Pair
 from protocol.errors import BadRequest, ConsiliumError, InvalidInput, Refused
+from protocol.memory_transport import MemoryTransport
 from protocol.message_plan import training_plan
 from protocol.training_request import (
     order_document,
@@ -394,6 +399,46 @@ def test_a_binomial_glm_is_lr(tmp_path: Path) -> None:
     lr = run(tmp_path / "lr", frames, min_hospitals=1, model_type="lr")
     assert glm.models[2]["report"] == lr.models[2]["report"]
     assert glm.models[2]["layers"] == lr.models[2]["layers"]
+
+
+# The kept model
+
+
+def test_predictions_are_means(tmp_path: Path) -> None:
+    """With the offset of each row, and none where the family has no such mean."""
+    pair = Pair("gamma", "inverse")
+    frames = made_rows(pair, DEALS[3])
+    for frame in frames.values():
+        frame["shift"] = np.random.default_rng(5).uniform(0, 1, len(frame))
+    outcome = run_glm(
+        tmp_path,
+        frames,
+        pair,
+        attributes=[*ATTRIBUTES, "shift"],
+        model_params={"offset": "shift"},
+    )
+    b = columns_of(outcome, "estimate")
+    settings = load_settings(tmp_path / "hospital-3")
+    party = open_party(settings, 1, MemoryTransport())
+    predicted = predict(party, 1, "SELECT * FROM data.rows WHERE id < 5")
+    own = frames[3].head(5)
+    eta = b[0] + own[ATTRIBUTES].to_numpy() @ b[1:] + own["shift"].to_numpy()
+    expected = list(1 / eta)
+    assert [row["label"] for row in predicted] == pytest.approx(expected, rel=1e-9)
+    far = {"age": 60.0, "dose": 0.0, "sex": 0, "shift": -1000.0}
+    (row,) = predict_values(party, 1, [far])
+    assert row["label"] is None
+    assert row["reason"] == "a mean that gamma does not know"
+
+
+def test_an_export_has_family_and_link(tmp_path: Path) -> None:
+    pair = Pair("poisson", "sqrt")
+    outcome = run_glm(tmp_path, made_rows(pair, DEALS[3]), pair)
+    exported = export_model(outcome.models[2], "json")
+    assert (exported["family"], exported["link"]) == ("poisson", "sqrt")
+    assert len(exported["dense"]) == 4
+    with pytest.raises(BadRequest, match="scikit-learn has no glm model"):
+        export_model(outcome.models[2], "sklearn")
 
 
 # What is refused
