@@ -277,7 +277,7 @@ def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
     hospitals = request.hospitals
     # A derived column's totals depend on the columns that it is made of.
     attributes = request.study.plain
-    columns = tuple(dict.fromkeys([*attributes, request.label_name]))
+    columns = tuple(dict.fromkeys([*attributes, *request.outcome_columns]))
     complete_columns = tuple(dict.fromkeys([*columns, *request.complete_on]))
     complete_in = dict.fromkeys(hospitals, complete_columns)
     receivers = tuple(str(user) for user in hospitals)
@@ -305,7 +305,7 @@ def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
             is_count=what == "n",
         )
 
-    inputs = _few([*attributes, request.label_name])
+    inputs = _few([*attributes, *request.outcome_columns])
     found = [total("n", inputs, columns, part)]
     study = request.study
     if study.needs_counts:
