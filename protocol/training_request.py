@@ -29,7 +29,14 @@ from pydantic import (
 # Under their own names, for those who make forms of a request.
 from analytics.scores import Aggregation as Aggregation
 from analytics.scores import most_attackers
-from analytics.training import Convergence, Dispersion, Family, InitMethod, Link
+from analytics.training import (
+    Convergence,
+    Dispersion,
+    Family,
+    InitMethod,
+    Link,
+    WeightsType,
+)
 from analytics.training import ModelType as ModelType
 from analytics.training import Optimizer as Optimizer
 from analytics.training import Penalty as Penalty
@@ -55,6 +62,7 @@ from protocol.regression_request import (
     check_glm,
     check_newton,
     check_offset,
+    check_weights,
     glm_body,
     glm_pair,
     with_glm_defaults,
@@ -193,6 +201,9 @@ class ModelParams(Asked):
     dispersion: Annotated[Dispersion | None, any_case(Dispersion)] = None
     # An attribute whose coefficient is 1.
     offset: Column | None = None
+    # A column of the data that says how much each row weighs, or how many rows it is.
+    weights: Column | None = None
+    weights_type: Annotated[WeightsType | None, any_case(WeightsType)] = None
     # A larger number in a sum stops the order: the fixed point has no room for it
     # (decision 12).
     bound: Annotated[Number, Field(ge=1, le=2.0**40)] = DEFAULT_BOUND
@@ -310,8 +321,31 @@ class TrainingRequest(Asked):
             derive=self.derive,
             missing=self.missing,
             complete_on=self.complete_on,
-            roles={"label_name": self.label_name, "unique_id": self.unique_id},
+            roles=self._roles,
         )
+
+    @property
+    def _roles(self) -> dict[str, str]:
+        roles = {"label_name": self.label_name, "unique_id": self.unique_id}
+        if self.weights is not None:
+            roles["weights"] = self.weights
+        return roles
+
+    @property
+    def weights(self) -> str | None:
+        """The column of the rows' weights; None where all weigh the same."""
+        return self.model_params.weights
+
+    @property
+    def counts_weights(self) -> bool:
+        """Whether a weight is how many rows a row stands for."""
+        return self.model_params.weights_type == "frequency"
+
+    @property
+    def outcome_columns(self) -> list[str]:
+        """What is read beside the attributes: the label, and weights."""
+        weights = [] if self.weights is None else [self.weights]
+        return [self.label_name, *weights]
 
     @property
     def is_open(self) -> bool:
@@ -547,6 +581,7 @@ def check_training_request(request: TrainingRequest) -> None:
     _check_aggregation(request)
     check_newton(request)
     check_offset(request)
+    check_weights(request)
 
 
 def _check_parties(request: TrainingRequest) -> None:

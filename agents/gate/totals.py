@@ -283,7 +283,7 @@ def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
     hospitals = request.hospitals
     # A derived column's totals depend on the columns that it is made of.
     attributes = request.study.plain
-    columns = tuple(dict.fromkeys([*attributes, request.label_name]))
+    columns = tuple(dict.fromkeys([*attributes, *request.outcome_columns]))
     complete_columns = tuple(dict.fromkeys([*columns, *request.complete_on]))
     complete_in = dict.fromkeys(hospitals, complete_columns)
     receivers = tuple(str(user) for user in hospitals)
@@ -311,7 +311,7 @@ def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
             is_count=what == "n",
         )
 
-    inputs = _few([*attributes, request.label_name])
+    inputs = _few([*attributes, *request.outcome_columns])
     found = [total("n", inputs, columns, part)]
     if request.evaluates is not None:
         return [*found, *_evaluated(request, total, inputs, columns)]
@@ -333,10 +333,15 @@ def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
     in_rounds = f"in each round{part}"
     gradients = "sum of gradients and loss"
     if request.is_newton:
-        gradients = "weighted sums of each column and of each product of two columns, and the deviance"
+        gradients = (
+            "weighted sums of each column and of each product of two columns, the deviance, and at how many hospitals"
+            " the model gives a mean out of range"
+        )
     found.append(total(gradients, inputs, columns, in_rounds))
     at_end = f"at the end{part}"
     scores = "sum of loss and counts of classes, calls and scores of training and held-out rows"
+    if request.model_type == "glm":
+        scores += ", Pearson's chi2, null deviance and the rest of the log-likelihood"
     found.append(total(scores, inputs, columns, at_end))
     return found
 

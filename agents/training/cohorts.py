@@ -150,17 +150,18 @@ def read_cohort(order: AskedTraining, purpose: str, key: bytes) -> Cohort:
     """
     request, settings = order.request, order.settings
     study = request.study
-    labels = [] if request.label_name is None else [request.label_name]
     with open_query(
         settings,
         query_of(order, purpose),
         unique_id=request.unique_id,
-        columns=[*study.read, *labels],
+        columns=[*study.read, *request.outcome_columns],
         # In another hospital's order no error gives a count of fewer rows than the gate
         # lets pass.
         min_rows=0 if order.is_initiator else least_rows(order, purpose),
     ) as rows:
-        prepared = prepare(rows, study, label_name=request.label_name)
+        prepared = prepare(
+            rows, study, label_name=request.label_name, weights=request.weights
+        )
         cohort = cohorts.build_cohort(
             prepared.rows,
             unique_id=request.unique_id,
@@ -172,6 +173,8 @@ def read_cohort(order: AskedTraining, purpose: str, key: bytes) -> Cohort:
             categorical=list(study.categorical),
             may_miss=study.missing == "mean",
             member_columns=study.plain,
+            weights_name=request.weights,
+            counts_weights=request.counts_weights,
         )
     return replace(cohort, flow=prepared.flow)
 

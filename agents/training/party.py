@@ -76,7 +76,11 @@ class VerifiedTraining(VerifiedOrder, AskedTraining):
             "receivers": request.hospitals,
             "purpose": request.purpose,
             "data": data,
-            "columns": [request.unique_id, request.label_name, *request.study.plain],
+            "columns": [
+                request.unique_id,
+                *request.outcome_columns,
+                *request.study.plain,
+            ],
             "method": request.model_params.encrypt_param.method,
             "scoring": request.scoring or "none",
             "details": details,
