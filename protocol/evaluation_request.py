@@ -107,7 +107,7 @@ def _check_kind(body: EvaluateRequest, kind: str) -> None:
         )
     if body.threshold is not None and kind != "lr":
         raise bad_request(
-            "threshold",
+            "no_score",
             f"threshold is given, and a model of type {kind} has no single score.",
             "Leave it out.",
         )
