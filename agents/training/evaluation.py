@@ -139,7 +139,6 @@ def evaluate(trainer: Trainer) -> None:
             trainer.model,
             trainer.start,
             Rows(X, y),
-            threshold=request.threshold,
             n_left_out=flow.n_left_out,
         )
         return secure_sum.seal_counts(keys, sums, info=sum_info("gradient", 0, 0))
