@@ -17,7 +17,6 @@ from pydantic import AfterValidator, Field, ValidationError
 from protocol.errors import bad_request
 from protocol.fields import (
     Asked,
-    Number,
     SqlByHospital,
     UserId,
     Whole,
@@ -27,6 +26,7 @@ from protocol.fields import (
 from protocol.training_request import (
     EncryptParam,
     EvaluationRequest,
+    Threshold,
     check_training_request,
 )
 
@@ -56,8 +56,8 @@ class EvaluateRequest(Asked):
     party_id: Annotated[list[UserId], Field(max_length=1000)]
     # By hospital its SQL, which goes sealed to that hospital.
     data_info: SqlByHospital
-    # Of lr: whose score is above it is called positive.
-    threshold: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    # Of lr: who scores as much or more is called positive.
+    threshold: Threshold | None = None
     # None: as the model was trained.
     encrypt_param: EncryptParam | None = None
     purpose: Annotated[str, Field(max_length=500), AfterValidator(printable)] = ""
@@ -107,7 +107,7 @@ def _check_kind(body: EvaluateRequest, kind: str) -> None:
         )
     if body.threshold is not None and kind != "lr":
         raise bad_request(
-            "threshold",
+            "no_score",
             f"threshold is given, and a model of type {kind} has no single score.",
             "Leave it out.",
         )

@@ -114,6 +114,20 @@ def _method_word(value: Any) -> Any:
     return "None" if value is None else value
 
 
+def _in_thousandths(value: float) -> float:
+    """The calls are read off a histogram of 1,000 bins: any other threshold would be a
+    sum more, and many of them would tell single scores to every digit.
+    """
+    whole = round(value * 1000)
+    if abs(value * 1000 - whole) > 1e-9:
+        raise ValueError("must be a multiple of 0.001")
+    return whole / 1000
+
+
+Threshold = Annotated[Number, Field(gt=0, lt=1), AfterValidator(_in_thousandths)]
+"""Of scores, in thousandths."""
+
+
 class InitParam(Asked):
     init_method: Annotated[InitMethod | None, any_case(InitMethod)] = None
     init_const: Number = 1.0
@@ -504,8 +518,8 @@ class EvaluationRequest(TrainingRequest):
     """
 
     model_id: Annotated[Whole, Field(ge=1, lt=2**31)]
-    # Whose score is above it is called positive.
-    threshold: Annotated[Number, Field(gt=0, lt=1)] = THRESHOLD
+    # Who scores as much or more is called positive.
+    threshold: Threshold = THRESHOLD
 
     @property
     def evaluates(self) -> int | None:

@@ -357,8 +357,8 @@ def _evaluated(
     what = "sum of loss, and counts of classes and of calls"
     if request.model_type == "lr":
         what = (
-            "sums of log loss and of squared error, counts of calls, and counts of scores in 1,000 bins by"
-            " class"
+            "sums of log loss and of squared error, counts of calls at 0.5, and counts of scores in 1,000 bins"
+            " by class"
         )
     elif request.model_type == "linear":
         for moment in ("sum", "sum of squares"):

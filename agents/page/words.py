@@ -177,6 +177,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "event.exported": ("model exported", "导出模型"),
     "event.forgotten": ("earlier answers forgotten", "忘记已给出的答案"),
     "what.training": ("training", "训练"),
+    "what.evaluation": ("evaluation", "评估"),
     "what.inference": ("inference", "预测"),
     "what.statistics": ("joint statistics", "联合统计"),
     "what.approved": ("approved", "已批准"),
@@ -220,6 +221,10 @@ _WORDS: dict[str, tuple[str, str]] = {
     "term.method": ("Method", "方法"),
     "term.scoring": ("Scoring", "评分"),
     "term.data: train": ("SQL that is run here, for training", "在本院执行的训练 SQL"),
+    "term.data: evaluate": (
+        "SQL that is run here, for evaluating a model",
+        "在本院执行的评估 SQL",
+    ),
     "term.data: test": ("SQL that is run here, for testing", "在本院执行的测试 SQL"),
     "term.data: infer": ("SQL that is run here", "在本院执行的 SQL"),
     "term.data: data": (

@@ -3,8 +3,7 @@
 All are exact integers, in one sealed sum:
 
     rows left out    how many, before the model saw any
-    of lr            the squared error of the scores, in limbs, and how many rows of each
-                     class are called which at the order's threshold
+    of lr            the squared error of the scores, in limbs
     all else         as of held-out rows at the end of training (`final_sums`): how many,
                      of lr their histogram, their losses, of classifiers their calls
 
@@ -39,7 +38,6 @@ from analytics.training.curves import (
 from analytics.training.models import Model, scores
 from protocol.sums import limbs
 
-_N_CELLS = 4
 _WITHHELD = Withheld(train=1, test=1)
 """Calls are counted together: no hospital shows its own."""
 
@@ -51,12 +49,9 @@ class EvaluatedSums:
     n_left_out: int
     held_out: Ints  # as `final_sums.held_out_metrics` reads them
     brier: float | None = None  # of lr
-    cells: tuple[int, ...] = ()  # of lr: tn, fp, fn, tp at the threshold
 
 
-def local_sums(
-    model: Model, weights: Floats, rows: Rows, *, threshold: float, n_left_out: int
-) -> Ints:
+def local_sums(model: Model, weights: Floats, rows: Rows, *, n_left_out: int) -> Ints:
     """A hospital's part, int64 (d,), the same d at every hospital.
 
     Raises BadRequest `wide` for a mean that is too large to be added.
@@ -69,9 +64,6 @@ def local_sums(
         score = scores(model, weights, rows.X)
         brier = np.mean((score - rows.y) ** 2)
         parts.append(limbs.to_limbs(np.array([brier]), len(rows.y)))
-        # tn, fp, fn, tp: twice the class and once the call
-        cells = 2 * (rows.y == 1) + (score > threshold)
-        parts.append(np.bincount(cells, minlength=_N_CELLS))
     parts.append(held_out_sums(model, weights, rows, _WITHHELD))
     return np.concatenate(parts).astype(np.int64)
 
@@ -83,9 +75,7 @@ def opened(model: Model, sums: Ints, n_rows: int) -> EvaluatedSums:
     if not model.is_binary:
         return EvaluatedSums(n_left_out, words)
     brier = float(limbs.from_limbs(words[: limbs.N_LIMBS], n_rows)[0])
-    words = words[limbs.N_LIMBS :]
-    cells = tuple(words[:_N_CELLS].tolist())
-    return EvaluatedSums(n_left_out, words[_N_CELLS:], brier, cells)
+    return EvaluatedSums(n_left_out, words[limbs.N_LIMBS :], brier)
 
 
 def histogram_of(model: Model, sums: EvaluatedSums) -> Ints | None:
@@ -106,7 +96,8 @@ def report_of(
 ) -> dict[str, Any]:
     """What people are shown: `metrics` and, of lr, `roc` and `calibration`.
 
-    label_variance: the joint one, of linear. Where a class that occurs has fewer than
+    threshold: of lr, from which score on a row is called positive. label_variance: the
+    joint one, of linear. Where a class that occurs has fewer than
     min_rows rows of all hospitals together there are no metrics, and `withheld` says
     so.
     """
@@ -154,7 +145,11 @@ def _n_of_classes(model: Model, metrics: dict[str, Any]) -> list[int]:
 def _of_scores(
     sums: EvaluatedSums, metrics: dict[str, Any], counts: Ints, threshold: float
 ) -> dict[str, Any]:
-    tn, fp, fn, tp = sums.cells
+    negatives, positives = np.split(counts, 2)
+    # A threshold is where a bin begins.
+    place = round(threshold * N_BINS)
+    tn, fp = int(negatives[:place].sum()), int(negatives[place:].sum())
+    fn, tp = int(positives[:place].sum()), int(positives[place:].sum())
     auc = delong(counts)
     return {
         "n_negative": tn + fp,

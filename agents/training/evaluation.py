@@ -53,7 +53,7 @@ from protocol.training_request import EvaluationRequest
 log = logging.getLogger("consilium.rounds")
 
 OF_THE_FIT = ("log_loss", "loss", "mse", "rmse", "r2")
-"""On the rows that newton trained a model on, its deviance (decision 84)."""
+"""On the rows that newton trained a model on, its deviance."""
 NOT_POOLED = ("threshold", "auc_low", "auc_high", "n_negative", "n_positive")
 """What the order says itself, or follows from what the coordinator is told."""
 
@@ -139,7 +139,6 @@ def evaluate(trainer: Trainer) -> None:
             trainer.model,
             trainer.start,
             Rows(X, y),
-            threshold=request.threshold,
             n_left_out=flow.n_left_out,
         )
         return secure_sum.seal_counts(keys, sums, info=sum_info("gradient", 0, 0))
@@ -202,8 +201,8 @@ def _request(order: AgreedTraining) -> EvaluationRequest:
 
 
 def _check_probe(trainer: Trainer, X: Floats, y: Any) -> None:
-    """A model that is as steep on these rows as none may be that is trained (decisions
-    71 and 77): counts of its scores would be counts of one side of a plane.
+    """A model that is as steep on these rows as none may be that is trained: counts of its
+    scores would be counts of one side of a plane.
     """
     model = trainer.model
     if model.hidden or model.is_number:

@@ -223,6 +223,8 @@ CHINESE_ERRORS: dict[str, str] = {
     "dispersion": "此 dispersion 与 family 不相配。",
     "equations": "其他医院的数据行数太少，继续下去会泄露本院数据。",
     "no_report": "此模型不是用 newton 训练的，没有报告。",
+    "no_evaluation": "本院没有该编号的评估结果。",
+    "no_score": "该模型没有单一得分，请删去 threshold。",
     "confidence": "confidence 只用于 newton。",
     "optimizer": "newton 不支持任务中的某些设置。",
     "numbers": "数值超出 64 位浮点数的范围，请标准化数据或减小学习率。",

@@ -104,14 +104,13 @@ class OrderView:
                 self.visit, name, *self.metric_figure(), label=label
             )
             self.parts["hospitals"] = html(self.hospitals())
-            self.parts["pooled"] = html(
-                pooled_metrics(self.visit, self.order["summary"])
-            )
+        if self.order["kind"] in ("train", "evaluate", "external"):
+            self.parts["pooled"] = html(self.pooled())
         protection = protection_words(self.visit, self.order, self.names)
         html(f"<h2>{shown(t('Protection'))}</h2>{protection}")
         html(f"<h2>{shown(t('Timeline'))}</h2>")
         self.parts["events"] = html(self.events())
-        if self.order["kind"] in ("train", "statistics"):
+        if self.order["kind"] in ("train", "evaluate", "statistics"):
             self.timeline = Timeline(self.visit, self.order, self.names)
         if self.order["kind"] == "train":
             label = t("Seconds that each round took")
@@ -372,7 +371,7 @@ class OrderView:
         has_ended = order["state"] in ENDED
         self.parts["cancel"].set_visibility(may_cancel and not has_ended)
         self.parts["rerun"].set_visibility(
-            is_owner and order["kind"] in ("train", "statistics")
+            is_owner and order["kind"] in ("train", "evaluate", "statistics")
         )
 
     async def cancel(self) -> None:
@@ -420,15 +419,20 @@ class OrderView:
         is_over = was_ended and self.order["state"] in ENDED
         return not is_over
 
+    def pooled(self) -> Safe:
+        """What the model is worth on all hospitals' rows."""
+        return pooled_metrics(
+            self.visit, self.order["summary"], order_id=self.order["order_id"]
+        )
+
     def draw(self) -> None:
         """Shows the rounds that are here, in the parts that this kind of order has."""
         if "hospitals" in self.parts:
             self.parts["hospitals"].set_content(self.hospitals())
-            self.parts["pooled"].set_content(
-                pooled_metrics(self.visit, self.order["summary"])
-            )
             self.parts["metric"].set_options(self.metrics())
             self.parts["fold"].set_options(self.folds())
+        if "pooled" in self.parts:
+            self.parts["pooled"].set_content(self.pooled())
         if "metric" in self.figures:
             self.figures["metric"].show(*self.metric_figure())
         if "pace" in self.figures:

@@ -10,7 +10,23 @@ from typing import Any, NamedTuple
 from api.pages.frame import Safe, number, shown, table
 from api.pages.visit import Visit
 
-METRICS = ("loss", "accuracy", "auc", "ks", "f1", "f1_macro", "mse", "rmse", "mae")
+METRICS = (
+    "loss",
+    "log_loss",
+    "brier",
+    "accuracy",
+    "auc",
+    "auc_se",
+    "ks",
+    "f1",
+    "f1_macro",
+    "sensitivity",
+    "specificity",
+    "mse",
+    "rmse",
+    "mae",
+    "r2",
+)
 
 
 class Line(NamedTuple):
@@ -21,9 +37,9 @@ class Line(NamedTuple):
     metrics: Mapping[str, Any]
 
 
-def pooled_metrics(visit: Visit, summary: Mapping[str, Any]) -> Safe:
+def pooled_metrics(visit: Visit, summary: Mapping[str, Any], *, order_id: int) -> Safe:
     """A row for each fold's training rows and its held-out rows, and for those of all
-    folds; nothing before the end.
+    folds; of an evaluation one for its rows. Nothing before the end.
     """
     t = visit.t
     lines = list(_lines(visit, summary))
@@ -43,6 +59,11 @@ def pooled_metrics(visit: Visit, summary: Mapping[str, Any]) -> Safe:
         "Held-out rows: a fold's own part, the validation part, or the rows of the test SQL"
     )
     caption = f"{caption}. {_flow(visit, summary)}".rstrip(". ")
+    if "evaluation" in summary:
+        caption = t(
+            "Curves are at the hospitals: ./run agent report --evaluation {n}",
+            n=order_id,
+        )
     title = shown(t("All hospitals together"))
     return Safe(f"<h2>{title}</h2>{table(heads, rows, caption=caption)}")
 
@@ -63,6 +84,10 @@ def _flow(visit: Visit, summary: Mapping[str, Any]) -> str:
 def _lines(visit: Visit, summary: Mapping[str, Any]) -> Iterator[Line]:
     """The final model first, which is fold 0."""
     t = visit.t
+    evaluation = summary.get("evaluation")
+    if evaluation:
+        told = {"n_rows": evaluation["n_rows"], **evaluation["metrics"]}
+        yield Line(t("Model {n}", n=evaluation["model_id"]), t("new rows"), told)
     folds = [int(name) for name in summary if name.isdecimal()]
     for fold in sorted(folds):
         training = summary[str(fold)]

@@ -114,6 +114,17 @@ CHINESE: dict[str, str] = {
     "training": "训练",
     "predictions": "预测",
     "joint statistics": "联合统计",
+    "evaluation": "评估",
+    "new rows": "新数据",
+    "Model {n}": "模型 {n}",
+    "Curves are at the hospitals: ./run agent report --evaluation {n}": (
+        "曲线在各医院查看：./run agent report --evaluation {n}"
+    ),
+    "log_loss": "对数损失 log_loss",
+    "brier": "Brier 评分",
+    "auc_se": "AUC 的标准误 auc_se",
+    "sensitivity": "灵敏度 sensitivity",
+    "specificity": "特异度 specificity",
     "recorded elsewhere": "外部记录",
     "pending": "等待中",
     "running": "进行中",

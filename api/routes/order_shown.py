@@ -43,7 +43,7 @@ async def train_status(
     order = await readable(services, caller, order_id)
     return answer(
         {
-            "model_id": order_id,
+            "model_id": order.body.get("model_id", order_id),
             "train_status": await _status(services, order),
             **ending(order),
             "refusal": order.stop,

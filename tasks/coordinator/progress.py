@@ -162,6 +162,12 @@ class TrainingPicture:
             if last["loss"] is not None:
                 mean = f"{last['loss']:.6f}"
             loss = f"{mean} after {last['round']} rounds"
+        if request.evaluates is not None:
+            return (
+                f"# Order {self.order_id}\n\n"
+                f"Evaluation of model {request.evaluates} by hospital {request.user_id} with "
+                f"{request.party_id}, method {method}. Rows: {self._order.n_rows}."
+            )
         left_out = _listed_left_out(records) or "nobody"
         ending = _listed_endings(self._order.summaries)
         return (

@@ -606,6 +606,7 @@ EVALUATIONS: list[tuple[str, dict[str, Any], int, str]] = [
     ("a model of a fraction", {"model_id": 1.5}, 422, "model_id"),
     ("a hospital without it", {"party_id": [2, 3, 5]}, 400, "Hospital 5 took no part"),
     ("a threshold of 1", {"threshold": 1}, 422, "threshold"),
+    ("a threshold between bins", {"threshold": 0.0005}, 422, "a multiple of 0.001"),
     ("a threshold of a text", {"threshold": "half"}, 422, "threshold"),
     ("a method that is none", {"encrypt_param": {"method": "rot13"}}, 422, "method"),
     ("a field that is unknown", {"labels": "y"}, 422, "labels"),

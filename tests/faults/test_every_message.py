@@ -28,11 +28,12 @@ from deployments.local.one_process import run_order, submit
 from flows.coordinator import coordinate_training
 from flows.hospital import train_locally
 from protocol.errors import OrderStopped
+from protocol.evaluation_request import evaluation_order, parse_evaluate_request
 from protocol.exchange import Address, Exchange
 from protocol.machine import disk
 from protocol.memory_transport import MemoryTransport
 from protocol.messages import COORDINATOR
-from protocol.training_request import parse_training_request
+from protocol.training_request import TrainingRequest, parse_training_request
 from tasks.coordinator.training import open_order
 from tests.made_sites import make_sites, order_body
 
@@ -174,11 +175,18 @@ def run_mortally(
     """Runs an order in which everybody dies at everything; the number of deaths by
     party.
     """
-    request, transport, fate = (
-        parse_training_request(body),
-        MemoryTransport(),
-        SampledFate(every=every),
-    )
+    return run_mortally_as(sites, parse_training_request(body), order_id, every=every)
+
+
+def run_mortally_as(
+    sites: dict[int, SiteSettings],
+    request: TrainingRequest,
+    order_id: int,
+    *,
+    every: int = 1,
+) -> Counter[Any]:
+    """The same of a request that is read already."""
+    transport, fate = MemoryTransport(), SampledFate(every=every)
     submit(transport, request, sites, order_id)
     tried: dict[Any, bytes] = {}
 
@@ -316,6 +324,43 @@ def test_a_newton_order_survives_every_death(
         for user in HOSPITALS:
             reports.append(Vault(sites[user].vault).model(number)["report"])
     assert all(found == reports[0] for found in reports)
+
+
+@pytest.mark.parametrize("model_type", ["lr", "linear"])
+def test_an_evaluation_survives_every_death(
+    sites: dict[int, SiteSettings], model_type: str, mortal_vaults: Fate
+) -> None:
+    trained = order_body(
+        (4, 2, 3),
+        model_type=model_type,
+        label_name="y" if model_type == "lr" else "cost",
+        model_params={"max_iter": 2, "standardize": True},
+    )
+    model_id = 61 if model_type == "lr" else 71
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fate, "meet", lambda self, moment, deed: deed())
+        run_order(sites, trained, order_id=model_id)
+    asked = {
+        "user_id": 4,
+        "party_id": [2, 3],
+        "model_id": model_id,
+        "data_info": {str(user): "SELECT * FROM data.rows" for user in HOSPITALS},
+    }
+    request = evaluation_order(parse_evaluate_request(asked), trained)
+    deaths = run_mortally_as(sites, request, model_id + 1)
+    # order or acceptance, limits, the sum, done: each twice, and the vault's on top
+    assert all(deaths[user] >= 12 for user in HOSPITALS), deaths
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fate, "meet", lambda self, moment, deed: deed())
+        run_mortally_as(sites, request, model_id + 2)
+    found = []
+    for number in (model_id + 1, model_id + 2):
+        for user in HOSPITALS:
+            kept = Vault(sites[user].vault).evaluation(number)
+            found.append((kept["report"], kept["counts"]))
+    assert all(one == found[0] for one in found)
+    for user in HOSPITALS:
+        assert Vault(sites[user].vault).orders() == []
 
 
 def test_cross_validation_dies_between_folds_too(

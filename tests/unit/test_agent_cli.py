@@ -381,6 +381,37 @@ def test_a_report_is_printed_and_in_the_ledger(run: Run, site: Path) -> None:
     assert err.startswith("Model 1 was not trained by newton, so it has no report. ")
 
 
+def test_an_evaluation_is_printed_without_its_counts(run: Run, site: Path) -> None:
+    report = {
+        "n": 40,
+        "n_left_out": 0,
+        "metrics": {"auc": 0.75, "tp": 9, "confusion": [[1, 2], [3, 4]]},
+        "calibration": [{"low": 0.0, "high": 1.0, "n": 40}],
+    }
+    kept = {"evaluation_id": 90, "model_id": 81, "report": report, "counts": [1] * 8}
+    Vault(load_settings(site).vault).save_evaluation(90, kept)
+    shown = json.loads(run("report", "--evaluation", "90")[1])
+    assert shown == {"evaluation_id": 90, "model_id": 81, "report": report}
+    lines = run("report", "--evaluation", "90", "--format", "csv")[1].splitlines()
+    assert lines[0] == "table,line,name,value"
+    assert lines[3:5] == ["metrics,,auc,0.75", "metrics,,tp,9"]
+    assert lines[5:] == [
+        "calibration,1,high,1.0",
+        "calibration,1,low,0.0",
+        "calibration,1,n,40",
+    ]
+    table = run("report", "--evaluation", "90", "--format", "latex")[1]
+    assert r"n\_left\_out & 0 \\" in table
+    assert r"auc & 0.75 \\" in table
+    told = [(entry["event"], entry["evaluation_id"]) for entry in ledger(site)]
+    assert told == [("exported", 90)] * 3
+    code, out, err = run("report", "--evaluation", "7")
+    assert (code, out) == (2, "")
+    assert err.startswith("This hospital has no evaluation 7. ")
+    # One of the two, and not both.
+    assert run("report")[0] == 2
+
+
 def test_a_model_that_is_not_here(run: Run, site: Path) -> None:
     code, out, err = run("export", "--model", "77")
     assert (code, out) == (2, "")

@@ -274,7 +274,7 @@ def test_pooled_metrics_say_of_which_rows_they_are() -> None:
         "0": {**training, "n_rows": 200, "held_out": None},
     }
     text = pooled.pooled_metrics(
-        visit(), {**folds, "held_out": {**held_out, "n_rows": 200}}
+        visit(), {**folds, "held_out": {**held_out, "n_rows": 200}}, order_id=37
     )
     rows = re.findall(r"<tr>(.*?)</tr>", text)[1:]
     cells = [re.findall(r"<span>(.*?)</span>", row) for row in rows]
@@ -288,7 +288,15 @@ def test_pooled_metrics_say_of_which_rows_they_are() -> None:
 
 
 def test_an_order_under_way_has_no_pooled_metrics() -> None:
-    assert pooled.pooled_metrics(visit(), {}) == ""
+    assert pooled.pooled_metrics(visit(), {}, order_id=37) == ""
+
+
+def test_an_evaluation_shows_metrics_of_new_rows() -> None:
+    told = {"model_id": 37, "n_rows": 683, "metrics": {"auc": 0.91, "brier": 0.12}}
+    text = pooled.pooled_metrics(visit(), {"evaluation": told}, order_id=39)
+    for shown in ("Model 37", "new rows", "683", "0.91", "report --evaluation 39"):
+        assert shown in text
+    assert "loss" not in text
 
 
 def test_what_is_not_ours_is_escaped_in_tables() -> None:

@@ -16,6 +16,8 @@ from agents.training import fold as folds
 from agents.training import fold_end
 from deployments.local.one_process import run_order
 from protocol.errors import ProtocolViolation
+from protocol.messages import canonical
+from tasks.coordinator.reports import read_evaluated
 from tests.made_sites import make_sites, order_body
 from tests.pairwise import quick
 
@@ -154,3 +156,38 @@ def test_who_withholds_what_others_show_ends_the_order(
         run_order(sites_of(tmp_path), order_body((2, 3, 4), attributes=["x1"]))
     assert caught.value.code == "report"
     assert caught.value.detail == {"hospitals": [2, 3, 4]}
+
+
+EVALUATED = {"metrics": {"auc": 0.9, "tp": 12, "ppv": None}, "withheld": None}
+
+
+def test_an_evaluation_is_read_as_it_was_told() -> None:
+    assert read_evaluated(canonical(EVALUATED).encode(), 2) == EVALUATED
+    withheld = {"metrics": {}, "withheld": {"rule": "min_rows", "threshold": 10}}
+    assert read_evaluated(canonical(withheld).encode(), 2) == withheld
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"metrics": {"auc": "high"}},
+        {"metrics": {"roc": [0.5]}},
+        {"metrics": {"tp": -1}},
+        {"metrics": {"tp": 1.5}},
+        {"metrics": [["auc", 0.9]]},
+        {"metrics": None},
+        {"withheld": "min_rows"},
+        {"withheld": {"rule": "other", "threshold": 1}},
+        {"counts": [1, 2]},
+    ],
+)
+def test_an_evaluation_of_another_form_ends_the_order(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolViolation) as caught:
+        read_evaluated(canonical({**EVALUATED, **wrong}).encode(), 2)
+    assert caught.value.detail["hospitals"] == [2]
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"\xff", b"[" * 10_000])
+def test_no_evaluation_ends_the_order(body: bytes) -> None:
+    with pytest.raises(ProtocolViolation, match="Hospital 2 tells no metrics"):
+        read_evaluated(body, 2)
