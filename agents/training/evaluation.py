@@ -128,7 +128,7 @@ def evaluate(trainer: Trainer) -> None:
     """
     order = trainer.order
     request = _request(order)
-    X, y, _, _ = trainer.fold_rows(0)
+    X, y, *_ = trainer.fold_rows(0)
     scales = joint_scales(trainer, X, y, 0)
     keys = trainer.keys(0)
     flow = trainer.rows.train.flow
