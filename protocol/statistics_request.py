@@ -68,7 +68,6 @@ Pooled = Literal[
     "chi2",
     "trend",
     "correlation_test",
-    "logrank",
 ]
 POOLED: tuple[str, ...] = get_args(Pooled)
 """Over the rows of all providers, one below the other (formulas.md 5.1)."""
@@ -95,14 +94,12 @@ TEST_COUNTED_AS = {
     "chi2": "crosstab",
     "trend": "crosstab",
     "correlation_test": "corr",
-    "logrank": "corr",
 }
 """A test is computed by the receivers from what another method opens, and is judged as
-that one (decision 85). logrank opens other sums over the same rows and columns
-(decision 86).
+that one (decision 85).
 """
 
-OF_TWO_COLUMNS = ("crosstab", "chi2", "trend", "correlation_test", "logrank")
+OF_TWO_COLUMNS = ("crosstab", "chi2", "trend", "correlation_test")
 OF_COLUMNS = ("cov", "corr", *OF_TWO_COLUMNS)
 MOST_COLUMNS = 50
 """Of a matrix."""
@@ -160,7 +157,7 @@ _NEEDED = {
     "quantile": ("quantile",),
     "bins": ("histogram",),
     "columns": OF_COLUMNS,
-    "group_by": ("ttest", "anova", "logrank"),
+    "group_by": ("ttest", "anova"),
 }
 
 

@@ -217,12 +217,6 @@ def _pooled_totals(request: StatisticsRequest) -> list[OpenedTotal]:
         found.append(replace(found[0], what="n with a value", repeated=""))
     if request.counted_as in TALLIED or request.method == "count":
         return found
-    if request.method == "logrank":
-        of_hospital = "of each hospital's own comparison"
-        found.append(total("n with an event", every_place, is_count=True))
-        for what in ("expected events", "covariances of expected events"):
-            found.append(total(f"{what} {of_hospital}", every_place, is_count=False))
-        return found
     for place in every_place:
         found.append(total("sum", [place], is_count=False))
         if request.counted_as not in ("sum", "avg"):

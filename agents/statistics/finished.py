@@ -112,7 +112,7 @@ def _of_test(
         return Answer(columns, [], notes=[str(error)])
     rows: list[Cells] = []
     for name, value in found:
-        is_count = name == "n" or name.startswith(("n[", "events["))
+        is_count = name == "n" or name.startswith("n[")
         if not math.isfinite(value):
             rows.append([name, None])
         else:

@@ -397,8 +397,6 @@ class Reading(Strict):
     # Integers of any size, which are added up over the providers
     # (`agents.statistics.sums.N_NUMBERS`).
     tallies: dict[str, list[int]] = Field(default_factory=dict)
-    # Of logrank, by two groups.
-    covariances: dict[str, dict[str, int]] = Field(default_factory=dict)
     # The rule that withholds a group, and its threshold as the policy writes it.
     withheld: dict[str, tuple[str, str]] = Field(default_factory=dict)
     # Where the policy says `cells = "pooled"`: why a group of min_rows rows or more is

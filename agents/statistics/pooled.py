@@ -269,14 +269,10 @@ def _reading(
 ) -> Reading:
     n_rows_of = {}
     numbers = {}
-    covariances = {}
     for label, tally in tallies.items():
         key = key_of(label)
         n_rows_of[key] = tally.facts.n_rows
         numbers[key] = tally.numbers
-        covariances[key] = {
-            key_of(other): value for other, value in tally.covariances.items()
-        }
     rules = {}
     for label, why in withheld.items():
         rules[key_of(label)] = (why.rule, why.threshold)
@@ -291,7 +287,6 @@ def _reading(
         whole=whole,
         n_rows_of=n_rows_of,
         tallies=numbers,
-        covariances=covariances,
         withheld=rules,
     )
 
@@ -386,7 +381,7 @@ def _add(
 ) -> Answer | None:
     """One sum of the integers of all shown groups; the answer at a receiver."""
     request = party.request
-    n_numbers = numbers_of(request, n_groups=len(agreed.shown))
+    n_numbers = numbers_of(request)
     joint_numbers: list[int] = []
     n_rounds = 0
     if agreed.shown:

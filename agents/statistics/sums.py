@@ -39,18 +39,10 @@ They are count and sum, and the squares, or the fields of JointMoments.
 """
 
 
-N_OF_LOGRANK = 3
-"""People, events and expected events of a group; behind them its covariances with each
-group (`analytics.statistics.survival.OwnGroup`).
-"""
-
-
-def numbers_of(request: StatisticsRequest, *, n_groups: int) -> int:
+def numbers_of(request: StatisticsRequest) -> int:
     """How many integers of each group a question adds; behind the method's own, where
-    the mean stands for missing values, how many these are. n_groups: that are shown.
+    the mean stands for missing values, how many these are.
     """
-    if request.method == "logrank":
-        return N_OF_LOGRANK + n_groups
     if request.is_matrix:
         return n_matrix_numbers(len(request.columns or []))
     return N_NUMBERS.get(request.counted_as, 1) + int(request.rows.fills)
@@ -142,24 +134,9 @@ def shown_tallies(
     assert reading is not None
     # Where it has no such rows: an addend's length says nothing of whose groups they
     # are.
-    if request.method == "logrank":
-        return _of_logrank(reading, agreed)
-    zeros = [0] * numbers_of(request, n_groups=len(agreed.shown))
+    zeros = [0] * numbers_of(request)
     numbers: list[int] = []
     for label in agreed.shown:
         key = canonical(list(label))
         numbers += reading.tallies.get(key, zeros)
-    return numbers
-
-
-def _of_logrank(reading: Reading, agreed: Agreed) -> list[int]:
-    """Each group's own integers, and its covariances with each group, in the order of
-    all hospitals' groups.
-    """
-    keys = [canonical(list(label)) for label in agreed.shown]
-    numbers: list[int] = []
-    for key in keys:
-        numbers += reading.tallies.get(key, [0] * N_OF_LOGRANK)
-        covariances = reading.covariances.get(key, {})
-        numbers += [covariances.get(other, 0) for other in keys]
     return numbers

@@ -7,7 +7,7 @@ Read `pooled.py` next, which adds them over the providers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -16,11 +16,9 @@ from agents.gate.disclosure import GroupFacts, Label
 from agents.rows import exact_totals, two_way
 from agents.rows.dataset import Dataset
 from agents.rows.exact_totals import JointPart, MatrixPart
-from agents.rows.survival import read_survival
 from agents.statistics.groups import bin_label
 from agents.statistics.opened_sets import bin_edges
 from agents.statistics.sums import N_NUMBERS
-from analytics.statistics.survival import logrank_sums
 from protocol.errors import Refused
 from protocol.policy import StatisticsRules
 from protocol.statistics_request import TALLIED, StatisticsRequest
@@ -36,8 +34,6 @@ class Tally:
     numbers: list[int]
     # Of the sum of squares, what its two largest make; None where none is opened.
     largest_square_share: Fraction | None = None
-    # Of logrank: with each of this provider's groups.
-    covariances: dict[Label, int] = field(default_factory=dict)
 
 
 def own_tallies(
@@ -48,8 +44,6 @@ def own_tallies(
     group_by = request.group_by or []
     tallies: dict[Label, Tally] = {}
 
-    if request.method == "logrank":
-        return _of_survival(dataset, request)
     if request.counted_as in ("cov", "corr"):
         return _of_columns(dataset, request)
 
@@ -99,30 +93,6 @@ def _of_columns(dataset: Dataset, request: StatisticsRequest) -> dict[Label, Tal
         )
         numbers = list(part.moments.numbers)
         tallies[label] = Tally(facts, numbers, part.largest_square_share)
-    return tallies
-
-
-def _of_survival(dataset: Dataset, request: StatisticsRequest) -> dict[Label, Tally]:
-    """Of a comparison of survival: judged by the columns, as their correlation is.
-
-    Raises BadRequest (code event_values, time_values).
-    """
-    assert request.columns is not None
-    assert request.group_by is not None
-    time, event = request.columns
-    (group,) = request.group_by
-    rows = read_survival(dataset, time, event, group=group)
-    sums = logrank_sums(
-        rows.times, rows.is_event, rows.groups, n_groups=len(rows.labels)
-    )
-    judged = _of_columns(dataset, request)
-    tallies = {}
-    for label, own in zip(rows.labels, sums, strict=True):
-        covariances = dict(zip(rows.labels, own.covariances, strict=True))
-        numbers = [own.n, own.n_events, own.expected]
-        tallies[label] = replace(
-            judged[label], numbers=numbers, covariances=covariances
-        )
     return tallies
 
 

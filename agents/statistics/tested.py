@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agents.gate.disclosure import Label, Withheld
+from agents.gate.disclosure import Label
 from agents.statistics.groups import Agreed
 from analytics.statistics.exact import DECIMAL, JointMoments, Moments
 from protocol.errors import BadRequest, Refused
@@ -36,7 +36,7 @@ def check_groups(request: StatisticsRequest, agreed: Agreed) -> None:
     if not request.is_test or agreed.repeats:
         return
     if agreed.withheld:
-        why = min(agreed.withheld.values(), key=_told_first)
+        why = min(agreed.withheld.values(), key=lambda one: (one.rule, one.threshold))
         raise Refused(
             f"A group of the rows is withheld: {why.reason} {request.method} needs all groups.",
             remedy="Name the columns in categorical, which makes one level of rare values, derive fewer values, or"
@@ -50,9 +50,9 @@ def check_groups(request: StatisticsRequest, agreed: Agreed) -> None:
             raise _no_groups(
                 "ttest compares two groups, and the rows have another number"
             )
-        case "anova" | "logrank" if len(agreed.shown) < 2:
+        case "anova" if len(agreed.shown) < 2:
             raise _no_groups(
-                f"{request.method} compares two groups or more, and the rows have fewer"
+                "anova compares two groups or more, and the rows have fewer"
             )
         case "chi2" | "trend" if len(rows) < 2 or len(columns) < 2:
             raise _no_groups(
@@ -66,11 +66,6 @@ def check_groups(request: StatisticsRequest, agreed: Agreed) -> None:
             raise _no_groups(
                 "The first column of trend is a score, and has values that are no numbers"
             )
-
-
-def _told_first(why: Withheld) -> tuple[bool, str, str]:
-    """A group that is withheld lest another one follow is no reason of its own."""
-    return why.rule == "complement", why.rule, str(why.threshold)
 
 
 def quantities(
@@ -89,8 +84,6 @@ def quantities(
         return _of_table(request, agreed.shown, by_group)
     if not by_group:
         raise ValueError("No row has a value.")
-    if request.method == "logrank":
-        return _of_logrank(agreed.shown, by_group)
     if request.method == "correlation_test":
         return tests.correlation_test(JointMoments(*by_group[0]), least_df=least_df)
     if request.method == "paired_ttest":
@@ -125,25 +118,6 @@ def _of_table(
         return tests.trend(table, np.sort(scores))
     correction = request.correction is not False
     return tests.chi_squared(table, (rows, columns), correction=correction)
-
-
-def _of_logrank(
-    labels: Sequence[Label], by_group: Sequence[Sequence[int]]
-) -> Quantities:
-    from analytics.statistics.survival import OwnGroup, logrank
-
-    groups = []
-    for numbers in by_group:
-        n, n_events, expected, *covariances = numbers
-        groups.append(OwnGroup(n, n_events, expected, covariances))
-    test = logrank(groups)
-    found = [("chi2", test.chi2), ("df", float(test.df)), ("p", test.p)]
-    for label, group, of_group in zip(labels, groups, test.expected, strict=True):
-        name = str(label[0])
-        found.append((f"n[{name}]", float(group.n)))
-        found.append((f"events[{name}]", float(group.n_events)))
-        found.append((f"expected[{name}]", of_group))
-    return found
 
 
 def _levels(labels: Sequence[Label], place: int) -> list[str]:

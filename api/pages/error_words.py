@@ -124,8 +124,6 @@ CHINESE_ERRORS: dict[str, str] = {
     "json": "JSON 文件中有无法读取的行。",
     "parquet": "文件不是 Parquet 格式，或不完整。",
     "encoding": "文件不是 UTF-8 编码。",
-    "event_values": "事件列须只有 0 和 1。",
-    "time_values": "时间列须大于 0。",
     "test_groups": "数据的组数或取值不是该检验所能比较的，请派生出合适的组。",
     "groups": "分组太多，请减少分组列。",
     "memory": "数据超过代理程序的内存，请减少分组列。",
