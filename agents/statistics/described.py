@@ -220,16 +220,18 @@ def _reserve(
     kept_as: dict[str, str] = {}
     asked: dict[str, dict[str, Label]] = {}
     for own in parts:
-        labels = {key_of(label): label for label in _asked_labels(own)}
+        # What other rules withhold will not be opened.
+        withheld = own.withheld(set())
+        labels = {}
+        for label in _asked_labels(own):
+            if label not in withheld:
+                labels[key_of(label)] = label
         asked[own.part.name] = labels
         if not labels:
             continue
+        only_missing = own.part.what == "missing"
         whole, groups = sets_of(
-            own.party,
-            dataset,
-            labels.values(),
-            own.withheld(set()),
-            only_missing=own.part.what == "missing",
+            own.party, dataset, labels.values(), (), only_missing=only_missing
         )
         for one in [*whole, *groups]:
             name = canonical([own.part.name, one.name])
