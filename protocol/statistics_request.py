@@ -62,6 +62,7 @@ Pooled = Literal[
     "corr",
     "frequency",
     "crosstab",
+    "describe",
     "ttest",
     "paired_ttest",
     "anova",
@@ -100,9 +101,9 @@ that one (decision 85).
 """
 
 OF_TWO_COLUMNS = ("crosstab", "chi2", "trend", "correlation_test")
-OF_COLUMNS = ("cov", "corr", *OF_TWO_COLUMNS)
+OF_COLUMNS = ("cov", "corr", "describe", *OF_TWO_COLUMNS)
 MOST_COLUMNS = 50
-"""Of a matrix."""
+"""Of a matrix, and of a table that describes them."""
 
 THRESHOLD = "3000000"
 """Of is_investor_accredited, unless a request gives one."""
@@ -114,10 +115,15 @@ after the point.
 
 MOST_NAME_BYTES = 200
 MATRIX_ROW = "column"
-"""The column of a matrix that names its rows."""
+"""The column of a matrix, and of describe's result, that names a column of the data."""
 
 QUANTITY = "quantity"
-"""The column of a test's result that says what each value is."""
+"""The column of a test's result, and of describe's, that says what each value is."""
+
+OVER, LEVEL = "over", "level"
+"""The columns of describe's result that say whether a value is of all rows, of a group or
+of two groups, and of which level of a category.
+"""
 
 WITHHELD = "withheld"
 """The column of a pooled result that says which rule withholds a row."""
@@ -279,7 +285,7 @@ class StatisticsRequest(Asked):
         AfterValidator(_file_name),
     ] = ""
     columns: (
-        Annotated[list[Column], Field(min_length=2, max_length=MOST_COLUMNS)] | None
+        Annotated[list[Column], Field(min_length=1, max_length=MOST_COLUMNS)] | None
     ) = None
     group_by: Annotated[list[Column], Field(min_length=1, max_length=5)] | None = None
     # Rows without a value in one of these columns are left out before anything is
@@ -419,6 +425,11 @@ class StatisticsRequest(Asked):
         return self.method in TEST_COUNTED_AS
 
     @property
+    def describes(self) -> bool:
+        """Whether it is many questions in one: `statistics_described.py`."""
+        return self.method == "describe"
+
+    @property
     def is_matrix(self) -> bool:
         """Whether it is a row for each of three columns or more."""
         return self.method in ("cov", "corr") and len(self.columns or []) > 2
@@ -432,7 +443,8 @@ class StatisticsRequest(Asked):
     def has_cells(self) -> bool:
         """Whether its pooled answer has a row for each value, bin or group."""
         is_by_group = self.group_by is not None or self.counted_as in TALLIED
-        return is_by_group and not self.is_joined
+        # Of describe each hospital's rows decide, whatever its policy says of cells.
+        return is_by_group and not self.is_joined and not self.describes
 
     @property
     def label_columns(self) -> list[str]:
@@ -440,6 +452,9 @@ class StatisticsRequest(Asked):
         first_key = self.data_providers[0].key_column
         if self.is_test:
             return [QUANTITY]
+        if self.describes:
+            groups = [OVER, *self.group_by] if self.group_by else []
+            return [MATRIX_ROW, *groups, LEVEL, QUANTITY]
         if self.is_joined:
             own_columns = [first_key]
         elif self.is_matrix:
@@ -583,6 +598,12 @@ def _check_columns(request: StatisticsRequest) -> None:
             "columns names one column twice.",
             "Name each column once, two of them at least.",
         )
+    if len(columns) == 1 and not request.describes:
+        raise bad_request(
+            "columns",
+            f"columns names one column, and {request.method} is of two or more.",
+            "Name two columns.",
+        )
     if len(columns) > 2 and request.method in OF_TWO_COLUMNS:
         raise bad_request(
             "columns",
@@ -590,7 +611,13 @@ def _check_columns(request: StatisticsRequest) -> None:
             "Name two columns.",
         )
     n_groups = len(request.group_by or [])
-    if request.is_test and n_groups > 1:
+    if request.describes and set(columns) & set(request.group_by or []):
+        raise bad_request(
+            "columns",
+            "columns names a column of group_by, whose groups hold one value of it each.",
+            "Leave it out of columns.",
+        )
+    if (request.is_test or request.describes) and n_groups > 1:
         raise bad_request(
             "group_by",
             f"group_by names {n_groups} columns, and {request.method} compares the groups of one.",
@@ -601,7 +628,7 @@ def _check_columns(request: StatisticsRequest) -> None:
 def _labels(request: StatisticsRequest) -> list[str]:
     """The columns whose values name groups, values or pairs of values."""
     names = list(request.group_by or [])
-    if request.counted_as == "crosstab":
+    if request.counted_as == "crosstab" or request.describes:
         names += request.columns or []
     if request.counted_as == "frequency":
         names += [provider.key_column for provider in request.data_providers]

@@ -26,7 +26,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fractions import Fraction
 
@@ -223,6 +223,7 @@ def reserve(
     now: datetime,
     groups: Sequence[AskedSet] = (),
     cells: Sequence[AskedSet] = (),
+    kept_as: Mapping[str, str] | None = None,
 ) -> Reserved:
     """Lets an order's totals pass or refuses it; reserved until `memory.commit` or
     `memory.drop`.
@@ -233,7 +234,9 @@ def reserve(
     of all hospitals: what hides few people here are the others' rows, so that a cell is
     compared with the same cell of earlier answers only, jointly. They are all reserved,
     but for those that are named NO_CELL. What the same order has reserved before is
-    replaced.
+    replaced. kept_as: by the name of a total in this order the one that it is remembered
+    by, where the order asks several questions, and each is to be remembered as if it had
+    been asked by itself.
     `has_ended` says of an order whether it has ended at this hospital: its reservation
     goes. Sets that an earlier version has kept in another form are compared by people
     alone.
@@ -257,7 +260,10 @@ def reserve(
         numbered = audit.number(cells)
         earlier = audit.changed_cells(readers, numbered)
         shown += [one for one in numbered if one.opened.name != NO_CELL]
-        kept = [one.opened for one in [*whole, *shown]]
+        kept = []
+        for one in [*whole, *shown]:
+            name = (kept_as or {}).get(one.opened.name, one.opened.name)
+            kept.append(replace(one.opened, name=name))
         transaction.keep(readers, kept, at=now)
     return Reserved(withheld, earlier)
 

@@ -11,7 +11,7 @@ total says which columns of which hospital are in it with which coefficient, whi
 it is over, and who opens it; `words_of` writes the list for a person. The rules on whose
 columns are in a total are here, too; `disclosure.py` has the rules on rows.
 
-Decision 72.
+Decisions 72 and 88.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from protocol.errors import Refused
 from protocol.messages import PooledThresholds
 from protocol.policy import StatisticsRules
 from protocol.shares.cells import Limits
+from protocol.statistics_described import Kind, parts_of, supposed_kinds
 from protocol.statistics_request import RANKED, TALLIED, StatisticsRequest
 from protocol.training_request import TrainingRequest
 from protocol.varying_plan import compared_columns
@@ -89,12 +90,20 @@ def audited_columns(totals: Iterable[OpenedTotal], me: int) -> dict[str, list[Pa
 # The totals of joint statistics
 
 
-def opened_totals(request: StatisticsRequest, plan: Plan | None) -> list[OpenedTotal]:
+def opened_totals(
+    request: StatisticsRequest,
+    plan: Plan | None,
+    *,
+    kinds: Mapping[str, Kind] | None = None,
+) -> list[OpenedTotal]:
     """What an order of joint statistics opens.
 
-    `plan` is the circuit of a joined order, and None of a pooled one. An answer with a
-    value for each person has no totals: `row_level` rules it.
+    `plan` is the circuit of a joined order, and None of a pooled one; kinds: of what
+    `describe` is of, once the data have been looked at. An answer with a value for each
+    person has no totals: `row_level` rules it.
     """
+    if request.describes:
+        return _described_totals(request, kinds or supposed_kinds(request))
     if not request.is_joined:
         return _pooled_totals(request)
     if plan is None or plan.is_row_level:
@@ -246,6 +255,31 @@ def _matrix_totals(count: OpenedTotal, names: Sequence[str]) -> list[OpenedTotal
     of_two = f"each two of {_few(names)}"
     products = replace(count, what="sum of products", subject=of_two, is_count=False)
     return [*found, products]
+
+
+def _described_totals(
+    request: StatisticsRequest, kinds: Mapping[str, Kind]
+) -> list[OpenedTotal]:
+    """Those of the single questions that it asks at once."""
+    found = []
+    for part in parts_of(request, kinds):
+        totals = _pooled_totals(part.request)
+        if part.what == "missing":
+            repeated = ""
+            if request.group_by:
+                repeated = f"for each group of {_listed(request.group_by)}"
+            # Of all values only this one.
+            totals = [
+                replace(
+                    total,
+                    what="n without a value",
+                    subject=part.column,
+                    repeated=repeated,
+                )
+                for total in totals
+            ]
+        found += totals
+    return found
 
 
 def joint_name(request: StatisticsRequest) -> str:

@@ -206,6 +206,28 @@ def counts(dataset: Dataset, columns: Sequence[str]) -> dict[Label, int]:
     return {group.label: group.n_rows for group in groups.found}
 
 
+def counts_with_value(
+    dataset: Dataset, column: str, *, group_by: Sequence[str] = ()
+) -> dict[Label, int]:
+    """How many rows of each group have a value in a column, of whatever type; 0 where
+    none has one.
+
+    Raises BadRequest (code missing_column), TooLarge as `counts`. Disclosure: as
+    `moments`.
+    """
+    dataset.check_column(column)
+    cells = [label_sql(dataset, name) for name in group_by]
+    named = "".join(f"{cell}, " for cell in _named("g", cells))
+    grouped = ""
+    if cells:
+        places = ", ".join(str(place) for place in range(1, 1 + len(cells)))
+        grouped = f" GROUP BY {places} LIMIT {MAX_GROUPS + 1}"
+    rows = dataset.query(f"SELECT {named}count({quoted(column)}) FROM rows{grouped}")  # noqa: S608
+    if len(rows) > MAX_GROUPS:
+        raise _too_many_groups()
+    return {tuple(label): n_rows for *label, n_rows in rows}
+
+
 def n_varying(dataset: Dataset, column: str) -> int:
     """How many rows with a value have another one than the commonest.
 
@@ -316,15 +338,19 @@ def _groups_of(
     dataset.query(f"CREATE OR REPLACE TEMP TABLE groups AS {coded}")
     rows = dataset.query("SELECT * EXCLUDE code FROM groups ORDER BY code")
     if len(rows) > MAX_GROUPS:
-        raise TooLarge(
-            f"The data have more than {MAX_GROUPS} groups.",
-            remedy="Group by columns of fewer values.",
-            code="groups",
-        )
+        raise _too_many_groups()
     found = [
         _Group(tuple(label), n_rows, n_complete) for *label, n_rows, n_complete in rows
     ]
     return _Groups(cells, found)
+
+
+def _too_many_groups() -> TooLarge:
+    return TooLarge(
+        f"The data have more than {MAX_GROUPS} groups.",
+        remedy="Group by columns of fewer values.",
+        code="groups",
+    )
 
 
 def _complete(numbers: Sequence[Number]) -> str:

@@ -82,9 +82,10 @@ def reserve_totals(
     groups: Collection[AskedSet] = (),
     *,
     cells: Collection[AskedSet] = (),
+    kept_as: Mapping[str, str] | None = None,
 ) -> Reserved | None:
     """Reserves an order's totals, or refuses it. `cells` are groups whose thresholds
-    are on the sum.
+    are on the sum; kept_as: as `cohort_audit.reserve` has it.
 
     None where a schedule's rows have changed by fewer than the gate allows, so that its
     last result stands again. Raises Refused (code earlier_cohort, audit_size) for such
@@ -105,6 +106,7 @@ def reserve_totals(
             now=datetime.now(UTC),
             groups=list(groups),
             cells=list(cells),
+            kept_as=kept_as,
         )
     except Refused:
         if party.order.repeats is None:

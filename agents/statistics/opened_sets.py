@@ -44,6 +44,25 @@ def reserve_sets(
     before, and what pooled cells have to be compared with; None where the last result
     stands again. `withheld` are those that other rules withhold.
     """
+    whole, groups = sets_of(party, dataset, labels, withheld)
+    if pools_cells(party.request, party.rules):
+        return audited.reserve_totals(party, dataset, whole, cells=groups)
+    return audited.reserve_totals(party, dataset, whole, groups)
+
+
+def sets_of(
+    party: AskedStatistics,
+    dataset: Dataset,
+    labels: Iterable[Label],
+    withheld: Collection[Label],
+    *,
+    only_missing: bool = False,
+) -> tuple[list[AskedSet], list[AskedSet]]:
+    """Of whom the totals of a question are: those over all groups, and each group's own.
+
+    only_missing: of a frequency or a crosstab, whose labels are then those of rows
+    without a value in the first column.
+    """
     request = party.request
     group_by = request.group_by or []
     summed = asked_columns(request, party.me)
@@ -63,7 +82,7 @@ def reserve_sets(
     if request.counted_as in ("frequency", "crosstab"):
         whole += _totals_of_missing(party, dataset, members, has_value)
     if not is_by_group and not is_tallied:
-        return audited.reserve_totals(party, dataset, whole)
+        return whole, []
 
     is_pooled = pools_cells(request, party.rules)
     # What other rules withhold will not be opened; of pooled cells the sum decides.
@@ -75,7 +94,12 @@ def reserve_sets(
     if request.counted_as in ("frequency", "crosstab"):
         # Those without a value are a group, too.
         in_a_group = np.ones(dataset.n_rows, dtype=bool)
-    grouped = _labelled_rows(request, party.me, dataset)
+    if only_missing:
+        # The numbers of a column are as many labels as rows, and none is asked for.
+        in_a_group = members.values[summed[0]] == 0
+        grouped = _with_no_value(exact_totals.grouped_rows(dataset, summed[1:]))
+    else:
+        grouped = _labelled_rows(request, party.me, dataset)
     rows_of = _rows_by_group(grouped, in_a_group)
     asked = {name: rows_of[label] for name, label in label_of.items()}
     # Of every group the number of its people is told: of two questions a few people
@@ -85,9 +109,13 @@ def reserve_sets(
         asked[NO_CELL] = np.zeros(0, dtype=np.int64)
     if not is_tallied:
         groups += totals_over(columns=with_plain(summed), rows=asked)
-    if is_pooled:
-        return audited.reserve_totals(party, dataset, whole, cells=groups)
-    return audited.reserve_totals(party, dataset, whole, groups)
+    return whole, groups
+
+
+def _with_no_value(grouped: exact_totals.GroupedRows) -> exact_totals.GroupedRows:
+    """The same rows, each under a label that says that a first column has no value."""
+    labels: list[Label] = [(None, *label) for label in grouped.labels]
+    return exact_totals.GroupedRows(labels, grouped.codes)
 
 
 def _totals_of_missing(

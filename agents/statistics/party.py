@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -368,6 +368,14 @@ def _row_level_columns(request: StatisticsRequest, user_id: int) -> list[str]:
 # A provider's data, read once
 
 
+class PartReading(Strict):
+    """What a provider keeps of one of the questions that `describe` asks at once."""
+
+    tallies: dict[str, list[int]] = Field(default_factory=dict)
+    # The rule that withholds a group, and its threshold as the policy writes it.
+    withheld: dict[str, tuple[str, str]] = Field(default_factory=dict)
+
+
 class Reading(Strict):
     """What a provider keeps of its data for one order.
 
@@ -412,6 +420,9 @@ class Reading(Strict):
         default_factory=dict
     )
     min_changed: int = 1
+    # Of describe: what each column is of, and what the questions are (`Part.name`).
+    kinds: dict[str, Literal["number", "category"]] = Field(default_factory=dict)
+    parts: dict[str, PartReading] = Field(default_factory=dict)
     # By alias.column, the fields of `analytics.statistics.rowwise.Fixed`.
     types: dict[str, tuple[int, int, int, bool]] = Field(default_factory=dict)
 

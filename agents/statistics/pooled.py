@@ -22,7 +22,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from agents.gate import derived_columns, disclosure, totals
+from agents.gate import disclosure, totals
 from agents.gate.cohort_audit import (
     NO_CHANGE,
     EarlierCells,
@@ -30,10 +30,9 @@ from agents.gate.cohort_audit import (
 from agents.gate.disclosure import Label, Withheld
 from agents.gate.pooled_cells import left_out, own_cells
 from agents.order.party import note_opened
-from agents.rows import exact_totals
 from agents.rows.column_text import is_whole
 from agents.rows.dataset import Dataset
-from agents.statistics import audited, earlier_sketches, tested
+from agents.statistics import audited, described, earlier_sketches, tested
 from agents.statistics.answer import (
     Answer,
     Answered,
@@ -51,7 +50,6 @@ from agents.statistics.groups import (
 from agents.statistics.levels import agree_on_levels, own_levels
 from agents.statistics.opened_sets import (
     WHOLE,
-    asked_columns,
     is_near_sketch,
     key_of,
     near_sketched_groups,
@@ -74,9 +72,15 @@ from agents.statistics.sums import (
     numbers_of,
     shown_tallies,
 )
-from agents.statistics.tallies import Tally, check_filled, n_filled, own_tallies
+from agents.statistics.tallies import (
+    Tally,
+    check_filled,
+    check_masks,
+    n_filled,
+    own_tallies,
+)
 from protocol.errors import Refused
-from protocol.statistics_request import RANKED, TALLIED, StatisticsRequest
+from protocol.statistics_request import RANKED, StatisticsRequest
 
 # A provider's part, read once
 
@@ -128,6 +132,8 @@ def _read(
     refuse: Callable[[Refused], None],
 ) -> Reading:
     request = party.request
+    if request.describes:
+        return described.read(party, levels)
     # A quantile's rows are read in every round, those of categories before these.
     again = request.method in RANKED or bool(levels)
     with open_data(party, again=again, levels=levels) as dataset:
@@ -139,7 +145,7 @@ def _read(
             near = near_sketched_groups(party, dataset)
         tallies = own_tallies(dataset, request, party.me)
         check_filled(n_filled(tallies, request), party.rules)
-        _check_masks(party, dataset)
+        check_masks(party, dataset)
         # What other rules refuse is nothing to hold against earlier answers.
         withheld = _withhold(party, tallies, set(), refuse)
         reserved = reserve_sets(party, dataset, tallies, withheld)
@@ -159,22 +165,6 @@ def _read(
         reading = _with_own_cells(party, reading, tallies, near)
         return _with_changes(party, reading, reserved.earlier, min_changed=min_changed)
     return reading
-
-
-def _check_masks(party: AskedStatistics, dataset: Dataset) -> None:
-    """That each derived column which is added up hides the others' part."""
-    request = party.request
-    counts = request.counted_as in TALLIED or request.method == "count"
-    if counts or len(request.providers) == 1:
-        return
-    for name in asked_columns(request, party.me):
-        if name in request.rows.derived:
-            derived_columns.check_mask(
-                name,
-                request.rows.derived,
-                n_varying=exact_totals.n_varying(dataset, name),
-                min_varying=party.policy.cohort.min_varying,
-            )
 
 
 def _with_changes(
@@ -307,6 +297,8 @@ def _refused(why: Withheld) -> Refused:
 def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
     """States the groups, adds this provider's part, and finishes at a receiver."""
     reading = _with_hospitals_checked(party, _with_levels(party, reading))
+    if party.request.describes:
+        return described.answer(party, reading)
     agreed = agree_on_groups(party, reading)
     tested.check_groups(party.request, agreed)
     # From the sums on, a receiver can open them.

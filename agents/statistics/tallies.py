@@ -12,12 +12,14 @@ from fractions import Fraction
 
 import numpy as np
 
+from agents.gate import derived_columns
 from agents.gate.disclosure import GroupFacts, Label
 from agents.rows import exact_totals, two_way
 from agents.rows.dataset import Dataset
 from agents.rows.exact_totals import JointPart, MatrixPart
 from agents.statistics.groups import bin_label
-from agents.statistics.opened_sets import bin_edges
+from agents.statistics.opened_sets import asked_columns, bin_edges
+from agents.statistics.party import AskedStatistics
 from agents.statistics.sums import N_NUMBERS
 from protocol.errors import Refused
 from protocol.policy import StatisticsRules
@@ -94,6 +96,22 @@ def _of_columns(dataset: Dataset, request: StatisticsRequest) -> dict[Label, Tal
         numbers = list(part.moments.numbers)
         tallies[label] = Tally(facts, numbers, part.largest_square_share)
     return tallies
+
+
+def check_masks(party: AskedStatistics, dataset: Dataset) -> None:
+    """That each derived column which is added up hides the others' part."""
+    request = party.request
+    counts = request.counted_as in TALLIED or request.method == "count"
+    if counts or len(request.providers) == 1:
+        return
+    for name in asked_columns(request, party.me):
+        if name in request.rows.derived:
+            derived_columns.check_mask(
+                name,
+                request.rows.derived,
+                n_varying=exact_totals.n_varying(dataset, name),
+                min_varying=party.policy.cohort.min_varying,
+            )
 
 
 def n_filled(tallies: Mapping[Label, Tally], request: StatisticsRequest) -> int:

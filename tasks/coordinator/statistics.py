@@ -103,8 +103,10 @@ def add_round(order: CoordinatedStatistics, round_: int, show: Show) -> bool:
     # the other.
     order.exchange.put(total, EVERYONE, exact_sum.add(parts))
     order.exchange.discard(address)
-    # Of an order without ranks there is one sum.
+    # Of an order without ranks there is one sum, or one of numbers and one of counts.
     n_rounds = MOST_ROUNDS if order.request.method in RANKED else 1
+    if order.request.describes:
+        n_rounds = 2
     _show_stage(order, show, what="sums", done=round_ + 1, of=n_rounds)
     return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from agents.check.findings import OK, Finding
@@ -150,6 +150,12 @@ def _pooled(order: _Copied, reading: Reading) -> Iterator[Finding]:
         regroup=order.rules.regroup,
         section=_SECTION,
     )
+    if request.describes:
+        yield _parts(reading)
+        yield jointly(
+            "groups",
+            "whether each of all hospitals' groups and levels has enough rows, at enough hospitals (min_providers).",
+        )
     if request.has_cells:
         yield _groups(reading)
         which = "each of all hospitals' groups has enough rows"
@@ -170,9 +176,25 @@ def _with_levels(request: StatisticsRequest) -> Finding:
     )
 
 
+def _parts(reading: Reading) -> Finding:
+    """Of all questions of `describe`."""
+    n_groups = 0
+    rules: list[str] = []
+    for part in reading.parts.values():
+        n_groups += len(part.tallies)
+        rules += [rule for rule, _ in part.withheld.values()]
+    return _counted(n_groups, rules)
+
+
 def _groups(reading: Reading) -> Finding:
-    n_by_rule = Counter(rule for rule, _ in reading.withheld.values())
-    sentence = f"{len(reading.tallies)} groups here"
+    rules = [rule for rule, _ in reading.withheld.values()]
+    return _counted(len(reading.tallies), rules)
+
+
+def _counted(n_groups: int, rules: Sequence[str]) -> Finding:
+    """rules: for each group that is withheld the rule that does."""
+    n_by_rule = Counter(rules)
+    sentence = f"{n_groups} groups here"
     if n_by_rule:
         withheld = [f"{n} by {rule}" for rule, n in sorted(n_by_rule.items())]
         sentence += (
@@ -201,7 +223,7 @@ def _opens(order: _Copied, reading: Reading) -> Iterator[Finding]:
         yield from opens([sentence], totals.receivers_of(request))
         return
     sentences = totals.words_before(
-        totals.opened_totals(request, circuit),
+        totals.opened_totals(request, circuit, kinds=reading.kinds),
         n_own_rows=reading.n_rows,
         n_hospitals=len(request.providers),
     )
