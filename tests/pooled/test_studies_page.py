@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deployments.local.one_process import run_order
+from agents.site.settings import SiteSettings
+from deployments.local.one_process import run_evaluation, run_order
 from tests.made_sites import make_sites
 from tests.made_statistics import Hospitals, make_hospitals
 
@@ -49,21 +50,41 @@ def patients(user: int) -> pd.DataFrame:
     return frame
 
 
+def made_hospitals(folder: Path) -> dict[int, SiteSettings]:
+    tables = {}
+    for user in HOSPITALS:
+        tables[user] = {"patients": patients(user), "later": patients(10 + user)}
+    return make_sites(folder, tables)
+
+
+def everybody(table: str) -> dict[str, Any]:
+    """What the page leaves out of an order."""
+    sql = f"SELECT * FROM data.{table}"
+    data = {str(user): sql for user in HOSPITALS}
+    return {"user_id": 2, "party_id": [3, 4], "data_info": data}
+
+
 @pytest.mark.parametrize("body", examples("model_type"), ids=name_of)
 def test_an_order_of_the_page(tmp_path: Path, body: dict[str, Any]) -> None:
-    tables = {user: {"patients": patients(user)} for user in HOSPITALS}
-    sites = make_sites(tmp_path, tables)
-    sql = "SELECT * FROM data.patients"
-    everybody = {
-        "user_id": 2,
-        "party_id": [3, 4],
-        "unique_id": "id",
-        "data_info": {str(user): sql for user in HOSPITALS},
-    }
-    outcome = run_order(sites, {**everybody, **body})
+    sites = made_hospitals(tmp_path)
+    outcome = run_order(sites, {**everybody("patients"), "unique_id": "id", **body})
     report = outcome.models[2]["report"]
     assert report["converged"]
     assert all(term["se"] > 0 for term in report["terms"])
+
+
+def test_the_validation_of_the_page(tmp_path: Path) -> None:
+    (body,) = examples("model_id")
+    sites = made_hospitals(tmp_path)
+    first = next(found for found in examples("model_type"))
+    trained = {**everybody("patients"), "unique_id": "id", **first}
+    run_order(sites, trained)
+    asked = {**everybody("later"), **body, "model_id": 1}
+    outcome = run_evaluation(sites, asked, trained=trained, order_id=2)
+    report = outcome.evaluations[2]["report"]
+    assert report["metrics"]["threshold"] == body["threshold"]
+    assert report["roc"]
+    assert report["calibration"]
 
 
 @pytest.fixture(scope="module")
