@@ -216,6 +216,9 @@ def _reserve(
 
     What a question's own totals would tell withholds that question alone.
     """
+    request = party.request
+    columns = [*(request.columns or []), *(request.group_by or [])]
+    members = audited.read_members(party, dataset, request.rows.with_plain(columns))
     sets: list[AskedSet] = []
     kept_as: dict[str, str] = {}
     asked: dict[str, dict[str, Label]] = {}
@@ -229,9 +232,13 @@ def _reserve(
         asked[own.part.name] = labels
         if not labels:
             continue
-        only_missing = own.part.what == "missing"
         whole, groups = sets_of(
-            own.party, dataset, labels.values(), (), only_missing=only_missing
+            own.party,
+            dataset,
+            labels.values(),
+            (),
+            members=members,
+            only_missing=own.part.what == "missing",
         )
         for one in [*whole, *groups]:
             name = canonical([own.part.name, one.name])

@@ -56,10 +56,12 @@ def sets_of(
     labels: Iterable[Label],
     withheld: Collection[Label],
     *,
+    members: Members | None = None,
     only_missing: bool = False,
 ) -> tuple[list[AskedSet], list[AskedSet]]:
     """Of whom the totals of a question are: those over all groups, and each group's own.
 
+    members: the dataset's, with all columns of the question, where they have been read.
     only_missing: of a frequency or a crosstab, whose labels are then those of rows
     without a value in the first column.
     """
@@ -68,7 +70,9 @@ def sets_of(
     summed = asked_columns(request, party.me)
     # A derived column's people are those of the columns that it is made of, too.
     with_plain = request.rows.with_plain
-    members = audited.read_members(party, dataset, with_plain([*summed, *group_by]))
+    if members is None:
+        columns = with_plain([*summed, *group_by])
+        members = audited.read_members(party, dataset, columns)
     has_value = np.ones(dataset.n_rows, dtype=bool)
     for column in summed:
         has_value &= members.values[column] != 0

@@ -27,7 +27,7 @@ ALL = (2, 3, 4)
 ME = 3
 N_ROWS = 40
 STATISTICS = (
-    '[statistics]\nmethods = ["avg", "frequency", "median", "custom", "var"]\n'
+    '[statistics]\nmethods = ["avg", "frequency", "describe", "median", "custom", "var"]\n'
     'files = ["open.csv"]\nmin_providers = 2\n'
 )
 TABLE = '[tables."data.rows"]'
@@ -264,6 +264,13 @@ MORE_CASES = {
     "a mean beside a model": Case(statistics(), earlier=training()),
     "a frequency": Case(statistics("frequency", key="y")),
     "a frequency of rare values": Case(statistics("frequency", key="ward")),
+    "a description": Case(
+        statistics("describe", columns=["x1", "gaps", "ward"], group_by=["y"])
+    ),
+    "a description of columns whose sums may not be": Case(
+        statistics("describe", columns=["x1", "double"], derive={"double": "2 * x1"}),
+        {"row_expressions"},
+    ),
     "categories of a question": Case(statistics(group_by=["y"], categorical={"y": {}})),
     "a rare category of a question": Case(
         statistics(group_by=["ward"], categorical={"ward": {}}), jointly="rare_levels"

@@ -5,6 +5,7 @@ table, as pandas computes them, and of each column what the single questions wou
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from agents.site.vault import Vault
 from tests.made_statistics import Answered, Hospitals, make_hospitals
 from tests.pairwise import pairwise
 
@@ -136,7 +138,7 @@ def difference(name: str, table: pd.DataFrame) -> float:
     return float(np.sqrt(away @ np.linalg.pinv(covariance / 2) @ away))
 
 
-@pairwise(users=DEALS, by_arm=[True, False], result_type=["csv", "json"], n_quick=3)
+@pairwise(users=DEALS, by_arm=[True, False], result_type=["csv", "json"], n_quick=1)
 def test_the_table_is_that_of_the_pooled_rows(
     hospitals: Hospitals, users: Sequence[int], by_arm: bool, result_type: str
 ) -> None:
@@ -311,6 +313,7 @@ def test_a_level_of_few_people_is_withheld_and_the_rest_is_answered(
     assert len(withheld) == (0 if is_shown else 2)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("n_few", "is_shown"), [(9, False), (10, True)])
 def test_a_group_of_few_people_is_withheld_with_another(
     tmp_path: Path, n_few: int, is_shown: bool
@@ -390,6 +393,37 @@ def test_later_questions_are_held_against_it_column_by_column(tmp_path: Path) ->
     assert not any(isinstance(value, str) for value in again.values())
 
 
+def remembered(made: Hospitals, user: int) -> set[tuple[str, str, int]]:
+    """By column, the names of all totals that have left, and of how many people."""
+    vault = Vault(made.sites[user].vault)
+    with sqlite3.connect(vault.cohorts / "cohorts.sqlite") as database:
+        rows = database.execute(
+            "SELECT columns.name, opened.name, n_members FROM opened"
+            " JOIN sets ON in_set = sets.number JOIN columns ON in_column = columns.number"
+            " WHERE has_left"
+        )
+        return set(rows)
+
+
+def test_it_is_remembered_as_the_single_questions_are(tmp_path: Path) -> None:
+    """Of stages that are written as numbers: of texts there is no `count`."""
+    tables = made_tables()
+    for frame in tables.values():
+        frame["stage"] = frame["stage"].str.len()
+    made = made_sites(tmp_path, tables)
+    levels = {"categorical": {"stage": {}}}
+    fields = {"columns": ["age", "stage"], "group_by": ["arm"], **levels}
+    assert made.ask("describe", DATA, key="age", **fields).rows
+    at_once = remembered(made, 3)
+    made.forget()
+    assert made.ask("var", DATA, key="age", group_by=["arm"]).rows
+    assert made.ask("count", DATA, key="stage", group_by=["arm"]).rows
+    pairs = {"columns": ["stage", "arm"], **levels}
+    assert made.ask("crosstab", DATA, key="age", **pairs).rows
+    assert at_once == remembered(made, 3)
+    assert len(at_once) > 10
+
+
 def test_two_of_its_own_columns_a_few_people_apart(tmp_path: Path) -> None:
     """Under `arm` the people with an age and those with a bmi are 3 apart: as of two
     questions one after the other, the second is withheld; over the same complete rows
@@ -407,6 +441,34 @@ def test_two_of_its_own_columns_a_few_people_apart(tmp_path: Path) -> None:
     made.forget()
     complete = made.ask("describe", DATA, key="age", complete_on=["bmi"], **fields)
     assert not any(isinstance(one, str) for one in table_of(complete).values())
+
+
+def test_a_scheduled_table_stands_again_where_hardly_anybody_has_come(
+    tmp_path: Path,
+) -> None:
+    made = made_sites(tmp_path, made_tables())
+    fields = {"columns": ["age", "stage"]}
+    first = made.ask("describe", DATA, key="age", **fields)
+    tables = made_tables()
+    for user, frame in tables.items():
+        made.write(user, "data.pooled", frame.iloc[: 87 if user == 3 else 90])
+    again = made.ask("describe", DATA, key="age", repeats=first.order_id, **fields)
+    assert again.summary["repeats"] == first.order_id
+    assert [row["describe"] for row in again.rows] == [
+        row["describe"] for row in first.rows
+    ]
+    # Asked by itself, all that has changed is withheld.
+    found = table_of(made.ask("describe", DATA, key="age", **fields))
+    assert found["age", "all", "", "", "mean"] == "earlier_cohort 10"
+
+
+def test_pooled_cells_are_judged_by_each_hospital_here(tmp_path: Path) -> None:
+    """Nine people of one hospital would pass on the sum: not in this question."""
+    tables = made_tables(stage=few_of(9, "III", ["I", "II"]))
+    made = made_sites(tmp_path, tables)
+    made.allow(min_providers=2, cells="pooled", own_totals=False)
+    answer = made.ask("describe", DATA, key="age", columns=["stage"])
+    assert table_of(answer)["stage", "all", "", "III", "n"] == "min_rows 10"
 
 
 # --- bad input ------------------------------------------------------------------------
