@@ -128,8 +128,9 @@ def evaluate(trainer: Trainer) -> None:
     """
     order = trainer.order
     request = _request(order)
-    X, y, *_ = trainer.fold_rows(0)
-    scales = joint_scales(trainer, X, y, 0)
+    with sentences():
+        X, y, *_ = trainer.fold_rows(0)
+        scales = joint_scales(trainer, X, y, 0)
     keys = trainer.keys(0)
     flow = trainer.rows.train.flow
     assert flow is not None, "made by this version"
