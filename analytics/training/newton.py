@@ -231,6 +231,15 @@ def stepped(
     if state.is_start:
         first = solve(penalised(opened, diagonal))
         return replace(state, coef=first, base=first, round=1)
+    after = advanced(state, opened, eps=eps, diagonal=diagonal)
+    # The equations of linear do not depend on where they are made.
+    return replace(after, is_done=after.is_done or kind == "linear")
+
+
+def advanced(
+    state: NewtonState, opened: Opened, *, eps: float, diagonal: Floats
+) -> NewtonState:
+    """`stepped` from weights whose deviance counts: the step, or half of the last."""
     deviance = opened.deviance + _sum_in_order(diagonal * state.coef * state.coef)
     before = state.deviance
     margin = eps * (abs(deviance) + 0.1)
@@ -250,8 +259,7 @@ def stepped(
         base=state.coef,
         deviance=deviance,
         round=state.round + 1,
-        # The equations of linear do not depend on where they are made.
-        is_done=is_still or kind == "linear",
+        is_done=is_still,
         last_step=float(np.max(np.abs(after - state.coef))),
     )
 
