@@ -13,7 +13,7 @@ is the other side of HTTP.
 from __future__ import annotations
 
 import contextlib
-import random
+import secrets
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,7 +39,7 @@ LONGEST_PAUSE_SECONDS = 5.0
 """Between two attempts while the coordinator is away."""
 
 T = TypeVar("T")
-_RANDOM = random.SystemRandom()
+_RANDOM = secrets.SystemRandom()
 _FRAME = struct.Struct(">IQ")  # sender, length
 
 

@@ -608,15 +608,13 @@ def is_false(node: ast.expr) -> bool:
 
 
 def test_every_random_secret_is_from_the_operating_system() -> None:
-    """Python's and numpy's generators can be predicted from their output; jitter is the
-    one use that is allowed.
-    """
+    """Python's and numpy's generators can be predicted from their output."""
     wrong = [
         f"{name_of(path)}:{node.lineno} calls {owner}.{name}"
         for package in ("protocol", "agents", "tasks", "flows", "api")
         for path in modules(package)
         for node, (owner, name) in calls(path)
-        if (owner == "random" and name != "uniform") or name == "default_rng"
+        if owner == "random" or name == "default_rng"
     ]
     assert wrong == []
 
