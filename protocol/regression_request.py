@@ -1,6 +1,7 @@
-"""What an order may say where `optimizer` is newton, and what nothing follows from then.
+"""What an order may say where `optimizer` is newton, as that of a cox always is, and what
+nothing follows from then.
 
-Decision 84.
+Decisions 84 and 89.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any
 from protocol.errors import BadRequest, bad_request, check_all
 
 NEWTON = "newton"
-NEWTON_MODELS = ("lr", "linear")
+COX = "cox"
+NEWTON_MODELS = ("lr", "linear", COX)
 MAX_ITER = 25
 EPS = 1e-8
 CONFIDENCE = 0.95
@@ -41,6 +43,47 @@ def with_newton_defaults(params: Any) -> Any:
     return found
 
 
+def with_cox_defaults(model_type: Any, params: Any) -> Any:
+    """The same of a cox: it is trained by newton, and without a penalty, which leaves no
+    standard errors.
+    """
+    is_cox = isinstance(model_type, str) and model_type.lower() == COX
+    if not is_cox:
+        return params
+    if params is None:
+        params = {}
+    if not isinstance(params, Mapping):
+        return params
+    found = {"penalty": None, **params}
+    if found.get("optimizer") is None:
+        found["optimizer"] = NEWTON
+    return found
+
+
+def check_cox(request: Any) -> None:
+    """BadRequest with all that does not go together of a cox; of other models for what is
+    a cox's alone.
+    """
+    params = request.model_params
+    problems: list[BadRequest] = []
+    if request.model_type != COX:
+        remedy = "Leave it out, or order cox."
+        if request.event_name is not None:
+            sentence = "event_name is given for a model that is no cox."
+            problems.append(bad_request("event_name", sentence, remedy))
+        if params.ties is not None:
+            sentence = "ties is given for a model that is no cox."
+            problems.append(bad_request("ties", sentence, remedy))
+    else:
+        if params.optimizer != NEWTON:
+            sentence = f"A cox is trained by newton, not by {params.optimizer}."
+            problems.append(bad_request("optimizer", sentence, "Leave optimizer out."))
+        if request.event_name is None:
+            sentence = "A cox needs the column of events, 1 where the event was, 0 where a row was censored."
+            problems.append(bad_request("event_name", sentence, "Give event_name."))
+    check_all(*[_raiser(error) for error in problems])
+
+
 def check_newton(request: Any) -> None:
     """BadRequest with all that newton cannot honour; of other orders for `confidence`."""
     params = request.model_params
@@ -59,7 +102,7 @@ def check_newton(request: Any) -> None:
 
     if request.model_type not in NEWTON_MODELS:
         add(
-            f"newton is for {' and '.join(NEWTON_MODELS)}, not for {request.model_type}.",
+            f"newton is for {', '.join(NEWTON_MODELS)}, not for {request.model_type}.",
             "Order one of these, or another optimizer.",
         )
     if params.penalty == "L1":
@@ -82,7 +125,8 @@ def check_newton(request: Any) -> None:
             "newton starts from the labels, not from weights.",
             "Leave init_method out.",
         )
-    if not params.init_param.fit_intercept:
+    # A cox has none, whatever is said.
+    if not params.init_param.fit_intercept and request.model_type != COX:
         add(
             "newton has an intercept always.",
             "Leave fit_intercept out, or order another optimizer.",

@@ -29,7 +29,7 @@ from pydantic import (
 # Under their own names, for those who make forms of a request.
 from analytics.scores import Aggregation as Aggregation
 from analytics.scores import most_attackers
-from analytics.training import Convergence, InitMethod
+from analytics.training import Convergence, InitMethod, Ties
 from analytics.training import ModelType as ModelType
 from analytics.training import Optimizer as Optimizer
 from analytics.training import Penalty as Penalty
@@ -48,8 +48,11 @@ from protocol.fields import (
 from protocol.messages import canonical
 from protocol.regression_request import (
     CONFIDENCE,
+    COX,
     NEWTON,
+    check_cox,
     check_newton,
+    with_cox_defaults,
     with_newton_defaults,
 )
 from protocol.study_rows import (
@@ -66,6 +69,7 @@ from protocol.sums import EncryptMethod as EncryptMethod
 MODEL_NAMES = {
     "lr": "Logistic Regression",
     "linear": "Linear Regression",
+    "cox": "Cox Regression",
     "softmax": "Softmax Regression",
     "mlp": "Multilayer Perceptron",
     "cnn": "Convolutional Neural Network",
@@ -172,6 +176,8 @@ class ModelParams(Asked):
     encrypt_param: EncryptParam = EncryptParam()
     cv_param: CrossValidation = CrossValidation()
     standardize: bool = False
+    # Of events at one time in a cox; None for efron.
+    ties: Annotated[Ties, any_case(Ties)] | None = None
     # Of the intervals in a Newton order's report.
     confidence: Annotated[Number, Field(ge=0.5, lt=1)] = CONFIDENCE
     # A larger number in a sum stops the order: the fixed point has no room for it
@@ -233,7 +239,10 @@ class TrainingRequest(Asked):
     # attribute (decision 19).
     unique_id: Column
     attributes: Annotated[list[Column], Field(min_length=1, max_length=10_000)]
+    # Of a cox the time until the event or the end of observation.
     label_name: Column
+    # Of a cox: 1 where the event was, 0 where a row was censored.
+    event_name: Column | None = None
     # Rows without a value in one of these columns are left out before anything is
     # counted.
     complete_on: list[Column] = Field(default_factory=list, max_length=10_000)
@@ -249,7 +258,9 @@ class TrainingRequest(Asked):
         """How gradients are scored and combined may stand beside the other
         model_params, too.
         """
-        params = body.get("model_params") if isinstance(body, Mapping) else None
+        if not isinstance(body, Mapping):
+            return body
+        params = with_cox_defaults(body.get("model_type"), body.get("model_params"))
         if not isinstance(params, Mapping):
             return body
         lifted = {}
@@ -282,8 +293,25 @@ class TrainingRequest(Asked):
             derive=self.derive,
             missing=self.missing,
             complete_on=self.complete_on,
-            roles={"label_name": self.label_name, "unique_id": self.unique_id},
+            roles=self.roles,
         )
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """By the name of a field the column that it names, which is no attribute."""
+        found = {"label_name": self.label_name, "unique_id": self.unique_id}
+        if self.event_name is not None:
+            found["event_name"] = self.event_name
+        return found
+
+    @property
+    def outcome_columns(self) -> list[str]:
+        """The columns of the data that say what a model is to find."""
+        return [self.label_name, *([self.event_name] if self.event_name else [])]
+
+    @property
+    def ties(self) -> Ties:
+        return self.model_params.ties or "efron"
 
     @property
     def is_open(self) -> bool:
@@ -457,6 +485,7 @@ def parse_training_request(body: Any) -> TrainingRequest:
 def check_training_request(request: TrainingRequest) -> None:
     """BadRequest for a combination of fields that cannot be honoured."""
     _check_parties(request)
+    check_cox(request)
     _check_columns(request)
     _check_layers(request)
     _check_combination(request)
@@ -508,17 +537,17 @@ def _check_columns(request: TrainingRequest) -> None:
         raise bad_request(
             "complete_on", "complete_on names a column twice.", "Name each column once."
         )
-    for field in ("unique_id", "label_name"):
-        if getattr(request, field) in names:
+    for field, name in request.roles.items():
+        if name in names:
             raise bad_request(
                 "attributes",
                 f"attributes holds the {field} column.",
                 "A column has one role.",
             )
-    if request.unique_id == request.label_name:
+    if len(set(request.roles.values())) < len(request.roles):
         raise bad_request(
             "label_name",
-            "label_name and unique_id are the same column.",
+            f"Two of {', '.join(request.roles)} are the same column.",
             "A column has one role.",
         )
     study = request.study
@@ -688,6 +717,10 @@ def _written_out(request: TrainingRequest) -> dict[str, Any]:
     params["shape"] = list(request.shape)
     if request.model_params.confidence == CONFIDENCE:
         params.pop("confidence")
+    if request.model_type == COX:
+        params["ties"] = request.ties
+    else:
+        params.pop("ties")
     body["model_params"] = {
         name: value for name, value in params.items() if value != []
     }
@@ -698,6 +731,7 @@ def _written_out(request: TrainingRequest) -> dict[str, Any]:
         "aggregation": "mean",
         "n_attackers": None,
         "complete_on": [],
+        "event_name": None,
     }
     written = {}
     for name, value in body.items():

@@ -277,7 +277,7 @@ def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
     hospitals = request.hospitals
     # A derived column's totals depend on the columns that it is made of.
     attributes = request.study.plain
-    columns = tuple(dict.fromkeys([*attributes, request.label_name]))
+    columns = tuple(dict.fromkeys([*attributes, *request.outcome_columns]))
     complete_columns = tuple(dict.fromkeys([*columns, *request.complete_on]))
     complete_in = dict.fromkeys(hospitals, complete_columns)
     receivers = tuple(str(user) for user in hospitals)
@@ -305,7 +305,7 @@ def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
             is_count=what == "n",
         )
 
-    inputs = _few([*attributes, request.label_name])
+    inputs = _few([*attributes, *request.outcome_columns])
     found = [total("n", inputs, columns, part)]
     study = request.study
     if study.needs_counts:
@@ -326,9 +326,19 @@ def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
     gradients = "sum of gradients and loss"
     if request.is_newton:
         gradients = "weighted sums of each column and of each product of two columns, and the deviance"
+    if request.model_type == "cox":
+        gradients = (
+            "sums over all events, of each column and of each product of two columns among those at risk, and the"
+            " partial likelihood"
+        )
     found.append(total(gradients, inputs, columns, in_rounds))
     at_end = f"at the end{part}"
     scores = "sum of loss and counts of classes, calls and scores of training and held-out rows"
+    if request.model_type == "cox":
+        scores = (
+            "n of events, counts of pairs that the model orders rightly, the partial likelihood, and the sums of the"
+            " rounds times the logarithm of the time and its square"
+        )
     found.append(total(scores, inputs, columns, at_end))
     return found
 

@@ -56,7 +56,7 @@ def agree_on_model(
     FixedPoint(sum(order.n_rows.values()), request.model_params.bound)
     classes: list[Any] = []
     warnings: list[ClassWarning] = []
-    if request.model_type != "linear":
+    if request.model_type not in ("linear", "cox"):
         classes_of = _classes_by_hospital(order, rows)
         warnings = class_warnings(classes_of)
         for warning in warnings:

@@ -150,22 +150,27 @@ def read_cohort(order: AskedTraining, purpose: str, key: bytes) -> Cohort:
     """
     request, settings = order.request, order.settings
     study = request.study
-    labels = [] if request.label_name is None else [request.label_name]
     with open_query(
         settings,
         query_of(order, purpose),
         unique_id=request.unique_id,
-        columns=[*study.read, *labels],
+        columns=[*study.read, *request.outcome_columns],
         # In another hospital's order no error gives a count of fewer rows than the gate
         # lets pass.
         min_rows=0 if order.is_initiator else least_rows(order, purpose),
     ) as rows:
-        prepared = prepare(rows, study, label_name=request.label_name)
+        prepared = prepare(
+            rows,
+            study,
+            label_name=request.label_name,
+            event_name=request.event_name,
+        )
         cohort = cohorts.build_cohort(
             prepared.rows,
             unique_id=request.unique_id,
             attributes=request.attributes,
             label_name=request.label_name,
+            event_name=request.event_name,
             model_type=request.model_type,
             key=key,
             categorical=list(study.categorical),

@@ -17,7 +17,7 @@ of all hospitals' rows would give: counts are exact, and a mean is rounded once.
 cross-validation each row is held out once, so the held-out parts of all folds add up
 too.
 
-Decisions 56, 71 and 77.
+Those of cox are in `cox_sums`. Decisions 56, 71 and 77.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from agents.training import cox_sums
 from agents.training.own_metrics import Withheld
 from analytics.arrays import Floats, Ints, Labels
 from analytics.training.metrics import (
@@ -64,7 +65,7 @@ class TrainingTotals(NamedTuple):
     loss: float  # without the penalty
     n_right: int | None  # rows that are called what they are; None of linear
     n_of_class: Ints  # (K,); empty of linear
-    ranking: dict[str, Any]  # auc and ks of lr
+    ranking: dict[str, Any]  # auc and ks of lr, concordance of cox
 
     @property
     def n_wrong(self) -> int | None:
@@ -98,6 +99,8 @@ def held_out_part(model: Model, sums: Ints) -> Ints:
 
     Empty where the fold has no such rows.
     """
+    if model.kind == "cox":
+        return sums[cox_sums.n_words(model) :]
     return sums[_n_class_words(model) + limbs.N_LIMBS + _n_words_of_calls(model) :]
 
 
@@ -114,6 +117,12 @@ def _n_words_of_calls(model: Model) -> int:
 
 def training_totals(model: Model, sums: Ints, n_rows: int) -> TrainingTotals:
     """What opened sums say of the n_rows training rows of a fold."""
+    if model.kind == "cox":
+        part = cox_sums.read_training(model, sums)
+        loss = part.deviance / 2 / n_rows
+        none = np.zeros(0, dtype=np.int64)
+        concordance = {"concordance": part.pairs.concordance}
+        return TrainingTotals(n_rows, loss, None, none, concordance)
     n_class_words = _n_class_words(model)
     of_classes = sums[:n_class_words]
     ranking: dict[str, Any] = {}
@@ -130,9 +139,10 @@ def training_totals(model: Model, sums: Ints, n_rows: int) -> TrainingTotals:
 
 
 def constant_loss(totals: TrainingTotals, label_variance: float) -> float:
-    """The training loss of the best model that gives every row the same answer.
+    """The training loss of the best model that gives every row the same answer; NaN of
+    cox, of which no such model is known.
 
-    `label_variance` is the joint one; of classes it is not looked at.
+    `label_variance` is the joint one, NaN of cox; of classes it is not looked at.
     """
     if len(totals.n_of_class):
         return constant_class_loss(totals.n_of_class)
@@ -142,7 +152,7 @@ def constant_loss(totals: TrainingTotals, label_variance: float) -> float:
 def training_metrics(
     model: Model, sums: Ints, n_rows: int, withheld: Withheld
 ) -> dict[str, Any]:
-    """auc and ks of all n_rows training rows for lr, rounded.
+    """auc and ks of all n_rows training rows for lr, concordance for cox, rounded.
 
     Where hospitals show no metrics of their own also loss, and accuracy or mse.
     """
@@ -150,9 +160,9 @@ def training_metrics(
     found: dict[str, Any] = dict(totals.ranking)
     if withheld.train:
         found["loss"] = totals.loss
-        if totals.n_right is None:
+        if model.kind == "linear":
             found["mse"] = 2 * totals.loss
-        else:
+        elif totals.n_right is not None:
             found["accuracy"] = totals.n_right / n_rows
     rounded: dict[str, Any] = round_metrics(found)
     return rounded
@@ -163,13 +173,17 @@ def held_out_metrics(
 ) -> dict[str, Any] | None:
     """Metrics of all held-out rows; None without such rows.
 
-    They are loss and, for lr, auc and ks, for linear mse, rmse and mae. auc and ks are
+    They are loss and, for lr, auc and ks, for cox concordance, for linear mse, rmse and mae. auc and ks are
     None where all of them have one label. Where hospitals show no metrics of their own
     also what follows from counts of calls. These are not rounded: they are over all
     hospitals' rows.
     """
     if not len(part) or not part[0]:
         return None
+    if model.kind == "cox":
+        rows = cox_sums.read_held_out(part)
+        loss = rows.deviance / 2 / rows.n_rows
+        return {"loss": loss, "concordance": rows.pairs.concordance}
     # In the order in which `_of_held_out` writes them.
     n_rows = int(part[0])
     words = part[1:]
@@ -194,6 +208,8 @@ def held_out_metrics(
 
 
 def _of_training(model: Model, weights: Floats, rows: Rows) -> Ints:
+    if model.kind == "cox":
+        return cox_sums.of_training(model, weights, rows.X, rows.y)
     words = []
     if model.kind == "lr":
         words.append(_in_pairs(_histogram(model, weights, rows)))
@@ -240,6 +256,8 @@ def _of_held_out(model: Model, weights: Floats, rows: Rows, withheld: Withheld) 
 
     Without any row there are as many words.
     """
+    if model.kind == "cox":
+        return cox_sums.of_held_out(model, weights, rows.X, rows.y)
     n_rows = len(rows.y)
     names = ["loss"]
     if model.kind == "linear":

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from agents.gate import probes
-from agents.training import final_sums
+from agents.training import cox, final_sums
 from agents.training.checkpoint import Checkpoint, load_checkpoint
 from agents.training.moments import Scale, Scales
 from agents.training.trainer import Trainer, sum_info
 from analytics.arrays import Floats, Ints, Labels
+from analytics.training import cox as cox_mathematics
 from analytics.training import newton, newton_report
 from analytics.training.newton import Collinear, NewtonState, Opened
 from analytics.training.newton_report import Fit, Units
@@ -41,6 +42,9 @@ def check_probe(trainer: Trainer, point: Checkpoint, X: Floats, y: Labels) -> No
     """Refuses a round whose sums would tell single rows, and the weights that the last
     one has made, as `fold` does of gradients; by the weights in A as well.
     """
+    if trainer.model.kind == "cox":
+        cox.check_probe(trainer, point, X, y)
+        return
     rows = newton.row_numbers(
         trainer.model.kind, X, y, point.weights, is_start=_is_start(point)
     )
@@ -69,19 +73,36 @@ def sealed_part(trainer: Trainer, point: Checkpoint, X: Floats, y: Labels) -> by
     n_others = keys.n_rows_total - keys.own_rows()
     check_equations(
         n_others,
-        n_rounds=_rounds_before(trainer, point.fold) + point.round + 1,
+        n_rounds=_opened_before(trainer, point.fold) + point.round + 1,
         n_weights=trainer.model.n_weights,
         is_alone=len(keys.members) == 1,
     )
     kind = trainer.model.kind
-    rows = newton.row_numbers(kind, X, y, point.weights, is_start=_is_start(point))
-    sums = newton.local_sums(kind, X, y, rows)
+    if kind == "cox":
+        sums = cox.round_sums(trainer, point, X, y)
+    else:
+        rows = newton.row_numbers(kind, X, y, point.weights, is_start=_is_start(point))
+        sums = newton.local_sums(kind, X, y, rows)
     info = sum_info("gradient", point.fold, point.round)
     return secure_sum.seal_counts(keys, limbs.to_limbs(sums, 1), info=info)
 
 
+def _opened_before(trainer: Trainer, fold: int) -> int:
+    """Rounds of the folds before this one, whose sums are over nearly the same rows, and
+    what the ends of these and of this one open, as rounds.
+    """
+    n_folds = 1 + _n_folds_before(trainer, fold)
+    n_at_ends = 0
+    if trainer.model.kind == "cox":
+        n_at_ends = n_folds * cox.ROUNDS_AT_THE_END
+    return n_at_ends + _rounds_before(trainer, fold)
+
+
+def _n_folds_before(trainer: Trainer, fold: int) -> int:
+    return folds(trainer.order.request).index(fold)
+
+
 def _rounds_before(trainer: Trainer, fold: int) -> int:
-    """Of the folds before this one, whose sums are over nearly the same rows."""
     n_rounds = 0
     for number in folds(trainer.order.request):
         if number == fold:
@@ -120,11 +141,10 @@ def stepped_point(
     opened = _read(trainer, sums)
     before = point.newton or NewtonState(coef=point.weights, base=point.weights)
     try:
-        after = newton.stepped(
+        after = _after(
+            trainer,
             before,
             opened,
-            kind=trainer.model.kind,
-            eps=trainer.params.tolerance,
             diagonal=_penalty(trainer, scale, n_rows=keys.n_rows_total),
         )
     except Collinear as error:
@@ -144,6 +164,18 @@ def stepped_point(
     )
 
 
+def _after(
+    trainer: Trainer, before: NewtonState, opened: Opened, *, diagonal: Floats
+) -> NewtonState:
+    eps = trainer.params.tolerance
+    kind = trainer.model.kind
+    if kind != "cox":
+        return newton.stepped(before, opened, kind=kind, eps=eps, diagonal=diagonal)
+    if before.is_start:
+        cox.check_events(opened)
+    return cox_mathematics.stepped(before, opened, eps=eps, diagonal=diagonal)
+
+
 def _read(trainer: Trainer, sums: Ints) -> Opened:
     totals = limbs.whole_sums(sums)
     return newton.read_sums(totals, trainer.model.n_weights, bits=limbs.FRACTION_BITS)
@@ -157,7 +189,7 @@ def _penalty(trainer: Trainer, scale: Scale, *, n_rows: int) -> Floats:
     diagonal = np.full(len(scale.deviation), n_rows * params.alpha)
     if not params.standardize:
         diagonal = diagonal / (scale.deviation * scale.deviation)
-    return np.append(diagonal, 0.0)
+    return np.append(diagonal, 0.0) if trainer.model.fit_intercept else diagonal
 
 
 def _collinear(trainer: Trainer, error: Collinear) -> BadRequest:
@@ -172,10 +204,12 @@ def _collinear(trainer: Trainer, error: Collinear) -> BadRequest:
 
 
 def _check_separated(trainer: Trainer, after: NewtonState) -> None:
-    can_separate = trainer.model.kind == "lr"
+    can_separate = trainer.model.kind in ("lr", "cox")
     if trainer.order.request.is_penalised or not can_separate or not after.is_done:
         return
     if after.last_step > newton.SEPARATED_STEP:
+        if trainer.model.kind == "cox":
+            raise cox.monotone()
         raise BadRequest(
             "The deviance has come to rest and a coefficient still grows: an attribute separates the classes, and no"
             " finite coefficient is the best.",
@@ -207,12 +241,30 @@ def report_of(
     assert scales.attributes is not None
     keys = trainer.keys(point.fold)
     n_rows = keys.n_rows_total
+    n_rounds = _rounds_before(trainer, point.fold) + point.round
+    n_equations = n_rounds * newton.n_sums(trainer.model.n_weights)
+    shared = {
+        "hospitals": len(keys.members),
+        "rounds": point.round,
+        "converged": point.stopped_by == "converged",
+        "stopped_by": point.stopped_by,
+    }
+    diagonal = _penalty(trainer, scales.attributes, n_rows=n_rows)
+    if kind == "cox":
+        found = cox.report_of(
+            trainer,
+            point,
+            scales.attributes,
+            sums=sums,
+            n_rows=n_rows,
+            diagonal=diagonal,
+        )
+        n_folds = 1 + _n_folds_before(trainer, point.fold)
+        n_equations += n_folds * cox.n_equations_at_the_end(trainer.model)
+        return {**found, **shared, "equations": n_equations}
     of_all = final_sums.training_totals(trainer.model, sums, n_rows)
     constant_loss = final_sums.constant_loss(of_all, scales.label_variance)
-    opened = newton.penalised(
-        _read(trainer, point.opened),
-        _penalty(trainer, scales.attributes, n_rows=n_rows),
-    )
+    opened = newton.penalised(_read(trainer, point.opened), diagonal)
     covariance = newton.inverse(opened)
     label = scales.label
     units = Units(
@@ -237,13 +289,4 @@ def report_of(
         confidence=trainer.params.confidence,
         is_penalised=request.is_penalised,
     )
-    n_rounds = _rounds_before(trainer, point.fold) + point.round
-    n_equations = n_rounds * newton.n_sums(trainer.model.n_weights)
-    return {
-        **found,
-        "hospitals": len(keys.members),
-        "rounds": point.round,
-        "converged": point.stopped_by == "converged",
-        "stopped_by": point.stopped_by,
-        "equations": n_equations,
-    }
+    return {**found, **shared, "equations": n_equations}

@@ -9,7 +9,10 @@ from typing import Any
 from protocol.errors import NotFound
 
 _COLUMNS = ("term", "estimate", "se", "statistic", "p", "low", "high")
-_ODDS = ("odds_ratio", "odds_ratio_low", "odds_ratio_high")
+_RATIOS = (
+    ("odds_ratio", "odds_ratio_low", "odds_ratio_high"),
+    ("hazard_ratio", "hazard_ratio_low", "hazard_ratio_high"),
+)
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -30,7 +33,7 @@ def report_of(stored: dict[str, Any]) -> dict[str, Any]:
     if found is None:
         raise NotFound(
             f"Model {stored['model_id']} was not trained by newton, so it has no report.",
-            remedy="Order lr or linear with optimizer newton.",
+            remedy="Order cox, or lr or linear with optimizer newton.",
             code="no_report",
         )
     return found
@@ -62,8 +65,11 @@ def as_latex(report: dict[str, Any]) -> str:
 
 
 def _names(report: dict[str, Any]) -> list[str]:
-    has_odds = any(_ODDS[0] in term for term in report["terms"])
-    return [*_COLUMNS, *(_ODDS if has_odds else ())]
+    names = [*_COLUMNS]
+    for ratios in _RATIOS:
+        if any(ratios[0] in term for term in report["terms"]):
+            names.extend(ratios)
+    return names
 
 
 def _number(value: float | None) -> str:

@@ -6,11 +6,14 @@ computes.
 
 from typing import Literal
 
-ModelType = Literal["lr", "linear", "softmax", "mlp", "cnn"]
+ModelType = Literal["lr", "linear", "cox", "softmax", "mlp", "cnn"]
 """The kinds of `models`."""
 
 InitMethod = Literal["zeros", "ones", "const", "random_normal", "random_uniform"]
 """How `initial_weights` draws; a network takes the last two."""
+
+Ties = Literal["efron", "breslow"]
+"""How a Cox regression takes events at one time."""
 
 Penalty = Literal["L1", "L2"]
 GradientOptimizer = Literal[

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,10 +40,9 @@ from analytics.arrays import (
     check_name,
     check_same_rows,
 )
-from analytics.training import newton
+from analytics.training import Ties, newton
 from analytics.training.newton import NewtonState, Opened
 
-Ties = Literal["efron", "breslow"]
 TIES: tuple[Ties, ...] = ("efron", "breslow")
 WIDEST_SPREAD = 600.0
 """Of the linear predictors of one stratum: exp of more is 0 beside the largest."""
@@ -153,6 +152,26 @@ def _stratum(
     )
 
 
+def outcome(y: Labels) -> tuple[Floats, Bools]:
+    """Times and events of labels of one number each, (n,): the time, negative where no
+    event was (censored).
+
+    So rows, folds and snapshots hold them as they hold every label.
+    """
+    signed = np.asarray(y, dtype=np.float64)
+    return np.abs(signed), signed > 0
+
+
+def label(times: Floats, events: Labels) -> Floats:
+    """The labels of `outcome`."""
+    return np.where(np.asarray(events) == 1, times, -times)
+
+
+def labelled_strata(X: Floats, y: Labels) -> list[Stratum]:
+    """`strata_of` rows with such labels, one baseline for all of them."""
+    return strata_of(X, *outcome(y))
+
+
 class AtWeights(NamedTuple):
     """A stratum at weights b, shifted so that the largest linear predictor is 0."""
 
@@ -249,6 +268,18 @@ def information(
     """I, (p, p): the sum over events of the covariance at risk, times `factors` (D,)."""
     if factors is None:
         factors = np.ones(len(stratum.event_rows))
+    weights = expected(stratum, at, factors)
+    squares = stratum.X.T @ (stratum.X * weights[:, None])
+    found: Floats = squares - at.means.T @ (at.means * factors[:, None])
+    return found
+
+
+def expected(stratum: Stratum, at: AtWeights, factors: Floats) -> Floats:
+    """How many events a row could expect while it was at risk, (n,), each times its
+    factor: its weight in I.
+
+    Disclosure: one number per row; they stay in the hospital.
+    """
     parts = factors / at.denominators
     in_all = np.zeros(len(stratum.event_times))
     np.add.at(in_all, stratum.event_place, parts)
@@ -257,10 +288,8 @@ def information(
     np.add.at(less, stratum.event_place, parts * at.fractions)
     row_parts = _while_there(stratum, at.risks, in_all)
     row_parts[stratum.event_rows] -= less[stratum.event_place]
-    row_weights = at.risks * row_parts
-    squares = stratum.X.T @ (stratum.X * row_weights[:, None])
-    found: Floats = squares - at.means.T @ (at.means * factors[:, None])
-    return found
+    weights: Floats = at.risks * row_parts
+    return weights
 
 
 def _while_there(stratum: Stratum, risks: Floats, values: Floats) -> Floats:
@@ -273,6 +302,35 @@ def _while_there(stratum: Stratum, risks: Floats, values: Floats) -> Floats:
     for row in np.flatnonzero(is_small):
         found[row] = values[stratum.n_before[row] : stratum.n_until[row]].sum()
     return found
+
+
+class RowWeights(NamedTuple):
+    """How rows enter a round's sums, (n,) each; of strata without an event none."""
+
+    weights: Floats  # in I
+    residuals: Floats  # in U: event less what was expected
+
+
+def row_weights(strata: Sequence[Stratum], coef: Floats, *, ties: Ties) -> RowWeights:
+    """Raises as `at_weights`. Disclosure: one number per row; they stay in the hospital."""
+    weights = [np.zeros(0)]
+    residuals = [np.zeros(0)]
+    for stratum in strata:
+        at = at_weights(stratum, coef, ties=ties)
+        own = expected(stratum, at, np.ones(len(stratum.event_rows)))
+        weights.append(own)
+        has_event = np.zeros(len(own))
+        has_event[stratum.event_rows] = 1
+        residuals.append(has_event - own)
+    return RowWeights(np.concatenate(weights), np.concatenate(residuals))
+
+
+def mean_loss(X: Floats, y: Labels, coef: Floats, *, ties: Ties) -> float:
+    """-l / n over n rows of one baseline; as `models.local_loss`."""
+    total = 0.0
+    for stratum in labelled_strata(X, y):
+        total -= log_likelihood(stratum, at_weights(stratum, coef, ties=ties))
+    return total / len(y)
 
 
 def n_sums(n_weights: int) -> int:

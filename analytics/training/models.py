@@ -1,9 +1,10 @@
-"""The models that are trained by gradients: logistic, linear and softmax regression,
-and two small neural networks.
+"""The models that are trained: logistic, linear and softmax regression and two small
+neural networks by gradients, Cox regression by `newton`.
 
 A model's parameters are one flat float64 vector, the concatenation of its named layers:
 
     lr, linear   dense                  [w_1 .. w_d, b]                      (d + 1,)
+    cox          dense                  [w_1 .. w_d], without an intercept   (d,)
     softmax      dense                  a row [w_1 .. w_d, b] for each class (K, d + 1), flattened row by row
     mlp          dense1, dense2, dense  a row [w_1 .. , b] for each unit, of the last layer for each class
     cnn          conv1, conv2, dense    the same; a convolution's unit is a channel, its w a 3x3 patch
@@ -36,7 +37,7 @@ from analytics.arrays import (
     check_result,
     check_same_rows,
 )
-from analytics.training import InitMethod, ModelType, networks
+from analytics.training import InitMethod, ModelType, Ties, cox, networks
 
 NETWORKS = ("mlp", "cnn")
 CLASSIFIERS = ("softmax", *NETWORKS)
@@ -75,11 +76,17 @@ class Model:
     # n_features. The features are the pixels, row by row, the channels of each pixel
     # together.
     shape: tuple[int, ...] = ()
+    # For cox.
+    ties: Ties = "efron"
 
     def __post_init__(self) -> None:
         check_name("kind", self.kind, KINDS)
         if self.n_features < 1:
             raise ValueError(f"n_features is {self.n_features}; 1 or more is allowed.")
+        if self.kind == "cox" and self.fit_intercept:
+            raise ValueError(
+                "A cox model has no intercept: its baseline hazard is one."
+            )
         if self.kind in CLASSIFIERS:
             _check_classes(self.classes)
         elif self.classes:
@@ -166,7 +173,8 @@ def scores(model: Model, weights: Floats, X: Floats) -> Floats:
     """What the model says of each row of X (n, d).
 
     lr: the probability of class 1, 1 / (1 + exp(-(Xw + b))), (n,); linear: the
-    predicted value Xw + b, (n,); softmax, mlp and cnn: the probability of each class,
+    predicted value Xw + b, (n,); cox: the linear predictor
+    Xw, (n,); softmax, mlp and cnn: the probability of each class,
     (n, K), rows adding up to 1. lr and softmax stay in [0, 1] for any finite input.
     Raises ValueError if X or weights have another shape or hold a number that is not
     finite, and for a linear value or a network's margin outside float64's range.
@@ -187,8 +195,9 @@ def local_loss(model: Model, weights: Floats, X: Floats, y: Labels) -> float:
     """The mean loss over the rows of X (n, d), y (n,), without penalty.
 
     lr: mean log(1 + exp(-z)) with z = Xw + b, negated where y = 0; linear: mean (z -
-    y)^2 / 2; softmax, mlp and cnn: mean log(sum_k exp(z_k)) - z_y, the largest z_k
-    taken out first. y is 0 or 1 (float64) for lr, any finite number for linear, else a
+    y)^2 / 2; cox: -l / n (`cox`); softmax, mlp and cnn: mean log(sum_k exp(z_k)) - z_y, the largest z_k
+    taken out first. y is 0 or 1 (float64) for lr, any finite number for linear, as
+    `cox.outcome` has it for cox, else a
     class index. Raises ValueError for other shapes, labels or numbers, and for a linear
     loss or a network's margin outside float64's range.
 
@@ -197,6 +206,8 @@ def local_loss(model: Model, weights: Floats, X: Floats, y: Labels) -> float:
     """
     _check_rows(model, weights, X)
     _check_labels(model, y, len(X))
+    if model.kind == "cox":
+        return cox.mean_loss(X, y, weights, ties=model.ties)
     margins = _margins(model, weights, X)
     return float(np.mean(_row_losses(model, margins, y)))
 
@@ -500,6 +511,8 @@ def _residuals(model: Model, margins: Floats, y: Labels) -> Floats:
         signs = _signs(y)
         derivatives = -signs * _sigmoid(-signs * margins[:, 0])
         return derivatives[:, None]
+    if model.kind == "cox":
+        raise ValueError("A cox model is trained by newton, not by gradients.")
     if model.kind == "linear":
         values = np.asarray(y, dtype=np.float64)
         return margins - values[:, None]
@@ -584,6 +597,8 @@ def _check_labels(model: Model, y: Labels, n_rows: int) -> None:
     check_finite("y", y)
     if model.kind == "lr" and not np.isin(y, (0, 1)).all():
         raise ValueError("y holds a label other than 0 and 1.")
+    if model.kind == "cox" and not np.all(y):
+        raise ValueError("y holds a time of 0.")
     if model.classes:
         check_class_index(y, len(model.classes))
 

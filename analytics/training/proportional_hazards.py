@@ -24,8 +24,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from analytics.arrays import Floats, check_name
-from analytics.training import cox, newton
-from analytics.training.cox import Stratum, Ties
+from analytics.training import Ties, cox, newton
+from analytics.training.cox import Stratum
 from analytics.training.newton import Collinear, Opened
 
 TimeScale = Literal["log", "identity"]
@@ -61,6 +61,12 @@ def local_sums(
     return np.concatenate([U, *triangles])
 
 
+def information(totals: Sequence[int], n_weights: int) -> list[list[int]]:
+    """I0 of the totals, (p, p): the information at the estimate."""
+    left = n_weights * (n_weights + 1) // 2
+    return _square(totals[n_weights + 2 * left :], n_weights)
+
+
 class Tested(NamedTuple):
     """chi2 of each column, float64 (p,), and of all together; None where time cannot be
     told from the columns: too few events.
@@ -80,9 +86,9 @@ def tested(totals: Sequence[int], n_weights: int, *, bits: int) -> Tested:
     scale = 2**bits
     U = np.array([value / scale for value in totals[:n_weights]])
     left = n_weights * (n_weights + 1) // 2
-    I2, I1, I0 = (
-        _square(totals[n_weights + place * left :], n_weights) for place in range(3)
-    )
+    I2 = _square(totals[n_weights:], n_weights)
+    I1 = _square(totals[n_weights + left :], n_weights)
+    I0 = information(totals, n_weights)
     inverse = newton.inverse(Opened(I0, [], 0.0, bits))
     second, first = _floats(I2, bits=bits), _floats(I1, bits=bits)
     rest = second - _product(_product(first, inverse), first)

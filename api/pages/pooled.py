@@ -10,7 +10,18 @@ from typing import Any, NamedTuple
 from api.pages.frame import Safe, number, shown, table
 from api.pages.visit import Visit
 
-METRICS = ("loss", "accuracy", "auc", "ks", "f1", "f1_macro", "mse", "rmse", "mae")
+METRICS = (
+    "loss",
+    "accuracy",
+    "auc",
+    "ks",
+    "concordance",
+    "f1",
+    "f1_macro",
+    "mse",
+    "rmse",
+    "mae",
+)
 
 
 class Line(NamedTuple):

@@ -70,12 +70,16 @@ _MEASURED = {
     "rmse",
     "mae",
     "r2",
+    "concordance",
     *_COUNTED,
 }
 """What a hospital measures of a model on its own rows."""
 _LARGEST = sys.float_info.max / 2**60
 """A metric's largest number: times all rows of all hospitals it is still finite."""
-POOLED = ("loss", "auc", "ks", "mse", "rmse", "mae", "accuracy", "f1", "f1_macro")
+POOLED = (
+    *("loss", "auc", "ks", "concordance"),
+    *("mse", "rmse", "mae", "accuracy", "f1", "f1_macro"),
+)
 """What the initiator makes of the hospitals' sealed sums, beside counts of calls."""
 
 
@@ -502,7 +506,7 @@ def _figures(model_type: str, tests: list[dict[str, Any]]) -> Summary:
 
     Nothing of a model that calls none.
     """
-    if model_type == "linear":
+    if model_type in ("linear", "cox"):
         return {}
     if model_type == "lr":
         totals = {}

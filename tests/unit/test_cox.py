@@ -17,8 +17,7 @@ from lifelines.utils import concordance_index
 from statsmodels.duration.hazard_regression import PHReg
 
 from analytics.arrays import Floats
-from analytics.training import concordance, cox, newton, proportional_hazards
-from analytics.training.cox import Ties
+from analytics.training import Ties, concordance, cox, newton, proportional_hazards
 from analytics.training.newton import NewtonState, Opened
 
 # lifelines calls pandas as pandas 4 will not allow.
