@@ -261,6 +261,8 @@ def _most_weights(request: TrainingRequest) -> int:
         classes=classes,
         hidden=request.hidden,
         shape=request.shape,
+        family=request.family,
+        link=request.link,
     )
     # Of levels both hospitals' counts and values travel.
     n_words = model.n_weights + n_features

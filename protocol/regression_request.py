@@ -1,4 +1,4 @@
-"""What an order may say where `optimizer` is newton, as that of a cox always is, and what
+"""What an order may say where `optimizer` is newton, as that of a glm and a cox always is, and what
 nothing follows from then.
 
 Decisions 84 and 89.
@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from analytics.training.families import LINKS, Pair
 from protocol.errors import BadRequest, bad_request, check_all
 
 NEWTON = "newton"
+GLM = "glm"
 COX = "cox"
-NEWTON_MODELS = ("lr", "linear", COX)
+NEWTON_MODELS = ("lr", "linear", GLM, COX)
 MAX_ITER = 25
 EPS = 1e-8
 CONFIDENCE = 0.95
@@ -43,12 +45,11 @@ def with_newton_defaults(params: Any) -> Any:
     return found
 
 
-def with_cox_defaults(model_type: Any, params: Any) -> Any:
-    """The same of a cox: it is trained by newton, and without a penalty, which leaves no
-    standard errors.
+def with_newton_models_defaults(model_type: Any, params: Any) -> Any:
+    """The same of a glm or a cox: it is trained by newton, and without a penalty, which
+    leaves no standard errors.
     """
-    is_cox = isinstance(model_type, str) and model_type.lower() == COX
-    if not is_cox:
+    if not isinstance(model_type, str) or model_type.lower() not in (GLM, COX):
         return params
     if params is None:
         params = {}
@@ -82,6 +83,66 @@ def check_cox(request: Any) -> None:
             sentence = "A cox needs the column of events, 1 where the event was, 0 where a row was censored."
             problems.append(bad_request("event_name", sentence, "Give event_name."))
     check_all(*[_raiser(error) for error in problems])
+
+
+def glm_pair(params: Any) -> Pair:
+    """A glm's family and link, the canonical one where the order names none."""
+    return Pair(params.family, params.link or LINKS[params.family][0])
+
+
+def glm_body(params: Any) -> dict[str, str]:
+    """What the order's document says of a glm, written out."""
+    pair = glm_pair(params)
+    return {
+        "family": pair.family,
+        "link": pair.link,
+        "dispersion": params.dispersion or default_dispersion(pair),
+    }
+
+
+def default_dispersion(pair: Pair) -> str:
+    return "estimate" if pair.has_dispersion else "fixed"
+
+
+def check_glm(request: Any) -> None:
+    """BadRequest with all that does not go together of a glm; of other models for what
+    is a glm's alone.
+    """
+    params = request.model_params
+    if request.model_type != GLM:
+        for name in ("family", "link", "dispersion"):
+            if getattr(params, name) is not None:
+                raise bad_request(
+                    name,
+                    f"{name} is given for a model that is no glm.",
+                    "Leave it out, or order glm.",
+                )
+        return
+    if params.optimizer != NEWTON:
+        raise bad_request(
+            "optimizer",
+            f"A glm is trained by newton, not by {params.optimizer}.",
+            "Give newton, or leave optimizer out.",
+        )
+    if params.family is None:
+        raise bad_request(
+            "family",
+            "A glm needs a family.",
+            f"Give one of {', '.join(LINKS)}.",
+        )
+    links = LINKS[params.family]
+    if params.link is not None and params.link not in links:
+        raise bad_request(
+            "link",
+            f"{params.family} has no link {params.link}.",
+            f"Give one of {', '.join(links)}, or leave it out for {links[0]}.",
+        )
+    if params.dispersion == "fixed" and glm_pair(params).has_dispersion:
+        raise bad_request(
+            "dispersion",
+            f"{params.family} has a dispersion, which is estimated always.",
+            "Leave it out; fixed is for binomial and poisson.",
+        )
 
 
 def check_newton(request: Any) -> None:

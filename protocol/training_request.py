@@ -29,10 +29,18 @@ from pydantic import (
 # Under their own names, for those who make forms of a request.
 from analytics.scores import Aggregation as Aggregation
 from analytics.scores import most_attackers
-from analytics.training import Convergence, InitMethod, Ties
+from analytics.training import (
+    Convergence,
+    Dispersion,
+    Family,
+    InitMethod,
+    Link,
+    Ties,
+)
 from analytics.training import ModelType as ModelType
 from analytics.training import Optimizer as Optimizer
 from analytics.training import Penalty as Penalty
+from analytics.training.families import LEAST_SQUARES, LOGISTIC, Pair
 from protocol.errors import bad_request
 from protocol.fields import (
     Asked,
@@ -49,11 +57,15 @@ from protocol.messages import canonical
 from protocol.regression_request import (
     CONFIDENCE,
     COX,
+    GLM,
     NEWTON,
     check_cox,
+    check_glm,
     check_newton,
-    with_cox_defaults,
+    glm_body,
+    glm_pair,
     with_newton_defaults,
+    with_newton_models_defaults,
 )
 from protocol.study_rows import (
     Categorical,
@@ -69,6 +81,7 @@ from protocol.sums import EncryptMethod as EncryptMethod
 MODEL_NAMES = {
     "lr": "Logistic Regression",
     "linear": "Linear Regression",
+    "glm": "Generalised Linear Model",
     "cox": "Cox Regression",
     "softmax": "Softmax Regression",
     "mlp": "Multilayer Perceptron",
@@ -180,6 +193,11 @@ class ModelParams(Asked):
     ties: Annotated[Ties, any_case(Ties)] | None = None
     # Of the intervals in a Newton order's report.
     confidence: Annotated[Number, Field(ge=0.5, lt=1)] = CONFIDENCE
+    # Of a glm; link None is the family's canonical one, dispersion None what the family
+    # has.
+    family: Annotated[Family | None, any_case(Family)] = None
+    link: Annotated[Link | None, any_case(Link)] = None
+    dispersion: Annotated[Dispersion | None, any_case(Dispersion)] = None
     # A larger number in a sum stops the order: the fixed point has no room for it
     # (decision 12).
     bound: Annotated[Number, Field(ge=1, le=2.0**40)] = DEFAULT_BOUND
@@ -260,7 +278,9 @@ class TrainingRequest(Asked):
         """
         if not isinstance(body, Mapping):
             return body
-        params = with_cox_defaults(body.get("model_type"), body.get("model_params"))
+        params = with_newton_models_defaults(
+            body.get("model_type"), body.get("model_params")
+        )
         if not isinstance(params, Mapping):
             return body
         lifted = {}
@@ -333,9 +353,47 @@ class TrainingRequest(Asked):
         columns: list[str] = []
         if self.scales_attributes:
             columns.extend(self.study.plain)
-        if self.model_type == "linear":
+        if self.has_number_label:
             columns.append(self.label_name)
         return columns
+
+    @property
+    def pair(self) -> Pair | None:
+        """Family and link of a generalised linear model, lr and linear among them."""
+        if self.model_type == GLM:
+            return glm_pair(self.model_params)
+        return {"lr": LOGISTIC, "linear": LEAST_SQUARES}.get(self.model_type)
+
+    @property
+    def family(self) -> str:
+        """Of a glm; "" of other models."""
+        return glm_pair(self.model_params).family if self.model_type == GLM else ""
+
+    @property
+    def link(self) -> str:
+        """As `family`."""
+        return glm_pair(self.model_params).link if self.model_type == GLM else ""
+
+    @property
+    def has_binary_label(self) -> bool:
+        """Whether labels are 0 and 1, and one number answers the probability of 1."""
+        return self.pair is not None and self.pair.is_binary
+
+    @property
+    def has_number_label(self) -> bool:
+        """Whether the label is a number and no class."""
+        return self.pair is not None and not self.pair.is_binary
+
+    @property
+    def has_class_label(self) -> bool:
+        return not self.has_number_label and self.model_type != COX
+
+    @property
+    def estimates_dispersion(self) -> bool:
+        """Whether a report's standard errors have a dispersion, and its tests are t's."""
+        if self.pair is None:
+            return False
+        return self.pair.has_dispersion or self.model_params.dispersion == "estimate"
 
     @property
     def is_newton(self) -> bool:
@@ -484,6 +542,8 @@ def parse_training_request(body: Any) -> TrainingRequest:
 
 def check_training_request(request: TrainingRequest) -> None:
     """BadRequest for a combination of fields that cannot be honoured."""
+    # Before anything that looks at a glm's family.
+    check_glm(request)
     _check_parties(request)
     check_cox(request)
     _check_columns(request)
@@ -721,6 +781,10 @@ def _written_out(request: TrainingRequest) -> dict[str, Any]:
         params["ties"] = request.ties
     else:
         params.pop("ties")
+    for name in ("family", "link", "dispersion"):
+        params.pop(name)
+    if request.model_type == GLM:
+        params.update(glm_body(request.model_params))
     body["model_params"] = {
         name: value for name, value in params.items() if value != []
     }

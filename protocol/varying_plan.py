@@ -30,7 +30,7 @@ from protocol.messages import PooledThresholds
 from protocol.training_request import TrainingRequest, folds
 
 LABEL = "the label"
-"""The label of a linear model: it enters the sums as a feature does."""
+"""A label that is a number: it enters the sums as a feature does."""
 
 VALUES = (0, 1)
 
@@ -60,7 +60,7 @@ def compared_columns(request: TrainingRequest) -> list[ComparedColumn]:
     if request.test_data_info:
         row_sets.append("test")
     names = list(request.attributes)
-    if request.model_type == "linear":
+    if request.has_number_label:
         names.append(LABEL)
     return [ComparedColumn(one, name) for one in row_sets for name in names]
 

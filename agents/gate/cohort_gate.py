@@ -150,7 +150,7 @@ def features(cohort: Cohort) -> list[tuple[str, Column]]:
         zip(cohort.attributes, cohort.X.T, strict=True)
     )
     if cohort.y is not None and not cohort.labels:
-        # Of a linear model: it enters the sums as a feature does.
+        # No class: it enters the sums as a feature does.
         columns.append((LABEL, cohort.y))
     return columns
 

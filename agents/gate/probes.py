@@ -4,7 +4,7 @@ Who chooses weights, or folds, can aim a model at single rows: its metrics, and 
 gradient, then say what these rows are. The rules here are limits, not walls; SECURITY.md
 names what they leave.
 
-Decision 71.
+Decisions 71 and 84.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ _OF_ROWS = 0.9
 """The share of rows that the limit of predictors is for."""
 _FAR_OUT = 10
 """So many times the limit is allowed of the other rows."""
+_OF_CLASSES = ("logit", "probit", "cloglog")
+_NARROWER = 6
+"""30 of probabilities is 5 of exp and powers."""
 
 
 def shows_metrics(labels: NDArray[Any], *, is_class: bool, min_rows: int) -> bool:
@@ -62,6 +65,51 @@ def check_predictors(predictors: Floats, *, limit: Fraction) -> None:
             " raise max_linear_predictor under [cohort] in its policy.toml.",
             code="linear_predictor",
             threshold=str(limit),
+        )
+
+
+def check_steepness(predictors: Floats, *, link: str, limit: Fraction) -> None:
+    """The same by a model's link: `predictors` (n,) with their signs.
+
+    Where means are a power or exp of the predictor they grow by its distance from that
+    of most rows, whatever the label's unit: a sixth of the limit is allowed. With
+    identity no plane has another side.
+
+    Raises Refused (code linear_predictor). Disclosure: as `check_predictors`.
+    """
+    if link == "identity":
+        return
+    if link in _OF_CLASSES:
+        check_predictors(np.abs(predictors), limit=limit)
+        return
+    middle = float(np.median(predictors))
+    distances = predictors - middle
+    if link != "log" and middle:
+        distances = distances / middle
+    check_predictors(np.abs(distances), limit=limit / _NARROWER)
+
+
+def check_dominance(weights: Floats, *, min_rows: int) -> None:
+    """Refuse weighted sums that are nearly those of few rows.
+
+    (sum w)^2 / sum w^2 of weights w (n,) of 0 or more is how many equal ones weigh as
+    much; they must be min_rows. All zero says nothing.
+
+    Raises Refused (code dominance). Disclosure: that the rule holds, and no number but
+    the policy's.
+    """
+    largest = float(weights.max(initial=0))
+    if largest == 0:
+        return
+    shares = weights / largest
+    if float(shares.sum() ** 2) < min_rows * float((shares**2).sum()):
+        raise Refused(
+            f"The weights of this hospital's rows are as uneven as those of fewer than {min_rows} rows: what is added"
+            " up would be theirs.",
+            remedy="Use more rows, leave out extreme ones in the SQL, or order another link or family; or ask the"
+            " hospital to lower min_rows in its policy.toml.",
+            code="dominance",
+            threshold=min_rows,
         )
 
 

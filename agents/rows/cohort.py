@@ -26,7 +26,7 @@ from agents.rows.column_text import double_sql, label_sql
 from agents.rows.dataset import Dataset
 from agents.rows.relation import IDENTIFIED, UNIQUE_ID, quoted
 from analytics.arrays import Floats, Ints
-from analytics.training import cox
+from analytics.training import cox, families
 from analytics.training.design import sorted_levels
 from protocol.errors import BadRequest, Refused, bad_request, check_all
 from protocol.study_rows import MOST_LETTERS, MOST_LEVELS
@@ -35,7 +35,7 @@ _DOUBLE_DIGITS = 15  # so many digits of any decimal come back from its float64
 _INTEGER = re.compile(r"-?\d+", re.ASCII)
 _WHOLE = "-?[0-9]+"
 _CLASSIFIERS = ("softmax", "mlp", "cnn")
-_MODEL_TYPES = ("lr", "linear", "cox", *_CLASSIFIERS)
+_MODEL_TYPES = ("lr", "linear", "glm", "cox", *_CLASSIFIERS)
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ def build_cohort(
     label_name: str | None,
     model_type: str,
     event_name: str | None = None,
+    family: str = "",
     key: bytes | None = None,
     categorical: Collection[str] = (),
     may_miss: bool = False,
@@ -111,9 +112,9 @@ def build_cohort(
 
     Features are integers, floats, decimals, booleans and single bits; ids and classes
     are canonical texts (`agents.rows.canonical_text`), classes of numbers are whole
-    numbers; labels are 0 and 1 for lr, finite numbers for linear, times above 0 for cox, whose
-    events, 0 and 1, stand in `event_name`. `label_name` None
-    (test rows, inference) gives y None. key: makes `members`. categorical: attributes
+    numbers; labels are 0 and 1 for lr, finite numbers for linear, for glm those that its
+    `family` knows, times above 0 for cox, whose events, 0 and 1, stand in `event_name`.
+    `label_name` None (test rows, inference) gives y None. key: makes `members`. categorical: attributes
     that are categories; may_miss: a number may have no value, NaN. member_columns: the
     columns whose values tell the members, beside the label; None for the attributes.
 
@@ -144,7 +145,7 @@ def build_cohort(
     ids = unique_ids(rows, unique_id)
     order = id_order(ids)
     X, levels = read_features(rows, attributes, categorical=categorical)
-    y, labels = _label(rows, label_name, event_name, model_type)
+    y, labels = _label(rows, label_name, event_name, model_type, family)
     if label_name is not None and model_type not in _CLASSIFIERS:
         numbers.append(label_name)
     members = None
@@ -431,7 +432,11 @@ def id_order(ids: list[str]) -> list[int]:
 
 
 def _label(
-    rows: Dataset, label_name: str | None, event_name: str | None, model_type: str
+    rows: Dataset,
+    label_name: str | None,
+    event_name: str | None,
+    model_type: str,
+    family: str,
 ) -> tuple[NDArray[Any] | None, list[Any]]:
     if label_name is None:
         return None, []
@@ -445,7 +450,7 @@ def _label(
             "Map the label to numbers in a view, or order model_type softmax.",
         )
     doubles = _doubles(rows, [label_name]).ravel()
-    if model_type == "lr":
+    if model_type == "lr" or family == "binomial":
         _check_binary(rows, label_name, doubles)
         return doubles, [int(value) for value in np.unique(doubles)]
     if event_name is not None:
@@ -457,6 +462,8 @@ def _label(
             f"{_capital(rows.told(n_bad))} with an infinite label in {label_name}.",
             "Leave these rows out.",
         )
+    if family:
+        _check_family(rows, label_name, family, doubles)
     return doubles, []
 
 
@@ -494,6 +501,17 @@ def _survival(rows: Dataset, label_name: str, event_name: str, times: Floats) ->
 
 def _raise(error: BadRequest) -> None:
     raise error
+
+
+def _check_family(rows: Dataset, label_name: str, family: str, doubles: Floats) -> None:
+    is_bad, asked = families.label_problem(families.canonical_pair(family), doubles)
+    n_bad = int(np.count_nonzero(is_bad))
+    if n_bad:
+        raise bad_request(
+            "label",
+            f"{_capital(rows.told(n_bad))} with a label in {label_name} that is not {asked}, as {family} asks.",
+            "Leave these rows out, or order a family that knows such labels, such as gaussian.",
+        )
 
 
 def _check_binary(rows: Dataset, label_name: str, doubles: Floats) -> None:

@@ -109,20 +109,23 @@ def _newton_arrays(state: NewtonState) -> dict[str, NDArray[Any]]:
     return {
         "newton_base": state.base,
         "newton_numbers": np.array([deviance, state.last_step]),
-        "newton_counts": np.array([state.n_halvings, state.round, int(state.is_done)]),
+        "newton_counts": np.array([state.n_halvings, state.round]),
+        "newton_end": np.array([state.is_still, state.is_done]),
     }
 
 
 def _newton_of(stored: dict[str, NDArray[Any]]) -> NewtonState:
     deviance, last_step = stored["newton_numbers"].tolist()
-    n_halvings, round_, is_done = stored["newton_counts"].tolist()
+    n_halvings, round_ = stored["newton_counts"].tolist()
+    is_still, is_done = stored["newton_end"].tolist()
     return NewtonState(
         coef=stored["weights"],
         base=stored["newton_base"],
         deviance=None if math.isnan(deviance) else deviance,
         n_halvings=n_halvings,
         round=round_,
-        is_done=bool(is_done),
+        is_still=is_still,
+        is_done=is_done,
         last_step=last_step,
     )
 

@@ -172,6 +172,7 @@ def read_cohort(order: AskedTraining, purpose: str, key: bytes) -> Cohort:
             label_name=request.label_name,
             event_name=request.event_name,
             model_type=request.model_type,
+            family=request.family,
             key=key,
             categorical=list(study.categorical),
             may_miss=study.missing == "mean",

@@ -29,7 +29,9 @@ ROUNDS_AT_THE_END = 3
 """The test of proportional hazards opens as many sums of products as three rounds do."""
 
 
-def check_probe(trainer: Trainer, point: Checkpoint, X: Floats, y: Labels) -> None:
+def check_probe(
+    trainer: Trainer, point: Checkpoint, X: Floats, y: Labels, *, min_rows: int
+) -> None:
     """Refuses a round whose sums would tell single rows, and the weights that the last
     one has made: as `agents.training.newton.check_probe`.
 
@@ -43,6 +45,7 @@ def check_probe(trainer: Trainer, point: Checkpoint, X: Floats, y: Labels) -> No
         cox.labelled_strata(X, y), point.weights, ties=trainer.model.ties
     )
     probes.check_share(rows.weights, max_share=rules.max_share)
+    probes.check_dominance(rows.weights, min_rows=min_rows)
     probes.check_share(np.abs(rows.residuals), max_share=rules.max_share)
 
 
@@ -123,7 +126,7 @@ def report_of(
         ties=model.ties,
     )
     A = proportional_hazards.information(part.hazards, model.n_weights)
-    information = Opened(A, [], 0.0, limbs.FRACTION_BITS)
+    information = Opened(A, [], 0.0, limbs.FRACTION_BITS, True)
     covariance = newton.inverse(newton.penalised(information, diagonal))
     coef, covariance = cox_report.own_units(point.weights, covariance, scale.deviation)
     return cox_report.report(

@@ -5,10 +5,12 @@ All are exact integers.
     training rows    lr: the histogram of scores, two counts a word;
                      softmax, mlp and cnn: how many there are of each class;
                      the loss, in limbs;
-                     but for linear how many are called right
+                     but for linear how many are called right;
+                     for glm what a report needs besides, in limbs
     held-out rows    where a fold has some: how many;
                      for lr their histogram, as above;
-                     their loss and, for linear, absolute error, in limbs
+                     their loss and, for linear, absolute error, of other numbers the
+                     squared one too, in limbs
     where withheld   what the coordinator else makes of each hospital's metrics: of
                      held-out rows how many of each class are called which
 
@@ -30,6 +32,7 @@ import numpy as np
 from agents.training import cox_sums
 from agents.training.own_metrics import Withheld
 from analytics.arrays import Floats, Ints, Labels
+from analytics.training import families
 from analytics.training.metrics import (
     binary_figures,
     class_figures,
@@ -58,6 +61,14 @@ _MOST_COUNTED_CLASSES = 30
 """Of more classes the calls are not counted together: a word for each pair of them."""
 
 
+class GlmMeans(NamedTuple):
+    """What a glm's report has besides the loss, each a mean over rows."""
+
+    null_loss: float  # of the joint mean as everybody's answer; 0 of binomial
+    pearson: float  # squares of Pearson's residuals
+    remainder: float  # `families.row_remainders`
+
+
 class TrainingTotals(NamedTuple):
     """What the sums say of the training rows of all hospitals."""
 
@@ -66,6 +77,7 @@ class TrainingTotals(NamedTuple):
     n_right: int | None  # rows that are called what they are; None of linear
     n_of_class: Ints  # (K,); empty of linear
     ranking: dict[str, Any]  # auc and ks of lr, concordance of cox
+    fit: GlmMeans | None  # of glm
 
     @property
     def n_wrong(self) -> int | None:
@@ -78,8 +90,12 @@ def local_sums(
     training: Rows,
     held_out: Rows | None,
     withheld: Withheld,
+    *,
+    label_mean: float,
 ) -> Ints:
     """A hospital's part, int64 (d,), the same d at every hospital.
+
+    label_mean: over all hospitals; only a glm of numbers asks for it.
 
     `held_out` is None where no hospital has such rows. Raises BadRequest `wide` for a
     mean that is too large to be added.
@@ -88,7 +104,7 @@ def local_sums(
     the rows' scores. They leave through the release door only, sealed so that nothing
     but the sum over hospitals can be read.
     """
-    parts = [_of_training(model, weights, training)]
+    parts = [_of_training(model, weights, training, label_mean)]
     if held_out is not None:
         parts.append(_of_held_out(model, weights, held_out, withheld))
     return np.concatenate(parts)
@@ -101,18 +117,23 @@ def held_out_part(model: Model, sums: Ints) -> Ints:
     """
     if model.kind == "cox":
         return sums[cox_sums.n_words(model) :]
-    return sums[_n_class_words(model) + limbs.N_LIMBS + _n_words_of_calls(model) :]
+    n_words = _n_class_words(model) + limbs.N_LIMBS + _n_words_of_calls(model)
+    return sums[n_words + _n_words_of_fit(model) :]
 
 
 def _n_class_words(model: Model) -> int:
     """Words that tell how many training rows there are of each class."""
-    if model.kind == "lr":
+    if model.is_binary:
         return _N_BINS
     return len(model.classes)
 
 
 def _n_words_of_calls(model: Model) -> int:
-    return 0 if model.kind == "linear" else 1
+    return 0 if model.is_number else 1
+
+
+def _n_words_of_fit(model: Model) -> int:
+    return len(GlmMeans._fields) * limbs.N_LIMBS if model.kind == "glm" else 0
 
 
 def training_totals(model: Model, sums: Ints, n_rows: int) -> TrainingTotals:
@@ -122,11 +143,11 @@ def training_totals(model: Model, sums: Ints, n_rows: int) -> TrainingTotals:
         loss = part.deviance / 2 / n_rows
         none = np.zeros(0, dtype=np.int64)
         concordance = {"concordance": part.pairs.concordance}
-        return TrainingTotals(n_rows, loss, None, none, concordance)
+        return TrainingTotals(n_rows, loss, None, none, concordance, None)
     n_class_words = _n_class_words(model)
     of_classes = sums[:n_class_words]
     ranking: dict[str, Any] = {}
-    if model.kind == "lr":
+    if model.is_binary:
         histogram = _out_of_pairs(of_classes)
         ranking = histogram_metrics(histogram)
         of_classes = histogram.reshape(2, _N_BINS).sum(axis=1)
@@ -135,7 +156,13 @@ def training_totals(model: Model, sums: Ints, n_rows: int) -> TrainingTotals:
     n_right = None
     if _n_words_of_calls(model):
         n_right = int(words[limbs.N_LIMBS])
-    return TrainingTotals(n_rows, loss, n_right, of_classes, ranking)
+    fit = None
+    n_words_of_fit = _n_words_of_fit(model)
+    if n_words_of_fit:
+        start = limbs.N_LIMBS + _n_words_of_calls(model)
+        of_fit = words[start : start + n_words_of_fit]
+        fit = GlmMeans(*limbs.from_limbs(of_fit, n_rows).tolist())
+    return TrainingTotals(n_rows, loss, n_right, of_classes, ranking, fit)
 
 
 def constant_loss(totals: TrainingTotals, label_variance: float) -> float:
@@ -146,6 +173,8 @@ def constant_loss(totals: TrainingTotals, label_variance: float) -> float:
     """
     if len(totals.n_of_class):
         return constant_class_loss(totals.n_of_class)
+    if totals.fit is not None:
+        return totals.fit.null_loss
     return constant_linear_loss(label_variance)
 
 
@@ -188,30 +217,37 @@ def held_out_metrics(
     n_rows = int(part[0])
     words = part[1:]
     ranking: dict[str, Any] = {}
-    if model.kind == "lr":
+    if model.is_binary:
         histogram = _out_of_pairs(words[:_N_BINS])
         ranking = histogram_metrics(histogram)
         words = words[_N_BINS:]
-    n_means = 2 if model.kind == "linear" else 1
-    n_words_of_means = n_means * limbs.N_LIMBS
-    loss, *errors = limbs.from_limbs(words[:n_words_of_means], n_rows).tolist()
-    if model.kind != "linear":
+    names = _names_of_means(model)
+    n_words_of_means = len(names) * limbs.N_LIMBS
+    means = limbs.from_limbs(words[:n_words_of_means], n_rows).tolist()
+    of_name = dict(zip(names, means, strict=True))
+    loss = of_name["loss"]
+    if not model.is_number:
         figures = {}
         if withheld.test:
             figures = _call_figures(model, words[n_words_of_means:])
         return {"loss": loss, **ranking, **figures}
-    # The loss is half the mean of squares.
-    mse = 2 * loss
+    # The loss of linear is half the mean of squares.
+    mse = of_name.get("mse", 2 * loss)
     rmse = math.sqrt(mse)
-    mae = errors[0]
-    return {"loss": loss, "mse": mse, "rmse": rmse, "mae": mae}
+    return {"loss": loss, "mse": mse, "rmse": rmse, "mae": of_name["mae"]}
 
 
-def _of_training(model: Model, weights: Floats, rows: Rows) -> Ints:
+def _names_of_means(model: Model) -> list[str]:
+    if not model.is_number:
+        return ["loss"]
+    return ["loss", "mae"] if model.kind == "linear" else ["loss", "mae", "mse"]
+
+
+def _of_training(model: Model, weights: Floats, rows: Rows, label_mean: float) -> Ints:
     if model.kind == "cox":
         return cox_sums.of_training(model, weights, rows.X, rows.y)
     words = []
-    if model.kind == "lr":
+    if model.is_binary:
         words.append(_in_pairs(_histogram(model, weights, rows)))
     elif model.classes:
         n_of_class = np.bincount(rows.y, minlength=len(model.classes))
@@ -221,13 +257,34 @@ def _of_training(model: Model, weights: Floats, rows: Rows) -> Ints:
     if _n_words_of_calls(model):
         calls = _calls(model, weights, rows)
         words.append(np.array([calls.trace()]))
+    if model.kind == "glm":
+        of_fit = _glm_means(model, weights, rows, label_mean)
+        words.append(limbs.to_limbs(np.array(of_fit), len(rows.y)))
     return np.concatenate(words)
+
+
+def _glm_means(
+    model: Model, weights: Floats, rows: Rows, label_mean: float
+) -> GlmMeans:
+    pair = model.pair
+    assert pair is not None
+    y = np.asarray(rows.y, dtype=np.float64)
+    at = families.means(pair, rows.X @ weights[:-1] + weights[-1])
+    null_loss = 0.0
+    if model.is_number:
+        # Its slope is not looked at.
+        same = np.full(len(y), label_mean)
+        of_mean = families.Means(same, same, same)
+        null_loss = float(np.mean(families.unit_deviances(pair, y, of_mean))) / 2
+    pearson = float(np.mean(families.pearson_residuals(pair, y, at) ** 2))
+    remainder = float(np.mean(families.row_remainders(pair, y)))
+    return GlmMeans(null_loss, pearson, remainder)
 
 
 def _calls(model: Model, weights: Floats, rows: Rows) -> Ints:
     """How many rows of each class are called which, (K, K); of lr (2, 2)."""
     found = metrics(model, weights, rows.X, rows.y)
-    if model.kind == "lr":
+    if model.is_binary:
         counts = [[found["tn"], found["fp"]], [found["fn"], found["tp"]]]
     else:
         counts = found["confusion"]
@@ -236,7 +293,7 @@ def _calls(model: Model, weights: Floats, rows: Rows) -> Ints:
 
 def _n_counted_classes(model: Model) -> int:
     """How many classes have their calls counted together; 0 where none has."""
-    n_classes = 2 if model.kind == "lr" else len(model.classes)
+    n_classes = 2 if model.is_binary else len(model.classes)
     return n_classes if n_classes <= _MOST_COUNTED_CLASSES else 0
 
 
@@ -245,7 +302,7 @@ def _call_figures(model: Model, words: Ints) -> dict[str, Any]:
     if not n_classes:
         return {}
     counts = words.reshape(n_classes, n_classes)
-    if model.kind != "lr":
+    if not model.is_binary:
         return class_figures(counts)
     (tn, fp), (fn, tp) = counts.tolist()
     return binary_figures(tp=tp, fp=fp, tn=tn, fn=fn)
@@ -259,21 +316,19 @@ def _of_held_out(model: Model, weights: Floats, rows: Rows, withheld: Withheld) 
     if model.kind == "cox":
         return cox_sums.of_held_out(model, weights, rows.X, rows.y)
     n_rows = len(rows.y)
-    names = ["loss"]
-    if model.kind == "linear":
-        names.append("mae")
+    names = _names_of_means(model)
     means = np.zeros(len(names))
     histogram = np.zeros(2 * _N_BINS, dtype=np.int64)
     if n_rows:
         found = metrics(model, weights, rows.X, rows.y)
         means = np.array([found[name] for name in names])
-        if model.kind == "lr":
+        if model.is_binary:
             histogram = _histogram(model, weights, rows)
     words = [np.array([n_rows])]
-    if model.kind == "lr":
+    if model.is_binary:
         words.append(_in_pairs(histogram))
     words.append(limbs.to_limbs(means, n_rows))
-    if withheld.test and model.kind != "linear":
+    if withheld.test and not model.is_number:
         n_classes = _n_counted_classes(model)
         counts = np.zeros((n_classes, n_classes), dtype=np.int64)
         if n_rows and n_classes:

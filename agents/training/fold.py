@@ -144,7 +144,7 @@ def check_probe(trainer: Trainer, fold: Fold) -> None:
         learning_rate=_learning_rate(trainer, point.round),
     )
     rules = trainer.order.policy.cohort
-    if trainer.model.kind != "linear":
+    if not trainer.model.is_number:
         probes.check_predictors(found.predictors, limit=rules.max_linear_predictor)
     if not point.stopped:
         probes.check_share(found.weights, max_share=rules.max_share)
@@ -159,9 +159,9 @@ def evaluate(trainer: Trainer, fold: Fold) -> dict[str, Any]:
     withheld = trainer.withheld
     weights = own_weights(trainer, fold, point.weights)
     report: dict[str, Any] = {"n_rows": len(fold.y)}
-    report["train"] = metrics_of(trainer, weights, fold.X, fold.y)
+    report["train"] = _own_metrics(trainer, weights, fold.X, fold.y)
     if len(fold.y_test):
-        report["test"] = metrics_of(trainer, weights, fold.X_test, fold.y_test)
+        report["test"] = _own_metrics(trainer, weights, fold.X_test, fold.y_test)
         report["n_test_rows"] = len(fold.y_test)
     if point.left_out:
         report["leave_one_out"] = point.left_out
@@ -181,6 +181,17 @@ def evaluate(trainer: Trainer, fold: Fold) -> dict[str, Any]:
     if rules:
         report["withheld"] = rules
     return report
+
+
+def _own_metrics(trainer: Trainer, weights: Floats, X: Floats, y: Labels) -> Any:
+    """As `metrics_of`; of a Newton order, which shows none, their names.
+
+    A glm's first weights may have no means.
+    """
+    if not trainer.order.request.is_newton:
+        return metrics_of(trainer, weights, X, y)
+    is_binary = trainer.model.is_binary
+    return dict.fromkeys(measures.OF_BINARY if is_binary else measures.OF_NUMBERS)
 
 
 def _is_too_small(trainer: Trainer) -> bool:

@@ -57,7 +57,12 @@ def finish_fold(trainer: Trainer, fold: Fold) -> None:
 
     def part() -> bytes:
         sums = final_sums.local_sums(
-            model, weights, training, held_out, trainer.withheld
+            model,
+            weights,
+            training,
+            held_out,
+            trainer.withheld,
+            label_mean=fold.scales.label_mean,
         )
         return secure_sum.seal_counts(keys, sums, info=info)
 
@@ -192,6 +197,8 @@ def save_model(trainer: Trainer, fold: Fold) -> None:
     }
     if request.event_name is not None:
         entry["event_name"] = request.event_name
+    if request.family:
+        entry.update(family=request.family, link=request.link)
     if fold.report is not None:
         entry["report"] = fold.report
     order.vault.save_model(order.order_id, entry)

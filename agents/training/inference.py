@@ -431,6 +431,10 @@ def _entries(model: Model, ids: list[str], predicted: Floats) -> list[dict[str, 
                 probabilities[str(name)] = float(value)
             entry["label"] = model.classes[likeliest]
             entry["probabilities"] = probabilities
+        elif np.isnan(values):
+            entry = _unanswered(
+                model, unique_id, f"a mean that {model.family} does not know"
+            )
         else:
             entry["label"] = float(values)
             if model.kind == "cox":
@@ -451,6 +455,8 @@ def model_of(stored: dict[str, Any]) -> Model:
         tuple(stored["classes"]),
         tuple(stored.get("hidden", ())),
         tuple(stored.get("shape", ())),
+        stored.get("family", ""),
+        stored.get("link", ""),
     )
 
 

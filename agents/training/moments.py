@@ -13,7 +13,7 @@ import numpy as np
 
 from agents.training.trainer import Trainer, joint_mean
 from analytics.arrays import Floats, Labels
-from analytics.training import standardization
+from analytics.training import families, standardization
 from analytics.training.standardization import LabelScale
 
 
@@ -36,7 +36,9 @@ class Scales(NamedTuple):
 
     attributes: Scale | None  # None where they are as they came
     label: LabelScale
-    label_variance: float  # of a linear model's label; NaN of classes
+    # Of a label that is a number; NaN of classes.
+    label_mean: float
+    label_variance: float
 
 
 def joint_scales(trainer: Trainer, X: Floats, y: Labels, fold: int) -> Scales:
@@ -46,15 +48,17 @@ def joint_scales(trainer: Trainer, X: Floats, y: Labels, fold: int) -> Scales:
     """
     request = trainer.order.request
     if not request.takes_moments:
-        return Scales(None, LabelScale(), math.nan)
+        return Scales(None, LabelScale(), math.nan, math.nan)
     moments = _joint_moments(trainer, _columns(trainer, X, y), fold)
     attributes = None
     if request.scales_attributes:
         attributes = _scale_of(moments, n_attributes=X.shape[1])
-    if trainer.model.kind != "linear":
-        return Scales(attributes, LabelScale(), math.nan)
+    if not trainer.model.is_number:
+        return Scales(attributes, LabelScale(), math.nan, math.nan)
+    label_mean = float(moments.mean[-1])
     label_variance = float(moments.variance[-1])
-    return Scales(attributes, _label_scale_of(trainer, moments), label_variance)
+    label = _label_scale_of(trainer, moments)
+    return Scales(attributes, label, label_mean, label_variance)
 
 
 def scaled(table: Floats, scale: Scale | None) -> Floats:
@@ -70,7 +74,7 @@ def _columns(trainer: Trainer, X: Floats, y: Labels) -> Floats:
     columns = []
     if trainer.order.request.scales_attributes:
         columns.append(X)
-    if trainer.model.kind == "linear":
+    if trainer.model.is_number:
         columns.append(y[:, None])
     return np.hstack(columns)
 
@@ -101,7 +105,7 @@ def _names(trainer: Trainer) -> list[str]:
     names: list[str] = []
     if trainer.order.request.scales_attributes:
         names.extend(trainer.features)
-    if trainer.model.kind == "linear":
+    if trainer.model.is_number:
         names.append(trainer.order.request.label_name)
     return names
 
@@ -113,9 +117,19 @@ def _scale_of(moments: Moments, *, n_attributes: int) -> Scale:
 
 
 def _label_scale_of(trainer: Trainer, moments: Moments) -> LabelScale:
-    """With standardize the label is standardized, too."""
+    """With standardize the label is standardized, too.
+
+    Of a glm with another link than identity it is divided by its mean; counts stay.
+    """
     mean = float(moments.mean[-1])
     variance = float(moments.variance[-1])
+    pair = trainer.model.pair
+    assert pair is not None, "its label is a number"
+    if pair.family == "poisson":
+        return LabelScale()
+    if not pair.is_least_squares:
+        power = families.POWER_OF_VARIANCE[pair.family]
+        return standardization.mean_label(mean, link=pair.link, power=power)
     if trainer.order.request.scales_attributes:
         has_intercept = trainer.model.fit_intercept
         return standardization.standard_label(

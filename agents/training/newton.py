@@ -18,11 +18,13 @@ from agents.gate import probes
 from agents.training import cox, final_sums
 from agents.training.checkpoint import Checkpoint, load_checkpoint
 from agents.training.moments import Scale, Scales
+from agents.training.row_gate import least_rows
 from agents.training.trainer import Trainer, sum_info
 from analytics.arrays import Floats, Ints, Labels
 from analytics.training import cox as cox_mathematics
-from analytics.training import newton, newton_report
-from analytics.training.newton import Collinear, NewtonState, Opened
+from analytics.training import families, newton, newton_report
+from analytics.training.families import Pair
+from analytics.training.newton import Collinear, NewtonState, NoMean, Opened
 from analytics.training.newton_report import Fit, Units
 from protocol.errors import BadRequest, Refused
 from protocol.sums import limbs, secure_sum
@@ -43,20 +45,30 @@ def check_probe(trainer: Trainer, point: Checkpoint, X: Floats, y: Labels) -> No
     one has made, as `fold` does of gradients; by the weights in A as well.
     """
     if trainer.model.kind == "cox":
-        cox.check_probe(trainer, point, X, y)
+        cox.check_probe(
+            trainer, point, X, y, min_rows=least_rows(trainer.order, "train")
+        )
         return
-    rows = newton.row_numbers(
-        trainer.model.kind, X, y, point.weights, is_start=_is_start(point)
-    )
+    pair = pair_of(trainer)
+    rows = newton.row_numbers(pair, X, y, point.weights, is_start=_is_start(point))
     rules = trainer.order.policy.cohort
-    if trainer.model.kind == "lr":
-        sizes = np.abs(rows.predictors)
-        probes.check_predictors(sizes, limit=rules.max_linear_predictor)
-    if point.stopped:
+    probes.check_steepness(
+        rows.predictors, link=pair.link, limit=rules.max_linear_predictor
+    )
+    # Of rows without a mean no sum is made.
+    if point.stopped or not rows.is_valid:
         return
     probes.check_share(rows.weights, max_share=rules.max_share)
+    min_rows = least_rows(trainer.order, "train")
+    probes.check_dominance(rows.weights, min_rows=min_rows)
     if not _is_start(point):
-        probes.check_share(np.abs(rows.residuals), max_share=rules.max_share)
+        probes.check_share(np.abs(rows.scores), max_share=rules.max_share)
+
+
+def pair_of(trainer: Trainer) -> Pair:
+    pair = trainer.model.pair
+    assert pair is not None, "checked with the request"
+    return pair
 
 
 def _is_start(point: Checkpoint) -> bool:
@@ -77,12 +89,13 @@ def sealed_part(trainer: Trainer, point: Checkpoint, X: Floats, y: Labels) -> by
         n_weights=trainer.model.n_weights,
         is_alone=len(keys.members) == 1,
     )
-    kind = trainer.model.kind
-    if kind == "cox":
+    if trainer.model.kind == "cox":
         sums = cox.round_sums(trainer, point, X, y)
     else:
-        rows = newton.row_numbers(kind, X, y, point.weights, is_start=_is_start(point))
-        sums = newton.local_sums(kind, X, y, rows)
+        rows = newton.row_numbers(
+            pair_of(trainer), X, y, point.weights, is_start=_is_start(point)
+        )
+        sums = newton.local_sums(X, rows)
     info = sum_info("gradient", point.fold, point.round)
     return secure_sum.seal_counts(keys, limbs.to_limbs(sums, 1), info=info)
 
@@ -136,7 +149,9 @@ def check_equations(
 def stepped_point(
     trainer: Trainer, point: Checkpoint, sums: Ints, scale: Scale
 ) -> Checkpoint:
-    """The fold's state one round later. Raises BadRequest (code collinear, separated)."""
+    """The fold's state one round later. Raises BadRequest (code collinear, separated,
+    mean_range).
+    """
     keys = trainer.keys(point.fold)
     opened = _read(trainer, sums)
     before = point.newton or NewtonState(coef=point.weights, base=point.weights)
@@ -146,9 +161,12 @@ def stepped_point(
             before,
             opened,
             diagonal=_penalty(trainer, scale, n_rows=keys.n_rows_total),
+            n_rows=keys.n_rows_total,
         )
     except Collinear as error:
         raise _collinear(trainer, error) from None
+    except NoMean:
+        raise _no_mean(pair_of(trainer)) from None
     _check_separated(trainer, after)
     mean_loss = opened.deviance / (2 * keys.n_rows_total)
     return Checkpoint(
@@ -165,15 +183,26 @@ def stepped_point(
 
 
 def _after(
-    trainer: Trainer, before: NewtonState, opened: Opened, *, diagonal: Floats
+    trainer: Trainer,
+    before: NewtonState,
+    opened: Opened,
+    *,
+    diagonal: Floats,
+    n_rows: int,
 ) -> NewtonState:
     eps = trainer.params.tolerance
-    kind = trainer.model.kind
-    if kind != "cox":
-        return newton.stepped(before, opened, kind=kind, eps=eps, diagonal=diagonal)
-    if before.is_start:
-        cox.check_events(opened)
-    return cox_mathematics.stepped(before, opened, eps=eps, diagonal=diagonal)
+    if trainer.model.kind == "cox":
+        if before.is_start:
+            cox.check_events(opened)
+        return cox_mathematics.stepped(before, opened, eps=eps, diagonal=diagonal)
+    return newton.stepped(
+        before,
+        opened,
+        pair=pair_of(trainer),
+        eps=eps,
+        diagonal=diagonal,
+        n_rows=n_rows,
+    )
 
 
 def _read(trainer: Trainer, sums: Ints) -> Opened:
@@ -203,16 +232,28 @@ def _collinear(trainer: Trainer, error: Collinear) -> BadRequest:
     )
 
 
+def _no_mean(pair: Pair) -> BadRequest:
+    canonical = families.canonical_pair(pair.family).link
+    other = "log" if pair.link == canonical else canonical
+    return BadRequest(
+        f"The first coefficients give some row a mean that {pair.family} does not know: link {pair.link} does not keep"
+        " means within its range.",
+        remedy=f"Order link {other}.",
+        code="mean_range",
+    )
+
+
 def _check_separated(trainer: Trainer, after: NewtonState) -> None:
-    can_separate = trainer.model.kind in ("lr", "cox")
-    if trainer.order.request.is_penalised or not can_separate or not after.is_done:
+    is_cox = trainer.model.kind == "cox"
+    can_separate = is_cox or not pair_of(trainer).has_dispersion
+    if trainer.order.request.is_penalised or not can_separate:
         return
-    if after.last_step > newton.SEPARATED_STEP:
-        if trainer.model.kind == "cox":
+    if after.is_separating:
+        if is_cox:
             raise cox.monotone()
         raise BadRequest(
-            "The deviance has come to rest and a coefficient still grows: an attribute separates the classes, and no"
-            " finite coefficient is the best.",
+            "The deviance has come to rest and a coefficient still grows: an attribute separates the classes (or of"
+            " poisson the rows with a count from those without), and no finite coefficient is the best.",
             remedy="Order penalty L2, or leave out the attribute that separates them.",
             code="separated",
         )
@@ -236,7 +277,6 @@ def report_of(
     Disclosure: of all hospitals' rows together, to this hospital's people.
     """
     request = trainer.order.request
-    kind = trainer.model.kind
     assert point.opened is not None
     assert scales.attributes is not None
     keys = trainer.keys(point.fold)
@@ -250,7 +290,7 @@ def report_of(
         "stopped_by": point.stopped_by,
     }
     diagonal = _penalty(trainer, scales.attributes, n_rows=n_rows)
-    if kind == "cox":
+    if trainer.model.kind == "cox":
         found = cox.report_of(
             trainer,
             point,
@@ -262,31 +302,36 @@ def report_of(
         n_folds = 1 + _n_folds_before(trainer, point.fold)
         n_equations += n_folds * cox.n_equations_at_the_end(trainer.model)
         return {**found, **shared, "equations": n_equations}
+    pair = pair_of(trainer)
     of_all = final_sums.training_totals(trainer.model, sums, n_rows)
     constant_loss = final_sums.constant_loss(of_all, scales.label_variance)
     opened = newton.penalised(_read(trainer, point.opened), diagonal)
     covariance = newton.inverse(opened)
     label = scales.label
     units = Units(
-        scales.attributes.mean, scales.attributes.deviation, label.center, label.unit
+        scales.attributes.mean, scales.attributes.deviation, label.shift, label.factor
     )
     coef, covariance = newton_report.own_units(point.weights, covariance, units)
-    if kind == "linear":
-        # A is of the label in joint units, where sigma is; the report's is the label's.
-        covariance = covariance / (label.unit * label.unit)
+    # A is of the label in joint units, as its dispersion; the report's is the label's.
+    covariance = covariance / label.dispersion
+    deviance = 2 * n_rows * of_all.loss
     fit = Fit(
         n=n_rows,
-        deviance=2 * n_rows * of_all.loss,
+        deviance=deviance,
         null_deviance=2 * n_rows * constant_loss,
-        n_events=int(of_all.n_of_class.min()) if kind == "lr" else None,
+        n_events=int(of_all.n_of_class.min()) if pair.is_binary else None,
+        # Of lr, whose dispersion is 1, it is not added up.
+        pearson=deviance if of_all.fit is None else n_rows * of_all.fit.pearson,
+        remainder=0.0 if of_all.fit is None else n_rows * of_all.fit.remainder,
     )
     found = newton_report.report(
-        kind,
+        pair,
         trainer.features,
         coef,
         covariance,
         fit,
         confidence=trainer.params.confidence,
         is_penalised=request.is_penalised,
+        estimates_dispersion=request.estimates_dispersion,
     )
     return {**found, **shared, "equations": n_equations}

@@ -64,7 +64,7 @@ def agree_on_limits(order: AgreedTraining, rows: OrderRows) -> Limits:
 
 def own_withheld(order: AgreedTraining, rows: OrderRows) -> Withheld:
     """What this hospital's rows and policy ask for."""
-    is_class = order.request.model_type not in ("linear", "cox")
+    is_class = order.request.has_class_label
     found = {"train": 0, "test": 0}
     for part in row_parts(order.request, rows):
         asked = least_rows(order, part.purpose)

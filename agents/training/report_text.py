@@ -6,13 +6,10 @@ import csv
 import io
 from typing import Any
 
+from analytics.training.newton_report import RATIOS
 from protocol.errors import NotFound
 
 _COLUMNS = ("term", "estimate", "se", "statistic", "p", "low", "high")
-_RATIOS = (
-    ("odds_ratio", "odds_ratio_low", "odds_ratio_high"),
-    ("hazard_ratio", "hazard_ratio_low", "hazard_ratio_high"),
-)
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -33,7 +30,7 @@ def report_of(stored: dict[str, Any]) -> dict[str, Any]:
     if found is None:
         raise NotFound(
             f"Model {stored['model_id']} was not trained by newton, so it has no report.",
-            remedy="Order cox, or lr or linear with optimizer newton.",
+            remedy="Order glm or cox, or lr or linear with optimizer newton.",
             code="no_report",
         )
     return found
@@ -65,10 +62,10 @@ def as_latex(report: dict[str, Any]) -> str:
 
 
 def _names(report: dict[str, Any]) -> list[str]:
-    names = [*_COLUMNS]
-    for ratios in _RATIOS:
-        if any(ratios[0] in term for term in report["terms"]):
-            names.extend(ratios)
+    names = list(_COLUMNS)
+    for ratio in RATIOS:
+        if any(ratio in term for term in report["terms"]):
+            names += [ratio, f"{ratio}_low", f"{ratio}_high"]
     return names
 
 

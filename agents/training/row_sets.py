@@ -204,5 +204,7 @@ def ordered_model(
         tuple(classes) if request.model_type in CLASSIFIERS else (),
         request.hidden,
         request.shape,
-        request.ties,
+        family=request.family,
+        link=request.link,
+        ties=request.ties,
     )

@@ -6,8 +6,23 @@ computes.
 
 from typing import Literal
 
-ModelType = Literal["lr", "linear", "cox", "softmax", "mlp", "cnn"]
+ModelType = Literal["lr", "linear", "glm", "cox", "softmax", "mlp", "cnn"]
 """The kinds of `models`."""
+
+Family = Literal["gaussian", "binomial", "poisson", "gamma", "inverse_gaussian"]
+Link = Literal[
+    "identity",
+    "log",
+    "inverse",
+    "inverse_squared",
+    "sqrt",
+    "logit",
+    "probit",
+    "cloglog",
+]
+"""Of a glm; which go together is in `families`."""
+
+Dispersion = Literal["fixed", "estimate"]
 
 InitMethod = Literal["zeros", "ones", "const", "random_normal", "random_uniform"]
 """How `initial_weights` draws; a network takes the last two."""

@@ -334,7 +334,7 @@ def mean_loss(X: Floats, y: Labels, coef: Floats, *, ties: Ties) -> float:
 
 
 def n_sums(n_weights: int) -> int:
-    """Of a round: I's upper triangle, I b + U, and -2 l."""
+    """Of a round: I's upper triangle, I b + U, -2 l, and 0: all weights have a likelihood."""
     return newton.n_sums(n_weights)
 
 
@@ -355,7 +355,8 @@ def local_sums(strata: Sequence[Stratum], coef: Floats, *, ties: Ties) -> Floats
         U += score(stratum, at)
         deviance -= 2 * log_likelihood(stratum, at)
     c = A @ coef + U
-    return np.concatenate([A[np.triu_indices(p)], c, [deviance]])
+    is_invalid = 0.0
+    return np.concatenate([A[np.triu_indices(p)], c, [deviance, is_invalid]])
 
 
 def start(n_weights: int) -> NewtonState:

@@ -167,15 +167,20 @@ def metrics(model: Model, weights: Floats, X: Floats, y: Labels) -> dict[str, An
     """
     loss = local_loss(model, weights, X, y)
     score = scores(model, weights, X)
-    if model.kind == "lr":
+    if model.is_binary:
         return {"loss": loss, **binary_metrics(y, score)}
     if model.kind == "cox":
         pairs = concordance.local_pairs(score, *cox.outcome(y))
         return {"loss": loss, "concordance": pairs.concordance}
-    if model.kind == "linear":
+    if model.is_number:
         values = np.asarray(y, dtype=np.float64)
         return {"loss": loss, **regression_metrics(values, score)}
     return {"loss": loss, **multiclass_metrics(y, score)}
+
+
+OF_BINARY = ("loss", "accuracy", "auc", "ks", "f1", "tp", "fp", "tn", "fn")
+OF_NUMBERS = ("loss", "mse", "rmse", "mae", "r2")
+"""The names of `metrics`, in their order."""
 
 
 def round_metrics(metrics: Any, digits: int = 6) -> Any:

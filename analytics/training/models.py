@@ -1,9 +1,10 @@
 """The models that are trained: logistic, linear and softmax regression and two small
-neural networks by gradients, Cox regression by `newton`.
+neural networks by gradients, generalised linear models and Cox regression by `newton`.
 
 A model's parameters are one flat float64 vector, the concatenation of its named layers:
 
     lr, linear   dense                  [w_1 .. w_d, b]                      (d + 1,)
+    glm          dense                  the same, for the linear predictor
     cox          dense                  [w_1 .. w_d], without an intercept   (d,)
     softmax      dense                  a row [w_1 .. w_d, b] for each class (K, d + 1), flattened row by row
     mlp          dense1, dense2, dense  a row [w_1 .. , b] for each unit, of the last layer for each class
@@ -37,7 +38,8 @@ from analytics.arrays import (
     check_result,
     check_same_rows,
 )
-from analytics.training import InitMethod, ModelType, Ties, cox, networks
+from analytics.training import InitMethod, ModelType, Ties, cox, families, networks
+from analytics.training.families import LEAST_SQUARES, LOGISTIC, Pair
 
 NETWORKS = ("mlp", "cnn")
 CLASSIFIERS = ("softmax", *NETWORKS)
@@ -76,11 +78,18 @@ class Model:
     # n_features. The features are the pixels, row by row, the channels of each pixel
     # together.
     shape: tuple[int, ...] = ()
+    # For glm: a family and a link that go together.
+    family: str = ""
+    link: str = ""
     # For cox.
     ties: Ties = "efron"
 
     def __post_init__(self) -> None:
         check_name("kind", self.kind, KINDS)
+        if self.kind == "glm":
+            Pair(self.family, self.link)
+        elif self.family or self.link:
+            raise ValueError(f"family and link are for glm, not for {self.kind}.")
         if self.n_features < 1:
             raise ValueError(f"n_features is {self.n_features}; 1 or more is allowed.")
         if self.kind == "cox" and self.fit_intercept:
@@ -95,6 +104,23 @@ class Model:
             )
         _check_hidden(self)
         _check_shape(self)
+
+    @property
+    def pair(self) -> Pair | None:
+        """Family and link of a generalised linear model, lr and linear among them."""
+        if self.kind == "glm":
+            return Pair(self.family, self.link)
+        return {"lr": LOGISTIC, "linear": LEAST_SQUARES}.get(self.kind)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether labels are 0 and 1, and answers the probability of 1."""
+        return self.pair is not None and self.pair.is_binary
+
+    @property
+    def is_number(self) -> bool:
+        """Whether labels and answers are numbers."""
+        return self.pair is not None and not self.pair.is_binary
 
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
@@ -173,9 +199,10 @@ def scores(model: Model, weights: Floats, X: Floats) -> Floats:
     """What the model says of each row of X (n, d).
 
     lr: the probability of class 1, 1 / (1 + exp(-(Xw + b))), (n,); linear: the
-    predicted value Xw + b, (n,); cox: the linear predictor
-    Xw, (n,); softmax, mlp and cnn: the probability of each class,
-    (n, K), rows adding up to 1. lr and softmax stay in [0, 1] for any finite input.
+    predicted value Xw + b, (n,); glm: the mean g^-1(Xw + b), (n,), NaN where the family
+    knows none; cox: the linear predictor Xw, (n,); softmax, mlp and cnn: the probability
+    of each class, (n, K), rows adding up to 1. lr and softmax stay in [0, 1] for any
+    finite input.
     Raises ValueError if X or weights have another shape or hold a number that is not
     finite, and for a linear value or a network's margin outside float64's range.
 
@@ -188,6 +215,9 @@ def scores(model: Model, weights: Floats, X: Floats) -> Floats:
         return _softmax(margins)
     if model.kind == "lr":
         return _sigmoid(margins[:, 0])
+    if model.pair is not None and model.kind == "glm":
+        at = families.means(model.pair, margins[:, 0])
+        return np.where(families.valid_rows(model.pair, at), at.mu, np.nan)
     return margins[:, 0]
 
 
@@ -195,9 +225,9 @@ def local_loss(model: Model, weights: Floats, X: Floats, y: Labels) -> float:
     """The mean loss over the rows of X (n, d), y (n,), without penalty.
 
     lr: mean log(1 + exp(-z)) with z = Xw + b, negated where y = 0; linear: mean (z -
-    y)^2 / 2; cox: -l / n (`cox`); softmax, mlp and cnn: mean log(sum_k exp(z_k)) - z_y, the largest z_k
-    taken out first. y is 0 or 1 (float64) for lr, any finite number for linear, as
-    `cox.outcome` has it for cox, else a
+    y)^2 / 2; glm: half the mean unit deviance; cox: -l / n (`cox`); softmax, mlp and cnn:
+    mean log(sum_k exp(z_k)) - z_y, the largest z_k taken out first. y is 0 or 1 (float64)
+    for lr, any finite number for linear, as `cox.outcome` has it for cox, else a
     class index. Raises ValueError for other shapes, labels or numbers, and for a linear
     loss or a network's margin outside float64's range.
 
@@ -467,10 +497,22 @@ def _row_losses(model: Model, margins: Floats, y: Labels) -> Floats:
     if model.kind == "lr":
         losses: Floats = np.logaddexp(0.0, -_signs(y) * margin)
         return losses
+    if model.pair is not None and model.kind == "glm":
+        return _half_deviances(model.pair, margin, y)
     with np.errstate(over="ignore"):
         squares = 0.5 * (margin - y) ** 2
         check_result("The loss", squares, squares.sum())
     return squares
+
+
+def _half_deviances(pair: Pair, margin: Floats, y: Labels) -> Floats:
+    at = families.means(pair, margin)
+    if not families.is_valid(pair, at):
+        raise ValueError(
+            f"The model gives a row a mean that {pair.family} does not know: order another link."
+        )
+    values = np.asarray(y, dtype=np.float64)
+    return families.unit_deviances(pair, values, at) / 2
 
 
 def _signs(y: Labels) -> Floats:
@@ -511,8 +553,8 @@ def _residuals(model: Model, margins: Floats, y: Labels) -> Floats:
         signs = _signs(y)
         derivatives = -signs * _sigmoid(-signs * margins[:, 0])
         return derivatives[:, None]
-    if model.kind == "cox":
-        raise ValueError("A cox model is trained by newton, not by gradients.")
+    if model.kind in ("glm", "cox"):
+        raise ValueError(f"{model.kind} is trained by newton, not by gradients.")
     if model.kind == "linear":
         values = np.asarray(y, dtype=np.float64)
         return margins - values[:, None]
@@ -595,7 +637,7 @@ def _check_rows(model: Model, weights: Floats, X: Floats) -> None:
 def _check_labels(model: Model, y: Labels, n_rows: int) -> None:
     check_same_rows("y", y, n_rows)
     check_finite("y", y)
-    if model.kind == "lr" and not np.isin(y, (0, 1)).all():
+    if model.is_binary and not np.isin(y, (0, 1)).all():
         raise ValueError("y holds a label other than 0 and 1.")
     if model.kind == "cox" and not np.all(y):
         raise ValueError("y holds a time of 0.")

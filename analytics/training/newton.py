@@ -1,14 +1,19 @@
-"""Newton's method for lr and linear, from sums of per-hospital statistics.
+"""Newton's method for generalised linear models, from sums of per-hospital statistics.
 
-A round at weights b, the intercept last as in a model's layer `dense`: with
-eta = X b, mu = eta (linear) or 1 / (1 + exp(-eta)) (lr), V = 1 or mu (1 - mu),
+lr is binomial with logit, linear is gaussian with identity (`families.Pair`). A round
+at weights b, the intercept last as in a model's layer `dense`: with eta = X b, mu =
+g^-1(eta), h = d mu / d eta and V = V(mu),
 
-    A = X' V X    c = X' (V eta + y - mu)    D = the deviance
+    W = h^2 / V    A = X' W X    c = X' (W eta + (y - mu) h / V)    D = the deviance
 
-are added up over all hospitals; then b+ = (A + P)^-1 c, where P is the penalty's
-diagonal. lr starts from mu = (y + 1/2) / 2 instead of weights (McCullagh and Nelder
-1989, section 2.5). Where D with the penalty has risen the step is halved. When it stands
-still the step is taken once more, since that round's message holds A and c already.
+and whether a hospital's rows have a mean that the family does not know are added up over
+all hospitals; then b+ = (A + P)^-1 c, where P is the penalty's diagonal (Fisher scoring,
+which is Newton's method where the link is canonical). The first round starts from means
+made of the labels instead of weights (McCullagh and Nelder 1989, section 2.5). Where D
+with the penalty has risen, or a mean is none of the family's, the step is halved. When D
+stands still the step is taken once more, since that round's message holds A and c
+already; with a link that is not canonical, where steps shrink by a factor only, until
+one moves no coefficient by more than SMALL_STEP of its standard error.
 
 What all hospitals compute alike (`solve`, `stepped`) is made of the opened integers by
 elementwise float64 arithmetic alone (decision 13).
@@ -26,12 +31,18 @@ from typing import NamedTuple
 import numpy as np
 
 from analytics.arrays import Floats
+from analytics.training import families
+from analytics.training.families import Pair
 
 MOST_HALVINGS = 10
 SMALLEST_PIVOT = 1e-9
 """Of a column's own sum of squares; what is left of a collinear column is less."""
 SEPARATED_STEP = 0.01
 """Of a standardized coefficient, after the deviance has come to rest."""
+SMALL_STEP = 1e-10
+"""Of a standard error: as much is left of the way where steps shrink by half."""
+_ROUNDING = 1e-13
+"""Of the largest coefficient: no sum of float64 says a smaller step."""
 
 
 class Collinear(ValueError):
@@ -42,44 +53,54 @@ class Collinear(ValueError):
         self.column = column
 
 
+class NoMean(ValueError):
+    """The first weights give a row a mean that the family does not know."""
+
+
 def n_sums(n_weights: int) -> int:
-    """Of a round: A's upper triangle, c, and the deviance."""
-    return n_weights * (n_weights + 1) // 2 + n_weights + 1
+    """Of a round: A's upper triangle, c, the deviance, and how many are invalid."""
+    return n_weights * (n_weights + 1) // 2 + n_weights + 2
 
 
 class RowNumbers(NamedTuple):
     """Of each row, (n,): its linear predictor, its weight in A, and how it enters c."""
 
     predictors: Floats
-    weights: Floats
-    working: Floats  # V eta + y - mu
-    residuals: Floats  # y - mu
+    weights: Floats  # W
+    working: Floats  # W eta + scores
+    scores: Floats  # (y - mu) h / V: by how much of x it enters the gradient
+    deviances: Floats
+    # Whether the family knows all means; where not, the rest is 0.
+    is_valid: bool
 
 
 def row_numbers(
-    kind: str, X: Floats, y: Floats, coef: Floats, *, is_start: bool
+    pair: Pair, X: Floats, y: Floats, coef: Floats, *, is_start: bool
 ) -> RowNumbers:
-    """kind: lr or linear; X (n, d) without the column of the intercept, coef (d + 1,).
+    """X (n, d) without the column of the intercept, coef (d + 1,).
 
     Disclosure: one number per row; they stay in the hospital.
     """
     y = np.asarray(y, dtype=np.float64)
-    predictors = X @ coef[:-1] + coef[-1]
-    if kind == "linear":
-        residuals = y - predictors
-        return RowNumbers(predictors, np.ones(len(y)), y, residuals)
-    if is_start:
-        mu = (y + 0.5) / 2
-        predictors = np.log(mu / (1 - mu))
+    # Least squares may start anywhere.
+    if is_start and not pair.is_least_squares:
+        at = families.start_means(pair, y)
+        predictors = families.predictor_of(pair, at.mu)
     else:
-        held = np.clip(predictors, -700, 700)
-        mu = 1 / (1 + np.exp(-held))
-    weights = mu * (1 - mu)
-    residuals = y - mu
-    return RowNumbers(predictors, weights, weights * predictors + residuals, residuals)
+        predictors = X @ coef[:-1] + coef[-1]
+        at = families.means(pair, predictors)
+    if not families.is_valid(pair, at):
+        nothing = np.zeros(len(y))
+        return RowNumbers(predictors, nothing, nothing, nothing, nothing, False)
+    ratio = at.slope / families.variances(pair, at)
+    weights = at.slope * ratio
+    scores = families.residuals(pair, y, at) * ratio
+    working = weights * predictors + scores
+    deviances = families.unit_deviances(pair, y, at)
+    return RowNumbers(predictors, weights, working, scores, deviances, True)
 
 
-def local_sums(kind: str, X: Floats, y: Floats, rows: RowNumbers) -> Floats:
+def local_sums(X: Floats, rows: RowNumbers) -> Floats:
     """One hospital's part of a round, float64 (n_sums(d + 1),).
 
     Disclosure: weighted sums of squares and products of columns. They leave through the
@@ -89,15 +110,8 @@ def local_sums(kind: str, X: Floats, y: Floats, rows: RowNumbers) -> Floats:
     A = columns.T @ (columns * rows.weights[:, None])
     c = columns.T @ rows.working
     upper = A[np.triu_indices(len(c))]
-    return np.concatenate([upper, c, [_deviance(kind, y, rows)]])
-
-
-def _deviance(kind: str, y: Floats, rows: RowNumbers) -> float:
-    """sum (y - mu)^2, or 2 sum log(1 + exp(-(2 y - 1) eta))."""
-    if kind == "linear":
-        return float(np.sum(rows.residuals**2))
-    signed = np.where(np.asarray(y) > 0, -rows.predictors, rows.predictors)
-    return float(2 * np.sum(np.logaddexp(0, signed)))
+    is_invalid = 0.0 if rows.is_valid else 1.0
+    return np.concatenate([upper, c, [np.sum(rows.deviances), is_invalid]])
 
 
 class Opened(NamedTuple):
@@ -107,6 +121,7 @@ class Opened(NamedTuple):
     c: list[int]
     deviance: float
     bits: int
+    is_valid: bool  # at every hospital
 
 
 def read_sums(totals: Sequence[int], n_weights: int, *, bits: int) -> Opened:
@@ -120,7 +135,8 @@ def read_sums(totals: Sequence[int], n_weights: int, *, bits: int) -> Opened:
             A[row][column] = A[column][row] = next(left)
     c = [next(left) for _ in range(n_weights)]
     deviance = next(left) / 2**bits
-    return Opened(A, c, deviance, bits)
+    is_valid = next(left) == 0
+    return Opened(A, c, deviance, bits, is_valid)
 
 
 def penalised(opened: Opened, diagonal: Floats) -> Opened:
@@ -213,6 +229,8 @@ class NewtonState:
     deviance: float | None = None  # with the penalty, at `base`; None before
     n_halvings: int = 0
     round: int = 0
+    # Whether the deviance has come to rest, and whether that was the last step.
+    is_still: bool = False
     is_done: bool = False
     # How far the last step has moved a coefficient.
     last_step: float = 0.0
@@ -221,37 +239,60 @@ class NewtonState:
     def is_start(self) -> bool:
         return self.round == 0
 
+    @property
+    def is_separating(self) -> bool:
+        """Whether a coefficient still grows where the deviance does not fall any more."""
+        return self.is_still and self.last_step > SEPARATED_STEP
+
 
 def stepped(
-    state: NewtonState, opened: Opened, *, kind: str, eps: float, diagonal: Floats
+    state: NewtonState,
+    opened: Opened,
+    *,
+    pair: Pair,
+    eps: float,
+    diagonal: Floats,
+    n_rows: int,
 ) -> NewtonState:
-    """The state one round later. Raises Collinear, and ValueError where no halved step
-    lets the deviance fall.
+    """The state one round later.
+
+    Raises Collinear, NoMean, and ValueError where no halved step lets the deviance
+    fall.
     """
     if state.is_start:
         first = solve(penalised(opened, diagonal))
         return replace(state, coef=first, base=first, round=1)
     after = advanced(state, opened, eps=eps, diagonal=diagonal)
+    if after.n_halvings:
+        return after
     # The equations of linear do not depend on where they are made.
-    return replace(after, is_done=after.is_done or kind == "linear")
+    is_done = pair.is_least_squares
+    assert after.deviance is not None, "it was taken"
+    if after.is_still and not is_done:
+        is_done = pair.is_canonical or _is_small(
+            after.coef - state.coef,
+            after.coef,
+            penalised(opened, diagonal),
+            # A standard error has the dispersion's root beside A's.
+            dispersion=after.deviance / n_rows if pair.has_dispersion else 1.0,
+        )
+    return replace(after, is_done=is_done)
 
 
 def advanced(
     state: NewtonState, opened: Opened, *, eps: float, diagonal: Floats
 ) -> NewtonState:
-    """`stepped` from weights whose deviance counts: the step, or half of the last."""
+    """`stepped` from weights whose deviance counts: the step, or half of the last; done
+    with the step after which the deviance rests.
+    """
     deviance = opened.deviance + _sum_in_order(diagonal * state.coef * state.coef)
     before = state.deviance
     margin = eps * (abs(deviance) + 0.1)
-    if before is not None and deviance > before + margin:
-        if state.n_halvings == MOST_HALVINGS:
-            raise ValueError(
-                f"The deviance does not fall, after {MOST_HALVINGS} halvings of a step."
-            )
-        halved = state.base + (state.coef - state.base) / 2
-        return replace(
-            state, coef=halved, n_halvings=state.n_halvings + 1, round=state.round + 1
-        )
+    if before is None and not opened.is_valid:
+        raise NoMean("the first weights give a mean that the family does not know")
+    has_risen = before is not None and deviance > before + margin
+    if has_risen or not opened.is_valid:
+        return _halved(state)
     is_still = before is not None and abs(deviance - before) < margin
     after = solve(penalised(opened, diagonal))
     return NewtonState(
@@ -259,9 +300,32 @@ def advanced(
         base=state.coef,
         deviance=deviance,
         round=state.round + 1,
+        is_still=is_still,
         is_done=is_still,
         last_step=float(np.max(np.abs(after - state.coef))),
     )
+
+
+def _halved(state: NewtonState) -> NewtonState:
+    if state.n_halvings == MOST_HALVINGS:
+        raise ValueError(
+            f"The deviance does not fall, after {MOST_HALVINGS} halvings of a step."
+        )
+    halved = state.base + (state.coef - state.base) / 2
+    return replace(
+        state, coef=halved, n_halvings=state.n_halvings + 1, round=state.round + 1
+    )
+
+
+def _is_small(
+    step: Floats, coef: Floats, equations: Opened, *, dispersion: float
+) -> bool:
+    """Whether a step moves no coefficient by more than SMALL_STEP of its standard
+    error, or than rounding does.
+    """
+    errors = np.sqrt(np.diag(inverse(equations)) * dispersion)
+    least = np.maximum(SMALL_STEP * errors, _ROUNDING * np.max(np.abs(coef)))
+    return bool((np.abs(step) <= least).all())
 
 
 def _sum_in_order(values: Floats) -> float:

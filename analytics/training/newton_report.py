@@ -13,19 +13,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analytics.arrays import Floats
+from analytics.training import families
+from analytics.training.families import Pair
 
 INTERCEPT = "(Intercept)"
+RATIOS = ("odds_ratio", "risk_ratio", "rate_ratio", "ratio_of_means")
+"""What `ratio_name` answers."""
 EVENTS_PER_COEFFICIENT = 10
 _INFERRED = ("se", "statistic", "p", "low", "high")
 
 
 class Units(NamedTuple):
-    """In which units the equations were solved: (x - mean) / deviation, and so of y."""
+    """In which units the equations were solved: (x - mean) / deviation, and by what the
+    label's own change the linear predictor.
+    """
 
     mean: Floats  # (d,)
     deviation: Floats  # (d,)
-    label_mean: float
-    label_deviation: float
+    shift: float
+    factor: float
 
 
 def own_units(coef: Floats, covariance: Floats, units: Units) -> tuple[Floats, Floats]:
@@ -33,17 +39,17 @@ def own_units(coef: Floats, covariance: Floats, units: Units) -> tuple[Floats, F
 
         b_j = s g_j / s_j    b_0 = m + s (g_0 - sum_j g_j m_j / s_j)    T C T'
 
-    s, m: deviation and mean of the label.
+    s, m: factor and shift; of linear deviation and mean of the label.
     """
     d = len(units.mean)
     T = np.zeros((d + 1, d + 1))
     for place in range(d):
-        share = units.label_deviation / units.deviation[place]
+        share = units.factor / units.deviation[place]
         T[place, place] = share
         T[d, place] = -share * units.mean[place]
-    T[d, d] = units.label_deviation
+    T[d, d] = units.factor
     own = T @ coef
-    own[d] += units.label_mean
+    own[d] += units.shift
     return own, T @ covariance @ T.T
 
 
@@ -53,11 +59,13 @@ class Fit(NamedTuple):
     n: int
     deviance: float
     null_deviance: float
-    n_events: int | None  # the rarer class of lr; None of linear
+    n_events: int | None  # the rarer class of binomial; else None
+    pearson: float  # Pearson's chi2
+    remainder: float  # the sum of `families.row_remainders`
 
 
 def report(
-    kind: str,
+    pair: Pair,
     names: Sequence[str],
     coef: Floats,
     covariance: Floats,
@@ -65,21 +73,26 @@ def report(
     *,
     confidence: float,
     is_penalised: bool,
+    estimates_dispersion: bool,
 ) -> dict[str, Any]:
     """The report as it is kept: `terms`, the intercept first, and numbers of the fit.
 
-    covariance: (d + 1, d + 1) of an unscaled dispersion, that is the inverse of A; the
-    dispersion of linear is the residual sum of squares over n - p, its tests are t's
-    with n - p degrees of freedom, those of lr are z's. A penalty leaves no standard
-    errors, nor do rows without residuals: null. Source: McCullagh and Nelder 1989; AIC
-    as R counts it. Disclosure: of all hospitals' rows together.
+    covariance: (d + 1, d + 1) of an unscaled dispersion, that is the inverse of A. Where
+    the dispersion is estimated, by Pearson's chi2 over n - p, tests are t's with n - p
+    degrees of freedom; else it is 1, and they are z's. A penalty leaves no standard
+    errors, nor do rows without residuals: null. Of a family without a dispersion whose
+    dispersion is estimated (quasi) there is no likelihood. Source: McCullagh and Nelder
+    1989; AIC as R counts it. Disclosure: of all hospitals' rows together.
     """
     p = len(coef)
     df = fit.n - p
     dispersion = 1.0
-    if kind == "linear":
-        dispersion = fit.deviance / df if df > 0 else math.nan
-    quantile = _quantile(kind, 0.5 + confidence / 2, df)
+    if estimates_dispersion:
+        dispersion = fit.pearson / df if df > 0 else math.nan
+    # None: the normal distribution.
+    df_of_tests = df if estimates_dispersion else None
+    quantile = _quantile(0.5 + confidence / 2, df_of_tests)
+    ratio = ratio_name(pair)
     terms = []
     places = [p - 1, *range(p - 1)]
     for place in places:
@@ -91,18 +104,24 @@ def report(
         if is_penalised or df < 1 or error == 0:
             term.update(dict.fromkeys(_INFERRED))
         else:
-            term.update(_inference(kind, float(coef[place]), error, quantile, df))
-        if kind == "lr" and name != INTERCEPT:
-            term["odds_ratio"] = _exp(term["estimate"])
-            term["odds_ratio_low"] = _exp(term["low"])
-            term["odds_ratio_high"] = _exp(term["high"])
+            term.update(_inference(float(coef[place]), error, quantile, df_of_tests))
+        if ratio is not None and name != INTERCEPT:
+            term[ratio] = _exp(term["estimate"])
+            term[f"{ratio}_low"] = _exp(term["low"])
+            term[f"{ratio}_high"] = _exp(term["high"])
         terms.append(term)
-    log_likelihood = _log_likelihood(kind, fit)
-    n_estimated = p + (1 if kind == "linear" else 0)
+    log_likelihood = None
+    if pair.has_dispersion or not estimates_dispersion:
+        log_likelihood = families.log_likelihood(
+            pair, deviance=fit.deviance, remainder=fit.remainder, n=fit.n
+        )
+    n_estimated = p + (1 if pair.has_dispersion else 0)
     return {
         "terms": terms,
         "n": fit.n,
-        "statistic": "t" if kind == "linear" else "z",
+        "family": pair.family,
+        "link": pair.link,
+        "statistic": "t" if estimates_dispersion else "z",
         "df_residual": df,
         "confidence": confidence,
         "dispersion": dispersion if math.isfinite(dispersion) else None,
@@ -117,25 +136,36 @@ def report(
     }
 
 
-def _quantile(kind: str, share: float, df: int) -> float:
+def ratio_name(pair: Pair) -> str | None:
+    """What exp of an estimate is; None where it is nothing."""
+    if pair.link == "logit":
+        return "odds_ratio"
+    if pair.link != "log":
+        return None
+    return {"binomial": "risk_ratio", "poisson": "rate_ratio"}.get(
+        pair.family, "ratio_of_means"
+    )
+
+
+def _quantile(share: float, df: int | None) -> float:
     from scipy import special
 
-    if kind == "linear":
-        return float(special.stdtrit(df, share)) if df > 0 else math.nan
-    return float(special.ndtri(share))
+    if df is None:
+        return float(special.ndtri(share))
+    return float(special.stdtrit(df, share)) if df > 0 else math.nan
 
 
 def _inference(
-    kind: str, estimate: float, error: float, quantile: float, df: int
+    estimate: float, error: float, quantile: float, df: int | None
 ) -> dict[str, float]:
     # Not above: it takes long to import, and a simulation starts without.
     from scipy import special
 
     statistic = estimate / error
-    if kind == "linear":
-        p_value = 2 * float(special.stdtr(df, -abs(statistic)))
-    else:
+    if df is None:
         p_value = 2 * float(special.ndtr(-abs(statistic)))
+    else:
+        p_value = 2 * float(special.stdtr(df, -abs(statistic)))
     return {
         "se": error,
         "statistic": statistic,
@@ -149,15 +179,6 @@ def _exp(value: float | None) -> float | None:
     if value is None or value > 700:
         return None
     return math.exp(value)
-
-
-def _log_likelihood(kind: str, fit: Fit) -> float | None:
-    """-D / 2, or -n / 2 (log(2 pi D / n) + 1) with the residual sum of squares D."""
-    if kind == "lr":
-        return -fit.deviance / 2
-    if fit.deviance <= 0:
-        return None
-    return -fit.n / 2 * (math.log(2 * math.pi * fit.deviance / fit.n) + 1)
 
 
 def _notes(p: int, fit: Fit, *, is_penalised: bool) -> list[str]:

@@ -89,7 +89,7 @@ def tested(totals: Sequence[int], n_weights: int, *, bits: int) -> Tested:
     I2 = _square(totals[n_weights:], n_weights)
     I1 = _square(totals[n_weights + left :], n_weights)
     I0 = information(totals, n_weights)
-    inverse = newton.inverse(Opened(I0, [], 0.0, bits))
+    inverse = newton.inverse(Opened(I0, [], 0.0, bits, True))
     second, first = _floats(I2, bits=bits), _floats(I1, bits=bits)
     rest = second - _product(_product(first, inverse), first)
     own = np.diag(second)
@@ -107,7 +107,9 @@ def _quadratic(rest: Floats, U: Floats, *, bits: int) -> float | None:
     units = np.sqrt(np.diag(rest))
     scaled = rest / units[:, None] / units[None, :]
     U = U / units
-    equations = Opened(_integers(scaled, bits), _integers(U[None], bits)[0], 0.0, bits)
+    equations = Opened(
+        _integers(scaled, bits), _integers(U[None], bits)[0], 0.0, bits, True
+    )
     try:
         solved = newton.solve(equations)
     except Collinear:

@@ -108,6 +108,9 @@ class LabelScale:
     what is added up but by the rounding of the fixed point. Models of classes have 0,
     1 and 1.
 
+    A model with another link than identity has a center of 0: its linear predictor of y'
+    is another one than of y, and by `power`, the k of V(mu) = mu^k, so is its deviance.
+
     >>> cost = LabelScale(center=1e6, unit=2e5)
     >>> float(cost.own_loss(0.5))
     20000000000.0
@@ -116,6 +119,8 @@ class LabelScale:
     center: float = 0.0
     unit: float = 1.0
     sealed: float = 1.0
+    link: str = "identity"
+    power: int = 0
 
     def trained(self, y: Labels) -> Labels:
         """y (n,) in the units that it is trained in; the classes of other models as
@@ -130,14 +135,38 @@ class LabelScale:
         """The weights (n_weights,) of the same model for the label in its own units."""
         if self._is_as_it_is:
             return weights
-        own = weights * self.unit
+        own = weights * self.factor
         if has_intercept:
-            own[-1] = own[-1] + self.center
+            own[-1] = own[-1] + self.shift
         return own
 
+    @property
+    def factor(self) -> float:
+        """By what weights are multiplied: g(unit * mu) = factor * g(mu) + shift."""
+        match self.link:
+            case "log":
+                return 1.0
+            case "inverse":
+                return 1 / self.unit
+            case "inverse_squared":
+                return 1 / self.unit**2
+        return self.unit
+
+    @property
+    def shift(self) -> float:
+        """What is added to the intercept."""
+        return math.log(self.unit) if self.link == "log" else self.center
+
+    @property
+    def dispersion(self) -> float:
+        """By what a dispersion, and so a deviance, is multiplied: unit^(2 - power)."""
+        if self.power == 3:
+            return 1 / self.unit
+        return 1.0 if self.power == 2 else self.unit * self.unit
+
     def own_loss(self, loss: float) -> float:
-        """A loss, penalty included, in the label's units squared."""
-        return loss * self.unit * self.unit
+        """A loss, penalty included, in the label's units: of linear its squares."""
+        return loss * self.dispersion
 
     def own_gradient(self, gradient: Floats) -> Floats:
         """The derivative (n_weights,) of `own_loss` by `own_weights`."""
@@ -162,6 +191,16 @@ def standard_label(mean: float, variance: float, *, has_intercept: bool) -> Labe
         (unit,) = deviation(np.array([variance]), mean=np.array([mean])).tolist()
         return LabelScale(center=mean, unit=unit)
     return LabelScale(unit=_root_mean_square(mean, variance) or 1.0)
+
+
+def mean_label(mean: float, *, link: str, power: int) -> LabelScale:
+    """The label divided by its joint mean, for a model whose means are above 0.
+
+    Raises ValueError where that mean is not.
+    """
+    if not mean > 0:
+        raise ValueError("The label's mean over all hospitals is not above 0.")
+    return LabelScale(unit=mean, link=link, power=power)
 
 
 def sealed_label(mean: float, variance: float) -> LabelScale:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from nicegui import ui
 from pydantic import ValidationError
 
+from analytics.training import Dispersion, Family, Link
 from api.pages.form import (
     Draft,
     Fields,
@@ -146,6 +147,12 @@ def _show_fields(fields: Fields, names: dict[int, str]) -> None:
         fields.choice(
             ("model_params", "optimizer"), t("Optimizer"), list(get_args(Optimizer))
         )
+        for name, label, words in (
+            ("family", t("Family (glm)"), get_args(Family)),
+            ("link", t("Link (glm)"), get_args(Link)),
+            ("dispersion", t("Dispersion (glm)"), get_args(Dispersion)),
+        ):
+            fields.choice(("model_params", name), label, [None, *words])
         encrypt = ("model_params", "encrypt_param")
         fields.choice(
             (*encrypt, "method"), t("Protection"), list(get_args(EncryptMethod))

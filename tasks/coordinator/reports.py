@@ -256,7 +256,7 @@ def _tests_well(report: RoundReport, request: TrainingRequest, n_tested: int) ->
         return _is_null(test)
     if not isinstance(test, dict) or not _are_numbers(test, request, required=True):
         return False
-    if request.model_type == "linear":
+    if request.has_number_label:
         return True  # it calls nothing
     return _n_called(test, request) == n_tested
 
@@ -267,7 +267,7 @@ def _n_called(test: Mapping[str, Any], request: TrainingRequest) -> int | None:
     None where they are no counts, or no square of them.
     """
     counts: list[Any] = []
-    if request.model_type == "lr":
+    if request.has_binary_label:
         counts = [test.get(name) for name in CALLS]
     else:
         confusion = test.get("confusion")
@@ -315,7 +315,7 @@ def _are_numbers(metrics: Any, request: TrainingRequest, *, required: bool) -> b
     for name, value in metrics.items():
         if value is not None and not _is_metric(name, value):
             return False
-    quality = "mse" if request.model_type == "linear" else "accuracy"
+    quality = "mse" if request.has_number_label else "accuracy"
     for name in ("loss", quality):
         is_there = name in metrics
         if metrics.get(name) is None and (is_there or required):
@@ -506,7 +506,8 @@ def _figures(model_type: str, tests: list[dict[str, Any]]) -> Summary:
 
     Nothing of a model that calls none.
     """
-    if model_type in ("linear", "cox"):
+    if model_type in ("linear", "glm", "cox"):
+        # What a glm of 0 and 1 calls is counted together always.
         return {}
     if model_type == "lr":
         totals = {}

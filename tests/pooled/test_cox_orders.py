@@ -200,8 +200,8 @@ def test_rossi_dealt_to_three_hospitals(tmp_path: Path) -> None:
     assert hazards["joint"]["df"] == 7
     (age,) = [term for term in hazards["terms"] if term["term"] == "age"]
     assert age["chi2"] == pytest.approx(8.3338, abs=5e-5)
-    # 36 sums a round: 28 of I, 7 of I b + U, -2 l; at the end 3 * 28 + 7 and 5.
-    assert report["equations"] == report["rounds"] * 36 + 96
+    # 37 sums a round: 28 of I, 7 of I b + U, -2 l and 0; at the end 3 * 28 + 7 and 5.
+    assert report["equations"] == report["rounds"] * 37 + 96
 
 
 @pytest.mark.thorough
@@ -387,6 +387,18 @@ def test_two_rows_do_not_make_up_a_round(tmp_path: Path) -> None:
     frame["t"] = np.where(np.arange(80) < 2, 500.0 + np.arange(80), 1.0)
     with pytest.raises(Refused, match="Two rows make up more than"):
         run(tmp_path, frames)
+
+
+def test_few_rows_do_not_carry_a_round(tmp_path: Path) -> None:
+    """Of twelve at risk each expects more than the one before: as much as seven alike."""
+    frames = made_rows({2: 200, 3: 200, 4: 200})
+    frame = frames[3]
+    is_late = np.arange(200) < 12
+    frame["event"] = is_late.astype(int)
+    frame["t"] = np.where(is_late, 500.0 + np.arange(200), 1.0)
+    with pytest.raises(Refused, match="fewer than 10 rows") as refused:
+        run(tmp_path, frames, attributes=["age", "dose"], is_open=False)
+    assert refused.value.code == "dominance"
 
 
 @pytest.mark.thorough

@@ -13,13 +13,12 @@ import pytest
 from scipy import stats
 
 from analytics.arrays import Floats
-from deployments.local.one_process import OrderOutcome, run_order
+from deployments.local.one_process import OrderOutcome
 from protocol.errors import BadRequest, Refused
 from protocol.training_request import parse_training_request
-from tests.made_sites import make_sites, order_body
+from tests.made_newton import ATTRIBUTES, DEALS, columns_of, run
+from tests.made_sites import order_body
 from tests.pairwise import pairwise
-
-ATTRIBUTES = ["age", "dose", "sex"]
 
 
 def made_rows(n_of: dict[int, int]) -> dict[int, pd.DataFrame]:
@@ -36,37 +35,6 @@ def made_rows(n_of: dict[int, int]) -> dict[int, pd.DataFrame]:
         columns = {"age": age, "dose": dose, "sex": sex, "y": y, "value": value}
         frames[user] = pd.DataFrame({"id": np.arange(n_rows), **columns})
     return frames
-
-
-def run(
-    folder: Path,
-    frames: dict[int, pd.DataFrame],
-    *,
-    min_hospitals: int = 3,
-    is_open: bool = True,
-    **order: Any,
-) -> OrderOutcome:
-    params = {"optimizer": "newton", "eps": None, "max_iter": None, "penalty": None}
-    params.update(order.pop("model_params", {}))
-    sites = make_sites(
-        folder,
-        {user: {"rows": frame} for user, frame in frames.items()},
-        min_hospitals=min_hospitals,
-    )
-    if is_open:
-        _open_policies(folder)
-    body = order_body(
-        sorted(frames), **{"attributes": ATTRIBUTES, "model_params": params, **order}
-    )
-    return run_order(sites, body)
-
-
-def _open_policies(folder: Path) -> None:
-    for path in folder.rglob("policy.toml"):
-        text = path.read_text()
-        path.write_text(
-            text + "min_rows = 1\nmin_varying = 1\nmax_parameter_share = 100\n"
-        )
 
 
 def pooled_fit(
@@ -96,21 +64,6 @@ def pooled_fit(
     else:
         deviance = float(2 * np.sum(np.logaddexp(0, -(2 * y - 1) * (Z @ b))))
     return T @ b, np.sqrt(np.diag(covariance)), deviance
-
-
-def columns_of(outcome: OrderOutcome, name: str) -> Floats:
-    reports = [model["report"] for model in outcome.models.values()]
-    # Every hospital has the same bits.
-    assert all(report == reports[0] for report in reports)
-    return np.array([term[name] for term in reports[0]["terms"]])
-
-
-DEALS = {
-    1: {2: 300},
-    2: {2: 150, 3: 170},
-    3: {2: 130, 3: 20, 4: 160},
-    5: {2: 80, 3: 70, 4: 12, 5: 90, 6: 75},
-}
 
 
 @pairwise(
@@ -301,8 +254,8 @@ def test_rounds_of_earlier_folds_count(tmp_path: Path) -> None:
         run(tmp_path / "few", frames, model_params=folded(3), **order)
     more = made_rows({2: 300, 3: 35, 4: 35})
     outcome = run(tmp_path / "more", more, model_params=folded(2), **order)
-    # 15 numbers a round: 10 of A, 4 of c, and the deviance.
-    assert outcome.models[2]["report"]["equations"] == 6 * 15
+    # 16 numbers a round: 10 of A, 4 of c, the deviance, and whether all means are valid.
+    assert outcome.models[2]["report"]["equations"] == 6 * 16
 
 
 def folded(n_splits: int) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from agents.training.newton import check_equations
 from agents.training.report_text import as_csv, as_latex
 from analytics.arrays import Floats
 from analytics.training import newton
-from analytics.training.newton import Collinear, NewtonState, Opened
+from analytics.training.families import LEAST_SQUARES, LOGISTIC, Pair
+from analytics.training.newton import Collinear, NewtonState, NoMean, Opened
 from analytics.training.newton_report import Fit, report
 from protocol.errors import Refused
 
@@ -22,7 +23,7 @@ BITS = 100
 
 def opened(A: Floats, c: Floats, deviance: float) -> Opened:
     upper = A[np.triu_indices(len(c))]
-    values = [*upper.tolist(), *c.tolist(), deviance]
+    values = [*upper.tolist(), *c.tolist(), deviance, 0]
     totals = [round(Fraction(value) * 2**BITS) for value in values]
     return newton.read_sums(totals, len(c), bits=BITS)
 
@@ -36,7 +37,7 @@ def test_equations_are_solved_to_the_last_digits() -> None:
     for row in A.tolist():
         c.append(sum(Fraction(a) * int(x) for a, x in zip(row, exact, strict=True)))
     totals = [round(Fraction(v) * 2**BITS) for v in A[np.triu_indices(n)].tolist()]
-    totals += [round(value * 2**BITS) for value in c] + [0]
+    totals += [round(value * 2**BITS) for value in c] + [0, 0]
     found = newton.solve(newton.read_sums(totals, n, bits=BITS))
     assert found == pytest.approx(exact, rel=1e-14)
 
@@ -53,7 +54,12 @@ def test_a_step_after_which_the_deviance_rises_is_halved() -> None:
         coef=np.array([4.0]), base=np.array([0.0]), deviance=10.0, round=2
     )
     A, c = np.array([[1.0]]), np.array([4.0])
-    options = {"kind": "lr", "eps": 1e-8, "diagonal": np.zeros(1)}
+    options = {
+        "pair": LOGISTIC,
+        "eps": 1e-8,
+        "diagonal": np.zeros(1),
+        "n_rows": 9,
+    }
     half = newton.stepped(state, opened(A, c, 12.0), **options)  # type: ignore[arg-type]
     assert half.coef.tolist() == [2.0]
     assert half.n_halvings == 1
@@ -76,10 +82,42 @@ def test_it_stops_when_the_deviance_rests_and_steps_once_more() -> None:
         coef=np.array([1.0]), base=np.array([0.9]), deviance=10.0, round=3
     )
     resting = opened(np.array([[2.0]]), np.array([2.002]), 10.0 - 1e-9)
-    after = newton.stepped(state, resting, kind="lr", eps=1e-8, diagonal=np.zeros(1))
+    options = {"eps": 1e-8, "diagonal": np.zeros(1), "n_rows": 9}
+    after = newton.stepped(state, resting, pair=LOGISTIC, **options)  # type: ignore[arg-type]
     assert after.is_done
     assert after.coef.tolist() == [1.001]
     assert after.last_step == pytest.approx(0.001)
+    # Fisher's steps shrink by a factor only: more of them follow.
+    probit = Pair("binomial", "probit")
+    slow = newton.stepped(state, resting, pair=probit, **options)  # type: ignore[arg-type]
+    assert slow.is_still
+    assert not slow.is_done
+    far = opened(np.array([[2.0]]), np.array([2 + 1e-7]), 10.0)
+    again = newton.stepped(slow, far, pair=probit, **options)  # type: ignore[arg-type]
+    assert not again.is_done
+    near = opened(np.array([[2.0]]), 2 * again.coef + 1e-10, 10.0)
+    last = newton.stepped(again, near, pair=probit, **options)  # type: ignore[arg-type]
+    assert last.is_done
+    assert not last.is_separating
+
+
+def test_means_that_the_family_does_not_know_halve_a_step() -> None:
+    state = NewtonState(
+        coef=np.array([4.0]), base=np.array([2.0]), deviance=10.0, round=2
+    )
+    options = {
+        "pair": Pair("gamma", "inverse"),
+        "eps": 1e-8,
+        "diagonal": np.zeros(1),
+        "n_rows": 9,
+    }
+    A, c = np.array([[1.0]]), np.array([4.0])
+    invalid = opened(A, c, 1.0)._replace(is_valid=False)
+    half = newton.stepped(state, invalid, **options)  # type: ignore[arg-type]
+    assert half.coef.tolist() == [3.0]
+    first = NewtonState(coef=np.array([4.0]), base=np.array([4.0]), round=1)
+    with pytest.raises(NoMean):
+        newton.stepped(first, invalid, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("n_few", "passes"), [(9, False), (10, True), (0, True)])
@@ -107,13 +145,16 @@ def test_the_others_have_rows_for_every_round(n_others: int, passes: bool) -> No
 
 def made_report() -> dict[str, object]:
     return report(
-        "lr",
+        LOGISTIC,
         ["age_50&more"],
         np.array([0.5, -1.0]),
         np.diag([0.04, 0.09]),
-        Fit(n=100, deviance=120, null_deviance=130, n_events=5),
+        Fit(
+            n=100, deviance=120, null_deviance=130, n_events=5, pearson=99, remainder=0
+        ),
         confidence=0.95,
         is_penalised=False,
+        estimates_dispersion=False,
     )
 
 
@@ -140,13 +181,21 @@ def test_rows_without_residuals_or_freedom_have_no_standard_errors(
 ) -> None:
     """Null, since JSON has no word for a number that is none."""
     found = report(
-        "linear",
+        LEAST_SQUARES,
         ["age"],
         np.array([0.5, -1.0]),
         np.diag([0.04, 0.09]),
-        Fit(n=n, deviance=deviance, null_deviance=130, n_events=None),
+        Fit(
+            n=n,
+            deviance=deviance,
+            null_deviance=130,
+            n_events=None,
+            pearson=deviance,
+            remainder=0,
+        ),
         confidence=0.95,
         is_penalised=False,
+        estimates_dispersion=True,
     )
     json.dumps(found, allow_nan=False)
     for term in found["terms"]:

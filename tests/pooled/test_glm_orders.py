@@ -1,0 +1,385 @@
+"""`model_type: glm`: the fit is that of one table of all hospitals' rows, by statsmodels
+and by what R prints of known examples.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+from statsmodels.tools.sm_exceptions import DomainWarning
+
+from analytics.arrays import Floats
+from analytics.training.families import LINKS, Pair
+from protocol.errors import BadRequest, ConsiliumError, InvalidInput, Refused
+from protocol.message_plan import training_plan
+from protocol.training_request import (
+    order_document,
+    parse_training_request,
+    read_order_document,
+)
+from tests.made_newton import ATTRIBUTES, DEALS, columns_of, run
+from tests.made_sites import order_body
+from tests.pairwise import pairwise
+
+PAIRS = [Pair(family, link) for family, links in LINKS.items() for link in links]
+
+REFERENCES = {
+    "gaussian": sm.families.Gaussian,
+    "binomial": sm.families.Binomial,
+    "poisson": sm.families.Poisson,
+    "gamma": sm.families.Gamma,
+    "inverse_gaussian": sm.families.InverseGaussian,
+}
+REFERENCE_LINKS = {
+    "identity": sm.families.links.Identity,
+    "log": sm.families.links.Log,
+    "inverse": sm.families.links.InversePower,
+    "inverse_squared": sm.families.links.InverseSquared,
+    "sqrt": sm.families.links.Sqrt,
+    "logit": sm.families.links.Logit,
+    "probit": sm.families.links.Probit,
+    "cloglog": sm.families.links.CLogLog,
+}
+
+
+def made_rows(pair: Pair, n_of: dict[int, int]) -> dict[int, pd.DataFrame]:
+    """Attributes of far different sizes, and labels of a family at means by a link."""
+    frames = {}
+    for user, n_rows in n_of.items():
+        rng = np.random.default_rng(user)
+        age = rng.normal(60 + user, 9, n_rows)
+        dose = rng.gamma(2, 3e-4, n_rows)
+        sex = np.arange(n_rows) % 2
+        effect = 0.02 * (age - 63) + 300 * (dose - 6e-4) + 0.3 * sex
+        mu = made_means(pair, effect)
+        y = made_labels(pair.family, mu, rng)
+        columns = {"age": age, "dose": dose, "sex": sex, "y": y}
+        frames[user] = pd.DataFrame({"id": np.arange(n_rows), **columns})
+    return frames
+
+
+def made_means(pair: Pair, effect: Floats) -> Floats:
+    if pair.family == "binomial":
+        eta = -1.5 + 0.3 * effect if pair.link == "log" else effect - 0.2
+    elif pair.link == "log":
+        eta = 1 + effect
+    else:
+        eta = 3 + 0.4 * effect
+    return REFERENCE_LINKS[pair.link]().inverse(eta)
+
+
+def made_labels(family: str, mu: Floats, rng: np.random.Generator) -> Floats:
+    if family == "binomial":
+        return (rng.uniform(size=len(mu)) < mu).astype(float)
+    if family == "poisson":
+        return rng.poisson(mu).astype(float)
+    if family == "gaussian":
+        return mu * rng.normal(1, 0.1, len(mu))
+    if family == "gamma":
+        return rng.gamma(9, mu / 9)
+    return rng.wald(mu, 12 * mu)
+
+
+class Fit(NamedTuple):
+    estimate: Floats  # the intercept first
+    se: Floats
+    result: Any
+
+
+def pooled_fit(frames: dict[int, pd.DataFrame], pair: Pair) -> Fit:
+    """By statsmodels, over standardised columns, in the columns' units."""
+    rows = pd.concat([frames[user] for user in sorted(frames)])
+    X = np.column_stack([np.ones(len(rows)), rows[ATTRIBUTES]])
+    middle, spread = X.mean(axis=0), X.std(axis=0)
+    middle[0], spread[0] = 0, 1
+    family = REFERENCES[pair.family](link=REFERENCE_LINKS[pair.link]())
+    with warnings.catch_warnings():
+        # Of links that allow means which the family does not know.
+        warnings.simplefilter("ignore", DomainWarning)
+        model = sm.GLM(rows["y"], (X - middle) / spread, family=family)
+    result = model.fit(maxiter=100, tol=1e-12, tol_criterion="params")
+    T = np.diag(1 / spread)
+    T[0] -= middle / spread
+    covariance = T @ np.asarray(result.cov_params()) @ T.T
+    return Fit(T @ np.asarray(result.params), np.sqrt(np.diag(covariance)), result)
+
+
+def run_glm(
+    folder: Path, frames: dict[int, pd.DataFrame], pair: Pair, **order: Any
+) -> Any:
+    params = {"family": pair.family, "link": pair.link}
+    params.update(order.pop("model_params", {}))
+    return run(
+        folder, frames, min_hospitals=1, model_type="glm", model_params=params, **order
+    )
+
+
+@pairwise(
+    n_quick=4,
+    pair=PAIRS,
+    n_hospitals=sorted(DEALS),
+    method=["Mask", "Paillier", "None"],
+)
+def test_a_glm_is_that_of_one_table(
+    tmp_path: Path, pair: Pair, n_hospitals: int, method: str
+) -> None:
+    frames = made_rows(pair, DEALS[n_hospitals])
+    outcome = run_glm(
+        tmp_path, frames, pair, model_params={"encrypt_param": {"method": method}}
+    )
+    b, se, result = pooled_fit(frames, pair)
+    report = outcome.models[2]["report"]
+    assert report["converged"]
+    assert (np.abs(columns_of(outcome, "estimate") - b) <= 1e-9 * se).all()
+    assert columns_of(outcome, "se") == pytest.approx(se, rel=1e-9)
+    assert report["deviance"] == pytest.approx(result.deviance, rel=1e-9)
+    assert report["null_deviance"] == pytest.approx(result.null_deviance, rel=1e-9)
+    assert report["dispersion"] == pytest.approx(result.scale, rel=1e-9)
+    assert report["statistic"] == ("t" if pair.has_dispersion else "z")
+    assert (report["family"], report["link"]) == (pair.family, pair.link)
+    own = outcome.models[2]
+    intercept, *slopes = columns_of(outcome, "estimate")
+    assert own["layers"]["dense"] == pytest.approx([*slopes, intercept], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("pair", "name"),
+    [
+        pytest.param(Pair("poisson", "log"), "rate_ratio"),
+        pytest.param(Pair("binomial", "log"), "risk_ratio", marks=pytest.mark.thorough),
+        pytest.param(
+            Pair("gamma", "log"), "ratio_of_means", marks=pytest.mark.thorough
+        ),
+        pytest.param(Pair("binomial", "probit"), None, marks=pytest.mark.thorough),
+    ],
+    ids=str,
+)
+def test_exp_of_an_estimate_is_named_by_what_it_is(
+    tmp_path: Path, pair: Pair, name: str | None
+) -> None:
+    outcome = run_glm(tmp_path, made_rows(pair, DEALS[3]), pair)
+    age = outcome.models[2]["report"]["terms"][1]
+    named = {
+        field
+        for field in age
+        if "ratio" in field and not field.endswith(("_low", "_high"))
+    }
+    assert named == ({name} if name else set())
+    if name:
+        assert age[name] == pytest.approx(np.exp(age["estimate"]))
+
+
+def dealt(frame: pd.DataFrame, n_hospitals: int = 3) -> dict[int, pd.DataFrame]:
+    frame = frame.assign(id=np.arange(len(frame)))
+    return {
+        2 + place: frame.iloc[place::n_hospitals].reset_index(drop=True)
+        for place in range(n_hospitals)
+    }
+
+
+def test_dobson_s_counts(tmp_path: Path) -> None:
+    """R's example of glm: Dobson (1990) page 93."""
+    rows = pd.DataFrame(
+        {
+            "y": [18.0, 17, 15, 20, 10, 20, 25, 13, 12],
+            "outcome": [1, 2, 3] * 3,
+            "treatment": [1] * 3 + [2] * 3 + [3] * 3,
+        }
+    )
+    for name in ("outcome", "treatment"):
+        for level in (2, 3):
+            rows[f"{name}{level}"] = (rows[name] == level).astype(float)
+    attributes = ["outcome2", "outcome3", "treatment2", "treatment3"]
+    # Nine rows are too few for three hospitals' rules on five coefficients.
+    outcome = run_glm(
+        tmp_path,
+        dealt(rows, 1),
+        Pair("poisson", "log"),
+        attributes=attributes,
+    )
+    expected = [3.0445, -0.4543, -0.2930, 0, 0]
+    assert columns_of(outcome, "estimate") == pytest.approx(expected, abs=5e-5)
+    errors = [0.1709, 0.2022, 0.1927, 0.2000, 0.2000]
+    assert columns_of(outcome, "se") == pytest.approx(errors, abs=5e-5)
+    report = outcome.models[2]["report"]
+    assert report["deviance"] == pytest.approx(5.1291, abs=5e-5)
+    assert report["null_deviance"] == pytest.approx(10.5814, abs=5e-5)
+    assert report["aic"] == pytest.approx(56.7613, abs=5e-5)
+    assert report["df_residual"] == 4
+
+
+def test_clotting_times(tmp_path: Path) -> None:
+    """R's example of glm: McCullagh and Nelder (1989), pages 300-2, lot 1."""
+    times = [118.0, 58, 42, 35, 27, 25, 21, 19, 18]
+    u = [5, 10, 15, 20, 30, 40, 60, 80, 100]
+    rows = pd.DataFrame({"y": times, "log_u": np.log(u)})
+    outcome = run_glm(
+        tmp_path, dealt(rows, 1), Pair("gamma", "inverse"), attributes=["log_u"]
+    )
+    estimates = columns_of(outcome, "estimate")
+    assert estimates == pytest.approx([-0.01655438, 0.01534311], abs=5e-9)
+    errors = [0.0009275454, 0.0004149591]
+    assert columns_of(outcome, "se") == pytest.approx(errors, rel=1e-5)
+    report = outcome.models[2]["report"]
+    assert report["deviance"] == pytest.approx(0.01673, abs=5e-6)
+    assert report["null_deviance"] == pytest.approx(3.51283, abs=5e-6)
+    assert report["dispersion"] == pytest.approx(0.002446059, rel=1e-5)
+    assert report["aic"] == pytest.approx(37.9899, abs=5e-5)
+
+
+def test_quasi_poisson_has_a_dispersion_and_no_likelihood(tmp_path: Path) -> None:
+    pair = Pair("poisson", "log")
+    frames = made_rows(pair, DEALS[3])
+    outcome = run_glm(tmp_path, frames, pair, model_params={"dispersion": "estimate"})
+    _, se, result = pooled_fit(frames, pair)
+    report = outcome.models[2]["report"]
+    dispersion = result.pearson_chi2 / result.df_resid
+    assert report["dispersion"] == pytest.approx(dispersion, rel=1e-9)
+    found = columns_of(outcome, "se")
+    assert found == pytest.approx(se * np.sqrt(dispersion), rel=1e-9)
+    assert report["statistic"] == "t"
+    assert report["aic"] is None
+    assert report["log_likelihood"] is None
+
+
+@pytest.mark.thorough
+def test_the_order_of_hospitals_does_not_matter(tmp_path: Path) -> None:
+    pair = Pair("gamma", "log")
+    frames = made_rows(pair, DEALS[3])
+    turned = dict(zip(frames, reversed(list(frames.values())), strict=True))
+    first = run_glm(tmp_path / "a", frames, pair)
+    second = run_glm(tmp_path / "b", turned, pair)
+    _, se, _ = pooled_fit(frames, pair)
+    gap = columns_of(first, "estimate") - columns_of(second, "estimate")
+    assert (np.abs(gap) <= 1e-9 * se).all()
+
+
+@pytest.mark.thorough
+def test_cross_validation_of_a_glm(tmp_path: Path) -> None:
+    pair = Pair("poisson", "log")
+    folds = {"cv_param": {"need_cv": True, "n_splits": 2}}
+    frames = made_rows(pair, {2: 130, 3: 90, 4: 130})
+    outcome = run_glm(tmp_path, frames, pair, model_params=folds)
+    (summary,) = [facts["summary"] for facts in outcome.facts if "summary" in facts]
+    assert summary["held_out"]["n_rows"] == 350
+    assert summary["held_out"]["rmse"] == pytest.approx(
+        summary["held_out"]["mse"] ** 0.5
+    )
+    assert summary["0"]["loss"] is None
+
+
+def test_a_binomial_glm_is_lr(tmp_path: Path) -> None:
+    pair = Pair("binomial", "logit")
+    frames = made_rows(pair, DEALS[3])
+    glm = run_glm(tmp_path / "glm", frames, pair)
+    lr = run(tmp_path / "lr", frames, min_hospitals=1, model_type="lr")
+    assert glm.models[2]["report"] == lr.models[2]["report"]
+    assert glm.models[2]["layers"] == lr.models[2]["layers"]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("family", "bad", "asked"),
+    [
+        ("poisson", -1.0, "a whole number of 0 or more"),
+        ("poisson", 1.5, "a whole number of 0 or more"),
+        ("gamma", 0.0, "above 0"),
+        ("inverse_gaussian", -2.0, "above 0"),
+        ("binomial", 0.5, "other than 0 and 1"),
+    ],
+)
+def test_a_label_that_the_family_does_not_know(
+    tmp_path: Path, family: str, bad: float, asked: str
+) -> None:
+    pair = Pair(family, LINKS[family][0])
+    frames = made_rows(pair, {2: 40, 3: 40, 4: 40})
+    frames[2].loc[7, "y"] = bad
+    with pytest.raises(BadRequest, match=asked) as error:
+        run_glm(tmp_path, frames, pair)
+    assert error.value.code == "label"
+    assert str(bad) not in str(error.value)
+
+
+def test_a_count_that_no_row_of_a_level_has_is_separated(tmp_path: Path) -> None:
+    pair = Pair("poisson", "log")
+    frames = made_rows(pair, DEALS[3])
+    for frame in frames.values():
+        frame.loc[frame["sex"] == 1, "y"] = 0.0
+    with pytest.raises((BadRequest, Refused)) as error:
+        run_glm(tmp_path, frames, pair)
+    assert error.value.code in ("separated", "linear_predictor")
+
+
+def test_one_row_is_no_hospital_s_weight(tmp_path: Path) -> None:
+    """W of gamma with the inverse link is mu^2: the largest times outweigh the rest."""
+    pair = Pair("gamma", "inverse")
+    frames = made_rows(pair, {2: 60, 3: 60, 4: 60})
+    frames[3].loc[:1, "y"] = 300.0
+    with pytest.raises(Refused) as error:
+        run_glm(tmp_path, frames, pair, is_open=False)
+    assert error.value.code in ("max_share", "dominance")
+
+
+@pytest.mark.parametrize(
+    ("field", "params"),
+    [
+        ("family", {}),
+        ("link", {"family": "gamma", "link": "logit"}),
+        ("dispersion", {"family": "gamma", "dispersion": "fixed"}),
+        ("optimizer", {"family": "gamma", "optimizer": "adam"}),
+        ("optimizer", {"family": "gamma", "penalty": "L1"}),
+    ],
+)
+def test_what_does_not_go_together(field: str, params: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest) as error:
+        parse_training_request(body_of(params))
+    assert error.value.code == field
+
+
+def test_words_of_a_glm_are_for_a_glm() -> None:
+    body = order_body((2, 3, 4), model_params={"family": "gamma"})
+    with pytest.raises(BadRequest, match="no glm") as error:
+        parse_training_request(body)
+    assert error.value.code == "family"
+    with pytest.raises(InvalidInput, match="family"):
+        parse_training_request(body_of({"family": "weibull"}))
+
+
+def body_of(params: dict[str, Any] | None) -> dict[str, Any]:
+    body = order_body((2, 3, 4), model_type="GLM")
+    body["model_params"] = params
+    return body
+
+
+def test_what_an_order_leaves_out_is_written_out() -> None:
+    request = parse_training_request(body_of({"family": "Poisson"}))
+    document = order_document(1, request, {2: "a", 3: "b", 4: "c"})
+    read, _ = read_order_document(document, 1)
+    params = read.model_params
+    assert (params.link, params.dispersion) == ("log", "fixed")
+    assert (params.optimizer, params.penalty) == ("newton", None)
+    assert (params.max_iter, params.tolerance) == (25, 1e-8)
+    assert training_plan(read, most_bytes=2**25).kinds["gradient"].last_round == 25
+    of_lr = parse_training_request(order_body((2, 3, 4)))
+    assert "family" not in order_document(1, of_lr, {2: "a", 3: "b", 4: "c"})
+
+
+def test_means_out_of_a_family_s_range_are_named(tmp_path: Path) -> None:
+    """A line through counts that fall to 0 is below it somewhere."""
+    pair = Pair("poisson", "identity")
+    frames = made_rows(pair, {2: 60, 3: 60, 4: 60})
+    for frame in frames.values():
+        frame["age"] = np.linspace(-1, 1, 60) ** 3
+        frame["y"] = np.where(frame["age"] > 0, np.round(20 * frame["age"]), 0.0)
+    with pytest.raises(ConsiliumError) as error:
+        run_glm(tmp_path, frames, pair, attributes=["age"])
+    assert error.value.code == "mean_range"
+    assert "link log" in str(error.value.remedy)
