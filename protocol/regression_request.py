@@ -16,6 +16,8 @@ NEWTON = "newton"
 GLM = "glm"
 COX = "cox"
 NEWTON_MODELS = ("lr", "linear", GLM, COX)
+OF_GLM = ("family", "link", "dispersion", "offset")
+"""Fields of model_params that are a glm's alone."""
 MAX_ITER = 25
 EPS = 1e-8
 CONFIDENCE = 0.95
@@ -93,11 +95,14 @@ def glm_pair(params: Any) -> Pair:
 def glm_body(params: Any) -> dict[str, str]:
     """What the order's document says of a glm, written out."""
     pair = glm_pair(params)
-    return {
+    body = {
         "family": pair.family,
         "link": pair.link,
         "dispersion": params.dispersion or default_dispersion(pair),
     }
+    if params.offset is not None:
+        body["offset"] = params.offset
+    return body
 
 
 def default_dispersion(pair: Pair) -> str:
@@ -110,7 +115,7 @@ def check_glm(request: Any) -> None:
     """
     params = request.model_params
     if request.model_type != GLM:
-        for name in ("family", "link", "dispersion"):
+        for name in OF_GLM:
             if getattr(params, name) is not None:
                 raise bad_request(
                     name,
@@ -142,6 +147,31 @@ def check_glm(request: Any) -> None:
             "dispersion",
             f"{params.family} has a dispersion, which is estimated always.",
             "Leave it out; fixed is for binomial and poisson.",
+        )
+
+
+def check_offset(request: Any) -> None:
+    """BadRequest for an offset that is no attribute of numbers, or the only one."""
+    offset = request.model_params.offset
+    if offset is None:
+        return
+    if offset not in request.attributes:
+        raise bad_request(
+            "offset",
+            f"attributes does not list the offset {offset}.",
+            "List it there, derived or not: its coefficient is held at 1.",
+        )
+    if offset in request.categorical or request.study.knots(offset):
+        raise bad_request(
+            "offset",
+            f"The offset {offset} is a category or a spline, and so no number.",
+            "Name an attribute that is one number, such as ln(time) by derive.",
+        )
+    if len(request.attributes) == 1:
+        raise bad_request(
+            "offset",
+            "The offset is the only attribute, so there is no coefficient to estimate.",
+            "List another attribute.",
         )
 
 

@@ -59,9 +59,11 @@ from protocol.regression_request import (
     COX,
     GLM,
     NEWTON,
+    OF_GLM,
     check_cox,
     check_glm,
     check_newton,
+    check_offset,
     glm_body,
     glm_pair,
     with_newton_defaults,
@@ -198,6 +200,8 @@ class ModelParams(Asked):
     family: Annotated[Family | None, any_case(Family)] = None
     link: Annotated[Link | None, any_case(Link)] = None
     dispersion: Annotated[Dispersion | None, any_case(Dispersion)] = None
+    # An attribute whose coefficient is 1.
+    offset: Column | None = None
     # A larger number in a sum stops the order: the fixed point has no room for it
     # (decision 12).
     bound: Annotated[Number, Field(ge=1, le=2.0**40)] = DEFAULT_BOUND
@@ -551,6 +555,7 @@ def check_training_request(request: TrainingRequest) -> None:
     _check_combination(request)
     _check_aggregation(request)
     check_newton(request)
+    check_offset(request)
 
 
 def _check_parties(request: TrainingRequest) -> None:
@@ -781,7 +786,7 @@ def _written_out(request: TrainingRequest) -> dict[str, Any]:
         params["ties"] = request.ties
     else:
         params.pop("ties")
-    for name in ("family", "link", "dispersion"):
+    for name in OF_GLM:
         params.pop(name)
     if request.model_type == GLM:
         params.update(glm_body(request.model_params))

@@ -107,6 +107,7 @@ def load_checkpoint(store: OrderVault, fold: int) -> Checkpoint | None:
 def _newton_arrays(state: NewtonState) -> dict[str, NDArray[Any]]:
     deviance = math.nan if state.deviance is None else state.deviance
     return {
+        "newton_coef": state.coef,
         "newton_base": state.base,
         "newton_numbers": np.array([deviance, state.last_step]),
         "newton_counts": np.array([state.n_halvings, state.round]),
@@ -119,7 +120,7 @@ def _newton_of(stored: dict[str, NDArray[Any]]) -> NewtonState:
     n_halvings, round_ = stored["newton_counts"].tolist()
     is_still, is_done = stored["newton_end"].tolist()
     return NewtonState(
-        coef=stored["weights"],
+        coef=stored["newton_coef"],
         base=stored["newton_base"],
         deviance=None if math.isnan(deviance) else deviance,
         n_halvings=n_halvings,

@@ -132,7 +132,7 @@ def check_probe(trainer: Trainer, fold: Fold) -> None:
         return
     point = fold.checkpoint
     if trainer.order.request.is_newton:
-        newton.check_probe(trainer, point, fold.X, fold.y_trained)
+        newton.check_probe(trainer, point, fold.X, fold.y_trained, fold.scales)
         return
     found = models.row_weights(
         trainer.model,
@@ -229,7 +229,9 @@ def encrypt_contribution(trainer: Trainer, fold: Fold, report: dict[str, Any]) -
         if trainer.order.me not in fold.members:
             return b""
         if trainer.order.request.is_newton:
-            return newton.sealed_part(trainer, point, fold.X, fold.y_trained)
+            return newton.sealed_part(
+                trainer, point, fold.X, fold.y_trained, fold.scales
+            )
         loss = local_loss(trainer.model, point.weights, fold.X, fold.y_trained)
         vector = np.append(fold.gradient, loss) / _sealed_units(trainer, fold)
         keys = trainer.keys(fold.number, fold.members)
@@ -323,9 +325,7 @@ def _stepped(
     """The fold's state one round later; the sums' last value is the loss."""
     point = fold.checkpoint
     if trainer.order.request.is_newton:
-        attributes = fold.scales.attributes
-        assert attributes is not None, "newton scales them"
-        return newton.stepped_point(trainer, point, sums, attributes)
+        return newton.stepped_point(trainer, point, sums, fold.scales)
     keys = trainer.keys(fold.number, fold.members)
     mean = secure_sum.mean(keys, sums) * _sealed_units(trainer, fold)
     mean_loss = float(mean[-1])

@@ -10,6 +10,7 @@ Decision 84.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,54 @@ _WORDS_IN_PLAINTEXT = 29
 
 def n_plaintexts(trainer: Trainer) -> int:
     """Of a round's sum, about: so many obfuscators are made ahead."""
-    n_words = limbs.N_LIMBS * newton.n_sums(trainer.model.n_weights)
+    n_words = limbs.N_LIMBS * newton.n_sums(n_estimated(trainer))
     return n_words // _WORDS_IN_PLAINTEXT + 1
 
 
-def check_probe(trainer: Trainer, point: Checkpoint, X: Floats, y: Labels) -> None:
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A model's columns (n, d) as what is estimated, and its offset: an attribute whose
+    coefficient is 1 in its own unit.
+    """
+
+    X: Floats  # (n, d) less the offset
+    coef: Floats
+    offset: Floats | float
+
+
+def split_offset(trainer: Trainer, X: Floats, weights: Floats, scales: Scales) -> Split:
+    place = offset_place(trainer)
+    if place is None:
+        return Split(X, weights, 0.0)
+    offset = X[:, place] * _offset_weight(scales, place)
+    return Split(np.delete(X, place, axis=1), np.delete(weights, place), offset)
+
+
+def offset_place(trainer: Trainer) -> int | None:
+    """Of the offset among the model's columns; None without."""
+    offset = trainer.params.offset
+    return None if offset is None else trainer.features.index(offset)
+
+
+def _offset_weight(scales: Scales, place: int) -> float:
+    """What is 1 in the column's unit and the label's, in those that are trained in."""
+    assert scales.attributes is not None, "newton scales them"
+    return float(scales.attributes.deviation[place]) / scales.label.factor
+
+
+def _estimated(trainer: Trainer, values: Floats) -> Floats:
+    """Of a value for each weight those of the estimated ones."""
+    place = offset_place(trainer)
+    return values if place is None else np.delete(values, place)
+
+
+def n_estimated(trainer: Trainer) -> int:
+    return trainer.model.n_weights - (0 if offset_place(trainer) is None else 1)
+
+
+def check_probe(
+    trainer: Trainer, point: Checkpoint, X: Floats, y: Labels, scales: Scales
+) -> None:
     """Refuses a round whose sums would tell single rows, and the weights that the last
     one has made, as `fold` does of gradients; by the weights in A as well.
     """
@@ -50,7 +94,15 @@ def check_probe(trainer: Trainer, point: Checkpoint, X: Floats, y: Labels) -> No
         )
         return
     pair = pair_of(trainer)
-    rows = newton.row_numbers(pair, X, y, point.weights, is_start=_is_start(point))
+    split = split_offset(trainer, X, point.weights, scales)
+    rows = newton.row_numbers(
+        pair,
+        split.X,
+        y,
+        split.coef,
+        is_start=_is_start(point),
+        offset=split.offset,
+    )
     rules = trainer.order.policy.cohort
     probes.check_steepness(
         rows.predictors, link=pair.link, limit=rules.max_linear_predictor
@@ -61,6 +113,10 @@ def check_probe(trainer: Trainer, point: Checkpoint, X: Floats, y: Labels) -> No
     probes.check_share(rows.weights, max_share=rules.max_share)
     min_rows = least_rows(trainer.order, "train")
     probes.check_dominance(rows.weights, min_rows=min_rows)
+    if pair.link == "log" and isinstance(split.offset, np.ndarray):
+        # Its exp weighs the rows whatever the coefficients are.
+        exposures = np.exp(split.offset - split.offset.max())
+        probes.check_dominance(exposures, min_rows=min_rows)
     if not _is_start(point):
         probes.check_share(np.abs(rows.scores), max_share=rules.max_share)
 
@@ -75,7 +131,9 @@ def _is_start(point: Checkpoint) -> bool:
     return point.round == 0
 
 
-def sealed_part(trainer: Trainer, point: Checkpoint, X: Floats, y: Labels) -> bytes:
+def sealed_part(
+    trainer: Trainer, point: Checkpoint, X: Floats, y: Labels, scales: Scales
+) -> bytes:
     """This hospital's part of a round, for the coordinator to add.
 
     Raises Refused (code equations), and BadRequest (code wide). Disclosure: as
@@ -92,12 +150,24 @@ def sealed_part(trainer: Trainer, point: Checkpoint, X: Floats, y: Labels) -> by
     if trainer.model.kind == "cox":
         sums = cox.round_sums(trainer, point, X, y)
     else:
-        rows = newton.row_numbers(
-            pair_of(trainer), X, y, point.weights, is_start=_is_start(point)
-        )
-        sums = newton.local_sums(X, rows)
+        sums = _glm_sums(trainer, point, X, y, scales)
     info = sum_info("gradient", point.fold, point.round)
     return secure_sum.seal_counts(keys, limbs.to_limbs(sums, 1), info=info)
+
+
+def _glm_sums(
+    trainer: Trainer, point: Checkpoint, X: Floats, y: Labels, scales: Scales
+) -> Floats:
+    split = split_offset(trainer, X, point.weights, scales)
+    rows = newton.row_numbers(
+        pair_of(trainer),
+        split.X,
+        y,
+        split.coef,
+        is_start=_is_start(point),
+        offset=split.offset,
+    )
+    return newton.local_sums(split.X, rows)
 
 
 def _opened_before(trainer: Trainer, fold: int) -> int:
@@ -147,20 +217,22 @@ def check_equations(
 
 
 def stepped_point(
-    trainer: Trainer, point: Checkpoint, sums: Ints, scale: Scale
+    trainer: Trainer, point: Checkpoint, sums: Ints, scales: Scales
 ) -> Checkpoint:
     """The fold's state one round later. Raises BadRequest (code collinear, separated,
     mean_range).
     """
     keys = trainer.keys(point.fold)
     opened = _read(trainer, sums)
-    before = point.newton or NewtonState(coef=point.weights, base=point.weights)
+    start = _estimated(trainer, point.weights)
+    before = point.newton or NewtonState(coef=start, base=start)
+    assert scales.attributes is not None, "newton scales them"
     try:
         after = _after(
             trainer,
             before,
             opened,
-            diagonal=_penalty(trainer, scale, n_rows=keys.n_rows_total),
+            diagonal=_penalty(trainer, scales.attributes, n_rows=keys.n_rows_total),
             n_rows=keys.n_rows_total,
         )
     except Collinear as error:
@@ -169,10 +241,14 @@ def stepped_point(
         raise _no_mean(pair_of(trainer)) from None
     _check_separated(trainer, after)
     mean_loss = opened.deviance / (2 * keys.n_rows_total)
+    weights = after.coef
+    place = offset_place(trainer)
+    if place is not None:
+        weights = np.insert(weights, place, _offset_weight(scales, place))
     return Checkpoint(
         point.fold,
         point.round + 1,
-        after.coef,
+        weights,
         point.state,
         losses=[*point.losses, mean_loss],
         mean_loss=mean_loss,
@@ -207,22 +283,24 @@ def _after(
 
 def _read(trainer: Trainer, sums: Ints) -> Opened:
     totals = limbs.whole_sums(sums)
-    return newton.read_sums(totals, trainer.model.n_weights, bits=limbs.FRACTION_BITS)
+    return newton.read_sums(totals, n_estimated(trainer), bits=limbs.FRACTION_BITS)
 
 
 def _penalty(trainer: Trainer, scale: Scale, *, n_rows: int) -> Floats:
     """N alpha for each coefficient of the columns as a gradient order sees them."""
     params = trainer.params
     if not trainer.order.request.is_penalised:
-        return np.zeros(trainer.model.n_weights)
+        return np.zeros(n_estimated(trainer))
     diagonal = np.full(len(scale.deviation), n_rows * params.alpha)
     if not params.standardize:
         diagonal = diagonal / (scale.deviation * scale.deviation)
-    return np.append(diagonal, 0.0) if trainer.model.fit_intercept else diagonal
+    if not trainer.model.fit_intercept:
+        return diagonal
+    return _estimated(trainer, np.append(diagonal, 0.0))
 
 
 def _collinear(trainer: Trainer, error: Collinear) -> BadRequest:
-    names = [*trainer.features, newton_report.INTERCEPT]
+    names = [*_names(trainer), newton_report.INTERCEPT]
     return BadRequest(
         f"{names[error.column]} is constant over all rows, or a combination of the columns before it, so that its"
         " coefficient is any number.",
@@ -230,6 +308,11 @@ def _collinear(trainer: Trainer, error: Collinear) -> BadRequest:
         code="collinear",
         columns=[names[error.column]],
     )
+
+
+def _names(trainer: Trainer) -> list[str]:
+    """Of the columns with an estimated coefficient."""
+    return [name for name in trainer.features if name != trainer.params.offset]
 
 
 def _no_mean(pair: Pair) -> BadRequest:
@@ -282,7 +365,7 @@ def report_of(
     keys = trainer.keys(point.fold)
     n_rows = keys.n_rows_total
     n_rounds = _rounds_before(trainer, point.fold) + point.round
-    n_equations = n_rounds * newton.n_sums(trainer.model.n_weights)
+    n_equations = n_rounds * newton.n_sums(n_estimated(trainer))
     shared = {
         "hospitals": len(keys.members),
         "rounds": point.round,
@@ -311,14 +394,23 @@ def report_of(
     units = Units(
         scales.attributes.mean, scales.attributes.deviation, label.shift, label.factor
     )
+    place = offset_place(trainer)
+    if place is not None:
+        # Held at 1: it has no error, and its mean is in the intercept.
+        covariance = np.insert(covariance, place, 0.0, axis=0)
+        covariance = np.insert(covariance, place, 0.0, axis=1)
     coef, covariance = newton_report.own_units(point.weights, covariance, units)
+    coef = _estimated(trainer, coef)
+    if place is not None:
+        covariance = np.delete(np.delete(covariance, place, axis=0), place, axis=1)
     # A is of the label in joint units, as its dispersion; the report's is the label's.
     covariance = covariance / label.dispersion
     deviance = 2 * n_rows * of_all.loss
     fit = Fit(
         n=n_rows,
         deviance=deviance,
-        null_deviance=2 * n_rows * constant_loss,
+        # With an offset the null model gives rows other answers, and is another fit.
+        null_deviance=None if place is not None else 2 * n_rows * constant_loss,
         n_events=int(of_all.n_of_class.min()) if pair.is_binary else None,
         # Of lr, whose dispersion is 1, it is not added up.
         pearson=deviance if of_all.fit is None else n_rows * of_all.fit.pearson,
@@ -326,7 +418,7 @@ def report_of(
     )
     found = newton_report.report(
         pair,
-        trainer.features,
+        _names(trainer),
         coef,
         covariance,
         fit,
@@ -334,4 +426,6 @@ def report_of(
         is_penalised=request.is_penalised,
         estimates_dispersion=request.estimates_dispersion,
     )
+    if place is not None:
+        found["offset"] = trainer.params.offset
     return {**found, **shared, "equations": n_equations}

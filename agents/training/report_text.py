@@ -6,6 +6,7 @@ import csv
 import io
 from typing import Any
 
+from analytics.training.cox_report import HAZARD_RATIO
 from analytics.training.newton_report import RATIOS
 from protocol.errors import NotFound
 
@@ -63,7 +64,7 @@ def as_latex(report: dict[str, Any]) -> str:
 
 def _names(report: dict[str, Any]) -> list[str]:
     names = list(_COLUMNS)
-    for ratio in RATIOS:
+    for ratio in (*RATIOS, HAZARD_RATIO):
         if any(ratio in term for term in report["terms"]):
             names += [ratio, f"{ratio}_low", f"{ratio}_high"]
     return names

@@ -18,6 +18,7 @@ from analytics.training.concordance import Pairs
 from analytics.training.newton_report import EVENTS_PER_COEFFICIENT
 from analytics.training.proportional_hazards import Tested, TimeScale
 
+HAZARD_RATIO = "hazard_ratio"
 _INFERRED = ("se", "statistic", "p", "low", "high")
 _LARGEST_EXPONENT = 700.0
 
@@ -69,9 +70,9 @@ def report(
             term["p"] = 2 * float(special.ndtr(-abs(z)))
             term["low"] = estimate - quantile * error
             term["high"] = estimate + quantile * error
-        term["hazard_ratio"] = partial_hazard(estimate)
-        term["hazard_ratio_low"] = partial_hazard(term["low"])
-        term["hazard_ratio_high"] = partial_hazard(term["high"])
+        term[HAZARD_RATIO] = partial_hazard(estimate)
+        term[f"{HAZARD_RATIO}_low"] = partial_hazard(term["low"])
+        term[f"{HAZARD_RATIO}_high"] = partial_hazard(term["high"])
         terms.append(term)
     p = len(coef)
     found = {

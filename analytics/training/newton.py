@@ -1,10 +1,10 @@
 """Newton's method for generalised linear models, from sums of per-hospital statistics.
 
 lr is binomial with logit, linear is gaussian with identity (`families.Pair`). A round
-at weights b, the intercept last as in a model's layer `dense`: with eta = X b, mu =
-g^-1(eta), h = d mu / d eta and V = V(mu),
+at weights b, the intercept last as in a model's layer `dense`: with eta = X b + offset,
+mu = g^-1(eta), h = d mu / d eta and V = V(mu),
 
-    W = h^2 / V    A = X' W X    c = X' (W eta + (y - mu) h / V)    D = the deviance
+    W = h^2 / V    A = X' W X    c = X' (W X b + (y - mu) h / V)    D = the deviance
 
 and whether a hospital's rows have a mean that the family does not know are added up over
 all hospitals; then b+ = (A + P)^-1 c, where P is the penalty's diagonal (Fisher scoring,
@@ -67,7 +67,7 @@ class RowNumbers(NamedTuple):
 
     predictors: Floats
     weights: Floats  # W
-    working: Floats  # W eta + scores
+    working: Floats  # W (eta - offset) + scores
     scores: Floats  # (y - mu) h / V: by how much of x it enters the gradient
     deviances: Floats
     # Whether the family knows all means; where not, the rest is 0.
@@ -75,9 +75,16 @@ class RowNumbers(NamedTuple):
 
 
 def row_numbers(
-    pair: Pair, X: Floats, y: Floats, coef: Floats, *, is_start: bool
+    pair: Pair,
+    X: Floats,
+    y: Floats,
+    coef: Floats,
+    *,
+    is_start: bool,
+    offset: Floats | float = 0.0,
 ) -> RowNumbers:
-    """X (n, d) without the column of the intercept, coef (d + 1,).
+    """X (n, d) without the column of the intercept, coef (d + 1,); offset: what each
+    row's predictor has besides, (n,).
 
     Disclosure: one number per row; they stay in the hospital.
     """
@@ -87,7 +94,7 @@ def row_numbers(
         at = families.start_means(pair, y)
         predictors = families.predictor_of(pair, at.mu)
     else:
-        predictors = X @ coef[:-1] + coef[-1]
+        predictors = X @ coef[:-1] + coef[-1] + offset
         at = families.means(pair, predictors)
     if not families.is_valid(pair, at):
         nothing = np.zeros(len(y))
@@ -95,7 +102,7 @@ def row_numbers(
     ratio = at.slope / families.variances(pair, at)
     weights = at.slope * ratio
     scores = families.residuals(pair, y, at) * ratio
-    working = weights * predictors + scores
+    working = weights * (predictors - offset) + scores
     deviances = families.unit_deviances(pair, y, at)
     return RowNumbers(predictors, weights, working, scores, deviances, True)
 

@@ -58,7 +58,7 @@ class Fit(NamedTuple):
 
     n: int
     deviance: float
-    null_deviance: float
+    null_deviance: float | None
     n_events: int | None  # the rarer class of binomial; else None
     pearson: float  # Pearson's chi2
     remainder: float  # the sum of `families.row_remainders`

@@ -218,6 +218,7 @@ CHINESE_ERRORS: dict[str, str] = {
     "dominance": "某医院各行的权重过于悬殊，相当于不足 min_rows 行。",
     "family": "glm 的 family 缺失，或用于其他模型。",
     "link": "此 link 与 family 不相配。",
+    "offset": "offset 须为另有其他特征时的一个数值特征。",
     "dispersion": "此 dispersion 与 family 不相配。",
     "equations": "其他医院的数据行数太少，继续下去会泄露本院数据。",
     "no_report": "此模型不是用 newton 训练的，没有报告。",

@@ -18,6 +18,7 @@ from statsmodels.duration.hazard_regression import PHReg
 from agents.order.party import open_party
 from agents.site.settings import load_settings
 from agents.training.inference import predict
+from agents.training.report_text import as_csv, as_latex
 from analytics.arrays import Floats
 from deployments.local.one_process import OrderOutcome, run_order
 from protocol.errors import BadRequest, Refused
@@ -200,6 +201,10 @@ def test_rossi_dealt_to_three_hospitals(tmp_path: Path) -> None:
     assert hazards["joint"]["df"] == 7
     (age,) = [term for term in hazards["terms"] if term["term"] == "age"]
     assert age["chi2"] == pytest.approx(8.3338, abs=5e-5)
+    header, first = as_csv(report).splitlines()[:2]
+    assert header.endswith("low,high,hazard_ratio,hazard_ratio_low,hazard_ratio_high")
+    assert first.startswith("fin,-0.3695")
+    assert "fin & -0.3695" in as_latex(report)
     # 37 sums a round: 28 of I, 7 of I b + U, -2 l and 0; at the end 3 * 28 + 7 and 5.
     assert report["equations"] == report["rounds"] * 37 + 96
 

@@ -92,7 +92,9 @@ class Fit(NamedTuple):
     result: Any
 
 
-def pooled_fit(frames: dict[int, pd.DataFrame], pair: Pair) -> Fit:
+def pooled_fit(
+    frames: dict[int, pd.DataFrame], pair: Pair, *, offset: str | None = None
+) -> Fit:
     """By statsmodels, over standardised columns, in the columns' units."""
     rows = pd.concat([frames[user] for user in sorted(frames)])
     X = np.column_stack([np.ones(len(rows)), rows[ATTRIBUTES]])
@@ -102,7 +104,12 @@ def pooled_fit(frames: dict[int, pd.DataFrame], pair: Pair) -> Fit:
     with warnings.catch_warnings():
         # Of links that allow means which the family does not know.
         warnings.simplefilter("ignore", DomainWarning)
-        model = sm.GLM(rows["y"], (X - middle) / spread, family=family)
+        model = sm.GLM(
+            rows["y"],
+            (X - middle) / spread,
+            family=family,
+            offset=None if offset is None else rows[offset],
+        )
     result = model.fit(maxiter=100, tol=1e-12, tol_criterion="params")
     T = np.diag(1 / spread)
     T[0] -= middle / spread
@@ -246,6 +253,112 @@ def test_quasi_poisson_has_a_dispersion_and_no_likelihood(tmp_path: Path) -> Non
     assert report["statistic"] == "t"
     assert report["aic"] is None
     assert report["log_likelihood"] is None
+
+
+# An offset
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        Pair("poisson", "log"),
+        pytest.param(Pair("gamma", "log"), marks=pytest.mark.thorough),
+        pytest.param(Pair("gamma", "inverse"), marks=pytest.mark.thorough),
+        pytest.param(Pair("gaussian", "identity"), marks=pytest.mark.thorough),
+        pytest.param(Pair("binomial", "cloglog"), marks=pytest.mark.thorough),
+    ],
+    ids=str,
+)
+def test_an_offset_is_that_of_one_table(tmp_path: Path, pair: Pair) -> None:
+    """A derived one, the second of four columns of the model."""
+    frames = made_rows(pair, {2: 130, 3: 30, 4: 160})
+    for user, frame in frames.items():
+        rng = np.random.default_rng(user)
+        frame["time"] = rng.uniform(1.0, 2.0, len(frame))
+        frame["log_time"] = np.log(frame["time"])
+    outcome = run_glm(
+        tmp_path,
+        frames,
+        pair,
+        attributes=["age", "exposure", "dose", "sex"],
+        derive={"exposure": "ln(time)"},
+        model_params={"offset": "exposure"},
+    )
+    b, se, result = pooled_fit(frames, pair, offset="log_time")
+    report = outcome.models[2]["report"]
+    assert [term["term"] for term in report["terms"]] == ["(Intercept)", *ATTRIBUTES]
+    assert (np.abs(columns_of(outcome, "estimate") - b) <= 1e-9 * se).all()
+    assert columns_of(outcome, "se") == pytest.approx(se, rel=1e-9)
+    assert report["deviance"] == pytest.approx(result.deviance, rel=1e-9)
+    assert report["df_residual"] == result.df_resid
+    assert (report["offset"], report["null_deviance"]) == ("exposure", None)
+    # The kept model has it as a column with a coefficient of 1.
+    age, exposure, dose, sex, intercept = outcome.models[2]["layers"]["dense"]
+    assert exposure == pytest.approx(1, rel=1e-12)
+    assert [intercept, age, dose, sex] == pytest.approx(list(b), rel=1e-6)
+    # Of four coefficients, not of five: 10 + 4 + 2 numbers a round.
+    assert report["equations"] == 16 * report["rounds"]
+
+
+def test_a_constant_offset_shifts_the_intercept(tmp_path: Path) -> None:
+    pair = Pair("poisson", "log")
+    frames = made_rows(pair, DEALS[3])
+    for frame in frames.values():
+        frame["same"] = 0.75
+    without = run_glm(tmp_path / "without", frames, pair)
+    shifted = run_glm(
+        tmp_path / "with",
+        frames,
+        pair,
+        attributes=["same", *ATTRIBUTES],
+        model_params={"offset": "same"},
+    )
+    _, se, _ = pooled_fit(frames, pair)
+    gap = columns_of(shifted, "estimate") - columns_of(without, "estimate")
+    gap[0] += 0.75
+    assert (np.abs(gap) <= 1e-9 * se).all()
+
+
+def test_an_offset_in_which_few_rows_weigh(tmp_path: Path) -> None:
+    """exp of it is how much each row counts: here that of nine, whose time is 1e6."""
+    pair = Pair("poisson", "log")
+    frames = made_rows(pair, {2: 60, 3: 60, 4: 60})
+    for frame in frames.values():
+        frame["exposure"] = np.random.default_rng(1).uniform(0, 1, 60)
+    frames[3].loc[:8, "exposure"] = np.log(1e6)
+    order = {
+        "attributes": ["age", "dose", "exposure"],
+        "model_params": {"offset": "exposure"},
+        "is_open": False,
+    }
+    with pytest.raises(Refused) as error:
+        run_glm(tmp_path, frames, pair, **order)
+    assert error.value.code == "dominance"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attributes": ["x1", "x2"]},
+        {"attributes": ["x1", "t"], "categorical": {"t": {}}},
+        {"attributes": ["x1", "t"], "derive": {"t": "ns(x2, 1, 2, 3)"}},
+        {"attributes": ["t"]},
+    ],
+    ids=["unlisted", "category", "spline", "alone"],
+)
+def test_an_offset_is_an_attribute_of_numbers(change: dict[str, Any]) -> None:
+    body = {**body_of({"family": "poisson", "offset": "t"}), **change}
+    with pytest.raises(BadRequest) as error:
+        parse_training_request(body)
+    assert error.value.code == "offset"
+
+
+def test_an_offset_is_in_the_document() -> None:
+    body = body_of({"family": "poisson", "offset": "x1"})
+    request = parse_training_request(body)
+    document = order_document(1, request, {2: "a", 3: "b", 4: "c"})
+    read, _ = read_order_document(document, 1)
+    assert read.model_params.offset == "x1"
 
 
 @pytest.mark.thorough

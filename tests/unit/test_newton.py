@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from agents.gate.pair_cells import check_pair_cells
+from agents.gate.probes import check_dominance, check_steepness
 from agents.training.newton import check_equations
 from agents.training.report_text import as_csv, as_latex
 from analytics.arrays import Floats
@@ -141,6 +142,48 @@ def test_the_others_have_rows_for_every_round(n_others: int, passes: bool) -> No
         return
     with pytest.raises(Refused, match="14 rows together"):
         check_equations(n_others, n_rounds=2, n_weights=4, is_alone=False)
+
+
+@pytest.mark.parametrize(("n_equal", "passes"), [(9, False), (10, True), (11, True)])
+def test_weights_count_as_min_rows_equal_ones(n_equal: int, passes: bool) -> None:
+    """Those of 0 count for nothing; what all weigh alike does not matter."""
+    weights = np.zeros(50)
+    weights[:n_equal] = 1e-300
+    if passes:
+        check_dominance(weights, min_rows=10)
+        return
+    with pytest.raises(Refused, match="fewer than 10 rows") as error:
+        check_dominance(weights, min_rows=10)
+    assert error.value.code == "dominance"
+
+
+def test_weights_of_nothing_say_nothing() -> None:
+    check_dominance(np.zeros(3), min_rows=10)
+
+
+@pytest.mark.parametrize(
+    ("link", "predictors", "passes"),
+    [
+        ("logit", [-30.0, 30], True),
+        ("logit", [-30.1, 30.1], False),
+        # Whatever the unit of the label: it is the distance from the middle.
+        ("log", [95.0, 100, 105], True),
+        ("log", [94.0, 100, 106], False),
+        ("inverse", [-400.0, 100, 600], True),
+        ("inverse", [-500.0, 100, 700], False),
+        ("identity", [-1e9, 1e9], True),
+    ],
+)
+def test_how_steep_a_model_may_be(
+    link: str, predictors: list[float], passes: bool
+) -> None:
+    values = np.array(predictors)
+    if passes:
+        check_steepness(values, link=link, limit=Fraction(30))
+        return
+    with pytest.raises(Refused) as error:
+        check_steepness(values, link=link, limit=Fraction(30))
+    assert error.value.code == "linear_predictor"
 
 
 def made_report() -> dict[str, object]:
