@@ -16,7 +16,7 @@ NEWTON = "newton"
 GLM = "glm"
 COX = "cox"
 NEWTON_MODELS = ("lr", "linear", GLM, COX)
-OF_GLM = ("family", "link", "dispersion", "offset")
+OF_GLM = ("family", "link", "dispersion", "offset", "weights", "weights_type")
 """Fields of model_params that are a glm's alone."""
 MAX_ITER = 25
 EPS = 1e-8
@@ -102,6 +102,9 @@ def glm_body(params: Any) -> dict[str, str]:
     }
     if params.offset is not None:
         body["offset"] = params.offset
+    if params.weights is not None:
+        body["weights"] = params.weights
+        body["weights_type"] = params.weights_type or "prior"
     return body
 
 
@@ -172,6 +175,26 @@ def check_offset(request: Any) -> None:
             "offset",
             "The offset is the only attribute, so there is no coefficient to estimate.",
             "List another attribute.",
+        )
+
+
+def check_weights(request: Any) -> None:
+    """BadRequest for weights that have another role, or their type alone."""
+    weights = request.weights
+    if weights is None:
+        if request.model_params.weights_type is not None:
+            raise bad_request(
+                "weights_type",
+                "weights_type is given, and no weights.",
+                "Name the column of weights, or leave it out.",
+            )
+        return
+    taken = [*request.attributes, request.label_name, request.unique_id]
+    if weights in taken:
+        raise bad_request(
+            "weights",
+            f"The column of weights {weights} is an attribute, the label or the unique id, too.",
+            "A column has one role: name another one, or leave it out there.",
         )
 
 

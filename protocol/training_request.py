@@ -36,6 +36,7 @@ from analytics.training import (
     InitMethod,
     Link,
     Ties,
+    WeightsType,
 )
 from analytics.training import ModelType as ModelType
 from analytics.training import Optimizer as Optimizer
@@ -64,6 +65,7 @@ from protocol.regression_request import (
     check_glm,
     check_newton,
     check_offset,
+    check_weights,
     glm_body,
     glm_pair,
     with_newton_defaults,
@@ -202,6 +204,9 @@ class ModelParams(Asked):
     dispersion: Annotated[Dispersion | None, any_case(Dispersion)] = None
     # An attribute whose coefficient is 1.
     offset: Column | None = None
+    # A column of the data that says how much each row weighs, or how many rows it is.
+    weights: Column | None = None
+    weights_type: Annotated[WeightsType | None, any_case(WeightsType)] = None
     # A larger number in a sum stops the order: the fixed point has no room for it
     # (decision 12).
     bound: Annotated[Number, Field(ge=1, le=2.0**40)] = DEFAULT_BOUND
@@ -324,18 +329,33 @@ class TrainingRequest(Asked):
     def roles(self) -> dict[str, str]:
         """By the name of a field the column that it names, which is no attribute."""
         found = {"label_name": self.label_name, "unique_id": self.unique_id}
-        if self.event_name is not None:
-            found["event_name"] = self.event_name
+        for name in ("event_name", "weights"):
+            column = getattr(self, name)
+            if column is not None:
+                found[name] = column
         return found
-
-    @property
-    def outcome_columns(self) -> list[str]:
-        """The columns of the data that say what a model is to find."""
-        return [self.label_name, *([self.event_name] if self.event_name else [])]
 
     @property
     def ties(self) -> Ties:
         return self.model_params.ties or "efron"
+
+    @property
+    def weights(self) -> str | None:
+        """The column of the rows' weights; None where all weigh the same."""
+        return self.model_params.weights
+
+    @property
+    def counts_weights(self) -> bool:
+        """Whether a weight is how many rows a row stands for."""
+        return self.model_params.weights_type == "frequency"
+
+    @property
+    def outcome_columns(self) -> list[str]:
+        """What is read beside the attributes: the label, the event of a cox, and
+        weights.
+        """
+        columns = [self.label_name, self.event_name, self.weights]
+        return [name for name in columns if name is not None]
 
     @property
     def is_open(self) -> bool:
@@ -556,6 +576,7 @@ def check_training_request(request: TrainingRequest) -> None:
     _check_aggregation(request)
     check_newton(request)
     check_offset(request)
+    check_weights(request)
 
 
 def _check_parties(request: TrainingRequest) -> None:
@@ -602,17 +623,19 @@ def _check_columns(request: TrainingRequest) -> None:
         raise bad_request(
             "complete_on", "complete_on names a column twice.", "Name each column once."
         )
-    for field, name in request.roles.items():
+    # Weights have a check of their own.
+    roles = {name: one for name, one in request.roles.items() if name != "weights"}
+    for field, name in roles.items():
         if name in names:
             raise bad_request(
                 "attributes",
                 f"attributes holds the {field} column.",
                 "A column has one role.",
             )
-    if len(set(request.roles.values())) < len(request.roles):
+    if len(set(roles.values())) < len(roles):
         raise bad_request(
             "label_name",
-            f"Two of {', '.join(request.roles)} are the same column.",
+            f"Two of {', '.join(roles)} are the same column.",
             "A column has one role.",
         )
     study = request.study

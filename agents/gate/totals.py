@@ -325,7 +325,10 @@ def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
     in_rounds = f"in each round{part}"
     gradients = "sum of gradients and loss"
     if request.is_newton:
-        gradients = "weighted sums of each column and of each product of two columns, and the deviance"
+        gradients = (
+            "weighted sums of each column and of each product of two columns, the deviance, and at how many hospitals"
+            " the model gives a mean out of range"
+        )
     if request.model_type == "cox":
         gradients = (
             "sums over all events, of each column and of each product of two columns among those at risk, and the"
@@ -339,6 +342,8 @@ def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
             "n of events, counts of pairs that the model orders rightly, the partial likelihood, and the sums of the"
             " rounds times the logarithm of the time and its square"
         )
+    if request.model_type == "glm":
+        scores += ", Pearson's chi2, null deviance and the rest of the log-likelihood"
     found.append(total(scores, inputs, columns, at_end))
     return found
 

@@ -81,6 +81,8 @@ class Cohort:
     members: Members | None = field(default=None, repr=False)
     levels: dict[str, list[str]] = field(default_factory=dict, repr=False)
     flow: Flow | None = None
+    # How much each row weighs, or how many rows it is, (n_rows,); None: all the same.
+    weights: Floats | None = field(default=None, repr=False)
 
     @property
     def n_rows(self) -> int:
@@ -107,6 +109,8 @@ def build_cohort(
     categorical: Collection[str] = (),
     may_miss: bool = False,
     member_columns: Sequence[str] | None = None,
+    weights_name: str | None = None,
+    counts_weights: bool = False,
 ) -> Cohort:
     """The cohort in a dataset whose rows `unique_id` tells apart.
 
@@ -114,13 +118,15 @@ def build_cohort(
     are canonical texts (`agents.rows.canonical_text`), classes of numbers are whole
     numbers; labels are 0 and 1 for lr, finite numbers for linear, for glm those that its
     `family` knows, times above 0 for cox, whose events, 0 and 1, stand in `event_name`.
-    `label_name` None (test rows, inference) gives y None. key: makes `members`. categorical: attributes
-    that are categories; may_miss: a number may have no value, NaN. member_columns: the
-    columns whose values tell the members, beside the label; None for the attributes.
+    `label_name` None (test rows, inference) gives y None. key: makes `members`.
+    categorical: attributes that are categories; may_miss: a number may have no value,
+    NaN. member_columns: the columns whose values tell the members, beside the label,
+    event and weights; None for the attributes. weights_name: of a column of numbers of
+    0 or more, whole ones where counts_weights.
 
     Raises Refused (code min_rows) for too few rows, and BadRequest with code no_rows,
     attributes, missing_column, null, not_numeric, not_finite, unique_id,
-    duplicate_unique_id, label or model_type.
+    duplicate_unique_id, label, weights or model_type.
 
     Disclosure: takes rows; errors hold names of columns and counts of rows, none below
     the dataset's min_rows.
@@ -136,9 +142,9 @@ def build_cohort(
         rows,
         unique_id=unique_id,
         attributes=attributes,
-        outcome=[name for name in (label_name, event_name) if name is not None],
+        outcomes=[name for name in (label_name, event_name, weights_name) if name],
     )
-    labels_of = [name for name in (label_name, event_name) if name is not None]
+    labels_of = [name for name in (label_name, event_name, weights_name) if name]
     numbers = [name for name in attributes if name not in categorical]
     needed = [*([] if may_miss else numbers), *categorical, *labels_of]
     _check_no_null(rows, unique_id, needed)
@@ -148,6 +154,10 @@ def build_cohort(
     y, labels = _label(rows, label_name, event_name, model_type, family)
     if label_name is not None and model_type not in _CLASSIFIERS:
         numbers.append(label_name)
+    weights = None
+    if weights_name is not None:
+        weights = _weights(rows, weights_name, are_counts=counts_weights)
+        numbers.append(weights_name)
     members = None
     if key is not None:
         told_by = attributes if member_columns is None else member_columns
@@ -162,6 +172,7 @@ def build_cohort(
         rounded=tuple(name for name in numbers if is_rounded(rows, name)),
         members=members,
         levels=levels,
+        weights=None if weights is None else weights[order],
     )
 
 
@@ -170,7 +181,15 @@ def rows_of(cohort: Cohort, indices: Ints) -> Cohort:
     ids = [cohort.unique_ids[index] for index in indices.tolist()]
     y = None if cohort.y is None else cohort.y[indices]
     members = None if cohort.members is None else _taken(cohort.members, indices)
-    return replace(cohort, unique_ids=ids, X=cohort.X[indices], y=y, members=members)
+    weights = None if cohort.weights is None else cohort.weights[indices]
+    return replace(
+        cohort,
+        unique_ids=ids,
+        X=cohort.X[indices],
+        y=y,
+        members=members,
+        weights=weights,
+    )
 
 
 def _taken(members: Members, places: Ints | Sequence[int]) -> Members:
@@ -199,10 +218,10 @@ def _check_columns(
     *,
     unique_id: str,
     attributes: Sequence[str],
-    outcome: Sequence[str],
+    outcomes: Sequence[str],
 ) -> None:
     """Every needed column is there, and none has two roles."""
-    needed = [unique_id, *attributes, *outcome]
+    needed = [unique_id, *attributes, *outcomes]
     # A column is found whatever its case, so that X and x may be one.
     different = {name.lower() for name in needed}
     if not attributes or len(different) < len(needed):
@@ -512,6 +531,30 @@ def _check_family(rows: Dataset, label_name: str, family: str, doubles: Floats) 
             f"{_capital(rows.told(n_bad))} with a label in {label_name} that is not {asked}, as {family} asks.",
             "Leave these rows out, or order a family that knows such labels, such as gaussian.",
         )
+
+
+def _weights(rows: Dataset, name: str, *, are_counts: bool) -> Floats:
+    asked = "a whole number of 0 or more" if are_counts else "a number of 0 or more"
+    weights = np.full(rows.n_rows, np.nan)
+    if rows.is_number(name):
+        weights = _doubles(rows, [name]).ravel()
+    is_weight = np.isfinite(weights) & (weights >= 0)
+    if are_counts:
+        is_weight &= weights == np.floor(weights)
+    n_bad = int(np.count_nonzero(~is_weight))
+    if n_bad:
+        raise bad_request(
+            "weights",
+            f"{_capital(rows.told(n_bad))} with a weight in {name} that is not {asked}.",
+            "Leave these rows out, or give them a weight in a view.",
+        )
+    if not weights.any():
+        raise bad_request(
+            "weights",
+            f"All weights in {name} are 0.",
+            "Give rows a weight above 0, or name another column.",
+        )
+    return weights
 
 
 def _check_binary(rows: Dataset, label_name: str, doubles: Floats) -> None:

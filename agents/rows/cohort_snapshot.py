@@ -51,6 +51,8 @@ def encode_cohort(cohort: Cohort) -> bytes:
     }
     if is_float and cohort.y is not None:
         arrays["y"] = cohort.y
+    if cohort.weights is not None:
+        arrays["weights"] = cohort.weights
     if cohort.members is not None:
         arrays["ids"] = cohort.members.ids
         arrays["values"] = np.array(list(cohort.members.values.values()))
@@ -103,6 +105,7 @@ def _decoded(data: bytes) -> Cohort:
         members,
         head.get("levels", {}),
         Flow(*head["flow"]) if "flow" in head else None,
+        arrays.get("weights"),
     )
 
 

@@ -164,6 +164,7 @@ def read_cohort(order: AskedTraining, purpose: str, key: bytes) -> Cohort:
             study,
             label_name=request.label_name,
             event_name=request.event_name,
+            weights=request.weights,
         )
         cohort = cohorts.build_cohort(
             prepared.rows,
@@ -177,6 +178,8 @@ def read_cohort(order: AskedTraining, purpose: str, key: bytes) -> Cohort:
             categorical=list(study.categorical),
             may_miss=study.missing == "mean",
             member_columns=study.plain,
+            weights_name=request.weights,
+            counts_weights=request.counts_weights,
         )
     return replace(cohort, flow=prepared.flow)
 

@@ -33,6 +33,7 @@ from agents.training import cox_sums
 from agents.training.own_metrics import Withheld
 from analytics.arrays import Floats, Ints, Labels
 from analytics.training import families
+from analytics.training.families import Pair
 from analytics.training.metrics import (
     binary_figures,
     class_figures,
@@ -62,11 +63,20 @@ _MOST_COUNTED_CLASSES = 30
 
 
 class GlmMeans(NamedTuple):
-    """What a glm's report has besides the loss, each a mean over rows."""
+    """What a glm's report has besides the metrics, each a mean over rows."""
 
-    null_loss: float  # of the joint mean as everybody's answer; 0 of binomial
-    pearson: float  # squares of Pearson's residuals
+    loss: float  # half of deviance, weighted
+    has_weight: float  # the share of rows with a weight above 0
+    weight: float
+    label: float  # this and the next as in `families.NullTerms`
+    spread: float
+    pearson: float  # squares of Pearson's residuals, weighted
     remainder: float  # `families.row_remainders`
+
+    def null_loss(self, pair: Pair) -> float:
+        """Half the mean deviance of one mean for all rows."""
+        terms = families.NullTerms(self.weight, self.label, self.spread)
+        return families.null_deviance(pair, terms) / 2
 
 
 class TrainingTotals(NamedTuple):
@@ -91,11 +101,14 @@ def local_sums(
     held_out: Rows | None,
     withheld: Withheld,
     *,
+    row_weights: Floats | None,
+    are_counts: bool,
     label_mean: float,
 ) -> Ints:
     """A hospital's part, int64 (d,), the same d at every hospital.
 
-    label_mean: over all hospitals; only a glm of numbers asks for it.
+    Of a glm: the training rows' weights (n,), whether they are numbers of rows, and the
+    label's mean over all hospitals.
 
     `held_out` is None where no hospital has such rows. Raises BadRequest `wide` for a
     mean that is too large to be added.
@@ -104,7 +117,17 @@ def local_sums(
     the rows' scores. They leave through the release door only, sealed so that nothing
     but the sum over hospitals can be read.
     """
-    parts = [_of_training(model, weights, training, label_mean)]
+    parts = [_of_training(model, weights, training)]
+    if model.kind == "glm":
+        of_fit = _glm_means(
+            model,
+            weights,
+            training,
+            row_weights,
+            are_counts=are_counts,
+            label_mean=label_mean,
+        )
+        parts.append(limbs.to_limbs(np.array(of_fit), len(training.y)))
     if held_out is not None:
         parts.append(_of_held_out(model, weights, held_out, withheld))
     return np.concatenate(parts)
@@ -165,17 +188,22 @@ def training_totals(model: Model, sums: Ints, n_rows: int) -> TrainingTotals:
     return TrainingTotals(n_rows, loss, n_right, of_classes, ranking, fit)
 
 
-def constant_loss(totals: TrainingTotals, label_variance: float) -> float:
-    """The training loss of the best model that gives every row the same answer; NaN of
-    cox, of which no such model is known.
+def constant_loss(model: Model, totals: TrainingTotals, label_variance: float) -> float:
+    """The training loss of the best model that gives every row the same answer; of a glm
+    it is weighted, as that of `fitted_loss`; NaN of cox, of which no such model is known.
 
     `label_variance` is the joint one, NaN of cox; of classes it is not looked at.
     """
+    if totals.fit is not None and model.pair is not None:
+        return totals.fit.null_loss(model.pair)
     if len(totals.n_of_class):
         return constant_class_loss(totals.n_of_class)
-    if totals.fit is not None:
-        return totals.fit.null_loss
     return constant_linear_loss(label_variance)
+
+
+def fitted_loss(totals: TrainingTotals) -> float:
+    """The training loss that was made as small as it can be."""
+    return totals.loss if totals.fit is None else totals.fit.loss
 
 
 def training_metrics(
@@ -243,7 +271,7 @@ def _names_of_means(model: Model) -> list[str]:
     return ["loss", "mae"] if model.kind == "linear" else ["loss", "mae", "mse"]
 
 
-def _of_training(model: Model, weights: Floats, rows: Rows, label_mean: float) -> Ints:
+def _of_training(model: Model, weights: Floats, rows: Rows) -> Ints:
     if model.kind == "cox":
         return cox_sums.of_training(model, weights, rows.X, rows.y)
     words = []
@@ -257,28 +285,36 @@ def _of_training(model: Model, weights: Floats, rows: Rows, label_mean: float) -
     if _n_words_of_calls(model):
         calls = _calls(model, weights, rows)
         words.append(np.array([calls.trace()]))
-    if model.kind == "glm":
-        of_fit = _glm_means(model, weights, rows, label_mean)
-        words.append(limbs.to_limbs(np.array(of_fit), len(rows.y)))
     return np.concatenate(words)
 
 
 def _glm_means(
-    model: Model, weights: Floats, rows: Rows, label_mean: float
+    model: Model,
+    weights: Floats,
+    rows: Rows,
+    row_weights: Floats | None,
+    *,
+    are_counts: bool,
+    label_mean: float,
 ) -> GlmMeans:
     pair = model.pair
     assert pair is not None
     y = np.asarray(rows.y, dtype=np.float64)
+    m = np.ones(len(y)) if row_weights is None else row_weights
     at = families.means(pair, rows.X @ weights[:-1] + weights[-1])
-    null_loss = 0.0
-    if model.is_number:
-        # Its slope is not looked at.
-        same = np.full(len(y), label_mean)
-        of_mean = families.Means(same, same, same)
-        null_loss = float(np.mean(families.unit_deviances(pair, y, of_mean))) / 2
-    pearson = float(np.mean(families.pearson_residuals(pair, y, at) ** 2))
-    remainder = float(np.mean(families.row_remainders(pair, y)))
-    return GlmMeans(null_loss, pearson, remainder)
+    deviances = m * families.unit_deviances(pair, y, at)
+    squares = m * families.pearson_residuals(pair, y, at) ** 2
+    terms = families.null_terms(pair, y, m, center=label_mean)
+    remainders = families.row_remainders(pair, y, m, are_counts=are_counts)
+    return GlmMeans(
+        loss=float(np.mean(deviances)) / 2,
+        has_weight=float(np.mean(m > 0)),
+        weight=float(np.mean(terms.weight)),
+        label=float(np.mean(terms.label)),
+        spread=float(np.mean(terms.spread)),
+        pearson=float(np.mean(squares)),
+        remainder=float(np.mean(remainders)),
+    )
 
 
 def _calls(model: Model, weights: Floats, rows: Rows) -> Ints:

@@ -68,6 +68,7 @@ class Fold:
     scales: Scales
     y_trained: Labels  # y in the units that are trained in
     checkpoint: Checkpoint
+    row_weights: Floats | None = None  # (n,); None: all weigh the same
     # The rest is of the round under way: this hospital's own gradient, and the members
     # of the sum.
     gradient: Floats = field(default_factory=lambda: np.zeros(0))
@@ -88,7 +89,7 @@ class Fold:
 def open_fold(trainer: Trainer, number: int) -> Fold:
     """The fold's rows, standardized where the order asks for it, and how far it is."""
     with sentences():
-        X, y, X_test, y_test = trainer.fold_rows(number)
+        X, y, X_test, y_test, row_weights = trainer.fold_rows(number)
         scales = joint_scales(trainer, X, y, number)
         X = scaled(X, scales.attributes)
         X_test = scaled(X_test, scales.attributes)
@@ -96,7 +97,9 @@ def open_fold(trainer: Trainer, number: int) -> Fold:
     checkpoint = load_checkpoint(trainer.order.store, number)
     if checkpoint is None:
         checkpoint = first_checkpoint(number, trainer.start)
-    return Fold(number, X, y, X_test, y_test, scales, y_trained, checkpoint)
+    return Fold(
+        number, X, y, X_test, y_test, scales, y_trained, checkpoint, row_weights
+    )
 
 
 def local_gradient(trainer: Trainer, fold: Fold) -> dict[str, Any]:
@@ -132,7 +135,7 @@ def check_probe(trainer: Trainer, fold: Fold) -> None:
         return
     point = fold.checkpoint
     if trainer.order.request.is_newton:
-        newton.check_probe(trainer, point, fold.X, fold.y_trained, fold.scales)
+        newton.check_probe(trainer, point, newton_rows(fold))
         return
     found = models.row_weights(
         trainer.model,
@@ -148,6 +151,10 @@ def check_probe(trainer: Trainer, fold: Fold) -> None:
         probes.check_predictors(found.predictors, limit=rules.max_linear_predictor)
     if not point.stopped:
         probes.check_share(found.weights, max_share=rules.max_share)
+
+
+def newton_rows(fold: Fold) -> newton.Rows:
+    return newton.Rows(fold.X, fold.y_trained, fold.row_weights, fold.scales)
 
 
 def evaluate(trainer: Trainer, fold: Fold) -> dict[str, Any]:
@@ -229,9 +236,7 @@ def encrypt_contribution(trainer: Trainer, fold: Fold, report: dict[str, Any]) -
         if trainer.order.me not in fold.members:
             return b""
         if trainer.order.request.is_newton:
-            return newton.sealed_part(
-                trainer, point, fold.X, fold.y_trained, fold.scales
-            )
+            return newton.sealed_part(trainer, point, newton_rows(fold))
         loss = local_loss(trainer.model, point.weights, fold.X, fold.y_trained)
         vector = np.append(fold.gradient, loss) / _sealed_units(trainer, fold)
         keys = trainer.keys(fold.number, fold.members)

@@ -62,6 +62,8 @@ def finish_fold(trainer: Trainer, fold: Fold) -> None:
             training,
             held_out,
             trainer.withheld,
+            row_weights=fold.row_weights,
+            are_counts=trainer.order.request.counts_weights,
             label_mean=fold.scales.label_mean,
         )
         return secure_sum.seal_counts(keys, sums, info=info)
@@ -102,8 +104,10 @@ def _warnings(trainer: Trainer, fold: Fold, sums: Ints) -> list[WarningCode]:
     codes = outcome.warning_codes(
         trainer.model.kind,
         stopped_by=fold.checkpoint.stopped_by,
-        loss=of_all.loss,
-        constant_loss=final_sums.constant_loss(of_all, fold.scales.label_variance),
+        loss=final_sums.fitted_loss(of_all),
+        constant_loss=final_sums.constant_loss(
+            trainer.model, of_all, fold.scales.label_variance
+        ),
         n_wrong=of_all.n_wrong,
         is_penalised=trainer.order.request.is_penalised,
     )

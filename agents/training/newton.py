@@ -10,14 +10,14 @@ Decision 84.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from agents.gate import probes
 from agents.training import cox, final_sums
 from agents.training.checkpoint import Checkpoint, load_checkpoint
+from agents.training.final_sums import TrainingTotals
 from agents.training.moments import Scale, Scales
 from agents.training.row_gate import least_rows
 from agents.training.trainer import Trainer, sum_info
@@ -25,7 +25,7 @@ from analytics.arrays import Floats, Ints, Labels
 from analytics.training import cox as cox_mathematics
 from analytics.training import families, newton, newton_report
 from analytics.training.families import Pair
-from analytics.training.newton import Collinear, NewtonState, NoMean, Opened
+from analytics.training.newton import Collinear, NewtonState, NoMean, Opened, RowNumbers
 from analytics.training.newton_report import Fit, Units
 from protocol.errors import BadRequest, Refused
 from protocol.sums import limbs, secure_sum
@@ -41,9 +41,17 @@ def n_plaintexts(trainer: Trainer) -> int:
     return n_words // _WORDS_IN_PLAINTEXT + 1
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
-    """A model's columns (n, d) as what is estimated, and its offset: an attribute whose
+class Rows(NamedTuple):
+    """A fold's training rows in the units that are trained in."""
+
+    X: Floats  # (n, d)
+    y: Labels  # (n,)
+    weights: Floats | None  # (n,); None: all weigh the same
+    scales: Scales
+
+
+class Split(NamedTuple):
+    """A model's columns as what is estimated, and its offset: an attribute whose
     coefficient is 1 in its own unit.
     """
 
@@ -52,12 +60,26 @@ class Split:
     offset: Floats | float
 
 
-def split_offset(trainer: Trainer, X: Floats, weights: Floats, scales: Scales) -> Split:
+def _split_offset(trainer: Trainer, rows: Rows, weights: Floats) -> Split:
     place = offset_place(trainer)
     if place is None:
-        return Split(X, weights, 0.0)
-    offset = X[:, place] * _offset_weight(scales, place)
-    return Split(np.delete(X, place, axis=1), np.delete(weights, place), offset)
+        return Split(rows.X, weights, 0.0)
+    offset = rows.X[:, place] * _offset_weight(rows.scales, place)
+    return Split(np.delete(rows.X, place, axis=1), np.delete(weights, place), offset)
+
+
+def _row_numbers(
+    trainer: Trainer, point: Checkpoint, rows: Rows, split: Split
+) -> RowNumbers:
+    return newton.row_numbers(
+        pair_of(trainer),
+        split.X,
+        rows.y,
+        split.coef,
+        is_start=_is_start(point),
+        offset=split.offset,
+        row_weights=1.0 if rows.weights is None else rows.weights,
+    )
 
 
 def offset_place(trainer: Trainer) -> int | None:
@@ -82,43 +104,36 @@ def n_estimated(trainer: Trainer) -> int:
     return trainer.model.n_weights - (0 if offset_place(trainer) is None else 1)
 
 
-def check_probe(
-    trainer: Trainer, point: Checkpoint, X: Floats, y: Labels, scales: Scales
-) -> None:
+def check_probe(trainer: Trainer, point: Checkpoint, rows: Rows) -> None:
     """Refuses a round whose sums would tell single rows, and the weights that the last
     one has made, as `fold` does of gradients; by the weights in A as well.
     """
     if trainer.model.kind == "cox":
         cox.check_probe(
-            trainer, point, X, y, min_rows=least_rows(trainer.order, "train")
+            trainer, point, rows.X, rows.y, min_rows=least_rows(trainer.order, "train")
         )
         return
     pair = pair_of(trainer)
-    split = split_offset(trainer, X, point.weights, scales)
-    rows = newton.row_numbers(
-        pair,
-        split.X,
-        y,
-        split.coef,
-        is_start=_is_start(point),
-        offset=split.offset,
-    )
+    split = _split_offset(trainer, rows, point.weights)
+    numbers = _row_numbers(trainer, point, rows, split)
     rules = trainer.order.policy.cohort
     probes.check_steepness(
-        rows.predictors, link=pair.link, limit=rules.max_linear_predictor
+        numbers.predictors, link=pair.link, limit=rules.max_linear_predictor
     )
     # Of rows without a mean no sum is made.
-    if point.stopped or not rows.is_valid:
+    if point.stopped or not numbers.is_valid:
         return
-    probes.check_share(rows.weights, max_share=rules.max_share)
     min_rows = least_rows(trainer.order, "train")
-    probes.check_dominance(rows.weights, min_rows=min_rows)
+    if rows.weights is not None:
+        probes.check_dominance(rows.weights, min_rows=min_rows)
+    probes.check_share(numbers.weights, max_share=rules.max_share)
+    probes.check_dominance(numbers.weights, min_rows=min_rows)
     if pair.link == "log" and isinstance(split.offset, np.ndarray):
         # Its exp weighs the rows whatever the coefficients are.
         exposures = np.exp(split.offset - split.offset.max())
         probes.check_dominance(exposures, min_rows=min_rows)
     if not _is_start(point):
-        probes.check_share(np.abs(rows.scores), max_share=rules.max_share)
+        probes.check_share(np.abs(numbers.scores), max_share=rules.max_share)
 
 
 def pair_of(trainer: Trainer) -> Pair:
@@ -131,9 +146,7 @@ def _is_start(point: Checkpoint) -> bool:
     return point.round == 0
 
 
-def sealed_part(
-    trainer: Trainer, point: Checkpoint, X: Floats, y: Labels, scales: Scales
-) -> bytes:
+def sealed_part(trainer: Trainer, point: Checkpoint, rows: Rows) -> bytes:
     """This hospital's part of a round, for the coordinator to add.
 
     Raises Refused (code equations), and BadRequest (code wide). Disclosure: as
@@ -148,26 +161,12 @@ def sealed_part(
         is_alone=len(keys.members) == 1,
     )
     if trainer.model.kind == "cox":
-        sums = cox.round_sums(trainer, point, X, y)
+        sums = cox.round_sums(trainer, point, rows.X, rows.y)
     else:
-        sums = _glm_sums(trainer, point, X, y, scales)
+        split = _split_offset(trainer, rows, point.weights)
+        sums = newton.local_sums(split.X, _row_numbers(trainer, point, rows, split))
     info = sum_info("gradient", point.fold, point.round)
     return secure_sum.seal_counts(keys, limbs.to_limbs(sums, 1), info=info)
-
-
-def _glm_sums(
-    trainer: Trainer, point: Checkpoint, X: Floats, y: Labels, scales: Scales
-) -> Floats:
-    split = split_offset(trainer, X, point.weights, scales)
-    rows = newton.row_numbers(
-        pair_of(trainer),
-        split.X,
-        y,
-        split.coef,
-        is_start=_is_start(point),
-        offset=split.offset,
-    )
-    return newton.local_sums(split.X, rows)
 
 
 def _opened_before(trainer: Trainer, fold: int) -> int:
@@ -387,7 +386,6 @@ def report_of(
         return {**found, **shared, "equations": n_equations}
     pair = pair_of(trainer)
     of_all = final_sums.training_totals(trainer.model, sums, n_rows)
-    constant_loss = final_sums.constant_loss(of_all, scales.label_variance)
     opened = newton.penalised(_read(trainer, point.opened), diagonal)
     covariance = newton.inverse(opened)
     label = scales.label
@@ -405,17 +403,10 @@ def report_of(
         covariance = np.delete(np.delete(covariance, place, axis=0), place, axis=1)
     # A is of the label in joint units, as its dispersion; the report's is the label's.
     covariance = covariance / label.dispersion
-    deviance = 2 * n_rows * of_all.loss
-    fit = Fit(
-        n=n_rows,
-        deviance=deviance,
-        # With an offset the null model gives rows other answers, and is another fit.
-        null_deviance=None if place is not None else 2 * n_rows * constant_loss,
-        n_events=int(of_all.n_of_class.min()) if pair.is_binary else None,
-        # Of lr, whose dispersion is 1, it is not added up.
-        pearson=deviance if of_all.fit is None else n_rows * of_all.fit.pearson,
-        remainder=0.0 if of_all.fit is None else n_rows * of_all.fit.remainder,
-    )
+    fit = _fit_of(trainer, of_all, scales, n_rows=n_rows)
+    if place is not None:
+        # The null model gives rows other answers then, and is another fit.
+        fit = fit._replace(null_deviance=None)
     found = newton_report.report(
         pair,
         _names(trainer),
@@ -426,6 +417,50 @@ def report_of(
         is_penalised=request.is_penalised,
         estimates_dispersion=request.estimates_dispersion,
     )
+    if request.weights is not None:
+        found["weights"] = request.weights
+        found["weights_type"] = request.model_params.weights_type or "prior"
     if place is not None:
         found["offset"] = trainer.params.offset
     return {**found, **shared, "equations": n_equations}
+
+
+def _fit_of(
+    trainer: Trainer, of_all: TrainingTotals, scales: Scales, *, n_rows: int
+) -> Fit:
+    pair = pair_of(trainer)
+    loss = final_sums.fitted_loss(of_all)
+    constant_loss = final_sums.constant_loss(
+        trainer.model, of_all, scales.label_variance
+    )
+    deviance = 2 * n_rows * loss
+    fit = Fit(
+        n=n_rows,
+        n_likelihood=n_rows,
+        deviance=deviance,
+        null_deviance=2 * n_rows * constant_loss,
+        n_events=int(of_all.n_of_class.min()) if pair.is_binary else None,
+        # Of linear; lr, whose dispersion is 1, has none.
+        pearson=deviance,
+        remainder=0.0,
+    )
+    means = of_all.fit
+    if means is None:
+        return fit
+    fit = fit._replace(
+        pearson=n_rows * means.pearson, remainder=n_rows * means.remainder
+    )
+    n_weighted = round(n_rows * means.has_weight)
+    weight = n_rows * means.weight
+    if trainer.order.request.counts_weights:
+        n_events = fit.n_events
+        if pair.is_binary:
+            n_ones = round(n_rows * means.label)
+            n_events = min(n_ones, round(weight) - n_ones)
+        return fit._replace(
+            n=round(weight), n_likelihood=round(weight), n_events=n_events
+        )
+    is_gaussian = pair.family == "gaussian"
+    return fit._replace(
+        n=n_weighted, n_likelihood=n_weighted if is_gaussian else weight
+    )

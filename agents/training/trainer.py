@@ -50,6 +50,7 @@ class FoldRows(NamedTuple):
     y: Labels  # (n,)
     X_test: Floats  # (n_test, d), those that test; none where the fold has no such rows
     y_test: Labels
+    row_weights: Floats | None  # (n,) of those that train; None: all weigh the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +157,8 @@ class Trainer:
         else:
             X_test = X[held_out]
             y_test = y[held_out]
-        return FoldRows(X[kept], y[kept], X_test, y_test)
+        weights = None if cohort.weights is None else cohort.weights[kept]
+        return FoldRows(X[kept], y[kept], X_test, y_test, weights)
 
     def _labels(self, labels: Any) -> Labels:
         """The index of each class, or numbers where the model has no classes."""

@@ -23,6 +23,7 @@ Link = Literal[
 """Of a glm; which go together is in `families`."""
 
 Dispersion = Literal["fixed", "estimate"]
+WeightsType = Literal["prior", "frequency"]
 
 InitMethod = Literal["zeros", "ones", "const", "random_normal", "random_uniform"]
 """How `initial_weights` draws; a network takes the last two."""

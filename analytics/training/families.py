@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -273,15 +273,15 @@ def label_problem(pair: Pair, y: Floats) -> tuple[Bools, str]:
     return np.zeros(len(y), dtype=bool), "a number"
 
 
-def start_means(pair: Pair, y: Floats) -> Means:
+def start_means(pair: Pair, y: Floats, row_weights: Floats | float = 1.0) -> Means:
     """What the first equations are made at, from the labels alone.
 
     y, that of gaussian .1 at least where the link has no mean of 0 (such a label comes
-    divided by its joint mean); binomial (y + 1/2) / 2; poisson y + .1.
+    divided by its joint mean); binomial (m y + 1/2) / (m + 1) with weights m; poisson y + .1.
     """
     mu = y
     if pair.is_binary:
-        mu = (y + 0.5) / 2
+        mu = (row_weights * y + 0.5) / (row_weights + 1)
     elif pair.family == "poisson":
         mu = y + 0.1
     elif pair.family == "gaussian" and not pair.is_least_squares:
@@ -290,28 +290,80 @@ def start_means(pair: Pair, y: Floats) -> Means:
     return Means(mu, 1 - mu, slope)
 
 
-def row_remainders(pair: Pair, y: Floats) -> Floats:
+class NullTerms(NamedTuple):
+    """What rows add to the deviance of one mean for all: each (n,), or their sums with
+    the rows' weights.
+    """
+
+    weight: Any  # m
+    label: Any  # m y; of gaussian m (y - center)
+    spread: Any  # gaussian m (y - center)^2; poisson y log y, gamma log y, inverse_gaussian 1 / y times m
+
+
+def null_terms(pair: Pair, y: Floats, m: Floats, *, center: float) -> NullTerms:
+    """center: anything near the mean, so that nothing cancels."""
+    match pair.family:
+        case "gaussian":
+            return NullTerms(m, m * (y - center), m * (y - center) ** 2)
+        case "poisson":
+            return NullTerms(m, m * y, m * _y_log(y, np.ones(len(y))))
+        case "gamma":
+            return NullTerms(m, m * y, m * np.log(y))
+        case "inverse_gaussian":
+            return NullTerms(m, m * y, m / y)
+    return NullTerms(m, m * y, np.zeros(len(y)))
+
+
+def null_deviance(pair: Pair, sums: NullTerms) -> float:
+    """sum m d(y, mu) at mu = sum m y / sum m, from sums of `null_terms`."""
+    weight, label, spread = sums
+    mean = float(label / weight)
+    match pair.family:
+        case "gaussian":
+            return float(spread - label * mean)
+        case "poisson":
+            if mean == 0:
+                return 0.0
+            return 2 * float(spread - label * math.log(mean))
+        case "gamma":
+            return 2 * float(weight * math.log(mean) - spread)
+        case "inverse_gaussian":
+            return float(spread - weight / mean)
+    found = 0.0
+    for part in (label, weight - label):
+        if part > 0:
+            found += 2 * part * math.log(weight / part)
+    return found
+
+
+def row_remainders(pair: Pair, y: Floats, m: Floats, *, are_counts: bool) -> Floats:
     """What the log-likelihood has of a row besides its deviance: see `log_likelihood`.
 
-    poisson y log y - y - log y!; gamma and inverse_gaussian log y; else 0.
+    poisson m (y log y - y - log y!); gamma and inverse_gaussian m log y; gaussian with
+    weights that are no counts of rows log(m) / 2; else 0.
     """
     match pair.family:
         case "poisson":
             from scipy import special
 
-            of_own_mean: Floats = special.xlogy(y, y) - y - special.gammaln(y + 1)
-            return of_own_mean
+            of_own_mean = special.xlogy(y, y) - y - special.gammaln(y + 1)
+            found: Floats = m * of_own_mean
+            return found
         case "gamma" | "inverse_gaussian":
-            return np.log(y)
+            return m * np.log(y)
+    if pair.family == "gaussian" and not are_counts:
+        has_weight = m > 0
+        return np.where(has_weight, np.log(np.where(has_weight, m, 1.0)) / 2, 0.0)
     return np.zeros(len(y))
 
 
 def log_likelihood(
-    pair: Pair, *, deviance: float, remainder: float, n: int
+    pair: Pair, *, deviance: float, remainder: float, n: float
 ) -> float | None:
     """As R's logLik, from the deviance and the sum of `row_remainders`.
 
-    The dispersion is D / n: of gaussian and inverse_gaussian its maximum likelihood, of
+    n: the sum of the weights, of gaussian with weights that are no counts how many rows
+    have one. The dispersion is D / n: of gaussian and inverse_gaussian its maximum likelihood, of
     gamma what R takes. None where the rows leave no residuals.
     """
     if not pair.has_dispersion:
@@ -325,5 +377,5 @@ def log_likelihood(
         return of_means - remainder - n * math.lgamma(shape)
     of_spread = -n / 2 * (math.log(2 * math.pi * dispersion) + 1)
     if pair.family == "gaussian":
-        return of_spread
+        return of_spread + remainder
     return of_spread - 1.5 * remainder

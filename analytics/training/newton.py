@@ -82,16 +82,18 @@ def row_numbers(
     *,
     is_start: bool,
     offset: Floats | float = 0.0,
+    row_weights: Floats | float = 1.0,
 ) -> RowNumbers:
     """X (n, d) without the column of the intercept, coef (d + 1,); offset: what each
-    row's predictor has besides, (n,).
+    row's predictor has besides, (n,); row_weights: m of each row, (n,), by which W and the
+    deviance are multiplied.
 
     Disclosure: one number per row; they stay in the hospital.
     """
     y = np.asarray(y, dtype=np.float64)
     # Least squares may start anywhere.
     if is_start and not pair.is_least_squares:
-        at = families.start_means(pair, y)
+        at = families.start_means(pair, y, row_weights)
         predictors = families.predictor_of(pair, at.mu)
     else:
         predictors = X @ coef[:-1] + coef[-1] + offset
@@ -99,11 +101,11 @@ def row_numbers(
     if not families.is_valid(pair, at):
         nothing = np.zeros(len(y))
         return RowNumbers(predictors, nothing, nothing, nothing, nothing, False)
-    ratio = at.slope / families.variances(pair, at)
+    ratio = row_weights * at.slope / families.variances(pair, at)
     weights = at.slope * ratio
     scores = families.residuals(pair, y, at) * ratio
     working = weights * (predictors - offset) + scores
-    deviances = families.unit_deviances(pair, y, at)
+    deviances = row_weights * families.unit_deviances(pair, y, at)
     return RowNumbers(predictors, weights, working, scores, deviances, True)
 
 

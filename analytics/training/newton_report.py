@@ -57,6 +57,7 @@ class Fit(NamedTuple):
     """How well a model fits, over all rows of all hospitals, in the label's units."""
 
     n: int
+    n_likelihood: float  # as `families.log_likelihood` asks for it
     deviance: float
     null_deviance: float | None
     n_events: int | None  # the rarer class of binomial; else None
@@ -113,7 +114,7 @@ def report(
     log_likelihood = None
     if pair.has_dispersion or not estimates_dispersion:
         log_likelihood = families.log_likelihood(
-            pair, deviance=fit.deviance, remainder=fit.remainder, n=fit.n
+            pair, deviance=fit.deviance, remainder=fit.remainder, n=fit.n_likelihood
         )
     n_estimated = p + (1 if pair.has_dispersion else 0)
     return {

@@ -219,6 +219,8 @@ CHINESE_ERRORS: dict[str, str] = {
     "family": "glm 的 family 缺失，或用于其他模型。",
     "link": "此 link 与 family 不相配。",
     "offset": "offset 须为另有其他特征时的一个数值特征。",
+    "weights": "权重列另有用途，或含负数、无穷大、非整数频数，或全为 0。",
+    "weights_type": "给出了 weights_type，却没有 weights。",
     "dispersion": "此 dispersion 与 family 不相配。",
     "equations": "其他医院的数据行数太少，继续下去会泄露本院数据。",
     "no_report": "此模型不是用 newton 训练的，没有报告。",

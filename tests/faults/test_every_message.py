@@ -285,7 +285,7 @@ def test_a_label_in_a_unit_of_its_own_survives_every_death(
     assert max(map(abs, weights)) > 1e5
 
 
-@pytest.mark.parametrize("model_type", ["lr", "linear"])
+@pytest.mark.parametrize("model_type", ["lr", "linear", "glm"])
 def test_a_newton_order_survives_every_death(
     sites: dict[int, SiteSettings], model_type: str, mortal_vaults: Fate
 ) -> None:
@@ -293,7 +293,7 @@ def test_a_newton_order_survives_every_death(
     body = order_body(
         (4, 2, 3),
         model_type=model_type,
-        label_name="y" if model_type == "lr" else "cost",
+        label_name="cost" if model_type == "linear" else "y",
         model_params={
             "optimizer": "newton",
             "eps": 1e-8,
@@ -301,7 +301,11 @@ def test_a_newton_order_survives_every_death(
             "penalty": "L2",
         },
     )
-    order_id = 41 if model_type == "lr" else 43
+    if model_type == "glm":
+        # Of one coefficient fewer than its model has.
+        pair = {"family": "binomial", "link": "probit"}
+        body["model_params"].update(pair, offset="x2")
+    order_id = {"lr": 41, "linear": 43, "glm": 45}[model_type]
     run_mortally(sites, body, order_id)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Fate, "meet", lambda self, moment, deed: deed())

@@ -12,11 +12,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+from scipy import stats
 from statsmodels.tools.sm_exceptions import DomainWarning
 
+from agents.gate.totals import training_totals
+from agents.order.party import open_party
+from agents.site.settings import load_settings
+from agents.training.export import export_model
+from agents.training.inference import predict, predict_values
 from analytics.arrays import Floats
 from analytics.training.families import LINKS, Pair
 from protocol.errors import BadRequest, ConsiliumError, InvalidInput, Refused
+from protocol.memory_transport import MemoryTransport
 from protocol.message_plan import training_plan
 from protocol.training_request import (
     order_document,
@@ -25,7 +32,7 @@ from protocol.training_request import (
 )
 from tests.made_newton import ATTRIBUTES, DEALS, columns_of, run
 from tests.made_sites import order_body
-from tests.pairwise import pairwise
+from tests.pairwise import pairwise, quick
 
 PAIRS = [Pair(family, link) for family, links in LINKS.items() for link in links]
 
@@ -93,7 +100,11 @@ class Fit(NamedTuple):
 
 
 def pooled_fit(
-    frames: dict[int, pd.DataFrame], pair: Pair, *, offset: str | None = None
+    frames: dict[int, pd.DataFrame],
+    pair: Pair,
+    *,
+    offset: str | None = None,
+    weights: dict[str, str] | None = None,
 ) -> Fit:
     """By statsmodels, over standardised columns, in the columns' units."""
     rows = pd.concat([frames[user] for user in sorted(frames)])
@@ -109,6 +120,7 @@ def pooled_fit(
             (X - middle) / spread,
             family=family,
             offset=None if offset is None else rows[offset],
+            **{name: rows[column] for name, column in (weights or {}).items()},
         )
     result = model.fit(maxiter=100, tol=1e-12, tol_criterion="params")
     T = np.diag(1 / spread)
@@ -392,8 +404,211 @@ def test_a_binomial_glm_is_lr(tmp_path: Path) -> None:
     frames = made_rows(pair, DEALS[3])
     glm = run_glm(tmp_path / "glm", frames, pair)
     lr = run(tmp_path / "lr", frames, min_hospitals=1, model_type="lr")
-    assert glm.models[2]["report"] == lr.models[2]["report"]
+    own, other = glm.models[2]["report"], lr.models[2]["report"]
+    assert own["null_deviance"] == pytest.approx(other.pop("null_deviance"))
+    assert own.pop("null_deviance") > own["deviance"]
+    assert own.pop("deviance") == pytest.approx(other.pop("deviance"), rel=1e-14)
+    for name in ("log_likelihood", "aic"):
+        assert own.pop(name) == pytest.approx(other.pop(name), rel=1e-14)
+    assert own == other
     assert glm.models[2]["layers"] == lr.models[2]["layers"]
+
+
+# Weights
+
+
+def weighted_rows(pair: Pair) -> dict[int, pd.DataFrame]:
+    frames = made_rows(pair, {2: 130, 3: 30, 4: 160})
+    for user, frame in frames.items():
+        rng = np.random.default_rng(user)
+        frame["m"] = rng.integers(0, 4, len(frame))
+        frame["part"] = rng.uniform(0.5, 3.0, len(frame))
+    return frames
+
+
+@pairwise(
+    n_quick=2,
+    pair=[
+        Pair("poisson", "log"),
+        Pair("gaussian", "identity"),
+        Pair("gamma", "log"),
+        Pair("binomial", "logit"),
+        Pair("binomial", "cloglog"),
+        Pair("inverse_gaussian", "inverse_squared"),
+    ],
+    weights_type=["prior", "frequency"],
+)
+def test_weights_are_those_of_one_table(
+    tmp_path: Path, pair: Pair, weights_type: str
+) -> None:
+    frames = weighted_rows(pair)
+    column, of_reference = "part", "var_weights"
+    if weights_type == "frequency":
+        column, of_reference = "m", "freq_weights"
+    outcome = run_glm(
+        tmp_path,
+        frames,
+        pair,
+        model_params={"weights": column, "weights_type": weights_type},
+    )
+    b, se, result = pooled_fit(frames, pair, weights={of_reference: column})
+    report = outcome.models[2]["report"]
+    assert (np.abs(columns_of(outcome, "estimate") - b) <= 1e-9 * se).all()
+    assert columns_of(outcome, "se") == pytest.approx(se, rel=1e-9)
+    assert report["deviance"] == pytest.approx(result.deviance, rel=1e-9)
+    assert report["null_deviance"] == pytest.approx(result.null_deviance, rel=1e-9)
+    assert report["dispersion"] == pytest.approx(result.scale, rel=1e-9)
+    assert report["df_residual"] == result.df_resid
+    assert (report["weights"], report["weights_type"]) == (column, weights_type)
+
+
+@pytest.mark.parametrize(
+    "pair", quick([Pair(family, links[0]) for family, links in LINKS.items()], 1)
+)
+def test_a_frequency_is_so_many_rows(tmp_path: Path, pair: Pair) -> None:
+    """A weight of 2 is a doubled row, one of 0 a dropped one."""
+    frames = weighted_rows(pair)
+    weighted = run_glm(
+        tmp_path / "weighted",
+        frames,
+        pair,
+        model_params={"weights": "m", "weights_type": "frequency"},
+    ).models[2]["report"]
+    doubled = {}
+    for user, frame in frames.items():
+        rows = frame.loc[frame.index.repeat(frame["m"])]
+        doubled[user] = rows.assign(id=np.arange(len(rows)))
+    plain = run_glm(tmp_path / "doubled", doubled, pair).models[2]["report"]
+    for name in ("deviance", "null_deviance", "log_likelihood", "aic", "dispersion"):
+        assert weighted[name] == pytest.approx(plain[name], rel=1e-9)
+    assert (weighted["n"], weighted["df_residual"]) == (
+        plain["n"],
+        plain["df_residual"],
+    )
+    assert weighted["notes"] == plain["notes"]
+    for one, other in zip(weighted["terms"], plain["terms"], strict=True):
+        assert one["se"] == pytest.approx(other["se"], rel=1e-9)
+        assert abs(one["estimate"] - other["estimate"]) <= 1e-9 * other["se"]
+
+
+@pytest.mark.thorough
+def test_the_likelihood_of_precisions(tmp_path: Path) -> None:
+    """Of gaussian a prior weight is a precision, as R counts it."""
+    pair = Pair("gaussian", "identity")
+    frames = weighted_rows(pair)
+    report = run_glm(tmp_path, frames, pair, model_params={"weights": "part"}).models[
+        2
+    ]["report"]
+    _, _, result = pooled_fit(frames, pair, weights={"var_weights": "part"})
+    rows = pd.concat(frames.values())
+    variance = report["deviance"] / len(rows)
+    expected = stats.norm.logpdf(
+        rows["y"], result.fittedvalues, np.sqrt(variance / rows["part"])
+    )
+    assert report["log_likelihood"] == pytest.approx(expected.sum(), rel=1e-9)
+    assert report["aic"] == pytest.approx(2 * 5 - 2 * expected.sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("value", "weights_type", "code"),
+    [
+        (-1.0, "prior", "weights"),
+        (np.inf, "prior", "weights"),
+        (1.5, "frequency", "weights"),
+        (np.nan, "prior", "null"),
+    ],
+)
+def test_a_weight_that_is_none(
+    tmp_path: Path, value: float, weights_type: str, code: str
+) -> None:
+    pair = Pair("poisson", "log")
+    frames = made_rows(pair, {2: 40, 3: 40, 4: 40})
+    for frame in frames.values():
+        frame["m"] = 1.0
+    frames[2].loc[7, "m"] = value
+    params = {"weights": "m", "weights_type": weights_type}
+    with pytest.raises(BadRequest, match=r"\bm\b") as error:
+        run_glm(tmp_path, frames, pair, model_params=params)
+    assert error.value.code == code
+    assert str(value) not in str(error.value)
+
+
+def test_few_rows_do_not_have_all_the_weight(tmp_path: Path) -> None:
+    pair = Pair("gaussian", "identity")
+    frames = made_rows(pair, {2: 60, 3: 60, 4: 60})
+    for frame in frames.values():
+        frame["m"] = 1.0
+    frames[4].loc[:8, "m"] = 1e6
+    order = {"attributes": ["age", "dose"], "model_params": {"weights": "m"}}
+    with pytest.raises(Refused) as error:
+        run_glm(tmp_path / "nine", frames, pair, is_open=False, **order)
+    assert error.value.code == "dominance"
+    frames[4].loc[:10, "m"] = 1e6
+    more = run_glm(tmp_path / "eleven", frames, pair, is_open=False, **order)
+    assert more.models[2]["report"]["n"] == 180
+
+
+@pytest.mark.parametrize(
+    ("code", "params"),
+    [
+        ("weights", {"weights": "x1"}),
+        ("weights", {"weights": "y"}),
+        ("weights_type", {"weights_type": "frequency"}),
+    ],
+)
+def test_weights_have_a_column_of_their_own(code: str, params: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest) as error:
+        parse_training_request(body_of({"family": "poisson", **params}))
+    assert error.value.code == code
+
+
+def test_weights_are_in_the_document_and_among_what_is_opened() -> None:
+    body = body_of({"family": "poisson", "weights": "m"})
+    request = parse_training_request(body)
+    document = order_document(1, request, {2: "a", 3: "b", 4: "c"})
+    read, _ = read_order_document(document, 1)
+    assert (read.weights, read.model_params.weights_type) == ("m", "prior")
+    assert all((2, "m") in total.parts for total in training_totals(read)[-2:])
+
+
+# The kept model
+
+
+def test_predictions_are_means(tmp_path: Path) -> None:
+    """With the offset of each row, and none where the family has no such mean."""
+    pair = Pair("gamma", "inverse")
+    frames = made_rows(pair, DEALS[3])
+    for frame in frames.values():
+        frame["shift"] = np.random.default_rng(5).uniform(0, 1, len(frame))
+    outcome = run_glm(
+        tmp_path,
+        frames,
+        pair,
+        attributes=[*ATTRIBUTES, "shift"],
+        model_params={"offset": "shift"},
+    )
+    b = columns_of(outcome, "estimate")
+    settings = load_settings(tmp_path / "hospital-3")
+    party = open_party(settings, 1, MemoryTransport())
+    predicted = predict(party, 1, "SELECT * FROM data.rows WHERE id < 5")
+    own = frames[3].head(5)
+    eta = b[0] + own[ATTRIBUTES].to_numpy() @ b[1:] + own["shift"].to_numpy()
+    expected = list(1 / eta)
+    assert [row["label"] for row in predicted] == pytest.approx(expected, rel=1e-9)
+    far = {"age": 60.0, "dose": 0.0, "sex": 0, "shift": -1000.0}
+    (row,) = predict_values(party, 1, [far])
+    assert row["label"] is None
+    assert row["reason"] == "a mean that gamma does not know"
+
+
+def test_an_export_has_family_and_link(tmp_path: Path) -> None:
+    pair = Pair("poisson", "sqrt")
+    outcome = run_glm(tmp_path, made_rows(pair, DEALS[3]), pair)
+    exported = export_model(outcome.models[2], "json")
+    assert (exported["family"], exported["link"]) == ("poisson", "sqrt")
+    assert len(exported["dense"]) == 4
+    with pytest.raises(BadRequest, match="scikit-learn has no glm model"):
+        export_model(outcome.models[2], "sklearn")
 
 
 # What is refused

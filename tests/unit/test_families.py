@@ -90,11 +90,27 @@ def test_a_log_likelihood_is_that_of_the_densities(family: str) -> None:
     found = families.log_likelihood(
         pair,
         deviance=deviance,
-        remainder=float(families.row_remainders(pair, y).sum()),
+        remainder=float(
+            families.row_remainders(pair, y, np.ones(50), are_counts=False).sum()
+        ),
         n=50,
     )
     scale = 1.0 if family == "poisson" else deviance / 50
     assert found == pytest.approx(reference(pair).loglike(y, mu, scale=scale))
+
+
+@pytest.mark.parametrize("family", list(LINKS))
+def test_a_null_deviance_is_that_of_the_mean(family: str) -> None:
+    pair = families.canonical_pair(family)
+    _, y = made_labels(pair)
+    m = np.arange(50.0) % 4
+    if family == "gaussian":
+        y = 1e9 + y
+    terms = families.null_terms(pair, y, m, center=y[0])
+    sums = families.NullTerms(*(float(np.sum(term)) for term in terms))
+    mean = np.full(50, np.average(y, weights=m))
+    expected = reference(pair).deviance(y, mean, freq_weights=m)
+    assert families.null_deviance(pair, sums) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(

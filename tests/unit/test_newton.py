@@ -193,7 +193,13 @@ def made_report() -> dict[str, object]:
         np.array([0.5, -1.0]),
         np.diag([0.04, 0.09]),
         Fit(
-            n=100, deviance=120, null_deviance=130, n_events=5, pearson=99, remainder=0
+            n=100,
+            n_likelihood=100,
+            deviance=120,
+            null_deviance=130,
+            n_events=5,
+            pearson=99,
+            remainder=0,
         ),
         confidence=0.95,
         is_penalised=False,
@@ -230,6 +236,7 @@ def test_rows_without_residuals_or_freedom_have_no_standard_errors(
         np.diag([0.04, 0.09]),
         Fit(
             n=n,
+            n_likelihood=n,
             deviance=deviance,
             null_deviance=130,
             n_events=None,

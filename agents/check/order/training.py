@@ -186,7 +186,12 @@ def _later(order: AskedTraining, *, is_pooled: bool) -> Iterator[Finding]:
             "min_scored_coefficients", "whether the model is large enough to be scored."
         )
     sentence = "In each round: whether a sum fits its bound"
-    if request.model_type in ("lr", "softmax"):
+    if request.is_newton:
+        sentence += (
+            ", and that no few rows make up its equations (max_linear_predictor, max_share, dominance, and the other"
+            " hospitals' rows)"
+        )
+    elif request.model_type in ("lr", "softmax"):
         sentence += ", and that no few rows make up a gradient (max_linear_predictor, max_share)"
     elif request.model_type == "cox":
         sentence += ", and that no two rows make up what is added up (max_linear_predictor, max_share)"
