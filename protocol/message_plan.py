@@ -257,6 +257,7 @@ def _most_weights(request: TrainingRequest) -> int:
     model = Model(
         kind,
         n_features,
+        fit_intercept=kind != "cox",
         classes=classes,
         hidden=request.hidden,
         shape=request.shape,
@@ -266,5 +267,7 @@ def _most_weights(request: TrainingRequest) -> int:
     # Of levels both hospitals' counts and values travel.
     n_words = model.n_weights + n_features
     if request.is_newton:
-        n_words += N_LIMBS * n_sums(model.n_weights)
+        # What is added up at the end of a cox, the test of proportional hazards, is
+        # three times as much.
+        n_words += (3 if kind == "cox" else 1) * N_LIMBS * n_sums(model.n_weights)
     return n_words

@@ -1,7 +1,7 @@
-"""What an order may say where `optimizer` is newton, as that of a glm always is, and what
+"""What an order may say where `optimizer` is newton, as that of a glm and a cox always is, and what
 nothing follows from then.
 
-Decision 84.
+Decisions 84 and 89.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from protocol.errors import BadRequest, bad_request, check_all
 
 NEWTON = "newton"
 GLM = "glm"
-NEWTON_MODELS = ("lr", "linear", GLM)
+COX = "cox"
+NEWTON_MODELS = ("lr", "linear", GLM, COX)
 OF_GLM = ("family", "link", "dispersion", "offset", "weights", "weights_type")
 """Fields of model_params that are a glm's alone."""
 MAX_ITER = 25
@@ -46,11 +47,11 @@ def with_newton_defaults(params: Any) -> Any:
     return found
 
 
-def with_glm_defaults(model_type: Any, params: Any) -> Any:
-    """The same of a glm: it is trained by newton, and without a penalty, which leaves no
-    standard errors.
+def with_newton_models_defaults(model_type: Any, params: Any) -> Any:
+    """The same of a glm or a cox: it is trained by newton, and without a penalty, which
+    leaves no standard errors.
     """
-    if not isinstance(model_type, str) or model_type.lower() != GLM:
+    if not isinstance(model_type, str) or model_type.lower() not in (GLM, COX):
         return params
     if params is None:
         params = {}
@@ -60,6 +61,30 @@ def with_glm_defaults(model_type: Any, params: Any) -> Any:
     if found.get("optimizer") is None:
         found["optimizer"] = NEWTON
     return found
+
+
+def check_cox(request: Any) -> None:
+    """BadRequest with all that does not go together of a cox; of other models for what is
+    a cox's alone.
+    """
+    params = request.model_params
+    problems: list[BadRequest] = []
+    if request.model_type != COX:
+        remedy = "Leave it out, or order cox."
+        if request.event_name is not None:
+            sentence = "event_name is given for a model that is no cox."
+            problems.append(bad_request("event_name", sentence, remedy))
+        if params.ties is not None:
+            sentence = "ties is given for a model that is no cox."
+            problems.append(bad_request("ties", sentence, remedy))
+    else:
+        if params.optimizer != NEWTON:
+            sentence = f"A cox is trained by newton, not by {params.optimizer}."
+            problems.append(bad_request("optimizer", sentence, "Leave optimizer out."))
+        if request.event_name is None:
+            sentence = "A cox needs the column of events, 1 where the event was, 0 where a row was censored."
+            problems.append(bad_request("event_name", sentence, "Give event_name."))
+    check_all(*[_raiser(error) for error in problems])
 
 
 def glm_pair(params: Any) -> Pair:
@@ -214,7 +239,8 @@ def check_newton(request: Any) -> None:
             "newton starts from the labels, not from weights.",
             "Leave init_method out.",
         )
-    if not params.init_param.fit_intercept:
+    # A cox has none, whatever is said.
+    if not params.init_param.fit_intercept and request.model_type != COX:
         add(
             "newton has an intercept always.",
             "Leave fit_intercept out, or order another optimizer.",

@@ -35,6 +35,7 @@ from analytics.training import (
     Family,
     InitMethod,
     Link,
+    Ties,
     WeightsType,
 )
 from analytics.training import ModelType as ModelType
@@ -56,17 +57,19 @@ from protocol.fields import (
 from protocol.messages import canonical
 from protocol.regression_request import (
     CONFIDENCE,
+    COX,
     GLM,
     NEWTON,
     OF_GLM,
+    check_cox,
     check_glm,
     check_newton,
     check_offset,
     check_weights,
     glm_body,
     glm_pair,
-    with_glm_defaults,
     with_newton_defaults,
+    with_newton_models_defaults,
 )
 from protocol.study_rows import (
     Categorical,
@@ -83,6 +86,7 @@ MODEL_NAMES = {
     "lr": "Logistic Regression",
     "linear": "Linear Regression",
     "glm": "Generalised Linear Model",
+    "cox": "Cox Regression",
     "softmax": "Softmax Regression",
     "mlp": "Multilayer Perceptron",
     "cnn": "Convolutional Neural Network",
@@ -206,6 +210,8 @@ class ModelParams(Asked):
     encrypt_param: EncryptParam = EncryptParam()
     cv_param: CrossValidation = CrossValidation()
     standardize: bool = False
+    # Of events at one time in a cox; None for efron.
+    ties: Annotated[Ties, any_case(Ties)] | None = None
     # Of the intervals in a Newton order's report.
     confidence: Annotated[Number, Field(ge=0.5, lt=1)] = CONFIDENCE
     # Of a glm; link None is the family's canonical one, dispersion None what the family
@@ -277,7 +283,10 @@ class TrainingRequest(Asked):
     # attribute (decision 19).
     unique_id: Column
     attributes: Annotated[list[Column], Field(min_length=1, max_length=10_000)]
+    # Of a cox the time until the event or the end of observation.
     label_name: Column
+    # Of a cox: 1 where the event was, 0 where a row was censored.
+    event_name: Column | None = None
     # Rows without a value in one of these columns are left out before anything is
     # counted.
     complete_on: list[Column] = Field(default_factory=list, max_length=10_000)
@@ -295,7 +304,9 @@ class TrainingRequest(Asked):
         """
         if not isinstance(body, Mapping):
             return body
-        params = with_glm_defaults(body.get("model_type"), body.get("model_params"))
+        params = with_newton_models_defaults(
+            body.get("model_type"), body.get("model_params")
+        )
         if not isinstance(params, Mapping):
             return body
         lifted = {}
@@ -335,15 +346,22 @@ class TrainingRequest(Asked):
             derive=self.derive,
             missing=self.missing,
             complete_on=self.complete_on,
-            roles=self._roles,
+            roles=self.roles,
         )
 
     @property
-    def _roles(self) -> dict[str, str]:
-        roles = {"label_name": self.label_name, "unique_id": self.unique_id}
-        if self.weights is not None:
-            roles["weights"] = self.weights
-        return roles
+    def roles(self) -> dict[str, str]:
+        """By the name of a field the column that it names, which is no attribute."""
+        found = {"label_name": self.label_name, "unique_id": self.unique_id}
+        for name in ("event_name", "weights"):
+            column = getattr(self, name)
+            if column is not None:
+                found[name] = column
+        return found
+
+    @property
+    def ties(self) -> Ties:
+        return self.model_params.ties or "efron"
 
     @property
     def weights(self) -> str | None:
@@ -357,9 +375,11 @@ class TrainingRequest(Asked):
 
     @property
     def outcome_columns(self) -> list[str]:
-        """What is read beside the attributes: the label, and weights."""
-        weights = [] if self.weights is None else [self.weights]
-        return [self.label_name, *weights]
+        """What is read beside the attributes: the label, the event of a cox, and
+        weights.
+        """
+        columns = [self.label_name, self.event_name, self.weights]
+        return [name for name in columns if name is not None]
 
     @property
     def is_open(self) -> bool:
@@ -411,6 +431,10 @@ class TrainingRequest(Asked):
     def has_number_label(self) -> bool:
         """Whether the label is a number and no class."""
         return self.pair is not None and not self.pair.is_binary
+
+    @property
+    def has_class_label(self) -> bool:
+        return not self.has_number_label and self.model_type != COX
 
     @property
     def estimates_dispersion(self) -> bool:
@@ -589,6 +613,7 @@ def check_training_request(request: TrainingRequest) -> None:
     # Before anything that looks at a glm's family.
     check_glm(request)
     _check_parties(request)
+    check_cox(request)
     _check_columns(request)
     _check_layers(request)
     _check_combination(request)
@@ -642,17 +667,19 @@ def _check_columns(request: TrainingRequest) -> None:
         raise bad_request(
             "complete_on", "complete_on names a column twice.", "Name each column once."
         )
-    for field in ("unique_id", "label_name"):
-        if getattr(request, field) in names:
+    # Weights have a check of their own.
+    roles = {name: one for name, one in request.roles.items() if name != "weights"}
+    for field, name in roles.items():
+        if name in names:
             raise bad_request(
                 "attributes",
                 f"attributes holds the {field} column.",
                 "A column has one role.",
             )
-    if request.unique_id == request.label_name:
+    if len(set(roles.values())) < len(roles):
         raise bad_request(
             "label_name",
-            "label_name and unique_id are the same column.",
+            f"Two of {', '.join(roles)} are the same column.",
             "A column has one role.",
         )
     study = request.study
@@ -822,6 +849,10 @@ def _written_out(request: TrainingRequest) -> dict[str, Any]:
     params["shape"] = list(request.shape)
     if request.model_params.confidence == CONFIDENCE:
         params.pop("confidence")
+    if request.model_type == COX:
+        params["ties"] = request.ties
+    else:
+        params.pop("ties")
     for name in OF_GLM:
         params.pop(name)
     if request.model_type == GLM:
@@ -836,6 +867,7 @@ def _written_out(request: TrainingRequest) -> dict[str, Any]:
         "aggregation": "mean",
         "n_attackers": None,
         "complete_on": [],
+        "event_name": None,
     }
     written = {}
     for name, value in body.items():

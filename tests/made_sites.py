@@ -39,7 +39,7 @@ def policy_text(
     ids, filters = sorted(hospitals), _texts(filter_columns)
     head = (
         f"[orders]\ninitiators = {ids}\nmethods = {_texts(methods)}\n"
-        'model_types = ["lr", "linear", "glm", "softmax", "mlp", "cnn"]\n'
+        'model_types = ["lr", "linear", "glm", "cox", "softmax", "mlp", "cnn"]\n'
         f'sign = {_word(sign)}\nmin_hospitals = {min_hospitals}\nscoring = "{scoring}"\n'
         f"min_scored_coefficients = {min_scored}\nderive = {_word(derive)}\n"
         f"[cohort]\nregroup = {_word(regroup)}\n{cohort}\n"

@@ -26,6 +26,24 @@ MOST_VALUES = 10
 Column = tuple[str, NDArray[Any]]
 
 
+def check_event_cells(name: str, events: NDArray[Any], *, min_rows: int) -> None:
+    """Refuse rows of which 1 to min_rows - 1 have the event, or have it not (code
+    min_rows): none may, where sums are over events.
+
+    Disclosure: a refusal names the column, no count.
+    """
+    n_events = int(np.count_nonzero(events))
+    for n_rows in (n_events, len(events) - n_events):
+        if 0 < n_rows < min_rows:
+            raise Refused(
+                f"Fewer than {min_rows} rows here have one of the two values of {name}, and a Cox order opens sums"
+                " over the rows that have it.",
+                remedy="Widen the SQL, or ask the hospital to lower min_rows in its policy.toml.",
+                code="min_rows",
+                threshold=min_rows,
+            )
+
+
 def check_pair_cells(columns: Sequence[Column], *, min_rows: int) -> None:
     """Refuse columns of which two have a cell of 1 to min_rows - 1 rows (code min_rows).
 

@@ -365,9 +365,19 @@ def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
             "weighted sums of each column and of each product of two columns, the deviance, and at how many hospitals"
             " the model gives a mean out of range"
         )
+    if request.model_type == "cox":
+        gradients = (
+            "sums over all events, of each column and of each product of two columns among those at risk, and the"
+            " partial likelihood"
+        )
     found.append(total(gradients, inputs, columns, in_rounds))
     at_end = f"at the end{part}"
     scores = "sum of loss and counts of classes, calls and scores of training and held-out rows"
+    if request.model_type == "cox":
+        scores = (
+            "n of events, counts of pairs that the model orders rightly, the partial likelihood, and the sums of the"
+            " rounds times the logarithm of the time and its square"
+        )
     if request.model_type == "glm":
         scores += ", Pearson's chi2, null deviance and the rest of the log-likelihood"
     found.append(total(scores, inputs, columns, at_end))

@@ -236,6 +236,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "term.model_params": ("Model parameters", "模型参数"),
     "term.unique_id": ("Unique id", "唯一标识列"),
     "term.label_name": ("Label", "标签列"),
+    "term.event_name": ("Event", "事件列"),
     "term.aggregation": ("Aggregation", "聚合方式"),
     "term.complete_on": ("Rows with a value in", "只用这些列有值的行"),
     "term.group_by": ("Grouped by", "分组列"),

@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,16 +26,16 @@ from agents.rows.column_text import double_sql, label_sql
 from agents.rows.dataset import Dataset
 from agents.rows.relation import IDENTIFIED, UNIQUE_ID, quoted
 from analytics.arrays import Floats, Ints
-from analytics.training import families
+from analytics.training import cox, families
 from analytics.training.design import sorted_levels
-from protocol.errors import Refused, bad_request
+from protocol.errors import BadRequest, Refused, bad_request, check_all
 from protocol.study_rows import MOST_LETTERS, MOST_LEVELS
 
 _DOUBLE_DIGITS = 15  # so many digits of any decimal come back from its float64
 _INTEGER = re.compile(r"-?\d+", re.ASCII)
 _WHOLE = "-?[0-9]+"
 _CLASSIFIERS = ("softmax", "mlp", "cnn")
-_MODEL_TYPES = ("lr", "linear", "glm", *_CLASSIFIERS)
+_MODEL_TYPES = ("lr", "linear", "glm", "cox", *_CLASSIFIERS)
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,13 @@ class Cohort:
     """The rows of one hospital in one order, sorted by unique id.
 
     unique_ids: canonical text, n_rows of them, all different; X: float64 (n_rows,
-    n_features), columns in the order of `attributes`; y: float64 for lr and
-    linear, objects (int or str) for softmax, None without label; labels: the classes
-    present, sorted, for softmax and lr; rounded: features, and a label of numbers, of
-    which a value is another number as float64; members: who the rows are and with which
-    values, as digests, in the rows' order; None where nothing is told of them; levels:
-    by column of categories its canonical texts, X has their places; flow: how many rows
-    were read.
+    n_features), columns in the order of `attributes`; y: float64 for lr and linear, for
+    cox as `analytics.training.cox.outcome` has it, objects (int or str) for softmax,
+    None without label; labels: the classes present, sorted, for softmax and lr;
+    rounded: features, and a label of numbers, of which a value is another number as
+    float64; members: who the rows are and with which values, as digests, in the rows'
+    order; None where nothing is told of them; levels: by column of categories its
+    canonical texts, X has their places; flow: how many rows were read.
 
     X is finite but for numbers that an order has the mean put in place of: NaN.
 
@@ -102,6 +103,7 @@ def build_cohort(
     attributes: Sequence[str],
     label_name: str | None,
     model_type: str,
+    event_name: str | None = None,
     family: str = "",
     key: bytes | None = None,
     categorical: Collection[str] = (),
@@ -115,11 +117,12 @@ def build_cohort(
     Features are integers, floats, decimals, booleans and single bits; ids and classes
     are canonical texts (`agents.rows.canonical_text`), classes of numbers are whole
     numbers; labels are 0 and 1 for lr, finite numbers for linear, for glm those that its
-    `family` knows. `label_name` None (test rows, inference) gives y None. key: makes
-    `members`. categorical: attributes that are categories; may_miss: a number may have
-    no value, NaN. member_columns: the columns whose values tell the members, beside the
-    label and weights; None for the attributes. weights_name: of a column of numbers of 0
-    or more, whole ones where counts_weights.
+    `family` knows, times above 0 for cox, whose events, 0 and 1, stand in `event_name`.
+    `label_name` None (test rows, inference) gives y None. key: makes `members`.
+    categorical: attributes that are categories; may_miss: a number may have no value,
+    NaN. member_columns: the columns whose values tell the members, beside the label,
+    event and weights; None for the attributes. weights_name: of a column of numbers of
+    0 or more, whole ones where counts_weights.
 
     Raises Refused (code min_rows) for too few rows, and BadRequest with code no_rows,
     attributes, missing_column, null, not_numeric, not_finite, unique_id,
@@ -139,16 +142,16 @@ def build_cohort(
         rows,
         unique_id=unique_id,
         attributes=attributes,
-        outcomes=[name for name in (label_name, weights_name) if name is not None],
+        outcomes=[name for name in (label_name, event_name, weights_name) if name],
     )
-    labels_of = [name for name in (label_name, weights_name) if name is not None]
+    labels_of = [name for name in (label_name, event_name, weights_name) if name]
     numbers = [name for name in attributes if name not in categorical]
     needed = [*([] if may_miss else numbers), *categorical, *labels_of]
     _check_no_null(rows, unique_id, needed)
     ids = unique_ids(rows, unique_id)
     order = id_order(ids)
     X, levels = read_features(rows, attributes, categorical=categorical)
-    y, labels = _label(rows, label_name, model_type, family)
+    y, labels = _label(rows, label_name, event_name, model_type, family)
     if label_name is not None and model_type not in _CLASSIFIERS:
         numbers.append(label_name)
     weights = None
@@ -448,7 +451,11 @@ def id_order(ids: list[str]) -> list[int]:
 
 
 def _label(
-    rows: Dataset, label_name: str | None, model_type: str, family: str
+    rows: Dataset,
+    label_name: str | None,
+    event_name: str | None,
+    model_type: str,
+    family: str,
 ) -> tuple[NDArray[Any] | None, list[Any]]:
     if label_name is None:
         return None, []
@@ -465,6 +472,8 @@ def _label(
     if model_type == "lr" or family == "binomial":
         _check_binary(rows, label_name, doubles)
         return doubles, [int(value) for value in np.unique(doubles)]
+    if event_name is not None:
+        return _survival(rows, label_name, event_name, doubles), []
     n_bad = int(np.count_nonzero(~np.isfinite(doubles)))
     if n_bad:
         raise bad_request(
@@ -475,6 +484,42 @@ def _label(
     if family:
         _check_family(rows, label_name, family, doubles)
     return doubles, []
+
+
+def _survival(rows: Dataset, label_name: str, event_name: str, times: Floats) -> Floats:
+    """Times and events as one number each: `analytics.training.cox.label`.
+
+    BadRequest (code label) with all that is wrong.
+    """
+    problems: list[BadRequest] = []
+    is_time = np.isfinite(times) & (times > 0)
+    n_bad = int(np.count_nonzero(~is_time))
+    if n_bad:
+        problems.append(
+            bad_request(
+                "label",
+                f"{_capital(rows.told(n_bad))} with a time in {label_name} that is not finite and above 0.",
+                "Leave these rows out, or give the time of an event on the first day as 0.5.",
+            )
+        )
+    events = np.full(len(times), np.nan)
+    if rows.is_number(event_name):
+        events = _doubles(rows, [event_name]).ravel()
+    n_bad = int(np.count_nonzero((events != 0) & (events != 1)))
+    if n_bad:
+        problems.append(
+            bad_request(
+                "label",
+                f"{_capital(rows.told(n_bad))} with an event other than 0 and 1 in {event_name}.",
+                "Map it to 1 for the event and 0 for censored rows, in a view.",
+            )
+        )
+    check_all(*[partial(_raise, error) for error in problems])
+    return cox.label(times, events)
+
+
+def _raise(error: BadRequest) -> None:
+    raise error
 
 
 def _check_family(rows: Dataset, label_name: str, family: str, doubles: Floats) -> None:

@@ -41,12 +41,13 @@ def prepare(
     study: StudyRows,
     *,
     label_name: str | None,
+    event_name: str | None = None,
     weights: str | None = None,
 ) -> PreparedRows:
     """The rows of a dataset that an order is over, with the columns that it derives.
 
-    The dataset has all columns of `study.read`, the label and the rows' weights, and is
-    none itself afterwards. Derived columns are computed first; then rows without a value in a column
+    The dataset has all columns of `study.read`, the label, the event and the rows'
+    weights, and is none itself afterwards. Derived columns are computed first; then rows without a value in a column
     of `complete_on` are left out, with missing = drop those without one in any column of
     the order, unless complete_on says which.
 
@@ -57,7 +58,7 @@ def prepare(
     the dataset's min_rows.
     """
     check_enough_rows(rows.n_rows, rows.min_rows)
-    labels = [name for name in (label_name, weights) if name is not None]
+    labels = [name for name in (label_name, event_name, weights) if name is not None]
     derived = DerivedSql(rows, study.derived, study.in_order)
     decide = list(study.complete_on)
     if study.missing == "drop" and not decide:

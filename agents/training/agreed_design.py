@@ -24,7 +24,7 @@ from agents.gate.cohort_gate import (
     check_combinations,
     holds_0_and_1,
 )
-from agents.gate.pair_cells import Column, check_pair_cells
+from agents.gate.pair_cells import Column, check_event_cells, check_pair_cells
 from agents.order.party import send
 from agents.rows.cohort import Cohort, Flow, rows_of
 from agents.training import cohorts
@@ -40,6 +40,7 @@ from agents.training.trainer import (
     sum_info,
 )
 from analytics.arrays import Floats, Ints
+from analytics.training import cox
 from analytics.training.design import (
     UNKNOWN,
     Design,
@@ -151,8 +152,19 @@ def _check_tables(order: AskedTraining, rows: OrderRows) -> None:
         for one in training_sets(order, rows):
             columns: list[Column] = list(zip(one.attributes, one.X.T, strict=True))
             if one.y is not None:
-                columns.append((order.request.label_name, one.y))
+                outcome = _outcome(order, one.y)
+                if order.request.event_name is not None:
+                    check_event_cells(*outcome[-1], min_rows=rules.min_rows)
+                columns += outcome
             check_pair_cells(columns, min_rows=rules.min_rows)
+
+
+def _outcome(order: AskedTraining, y: Any) -> list[Column]:
+    request = order.request
+    if request.event_name is None:
+        return [(request.label_name, y)]
+    times, events = cox.outcome(y)
+    return [(request.label_name, times), (request.event_name, events)]
 
 
 def _of_few_rows(features: list[str], min_varying: int) -> Refused:

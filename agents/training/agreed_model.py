@@ -56,7 +56,7 @@ def agree_on_model(
     FixedPoint(sum(order.n_rows.values()), request.model_params.bound)
     classes: list[Any] = []
     warnings: list[ClassWarning] = []
-    if not request.has_number_label:
+    if request.has_class_label:
         classes_of = classes_by_hospital(order, rows)
         warnings = class_warnings(classes_of)
         for warning in warnings:

@@ -160,13 +160,18 @@ def read_cohort(order: AskedTraining, purpose: str, key: bytes) -> Cohort:
         min_rows=0 if order.is_initiator else least_rows(order, purpose),
     ) as rows:
         prepared = prepare(
-            rows, study, label_name=request.label_name, weights=request.weights
+            rows,
+            study,
+            label_name=request.label_name,
+            event_name=request.event_name,
+            weights=request.weights,
         )
         cohort = cohorts.build_cohort(
             prepared.rows,
             unique_id=request.unique_id,
             attributes=request.attributes,
             label_name=request.label_name,
+            event_name=request.event_name,
             model_type=request.model_type,
             family=request.family,
             key=key,

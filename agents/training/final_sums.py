@@ -19,7 +19,7 @@ of all hospitals' rows would give: counts are exact, and a mean is rounded once.
 cross-validation each row is held out once, so the held-out parts of all folds add up
 too.
 
-Decisions 56, 71 and 77.
+Those of cox are in `cox_sums`. Decisions 56, 71 and 77.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from agents.training import cox_sums
 from agents.training.own_metrics import Withheld
 from analytics.arrays import Floats, Ints, Labels
 from analytics.training import families
@@ -85,7 +86,7 @@ class TrainingTotals(NamedTuple):
     loss: float  # without the penalty
     n_right: int | None  # rows that are called what they are; None of linear
     n_of_class: Ints  # (K,); empty of linear
-    ranking: dict[str, Any]  # auc and ks of lr
+    ranking: dict[str, Any]  # auc and ks of lr, concordance of cox
     fit: GlmMeans | None  # of glm
 
     @property
@@ -137,6 +138,8 @@ def held_out_part(model: Model, sums: Ints) -> Ints:
 
     Empty where the fold has no such rows.
     """
+    if model.kind == "cox":
+        return sums[cox_sums.n_words(model) :]
     n_words = _n_class_words(model) + limbs.N_LIMBS + _n_words_of_calls(model)
     return sums[n_words + _n_words_of_fit(model) :]
 
@@ -158,6 +161,12 @@ def _n_words_of_fit(model: Model) -> int:
 
 def training_totals(model: Model, sums: Ints, n_rows: int) -> TrainingTotals:
     """What opened sums say of the n_rows training rows of a fold."""
+    if model.kind == "cox":
+        part = cox_sums.read_training(model, sums)
+        loss = part.deviance / 2 / n_rows
+        none = np.zeros(0, dtype=np.int64)
+        concordance = {"concordance": part.pairs.concordance}
+        return TrainingTotals(n_rows, loss, None, none, concordance, None)
     n_class_words = _n_class_words(model)
     of_classes = sums[:n_class_words]
     ranking: dict[str, Any] = {}
@@ -181,9 +190,9 @@ def training_totals(model: Model, sums: Ints, n_rows: int) -> TrainingTotals:
 
 def constant_loss(model: Model, totals: TrainingTotals, label_variance: float) -> float:
     """The training loss of the best model that gives every row the same answer; of a glm
-    it is weighted, as that of `fitted_loss`.
+    it is weighted, as that of `fitted_loss`; NaN of cox, of which no such model is known.
 
-    `label_variance` is the joint one; of classes it is not looked at.
+    `label_variance` is the joint one, NaN of cox; of classes it is not looked at.
     """
     if totals.fit is not None and model.pair is not None:
         return totals.fit.null_loss(model.pair)
@@ -200,7 +209,7 @@ def fitted_loss(totals: TrainingTotals) -> float:
 def training_metrics(
     model: Model, sums: Ints, n_rows: int, withheld: Withheld
 ) -> dict[str, Any]:
-    """auc and ks of all n_rows training rows for lr, rounded.
+    """auc and ks of all n_rows training rows for lr, concordance for cox, rounded.
 
     Where hospitals show no metrics of their own also loss, and accuracy or mse.
     """
@@ -208,9 +217,9 @@ def training_metrics(
     found: dict[str, Any] = dict(totals.ranking)
     if withheld.train:
         found["loss"] = totals.loss
-        if totals.n_right is None:
+        if model.kind == "linear":
             found["mse"] = 2 * totals.loss
-        else:
+        elif totals.n_right is not None:
             found["accuracy"] = totals.n_right / n_rows
     rounded: dict[str, Any] = round_metrics(found)
     return rounded
@@ -221,13 +230,17 @@ def held_out_metrics(
 ) -> dict[str, Any] | None:
     """Metrics of all held-out rows; None without such rows.
 
-    They are loss and, for lr, auc and ks, for linear mse, rmse and mae. auc and ks are
+    They are loss and, for lr, auc and ks, for cox concordance, for linear mse, rmse and mae. auc and ks are
     None where all of them have one label. Where hospitals show no metrics of their own
     also what follows from counts of calls. These are not rounded: they are over all
     hospitals' rows.
     """
     if not len(part) or not part[0]:
         return None
+    if model.kind == "cox":
+        rows = cox_sums.read_held_out(part)
+        loss = rows.deviance / 2 / rows.n_rows
+        return {"loss": loss, "concordance": rows.pairs.concordance}
     # In the order in which `held_out_sums` writes them.
     n_rows = int(part[0])
     words = part[1:]
@@ -259,6 +272,8 @@ def _names_of_means(model: Model) -> list[str]:
 
 
 def _of_training(model: Model, weights: Floats, rows: Rows) -> Ints:
+    if model.kind == "cox":
+        return cox_sums.of_training(model, weights, rows.X, rows.y)
     words = []
     if model.is_binary:
         words.append(_in_pairs(_histogram(model, weights, rows)))
@@ -336,6 +351,8 @@ def held_out_sums(
 
     Without any row there are as many words.
     """
+    if model.kind == "cox":
+        return cox_sums.of_held_out(model, weights, rows.X, rows.y)
     n_rows = len(rows.y)
     names = _names_of_means(model)
     means = np.zeros(len(names))

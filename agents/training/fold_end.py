@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from agents.order.party import end, send
-from agents.training import final_sums, newton
+from agents.training import cox, final_sums, newton
 from agents.training import fold as folds
 from agents.training.final_sums import Rows
 from agents.training.fold import Fold
@@ -168,7 +168,13 @@ def save_model(trainer: Trainer, fold: Fold) -> None:
     losses = [fold.label_scale.own_loss(loss) for loss in point.losses]
     scale = None
     attributes = fold.scales.attributes
-    if attributes is not None and not trainer.params.standardize:
+    if model.kind == "cox":
+        assert attributes is not None, "newton scales them"
+        # Its linear predictors are about the joint mean, in either units.
+        weights, scale = cox.kept_model(
+            weights, attributes, standardize=trainer.params.standardize
+        )
+    elif attributes is not None and not trainer.params.standardize:
         weights = newton.unscaled(weights, attributes)
     elif attributes is not None:
         scale = [attributes.mean.tolist(), attributes.deviation.tolist()]
@@ -193,6 +199,8 @@ def save_model(trainer: Trainer, fold: Fold) -> None:
         "initiator": request.user_id,
         **kept_design(request, trainer.design, trainer.level_counts),
     }
+    if request.event_name is not None:
+        entry["event_name"] = request.event_name
     if request.family:
         entry.update(family=request.family, link=request.link)
     if fold.report is not None:

@@ -33,6 +33,7 @@ from agents.training.kept_design import (
 )
 from analytics.arrays import Floats
 from analytics.training import standardization
+from analytics.training.cox_report import partial_hazard
 from analytics.training.models import Model, scores
 from protocol.errors import BadRequest, Refused, Rule, check_rules
 from protocol.exchange import Address
@@ -282,7 +283,8 @@ def _await_decision(
 def predict(party: Party, model_id: int, sql: str) -> list[dict[str, Any]]:
     """One entry a row, in order of ids: {"id", "label"}.
 
-    label is the probability of class 1 (lr), the value (linear) or the class. A model
+    label is the probability of class 1 (lr), the value (linear), the linear predictor
+    about the joint mean (cox, with "partial_hazard", its exp) or the class. A model
     of classes adds "probabilities" by class. Of a row that the model cannot be applied
     to, label (and "probabilities") is None and "reason" says why: it has no value in a
     column, or a level that the model does not know. Raises NotFound without such a
@@ -380,6 +382,8 @@ def _unanswered(model: Model, unique_id: str, reason: str) -> dict[str, Any]:
     entry: dict[str, Any] = {"id": unique_id, "label": None}
     if model.classes:
         entry["probabilities"] = None
+    if model.kind == "cox":
+        entry["partial_hazard"] = None
     entry["reason"] = reason
     return entry
 
@@ -433,6 +437,8 @@ def _entries(model: Model, ids: list[str], predicted: Floats) -> list[dict[str, 
             )
         else:
             entry["label"] = float(values)
+            if model.kind == "cox":
+                entry["partial_hazard"] = partial_hazard(entry["label"])
         entries.append(entry)
     return entries
 

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agents.gate import probes
-from agents.training import final_sums
+from agents.training import cox, final_sums
 from agents.training.checkpoint import Checkpoint, load_checkpoint
 from agents.training.final_sums import TrainingTotals
 from agents.training.moments import Scale, Scales
 from agents.training.row_gate import least_rows
 from agents.training.trainer import Trainer, sum_info
 from analytics.arrays import Floats, Ints, Labels
+from analytics.training import cox as cox_mathematics
 from analytics.training import families, newton, newton_report
 from analytics.training.families import Pair
 from analytics.training.inflation import generalised_inflation
@@ -108,6 +109,11 @@ def check_probe(trainer: Trainer, point: Checkpoint, rows: Rows) -> None:
     """Refuses a round whose sums would tell single rows, and the weights that the last
     one has made, as `fold` does of gradients; by the weights in A as well.
     """
+    if trainer.model.kind == "cox":
+        cox.check_probe(
+            trainer, point, rows.X, rows.y, min_rows=least_rows(trainer.order, "train")
+        )
+        return
     pair = pair_of(trainer)
     split = _split_offset(trainer, rows, point.weights)
     numbers = _row_numbers(trainer, point, rows, split)
@@ -151,18 +157,35 @@ def sealed_part(trainer: Trainer, point: Checkpoint, rows: Rows) -> bytes:
     n_others = keys.n_rows_total - keys.own_rows()
     check_equations(
         n_others,
-        n_rounds=_rounds_before(trainer, point.fold) + point.round + 1,
+        n_rounds=_opened_before(trainer, point.fold) + point.round + 1,
         n_weights=trainer.model.n_weights,
         is_alone=len(keys.members) == 1,
     )
-    split = _split_offset(trainer, rows, point.weights)
-    sums = newton.local_sums(split.X, _row_numbers(trainer, point, rows, split))
+    if trainer.model.kind == "cox":
+        sums = cox.round_sums(trainer, point, rows.X, rows.y)
+    else:
+        split = _split_offset(trainer, rows, point.weights)
+        sums = newton.local_sums(split.X, _row_numbers(trainer, point, rows, split))
     info = sum_info("gradient", point.fold, point.round)
     return secure_sum.seal_counts(keys, limbs.to_limbs(sums, 1), info=info)
 
 
+def _opened_before(trainer: Trainer, fold: int) -> int:
+    """Rounds of the folds before this one, whose sums are over nearly the same rows, and
+    what the ends of these and of this one open, as rounds.
+    """
+    n_folds = 1 + _n_folds_before(trainer, fold)
+    n_at_ends = 0
+    if trainer.model.kind == "cox":
+        n_at_ends = n_folds * cox.ROUNDS_AT_THE_END
+    return n_at_ends + _rounds_before(trainer, fold)
+
+
+def _n_folds_before(trainer: Trainer, fold: int) -> int:
+    return folds(trainer.order.request).index(fold)
+
+
 def _rounds_before(trainer: Trainer, fold: int) -> int:
-    """Of the folds before this one, whose sums are over nearly the same rows."""
     n_rounds = 0
     for number in folds(trainer.order.request):
         if number == fold:
@@ -205,11 +228,10 @@ def stepped_point(
     before = point.newton or NewtonState(coef=start, base=start)
     assert scales.attributes is not None, "newton scales them"
     try:
-        after = newton.stepped(
+        after = _after(
+            trainer,
             before,
             opened,
-            pair=pair_of(trainer),
-            eps=trainer.params.tolerance,
             diagonal=_penalty(trainer, scales.attributes, n_rows=keys.n_rows_total),
             n_rows=keys.n_rows_total,
         )
@@ -236,6 +258,29 @@ def stepped_point(
     )
 
 
+def _after(
+    trainer: Trainer,
+    before: NewtonState,
+    opened: Opened,
+    *,
+    diagonal: Floats,
+    n_rows: int,
+) -> NewtonState:
+    eps = trainer.params.tolerance
+    if trainer.model.kind == "cox":
+        if before.is_start:
+            cox.check_events(opened)
+        return cox_mathematics.stepped(before, opened, eps=eps, diagonal=diagonal)
+    return newton.stepped(
+        before,
+        opened,
+        pair=pair_of(trainer),
+        eps=eps,
+        diagonal=diagonal,
+        n_rows=n_rows,
+    )
+
+
 def _read(trainer: Trainer, sums: Ints) -> Opened:
     totals = limbs.whole_sums(sums)
     return newton.read_sums(totals, n_estimated(trainer), bits=limbs.FRACTION_BITS)
@@ -249,6 +294,8 @@ def _penalty(trainer: Trainer, scale: Scale, *, n_rows: int) -> Floats:
     diagonal = np.full(len(scale.deviation), n_rows * params.alpha)
     if not params.standardize:
         diagonal = diagonal / (scale.deviation * scale.deviation)
+    if not trainer.model.fit_intercept:
+        return diagonal
     return _estimated(trainer, np.append(diagonal, 0.0))
 
 
@@ -292,10 +339,13 @@ def _no_mean(pair: Pair) -> BadRequest:
 
 
 def _check_separated(trainer: Trainer, after: NewtonState) -> None:
-    can_separate = not pair_of(trainer).has_dispersion
+    is_cox = trainer.model.kind == "cox"
+    can_separate = is_cox or not pair_of(trainer).has_dispersion
     if trainer.order.request.is_penalised or not can_separate:
         return
     if after.is_separating:
+        if is_cox:
+            raise cox.monotone()
         raise BadRequest(
             "The deviance has come to rest and a coefficient still grows: an attribute separates the classes (or of"
             " poisson the rows with a count from those without), and no finite coefficient is the best.",
@@ -322,16 +372,34 @@ def report_of(
     Disclosure: of all hospitals' rows together, to this hospital's people.
     """
     request = trainer.order.request
-    pair = pair_of(trainer)
     assert point.opened is not None
     assert scales.attributes is not None
     keys = trainer.keys(point.fold)
     n_rows = keys.n_rows_total
+    n_rounds = _rounds_before(trainer, point.fold) + point.round
+    n_equations = n_rounds * newton.n_sums(n_estimated(trainer))
+    shared = {
+        "hospitals": len(keys.members),
+        "rounds": point.round,
+        "converged": point.stopped_by == "converged",
+        "stopped_by": point.stopped_by,
+    }
+    diagonal = _penalty(trainer, scales.attributes, n_rows=n_rows)
+    if trainer.model.kind == "cox":
+        found = cox.report_of(
+            trainer,
+            point,
+            scales.attributes,
+            sums=sums,
+            n_rows=n_rows,
+            diagonal=diagonal,
+        )
+        n_folds = 1 + _n_folds_before(trainer, point.fold)
+        n_equations += n_folds * cox.n_equations_at_the_end(trainer.model)
+        return {**found, **shared, "equations": n_equations}
+    pair = pair_of(trainer)
     of_all = final_sums.training_totals(trainer.model, sums, n_rows)
-    opened = newton.penalised(
-        _read(trainer, point.opened),
-        _penalty(trainer, scales.attributes, n_rows=n_rows),
-    )
+    opened = newton.penalised(_read(trainer, point.opened), diagonal)
     covariance = newton.inverse(opened)
     label = scales.label
     units = Units(
@@ -362,25 +430,16 @@ def report_of(
         is_penalised=request.is_penalised,
         estimates_dispersion=request.estimates_dispersion,
     )
-    n_rounds = _rounds_before(trainer, point.fold) + point.round
     if request.weights is not None:
         found["weights"] = request.weights
         found["weights_type"] = request.model_params.weights_type or "prior"
-    n_equations = n_rounds * newton.n_sums(n_estimated(trainer))
     if place is not None:
         found["offset"] = trainer.params.offset
     if not request.is_penalised:
         found["inflation"] = generalised_inflation(
             covariance[:-1, :-1], _places_of_terms(trainer)
         )
-    return {
-        **found,
-        "hospitals": len(keys.members),
-        "rounds": point.round,
-        "converged": point.stopped_by == "converged",
-        "stopped_by": point.stopped_by,
-        "equations": n_equations,
-    }
+    return {**found, **shared, "equations": n_equations}
 
 
 def _fit_of(

@@ -69,7 +69,7 @@ def own_withheld(order: AgreedTraining, rows: OrderRows) -> Withheld:
         # are merged by the largest min_rows (decision 87).
         least = max(1, least_rows(order, "train"))
         return Withheld(train=least, test=least)
-    is_class = not order.request.has_number_label
+    is_class = order.request.has_class_label
     found = {"train": 0, "test": 0}
     for part in row_parts(order.request, rows):
         asked = least_rows(order, part.purpose)

@@ -145,15 +145,18 @@ def checked_sql(
     hospital: Hospital, request: TrainingRequest, text: str
 ) -> CheckedQuery:
     """One of the order's SQL texts, as it may run here. Raises as `check_sql`."""
-    return check_sql(
-        text,
-        policy=hospital.policy,
-        requester=request.user_id,
-        own_user_id=hospital.me,
-        unique_id=request.unique_id,
-        label=request.label_name,
-        dialect=dialect_of(hospital.settings.data_url),
-    )
+    # Another hospital's user filters on none of them.
+    for name in request.outcome_columns:
+        checked = check_sql(
+            text,
+            policy=hospital.policy,
+            requester=request.user_id,
+            own_user_id=hospital.me,
+            unique_id=request.unique_id,
+            label=name,
+            dialect=dialect_of(hospital.settings.data_url),
+        )
+    return checked
 
 
 def _new_to_the_coordinator(request: TrainingRequest) -> str:

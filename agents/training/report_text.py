@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from analytics.training.cox_report import HAZARD_RATIO
 from analytics.training.newton_report import RATIOS
 from protocol.errors import NotFound
 
@@ -42,7 +43,7 @@ def report_of(stored: dict[str, Any]) -> dict[str, Any]:
     if found is None:
         raise NotFound(
             f"Model {stored['model_id']} was not trained by newton, so it has no report.",
-            remedy="Order glm, or lr or linear with optimizer newton.",
+            remedy="Order glm or cox, or lr or linear with optimizer newton.",
             code="no_report",
         )
     return found
@@ -134,7 +135,7 @@ def _figures(report: dict[str, Any]) -> dict[str, Any]:
 def columns_of(report: Mapping[str, Any]) -> list[str]:
     """The fields of a term, in the order in which people read them."""
     names = list(_COLUMNS)
-    for ratio in RATIOS:
+    for ratio in (*RATIOS, HAZARD_RATIO):
         if any(ratio in term for term in report["terms"]):
             names += [ratio, f"{ratio}_low", f"{ratio}_high"]
     return names

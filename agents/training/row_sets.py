@@ -204,10 +204,11 @@ def ordered_model(
     return Model(
         request.model_type,
         n_features,
-        request.model_params.init_param.fit_intercept,
+        request.model_type != "cox" and request.model_params.init_param.fit_intercept,
         tuple(classes) if request.model_type in CLASSIFIERS else (),
         request.hidden,
         request.shape,
         family=request.family,
         link=request.link,
+        ties=request.ties,
     )

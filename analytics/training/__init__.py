@@ -6,7 +6,7 @@ computes.
 
 from typing import Literal
 
-ModelType = Literal["lr", "linear", "glm", "softmax", "mlp", "cnn"]
+ModelType = Literal["lr", "linear", "glm", "cox", "softmax", "mlp", "cnn"]
 """The kinds of `models`."""
 
 Family = Literal["gaussian", "binomial", "poisson", "gamma", "inverse_gaussian"]
@@ -27,6 +27,9 @@ WeightsType = Literal["prior", "frequency"]
 
 InitMethod = Literal["zeros", "ones", "const", "random_normal", "random_uniform"]
 """How `initial_weights` draws; a network takes the last two."""
+
+Ties = Literal["efron", "breslow"]
+"""How a Cox regression takes events at one time."""
 
 Penalty = Literal["L1", "L2"]
 GradientOptimizer = Literal[

@@ -23,6 +23,7 @@ from analytics.arrays import (
     check_result,
     check_same_rows,
 )
+from analytics.training import concordance, cox
 from analytics.training.models import Model, local_loss, scores
 
 
@@ -168,6 +169,9 @@ def metrics(model: Model, weights: Floats, X: Floats, y: Labels) -> dict[str, An
     score = scores(model, weights, X)
     if model.is_binary:
         return {"loss": loss, **binary_metrics(y, score)}
+    if model.kind == "cox":
+        pairs = concordance.local_pairs(score, *cox.outcome(y))
+        return {"loss": loss, "concordance": pairs.concordance}
     if model.is_number:
         values = np.asarray(y, dtype=np.float64)
         return {"loss": loss, **regression_metrics(values, score)}

@@ -1,10 +1,11 @@
 """The models that are trained: logistic, linear and softmax regression and two small
-neural networks by gradients, generalised linear models by `newton`.
+neural networks by gradients, generalised linear models and Cox regression by `newton`.
 
 A model's parameters are one flat float64 vector, the concatenation of its named layers:
 
     lr, linear   dense                  [w_1 .. w_d, b]                      (d + 1,)
     glm          dense                  the same, for the linear predictor
+    cox          dense                  [w_1 .. w_d], without an intercept   (d,)
     softmax      dense                  a row [w_1 .. w_d, b] for each class (K, d + 1), flattened row by row
     mlp          dense1, dense2, dense  a row [w_1 .. , b] for each unit, of the last layer for each class
     cnn          conv1, conv2, dense    the same; a convolution's unit is a channel, its w a 3x3 patch
@@ -37,7 +38,7 @@ from analytics.arrays import (
     check_result,
     check_same_rows,
 )
-from analytics.training import InitMethod, ModelType, families, networks
+from analytics.training import InitMethod, ModelType, Ties, cox, families, networks
 from analytics.training.families import LEAST_SQUARES, LOGISTIC, Pair
 
 NETWORKS = ("mlp", "cnn")
@@ -80,6 +81,8 @@ class Model:
     # For glm: a family and a link that go together.
     family: str = ""
     link: str = ""
+    # For cox.
+    ties: Ties = "efron"
 
     def __post_init__(self) -> None:
         check_name("kind", self.kind, KINDS)
@@ -89,6 +92,10 @@ class Model:
             raise ValueError(f"family and link are for glm, not for {self.kind}.")
         if self.n_features < 1:
             raise ValueError(f"n_features is {self.n_features}; 1 or more is allowed.")
+        if self.kind == "cox" and self.fit_intercept:
+            raise ValueError(
+                "A cox model has no intercept: its baseline hazard is one."
+            )
         if self.kind in CLASSIFIERS:
             _check_classes(self.classes)
         elif self.classes:
@@ -193,8 +200,9 @@ def scores(model: Model, weights: Floats, X: Floats) -> Floats:
 
     lr: the probability of class 1, 1 / (1 + exp(-(Xw + b))), (n,); linear: the
     predicted value Xw + b, (n,); glm: the mean g^-1(Xw + b), (n,), NaN where the family
-    knows none; softmax, mlp and cnn: the probability of each class, (n, K), rows adding
-    up to 1. lr and softmax stay in [0, 1] for any finite input.
+    knows none; cox: the linear predictor Xw, (n,); softmax, mlp and cnn: the probability
+    of each class, (n, K), rows adding up to 1. lr and softmax stay in [0, 1] for any
+    finite input.
     Raises ValueError if X or weights have another shape or hold a number that is not
     finite, and for a linear value or a network's margin outside float64's range.
 
@@ -217,8 +225,9 @@ def local_loss(model: Model, weights: Floats, X: Floats, y: Labels) -> float:
     """The mean loss over the rows of X (n, d), y (n,), without penalty.
 
     lr: mean log(1 + exp(-z)) with z = Xw + b, negated where y = 0; linear: mean (z -
-    y)^2 / 2; glm: half the mean unit deviance; softmax, mlp and cnn: mean log(sum_k
-    exp(z_k)) - z_y, the largest z_k taken out first. y is 0 or 1 (float64) for lr, any finite number for linear, else a
+    y)^2 / 2; glm: half the mean unit deviance; cox: -l / n (`cox`); softmax, mlp and cnn:
+    mean log(sum_k exp(z_k)) - z_y, the largest z_k taken out first. y is 0 or 1 (float64)
+    for lr, any finite number for linear, as `cox.outcome` has it for cox, else a
     class index. Raises ValueError for other shapes, labels or numbers, and for a linear
     loss or a network's margin outside float64's range.
 
@@ -227,6 +236,8 @@ def local_loss(model: Model, weights: Floats, X: Floats, y: Labels) -> float:
     """
     _check_rows(model, weights, X)
     _check_labels(model, y, len(X))
+    if model.kind == "cox":
+        return cox.mean_loss(X, y, weights, ties=model.ties)
     margins = _margins(model, weights, X)
     return float(np.mean(_row_losses(model, margins, y)))
 
@@ -542,8 +553,8 @@ def _residuals(model: Model, margins: Floats, y: Labels) -> Floats:
         signs = _signs(y)
         derivatives = -signs * _sigmoid(-signs * margins[:, 0])
         return derivatives[:, None]
-    if model.kind == "glm":
-        raise ValueError("A glm is trained by newton, not by gradients.")
+    if model.kind in ("glm", "cox"):
+        raise ValueError(f"{model.kind} is trained by newton, not by gradients.")
     if model.kind == "linear":
         values = np.asarray(y, dtype=np.float64)
         return margins - values[:, None]
@@ -628,6 +639,8 @@ def _check_labels(model: Model, y: Labels, n_rows: int) -> None:
     check_finite("y", y)
     if model.is_binary and not np.isin(y, (0, 1)).all():
         raise ValueError("y holds a label other than 0 and 1.")
+    if model.kind == "cox" and not np.all(y):
+        raise ValueError("y holds a time of 0.")
     if model.classes:
         check_class_index(y, len(model.classes))
 

@@ -271,6 +271,29 @@ def stepped(
     if state.is_start:
         first = solve(penalised(opened, diagonal))
         return replace(state, coef=first, base=first, round=1)
+    after = advanced(state, opened, eps=eps, diagonal=diagonal)
+    if after.n_halvings:
+        return after
+    # The equations of linear do not depend on where they are made.
+    is_done = pair.is_least_squares
+    assert after.deviance is not None, "it was taken"
+    if after.is_still and not is_done:
+        is_done = pair.is_canonical or _is_small(
+            after.coef - state.coef,
+            after.coef,
+            penalised(opened, diagonal),
+            # A standard error has the dispersion's root beside A's.
+            dispersion=after.deviance / n_rows if pair.has_dispersion else 1.0,
+        )
+    return replace(after, is_done=is_done)
+
+
+def advanced(
+    state: NewtonState, opened: Opened, *, eps: float, diagonal: Floats
+) -> NewtonState:
+    """`stepped` from weights whose deviance counts: the step, or half of the last; done
+    with the step after which the deviance rests.
+    """
     deviance = opened.deviance + _sum_in_order(diagonal * state.coef * state.coef)
     before = state.deviance
     margin = eps * (abs(deviance) + 0.1)
@@ -280,24 +303,14 @@ def stepped(
     if has_risen or not opened.is_valid:
         return _halved(state)
     is_still = before is not None and abs(deviance - before) < margin
-    equations = penalised(opened, diagonal)
-    after = solve(equations)
-    is_done = pair.is_least_squares
-    if is_still and not is_done:
-        is_done = pair.is_canonical or _is_small(
-            after - state.coef,
-            after,
-            equations,
-            # A standard error has the dispersion's root beside A's.
-            dispersion=deviance / n_rows if pair.has_dispersion else 1.0,
-        )
+    after = solve(penalised(opened, diagonal))
     return NewtonState(
         coef=after,
         base=state.coef,
         deviance=deviance,
         round=state.round + 1,
         is_still=is_still,
-        is_done=is_done,
+        is_done=is_still,
         last_step=float(np.max(np.abs(after - state.coef))),
     )
 

@@ -167,6 +167,7 @@ def _show_fields(fields: Fields, names: dict[int, str]) -> None:
         fields.text(("unique_id",), t("Column of the patient's number"))
         fields.words(("attributes",), t("Feature columns, with commas between"))
         fields.text(("label_name",), t("Column of the label"))
+        fields.text(("event_name",), t("Column of the event (cox)"))
         fields.words(("complete_on",), t("Leave out rows without a value in (columns)"))
         fields.choice(("missing",), t("Missing values"), [None, *get_args(Missing)])
         fields.named(

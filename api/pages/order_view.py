@@ -53,7 +53,19 @@ UNSCORED = (
     " hospital's min_scored_coefficients asks for."
 )
 # Metrics in the order in which they are shown.
-FIRST = ("loss", "accuracy", "auc", "ks", "f1", "f1_macro", "mse", "rmse", "mae", "r2")
+FIRST = (
+    "loss",
+    "accuracy",
+    "auc",
+    "ks",
+    "concordance",
+    "f1",
+    "f1_macro",
+    "mse",
+    "rmse",
+    "mae",
+    "r2",
+)
 THROUGH_TUNNEL = "opens on the coordinator's machine, elsewhere through its operator's ssh tunnel only"
 
 

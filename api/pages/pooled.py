@@ -18,6 +18,7 @@ METRICS = (
     "auc",
     "auc_se",
     "ks",
+    "concordance",
     "f1",
     "f1_macro",
     "sensitivity",

@@ -334,6 +334,7 @@ CHINESE: dict[str, str] = {
     "Column of the patient's number": "患者编号列",
     "Feature columns, with commas between": "特征列（用逗号分隔）",
     "Column of the label": "标签列",
+    "Column of the event (cox)": "事件列（cox）",
     "Leave out rows without a value in (columns)": "排除这些列缺少数值的行",
     "Missing values": "缺失值",
     "Of {selected} rows selected, {left_out} were left out and {used} used": (

@@ -63,7 +63,7 @@ async def model_info(
     body = order.body
     columns = {key: body[key] for key in ("attributes", "label_name", "unique_id")}
     # Beside the request document's keys, where an order has them.
-    for key in ("categorical", "derive", "missing", "complete_on"):
+    for key in ("event_name", "categorical", "derive", "missing", "complete_on"):
         if body.get(key):
             columns[key] = body[key]
     return answer(

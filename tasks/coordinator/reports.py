@@ -70,6 +70,7 @@ _MEASURED = {
     "rmse",
     "mae",
     "r2",
+    "concordance",
     *_COUNTED,
 }
 """What a hospital measures of a model on its own rows."""
@@ -86,7 +87,10 @@ _EVALUATED = {
 """What the initiator tells of a model on new rows (decision 87)."""
 _LARGEST = sys.float_info.max / 2**60
 """A metric's largest number: times all rows of all hospitals it is still finite."""
-POOLED = ("loss", "auc", "ks", "mse", "rmse", "mae", "accuracy", "f1", "f1_macro")
+POOLED = (
+    *("loss", "auc", "ks", "concordance"),
+    *("mse", "rmse", "mae", "accuracy", "f1", "f1_macro"),
+)
 """What the initiator makes of the hospitals' sealed sums, beside counts of calls."""
 
 
@@ -538,7 +542,7 @@ def _figures(model_type: str, tests: list[dict[str, Any]]) -> Summary:
 
     Nothing of a model that calls none.
     """
-    if model_type in ("linear", "glm"):
+    if model_type in ("linear", "glm", "cox"):
         # What a glm of 0 and 1 calls is counted together always.
         return {}
     if model_type == "lr":

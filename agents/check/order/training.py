@@ -193,6 +193,8 @@ def _later(order: AskedTraining, *, is_pooled: bool) -> Iterator[Finding]:
         )
     elif request.model_type in ("lr", "softmax"):
         sentence += ", and that no few rows make up a gradient (max_linear_predictor, max_share)"
+    elif request.model_type == "cox":
+        sentence += ", and that no two rows make up what is added up (max_linear_predictor, max_share)"
     elif request.model_type == "linear":
         sentence += ", and that no two rows make up a gradient (max_share)"
     yield Finding("rounds", JOINT, f"{sentence}.")

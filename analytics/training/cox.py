@@ -1,0 +1,374 @@
+"""Cox regression with a baseline hazard of each hospital's own, from sums.
+
+The partial likelihood is a product over strata, and a hospital's rows are at least one
+stratum of their own, so that
+
+    l = sum over events (x b - log S0)    U = dl / db    I = - d2l / db db'
+
+are sums over hospitals, each over its own risk sets: no time leaves. With S0, S1 the
+sums over the risk set (entry < t <= time) of exp(x b) and x exp(x b), D0 and D1 the same
+over those whose event is at t, and f = k / d for the k-th of d events at one time (Efron 1977;
+0 with Breslow's), every event has
+
+    M = (S1 - f D1) / (S0 - f D0)
+
+and takes the denominator instead of S0. A round of Newton's method adds up A = I,
+c = I b + U and the deviance -2 l, in the order of `newton.local_sums`, so that the
+equations, the halving and the stop are those of `newton`.
+
+I is X' V X - M'M, where V holds for each row its weight times the sum of 1 / (S0 - f D0)
+over the events at which it was at risk: n p^2 steps, whatever the number of times.
+
+Source: Cox 1972; Therneau and Grambsch 2000, chapter 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from analytics.arrays import (
+    Bools,
+    Floats,
+    Ints,
+    Labels,
+    Places,
+    check_finite,
+    check_name,
+    check_same_rows,
+)
+from analytics.training import Ties, newton
+from analytics.training.newton import NewtonState, Opened
+
+TIES: tuple[Ties, ...] = ("efron", "breslow")
+WIDEST_SPREAD = 600.0
+"""Of the linear predictors of one stratum: exp of more is 0 beside the largest."""
+_SMALLEST_REST = 1e-4
+"""Of what a difference of two sums is taken from; the digits of less are made anew."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stratum:
+    """Rows that share a baseline hazard, sorted by time, and where their risk sets are.
+
+    The columns are about their mean in the stratum, which no risk set sees.
+    """
+
+    X: Floats  # (n, p)
+    entries: Floats | None  # (n,)
+    times: Floats  # (n,)
+    event_rows: Places  # (D,): rows, by time
+    event_times: Floats  # (m,): each once
+    # Of each event: which of event_times, its number among those, and how many they are.
+    event_place: Places
+    event_number: Ints
+    n_tied: Ints
+    # Of each of event_times: the first row that is still there.
+    first_there: Places
+    # Of each row: how many of event_times are up to its time, and up to its entry.
+    n_until: Places
+    n_before: Places
+
+
+def strata_of(
+    X: Floats,
+    times: Floats,
+    events: Labels,
+    *,
+    entries: Floats | None = None,
+    strata: Labels | None = None,
+) -> list[Stratum]:
+    """One hospital's rows, sorted once for all rounds.
+
+    X (n, p) standardised; times, events of 0 and 1, entries (n,); strata (n,): codes, one
+    for each baseline, None for one. Strata without an event add nothing and are left out.
+
+    Raises ValueError where a value is not finite, an event neither 0 nor 1, a time not
+    above 0, or an entry not below its time. Disclosure: stays in the hospital.
+    """
+    X = np.asarray(X, dtype=np.float64)
+    times = np.asarray(times, dtype=np.float64)
+    events = np.asarray(events)
+    _check(X, times, events, entries)
+    if strata is None:
+        strata = np.zeros(len(times), dtype=np.int64)
+    check_same_rows("strata", np.asarray(strata), len(times))
+    found = []
+    for code in np.unique(strata):
+        rows = np.flatnonzero(strata == code)
+        if np.any(events[rows]):
+            own = None if entries is None else np.asarray(entries)[rows]
+            found.append(_stratum(X[rows], times[rows], events[rows] == 1, own))
+    return found
+
+
+def _check(X: Floats, times: Floats, events: Labels, entries: Floats | None) -> None:
+    n = len(times)
+    check_same_rows("times", times, n)
+    check_same_rows("events", events, n)
+    if X.ndim != 2 or len(X) != n:
+        raise ValueError(f"X has the shape {X.shape}; {n} rows are expected.")
+    check_finite("X", X)
+    check_finite("times", times)
+    if not np.isin(events, (0, 1)).all():
+        raise ValueError("events holds a value that is neither 0 nor 1.")
+    if not (times > 0).all():
+        raise ValueError("times holds a value that is not above 0.")
+    if entries is not None:
+        check_same_rows("entries", np.asarray(entries), n)
+        check_finite("entries", np.asarray(entries))
+        if not (np.asarray(entries) < times).all():
+            raise ValueError("entries holds a value that is not below its time.")
+
+
+def _stratum(
+    X: Floats, times: Floats, events: Bools, entries: Floats | None
+) -> Stratum:
+    order = np.argsort(times, kind="stable")
+    times = times[order]
+    event_rows = np.flatnonzero(events[order])
+    event_times, first, place, n_each = np.unique(
+        times[event_rows], return_index=True, return_inverse=True, return_counts=True
+    )
+    n_before = np.zeros(len(times), dtype=np.intp)
+    if entries is not None:
+        entries = np.asarray(entries, dtype=np.float64)[order]
+        n_before = np.searchsorted(event_times, entries, side="right")
+    return Stratum(
+        X=(X - X.mean(axis=0))[order],
+        entries=entries,
+        times=times,
+        event_rows=event_rows,
+        event_times=event_times,
+        event_place=place,
+        event_number=np.arange(len(event_rows)) - first[place],
+        n_tied=n_each[place],
+        first_there=np.searchsorted(times, event_times, side="left"),
+        n_until=np.searchsorted(event_times, times, side="right"),
+        n_before=n_before,
+    )
+
+
+def outcome(y: Labels) -> tuple[Floats, Bools]:
+    """Times and events of labels of one number each, (n,): the time, negative where no
+    event was (censored).
+
+    So rows, folds and snapshots hold them as they hold every label.
+    """
+    signed = np.asarray(y, dtype=np.float64)
+    return np.abs(signed), signed > 0
+
+
+def label(times: Floats, events: Labels) -> Floats:
+    """The labels of `outcome`."""
+    return np.where(np.asarray(events) == 1, times, -times)
+
+
+def labelled_strata(X: Floats, y: Labels) -> list[Stratum]:
+    """`strata_of` rows with such labels, one baseline for all of them."""
+    return strata_of(X, *outcome(y))
+
+
+class AtWeights(NamedTuple):
+    """A stratum at weights b, shifted so that the largest linear predictor is 0."""
+
+    predictors: Floats  # (n,)
+    risks: Floats  # (n,): exp of them
+    fractions: Floats  # (D,): f of each event
+    denominators: Floats  # (D,): S0 - f D0
+    means: Floats  # (D, p): M
+
+
+def predictors(X: Floats, coef: Floats) -> Floats:
+    """X b, (n,), so that equal rows have equal bits, which a library's product does not
+    promise: concordance counts ties.
+
+    Disclosure: one number per row; they stay in the hospital.
+    """
+    found = np.zeros(len(X))
+    for column, weight in zip(X.T, coef.tolist(), strict=True):
+        found += column * weight
+    return found
+
+
+def at_weights(stratum: Stratum, coef: Floats, *, ties: Ties) -> AtWeights:
+    """coef (p,). Raises ValueError where the linear predictors are not finite or spread
+    over more than WIDEST_SPREAD: the last step went too far.
+    """
+    check_name("ties", ties, TIES)
+    eta = predictors(stratum.X, coef)
+    eta = eta - eta.max()
+    if not eta.min() >= -WIDEST_SPREAD:
+        raise ValueError(
+            f"The linear predictors of a baseline spread over more than {WIDEST_SPREAD:.0f}."
+        )
+    risks = np.exp(eta)
+    weighted = np.column_stack([risks, stratum.X * risks[:, None]])
+    at_risk = _at_risk(stratum, weighted)[stratum.event_place]
+    fractions = np.zeros(len(stratum.event_rows))
+    if ties == "efron":
+        fractions = stratum.event_number / stratum.n_tied
+        tied = np.zeros((len(stratum.event_times), weighted.shape[1]))
+        np.add.at(tied, stratum.event_place, weighted[stratum.event_rows])
+        at_risk = at_risk - fractions[:, None] * tied[stratum.event_place]
+    denominators = at_risk[:, 0]
+    means = at_risk[:, 1:] / denominators[:, None]
+    return AtWeights(eta, risks, fractions, denominators, means)
+
+
+def _at_risk(stratum: Stratum, weighted: Floats) -> Floats:
+    """S0 and S1 of each of event_times, (m, 1 + p): those still there, less those who
+    have not come yet.
+    """
+    still_there = _from_the_end(weighted)[stratum.first_there]
+    if stratum.entries is None:
+        return still_there
+    by_entry = np.argsort(stratum.entries, kind="stable")
+    first_to_come = np.searchsorted(
+        stratum.entries[by_entry], stratum.event_times, side="left"
+    )
+    at_risk = still_there - _from_the_end(weighted[by_entry])[first_to_come]
+    # Few at risk among many to come are a small difference of large sums.
+    is_small = at_risk[:, 0] < _SMALLEST_REST * still_there[:, 0]
+    for place in np.flatnonzero(is_small):
+        time = stratum.event_times[place]
+        is_there = (stratum.entries < time) & (stratum.times >= time)
+        at_risk[place] = weighted[is_there].sum(axis=0)
+    return at_risk
+
+
+def _from_the_end(values: Floats) -> Floats:
+    """Of each place, and one past the last, the sum of `values` from there on."""
+    sums = np.zeros((len(values) + 1, values.shape[1]))
+    sums[:-1] = np.cumsum(values[::-1], axis=0)[::-1]
+    return sums
+
+
+def log_likelihood(stratum: Stratum, at: AtWeights) -> float:
+    """l. The shift stands in both terms."""
+    each = at.predictors[stratum.event_rows] - np.log(at.denominators)
+    return float(each.sum())
+
+
+def score(stratum: Stratum, at: AtWeights, factors: Floats | None = None) -> Floats:
+    """U, (p,): the sum over events of x - M, times `factors` (D,)."""
+    each = stratum.X[stratum.event_rows] - at.means
+    if factors is not None:
+        each = each * factors[:, None]
+    summed: Floats = each.sum(axis=0)
+    return summed
+
+
+def information(
+    stratum: Stratum, at: AtWeights, factors: Floats | None = None
+) -> Floats:
+    """I, (p, p): the sum over events of the covariance at risk, times `factors` (D,)."""
+    if factors is None:
+        factors = np.ones(len(stratum.event_rows))
+    weights = expected(stratum, at, factors)
+    squares = stratum.X.T @ (stratum.X * weights[:, None])
+    found: Floats = squares - at.means.T @ (at.means * factors[:, None])
+    return found
+
+
+def expected(stratum: Stratum, at: AtWeights, factors: Floats) -> Floats:
+    """How many events a row could expect while it was at risk, (n,), each times its
+    factor: its weight in I.
+
+    Disclosure: one number per row; they stay in the hospital.
+    """
+    parts = factors / at.denominators
+    in_all = np.zeros(len(stratum.event_times))
+    np.add.at(in_all, stratum.event_place, parts)
+    # Whose event is at that time is at risk with 1 - f.
+    less = np.zeros(len(stratum.event_times))
+    np.add.at(less, stratum.event_place, parts * at.fractions)
+    row_parts = _while_there(stratum, at.risks, in_all)
+    row_parts[stratum.event_rows] -= less[stratum.event_place]
+    weights: Floats = at.risks * row_parts
+    return weights
+
+
+def _while_there(stratum: Stratum, risks: Floats, values: Floats) -> Floats:
+    """Of each row the sum of `values` (m,) at the times at which it was at risk, (n,)."""
+    until = np.concatenate([[0.0], np.cumsum(values)])
+    found: Floats = until[stratum.n_until] - until[stratum.n_before]
+    # A great risk after times at which all risks were small: see _at_risk.
+    size = np.concatenate([[0.0], np.cumsum(np.abs(values))])
+    is_small = risks * size[stratum.n_before] > 1 / _SMALLEST_REST
+    for row in np.flatnonzero(is_small):
+        found[row] = values[stratum.n_before[row] : stratum.n_until[row]].sum()
+    return found
+
+
+class RowWeights(NamedTuple):
+    """How rows enter a round's sums, (n,) each; of strata without an event none."""
+
+    weights: Floats  # in I
+    residuals: Floats  # in U: event less what was expected
+
+
+def row_weights(strata: Sequence[Stratum], coef: Floats, *, ties: Ties) -> RowWeights:
+    """Raises as `at_weights`. Disclosure: one number per row; they stay in the hospital."""
+    weights = [np.zeros(0)]
+    residuals = [np.zeros(0)]
+    for stratum in strata:
+        at = at_weights(stratum, coef, ties=ties)
+        own = expected(stratum, at, np.ones(len(stratum.event_rows)))
+        weights.append(own)
+        has_event = np.zeros(len(own))
+        has_event[stratum.event_rows] = 1
+        residuals.append(has_event - own)
+    return RowWeights(np.concatenate(weights), np.concatenate(residuals))
+
+
+def mean_loss(X: Floats, y: Labels, coef: Floats, *, ties: Ties) -> float:
+    """-l / n over n rows of one baseline; as `models.local_loss`."""
+    total = 0.0
+    for stratum in labelled_strata(X, y):
+        total -= log_likelihood(stratum, at_weights(stratum, coef, ties=ties))
+    return total / len(y)
+
+
+def n_sums(n_weights: int) -> int:
+    """Of a round: I's upper triangle, I b + U, -2 l, and 0: all weights have a likelihood."""
+    return newton.n_sums(n_weights)
+
+
+def local_sums(strata: Sequence[Stratum], coef: Floats, *, ties: Ties) -> Floats:
+    """One hospital's part of a round at coef (p,), float64 (n_sums(p),), zeros where no
+    event is.
+
+    Raises ValueError as `at_weights`. Disclosure: sums of squares and products of columns
+    over risk sets. They leave through the release door only, sealed so that nothing but
+    the sum over hospitals can be read.
+    """
+    p = len(coef)
+    A, U = np.zeros((p, p)), np.zeros(p)
+    deviance = 0.0
+    for stratum in strata:
+        at = at_weights(stratum, coef, ties=ties)
+        A += information(stratum, at)
+        U += score(stratum, at)
+        deviance -= 2 * log_likelihood(stratum, at)
+    c = A @ coef + U
+    is_invalid = 0.0
+    return np.concatenate([A[np.triu_indices(p)], c, [deviance, is_invalid]])
+
+
+def start(n_weights: int) -> NewtonState:
+    """Before the first round: at 0, whose deviance is the null deviance."""
+    zeros = np.zeros(n_weights)
+    return NewtonState(coef=zeros, base=zeros)
+
+
+def stepped(
+    state: NewtonState, opened: Opened, *, eps: float, diagonal: Floats
+) -> NewtonState:
+    """The state one round later, as `newton.advanced`: the first step too is halved
+    where l falls.
+    """
+    return newton.advanced(state, opened, eps=eps, diagonal=diagonal)
