@@ -124,6 +124,8 @@ CHINESE_ERRORS: dict[str, str] = {
     "json": "JSON 文件中有无法读取的行。",
     "parquet": "文件不是 Parquet 格式，或不完整。",
     "encoding": "文件不是 UTF-8 编码。",
+    "event_values": "表示事件的列含有 0 和 1 以外的值。",
+    "event_times": "生存时间中有不大于 0 的值。",
     "test_groups": "数据的组数或取值不是该检验所能比较的，请派生出合适的组。",
     "groups": "分组太多，请减少分组列。",
     "memory": "数据超过代理程序的内存，请减少分组列。",
