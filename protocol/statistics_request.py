@@ -432,7 +432,7 @@ class StatisticsRequest(Asked):
     @property
     def grouping(self) -> list[str]:
         """The columns whose values name groups: of logrank the event is one, as its rows
-        are counted by group and event.
+        are counted by group and event (decision 86).
         """
         grouping = list(self.group_by or [])
         if self.event_name is not None:

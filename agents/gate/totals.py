@@ -231,7 +231,9 @@ def _pooled_totals(request: StatisticsRequest) -> list[OpenedTotal]:
 
 
 def _of_events(count: OpenedTotal) -> OpenedTotal:
-    """Of a log-rank test: sums over all event times of all groups, within hospitals."""
+    """Of a log-rank test: sums over all event times of all groups, within hospitals
+    (decision 86).
+    """
     what = "observed minus expected events of each group but the last, and their covariances,"
     return replace(count, what=what, repeated="", is_count=False)
 

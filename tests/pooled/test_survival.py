@@ -18,7 +18,6 @@ from protocol.errors import BadRequest
 from tests.made_statistics import Answered, Hospitals, make_hospitals
 from tests.pairwise import quick
 
-
 EVERYBODY = (2, 3, 4, 5, 6)
 DEALS = [[*EVERYBODY], [4], [2, 4], [2, 3, 4]]
 PATHS = {

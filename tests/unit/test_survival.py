@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from lifelines.statistics import multivariate_logrank_test
 
 from analytics.statistics.survival import UNIT, LogRankSums, log_rank, log_rank_sums
-
 
 ROWS = st.lists(
     st.tuples(st.integers(1, 9), st.integers(0, 1), st.integers(0, 2)),
