@@ -69,6 +69,7 @@ Pooled = Literal[
     "chi2",
     "trend",
     "correlation_test",
+    "logrank",
 ]
 POOLED: tuple[str, ...] = get_args(Pooled)
 """Over the rows of all providers, one below the other (formulas.md 5.1)."""
@@ -95,6 +96,7 @@ TEST_COUNTED_AS = {
     "chi2": "crosstab",
     "trend": "crosstab",
     "correlation_test": "corr",
+    "logrank": "count",
 }
 """A test is computed by the receivers from what another method opens, and is judged as
 that one (decision 85).
@@ -104,6 +106,9 @@ OF_TWO_COLUMNS = ("crosstab", "chi2", "trend", "correlation_test")
 OF_COLUMNS = ("cov", "corr", "describe", *OF_TWO_COLUMNS)
 MOST_COLUMNS = 50
 """Of a matrix, and of a table that describes them."""
+
+MOST_TEST_GROUPS = 20
+"""Of logrank."""
 
 THRESHOLD = "3000000"
 """Of is_investor_accredited, unless a request gives one."""
@@ -152,6 +157,7 @@ _DOES_NOT_FIT = {
     "ddof": ("var", "std", "cov"),
     "columns": OF_COLUMNS,
     "group_by": BY_GROUPS,
+    "event_name": ("logrank",),
     "equal_var": ("ttest", "anova"),
     "correction": ("chi2",),
     "key_normalisation": JOINED,
@@ -163,7 +169,8 @@ _NEEDED = {
     "quantile": ("quantile",),
     "bins": ("histogram",),
     "columns": OF_COLUMNS,
-    "group_by": ("ttest", "anova"),
+    "group_by": ("ttest", "anova", "logrank"),
+    "event_name": ("logrank",),
 }
 
 
@@ -288,6 +295,9 @@ class StatisticsRequest(Asked):
         Annotated[list[Column], Field(min_length=1, max_length=MOST_COLUMNS)] | None
     ) = None
     group_by: Annotated[list[Column], Field(min_length=1, max_length=5)] | None = None
+    # Of logrank, whose key_column is a time: 1 where the event happened at it, 0 where
+    # the row was last seen without it.
+    event_name: Column | None = None
     # Rows without a value in one of these columns are left out before anything is
     # counted, at every provider.
     complete_on: Annotated[list[Column], Field(min_length=1, max_length=100)] | None = (
@@ -331,6 +341,7 @@ class StatisticsRequest(Asked):
             "expression",
             "columns",
             "group_by",
+            "event_name",
             "complete_on",
             "categorical",
             "derive",
@@ -428,6 +439,16 @@ class StatisticsRequest(Asked):
     def describes(self) -> bool:
         """Whether it is many questions in one: `statistics_described.py`."""
         return self.method == "describe"
+
+    @property
+    def grouping(self) -> list[str]:
+        """The columns whose values name groups: of logrank the event is one, as its rows
+        are counted by group and event (decision 86).
+        """
+        grouping = list(self.group_by or [])
+        if self.event_name is not None:
+            grouping.append(self.event_name)
+        return grouping
 
     @property
     def is_matrix(self) -> bool:
@@ -551,6 +572,7 @@ def _check_fields(request: StatisticsRequest) -> None:
                 f"Give {name}; see docs/api.md.",
             )
     _check_columns(request)
+    _check_event(request)
     if request.group_by and len(set(request.group_by)) < len(request.group_by):
         raise bad_request(
             "group_by", "group_by names a column twice.", "Name each column once."
@@ -625,6 +647,18 @@ def _check_columns(request: StatisticsRequest) -> None:
         )
 
 
+def _check_event(request: StatisticsRequest) -> None:
+    """An event that is compared with itself is no event."""
+    others = {provider.key_column for provider in request.data_providers}
+    others.update(request.group_by or [])
+    if request.event_name in others:
+        raise bad_request(
+            "event_name",
+            f"event_name is {request.event_name}, which is the time or makes the groups.",
+            "Name the column that says whether the event happened.",
+        )
+
+
 def _labels(request: StatisticsRequest) -> list[str]:
     """The columns whose values name groups, values or pairs of values."""
     names = list(request.group_by or [])
@@ -638,7 +672,7 @@ def _labels(request: StatisticsRequest) -> list[str]:
 def _named(request: StatisticsRequest) -> set[str]:
     """The columns that a question names, of whatever provider."""
     names = {provider.key_column for provider in request.data_providers}
-    for listed in (request.columns, request.group_by, request.complete_on):
+    for listed in (request.columns, request.grouping, request.complete_on):
         names.update(listed or [])
     if request.derive and request.expression is not None:
         aliases = {

@@ -224,6 +224,8 @@ def _pooled_totals(request: StatisticsRequest) -> list[OpenedTotal]:
     found = [total("n", every_place, is_count=True)]
     if request.is_share:
         found.append(replace(found[0], what="n with a value", repeated=""))
+    if request.method == "logrank":
+        return [*found, _of_events(found[0])]
     if request.counted_as in TALLIED or request.method == "count":
         return found
     for place in every_place:
@@ -235,6 +237,14 @@ def _pooled_totals(request: StatisticsRequest) -> list[OpenedTotal]:
     if request.rows.fills:
         found.append(total("n without a value", every_place, is_count=True))
     return found
+
+
+def _of_events(count: OpenedTotal) -> OpenedTotal:
+    """Of a log-rank test: sums over all event times of all groups, within hospitals
+    (decision 86).
+    """
+    what = "observed minus expected events of each group but the last, and their covariances,"
+    return replace(count, what=what, repeated="", is_count=False)
 
 
 def _matrix_totals(count: OpenedTotal, names: Sequence[str]) -> list[OpenedTotal]:
@@ -291,8 +301,8 @@ def joint_name(request: StatisticsRequest) -> str:
 
 def _repeated(request: StatisticsRequest, joint_names: Sequence[str]) -> str:
     words = []
-    if request.group_by:
-        words.append(f"for each group of {_listed(request.group_by)}")
+    if request.grouping:
+        words.append(f"for each group of {_listed(request.grouping)}")
     if request.counted_as in ("frequency", "crosstab"):
         words.append(f"for each value of {_listed(joint_names)}")
     if request.method == "histogram":
@@ -479,7 +489,7 @@ def comparison_in_words(
     subject: list[str] = []
     if request.counted_as in TALLIED:
         subject += request.columns or [joint_name(request)]
-    subject += request.group_by or []
+    subject += request.grouping
     cells = _CELLS.get(request.counted_as, "groups")
     named = _listed(list(dict.fromkeys(subject)))
     sentence = f"whether n of {named} is at least {limits.min_rows}"

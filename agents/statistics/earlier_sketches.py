@@ -114,7 +114,7 @@ def groups_of(
     party: AskedStatistics, dataset: Dataset, summed: Sequence[str]
 ) -> AskedGroups:
     """The groups of the rows that have a value in the `summed` columns."""
-    group_by = party.request.group_by or []
+    group_by = party.request.grouping
     ordered = sorted(summed)
     name = canonical(["groups", data_name(party, dataset), ordered, group_by])
     sketches = exact_totals.group_sketches(

@@ -28,15 +28,16 @@ def finished_answer(
     by_group: Sequence[Sequence[int]],
     *,
     n_all: int,
+    event_sums: Sequence[int] = (),
 ) -> Answer:
     """The answer from the joint integers of each shown group; n_all: of how many rows a
-    category's levels are shares.
+    category's levels are shares; event_sums: the joint ones of a log-rank test.
 
     A value that does not exist is null, and a note says why. Disclosure: to receivers,
     which have opened the integers.
     """
     if request.is_test:
-        return _of_test(request, agreed, by_group)
+        return _of_test(request, agreed, by_group, event_sums)
     notes: set[str] = set()
     rows: dict[Label, list[Cells]] = {}
     for label, numbers in zip(agreed.shown, by_group, strict=True):
@@ -102,17 +103,20 @@ def _of_pair(request: StatisticsRequest, pair: JointMoments) -> Number | None:
 
 
 def _of_test(
-    request: StatisticsRequest, agreed: Agreed, by_group: Sequence[Sequence[int]]
+    request: StatisticsRequest,
+    agreed: Agreed,
+    by_group: Sequence[Sequence[int]],
+    event_sums: Sequence[int],
 ) -> Answer:
     """A row for each quantity of a test."""
     columns = [*request.label_columns, *request.value_columns]
     try:
-        found = tested.quantities(request, agreed, by_group)
+        found = tested.quantities(request, agreed, by_group, event_sums)
     except ValueError as error:
         return Answer(columns, [], notes=[str(error)])
     rows: list[Cells] = []
     for name, value in found:
-        is_count = name == "n" or name.startswith("n[")
+        is_count = name == "n" or name.startswith(("n[", "observed["))
         if not math.isfinite(value):
             rows.append([name, None])
         else:

@@ -166,7 +166,7 @@ def pools_cells(request: StatisticsRequest, rules: StatisticsRules) -> bool:
     """
     if not request.has_cells or rules.cells != "pooled":
         return False
-    labels = [*(request.group_by or [])]
+    labels = request.grouping
     if request.counted_as in TALLIED:
         labels += request.columns or []
         labels += [provider.key_column for provider in request.data_providers]
@@ -342,7 +342,7 @@ def _order(label: Label) -> list[tuple[bool, str]]:
 
 def n_label_columns(request: StatisticsRequest) -> int:
     """How many columns name a row of the answer: the groups', and what is counted."""
-    n_group_columns = len(request.group_by or [])
+    n_group_columns = len(request.grouping)
     if request.counted_as == "crosstab":
         return n_group_columns + 2
     if request.counted_as in ("histogram", "frequency"):

@@ -66,7 +66,7 @@ def sets_of(
     without a value in the first column.
     """
     request = party.request
-    group_by = request.group_by or []
+    group_by = request.grouping
     summed = asked_columns(request, party.me)
     # A derived column's people are those of the columns that it is made of, too.
     with_plain = request.rows.with_plain
@@ -163,7 +163,7 @@ def _labelled_rows(
     request: StatisticsRequest, user_id: int, dataset: Dataset
 ) -> exact_totals.GroupedRows:
     """Which group, value or bin each row is in."""
-    group_by = request.group_by or []
+    group_by = request.grouping
     column = request.provider(user_id).key_column
     if request.counted_as in ("frequency", "crosstab"):
         return exact_totals.grouped_rows(dataset, request.columns or [column])
@@ -222,7 +222,7 @@ def _derived_labels(request: StatisticsRequest, user_id: int) -> list[str]:
 
 def _label_columns(request: StatisticsRequest, user_id: int) -> list[str]:
     """The column that each value of a group's label is of."""
-    group_by = request.group_by or []
+    group_by = request.grouping
     if request.counted_as in TALLIED:
         # A bin is of the column that is counted; the other two have no groups.
         return [*group_by, *asked_columns(request, user_id)]

@@ -298,7 +298,7 @@ def columns_of(request: StatisticsRequest, user_id: int) -> list[str]:
             used.append(provider.value_column)
     else:
         used = list(request.columns or [provider.key_column])
-        used += request.group_by or []
+        used += request.grouping
     return list(dict.fromkeys(used))
 
 
@@ -376,6 +376,16 @@ class PartReading(Strict):
     withheld: dict[str, tuple[str, str]] = Field(default_factory=dict)
 
 
+class LogRankPart(Strict):
+    """A provider's part of a log-rank test, in units of
+    1 / `analytics.statistics.survival.UNIT`: by its own groups, in order.
+    """
+
+    groups: list[str]
+    scores: list[int]
+    covariances: list[list[int]]
+
+
 class Reading(Strict):
     """What a provider keeps of its data for one order.
 
@@ -405,6 +415,7 @@ class Reading(Strict):
     # Integers of any size, which are added up over the providers
     # (`agents.statistics.sums.N_NUMBERS`).
     tallies: dict[str, list[int]] = Field(default_factory=dict)
+    log_rank: LogRankPart | None = None
     # The rule that withholds a group, and its threshold as the policy writes it.
     withheld: dict[str, tuple[str, str]] = Field(default_factory=dict)
     # Where the policy says `cells = "pooled"`: why a group of min_rows rows or more is

@@ -32,7 +32,7 @@ from agents.gate.pooled_cells import left_out, own_cells
 from agents.order.party import note_opened
 from agents.rows.column_text import is_whole
 from agents.rows.dataset import Dataset
-from agents.statistics import audited, described, earlier_sketches, tested
+from agents.statistics import audited, described, earlier_sketches, log_rank, tested
 from agents.statistics.answer import (
     Answer,
     Answered,
@@ -138,6 +138,8 @@ def _read(
     again = request.method in RANKED or bool(levels)
     with open_data(party, again=again, levels=levels) as dataset:
         disclosure.check_rows(dataset.n_rows, party.rules)
+        # What cannot be used is found before anything is held against earlier answers.
+        event_times = log_rank.own_part(dataset, request, party.me)
         near: set[Label] = set()
         if earlier_sketches.keeps_sketches(party):
             if is_near_sketch(party, dataset):
@@ -160,7 +162,7 @@ def _read(
     near_alone = near | {label for label in tallies if key_of(label) in not_told}
     withheld = _withhold(party, tallies, near_alone, refuse)
     reading = _reading(dataset, request, tallies, withheld, whole=whole)
-    reading = reading.model_copy(update={"levels": levels})
+    reading = reading.model_copy(update={"levels": levels, "log_rank": event_times})
     if pools_cells(request, party.rules):
         reading = _with_own_cells(party, reading, tallies, near)
         return _with_changes(party, reading, reserved.earlier, min_changed=min_changed)
@@ -375,6 +377,8 @@ def _add(
     request = party.request
     n_numbers = numbers_of(request)
     joint_numbers: list[int] = []
+    event_sums: list[int] = []
+    n_event_sums = log_rank.n_sums(request, agreed)
     n_rounds = 0
     if agreed.shown:
         own_numbers = functools.partial(shown_tallies, request, reading, agreed)
@@ -386,11 +390,20 @@ def _add(
             own_numbers = functools.partial(_with_all_rows, reading, own_numbers)
             count += 1
         width = WIDTHS.get(request.counted_as, COUNT_BITS)
+        if n_event_sums:
+            own_numbers = functools.partial(
+                _with_event_sums, reading, agreed, own_numbers
+            )
+            count += n_event_sums
+            width = log_rank.WIDTH
         joint_numbers = sums.add(own_numbers, count=count, width=width, round=0)
         n_rounds = 1
     end_sums(party, round=n_rounds)
     if not party.is_receiver:
         return None
+    if n_event_sums and joint_numbers:
+        event_sums = joint_numbers[-n_event_sums:]
+        joint_numbers = joint_numbers[:-n_event_sums]
     if agreed.is_pooled and joint_numbers:
         *joint_numbers, n_null = joint_numbers
         n_used = sum(joint_numbers[::n_numbers])
@@ -402,7 +415,9 @@ def _add(
     by_group = []
     for begin in range(0, len(joint_numbers), n_numbers):
         by_group.append(joint_numbers[begin : begin + n_numbers])
-    return finished_answer(request, agreed, by_group, n_all=n_all)
+    return finished_answer(
+        request, agreed, by_group, n_all=n_all, event_sums=event_sums
+    )
 
 
 def _with_all_rows(
@@ -413,6 +428,14 @@ def _with_all_rows(
     """
     assert reading is not None
     return [*numbers(), sum(reading.n_rows_of.values())]
+
+
+def _with_event_sums(
+    reading: Reading | None, agreed: Agreed, numbers: Callable[[], list[int]]
+) -> list[int]:
+    """This provider's integers, and its part of the sums of a log-rank test."""
+    assert reading is not None
+    return [*numbers(), *log_rank.joint_sums(reading, agreed)]
 
 
 def _with_row_counts(

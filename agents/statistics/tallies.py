@@ -43,7 +43,7 @@ def own_tallies(
 ) -> dict[Label, Tally]:
     """The groups of this provider's rows that have a value."""
     column = request.provider(user_id).key_column
-    group_by = request.group_by or []
+    group_by = request.grouping
     tallies: dict[Label, Tally] = {}
 
     if request.counted_as in ("cov", "corr"):

@@ -7,7 +7,7 @@ and nothing is opened for it.
 The mathematics is in `analytics/statistics/hypothesis_tests.py`, which is imported where a
 test is computed: SciPy's distributions take long to load.
 
-Decision 85.
+Decisions 85 and 86.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agents.gate.disclosure import Label
+from agents.statistics import log_rank
 from agents.statistics.groups import Agreed
 from analytics.statistics.exact import DECIMAL, JointMoments, Moments
 from protocol.errors import BadRequest, Refused
-from protocol.statistics_request import StatisticsRequest
+from protocol.statistics_request import MOST_TEST_GROUPS, StatisticsRequest
 
 if TYPE_CHECKING:
     from analytics.statistics.hypothesis_tests import Quantities
@@ -54,6 +55,14 @@ def check_groups(request: StatisticsRequest, agreed: Agreed) -> None:
             raise _no_groups(
                 "anova compares two groups or more, and the rows have fewer"
             )
+        case "logrank" if len(rows) < 2:
+            raise _no_groups(
+                "logrank compares two groups or more, and the rows have fewer"
+            )
+        case "logrank" if len(rows) > MOST_TEST_GROUPS:
+            raise log_rank.too_many_groups()
+        case "logrank" if log_rank.EVENT not in columns:
+            raise _no_groups("logrank compares events, and no row has one")
         case "chi2" | "trend" if len(rows) < 2 or len(columns) < 2:
             raise _no_groups(
                 f"{request.method} is of two values or more of each column, and one has fewer"
@@ -72,8 +81,10 @@ def quantities(
     request: StatisticsRequest,
     agreed: Agreed,
     by_group: Sequence[Sequence[int]],
+    event_sums: Sequence[int] = (),
 ) -> Quantities:
-    """The result of a test from the joint integers of its groups.
+    """The result of a test from the joint integers of its groups; event_sums: what a
+    log-rank test adds beside them.
 
     ValueError, with a sentence, where it has no value.
     """
@@ -84,6 +95,8 @@ def quantities(
         return _of_table(request, agreed.shown, by_group)
     if not by_group:
         raise ValueError("No row has a value.")
+    if request.method == "logrank":
+        return _of_events(agreed.shown, by_group, event_sums)
     if request.method == "correlation_test":
         return tests.correlation_test(JointMoments(*by_group[0]), least_df=least_df)
     if request.method == "paired_ttest":
@@ -96,6 +109,22 @@ def quantities(
         return tests.t_test(groups, equal_var=equal_var, least_df=least_df)
     equal_var = request.equal_var is not False
     return tests.anova(groups, equal_var=equal_var, least_df=least_df)
+
+
+def _of_events(
+    labels: Sequence[Label],
+    by_group: Sequence[Sequence[int]],
+    event_sums: Sequence[int],
+) -> Quantities:
+    from analytics.statistics import survival
+
+    n_rows = dict.fromkeys(log_rank.groups_of(labels), 0)
+    n_events = dict(n_rows)
+    for (group, event), (n,) in zip(labels, by_group, strict=True):
+        n_rows[str(group)] += n
+        if event == log_rank.EVENT:
+            n_events[str(group)] += n
+    return survival.log_rank(n_rows, n_events, event_sums)
 
 
 def _of_table(

@@ -41,6 +41,7 @@ ONLY_FOR = {
     "expression": ("custom",),
     "columns": OF_COLUMNS,
     "group_by": BY_GROUPS,
+    "event_name": ("logrank",),
     "categorical": POOLED,
     "quantile": ("quantile",),
     "bins": ("histogram",),
@@ -143,6 +144,9 @@ def _show_question(fields: Fields) -> None:
         )
         only = {
             "group_by": fields.words(("group_by",), t("For each group of (columns)")),
+            "event_name": fields.text(
+                ("event_name",), t("Column of the event (1 or 0)")
+            ),
             "categorical": fields.named(
                 ("categorical",),
                 t("Columns whose rare values are one level: a line each"),

@@ -456,6 +456,7 @@ CHINESE: dict[str, str] = {
     "Delete schedule {n}? Its orders stay.": "要删除计划 {n} 吗？其任务会保留。",
     "Name of the result": "结果名称",
     "For each group of (columns)": "分组列",
+    "Column of the event (1 or 0)": "事件列（1 或 0）",
     "The columns: two, or up to 50 of a matrix": "列：两列，或矩阵的至多 50 列",
     "Quantiles, from 0 to 1": "分位数（0 到 1）",
     "Edges of the bins": "分箱边界",
