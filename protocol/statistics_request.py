@@ -70,6 +70,8 @@ Pooled = Literal[
     "trend",
     "correlation_test",
     "logrank",
+    "mann_whitney",
+    "kruskal",
 ]
 POOLED: tuple[str, ...] = get_args(Pooled)
 """Over the rows of all providers, one below the other (formulas.md 5.1)."""
@@ -97,12 +99,17 @@ TEST_COUNTED_AS = {
     "trend": "crosstab",
     "correlation_test": "corr",
     "logrank": "count",
+    "mann_whitney": "crosstab",
+    "kruskal": "crosstab",
 }
 """A test is computed by the receivers from what another method opens, and is judged as
 that one (decision 85).
 """
 
-OF_TWO_COLUMNS = ("crosstab", "chi2", "trend", "correlation_test")
+OF_RANKS = ("mann_whitney", "kruskal")
+"""Tests of a table of values by groups, whose ranks are those of the values."""
+
+OF_TWO_COLUMNS = ("crosstab", "chi2", "trend", "correlation_test", *OF_RANKS)
 OF_COLUMNS = ("cov", "corr", "describe", *OF_TWO_COLUMNS)
 MOST_COLUMNS = 50
 """Of a matrix, and of a table that describes them."""
@@ -143,6 +150,7 @@ BY_GROUPS = tuple(
         "chi2",
         "trend",
         "correlation_test",
+        *OF_RANKS,
     )
 )
 """The pooled methods that can be asked for each group."""

@@ -17,7 +17,7 @@ from agents.statistics.answer import Answer, grouped_answer
 from agents.statistics.groups import Agreed
 from analytics.statistics import exact
 from analytics.statistics.exact import JointMoments, Moments, Number, told
-from protocol.statistics_request import StatisticsRequest
+from protocol.statistics_request import OF_RANKS, StatisticsRequest
 
 Cells = list[str | Number | None]
 
@@ -122,7 +122,12 @@ def _of_test(
         else:
             # Counts are whole, and written so.
             rows.append([name, int(value) if is_count else value])
-    return Answer(columns, rows)
+    notes = []
+    if request.method in OF_RANKS:
+        notes.append(
+            "grouped: the ranks are of the table's values, and of a column that is cut into ranges, of these."
+        )
+    return Answer(columns, rows, notes=notes)
 
 
 def _ddof(request: StatisticsRequest) -> int:

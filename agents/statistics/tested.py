@@ -71,9 +71,17 @@ def check_groups(request: StatisticsRequest, agreed: Agreed) -> None:
             raise _no_groups(
                 "The second column of trend is an outcome of two values, and has more"
             )
-        case "trend" if not _are_numbers(rows):
+        case "trend" | "mann_whitney" | "kruskal" if not _are_numbers(rows):
             raise _no_groups(
-                "The first column of trend is a score, and has values that are no numbers"
+                f"The first column of {request.method} is ranked, and has values that are no numbers"
+            )
+        case "mann_whitney" if len(columns) != 2:
+            raise _no_groups(
+                "The second column of mann_whitney makes two groups, and has another number of values"
+            )
+        case "kruskal" if len(columns) < 2:
+            raise _no_groups(
+                "The second column of kruskal makes two groups or more, and has fewer"
             )
 
 
@@ -91,7 +99,7 @@ def quantities(
     from analytics.statistics import hypothesis_tests as tests
 
     least_df = agreed.min_rows
-    if request.method in ("chi2", "trend"):
+    if request.counted_as == "crosstab":
         return _of_table(request, agreed.shown, by_group)
     if not by_group:
         raise ValueError("No row has a value.")
@@ -136,7 +144,7 @@ def _of_table(
 
     rows, columns = _levels(labels, 0), _levels(labels, 1)
     scores = np.zeros(0)
-    if request.method == "trend":
+    if request.method != "chi2":
         # They are numbers: `check_groups` has found so before the sum.
         scores = np.array([float(text) for text in rows])
         rows = [rows[place] for place in np.argsort(scores)]
@@ -145,6 +153,10 @@ def _of_table(
         table[rows.index(str(row)), columns.index(str(column))] = n_rows
     if request.method == "trend":
         return tests.trend(table, np.sort(scores))
+    if request.method == "mann_whitney":
+        return tests.mann_whitney(table, (columns[0], columns[1]))
+    if request.method == "kruskal":
+        return tests.kruskal(table, columns)
     correction = request.correction is not False
     return tests.chi_squared(table, (rows, columns), correction=correction)
 

@@ -3,6 +3,7 @@ opened.
 
     ttest, paired_ttest, anova     of n, sum x and sum x^2 of each group
     chi2, trend                    of a table of counts
+    mann_whitney, kruskal          of the counts of each value in each group
     correlation_test               of the sums of two columns
 
 Each gives the quantities of a result in order, with their names: the statistic, degrees
@@ -214,6 +215,65 @@ def trend(table: Floats, scores: Floats) -> Quantities:
         ("p", float(stats.chi2.sf(z**2, 1))),
         ("z", z),
         ("slope", moved / spread),
+        ("n", n),
+    ]
+
+
+def mann_whitney(table: Floats, names: tuple[str, str]) -> Quantities:
+    """Mann and Whitney's test of two groups from how often each has each value.
+
+    table: float64 (k, 2), the values rising. U of the first group is the number of pairs
+    in which its value is the larger one, equal ones a half. With n1 and n2 rows, N of
+    both and t_i rows of a value, U has the mean n1 n2 / 2 and the variance n1 n2 / 12
+    (N + 1 - sum (t_i^3 - t_i) / (N (N - 1))); z is corrected for continuity, p is the
+    normal's, as SciPy's asymptotic one. `probability` is U / (n1 n2).
+    """
+    first, second = table[:, 0], table[:, 1]
+    n1, n2 = float(first.sum()), float(second.sum())
+    n = n1 + n2
+    below = np.cumsum(second) - second
+    u = float((first * (below + second / 2)).sum())
+    of_value = table.sum(axis=1)
+    ties = float((of_value**3 - of_value).sum())
+    variance = n1 * n2 / 12 * (n + 1 - ties / (n * (n - 1)))
+    _check_varies(variance)
+    away = max(abs(u - n1 * n2 / 2) - 0.5, 0.0)
+    z = math.copysign(away / math.sqrt(variance), u - n1 * n2 / 2)
+    return [
+        ("U", u),
+        ("z", z),
+        ("p", float(min(2 * stats.norm.sf(abs(z)), 1.0))),
+        ("probability", u / (n1 * n2)),
+        *[(f"n[{name}]", n_rows) for name, n_rows in zip(names, (n1, n2), strict=True)],
+        ("n", n),
+    ]
+
+
+def kruskal(table: Floats, names: Sequence[str]) -> Quantities:
+    """Kruskal and Wallis's test of groups from how often each has each value.
+
+    table: float64 (k, n_groups), the values rising. With N rows, n_j of a group, R_j the
+    sum of its ranks, ties at their mean, and t_i rows of a value: H = (12 / (N (N + 1))
+    sum R_j^2 / n_j - 3 (N + 1)) / (1 - sum (t_i^3 - t_i) / (N^3 - N)), with p of chi2.
+    epsilon2 is H / (N - 1).
+    """
+    of_value = table.sum(axis=1)
+    n = float(of_value.sum())
+    ties = float((of_value**3 - of_value).sum())
+    spread = 1 - ties / (n**3 - n)
+    _check_varies(spread)
+    ranks = np.cumsum(of_value) - (of_value - 1) / 2
+    of_group = table.sum(axis=0)
+    # About the mean rank, so that large numbers do not cancel.
+    centred = ((ranks - (n + 1) / 2)[:, None] * table).sum(axis=0)
+    h = 12 / (n * (n + 1)) * float((centred**2 / of_group).sum()) / spread
+    df = len(names) - 1
+    return [
+        ("H", h),
+        ("df", float(df)),
+        ("p", float(stats.chi2.sf(h, df))),
+        ("epsilon2", h / (n - 1)),
+        *[(f"n[{name}]", float(k)) for name, k in zip(names, of_group, strict=True)],
         ("n", n),
     ]
 

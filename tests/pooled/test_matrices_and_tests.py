@@ -521,3 +521,42 @@ def test_too_few_degrees_of_freedom_give_no_test(tmp_path: Path) -> None:
         assert bool(answer.rows) is is_answered
         notes = " ".join(answer.summary["notes"])
         assert ("fewer than 10 degrees of freedom" in notes) is not is_answered
+
+
+# --- ranks ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("users", quick(DEALS, 1))
+def test_ranks_of_a_table_are_those_of_the_pooled_rows(
+    hospitals: Hospitals, users: Sequence[int]
+) -> None:
+    """Stages as they are: hospital 3 lacks one of them, and one arm."""
+    table = pooled(users, "stage", "arm")
+    answer = ask(hospitals, "kruskal", users, columns=["stage", "arm"])
+    groups = [rows.to_numpy() for _, rows in table.groupby("arm")["stage"]]
+    expected = stats.kruskal(*groups)
+    found = quantities(answer)
+    assert found["H"] == pytest.approx(expected.statistic, rel=1e-10)
+    assert found["p"] == pytest.approx(expected.pvalue, rel=1e-9)
+    assert any("grouped" in note for note in answer.summary["notes"])
+    hospitals.forget()
+
+    answer = ask(hospitals, "mann_whitney", users, columns=["stage", "sex"])
+    table = pooled(users, "stage")
+    groups = [rows.to_numpy() for _, rows in table.groupby("sex")["stage"]]
+    expected = stats.mannwhitneyu(*groups, method="asymptotic")
+    found = quantities(answer)
+    assert found["U"] == expected.statistic
+    assert found["p"] == pytest.approx(expected.pvalue, rel=1e-10)
+
+
+def test_ranks_need_numbers_and_groups(hospitals: Hospitals) -> None:
+    for method, columns in (
+        ("mann_whitney", ["stage", "arm"]),
+        ("mann_whitney", ["arm", "sex"]),
+        ("kruskal", ["arm", "sex"]),
+    ):
+        data = {user: PATHS[user] for user in (2, 4)}
+        error = hospitals.refused(method, data, columns=columns)
+        assert error.code == "test_groups"
+        hospitals.forget()
