@@ -293,7 +293,9 @@ def test_a_label_in_a_unit_of_its_own_survives_every_death(
     assert max(map(abs, weights)) > 1e5
 
 
-@pytest.mark.parametrize("model_type", ["lr", "linear", "glm"])
+@pytest.mark.parametrize(
+    "model_type", ["lr", "linear", pytest.param("glm", marks=pytest.mark.thorough)]
+)
 def test_a_newton_order_survives_every_death(
     sites: dict[int, SiteSettings], model_type: str, mortal_vaults: Fate
 ) -> None:
