@@ -157,8 +157,8 @@ class Federation:
         body = self._request(asked, {})
         texts = {str(user): text for user, text in data_info.items()}
         body["data_info"] = texts
-        others = [int(user) for user in texts if int(user) != body["user_id"]]
-        body.setdefault("party_id", others)
+        own = str(body.get("user_id"))
+        body.setdefault("party_id", [int(user) for user in texts if user != own])
         answer = self._connection.make("/model/evaluate", body)
         return self._order(answer.data["order_id"], answer.body["message"])
 

@@ -257,6 +257,30 @@ def test_wait_tells_progress_until_success(
     assert set(metrics["train_accuracy"]) == {0.75}
 
 
+def test_a_model_is_evaluated_and_what_came_of_it_is_a_series(
+    coordinator: Coordinator, federation: Federation
+) -> None:
+    model = federation.submit(ORDER)
+    sql = dict.fromkeys((2, 3, 4), "SELECT * FROM data.visits WHERE year = 2026")
+    with pytest.raises(Conflict, match="Wait for success"):
+        federation.evaluate(model.order_id, sql)
+    report(coordinator, model, state="running")
+    report(coordinator, model, end="success", summary={})
+    order = federation.evaluate(model.order_id, sql, threshold=0.2, purpose="2026")
+    asked = order.info()
+    assert (asked["kind"], asked["hospitals"]) == ("evaluate", [2, 3, 4])
+    assert order.evaluation().empty
+    told = {"model_id": model.order_id, "n_rows": 300, "withheld": None}
+    metrics = {"auc": 0.9, "tp": 12, "ppv": None}
+    report(coordinator, order, state="running")
+    summary = {"evaluation": {**told, "metrics": metrics}}
+    report(coordinator, order, end="success", summary=summary)
+    found = order.wait(progress=False).evaluation()
+    assert found["n_rows"] == 300
+    assert found["auc"] == 0.9
+    assert list(found.index) == ["n_rows", "auc", "tp", "ppv"]
+
+
 def test_pooled_metrics_tell_training_rows_from_held_out_ones(
     coordinator: Coordinator, federation: Federation
 ) -> None:

@@ -249,6 +249,28 @@ def test_columns_that_were_made_are_made_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
+def test_some_of_the_model_s_hospitals_judge_it(tmp_path: Path) -> None:
+    study = Study(tmp_path, {2: 90, 3: 90, 4: 90})
+    sql = {str(user): "SELECT * FROM data.later" for user in (3, 4)}
+    outcome = study.evaluate(user_id=3, party_id=[4], data_info=sql)
+    assert sorted(outcome.evaluations) == [3, 4]
+    assert report_at_all(outcome)["n"] == 180
+
+
+@pytest.mark.thorough
+def test_a_label_far_from_0_costs_no_digits_of_r2(tmp_path: Path) -> None:
+    later = {user: made_rows(90, 40 + user) for user in (2, 3, 4)}
+    for rows in later.values():
+        rows["value"] += 1e9
+    order = {"model_type": "linear", "label_name": "value"}
+    study = Study(tmp_path, {2: 90, 3: 90, 4: 90}, later=later, order=order)
+    metrics = report_at_all(study.evaluate())["metrics"]
+    y = study.pooled["value"].to_numpy()
+    expected = r2_score(y, study.predictors()[:, 0])
+    assert metrics["r2"] == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.thorough
 def test_rows_without_a_value_are_left_out_and_counted(tmp_path: Path) -> None:
     later = {user: made_rows(90, 40 + user) for user in (2, 3, 4)}
     later[3].loc[:11, "dose"] = np.nan
