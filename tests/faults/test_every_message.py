@@ -36,6 +36,7 @@ from protocol.messages import COORDINATOR
 from protocol.training_request import TrainingRequest, parse_training_request
 from tasks.coordinator.training import open_order
 from tests.made_sites import make_sites, order_body
+from tests.pairwise import quick
 
 METHODS = ("Paillier", "Mask", "None")
 HOSPITALS = (2, 3, 4)
@@ -120,7 +121,8 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[int, SiteSettings]:
     tables = {}
     for name, frame in breast_cancer_tables().items():
         cost = 1e6 * (2 * frame.x1 - frame.x3 + 5)
-        tables[name] = frame.assign(cost=cost)
+        days = 1 + frame.x1.rank()
+        tables[name] = frame.assign(cost=cost, days=days)
     rows = {
         user: {"rows": tables["guest" if user == 4 else "host"]} for user in HOSPITALS
     }
@@ -293,9 +295,10 @@ def test_a_label_in_a_unit_of_its_own_survives_every_death(
     assert max(map(abs, weights)) > 1e5
 
 
-@pytest.mark.parametrize(
-    "model_type", ["lr", "linear", pytest.param("glm", marks=pytest.mark.thorough)]
-)
+NEWTON_LABELS = {"linear": "cost", "cox": "days"}
+
+
+@pytest.mark.parametrize("model_type", quick(["lr", "linear", "glm", "cox"], 2))
 def test_a_newton_order_survives_every_death(
     sites: dict[int, SiteSettings], model_type: str, mortal_vaults: Fate
 ) -> None:
@@ -303,7 +306,7 @@ def test_a_newton_order_survives_every_death(
     body = order_body(
         (4, 2, 3),
         model_type=model_type,
-        label_name="cost" if model_type == "linear" else "y",
+        label_name=NEWTON_LABELS.get(model_type, "y"),
         model_params={
             "optimizer": "newton",
             "eps": 1e-8,
@@ -315,7 +318,9 @@ def test_a_newton_order_survives_every_death(
         # Of one coefficient fewer than its model has.
         pair = {"family": "binomial", "link": "probit"}
         body["model_params"].update(pair, offset="x2")
-    order_id = {"lr": 41, "linear": 43, "glm": 45}[model_type]
+    if model_type == "cox":
+        body["event_name"] = "y"
+    order_id = {"lr": 41, "linear": 43, "glm": 45, "cox": 47}[model_type]
     run_mortally(sites, body, order_id)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Fate, "meet", lambda self, moment, deed: deed())
