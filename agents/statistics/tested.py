@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agents.gate.disclosure import Label
+from agents.gate.disclosure import Label, Withheld
 from agents.statistics import log_rank
 from agents.statistics.groups import Agreed
 from analytics.statistics.exact import DECIMAL, JointMoments, Moments
@@ -37,7 +37,7 @@ def check_groups(request: StatisticsRequest, agreed: Agreed) -> None:
     if not request.is_test or agreed.repeats:
         return
     if agreed.withheld:
-        why = min(agreed.withheld.values(), key=lambda one: (one.rule, one.threshold))
+        why = min(agreed.withheld.values(), key=_told_first)
         raise Refused(
             f"A group of the rows is withheld: {why.reason} {request.method} needs all groups.",
             remedy="Name the columns in categorical, which makes one level of rare values, derive fewer values, or"
@@ -83,6 +83,11 @@ def check_groups(request: StatisticsRequest, agreed: Agreed) -> None:
             raise _no_groups(
                 "The second column of kruskal makes two groups or more, and has fewer"
             )
+
+
+def _told_first(why: Withheld) -> tuple[bool, str, str]:
+    """A group that is withheld lest another one follow is no reason of its own."""
+    return why.rule == "complement", why.rule, why.threshold
 
 
 def quantities(

@@ -47,6 +47,7 @@ def patients(user: int) -> pd.DataFrame:
     frame["cost"] = np.round(rng.gamma(3, 900 + 10 * frame["visits"]), 2)
     risk = 0.05 * (frame["age"] - 60) + 0.4 * frame["stage"] - 1
     frame["died"] = (rng.random(n) < 1 / (1 + np.exp(-risk))).astype(int)
+    frame["days"] = np.ceil(rng.exponential(400, n))
     return frame
 
 
