@@ -218,6 +218,7 @@ def test_what_is_opened_is_said_as_of_the_single_questions(
     assert not answer.summary["rows_used"]
 
 
+@pytest.mark.thorough
 def test_groups_that_are_not_two_have_no_difference(hospitals: Hospitals) -> None:
     answer = ask(hospitals, (2, 4), columns=["age"], group_by=["stage"])
     assert not any(row["quantity"] == "smd" for row in answer.rows)
@@ -227,6 +228,7 @@ def test_groups_that_are_not_two_have_no_difference(hospitals: Hospitals) -> Non
     assert groups == {"", "I", "II", "III"}
 
 
+@pytest.mark.thorough
 def test_derived_columns_agreed_levels_and_complete_rows(hospitals: Hospitals) -> None:
     fields = {"categorical": {"stage": {}}, "group_by": ["sex"], "missing": "drop"}
     answer = ask(

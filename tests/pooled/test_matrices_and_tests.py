@@ -474,7 +474,7 @@ def test_groups_that_no_test_compares(
     [
         ("ttest", {}, "group_by"),
         ("anova", {"group_by": ["arm", "sex"]}, "group_by"),
-        ("chi2", {"columns": ["arm"]}, "invalid_input"),
+        ("chi2", {"columns": ["arm"]}, "columns"),
         ("chi2", {"columns": ["arm", "died", "sex"]}, "columns"),
         ("chi2", {"columns": ["arm", "died"], "group_by": ["sex"]}, "group_by"),
         ("corr", {"columns": ["x", "y", "x"]}, "columns"),
