@@ -47,9 +47,9 @@ def prepare(
     """The rows of a dataset that an order is over, with the columns that it derives.
 
     The dataset has all columns of `study.read`, the label, the event and the rows'
-    weights, and is none itself afterwards. Derived columns are computed first; then rows without a value in a column
-    of `complete_on` are left out, with missing = drop those without one in any column of
-    the order, unless complete_on says which.
+    weights, and is none itself afterwards. Derived columns are computed first; then rows
+    without a value in a column of `complete_on` are left out, with missing = drop those
+    without one in any column of the order, unless complete_on says which.
 
     Raises BadRequest (code missing_column, not_numeric; null with all columns that have
     gaps; no_rows) and Refused (code min_rows) where too few are left.

@@ -23,7 +23,7 @@ from agents.training.row_gate import least_rows
 from agents.training.trainer import Trainer, sum_info
 from analytics.arrays import Floats, Ints, Labels
 from analytics.training import cox as cox_mathematics
-from analytics.training import families, newton, newton_report
+from analytics.training import newton, newton_report
 from analytics.training.families import Pair
 from analytics.training.newton import Collinear, NewtonState, NoMean, Opened, RowNumbers
 from analytics.training.newton_report import Fit, Units
@@ -315,8 +315,8 @@ def _names(trainer: Trainer) -> list[str]:
 
 
 def _no_mean(pair: Pair) -> BadRequest:
-    canonical = families.canonical_pair(pair.family).link
-    other = "log" if pair.link == canonical else canonical
+    # Every predictor of theirs is a mean that the family knows.
+    other = "logit" if pair.is_binary else "log"
     return BadRequest(
         f"The first coefficients give some row a mean that {pair.family} does not know: link {pair.link} does not keep"
         " means within its range.",
@@ -388,23 +388,10 @@ def report_of(
     of_all = final_sums.training_totals(trainer.model, sums, n_rows)
     opened = newton.penalised(_read(trainer, point.opened), diagonal)
     covariance = newton.inverse(opened)
-    label = scales.label
-    units = Units(
-        scales.attributes.mean, scales.attributes.deviation, label.shift, label.factor
-    )
-    place = offset_place(trainer)
-    if place is not None:
-        # Held at 1: it has no error, and its mean is in the intercept.
-        covariance = np.insert(covariance, place, 0.0, axis=0)
-        covariance = np.insert(covariance, place, 0.0, axis=1)
-    coef, covariance = newton_report.own_units(point.weights, covariance, units)
-    coef = _estimated(trainer, coef)
-    if place is not None:
-        covariance = np.delete(np.delete(covariance, place, axis=0), place, axis=1)
-    # A is of the label in joint units, as its dispersion; the report's is the label's.
-    covariance = covariance / label.dispersion
+    coef, covariance = _own_estimates(trainer, point.weights, covariance, scales)
     fit = _fit_of(trainer, of_all, scales, n_rows=n_rows)
-    if place is not None:
+    has_offset = offset_place(trainer) is not None
+    if has_offset:
         # The null model gives rows other answers then, and is another fit.
         fit = fit._replace(null_deviance=None)
     found = newton_report.report(
@@ -420,9 +407,31 @@ def report_of(
     if request.weights is not None:
         found["weights"] = request.weights
         found["weights_type"] = request.model_params.weights_type or "prior"
-    if place is not None:
+    if has_offset:
         found["offset"] = trainer.params.offset
     return {**found, **shared, "equations": n_equations}
+
+
+def _own_estimates(
+    trainer: Trainer, weights: Floats, covariance: Floats, scales: Scales
+) -> tuple[Floats, Floats]:
+    """What is estimated, in the units of columns and label, and its covariance at a
+    dispersion of 1; covariance: A^-1 in those that are trained in.
+    """
+    label, attributes = scales.label, scales.attributes
+    assert attributes is not None, "newton scales them"
+    units = Units(attributes.mean, attributes.deviation, label.shift, label.factor)
+    place = offset_place(trainer)
+    if place is not None:
+        # Held at 1: it has no error, and its mean is in the intercept.
+        covariance = np.insert(covariance, place, 0.0, axis=0)
+        covariance = np.insert(covariance, place, 0.0, axis=1)
+    coef, covariance = newton_report.own_units(weights, covariance, units)
+    coef = _estimated(trainer, coef)
+    if place is not None:
+        covariance = np.delete(np.delete(covariance, place, axis=0), place, axis=1)
+    # A is of the label in joint units, as its dispersion; the report's is the label's.
+    return coef, covariance / label.dispersion
 
 
 def _fit_of(

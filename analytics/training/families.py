@@ -277,7 +277,8 @@ def start_means(pair: Pair, y: Floats, row_weights: Floats | float = 1.0) -> Mea
     """What the first equations are made at, from the labels alone.
 
     y, that of gaussian .1 at least where the link has no mean of 0 (such a label comes
-    divided by its joint mean); binomial (m y + 1/2) / (m + 1) with weights m; poisson y + .1.
+    divided by its joint mean); binomial (m y + 1/2) / (m + 1) with weights m; poisson y
+    + .1.
     """
     mu = y
     if pair.is_binary:
@@ -297,7 +298,8 @@ class NullTerms(NamedTuple):
 
     weight: Any  # m
     label: Any  # m y; of gaussian m (y - center)
-    spread: Any  # gaussian m (y - center)^2; poisson y log y, gamma log y, inverse_gaussian 1 / y times m
+    # gaussian m (y - center)^2; poisson m y log y; gamma m log y; inverse_gaussian m / y
+    spread: Any
 
 
 def null_terms(pair: Pair, y: Floats, m: Floats, *, center: float) -> NullTerms:
@@ -363,8 +365,8 @@ def log_likelihood(
     """As R's logLik, from the deviance and the sum of `row_remainders`.
 
     n: the sum of the weights, of gaussian with weights that are no counts how many rows
-    have one. The dispersion is D / n: of gaussian and inverse_gaussian its maximum likelihood, of
-    gamma what R takes. None where the rows leave no residuals.
+    have one. The dispersion is D / n: of gaussian and inverse_gaussian its maximum
+    likelihood, of gamma what R takes. None where the rows leave no residuals.
     """
     if not pair.has_dispersion:
         return remainder - deviance / 2

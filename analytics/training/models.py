@@ -227,9 +227,10 @@ def local_loss(model: Model, weights: Floats, X: Floats, y: Labels) -> float:
     lr: mean log(1 + exp(-z)) with z = Xw + b, negated where y = 0; linear: mean (z -
     y)^2 / 2; glm: half the mean unit deviance; cox: -l / n (`cox`); softmax, mlp and cnn:
     mean log(sum_k exp(z_k)) - z_y, the largest z_k taken out first. y is 0 or 1 (float64)
-    for lr, any finite number for linear, as `cox.outcome` has it for cox, else a
-    class index. Raises ValueError for other shapes, labels or numbers, and for a linear
-    loss or a network's margin outside float64's range.
+    for lr, any finite number for linear, of glm what its family knows, as `cox.outcome`
+    has it for cox, else a class index. Raises ValueError for other shapes, labels or
+    numbers, for a mean that the family does not know, and for a linear loss or a
+    network's margin outside float64's range.
 
     Disclosure: one sum over rows. It leaves through the release door only, rounded as a
     metric or sealed.

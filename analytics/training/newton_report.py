@@ -92,25 +92,14 @@ def report(
         dispersion = fit.pearson / df if df > 0 else math.nan
     # None: the normal distribution.
     df_of_tests = df if estimates_dispersion else None
-    quantile = _quantile(0.5 + confidence / 2, df_of_tests)
-    ratio = ratio_name(pair)
-    terms = []
-    places = [p - 1, *range(p - 1)]
-    for place in places:
-        name = INTERCEPT if place == p - 1 else names[place]
-        term: dict[str, Any] = {"term": name, "estimate": float(coef[place])}
-        error = math.sqrt(dispersion * covariance[place, place])
-        # Rows that lie on one line leave no error, and no row leaves no degree of
-        # freedom: neither is a statistic.
-        if is_penalised or df < 1 or error == 0:
-            term.update(dict.fromkeys(_INFERRED))
-        else:
-            term.update(_inference(float(coef[place]), error, quantile, df_of_tests))
-        if ratio is not None and name != INTERCEPT:
-            term[ratio] = _exp(term["estimate"])
-            term[f"{ratio}_low"] = _exp(term["low"])
-            term[f"{ratio}_high"] = _exp(term["high"])
-        terms.append(term)
+    terms = _terms(
+        pair,
+        names,
+        coef,
+        dispersion * np.diag(covariance),
+        None if is_penalised or df < 1 else confidence,
+        df=df_of_tests,
+    )
     log_likelihood = None
     if pair.has_dispersion or not estimates_dispersion:
         log_likelihood = families.log_likelihood(
@@ -135,6 +124,39 @@ def report(
         else 2 * (n_estimated - log_likelihood),
         "notes": _notes(p, fit, is_penalised=is_penalised),
     }
+
+
+def _terms(
+    pair: Pair,
+    names: Sequence[str],
+    coef: Floats,
+    variances: Floats,
+    confidence: float | None,
+    *,
+    df: int | None,
+) -> list[dict[str, Any]]:
+    """The intercept first; confidence: None without standard errors (a penalty, or no
+    degree of freedom); df: of t tests, None for z tests.
+    """
+    quantile = _quantile(0.5 + (confidence or 0) / 2, df)
+    ratio = ratio_name(pair)
+    last = len(coef) - 1
+    terms = []
+    for place in [last, *range(last)]:
+        name = INTERCEPT if place == last else names[place]
+        term: dict[str, Any] = {"term": name, "estimate": float(coef[place])}
+        error = math.sqrt(variances[place])
+        # Rows that lie on one line leave no error, which is no statistic.
+        if confidence is None or error == 0:
+            term.update(dict.fromkeys(_INFERRED))
+        else:
+            term.update(_inference(float(coef[place]), error, quantile, df))
+        if ratio is not None and name != INTERCEPT:
+            term[ratio] = _exp(term["estimate"])
+            term[f"{ratio}_low"] = _exp(term["low"])
+            term[f"{ratio}_high"] = _exp(term["high"])
+        terms.append(term)
+    return terms
 
 
 def ratio_name(pair: Pair) -> str | None:

@@ -312,6 +312,7 @@ def test_an_offset_is_that_of_one_table(tmp_path: Path, pair: Pair) -> None:
     assert report["equations"] == 16 * report["rounds"]
 
 
+@pytest.mark.thorough
 def test_a_constant_offset_shifts_the_intercept(tmp_path: Path) -> None:
     pair = Pair("poisson", "log")
     frames = made_rows(pair, DEALS[3])
