@@ -16,10 +16,11 @@ _BESIDE = ("terms", "notes", "converged")
 
 def shown_report(report: Mapping[str, Any]) -> dict[str, Any]:
     """By name, what the template needs."""
-    facts = {}
+    facts: dict[str, Any] = {}
+    tables: dict[str, list[dict[str, Any]]] = {}
     for name, value in report.items():
-        if name not in _BESIDE and isinstance(value, int | float | str):
-            facts[name] = value
+        if name not in _BESIDE:
+            _add(name, value, facts, tables)
     return {
         "report": report,
         "forest": forest.draw(report),
@@ -27,8 +28,27 @@ def shown_report(report: Mapping[str, Any]) -> dict[str, Any]:
         "right": forest.LABEL_WIDTH + forest.PLOT_WIDTH,
         "columns": columns_of(report),
         "facts": facts,
+        "tables": tables,
         "formats": list(REPORT_FORMATS),
     }
+
+
+def _add(
+    name: str,
+    value: Any,
+    facts: dict[str, Any],
+    tables: dict[str, list[dict[str, Any]]],
+) -> None:
+    """A single number or word is a fact, a list of rows a table; what has a name of its
+    own within another is named by both.
+    """
+    if isinstance(value, dict):
+        for inner, of_inner in value.items():
+            _add(f"{name}.{inner}", of_inner, facts, tables)
+    elif isinstance(value, list):
+        tables[name] = value
+    elif value is not None:
+        facts[name] = value
 
 
 def number_text(value: Any) -> str:

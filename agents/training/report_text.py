@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from analytics.training.cox_report import HAZARD_RATIO
 from analytics.training.newton_report import RATIOS
 from protocol.errors import NotFound
 
@@ -135,7 +134,7 @@ def _figures(report: dict[str, Any]) -> dict[str, Any]:
 def columns_of(report: Mapping[str, Any]) -> list[str]:
     """The fields of a term, in the order in which people read them."""
     names = list(_COLUMNS)
-    for ratio in (*RATIOS, HAZARD_RATIO):
+    for ratio in RATIOS:
         if any(ratio in term for term in report["terms"]):
             names += [ratio, f"{ratio}_low", f"{ratio}_high"]
     return names

@@ -15,10 +15,9 @@ import numpy as np
 from analytics.arrays import Floats
 from analytics.training import Ties
 from analytics.training.concordance import Pairs
-from analytics.training.newton_report import EVENTS_PER_COEFFICIENT
+from analytics.training.newton_report import EVENTS_PER_COEFFICIENT, HAZARD_RATIO
 from analytics.training.proportional_hazards import Tested, TimeScale
 
-HAZARD_RATIO = "hazard_ratio"
 _INFERRED = ("se", "statistic", "p", "low", "high")
 _LARGEST_EXPONENT = 700.0
 

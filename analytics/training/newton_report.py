@@ -17,8 +17,11 @@ from analytics.training import families
 from analytics.training.families import Pair
 
 INTERCEPT = "(Intercept)"
-RATIOS = ("odds_ratio", "risk_ratio", "rate_ratio", "ratio_of_means")
-"""What `ratio_name` answers."""
+HAZARD_RATIO = "hazard_ratio"
+RATIOS = ("odds_ratio", "risk_ratio", "rate_ratio", "ratio_of_means", HAZARD_RATIO)
+"""What exp of an estimate is called, by what a model is of: see `ratio_name`; the last one
+is of cox.
+"""
 EVENTS_PER_COEFFICIENT = 10
 _INFERRED = ("se", "statistic", "p", "low", "high")
 

@@ -89,6 +89,8 @@ REPORT = {
     "deviance": 41.25,
     "aic": None,
     "converged": True,
+    "concordance": {"index": 0.625, "tied": 3},
+    "inflation": [{"term": "x1", "gvif": 1.25}],
     "notes": ["<i>few</i>"],
 }  # fmt: skip
 
@@ -672,7 +674,17 @@ def test_a_report_is_a_picture_and_a_table(shown: Shown) -> None:
     page = Marks(shown.get("/models/4/report?language=en").text)
     assert {"svg", "circle"} <= set(page.tags)
     assert page.tags.count("circle") == 2  # the intercept is not drawn
-    for text in ("(Intercept)", "<u>", "<i>few</i>", "1.6 (0.8 to 3.2)", "41.25"):
+    for text in (
+        "(Intercept)",
+        "<u>",
+        "<i>few</i>",
+        "1.6 (0.8 to 3.2)",
+        "41.25",
+        "concordance.index",
+        "0.625",
+        "gvif",
+        "1.25",
+    ):
         assert text in page.text, text
     assert "has not converged" not in page.text
     assert shown.get("/models/5/report").status_code == 404
