@@ -70,6 +70,7 @@ Pooled = Literal[
     "trend",
     "correlation_test",
     "logrank",
+    "kaplan_meier",
     "mann_whitney",
     "kruskal",
 ]
@@ -99,6 +100,7 @@ TEST_COUNTED_AS = {
     "trend": "crosstab",
     "correlation_test": "corr",
     "logrank": "count",
+    "kaplan_meier": "histogram",
     "mann_whitney": "crosstab",
     "kruskal": "crosstab",
 }
@@ -128,6 +130,21 @@ after the point.
 MOST_NAME_BYTES = 200
 MATRIX_ROW = "column"
 """The column of a matrix, and of describe's result, that names a column of the data."""
+
+CURVE = (
+    "kind",
+    "time",
+    "survival",
+    "se",
+    "low",
+    "high",
+    "lower_bound",
+    "upper_bound",
+    "at_risk",
+    "events",
+    "censored",
+)
+"""The columns of survival curves."""
 
 QUANTITY = "quantity"
 """The column of a test's result, and of describe's, that says what each value is."""
@@ -161,11 +178,11 @@ _DOES_NOT_FIT = {
     "threshold": ("is_investor_accredited",),
     "comparison": ("is_investor_accredited",),
     "quantile": ("quantile",),
-    "bins": ("histogram",),
+    "bins": ("histogram", "kaplan_meier"),
     "ddof": ("var", "std", "cov"),
     "columns": OF_COLUMNS,
     "group_by": BY_GROUPS,
-    "event_name": ("logrank",),
+    "event_name": ("logrank", "kaplan_meier"),
     "equal_var": ("ttest", "anova"),
     "correction": ("chi2",),
     "key_normalisation": JOINED,
@@ -175,10 +192,10 @@ _DOES_NOT_FIT = {
 _NEEDED = {
     "expression": ("custom",),
     "quantile": ("quantile",),
-    "bins": ("histogram",),
+    "bins": ("histogram", "kaplan_meier"),
     "columns": OF_COLUMNS,
     "group_by": ("ttest", "anova", "logrank"),
-    "event_name": ("logrank",),
+    "event_name": ("logrank", "kaplan_meier"),
 }
 
 
@@ -444,6 +461,11 @@ class StatisticsRequest(Asked):
         return self.method in TEST_COUNTED_AS
 
     @property
+    def is_binned(self) -> bool:
+        """Whether rows are counted between the edges of `bins`."""
+        return self.counted_as == "histogram"
+
+    @property
     def describes(self) -> bool:
         """Whether it is many questions in one: `statistics_described.py`."""
         return self.method == "describe"
@@ -466,7 +488,11 @@ class StatisticsRequest(Asked):
     @property
     def value_columns(self) -> list[str]:
         """The columns of a result behind those that name its rows."""
-        return list(self.columns or []) if self.is_matrix else [self.result_alias]
+        if self.is_matrix:
+            return list(self.columns or [])
+        if self.method == "kaplan_meier":
+            return list(CURVE)
+        return [self.result_alias]
 
     @property
     def has_cells(self) -> bool:
@@ -479,6 +505,8 @@ class StatisticsRequest(Asked):
     def label_columns(self) -> list[str]:
         """The columns of a result that name its rows."""
         first_key = self.data_providers[0].key_column
+        if self.method == "kaplan_meier":
+            return list(self.group_by or [])
         if self.is_test:
             return [QUANTITY]
         if self.describes:
@@ -580,6 +608,12 @@ def _check_fields(request: StatisticsRequest) -> None:
                 f"Give {name}; see docs/api.md.",
             )
     _check_columns(request)
+    if request.method == "kaplan_meier" and request.bins and request.bins[0] <= 0:
+        raise bad_request(
+            "bins",
+            "bins begins at 0 or below, and kaplan_meier counts from 0.",
+            "Begin with the first time at which the curve is asked.",
+        )
     _check_event(request)
     if request.group_by and len(set(request.group_by)) < len(request.group_by):
         raise bad_request(

@@ -305,7 +305,7 @@ def _repeated(request: StatisticsRequest, joint_names: Sequence[str]) -> str:
         words.append(f"for each group of {_listed(request.grouping)}")
     if request.counted_as in ("frequency", "crosstab"):
         words.append(f"for each value of {_listed(joint_names)}")
-    if request.method == "histogram":
+    if request.is_binned:
         words.append("for each bin")
     return " and ".join(words)
 

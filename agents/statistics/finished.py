@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from agents.gate.disclosure import Label
-from agents.statistics import tested
+from agents.statistics import survival_curves, tested
 from agents.statistics.answer import Answer, grouped_answer
 from agents.statistics.groups import Agreed
 from analytics.statistics import exact
@@ -36,6 +36,8 @@ def finished_answer(
     A value that does not exist is null, and a note says why. Disclosure: to receivers,
     which have opened the integers.
     """
+    if request.method == "kaplan_meier":
+        return survival_curves.curves_answer(request, agreed.shown, by_group)
     if request.is_test:
         return _of_test(request, agreed, by_group, event_sums)
     notes: set[str] = set()

@@ -152,7 +152,7 @@ def agree_on_groups(party: AgreedStatistics, reading: Reading | None) -> Agreed:
     stated = disclosure.decode_statements(groups, n_columns=n_columns, key=key)
     withheld = disclosure.joint_withheld(stated, min_providers)
     shown = disclosure.shown_groups(stated, withheld)
-    if request.method == "histogram":
+    if request.is_binned:
         shown, withheld = _every_bin(request, shown, withheld)
     return replace(of_all, shown=shown, withheld=withheld)
 
@@ -221,7 +221,7 @@ def _with_cells(request: StatisticsRequest, agreed: Agreed, decided: Decided) ->
     named = [label for label in decided.withheld if not isinstance(label, Hidden)]
     all_named = [*decided.shown, *named]
     grid: Collection[Label] = []
-    if request.method == "histogram":
+    if request.is_binned:
         grid = _bins_of_named_groups(request, all_named)
     elif request.counted_as == "crosstab":
         grid = grid_of(all_named)
@@ -311,7 +311,7 @@ def _every_bin(
     why_few = max(reasons_of_hidden, key=lambda why: int(why.threshold))
     # Without groups every hidden bin is one of the missing ones, and must not be
     # counted beside it.
-    kept = withheld if request.group_by else named
+    kept = withheld if request.grouping else named
     too_small = sorted(missing, key=_order)
     return shown, kept | dict.fromkeys(too_small, why_few)
 
@@ -323,7 +323,7 @@ def _bins_of_named_groups(
     assert request.bins is not None
     groups: set[Label] = set()
     # Without group columns there is one group, whose label is empty.
-    if request.group_by is None:
+    if not request.grouping:
         groups.add(())
     for label in named:
         if not isinstance(label, Hidden):

@@ -38,10 +38,13 @@ def own_part(
     time that is not above 0, test_groups for too many groups, and what a column that
     holds no numbers raises. Disclosure: a refusal shows that there is such a row.
     """
-    if request.method != "logrank":
+    if request.event_name is None:
         return None
     column = request.provider(user_id).key_column
     time = number_of(dataset, column)
+    if request.method != "logrank":
+        _check_outcomes(dataset, request, column)
+        return None
     group, event = (label_sql(dataset, name) for name in request.grouping)
     found = dataset.query(
         f"SELECT {group}, {event}, {time.double}, count(*) FROM rows"  # noqa: S608
@@ -84,6 +87,18 @@ def _check_lines(
             remedy="Leave these rows out, with a SELECT or a view, or count their time from an earlier moment.",
             code="event_times",
         )
+
+
+def _check_outcomes(dataset: Dataset, request: StatisticsRequest, column: str) -> None:
+    """The same of a question that needs no time by itself."""
+    assert request.event_name is not None
+    time = number_of(dataset, column)
+    event = label_sql(dataset, request.event_name)
+    found = dataset.query(
+        f"SELECT '', {event}, min({time.double}), count(*) FROM rows"  # noqa: S608
+        f" WHERE {time.cell} IS NOT NULL GROUP BY 1, 2"
+    )
+    _check_lines(found, request, column)
 
 
 def too_many_groups() -> BadRequest:

@@ -168,7 +168,7 @@ def _labelled_rows(
     if request.counted_as in ("frequency", "crosstab"):
         return exact_totals.grouped_rows(dataset, request.columns or [column])
     grouped = exact_totals.grouped_rows(dataset, group_by)
-    if request.method != "histogram":
+    if not request.is_binned:
         return grouped
     edges = bin_edges(request)
     bins = exact_totals.binned_rows(dataset, column, edges)
@@ -301,8 +301,10 @@ def key_of(label: Label) -> str:
 
 def bin_edges(request: StatisticsRequest) -> Floats:
     """Rows are counted below each; the last bin holds its upper edge, so that this is a
-    hair above it.
+    hair above it. Of survival every bin does: an event at an edge has happened by then.
     """
     assert request.bins is not None
+    if request.method == "kaplan_meier":
+        return np.nextafter(np.array(request.bins, dtype=np.float64), np.inf)
     above_last = np.nextafter(request.bins[-1], np.inf)
     return np.array([*request.bins[:-1], above_last])

@@ -144,8 +144,8 @@ def _occurrences(
     Bin 0 is what lies below the first edge, the last one what lies above the last.
     """
     column = request.provider(user_id).key_column
-    group_by = request.group_by or []
-    if request.method != "histogram":
+    group_by = request.grouping
+    if not request.is_binned:
         return exact_totals.counts(dataset, request.columns or [column])
     edges = bin_edges(request)
     parts = exact_totals.moments(dataset, column, group_by=group_by)

@@ -12,7 +12,7 @@ Decisions 85 and 86.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,14 +37,7 @@ def check_groups(request: StatisticsRequest, agreed: Agreed) -> None:
     if not request.is_test or agreed.repeats:
         return
     if agreed.withheld:
-        why = min(agreed.withheld.values(), key=_told_first)
-        raise Refused(
-            f"A group of the rows is withheld: {why.reason} {request.method} needs all groups.",
-            remedy="Name the columns in categorical, which makes one level of rare values, derive fewer values, or"
-            " leave the rows of small groups out.",
-            code=why.rule,
-            threshold=why.threshold,
-        )
+        raise _withheld(request, agreed.withheld.values())
     rows, columns = _levels(agreed.shown, 0), _levels(agreed.shown, 1)
     match request.method:
         case "ttest" if len(agreed.shown) != 2:
@@ -55,6 +48,8 @@ def check_groups(request: StatisticsRequest, agreed: Agreed) -> None:
             raise _no_groups(
                 "anova compares two groups or more, and the rows have fewer"
             )
+        case "kaplan_meier" if not _has_events(request, agreed.shown):
+            raise _no_groups("kaplan_meier is of events, and no row has one")
         case "logrank" if len(rows) < 2:
             raise _no_groups(
                 "logrank compares two groups or more, and the rows have fewer"
@@ -85,9 +80,30 @@ def check_groups(request: StatisticsRequest, agreed: Agreed) -> None:
             )
 
 
-def _told_first(why: Withheld) -> tuple[bool, str, str]:
-    """A group that is withheld lest another one follow is no reason of its own."""
-    return why.rule == "complement", why.rule, why.threshold
+def _has_events(request: StatisticsRequest, labels: Sequence[Label]) -> bool:
+    place = len(request.grouping) - 1
+    return any(label[place] == log_rank.EVENT for label in labels)
+
+
+def _withheld(request: StatisticsRequest, reasons: Iterable[Withheld]) -> Refused:
+    """All reasons; a group that is withheld lest another one follow is none of its own."""
+    of_rule = {(why.rule, why.threshold): why for why in reasons}
+    told = [of_rule[key] for key in sorted(of_rule) if key[0] != "complement"]
+    if not told:
+        told = list(of_rule.values())
+    sentences = dict.fromkeys(why.reason for why in told)
+    remedy = (
+        "Name the columns in categorical, which makes one level of rare values, derive fewer values, or leave the rows"
+        " of small groups out."
+    )
+    if request.is_binned:
+        remedy = f"Give fewer bins, so that each has more events and more people who leave. {remedy}"
+    return Refused(
+        f"A group of the rows is withheld: {' '.join(sentences)} {request.method} needs all groups.",
+        remedy=remedy,
+        code=told[0].rule,
+        threshold=told[0].threshold,
+    )
 
 
 def quantities(

@@ -41,10 +41,10 @@ ONLY_FOR = {
     "expression": ("custom",),
     "columns": OF_COLUMNS,
     "group_by": BY_GROUPS,
-    "event_name": ("logrank",),
+    "event_name": ("logrank", "kaplan_meier"),
     "categorical": POOLED,
     "quantile": ("quantile",),
-    "bins": ("histogram",),
+    "bins": ("histogram", "kaplan_meier"),
     "threshold": ("is_investor_accredited",),
     "comparison": ("is_investor_accredited",),
 }
