@@ -112,7 +112,7 @@ CHINESE_ERRORS: dict[str, str] = {
     "data_providers": "数据提供方列表有误：某家医院重复，或按人连接时只有一家。",
     "result_receivers": "结果接收方列表有误。",
     "data_alias": "两家数据提供方使用了同一别名。",
-    "bins": "kaplan_meier 的时间须大于 0。",
+    "bins": "缺少 bins，或此统计方法不使用它，或 kaplan_meier 的时间不大于 0。",
     "value_column": "此统计方法不使用求和列，或求和列有误。",
     "digits": "数值的位数超过声明或可精确计算的范围，或此处不使用位数设置。",
     "data_path": "数据路径为空、代理程序无法读取，或不在医院的数据文件夹中。",
