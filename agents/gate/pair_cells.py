@@ -44,6 +44,41 @@ def check_event_cells(name: str, events: NDArray[Any], *, min_rows: int) -> None
             )
 
 
+def check_event_times(
+    name: str,
+    times: NDArray[Any],
+    events: NDArray[Any],
+    n_rows: NDArray[Any] | None = None,
+    *,
+    min_rows: int,
+) -> None:
+    """Refuse events at fewer than min_rows times, each while min_rows rows or more are at
+    risk (code few_event_times).
+
+    A sum over event times is one of fractions, whose denominators are the numbers at risk
+    at this hospital: of few times, or few people, it can be taken apart again, and into
+    the hospitals that it was added of. n_rows: for how many rows each time stands.
+
+    Disclosure: a refusal names the column, no count and no time.
+    """
+    if min_rows == 1 or not np.any(events):  # switched off, or zeros are added
+        return
+    weights = np.ones(len(times)) if n_rows is None else n_rows
+    _, places = np.unique(times, return_inverse=True)
+    leaving = np.bincount(places, weights=weights)
+    at_risk = np.cumsum(leaving[::-1])[::-1]
+    has_event = np.bincount(places, weights=np.asarray(events) != 0) > 0
+    if np.count_nonzero(has_event & (at_risk >= min_rows)) < min_rows:
+        raise Refused(
+            f"Here events stand at fewer than {min_rows} different times of {name} while {min_rows} rows or more are at"
+            " risk, so that sums over them could be taken apart.",
+            remedy="Name a column of finer times, widen the SQL, or ask the hospital to lower min_rows in its"
+            " policy.toml.",
+            code="few_event_times",
+            threshold=min_rows,
+        )
+
+
 def check_pair_cells(columns: Sequence[Column], *, min_rows: int) -> None:
     """Refuse columns of which two have a cell of 1 to min_rows - 1 rows (code min_rows).
 

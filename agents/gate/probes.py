@@ -28,6 +28,11 @@ _NARROWER = 6
 """30 of probabilities is 5 of exp and powers."""
 
 
+_LARGEST_MEAN_WEIGHT = 4
+_LARGEST_MEAN_OFFSET = 2
+"""Of a hospital, from 1 and from that of all."""
+
+
 def shows_metrics(labels: NDArray[Any], *, is_class: bool, min_rows: int) -> bool:
     """Whether metrics over rows with these labels (n,) may be shown as one hospital's.
 
@@ -87,6 +92,42 @@ def check_steepness(predictors: Floats, *, link: str, limit: Fraction) -> None:
     if link != "log" and middle:
         distances = distances / middle
     check_predictors(np.abs(distances), limit=limit / _NARROWER)
+
+
+def check_hospital_weight(
+    *, mean_weight: float | None = None, mean_offset: float | None = None, min_rows: int
+) -> None:
+    """Refuse a hospital whose rows weigh far more, or far less, than the others' do: the
+    sum of all would be that of few hospitals.
+
+    mean_weight: of its rows, which by themselves weigh 1. mean_offset: of its rows, less
+    that of all hospitals, in units of the linear predictor. Where all hold to it, no two
+    hospitals' rows differ by more than a factor of 16, or exp(4).
+
+    Raises Refused (code dominance). Disclosure: as `check_dominance`.
+    """
+    if min_rows == 1:  # switched off
+        return
+    is_far = mean_weight is not None and not (
+        1 / _LARGEST_MEAN_WEIGHT <= mean_weight <= _LARGEST_MEAN_WEIGHT
+    )
+    if is_far:
+        raise Refused(
+            f"The weights of this hospital's rows are on average above {_LARGEST_MEAN_WEIGHT} or below 1 /"
+            f" {_LARGEST_MEAN_WEIGHT}, so that the sum of all hospitals could be that of few.",
+            remedy="Divide the weights by their mean, or repeat rows less often.",
+            code="dominance",
+            threshold=_LARGEST_MEAN_WEIGHT,
+        )
+    if mean_offset is not None and abs(mean_offset) > _LARGEST_MEAN_OFFSET:
+        raise Refused(
+            f"The offset of this hospital's rows is on average more than {_LARGEST_MEAN_OFFSET} from that of all, so"
+            " that the sum of all hospitals could be that of few.",
+            remedy="Take an offset of one unit at all hospitals, as the logarithm of years, and none that tells"
+            " hospitals apart.",
+            code="dominance",
+            threshold=_LARGEST_MEAN_OFFSET,
+        )
 
 
 def check_dominance(weights: Floats, *, min_rows: int) -> None:

@@ -380,6 +380,10 @@ def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
             "sums over all events, of each column and of each product of two columns among those at risk, and the"
             " partial likelihood"
         )
+    if request.weights is not None:
+        gradients += f", each row weighted by {request.weights}"
+    if request.model_params.offset is not None:
+        gradients += f", off the offset {request.model_params.offset}"
     found.append(total(gradients, inputs, columns, in_rounds))
     at_end = f"at the end{part}"
     scores = "sum of loss and counts of classes, calls and scores of training and held-out rows"

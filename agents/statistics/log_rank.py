@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from agents.gate.disclosure import Label
+from agents.gate.pair_cells import check_event_times
 from agents.rows.column_text import label_sql, number_of
 from agents.rows.dataset import Dataset
 from agents.statistics.groups import Agreed
@@ -25,14 +26,16 @@ from protocol.statistics_request import MOST_TEST_GROUPS, StatisticsRequest
 CENSORED, EVENT = "0", "1"
 """The two texts of an event column."""
 
-WIDTH = 192
-"""Bits of U and V: 2^40 rows in units of 2^-100, with room for their sign."""
+WIDTH = 128
+"""Bits of U and V: 2^40 rows in units of 2^-40, with room for their sign."""
 
 
 def own_part(
-    dataset: Dataset, request: StatisticsRequest, user_id: int
+    dataset: Dataset, request: StatisticsRequest, user_id: int, *, min_rows: int
 ) -> LogRankPart | None:
     """U and V of this provider's rows; None for other methods.
+
+    Raises Refused (code few_event_times) for events at few times.
 
     Raises BadRequest: event_values for an event that is not 0 or 1, event_times for a
     time that is not above 0, test_groups for too many groups, and what a column that
@@ -55,15 +58,19 @@ def own_part(
     if len(names) > MOST_TEST_GROUPS:
         raise too_many_groups()
     place_of = {name: place for place, name in enumerate(names)}
+    times = np.array([line[2] for line in found], dtype=np.float64)
+    is_event = np.array([line[1] == EVENT for line in found], dtype=np.int64)
+    n_rows = np.array([line[3] for line in found], dtype=np.int64)
+    check_event_times(column, times, is_event, n_rows, min_rows=min_rows)
 
     # Where a test is computed: SciPy's distributions take long to load.
     from analytics.statistics.survival import log_rank_sums
 
     sums = log_rank_sums(
-        np.array([line[2] for line in found], dtype=np.float64),
-        np.array([line[1] == EVENT for line in found], dtype=np.int64),
+        times,
+        is_event,
         np.array([place_of[line[0]] for line in found], dtype=np.int64),
-        np.array([line[3] for line in found], dtype=np.int64),
+        n_rows,
         n_groups=len(names),
     )
     return LogRankPart(groups=names, scores=sums.scores, covariances=sums.covariances)

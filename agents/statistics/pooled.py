@@ -139,7 +139,9 @@ def _read(
     with open_data(party, again=again, levels=levels) as dataset:
         disclosure.check_rows(dataset.n_rows, party.rules)
         # What cannot be used is found before anything is held against earlier answers.
-        event_times = log_rank.own_part(dataset, request, party.me)
+        event_times = log_rank.own_part(
+            dataset, request, party.me, min_rows=party.rules.min_rows
+        )
         near: set[Label] = set()
         if earlier_sketches.keeps_sketches(party):
             if is_near_sketch(party, dataset):

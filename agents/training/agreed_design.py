@@ -24,7 +24,12 @@ from agents.gate.cohort_gate import (
     check_combinations,
     holds_0_and_1,
 )
-from agents.gate.pair_cells import Column, check_event_cells, check_pair_cells
+from agents.gate.pair_cells import (
+    Column,
+    check_event_cells,
+    check_event_times,
+    check_pair_cells,
+)
 from agents.order.party import send
 from agents.rows.cohort import Cohort, Flow, rows_of
 from agents.training import cohorts
@@ -126,37 +131,73 @@ def check_made_columns(
     study = order.request.study
     if order.request.is_newton:
         _check_tables(order, rows)
-    if study.is_plain:
+    weights = order.request.weights
+    if study.is_plain and weights is None:
         return
-    for rules in rules_of(order, "train"):
-        few: dict[str, None] = {}
-        for one in training_sets(order, rows):
-            for name, levels in coding.levels.items():
-                places = places_of(one, name)
-                found = levels_of_few(places, name, levels, rules.min_varying)
-                few.update(dict.fromkeys(found))
-            for name in study.columns:
-                if study.knots(name):
-                    columns = _spline_columns(study, one, name)
-                    check_columns(columns, rules.min_varying)
-        if few:
-            raise _of_few_rows(list(few), rules.min_varying)
+    for purpose, sets in _sets_by_purpose(order, rows).items():
+        for rules in rules_of(order, purpose):
+            for one in sets:
+                check_levels(study, coding.levels, one, min_varying=rules.min_varying)
+                if weights is not None and one.weights is not None:
+                    # Without their few weights the same sums are of the others.
+                    check_columns([(weights, one.weights)], rules.min_varying)
     _check_combinations(order, rows.train, coding, is_pooled=is_pooled)
+
+
+def check_levels(
+    study: StudyRows,
+    levels_of: Mapping[str, Sequence[str]],
+    one: Cohort,
+    *,
+    min_varying: int,
+) -> None:
+    """The levels of categories and the columns of splines in one set of rows, which is
+    trained on or judged. Raises Refused (code min_varying).
+    """
+    few: dict[str, None] = {}
+    for name, levels in levels_of.items():
+        found = levels_of_few(places_of(one, name), name, tuple(levels), min_varying)
+        few.update(dict.fromkeys(found))
+    for name in study.columns:
+        if study.knots(name):
+            check_columns(_spline_columns(study, one, name), min_varying)
+    if few:
+        raise _of_few_rows(list(few), min_varying)
+
+
+def _sets_by_purpose(order: AskedTraining, rows: OrderRows) -> dict[str, list[Cohort]]:
+    """By the SQL that they are of, all sets of rows that train or test a model."""
+    sets = {"train": training_sets(order, rows)}
+    if rows.test is not None:
+        sets["test"] = [rows.test]
+    return sets
 
 
 def _check_tables(order: AskedTraining, rows: OrderRows) -> None:
     """Two-way tables that a Newton order opens, in every set of rows that trains or tests
-    a fold; two levels of one category are no pair.
+    a fold; two levels of one category are no pair. Of events also in the rows of the test
+    SQL, whose sums are over events, too.
     """
     for rules in rules_of(order, "train"):
         for one in training_sets(order, rows):
+            _check_events(order, one, min_rows=rules.min_rows)
             columns: list[Column] = list(zip(one.attributes, one.X.T, strict=True))
             if one.y is not None:
-                outcome = _outcome(order, one.y)
-                if order.request.event_name is not None:
-                    check_event_cells(*outcome[-1], min_rows=rules.min_rows)
-                columns += outcome
+                columns += _outcome(order, one.y)
+            if one.weights is not None:
+                columns.append((order.request.weights or "", one.weights))
             check_pair_cells(columns, min_rows=rules.min_rows)
+    if rows.test is not None:
+        for rules in rules_of(order, "test"):
+            _check_events(order, rows.test, min_rows=rules.min_rows)
+
+
+def _check_events(order: AskedTraining, one: Cohort, *, min_rows: int) -> None:
+    if order.request.event_name is None or one.y is None:
+        return
+    (time, times), (event, events) = _outcome(order, one.y)
+    check_event_cells(event, events, min_rows=min_rows)
+    check_event_times(time, times, events, min_rows=min_rows)
 
 
 def _outcome(order: AskedTraining, y: Any) -> list[Column]:
@@ -188,6 +229,8 @@ def _check_combinations(
     """Columns that an order makes may differ from others in few rows."""
     study = order.request.study
     made = [*study.categorical, *study.in_order]
+    if order.request.weights is not None:
+        made.append(order.request.weights)
     if not made:
         return
     parts: list[Floats] = []
@@ -201,6 +244,10 @@ def _check_combinations(
         if is_pooled and name not in study.derived and holds_0_and_1(column):
             continue
         parts.append(own_features(_number_term(study, name), column))
+    if train.weights is not None:
+        # Sums with the weights and sums without them differ by sums of their products.
+        by_row = train.weights.reshape(-1, 1)
+        parts += [by_row, *(part * by_row for part in parts)]
     X = np.concatenate([*parts, np.ones((train.n_rows, 1))], axis=1)
     # In place of the joint mean, which is not known yet: each row without a value has
     # the same one.

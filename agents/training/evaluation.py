@@ -18,6 +18,7 @@ import numpy as np
 from agents.gate import probes
 from agents.order.party import send
 from agents.rows.cohort import Cohort
+from agents.training.agreed_design import check_levels
 from agents.training.agreed_levels import places_of
 from agents.training.agreed_model import classes_by_hospital, joint_classes
 from agents.training.evaluated_sums import (
@@ -33,6 +34,7 @@ from agents.training.kept_design import design_of
 from agents.training.moments import joint_scales
 from agents.training.own_metrics import agree_on_limits
 from agents.training.party import AgreedTraining
+from agents.training.row_gate import rules_of
 from agents.training.row_sets import OrderRows
 from agents.training.trainer import (
     Trainer,
@@ -64,13 +66,21 @@ def agree_on_evaluation(order: AgreedTraining, rows: OrderRows) -> Trainer:
 
     Raises BadRequest (code classes, one_class) for classes that the model does not
     know, or one class at all hospitals; Refused (code levels) for rows of a level that
-    it does not know.
+    it does not know, (code min_varying) for a level of few.
 
     Disclosure: which classes a hospital has, to the other parties, sealed to the group;
     nothing to the coordinator.
     """
     stored = _stored(order)
     model = model_of(stored)
+    for rules in rules_of(order, "train"):
+        # A level that one row has shows that row's score.
+        check_levels(
+            order.request.study,
+            rows.train.levels,
+            rows.train,
+            min_varying=rules.min_varying,
+        )
     train = _applied(rows.train, design_of(stored, order.request.study), stored)
     if not model.is_number:
         _check_classes(model, joint_classes(classes_by_hospital(order, rows)))

@@ -127,6 +127,14 @@ def check_probe(trainer: Trainer, point: Checkpoint, rows: Rows) -> None:
     min_rows = least_rows(trainer.order, "train")
     if rows.weights is not None:
         probes.check_dominance(rows.weights, min_rows=min_rows)
+        probes.check_hospital_weight(
+            mean_weight=float(np.mean(rows.weights)), min_rows=min_rows
+        )
+    if isinstance(split.offset, np.ndarray) and pair.link != "identity":
+        # The column's units are joint: what it has beside their mean.
+        probes.check_hospital_weight(
+            mean_offset=float(np.mean(split.offset)), min_rows=min_rows
+        )
     probes.check_share(numbers.weights, max_share=rules.max_share)
     probes.check_dominance(numbers.weights, min_rows=min_rows)
     if pair.link == "log" and isinstance(split.offset, np.ndarray):

@@ -28,7 +28,8 @@ from scipy import stats
 from analytics.arrays import Floats, Ints
 from analytics.statistics.hypothesis_tests import Quantities
 
-FRACTION_BITS = 100
+FRACTION_BITS = 40
+"""More would tell more of the fractions that are added than a test needs."""
 UNIT = 1 << FRACTION_BITS
 
 LEAST_PIVOT = Fraction(1, 10**9)

@@ -128,6 +128,7 @@ CHINESE_ERRORS: dict[str, str] = {
     "parquet": "文件不是 Parquet 格式，或不完整。",
     "encoding": "文件不是 UTF-8 编码。",
     "event_values": "表示事件的列含有 0 和 1 以外的值。",
+    "few_event_times": "某医院的事件只发生在很少的几个时间，其总和可能被拆开。",
     "event_times": "生存时间中有不大于 0 的值。",
     "test_groups": "数据的组数或取值不是该检验所能比较的，请派生出合适的组。",
     "groups": "分组太多，请减少分组列。",
