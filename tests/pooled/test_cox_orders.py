@@ -362,7 +362,7 @@ def test_few_rows_with_an_event(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="one of the two values of event") as refused:
         run(tmp_path / "few", frames, **order)
     assert refused.value.code == "min_rows"
-    frames[3]["event"] = (np.arange(200) < 10).astype(int)
+    frames[3]["event"] = (np.arange(200) < 40).astype(int)
     assert report_of(run(tmp_path / "more", frames, **order))["n"] == 600
 
 
@@ -395,15 +395,17 @@ def test_two_rows_do_not_make_up_a_round(tmp_path: Path) -> None:
 
 
 def test_few_rows_do_not_carry_a_round(tmp_path: Path) -> None:
-    """Of twelve at risk each expects more than the one before: as much as seven alike."""
+    """Of twelve at risk each expects more than the one before, and the sums over the last
+    times are of few people.
+    """
     frames = made_rows({2: 200, 3: 200, 4: 200})
     frame = frames[3]
     is_late = np.arange(200) < 12
     frame["event"] = is_late.astype(int)
     frame["t"] = np.where(is_late, 500.0 + np.arange(200), 1.0)
-    with pytest.raises(Refused, match="fewer than 10 rows") as refused:
+    with pytest.raises(Refused, match="fewer than 10 different times") as refused:
         run(tmp_path, frames, attributes=["age", "dose"], is_open=False)
-    assert refused.value.code == "dominance"
+    assert refused.value.code == "few_event_times"
 
 
 @pytest.mark.thorough
