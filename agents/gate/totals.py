@@ -313,6 +313,26 @@ def _repeated(request: StatisticsRequest, joint_names: Sequence[str]) -> str:
 # The totals of a training order
 
 
+def _of_rounds(request: TrainingRequest) -> str:
+    """What each round opens, in words."""
+    gradients = "sum of gradients and loss"
+    if request.is_newton:
+        gradients = (
+            "weighted sums of each column and of each product of two columns, the deviance, and at how many hospitals"
+            " the model gives a mean out of range"
+        )
+    if request.model_type == "cox":
+        gradients = (
+            "sums over all events, of each column and of each product of two columns among those at risk, and the"
+            " partial likelihood"
+        )
+    if request.weights is not None:
+        gradients += f", each row weighted by {request.weights}"
+    if request.model_params.offset is not None:
+        gradients += f", off the offset {request.model_params.offset}"
+    return gradients
+
+
 def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
     """What a training order opens: every party opens every sum.
 
@@ -369,21 +389,7 @@ def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
             each = f"each of {_few(with_moments)}"
             found.append(total(what, each, [name], part))
     in_rounds = f"in each round{part}"
-    gradients = "sum of gradients and loss"
-    if request.is_newton:
-        gradients = (
-            "weighted sums of each column and of each product of two columns, the deviance, and at how many hospitals"
-            " the model gives a mean out of range"
-        )
-    if request.model_type == "cox":
-        gradients = (
-            "sums over all events, of each column and of each product of two columns among those at risk, and the"
-            " partial likelihood"
-        )
-    if request.weights is not None:
-        gradients += f", each row weighted by {request.weights}"
-    if request.model_params.offset is not None:
-        gradients += f", off the offset {request.model_params.offset}"
+    gradients = _of_rounds(request)
     found.append(total(gradients, inputs, columns, in_rounds))
     at_end = f"at the end{part}"
     scores = "sum of loss and counts of classes, calls and scores of training and held-out rows"

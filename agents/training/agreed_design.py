@@ -241,7 +241,9 @@ def _check_combinations(
             parts.append(indicators(term, places_of(train, name)))
             continue
         column = train.X[:, train.attributes.index(name)]
-        if is_pooled and name not in study.derived and holds_0_and_1(column):
+        is_compared = is_pooled and name not in study.derived
+        # With weights its product with them is a column of its own.
+        if is_compared and train.weights is None and holds_0_and_1(column):
             continue
         parts.append(own_features(_number_term(study, name), column))
     if train.weights is not None:
