@@ -80,6 +80,42 @@ def test_weights_in_which_one_patient_differs(tmp_path: Path, other: float) -> N
     assert code == "min_varying"
 
 
+@pytest.mark.parametrize(("n_of_one_sex", "code"), [(1, "min_varying"), (15, "")])
+def test_weights_that_differ_in_one_patient_of_a_sex(
+    tmp_path: Path, n_of_one_sex: int, code: str
+) -> None:
+    """Also where columns of 0 and 1 are compared for all hospitals together."""
+    frames = everybody()
+    for user, frame in frames.items():
+        rng = np.random.default_rng(user)
+        men = frame.index[frame["sex"] == 0][:30]
+        women = frame.index[frame["sex"] == 1][: 30 if user != 4 else n_of_one_sex]
+        chosen = [*men, *women]
+        frame["w"] = 1.0
+        frame.loc[chosen, "w"] = rng.uniform(0.5, 1.5, len(chosen))
+    sites = make_sites(
+        tmp_path,
+        {user: {"rows": frame} for user, frame in frames.items()},
+        regroup=False,
+    )
+    for site in sites.values():
+        pooled = '\n[statistics]\nmethods = ["count"]\ncells = "pooled"\n'
+        site.policy.write_text(site.policy.read_text() + pooled)
+    order = order_body(
+        sorted(frames),
+        model_type="glm",
+        attributes=["age", "sex"],
+        label_name="y",
+        model_params={**GAUSSIAN, "weights": "w"},
+    )
+    if not code:
+        assert run_order(sites, order).models[2]["report"]["n"] == sum(N_ROWS.values())
+        return
+    with pytest.raises(ConsiliumError) as caught:
+        run_order(sites, order)
+    assert caught.value.code == code
+
+
 def test_weights_that_all_differ_and_one_by_far(tmp_path: Path) -> None:
     """No two weights are equal, and all but one nearly are."""
     frames = everybody()
